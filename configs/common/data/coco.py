@@ -1,0 +1,45 @@
+"""COCO 2017 with the augmentations that RT-DETR, D-FINE and DEIM share.
+
+Another COCO-format data set takes its place by name and paths:
+
+    dataloader.train.dataset.name=mine_train
+    dataloader.train.dataset.json_file=... dataloader.train.dataset.image_root=...
+"""
+
+from deim.data import DetectionMapper, build_test_loader, build_train_loader, coco_dataset
+from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+from detectron2.evaluation import COCOEvaluator
+
+dataloader = dict(
+    # height and width that the model sees
+    image_size=(640, 640),
+    train=L(build_train_loader)(
+        dataset=L(coco_dataset)(name="coco_2017_train", json_file=None, image_root=None, filter_empty=False),
+        mapper=L(DetectionMapper)(
+            is_train=True,
+            augmentations=[
+                L(RandomPhotometricDistort)(prob=0.5),
+                L(RandomZoomOut)(prob=0.5, fill=0),
+                L(RandomIoUCrop)(prob=0.8),
+                L(T.RandomFlip)(prob=0.5),
+                L(Resize)(shape="${dataloader.image_size}"),
+            ],
+        ),
+        total_batch_size=32,
+        num_workers=4,
+        seed="${train.seed}",
+    ),
+    test=L(build_test_loader)(
+        dataset=L(coco_dataset)(name="coco_2017_val", json_file=None, image_root=None, filter_empty=False),
+        mapper=L(DetectionMapper)(
+            is_train=False,
+            # detectron2's, by PIL: published weights were evaluated with its filter
+            augmentations=[L(T.Resize)(shape="${dataloader.image_size}")],
+        ),
+        total_batch_size=64,
+        num_workers=4,
+    ),
+    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.name}"),
+)

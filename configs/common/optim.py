@@ -1,0 +1,18 @@
+"""AdamW with a learning rate of its own for the backbone."""
+
+import torch
+from deim.engine import param_groups
+from detectron2.config import LazyCall as L
+
+optimizer = L(torch.optim.AdamW)(
+    params=L(param_groups)(
+        model=None,  # set to the model before the optimizer is built
+        rules=dict(
+            backbone=dict(pattern=r"^backbone\.", lr=1.25e-5),
+            undecayed=dict(pattern=r"^(encoder|decoder)\..*norm", weight_decay=0.0),
+        ),
+    ),
+    lr=2.5e-4,
+    betas=(0.9, 0.999),
+    weight_decay=1.25e-4,
+)

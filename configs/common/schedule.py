@@ -1,0 +1,17 @@
+"""The learning rate follows the schedule, which every recipe completes."""
+
+from deim.engine import FlatCosine, Schedule
+from detectron2.config import LazyCall as L
+
+schedule = L(Schedule)(
+    epochs=72,
+    warmup_iters=500,
+    warmup="linear",
+    flat_epochs=0,
+    no_aug_epochs=0,
+    lr_gamma=1.0,
+    eval_epochs=1,
+    checkpoint_epochs=4,
+)
+
+lr_multiplier = L(FlatCosine)(schedule="${schedule}", max_iter="${train.max_iter}")

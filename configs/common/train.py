@@ -1,0 +1,29 @@
+"""Settings of a run: detrex's keys, with a few more."""
+
+train = dict(
+    output_dir="./output",
+    init_checkpoint="",
+    # None: from the schedule's epochs
+    max_iter=None,
+    eval_period=None,
+    checkpointer=dict(period=None, max_to_keep=3),
+    # the checkpoint with the best value is kept as model_best.pth
+    best_metric="bbox/AP",
+    log_period=20,
+    amp=dict(enabled=False, dtype="bfloat16"),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    sync_bn=True,
+    # each batch in so many parts, for little memory
+    accumulation_steps=1,
+    clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),
+    model_ema=dict(
+        enabled=True,
+        decay=0.9999,
+        warmup_iters=1000,
+        device="",
+        use_ema_weights_for_eval_only=True,
+    ),
+    seed=0,
+    wandb=dict(enabled=False, params=dict(dir="./wandb_output", project="deim", name="deim")),
+    device="cuda",
+)

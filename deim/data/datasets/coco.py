@@ -1,0 +1,97 @@
+"""COCO-format data sets, registered by path."""
+
+import json
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets import register_coco_instances
+
+from deim.errors import DatasetError
+
+
+def register_coco(name: str, json_file: str, image_root: str) -> None:
+    """Register a COCO-format data set with detectron2; again with the same paths, nothing happens.
+
+    Args:
+        name: what it is called from now on; other paths need another name.
+        json_file: an ``instances_*.json``; category ids need not be contiguous.
+        image_root: folder of the images.
+
+    Raises:
+        DatasetError: the file or the folder does not exist, or the name stands for other paths.
+    """
+    _require(json_file, image_root)
+    if name not in DatasetCatalog:
+        register_coco_instances(name, {}, str(json_file), str(image_root))
+        return
+    metadata = MetadataCatalog.get(name)
+    registered = (metadata.get("json_file"), metadata.get("image_root"))
+    if registered != (str(json_file), str(image_root)):
+        raise DatasetError(
+            f"the data set name {name!r} is already registered for {registered[0]} and {registered[1]}; "
+            "choose another name"
+        )
+
+
+def coco_dataset(
+    name: str, json_file: str | None = None, image_root: str | None = None, filter_empty: bool = False
+) -> list[dict]:
+    """The records of a data set, which is registered first if paths are given.
+
+    Args:
+        name: of a registered data set, or of the one to register.
+        filter_empty: leave out images without objects; DEIM and D-FINE keep them.
+
+    Returns:
+        detectron2 records.
+
+    Raises:
+        DatasetError: it is not registered, files are missing or malformed, or it has no images or,
+            with annotations in the file, none of them has any.
+    """
+    if (json_file is None) != (image_root is None):
+        raise DatasetError(f"data set {name!r}: give both json_file and image_root, or neither")
+    if json_file is not None and image_root is not None:
+        register_coco(name, json_file, image_root)
+    if name not in DatasetCatalog:
+        raise DatasetError(
+            f"the data set {name!r} is not registered. Known are: {', '.join(DatasetCatalog.keys())}. "
+            "Name one of them, or give the paths of yours with dataset.json_file=... dataset.image_root=..."
+        )
+    metadata = MetadataCatalog.get(name)
+    source = metadata.get("json_file")
+    if source is not None:
+        _require(source, metadata.get("image_root"))
+        _check_format(source)
+    try:
+        records = get_detection_dataset_dicts(name, filter_empty=False, check_consistency=False)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise DatasetError(f"data set {name!r} ({source}): {error}") from error
+    if filter_empty:
+        records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+    if not any(r.get("annotations") for r in records):
+        raise DatasetError(f"data set {name!r} ({source}) has {len(records)} images, but no annotations at all")
+    return records
+
+
+def _require(json_file: str, image_root: str | None) -> None:
+    if not Path(json_file).is_file():
+        raise DatasetError(f"annotation file {json_file} does not exist (set dataset.json_file)")
+    if image_root is not None and not Path(image_root).is_dir():
+        raise DatasetError(f"image folder {image_root} does not exist (set dataset.image_root)")
+
+
+def _check_format(json_file: str) -> None:
+    """Say what is wrong with a file before pycocotools stumbles over it."""
+    try:
+        content = json.loads(Path(json_file).read_bytes())
+    except ValueError as error:
+        raise DatasetError(f"{json_file} is not valid JSON: {error}") from error
+    lists = ("images", "annotations", "categories")
+    missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    if missing:
+        raise DatasetError(f"{json_file} is not in COCO format: it has no list named {' and '.join(missing)}")
+    if not content["categories"]:
+        raise DatasetError(f"{json_file} lists no categories")
+    if not content["images"]:
+        raise DatasetError(f"{json_file} lists no images")

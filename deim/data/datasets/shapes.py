@@ -1,0 +1,139 @@
+"""``deim_shapes``: a small detection data set, drawn by program, in COCO format.
+
+Textured backgrounds, six classes of filled figures of 8 % to 45 % of the image's side, one to eight
+per image, which may overlap. The same seed gives the same files.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
+# A later figure may hide at most this part of an earlier one.
+_MAX_HIDDEN = 0.5
+
+
+def _regular(corners: int, inner: float, turn: float) -> np.ndarray:
+    """(N, 2) outline in the unit circle; every other corner lies at radius ``inner``."""
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + turn
+    radii = np.where(np.arange(corners) % 2, inner, 1.0)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+
+
+def _cross(turn: float) -> np.ndarray:
+    a, b = 1.0, 0.35
+    outline = [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+    cos, sin = np.cos(turn), np.sin(turn)
+    return np.array(outline) / np.hypot(a, b) @ np.array([[cos, sin], [-sin, cos]])
+
+
+_OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
+    "circle": lambda turn: _regular(48, 1.0, turn),
+    "square": lambda turn: _regular(4, 1.0, turn),
+    "triangle": lambda turn: _regular(3, 1.0, turn),
+    "star": lambda turn: _regular(10, 0.45, turn),
+    "ring": lambda turn: _regular(48, 1.0, turn),
+    "cross": _cross,
+}
+
+
+def _figure_mask(name: str, centre: np.ndarray, radius: float, turn: float, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8 mask of one figure."""
+    mask = np.zeros(size, np.uint8)
+    points = np.round((_OUTLINES[name](turn) * radius + centre) * 16).astype(np.int32)
+    cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, shift=4)
+    if name == "ring":
+        cv2.circle(mask, tuple(int(c) for c in np.round(centre * 16)), int(radius * 0.55 * 16), 0, -1, cv2.LINE_AA, 4)
+    return mask
+
+
+def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8: smooth noise of two scales around a random colour, with fine grain."""
+    height, width = size
+    image = np.full((height, width, 3), rng.uniform(60, 190, 3), np.float32)
+    for cells, strength in ((4, 45), (24, 20)):
+        noise = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return (image + rng.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def draw_image(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
+    """One image (H, W, 3) BGR uint8 and its objects: (class index, XYWH box of what is visible)."""
+    image = _background(rng, size)
+    height, width = size
+    placed: list[tuple[int, np.ndarray, int]] = []
+    for _ in range(rng.integers(1, 9)):
+        index = int(rng.integers(len(CLASSES)))
+        radius = min(size) * 0.5 * rng.uniform(0.08, 0.45)
+        centre = rng.uniform([radius, radius], [width - radius, height - radius])
+        mask = _figure_mask(CLASSES[index], centre, radius, rng.uniform(0, 2 * np.pi), size)
+        covered = mask > 127
+        remaining = [old & ~covered for _, old, _ in placed]
+        if any(left.sum() < area * (1 - _MAX_HIDDEN) for left, (_, _, area) in zip(remaining, placed, strict=True)):
+            continue
+        placed = [(i, left, area) for left, (i, _, area) in zip(remaining, placed, strict=True)]
+        colour = _colour(rng, image[covered].mean(axis=0))
+        opacity = mask[..., None] / 255.0
+        shaded = colour + rng.normal(0, 8, (*size, 1))
+        image = (image * (1 - opacity) + shaded * opacity).clip(0, 255).astype(np.uint8)
+        placed.append((index, covered, int(covered.sum())))
+    return image, [(index, _box(visible)) for index, visible, _ in placed]
+
+
+def _colour(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
+    """A colour that can be told from what lies behind it."""
+    while True:
+        colour = rng.uniform(0, 255, 3)
+        if np.abs(colour - behind).sum() > 120:
+            return colour
+
+
+def _box(mask: np.ndarray) -> list[float]:
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return [float(x), float(y), float(width), float(height)]
+
+
+def write_shapes(
+    folder: str | Path, train_images: int = 600, val_images: int = 100, size: int = 192, seed: int = 7
+) -> Iterator[tuple[int, int]]:
+    """Write ``train/``, ``val/`` and ``annotations/instances_{train,val}.json`` under ``folder``.
+
+    Args:
+        size: longer side of the images, which are square, 4:3 or 3:4.
+
+    Yields:
+        (images written, images in all) after each image.
+    """
+    folder = Path(folder)
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    done, total = 0, train_images + val_images
+    for split_number, (split, count) in enumerate((("train", train_images), ("val", val_images))):
+        (folder / split).mkdir(exist_ok=True)
+        images, annotations = [], []
+        for number in range(count):
+            rng = np.random.default_rng([seed, split_number, number])
+            short = size * 3 // 4
+            height, width = [(size, size), (short, size), (size, short)][int(rng.integers(3))]
+            picture, objects = draw_image(rng, (height, width))
+            name = f"{number:06d}.jpg"
+            cv2.imwrite(str(folder / split / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+            images.append({"id": number + 1, "file_name": name, "height": height, "width": width})
+            for index, box in objects:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number + 1,
+                        "category_id": index + 1,
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                    }
+                )
+            done += 1
+            yield done, total
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))

@@ -1,0 +1,108 @@
+"""Loaders of training and test data."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from detectron2.data import build_detection_test_loader
+from detectron2.data.common import DatasetFromList
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from deim.data.sampler import IterationSampler, SampleKey, sample_generators
+
+
+class MappedDataset(Dataset):
+    """``mapper(records[key.index])``, with the random generators set for the key."""
+
+    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int):
+        self.records = DatasetFromList(records, copy=False)
+        self.mapper, self.seed = mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: SampleKey) -> dict:
+        with sample_generators(self.seed, key):
+            return self.mapper(self.records[key.index])
+
+
+class TrainLoader:
+    """An endless stream of batches, each a list of samples.
+
+    Set ``start_iter`` before iterating to begin in the middle of a run: the batches are those that
+    an uninterrupted run has there.
+    """
+
+    def __init__(self, dataset: MappedDataset, sampler: IterationSampler, num_workers: int):
+        self.sampler = sampler
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=_as_list,
+            pin_memory=False,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_single_thread if num_workers else None,
+        )
+
+    @property
+    def start_iter(self) -> int:
+        return self.sampler.start_iter
+
+    @start_iter.setter
+    def start_iter(self, value: int) -> None:
+        self.sampler.start_iter = value
+
+    @property
+    def iters_per_epoch(self) -> int:
+        return self.sampler.iters_per_epoch
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        return iter(self._loader)
+
+
+def _as_list(samples: list[dict]) -> list[dict]:
+    return samples
+
+
+def _single_thread(worker_id: int) -> None:
+    """One core per worker: their own thread pools would only fight each other."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def build_train_loader(
+    dataset: list[dict],
+    *,
+    mapper: Callable[[dict], dict],
+    total_batch_size: int,
+    num_workers: int = 4,
+    seed: int = -1,
+    shuffle: bool = True,
+) -> TrainLoader:
+    """A loader whose samples depend on (seed, iteration, slot in the global batch) alone.
+
+    Args:
+        dataset: detectron2 records.
+        mapper: record -> sample; any detectron2 or detrex mapper.
+        total_batch_size: images per iteration over all processes.
+        num_workers: worker processes of this process; 0 loads in the main one.
+        seed: negative draws one that all processes share.
+    """
+    seed = comm.shared_random_seed() if seed < 0 else seed
+    sampler = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
+    return TrainLoader(MappedDataset(dataset, mapper, seed), sampler, num_workers)
+
+
+def build_test_loader(
+    dataset: list[dict], *, mapper: Callable[[dict], dict], total_batch_size: int = 1, num_workers: int = 4
+) -> DataLoader:
+    """detectron2's test loader, with the batch size given over all processes as in training."""
+    return build_detection_test_loader(
+        dataset,
+        mapper=mapper,
+        batch_size=max(total_batch_size // comm.get_world_size(), 1),
+        num_workers=num_workers,
+    )

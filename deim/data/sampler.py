@@ -1,0 +1,89 @@
+"""Which image stands where in which iteration, as a pure function of the seed."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from torch.utils.data import Sampler
+
+
+class SampleKey(NamedTuple):
+    """Place of a sample in the run: iteration, slot in the global batch, index in the data set."""
+
+    iteration: int
+    slot: int
+    index: int
+
+
+class IterationSampler(Sampler[list[SampleKey]]):
+    """An endless stream of this process's parts of the global batches, from ``start_iter`` on.
+
+    Every epoch is a new permutation of the data set, cut into whole batches; what is left over is
+    dropped. A data set smaller than a batch is repeated within it.
+
+    Args:
+        dataset_size: number of images, at least 1.
+        total_batch_size: over all processes, a multiple of their number.
+        seed: of the permutations.
+        shuffle: False keeps the order of the data set.
+
+    Raises:
+        ValueError: the batch cannot be divided among the processes, or the data set is empty.
+    """
+
+    def __init__(self, dataset_size: int, total_batch_size: int, seed: int, shuffle: bool = True):
+        world_size = comm.get_world_size()
+        if total_batch_size < 1 or total_batch_size % world_size:
+            raise ValueError(
+                f"total_batch_size {total_batch_size} is no positive multiple of the {world_size} processes"
+            )
+        if dataset_size < 1:
+            raise ValueError("the data set is empty")
+        self.dataset_size, self.total_batch_size = dataset_size, total_batch_size
+        self.seed, self.shuffle, self.start_iter = seed, shuffle, 0
+        share = total_batch_size // world_size
+        self.slots = range(comm.get_rank() * share, (comm.get_rank() + 1) * share)
+
+    @property
+    def iters_per_epoch(self) -> int:
+        return max(self.dataset_size // self.total_batch_size, 1)
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """(dataset_size,) int64 order of the images in an epoch."""
+        if not self.shuffle:
+            return np.arange(self.dataset_size)
+        return np.random.default_rng([self.seed, epoch]).permutation(self.dataset_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        iteration, current, order = self.start_iter, None, np.empty(0, np.int64)
+        while True:
+            epoch, within = divmod(iteration, self.iters_per_epoch)
+            if epoch != current:
+                current, order = epoch, self.permutation(epoch)
+            first = within * self.total_batch_size
+            yield [
+                SampleKey(iteration, slot, int(order[(first + slot) % self.dataset_size])) for slot in self.slots
+            ]
+            iteration += 1
+
+
+@contextmanager
+def sample_generators(seed: int, key: SampleKey) -> Iterator[None]:
+    """Within it, the global generators of Python, NumPy and torch depend on (seed, iteration, slot)
+    alone; after it they go on as before, so that samples made in the main process do not disturb
+    the model's own randomness."""
+    python, numpy = random.getstate(), np.random.get_state()
+    state = np.random.SeedSequence([seed, key.iteration, key.slot]).generate_state(3)
+    with torch.random.fork_rng(devices=[]):
+        random.seed(int(state[0]))
+        np.random.seed(int(state[1]))
+        torch.random.default_generator.manual_seed(int(state[2]))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

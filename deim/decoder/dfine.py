@@ -1,0 +1,285 @@
+"""The D-FINE decoder: boxes as edge distributions that every layer refines (arXiv 2410.13842)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim.distribution import expected_offsets, offsets_to_boxes, weighting_function
+from deim.layers import MLP, ConvNorm, MultiScaleDeformableAttention, build_activation
+from deim.predictions import Predictions, Targets
+from deim.queries.denoising import ContrastiveDenoising, DenoisingQueries, box_logits
+from deim.queries.selection import QuerySelection, prior_bias
+
+# LayerNorm of values beyond float16's range gives NaN under autocast.
+_HALF_RANGE = 65504.0
+
+
+class Gate(nn.Module):
+    """Learnt mixture of the residual and the cross-attention path (section 4.3, "target gating layer")."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gate = nn.Linear(2 * dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, residual: Tensor, update: Tensor) -> Tensor:
+        gates = self.gate(torch.cat([residual, update], dim=-1)).sigmoid()
+        keep, take = gates.chunk(2, dim=-1)
+        return self.norm(keep * residual + take * update)
+
+
+class DFINEDecoderLayer(nn.Module):
+    """Self-attention, gated deformable cross-attention, feed-forward; post-norm."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dim_feedforward: int,
+        num_points: Sequence[int],
+        dropout: float = 0.0,
+        activation: str = "relu",
+    ):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points)
+        self.gateway = Gate(dim)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.activation = build_activation(activation)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(
+        self,
+        queries: Tensor,
+        position: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            queries, position: (B, Q, dim) content and position embedding.
+            references: (B, Q, 4) cxcywh.
+            memory: (B, S, dim).
+            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
+        """
+        keys = queries + position
+        attended, _ = self.self_attn(keys, keys, queries, attn_mask=attention_mask, need_weights=False)
+        queries = self.norm1(queries + self.dropout(attended))
+        sampled = self.cross_attn(queries + position, references, memory, spatial_shapes)
+        queries = self.gateway(queries, self.dropout(sampled))
+        hidden = self.dropout(self.activation(self.linear1(queries)))
+        queries = queries + self.dropout(self.linear2(hidden))
+        return self.norm3(queries.clamp(-_HALF_RANGE, _HALF_RANGE))
+
+
+class LocationQualityEstimator(nn.Module):
+    """Corrects class logits by how peaked the four edge distributions are (LQE; GFLv2's statistics)."""
+
+    def __init__(self, top_k: int = 4, hidden_dim: int = 64, num_layers: int = 2, activation: str = "relu"):
+        super().__init__()
+        self.top_k = top_k
+        self.reg_conf = MLP(4 * (top_k + 1), hidden_dim, 1, num_layers, activation=activation)
+        nn.init.zeros_(self.reg_conf.layers[-1].weight)
+        nn.init.zeros_(self.reg_conf.layers[-1].bias)
+
+    def forward(self, logits: Tensor, corners: Tensor) -> Tensor:
+        """(..., K) class logits and (..., 4, reg_max + 1) corner logits -> (..., K)."""
+        highest = corners.softmax(dim=-1).topk(self.top_k, dim=-1).values
+        statistics = torch.cat([highest, highest.mean(dim=-1, keepdim=True)], dim=-1)
+        return logits + self.reg_conf(statistics.flatten(-2).to(logits.dtype))
+
+
+class DFINEDecoder(nn.Module):
+    """Query selection, denoising and decoder layers with fine-grained distribution refinement.
+
+    Layers beyond ``eval_layer`` only train the others and are skipped in evaluation; they may be
+    wider by the factor ``layer_scale``.
+
+    Args:
+        num_classes: K.
+        in_channels: widths of the encoder's maps.
+        hidden_dim, num_heads, dim_feedforward, dropout, activation: of the layers.
+        num_queries: Q.
+        num_layers: L.
+        num_points: deformable sampling points on each map.
+        eval_layer: index of the layer whose output is the model's; negative counts from the end.
+        layer_scale: width of the layers beyond ``eval_layer`` relative to the others, at least 1.
+        denoising: makes denoising queries in training; None for none.
+        reg_max, up, reg_scale: see :func:`deim.distribution.weighting_function`.
+        mlp_activation: of the heads.
+
+    Raises:
+        ValueError: ``eval_layer`` is out of range or ``layer_scale`` below 1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 80,
+        in_channels: Sequence[int] = (256, 256, 256),
+        hidden_dim: int = 256,
+        num_heads: int = 8,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.0,
+        activation: str = "relu",
+        mlp_activation: str = "relu",
+        num_queries: int = 300,
+        num_layers: int = 6,
+        num_points: Sequence[int] = (3, 6, 3),
+        eval_layer: int = -1,
+        layer_scale: float = 1.0,
+        denoising: ContrastiveDenoising | None = None,
+        reg_max: int = 32,
+        up: float = 0.5,
+        reg_scale: float = 4.0,
+    ):
+        super().__init__()
+        if not -num_layers <= eval_layer < num_layers:
+            raise ValueError(f"eval_layer {eval_layer} is out of range for {num_layers} layers")
+        if layer_scale < 1:
+            raise ValueError(f"layer_scale must be at least 1, got {layer_scale}")
+        if len(num_points) != len(in_channels):
+            raise ValueError(f"num_points has {len(num_points)} levels, in_channels {len(in_channels)}")
+        self.num_classes, self.num_queries = num_classes, num_queries
+        self.eval_layer = eval_layer % num_layers
+        self.reg_max = reg_max
+        # Parameters that are never trained, since published checkpoints carry them.
+        self.up = nn.Parameter(torch.tensor([up]), requires_grad=False)
+        self.reg_scale = nn.Parameter(torch.tensor([reg_scale]), requires_grad=False)
+
+        self.input_proj = nn.ModuleList(
+            nn.Identity() if width == hidden_dim else ConvNorm(width, hidden_dim) for width in in_channels
+        )
+        self.selection = QuerySelection(hidden_dim, num_classes, num_queries, mlp_activation)
+        self.denoising = denoising
+        self.query_pos_head = MLP(4, 2 * hidden_dim, hidden_dim, 2, activation=mlp_activation)
+
+        wide = round(layer_scale * hidden_dim)
+        widths = [hidden_dim if i <= self.eval_layer else wide for i in range(num_layers)]
+        feedforward = {hidden_dim: dim_feedforward, wide: round(layer_scale * dim_feedforward)}
+        self.layers = nn.ModuleList(
+            DFINEDecoderLayer(width, num_heads, feedforward[width], num_points, dropout, activation)
+            for width in widths
+        )
+        self.score_heads = nn.ModuleList(nn.Linear(width, num_classes) for width in widths)
+        self.corner_heads = nn.ModuleList(
+            MLP(width, width, 4 * (reg_max + 1), 3, activation=mlp_activation) for width in widths
+        )
+        self.quality_heads = nn.ModuleList(LocationQualityEstimator(activation=activation) for _ in widths)
+        self.initial_bbox_head = MLP(hidden_dim, hidden_dim, 4, 3, activation=mlp_activation)
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        for layer in self.query_pos_head.layers:
+            nn.init.xavier_uniform_(layer.weight)
+        for head in [self.initial_bbox_head, *self.corner_heads]:
+            nn.init.zeros_(head.layers[-1].weight)
+            nn.init.zeros_(head.layers[-1].bias)
+        for head in self.score_heads:
+            nn.init.constant_(head.bias, prior_bias(0.01))
+
+    def reparameterize(self) -> None:
+        """Drop what evaluation never uses: the later layers and the other layers' class heads."""
+        last = self.eval_layer
+        self.layers = self.layers[: last + 1]
+        self.corner_heads = self.corner_heads[: last + 1]
+        for name in ("score_heads", "quality_heads"):
+            heads = getattr(self, name)
+            setattr(self, name, nn.ModuleList([nn.Identity()] * last + [heads[last]]))
+
+    def forward(
+        self, maps: Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
+    ) -> tuple[dict[str, Predictions], DenoisingQueries | None]:
+        """
+        Args:
+            maps: (B, C, h, w) of each level, finest first.
+            targets: ground truth, for the denoising queries; only in training.
+            padding: (B, H, W) bool, True on padded pixels.
+
+        Returns:
+            named predictions and the denoising queries behind them. In evaluation only ``main``,
+            with one layer. In training ``main`` (L layers), ``initial`` (the plain box head after
+            the first layer), ``encoder`` and, with denoising, ``denoising`` and
+            ``denoising_initial``.
+        """
+        projected = [proj(x) for proj, x in zip(self.input_proj, maps, strict=True)]
+        spatial_shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in projected]
+        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in projected], dim=1)
+        selected = self.selection(memory, spatial_shapes, padding)
+        noised = None
+        if self.training and self.denoising is not None and targets is not None:
+            noised = self.denoising(targets, self.num_queries)
+        content, references = selected.content, selected.references
+        if noised is not None:
+            content = torch.cat([noised.content.to(content.dtype), content], dim=1)
+            references = torch.cat([noised.references.to(references.dtype), references], dim=1)
+        mask = None if noised is None else noised.attention_mask
+        refined, initial = self._refine(content, references.sigmoid(), memory, spatial_shapes, mask)
+        if initial is None:
+            return {"main": refined}, None
+
+        groups = {"encoder": Predictions(selected.logits[None], selected.boxes[None])}
+        if noised is None:
+            groups.update(main=refined, initial=initial)
+        else:
+            sizes = [len(noised), self.num_queries]
+            groups["denoising"], groups["main"] = refined.split(sizes)
+            groups["denoising_initial"], groups["initial"] = initial.split(sizes)
+        return groups, noised
+
+    def _refine(
+        self,
+        queries: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        mask: Tensor | None,
+    ) -> tuple[Predictions, Predictions | None]:
+        """Run the layers from ``references`` (B, Q, 4) cxcywh.
+
+        Returns:
+            the refined predictions and, in training, the initial ones.
+        """
+        bin_values = weighting_function(self.reg_max, self.up, self.reg_scale)
+        outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        initial = None
+        corners: Tensor | float = 0.0
+        previous: Tensor | float = 0.0
+        last = len(self.layers) - 1 if self.training else self.eval_layer
+        for index, layer in enumerate(self.layers[: last + 1]):
+            position = self.query_pos_head(references).clamp(-10, 10)
+            width = layer.norm1.normalized_shape[0]
+            if width != queries.shape[-1]:
+                queries, memory = _widen(queries, width), _widen(memory, width)
+                previous = queries.detach()
+            queries = layer(queries, _widen(position, width), references, memory, spatial_shapes, mask)
+            if index == 0:
+                plain = (self.initial_bbox_head(queries) + box_logits(references)).sigmoid()
+                anchor = plain.detach()
+                if self.training:
+                    initial = Predictions(self.score_heads[0](queries)[None], plain[None])
+            step = self.corner_heads[index](queries + previous)
+            corners = corners + step.unflatten(-1, (4, self.reg_max + 1))
+            offsets = expected_offsets(corners, bin_values)
+            boxes = offsets_to_boxes(anchor, offsets, self.reg_scale)
+            if self.training or index == last:
+                logits = self.quality_heads[index](self.score_heads[index](queries), corners)
+                outputs.append((logits, boxes, corners))
+            references, previous = boxes.detach(), queries.detach()
+        logits, boxes, stacked = (torch.stack(parts) for parts in zip(*outputs, strict=True))
+        return Predictions(logits, boxes, stacked, anchor, bin_values, self.reg_scale), initial
+
+
+def _widen(x: Tensor, width: int) -> Tensor:
+    """Repeat channels to ``width``, for layers wider than what comes before them."""
+    return x if x.shape[-1] == width else F.interpolate(x, size=width)

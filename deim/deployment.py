@@ -1,0 +1,20 @@
+"""A trained model in the form in which it is shipped."""
+
+import copy
+
+from torch import nn
+
+
+def to_deployment(model: nn.Module) -> nn.Module:
+    """A copy in eval mode without what inference never uses and with its convolutions re-parameterised.
+
+    Detections stay the same up to rounding; the copy cannot be trained.
+    """
+    deployed = copy.deepcopy(model).eval()
+    if hasattr(deployed, "criterion"):
+        deployed.criterion = None
+    for module in list(deployed.modules()):
+        reparameterize = getattr(module, "reparameterize", None)
+        if reparameterize is not None:
+            reparameterize()
+    return deployed

@@ -1,0 +1,78 @@
+"""The schedule of a run, in epochs, and the learning rate that follows from it."""
+
+import math
+from dataclasses import dataclass
+
+from fvcore.common.param_scheduler import ParamScheduler
+
+from deim.errors import ConfigError
+
+WARMUPS = {"linear": 1, "quadratic": 2}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that happens at a certain time of a run.
+
+    Attributes:
+        epochs: length of the run.
+        warmup_iters: iterations in which the learning rate rises from zero.
+        warmup: "linear" or "quadratic".
+        flat_epochs: epochs, warm-up included, until the learning rate starts to fall.
+        no_aug_epochs: epochs at the end with the lowest learning rate.
+        lr_gamma: the lowest learning rate relative to the base.
+        eval_epochs: epochs between evaluations.
+        checkpoint_epochs: epochs between checkpoints.
+
+    Raises:
+        ConfigError: the values contradict each other.
+    """
+
+    epochs: int
+    warmup_iters: int = 0
+    warmup: str = "quadratic"
+    flat_epochs: int = 0
+    no_aug_epochs: int = 0
+    lr_gamma: float = 1.0
+    eval_epochs: int = 1
+    checkpoint_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.warmup not in WARMUPS:
+            raise ConfigError(f"schedule.warmup={self.warmup!r}; choose one of {', '.join(WARMUPS)}")
+        for name in ("epochs", "eval_epochs", "checkpoint_epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"schedule.{name} must be at least 1, got {getattr(self, name)}")
+        if self.lr_gamma != 1 and self.flat_epochs + self.no_aug_epochs > self.epochs:
+            raise ConfigError(
+                f"schedule.flat_epochs={self.flat_epochs} and no_aug_epochs={self.no_aug_epochs} "
+                f"do not fit in epochs={self.epochs}"
+            )
+
+    def learning_rate(self, iteration: float, max_iter: int) -> float:
+        """Multiplier of the base learning rate at ``iteration`` of ``max_iter``.
+
+        Warm-up, flat, cosine, then the lowest value (DEIM's flat-cosine schedule, after RTMDet). The
+        epochs are spread over ``max_iter``, so a shortened run goes through all phases.
+        """
+        if iteration < self.warmup_iters:
+            return (iteration / self.warmup_iters) ** WARMUPS[self.warmup]
+        per_epoch = max_iter / self.epochs
+        flat, end = self.flat_epochs * per_epoch, max_iter - self.no_aug_epochs * per_epoch
+        if iteration <= flat or self.lr_gamma == 1:
+            return 1.0
+        if iteration >= end:
+            return self.lr_gamma
+        cosine = 0.5 * (1 + math.cos(math.pi * (iteration - flat) / (end - flat)))
+        return self.lr_gamma + (1 - self.lr_gamma) * cosine
+
+
+class FlatCosine(ParamScheduler):
+    """A :class:`Schedule`'s learning rate as detectron2's ``lr_multiplier``."""
+
+    def __init__(self, schedule: Schedule, max_iter: int):
+        self.schedule, self.max_iter = schedule, max_iter
+
+    def __call__(self, where: float) -> float:
+        # where is iteration / max_iter: undo the rounding, so that phases start on time.
+        return self.schedule.learning_rate(round(where * self.max_iter, 6), self.max_iter)

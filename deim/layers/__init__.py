@@ -1,0 +1,21 @@
+"""Small blocks that backbones, encoders and decoders share."""
+
+from deim.layers.activation import build_activation
+from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
+from deim.layers.deformable_attention import MultiScaleDeformableAttention
+from deim.layers.mlp import MLP
+from deim.layers.position_embedding import sine_position_embedding
+from deim.layers.rep_blocks import CSPRepLayer, RepELAN, RepVGGBlock
+
+__all__ = [
+    "MLP",
+    "CSPRepLayer",
+    "ConvNorm",
+    "FusibleConvNorm",
+    "MultiScaleDeformableAttention",
+    "RepELAN",
+    "RepVGGBlock",
+    "build_activation",
+    "fuse_conv_norm",
+    "sine_position_embedding",
+]

@@ -1,0 +1,18 @@
+"""Activation functions by name."""
+
+from torch import nn
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+def build_activation(name: str | None) -> nn.Module:
+    """The activation called ``name``; None gives the identity.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name is None:
+        return nn.Identity()
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"Unknown activation {name!r}; choose one of {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]()

@@ -1,0 +1,65 @@
+"""Convolution followed by batch normalisation."""
+
+import torch
+from torch import Tensor, nn
+
+from deim.layers.activation import build_activation
+
+
+def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+    """One convolution with bias that computes ``norm(conv(x))`` in eval mode.
+
+    Args:
+        conv: without bias.
+        norm: BatchNorm2d or FrozenBatchNorm2d.
+    """
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    fused = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        groups=conv.groups,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    with torch.no_grad():
+        fused.weight.copy_(conv.weight * scale[:, None, None, None])
+        fused.bias.copy_(norm.bias - norm.running_mean * scale)
+    return fused
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation, activation; "same" padding for odd kernels."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        activation: str | None = None,
+    ):
+        super().__init__()
+        padding = (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.activation = build_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.conv(x)))
+
+
+class FusibleConvNorm(ConvNorm):
+    """A :class:`ConvNorm` that deployment folds into one convolution."""
+
+    def reparameterize(self) -> None:
+        """Fold the normalisation into the convolution, in place; a second call does nothing."""
+        if not isinstance(self.norm, nn.Identity):
+            self.conv = fuse_conv_norm(self.conv, self.norm)
+            self.norm = nn.Identity()

@@ -1,0 +1,70 @@
+"""Multi-scale deformable attention with its own number of points on each level."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deim.layers.ops import deform_attn
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Deformable attention as D-FINE uses it: no projection of the values nor of the output.
+
+    Args:
+        embed_dim: width of queries and values.
+        num_heads: divides ``embed_dim``.
+        num_points: sampling points of each level, e.g. (3, 6, 3).
+        offset_scale: sampling offsets are in units of ``offset_scale`` times the reference's sides.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``embed_dim``.
+    """
+
+    point_scale: Tensor
+
+    def __init__(self, embed_dim: int, num_heads: int, num_points: Sequence[int], offset_scale: float = 0.5):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        self.num_heads, self.num_points, self.offset_scale = num_heads, list(num_points), offset_scale
+        points = sum(num_points)
+        scale = torch.cat([torch.full((n, 1), 1.0 / n) for n in num_points])
+        self.register_buffer("point_scale", scale, persistent=False)
+        self.sampling_offsets = nn.Linear(embed_dim, num_heads * points * 2)
+        self.attention_weights = nn.Linear(embed_dim, num_heads * points)
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        """Point k of a level starts k steps away, each head in a direction of its own (Deformable DETR, A.4)."""
+        angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        steps = torch.cat([torch.arange(1, n + 1) for n in self.num_points])
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_((directions[:, None] * steps[:, None]).flatten())
+
+    def forward(
+        self, queries: Tensor, references: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """
+        Args:
+            queries: (B, Q, embed_dim).
+            references: (B, Q, 4) cxcywh in [0, 1].
+            value: (B, S, embed_dim), the levels one after the other.
+            spatial_shapes: (h, w) of each level.
+
+        Returns:
+            (B, Q, embed_dim).
+        """
+        batch, length, _ = queries.shape
+        offsets = self.sampling_offsets(queries).view(batch, length, self.num_heads, -1, 2)
+        weights = self.attention_weights(queries).view(batch, length, self.num_heads, -1).softmax(dim=-1)
+        centre, size = references[:, :, None, None, :2], references[:, :, None, None, 2:]
+        locations = centre + offsets * self.point_scale * size * self.offset_scale
+        value = value.unflatten(-1, (self.num_heads, -1))
+        return deform_attn(value, spatial_shapes, locations, weights, self.num_points)

@@ -1,0 +1,23 @@
+"""Multi-layer perceptron."""
+
+from torch import Tensor, nn
+
+from deim.layers.activation import build_activation
+
+
+class MLP(nn.Module):
+    """``num_layers`` linear layers with an activation between them: (..., input_dim) -> (..., output_dim).
+
+    detrex's MLP has a fixed ReLU; DEIM trains with SiLU.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int, activation: str = "relu"):
+        super().__init__()
+        widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.activation = build_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)

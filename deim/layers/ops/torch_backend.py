@@ -1,0 +1,30 @@
+"""The deformable-attention operator in plain torch: the reference, on every device, exportable."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def deform_attn_torch(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+) -> Tensor:
+    """See :func:`deim.layers.ops.deform_attn`."""
+    batch, _, heads, dim = value.shape
+    queries = locations.shape[1]
+    # Heads become part of the batch: (B * H, D, S), (B * H, Q, P, 2) and (B * H, 1, Q, P).
+    maps = value.permute(0, 2, 3, 1).reshape(batch * heads, dim, -1)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+
+    samples = []
+    levels = maps.split([h * w for h, w in spatial_shapes], dim=-1)
+    for (h, w), level, grid in zip(spatial_shapes, levels, grids.split(list(num_points), dim=2), strict=True):
+        samples.append(F.grid_sample(level.unflatten(-1, (h, w)), grid.to(level.dtype), align_corners=False))
+    attended = (torch.cat(samples, dim=-1) * weights).sum(dim=-1)
+    return attended.view(batch, heads * dim, queries).transpose(1, 2)

@@ -1,0 +1,94 @@
+"""The re-parameterisable blocks of the hybrid encoder's feature fusion.
+
+CSPRepLayer is RT-DETR's fusion block (arXiv 2304.08069, section 4.2), RepELAN D-FINE's
+(arXiv 2410.13842, section 4.3: GELAN with CSP and RepVGG inside).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim.layers.activation import build_activation
+from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
+
+
+class RepVGGBlock(nn.Module):
+    """Sum of a 3x3 and a 1x1 convolution, each normalised; one 3x3 convolution in deployment."""
+
+    def __init__(self, channels: int, activation: str | None = "silu"):
+        super().__init__()
+        self.conv1: nn.Module = ConvNorm(channels, channels, 3)
+        self.conv2: nn.Module | None = ConvNorm(channels, channels, 1)
+        self.activation = build_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        if self.conv2 is not None:
+            y = y + self.conv2(x)
+        return self.activation(y)
+
+    def reparameterize(self) -> None:
+        """Fold both branches into ``conv1``, in place; a second call does nothing."""
+        if self.conv2 is None:
+            return
+        three = fuse_conv_norm(self.conv1.conv, self.conv1.norm)
+        one = fuse_conv_norm(self.conv2.conv, self.conv2.norm)
+        with torch.no_grad():
+            three.weight += F.pad(one.weight, (1, 1, 1, 1))
+            three.bias += one.bias
+        self.conv1, self.conv2 = three, None
+
+
+class CSPRepLayer(nn.Module):
+    """Two 1x1 branches, one through ``num_blocks`` RepVGG blocks, added; 1x1 to the output width."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, num_blocks: int, expansion: float = 1.0, activation: str = "silu"
+    ):
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.conv1 = FusibleConvNorm(in_channels, hidden, activation=activation)
+        self.conv2 = FusibleConvNorm(in_channels, hidden, activation=activation)
+        self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden, activation) for _ in range(num_blocks)))
+        same = hidden == out_channels
+        self.conv3 = nn.Identity() if same else FusibleConvNorm(hidden, out_channels, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
+
+
+class RepELAN(nn.Module):
+    """Layer aggregation: half the channels pass two chained CSP stages; every stage's output is kept.
+
+    Args:
+        split_channels: width after the first convolution, of which one half enters the stages.
+        stage_channels: width of each stage.
+        num_blocks: RepVGG blocks in each stage.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        split_channels: int,
+        stage_channels: int,
+        num_blocks: int,
+        activation: str = "silu",
+    ):
+        super().__init__()
+        self.cv1 = FusibleConvNorm(in_channels, split_channels, activation=activation)
+        self.cv2 = self._stage(split_channels // 2, stage_channels, num_blocks, activation)
+        self.cv3 = self._stage(stage_channels, stage_channels, num_blocks, activation)
+        self.cv4 = FusibleConvNorm(split_channels + 2 * stage_channels, out_channels, activation=activation)
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, num_blocks: int, activation: str) -> nn.Sequential:
+        return nn.Sequential(
+            CSPRepLayer(in_channels, channels, num_blocks, activation=activation),
+            FusibleConvNorm(channels, channels, 3, activation=activation),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.cv1(x)
+        first = self.cv2(kept.chunk(2, dim=1)[1])
+        return self.cv4(torch.cat([kept, first, self.cv3(first)], dim=1))

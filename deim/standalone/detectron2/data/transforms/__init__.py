@@ -1,0 +1,18 @@
+from fvcore.transforms.transform import HFlipTransform, NoOpTransform, Transform, TransformList
+
+from .augmentation import Augmentation, AugmentationList, AugInput
+from .augmentation_impl import RandomFlip, Resize
+from .transform import ResizeTransform
+
+__all__ = [
+    "AugInput",
+    "Augmentation",
+    "AugmentationList",
+    "HFlipTransform",
+    "NoOpTransform",
+    "RandomFlip",
+    "Resize",
+    "ResizeTransform",
+    "Transform",
+    "TransformList",
+]

@@ -1,0 +1,214 @@
+"""The hooks of an ordinary run."""
+
+import datetime
+import logging
+import math
+import operator
+import time
+from collections import Counter
+
+from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
+from fvcore.common.param_scheduler import ParamScheduler
+from fvcore.common.timer import Timer
+
+import detectron2.utils.comm as comm
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.solver import LRMultiplier, LRScheduler as _TorchScheduler
+
+from .train_loop import HookBase
+
+__all__ = ["BestCheckpointer", "EvalHook", "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"]
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))
+
+
+class IterationTimer(HookBase):
+    """Puts the seconds of each iteration in the storage, and logs the speed at the end."""
+
+    def __init__(self, warmup_iter=3):
+        self._warmup_iter = warmup_iter
+        self._step, self._steps = Timer(), Timer()
+        self._start = time.perf_counter()
+
+    def before_train(self):
+        self._restart()
+        self._steps.pause()
+
+    def _restart(self):
+        self._start = time.perf_counter()
+        self._steps.reset()
+
+    def before_step(self):
+        self._step.reset()
+        self._steps.resume()
+
+    def after_step(self):
+        done = self.trainer.storage.iter - self.trainer.start_iter + 1
+        if done >= self._warmup_iter:
+            self.trainer.storage.put_scalars(time=self._step.seconds())
+        else:
+            self._restart()
+        self._steps.pause()
+
+    def after_train(self):
+        logger = logging.getLogger(__name__)
+        total, in_steps = time.perf_counter() - self._start, self._steps.seconds()
+        counted = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
+        if counted > 0 and in_steps > 0:
+            logger.info(
+                f"Overall training speed: {counted} iterations in {_clock(in_steps)} ({in_steps / counted:.4f} s / it)"
+            )
+        logger.info(f"Total training time: {_clock(total)} ({_clock(total - in_steps)} on hooks)")
+
+
+class PeriodicWriter(HookBase):
+    """Lets ``writers`` write every ``period`` iterations and at the end."""
+
+    def __init__(self, writers, period=20):
+        self._writers, self._period = writers, period
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
+
+    def after_train(self):
+        for writer in self._writers:
+            writer.write()
+            writer.close()
+
+
+class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+    """fvcore's periodic checkpointer as a hook: every ``period`` iterations and at the end."""
+
+    def before_train(self):
+        self.max_iter = self.trainer.max_iter
+
+    def after_step(self):
+        self.step(self.trainer.iter)
+
+
+class LRScheduler(HookBase):
+    """Steps the schedule after each iteration and puts the learning rate in the storage."""
+
+    def __init__(self, optimizer=None, scheduler=None):
+        self._optimizer, self._scheduler = optimizer, scheduler
+
+    @property
+    def scheduler(self):
+        return self._scheduler or self.trainer.scheduler
+
+    def before_train(self):
+        self._optimizer = self._optimizer or self.trainer.optimizer
+        if isinstance(self.scheduler, ParamScheduler):
+            self._scheduler = LRMultiplier(
+                self._optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
+            )
+        self._best_param_group_id = LRScheduler.get_best_param_group_id(self._optimizer)
+
+    @staticmethod
+    def get_best_param_group_id(optimizer):
+        """The group whose learning rate stands for the run: the largest, or of the commonest rate."""
+        groups = optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        if max(sizes) > 1:
+            return sizes.index(max(sizes))
+        rates = [group["lr"] for group in groups]
+        return rates.index(Counter(rates).most_common(1)[0][0])
+
+    def after_step(self):
+        rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]
+        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+        self.scheduler.step()
+
+    def state_dict(self):
+        return self.scheduler.state_dict() if isinstance(self.scheduler, _TorchScheduler) else {}
+
+    def load_state_dict(self, state_dict):
+        if isinstance(self.scheduler, _TorchScheduler):
+            logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
+            self.scheduler.load_state_dict(state_dict)
+
+
+def _evaluates_after(hook_period: int, trainer) -> bool:
+    """Whether an evaluation of this period follows the iteration just done (the last has its own)."""
+    done = trainer.iter + 1
+    return hook_period > 0 and done % hook_period == 0 and done != trainer.max_iter
+
+
+class EvalHook(HookBase):
+    """Runs ``eval_function`` every ``eval_period`` iterations and at the end; puts its numbers in the storage."""
+
+    def __init__(self, eval_period, eval_function, eval_after_train=True):
+        self._period, self._func, self._eval_after_train = eval_period, eval_function, eval_after_train
+
+    def _do_eval(self):
+        results = self._func()
+        if results:
+            try:
+                numbers = {name: float(value) for name, value in flatten_results_dict(results).items()}
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    "[EvalHook] eval_function should return a nested dict of float. "
+                    f"Got {results!r} instead."
+                ) from error
+            self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
+        comm.synchronize()  # an evaluation on the main process may take long
+
+    def after_step(self):
+        if _evaluates_after(self._period, self.trainer):
+            self._do_eval()
+
+    def after_train(self):
+        # After a failure there is nothing to evaluate.
+        if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._do_eval()
+        del self._func  # may be a closure over the trainer
+
+
+class BestCheckpointer(HookBase):
+    """Saves ``<file_prefix>.pth`` whenever ``val_metric`` in the storage is better than before.
+
+    Register it after the :class:`EvalHook` of the same period.
+    """
+
+    def __init__(self, eval_period, checkpointer, val_metric, mode="max", file_prefix="model_best"):
+        if mode not in ("max", "min"):
+            raise AssertionError(f'Mode "{mode}" to `BestCheckpointer` is unknown. It should be "max" or "min".')
+        self._better = operator.gt if mode == "max" else operator.lt
+        self._period, self._checkpointer = eval_period, checkpointer
+        self._val_metric, self._file_prefix = val_metric, file_prefix
+        self.best_metric = self.best_iter = None
+        self._logger = logging.getLogger(__name__)
+
+    def _best_checking(self):
+        if self._val_metric not in self.trainer.storage.latest():
+            self._logger.warning(
+                f"Given val metric {self._val_metric} does not seem to be computed/stored. "
+                "Will not be checkpointing based on it."
+            )
+            return
+        value, when = self.trainer.storage.latest()[self._val_metric]
+        if not math.isfinite(value) or (self.best_metric is not None and not self._better(value, self.best_metric)):
+            self._logger.info(
+                f"Not saving as latest eval score for {self._val_metric} is {value:0.5f}, "
+                f"not better than best score {self.best_metric} @ iteration {self.best_iter}."
+            )
+            return
+        self._checkpointer.save(self._file_prefix, iteration=when)
+        self._logger.info(
+            f"Saved best model as latest eval score for {self._val_metric} is {value:0.5f}, "
+            f"better than last best score {self.best_metric} @ iteration {self.best_iter}."
+        )
+        self.best_metric, self.best_iter = value, when
+
+    def after_step(self):
+        if _evaluates_after(self._period, self.trainer):
+            self._best_checking()
+
+    def after_train(self):
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._best_checking()

@@ -1,0 +1,204 @@
+"""The training loop and the interface of its hooks."""
+
+import logging
+import time
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+import detectron2.utils.comm as comm
+from detectron2.utils.events import EventStorage, get_event_storage
+
+__all__ = ["HookBase", "SimpleTrainer", "TrainerBase"]
+
+
+class HookBase:
+    """Something done around training and around each of its iterations.
+
+    ``self.trainer`` is set on registration. A hook with state returns it from :meth:`state_dict`
+    and has a ``load_state_dict``.
+    """
+
+    trainer: "TrainerBase"
+
+    def before_train(self):
+        """Before the first iteration."""
+
+    def after_train(self):
+        """After the last iteration, or when one has failed."""
+
+    def before_step(self):
+        """Before each iteration."""
+
+    def after_backward(self):
+        """After each iteration's gradients are there."""
+
+    def after_step(self):
+        """After each iteration."""
+
+    def state_dict(self):
+        return {}
+
+
+class TrainerBase:
+    """Iterates from ``start_iter`` to ``max_iter`` and calls the hooks in order."""
+
+    def __init__(self) -> None:
+        self._hooks: list[HookBase] = []
+        self.iter = self.start_iter = 0
+        self.max_iter: int
+        self.storage: EventStorage
+
+    def register_hooks(self, hooks) -> None:
+        """Append hooks; None among them is skipped."""
+        for hook in hooks:
+            if hook is None:
+                continue
+            # A strong reference from both sides would keep the model alive after the trainer.
+            hook.trainer = weakref.proxy(self)
+            self._hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int):
+        """Run the iterations ``start_iter`` .. ``max_iter - 1``."""
+        logger = logging.getLogger(__name__)
+        logger.info(f"Starting training from iteration {start_iter}")
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                # Hooks tell by iter == max_iter that training came to its end.
+                self.iter += 1
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self):
+        for hook in self._hooks:
+            hook.before_train()
+
+    def after_train(self):
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.after_train()
+
+    def before_step(self):
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.before_step()
+
+    def after_backward(self):
+        for hook in self._hooks:
+            hook.after_backward()
+
+    def after_step(self):
+        for hook in self._hooks:
+            hook.after_step()
+
+    def run_step(self):
+        raise NotImplementedError
+
+    def state_dict(self):
+        """``{"iteration": ..., "hooks": {class name: state}}``."""
+        states: dict[str, dict] = {}
+        for hook in self._hooks:
+            state = hook.state_dict()
+            if state:
+                states.setdefault(type(hook).__qualname__, state)
+        return {"iteration": self.iter, **({"hooks": states} if states else {})}
+
+    def load_state_dict(self, state_dict):
+        self.iter = state_dict["iteration"]
+        by_name = {type(hook).__qualname__: hook for hook in reversed(self._hooks)}
+        for name, state in state_dict.get("hooks", {}).items():
+            if name in by_name:
+                by_name[name].load_state_dict(state)
+            else:
+                logging.getLogger(__name__).warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
+
+
+class SimpleTrainer(TrainerBase):
+    """One model that returns a dict of losses, one loader, one optimizer."""
+
+    def __init__(
+        self,
+        model,
+        data_loader,
+        optimizer,
+        gather_metric_period=1,
+        zero_grad_before_forward=False,
+        async_write_metrics=False,
+    ):
+        super().__init__()
+        if async_write_metrics:
+            raise NotImplementedError("async_write_metrics needs the real detectron2")
+        model.train()
+        self.model, self.data_loader, self.optimizer = model, data_loader, optimizer
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self._data_loader_iter_obj = None
+
+    @property
+    def _data_loader_iter(self):
+        if self._data_loader_iter_obj is None:
+            self._data_loader_iter_obj = iter(self.data_loader)
+        return self._data_loader_iter_obj
+
+    def run_step(self):
+        if not self.model.training:
+            raise AssertionError("[SimpleTrainer] model was changed to eval mode!")
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        output = self.model(data)
+        loss_dict = {"total_loss": output} if isinstance(output, torch.Tensor) else output
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        sum(loss_dict.values()).backward()
+        self.after_backward()
+        self._write_metrics(loss_dict, data_time)
+        self.optimizer.step()
+
+    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix="", iter=None) -> None:
+        current = self.iter if iter is None else iter
+        if (current + 1) % self.gather_metric_period == 0:
+            SimpleTrainer.write_metrics(loss_dict, data_time, current, prefix)
+
+    @staticmethod
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix="") -> None:
+        """Put the mean of each loss over the processes, their sum, and the data time in the storage.
+
+        Raises:
+            FloatingPointError: the sum is not finite.
+        """
+        storage = get_event_storage()
+        storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
+        mine = {name: value.detach().cpu().item() for name, value in loss_dict.items()}
+        gathered = comm.gather((mine, data_time))
+        if not comm.is_main_process():
+            return
+        storage.put_scalar("data_time", max(seconds for _, seconds in gathered), cur_iter=cur_iter)
+        means = {name: float(np.mean([losses[name] for losses, _ in gathered])) for name in mine}
+        total = sum(means.values())
+        if not np.isfinite(total):
+            raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {means}")
+        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
+        if len(means) > 1:
+            storage.put_scalars(cur_iter=cur_iter, **means)
+
+    def state_dict(self):
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])

@@ -1,0 +1,148 @@
+"""Running a model over a data set and handing its outputs to evaluators."""
+
+import datetime
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import MutableSequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from detectron2.utils.comm import get_world_size, is_main_process
+from detectron2.utils.logger import log_every_n_seconds
+
+__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context", "inference_on_dataset"]
+
+
+class DatasetEvaluator:
+    """Collects inputs and outputs of a model by :meth:`process`, and judges them by :meth:`evaluate`."""
+
+    def reset(self):
+        """Forget what was processed."""
+
+    def process(self, inputs, outputs):
+        """Take one batch: the inputs given to the model and what it returned."""
+
+    def evaluate(self):
+        """``{task: {metric: value}}`` on the main process."""
+
+
+class DatasetEvaluators(DatasetEvaluator):
+    """Several evaluators as one."""
+
+    def __init__(self, evaluators):
+        self._evaluators = evaluators
+
+    def reset(self):
+        for evaluator in self._evaluators:
+            evaluator.reset()
+
+    def process(self, inputs, outputs):
+        for evaluator in self._evaluators:
+            evaluator.process(inputs, outputs)
+
+    def evaluate(self):
+        joined = OrderedDict()
+        for evaluator in self._evaluators:
+            result = evaluator.evaluate()
+            if not is_main_process() or result is None:
+                continue
+            if joined.keys() & result.keys():
+                raise AssertionError(f"Different evaluators produce the same keys {joined.keys() & result.keys()}")
+            joined.update(result)
+        return joined
+
+
+class _Stopwatch:
+    """Seconds per iteration of named phases."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self):
+        self.begun = self._lap = time.perf_counter()
+        self.spent = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
+
+    def lap(self, phase):
+        now = time.perf_counter()
+        self.spent[phase] += now - self._lap
+        self._lap = now
+
+    def total(self):
+        return time.perf_counter() - self.begun
+
+
+def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
+    """Run ``model`` in eval mode over ``data_loader`` and evaluate, logging progress and speed.
+
+    Args:
+        evaluator: one, a list of them, or None to measure speed only.
+        callbacks: functions by name: ``on_start``, ``before_inference``, ``after_inference``, ``on_end``.
+
+    Returns:
+        the evaluator's results; an empty dict on processes that have none.
+    """
+    if evaluator is None:
+        evaluator = DatasetEvaluators([])
+    elif isinstance(evaluator, MutableSequence):
+        evaluator = DatasetEvaluators(evaluator)
+    evaluator.reset()
+    call = {"on_start": None, "before_inference": None, "after_inference": None, "on_end": None, **(callbacks or {})}
+    logger = logging.getLogger(__name__)
+    total = len(data_loader)
+    logger.info(f"Start inference on {total} batches")
+    warmup = min(5, total - 1)
+    watch = _Stopwatch()
+    with ExitStack() as stack:
+        if isinstance(model, nn.Module):
+            stack.enter_context(inference_context(model))
+        stack.enter_context(torch.no_grad())
+        if call["on_start"]:
+            call["on_start"]()
+        for index, inputs in enumerate(data_loader):
+            if index == warmup:
+                watch.restart()
+            watch.lap("Dataloading")
+            if call["before_inference"]:
+                call["before_inference"]()
+            outputs = model(inputs)
+            if call["after_inference"]:
+                call["after_inference"]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            watch.lap("Inference")
+            evaluator.process(inputs, outputs)
+            watch.lap("Eval")
+            counted = index + 1 - warmup * (index >= warmup)
+            if index >= warmup * 2:
+                _log_progress(watch, index + 1, total, counted)
+        if call["on_end"]:
+            call["on_end"]()
+    for what, seconds in (("time", watch.total()), ("pure compute time", watch.spent["Inference"])):
+        logger.info(
+            f"Total inference {what}: {datetime.timedelta(seconds=int(seconds))} "
+            f"({seconds / (total - warmup):.6f} s / iter per device, on {get_world_size()} devices)"
+        )
+    return evaluator.evaluate() or {}
+
+
+def _log_progress(watch: _Stopwatch, done: int, total: int, counted: int) -> None:
+    per_iter = watch.total() / counted
+    phases = " ".join(f"{phase}: {seconds / counted:.4f} s/iter." for phase, seconds in watch.spent.items())
+    eta = datetime.timedelta(seconds=int(per_iter * (total - done)))
+    log_every_n_seconds(
+        logging.INFO, f"Inference done {done}/{total}. {phases} Total: {per_iter:.4f} s/iter. ETA={eta}", n=5
+    )
+
+
+@contextmanager
+def inference_context(model):
+    """Eval mode within, the former mode after."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

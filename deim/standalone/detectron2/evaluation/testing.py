@@ -1,0 +1,30 @@
+"""Results of evaluations, printed and flattened."""
+
+import logging
+from collections.abc import Mapping
+
+__all__ = ["flatten_results_dict", "print_csv_format"]
+
+
+def print_csv_format(results):
+    """Log the main metrics of each task as two lines to paste into a spreadsheet."""
+    logger = logging.getLogger(__name__)
+    for task, metrics in results.items():
+        if not isinstance(metrics, Mapping):
+            logger.info(f"copypaste: {task}={metrics}")
+            continue
+        shown = {name: value for name, value in metrics.items() if "-" not in name}  # no per-class AP
+        logger.info(f"copypaste: Task: {task}")
+        logger.info("copypaste: " + ",".join(shown))
+        logger.info("copypaste: " + ",".join(f"{value:.4f}" for value in shown.values()))
+
+
+def flatten_results_dict(results):
+    """``{"bbox": {"AP": 1}}`` -> ``{"bbox/AP": 1}``."""
+    flat = {}
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}/{inner}": v for inner, v in flatten_results_dict(value).items()})
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,11 @@
+"""Channels and stride of a feature map."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class ShapeSpec:
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    stride: int | None = None

@@ -1,0 +1,3 @@
+from .lr_scheduler import LRMultiplier, LRScheduler
+
+__all__ = ["LRMultiplier", "LRScheduler"]

@@ -1,0 +1,5 @@
+from .boxes import Boxes, BoxMode
+from .image_list import ImageList
+from .instances import Instances
+
+__all__ = ["BoxMode", "Boxes", "ImageList", "Instances"]

@@ -1,0 +1,241 @@
+"""Scalars of a run: where they are kept and how they are written out."""
+
+import datetime
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from fvcore.common.history_buffer import HistoryBuffer
+
+from detectron2.utils.file_io import PathManager
+
+__all__ = [
+    "CommonMetricPrinter",
+    "EventStorage",
+    "EventWriter",
+    "JSONWriter",
+    "TensorboardXWriter",
+    "get_event_storage",
+    "has_event_storage",
+]
+
+_ACTIVE: list["EventStorage"] = []
+
+
+def get_event_storage() -> "EventStorage":
+    """The storage of the innermost ``with EventStorage(...)`` block.
+
+    Raises:
+        AssertionError: there is none.
+    """
+    if not _ACTIVE:
+        raise AssertionError("get_event_storage() has to be called inside a 'with EventStorage(...)' context!")
+    return _ACTIVE[-1]
+
+
+def has_event_storage() -> bool:
+    return bool(_ACTIVE)
+
+
+class EventStorage:
+    """History and latest value of every scalar put during training."""
+
+    def __init__(self, start_iter=0):
+        self.iter = start_iter
+        self._buffers: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
+        self._newest: dict[str, tuple[float, int]] = {}
+        self._smooth: dict[str, bool] = {}
+        self._prefix = ""
+
+    @property
+    def iter(self):
+        return self._iter
+
+    @iter.setter
+    def iter(self, val):
+        self._iter = int(val)
+
+    def put_scalar(self, name, value, smoothing_hint=True, cur_iter=None):
+        """Add ``value`` to the history of ``name`` at ``cur_iter`` (default: the current iteration)."""
+        name, when = self._prefix + name, self._iter if cur_iter is None else cur_iter
+        if self._smooth.setdefault(name, smoothing_hint) != smoothing_hint:
+            raise AssertionError(f"Scalar {name} was put with a different smoothing_hint!")
+        self._buffers[name].update(float(value), when)
+        self._newest[name] = (float(value), when)
+
+    def put_scalars(self, *, smoothing_hint=True, cur_iter=None, **kwargs):
+        for name, value in kwargs.items():
+            self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
+
+    def history(self, name):
+        """The :class:`HistoryBuffer` of ``name``; ``KeyError`` where nothing was put."""
+        if name not in self._buffers:
+            raise KeyError(f"No history metric available for {name}!")
+        return self._buffers[name]
+
+    def histories(self):
+        return self._buffers
+
+    def latest(self):
+        """``{name: (latest value, its iteration)}``."""
+        return self._newest
+
+    def count_samples(self, name, window_size=20):
+        """How many values of ``name`` fall in the last ``window_size`` iterations."""
+        iterations = [when for _, when in self._buffers[name].values()]
+        return sum(when > iterations[-1] - window_size for when in iterations)
+
+    def latest_with_smoothing_hint(self, window_size=20):
+        """Like :meth:`latest`, noisy scalars replaced by their median over ``window_size`` iterations."""
+        smoothed = {}
+        for name, (value, when) in self._newest.items():
+            if self._smooth[name]:
+                value = self._buffers[name].median(self.count_samples(name, window_size))
+            smoothed[name] = (value, when)
+        return smoothed
+
+    def step(self):
+        self._iter += 1
+
+    @contextmanager
+    def name_scope(self, name):
+        """Within it, names are prefixed by ``name/``."""
+        outer, self._prefix = self._prefix, name.rstrip("/") + "/"
+        try:
+            yield
+        finally:
+            self._prefix = outer
+
+    def __enter__(self):
+        _ACTIVE.append(self)
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        _ACTIVE.remove(self)
+
+
+class EventWriter:
+    """Takes scalars from the active storage to somewhere."""
+
+    def write(self):
+        raise NotImplementedError
+
+    def close(self):
+        """Called once, after the last :meth:`write`."""
+
+
+def _newer_than(storage, window_size, last):
+    """Scalars put after iteration ``last``: ``[(name, value, iteration)]`` and the newest iteration."""
+    fresh = [
+        (name, value, when)
+        for name, (value, when) in storage.latest_with_smoothing_hint(window_size).items()
+        if when > last
+    ]
+    return fresh, max((when for _, _, when in fresh), default=last)
+
+
+class JSONWriter(EventWriter):
+    """Appends one JSON object per line and iteration to ``json_file``."""
+
+    def __init__(self, json_file, window_size=20):
+        self._file_handle = PathManager.open(json_file, "a")
+        self._window_size = window_size
+        self._last_write = -1
+
+    def write(self):
+        fresh, self._last_write = _newer_than(get_event_storage(), self._window_size, self._last_write)
+        lines: dict[int, dict] = defaultdict(dict)
+        for name, value, when in fresh:
+            lines[when][name] = value
+        for when, scalars in sorted(lines.items()):
+            self._file_handle.write(json.dumps({**scalars, "iteration": when}, sort_keys=True) + "\n")
+        self._file_handle.flush()
+        os.fsync(self._file_handle.fileno())
+
+    def close(self):
+        self._file_handle.close()
+
+
+class TensorboardXWriter(EventWriter):
+    """Writes scalars to TensorBoard event files in ``log_dir``."""
+
+    def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
+        self._settings = {"log_dir": log_dir, **kwargs}
+        self._window_size = window_size
+        self._last_write = -1
+
+    @cached_property
+    def _writer(self):
+        # tensorboard is slow to import, and evaluation never writes.
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(**self._settings)
+
+    def write(self):
+        fresh, self._last_write = _newer_than(get_event_storage(), self._window_size, self._last_write)
+        for name, value, when in fresh:
+            self._writer.add_scalar(name, value, when)
+
+    def close(self):
+        if "_writer" in self.__dict__:
+            self._writer.close()
+
+
+class CommonMetricPrinter(EventWriter):
+    """Logs one line with ETA, losses, times, learning rate and memory."""
+
+    def __init__(self, max_iter=None, window_size=20):
+        self.logger = logging.getLogger("detectron2.utils.events")
+        self._max_iter = max_iter
+        self._window_size = window_size
+        self._previous: tuple[int, float] | None = None
+
+    def _eta(self, storage) -> str:
+        """Remaining time by the median iteration, or by the time since the last line; "" if unknown."""
+        if self._max_iter is None:
+            return ""
+        left, per_iter = self._max_iter - storage.iter - 1, None
+        try:
+            per_iter = storage.history("time").median(1000)
+            storage.put_scalar("eta_seconds", per_iter * left, smoothing_hint=False)
+        except KeyError:
+            now = time.perf_counter()
+            if self._previous is not None and storage.iter > self._previous[0]:
+                per_iter = (now - self._previous[1]) / (storage.iter - self._previous[0])
+            self._previous = (storage.iter, now)
+        if per_iter is None:
+            return ""
+        return f"eta: {datetime.timedelta(seconds=int(per_iter * left))}  "
+
+    def write(self):
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:
+            return  # after the last iteration there is no progress left to report
+
+        def shown(name, template, pick):
+            return template.format(pick(storage.history(name))) if name in storage.histories() else ""
+
+        def medians(part):
+            return "  ".join(
+                f"{name}: {buffer.median(storage.count_samples(name, self._window_size)):.4g}"
+                for name, buffer in storage.histories().items()
+                if part in name
+            )
+
+        count = storage.count_samples("data_time", self._window_size) if "data_time" in storage.histories() else 0
+        pieces = [
+            f" {self._eta(storage)}iter: {storage.iter}  {medians('loss')}  {medians('[metric]')}  ",
+            shown("time", "time: {:.4f}  ", lambda h: h.global_avg()),
+            shown("time", "last_time: {:.4f}  ", lambda h: h.latest()),
+            shown("data_time", "data_time: {:.4f}  ", lambda h: h.avg(count)),
+            shown("data_time", "last_data_time: {:.4f}  ", lambda h: h.latest()),
+            " lr: " + (shown("lr", "{:.5g}", lambda h: h.latest()) or "N/A") + "  ",
+        ]
+        if torch.cuda.is_available():
+            pieces.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
+        self.logger.info("".join(pieces))

@@ -1,0 +1,8 @@
+"""The one path manager through which files are opened (local paths and URLs)."""
+
+from iopath.common.file_io import HTTPURLHandler, PathManager as _PathManager
+
+__all__ = ["PathManager"]
+
+PathManager = _PathManager()
+PathManager.register_handler(HTTPURLHandler())

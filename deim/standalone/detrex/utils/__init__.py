@@ -1,0 +1,3 @@
+from .events import WandbWriter
+
+__all__ = ["WandbWriter"]

@@ -1,0 +1,22 @@
+"""DEIM-D-FINE-M on COCO, 102 epochs."""
+
+from deim.recipes import with_deim_dfine
+
+from ...dfine.configs.dfine_m_coco import model
+from .deim_dfine_l_coco import dataloader, lr_multiplier, optimizer, schedule, train
+
+train.output_dir = "output/deim_dfine_m_coco"
+
+model = with_deim_dfine(model)
+
+optimizer.lr = 4e-4
+optimizer.weight_decay = 1e-4
+# In this order: the backbone's norms learn at the full rate, without decay.
+optimizer.params.rules = dict(
+    undecayed=dict(pattern=r"norm", weight_decay=0.0),
+    backbone=dict(pattern=r"^backbone\.", lr=4e-5),
+)
+
+schedule.epochs = 102
+schedule.flat_epochs = 49
+schedule.no_aug_epochs = 12

@@ -1,0 +1,38 @@
+"""DEIM-D-FINE-N, made smaller, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
+
+from .deim_dfine_n_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/deim_dfine_n_shapes"
+train.device = "cpu"
+train.amp.enabled = False
+train.model_ema.decay = 0.99
+train.model_ema.warmup_iters = 100
+
+dataloader.image_size = (160, 160)
+dataloader.train.total_batch_size = 16
+dataloader.train.num_workers = 1
+dataloader.test.total_batch_size = 20
+dataloader.test.num_workers = 1
+for split, loader in (("train", dataloader.train), ("val", dataloader.test)):
+    loader.dataset.name = f"deim_shapes_{split}"
+    loader.dataset.json_file = f"datasets/deim_shapes/annotations/instances_{split}.json"
+    loader.dataset.image_root = f"datasets/deim_shapes/{split}"
+del dataloader.train.mapper.augmentations[1:3]
+
+model.num_classes = 6
+model.num_detections = 100
+model.backbone.out_features = ["stage2", "stage3"]
+model.encoder.in_channels = [256, 512]
+model.decoder.num_queries = 60
+model.decoder.denoising.num_queries = 30
+
+optimizer.lr = 1e-3
+optimizer.params.rules.backbone.lr = 1e-3
+
+schedule.epochs = 24
+schedule.flat_epochs = 12
+schedule.no_aug_epochs = 2
+schedule.lr_gamma = 0.05
+schedule.warmup_iters = 50
+schedule.eval_epochs = 8
+schedule.checkpoint_epochs = 8

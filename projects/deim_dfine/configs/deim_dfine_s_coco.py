@@ -1,0 +1,15 @@
+"""DEIM-D-FINE-S on COCO, 132 epochs."""
+
+from deim.recipes import with_deim_dfine
+
+from ...dfine.configs.dfine_s_coco import model
+from .deim_dfine_m_coco import dataloader, lr_multiplier, optimizer, schedule, train
+
+train.output_dir = "output/deim_dfine_s_coco"
+
+model = with_deim_dfine(model)
+
+optimizer.params.rules.backbone.lr = 2e-4
+
+schedule.epochs = 132
+schedule.flat_epochs = 64

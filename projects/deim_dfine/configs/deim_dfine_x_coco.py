@@ -1,0 +1,12 @@
+"""DEIM-D-FINE-X on COCO, 58 epochs."""
+
+from deim.recipes import with_deim_dfine
+
+from ...dfine.configs.dfine_x_coco import model
+from .deim_dfine_l_coco import dataloader, lr_multiplier, optimizer, schedule, train
+
+train.output_dir = "output/deim_dfine_x_coco"
+
+model = with_deim_dfine(model)
+
+optimizer.params.rules.backbone.lr = 5e-6

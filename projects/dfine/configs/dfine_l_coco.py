@@ -1,0 +1,16 @@
+"""D-FINE-L on COCO, 80 epochs."""
+
+from deim.config import get_config
+
+dataloader = get_config("common/data/coco.py").dataloader
+model = get_config("common/models/dfine.py").model
+optimizer = get_config("common/optim.py").optimizer
+schedule = get_config("common/schedule.py").schedule
+lr_multiplier = get_config("common/schedule.py").lr_multiplier
+train = get_config("common/train.py").train
+
+train.output_dir = "output/dfine_l_coco"
+train.amp.enabled = True
+
+schedule.epochs = 80
+schedule.no_aug_epochs = 8

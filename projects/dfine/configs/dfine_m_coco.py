@@ -1,0 +1,21 @@
+"""D-FINE-M on COCO, 132 epochs."""
+
+from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/dfine_m_coco"
+
+model.backbone.name = "B2"
+model.backbone.learnable_affine = True
+model.backbone.freeze_at = 0
+model.backbone.freeze_norm = False
+model.encoder.in_channels = [384, 768, 1536]
+model.encoder.depth_multiplier = 0.67
+model.decoder.num_layers = 4
+
+optimizer.lr = 2e-4
+optimizer.weight_decay = 1e-4
+optimizer.params.rules.backbone.lr = 2e-5
+optimizer.params.rules.undecayed.pattern = r"^(encoder|decoder)\..*(norm|bias)"
+
+schedule.epochs = 132
+schedule.no_aug_epochs = 12

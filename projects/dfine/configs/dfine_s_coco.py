@@ -1,0 +1,13 @@
+"""D-FINE-S on COCO, 132 epochs."""
+
+from .dfine_m_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/dfine_s_coco"
+
+model.backbone.name = "B0"
+model.encoder.in_channels = [256, 512, 1024]
+model.encoder.depth_multiplier = 0.34
+model.encoder.expansion = 0.5
+model.decoder.num_layers = 3
+
+optimizer.params.rules.backbone.lr = 1e-4

@@ -1,0 +1,13 @@
+"""D-FINE-X on COCO, 80 epochs."""
+
+from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/dfine_x_coco"
+
+model.backbone.name = "B5"
+model.encoder.hidden_dim = 384
+model.encoder.dim_feedforward = 2048
+model.decoder.hidden_dim = 256
+model.decoder.reg_scale = 8.0
+
+optimizer.params.rules.backbone.lr = 2.5e-6
