@@ -15,9 +15,7 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    overlap = torch.cat(
-        [torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1
-    )
+    overlap = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1)
     intersection = area(overlap)
     return intersection, area(a) + area(b) - intersection
 
@@ -34,9 +32,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """GIoU (Rezatofighi et al. 2019) in [-1, 1], of the broadcast shape (...,)."""
     intersection, union = _intersection_and_union(a, b)
-    hull = torch.cat(
-        [torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1
-    )
+    hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
     tiny = torch.finfo(union.dtype).tiny
     hull_area = area(hull)
     return intersection / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)

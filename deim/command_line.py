@@ -29,8 +29,11 @@ def run_tool(action: Callable[[], None]) -> int:
     return 0
 
 
-def _subclasses(cls: type) -> list[type]:
-    return [cls, *(found for child in cls.__subclasses__() for found in _subclasses(child))]
+def _subclasses(cls: type[Exception]) -> list[type[Exception]]:
+    found = [cls]
+    for child in cls.__subclasses__():
+        found.extend(_subclasses(child))
+    return found
 
 
 def _report(message: str) -> int:

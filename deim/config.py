@@ -83,9 +83,16 @@ def _apply(cfg: Any, override: str) -> None:
 
 def _require_key(cfg: Any, key: str) -> None:
     """Raise where ``key`` is not in the config, naming what is there."""
-    node, done = cfg, []
+    node: Any = cfg
+    done: list[str] = []
     for part in key.split("."):
-        known = list(node) if OmegaConf.is_dict(node) else list(map(str, range(len(node)))) if OmegaConf.is_list(node) else []
+        known = (
+            list(node)
+            if OmegaConf.is_dict(node)
+            else list(map(str, range(len(node))))
+            if OmegaConf.is_list(node)
+            else []
+        )
         if part not in known:
             where = ".".join(done) or "the config"
             raise ConfigError(

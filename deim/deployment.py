@@ -12,7 +12,7 @@ def to_deployment(model: nn.Module) -> nn.Module:
     """
     deployed = copy.deepcopy(model).eval()
     if hasattr(deployed, "criterion"):
-        deployed.criterion = None
+        setattr(deployed, "criterion", None)  # noqa: B010 - a module's attribute may become None
     for module in list(deployed.modules()):
         reparameterize = getattr(module, "reparameterize", None)
         if reparameterize is not None:

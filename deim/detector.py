@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
@@ -52,7 +52,7 @@ class DEIMDetector(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         """Arguments from an old-style config; see :func:`deim.yacs.add_deim_config`."""
         from deim.yacs import detector_arguments  # it builds on this module's parts
 
@@ -104,9 +104,7 @@ class DEIMDetector(nn.Module):
     def _targets(self, batched_inputs: list[dict], size: tuple[int, int]) -> Targets:
         """Ground truth relative to the batch's ``size`` (height, width), on the device."""
         instances = [x["instances"] for x in batched_inputs]
-        targets = Targets.collate(
-            [one.gt_classes for one in instances], [one.gt_boxes.tensor for one in instances]
-        )
+        targets = Targets.collate([one.gt_classes for one in instances], [one.gt_boxes.tensor for one in instances])
         height, width = size
         boxes = targets.boxes.to(self.device, non_blocking=True)
         scale = boxes.new_tensor([width, height, width, height])
@@ -124,9 +122,7 @@ class DEIMDetector(nn.Module):
             scale = boxes.new_tensor([padded_width * out_width / width, padded_height * out_height / height])
             found = Boxes(boxes[i] * scale.repeat(2))
             found.clip((out_height, out_width))
-            instances = Instances(
-                (out_height, out_width), pred_boxes=found, scores=scores[i], pred_classes=classes[i]
-            )
+            instances = Instances((out_height, out_width), pred_boxes=found, scores=scores[i], pred_classes=classes[i])
             results.append({"instances": instances})
         return results
 

@@ -45,7 +45,7 @@ def expected_offsets(corners: Tensor, bin_values: Tensor) -> Tensor:
     return corners.float().softmax(dim=-1) @ bin_values
 
 
-def offsets_to_boxes(references: Tensor, offsets: Tensor, reg_scale: Tensor | float) -> Tensor:
+def offsets_to_boxes(references: Tensor, offsets: Tensor, reg_scale: Tensor) -> Tensor:
     """Move the edges of reference boxes outwards by ``offsets`` (equation 4).
 
     Args:
@@ -55,14 +55,14 @@ def offsets_to_boxes(references: Tensor, offsets: Tensor, reg_scale: Tensor | fl
     Returns:
         (..., 4) cxcywh.
     """
-    scale = abs(reg_scale)
+    scale = reg_scale.abs()
     centre, unit = references[..., :2], references[..., 2:] / scale
     low = centre - (0.5 * scale + offsets[..., :2]) * unit
     high = centre + (0.5 * scale + offsets[..., 2:]) * unit
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def boxes_to_offsets(references: Tensor, boxes: Tensor, reg_scale: Tensor | float) -> Tensor:
+def boxes_to_offsets(references: Tensor, boxes: Tensor, reg_scale: Tensor) -> Tensor:
     """The offsets that move ``references`` to ``boxes``: the inverse of :func:`offsets_to_boxes`.
 
     Args:
@@ -72,7 +72,7 @@ def boxes_to_offsets(references: Tensor, boxes: Tensor, reg_scale: Tensor | floa
     Returns:
         (..., 4) left, top, right, bottom, in units of ``side / reg_scale``.
     """
-    scale = abs(reg_scale)
+    scale = reg_scale.abs()
     centre = references[..., :2]
     unit = references[..., 2:] / scale + 1e-16
     low = (centre - boxes[..., :2]) / unit - 0.5 * scale

@@ -19,9 +19,15 @@ def install_fallbacks() -> None:
     each of the two falls back on its own.
     """
     path = str(STANDALONE)
-    missing = [name for name in ("detectron2", "detrex") if importlib.util.find_spec(name) is None]
-    if missing and path not in sys.path:
+    if path not in sys.path and not all(map(_is_importable, ("detectron2", "detrex"))):
         sys.path.append(path)
+
+
+def _is_importable(package: str) -> bool:
+    """Whether ``package`` is found, and is no mere folder of that name, such as a checkout in the
+    current directory, which Python takes for an empty namespace package."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def is_standalone(package: str) -> bool:

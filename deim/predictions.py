@@ -7,39 +7,54 @@ from torch import Tensor
 
 
 @dataclass
+class EdgeDistributions:
+    """Where the edges of boxes lie, as distributions; see :mod:`deim.distribution`.
+
+    Attributes:
+        corners: (L, B, Q, 4, reg_max + 1) logits.
+        references: (B, Q, 4) cxcywh boxes that the distributions refine, without gradient.
+        bin_values: (reg_max + 1,) values of the bins, in units of ``side / reg_scale``.
+        reg_scale: (1,).
+    """
+
+    corners: Tensor
+    references: Tensor
+    bin_values: Tensor
+    reg_scale: Tensor
+
+    def split(self, sizes: list[int]) -> list["EdgeDistributions"]:
+        """Cut along the queries."""
+        parts = zip(self.corners.split(sizes, dim=2), self.references.split(sizes, dim=1), strict=True)
+        return [EdgeDistributions(*part, self.bin_values, self.reg_scale) for part in parts]
+
+    def float(self) -> "EdgeDistributions":
+        return EdgeDistributions(self.corners.float(), self.references.float(), self.bin_values, self.reg_scale)
+
+
+@dataclass
 class Predictions:
     """One set of queries, stacked over decoder layers.
 
     Attributes:
         logits: (L, B, Q, K) class logits.
         boxes: (L, B, Q, 4) cxcywh, relative to the (padded) image.
-        corners: (L, B, Q, 4, reg_max + 1) logits of the edge distributions, or None.
-        references: (B, Q, 4) cxcywh boxes that the distributions refine, without gradient, or None.
-        bin_values: (reg_max + 1,) values of the distributions' bins, or None.
-        reg_scale: (1,) unit of the bin values: ``side / reg_scale``; or None.
+        edges: the distributions that the boxes were decoded from, or None.
     """
 
     logits: Tensor
     boxes: Tensor
-    corners: Tensor | None = None
-    references: Tensor | None = None
-    bin_values: Tensor | None = None
-    reg_scale: Tensor | None = None
+    edges: EdgeDistributions | None = None
 
     def split(self, sizes: list[int]) -> list["Predictions"]:
         """Cut along the queries."""
-        count = len(sizes)
-        logits, boxes = self.logits.split(sizes, dim=2), self.boxes.split(sizes, dim=2)
-        corners = [None] * count if self.corners is None else self.corners.split(sizes, dim=2)
-        references = [None] * count if self.references is None else self.references.split(sizes, dim=1)
-        return [
-            Predictions(*parts, self.bin_values, self.reg_scale)
-            for parts in zip(logits, boxes, corners, references, strict=True)
-        ]
+        edges = [None] * len(sizes) if self.edges is None else self.edges.split(sizes)
+        parts = zip(self.logits.split(sizes, dim=2), self.boxes.split(sizes, dim=2), edges, strict=True)
+        return [Predictions(*part) for part in parts]
 
     def float(self) -> "Predictions":
         """In float32, as losses are computed whatever the precision of the network."""
-        return Predictions(*(None if t is None else t.float() for t in vars(self).values()))
+        edges = None if self.edges is None else self.edges.float()
+        return Predictions(self.logits.float(), self.boxes.float(), edges)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw the data set ``deim_shapes``.
 
-    python tools/make_shapes_dataset.py datasets/deim_shapes
+python tools/make_shapes_dataset.py datasets/deim_shapes
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deim.data.datasets.shapes import write_shapes  # noqa: E402
+from deim.data.datasets.shapes import write_shapes
 
 
 def main() -> None:

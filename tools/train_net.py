@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Train or evaluate a recipe; the command line is detectron2's.
 
-    python tools/train_net.py --config-file projects/deim_dfine/configs/deim_dfine_s_coco.py --num-gpus 8
-    python tools/train_net.py --config-file ... --eval-only train.init_checkpoint=model_final.pth
+python tools/train_net.py --config-file projects/deim_dfine/configs/deim_dfine_s_coco.py --num-gpus 8
+python tools/train_net.py --config-file ... --eval-only train.init_checkpoint=model_final.pth
 """
 
 import sys
@@ -10,11 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import deim  # noqa: E402, F401 - first: it supplies detectron2 and detrex where they are missing
-from deim.command_line import run_tool  # noqa: E402
-from deim.engine.launch import launch  # noqa: E402
-from deim.engine.run import main  # noqa: E402
-from detectron2.engine import default_argument_parser  # noqa: E402
+from detectron2.engine import default_argument_parser
+
+import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
+from deim.command_line import run_tool
+from deim.engine.launch import launch
+from deim.engine.run import main
 
 if __name__ == "__main__":
     arguments = default_argument_parser(epilog=__doc__).parse_args()

@@ -1,8 +1,9 @@
 """AdamW with a learning rate of its own for the backbone."""
 
 import torch
-from deim.engine import param_groups
 from detectron2.config import LazyCall as L
+
+from deim.engine import param_groups
 
 optimizer = L(torch.optim.AdamW)(
     params=L(param_groups)(
@@ -15,4 +16,5 @@ optimizer = L(torch.optim.AdamW)(
     lr=2.5e-4,
     betas=(0.9, 0.999),
     weight_decay=1.25e-4,
+    fused=True,
 )

@@ -1,7 +1,8 @@
 """The learning rate follows the schedule, which every recipe completes."""
 
-from deim.engine import FlatCosine, Schedule
 from detectron2.config import LazyCall as L
+
+from deim.engine import FlatCosine, Schedule
 
 schedule = L(Schedule)(
     epochs=72,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.config import configurable
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -145,9 +145,7 @@ class HGStage(nn.Module):
     def __init__(self, in_channels: int, spec: StageSpec, downsample: bool, learnable_affine: bool):
         super().__init__()
         self.downsample = (
-            HGConv(in_channels, in_channels, 3, 2, groups=in_channels, activate=False)
-            if downsample
-            else nn.Identity()
+            HGConv(in_channels, in_channels, 3, 2, groups=in_channels, activate=False) if downsample else nn.Identity()
         )
         self.blocks = nn.Sequential(
             *(
@@ -197,6 +195,8 @@ class HGNetV2(Backbone):
         if unknown:
             raise ValueError(f"HGNetV2 has no features {unknown}; choose from {names}")
 
+        deepest = max(names.index(name) for name in out_features) + 1
+        names, specs = names[:deepest], specs[:deepest]  # stages that nothing reads are not built
         self.stem = Stem(stem_mid, stem_out, learnable_affine)
         inputs = [stem_out, *(spec.out for spec in specs[:-1])]
         self.stages = nn.ModuleList(
@@ -212,7 +212,7 @@ class HGNetV2(Backbone):
             FrozenBatchNorm2d.convert_frozen_batchnorm(self)
 
     @classmethod
-    def from_config(cls, cfg, input_shape=None) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
         """Arguments from an old-style config; see :func:`deim.yacs.add_deim_config`."""
         options = cfg.MODEL.HGNETV2
         return {

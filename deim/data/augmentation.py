@@ -37,9 +37,7 @@ class ResizeTransform(Transform):
         if img.shape[:2] == self.new_size:
             return img
         shrinks = self.new_size[0] < img.shape[0] and self.new_size[1] < img.shape[1]
-        return cv2.resize(
-            img, self.new_size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        return cv2.resize(img, self.new_size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         (height, width), (new_height, new_width) = self.size, self.new_size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.data import detection_utils
-from detectron2.data.transforms import Augmentation, AugmentationList, AugInput
+from detectron2.data.transforms import AugInput, Augmentation, AugmentationList
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from deim.errors import DatasetError

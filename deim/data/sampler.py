@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from detectron2.utils import comm
 from torch.utils.data import Sampler
 
 
-class SampleKey(NamedTuple):
+@dataclass(frozen=True)
+class SampleKey:
     """Place of a sample in the run: iteration, slot in the global batch, index in the data set."""
 
     iteration: int
@@ -65,9 +66,7 @@ class IterationSampler(Sampler[list[SampleKey]]):
             if epoch != current:
                 current, order = epoch, self.permutation(epoch)
             first = within * self.total_batch_size
-            yield [
-                SampleKey(iteration, slot, int(order[(first + slot) % self.dataset_size])) for slot in self.slots
-            ]
+            yield [SampleKey(iteration, slot, int(order[(first + slot) % self.dataset_size])) for slot in self.slots]
             iteration += 1
 
 

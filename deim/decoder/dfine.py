@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from deim.distribution import expected_offsets, offsets_to_boxes, weighting_function
 from deim.layers import MLP, ConvNorm, MultiScaleDeformableAttention, build_activation
-from deim.predictions import Predictions, Targets
+from deim.predictions import EdgeDistributions, Predictions, Targets
 from deim.queries.denoising import ContrastiveDenoising, DenoisingQueries, box_logits
-from deim.queries.selection import QuerySelection, prior_bias
+from deim.queries.selection import QuerySelection, classification_head
 
 # LayerNorm of values beyond float16's range gives NaN under autocast.
 _HALF_RANGE = 65504.0
@@ -89,9 +89,7 @@ class LocationQualityEstimator(nn.Module):
     def __init__(self, top_k: int = 4, hidden_dim: int = 64, num_layers: int = 2, activation: str = "relu"):
         super().__init__()
         self.top_k = top_k
-        self.reg_conf = MLP(4 * (top_k + 1), hidden_dim, 1, num_layers, activation=activation)
-        nn.init.zeros_(self.reg_conf.layers[-1].weight)
-        nn.init.zeros_(self.reg_conf.layers[-1].bias)
+        self.reg_conf = MLP(4 * (top_k + 1), hidden_dim, 1, num_layers, activation=activation, zero_init=True)
 
     def forward(self, logits: Tensor, corners: Tensor) -> Tensor:
         """(..., K) class logits and (..., 4, reg_max + 1) corner logits -> (..., K)."""
@@ -165,28 +163,21 @@ class DFINEDecoder(nn.Module):
         self.query_pos_head = MLP(4, 2 * hidden_dim, hidden_dim, 2, activation=mlp_activation)
 
         wide = round(layer_scale * hidden_dim)
-        widths = [hidden_dim if i <= self.eval_layer else wide for i in range(num_layers)]
-        feedforward = {hidden_dim: dim_feedforward, wide: round(layer_scale * dim_feedforward)}
+        self.widths = [hidden_dim if i <= self.eval_layer else wide for i in range(num_layers)]
+        feedforward = {wide: round(layer_scale * dim_feedforward), hidden_dim: dim_feedforward}
         self.layers = nn.ModuleList(
             DFINEDecoderLayer(width, num_heads, feedforward[width], num_points, dropout, activation)
-            for width in widths
+            for width in self.widths
         )
-        self.score_heads = nn.ModuleList(nn.Linear(width, num_classes) for width in widths)
+        self.score_heads = nn.ModuleList(classification_head(width, num_classes) for width in self.widths)
         self.corner_heads = nn.ModuleList(
-            MLP(width, width, 4 * (reg_max + 1), 3, activation=mlp_activation) for width in widths
+            MLP(width, width, 4 * (reg_max + 1), 3, activation=mlp_activation, zero_init=True) for width in self.widths
         )
-        self.quality_heads = nn.ModuleList(LocationQualityEstimator(activation=activation) for _ in widths)
-        self.initial_bbox_head = MLP(hidden_dim, hidden_dim, 4, 3, activation=mlp_activation)
-        self._reset_parameters()
-
-    def _reset_parameters(self) -> None:
-        for layer in self.query_pos_head.layers:
-            nn.init.xavier_uniform_(layer.weight)
-        for head in [self.initial_bbox_head, *self.corner_heads]:
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
-        for head in self.score_heads:
-            nn.init.constant_(head.bias, prior_bias(0.01))
+        self.quality_heads = nn.ModuleList(LocationQualityEstimator(activation=activation) for _ in self.widths)
+        self.initial_bbox_head = MLP(hidden_dim, hidden_dim, 4, 3, activation=mlp_activation, zero_init=True)
+        for module in self.query_pos_head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
 
     def reparameterize(self) -> None:
         """Drop what evaluation never uses: the later layers and the other layers' class heads."""
@@ -253,12 +244,11 @@ class DFINEDecoder(nn.Module):
         bin_values = weighting_function(self.reg_max, self.up, self.reg_scale)
         outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         initial = None
-        corners: Tensor | float = 0.0
-        previous: Tensor | float = 0.0
+        corners, previous = memory.new_zeros(()), memory.new_zeros(())
         last = len(self.layers) - 1 if self.training else self.eval_layer
         for index, layer in enumerate(self.layers[: last + 1]):
             position = self.query_pos_head(references).clamp(-10, 10)
-            width = layer.norm1.normalized_shape[0]
+            width = self.widths[index]
             if width != queries.shape[-1]:
                 queries, memory = _widen(queries, width), _widen(memory, width)
                 previous = queries.detach()
@@ -270,14 +260,14 @@ class DFINEDecoder(nn.Module):
                     initial = Predictions(self.score_heads[0](queries)[None], plain[None])
             step = self.corner_heads[index](queries + previous)
             corners = corners + step.unflatten(-1, (4, self.reg_max + 1))
-            offsets = expected_offsets(corners, bin_values)
-            boxes = offsets_to_boxes(anchor, offsets, self.reg_scale)
+            boxes = offsets_to_boxes(anchor, expected_offsets(corners, bin_values), self.reg_scale)
             if self.training or index == last:
                 logits = self.quality_heads[index](self.score_heads[index](queries), corners)
                 outputs.append((logits, boxes, corners))
             references, previous = boxes.detach(), queries.detach()
         logits, boxes, stacked = (torch.stack(parts) for parts in zip(*outputs, strict=True))
-        return Predictions(logits, boxes, stacked, anchor, bin_values, self.reg_scale), initial
+        edges = EdgeDistributions(stacked, anchor, bin_values, self.reg_scale)
+        return Predictions(logits, boxes, edges), initial
 
 
 def _widen(x: Tensor, width: int) -> Tensor:

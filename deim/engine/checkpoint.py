@@ -38,7 +38,7 @@ def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
     """The weights in a checkpoint: averaged ones if wanted and there, else the trained ones."""
     if use_ema and content.get("ema_state"):
         return content["ema_state"]
-    return content["model"] if "model" in content else content
+    return content.get("model", content)
 
 
 def load_weights(model: nn.Module, path: str, *, use_ema: bool = True, allow_other_classes: bool = False) -> None:

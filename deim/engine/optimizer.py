@@ -9,9 +9,7 @@ from torch import nn
 from deim.errors import ConfigError
 
 
-def param_groups(
-    model: nn.Module, rules: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, rules: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """Trainable parameters grouped for an optimizer.
 
     Args:

@@ -1,5 +1,6 @@
 """A training or evaluation run described by a LazyConfig."""
 
+import itertools
 import logging
 from argparse import Namespace
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
 from detectron2.engine import default_setup, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -18,12 +20,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from deim.config import load_config
+from deim.data.mapper import annotation_arrays
 from deim.engine.checkpoint import load_weights, resume
 from deim.engine.ema import EMAHook
 from deim.engine.hooks import BestCheckpointer
 from deim.engine.trainer import Trainer
 from deim.engine.writers import build_writers
 from deim.errors import ConfigError, DatasetError
+from deim.visualization import draw_detections
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -45,8 +49,9 @@ def main(args: Namespace) -> None:
 
 def _fall_back_to_cpu(cfg: Any) -> None:
     if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
-        print("No GPU is available: running on the CPU (set train.device=cpu to silence this).")
+        print("No GPU is available: running on the CPU in float32 (train.device=cpu silences this).")
         cfg.train.device = "cpu"
+        cfg.train.amp.enabled = False
 
 
 def check_classes(cfg: Any, split: str) -> None:
@@ -85,11 +90,15 @@ def evaluate(cfg: Any, model: nn.Module) -> dict:
 
 def evaluate_checkpoint(cfg: Any) -> dict:
     """``--eval-only``: evaluate ``train.init_checkpoint``, its averaged weights if it has any."""
+    return evaluate(cfg, create_ddp_model(_trained_model(cfg), **_ddp_options(cfg)))
+
+
+def _trained_model(cfg: Any) -> nn.Module:
     if not cfg.train.init_checkpoint:
-        raise ConfigError("--eval-only needs the weights to evaluate: train.init_checkpoint=path/to/model.pth")
+        raise ConfigError("no weights are given: train.init_checkpoint=path/to/model.pth")
     model = instantiate(cfg.model).to(cfg.train.device)
     load_weights(model, cfg.train.init_checkpoint, use_ema=cfg.train.model_ema.use_ema_weights_for_eval_only)
-    return evaluate(cfg, create_ddp_model(model, **_ddp_options(cfg)))
+    return model
 
 
 def train(cfg: Any, resume_run: bool = False) -> None:
@@ -153,7 +162,9 @@ def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
         if node.get(key) is not None:
             continue
         if iters_per_epoch is None or "schedule" not in cfg:
-            raise ConfigError(f"train.{key} is not set, and there is no schedule or loader with epochs to derive it from")
+            raise ConfigError(
+                f"train.{key} is not set, and there is no schedule or loader with epochs to derive it from"
+            )
         node[key] = cfg.schedule[epochs_key] * iters_per_epoch
     per_epoch = f"{iters_per_epoch} iterations per epoch, " if iters_per_epoch else ""
     logger.info(
@@ -205,3 +216,28 @@ def _hooks(
         if main_process
         else None,
     ]
+
+
+@torch.no_grad()
+def draw_predictions(config_file: str, overrides: list[str], output: str, count: int, threshold: float) -> None:
+    """Draw what a checkpoint detects on the first ``count`` images of ``dataloader.test``; see
+    :func:`deim.visualization.draw_detections`.
+
+    Raises:
+        DeimError: something that the user can mend is wrong.
+    """
+    cfg = load_config(config_file, overrides)
+    _fall_back_to_cpu(cfg)
+    loader = instantiate(cfg.dataloader.test)
+    check_classes(cfg, "test")
+    model = _trained_model(cfg).eval()
+    samples = list(itertools.islice(itertools.chain.from_iterable(loader), count))
+    records = {r["image_id"]: r for r in instantiate(cfg.dataloader.test.dataset)}
+    images, truths = [], []
+    for sample in samples:
+        image = read_image(sample["file_name"], format="RGB")
+        images.append(image)
+        truths.append(annotation_arrays(records[sample["image_id"]]["annotations"], image.shape[:2]))
+    found = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
+    names = MetadataCatalog.get(cfg.dataloader.test.dataset.name).thing_classes
+    draw_detections(images, truths, found, names, output, threshold)

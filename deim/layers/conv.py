@@ -1,6 +1,8 @@
 """Convolution followed by batch normalisation."""
 
-import torch
+import copy
+from typing import Any
+
 from torch import Tensor, nn
 
 from deim.layers.activation import build_activation
@@ -13,20 +15,12 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
         conv: without bias.
         norm: BatchNorm2d or FrozenBatchNorm2d.
     """
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    fused = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        groups=conv.groups,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-    )
-    with torch.no_grad():
-        fused.weight.copy_(conv.weight * scale[:, None, None, None])
-        fused.bias.copy_(norm.bias - norm.running_mean * scale)
+    eps: Any = norm.eps
+    values: dict[str, Any] = norm.state_dict()  # parameters in the one, buffers in the other
+    scale = values["weight"] / (values["running_var"] + eps).sqrt()
+    fused = copy.deepcopy(conv)
+    fused.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
+    fused.bias = nn.Parameter(values["bias"] - values["running_mean"] * scale)
     return fused
 
 
@@ -45,9 +39,7 @@ class ConvNorm(nn.Module):
     ):
         super().__init__()
         padding = (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.activation = build_activation(activation)
 
@@ -58,8 +50,13 @@ class ConvNorm(nn.Module):
 class FusibleConvNorm(ConvNorm):
     """A :class:`ConvNorm` that deployment folds into one convolution."""
 
+    fused: nn.Conv2d | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.fused is None else self.activation(self.fused(x))
+
     def reparameterize(self) -> None:
         """Fold the normalisation into the convolution, in place; a second call does nothing."""
-        if not isinstance(self.norm, nn.Identity):
-            self.conv = fuse_conv_norm(self.conv, self.norm)
-            self.norm = nn.Identity()
+        if self.fused is None:
+            self.fused = fuse_conv_norm(self.conv, self.norm)
+            del self.conv, self.norm

@@ -15,28 +15,28 @@ from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
 class RepVGGBlock(nn.Module):
     """Sum of a 3x3 and a 1x1 convolution, each normalised; one 3x3 convolution in deployment."""
 
+    fused: nn.Conv2d | None = None
+
     def __init__(self, channels: int, activation: str | None = "silu"):
         super().__init__()
-        self.conv1: nn.Module = ConvNorm(channels, channels, 3)
-        self.conv2: nn.Module | None = ConvNorm(channels, channels, 1)
+        self.conv1 = ConvNorm(channels, channels, 3)
+        self.conv2 = ConvNorm(channels, channels, 1)
         self.activation = build_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(x)
-        if self.conv2 is not None:
-            y = y + self.conv2(x)
-        return self.activation(y)
+        return self.activation(self.conv1(x) + self.conv2(x) if self.fused is None else self.fused(x))
 
     def reparameterize(self) -> None:
-        """Fold both branches into ``conv1``, in place; a second call does nothing."""
-        if self.conv2 is None:
+        """Fold both branches into one convolution, in place; a second call does nothing."""
+        if self.fused is not None:
             return
-        three = fuse_conv_norm(self.conv1.conv, self.conv1.norm)
-        one = fuse_conv_norm(self.conv2.conv, self.conv2.norm)
+        self.fused = fuse_conv_norm(self.conv1.conv, self.conv1.norm)
+        added = dict(fuse_conv_norm(self.conv2.conv, self.conv2.norm).named_parameters())
+        padded = F.pad(added["weight"], (1, 1, 1, 1))
         with torch.no_grad():
-            three.weight += F.pad(one.weight, (1, 1, 1, 1))
-            three.bias += one.bias
-        self.conv1, self.conv2 = three, None
+            for name, parameter in self.fused.named_parameters():
+                parameter.add_(padded if name == "weight" else added[name])
+        del self.conv1, self.conv2
 
 
 class CSPRepLayer(nn.Module):

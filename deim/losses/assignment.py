@@ -30,6 +30,12 @@ class Pairs:
     target: Tensor
     normalizer: Tensor
 
+    @staticmethod
+    def of(stacked: Tensor, normalizer: Tensor) -> "Pairs":
+        """From the (4, M) rows of :meth:`Matches.stacked`."""
+        layer, image, query, target = stacked.unbind()
+        return Pairs(layer, image, query, target, normalizer)
+
     def take(self, predicted: Tensor) -> Tensor:
         """(L, B, Q, ...) -> (M, ...)."""
         return predicted[self.layer, self.image, self.query]
@@ -155,8 +161,8 @@ def _on_device(plans: Mapping[str, _Plan], targets: Targets) -> StepAssignment:
     for index, name in enumerate(plans):
         objects, located, matched, queries = means[4 * index : 4 * index + 4].unbind()
         groups[name] = GroupAssignment(
-            Pairs(*pairs[2 * index], objects.clamp(min=1)),
-            Pairs(*pairs[2 * index + 1], located.clamp(min=1)),
+            Pairs.of(pairs[2 * index], objects.clamp(min=1)),
+            Pairs.of(pairs[2 * index + 1], located.clamp(min=1)),
             matched,
             queries - matched,
         )

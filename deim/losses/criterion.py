@@ -1,6 +1,6 @@
 """The losses of a training step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from detrex.layers import box_cxcywh_to_xyxy
@@ -12,10 +12,10 @@ from deim.losses import functional
 from deim.losses.assignment import GroupAssignment, Pairs, assign
 from deim.losses.supervision import DFINE_SUPERVISION, Supervision
 from deim.matching import HungarianMatcher
-from deim.predictions import Predictions, Targets
+from deim.predictions import EdgeDistributions, Predictions, Targets
 from deim.queries.denoising import DenoisingQueries
 
-CLASSIFICATION_LOSSES = {
+CLASSIFICATION_LOSSES: dict[str, Callable[..., Tensor]] = {
     "mal": functional.matchability_aware_loss,
     "vfl": functional.varifocal_loss,
     "focal": lambda logits, positive, quality, **options: functional.focal_loss(logits, positive, **options),
@@ -121,10 +121,12 @@ class Criterion(nn.Module):
         quality = self._quality(predictions, targets, pairs)
         values = {f"loss_{self.classification}": self._class_loss(predictions, targets, assignment.classes)}
         values.update(self._box_losses(predictions, targets, pairs))
-        if predictions.corners is not None:
-            values["loss_fgl"] = self._fgl_loss(predictions, targets, pairs, quality)
+        if predictions.edges is not None:
+            values["loss_fgl"] = self._fgl_loss(predictions.edges, targets, pairs, quality)
             if len(predictions.logits) > 1:
-                values["loss_ddf"] = self._ddf_loss(predictions, assignment, quality, balance)
+                values["loss_ddf"] = self._ddf_loss(
+                    predictions.edges.corners, predictions.logits[-1], assignment, quality, balance
+                )
         return {name: value for name, value in values.items() if name in self.weights}
 
     @staticmethod
@@ -152,19 +154,19 @@ class Criterion(nn.Module):
             "loss_giou": pairs.sum_by_layer(functional.giou_loss(predicted, wanted), layers),
         }
 
-    def _fgl_loss(self, predictions: Predictions, targets: Targets, pairs: Pairs, quality: Tensor) -> Tensor:
-        references = predictions.references[pairs.image, pairs.query]
+    @staticmethod
+    def _fgl_loss(edges: EdgeDistributions, targets: Targets, pairs: Pairs, quality: Tensor) -> Tensor:
+        references = edges.references[pairs.image, pairs.query]
         wanted = box_cxcywh_to_xyxy(targets.boxes[pairs.image, pairs.target])
-        offsets = boxes_to_offsets(references, wanted, predictions.reg_scale)
-        left, right_weight = bin_targets(offsets, predictions.bin_values)
-        loss = functional.fine_grained_localization_loss(
-            pairs.take(predictions.corners), left, right_weight, quality
-        )
-        return pairs.sum_by_layer(loss, len(predictions.logits))
+        offsets = boxes_to_offsets(references, wanted, edges.reg_scale)
+        left, right_weight = bin_targets(offsets, edges.bin_values)
+        loss = functional.fine_grained_localization_loss(pairs.take(edges.corners), left, right_weight, quality)
+        return pairs.sum_by_layer(loss, len(edges.corners))
 
     def _ddf_loss(
         self,
-        predictions: Predictions,
+        corners: Tensor,
+        teacher_logits: Tensor,
         assignment: GroupAssignment,
         quality: Tensor,
         balance: tuple[Tensor, Tensor],
@@ -175,13 +177,11 @@ class Criterion(nn.Module):
         """
         pairs = assignment.boxes
         where = (pairs.layer, pairs.image, pairs.query)
-        confidence = predictions.logits[-1].detach().sigmoid().amax(dim=-1)
-        weight = confidence.expand(len(predictions.logits), -1, -1).index_put(where, quality)[:-1]
-        matched = torch.zeros_like(predictions.logits[..., 0], dtype=torch.bool)
-        matched = matched.index_put(where, torch.ones_like(pairs.layer).bool())[:-1]
-        divergence = functional.decoupled_distillation_loss(
-            predictions.corners[:-1], predictions.corners[-1], self.temperature
-        )
+        confidence = teacher_logits.detach().sigmoid().amax(dim=-1).expand(len(corners), -1, -1)
+        weight = confidence.index_put(where, quality)[:-1]
+        matched = torch.zeros_like(confidence, dtype=torch.bool)
+        matched = matched.index_put(where, torch.ones_like(pairs.layer, dtype=torch.bool))[:-1]
+        divergence = functional.decoupled_distillation_loss(corners[:-1], corners[-1], self.temperature)
         divergence = divergence.sum(dim=-1) * weight
         means = []
         for chosen, count in ((matched, assignment.matched), (~matched, assignment.others)):

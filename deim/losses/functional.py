@@ -71,9 +71,7 @@ def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     return 1 - generalized_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets))
 
 
-def fine_grained_localization_loss(
-    corners: Tensor, left: Tensor, right_weight: Tensor, quality: Tensor
-) -> Tensor:
+def fine_grained_localization_loss(corners: Tensor, left: Tensor, right_weight: Tensor, quality: Tensor) -> Tensor:
     """FGL (D-FINE, equation 7): cross-entropy to the two bins around each target offset, times IoU.
 
     Args:

@@ -43,8 +43,4 @@ class MatchingCost:
         overlap = generalized_iou(
             box_cxcywh_to_xyxy(boxes)[..., :, None, :], box_cxcywh_to_xyxy(targets.boxes)[None, :, None]
         )
-        return (
-            self.bbox_weight * distance
-            + self.class_weight * (positive - negative)
-            - self.giou_weight * overlap
-        )
+        return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * overlap

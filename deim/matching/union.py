@@ -1,6 +1,7 @@
 """The union of the matches of all layers (D-FINE, arXiv 2410.13842, section 4.2: GO-LSD)."""
 
 import numpy as np
+import torch
 
 from deim.matching.hungarian import Matches
 
@@ -8,16 +9,22 @@ from deim.matching.hungarian import Matches
 def union_of_matches(matches: Matches) -> Matches:
     """Every query that some layer has matched, with the target that most layers give it.
 
-    Ties go to the target of the smaller index. A target may end up with several queries.
+    Ties are decided as in the official code, by torch's sort, which is not stable: for the same
+    matches always alike, but by no rule. A target may end up with several queries.
 
     Returns:
-        pairs of layer 0, sorted by image and query.
+        pairs of layer 0, in the order of images.
     """
-    votes = np.stack([matches.image, matches.query, matches.target])
-    pairs, counts = np.unique(votes, axis=1, return_counts=True)
-    image, query, target = pairs
-    order = np.lexsort((target, -counts, query, image))
-    image, query, target = image[order], query[order], target[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (image[1:] != image[:-1]) | (query[1:] != query[:-1])
-    return Matches(np.zeros(int(first.sum()), np.int64), image[first], query[first], target[first])
+    images, queries, targets = [], [], []
+    for image in np.unique(matches.image):
+        chosen = matches.image == image
+        votes = np.stack([matches.query[chosen], matches.target[chosen]])
+        pairs, counts = np.unique(votes, axis=1, return_counts=True)
+        order = torch.from_numpy(counts).argsort(descending=True).numpy()
+        query, first = np.unique(pairs[0][order], return_index=True)
+        images.append(np.full(len(query), image))
+        queries.append(query)
+        targets.append(pairs[1][order][first])
+    empty = [np.empty(0, np.int64)]
+    image = np.concatenate(images or empty)
+    return Matches(np.zeros_like(image), image, np.concatenate(queries or empty), np.concatenate(targets or empty))

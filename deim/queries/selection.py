@@ -17,7 +17,10 @@ from deim.layers import MLP
 
 @functools.lru_cache(maxsize=64)
 def generate_anchors(
-    spatial_shapes: tuple[tuple[int, int], ...], device: torch.device | str = "cpu", size: float = 0.05, eps: float = 0.01
+    spatial_shapes: tuple[tuple[int, int], ...],
+    device: torch.device | str = "cpu",
+    size: float = 0.05,
+    eps: float = 0.01,
 ) -> tuple[Tensor, Tensor]:
     """One anchor box around every token of every level, in logit space.
 
@@ -63,12 +66,9 @@ class QuerySelection(nn.Module):
         self.num_queries = num_queries
         self.projection = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.score_head = nn.Linear(dim, num_classes)
-        self.bbox_head = MLP(dim, dim, 4, 3, activation=activation)
+        self.score_head = classification_head(dim, num_classes)
+        self.bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
         nn.init.xavier_uniform_(self.projection.weight)
-        nn.init.constant_(self.score_head.bias, prior_bias(0.01))
-        nn.init.zeros_(self.bbox_head.layers[-1].weight)
-        nn.init.zeros_(self.bbox_head.layers[-1].bias)
 
     def forward(
         self, memory: Tensor, spatial_shapes: Sequence[tuple[int, int]], padding: Tensor | None = None
@@ -104,6 +104,9 @@ class QuerySelection(nn.Module):
         return SelectedQueries(content.detach(), references.detach(), take(logits), references.sigmoid())
 
 
-def prior_bias(probability: float) -> float:
-    """The bias at which a sigmoid gives ``probability`` (RetinaNet, section 4.1)."""
-    return -math.log((1 - probability) / probability)
+def classification_head(dim: int, num_classes: int, prior: float = 0.01) -> nn.Linear:
+    """(..., dim) -> (..., num_classes) logits that start at about the probability ``prior``
+    (RetinaNet, section 4.1)."""
+    head = nn.Linear(dim, num_classes)
+    nn.init.constant_(head.bias, -math.log((1 - prior) / prior))
+    return head

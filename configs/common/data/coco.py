@@ -6,11 +6,12 @@ Another COCO-format data set takes its place by name and paths:
     dataloader.train.dataset.json_file=... dataloader.train.dataset.image_root=...
 """
 
-from deim.data import DetectionMapper, build_test_loader, build_train_loader, coco_dataset
-from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 from detectron2.evaluation import COCOEvaluator
+
+from deim.data import DetectionMapper, build_test_loader, build_train_loader, coco_dataset
+from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
 
 dataloader = dict(
     # height and width that the model sees

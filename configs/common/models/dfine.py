@@ -1,5 +1,7 @@
 """D-FINE, size L; what the other sizes change is in their recipes."""
 
+from detectron2.config import LazyCall as L
+
 from deim.backbone import HGNetV2
 from deim.decoder import DFINEDecoder
 from deim.detector import DEIMDetector
@@ -7,7 +9,6 @@ from deim.encoder import HybridEncoder
 from deim.losses import Criterion
 from deim.matching import HungarianMatcher, MatchingCost
 from deim.queries import ContrastiveDenoising
-from detectron2.config import LazyCall as L
 
 model = L(DEIMDetector)(
     backbone=L(HGNetV2)(

@@ -112,7 +112,8 @@ def write_shapes(
     done, total = 0, train_images + val_images
     for split_number, (split, count) in enumerate((("train", train_images), ("val", val_images))):
         (folder / split).mkdir(exist_ok=True)
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for number in range(count):
             rng = np.random.default_rng([seed, split_number, number])
             short = size * 3 // 4

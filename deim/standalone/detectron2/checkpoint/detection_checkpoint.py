@@ -2,10 +2,9 @@
 
 import pickle
 
-from fvcore.common.checkpoint import Checkpointer
-
 import detectron2.utils.comm as comm
 from detectron2.utils.file_io import PathManager
+from fvcore.common.checkpoint import Checkpointer
 
 
 class DetectionCheckpointer(Checkpointer):

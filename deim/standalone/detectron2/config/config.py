@@ -3,10 +3,9 @@
 import functools
 import inspect
 
+from detectron2.utils.file_io import PathManager
 from fvcore.common.config import CfgNode as _CfgNode
 from omegaconf import DictConfig
-
-from detectron2.utils.file_io import PathManager
 
 
 class CfgNode(_CfgNode):
@@ -62,7 +61,7 @@ def configurable(init_func=None, *, from_config=None):
 
 def _has_config(args, kwargs) -> bool:
     kinds = (_CfgNode, DictConfig)
-    return bool(args) and isinstance(args[0], kinds) or isinstance(kwargs.get("cfg"), kinds)
+    return (bool(args) and isinstance(args[0], kinds)) or isinstance(kwargs.get("cfg"), kinds)
 
 
 def _arguments(from_config, args, kwargs) -> dict:

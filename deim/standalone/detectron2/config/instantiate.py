@@ -4,9 +4,8 @@ import collections.abc as abc
 import dataclasses
 import logging
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from detectron2.utils.registry import locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 __all__ = ["instantiate"]
 

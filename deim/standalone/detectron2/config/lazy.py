@@ -7,17 +7,16 @@ import inspect
 import logging
 import os
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import is_dataclass
 from types import ModuleType
 
 import cloudpickle
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
-
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import _convert_target_to_string
+from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
 __all__ = ["LazyCall", "LazyConfig"]
 
@@ -104,13 +103,13 @@ class LazyConfig:
     """Load, save and override configs."""
 
     @staticmethod
-    def load_rel(filename: str, keys: None | str | tuple[str, ...] = None):
+    def load_rel(filename: str, keys: str | tuple[str, ...] | None = None):
         """:meth:`load` of a path relative to the calling file."""
         caller = inspect.stack()[1].frame.f_code.co_filename
         return LazyConfig.load(os.path.join(os.path.dirname(caller), filename), keys)
 
     @staticmethod
-    def load(filename: str, keys: None | str | tuple[str, ...] = None):
+    def load(filename: str, keys: str | tuple[str, ...] | None = None):
         """Load a ``.py`` or ``.yaml`` config.
 
         Args:
@@ -146,7 +145,7 @@ class LazyConfig:
         logger = logging.getLogger(__name__)
         try:
             cfg = deepcopy(cfg)
-        except Exception:  # noqa: BLE001 - an object that cannot be copied is saved by reference
+        except Exception:
             logger.debug("The config holds objects that cannot be copied")
         _name_targets(cfg)
         try:
@@ -155,7 +154,7 @@ class LazyConfig:
             with PathManager.open(filename, "w") as f:
                 f.write(text)
             yaml.unsafe_load(text)
-        except Exception:  # noqa: BLE001 - a config holds arbitrary objects
+        except Exception:
             with PathManager.open(filename + ".pkl", "wb") as f:
                 cloudpickle.dump(cfg, f)
             logger.warning(f"The config cannot be written as YAML that loads again; pickled at {filename}.pkl")
@@ -187,10 +186,8 @@ def _name_targets(node) -> None:
     if isinstance(node, DictConfig):
         target = node.get("_target_", None)
         if callable(target):
-            try:
+            with suppress(AttributeError):  # a callable without a name stays an object
                 node._target_ = _convert_target_to_string(target)
-            except AttributeError:
-                pass  # a callable without a name stays an object
         for key in node:
             if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
                 _name_targets(node[key])

@@ -2,10 +2,10 @@
 
 import itertools
 import logging
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch.utils.data as torchdata
-
 from detectron2.data.catalog import DatasetCatalog
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import InferenceSampler
@@ -13,9 +13,7 @@ from detectron2.data.samplers import InferenceSampler
 __all__ = ["build_detection_test_loader", "get_detection_dataset_dicts", "trivial_batch_collator"]
 
 
-def get_detection_dataset_dicts(
-    names, filter_empty=True, min_keypoints=0, proposal_files=None, check_consistency=True
-):
+def get_detection_dataset_dicts(names, filter_empty=True, min_keypoints=0, proposal_files=None, check_consistency=True):
     """The records of one or several registered data sets, joined.
 
     Args:

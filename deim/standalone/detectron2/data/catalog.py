@@ -2,7 +2,8 @@
 
 import types
 from collections import UserDict
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
 

@@ -1,9 +1,8 @@
 """Reading of images."""
 
 import numpy as np
-from PIL import Image, ImageOps
-
 from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
 
 __all__ = ["SizeMismatchError", "check_image_size", "read_image"]
 

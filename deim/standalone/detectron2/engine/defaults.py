@@ -6,9 +6,6 @@ import os
 import sys
 
 import torch
-from omegaconf import OmegaConf
-from torch.nn.parallel import DistributedDataParallel
-
 from detectron2.config import LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -16,6 +13,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
+from omegaconf import OmegaConf
+from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
 
@@ -52,9 +51,7 @@ def default_argument_parser(epilog=None):
     parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
     parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
     parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
-    parser.add_argument(
-        "--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)"
-    )
+    parser.add_argument("--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)")
     # A port that depends on the user only: processes left over from an earlier run show themselves.
     port = 49152 + hash(os.getuid() if hasattr(os, "getuid") else 1) % 16384
     parser.add_argument(

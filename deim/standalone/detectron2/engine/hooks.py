@@ -7,13 +7,13 @@ import operator
 import time
 from collections import Counter
 
+import detectron2.utils.comm as comm
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.solver import LRMultiplier
+from detectron2.solver import LRScheduler as _TorchScheduler
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
-
-import detectron2.utils.comm as comm
-from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.solver import LRMultiplier, LRScheduler as _TorchScheduler
 
 from .train_loop import HookBase
 
@@ -152,8 +152,7 @@ class EvalHook(HookBase):
                 numbers = {name: float(value) for name, value in flatten_results_dict(results).items()}
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    "[EvalHook] eval_function should return a nested dict of float. "
-                    f"Got {results!r} instead."
+                    f"[EvalHook] eval_function should return a nested dict of float. Got {results!r} instead."
                 ) from error
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
         comm.synchronize()  # an evaluation on the main process may take long

@@ -6,7 +6,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
 from detectron2.utils import comm
 
 __all__ = ["DEFAULT_TIMEOUT", "launch"]

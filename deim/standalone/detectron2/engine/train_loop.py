@@ -5,10 +5,9 @@ import time
 import weakref
 from collections.abc import Mapping
 
+import detectron2.utils.comm as comm
 import numpy as np
 import torch
-
-import detectron2.utils.comm as comm
 from detectron2.utils.events import EventStorage, get_event_storage
 
 __all__ = ["HookBase", "SimpleTrainer", "TrainerBase"]

@@ -9,17 +9,16 @@ import logging
 import os
 from collections import OrderedDict
 
+import detectron2.utils.comm as comm
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from tabulate import tabulate
-
-import detectron2.utils.comm as comm
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tabulate import tabulate
 
 from .evaluator import DatasetEvaluator
 
@@ -69,9 +68,7 @@ class COCOEvaluator(DatasetEvaluator):
         for given, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to(torch.device("cpu"))
             image_id = given["image_id"]
-            self._predictions.append(
-                {"image_id": image_id, "instances": instances_to_coco_json(instances, image_id)}
-            )
+            self._predictions.append({"image_id": image_id, "instances": instances_to_coco_json(instances, image_id)})
 
     def evaluate(self, img_ids=None):
         predictions = self._predictions

@@ -8,10 +8,9 @@ from collections.abc import MutableSequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
-
 from detectron2.utils.comm import get_world_size, is_main_process
 from detectron2.utils.logger import log_every_n_seconds
+from torch import nn
 
 __all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context", "inference_on_dataset"]
 

@@ -2,10 +2,9 @@
 
 from abc import ABCMeta, abstractmethod
 
-from torch import nn
-
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
+from torch import nn
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
 

@@ -1,9 +1,8 @@
 """The registry of whole models."""
 
 import torch
-from torch import nn
-
 from detectron2.utils.registry import Registry
+from torch import nn
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
 

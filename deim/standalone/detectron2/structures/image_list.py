@@ -39,7 +39,6 @@ class ImageList:
         divisor = max(size_divisibility, 1)
         height, width = (-(-side // divisor) * divisor for side in (height, width))
         padded = [
-            F.pad(t, (0, width - w, 0, height - h), value=pad_value)
-            for t, (h, w) in zip(tensors, sizes, strict=True)
+            F.pad(t, (0, width - w, 0, height - h), value=pad_value) for t, (h, w) in zip(tensors, sizes, strict=True)
         ]
         return ImageList(torch.stack(padded), sizes)

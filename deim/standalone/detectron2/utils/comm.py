@@ -28,9 +28,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     global _LOCAL_GROUP
     world_size = get_world_size()
     if world_size % num_workers_per_machine:
-        raise ValueError(
-            f"world size {world_size} is no multiple of {num_workers_per_machine} processes per machine"
-        )
+        raise ValueError(f"world size {world_size} is no multiple of {num_workers_per_machine} processes per machine")
     for first in range(0, world_size, num_workers_per_machine):
         members = range(first, first + num_workers_per_machine)
         group = dist.new_group(list(members))

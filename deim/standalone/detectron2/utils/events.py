@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from functools import cached_property
 
 import torch
-from fvcore.common.history_buffer import HistoryBuffer
-
 from detectron2.utils.file_io import PathManager
+from fvcore.common.history_buffer import HistoryBuffer
 
 __all__ = [
     "CommonMetricPrinter",

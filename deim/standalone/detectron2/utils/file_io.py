@@ -1,6 +1,7 @@
 """The one path manager through which files are opened (local paths and URLs)."""
 
-from iopath.common.file_io import HTTPURLHandler, PathManager as _PathManager
+from iopath.common.file_io import HTTPURLHandler
+from iopath.common.file_io import PathManager as _PathManager
 
 __all__ = ["PathManager"]
 

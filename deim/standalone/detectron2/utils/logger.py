@@ -12,14 +12,15 @@ from termcolor import colored
 __all__ = ["create_small_table", "log_every_n_seconds", "setup_logger"]
 
 
+_MARKED_LEVELS = {
+    logging.WARNING: ("WARNING", {"color": "red", "attrs": ["blink"]}),
+    logging.ERROR: ("ERROR", {"color": "red", "attrs": ["blink", "underline"]}),
+    logging.CRITICAL: ("ERROR", {"color": "red", "attrs": ["blink", "underline"]}),
+}
+
+
 class _ColorfulFormatter(logging.Formatter):
     """Prefixes warnings and errors with their level in colour."""
-
-    _LEVELS = {
-        logging.WARNING: ("WARNING", {"color": "red", "attrs": ["blink"]}),
-        logging.ERROR: ("ERROR", {"color": "red", "attrs": ["blink", "underline"]}),
-        logging.CRITICAL: ("ERROR", {"color": "red", "attrs": ["blink", "underline"]}),
-    }
 
     def __init__(self, *args, root_name: str, abbrev_name: str, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -28,13 +29,13 @@ class _ColorfulFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.name = record.name.replace(self._root, self._short)
         message = super().formatMessage(record)
-        if record.levelno not in self._LEVELS:
+        if record.levelno not in _MARKED_LEVELS:
             return message
-        word, style = self._LEVELS[record.levelno]
+        word, style = _MARKED_LEVELS[record.levelno]
         return f"{colored(word, **style)} {message}"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def setup_logger(
     output=None, distributed_rank=0, *, color=True, name="detectron2", abbrev_name=None, enable_propagation=False,
     configure_stdout=True,

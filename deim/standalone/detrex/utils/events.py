@@ -1,8 +1,7 @@
 """Scalars to Weights & Biases."""
 
-from omegaconf import OmegaConf
-
 from detectron2.utils.events import EventWriter, get_event_storage
+from omegaconf import OmegaConf
 
 
 class WandbWriter(EventWriter):

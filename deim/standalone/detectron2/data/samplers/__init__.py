@@ -1,8 +1,7 @@
 """Which samples a process reads in evaluation."""
 
-from torch.utils.data.sampler import Sampler
-
 import detectron2.utils.comm as comm
+from torch.utils.data.sampler import Sampler
 
 __all__ = ["InferenceSampler"]
 

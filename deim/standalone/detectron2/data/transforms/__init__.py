@@ -1,6 +1,6 @@
 from fvcore.transforms.transform import HFlipTransform, NoOpTransform, Transform, TransformList
 
-from .augmentation import Augmentation, AugmentationList, AugInput
+from .augmentation import AugInput, Augmentation, AugmentationList
 from .augmentation_impl import RandomFlip, Resize
 from .transform import ResizeTransform
 

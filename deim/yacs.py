@@ -1,0 +1,42 @@
+"""Old-style (yacs) configs: naming this project's models in ``cfg.MODEL.META_ARCHITECTURE``.
+
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+    from deim.yacs import add_deim_config
+
+    cfg = get_cfg()
+    add_deim_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "DEIMDetector"
+    cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_s_coco"
+    cfg.MODEL.DEIM.NUM_CLASSES = 20
+    model = build_model(cfg)
+
+``cfg.MODEL.BACKBONE.NAME = "HGNetV2"`` gives the backbone to other models of detectron2.
+"""
+
+from typing import Any
+
+from detectron2.config import CfgNode, instantiate
+
+from deim import model_zoo
+
+
+def add_deim_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.DEIM`` and ``MODEL.HGNETV2`` with their defaults, in place."""
+    cfg.MODEL.DEIM = CfgNode()
+    # a recipe of deim.model_zoo, which describes backbone, encoder, decoder and losses
+    cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_l_coco"
+    cfg.MODEL.DEIM.NUM_CLASSES = 80
+
+    cfg.MODEL.HGNETV2 = CfgNode()
+    cfg.MODEL.HGNETV2.NAME = "B0"
+    cfg.MODEL.HGNETV2.LEARNABLE_AFFINE = True
+    cfg.MODEL.HGNETV2.OUT_FEATURES = ["stage2", "stage3", "stage4"]
+    cfg.MODEL.HGNETV2.FREEZE_NORM = False
+
+
+def detector_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of :class:`deim.detector.DEIMDetector` from an old-style config."""
+    model = model_zoo.get_config(cfg.MODEL.DEIM.RECIPE).model
+    model.num_classes = cfg.MODEL.DEIM.NUM_CLASSES
+    return {name: instantiate(value) for name, value in model.items() if name != "_target_"}

@@ -1,0 +1,57 @@
+"""Packaging: the package ``deim``, with ``configs`` and ``projects`` inside the wheel."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithRecipes(build_py):
+    """Puts the configs and the recipes into the built package; a checkout is used where it lies."""
+
+    def run(self):
+        super().run()
+        if not getattr(self, "editable_mode", False):
+            for folder in ("configs", "projects"):
+                target = Path(self.build_lib, "deim", folder)
+                shutil.copytree(ROOT / folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+setup(
+    name="deim",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "deim/__init__.py").read_text())[1],
+    description="DEIM and D-FINE real-time detection transformers for detectron2 and detrex",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_namespace_packages(include=["deim", "deim.*"]),
+    cmdclass={"build_py": BuildWithRecipes},
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "opencv-python-headless>=4.8",
+        "pillow>=10",
+        "matplotlib>=3.8",
+        # what detectron2 itself is built on
+        "fvcore>=0.1.5",
+        "iopath>=0.1.9",
+        "omegaconf>=2.3",
+        "hydra-core>=1.3",
+        "pycocotools>=2.0.7",
+        "cloudpickle>=2.2",
+        "tabulate>=0.9",
+        "termcolor>=2.3",
+        "tensorboard>=2.14",
+    ],
+    extras_require={
+        "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2", "torchvision"],
+        "detrex": ["detrex @ git+https://github.com/IDEA-Research/detrex", "setuptools<81", "wandb", "timm", "einops"],
+        "wandb": ["wandb"],
+    },
+)

@@ -1,0 +1,24 @@
+"""Fixtures that several tests share."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
+from deim.data.datasets.shapes import write_shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+# Workers of a parallel test run share the cores; their thread pools would only fight each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ``deim_shapes``: 24 training and 6 validation images."""
+    folder = tmp_path_factory.mktemp("data") / "deim_shapes"
+    for _ in write_shapes(folder, train_images=24, val_images=6, size=96):
+        pass
+    return folder

@@ -1,0 +1,128 @@
+"""What a user may get wrong ends in one clear message."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.test_train_net import RECIPE, data_overrides, tool, train_net
+
+
+def refused(done) -> str:
+    """The message of a run that ended as it should: status 2, one message, no traceback."""
+    assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.max_itr=5"], "unknown key 'train.max_itr'"),
+        (["modle.num_classes=5"], "unknown key 'modle.num_classes'"),
+        (["train.max_iter"], "write key=value"),
+        (["train.max_iter=[1,"], "cannot be applied"),
+        (["dataloader.train.dataset.image_root=/nowhere"], "image folder /nowhere does not exist"),
+        (["dataloader.train.dataset.json_file=/nowhere.json"], "annotation file /nowhere.json does not exist"),
+        (["dataloader.test.dataset.json_file=/nowhere.json"], "annotation file /nowhere.json does not exist"),
+        (["model.num_classes=80"], "set model.num_classes=6"),
+        (["train.init_checkpoint=/nowhere.pth"], "checkpoint /nowhere.pth does not exist"),
+        (["--eval-only"], "no weights are given"),
+        (["train.amp.enabled=true", "train.amp.dtype=float7"], "float7"),
+        (["train.accumulation_steps=0"], "accumulation_steps must be at least 1"),
+        (["--num-gpus=0"], "--num-gpus must be at least 1"),
+        (["schedule.flat_epochs=999"], "do not fit"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_settings(shapes: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
+    assert message in refused(train_net(shapes, tmp_path, *overrides))
+
+
+@pytest.mark.parametrize("path", ["nowhere.py", "README.md", "configs/common/train.py", ""])
+def test_wrong_config_files(path: str) -> None:
+    message = refused(tool("train_net.py", "--config-file", path))
+    assert path in message
+
+
+def test_a_config_that_does_not_run(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("from .missing import model\n")
+    assert "missing.py does not exist" in refused(tool("train_net.py", "--config-file", str(broken)))
+    broken.write_text("train = dict(\n")
+    assert "syntax error" in refused(tool("train_net.py", "--config-file", str(broken)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not in COCO format"),
+        ({"images": [], "annotations": [], "categories": []}, "lists no categories"),
+        ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "lists no images"),
+        (
+            {
+                "images": [{"id": 1, "file_name": "000000.jpg", "height": 96, "width": 96}],
+                "annotations": [],
+                "categories": [{"id": 1, "name": "a"}],
+            },
+            "no annotations at all",
+        ),
+        (
+            {
+                "images": [{"id": 1, "file_name": "000000.jpg", "height": 96, "width": 96}],
+                "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [1, 1, 5, 5], "iscrowd": 0}],
+                "categories": [{"id": 1, "name": "a"}],
+            },
+            "category_id",
+        ),
+    ],
+    ids=["truncated", "list", "no categories", "no images", "no annotations", "unknown category"],
+)
+def test_wrong_annotation_files(shapes: Path, tmp_path: Path, content, message: str) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    done = train_net(shapes, tmp_path / "out", f"dataloader.train.dataset.json_file={path}")
+    text = refused(done)
+    assert message in text
+    assert str(path) in text
+
+
+def test_a_broken_image_is_named(shapes: Path, tmp_path: Path) -> None:
+    for image in (shapes / "train").iterdir():
+        (tmp_path / image.name).write_bytes(image.read_bytes()[:100])
+    done = train_net(shapes, tmp_path / "out", f"dataloader.train.dataset.image_root={tmp_path}", "train.max_iter=1")
+    assert "cannot read image" in refused(done)
+
+
+def test_checkpoints_that_do_not_fit(shapes: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pth"
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"model": {"weight": torch.zeros(3)}}, other)
+    for name, expected in (("other.pth", "does not fit the model"), ("text.pth", "cannot be read as a checkpoint")):
+        for flags in ([], ["--eval-only"]):
+            done = train_net(shapes, tmp_path / "out", *flags, f"train.init_checkpoint={tmp_path / name}")
+            message = refused(done)
+            assert expected in message
+            assert name in message
+
+
+def test_an_error_in_one_of_several_processes_is_as_clear(shapes: Path, tmp_path: Path) -> None:
+    done = train_net(shapes, tmp_path, "--num-gpus=2", "--dist-url=auto", "model.num_classes=80")
+    assert "set model.num_classes=6" in done.stderr
+    assert done.returncode == 2
+
+
+def test_other_tools_are_as_clear(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}\n")
+    assert "does not exist" in refused(tool("plot_metrics.py", "/nowhere.json", str(tmp_path / "a.png")))
+    assert "no total_loss" in refused(tool("plot_metrics.py", f"{tmp_path}/metrics.json", str(tmp_path / "a.png")))
+    done = tool("draw_predictions.py", "--config-file", RECIPE, "--output", "/tmp/a.png", *data_overrides(shapes))
+    assert "no weights are given" in refused(done)
+
+
+def test_the_tests_look_at_the_recipe_that_exists() -> None:
+    assert (ROOT / RECIPE).is_file()

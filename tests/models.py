@@ -1,0 +1,52 @@
+"""Small models and inputs for tests."""
+
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from deim.config import load_config
+from tests.conftest import ROOT
+
+
+def recipe(name: str, *overrides: str):
+    """The config ``projects/<system>/configs/<name>.py``, by its file name."""
+    (path,) = ROOT.glob(f"projects/*/configs/{name}.py")
+    return load_config(str(path), overrides)
+
+
+def tiny_model(*overrides: str, seed: int = 0) -> nn.Module:
+    """A trainable detector of 6 classes with few queries."""
+    torch.manual_seed(seed)
+    return instantiate(recipe("deim_dfine_n_shapes", "model.decoder.num_queries=20", *overrides).model)
+
+
+def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:
+    """Random values also where layers start at zero, and statistics that are not trivial; in place."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * scale)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+    return model
+
+
+def batch(counts: list[int], size: int = 64, classes: int = 6, seed: int = 0) -> list[dict]:
+    """One square random image per entry of ``counts``, with that many objects."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    for count in counts:
+        corner = torch.rand(count, 2, generator=generator) * size * 0.6
+        side = torch.rand(count, 2, generator=generator) * size * 0.3 + 4
+        instances = Instances(
+            (size, size),
+            gt_boxes=Boxes(torch.cat([corner, corner + side], dim=1)),
+            gt_classes=torch.randint(classes, (count,), generator=generator),
+        )
+        image = torch.randint(256, (3, size, size), dtype=torch.uint8, generator=generator)
+        samples.append({"image": image, "instances": instances})
+    return samples

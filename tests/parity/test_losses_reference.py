@@ -1,0 +1,245 @@
+"""The criterion agrees with a slow one written, object by object, from the papers' equations."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deim.distribution import weighting_function
+from deim.losses import Criterion
+from deim.matching import HungarianMatcher, MatchingCost
+from deim.predictions import EdgeDistributions, Predictions, Targets
+from deim.queries.denoising import DenoisingQueries
+
+REG_MAX, UP, REG_SCALE, CLASSES = 8, 0.5, 4.0, 3
+
+
+def corners_of(box):
+    x, y, w, h = (float(v) for v in box)
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+def overlap(a, b):
+    """IoU and GIoU of two cxcywh boxes."""
+    a, b = corners_of(a), corners_of(b)
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    shared = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return shared / union, shared / union - (hull - union) / hull
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def matching_cost(logit, box, target):
+    p = sigmoid(logit)
+    focal = 0.25 * (1 - p) ** 2 * -math.log(p + 1e-8) - 0.75 * p**2 * -math.log(1 - p + 1e-8)
+    l1 = sum(abs(float(a) - float(b)) for a, b in zip(box, target, strict=True))
+    return 2 * focal + 5 * l1 - 2 * overlap(box, target)[1]
+
+
+def best_assignment(logits, boxes, labels, targets):
+    """Query of each target, by trying all."""
+    candidates = itertools.permutations(range(len(boxes)), len(targets))
+    return min(
+        candidates,
+        key=lambda queries: sum(
+            matching_cost(float(logits[q, labels[t]]), boxes[q], targets[t]) for t, q in enumerate(queries)
+        ),
+    )
+
+
+def class_loss(kind, logits, boxes, pairs, labels, targets):
+    """Sum over all queries and classes of one image."""
+    total = 0.0
+    matched = dict(pairs)
+    for q, k in itertools.product(range(len(boxes)), range(CLASSES)):
+        x, p = float(logits[q, k]), sigmoid(float(logits[q, k]))
+        positive = q in matched and int(labels[matched[q]]) == k
+        quality = overlap(boxes[q], targets[matched[q]])[0] if positive else 0.0
+        if kind == "mal":
+            wanted, weight = quality**1.5, 1.0 if positive else p**1.5
+        elif kind == "vfl":
+            wanted, weight = quality, quality if positive else 0.75 * p**2
+        else:
+            wanted = float(positive)
+            weight = 0.25 * (1 - p) ** 2 if positive else 0.75 * p**2
+        total += weight * -(wanted * math.log(p) + (1 - wanted) * math.log(sigmoid(-x)))
+    return total
+
+
+def box_losses(boxes, pairs, targets):
+    l1 = sum(float((boxes[q] - targets[t]).abs().sum()) for q, t in pairs)
+    return l1, sum(1 - overlap(boxes[q], targets[t])[1] for q, t in pairs)
+
+
+def softmax(x):
+    e = np.exp(np.asarray(x, dtype=np.float64) - max(x))
+    return e / e.sum()
+
+
+def fgl_loss(corners, references, boxes, pairs, targets, bins):
+    total = 0.0
+    for q, t in pairs:
+        x, y, w, h = (float(v) for v in references[q])
+        x1, y1, x2, y2 = corners_of(targets[t])
+        edges = [(x - x1) / (w / REG_SCALE), (y - y1) / (h / REG_SCALE)]
+        edges += [(x2 - x) / (w / REG_SCALE), (y2 - y) / (h / REG_SCALE)]
+        for edge, offset in enumerate(e - REG_SCALE / 2 for e in edges):
+            probability = softmax(corners[q, edge].tolist())
+            left = min(max(sum(b <= offset for b in bins) - 1, 0), REG_MAX - 1)
+            right_weight = min(max((offset - bins[left]) / (bins[left + 1] - bins[left]), 0), 1)
+            entropy = -(1 - right_weight) * math.log(probability[left]) - right_weight * math.log(probability[left + 1])
+            total += entropy * overlap(boxes[q], targets[t])[0]
+    return total
+
+
+def ddf_parts(corners, teacher, teacher_logits, boxes, pairs, targets):
+    """Weighted divergences of the edges of one image: of matched and of other queries."""
+    matched, parts = dict(pairs), ([], [])
+    for q in range(len(boxes)):
+        if q in matched:
+            weight = overlap(boxes[q], targets[matched[q]])[0]
+        else:
+            weight = max(sigmoid(float(x)) for x in teacher_logits[q])
+        for edge in range(4):
+            student = softmax((corners[q, edge] / 5).tolist())
+            wanted = softmax((teacher[q, edge] / 5).tolist())
+            parts[q not in matched].append(25 * weight * float((wanted * np.log(wanted / student)).sum()))
+    return parts
+
+
+def make_case(seed, counts, layers=3, queries=5):
+    generator = torch.Generator().manual_seed(seed)
+
+    def boxes(*shape):
+        random = torch.rand(*shape, 4, generator=generator)
+        return torch.cat([0.3 + 0.4 * random[..., :2], 0.1 + 0.3 * random[..., 2:]], dim=-1)
+
+    def predictions(count, refined, width=queries):
+        shape = (count, len(counts), width)
+        edges = EdgeDistributions(
+            torch.randn(*shape, 4, REG_MAX + 1, generator=generator),
+            boxes(len(counts), width),
+            weighting_function(REG_MAX, torch.tensor(UP), torch.tensor(REG_SCALE)),
+            torch.tensor([REG_SCALE]),
+        )
+        logits = torch.randn(*shape, CLASSES, generator=generator)
+        return Predictions(logits, boxes(*shape), edges if refined else None)
+
+    groups = {
+        "main": predictions(layers, True),
+        "initial": predictions(1, False),
+        "encoder": predictions(1, False),
+    }
+    targets = Targets.collate(
+        [torch.randint(CLASSES, (n,), generator=generator) for n in counts], [boxes(n) for n in counts]
+    )
+    denoising = None
+    if max(counts):
+        width = 2 * max(counts) * 2  # two groups of positives and negatives
+        groups["denoising"] = predictions(layers, True, width)
+        groups["denoising_initial"] = predictions(1, False, width)
+        denoising = DenoisingQueries(torch.zeros(len(counts), width, 1), torch.empty(0), torch.empty(0), 2)
+    return groups, targets, denoising
+
+
+def reference_losses(kind, groups, targets, denoising):
+    counts, total = targets.counts, sum(targets.counts)
+    bins = weighting_function(REG_MAX, torch.tensor(UP), torch.tensor(REG_SCALE)).tolist()
+    labels = [targets.labels[b, :n] for b, n in enumerate(counts)]
+    wanted = [targets.boxes[b, :n] for b, n in enumerate(counts)]
+    images = range(len(counts))
+    own = {
+        (name, layer): [
+            [
+                (q, t)
+                for t, q in enumerate(
+                    best_assignment(groups[name].logits[layer, b], groups[name].boxes[layer, b], labels[b], wanted[b])
+                )
+            ]
+            for b in images
+        ]
+        for name in ("main", "initial", "encoder")
+        for layer in range(len(groups[name].logits))
+    }
+    union = []
+    for b in images:
+        votes = {}
+        for pairs in own.values():
+            for q, t in pairs[b]:
+                votes.setdefault(q, []).append(t)
+        # max() takes the first of equals, sorted() makes that the smallest target
+        union.append([(q, max(sorted(set(ts)), key=ts.count)) for q, ts in votes.items()])
+    dn = [[(g * 2 * max(counts) + t, t) for g in range(2) for t in range(n)] for n in counts]
+    found = {}
+    matched = sum(map(len, union))
+    queries = groups["main"].logits.shape[2] * len(counts)
+    scale = 4 * 8 / len(counts)
+    balance = math.sqrt(matched * scale), math.sqrt((queries - matched) * scale)
+    suffixes = {
+        "main": lambda i, n: "" if i == n - 1 else f"_aux_{i}",
+        "initial": lambda i, n: "_pre",
+        "encoder": lambda i, n: f"_enc_{i}",
+        "denoising": lambda i, n: f"_dn_{i}",
+        "denoising_initial": lambda i, n: "_dn_pre",
+    }
+    for name, predictions in groups.items():
+        layers = len(predictions.logits)
+        is_denoising = name.startswith("denoising")
+        objects = max(total, 1) * (2 if is_denoising else 1)
+        located = objects if is_denoising else max(matched, 1)
+        for layer in range(layers):
+            suffix = suffixes[name](layer, layers)
+            logits, boxes = predictions.logits[layer], predictions.boxes[layer]
+            pairs = dn if is_denoising else own[name, layer]
+            place = dn if is_denoising else union
+            found[f"loss_{kind}{suffix}"] = (
+                sum(class_loss(kind, logits[b], boxes[b], pairs[b], labels[b], wanted[b]) for b in images) / objects
+            )
+            sums = [box_losses(boxes[b], place[b], wanted[b]) for b in images]
+            found[f"loss_bbox{suffix}"] = sum(s[0] for s in sums) / located
+            found[f"loss_giou{suffix}"] = sum(s[1] for s in sums) / located
+            if predictions.edges is None:
+                continue
+            corners, references = predictions.edges.corners[layer], predictions.edges.references
+            found[f"loss_fgl{suffix}"] = (
+                sum(fgl_loss(corners[b], references[b], boxes[b], place[b], wanted[b], bins) for b in images) / located
+            )
+            if layer < layers - 1:
+                parts = [
+                    ddf_parts(
+                        corners[b],
+                        predictions.edges.corners[-1, b],
+                        predictions.logits[-1, b],
+                        boxes[b],
+                        place[b],
+                        wanted[b],
+                    )
+                    for b in images
+                ]
+                means = [np.mean(list(itertools.chain(*(p[kind_] for p in parts))) or [0.0]) for kind_ in (0, 1)]
+                found[f"loss_ddf{suffix}"] = np.dot(means, balance) / sum(balance)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["mal", "vfl", "focal"])
+@pytest.mark.parametrize("counts", [[2], [3, 1], [2, 0, 4], [0, 0]], ids=str)
+def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
+    options = {"mal": {"gamma": 1.5}, "vfl": {"alpha": 0.75, "gamma": 2.0}, "focal": {"alpha": 0.25, "gamma": 2.0}}
+    weights = {f"loss_{kind}": 1, "loss_bbox": 1, "loss_giou": 1, "loss_fgl": 1, "loss_ddf": 1}
+    criterion = Criterion(
+        CLASSES, HungarianMatcher(MatchingCost()), classification=kind, weights=weights, **options[kind]
+    )
+    for seed in range(3):
+        groups, targets, denoising = make_case(seed, counts)
+        found = criterion(groups, targets, denoising)
+        expected = reference_losses(kind, groups, targets, denoising)
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            assert float(found[name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name

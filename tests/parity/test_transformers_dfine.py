@@ -1,0 +1,141 @@
+"""The same weights give the same predictions as Hugging Face ``transformers``' D-FINE, in every size."""
+
+import re
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
+
+from deim.backbone.hgnetv2 import ARCHITECTURES
+from tests.models import randomize, recipe
+
+# Names there -> names here, applied in this order.
+RENAMINGS = [
+    (r"^model\.backbone\.model\.embedder\.", "backbone.stem."),
+    (r"^model\.backbone\.model\.encoder\.", "backbone."),
+    (r"\.convolution\.", ".conv."),
+    (r"\.normalization\.", ".norm."),
+    (r"\.lab\.", ".affine."),
+    (r"^model\.encoder_input_proj\.(\d+)\.0\.", r"encoder.input_proj.\1.conv."),
+    (r"^model\.encoder_input_proj\.(\d+)\.1\.", r"encoder.input_proj.\1.norm."),
+    (r"^model\.decoder_input_proj\.(\d+)\.(?:0|conv)\.", r"decoder.input_proj.\1.conv."),
+    (r"^model\.decoder_input_proj\.(\d+)\.(?:1|norm)\.", r"decoder.input_proj.\1.norm."),
+    (r"^model\.encoder\.aifi\.0\.layers\.", "encoder.encoder."),
+    (r"encoder\.encoder\.(\d+)\.final_layer_norm", r"encoder.encoder.\1.norm2"),
+    (r"\.self_attn_layer_norm\.", ".norm1."),
+    (r"\.final_layer_norm\.", ".norm3."),
+    (r"\.mlp\.layers\.0\.", ".linear1."),
+    (r"\.mlp\.layers\.1\.", ".linear2."),
+    (r"\.encoder_attn\.", ".cross_attn."),
+    (r"_blocks\.(\d+)\.conv([14])\.", r"_blocks.\1.cv\2."),
+    (r"_blocks\.(\d+)\.conv2\.", r"_blocks.\1.cv2.1."),
+    (r"_blocks\.(\d+)\.conv3\.", r"_blocks.\1.cv3.1."),
+    (r"_blocks\.(\d+)\.csp_rep1\.", r"_blocks.\1.cv2.0."),
+    (r"_blocks\.(\d+)\.csp_rep2\.", r"_blocks.\1.cv3.0."),
+    (r"downsample_convs\.(\d+)\.conv([12])\.", r"downsample_convs.\1.cv\2."),
+    (r"^model\.encoder\.", "encoder."),
+    (r"^model\.denoising_class_embed\.", "decoder.denoising.class_embedding."),
+    (r"^model\.enc_output\.0\.", "decoder.selection.projection."),
+    (r"^model\.enc_output\.1\.", "decoder.selection.norm."),
+    (r"^model\.enc_score_head\.", "decoder.selection.score_head."),
+    (r"^model\.enc_bbox_head\.", "decoder.selection.bbox_head."),
+    (r"^model\.decoder\.pre_bbox_head\.", "decoder.initial_bbox_head."),
+    (r"^model\.decoder\.lqe_layers\.", "decoder.quality_heads."),
+    (r"^model\.decoder\.class_embed\.", "decoder.score_heads."),
+    (r"^model\.decoder\.bbox_embed\.", "decoder.corner_heads."),
+    (r"^model\.decoder\.", "decoder."),
+]
+
+
+def translated(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their state dict under our names; query, key and value projections joined."""
+    result: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if not name.startswith("model.") or name.endswith("num_points_scale"):
+            continue  # heads outside of "model." are the same tensors again
+        for pattern, replacement in RENAMINGS:
+            name = re.sub(pattern, replacement, name)
+        result[name.replace(".o_proj.", ".out_proj.")] = value
+    for name in [n for n in result if ".q_proj." in n]:
+        parts = [result.pop(name.replace(".q_proj.", f".{kind}_proj.")) for kind in "qkv"]
+        result[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
+    return result
+
+
+def their_model(model_config) -> nn.Module:
+    """A randomly initialised model of ``transformers`` with the architecture of one of our configs."""
+    backbone, encoder, decoder = model_config.backbone, model_config.encoder, model_config.decoder
+    (middle, output), stages = ARCHITECTURES[backbone.name]
+    levels = len(encoder.in_channels)
+    theirs = HGNetV2Config(
+        stem_channels=[3, middle, output],
+        stage_in_channels=[output, *(s.out for s in stages[:-1])],
+        stage_mid_channels=[s.mid for s in stages],
+        stage_out_channels=[s.out for s in stages],
+        stage_num_blocks=[s.blocks for s in stages],
+        stage_numb_of_layers=[s.layers for s in stages],
+        use_learnable_affine_block=backbone.learnable_affine,
+        out_features=list(backbone.out_features),
+        hidden_sizes=[s.out for s in stages],
+        depths=[s.blocks for s in stages],
+    )
+    config = DFineConfig(
+        backbone_config=theirs,
+        num_labels=80,
+        freeze_backbone_batch_norms=False,
+        encoder_in_channels=list(encoder.in_channels),
+        feat_strides=[8, 16, 32][-levels:],
+        encoder_hidden_dim=encoder.hidden_dim,
+        encoder_ffn_dim=encoder.dim_feedforward,
+        encode_proj_layers=[levels - 1],
+        hidden_expansion=encoder.expansion,
+        depth_mult=encoder.depth_multiplier,
+        d_model=decoder.hidden_dim,
+        decoder_in_channels=list(decoder.in_channels),
+        decoder_ffn_dim=decoder.dim_feedforward,
+        decoder_layers=decoder.num_layers,
+        decoder_n_points=list(decoder.num_points),
+        decoder_activation_function=decoder.activation,
+        activation_function="silu",
+        num_feature_levels=levels,
+        reg_scale=decoder.reg_scale,
+        eval_idx=decoder.eval_layer,
+        num_queries=decoder.num_queries,
+        layer_scale=decoder.layer_scale,
+    )
+    return DFineForObjectDetection(config).eval()
+
+
+# transformers has one activation for all heads, so the comparison uses D-FINE's, a ReLU.
+@pytest.mark.parametrize("size", ["n", "s", "m", "l", "x"])
+@torch.no_grad()
+def test_logits_and_boxes_equal_transformers(size: str) -> None:
+    # Every token becomes a query: which of two tokens of equal score is the last to be selected
+    # would depend on rounding.
+    height, width = 128, 160
+    tokens = sum(height // stride * width // stride for stride in ((16, 32) if size == "n" else (8, 16, 32)))
+    config = recipe(
+        f"dfine_{size}_coco", "model.backbone.freeze_norm=False", f"model.decoder.num_queries={tokens}"
+    ).model
+    torch.manual_seed(0)
+    theirs = randomize(their_model(config), scale=0.02)
+    ours = instantiate(config).eval()
+    incompatible = ours.load_state_dict(translated(theirs.state_dict()), strict=False)
+    assert not incompatible.unexpected_keys
+    assert not incompatible.missing_keys
+
+    images = torch.rand(2, 3, height, width)
+    expected = theirs(pixel_values=images)
+    groups, _ = ours.decoder(ours.encoder(ours.backbone(images)))
+    assert expected.logits.std() > 0.1, "the comparison must not be of constants"
+
+    wanted = torch.cat([expected.logits, expected.pred_boxes], dim=-1)
+    found = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
+    for theirs_one, ours_one in zip(wanted, found, strict=True):
+        # Queries come in the order of their tokens' scores: if these are equal up to rounding, in any.
+        distance = torch.cdist(theirs_one, ours_one, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
+        _, order = linear_sum_assignment(distance)
+        torch.testing.assert_close(ours_one[order], theirs_one, atol=1e-4, rtol=0)

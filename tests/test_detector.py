@@ -1,0 +1,129 @@
+"""The whole model: detectron2's contract, padding, deployment, empty images."""
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from deim.deployment import to_deployment
+from tests.models import batch, randomize, recipe, tiny_model
+
+
+def test_training_returns_named_finite_losses_and_gradients_everywhere() -> None:
+    model = tiny_model()
+    losses = model(batch([2, 3]))
+    assert {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_fgl_dn_1", "loss_ddf_aux_1", "loss_mal_enc_0"} <= set(
+        losses
+    )
+    assert all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
+
+
+@pytest.mark.parametrize("counts", [[0, 2], [0, 0]], ids=str)
+def test_images_without_objects_train_on_the_same_graph(counts: list[int]) -> None:
+    model = tiny_model()
+    losses = model(batch(counts))
+    assert set(losses) == set(model(batch([2, 2])))
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_inference_returns_sorted_instances_at_the_original_size() -> None:
+    model = tiny_model().eval()
+    samples = batch([1, 1])
+    samples[0].update(height=128, width=32)
+    with torch.no_grad():
+        results = model(samples)
+    first = results[0]["instances"]
+    assert first.image_size == (128, 32)
+    assert results[1]["instances"].image_size == (64, 64)
+    assert (first.scores.diff() <= 0).all()
+    assert first.pred_classes.dtype == torch.int64
+    assert (first.pred_boxes.tensor >= 0).all()
+    assert (first.pred_boxes.tensor[:, 2] <= 32).all()
+    assert (first.pred_boxes.tensor[:, 3] <= 128).all()
+
+
+@torch.no_grad()
+def test_boxes_scale_with_the_requested_size() -> None:
+    model = randomize(tiny_model()).eval()
+    sample = batch([1])[0]
+    small = model([{**sample, "height": 64, "width": 64}])[0]["instances"].pred_boxes.tensor
+    large = model([{**sample, "height": 128, "width": 192}])[0]["instances"].pred_boxes.tensor
+    torch.testing.assert_close(large, small * torch.tensor([3.0, 2, 3, 2]), atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_images_of_different_sizes_are_padded_and_masked() -> None:
+    model = randomize(tiny_model()).eval()
+    samples = batch([1, 1], size=96)
+    samples[1]["image"] = samples[1]["image"][:, :64, :64]
+    results = model(samples)
+    assert results[1]["instances"].image_size == (64, 64)
+    _, padding = model._batch([s["image"] for s in samples])
+    assert padding is not None
+    assert not padding[0].any()
+    assert padding[1, 64:].all()
+
+
+def test_different_sizes_train() -> None:
+    model = tiny_model()
+    samples = batch([2, 2], size=96)
+    samples[1]["image"] = samples[1]["image"][:, :80, :]
+    assert torch.isfinite(sum(model(samples).values()))
+
+
+@pytest.mark.parametrize("name", ["deim_dfine_n_shapes", "dfine_n_coco"])
+@torch.no_grad()
+def test_deployment_keeps_the_predictions(name: str) -> None:
+    torch.manual_seed(0)
+    model = randomize(instantiate(recipe(name).model)).eval()
+    deployed = to_deployment(model)
+    assert sum(p.numel() for p in deployed.parameters()) < sum(p.numel() for p in model.parameters())
+    images = torch.rand(2, 3, 256, 256)
+    for a, b in zip(model.encoder(model.backbone(images)), deployed.encoder(deployed.backbone(images)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+    maps = model.encoder(model.backbone(images))
+    expected, _ = model.decoder(maps)
+    found, _ = deployed.decoder(maps)
+    torch.testing.assert_close(found["main"].logits, expected["main"].logits)
+    torch.testing.assert_close(found["main"].boxes, expected["main"].boxes)
+
+
+def test_deployment_leaves_the_original_trainable() -> None:
+    model = tiny_model()
+    to_deployment(model)
+    assert model.criterion is not None
+    assert torch.isfinite(sum(model(batch([1])).values()))
+
+
+def test_wide_layers_train_but_do_not_evaluate() -> None:
+    model = tiny_model("model.decoder.eval_layer=0", "model.decoder.layer_scale=2")
+    widths = [layer.norm1.normalized_shape[0] for layer in model.decoder.layers]
+    assert widths == [128, 256, 256]
+    losses = model(batch([2, 1]))
+    assert "loss_mal_aux_1" in losses
+    sum(losses.values()).backward()
+    assert model.decoder.layers[2].linear1.weight.grad is not None
+    model.eval()
+    with torch.no_grad():
+        full = model(batch([1]))[0]["instances"]
+        deployed = to_deployment(model)
+        assert len(deployed.decoder.layers) == 1
+        assert torch.allclose(deployed(batch([1]))[0]["instances"].scores, full.scores, atol=1e-4)
+
+
+def test_a_model_without_criterion_says_so() -> None:
+    model = tiny_model()
+    model.criterion = None
+    with pytest.raises(RuntimeError, match="no criterion"):
+        model(batch([1]))
+
+
+def test_mixed_precision_losses_are_float32() -> None:
+    model = tiny_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(batch([2, 1]))
+    assert {v.dtype for v in losses.values()} == {torch.float32}
+    assert torch.isfinite(sum(losses.values()))

@@ -1,0 +1,176 @@
+"""Schedule, parameter groups, averaging, and the training step."""
+
+import math
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detrex.modeling.ema import EMAState
+from torch import nn
+
+from deim.engine import EMAHook, FlatCosine, Schedule, Trainer, param_groups
+from deim.errors import ConfigError
+from tests.models import batch, tiny_model
+
+DEIM_S = Schedule(epochs=132, warmup_iters=2000, warmup="quadratic", flat_epochs=64, no_aug_epochs=12, lr_gamma=0.5)
+
+
+def test_flat_cosine_goes_through_its_phases() -> None:
+    per_epoch = 3697
+    total = 132 * per_epoch
+
+    def rate(iteration: float) -> float:
+        return DEIM_S.learning_rate(iteration, total)
+
+    assert rate(0) == 0
+    assert rate(1000) == pytest.approx(0.25)
+    assert rate(2000) == rate(64 * per_epoch) == 1
+    middle = (64 + 120) / 2 * per_epoch
+    assert rate(middle) == pytest.approx(0.75)
+    assert rate(120 * per_epoch) == rate(total - 1) == 0.5
+    fall = [rate(64 * per_epoch + i * per_epoch) for i in range(56)]
+    assert fall == sorted(fall, reverse=True)
+
+
+def test_linear_warmup_and_constant_rate() -> None:
+    schedule = Schedule(epochs=10, warmup_iters=500, warmup="linear", flat_epochs=7800)
+    assert schedule.learning_rate(250, 10_000) == 0.5
+    assert schedule.learning_rate(9_999, 10_000) == 1
+
+
+def test_the_multiplier_recovers_the_iteration() -> None:
+    multiplier = FlatCosine(DEIM_S, 488_004)
+    for iteration in (0, 1, 1999, 2000, 236_608, 400_001, 488_003):
+        assert multiplier(iteration / 488_004) == pytest.approx(DEIM_S.learning_rate(iteration, 488_004), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"warmup": "sudden"}, "warmup='sudden'"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"flat_epochs": 9, "no_aug_epochs": 2, "lr_gamma": 0.5}, "do not fit in epochs=10"),
+    ],
+)
+def test_contradictory_schedules_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Schedule(**{"epochs": 10, **changes})
+
+
+def test_the_first_rule_that_matches_wins() -> None:
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "head": nn.Linear(2, 1)})
+    model["head"].bias.requires_grad_(False)
+    groups = param_groups(
+        model,
+        {"slow": {"pattern": "^backbone", "lr": 0.1}, "undecayed": {"pattern": "norm|bias", "weight_decay": 0.0}},
+    )
+    assert [(len(g["params"]), g.get("lr"), g.get("weight_decay")) for g in groups] == [
+        (2, 0.1, None),
+        (2, None, 0.0),
+        (1, None, None),
+    ]
+
+
+@pytest.mark.parametrize("rule", [{"lr": 1}, {"pattern": "("}])
+def test_malformed_rules_are_refused(rule: dict) -> None:
+    with pytest.raises(ConfigError, match=r"rules\.mine"):
+        param_groups(nn.Linear(1, 1), {"mine": rule})
+
+
+def test_averaging_follows_the_warmup_formula() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    hook = EMAHook(model, EMAState(), decay=0.9, warmup_iters=5)
+    hook.before_train()
+    expected = model[0].weight.item()
+    for update in range(1, 8):
+        with torch.no_grad():
+            model[0].weight.fill_(update)
+            model[1].num_batches_tracked += 1
+        hook.after_step()
+        decay = 0.9 * (1 - math.exp(-update / 5))
+        expected = decay * expected + (1 - decay) * update
+    assert hook.state.state["0.weight"].item() == pytest.approx(expected, rel=1e-5)
+    assert hook.state.state["1.num_batches_tracked"] == 7
+    resumed = EMAHook(model, EMAState(), decay=0.9, warmup_iters=5)
+    resumed.load_state_dict(hook.state_dict())
+    assert resumed.current_decay() == hook.current_decay()
+
+
+class Recorder(HookBase):
+    """Total loss of each iteration."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def after_step(self) -> None:
+        self.losses.append(self.trainer.storage.latest()["total_loss"][0])
+
+
+def run(iterations: int, data: list, **options) -> tuple[list[float], nn.Module]:
+    model = tiny_model("model.decoder.denoising=null", "model.backbone.freeze_norm=True")
+    from detectron2.layers import FrozenBatchNorm2d
+
+    FrozenBatchNorm2d.convert_frozen_batchnorm(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    trainer, recorder = Trainer(model, data, optimizer, **options), Recorder()
+    trainer.register_hooks([recorder])
+    trainer.train(0, iterations)
+    return recorder.losses, model
+
+
+def test_clipping_bounds_the_gradient() -> None:
+    data = [batch([2, 3])]
+    _, model = run(1, data, clip_grad={"max_norm": 0.1, "norm_type": 2})
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert norm == pytest.approx(0.1, rel=1e-3)
+
+
+def test_accumulation_sees_the_whole_batch() -> None:
+    samples = batch([2, 2, 2, 2])
+    seen = []
+    model = nn.Linear(1, 1)
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, part):
+            seen.append(len(part))
+            return {"loss": self.inner(torch.full((len(part), 1), float(len(part)))).mean()}
+
+    trainer = Trainer(Counting(), [samples], torch.optim.SGD(model.parameters(), lr=0.0), accumulation_steps=3)
+    trainer.train(0, 1)
+    assert seen == [2, 2]
+    assert model.weight.grad.item() == pytest.approx(2.0), "the mean over all images"
+
+
+def test_bfloat16_and_float16_train_on_the_cpu() -> None:
+    data = [batch([2, 1])] * 2
+    reference, _ = run(2, data)
+    for precision in ("bfloat16", "float16"):
+        losses, _ = run(2, data, amp=precision)
+        assert losses == pytest.approx(reference, rel=0.05)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float8"):
+        run(1, [], amp="float8")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
+    model = nn.Linear(1, 1)
+
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, part):
+            return {"loss": self.inner(torch.ones(1, 1)).sum() * float("nan")}
+
+    before = model.weight.clone()
+    trainer = Trainer(Broken(), [[{}]], torch.optim.SGD(model.parameters(), lr=1.0))
+    with pytest.raises(FloatingPointError, match="iteration=0"):
+        trainer.train(0, 1)
+    assert torch.equal(model.weight, before)

@@ -1,0 +1,74 @@
+"""Matching of queries to objects."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from deim.matching import HungarianMatcher, Matches, MatchingCost, union_of_matches
+from deim.predictions import Targets
+
+
+def random_case(counts: list[int], layers: int = 2, queries: int = 5, classes: int = 3, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (layers, len(counts), queries)
+    logits = torch.randn(*shape, classes, generator=generator)
+    boxes = torch.rand(*shape, 4, generator=generator) * 0.5 + 0.1
+    targets = Targets.collate(
+        [torch.randint(classes, (n,), generator=generator) for n in counts],
+        [torch.rand(n, 4, generator=generator) * 0.5 + 0.1 for n in counts],
+    )
+    return logits, boxes, targets
+
+
+@pytest.mark.parametrize("counts", [[3], [2, 0, 4], [0], [0, 1]], ids=str)
+def test_the_summed_cost_is_the_smallest_possible(counts: list[int]) -> None:
+    logits, boxes, targets = random_case(counts)
+    cost = MatchingCost()(logits, boxes, targets)
+    matches = HungarianMatcher()(logits, boxes, targets)
+    assert len(matches) == 2 * sum(counts)
+    for layer, image in itertools.product(range(2), range(len(counts))):
+        chosen = (matches.layer == layer) & (matches.image == image)
+        pairs = list(zip(matches.query[chosen], matches.target[chosen], strict=True))
+        assert sorted(t for _, t in pairs) == list(range(counts[image]))
+        found = sum(float(cost[layer, image, q, t]) for q, t in pairs)
+        best = min(
+            sum(float(cost[layer, image, q, t]) for t, q in enumerate(order))
+            for order in itertools.permutations(range(5), counts[image])
+        )
+        assert found == pytest.approx(best, abs=1e-5)
+
+
+def test_more_objects_than_queries_leave_objects_without_one() -> None:
+    logits, boxes, targets = random_case([9], layers=1, queries=4)
+    matches = HungarianMatcher()(logits, boxes, targets)
+    assert sorted(matches.query) == [0, 1, 2, 3]
+    assert len(set(matches.target)) == 4
+
+
+def test_diverged_predictions_are_reported_and_not_matched() -> None:
+    logits, boxes, targets = random_case([2, 3])
+    boxes[1, 1, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="image 1 of the batch is NaN"):
+        HungarianMatcher()(logits, boxes, targets)
+
+
+def test_union_keeps_the_target_that_most_layers_give_a_query() -> None:
+    pairs = [  # layer, image, query, target
+        (0, 0, 7, 1),
+        (1, 0, 7, 1),
+        (2, 0, 7, 0),
+        (0, 0, 3, 0),
+        (1, 0, 4, 0),
+        (0, 1, 7, 2),
+    ]
+    union = union_of_matches(Matches(*np.array(pairs).T))
+    found = set(zip(union.image, union.query, union.target, strict=True))
+    assert found == {(0, 3, 0), (0, 4, 0), (0, 7, 1), (1, 7, 2)}
+    assert not union.layer.any()
+
+
+def test_union_of_nothing_is_empty() -> None:
+    empty = np.empty(0, np.int64)
+    assert len(union_of_matches(Matches(empty, empty, empty, empty))) == 0

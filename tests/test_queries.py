@@ -1,0 +1,113 @@
+"""Query selection and denoising queries."""
+
+import pytest
+import torch
+
+from deim.predictions import Targets
+from deim.queries import ContrastiveDenoising, QuerySelection
+from deim.queries.denoising import denoising_mask
+from deim.queries.selection import generate_anchors
+
+
+def targets_of(*counts: int) -> Targets:
+    torch.manual_seed(0)
+    return Targets.collate([torch.randint(5, (n,)) for n in counts], [torch.rand(n, 4) * 0.3 + 0.3 for n in counts])
+
+
+def test_anchors_sit_on_their_tokens_and_grow_with_the_level() -> None:
+    anchors, valid = generate_anchors(((4, 8), (2, 4)))
+    boxes = anchors.sigmoid()[0]
+    assert valid.all()
+    torch.testing.assert_close(boxes[0], torch.tensor([0.5 / 8, 0.5 / 4, 0.05, 0.05]))
+    torch.testing.assert_close(boxes[32 + 5], torch.tensor([1.5 / 4, 1.5 / 2, 0.1, 0.1]))
+
+
+def test_the_best_scores_are_selected() -> None:
+    torch.manual_seed(0)
+    selection = QuerySelection(8, 3, num_queries=4)
+    torch.nn.init.normal_(selection.score_head.weight)
+    memory = torch.randn(2, 40, 8)
+    shapes = [(4, 8), (2, 4)]
+    selected = selection(memory, shapes)
+    scores = selection.score_head(selection.norm(selection.projection(memory))).amax(dim=-1)
+    expected = scores.sort(dim=1, descending=True).values[:, :4]
+    torch.testing.assert_close(selected.logits.amax(dim=-1), expected)
+    assert not selected.content.requires_grad
+    assert not selected.references.requires_grad
+    assert selected.boxes.requires_grad
+
+
+def test_padded_tokens_have_no_anchor() -> None:
+    selection = QuerySelection(8, 3, num_queries=8)
+    padding = torch.zeros(1, 32, 64, dtype=torch.bool)
+    padding[:, :, 32:] = True
+    selected = selection(torch.randn(1, 40, 8), [(4, 8), (2, 4)], padding)
+    centres = selected.references.sigmoid()[..., 0]
+    finite = torch.isfinite(selected.references).all(dim=-1)
+    assert (centres[finite] < 0.5).all()
+
+
+def test_too_few_tokens_are_reported() -> None:
+    with pytest.raises(ValueError, match="100 queries are to be selected from 40 tokens"):
+        QuerySelection(8, 3, num_queries=100)(torch.randn(1, 40, 8), [(4, 8), (2, 4)])
+
+
+def test_denoising_without_noise_repeats_the_targets() -> None:
+    targets = targets_of(2, 3)
+    noise = ContrastiveDenoising(8, 5, num_queries=7, label_noise_ratio=0, box_noise_scale=0)
+    queries = noise(targets, num_matching_queries=4)
+    assert queries.num_groups == 7 // 3
+    assert len(queries) == 2 * 2 * 3
+    boxes = queries.references.sigmoid().view(2, 2, 2, 3, 4)
+    torch.testing.assert_close(boxes, targets.boxes[:, None, None].expand_as(boxes), atol=2e-5, rtol=0)
+    assert queries.content.view(2, 2, 2, 3, 8)[0, :, :, 2].abs().sum() == 0, "padding has no content"
+
+
+def test_positives_move_less_than_half_a_side_and_negatives_more() -> None:
+    targets = targets_of(4)
+    queries = ContrastiveDenoising(8, 5, num_queries=400)(targets, 4)
+    boxes = queries.references.sigmoid().view(queries.num_groups, 2, 4, 4)
+    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
+    true = targets.boxes[0]
+    true_low = true[:, :2] - true[:, 2:] / 2
+    moved = (low - true_low).abs() / (true[:, 2:] / 2)
+    assert moved[:, 0].max() <= 1 + 1e-3
+    # an inner edge that crosses the other one is mirrored, so only look at boxes that were not
+    upright = (high > low).all(dim=-1, keepdim=True) & ((low > 0.01) & (high < 0.99)).all(dim=-1, keepdim=True)
+    outward = upright & (low < true_low)
+    assert moved[:, 1][outward[:, 1].expand_as(moved[:, 1]) & (low < true_low)[:, 1]].min() >= 1 - 1e-3
+
+
+def test_labels_are_replaced_with_half_the_noise_ratio() -> None:
+    torch.manual_seed(0)
+    noise = ContrastiveDenoising(1, 5, num_queries=4000, label_noise_ratio=0.5)
+    with torch.no_grad():
+        noise.class_embedding.weight.copy_(torch.arange(6.0)[:, None])
+    targets = targets_of(4)
+    labels = noise(targets, 1).content.view(-1, 4)
+    changed = (labels != targets.labels[0]).float().mean()
+    assert changed == pytest.approx(0.25 * 4 / 5, abs=0.02)
+
+
+def test_groups_do_not_see_each_other_and_queries_see_no_denoising() -> None:
+    forbidden = denoising_mask(group_size=2, groups=2, num_matching=3, device=torch.device("cpu"))
+    expected = torch.tensor(
+        [
+            [0, 0, 1, 1, 0, 0, 0],
+            [0, 0, 1, 1, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0, 0],
+        ]
+    ).bool()
+    assert torch.equal(forbidden, expected)
+
+
+def test_a_batch_without_objects_still_reaches_the_embedding() -> None:
+    noise = ContrastiveDenoising(8, 5)
+    queries = noise(targets_of(0, 0), 4)
+    assert len(queries) == 0
+    queries.content.sum().backward()
+    assert noise.class_embedding.weight.grad is not None

@@ -1,0 +1,103 @@
+"""Recipes have the published sizes and hyper-parameters.
+
+The figures are those of the official DEIM and D-FINE repositories.
+"""
+
+from collections import Counter
+
+import pytest
+from detectron2.config import instantiate
+
+from deim.deployment import to_deployment
+from tests.conftest import ROOT
+from tests.models import recipe
+
+ALL = sorted(path.stem for path in ROOT.glob("projects/*/configs/*.py"))
+
+# recipe: (parameters in training, and deployed)
+PARAMETERS = {
+    "deim_dfine_n_coco": (3_782_693, 3_753_799),
+    "deim_dfine_s_coco": (10_321_877, 10_237_491),
+    "deim_dfine_m_coco": (19_590_064, 19_248_189),
+    "deim_dfine_l_coco": (31_289_848, 30_769_891),
+    "deim_dfine_x_coco": (62_715_480, 61_695_555),
+    "dfine_n_coco": (3_782_693, 3_753_799),
+    "dfine_s_coco": (10_321_877, 10_237_491),
+    "dfine_m_coco": (19_590_064, 19_248_189),
+    "dfine_l_coco": (31_244_152, None),
+    "dfine_x_coco": (62_621_560, None),
+}
+
+# recipe: {(learning rate, weight decay): parameters}
+GROUPS = {
+    "deim_dfine_n_coco": {(4e-4, 1e-4): 1_850_396, (8e-4, 0.0): 16_015, (8e-4, 1e-4): 1_916_280},
+    "dfine_n_coco": {(4e-4, 1e-4): 1_850_396, (8e-4, 0.0): 16_015, (8e-4, 1e-4): 1_916_280},
+    "deim_dfine_s_coco": {(2e-4, 1e-4): 1_838_124, (4e-4, 0.0): 34_288, (4e-4, 1e-4): 8_449_463},
+    "dfine_s_coco": {(1e-4, 1e-4): 1_850_396, (2e-4, 0.0): 38_135, (2e-4, 1e-4): 8_433_344},
+    "deim_dfine_m_coco": {(4e-5, 1e-4): 5_999_930, (4e-4, 0.0): 59_464, (4e-4, 1e-4): 13_530_668},
+    "dfine_m_coco": {(2e-5, 1e-4): 6_026_626, (2e-4, 0.0): 52_780, (2e-4, 1e-4): 13_510_656},
+    "deim_dfine_l_coco": {(2.5e-5, 1.25e-4): 13_553_376, (5e-4, 0.0): 39_936, (5e-4, 1.25e-4): 17_696_534},
+    "dfine_l_coco": {(1.25e-5, 1.25e-4): 13_482_752, (2.5e-4, 0.0): 39_936, (2.5e-4, 1.25e-4): 17_696_534},
+    "deim_dfine_x_coco": {(5e-6, 1.25e-4): 33_325_760, (5e-4, 0.0): 56_576, (5e-4, 1.25e-4): 29_333_142},
+    "dfine_x_coco": {(2.5e-6, 1.25e-4): 33_206_400, (2.5e-4, 0.0): 56_576, (2.5e-4, 1.25e-4): 29_333_142},
+}
+
+# recipe: (epochs, epochs without augmentation at the end, lowest learning rate, warm-up iterations)
+SCHEDULES = {
+    "deim_dfine_n_coco": (160, 12, 1.0, 2000),
+    "deim_dfine_s_coco": (132, 12, 0.5, 2000),
+    "deim_dfine_m_coco": (102, 12, 0.5, 2000),
+    "deim_dfine_l_coco": (58, 8, 0.5, 2000),
+    "deim_dfine_x_coco": (58, 8, 0.5, 2000),
+    "dfine_n_coco": (160, 12, 1.0, 500),
+    "dfine_s_coco": (132, 12, 1.0, 500),
+    "dfine_m_coco": (132, 12, 1.0, 500),
+    "dfine_l_coco": (80, 8, 1.0, 500),
+    "dfine_x_coco": (80, 8, 1.0, 500),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_and_their_groups(name: str) -> None:
+    cfg = recipe(name)
+    model = instantiate(cfg.model)
+    training, deployed = PARAMETERS[name]
+    assert sum(p.numel() for p in model.parameters()) == training
+    if deployed is not None:
+        assert sum(p.numel() for p in to_deployment(model).parameters()) == deployed
+    cfg.optimizer.params.model = model
+    groups: Counter = Counter()
+    for group in instantiate(cfg.optimizer).param_groups:
+        groups[group["lr"], group["weight_decay"]] += sum(p.numel() for p in group["params"])
+    assert dict(groups) == GROUPS[name]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name: str) -> None:
+    cfg = recipe(name)
+    schedule = instantiate(cfg.schedule)
+    found = (schedule.epochs, schedule.no_aug_epochs, schedule.lr_gamma, schedule.warmup_iters)
+    assert found == SCHEDULES[name]
+    assert cfg.train.clip_grad.params.max_norm == 0.1
+    assert cfg.train.model_ema.decay == 0.9999
+    assert cfg.dataloader.train.total_batch_size == (128 if "_n_" in name else 32)
+
+
+@pytest.mark.parametrize("name", [n for n in PARAMETERS if n.startswith("deim")])
+def test_deim_trains_with_its_own_loss(name: str) -> None:
+    criterion = recipe(name).model.criterion
+    assert criterion.classification == "mal"
+    assert criterion.gamma == 1.5
+    assert dict(criterion.weights) == {
+        "loss_mal": 1, "loss_bbox": 5, "loss_giou": 2, "loss_fgl": 0.15, "loss_ddf": 1.5
+    }  # fmt: skip
+
+
+def test_every_recipe_is_listed_here() -> None:
+    assert set(PARAMETERS) == {name for name in ALL if name.endswith("_coco")}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_recipe_fits_on_a_screen(name: str) -> None:
+    (path,) = ROOT.glob(f"projects/*/configs/{name}.py")
+    assert len(path.read_text().splitlines()) <= 60

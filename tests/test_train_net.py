@@ -1,0 +1,163 @@
+"""``tools/train_net.py`` as a user calls it: train, resume, evaluate, fine-tune, draw."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+RECIPE = "projects/deim_dfine/configs/deim_dfine_n_shapes.py"
+SMALL = [
+    "model.decoder.num_queries=20",
+    "dataloader.image_size=[64,64]",
+    "dataloader.train.total_batch_size=4",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "train.log_period=1",
+]
+
+
+def data_overrides(shapes: Path) -> list[str]:
+    overrides = []
+    for key, split in (("train", "train"), ("test", "val")):
+        node = f"dataloader.{key}.dataset"
+        overrides.append(f"{node}.json_file={shapes}/annotations/instances_{split}.json")
+        overrides.append(f"{node}.image_root={shapes}/{split}")
+    return overrides
+
+
+def tool(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, f"tools/{name}", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def train_net(shapes: Path, output: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    flags = [a for a in arguments if a.startswith("--")]
+    values = [a for a in arguments if not a.startswith("--")]
+    return tool(
+        "train_net.py",
+        "--config-file",
+        RECIPE,
+        *flags,
+        *SMALL,
+        *data_overrides(shapes),
+        f"train.output_dir={output}",
+        *values,
+        **options,
+    )
+
+
+def metrics(output: Path, name: str = "total_loss") -> dict[int, float]:
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return {line["iteration"]: line[name] for line in lines if name in line}
+
+
+@pytest.fixture(scope="module")
+def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of one epoch, 6 iterations."""
+    output = tmp_path_factory.mktemp("run")
+    done = train_net(shapes, output, "schedule.epochs=1", "schedule.flat_epochs=1", "schedule.no_aug_epochs=0")
+    assert done.returncode == 0, done.stderr
+    assert "eta: " in done.stdout
+    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in done.stdout
+    return output
+
+
+def test_a_run_leaves_what_detectron2_leaves(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "model_best.pth", "last_checkpoint"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert len(metrics(finished)) == 6
+    content = torch.load(finished / "model_final.pth", weights_only=True)
+    assert {"model", "ema_state", "trainer", "iteration"} <= set(content)
+    assert content["trainer"]["hooks"]["EMAHook"] == {"updates": 6}
+
+
+def test_resuming_continues_the_same_run(shapes: Path, tmp_path: Path) -> None:
+    """The model's own noise is off: detectron2 does not save the state of generators."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    settings = ["model.decoder.denoising=null", "schedule.epochs=2", "schedule.lr_gamma=1.0"]
+    assert train_net(shapes, whole, *settings, "train.checkpointer.period=3", "train.max_iter=8").returncode == 0
+    first = train_net(
+        shapes, halves, *settings, "train.checkpointer.period=5", "train.max_iter=8", "train.eval_period=0"
+    )
+    assert first.returncode == 0
+    (halves / "last_checkpoint").write_text("model_0000004.pth")
+    (halves / "metrics.json").unlink()
+    second = train_net(shapes, halves, "--resume", *settings, "train.checkpointer.period=5", "train.max_iter=8")
+    assert second.returncode == 0, second.stderr
+    assert "Starting training from iteration 5" in second.stdout
+    assert sorted(metrics(halves)) == [5, 6, 7]
+    for key in ("model", "ema_state"):
+        a, b = (torch.load(d / "model_final.pth", weights_only=True)[key] for d in (whole, halves))
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_eval_only_repeats_the_last_evaluation(shapes: Path, finished: Path, tmp_path: Path) -> None:
+    done = train_net(shapes, tmp_path, "--eval-only", f"train.init_checkpoint={finished}/model_final.pth")
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in reversed(done.stdout.splitlines()) if "copypaste: " in line)
+    trained = (finished / "log.txt").read_text()
+    assert row.split("copypaste: ")[1] in trained
+
+
+def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
+    shapes: Path, finished: Path, tmp_path: Path
+) -> None:
+    content = json.loads((shapes / "annotations" / "instances_train.json").read_text())
+    content["categories"] = content["categories"][:2]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] <= 2]
+    (tmp_path / "two.json").write_text(json.dumps(content))
+    done = train_net(
+        shapes,
+        tmp_path / "out",
+        f"train.init_checkpoint={finished}/model_final.pth",
+        "model.num_classes=2",
+        "train.max_iter=1",
+        *(f"dataloader.{key}.dataset.json_file={tmp_path}/two.json" for key in ("train", "test")),
+        *(f"dataloader.{key}.dataset.image_root={shapes}/train" for key in ("train", "test")),
+        "dataloader.test.dataset.name=two",
+        "dataloader.train.dataset.name=two",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "newly initialised: " in done.stdout
+
+
+def test_pictures_are_drawn(shapes: Path, finished: Path, tmp_path: Path) -> None:
+    curves, grid = tmp_path / "curves.png", tmp_path / "grid.png"
+    assert tool("plot_metrics.py", f"{finished}/metrics.json", str(curves)).returncode == 0
+    done = tool(
+        "draw_predictions.py",
+        "--config-file",
+        RECIPE,
+        "--output",
+        str(grid),
+        "--images",
+        "3",
+        "--threshold",
+        "0.0",
+        *SMALL,
+        *data_overrides(shapes),
+        f"train.init_checkpoint={finished}/model_final.pth",
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (curves, grid))
+
+
+def test_torchrun_starts_the_processes_too(shapes: Path, tmp_path: Path) -> None:
+    done = train_net(
+        shapes,
+        tmp_path,
+        "train.max_iter=2",
+        launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "World size: 2" in done.stdout
+    assert len(metrics(tmp_path)) == 2
