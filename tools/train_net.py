@@ -10,9 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
+
 from detectron2.engine import default_argument_parser
 
-import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
 from deim.command_line import run_tool
 from deim.engine.launch import launch
 from deim.engine.run import main

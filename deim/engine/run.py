@@ -81,9 +81,7 @@ def evaluate(cfg: Any, model: nn.Module) -> dict:
         return {}
     loader = instantiate(cfg.dataloader.test)
     check_classes(cfg, "test")
-    amp = _amp(cfg)
-    with torch.autocast(cfg.train.device.split(":")[0], dtype=torch.bfloat16) if amp == "bfloat16" else nullcontext():
-        results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     print_csv_format(results)
     return results
 

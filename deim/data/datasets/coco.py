@@ -62,11 +62,11 @@ def coco_dataset(
     source = metadata.get("json_file")
     if source is not None:
         _require(source, metadata.get("image_root"))
-        _check_format(source)
     try:
         records = get_detection_dataset_dicts(name, filter_empty=False, check_consistency=False)
-    except (AssertionError, KeyError, ValueError) as error:
-        raise DatasetError(f"data set {name!r} ({source}): {error}") from error
+    except Exception as error:  # what readers raise for malformed files is of many kinds
+        reason = None if source is None else _what_is_wrong(source)
+        raise DatasetError(f"data set {name!r} ({source}): {reason or error}") from error
     if filter_empty:
         records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
     if not any(r.get("annotations") for r in records):
@@ -81,17 +81,15 @@ def _require(json_file: str, image_root: str | None) -> None:
         raise DatasetError(f"image folder {image_root} does not exist (set dataset.image_root)")
 
 
-def _check_format(json_file: str) -> None:
-    """Say what is wrong with a file before pycocotools stumbles over it."""
+def _what_is_wrong(json_file: str) -> str | None:
+    """Why a file cannot be read as COCO annotations, where that can be told in general."""
     try:
         content = json.loads(Path(json_file).read_bytes())
     except ValueError as error:
-        raise DatasetError(f"{json_file} is not valid JSON: {error}") from error
+        return f"not valid JSON: {error}"
     lists = ("images", "annotations", "categories")
     missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        raise DatasetError(f"{json_file} is not in COCO format: it has no list named {' and '.join(missing)}")
-    if not content["categories"]:
-        raise DatasetError(f"{json_file} lists no categories")
-    if not content["images"]:
-        raise DatasetError(f"{json_file} lists no images")
+        return f"not in COCO format: there is no list named {' and '.join(missing)}"
+    empty = [key for key in ("categories", "images") if not content[key]]
+    return f"it lists no {' and no '.join(empty)}" if empty else None

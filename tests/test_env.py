@@ -1,0 +1,49 @@
+"""Which detectron2 and detrex are used: the real ones wherever they are found."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+REPORT = "import deim, detectron2; from deim import env; print(env.is_standalone('detectron2'), detectron2.__file__)"
+
+
+def python(code: str, folder: Path, path: str = "") -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), path]))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_package_on_the_path_wins_and_the_other_falls_back(tmp_path: Path) -> None:
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2" / "__init__.py").write_text("__version__ = 'mine'\n")
+    standalone, file = python(REPORT, tmp_path, str(tmp_path)).split()
+    assert standalone == "False"
+    assert file.startswith(str(tmp_path))
+    if "standalone" in python("import deim, detrex; print(detrex.__file__)", tmp_path):
+        assert "True" in python("import deim; from deim import env; print(env.is_standalone('detrex'))", tmp_path)
+
+
+@pytest.mark.skipif("detectron2" in os.environ.get("PYTHONPATH", ""), reason="the real detectron2 is on the path")
+def test_a_checkout_in_the_current_folder_is_no_package(tmp_path: Path) -> None:
+    """Python takes a folder without ``__init__.py`` for a namespace package."""
+    (tmp_path / "detectron2" / "configs").mkdir(parents=True)
+    assert "standalone" in python(REPORT, tmp_path)
+
+
+def test_the_report_names_versions_and_backend() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deim.env"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    lines = dict(
+        line.split(maxsplit=1) for line in done.stdout.replace("deformable attention", "attention").splitlines()
+    )
+    assert {"deim", "python", "torch", "detectron2", "detrex", "device", "attention"} <= set(lines)
+    assert lines["attention"] == "torch"
