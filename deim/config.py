@@ -45,6 +45,9 @@ def get_config(path: str) -> Any:
 def load_config(path: str, overrides: Sequence[str] = ()) -> Any:
     """A config file with command-line overrides applied.
 
+    What it does not set under ``train`` gets the value of ``common/train.py``, so that recipes of
+    detrex run as well.
+
     Args:
         overrides: ``key.sub=value``. A key must exist, so that a misspelt one does not go unnoticed;
             a new one is written ``+key.sub=value``.
@@ -63,6 +66,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Any:
     missing = [key for key in ("train", "dataloader", "model", "optimizer") if key not in cfg]
     if missing:
         raise ConfigError(f"config file {path} defines no {', '.join(missing)}: it is not a complete recipe")
+    # Recipes written for detrex know nothing of the settings that are only ours.
+    cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     for override in overrides:
         _apply(cfg, override)
     return cfg

@@ -18,7 +18,9 @@ def recipe(name: str, *overrides: str):
 def tiny_model(*overrides: str, seed: int = 0) -> nn.Module:
     """A trainable detector of 6 classes with few queries."""
     torch.manual_seed(seed)
-    return instantiate(recipe("deim_dfine_n_shapes", "model.decoder.num_queries=20", *overrides).model)
+    return instantiate(
+        recipe("deim_dfine_n_shapes", "model.decoder.num_queries=20", "model.decoder.num_layers=3", *overrides).model
+    )
 
 
 def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:

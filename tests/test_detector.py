@@ -101,7 +101,8 @@ def test_deployment_leaves_the_original_trainable() -> None:
 def test_wide_layers_train_but_do_not_evaluate() -> None:
     model = tiny_model("model.decoder.eval_layer=0", "model.decoder.layer_scale=2")
     widths = [layer.norm1.normalized_shape[0] for layer in model.decoder.layers]
-    assert widths == [128, 256, 256]
+    narrow = model.encoder.fpn_blocks[0].cv4.conv.out_channels
+    assert widths == [narrow, 2 * narrow, 2 * narrow]
     losses = model(batch([2, 1]))
     assert "loss_mal_aux_1" in losses
     sum(losses.values()).backward()

@@ -148,9 +148,12 @@ def test_accumulation_sees_the_whole_batch() -> None:
 def test_bfloat16_and_float16_train_on_the_cpu() -> None:
     data = [batch([2, 1])] * 2
     reference, _ = run(2, data)
-    for precision in ("bfloat16", "float16"):
+    # In bfloat16, of 3 digits, an untrained model selects other tokens as queries.
+    for precision, tolerance in (("bfloat16", 0.1), ("float16", 0.01)):
         losses, _ = run(2, data, amp=precision)
-        assert losses == pytest.approx(reference, rel=0.05)
+        # After the first update another matching may be the best one.
+        assert losses[0] == pytest.approx(reference[0], rel=tolerance)
+        assert math.isfinite(losses[1])
 
 
 def test_an_unknown_precision_is_refused() -> None:

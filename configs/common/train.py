@@ -24,6 +24,8 @@ train = dict(
         use_ema_weights_for_eval_only=True,
     ),
     seed=0,
+    # 20 iterations with an evaluation after 10, to see whether everything works
+    fast_dev_run=dict(enabled=False),
     wandb=dict(enabled=False, params=dict(dir="./wandb_output", project="deim", name="deim")),
     device="cuda",
 )

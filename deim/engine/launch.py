@@ -34,14 +34,8 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         raise ConfigError(f"--num-gpus {args.num_gpus}, but this machine has {available}")
     if args.num_gpus < 1:
         raise ConfigError(f"--num-gpus must be at least 1, got {args.num_gpus} (1 also runs on the CPU)")
-    detectron2_launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    machines = {name: getattr(args, name) for name in ("num_machines", "machine_rank", "dist_url")}
+    detectron2_launch(main, args.num_gpus, **machines, args=(args,))
 
 
 def _join_torchrun() -> None:

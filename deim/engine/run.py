@@ -62,9 +62,10 @@ def check_classes(cfg: Any, split: str) -> None:
     Raises:
         DatasetError: they differ.
     """
-    name = OmegaConf.select(cfg, f"dataloader.{split}.dataset.name", default=None)
+    dataset = OmegaConf.select(cfg, f"dataloader.{split}.dataset", default=None) or {}
+    name = dataset.get("name", dataset.get("names"))
     expected = OmegaConf.select(cfg, "model.num_classes", default=None)
-    classes = None if name is None else MetadataCatalog.get(name).get("thing_classes")
+    classes = None if not isinstance(name, str) else MetadataCatalog.get(name).get("thing_classes")
     if classes is None or expected is None or len(classes) == expected:
         return
     shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
@@ -101,6 +102,8 @@ def _trained_model(cfg: Any) -> nn.Module:
 
 def train(cfg: Any, resume_run: bool = False) -> None:
     """Train as ``cfg`` says, evaluating and saving on the way."""
+    if cfg.train.fast_dev_run.enabled:
+        cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
     loader = instantiate(cfg.dataloader.train)
     check_classes(cfg, "train")
     instantiate(cfg.dataloader.test)  # a mistake in the test data shows now and not after an epoch

@@ -50,7 +50,9 @@ class ConvNorm(nn.Module):
 class FusibleConvNorm(ConvNorm):
     """A :class:`ConvNorm` that deployment folds into one convolution."""
 
-    fused: nn.Conv2d | None = None
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fused: nn.Conv2d | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if self.fused is None else self.activation(self.fused(x))

@@ -15,13 +15,12 @@ from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
 class RepVGGBlock(nn.Module):
     """Sum of a 3x3 and a 1x1 convolution, each normalised; one 3x3 convolution in deployment."""
 
-    fused: nn.Conv2d | None = None
-
     def __init__(self, channels: int, activation: str | None = "silu"):
         super().__init__()
         self.conv1 = ConvNorm(channels, channels, 3)
         self.conv2 = ConvNorm(channels, channels, 1)
         self.activation = build_activation(activation)
+        self.fused: nn.Conv2d | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.conv1(x) + self.conv2(x) if self.fused is None else self.fused(x))

@@ -35,8 +35,8 @@ model.decoder.denoising.num_queries = 30
 optimizer.lr = 1e-3
 optimizer.params.rules.backbone.lr = 1e-3
 
-schedule.epochs = 22
-schedule.flat_epochs = 10
+schedule.epochs = 20
+schedule.flat_epochs = 9
 schedule.no_aug_epochs = 1
 schedule.lr_gamma = 0.05
 schedule.warmup_iters = 50

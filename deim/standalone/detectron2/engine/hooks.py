@@ -67,27 +67,28 @@ class PeriodicWriter(HookBase):
     """Lets ``writers`` write every ``period`` iterations and at the end."""
 
     def __init__(self, writers, period=20):
-        self._writers, self._period = writers, period
+        self._writers, self._period = list(writers), period
+
+    def _write(self):
+        for writer in self._writers:
+            writer.write()
 
     def after_step(self):
         done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
-            for writer in self._writers:
-                writer.write()
+        if done == self.trainer.max_iter or done % self._period == 0:
+            self._write()
 
     def after_train(self):
-        for writer in self._writers:
-            writer.write()
-            writer.close()
+        self._write()
+        while self._writers:
+            self._writers.pop().close()
 
 
-class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+class PeriodicCheckpointer(HookBase, _PeriodicCheckpointer):
     """fvcore's periodic checkpointer as a hook: every ``period`` iterations and at the end."""
 
-    def before_train(self):
-        self.max_iter = self.trainer.max_iter
-
     def after_step(self):
+        self.max_iter = self.trainer.max_iter
         self.step(self.trainer.iter)
 
 

@@ -63,44 +63,44 @@ class TrainerBase:
         """Run the iterations ``start_iter`` .. ``max_iter - 1``."""
         logger = logging.getLogger(__name__)
         logger.info(f"Starting training from iteration {start_iter}")
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
+        self.start_iter, self.max_iter, self.iter = start_iter, max_iter, start_iter
         with EventStorage(start_iter) as self.storage:
             try:
-                self.before_train()
-                for self.iter in range(start_iter, max_iter):
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                # Hooks tell by iter == max_iter that training came to its end.
-                self.iter += 1
+                self._iterate()
             except Exception:
                 logger.exception("Exception during training:")
                 raise
             finally:
                 self.after_train()
 
-    def before_train(self):
-        for hook in self._hooks:
-            hook.before_train()
+    def _iterate(self) -> None:
+        self.before_train()
+        while self.iter < self.max_iter:
+            for do in (self.before_step, self.run_step, self.after_step):
+                do()
+            # Hooks tell by iter == max_iter that training came to its end.
+            self.iter += 1
 
-    def after_train(self):
-        self.storage.iter = self.iter
+    def _notify(self, moment: str) -> None:
         for hook in self._hooks:
-            hook.after_train()
+            getattr(hook, moment)()
+
+    def before_train(self):
+        self._notify("before_train")
 
     def before_step(self):
         self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.before_step()
+        self._notify("before_step")
 
     def after_backward(self):
-        for hook in self._hooks:
-            hook.after_backward()
+        self._notify("after_backward")
 
     def after_step(self):
-        for hook in self._hooks:
-            hook.after_step()
+        self._notify("after_step")
+
+    def after_train(self):
+        self.storage.iter = self.iter
+        self._notify("after_train")
 
     def run_step(self):
         raise NotImplementedError
@@ -128,14 +128,9 @@ class SimpleTrainer(TrainerBase):
     """One model that returns a dict of losses, one loader, one optimizer."""
 
     def __init__(
-        self,
-        model,
-        data_loader,
-        optimizer,
-        gather_metric_period=1,
-        zero_grad_before_forward=False,
+        self, model, data_loader, optimizer, gather_metric_period=1, zero_grad_before_forward=False,
         async_write_metrics=False,
-    ):
+    ):  # fmt: skip
         super().__init__()
         if async_write_metrics:
             raise NotImplementedError("async_write_metrics needs the real detectron2")

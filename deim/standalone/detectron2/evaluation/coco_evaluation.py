@@ -31,17 +31,9 @@ class COCOEvaluator(DatasetEvaluator):
     """AP of predicted boxes by pycocotools, in percent; NaN where it cannot be computed."""
 
     def __init__(
-        self,
-        dataset_name,
-        tasks=None,
-        distributed=True,
-        output_dir=None,
-        *,
-        max_dets_per_image=None,
-        use_fast_impl=True,
-        kpt_oks_sigmas=(),
-        allow_cached_coco=True,
-    ):
+        self, dataset_name, tasks=None, distributed=True, output_dir=None, *, max_dets_per_image=None,
+        use_fast_impl=True, kpt_oks_sigmas=(), allow_cached_coco=True,
+    ):  # fmt: skip
         """
         Args:
             dataset_name: a registered data set whose metadata has ``json_file``.

@@ -34,13 +34,13 @@ class DatasetEvaluators(DatasetEvaluator):
     def __init__(self, evaluators):
         self._evaluators = evaluators
 
-    def reset(self):
-        for evaluator in self._evaluators:
-            evaluator.reset()
-
     def process(self, inputs, outputs):
-        for evaluator in self._evaluators:
-            evaluator.process(inputs, outputs)
+        for one in self._evaluators:
+            one.process(inputs, outputs)
+
+    def reset(self):
+        for one in self._evaluators:
+            one.reset()
 
     def evaluate(self):
         joined = OrderedDict()

@@ -142,22 +142,22 @@ class JSONWriter(EventWriter):
     """Appends one JSON object per line and iteration to ``json_file``."""
 
     def __init__(self, json_file, window_size=20):
-        self._file_handle = PathManager.open(json_file, "a")
-        self._window_size = window_size
-        self._last_write = -1
+        self._file = PathManager.open(json_file, "a")
+        self._window = window_size
+        self._written = -1
 
     def write(self):
-        fresh, self._last_write = _newer_than(get_event_storage(), self._window_size, self._last_write)
+        fresh, self._written = _newer_than(get_event_storage(), self._window, self._written)
         lines: dict[int, dict] = defaultdict(dict)
         for name, value, when in fresh:
             lines[when][name] = value
         for when, scalars in sorted(lines.items()):
-            self._file_handle.write(json.dumps({**scalars, "iteration": when}, sort_keys=True) + "\n")
-        self._file_handle.flush()
-        os.fsync(self._file_handle.fileno())
+            self._file.write(json.dumps({**scalars, "iteration": when}, sort_keys=True) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self):
-        self._file_handle.close()
+        self._file.close()
 
 
 class TensorboardXWriter(EventWriter):
@@ -165,8 +165,8 @@ class TensorboardXWriter(EventWriter):
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         self._settings = {"log_dir": log_dir, **kwargs}
-        self._window_size = window_size
-        self._last_write = -1
+        self._window = window_size
+        self._written = -1
 
     @cached_property
     def _writer(self):
@@ -176,7 +176,7 @@ class TensorboardXWriter(EventWriter):
         return SummaryWriter(**self._settings)
 
     def write(self):
-        fresh, self._last_write = _newer_than(get_event_storage(), self._window_size, self._last_write)
+        fresh, self._written = _newer_than(get_event_storage(), self._window, self._written)
         for name, value, when in fresh:
             self._writer.add_scalar(name, value, when)
 

@@ -1,0 +1,65 @@
+"""Configs: loading, overriding, and recipes written for detrex."""
+
+from pathlib import Path
+
+import pytest
+
+from deim.config import load_config
+from deim.errors import ConfigError
+from tests.conftest import ROOT
+
+RECIPE = str(ROOT / "projects/deim_dfine/configs/deim_dfine_s_coco.py")
+
+
+def test_overrides_reach_everything() -> None:
+    cfg = load_config(
+        RECIPE,
+        [
+            "optimizer.lr=1e-3",
+            "model.backbone.name=B2",
+            "dataloader.image_size=[320,320]",
+            "dataloader.train.mapper.augmentations.0.prob=0.1",
+            "train.max_iter=7",
+            "+train.mine=1",
+        ],
+    )
+    assert cfg.optimizer.lr == 1e-3
+    assert cfg.model.backbone.name == "B2"
+    assert list(cfg.dataloader.test.mapper.augmentations[0].shape) == [320, 320]
+    assert cfg.dataloader.train.mapper.augmentations[0].prob == 0.1
+    assert cfg.lr_multiplier.max_iter == 7
+    assert cfg.train.mine == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rate=1", r"optimizer has params, lr"),
+        ("dataloader.train.mapper.augmentations.9.prob=1", r"augmentations has 0, 1, 2"),
+        ("nothing=1", r"the config has "),
+        ("train.seed.deep=1", r"train\.seed has no keys"),
+    ],
+)
+def test_a_key_that_does_not_exist_is_refused_with_what_there_is(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(RECIPE, [override])
+
+
+def test_a_recipe_of_detrex_gets_our_settings_too(tmp_path: Path) -> None:
+    path = tmp_path / "detrex_like.py"
+    path.write_text(
+        "train = dict(max_iter=90000, eval_period=5000, amp=dict(enabled=False), clip_grad=dict(enabled=False))\n"
+        "dataloader = dict()\nmodel = dict()\noptimizer = dict()\nlr_multiplier = dict()\n"
+    )
+    train = load_config(str(path)).train
+    assert train.max_iter == 90000
+    assert train.clip_grad.enabled is False
+    assert train.clip_grad.params.max_norm == 0.1
+    assert train.accumulation_steps == 1
+    assert train.amp.dtype == "bfloat16"
+
+
+def test_recipes_do_not_change_each_other() -> None:
+    first = load_config(RECIPE)
+    first.model.num_classes = 3
+    assert load_config(RECIPE).model.num_classes == 80
