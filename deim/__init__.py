@@ -1,6 +1,6 @@
 """DEIM, D-FINE and their relatives as components for detectron2 and detrex."""
 
-from deim.env import install_fallbacks
+from deim.fallback import install_fallbacks
 
 # Before anything below imports detectron2 or detrex.
 install_fallbacks()

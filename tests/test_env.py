@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deim import env
+from deim import fallback
 from tests.conftest import ROOT
 
-REPORT = "import deim, detectron2; from deim import env; print(env.is_standalone('detectron2'), detectron2.__file__)"
+REPORT = "import deim, detectron2; from deim import fallback; print(fallback.is_standalone('detectron2'), detectron2.__file__)"
 
 
 def python(code: str, folder: Path, path: str = "") -> str:
@@ -29,10 +29,12 @@ def test_a_package_on_the_path_wins_and_the_other_falls_back(tmp_path: Path) -> 
     assert standalone == "False"
     assert file.startswith(str(tmp_path))
     if "standalone" in python("import deim, detrex; print(detrex.__file__)", tmp_path):
-        assert "True" in python("import deim; from deim import env; print(env.is_standalone('detrex'))", tmp_path)
+        assert "True" in python(
+            "import deim; from deim import fallback; print(fallback.is_standalone('detrex'))", tmp_path
+        )
 
 
-@pytest.mark.skipif(not env.is_standalone("detectron2"), reason="the real detectron2 is installed")
+@pytest.mark.skipif(not fallback.is_standalone("detectron2"), reason="the real detectron2 is installed")
 def test_a_checkout_in_the_current_folder_is_no_package(tmp_path: Path) -> None:
     """Python takes a folder without ``__init__.py`` for a namespace package."""
     (tmp_path / "detectron2" / "configs").mkdir(parents=True)
