@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from detectron2.config import LazyCall
+
+from deim.data.mixup import Mixup
+from deim.data.mosaic import Mosaic
+
 
 def with_deim_loss(model: Any) -> Any:
     """Replace the classification loss of a model config by the matchability-aware loss (DEIM, section 3.3).
@@ -15,6 +20,20 @@ def with_deim_loss(model: Any) -> Any:
     criterion.classification = "mal"
     criterion.alpha, criterion.gamma = None, 1.5
     return model
+
+
+def with_dense_o2o(dataloader: Any) -> Any:
+    """Mosaic and mixup in the training data of a config, in the schedule's ``dense_epochs``
+    (DEIM, section 3.2); in place.
+
+    Args:
+        dataloader: a config whose ``train.mapper`` is a :class:`deim.data.staged.StagedMapper`.
+    """
+    dataloader.train.mapper.mosaic = LazyCall(Mosaic)(
+        tile_size=320, degrees=10.0, translate=0.1, scale=(0.5, 1.5), fill=0
+    )
+    dataloader.train.mixup = LazyCall(Mixup)(prob=0.5, ratio=(0.45, 0.55))
+    return dataloader
 
 
 def with_deim_dfine(model: Any) -> Any:

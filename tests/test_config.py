@@ -18,7 +18,7 @@ def test_overrides_reach_everything() -> None:
             "optimizer.lr=1e-3",
             "model.backbone.name=B2",
             "dataloader.image_size=[320,320]",
-            "dataloader.train.mapper.augmentations.0.prob=0.1",
+            "dataloader.train.mapper.strong.0.prob=0.1",
             "train.max_iter=7",
             "+train.mine=1",
         ],
@@ -26,7 +26,7 @@ def test_overrides_reach_everything() -> None:
     assert cfg.optimizer.lr == 1e-3
     assert cfg.model.backbone.name == "B2"
     assert list(cfg.dataloader.test.mapper.augmentations[0].shape) == [320, 320]
-    assert cfg.dataloader.train.mapper.augmentations[0].prob == 0.1
+    assert cfg.dataloader.train.mapper.strong[0].prob == 0.1
     assert cfg.lr_multiplier.max_iter == 7
     assert cfg.train.mine == 1
 
@@ -35,7 +35,7 @@ def test_overrides_reach_everything() -> None:
     ("override", "message"),
     [
         ("optimizer.learning_rate=1", r"optimizer has params, lr"),
-        ("dataloader.train.mapper.augmentations.9.prob=1", r"augmentations has 0, 1, 2"),
+        ("dataloader.train.mapper.strong.9.prob=1", r"strong has 0, 1 "),
         ("nothing=1", r"the config has "),
         ("train.seed.deep=1", r"train\.seed has no keys"),
     ],

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deim.data import DetectionMapper, build_train_loader, coco_dataset
 from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
-from deim.data.sampler import IterationSampler, SampleKey, sample_generators
+from deim.data.sampler import IterationSampler, generators
 
 AUGMENTATIONS = {
     "photometric": lambda: [RandomPhotometricDistort(prob=1.0)],
@@ -92,7 +92,7 @@ def test_augmentation_is_a_function_of_the_seed() -> None:
 
     images = []
     for slot in (0, 0, 1):
-        with sample_generators(1, SampleKey(5, slot, 0)):
+        with generators(1, 5, slot):
             images.append(once())
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])
@@ -102,7 +102,7 @@ def test_sampling_leaves_the_global_generators_alone() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = random.random(), np.random.rand(), torch.rand(1).item()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with sample_generators(0, SampleKey(0, 0, 0)):
+    with generators(0, 0, 0):
         random.random(), np.random.rand(), torch.rand(1)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 

@@ -9,6 +9,7 @@ import pytest
 from detectron2.config import instantiate
 
 from deim.deployment import to_deployment
+from deim.engine.schedule import Stage
 from tests.conftest import ROOT
 from tests.models import recipe
 
@@ -81,6 +82,42 @@ def test_schedules(name: str) -> None:
     assert cfg.train.clip_grad.params.max_norm == 0.1
     assert cfg.train.model_ema.decay == 0.9999
     assert cfg.dataloader.train.total_batch_size == (128 if "_n_" in name else 32)
+
+
+# recipe: (first epochs of Dense O2O, of single-image augmentation, of none; sizes per base size)
+STAGES = {
+    "deim_dfine_n_coco": (4, 78, 148, None),
+    "deim_dfine_s_coco": (4, 64, 120, 20),
+    "deim_dfine_m_coco": (4, 49, 90, 6),
+    "deim_dfine_l_coco": (4, 29, 50, 4),
+    "deim_dfine_x_coco": (4, 29, 50, 3),
+    "dfine_n_coco": (0, 0, 148, None),
+    "dfine_s_coco": (0, 0, 120, 20),
+    "dfine_m_coco": (0, 0, 120, 6),
+    "dfine_l_coco": (0, 0, 72, 4),
+    "dfine_x_coco": (0, 0, 72, 3),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_augmentation_stages(name: str) -> None:
+    cfg = recipe(name)
+    schedule, mapper = instantiate(cfg.schedule), cfg.dataloader.train.mapper
+    dense, strong, final, repeat = STAGES[name]
+    stages = [schedule.stage(epoch) for epoch in range(schedule.epochs)]
+    expected = [Stage.PLAIN] * dense + [Stage.DENSE] * (strong - dense) + [Stage.STRONG] * (final - strong)
+    assert stages == expected + [Stage.FINAL] * (schedule.epochs - final)
+    assert mapper.multi_scale_repeat == repeat
+    if name.startswith("deim"):
+        assert dict(mapper.mosaic, _target_=None) == {
+            "_target_": None, "tile_size": 320, "degrees": 10, "translate": 0.1, "scale": (0.5, 1.5), "fill": 0
+        }  # fmt: skip
+        assert mapper.mosaic_prob == 0.5
+        mixup = cfg.dataloader.train.mixup
+        assert (mixup.prob, list(mixup.ratio)) == (0.5, [0.45, 0.55])
+    else:
+        assert mapper.mosaic is None
+        assert cfg.dataloader.train.mixup is None
 
 
 @pytest.mark.parametrize("name", [n for n in PARAMETERS if n.startswith("deim")])

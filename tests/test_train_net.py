@@ -77,6 +77,8 @@ def test_a_run_leaves_what_detectron2_leaves(finished: Path) -> None:
     content = torch.load(finished / "model_final.pth", weights_only=True)
     assert {"model", "ema_state", "trainer", "iteration"} <= set(content)
     assert content["trainer"]["hooks"]["EMAHook"] == {"updates": 6}
+    assert content["iteration"] == 5
+    assert (finished / "last_checkpoint").read_text() == "model_final.pth", "the best one was written after it"
 
 
 def test_resuming_continues_the_same_run(shapes: Path, tmp_path: Path) -> None:

@@ -8,22 +8,59 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from deim.data.sampler import IterationSampler, SampleKey, sample_generators
+from deim.data.mixup import Mixup, mix
+from deim.data.sampler import IterationSampler, SampleKey, generators
+from deim.data.staged import StagedMapper
+from deim.engine.schedule import Stage
 
 
 class MappedDataset(Dataset):
-    """``mapper(records[key.index])``, with the random generators set for the key."""
+    """The samples at keys of a sampler.
 
-    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int):
+    What a sample looks like depends on (seed, iteration, slot) alone. A mapper with a method
+    ``at(epoch, records)`` is asked anew for every iteration for the mapper of that time; see
+    :class:`deim.data.staged.StagedMapper`.
+
+    Args:
+        mixup: blends batches where the mapper's stage says so; needs a staged mapper.
+    """
+
+    def __init__(
+        self,
+        records: list[dict],
+        mapper: Callable[[dict], dict],
+        sampler: IterationSampler,
+        mixup: Mixup | None = None,
+    ):
         self.records = DatasetFromList(records, copy=False)
-        self.mapper, self.seed = mapper, seed
+        self.mapper, self.sampler, self.mixup = mapper, sampler, mixup
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: SampleKey) -> dict:
-        with sample_generators(self.seed, key):
-            return self.mapper(self.records[key.index])
+    def __getitems__(self, keys: list[SampleKey]) -> list[dict]:
+        """This process's part of one global batch."""
+        iteration, weight, mapper = keys[0].iteration, None, self.mapper
+        with generators(self.sampler.seed, iteration):
+            if isinstance(mapper, StagedMapper):
+                stage = mapper.stage_of(iteration // self.sampler.iters_per_epoch)
+                mapper = mapper.at(stage, self.records)
+                if self.mixup is not None and stage is Stage.DENSE:
+                    weight = self.mixup.draw()
+        samples = {key.slot: self._sample(mapper, key) for key in keys}
+        if weight is None:
+            return list(samples.values())
+        # The neighbour of this process's first slot belongs to another process: both make it.
+        slots = [(key.slot - 1) % self.sampler.total_batch_size for key in keys]
+        neighbours = [
+            samples[slot] if slot in samples else self._sample(mapper, self.sampler.key(iteration, slot))
+            for slot in slots
+        ]
+        return mix(list(samples.values()), neighbours, weight)
+
+    def _sample(self, mapper: Callable[[dict], dict], key: SampleKey) -> dict:
+        with generators(self.sampler.seed, key.iteration, key.slot):
+            return mapper(self.records[key.index])
 
 
 class TrainLoader:
@@ -81,6 +118,7 @@ def build_train_loader(
     num_workers: int = 4,
     seed: int = -1,
     shuffle: bool = True,
+    mixup: Mixup | None = None,
 ) -> TrainLoader:
     """A loader whose samples depend on (seed, iteration, slot in the global batch) alone.
 
@@ -90,10 +128,11 @@ def build_train_loader(
         total_batch_size: images per iteration over all processes.
         num_workers: worker processes of this process; 0 loads in the main one.
         seed: negative draws one that all processes share.
+        mixup: blends neighbours of the global batch in the stage of Dense O2O.
     """
     seed = comm.shared_random_seed() if seed < 0 else seed
     sampler = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
-    return TrainLoader(MappedDataset(dataset, mapper, seed), sampler, num_workers)
+    return TrainLoader(MappedDataset(dataset, mapper, sampler, mixup), sampler, num_workers)
 
 
 def build_test_loader(

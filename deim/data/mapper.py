@@ -46,8 +46,7 @@ class DetectionMapper:
             DatasetError: the image cannot be read or has not the size the record states.
         """
         sample = {key: value for key, value in copy.copy(record).items() if key != "annotations"}
-        image = self._read(sample)
-        boxes, classes = annotation_arrays(record.get("annotations", []), image.shape[:2])
+        image, boxes, classes = self._load(sample, record)
         augmented = AugInput(image, boxes=boxes)
         self.augmentations(augmented)
         image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
@@ -55,6 +54,11 @@ class DetectionMapper:
         if self.is_train:
             sample["instances"] = self._instances(augmented.boxes, classes, augmented.image.shape[:2])
         return sample
+
+    def _load(self, sample: dict, record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image (H, W, 3), boxes (N, 4) and classes (N,) before augmentation."""
+        image = self._read(sample)
+        return image, *annotation_arrays(record.get("annotations", []), image.shape[:2])
 
     def _read(self, sample: dict) -> np.ndarray:
         try:

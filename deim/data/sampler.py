@@ -1,5 +1,6 @@
 """Which image stands where in which iteration, as a pure function of the seed."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,12 +47,21 @@ class IterationSampler(Sampler[list[SampleKey]]):
             raise ValueError("the data set is empty")
         self.dataset_size, self.total_batch_size = dataset_size, total_batch_size
         self.seed, self.shuffle, self.start_iter = seed, shuffle, 0
+        self._epoch, self._order = -1, np.empty(0, np.int64)
         share = total_batch_size // world_size
         self.slots = range(comm.get_rank() * share, (comm.get_rank() + 1) * share)
 
     @property
     def iters_per_epoch(self) -> int:
         return max(self.dataset_size // self.total_batch_size, 1)
+
+    def key(self, iteration: int, slot: int) -> SampleKey:
+        """Which image stands at a slot of the global batch."""
+        epoch, within = divmod(iteration, self.iters_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self.permutation(epoch)
+        place = within * self.total_batch_size + slot
+        return SampleKey(iteration, slot, int(self._order[place % self.dataset_size]))
 
     def permutation(self, epoch: int) -> np.ndarray:
         """(dataset_size,) int64 order of the images in an epoch."""
@@ -60,23 +70,21 @@ class IterationSampler(Sampler[list[SampleKey]]):
         return np.random.default_rng([self.seed, epoch]).permutation(self.dataset_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        iteration, current, order = self.start_iter, None, np.empty(0, np.int64)
-        while True:
-            epoch, within = divmod(iteration, self.iters_per_epoch)
-            if epoch != current:
-                current, order = epoch, self.permutation(epoch)
-            first = within * self.total_batch_size
-            yield [SampleKey(iteration, slot, int(order[(first + slot) % self.dataset_size])) for slot in self.slots]
-            iteration += 1
+        for iteration in itertools.count(self.start_iter):
+            yield [self.key(iteration, slot) for slot in self.slots]
+
+
+# In place of a slot, for what is drawn once for all samples of an iteration.
+WHOLE_BATCH = 2**32 - 1
 
 
 @contextmanager
-def sample_generators(seed: int, key: SampleKey) -> Iterator[None]:
-    """Within it, the global generators of Python, NumPy and torch depend on (seed, iteration, slot)
-    alone; after it they go on as before, so that samples made in the main process do not disturb
-    the model's own randomness."""
+def generators(seed: int, iteration: int, slot: int = WHOLE_BATCH) -> Iterator[None]:
+    """Within it, the global generators of Python, NumPy and torch depend on the arguments alone;
+    after it they go on as before, so that samples made in the main process do not disturb the
+    model's own randomness."""
     python, numpy = random.getstate(), np.random.get_state()
-    state = np.random.SeedSequence([seed, key.iteration, key.slot]).generate_state(3)
+    state = np.random.SeedSequence([seed, iteration, slot]).generate_state(3)
     with torch.random.fork_rng(devices=[]):
         random.seed(int(state[0]))
         np.random.seed(int(state[1]))

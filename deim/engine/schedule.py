@@ -2,12 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 from fvcore.common.param_scheduler import ParamScheduler
 
 from deim.errors import ConfigError
 
 WARMUPS = {"linear": 1, "quadratic": 2}
+
+
+class Stage(Enum):
+    """How training images are augmented (DEIM, section 4.1; the names are ours)."""
+
+    PLAIN = "flip and resize"
+    DENSE = "Dense O2O: mosaic or zoom-out and crop, colours, mixup"
+    STRONG = "zoom-out and crop, colours"
+    FINAL = "flip and resize, at one scale"
 
 
 @dataclass(frozen=True)
@@ -19,7 +29,9 @@ class Schedule:
         warmup_iters: iterations in which the learning rate rises from zero.
         warmup: "linear" or "quadratic".
         flat_epochs: epochs, warm-up included, until the learning rate starts to fall.
-        no_aug_epochs: epochs at the end with the lowest learning rate.
+        no_aug_epochs: epochs at the end with the lowest learning rate and without augmentation.
+        dense_epochs: the first epoch with Dense O2O and the first one after it. Before it images are
+            plain, after it they are augmented one by one.
         lr_gamma: the lowest learning rate relative to the base.
         eval_epochs: epochs between evaluations.
         checkpoint_epochs: epochs between checkpoints.
@@ -34,6 +46,7 @@ class Schedule:
     flat_epochs: int = 0
     no_aug_epochs: int = 0
     lr_gamma: float = 1.0
+    dense_epochs: tuple[int, int] = (0, 0)
     eval_epochs: int = 1
     checkpoint_epochs: int = 1
 
@@ -48,6 +61,16 @@ class Schedule:
                 f"schedule.flat_epochs={self.flat_epochs} and no_aug_epochs={self.no_aug_epochs} "
                 f"do not fit in epochs={self.epochs}"
             )
+        if not 0 <= self.dense_epochs[0] <= self.dense_epochs[1]:
+            raise ConfigError(f"schedule.dense_epochs must ascend from at least 0, got {list(self.dense_epochs)}")
+
+    def stage(self, epoch: int) -> Stage:
+        """How images of this epoch (counted from 0) are augmented."""
+        if epoch >= self.epochs - self.no_aug_epochs:
+            return Stage.FINAL
+        if epoch < self.dense_epochs[0]:
+            return Stage.PLAIN
+        return Stage.DENSE if epoch < self.dense_epochs[1] else Stage.STRONG
 
     def learning_rate(self, iteration: float, max_iter: int) -> float:
         """Multiplier of the base learning rate at ``iteration`` of ``max_iter``.

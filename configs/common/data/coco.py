@@ -11,23 +11,25 @@ from detectron2.data import transforms as T
 from detectron2.evaluation import COCOEvaluator
 
 from deim.data import DetectionMapper, build_test_loader, build_train_loader, coco_dataset
-from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
+from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut
+from deim.data.staged import StagedMapper
 
 dataloader = dict(
     # height and width that the model sees
     image_size=(640, 640),
     train=L(build_train_loader)(
         dataset=L(coco_dataset)(name="coco_2017_train", json_file=None, image_root=None, filter_empty=False),
-        mapper=L(DetectionMapper)(
-            is_train=True,
-            augmentations=[
-                L(RandomPhotometricDistort)(prob=0.5),
-                L(RandomZoomOut)(prob=0.5, fill=0),
-                L(RandomIoUCrop)(prob=0.8),
-                L(T.RandomFlip)(prob=0.5),
-                L(Resize)(shape="${dataloader.image_size}"),
-            ],
+        mapper=L(StagedMapper)(
+            schedule="${schedule}",
+            shape="${dataloader.image_size}",
+            colour=[L(RandomPhotometricDistort)(prob=0.5)],
+            strong=[L(RandomZoomOut)(prob=0.5, fill=0), L(RandomIoUCrop)(prob=0.8)],
+            always=[L(T.RandomFlip)(prob=0.5)],
+            mosaic=None,
+            mosaic_prob=0.5,
+            multi_scale_repeat=None,
         ),
+        mixup=None,
         total_batch_size=32,
         num_workers=4,
         seed="${train.seed}",

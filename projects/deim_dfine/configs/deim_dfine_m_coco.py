@@ -9,6 +9,8 @@ train.output_dir = "output/deim_dfine_m_coco"
 
 model = with_deim_dfine(model)
 
+dataloader.train.mapper.multi_scale_repeat = 6
+
 optimizer.lr = 4e-4
 optimizer.weight_decay = 1e-4
 # In this order: the backbone's norms learn at the full rate, without decay.
@@ -19,4 +21,5 @@ optimizer.params.rules = dict(
 
 schedule.epochs = 102
 schedule.flat_epochs = 49
+schedule.dense_epochs = [4, 49]
 schedule.no_aug_epochs = 12

@@ -9,7 +9,10 @@ train.output_dir = "output/deim_dfine_s_coco"
 
 model = with_deim_dfine(model)
 
+dataloader.train.mapper.multi_scale_repeat = 20
+
 optimizer.params.rules.backbone.lr = 2e-4
 
 schedule.epochs = 132
 schedule.flat_epochs = 64
+schedule.dense_epochs = [4, 64]

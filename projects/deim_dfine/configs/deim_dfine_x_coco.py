@@ -9,4 +9,6 @@ train.output_dir = "output/deim_dfine_x_coco"
 
 model = with_deim_dfine(model)
 
+dataloader.train.mapper.multi_scale_repeat = 3
+
 optimizer.params.rules.backbone.lr = 5e-6

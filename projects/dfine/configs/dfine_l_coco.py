@@ -12,5 +12,7 @@ train = get_config("common/train.py").train
 train.output_dir = "output/dfine_l_coco"
 train.amp.enabled = True
 
+dataloader.train.mapper.multi_scale_repeat = 4
+
 schedule.epochs = 80
 schedule.no_aug_epochs = 8

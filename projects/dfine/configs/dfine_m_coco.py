@@ -4,6 +4,8 @@ from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule,
 
 train.output_dir = "output/dfine_m_coco"
 
+dataloader.train.mapper.multi_scale_repeat = 6
+
 model.backbone.name = "B2"
 model.backbone.learnable_affine = True
 model.backbone.freeze_at = 0

@@ -6,6 +6,7 @@ train.output_dir = "output/dfine_n_coco"
 
 dataloader.train.total_batch_size = 128
 dataloader.test.total_batch_size = 256
+dataloader.train.mapper.multi_scale_repeat = None
 
 model.backbone.out_features = ["stage3", "stage4"]
 model.encoder.in_channels = [512, 1024]

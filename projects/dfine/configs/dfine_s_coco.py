@@ -4,6 +4,8 @@ from .dfine_m_coco import dataloader, lr_multiplier, model, optimizer, schedule,
 
 train.output_dir = "output/dfine_s_coco"
 
+dataloader.train.mapper.multi_scale_repeat = 20
+
 model.backbone.name = "B0"
 model.encoder.in_channels = [256, 512, 1024]
 model.encoder.depth_multiplier = 0.34

@@ -4,6 +4,8 @@ from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule,
 
 train.output_dir = "output/dfine_x_coco"
 
+dataloader.train.mapper.multi_scale_repeat = 3
+
 model.backbone.name = "B5"
 model.encoder.hidden_dim = 384
 model.encoder.dim_feedforward = 2048

@@ -1,0 +1,100 @@
+"""Mosaic: four images in one (YOLOv4; DEIM, arXiv 2412.04234, section 3.2, "Dense O2O")."""
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from detectron2.data.transforms import Transform
+
+
+class AffineTransform(Transform):
+    """Maps points by a matrix onto a canvas.
+
+    Args:
+        matrix: (2, 3); ``matrix @ (x, y, 1)`` is where a point of the image goes.
+        size: (height, width) of the canvas.
+        fill: colour of what the image does not cover.
+    """
+
+    def __init__(self, matrix: np.ndarray, size: tuple[int, int], fill: int = 0):
+        super().__init__()
+        self.matrix, self.size, self.fill = matrix, size, fill
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        canvas = np.full((*self.size, *img.shape[2:]), self.fill, dtype=img.dtype)
+        self.draw_on(canvas, img)
+        return canvas
+
+    def draw_on(self, canvas: np.ndarray, img: np.ndarray) -> None:
+        """Draw the image onto ``canvas``, in place, leaving what it does not cover."""
+        # OpenCV's pixel (i, j) is the point (i + 0.5, j + 0.5) here.
+        matrix = self.matrix.copy()
+        matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5
+        cv2.warpAffine(
+            img, matrix, self.size[::-1], dst=canvas, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
+        )
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+
+class Mosaic:
+    """Draws where four images go: 2 x 2 tiles, rotated, shifted and scaled together.
+
+    Every image is resized to ``tile_size`` on its short side and put into the corner of its tile; the
+    tiles are as large as the largest of the four. The canvas is then turned about its centre and
+    resized to the wanted shape. All of it is one transform per image.
+
+    Args:
+        tile_size: short side of an image before the affine map, in pixels.
+        degrees: largest rotation either way.
+        translate: largest shift, relative to the canvas.
+        scale: range of the scale.
+        fill: colour between the images.
+    """
+
+    def __init__(
+        self,
+        tile_size: int = 320,
+        degrees: float = 10.0,
+        translate: float = 0.1,
+        scale: tuple[float, float] = (0.5, 1.5),
+        fill: int = 0,
+    ):
+        self.tile_size, self.degrees, self.translate = tile_size, degrees, translate
+        self.scale, self.fill = scale, fill
+
+    def get_transforms(self, sizes: Sequence[tuple[int, int]], shape: tuple[int, int]) -> list[AffineTransform]:
+        """
+        Args:
+            sizes: (height, width) of the four images.
+            shape: (height, width) of the result.
+
+        Returns:
+            one transform per image: top left, top right, bottom left, bottom right.
+        """
+        factors = [self.tile_size / min(size) for size in sizes]
+        tile_height = max(round(height * factor) for (height, _), factor in zip(sizes, factors, strict=True))
+        tile_width = max(round(width * factor) for (_, width), factor in zip(sizes, factors, strict=True))
+        shared = self._canvas_to_output((2 * tile_height, 2 * tile_width), shape)
+        transforms = []
+        for number, factor in enumerate(factors):
+            row, column = divmod(number, 2)
+            place = np.array([[factor, 0, column * tile_width], [0, factor, row * tile_height], [0, 0, 1]])
+            transforms.append(AffineTransform((shared @ place)[:2], shape, self.fill))
+        return transforms
+
+    def _canvas_to_output(self, canvas: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+        """(3, 3): rotation and scale about the centre, shift, then the resize."""
+        height, width = canvas
+        angle = math.radians(np.random.uniform(-self.degrees, self.degrees))
+        scale = np.random.uniform(*self.scale)
+        shift = np.random.uniform(-self.translate, self.translate, 2) * [width, height]
+        cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+        centre = np.array([width, height]) / 2
+        turn = np.array([[cos, -sin], [sin, cos]])
+        moved = np.eye(3)
+        moved[:2, :2] = turn
+        moved[:2, 2] = centre - turn @ centre + shift
+        return np.diag([shape[1] / width, shape[0] / height, 1.0]) @ moved

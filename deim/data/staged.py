@@ -1,0 +1,138 @@
+"""The augmentation stages of DEIM and D-FINE."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from detectron2.data.common import DatasetFromList
+from detectron2.data.transforms import Augmentation
+
+from deim.data.augmentation import Resize
+from deim.data.mapper import DetectionMapper, annotation_arrays
+from deim.data.mosaic import Mosaic
+from deim.engine.schedule import Schedule, Stage
+
+
+def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
+    """Sides from three quarters to five quarters of ``base_size`` in steps of 32.
+
+    Args:
+        repeat: how often ``base_size`` itself stands among them, the others standing once; None for
+            ``base_size`` alone.
+    """
+    if repeat is None:
+        return [base_size]
+    low, high = int(base_size * 0.75 / 32) * 32, int(base_size * 1.25 / 32) * 32
+    steps = (base_size - low) // 32
+    below = [low + 32 * i for i in range(steps)]
+    above = [high - 32 * i for i in range(steps)]
+    return below + [base_size] * repeat + above
+
+
+class StagedMapper:
+    """A mapper whose augmentation changes with the epoch, as the schedule says.
+
+    =======  ===================================================================================
+    stage    augmentation
+    =======  ===================================================================================
+    PLAIN    ``always``
+    DENSE    ``colour``, then a mosaic with probability ``mosaic_prob``, else ``strong``; ``always``
+    STRONG   ``colour``, ``strong``, ``always``
+    FINAL    ``always``
+    =======  ===================================================================================
+
+    Every image ends with a resize: to one size that is drawn for all images of an iteration from
+    ``sizes``, in the FINAL stage to ``shape``.
+
+    Args:
+        schedule: of the run.
+        shape: (height, width) that the model is evaluated at.
+        colour, strong, always: detectron2 policies.
+        mosaic: None for none.
+        mosaic_prob: how often an image of the DENSE stage becomes a mosaic.
+        multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
+        image_format, min_box_size: see :class:`deim.data.mapper.DetectionMapper`.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        shape: Sequence[int],
+        colour: Sequence[Augmentation] = (),
+        strong: Sequence[Augmentation] = (),
+        always: Sequence[Augmentation] = (),
+        mosaic: Mosaic | None = None,
+        mosaic_prob: float = 0.5,
+        multi_scale_repeat: int | None = None,
+        image_format: str = "RGB",
+        min_box_size: float = 1.0,
+    ):
+        self.schedule, self.shape = schedule, (int(shape[0]), int(shape[1]))
+        self.colour, self.strong, self.always = list(colour), list(strong), list(always)
+        self.mosaic, self.mosaic_prob = mosaic, mosaic_prob
+        self.multi_scale_repeat = multi_scale_repeat
+        self.image_format, self.min_box_size = image_format, min_box_size
+
+    def stage_of(self, epoch: int) -> Stage:
+        return self.schedule.stage(epoch)
+
+    def draw_shape(self, stage: Stage) -> tuple[int, int]:
+        """The size of an iteration's images: height and width, scaled alike."""
+        if stage is Stage.FINAL:
+            return self.shape
+        height, width = self.shape
+        side = int(np.random.choice(multi_scale_sizes(height, self.multi_scale_repeat)))
+        return side, round(width * side / height / 32) * 32 if side != height else width
+
+    def at(self, stage: Stage, records: DatasetFromList) -> Callable[[dict], dict]:
+        """The mapper for one iteration; draws its size.
+
+        Args:
+            records: where the other images of a mosaic come from.
+        """
+        shape = self.draw_shape(stage)
+        resize = [Resize(shape)]
+        augmented = stage in (Stage.DENSE, Stage.STRONG)
+        policies = [*self.colour, *self.strong, *self.always] if augmented else self.always
+        single = DetectionMapper([*policies, *resize], True, self.image_format, self.min_box_size)
+        if stage is not Stage.DENSE or self.mosaic is None:
+            return single
+        # The mosaic itself has the wanted size.
+        joined = MosaicMapper(
+            self.mosaic, shape, [*self.colour, *self.always], records, self.image_format, self.min_box_size
+        )
+        return lambda record: (joined if np.random.uniform() < self.mosaic_prob else single)(record)
+
+
+class MosaicMapper(DetectionMapper):
+    """Makes a mosaic of a record and three others, drawn from ``records``.
+
+    The sample's ``file_name``, ``image_id``, ``height`` and ``width`` are those of its first image.
+    """
+
+    def __init__(
+        self,
+        mosaic: Mosaic,
+        shape: tuple[int, int],
+        augmentations: Sequence[Augmentation],
+        records: DatasetFromList,
+        image_format: str = "RGB",
+        min_box_size: float = 1.0,
+    ):
+        super().__init__(augmentations, True, image_format, min_box_size)
+        self.mosaic, self.shape, self.records = mosaic, shape, records
+
+    def _load(self, sample: dict, record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        others = [self.records[int(i)] for i in np.random.randint(len(self.records), size=3)]
+        images = [self._read(sample), *(self._read(dict(other)) for other in others)]
+        sizes = [image.shape[:2] for image in images]
+        transforms = self.mosaic.get_transforms(sizes, self.shape)
+        canvas = np.full((*self.shape, 3), self.mosaic.fill, np.uint8)
+        boxes, classes = [], []
+        for image, size, one, transform in zip(images, sizes, [record, *others], transforms, strict=True):
+            transform.draw_on(canvas, image)
+            found, labels = annotation_arrays(one.get("annotations", []), size)
+            boxes.append(transform.apply_box(found) if len(found) else found)
+            classes.append(labels)
+        height, width = self.shape
+        clipped = np.concatenate(boxes).clip(0, [width, height, width, height])
+        return canvas, clipped, np.concatenate(classes)
