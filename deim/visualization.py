@@ -121,3 +121,23 @@ def _draw_box(axis: Axes, box: Sequence[float], colour: object, label: str = "",
 def _save(figure: Figure, output: str | Path) -> None:
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
+
+
+def draw_samples(samples: Sequence[dict], class_names: Sequence[str], output: str | Path, columns: int = 4) -> None:
+    """Draw training samples in a grid, as the model gets them, with the boxes of their objects.
+
+    Args:
+        samples: with ``image`` uint8 (3, H, W) RGB and ``instances``.
+    """
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    colours = matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
+    for axis, sample in zip(axes, samples, strict=False):
+        axis.imshow(sample["image"].numpy().transpose(1, 2, 0))
+        instances = sample["instances"]
+        for box, index in zip(instances.gt_boxes.tensor.tolist(), instances.gt_classes.tolist(), strict=True):
+            _draw_box(axis, box, colours[index], class_names[index])
+    for axis in figure.axes:
+        axis.axis("off")
+    _save(figure, output)

@@ -163,3 +163,31 @@ def test_torchrun_starts_the_processes_too(shapes: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-3000:]
     assert "World size: 2" in done.stdout
     assert len(metrics(tmp_path)) == 2
+
+
+def test_training_batches_are_drawn_and_counted(shapes: Path, tmp_path: Path) -> None:
+    def visualize(epoch: int) -> subprocess.CompletedProcess:
+        return tool(
+            "visualize_data.py",
+            "--config-file",
+            "projects/deim_dfine/configs/deim_dfine_n_coco.py",
+            "--epoch",
+            str(epoch),
+            "--output",
+            str(tmp_path / "batch.png"),
+            "--batches",
+            "2",
+            *(o for o in data_overrides(shapes) if ".train." in o),
+            "dataloader.train.dataset.name=shapes",
+            "dataloader.train.total_batch_size=8",
+            "dataloader.train.num_workers=0",
+            "dataloader.image_size=[96,96]",
+        )
+
+    done = visualize(10)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 10: Dense O2O" in done.stdout
+    dense, sparse = (float(line.split(": ")[1]) for line in done.stdout.splitlines()[-2:])
+    assert dense > 1.3 * sparse
+    assert (tmp_path / "batch.png").read_bytes().startswith(b"\x89PNG")
+    assert "is not in the run of 160 epochs" in visualize(160).stderr
