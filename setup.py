@@ -51,7 +51,14 @@ setup(
     ],
     extras_require={
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2", "torchvision"],
-        "detrex": ["detrex @ git+https://github.com/IDEA-Research/detrex", "setuptools<81", "wandb", "timm", "einops"],
+        "detrex": [
+            "detrex @ git+https://github.com/IDEA-Research/detrex",
+            "setuptools<81",
+            "wandb",
+            "timm",
+            "einops",
+            "fairscale",
+        ],
         "wandb": ["wandb"],
     },
 )

@@ -11,8 +11,6 @@ def to_deployment(model: nn.Module) -> nn.Module:
     Detections stay the same up to rounding; the copy cannot be trained.
     """
     deployed = copy.deepcopy(model).eval()
-    if hasattr(deployed, "criterion"):
-        setattr(deployed, "criterion", None)  # noqa: B010 - a module's attribute may become None
     for module in list(deployed.modules()):
         reparameterize = getattr(module, "reparameterize", None)
         if reparameterize is not None:

@@ -58,6 +58,10 @@ class DEIMDetector(nn.Module):
 
         return detector_arguments(cfg)
 
+    def reparameterize(self) -> None:
+        """Drop what only training needs."""
+        self.criterion = None
+
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device

@@ -184,8 +184,9 @@ def test_frozen_norm_equals_the_norm_it_came_from() -> None:
     from detectron2.layers import FrozenBatchNorm2d
 
     norm = nn.BatchNorm2d(4).eval()
-    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
-    norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
+        nn.init.normal_(tensor)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
     frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(nn.Sequential(norm))[0]
     x = torch.randn(2, 4, 3, 3)
     torch.testing.assert_close(frozen(x), norm(x))

@@ -99,12 +99,20 @@ def test_augmentation_is_a_function_of_the_seed() -> None:
 
 
 def test_sampling_leaves_the_global_generators_alone() -> None:
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = random.random(), np.random.rand(), torch.rand(1).item()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+
+    seed()
+    expected = draw()
+    seed()
     with generators(0, 0, 0):
-        random.random(), np.random.rand(), torch.rand(1)
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+        draw()
+    assert draw() == expected
 
 
 def write_image(path: Path, size: tuple[int, int] = (40, 60)) -> str:

@@ -18,6 +18,7 @@ from deim.data.mixup import Mixup, mix
 from deim.data.mosaic import Mosaic
 from deim.data.staged import StagedMapper, multi_scale_sizes
 from deim.engine.schedule import Schedule, Stage
+from deim.errors import ConfigError
 
 # One iteration per epoch below: iterations 0-1 plain, 2-4 dense, 5-6 strong, 7-8 final.
 SCHEDULE = Schedule(epochs=9, dense_epochs=(2, 5), no_aug_epochs=2)
@@ -186,3 +187,8 @@ def test_stages_follow_the_epochs() -> None:
 def test_without_mosaic_the_dense_stage_augments_one_by_one(shapes: Path) -> None:
     batch = stream(shapes, 3, 1, mosaic=None)[0]
     assert len(batch) == 16
+
+
+def test_mixup_needs_to_know_its_epochs(shapes: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a StagedMapper"):
+        build_train_loader([{}], mapper=dict, total_batch_size=1, mixup=Mixup())

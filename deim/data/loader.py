@@ -12,26 +12,31 @@ from deim.data.mixup import Mixup, mix
 from deim.data.sampler import IterationSampler, SampleKey, generators
 from deim.data.staged import StagedMapper
 from deim.engine.schedule import Stage
+from deim.errors import ConfigError
 
 
 class MappedDataset(Dataset):
     """The samples at keys of a sampler.
 
-    What a sample looks like depends on (seed, iteration, slot) alone. A mapper with a method
-    ``at(epoch, records)`` is asked anew for every iteration for the mapper of that time; see
-    :class:`deim.data.staged.StagedMapper`.
+    What a sample looks like depends on (seed, iteration, slot) alone.
 
     Args:
-        mixup: blends batches where the mapper's stage says so; needs a staged mapper.
+        mapper: record -> sample; or a staged one, whose mapper changes with the iteration.
+        mixup: blends batches in the stage of Dense O2O.
+
+    Raises:
+        ConfigError: mixup without a staged mapper, which says when.
     """
 
     def __init__(
         self,
         records: list[dict],
-        mapper: Callable[[dict], dict],
+        mapper: Callable[[dict], dict] | StagedMapper,
         sampler: IterationSampler,
         mixup: Mixup | None = None,
     ):
+        if mixup is not None and not isinstance(mapper, StagedMapper):
+            raise ConfigError("dataloader.train.mixup needs a StagedMapper as dataloader.train.mapper")
         self.records = DatasetFromList(records, copy=False)
         self.mapper, self.sampler, self.mixup = mapper, sampler, mixup
 
@@ -40,13 +45,8 @@ class MappedDataset(Dataset):
 
     def __getitems__(self, keys: list[SampleKey]) -> list[dict]:
         """This process's part of one global batch."""
-        iteration, weight, mapper = keys[0].iteration, None, self.mapper
-        with generators(self.sampler.seed, iteration):
-            if isinstance(mapper, StagedMapper):
-                stage = mapper.stage_of(iteration // self.sampler.iters_per_epoch)
-                mapper = mapper.at(stage, self.records)
-                if self.mixup is not None and stage is Stage.DENSE:
-                    weight = self.mixup.draw()
+        iteration = keys[0].iteration
+        mapper, weight = self._plan(iteration)
         samples = {key.slot: self._sample(mapper, key) for key in keys}
         if weight is None:
             return list(samples.values())
@@ -57,6 +57,17 @@ class MappedDataset(Dataset):
             for slot in slots
         ]
         return mix(list(samples.values()), neighbours, weight)
+
+    def _plan(self, iteration: int) -> tuple[Callable[[dict], dict], float | None]:
+        """The mapper of an iteration, and the weight of its mixup or None."""
+        if not isinstance(self.mapper, StagedMapper):
+            return self.mapper, None
+        with generators(self.sampler.seed, iteration):
+            stage = self.mapper.stage_of(iteration // self.sampler.iters_per_epoch)
+            mapper = self.mapper.at(stage, self.records)
+            if self.mixup is None or stage is not Stage.DENSE:
+                return mapper, None
+            return mapper, self.mixup.draw()
 
     def _sample(self, mapper: Callable[[dict], dict], key: SampleKey) -> dict:
         with generators(self.sampler.seed, key.iteration, key.slot):
@@ -113,7 +124,7 @@ def _single_thread(worker_id: int) -> None:
 def build_train_loader(
     dataset: list[dict],
     *,
-    mapper: Callable[[dict], dict],
+    mapper: Callable[[dict], dict] | StagedMapper,
     total_batch_size: int,
     num_workers: int = 4,
     seed: int = -1,
@@ -124,7 +135,7 @@ def build_train_loader(
 
     Args:
         dataset: detectron2 records.
-        mapper: record -> sample; any detectron2 or detrex mapper.
+        mapper: record -> sample, as any mapper of detectron2 or detrex; or a staged one.
         total_batch_size: images per iteration over all processes.
         num_workers: worker processes of this process; 0 loads in the main one.
         seed: negative draws one that all processes share.
