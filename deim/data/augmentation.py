@@ -4,14 +4,17 @@ They are those that RT-DETR took from torchvision's detection references. All dr
 global generator, as detectron2's do; the train loader seeds it for each sample.
 """
 
+import copy
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from detectron2.data.transforms import Augmentation, NoOpTransform, Transform
+from detectron2.data.transforms import NoOpTransform, Transform
+
+from deim.data.geometry import AffineTransform, ColourTransform, SizeAugmentation
 
 
-class Resize(Augmentation):
+class Resize(SizeAugmentation):
     """Resize to ``shape`` (height, width) by OpenCV, averaging where the image shrinks.
 
     Several times faster than detectron2's, which goes through PIL.
@@ -23,28 +26,14 @@ class Resize(Augmentation):
         self.shape = (int(height), int(width))
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(image.shape[:2], self.shape)
+        (height, width), (new_height, new_width) = image.shape[:2], self.shape
+        if (height, width) == self.shape:
+            return NoOpTransform()
+        matrix = np.array([[new_width / width, 0, 0], [0, new_height / height, 0]])
+        return AffineTransform(matrix, (height, width), self.shape)
 
 
-class ResizeTransform(Transform):
-    """From ``size`` to ``new_size``, both (height, width)."""
-
-    def __init__(self, size: tuple[int, int], new_size: tuple[int, int]):
-        super().__init__()
-        self.size, self.new_size = size, new_size
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        if img.shape[:2] == self.new_size:
-            return img
-        shrinks = self.new_size[0] < img.shape[0] and self.new_size[1] < img.shape[1]
-        return cv2.resize(img, self.new_size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        (height, width), (new_height, new_width) = self.size, self.new_size
-        return coords * np.array([new_width / width, new_height / height], dtype=coords.dtype)
-
-
-class RandomPhotometricDistort(Augmentation):
+class RandomPhotometricDistort(SizeAugmentation):
     """Brightness, contrast, saturation, hue and the order of channels, each with probability ``prob``.
 
     Args:
@@ -76,8 +65,11 @@ class RandomPhotometricDistort(Augmentation):
         return PhotometricTransform(brightness, contrast, saturation, hue, contrast_first, order)
 
 
-class PhotometricTransform(Transform):
-    """Changes colours only. Any of the factors may be None; ``order`` permutes the channels."""
+class PhotometricTransform(ColourTransform):
+    """Changes colours only. Any of the factors may be None; ``order`` permutes the channels.
+
+    All but the hue is linear and done at once, without rounding or clipping in between.
+    """
 
     def __init__(
         self,
@@ -92,39 +84,65 @@ class PhotometricTransform(Transform):
         self.brightness, self.contrast = brightness, contrast
         self.saturation, self.hue = saturation, hue
         self.contrast_first, self.order = contrast_first, order
+        self.mean: float | None = None
+
+    def for_image(self, img: np.ndarray) -> "PhotometricTransform":
+        fixed = copy.copy(self)
+        fixed.mean = _mean_gray(img)
+        return fixed
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        if self.brightness is not None:
-            img = cv2.convertScaleAbs(img, alpha=self.brightness)
+        mean = (_mean_gray(img) if self.mean is None else self.mean) * (self.brightness or 1)
+        before = _brightness(np.eye(3, 4), self.brightness)
         if self.contrast_first:
-            img = self._apply_contrast(img)
-        img = self._apply_saturation_and_hue(img)
+            before = _contrast(before, self.contrast, mean)
+        before = _saturation(before, self.saturation)
+        after = np.eye(3, 4)
         if not self.contrast_first:
-            img = self._apply_contrast(img)
-        return img if self.order is None else np.ascontiguousarray(img[..., self.order])
-
-    def _apply_contrast(self, img: np.ndarray) -> np.ndarray:
-        if self.contrast is None:
-            return img
-        mean = cv2.cvtColor(img, cv2.COLOR_RGB2GRAY).mean()
-        values = np.arange(256) * self.contrast + mean * (1 - self.contrast)
-        return cv2.LUT(img, values.clip(0, 255).round().astype(np.uint8))
-
-    def _apply_saturation_and_hue(self, img: np.ndarray) -> np.ndarray:
-        if self.saturation is not None:
-            gray = cv2.cvtColor(cv2.cvtColor(img, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            img = cv2.addWeighted(img, self.saturation, gray, 1 - self.saturation, 0)
-        if self.hue is not None:
-            hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)
-            hsv[..., 0] += np.uint8(round(self.hue * 256) % 256)  # the circle of hues is 256 long, and wraps
-            img = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-        return img
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        return coords
+            after = _contrast(after, self.contrast, mean)
+        if self.order is not None:
+            after = after[self.order]
+        if self.hue is None:
+            return _apply_matrix(img, after @ np.vstack([before, [0, 0, 0, 1]]))
+        return _apply_matrix(_shift_hue(_apply_matrix(img, before), self.hue), after)
 
 
-class RandomZoomOut(Augmentation):
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def _mean_gray(img: np.ndarray) -> float:
+    return float(np.dot(_LUMA, cv2.mean(img)[:3]))
+
+
+def _brightness(matrix: np.ndarray, factor: float | None) -> np.ndarray:
+    return matrix if factor is None else matrix * factor
+
+
+def _contrast(matrix: np.ndarray, factor: float | None, mean: float) -> np.ndarray:
+    """Away from or towards ``mean``, the mean of the gray image."""
+    if factor is None:
+        return matrix
+    return matrix * factor + np.array([0, 0, 0, mean * (1 - factor)])
+
+
+def _saturation(matrix: np.ndarray, factor: float | None) -> np.ndarray:
+    """Away from or towards each pixel's gray."""
+    if factor is None:
+        return matrix
+    return (np.eye(3) * factor + (1 - factor) * _LUMA) @ matrix
+
+
+def _apply_matrix(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return img if np.array_equal(matrix, np.eye(3, 4)) else cv2.transform(img, matrix)
+
+
+def _shift_hue(img: np.ndarray, turns: float) -> np.ndarray:
+    hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # the circle of hues is 256 long, and wraps
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+class RandomZoomOut(SizeAugmentation):
     """With probability ``prob``, place the image somewhere on a canvas 1 to 4 times as large."""
 
     def __init__(self, prob: float = 0.5, side_range: tuple[float, float] = (1.0, 4.0), fill: int = 0):
@@ -139,28 +157,10 @@ class RandomZoomOut(Augmentation):
         canvas = (int(height * factor), int(width * factor))
         top = int((canvas[0] - height) * np.random.uniform())
         left = int((canvas[1] - width) * np.random.uniform())
-        return PlaceTransform(canvas, (top, left), self.fill)
+        return AffineTransform(np.array([[1, 0, left], [0, 1, top]]), (height, width), canvas, self.fill)
 
 
-class PlaceTransform(Transform):
-    """Put an image on a ``canvas`` (height, width) of colour ``fill`` with its corner at (top, left)."""
-
-    def __init__(self, canvas: tuple[int, int], corner: tuple[int, int], fill: int):
-        super().__init__()
-        self.canvas, self.corner, self.fill = canvas, corner, fill
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        (top, left), (height, width) = self.corner, img.shape[:2]
-        placed = np.full((*self.canvas, *img.shape[2:]), self.fill, dtype=img.dtype)
-        placed[top : top + height, left : left + width] = img
-        return placed
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        top, left = self.corner
-        return coords + np.array([left, top], dtype=coords.dtype)
-
-
-class RandomIoUCrop(Augmentation):
+class RandomIoUCrop(SizeAugmentation):
     """SSD's crop (arXiv 1512.02325, section 2.2) with probability ``prob``.
 
     A part with sides of 0.3 to 1 of the image's and aspect ratio 0.5 to 2 that overlaps some object
@@ -189,59 +189,52 @@ class RandomIoUCrop(Augmentation):
             min_iou = np.random.choice(self.min_ious)
             if min_iou >= 1.0:  # always drawn after finitely many rounds: "keep the image" ends the search
                 return NoOpTransform()
-            for _ in range(self.trials):
-                window = self._draw(size)
-                if window is not None and _overlaps(boxes, window, min_iou):
-                    return IoUCropTransform(window)
+            windows = self._draw_windows(size)
+            fitting = np.flatnonzero(_best_overlaps(boxes, windows) >= min_iou)
+            if len(fitting):
+                left, top, right, bottom = windows[fitting[0]].tolist()
+                return IoUCropTransform((left, top, right, bottom), size)
 
-    def _draw(self, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-        height, width = size
-        new_width = int(width * np.random.uniform(*self.scale_range))
-        new_height = int(height * np.random.uniform(*self.scale_range))
-        if not new_width or not new_height:
-            return None
-        if not self.aspect_range[0] <= new_width / new_height <= self.aspect_range[1]:
-            return None
-        left = int((width - new_width) * np.random.uniform())
-        top = int((height - new_height) * np.random.uniform())
-        return left, top, left + new_width, top + new_height
-
-
-def _centred_inside(boxes: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
-    """(N,) bool: the centre of the box lies inside of the window."""
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    left, top, right, bottom = window
-    return (left < x) & (x < right) & (top < y) & (y < bottom)
+    def _draw_windows(self, size: tuple[int, int]) -> np.ndarray:
+        """(N, 4) int: those of ``trials`` random windows that have the wanted aspect ratio."""
+        whole = np.array([size[1], size[0]])
+        sides = (whole * np.random.uniform(*self.scale_range, (self.trials, 2))).astype(np.int64)
+        corners = ((whole - sides) * np.random.uniform(size=(self.trials, 2))).astype(np.int64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            aspects = sides[:, 0] / sides[:, 1]
+        fits = (sides > 0).all(axis=1) & (self.aspect_range[0] <= aspects) & (aspects <= self.aspect_range[1])
+        return np.concatenate([corners, corners + sides], axis=1)[fits]
 
 
-def _overlaps(boxes: np.ndarray, window: tuple[int, int, int, int], min_iou: float) -> bool:
-    """Whether some box centred in the window has at least this IoU with it."""
-    boxes = boxes[_centred_inside(boxes, window)]
-    if not len(boxes):
-        return False
-    sides = np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2])
-    shared = sides.clip(min=0).prod(axis=1)
+def _centred_inside(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """(M, N) bool: the centre of box n lies inside of window m."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])).all(axis=2)
+
+
+def _best_overlaps(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """(M,) the largest IoU of each window with a box that is centred in it, or -1 if there is none."""
+    low = np.maximum(windows[:, None, :2], boxes[:, :2])
+    high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
+    shared = (high - low).clip(min=0).prod(axis=2)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    whole = (window[2] - window[0]) * (window[3] - window[1])
-    return bool((shared / (areas + whole - shared)).max() >= min_iou)
+    window_areas = (windows[:, 2:] - windows[:, :2]).prod(axis=1)[:, None]
+    ious = shared / (areas + window_areas - shared)
+    return np.where(_centred_inside(boxes, windows), ious, -1.0).max(axis=1)
 
 
-class IoUCropTransform(Transform):
-    """Cut out ``window`` (left, top, right, bottom); boxes centred outside of it become empty."""
+class IoUCropTransform(AffineTransform):
+    """Cut ``window`` (left, top, right, bottom) out of an image of ``size``; boxes centred outside of it
+    become empty."""
 
-    def __init__(self, window: tuple[int, int, int, int]):
-        super().__init__()
+    def __init__(self, window: tuple[int, int, int, int], size: tuple[int, int]):
+        left, top, right, bottom = window
+        super().__init__(np.array([[1, 0, -left], [0, 1, -top]]), size, (bottom - top, right - left))
         self.window = window
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        left, top, right, bottom = self.window
-        return img[top:bottom, left:right]
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        return coords - np.array(self.window[:2], dtype=coords.dtype)
 
     def apply_box(self, box: np.ndarray) -> np.ndarray:
         left, top, right, bottom = self.window
-        cropped = np.clip(box, [left, top, left, top], [right, bottom, right, bottom]) - [left, top, left, top]
-        cropped[~_centred_inside(box, self.window)] = 0
+        corner = [left, top, left, top]
+        cropped = np.clip(box, corner, [right, bottom, right, bottom]) - corner
+        cropped[~_centred_inside(box, np.array([self.window]))[0]] = 0
         return cropped

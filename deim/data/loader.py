@@ -8,7 +8,9 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup, mix
+from deim.data.records import CompactRecords, Records
 from deim.data.sampler import IterationSampler, SampleKey, generators
 from deim.data.staged import StagedMapper
 from deim.engine.schedule import Stage
@@ -37,7 +39,9 @@ class MappedDataset(Dataset):
     ):
         if mixup is not None and not isinstance(mapper, StagedMapper):
             raise ConfigError("dataloader.train.mixup needs a StagedMapper as dataloader.train.mapper")
-        self.records = DatasetFromList(records, copy=False)
+        # Other mappers expect detectron2's annotations.
+        compact = isinstance(mapper, (StagedMapper, DetectionMapper))
+        self.records: Records = CompactRecords(records) if compact else DatasetFromList(records, copy=False)
         self.mapper, self.sampler, self.mixup = mapper, sampler, mixup
 
     def __len__(self) -> int:

@@ -40,7 +40,8 @@ def mix(samples: Sequence[dict], neighbours: Sequence[dict], weight: float) -> l
     """
     mixed = []
     for own, other in zip(samples, neighbours, strict=True):
-        image = cv2.addWeighted(own["image"].numpy(), weight, other["image"].numpy(), 1 - weight, 0)
+        image, behind = (one["image"].permute(1, 2, 0).numpy() for one in (own, other))
+        blended = torch.from_numpy(cv2.addWeighted(image, weight, behind, 1 - weight, 0))
         instances = Instances.cat([own["instances"], other["instances"]])
-        mixed.append({**own, "image": torch.from_numpy(image), "instances": instances})
+        mixed.append({**own, "image": blended.permute(2, 0, 1), "instances": instances})
     return mixed

@@ -3,40 +3,9 @@
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
-from detectron2.data.transforms import Transform
 
-
-class AffineTransform(Transform):
-    """Maps points by a matrix onto a canvas.
-
-    Args:
-        matrix: (2, 3); ``matrix @ (x, y, 1)`` is where a point of the image goes.
-        size: (height, width) of the canvas.
-        fill: colour of what the image does not cover.
-    """
-
-    def __init__(self, matrix: np.ndarray, size: tuple[int, int], fill: int = 0):
-        super().__init__()
-        self.matrix, self.size, self.fill = matrix, size, fill
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        canvas = np.full((*self.size, *img.shape[2:]), self.fill, dtype=img.dtype)
-        self.draw_on(canvas, img)
-        return canvas
-
-    def draw_on(self, canvas: np.ndarray, img: np.ndarray) -> None:
-        """Draw the image onto ``canvas``, in place, leaving what it does not cover."""
-        # OpenCV's pixel (i, j) is the point (i + 0.5, j + 0.5) here.
-        matrix = self.matrix.copy()
-        matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5
-        cv2.warpAffine(
-            img, matrix, self.size[::-1], dst=canvas, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
-        )
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
+from deim.data.geometry import AffineTransform
 
 
 class Mosaic:
@@ -79,10 +48,10 @@ class Mosaic:
         tile_width = max(round(width * factor) for (_, width), factor in zip(sizes, factors, strict=True))
         shared = self._canvas_to_output((2 * tile_height, 2 * tile_width), shape)
         transforms = []
-        for number, factor in enumerate(factors):
+        for number, (size, factor) in enumerate(zip(sizes, factors, strict=True)):
             row, column = divmod(number, 2)
             place = np.array([[factor, 0, column * tile_width], [0, factor, row * tile_height], [0, 0, 1]])
-            transforms.append(AffineTransform((shared @ place)[:2], shape, self.fill))
+            transforms.append(AffineTransform((shared @ place)[:2], size, shape, self.fill))
         return transforms
 
     def _canvas_to_output(self, canvas: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:

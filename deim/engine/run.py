@@ -10,7 +10,6 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import default_setup, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -20,7 +19,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from deim.config import load_config
-from deim.data.mapper import annotation_arrays
+from deim.data.image import read_image
+from deim.data.records import annotation_arrays
 from deim.engine.checkpoint import load_weights, resume
 from deim.engine.ema import EMAHook
 from deim.engine.hooks import BestCheckpointer
@@ -236,9 +236,9 @@ def draw_predictions(config_file: str, overrides: list[str], output: str, count:
     records = {r["image_id"]: r for r in instantiate(cfg.dataloader.test.dataset)}
     images, truths = [], []
     for sample in samples:
-        image = read_image(sample["file_name"], format="RGB")
+        image = read_image(sample["file_name"], (sample["height"], sample["width"]))
         images.append(image)
-        truths.append(annotation_arrays(records[sample["image_id"]]["annotations"], image.shape[:2]))
+        truths.append(annotation_arrays(records[sample["image_id"]]))
     found = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
     names = MetadataCatalog.get(cfg.dataloader.test.dataset.name).thing_classes
     draw_detections(images, truths, found, names, output, threshold)

@@ -1,0 +1,161 @@
+"""How many training images per second a process makes ready."""
+
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from PIL import Image
+from tabulate import tabulate
+
+from deim.benchmarks.peers import official_batches
+from deim.config import load_config, projects_root
+from deim.data.datasets.shapes import draw_image
+from deim.data.inspection import batches_of_epoch
+from deim.engine.schedule import Stage
+
+RECIPE = "deim_dfine/configs/deim_dfine_s_coco.py"
+BATCH_SIZE = 16
+
+
+def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tuple[str, str]:
+    """JPEG files of 640 x 480 and 480 x 640 with their annotations; (annotation file, image folder)."""
+    images: list[dict] = []
+    annotations: list[dict] = []
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        size = [(480, 640), (640, 480)][number % 2]
+        picture, objects = draw_image(np.random.default_rng([0, number]), size)
+        name = f"{number:06d}.jpg"
+        (folder / "images" / name).write_bytes(_encode(picture, mean_bytes))
+        images.append({"id": number + 1, "file_name": name, "height": size[0], "width": size[1]})
+        for category, box in objects:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number + 1,
+                    "category_id": category + 1,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number + 1, "name": str(number + 1)} for number in range(80)]
+    json_file = folder / "instances.json"
+    json_file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return str(json_file), str(folder / "images")
+
+
+def _encode(picture: np.ndarray, wanted_bytes: int) -> bytes:
+    """As JPEG, at the quality that comes next to a size."""
+    low, high = 10, 98
+    while low < high:
+        quality = (low + high + 1) // 2
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        low, high = (quality, high) if len(data) <= wanted_bytes else (low, quality - 1)
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, low])[1].tobytes()
+
+
+def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmup: int = 2) -> float:
+    for _ in itertools.islice(batches, warmup):
+        pass
+    start = time.perf_counter()
+    for _ in itertools.islice(batches, count):
+        pass
+    return batch_size * count / (time.perf_counter() - start)
+
+
+def our_batches(json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int) -> Iterator[Any]:
+    """Batches of 640 x 640 as the recipe for DEIM-D-FINE-S makes them, in one of its stages."""
+    train = "dataloader.train"
+    cfg = load_config(
+        str(projects_root() / RECIPE),
+        [
+            f"{train}.dataset.name=benchmark_{Path(json_file).resolve()}",
+            f"{train}.dataset.json_file={json_file}",
+            f"{train}.dataset.image_root={image_root}",
+            f"{train}.total_batch_size={batch_size}",
+            f"{train}.num_workers={num_workers}",
+            f"{train}.mapper.multi_scale_repeat=null",
+        ],
+    )
+    schedule = instantiate(cfg.schedule)
+    stages = [schedule.stage(epoch) for epoch in range(schedule.epochs)]
+    return batches_of_epoch(cfg, stages.index(Stage.DENSE if dense else Stage.STRONG))
+
+
+def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:
+    """Images per second that are decoded and nothing else, in one thread."""
+    files = [path.read_bytes() for path in sorted(Path(image_root).iterdir())[:256]]
+    decoders: dict[str, Callable[[bytes], Any]] = {
+        "OpenCV": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR),
+        "Pillow": lambda data: Image.open(io.BytesIO(data)).convert("RGB"),
+    }
+    rates = {}
+    for name, decode in decoders.items():
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            decode(files[count % len(files)])
+            count += 1
+        rates[name] = count / (time.perf_counter() - start)
+    return rates
+
+
+def _measure(source: Callable[..., Iterator[Any]], threads: int, batches: int, *arguments: Any) -> float:
+    """The rate of a source of batches; runs in a process of its own."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    return images_per_second(source(*arguments), BATCH_SIZE, batches)
+
+
+def run(json_file: str, image_root: str, peer: str | None, batches: int, threads: int, num_workers: int) -> None:
+    """Measure our loader, and the official one if ``peer`` names a checkout of it, and print both.
+
+    Args:
+        batches: how many of 16 images to time.
+        threads: that the libraries of one process may use.
+        num_workers: worker processes; 0 loads in the main one.
+    """
+    sizes = [path.stat().st_size for path in Path(image_root).iterdir()]
+    decoding = decode_rates(image_root)
+    print(
+        f"{len(sizes)} images of {np.mean(sizes) / 1000:.0f} KB; decoding alone, in one thread: "
+        + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in decoding.items())
+    )
+    print(f"batches of {BATCH_SIZE}, 640 x 640, {num_workers} workers, {threads} threads per process")
+    rows = []
+    for label, dense, decodes in (("mosaic + mixup", True, 2.5), ("neither", False, 1.0)):
+        place = (json_file, image_root, dense, BATCH_SIZE, num_workers)
+        rates = {}
+        for name, source, arguments in (
+            ("deim", our_batches, place),
+            ("official", official_batches, (peer, *place)),
+        ):
+            if name == "official" and peer is None:
+                continue
+            print(f"  {label}: {name} ...", flush=True)
+            # The official code has global registries, so everyone gets a process.
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                rates[name] = pool.submit(_measure, source, threads, batches, *arguments).result()
+        limit = decoding["OpenCV"] / decodes
+        rows.append(
+            [
+                label,
+                f"{rates['deim']:.1f}",
+                f"{rates['official']:.1f}" if "official" in rates else "",
+                f"{rates['deim'] / rates['official']:.2f}" if "official" in rates else "",
+                f"{limit:.0f}",
+                f"{rates['deim'] / limit:.0%}",
+            ]
+        )
+    header = ["stage", "deim, images/s", "official", "ratio", "decode limit", "of the limit"]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True))

@@ -1,0 +1,277 @@
+"""Affine maps of images, and doing several of them at once.
+
+Augmenting an image step by step costs a pass over its pixels for each step. Nearly all steps are
+affine maps whose parameters need the size of the image and not its pixels. So they are drawn first,
+multiplied, and done in one pass, on an image that is decoded no finer than the result shows it.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from detectron2.data.transforms import Augmentation, NoOpTransform, RandomFlip, Transform
+from fvcore.transforms.transform import HFlipTransform, VFlipTransform
+
+# How far, in pixels of the result, an upright image may lie from where its map puts it.
+_TOLERANCE = 0.75
+
+
+class AffineTransform(Transform):
+    """Maps points by a matrix onto a canvas.
+
+    Args:
+        matrix: (2, 3); ``matrix @ (x, y, 1)`` is where a point of the image goes. Pixel (i, j) covers
+            the square from (i, j) to (i + 1, j + 1).
+        size: (height, width) of the image.
+        canvas: (height, width) of the result.
+        fill: colour of what the image does not cover.
+    """
+
+    def __init__(self, matrix: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], fill: int = 0):
+        super().__init__()
+        self.matrix = np.asarray(matrix, dtype=np.float64)
+        self.size, self.canvas, self.fill = size, canvas, fill
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        if self._is_upright or img.dtype != np.uint8 or img.shape[2:] != (3,):
+            covered = self._is_upright and self._extent() == (0, 0, self.canvas[1], self.canvas[0])
+            shape = (*self.canvas, *img.shape[2:])
+            canvas = np.empty(shape, img.dtype) if covered else np.full(shape, self.fill, img.dtype)
+            self.draw_on(canvas, img)
+            return canvas
+        # OpenCV warps four channels in less than half of the time of three.
+        canvas = np.full((*self.canvas, 4), self.fill, np.uint8)
+        self.draw_on(canvas, cv2.cvtColor(img, cv2.COLOR_RGB2RGBA))
+        return cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
+
+    def draw_on(self, canvas: np.ndarray, img: np.ndarray) -> None:
+        """Draw the image onto ``canvas``, in place, leaving what it does not cover."""
+        factor = self.reduction()
+        if factor > 1:  # interpolation alone would skip pixels
+            height, width = (max(side // factor, 1) for side in self.size)
+            reduced = cv2.resize(img, (width, height), interpolation=cv2.INTER_AREA)
+            self._of_resized((height, width), (self.size[0] / height, self.size[1] / width)).draw_on(canvas, reduced)
+            return
+        left, top, right, bottom = extent = self._extent()
+        if bottom <= top or right <= left:
+            return
+        target = canvas[top:bottom, left:right]
+        if not (self._is_upright and self._resize_onto(target, img, extent)):
+            self._warp_onto(target, img, (left, top))
+
+    def _resize_onto(self, target: np.ndarray, img: np.ndarray, extent: tuple[int, int, int, int]) -> bool:
+        """Draw by a resize, in half of the time of a warp; False where the image would not lie right."""
+        scale, shift = np.diag(self.matrix[:, :2]), self.matrix[:, 2]
+        ends = (np.array(extent, dtype=np.float64).reshape(2, 2) - shift) / scale
+        window = np.sort(ends, axis=0).round().clip(0, self.size[::-1]).astype(np.int64)
+        if (np.abs(np.sort(ends, axis=0) - window) * np.abs(scale)).max() > _TOLERANCE:
+            return False
+        (left, top), (right, bottom) = window.tolist()
+        if bottom <= top or right <= left:
+            return False
+        size = target.shape[1::-1]
+        if (scale > 0).all():
+            cv2.resize(img[top:bottom, left:right], size, dst=target)
+        else:
+            axes = {(True, False): 1, (False, True): 0, (True, True): -1}[bool(scale[0] < 0), bool(scale[1] < 0)]
+            cv2.flip(cv2.resize(img[top:bottom, left:right], size), axes, dst=target)
+        return True
+
+    def _warp_onto(self, target: np.ndarray, img: np.ndarray, corner: tuple[int, int]) -> None:
+        # OpenCV's pixel (i, j) is the point (i + 0.5, j + 0.5) here.
+        matrix = self.matrix.copy()
+        matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5 - corner
+        # An upright image fills its extent; around a turned one the canvas stays as it is.
+        border = cv2.BORDER_REPLICATE if self._is_upright else cv2.BORDER_TRANSPARENT
+        cv2.warpAffine(img, matrix, target.shape[1::-1], dst=target, borderMode=border)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+    def then(self, other: "AffineTransform") -> "AffineTransform | None":
+        """Both maps in one; None where two passes give another picture."""
+        hidden_part_would_show = self._cuts and other._shows_surroundings
+        if hidden_part_would_show or self.fill != other.fill:
+            return None
+        matrix = other.matrix @ np.vstack([self.matrix, [0, 0, 1]])
+        return AffineTransform(matrix, self.size, other.canvas, other.fill)
+
+    def reduction(self) -> int:
+        """1, 2, 4 or 8: an image decoded at one over this still has no fewer pixels than are shown."""
+        (a, b, _), (c, d, _) = self.matrix.tolist()
+        squares, determinant = a * a + b * b + c * c + d * d, a * d - b * c
+        # the largest singular value; NumPy's takes longer than all else that is computed for an image
+        scale = math.sqrt((squares + math.sqrt(max(squares**2 - 4 * determinant**2, 0))) / 2)
+        return next((factor for factor in (8, 4, 2) if scale * factor <= 1), 1)
+
+    def of_reduced(self, factor: int) -> "AffineTransform":
+        """The same map for an image that was decoded at ``1 / factor`` of its size."""
+        height, width = self.size
+        return self._of_resized((-(-height // factor), -(-width // factor)), (factor, factor))
+
+    def _of_resized(self, size: tuple[int, int], factors: tuple[float, float]) -> "AffineTransform":
+        return AffineTransform(self.matrix * [factors[1], factors[0], 1], size, self.canvas, self.fill)
+
+    def of_part(self, window: tuple[int, int, int, int]) -> "AffineTransform":
+        """The same map for the part of the image in ``window`` (left, top, right, bottom)."""
+        left, top, right, bottom = window
+        matrix = self.matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ [left, top]
+        return AffineTransform(matrix, (bottom - top, right - left), self.canvas, self.fill)
+
+    def visible_window(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the part of the image that the canvas shows, with a margin of a
+        pixel; of the whole image if that is nothing."""
+        height, width = self.size
+        left, top, right, bottom = _bounds(cv2.invertAffineTransform(self.matrix), self.canvas)
+        left, top = max(int(np.floor(left)) - 1, 0), max(int(np.floor(top)) - 1, 0)
+        right, bottom = min(int(np.ceil(right)) + 1, width), min(int(np.ceil(bottom)) + 1, height)
+        return (left, top, right, bottom) if left < right and top < bottom else (0, 0, width, height)
+
+    @property
+    def _is_upright(self) -> bool:
+        return not self.matrix[0, 1] and not self.matrix[1, 0]
+
+    def _extent(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the pixels of the canvas that the image reaches."""
+        left, top, right, bottom = _bounds(self.matrix, self.size)
+        if self._is_upright:  # pixels that are covered by half or more
+            left, top, right, bottom = round(left), round(top), round(right), round(bottom)
+        height, width = self.canvas
+        return (
+            max(int(np.floor(left)), 0),
+            max(int(np.floor(top)), 0),
+            min(int(np.ceil(right)), width),
+            min(int(np.ceil(bottom)), height),
+        )
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether part of the image is not on the canvas."""
+        return _reaches_out(_bounds(self.matrix, self.size), self.canvas)
+
+    @property
+    def _shows_surroundings(self) -> bool:
+        """Whether the canvas shows more than the image."""
+        return _reaches_out(_bounds(cv2.invertAffineTransform(self.matrix), self.canvas), self.size)
+
+
+def _bounds(matrix: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of an image of ``size`` (height, width) after the map."""
+    height, width = size
+    (a, b, x), (c, d, y) = matrix.tolist()
+    return (
+        x + min(a * width, 0) + min(b * height, 0),
+        y + min(c * width, 0) + min(d * height, 0),
+        x + max(a * width, 0) + max(b * height, 0),
+        y + max(c * width, 0) + max(d * height, 0),
+    )
+
+
+def _reaches_out(bounds: tuple[float, float, float, float], size: tuple[int, int]) -> bool:
+    left, top, right, bottom = bounds
+    return min(left, top) < -1e-6 or bottom > size[0] + 1e-6 or right > size[1] + 1e-6
+
+
+class SizeAugmentation(Augmentation):
+    """A policy that looks at the size of the image and at boxes, and not at pixels."""
+
+
+class ColourTransform(Transform):
+    """A transform that leaves every pixel where it is and does the same at any scale."""
+
+    def for_image(self, img: np.ndarray) -> "ColourTransform":
+        """The transform, with what it takes from the whole image fixed: to be applied to a part of it."""
+        return self
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+
+def as_affine(transform: Transform, size: tuple[int, int]) -> AffineTransform | None:
+    """A transform of an image of ``size`` as an affine map; None if it is not known to be one."""
+    height, width = size
+    if isinstance(transform, AffineTransform):
+        return transform
+    if type(transform) is HFlipTransform:
+        return AffineTransform(np.array([[-1, 0, width], [0, 1, 0]]), size, size)
+    if type(transform) is VFlipTransform:
+        return AffineTransform(np.array([[1, 0, 0], [0, -1, height]]), size, size)
+    return None
+
+
+class PendingImage:
+    """An image with its boxes, whose pixels are read and transformed when they are needed.
+
+    Args:
+        source: the image, uint8 (H, W, 3); or factor -> the image at one over that factor (1, 2, 4 or 8).
+        size: (height, width) of the whole image.
+        boxes: (N, 4) XYXY.
+    """
+
+    def __init__(self, source: np.ndarray | Callable[[int], np.ndarray], size: tuple[int, int], boxes: np.ndarray):
+        self.source, self.size, self.boxes = source, size, boxes
+        self._pending: list[ColourTransform | AffineTransform] = []
+
+    def augment(self, policy: Augmentation) -> None:
+        """Transform by what a policy draws. One that is not known to do without pixels gets them."""
+        if isinstance(policy, (SizeAugmentation, RandomFlip)):
+            image = np.broadcast_to(np.uint8(0), (*self.size, 3))
+        else:
+            image = self.render()
+        given = {"image": image, "boxes": self.boxes}
+        if policy.input_args is None:  # as detectron2 does: the names of the arguments tell
+            policy.input_args = tuple(inspect.signature(policy.get_transform).parameters)
+        self.transform(policy.get_transform(*(given[name] for name in policy.input_args)))
+
+    def transform(self, transform: Transform) -> None:
+        if isinstance(transform, NoOpTransform):
+            return
+        affine = as_affine(transform, self.size)
+        if affine is not None:
+            self._add(affine)
+            self.size = affine.canvas
+        elif isinstance(transform, ColourTransform):
+            self._pending.append(transform)
+        else:
+            self._hold(transform.apply_image(self.render()))
+        if len(self.boxes):
+            self.boxes = transform.apply_box(self.boxes)
+
+    def render(self) -> np.ndarray:
+        """The image as it is now, (height, width, 3)."""
+        image = None
+        for place, transform in enumerate(self._pending):
+            if isinstance(transform, AffineTransform):
+                whole, transform = self.read_for(transform)
+                window = left, top, right, bottom = transform.visible_window()
+                colours = [t.for_image(whole) for t in self._pending[:place] if isinstance(t, ColourTransform)]
+                self._pending[: place + 1] = [*colours, transform.of_part(window)]
+                image = whole[top:bottom, left:right]
+                break
+        if image is None:
+            image = self.source if isinstance(self.source, np.ndarray) else self.source(1)
+        for transform in self._pending:
+            image = transform.apply_image(image)
+        self._hold(image)
+        return image
+
+    def read_for(self, transform: AffineTransform) -> tuple[np.ndarray, AffineTransform]:
+        """The source, decoded no finer than ``transform`` shows it, and the same map of that."""
+        if isinstance(self.source, np.ndarray):
+            return self.source, transform
+        factor = transform.reduction()
+        return self.source(factor), transform.of_reduced(factor)
+
+    def _add(self, affine: AffineTransform) -> None:
+        last = self._pending[-1] if self._pending else None
+        joined = last.then(affine) if isinstance(last, AffineTransform) else None
+        if joined is None:
+            self._pending.append(affine)
+        else:
+            self._pending[-1] = joined
+
+    def _hold(self, image: np.ndarray) -> None:
+        self.source, self.size, self._pending = image, (image.shape[0], image.shape[1]), []

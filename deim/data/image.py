@@ -1,0 +1,78 @@
+"""Reading images of any kind as 8-bit RGB."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data import detection_utils
+
+from deim.errors import DatasetError
+
+_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+# How complete files of these formats begin and end.
+_SIGNATURES = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82"}
+
+
+def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray:
+    """Decode an image file by OpenCV, or by PIL what OpenCV cannot.
+
+    Gray, palette, CMYK and 16-bit pictures become 8-bit RGB; transparency is dropped.
+
+    Args:
+        size: (height, width) that the annotations were made for. It decides whether the rotation in the
+            EXIF data is applied; without it, it is.
+        reduction: 1, 2, 4 or 8; the image is decoded at one over this, for JPEG in less time.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        DatasetError: the file is missing, truncated, no image, or of another size.
+    """
+    try:
+        data = Path(file_name).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot read image {file_name}: {error.strerror}") from error
+    if not _is_complete(data):
+        _read_by_pil(file_name)  # which knows whether something is missing, and says so
+    image = _decode(data, _FLAGS[reduction])
+    if image is None:
+        image = _read_by_pil(file_name)[::reduction, ::reduction]
+    if size is None or _fits(image, size, reduction):
+        return image
+    unturned = _decode(data, _FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
+    if unturned is not None and _fits(unturned, size, reduction):
+        return unturned
+    height, width = image.shape[:2]
+    raise DatasetError(
+        f"image {file_name} is {width * reduction} x {height * reduction} (width x height), "
+        f"but its annotations are for {size[1]} x {size[0]}"
+    )
+
+
+def _is_complete(data: bytes) -> bool:
+    end = next((end for start, end in _SIGNATURES.items() if data.startswith(start)), None)
+    return end is None or data.endswith(end)
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    if not data:
+        return None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _read_by_pil(file_name: str) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(detection_utils.read_image(file_name, format="RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DatasetError(f"cannot read image {file_name}: {error}") from error
+
+
+def _fits(image: np.ndarray, size: tuple[int, int], reduction: int) -> bool:
+    return all(abs(side - whole / reduction) < 1 for side, whole in zip(image.shape, size, strict=False))

@@ -1,0 +1,73 @@
+"""The annotations of a data set in a few arrays."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from detectron2.data.common import DatasetFromList
+from detectron2.structures import BoxMode
+
+
+def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The objects of a record to train on: boxes (N, 4) float32 XYXY and classes (N,) int64.
+
+    As in the official loaders, crowds are left out, boxes are clipped to the image if its size is
+    known, and those without area in it are left out.
+    """
+    if "annotations" not in record:
+        return record.get("boxes", np.zeros((0, 4), np.float32)), record.get("classes", np.zeros(0, np.int64))
+    annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+    boxes = boxes_of(annotations)
+    classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+    if record.get("height") and record.get("width"):
+        boxes = boxes.clip(0, np.array([record["width"], record["height"]] * 2))
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes[kept].astype(np.float32), classes[kept]
+
+
+def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
+    """(N, 4) float64 XYXY of detectron2 annotations."""
+    if not annotations:
+        return np.zeros((0, 4))
+    modes = {a["bbox_mode"] for a in annotations}
+    if modes <= {BoxMode.XYWH_ABS, BoxMode.XYXY_ABS}:
+        boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64)
+        relative = np.array([a["bbox_mode"] == BoxMode.XYWH_ABS for a in annotations])
+        boxes[relative, 2:] += boxes[relative, :2]
+        return boxes
+    return np.array([BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations])
+
+
+class Records(Protocol):
+    """A data set that can be indexed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
+
+
+class CompactRecords:
+    """detectron2 records whose objects are in three arrays, shared by all worker processes.
+
+    A worker that reads a Python object writes its reference count, and so gets a copy of its memory
+    page; with a list of dicts, every worker ends with a copy of all annotations. Here nothing is
+    written. What is not an annotation goes into detectron2's serialised list.
+
+    A record has ``boxes`` (N, 4) float32 XYXY and ``classes`` (N,) int64 in place of ``annotations``;
+    see :func:`annotation_arrays`.
+    """
+
+    def __init__(self, records: Sequence[dict]):
+        objects = [annotation_arrays(record) for record in records]
+        self._ends = np.cumsum([len(boxes) for boxes, _ in objects])
+        self._boxes = np.concatenate([boxes for boxes, _ in objects])
+        self._classes = np.concatenate([classes for _, classes in objects])
+        left = ({k: v for k, v in record.items() if k not in ("annotations", "boxes", "classes")} for record in records)
+        self._others = DatasetFromList(list(left), copy=False)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> dict:
+        start, end = self._ends[index - 1] if index > 0 else 0, self._ends[index]
+        return {**self._others[index], "boxes": self._boxes[start:end], "classes": self._classes[start:end]}
