@@ -44,6 +44,8 @@ setup(
         "omegaconf>=2.3",
         "hydra-core>=1.3",
         "pycocotools>=2.0.7",
+        "pyyaml>=6",
+        "tqdm>=4.60",
         "cloudpickle>=2.2",
         "tabulate>=0.9",
         "termcolor>=2.3",

@@ -41,3 +41,17 @@ def with_deim_dfine(model: Any) -> Any:
     model.decoder.activation = model.decoder.mlp_activation = "silu"
     model.backbone.freeze_at, model.backbone.freeze_norm = 0, False
     return with_deim_loss(model)
+
+
+def with_datasets(dataloader: Any, model: Any, datasets: Any) -> None:
+    """Train and test on other data sets; in place.
+
+    Args:
+        dataloader, model: of a recipe.
+        datasets: ``train``, ``test`` and ``num_classes``, as in ``common/data/voc.py``.
+    """
+    dataloader.train.dataset, dataloader.test.dataset = datasets.train, datasets.test
+    # Where the evaluator writes what it needs in COCO's format.
+    dataloader.evaluator.output_dir = "${train.output_dir}/evaluation"
+    dataloader.evaluator.allow_cached_coco = False
+    model.num_classes = datasets.num_classes

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from deim.data.image import read_image
+from deim.data.records import annotation_arrays
 from deim.errors import DeimError
 
 
@@ -140,4 +142,51 @@ def draw_samples(samples: Sequence[dict], class_names: Sequence[str], output: st
             _draw_box(axis, box, colours[index], class_names[index])
     for axis in figure.axes:
         axis.axis("off")
+    _save(figure, output)
+
+
+def draw_dataset(records: Sequence[dict], class_names: Sequence[str], output: str | Path, columns: int = 4) -> None:
+    """Draw images of a data set in a grid with the objects that are trained on."""
+    rows = max(-(-len(records) // columns), 1)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    colours = matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
+    for axis, record in zip(axes, records, strict=False):
+        size = (record["height"], record["width"]) if record.get("height") and record.get("width") else None
+        axis.imshow(read_image(record["file_name"], size))
+        axis.set_title(Path(record["file_name"]).name, fontsize=6)
+        for box, index in zip(*(values.tolist() for values in annotation_arrays(record)), strict=True):
+            if 0 <= index < len(class_names):
+                _draw_box(axis, box, colours[index], class_names[index])
+    for axis in figure.axes:
+        axis.axis("off")
+    _save(figure, output)
+
+
+def draw_statistics(
+    boxes: Sequence[np.ndarray], class_counts: np.ndarray, class_names: Sequence[str], output: str | Path
+) -> None:
+    """Draw how often classes, sizes of objects and numbers of objects in an image occur.
+
+    Args:
+        boxes: (N, 4) XYXY of each image.
+        class_counts: (K,) objects of each class; the forty commonest are shown.
+    """
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    classes, sizes, numbers = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+    order = np.argsort(-class_counts, kind="stable")[:40]
+    classes.bar(range(len(order)), class_counts[order])
+    classes.set_xticks(range(len(order)), [class_names[i] for i in order], rotation=90, fontsize=7)
+    classes.set(ylabel="objects", title=f"classes ({len(order)} of {len(class_names)})")
+    every = np.concatenate(boxes)
+    sides = np.sqrt((every[:, 2:] - every[:, :2]).prod(axis=1).clip(min=0))
+    if len(sides):
+        sizes.hist(sides, bins=np.geomspace(1, max(float(sides.max()), 2.0), 40))
+        sizes.set_xscale("log")
+    for side in (32, 96):
+        sizes.axvline(side, color="gray", linestyle="--", linewidth=1)
+    sizes.set(xlabel="square root of the area in pixels", title="sizes (dashed: COCO's small, medium, large)")
+    counts = [len(one) for one in boxes]
+    numbers.hist(counts, bins=np.arange(max(counts) + 2) - 0.5 if max(counts) < 60 else 60)
+    numbers.set(xlabel="objects", ylabel="images", title="objects in an image")
     _save(figure, output)

@@ -1,7 +1,16 @@
 """From data sets on disk to batches for the model."""
 
-from deim.data.datasets import coco_dataset, register_coco
+from deim.data.datasets import coco_dataset, crowdhuman_dataset, register_coco, voc_dataset, yolo_dataset
 from deim.data.loader import build_test_loader, build_train_loader
 from deim.data.mapper import DetectionMapper
 
-__all__ = ["DetectionMapper", "build_test_loader", "build_train_loader", "coco_dataset", "register_coco"]
+__all__ = [
+    "DetectionMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "coco_dataset",
+    "crowdhuman_dataset",
+    "register_coco",
+    "voc_dataset",
+    "yolo_dataset",
+]

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.data import detection_utils
+from PIL import ExifTags, Image
 
 from deim.errors import DatasetError
 
@@ -76,3 +77,22 @@ def _read_by_pil(file_name: str) -> np.ndarray:
 
 def _fits(image: np.ndarray, size: tuple[int, int], reduction: int) -> bool:
     return all(abs(side - whole / reduction) < 1 for side, whole in zip(image.shape, size, strict=False))
+
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_TURNED = {5, 6, 7, 8}  # EXIF orientations that swap the sides
+
+
+def image_size(file_name: str) -> tuple[int, int]:
+    """(height, width) of a picture as it is looked at, EXIF rotation applied; reads its header only.
+
+    Raises:
+        DatasetError: the file is missing or no image.
+    """
+    try:
+        with Image.open(file_name) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DatasetError(f"cannot read image {file_name}: {error}") from error
+    return (width, height) if turned else (height, width)

@@ -6,6 +6,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
 
+from deim.data.datasets.checks import Content, require_sound
 from deim.errors import DatasetError
 
 
@@ -71,6 +72,7 @@ def coco_dataset(
         records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
     if not any(r.get("annotations") for r in records):
         raise DatasetError(f"data set {name!r} ({source}) has {len(records)} images, but no annotations at all")
+    require_sound(name, Content(records, metadata.thing_classes, []))
     return records
 
 
@@ -92,4 +94,14 @@ def _what_is_wrong(json_file: str) -> str | None:
     if missing:
         return f"not in COCO format: there is no list named {' and '.join(missing)}"
     empty = [key for key in ("categories", "images") if not content[key]]
-    return f"it lists no {' and no '.join(empty)}" if empty else None
+    if empty:
+        return f"it lists no {' and no '.join(empty)}"
+    known = {category["id"] for category in content["categories"]}
+    stray = [a for a in content["annotations"] if a.get("category_id") not in known]
+    if not stray:
+        return None
+    first = stray[0]
+    return (
+        f"{len(stray)} annotations have a category_id that 'categories' does not list, the first: "
+        f"id {first.get('id')} of image {first.get('image_id')} with category_id {first.get('category_id')}"
+    )

@@ -13,6 +13,7 @@ import detectron2.utils.comm as comm
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
@@ -36,11 +37,16 @@ class COCOEvaluator(DatasetEvaluator):
     ):  # fmt: skip
         """
         Args:
-            dataset_name: a registered data set whose metadata has ``json_file``.
+            dataset_name: a registered data set. If its metadata has no ``json_file``, it is written to
+                ``output_dir`` in COCO format first.
             tasks: ``("bbox",)`` or None.
             distributed: gather the predictions of all processes on the main one.
             output_dir: where to write ``instances_predictions.pth`` and ``coco_instances_results.json``.
             max_dets_per_image: detections per image that count; default 100.
+            allow_cached_coco: whether such a file of an earlier run is used.
+
+        Raises:
+            ValueError: neither ``json_file`` nor ``output_dir`` is there.
         """
         if tasks is not None and tuple(tasks) != ("bbox",):
             raise NotImplementedError(f"only boxes are evaluated here, not {tasks}; install detectron2 for more")
@@ -48,6 +54,12 @@ class COCOEvaluator(DatasetEvaluator):
         self._distributed, self._output_dir = distributed, output_dir
         self._max_dets = [1, 10, 100 if max_dets_per_image is None else max_dets_per_image]
         self._metadata = MetadataCatalog.get(dataset_name)
+        if self._metadata.get("json_file") is None:
+            if output_dir is None:
+                raise ValueError("output_dir must be provided for data sets that are not in COCO format")
+            path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            convert_to_coco_json(dataset_name, path, allow_cached=allow_cached_coco)
+            self._metadata.json_file = path
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
         self._do_evaluation = "annotations" in self._coco_api.dataset

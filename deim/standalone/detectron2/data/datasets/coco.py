@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 
@@ -10,8 +11,9 @@ from pycocotools.coco import COCO
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import file_lock
 
-__all__ = ["load_coco_json", "register_coco_instances"]
+__all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,3 +79,50 @@ def register_coco_instances(name, metadata, json_file, image_root):
     """Register the data set ``name``: read lazily from ``json_file``, images under ``image_root``."""
     DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
+
+
+def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
+    """Write a registered data set as a COCO-format annotation file, unless it is there already.
+
+    Args:
+        allow_cached: keep a file that is there; else write it anew.
+    """
+    PathManager.mkdirs(os.path.dirname(output_file))
+    with file_lock(output_file):
+        if PathManager.exists(output_file) and allow_cached:
+            logger.warning(f"Using previously cached COCO format annotations at '{output_file}'.")
+            return
+        content = _as_coco(DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name))
+        with PathManager.open(output_file + ".tmp", "w") as f:
+            json.dump(content, f)
+        os.replace(output_file + ".tmp", output_file)
+
+
+def _as_coco(records, metadata):
+    to_dataset = {index: i for i, index in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    images, annotations = [], []
+    for number, record in enumerate(records):
+        image_id = record.get("image_id", number)
+        images.append(
+            {
+                "id": image_id,
+                "width": int(record["width"]),
+                "height": int(record["height"]),
+                "file_name": str(record["file_name"]),
+            }
+        )
+        for instance in record.get("annotations", []):
+            box = BoxMode.convert(list(instance["bbox"]), instance["bbox_mode"], BoxMode.XYWH_ABS)
+            index = instance["category_id"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "bbox": [round(float(value), 3) for value in box],
+                    "area": float(box[2] * box[3]),
+                    "iscrowd": int(instance.get("iscrowd", 0)),
+                    "category_id": int(to_dataset.get(index, index)),
+                }
+            )
+    categories = [{"id": to_dataset.get(i, i), "name": name} for i, name in enumerate(metadata.thing_classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,0 +1,21 @@
+"""Pascal VOC 2007 + 2012 has this layout; so have many data sets that were labelled with LabelImg."""
+
+from detectron2.config import LazyCall as L
+
+from deim.data import voc_dataset
+from deim.data.datasets.voc import VOC_CLASSES
+
+datasets = dict(
+    num_classes=20,
+    train=L(voc_dataset)(
+        name="voc_train", root="datasets/VOC2012", split="trainval", class_names=list(VOC_CLASSES)
+    ),
+    # objects marked as difficult count neither for nor against
+    test=L(voc_dataset)(
+        name="voc_test",
+        root="datasets/VOC2007",
+        split="test",
+        class_names=list(VOC_CLASSES),
+        ignore_difficult=True,
+    ),
+)

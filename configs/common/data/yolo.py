@@ -1,0 +1,12 @@
+"""A data set with a YOLO ``data.yaml``, as Ultralytics and Roboflow export it."""
+
+from detectron2.config import LazyCall as L
+
+from deim.data import yolo_dataset
+
+datasets = dict(
+    # as many as data.yaml has names
+    num_classes=80,
+    train=L(yolo_dataset)(name="yolo_train", data_file="datasets/yolo/data.yaml", split="train"),
+    test=L(yolo_dataset)(name="yolo_val", data_file="datasets/yolo/data.yaml", split="val"),
+)

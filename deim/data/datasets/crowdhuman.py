@@ -1,0 +1,76 @@
+"""CrowdHuman (arXiv 1805.00123): one line of JSON per image."""
+
+import functools
+import json
+from pathlib import Path
+
+from detectron2.structures import BoxMode
+
+from deim.data.datasets.checks import Content, Problem
+from deim.data.datasets.source import dataset_of, require_file
+from deim.data.image import image_size
+from deim.errors import DatasetError
+from tqdm import tqdm
+
+BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
+
+
+def crowdhuman_dataset(name: str, annotation_file: str, image_root: str, box: str = "full") -> list[dict]:
+    """The records of an ``annotation_{train,val}.odgt``, with the one class "person".
+
+    What is marked to be ignored, and masks over crowds, become crowds.
+
+    Args:
+        name: to register it by.
+        image_root: holds ``<ID>.jpg``.
+        box: "full", of the whole person, which may reach out of the image; "visible"; or "head".
+
+    Raises:
+        DatasetError: files are missing or malformed; it names file and line.
+    """
+    if box not in BOXES:
+        raise DatasetError(f"data set {name!r}: box={box!r}; choose one of {', '.join(BOXES)}")
+    read = functools.partial(read_crowdhuman, annotation_file, image_root, box)
+    return dataset_of(name, f"{annotation_file}, {image_root}, {box} boxes", read)
+
+
+def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:
+    require_file(Path(annotation_file))
+    content = Content([], ["person"], [])
+    lines = Path(annotation_file).read_text().splitlines()
+    for number, text in enumerate(tqdm(lines, f"reading {annotation_file}", delay=2, mininterval=2, unit="image"), 1):
+        if not text.strip():
+            continue
+        try:
+            content.records.append(_record(json.loads(text), number, annotation_file, image_root, box))
+        except (ValueError, KeyError, TypeError, DatasetError) as error:
+            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            content.problems.append(Problem(f"{annotation_file}:{number}", what, True))
+    return content
+
+
+def _record(image: dict, line: int, annotation_file: str, image_root: str, box: str) -> dict:
+    file_name = str(Path(image_root) / f"{image['ID']}.jpg")
+    height, width = image_size(file_name)
+    return {
+        "file_name": file_name,
+        "height": height,
+        "width": width,
+        "image_id": line,
+        "annotation_file": annotation_file,
+        "annotations": [
+            {
+                "bbox": person[BOXES[box]],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": 0,
+                "iscrowd": int(person["tag"] != "person" or _is_ignored(person, box)),
+                "line": line,
+            }
+            for person in image["gtboxes"]
+        ],
+    }
+
+
+def _is_ignored(person: dict, box: str) -> bool:
+    attributes = person.get("head_attr" if box == "head" else "extra") or {}
+    return bool(attributes.get("ignore", 0))

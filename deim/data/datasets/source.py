@@ -1,0 +1,43 @@
+"""Data sets in other formats than COCO's, under a name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from deim.data.datasets.checks import Content, require_sound
+from deim.errors import DatasetError
+
+
+def dataset_of(name: str, source: str, read: Callable[[], Content]) -> list[dict]:
+    """The records of a data set, which is registered with detectron2 under ``name``.
+
+    Args:
+        source: tells data sets apart: one name stands for one source.
+
+    Raises:
+        DatasetError: it cannot be read, holds no images or no objects, or the name is taken.
+    """
+    metadata = MetadataCatalog.get(name)
+    if name in DatasetCatalog and metadata.get("source") != source:
+        raise DatasetError(f"the data set name {name!r} is already registered for another source; choose another name")
+    content = read()
+    require_sound(name, content)
+    if not content.records:
+        raise DatasetError(f"data set {name!r} ({source}) has no images")
+    if not any(record["annotations"] for record in content.records):
+        raise DatasetError(f"data set {name!r} ({source}) has {len(content.records)} images, but no annotations at all")
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, lambda: read().records)
+        metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco")
+    return content.records
+
+
+def require_file(path: Path) -> None:
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist")
+
+
+def require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise DatasetError(f"the folder {path} does not exist")

@@ -1,0 +1,103 @@
+"""Pascal VOC folders: one XML file per image."""
+
+import functools
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.structures import BoxMode
+
+from deim.data.datasets.checks import Content, Problem
+from deim.data.datasets.source import dataset_of, require_file
+from deim.data.image import image_size
+from deim.errors import DatasetError
+from tqdm import tqdm
+
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+
+
+def voc_dataset(
+    name: str,
+    root: str,
+    split: str,
+    class_names: Sequence[str] = VOC_CLASSES,
+    ignore_difficult: bool = False,
+) -> list[dict]:
+    """The records of ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml`` and ``JPEGImages/``.
+
+    Pixels are counted from 1 in these files: a box from 1 to the width covers the image.
+
+    Args:
+        name: to register it by.
+        class_names: in the order of the class indices.
+        ignore_difficult: make crowds of objects marked as difficult, as evaluation wants it; else they are
+            objects as others are.
+
+    Raises:
+        DatasetError: files are missing or malformed; it names file and line.
+    """
+    read = functools.partial(read_voc, root, split, tuple(class_names), ignore_difficult)
+    return dataset_of(name, f"{root}, {split}, difficult ignored: {ignore_difficult}", read)
+
+
+def read_voc(root: str, split: str, class_names: Sequence[str], ignore_difficult: bool) -> Content:
+    listing = Path(root) / "ImageSets" / "Main" / f"{split}.txt"
+    require_file(listing)
+    stems = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+    content = Content([], class_names, [])
+    for image_id, stem in enumerate(tqdm(stems, f"reading {listing}", delay=2, mininterval=2, unit="image")):
+        record = {"file_name": str(_image_of(Path(root), stem)), "image_id": image_id, "annotations": []}
+        path = Path(root) / "Annotations" / f"{stem}.xml"
+        record["annotation_file"] = str(path)
+        try:
+            _read_annotations(path, record, class_names, ignore_difficult, content.problems)
+        except (OSError, ET.ParseError, DatasetError) as error:
+            content.problems.append(Problem(str(path), str(error), True))
+        content.records.append(record)
+    return content
+
+
+def _image_of(root: Path, stem: str) -> Path:
+    """The image of a name; JPEG if there are several or none."""
+    found = [path for path in (root / "JPEGImages" / f"{stem}{end}" for end in (".jpg", ".png", ".jpeg", ".JPG"))]
+    return next((path for path in found if path.is_file()), found[0])
+
+
+def _read_annotations(
+    path: Path, record: dict, class_names: Sequence[str], ignore_difficult: bool, problems: list[Problem]
+) -> None:
+    text = path.read_text()
+    tree = ET.fromstring(text)
+    lines = [number for number, line in enumerate(text.splitlines(), 1) for _ in re.finditer(r"<object\b", line)]
+    sides = [tree.findtext(f"size/{side}") for side in ("height", "width")]
+    known = all(side and float(side) > 0 for side in sides)
+    size = (int(float(sides[0] or 0)), int(float(sides[1] or 0))) if known else image_size(record["file_name"])
+    record["height"], record["width"] = size
+    for line, found in zip(lines, tree.iter("object"), strict=True):
+        label = (found.findtext("name") or "").strip()
+        if label not in class_names:
+            problems.append(Problem(f"{path}:{line}", f"class {label!r} is none of {', '.join(class_names)}", True))
+            continue
+        try:
+            left, top, right, bottom = (float(found.findtext(f"bndbox/{k}") or "") for k in _EDGES)
+        except ValueError:
+            problems.append(Problem(f"{path}:{line}", f"a number of bndbox ({', '.join(_EDGES)}) is missing", True))
+            continue
+        record["annotations"].append(
+            {
+                "bbox": [left - 1, top - 1, right, bottom],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": class_names.index(label),
+                "iscrowd": int(ignore_difficult and (found.findtext("difficult") or "0").strip() == "1"),
+                "line": line,
+            }
+        )
+
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")

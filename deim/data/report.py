@@ -1,0 +1,132 @@
+"""Looking a data set over before training on it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from tabulate import tabulate
+from tqdm import tqdm
+
+from deim.config import load_config
+from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
+from deim.data.image import read_image
+from deim.data.records import annotation_arrays
+from deim.errors import ConfigError, DatasetError
+from deim.visualization import draw_dataset, draw_statistics
+
+# COCO's small, medium and large objects, by area in pixels.
+_SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0**2, np.inf))
+
+
+def read_content(dataset: Mapping[str, Any]) -> Content:
+    """What a ``dataset`` of a config holds, also where it cannot be trained on.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        records = instantiate(dataset)
+    except UnsoundDatasetError as error:
+        return error.content
+    return Content(records, MetadataCatalog.get(dataset["name"]).thing_classes, [])
+
+
+def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Problem]:
+    """Images that cannot be decoded or have another size than stated."""
+
+    def check(record: dict) -> Problem | None:
+        size = (record["height"], record["width"]) if record.get("height") and record.get("width") else None
+        try:
+            read_image(record["file_name"], size, reduction=8)
+        except DatasetError as error:
+            return Problem(record["file_name"], str(error), True)
+        return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(check, records)
+        for problem in tqdm(found, "decoding images", total=len(records), delay=2, mininterval=2, unit="image"):
+            if problem is not None:
+                yield problem
+
+
+def check_dataset(config_file: str, overrides: list[str], split: str, output: str, decode: bool, images: int) -> bool:
+    """Print counts, classes, sizes and problems of a config's data set, and draw them.
+
+    Args:
+        split: "train" or "test".
+        output: folder for ``classes.png``, ``images.png`` and ``problems.txt``.
+        decode: decode every image, to find broken ones.
+        images: how many to draw.
+
+    Returns:
+        whether it can be trained on.
+
+    Raises:
+        DeimError: something that the user can mend is wrong.
+    """
+    cfg = load_config(config_file, overrides)
+    dataset = cfg.dataloader[split].get("dataset")
+    if dataset is None or "name" not in dataset:
+        raise ConfigError(f"dataloader.{split}.dataset of {config_file} has no name")
+    content = read_content(dataset)
+    objects = [annotation_arrays(record) for record in content.records]
+    problems = content.all_problems()
+    if decode:
+        problems += image_problems(content.records)
+    print(_summary(dataset["name"], content, objects))
+    print(_classes(content, objects))
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_statistics([boxes for boxes, _ in objects], _counts(content, objects), content.classes, folder / "classes.png")
+    broken = {problem.place for problem in problems}
+    sound = [i for i, record in enumerate(content.records) if record["file_name"] not in broken]
+    chosen = [sound[i] for i in np.linspace(0, len(sound) - 1, min(images, len(sound))).astype(int)]
+    draw_dataset([content.records[i] for i in chosen], content.classes, folder / "images.png")
+    (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems))
+    for problem in problems[:20]:
+        print(problem)
+    fatal = sum(problem.fatal for problem in problems)
+    print(
+        f"{len(problems)} problems, {fatal} of them must be mended"
+        + (", the others are objects that training leaves out" if len(problems) > fatal else "")
+        + (f"; all are in {folder / 'problems.txt'}" if problems else "")
+    )
+    print(f"drawn: {folder / 'classes.png'}, {folder / 'images.png'}")
+    return not fatal
+
+
+def _counts(content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(K,) objects of each class."""
+    labels = np.concatenate([labels for _, labels in objects])
+    return np.bincount(labels[(labels >= 0) & (labels < len(content.classes))], minlength=len(content.classes))
+
+
+def _summary(name: str, content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    per_image = np.array([len(boxes) for boxes, _ in objects])
+    boxes = np.concatenate([boxes for boxes, _ in objects])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    crowds = sum(a.get("iscrowd", 0) for record in content.records for a in record["annotations"])
+    total = max(len(boxes), 1)
+    rows = [
+        ["data set", name],
+        ["images", f"{len(per_image)}, {(per_image == 0).sum()} without objects"],
+        ["objects", f"{len(boxes)}, and {crowds} crowds, which are not trained on"],
+        ["objects per image", f"{per_image.mean():.2f} on average, {per_image.max()} at most"],
+        *([f"{size} objects", f"{((low <= areas) & (areas < high)).sum() / total:.1%}"] for size, low, high in _SIZES),
+    ]
+    return tabulate(rows, tablefmt="plain")
+
+
+def _classes(content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    counts = _counts(content, objects)
+    images = np.zeros(len(content.classes), dtype=int)
+    for _, labels in objects:
+        present = np.unique(labels)
+        images[present[(present >= 0) & (present < len(images))]] += 1
+    order = np.argsort(-counts, kind="stable")
+    rows = [[content.classes[i], counts[i], images[i]] for i in order]
+    return tabulate(rows, headers=["class", "objects", "images"], tablefmt="github")

@@ -1,0 +1,18 @@
+"""D-FINE-S on Objects365, 36 epochs, to be fine-tuned on another data set."""
+
+from deim.config import get_config
+from deim.recipes import with_datasets
+
+from .dfine_s_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/dfine_s_objects365"
+
+with_datasets(dataloader, model, get_config("common/data/objects365.py").datasets)
+
+optimizer.lr = 2.5e-4
+optimizer.weight_decay = 1.25e-4
+optimizer.params.rules.backbone.lr = 1.25e-4
+
+schedule.epochs = 36
+schedule.no_aug_epochs = 0
+schedule.checkpoint_epochs = 1

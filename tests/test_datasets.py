@@ -1,0 +1,395 @@
+"""Data sets of every format become the same records, and faults are told with file and line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from deim.data import coco_dataset, crowdhuman_dataset, voc_dataset, yolo_dataset
+from deim.data.datasets import objects365
+from deim.data.image import read_image
+from deim.data.loader import build_train_loader
+from deim.data.mapper import DetectionMapper
+from deim.data.records import CompactRecords, annotation_arrays
+from deim.errors import DatasetError
+from tests.test_train_net import tool
+
+CLASSES = ("cat", "dog")
+# class and XYXY box of the objects in each of three images of 100 x 60 (width x height)
+OBJECTS = [[(0, [10, 20, 50, 40]), (1, [0, 0, 100, 60])], [(1, [30, 5, 60, 45])], []]
+
+
+def write_images(folder: Path, count: int = 3) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", (100, 60), (40 * number, 90, 120)).save(folder / f"{number}.jpg")
+
+
+def write_voc(root: Path) -> dict:
+    write_images(root / "JPEGImages")
+    (root / "Annotations").mkdir()
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("0\n1  1\n2\n\n")
+    for number, objects in enumerate(OBJECTS):
+        lines = ["<annotation>", "<size><width>100</width><height>60</height><depth>3</depth></size>"]
+        for label, (left, top, right, bottom) in objects:
+            box = f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
+            lines += ["<object>", f"<name>{CLASSES[label]}</name><difficult>{int(label == 1)}</difficult>"]
+            lines += [f"<bndbox>{box}</bndbox>", "</object>"]
+        (root / "Annotations" / f"{number}.xml").write_text("\n".join([*lines, "</annotation>"]))
+    return {"root": str(root), "split": "train", "class_names": CLASSES}
+
+
+def write_yolo(root: Path) -> dict:
+    write_images(root / "images" / "train")
+    (root / "labels" / "train").mkdir(parents=True)
+    (root / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/train\nnames: {0: cat, 1: dog}\n")
+    for number, objects in enumerate(OBJECTS[:2]):  # none for the image without objects
+        lines = []
+        for label, box in objects:
+            left, top, right, bottom = np.array(box) / [100, 60, 100, 60]
+            if number:
+                lines.append(f"{label} {left} {top} {right} {top} {right} {bottom} {left} {bottom}")
+            else:
+                lines.append(f"{label} {(left + right) / 2} {(top + bottom) / 2} {right - left} {bottom - top}")
+        (root / "labels" / "train" / f"{number}.txt").write_text("\n".join(lines) + "\n")
+    return {"data_file": str(root / "data.yaml"), "split": "train"}
+
+
+def write_crowdhuman(root: Path) -> dict:
+    write_images(root / "Images")
+    lines = []
+    for number, objects in enumerate(OBJECTS):
+        people = [
+            {"tag": "person", "fbox": [x, y, x2 - x, y2 - y], "vbox": [0, 0, 5, 5], "hbox": [1, 1, 2, 2], "extra": {}}
+            for _, (x, y, x2, y2) in objects
+        ]
+        people.append({"tag": "mask", "fbox": [0, 0, 9, 9], "extra": {"ignore": 1}})
+        lines.append(json.dumps({"ID": str(number), "gtboxes": people}))
+    (root / "annotation_train.odgt").write_text("\n".join(lines) + "\n")
+    return {"annotation_file": str(root / "annotation_train.odgt"), "image_root": str(root / "Images")}
+
+
+def write_coco(root: Path) -> dict:
+    write_images(root / "images")
+    content = {
+        "images": [{"id": 7 + i, "file_name": f"{i}.jpg", "width": 100, "height": 60} for i in range(3)],
+        "annotations": [
+            {
+                "id": 10 * i + j,
+                "image_id": 7 + i,
+                "category_id": [3, 9][label],
+                "bbox": [x, y, x2 - x, y2 - y],
+                "area": (x2 - x) * (y2 - y),
+                "iscrowd": 0,
+            }
+            for i, objects in enumerate(OBJECTS)
+            for j, (label, (x, y, x2, y2)) in enumerate(objects)
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}],
+    }
+    (root / "train.json").write_text(json.dumps(content))
+    return {"json_file": str(root / "train.json"), "image_root": str(root / "images")}
+
+
+FORMATS: dict[str, tuple[Callable, Callable]] = {
+    "coco": (coco_dataset, write_coco),
+    "voc": (voc_dataset, write_voc),
+    "yolo": (yolo_dataset, write_yolo),
+    "crowdhuman": (crowdhuman_dataset, write_crowdhuman),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_objects(name: str, tmp_path: Path) -> None:
+    read, write = FORMATS[name]
+    records = read(f"{tmp_path}_{name}", **write(tmp_path))
+    assert len(records) == 3
+    for record, objects in zip(records, OBJECTS, strict=True):
+        boxes, classes = annotation_arrays(record)
+        assert (record["height"], record["width"]) == (60, 100)
+        assert read_image(record["file_name"], (60, 100)).shape == (60, 100, 3)
+        np.testing.assert_allclose(boxes, np.array([box for _, box in objects]).reshape(-1, 4), atol=1e-4)
+        assert classes.tolist() == [0 if name == "crowdhuman" else label for label, _ in objects]
+    expected = ["person"] if name == "crowdhuman" else list(CLASSES)
+    assert MetadataCatalog.get(f"{tmp_path}_{name}").thing_classes == expected
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo", "crowdhuman"])
+def test_every_format_can_be_evaluated(name: str, tmp_path: Path) -> None:
+    """Detections that are the ground truth get an AP of 100."""
+    read, write = FORMATS[name]
+    dataset = f"{tmp_path}_{name}_evaluated"
+    records = read(dataset, **write(tmp_path))
+    evaluator = COCOEvaluator(dataset, output_dir=str(tmp_path / "out"), allow_cached_coco=False)
+    evaluator.reset()
+    for record in records:
+        boxes, classes = annotation_arrays(record)
+        found = Instances((60, 100), pred_boxes=Boxes(boxes), pred_classes=classes, scores=np.ones(len(boxes)))
+        evaluator.process([record], [{"instances": as_tensors(found)}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def as_tensors(found: Instances) -> Instances:
+    import torch
+
+    return Instances(
+        found.image_size,
+        pred_boxes=found.pred_boxes,
+        pred_classes=torch.as_tensor(found.pred_classes),
+        scores=torch.as_tensor(found.scores),
+    )
+
+
+def test_difficult_objects_are_crowds_where_asked(tmp_path: Path) -> None:
+    source = write_voc(tmp_path)
+    counted = voc_dataset(f"{tmp_path}_test", **source, ignore_difficult=True)
+    assert [a["iscrowd"] for a in counted[0]["annotations"]] == [0, 1]
+    assert annotation_arrays(counted[0])[1].tolist() == [0]
+
+
+def test_other_boxes_of_persons(tmp_path: Path) -> None:
+    source = write_crowdhuman(tmp_path)
+    lines = (tmp_path / "annotation_train.odgt").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    for image in kept:
+        image["gtboxes"] = [person for person in image["gtboxes"] if person["tag"] == "person"]
+    (tmp_path / "annotation_train.odgt").write_text("\n".join(json.dumps(image) for image in kept))
+    records = crowdhuman_dataset(f"{tmp_path}_visible", **source, box="visible")
+    assert annotation_arrays(records[0])[0].tolist() == [[0, 0, 5, 5], [0, 0, 5, 5]]
+    with pytest.raises(DatasetError, match="choose one of full, visible, head"):
+        crowdhuman_dataset(f"{tmp_path}_feet", **source, box="feet")
+
+
+def refuse(name: str, source: dict, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        FORMATS[name.split()[0]][0](f"{source}_{name}", **source)
+
+
+def test_faults_of_voc_are_told_with_file_and_line(tmp_path: Path) -> None:
+    source = write_voc(tmp_path)
+    path = tmp_path / "Annotations" / "1.xml"
+    good = path.read_text()
+    path.write_text(good.replace("dog", "horse"))
+    refuse("voc", source, r"1\.xml:3: class 'horse' is none of cat, dog")
+    path.write_text(good.replace("<xmax>60</xmax>", ""))
+    refuse("voc", source, r"1\.xml:3: a number of bndbox .* is missing")
+    path.write_text(good.replace("<xmax>60", "<xmax>nan"))
+    refuse("voc", source, r"1\.xml:3: the box .* is not finite")
+    path.write_text(good.replace("</annotation>", ""))
+    refuse("voc", source, r"1\.xml: .*line \d")
+    path.unlink()
+    refuse("voc", source, r"1\.xml")
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("")
+    refuse("voc", source, "has no images")
+    (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
+    refuse("voc", source, r"train\.txt does not exist")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", "3 numbers follow the class"),
+        ("cat 0.5 0.5 0.1 0.1", "is no object"),
+        ("0.5 0.5 0.5 0.1 0.1", "no whole number"),
+        ("2 0.5 0.5 0.1 0.1", "class 2 is not one of the 2 classes"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1 is not one of the 2 classes"),
+        ("0 nan 0.5 0.1 0.1", "is not finite"),
+        ("0 inf 0.5 0.1 0.1", "is not finite"),
+    ],
+)
+def test_faults_of_yolo_are_told_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    source = write_yolo(tmp_path)
+    path = tmp_path / "labels" / "train" / "1.txt"
+    path.write_text(path.read_text() + "\n" + line + "\n")
+    refuse("yolo", source, r"1\.txt:3: .*" + message)
+
+
+def test_faults_of_a_yolo_data_file(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path)
+    refuse("yolo test", {**source, "split": "test"}, r"data\.yaml has no test")
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: nowhere\n")
+    refuse("yolo", source, "nowhere, which does not exist")
+    (tmp_path / "data.yaml").write_text("names: [cat\ntrain: x\n")
+    refuse("yolo", source, "no valid YAML")
+
+
+def test_lists_of_images(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path)
+    (tmp_path / "list.txt").write_text("images/train/1.jpg\n\n./images/train/0.jpg\n")
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: list.txt\n")
+    records = yolo_dataset(f"{tmp_path}_list", **source)
+    assert [Path(record["file_name"]).name for record in records] == ["1.jpg", "0.jpg"]
+    assert len(records[1]["annotations"]) == 2
+
+
+def test_faults_of_crowdhuman_are_told_with_file_and_line(tmp_path: Path) -> None:
+    source = write_crowdhuman(tmp_path)
+    path = tmp_path / "annotation_train.odgt"
+    good = path.read_text()
+    for wrong, message in (
+        ("{", r"odgt:4: Expecting"),
+        ('{"ID": "0"}', r"odgt:4: there is no 'gtboxes'"),
+        ('{"ID": "9", "gtboxes": []}', r"odgt:4: cannot read image .*9\.jpg"),
+        ('{"ID": "0", "gtboxes": [{"tag": "person"}]}', r"odgt:4: there is no 'fbox'"),
+    ):
+        path.write_text(good + wrong + "\n")
+        refuse("crowdhuman", source, message)
+
+
+def change_coco(source: dict, **annotation: object) -> None:
+    path = Path(source["json_file"])
+    content = json.loads(path.read_text())
+    content["annotations"][2].update(annotation)
+    path.write_text(json.dumps(content))
+
+
+def test_faults_of_coco_are_told(tmp_path: Path) -> None:
+    source = write_coco(tmp_path)
+    change_coco(source, bbox=[1, 2, float("nan"), 4])
+    refuse("coco", source, r"1\.jpg, object 1 \(XYXY\): the box .* is not finite")
+    change_coco(source, bbox=[1, 2, 3, 4], category_id=4)
+    refuse("coco", source, "1 annotations have a category_id that 'categories' does not list, the first: id 10")
+
+
+@pytest.mark.parametrize("bbox", [[5, 5, 0, 9], [5, 5, -3, 9], [200, 5, 9, 9], [5, -20, 9, 9]])
+def test_objects_that_cannot_be_seen_are_left_out(tmp_path: Path, bbox: list) -> None:
+    source = write_coco(tmp_path)
+    change_coco(source, bbox=bbox)
+    records = coco_dataset(f"{tmp_path}_unseen", **source)
+    assert [len(annotation_arrays(record)[0]) for record in records] == [2, 0, 0]
+
+
+def test_boxes_are_clipped_and_crowds_left_out(tmp_path: Path) -> None:
+    source = write_coco(tmp_path)
+    change_coco(source, bbox=[-10, 50, 500, 500])
+    records = coco_dataset(f"{tmp_path}_clipped", **source)
+    assert annotation_arrays(records[1])[0].tolist() == [[0, 50, 100, 60]]
+    change_coco(source, iscrowd=1)
+    records = coco_dataset(f"{tmp_path}_clipped", **source)
+    assert len(annotation_arrays(records[1])[0]) == 0
+
+
+def test_compact_records_are_the_same_records(tmp_path: Path) -> None:
+    records = coco_dataset(f"{tmp_path}_compact", **write_coco(tmp_path))
+    compact = CompactRecords(records)
+    assert len(compact) == 3
+    for record, packed in zip(records, (compact[i] for i in range(3)), strict=True):
+        assert "annotations" not in packed
+        assert packed["file_name"] == record["file_name"]
+        for ours, expected in zip(annotation_arrays(packed), annotation_arrays(record), strict=True):
+            assert ours.tolist() == expected.tolist()
+            assert ours.dtype == expected.dtype
+
+
+def test_a_name_stands_for_one_source(tmp_path: Path) -> None:
+    voc_dataset(f"{tmp_path}_one", **write_voc(tmp_path / "a"))
+    with pytest.raises(DatasetError, match="choose another name"):
+        voc_dataset(f"{tmp_path}_one", **write_voc(tmp_path / "b"))
+
+
+def test_a_broken_image_ends_with_its_name_and_not_with_a_dead_worker(tmp_path: Path) -> None:
+    records = coco_dataset(f"{tmp_path}_broken", **write_coco(tmp_path))
+    (tmp_path / "images" / "1.jpg").write_bytes(b"no image")
+    loader = build_train_loader(
+        records, mapper=DetectionMapper([], is_train=True), total_batch_size=3, num_workers=1, seed=0
+    )
+    with pytest.raises(DatasetError, match=r"1\.jpg"):
+        next(iter(loader))
+
+
+def write_objects365(root: Path) -> None:
+    for split, count in (("train", 2), ("val", 4)):
+        folder = root / split / "images" / "v1" / "patch0"
+        folder.mkdir(parents=True)
+        offset = 100 if split == "train" else 0
+        images, annotations = [], []
+        for number in range(offset, offset + count):
+            width = 200 if number % 2 else 50
+            Image.new("RGB", (width, 80)).save(folder / f"{number}.jpg")
+            images.append({"id": number, "file_name": f"images/v1/patch0/{number}.jpg", "width": width, "height": 80})
+            annotations.append(
+                {"id": number % 100, "image_id": number, "category_id": 1, "bbox": [20, 8, 10, 40], "area": 400}
+            )
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+        (root / split / f"zhiyuan_objv2_{split}.json").write_text(json.dumps(content))
+    (root / "train" / "images_from_val").mkdir()
+    (root / "train" / "images_from_val" / "v1").symlink_to(root / "val" / "images" / "v1")
+
+
+def test_objects365_is_split_anew_and_resized(tmp_path: Path) -> None:
+    write_objects365(tmp_path)
+    done = tool("prepare_objects365.py", str(tmp_path), "--val-images", "1", "--max-size", "100", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    train, val = (
+        coco_dataset(
+            f"{tmp_path}_{split}",
+            str(tmp_path / split / f"new_zhiyuan_objv2_{split}_resized.json"),
+            str(tmp_path / split),
+        )
+        for split in ("train", "val")
+    )
+    assert len(val) == 1
+    assert sorted(record["image_id"] for record in train) == [1, 2, 3, 100, 101]
+    for record in (*train, *val):
+        read_image(record["file_name"], (record["height"], record["width"]))
+        (box,) = annotation_arrays(record)[0].tolist()
+        if record["image_id"] % 2:
+            assert (record["height"], record["width"]) == (40, 100)
+            assert box == [10, 4, 15, 24]
+        else:
+            assert (record["height"], record["width"]) == (80, 50)
+            assert box == [20, 8, 30, 48]
+
+
+def test_objects365_tells_what_it_left_out(tmp_path: Path) -> None:
+    write_objects365(tmp_path)
+    (tmp_path / "train" / "images" / "v1" / "patch0" / "101.jpg").unlink()
+    annotations = tmp_path / "train" / "zhiyuan_objv2_train.json"
+    (fault,) = objects365.resize_images(annotations, tmp_path / "train", 100, 1)
+    assert "101.jpg" in fault
+    with pytest.raises(DatasetError, match="cannot read"):
+        objects365.move_validation_images(tmp_path / "nowhere")
+
+
+RECIPES = {"voc": "deim_dfine_s_voc", "yolo": "deim_dfine_s_yolo", "crowdhuman": "deim_dfine_s_crowdhuman"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_check_dataset_of_every_format(tmp_path: Path, name: str) -> None:
+    source = FORMATS[name][1](tmp_path)
+    overrides = [
+        f"dataloader.train.dataset.{key}={value if isinstance(value, str) else '[' + ','.join(value) + ']'}"
+        for key, value in source.items()
+    ]
+    config = f"projects/deim_dfine/configs/{RECIPES[name]}.py"
+    done = tool("check_dataset.py", "--config-file", config, "--output", str(tmp_path / "check"), *overrides)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "3, 1 without objects" in done.stdout
+    assert "0 problems" in done.stdout
+    for picture in ("classes.png", "images.png"):
+        assert (tmp_path / "check" / picture).stat().st_size > 5000
+
+
+def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path)
+    labels = tmp_path / "labels" / "train"
+    (labels / "0.txt").write_text("0 0.5 0.5 0.1 0.1\n7 0.5 0.5 0.1 0.1\n0 2.5 0.5 0.1 0.1\n")
+    (labels / "1.txt").write_text("nothing\n")
+    (tmp_path / "images" / "train" / "2.jpg").write_bytes((tmp_path / "images" / "train" / "2.jpg").read_bytes()[:-30])
+    config = "projects/deim_dfine/configs/deim_dfine_s_yolo.py"
+    overrides = [f"dataloader.train.dataset.data_file={source['data_file']}"]
+    done = tool("check_dataset.py", "--config-file", config, "--output", str(tmp_path / "check"), *overrides)
+    assert done.returncode == 1, done.stderr
+    problems = (tmp_path / "check" / "problems.txt").read_text()
+    assert f"{labels}/0.txt:2: class 7 is not one of the 2 classes" in problems
+    assert f"{labels}/0.txt:3: the box" in problems
+    assert f"{labels}/1.txt:1: 'nothing' is no object" in problems
+    assert "2.jpg: cannot read image" in problems
+    assert "4 problems, 3 of them must be mended" in done.stdout

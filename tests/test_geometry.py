@@ -1,0 +1,196 @@
+"""Boxes stay around their objects through every augmentation and stage, and doing several at once changes nothing."""
+
+import colorsys
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import transforms as T
+from detectron2.data.transforms import AugInput, Augmentation, AugmentationList, NoOpTransform
+from detectron2.structures import BoxMode
+from fvcore.transforms.transform import CropTransform, VFlipTransform
+
+from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
+from deim.data.geometry import AffineTransform, PendingImage
+from deim.data.mosaic import Mosaic
+from deim.data.records import CompactRecords
+from deim.data.staged import StagedMapper
+from deim.engine.schedule import Schedule, Stage
+
+
+class FlipVertically(Augmentation):
+    """Somebody's own policy, with a transform of fvcore that is known to be affine."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return VFlipTransform(image.shape[0]) if np.random.uniform() < 0.5 else NoOpTransform()
+
+
+class CropToBright(Augmentation):
+    """Somebody's own policy that looks at pixels, with a transform that is not known here."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        columns = np.flatnonzero((image > 100).any(axis=(0, 2)))
+        return CropTransform(int(columns[0]), 0, int(columns[-1] - columns[0] + 1), image.shape[0])
+
+
+HUES = 24
+COLOURS = np.array([colorsys.hsv_to_rgb(i / HUES, 1, 1) for i in range(HUES)]) * 255
+
+
+@pytest.fixture(scope="module")
+def rectangles(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Black JPEG files of many sizes, each with one rectangle of its own colour."""
+    folder, rng = tmp_path_factory.mktemp("rectangles"), np.random.default_rng(3)
+    records = []
+    for index, colour in enumerate(COLOURS):
+        height, width = (int(side) for side in rng.integers(70, 500, 2))
+        image = np.zeros((height, width, 3), np.uint8)
+        left, top = int(width * rng.uniform(0.05, 0.4)), int(height * rng.uniform(0.05, 0.4))
+        right, bottom = left + int(width * rng.uniform(0.3, 0.5)), top + int(height * rng.uniform(0.3, 0.5))
+        image[top:bottom, left:right] = colour[::-1]
+        path = folder / f"{index}.jpg"
+        sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 98, *sampling])
+        box = {"bbox": [left, top, right, bottom], "bbox_mode": BoxMode.XYXY_ABS, "category_id": index}
+        records.append({"file_name": str(path), "height": height, "width": width, "annotations": [box]})
+    return records
+
+
+def seen_box(image: np.ndarray, label: int) -> np.ndarray:
+    """XYXY of the pixels of one hue in an image (H, W, 3)."""
+    bright = image.astype(float)
+    norms = np.linalg.norm(bright, axis=2)
+    cosines = bright @ (COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)).T
+    mask = (norms > np.linalg.norm(COLOURS[label]) / 2) & (cosines.argmax(axis=2) == label)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return np.full(4, np.nan)
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=float)
+
+
+STAGES = {
+    "plain": (Stage.PLAIN, None),
+    "strong": (Stage.STRONG, None),
+    "final": (Stage.FINAL, None),
+    "dense": (Stage.DENSE, Mosaic(tile_size=100, degrees=0)),
+    "dense, turned": (Stage.DENSE, Mosaic(tile_size=100, degrees=10)),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str) -> None:
+    kind, mosaic = STAGES[stage]
+    mapper = StagedMapper(
+        Schedule(epochs=4),
+        (160, 192),
+        strong=[RandomZoomOut(), RandomIoUCrop()],
+        always=[T.RandomFlip(prob=0.5), FlipVertically()],
+        mosaic=mosaic,
+        multi_scale_repeat=1,
+    )
+    records, checked = CompactRecords(rectangles), 0
+    for seed in range(120):
+        np.random.seed(seed)
+        sample = mapper.at(kind, records)(records[seed % HUES])
+        image, instances = sample["image"].permute(1, 2, 0).numpy(), sample["instances"]
+        labels, boxes = instances.gt_classes.tolist(), instances.gt_boxes.tensor.numpy()
+        for label, box in zip(labels, boxes, strict=True):
+            if labels.count(label) > 1 or (box[2:] - box[:2] < 8).any():
+                continue
+            seen = seen_box(image, label)
+            if stage == "dense, turned":  # a turned rectangle does not fill the box around it
+                assert (seen[:2] >= box[:2] - 2).all(), (seed, label)
+                assert (seen[2:] <= box[2:] + 2).all(), (seed, label)
+            else:
+                assert np.abs(seen - box).max() <= 2, (seed, label, seen, box)
+            checked += 1
+    assert checked > 60
+
+
+def draw_all(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Step by step, as any detectron2 mapper does it."""
+    np.random.seed(seed)
+    image = cv2.imread(record["file_name"])[..., ::-1]
+    augmented = AugInput(np.ascontiguousarray(image), boxes=boxes_of(record))
+    AugmentationList(policies)(augmented)
+    return augmented.image, augmented.boxes
+
+
+def boxes_of(record: dict) -> np.ndarray:
+    return np.array([record["annotations"][0]["bbox"]], dtype=np.float64)
+
+
+def draw_at_once(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    np.random.seed(seed)
+    image = np.ascontiguousarray(cv2.imread(record["file_name"])[..., ::-1])
+    pending = PendingImage(image, image.shape[:2], boxes_of(record))
+    for policy in policies:
+        pending.augment(policy)
+    return pending.render(), pending.boxes
+
+
+def test_one_pass_gives_the_picture_of_many(rectangles: list[dict]) -> None:
+    """Up to the blur of repeated interpolation, which lies at the edges."""
+    policies = [RandomPhotometricDistort(), RandomZoomOut(side_range=(1, 2)), RandomIoUCrop(), T.RandomFlip()]
+    for seed in range(40):
+        record = rectangles[seed % HUES]
+        many, boxes = draw_all([*policies, Resize((128, 160))], record, seed)
+        one, same_boxes = draw_at_once([*policies, Resize((128, 160))], record, seed)
+        np.testing.assert_allclose(boxes, same_boxes, atol=1e-6)
+        difference = np.abs(many.astype(int) - one).max(axis=2)
+        assert np.median(difference) <= 2
+        assert (difference > 40).mean() < 0.05, seed
+
+
+def test_policies_of_others_are_applied_in_their_place(rectangles: list[dict]) -> None:
+    policies = [T.RandomFlip(prob=1.0), CropToBright(), Resize((64, 64))]
+    for record in rectangles[:6]:
+        many, boxes = draw_all(policies, record, 0)
+        one, same_boxes = draw_at_once(policies, record, 0)
+        assert np.abs(many.astype(int) - one).mean() < 2
+        assert boxes[0, 0] < 2, "cropped to the rectangle"
+        np.testing.assert_allclose(boxes, same_boxes)
+
+
+def test_what_was_cut_off_does_not_come_back() -> None:
+    """A crop and then a larger canvas are not one affine map of the image."""
+    image = np.full((40, 40, 3), 200, np.uint8)
+    pending = PendingImage(image, (40, 40), np.zeros((0, 4)))
+    pending.transform(AffineTransform(np.array([[1, 0, -20], [0, 1, -20]]), (40, 40), (20, 20)))
+    pending.transform(AffineTransform(np.array([[1, 0, 30], [0, 1, 30]]), (20, 20), (60, 60)))
+    result = pending.render()
+    assert (result[30:50, 30:50] == 200).all()
+    result[30:50, 30:50] = 0
+    assert not result.any()
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.3, 0.2, 0.1])
+def test_shrinking_averages(scale: float) -> None:
+    """A fine chequered pattern becomes gray, and not again a pattern."""
+    pattern = np.indices((320, 320)).sum(axis=0) % 2 * 255
+    image = np.repeat(pattern[..., None], 3, axis=2).astype(np.uint8)
+    side = int(320 * scale)
+    result = AffineTransform(np.array([[scale, 0, 0], [0, scale, 0]]), (320, 320), (side, side)).apply_image(image)
+    assert abs(result.mean() - 127.5) < 3
+    assert result[4:-4, 4:-4].std() < 40
+
+
+def test_reduction_keeps_as_many_pixels_as_are_shown() -> None:
+    def reduction(matrix: list) -> int:
+        return AffineTransform(np.array(matrix), (100, 100), (100, 100)).reduction()
+
+    assert reduction([[1, 0, 0], [0, 1, 0]]) == 1
+    assert reduction([[0.5, 0, 9], [0, 0.5, 9]]) == 2
+    assert reduction([[0.25, 0, 0], [0, 0.6, 0]]) == 1
+    assert reduction([[0.17, 0.17, 0], [-0.17, 0.17, 0]]) == 4
+    assert reduction([[-0.1, 0, 0], [0, 0.1, 0]]) == 8
+
+
+def test_a_transform_that_does_nothing_reads_nothing() -> None:
+    def read(factor: int) -> np.ndarray:
+        raise AssertionError("not needed")
+
+    pending = PendingImage(read, (10, 10), np.zeros((0, 4)))
+    pending.transform(NoOpTransform())
+    pending.augment(Resize((5, 5)))
+    assert pending.size == (5, 5)

@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Look a recipe's data set over: counts, classes, sizes, problems, pictures. Exit status 1 if it cannot be
+trained on.
+
+python tools/check_dataset.py --config-file projects/... --output check \\
+    dataloader.train.dataset.json_file=... dataloader.train.dataset.image_root=...
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
+from deim.command_line import run_tool
+from deim.data.report import check_dataset
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--split", choices=("train", "test"), default="train")
+    parser.add_argument("--output", default="check", help="folder for what is drawn")
+    parser.add_argument("--skip-images", action="store_true", help="do not decode every image")
+    parser.add_argument("--images", type=int, default=12, help="how many images to draw")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, key=value")
+    args = parser.parse_args()
+    sound: list[bool] = []
+    status = run_tool(
+        lambda: sound.append(
+            check_dataset(args.config_file, args.opts, args.split, args.output, not args.skip_images, args.images)
+        )
+    )
+    sys.exit(status or int(not sound[0]))
