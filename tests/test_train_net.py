@@ -37,11 +37,11 @@ def tool(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> subproce
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def train_net(shapes: Path, output: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+def train_arguments(shapes: Path, output: Path, *arguments: str) -> list[str]:
+    """What follows ``tools/train_net.py`` for a short run."""
     flags = [a for a in arguments if a.startswith("--")]
     values = [a for a in arguments if not a.startswith("--")]
-    return tool(
-        "train_net.py",
+    return [
         "--config-file",
         RECIPE,
         *flags,
@@ -49,8 +49,11 @@ def train_net(shapes: Path, output: Path, *arguments: str, **options) -> subproc
         *data_overrides(shapes),
         f"train.output_dir={output}",
         *values,
-        **options,
-    )
+    ]
+
+
+def train_net(shapes: Path, output: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    return tool("train_net.py", *train_arguments(shapes, output, *arguments), **options)
 
 
 def metrics(output: Path, name: str = "total_loss") -> dict[int, float]:

@@ -23,6 +23,7 @@ from deim.data.image import read_image
 from deim.data.records import annotation_arrays
 from deim.engine.checkpoint import load_weights, resume
 from deim.engine.ema import EMAHook
+from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import BestCheckpointer
 from deim.engine.trainer import Trainer
 from deim.engine.writers import build_writers
@@ -127,7 +128,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     checkpointer = DetectionCheckpointer(
         wrapped, cfg.train.output_dir, trainer=trainer, **ema.may_get_ema_checkpointer(cfg, wrapped)
     )
-    trainer.register_hooks(_hooks(cfg, wrapped, checkpointer, iters_per_epoch))
+    trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
     start = 0
     if resume_run and checkpointer.has_checkpoint():
         resume(checkpointer, wrapped)
@@ -186,7 +187,11 @@ def _ddp_options(cfg: Any) -> dict:
 
 
 def _hooks(
-    cfg: Any, model: nn.Module, checkpointer: DetectionCheckpointer, iters_per_epoch: int | None
+    cfg: Any,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    checkpointer: DetectionCheckpointer,
+    iters_per_epoch: int | None,
 ) -> list[hooks.HookBase | None]:
     use_ema = cfg.train.model_ema.enabled
 
@@ -194,29 +199,53 @@ def _hooks(
         with ema.apply_model_ema_and_restore(model) if use_ema else nullcontext():
             return evaluate(cfg, model)
 
-    averaging = None
+    options, period = cfg.train.model_ema, cfg.train.eval_period
+    averaging = final = None
     if use_ema:
-        options = cfg.train.model_ema
-        averaging = EMAHook(
-            getattr(model, "module", model),
-            ema.get_model_ema_state(model),
-            options.decay,
-            options.warmup_iters,
-            options.device,
-        )
-    main_process = comm.is_main_process()
-    period = cfg.train.eval_period
+        averages = ema.get_model_ema_state(model)
+        module = getattr(model, "module", model)
+        averaging = EMAHook(module, averages, options.decay, options.warmup_iters, options.device)
+        final = _final_stage(cfg, checkpointer, model, optimizer, averaging, iters_per_epoch)
+    writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch) if comm.is_main_process() else []
+    main_process_only = (
+        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+        BestCheckpointer(period, checkpointer, cfg.train.best_metric),
+        hooks.PeriodicWriter(writers, cfg.train.log_period),
+    )
+    saving, best, writing = main_process_only if comm.is_main_process() else (None, None, None)
     return [
         hooks.IterationTimer(),
         averaging,
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
+        saving,
         hooks.EvalHook(period, test),
-        BestCheckpointer(period, checkpointer, cfg.train.best_metric) if main_process else None,
-        hooks.PeriodicWriter(build_writers(cfg, cfg.train.max_iter, iters_per_epoch), cfg.train.log_period)
-        if main_process
-        else None,
+        best,
+        final,
+        writing,
     ]
+
+
+def _final_stage(
+    cfg: Any,
+    checkpointer: DetectionCheckpointer,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaging: EMAHook,
+    iters_per_epoch: int | None,
+) -> FinalStageHook | None:
+    schedule = instantiate(cfg.schedule) if "schedule" in cfg else None
+    if schedule is None or schedule.final_ema_decay is None or iters_per_epoch is None:
+        return None
+    return FinalStageHook(
+        checkpointer,
+        model,
+        optimizer,
+        averaging,
+        start_iter=schedule.final_epoch * iters_per_epoch,
+        eval_period=cfg.train.eval_period,
+        metric=cfg.train.best_metric,
+        decay=schedule.final_ema_decay,
+    )
 
 
 @torch.no_grad()

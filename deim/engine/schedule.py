@@ -33,6 +33,8 @@ class Schedule:
         dense_epochs: the first epoch with Dense O2O and the first one after it. Before it images are
             plain, after it they are augmented one by one.
         lr_gamma: the lowest learning rate relative to the base.
+        final_ema_decay: the epochs without augmentation start from the best weights before them, averaged
+            with this decay; None lets them go on as they are.
         eval_epochs: epochs between evaluations.
         checkpoint_epochs: epochs between checkpoints.
 
@@ -47,6 +49,7 @@ class Schedule:
     no_aug_epochs: int = 0
     lr_gamma: float = 1.0
     dense_epochs: tuple[int, int] = (0, 0)
+    final_ema_decay: float | None = None
     eval_epochs: int = 1
     checkpoint_epochs: int = 1
 
@@ -61,12 +64,19 @@ class Schedule:
                 f"schedule.flat_epochs={self.flat_epochs} and no_aug_epochs={self.no_aug_epochs} "
                 f"do not fit in epochs={self.epochs}"
             )
+        if self.final_ema_decay is not None and not 0 < self.final_ema_decay < 1:
+            raise ConfigError(f"schedule.final_ema_decay must be between 0 and 1, got {self.final_ema_decay}")
         if not 0 <= self.dense_epochs[0] <= self.dense_epochs[1]:
             raise ConfigError(f"schedule.dense_epochs must ascend from at least 0, got {list(self.dense_epochs)}")
 
+    @property
+    def final_epoch(self) -> int:
+        """The first epoch without augmentation, ``epochs`` if there is none."""
+        return self.epochs - self.no_aug_epochs
+
     def stage(self, epoch: int) -> Stage:
         """How images of this epoch (counted from 0) are augmented."""
-        if epoch >= self.epochs - self.no_aug_epochs:
+        if epoch >= self.final_epoch:
             return Stage.FINAL
         if epoch < self.dense_epochs[0]:
             return Stage.PLAIN

@@ -13,3 +13,5 @@ model.decoder.hidden_dim = 256
 model.decoder.reg_scale = 8.0
 
 optimizer.params.rules.backbone.lr = 2.5e-6
+
+schedule.final_ema_decay = 0.9998

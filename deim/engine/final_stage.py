@@ -1,0 +1,118 @@
+"""How the final epochs of DEIM and D-FINE begin, and begin again."""
+
+import json
+import logging
+import math
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+
+from deim.engine.checkpoint import load_weights
+from deim.engine.ema import EMAHook
+
+logger = logging.getLogger("detectron2.deim")
+
+
+class FinalStageHook(HookBase):
+    """Starts the final epochs, those without augmentation, from the best checkpoint before them.
+
+    At ``start_iter`` the weights, their averages and the optimizer's state become those of
+    ``model_best.pth``, which is kept as ``model_best_stage1.pth``, and the averages get another decay.
+    After each evaluation in the final epochs that is no better than the best one since the last such
+    start, the same is done again with a decay that is lower by ``decay_step``. (The official code sets
+    these decays too, but its averaging does not look at them.)
+
+    Register it after the hooks that evaluate and that save the best checkpoint.
+
+    Args:
+        model: with or without DistributedDataParallel.
+        averaging: the hook that averages the weights.
+        start_iter: first iteration of the final epochs.
+        eval_period: iterations between evaluations.
+        metric: in the event storage, such as "bbox/AP".
+        decay: of the averaging from ``start_iter`` on.
+    """
+
+    def __init__(
+        self,
+        checkpointer: DetectionCheckpointer,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        averaging: EMAHook,
+        *,
+        start_iter: int,
+        eval_period: int,
+        metric: str,
+        decay: float,
+        decay_step: float = 1e-4,
+    ):
+        self.checkpointer, self.model, self.optimizer = checkpointer, model, optimizer
+        self.averaging = averaging
+        self.start_iter, self.eval_period, self.metric = start_iter, eval_period, metric
+        self.decay, self.decay_step = decay, decay_step
+        # what an evaluation must exceed
+        self.reference = -math.inf
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.checkpointer.save_dir, "model_best_stage1.pth")
+
+    def before_step(self) -> None:
+        if self.trainer.iter != self.start_iter:
+            return
+        best = os.path.join(self.checkpointer.save_dir, "model_best.pth")
+        if not os.path.isfile(best):
+            logger.warning("There was no evaluation before the final epochs: they go on from the present weights")
+            self.averaging.decay = self.decay
+            return
+        score = -math.inf
+        if comm.is_main_process():
+            shutil.copyfile(best, self.path)
+            score = json.loads(Path(best).with_suffix(".json").read_text())["value"]
+        self.reference = comm.all_gather(score)[0]  # the others also wait for the copy here
+        self._restart(self.decay)
+
+    def after_step(self) -> None:
+        following = self.trainer.iter + 1
+        if following <= self.start_iter or following % self.eval_period or following == self.trainer.max_iter:
+            return
+        latest = self.trainer.storage.latest().get(self.metric, (-math.inf, -1))[0]
+        score = comm.all_gather(latest)[0]  # only the main process has evaluated
+        if score > self.reference or not os.path.isfile(self.path):
+            self.reference = score
+        else:
+            self.reference = -math.inf
+            self._restart(self.averaging.decay - self.decay_step)
+        self._save_again()
+
+    def _save_again(self) -> None:
+        """A checkpoint of this iteration was written before the evaluation, and would resume without it."""
+        name = f"model_{self.trainer.iter:07d}"
+        if comm.is_main_process() and os.path.isfile(os.path.join(self.checkpointer.save_dir, f"{name}.pth")):
+            self.checkpointer.save(name, iteration=self.trainer.iter)
+
+    def _restart(self, decay: float) -> None:
+        load_weights(self.model, self.path, use_ema=False)
+        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        averages = self.averaging.state
+        device = averages.device
+        averages.load_state_dict(content["ema_state"])
+        averages.to(device)
+        rates = [group["lr"] for group in self.optimizer.param_groups]  # those of now, not of then
+        self.optimizer.load_state_dict(content["trainer"]["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.averaging.decay = decay
+        logger.info(f"Started from the best weights before the final epochs, averaging with a decay of {decay:g}")
+
+    def state_dict(self) -> dict:
+        return {"decay": self.averaging.decay, "reference": self.reference}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.averaging.decay, self.reference = state_dict["decay"], state_dict["reference"]
