@@ -11,6 +11,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from deim.benchmarks.memory import memory_over_an_epoch, synthetic_records
 from deim.data import coco_dataset, crowdhuman_dataset, voc_dataset, yolo_dataset
 from deim.data.datasets import objects365
 from deim.data.image import read_image
@@ -393,3 +394,11 @@ def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
     assert f"{labels}/1.txt:1: 'nothing' is no object" in problems
     assert "2.jpg: cannot read image" in problems
     assert "4 problems, 3 of them must be mended" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+def test_the_memory_of_a_worker_does_not_grow() -> None:
+    records = synthetic_records(20_000)
+    growing, steady = (seen[-1] - seen[0] for seen in map(memory_over_an_epoch, (records, CompactRecords(records))))
+    assert growing > 20 * 2**20, "what happens with Python objects, and would be seen here"
+    assert steady < 3 * 2**20

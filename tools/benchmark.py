@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
-from deim.benchmarks import dataloader
+from deim.benchmarks import dataloader, memory
 from deim.command_line import run_tool
 from deim.errors import ConfigError
 
@@ -38,5 +38,8 @@ if __name__ == "__main__":
     loading.add_argument("--threads", type=int, default=1, help="that libraries may use in one process")
     loading.add_argument("--num-workers", type=int, default=0)
     loading.set_defaults(action=run_dataloader)
+    growth = subparsers.add_parser("memory", help="growth of a worker process over an epoch")
+    growth.add_argument("--images", type=int, default=118_287, help="size of the data set; COCO's by default")
+    growth.set_defaults(action=lambda args: memory.run(args.images))
     args = parser.parse_args()
     sys.exit(run_tool(lambda: args.action(args)))

@@ -1,0 +1,72 @@
+"""How the memory of a worker process grows while it goes through a data set."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.structures import BoxMode
+from tabulate import tabulate
+from torch.utils.data import DataLoader, Dataset
+
+from deim.data.records import CompactRecords, Records, annotation_arrays
+
+
+def synthetic_records(count: int, objects: int = 7) -> list[dict]:
+    """Records as detectron2's reader makes them."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "file_name": f"datasets/coco/train2017/{number:012d}.jpg",
+            "height": 480,
+            "width": 640,
+            "image_id": number,
+            "annotations": [
+                {"bbox": [x, y, 30.0, 40.0], "bbox_mode": BoxMode.XYWH_ABS, "category_id": number % 80, "iscrowd": 0}
+                for x, y in rng.uniform(0, 400, (objects, 2)).tolist()
+            ],
+        }
+        for number in range(count)
+    ]
+
+
+class Touched(Dataset):
+    """Reads the annotations of a record, and its process's private memory in bytes."""
+
+    def __init__(self, records: Records):
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        annotation_arrays(self.records[index])
+        return torch.tensor(private_memory() if index % 1000 == 0 else 0)
+
+
+def private_memory() -> int:
+    """Bytes of this process that it shares with no other; Linux only."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+def memory_over_an_epoch(records: Records) -> list[int]:
+    """Private memory of a worker at each thousandth record."""
+    loader = DataLoader(Touched(records), batch_size=100, num_workers=1)
+    return [int(value) for batch in loader for value in batch if value]
+
+
+def run(count: int) -> None:
+    """Print how much a worker grows with a list of dicts, and with the arrays of deim."""
+    records = synthetic_records(count)
+    rows: list[Sequence[str]] = []
+    for name, source in _sources(records):
+        seen = memory_over_an_epoch(source)
+        rows.append([name, *(f"{seen[int(part * (len(seen) - 1))] / 2**20:.0f} MiB" for part in (0, 0.5, 1))])
+    print(f"private memory of one worker over an epoch of {count} images with 7 objects each")
+    print(tabulate(rows, ["annotations in", "first batch", "half", "end"], tablefmt="github"))
+
+
+def _sources(records: list[dict]) -> Iterator[tuple[str, Records]]:
+    yield "a list of dicts", records
+    yield "deim's arrays", CompactRecords(records)
