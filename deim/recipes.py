@@ -43,6 +43,15 @@ def with_deim_dfine(model: Any) -> Any:
     return with_deim_loss(model)
 
 
+def with_deim_rtdetr(model: Any) -> Any:
+    """An RT-DETRv2 model config as DEIM trains it: its loss, SiLU in the decoder, a deeper position
+    embedding, nothing frozen; in place."""
+    model.decoder.activation = model.decoder.mlp_activation = "silu"
+    model.decoder.position_layers = 3
+    model.backbone.freeze_at, model.backbone.freeze_norm = 0, False
+    return with_deim_loss(model)
+
+
 def with_datasets(dataloader: Any, model: Any, datasets: Any) -> None:
     """Train and test on other data sets; in place.
 

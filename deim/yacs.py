@@ -11,7 +11,7 @@
     cfg.MODEL.DEIM.NUM_CLASSES = 20
     model = build_model(cfg)
 
-``cfg.MODEL.BACKBONE.NAME = "HGNetV2"`` gives the backbone to other models of detectron2.
+``cfg.MODEL.BACKBONE.NAME = "HGNetV2"`` or ``"PResNet"`` gives the backbone to other models of detectron2.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from deim import model_zoo
 
 
 def add_deim_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.DEIM`` and ``MODEL.HGNETV2`` with their defaults, in place."""
+    """Add ``MODEL.DEIM``, ``MODEL.HGNETV2`` and ``MODEL.PRESNET`` with their defaults, in place."""
     cfg.MODEL.DEIM = CfgNode()
     # a recipe of deim.model_zoo, which describes backbone, encoder, decoder and losses
     cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_l_coco"
@@ -33,6 +33,12 @@ def add_deim_config(cfg: CfgNode) -> None:
     cfg.MODEL.HGNETV2.LEARNABLE_AFFINE = True
     cfg.MODEL.HGNETV2.OUT_FEATURES = ["stage2", "stage3", "stage4"]
     cfg.MODEL.HGNETV2.FREEZE_NORM = False
+
+    cfg.MODEL.PRESNET = CfgNode()
+    cfg.MODEL.PRESNET.DEPTH = 50
+    cfg.MODEL.PRESNET.OUT_FEATURES = ["stage2", "stage3", "stage4"]
+    cfg.MODEL.PRESNET.FREEZE_NORM = False
+    cfg.MODEL.PRESNET.WEIGHTS = ""
 
 
 def detector_arguments(cfg: CfgNode) -> dict[str, Any]:

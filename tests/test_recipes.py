@@ -1,6 +1,6 @@
 """Recipes have the published sizes and hyper-parameters.
 
-The figures are those of the official DEIM and D-FINE repositories.
+The figures are those of the official DEIM, D-FINE and RT-DETR repositories.
 """
 
 from collections import Counter
@@ -27,6 +27,17 @@ PARAMETERS = {
     "dfine_m_coco": (19_590_064, 19_248_189),
     "dfine_l_coco": (31_244_152, None),
     "dfine_x_coco": (62_621_560, None),
+    "deim_rtdetrv2_r18vd_120e_coco": (20_183_440, 19_979_152),
+    "deim_rtdetrv2_r34vd_120e_coco": (31_440_644, 31_236_356),
+    "deim_rtdetrv2_r50vd_m_60e_coco": (33_198_864, 32_994_576),
+    "deim_rtdetrv2_r50vd_60e_coco": (42_943_596, 42_144_876),
+    "deim_rtdetrv2_r101vd_60e_coco": (76_660_716, 74_872_812),
+    "rtdetrv2_r18vd_120e_coco": (20_184_464, 19_980_176),
+    "rtdetrv2_r34vd_120e_coco": (31_441_668, 31_237_380),
+    # deployed, ours is smaller: without the three layers that are not evaluated
+    "rtdetrv2_r50vd_m_7x_coco": (36_593_772, None),
+    "rtdetrv2_r50vd_6x_coco": (42_891_372, 42_092_652),
+    "rtdetrv2_r101vd_6x_coco": (76_556_268, 74_768_364),
 }
 
 # recipe: {(learning rate, weight decay): parameters}
@@ -41,6 +52,21 @@ GROUPS = {
     "dfine_l_coco": {(1.25e-5, 1.25e-4): 13_482_752, (2.5e-4, 0.0): 39_936, (2.5e-4, 1.25e-4): 17_696_534},
     "deim_dfine_x_coco": {(5e-6, 1.25e-4): 33_325_760, (5e-4, 0.0): 56_576, (5e-4, 1.25e-4): 29_333_142},
     "dfine_x_coco": {(2.5e-6, 1.25e-4): 33_206_400, (2.5e-4, 0.0): 56_576, (2.5e-4, 1.25e-4): 29_333_142},
+    "deim_rtdetrv2_r18vd_120e_coco": {(2e-4, 0.0): 31_360, (2e-4, 1e-4): 20_152_080},
+    "deim_rtdetrv2_r34vd_120e_coco": {(1e-4, 1e-4): 21_290_848, (2e-4, 0.0): 40_320, (2e-4, 1e-4): 10_109_476},
+    "deim_rtdetrv2_r50vd_m_60e_coco": {(2e-5, 1e-4): 23_474_016, (2e-4, 0.0): 74_752, (2e-4, 1e-4): 9_650_096},
+    "deim_rtdetrv2_r50vd_60e_coco": {(2e-5, 1e-4): 23_474_016, (2e-4, 0.0): 85_504, (2e-4, 1e-4): 19_384_076},
+    "deim_rtdetrv2_r101vd_60e_coco": {(2e-6, 1e-4): 42_413_920, (2e-4, 0.0): 148_224, (2e-4, 1e-4): 34_098_572},
+    "rtdetrv2_r18vd_120e_coco": {(1e-4, 0.0): 31_360, (1e-4, 1e-4): 20_153_104},
+    "rtdetrv2_r34vd_120e_coco": {
+        (5e-5, 1e-4): 21_290_848,
+        (5e-5, 0.0): 17_280,
+        (1e-4, 0.0): 41_764,
+        (1e-4, 1e-4): 10_091_776,
+    },
+    "rtdetrv2_r50vd_m_7x_coco": {(1e-5, 1e-4): 23_445_504, (1e-4, 0.0): 26_112, (1e-4, 1e-4): 13_093_644},
+    "rtdetrv2_r50vd_6x_coco": {(1e-5, 1e-4): 23_445_504, (1e-4, 0.0): 32_256, (1e-4, 1e-4): 19_385_100},
+    "rtdetrv2_r101vd_6x_coco": {(1e-6, 1e-4): 42_385_408, (1e-4, 0.0): 42_752, (1e-4, 1e-4): 34_099_596},
 }
 
 # recipe: (epochs, epochs without augmentation at the end, lowest learning rate, warm-up iterations)
@@ -55,6 +81,16 @@ SCHEDULES = {
     "dfine_m_coco": (132, 12, 1.0, 500),
     "dfine_l_coco": (80, 8, 1.0, 500),
     "dfine_x_coco": (80, 8, 1.0, 500),
+    "deim_rtdetrv2_r18vd_120e_coco": (120, 3, 0.5, 2000),
+    "deim_rtdetrv2_r34vd_120e_coco": (120, 3, 0.5, 2000),
+    "deim_rtdetrv2_r50vd_m_60e_coco": (60, 2, 0.5, 2000),
+    "deim_rtdetrv2_r50vd_60e_coco": (60, 2, 0.5, 2000),
+    "deim_rtdetrv2_r101vd_60e_coco": (60, 2, 0.5, 2000),
+    "rtdetrv2_r18vd_120e_coco": (120, 3, 1.0, 2000),
+    "rtdetrv2_r34vd_120e_coco": (120, 3, 1.0, 2000),
+    "rtdetrv2_r50vd_m_7x_coco": (84, 3, 1.0, 2000),
+    "rtdetrv2_r50vd_6x_coco": (72, 0, 1.0, 2000),
+    "rtdetrv2_r101vd_6x_coco": (72, 0, 1.0, 2000),
 }
 
 
@@ -81,7 +117,10 @@ def test_schedules(name: str) -> None:
     assert found == SCHEDULES[name]
     assert cfg.train.clip_grad.params.max_norm == 0.1
     assert cfg.train.model_ema.decay == 0.9999
-    assert cfg.dataloader.train.total_batch_size == (128 if "_n_" in name else 32)
+    batch_size = 16 if "rtdetr" in name else 128 if "_n_" in name else 32
+    assert cfg.dataloader.train.total_batch_size == batch_size
+    assert cfg.train.model_ema.warmup_iters == (2000 if "rtdetr" in name else 1000)
+    assert schedule.final_ema_decay == (0.9998 if "_x_" in name else 0.9999)
 
 
 # recipe: (first epochs of Dense O2O, of single-image augmentation, of none; sizes per base size)
@@ -96,6 +135,16 @@ STAGES = {
     "dfine_m_coco": (0, 0, 120, 6),
     "dfine_l_coco": (0, 0, 72, 4),
     "dfine_x_coco": (0, 0, 72, 3),
+    "deim_rtdetrv2_r18vd_120e_coco": (4, 64, 117, None),
+    "deim_rtdetrv2_r34vd_120e_coco": (4, 64, 117, 3),
+    "deim_rtdetrv2_r50vd_m_60e_coco": (4, 34, 58, 3),
+    "deim_rtdetrv2_r50vd_60e_coco": (4, 34, 58, 3),
+    "deim_rtdetrv2_r101vd_60e_coco": (4, 34, 58, 3),
+    "rtdetrv2_r18vd_120e_coco": (0, 0, 117, None),
+    "rtdetrv2_r34vd_120e_coco": (0, 0, 117, 3),
+    "rtdetrv2_r50vd_m_7x_coco": (0, 0, 81, 3),
+    "rtdetrv2_r50vd_6x_coco": (0, 0, 72, 3),
+    "rtdetrv2_r101vd_6x_coco": (0, 0, 72, 3),
 }
 
 
@@ -125,9 +174,10 @@ def test_deim_trains_with_its_own_loss(name: str) -> None:
     criterion = recipe(name).model.criterion
     assert criterion.classification == "mal"
     assert criterion.gamma == 1.5
-    assert dict(criterion.weights) == {
-        "loss_mal": 1, "loss_bbox": 5, "loss_giou": 2, "loss_fgl": 0.15, "loss_ddf": 1.5
-    }  # fmt: skip
+    boxes = {"loss_bbox": 5, "loss_giou": 2}
+    distributions = {} if "rtdetr" in name else {"loss_fgl": 0.15, "loss_ddf": 1.5}
+    assert dict(criterion.weights) == {"loss_mal": 1, **boxes, **distributions}
+    assert criterion.use_union == ("rtdetr" not in name)
 
 
 def test_every_recipe_is_listed_here() -> None:

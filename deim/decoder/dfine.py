@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deim.decoder.two_stage import TwoStageDecoder
 from deim.distribution import expected_offsets, offsets_to_boxes, weighting_function
 from deim.layers import MLP, ConvNorm, MultiScaleDeformableAttention, build_activation
-from deim.predictions import EdgeDistributions, Predictions, Targets
-from deim.queries.denoising import ContrastiveDenoising, DenoisingQueries, box_logits
+from deim.predictions import EdgeDistributions, Predictions
+from deim.queries.denoising import ContrastiveDenoising, box_logits
 from deim.queries.selection import QuerySelection, classification_head
 
 # LayerNorm of values beyond float16's range gives NaN under autocast.
@@ -98,7 +99,7 @@ class LocationQualityEstimator(nn.Module):
         return logits + self.reg_conf(statistics.flatten(-2).to(logits.dtype))
 
 
-class DFINEDecoder(nn.Module):
+class DFINEDecoder(TwoStageDecoder):
     """Query selection, denoising and decoder layers with fine-grained distribution refinement.
 
     Layers beyond ``eval_layer`` only train the others and are skipped in evaluation; they may be
@@ -141,25 +142,24 @@ class DFINEDecoder(nn.Module):
         up: float = 0.5,
         reg_scale: float = 4.0,
     ):
-        super().__init__()
-        if not -num_layers <= eval_layer < num_layers:
-            raise ValueError(f"eval_layer {eval_layer} is out of range for {num_layers} layers")
         if layer_scale < 1:
             raise ValueError(f"layer_scale must be at least 1, got {layer_scale}")
         if len(num_points) != len(in_channels):
             raise ValueError(f"num_points has {len(num_points)} levels, in_channels {len(in_channels)}")
-        self.num_classes, self.num_queries = num_classes, num_queries
-        self.eval_layer = eval_layer % num_layers
+        super().__init__(
+            nn.ModuleList(
+                nn.Identity() if width == hidden_dim else ConvNorm(width, hidden_dim) for width in in_channels
+            ),
+            QuerySelection(hidden_dim, num_classes, num_queries, mlp_activation),
+            denoising,
+            num_layers,
+            eval_layer,
+        )
         self.reg_max = reg_max
         # Parameters that are never trained, since published checkpoints carry them.
         self.up = nn.Parameter(torch.tensor([up]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([reg_scale]), requires_grad=False)
 
-        self.input_proj = nn.ModuleList(
-            nn.Identity() if width == hidden_dim else ConvNorm(width, hidden_dim) for width in in_channels
-        )
-        self.selection = QuerySelection(hidden_dim, num_classes, num_queries, mlp_activation)
-        self.denoising = denoising
         self.query_pos_head = MLP(4, 2 * hidden_dim, hidden_dim, 2, activation=mlp_activation)
 
         wide = round(layer_scale * hidden_dim)
@@ -188,62 +188,19 @@ class DFINEDecoder(nn.Module):
             heads = getattr(self, name)
             setattr(self, name, nn.ModuleList([nn.Identity()] * last + [heads[last]]))
 
-    def forward(
-        self, maps: Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
-    ) -> tuple[dict[str, Predictions], DenoisingQueries | None]:
-        """
-        Args:
-            maps: (B, C, h, w) of each level, finest first.
-            targets: ground truth, for the denoising queries; only in training.
-            padding: (B, H, W) bool, True on padded pixels.
-
-        Returns:
-            named predictions and the denoising queries behind them. In evaluation only ``main``,
-            with one layer. In training ``main`` (L layers), ``initial`` (the plain box head after
-            the first layer), ``encoder`` and, with denoising, ``denoising`` and
-            ``denoising_initial``.
-        """
-        projected = [proj(x) for proj, x in zip(self.input_proj, maps, strict=True)]
-        spatial_shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in projected]
-        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in projected], dim=1)
-        selected = self.selection(memory, spatial_shapes, padding)
-        noised = None
-        if self.training and self.denoising is not None and targets is not None:
-            noised = self.denoising(targets, self.num_queries)
-        content, references = selected.content, selected.references
-        if noised is not None:
-            content = torch.cat([noised.content.to(content.dtype), content], dim=1)
-            references = torch.cat([noised.references.to(references.dtype), references], dim=1)
-        mask = None if noised is None else noised.attention_mask
-        refined, initial = self._refine(content, references.sigmoid(), memory, spatial_shapes, mask)
-        if initial is None:
-            return {"main": refined}, None
-
-        groups = {"encoder": Predictions(selected.logits[None], selected.boxes[None])}
-        if noised is None:
-            groups.update(main=refined, initial=initial)
-        else:
-            sizes = [len(noised), self.num_queries]
-            groups["denoising"], groups["main"] = refined.split(sizes)
-            groups["denoising_initial"], groups["initial"] = initial.split(sizes)
-        return groups, noised
-
-    def _refine(
+    def refine(
         self,
         queries: Tensor,
         references: Tensor,
         memory: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
-        mask: Tensor | None,
-    ) -> tuple[Predictions, Predictions | None]:
-        """Run the layers from ``references`` (B, Q, 4) cxcywh.
-
-        Returns:
-            the refined predictions and, in training, the initial ones.
-        """
+        attention_mask: Tensor | None,
+    ) -> dict[str, Predictions]:
+        """See :meth:`deim.decoder.two_stage.TwoStageDecoder.refine`; ``initial`` are the boxes of the plain
+        head after the first layer, which the distributions refine."""
         bin_values = weighting_function(self.reg_max, self.up, self.reg_scale)
         outputs: list[tuple[Tensor, Tensor, Tensor]] = []
-        initial = None
+        groups: dict[str, Predictions] = {}
         corners, previous = memory.new_zeros(()), memory.new_zeros(())
         last = len(self.layers) - 1 if self.training else self.eval_layer
         for index, layer in enumerate(self.layers[: last + 1]):
@@ -252,12 +209,12 @@ class DFINEDecoder(nn.Module):
             if width != queries.shape[-1]:
                 queries, memory = _widen(queries, width), _widen(memory, width)
                 previous = queries.detach()
-            queries = layer(queries, _widen(position, width), references, memory, spatial_shapes, mask)
+            queries = layer(queries, _widen(position, width), references, memory, spatial_shapes, attention_mask)
             if index == 0:
                 plain = (self.initial_bbox_head(queries) + box_logits(references)).sigmoid()
                 anchor = plain.detach()
                 if self.training:
-                    initial = Predictions(self.score_heads[0](queries)[None], plain[None])
+                    groups["initial"] = Predictions(self.score_heads[0](queries)[None], plain[None])
             step = self.corner_heads[index](queries + previous)
             corners = corners + step.unflatten(-1, (4, self.reg_max + 1))
             boxes = offsets_to_boxes(anchor, expected_offsets(corners, bin_values), self.reg_scale)
@@ -267,7 +224,8 @@ class DFINEDecoder(nn.Module):
             references, previous = boxes.detach(), queries.detach()
         logits, boxes, stacked = (torch.stack(parts) for parts in zip(*outputs, strict=True))
         edges = EdgeDistributions(stacked, anchor, bin_values, self.reg_scale)
-        return Predictions(logits, boxes, edges), initial
+        groups["main"] = Predictions(logits, boxes, edges)
+        return groups
 
 
 def _widen(x: Tensor, width: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.layers import ConvNorm, FusibleConvNorm, RepELAN, build_activation, sine_position_embedding
+from deim.layers import ConvNorm, CSPRepLayer, FusibleConvNorm, RepELAN, build_activation, sine_position_embedding
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -65,6 +65,11 @@ class HybridEncoder(nn.Module):
         expansion: width of the fusion stages relative to half of ``hidden_dim``.
         depth_multiplier: depth of the fusion stages relative to 3 blocks.
         activation, attention_activation: of the fusion and of the transformer layer.
+        fusion: "elan" (D-FINE), or "csp" (RT-DETR): CSP blocks, a full convolution to downsample and
+            an activation after the lateral convolutions. Its ``expansion`` is relative to ``hidden_dim``.
+
+    Raises:
+        ValueError: an unknown ``fusion``.
     """
 
     def __init__(
@@ -80,8 +85,11 @@ class HybridEncoder(nn.Module):
         depth_multiplier: float = 1.0,
         activation: str = "silu",
         attention_activation: str = "gelu",
+        fusion: str = "elan",
     ):
         super().__init__()
+        if fusion not in ("elan", "csp"):
+            raise ValueError(f"unknown fusion {fusion!r}; choose elan or csp")
         self.in_features = list(in_features)
         self.input_proj = nn.ModuleList(ConvNorm(width, hidden_dim) for width in in_channels)
         self.encoder = nn.ModuleList(
@@ -89,16 +97,27 @@ class HybridEncoder(nn.Module):
             for _ in range(num_layers)
         )
 
-        def fusion() -> RepELAN:
+        blocks = round(3 * depth_multiplier)
+
+        def block() -> nn.Module:
+            if fusion == "csp":
+                return CSPRepLayer(hidden_dim * 2, hidden_dim, blocks, expansion, activation)
             stage = round(expansion * hidden_dim // 2)
-            blocks = round(3 * depth_multiplier)
             return RepELAN(hidden_dim * 2, hidden_dim, hidden_dim * 2, stage, blocks, activation)
 
+        def downsample() -> nn.Module:
+            if fusion == "csp":
+                return FusibleConvNorm(hidden_dim, hidden_dim, 3, 2, activation=activation)
+            return SeparableDownsample(hidden_dim)
+
         steps = range(len(in_channels) - 1)
-        self.lateral_convs = nn.ModuleList(FusibleConvNorm(hidden_dim, hidden_dim) for _ in steps)
-        self.fpn_blocks = nn.ModuleList(fusion() for _ in steps)
-        self.downsample_convs = nn.ModuleList(SeparableDownsample(hidden_dim) for _ in steps)
-        self.pan_blocks = nn.ModuleList(fusion() for _ in steps)
+        lateral_activation = activation if fusion == "csp" else None
+        self.lateral_convs = nn.ModuleList(
+            FusibleConvNorm(hidden_dim, hidden_dim, activation=lateral_activation) for _ in steps
+        )
+        self.fpn_blocks = nn.ModuleList(block() for _ in steps)
+        self.downsample_convs = nn.ModuleList(downsample() for _ in steps)
+        self.pan_blocks = nn.ModuleList(block() for _ in steps)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> list[Tensor]:
         """

@@ -34,7 +34,7 @@ class FinalStageHook(HookBase):
         model: with or without DistributedDataParallel.
         averaging: the hook that averages the weights.
         start_iter: first iteration of the final epochs.
-        eval_period: iterations between evaluations.
+        eval_period: iterations between evaluations; 0 for none before the end.
         metric: in the event storage, such as "bbox/AP".
         decay: of the averaging from ``start_iter`` on.
     """
@@ -80,7 +80,8 @@ class FinalStageHook(HookBase):
 
     def after_step(self) -> None:
         following = self.trainer.iter + 1
-        if following <= self.start_iter or following % self.eval_period or following == self.trainer.max_iter:
+        evaluated = self.eval_period > 0 and following % self.eval_period == 0 and following != self.trainer.max_iter
+        if not evaluated or following <= self.start_iter:
             return
         latest = self.trainer.storage.latest().get(self.metric, (-math.inf, -1))[0]
         score = comm.all_gather(latest)[0]  # only the main process has evaluated

@@ -6,35 +6,55 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deim.layers.ops import deform_attn
+from deim.layers.ops import deform_attn, deform_attn_nearest
+
+SAMPLINGS = {"bilinear": deform_attn, "nearest": deform_attn_nearest}
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Deformable attention as D-FINE uses it: no projection of the values nor of the output.
+    """Deformable attention as RT-DETRv2 and D-FINE use it.
 
     Args:
         embed_dim: width of queries and values.
         num_heads: divides ``embed_dim``.
         num_points: sampling points of each level, e.g. (3, 6, 3).
         offset_scale: sampling offsets are in units of ``offset_scale`` times the reference's sides.
+        project: project the values and the output (RT-DETRv2), or not (D-FINE).
+        sampling: "bilinear", or "nearest" (RT-DETRv2's discrete sampling, section 3.1, which needs no
+            grid sampling in deployment; the sampling offsets get no gradient and are frozen).
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dim``.
+        ValueError: ``num_heads`` does not divide ``embed_dim``, or an unknown ``sampling``.
     """
 
     point_scale: Tensor
 
-    def __init__(self, embed_dim: int, num_heads: int, num_points: Sequence[int], offset_scale: float = 0.5):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        num_points: Sequence[int],
+        offset_scale: float = 0.5,
+        project: bool = False,
+        sampling: str = "bilinear",
+    ):
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"unknown sampling {sampling!r}; choose one of {', '.join(SAMPLINGS)}")
+        self.sample = SAMPLINGS[sampling]
         self.num_heads, self.num_points, self.offset_scale = num_heads, list(num_points), offset_scale
         points = sum(num_points)
         scale = torch.cat([torch.full((n, 1), 1.0 / n) for n in num_points])
         self.register_buffer("point_scale", scale, persistent=False)
         self.sampling_offsets = nn.Linear(embed_dim, num_heads * points * 2)
         self.attention_weights = nn.Linear(embed_dim, num_heads * points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim) if project else nn.Identity()
+        self.output_proj = nn.Linear(embed_dim, embed_dim) if project else nn.Identity()
         self._reset_parameters()
+        if sampling == "nearest":
+            self.sampling_offsets.requires_grad_(False)
 
     def _reset_parameters(self) -> None:
         """Point k of a level starts k steps away, each head in a direction of its own (Deformable DETR, A.4)."""
@@ -47,6 +67,10 @@ class MultiScaleDeformableAttention(nn.Module):
         nn.init.zeros_(self.attention_weights.bias)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_((directions[:, None] * steps[:, None]).flatten())
+        for projection in (self.value_proj, self.output_proj):
+            if isinstance(projection, nn.Linear):
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
 
     def forward(
         self, queries: Tensor, references: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
@@ -66,5 +90,5 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = self.attention_weights(queries).view(batch, length, self.num_heads, -1).softmax(dim=-1)
         centre, size = references[:, :, None, None, :2], references[:, :, None, None, 2:]
         locations = centre + offsets * self.point_scale * size * self.offset_scale
-        value = value.unflatten(-1, (self.num_heads, -1))
-        return deform_attn(value, spatial_shapes, locations, weights, self.num_points)
+        value = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
+        return self.output_proj(self.sample(value, spatial_shapes, locations, weights, self.num_points))

@@ -105,8 +105,8 @@ class Criterion(nn.Module):
             values = self._group_losses(predictions, targets, step.groups[supervision.group], balance)
             for name, per_layer in values.items():
                 for index, value in enumerate(per_layer.unbind()):
-                    suffix = supervision.suffix(index, len(predictions.logits))
-                    total[name + suffix] = value * self.weights[name]
+                    full_name = supervision.name(name, index, len(predictions.logits))
+                    total[full_name] = value * self.weights[name]
         return total
 
     def _group_losses(

@@ -1,39 +1,32 @@
 """Which group of predictions is matched how and trained by which losses."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 
-
-def layered(last: str, others: str) -> Callable[[int, int], str]:
-    """Suffix of layer i of L: ``last`` for the last one, ``others`` with the index for the others."""
-    return lambda index, count: last if index == count - 1 else others.format(index)
-
-
-def numbered(template: str) -> Callable[[int, int], str]:
-    """Suffix of layer i: ``template`` with the index."""
-    return lambda index, count: template.format(index)
-
-
-@dataclass(frozen=True)
 class Supervision:
     """How one group of predictions is trained.
 
-    Attributes:
+    Args:
         group: its name in the decoder's output.
-        suffix: (layer, number of layers) -> what its loss names end with.
+        suffix: what its loss names end with; ``{}`` stands for the layer.
+        last_suffix: that of the last layer, if another.
         denoising: matched by construction, not by the Hungarian algorithm.
     """
 
-    group: str
-    suffix: Callable[[int, int], str]
-    denoising: bool = False
+    # Not a dataclass: OmegaConf makes configs of those that stand in a list.
+    def __init__(self, group: str, suffix: str, last_suffix: str | None = None, denoising: bool = False):
+        self.group, self.suffix, self.last_suffix, self.denoising = group, suffix, last_suffix, denoising
+
+    def name(self, loss: str, layer: int, num_layers: int) -> str:
+        """What a loss of one layer is called."""
+        if self.last_suffix is not None and layer == num_layers - 1:
+            return loss + self.last_suffix
+        return loss + self.suffix.format(layer)
 
 
 # The order is that of the matching; the names are those of the D-FINE and DEIM logs.
 DFINE_SUPERVISION = (
-    Supervision("main", layered("", "_aux_{}")),
-    Supervision("initial", numbered("_pre")),
-    Supervision("encoder", numbered("_enc_{}")),
-    Supervision("denoising", numbered("_dn_{}"), denoising=True),
-    Supervision("denoising_initial", numbered("_dn_pre"), denoising=True),
+    Supervision("main", "_aux_{}", last_suffix=""),
+    Supervision("initial", "_pre"),
+    Supervision("encoder", "_enc_{}"),
+    Supervision("denoising", "_dn_{}", denoising=True),
+    Supervision("denoising_initial", "_dn_pre", denoising=True),
 )

@@ -1,16 +1,14 @@
 """The same weights give the same predictions as Hugging Face ``transformers``' D-FINE, in every size."""
 
-import re
-
 import pytest
 import torch
 from detectron2.config import instantiate
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 
 from deim.backbone.hgnetv2 import ARCHITECTURES
 from tests.models import randomize, recipe
+from tests.parity.transformers_weights import assert_same_predictions, translated
 
 # Names there -> names here, applied in this order.
 RENAMINGS = [
@@ -48,21 +46,6 @@ RENAMINGS = [
     (r"^model\.decoder\.bbox_embed\.", "decoder.corner_heads."),
     (r"^model\.decoder\.", "decoder."),
 ]
-
-
-def translated(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their state dict under our names; query, key and value projections joined."""
-    result: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        if not name.startswith("model.") or name.endswith("num_points_scale"):
-            continue  # heads outside of "model." are the same tensors again
-        for pattern, replacement in RENAMINGS:
-            name = re.sub(pattern, replacement, name)
-        result[name.replace(".o_proj.", ".out_proj.")] = value
-    for name in [n for n in result if ".q_proj." in n]:
-        parts = [result.pop(name.replace(".q_proj.", f".{kind}_proj.")) for kind in "qkv"]
-        result[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
-    return result
 
 
 def their_model(model_config) -> nn.Module:
@@ -123,7 +106,7 @@ def test_logits_and_boxes_equal_transformers(size: str) -> None:
     torch.manual_seed(0)
     theirs = randomize(their_model(config), scale=0.02)
     ours = instantiate(config).eval()
-    incompatible = ours.load_state_dict(translated(theirs.state_dict()), strict=False)
+    incompatible = ours.load_state_dict(translated(theirs.state_dict(), RENAMINGS), strict=False)
     assert not incompatible.unexpected_keys
     assert not incompatible.missing_keys
 
@@ -132,10 +115,4 @@ def test_logits_and_boxes_equal_transformers(size: str) -> None:
     groups, _ = ours.decoder(ours.encoder(ours.backbone(images)))
     assert expected.logits.std() > 0.1, "the comparison must not be of constants"
 
-    wanted = torch.cat([expected.logits, expected.pred_boxes], dim=-1)
-    found = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
-    for theirs_one, ours_one in zip(wanted, found, strict=True):
-        # Queries come in the order of their tokens' scores: if these are equal up to rounding, in any.
-        distance = torch.cdist(theirs_one, ours_one, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
-        _, order = linear_sum_assignment(distance)
-        torch.testing.assert_close(ours_one[order], theirs_one, atol=1e-4, rtol=0)
+    assert_same_predictions(groups["main"], expected.logits, expected.pred_boxes)

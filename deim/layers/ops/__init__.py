@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from deim.layers.ops.torch_backend import deform_attn_torch
+from deim.layers.ops.torch_backend import deform_attn_nearest, deform_attn_torch
+
+__all__ = ["BACKENDS", "deform_attn", "deform_attn_nearest", "selected_backend"]
 
 DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
 

@@ -28,3 +28,32 @@ def deform_attn_torch(
         samples.append(F.grid_sample(level.unflatten(-1, (h, w)), grid.to(level.dtype), align_corners=False))
     attended = (torch.cat(samples, dim=-1) * weights).sum(dim=-1)
     return attended.view(batch, heads * dim, queries).transpose(1, 2)
+
+
+def deform_attn_nearest(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+) -> Tensor:
+    """Like :func:`deim.layers.ops.deform_attn`, with one pixel per point in place of four (RT-DETRv2,
+    arXiv 2407.17140, section 3.1).
+
+    The pixel is the location in pixels, rounded as the official code does, without its half: the one to
+    the right of a location in the right half of a pixel. Locations outside of the map take the
+    pixel at its border. No gradient reaches the locations.
+    """
+    indices, start = [], 0
+    for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):
+        pixels = (points * points.new_tensor([w, h]) + 0.5).long()
+        column, row = pixels[..., 0].clamp(0, w - 1), pixels[..., 1].clamp(0, h - 1)
+        indices.append(start + row * w + column)
+        start += h * w
+    index = torch.cat(indices, dim=-1).transpose(1, 2)  # (B, H, Q, P)
+    maps = value.transpose(1, 2)  # (B, H, S, D)
+    samples = maps.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, maps.shape[-1])).unflatten(
+        2, index.shape[2:]
+    )
+    attended = (samples * weights.transpose(1, 2)[..., None]).sum(dim=3)  # (B, H, Q, D)
+    return attended.transpose(1, 2).flatten(2)

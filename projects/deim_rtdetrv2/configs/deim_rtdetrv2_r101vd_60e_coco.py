@@ -1,0 +1,11 @@
+"""DEIM-RT-DETRv2-R101 on COCO, 60 epochs."""
+
+from .deim_rtdetrv2_r50vd_60e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/deim_rtdetrv2_r101vd_60e_coco"
+
+model.backbone.depth = 101
+model.encoder.hidden_dim = 384
+model.encoder.dim_feedforward = 2048
+
+optimizer.params.rules.backbone.lr = 2e-6

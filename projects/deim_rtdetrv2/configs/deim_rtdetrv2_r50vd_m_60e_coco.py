@@ -1,0 +1,8 @@
+"""DEIM-RT-DETRv2-R50-m on COCO, 60 epochs: a narrower encoder and three decoder layers."""
+
+from .deim_rtdetrv2_r50vd_60e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/deim_rtdetrv2_r50vd_m_60e_coco"
+
+model.encoder.expansion = 0.5
+model.decoder.num_layers = 3

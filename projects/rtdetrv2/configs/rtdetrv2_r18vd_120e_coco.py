@@ -1,0 +1,12 @@
+"""RT-DETRv2-R18 on COCO, 120 epochs at one scale."""
+
+from .rtdetrv2_r34vd_120e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/rtdetrv2_r18vd_120e_coco"
+
+dataloader.train.mapper.multi_scale_repeat = None
+
+model.backbone.depth = 18
+model.decoder.num_layers = 3
+
+optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))

@@ -1,0 +1,21 @@
+"""RT-DETRv2-R34 on COCO, 120 epochs."""
+
+from .rtdetrv2_r50vd_6x_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/rtdetrv2_r34vd_120e_coco"
+
+model.backbone.depth = 34
+model.backbone.freeze_at = 0
+model.backbone.freeze_norm = False
+model.encoder.in_channels = [128, 256, 512]
+model.encoder.expansion = 0.5
+model.decoder.num_layers = 4
+
+optimizer.params.rules = dict(
+    backbone=dict(pattern=r"^backbone\.(?!.*norm)", lr=5e-5),
+    backbone_norm=dict(pattern=r"^backbone\..*norm", lr=5e-5, weight_decay=0.0),
+    undecayed=dict(pattern=r"^(encoder|decoder)\..*(norm|bias)", weight_decay=0.0),
+)
+
+schedule.epochs = 120
+schedule.no_aug_epochs = 3

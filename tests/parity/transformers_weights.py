@@ -1,0 +1,43 @@
+"""Weights of ``transformers``' detectors under our names, and the comparison of predictions."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from deim.predictions import Predictions
+
+
+def translated(weights: Mapping[str, Tensor], renamings: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Their state dict under our names; query, key and value projections joined.
+
+    Args:
+        renamings: (pattern, replacement), applied in this order.
+    """
+    result: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if not name.startswith("model.") or name.endswith("points_scale"):
+            continue  # heads outside of "model." are the same tensors again
+        for pattern, replacement in renamings:
+            name = re.sub(pattern, replacement, name)
+        result[name.replace(".o_proj.", ".out_proj.")] = value
+    for name in [n for n in result if ".q_proj." in n]:
+        parts = [result.pop(name.replace(".q_proj.", f".{kind}_proj.")) for kind in "qkv"]
+        result[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
+    return result
+
+
+def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, tolerance: float = 1e-4) -> None:
+    """The last layer's logits (B, Q, K) and boxes (B, Q, 4) are these, for the queries in any order.
+
+    Queries come in the order of their tokens' scores, which for scores that are equal up to rounding
+    is any.
+    """
+    wanted = torch.cat([logits, boxes], dim=-1)
+    ours = torch.cat([found.logits[-1], found.boxes[-1]], dim=-1)
+    for theirs_one, ours_one in zip(wanted, ours, strict=True):
+        distance = torch.cdist(theirs_one, ours_one, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
+        _, order = linear_sum_assignment(distance)
+        torch.testing.assert_close(ours_one[order], theirs_one, atol=tolerance, rtol=0)
