@@ -15,11 +15,15 @@ def recipe(name: str, *overrides: str):
     return load_config(str(path), overrides)
 
 
-def tiny_model(*overrides: str, seed: int = 0) -> nn.Module:
+# The small recipe of each family.
+FAMILIES = {"dfine": "deim_dfine_n_shapes", "rtdetr": "deim_rtdetrv2_r18vd_shapes"}
+
+
+def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Module:
     """A trainable detector of 6 classes with few queries."""
     torch.manual_seed(seed)
     return instantiate(
-        recipe("deim_dfine_n_shapes", "model.decoder.num_queries=20", "model.decoder.num_layers=3", *overrides).model
+        recipe(FAMILIES[family], "model.decoder.num_queries=20", "model.decoder.num_layers=3", *overrides).model
     )
 
 

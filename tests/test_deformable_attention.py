@@ -1,12 +1,13 @@
 """The deformable-attention operator against sampling by hand, in float64, gradients included."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from deim.layers import MultiScaleDeformableAttention
-from deim.layers.ops import BACKENDS, selected_backend
+from deim.layers.ops import BACKENDS, deform_attn_nearest, selected_backend
 
 SHAPES, POINTS = [(4, 6), (2, 3)], [3, 2]
 
@@ -58,6 +59,34 @@ def test_backends_agree_with_sampling_by_hand(name: str) -> None:
         torch.autograd.grad(found, inputs, direction), torch.autograd.grad(expected, inputs, direction), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_nearest_sampling_takes_one_pixel() -> None:
+    torch.manual_seed(0)
+    value = torch.randn(2, 30, 2, 3, dtype=torch.float64, requires_grad=True)
+    locations = torch.rand(2, 4, 2, 5, 2, dtype=torch.float64) * 1.4 - 0.2
+    weights = torch.rand(2, 4, 2, 5, dtype=torch.float64, requires_grad=True)
+    found = deform_attn_nearest(value, SHAPES, locations, weights, POINTS)
+    for b, q, head in itertools.product(range(2), range(4), range(2)):
+        expected, start, point = torch.zeros(3, dtype=torch.float64), 0, 0
+        for (height, width), count in zip(SHAPES, POINTS, strict=True):
+            for _ in range(count):
+                x, y = (locations[b, q, head, point] * torch.tensor([width, height])).tolist()
+                column, row = (min(max(int(v + 0.5), 0), n - 1) for v, n in ((x, width), (y, height)))
+                expected = expected + value[b, start + row * width + column, head] * weights[b, q, head, point]
+                point += 1
+            start += height * width
+        torch.testing.assert_close(found[b, q].view(2, 3)[head], expected)
+    found.sum().backward()
+    assert value.grad.abs().sum() > 0
+    assert weights.grad.abs().sum() > 0
+
+
+def test_nearest_sampling_freezes_the_offsets() -> None:
+    attention = MultiScaleDeformableAttention(16, 4, [2, 3], project=True, sampling="nearest")
+    assert not any(p.requires_grad for p in attention.sampling_offsets.parameters())
+    with pytest.raises(ValueError, match="choose one of bilinear, nearest"):
+        MultiScaleDeformableAttention(16, 4, [2], sampling="cubic")
 
 
 def test_points_start_on_rays_around_the_reference() -> None:

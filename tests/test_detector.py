@@ -5,32 +5,38 @@ import torch
 from detectron2.config import instantiate
 
 from deim.deployment import to_deployment
-from tests.models import batch, randomize, recipe, tiny_model
+from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
+
+LOSSES = {
+    "dfine": {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_fgl_dn_1", "loss_ddf_aux_1", "loss_mal_enc_0"},
+    "rtdetr": {"loss_mal", "loss_bbox_aux_0", "loss_giou_dn_2", "loss_bbox_enc_0", "loss_giou"},
+}
 
 
-def test_training_returns_named_finite_losses_and_gradients_everywhere() -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_returns_named_finite_losses_and_gradients_everywhere(family: str) -> None:
+    model = tiny_model(family=family)
     losses = model(batch([2, 3]))
-    assert {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_fgl_dn_1", "loss_ddf_aux_1", "loss_mal_enc_0"} <= set(
-        losses
-    )
+    assert LOSSES[family] <= set(losses)
     assert all(torch.isfinite(value) for value in losses.values())
     sum(losses.values()).backward()
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert unused == []
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("counts", [[0, 2], [0, 0]], ids=str)
-def test_images_without_objects_train_on_the_same_graph(counts: list[int]) -> None:
-    model = tiny_model()
+def test_images_without_objects_train_on_the_same_graph(family: str, counts: list[int]) -> None:
+    model = tiny_model(family=family)
     losses = model(batch(counts))
     assert set(losses) == set(model(batch([2, 2])))
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_inference_returns_sorted_instances_at_the_original_size() -> None:
-    model = tiny_model().eval()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inference_returns_sorted_instances_at_the_original_size(family: str) -> None:
+    model = tiny_model(family=family).eval()
     samples = batch([1, 1])
     samples[0].update(height=128, width=32)
     with torch.no_grad():
@@ -45,18 +51,20 @@ def test_inference_returns_sorted_instances_at_the_original_size() -> None:
     assert (first.pred_boxes.tensor[:, 3] <= 128).all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_boxes_scale_with_the_requested_size() -> None:
-    model = randomize(tiny_model()).eval()
+def test_boxes_scale_with_the_requested_size(family: str) -> None:
+    model = randomize(tiny_model(family=family)).eval()
     sample = batch([1])[0]
     small = model([{**sample, "height": 64, "width": 64}])[0]["instances"].pred_boxes.tensor
     large = model([{**sample, "height": 128, "width": 192}])[0]["instances"].pred_boxes.tensor
     torch.testing.assert_close(large, small * torch.tensor([3.0, 2, 3, 2]), atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_images_of_different_sizes_are_padded_and_masked() -> None:
-    model = randomize(tiny_model()).eval()
+def test_images_of_different_sizes_are_padded_and_masked(family: str) -> None:
+    model = randomize(tiny_model(family=family)).eval()
     samples = batch([1, 1], size=96)
     samples[1]["image"] = samples[1]["image"][:, :64, :64]
     results = model(samples)
@@ -67,14 +75,15 @@ def test_images_of_different_sizes_are_padded_and_masked() -> None:
     assert padding[1, 64:].all()
 
 
-def test_different_sizes_train() -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_different_sizes_train(family: str) -> None:
+    model = tiny_model(family=family)
     samples = batch([2, 2], size=96)
     samples[1]["image"] = samples[1]["image"][:, :80, :]
     assert torch.isfinite(sum(model(samples).values()))
 
 
-@pytest.mark.parametrize("name", ["deim_dfine_n_shapes", "dfine_n_coco"])
+@pytest.mark.parametrize("name", ["deim_dfine_n_shapes", "dfine_n_coco", "rtdetrv2_r18vd_120e_coco"])
 @torch.no_grad()
 def test_deployment_keeps_the_predictions(name: str) -> None:
     torch.manual_seed(0)
@@ -115,6 +124,26 @@ def test_wide_layers_train_but_do_not_evaluate() -> None:
         assert torch.allclose(deployed(batch([1]))[0]["instances"].scores, full.scores, atol=1e-4)
 
 
+def test_later_layers_of_rtdetr_train_but_do_not_evaluate() -> None:
+    model = tiny_model("model.decoder.eval_layer=0", family="rtdetr")
+    assert "loss_mal_aux_1" in model(batch([2, 1]))
+    model = randomize(model).eval()
+    deployed = to_deployment(model)
+    assert len(deployed.decoder.layers) == len(deployed.decoder.bbox_heads) == 1
+    with torch.no_grad():
+        full, small = (m(batch([1]))[0]["instances"] for m in (model, deployed))
+    torch.testing.assert_close(small.scores, full.scores, atol=1e-4, rtol=1e-3)
+
+
+def test_a_box_head_also_learns_from_the_next_layer() -> None:
+    """Look forward twice: without it, the loss of the last layer would not reach the box head before."""
+    model = tiny_model(family="rtdetr")
+    losses = model(batch([3, 2]))
+    (losses["loss_bbox"] + losses["loss_giou"]).backward()
+    reached = [bool(head.layers[-1].weight.grad.abs().sum() > 0) for head in model.decoder.bbox_heads]
+    assert reached == [False, True, True], "from the next layer, not from all later ones"
+
+
 def test_a_model_without_criterion_says_so() -> None:
     model = tiny_model()
     model.criterion = None
@@ -122,8 +151,9 @@ def test_a_model_without_criterion_says_so() -> None:
         model(batch([1]))
 
 
-def test_mixed_precision_losses_are_float32() -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixed_precision_losses_are_float32(family: str) -> None:
+    model = tiny_model(family=family)
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(batch([2, 1]))
     assert {v.dtype for v in losses.values()} == {torch.float32}

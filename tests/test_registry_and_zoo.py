@@ -1,13 +1,16 @@
 """Models by name: recipes, and detectron2's registries from old-style configs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone, build_model
 
 from deim import model_zoo
+from deim.backbone import HGNetV2, PResNet
 from deim.config import get_config
-from deim.errors import ConfigError
+from deim.errors import CheckpointError, ConfigError
 from deim.yacs import add_deim_config
 from tests.models import batch
 
@@ -45,6 +48,33 @@ def test_an_old_style_config_names_the_backbone() -> None:
     assert frozen
 
 
+def test_presnet_is_a_backbone_of_detectron2() -> None:
+    cfg = old_style_config()
+    cfg.MODEL.BACKBONE.NAME = "PResNet"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 2
+    cfg.MODEL.PRESNET.OUT_FEATURES = ["stage1", "stage3"]
+    backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
+    assert {n: (s.channels, s.stride) for n, s in shapes.items()} == {"stage1": (256, 4), "stage3": (1024, 16)}
+    features = backbone(torch.rand(1, 3, 64, 96))
+    assert {n: tuple(f.shape) for n, f in features.items()} == {"stage1": (1, 256, 16, 24), "stage3": (1, 1024, 4, 6)}
+    trained = {n.split(".")[0] + n.split(".")[1] for n, p in backbone.named_parameters() if p.requires_grad}
+    assert trained == {"res_layers1", "res_layers2"}, "and stages that nothing reads are not built"
+
+
+def test_pretrained_backbones_are_loaded_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = PResNet(18, out_features=["stage4"]).state_dict()
+    torch.save({**weights, "fc.weight": torch.zeros(1000, 512)}, tmp_path / "resnet18.pth")
+    loaded = PResNet(18, freeze_at=1, freeze_norm=True, weights=str(tmp_path / "resnet18.pth"))
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, weights[name])
+    with pytest.raises(CheckpointError, match=r"resnet18\.pth are no weights of this PResNet"):
+        PResNet(34, weights=str(tmp_path / "resnet18.pth"))
+    with pytest.raises(CheckpointError, match="does not exist"):
+        PResNet(18, weights=str(tmp_path / "nowhere.pth"))
+
+
 def test_recipes_have_names() -> None:
     names = model_zoo.available()
     assert "deim_dfine/deim_dfine_s_coco" in names
@@ -62,15 +92,16 @@ def test_unknown_names_are_reported_with_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("backbone", "arguments", "message"),
     [
-        ({"name": "B9"}, "Unknown HGNetV2 'B9'"),
-        ({"name": "B0", "out_features": ["res5"]}, "no features"),
-        ({"name": "B0", "freeze_at": 9}, "freeze_at"),
+        (HGNetV2, {"name": "B9"}, "Unknown HGNetV2 'B9'"),
+        (HGNetV2, {"name": "B0", "out_features": ["res5"]}, "no features"),
+        (HGNetV2, {"name": "B0", "freeze_at": 9}, "freeze_at"),
+        (PResNet, {"depth": 19}, "no PResNet with 19 layers"),
+        (PResNet, {"depth": 18, "out_features": ["res5"]}, "no features"),
+        (PResNet, {"depth": 18, "freeze_at": 9}, "freeze_at"),
     ],
 )
-def test_backbones_refuse_what_they_cannot_do(arguments: dict, message: str) -> None:
-    from deim.backbone import HGNetV2
-
+def test_backbones_refuse_what_they_cannot_do(backbone: type, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        HGNetV2(**arguments)
+        backbone(**arguments)

@@ -124,6 +124,8 @@ class PResNet(Backbone):
         if unknown:
             raise ValueError(f"PResNet has no features {unknown}; choose from {names}")
 
+        deepest = max(names.index(name) for name in out_features) + 1
+        names = names[:deepest]  # stages that nothing reads are not built
         self.conv1 = nn.Sequential()
         for number, (before, after, stride) in enumerate(((3, 32, 2), (32, 32, 1), (32, 64, 1)), 1):
             self.conv1.add_module(f"conv1_{number}", ConvNorm(before, after, 3, stride, activation="relu"))
@@ -131,10 +133,10 @@ class PResNet(Backbone):
         inputs = [64, *(width * block.expansion for width in WIDTHS[:-1])]
         self.res_layers = nn.ModuleList(
             ResidualStage(block, before, width, count, 1 if index == 0 else 2)
-            for index, (before, width, count) in enumerate(zip(inputs, WIDTHS, DEPTHS[depth], strict=True))
+            for index, (_, before, width, count) in enumerate(zip(names, inputs, WIDTHS, DEPTHS[depth], strict=False))
         )
         self._out_features = list(out_features)
-        self._out_feature_channels = {n: w * block.expansion for n, w in zip(names, WIDTHS, strict=True)}
+        self._out_feature_channels = {n: w * block.expansion for n, w in zip(names, WIDTHS, strict=False)}
         self._out_feature_strides = {n: 4 * 2**index for index, n in enumerate(names)}
         if weights:
             load_backbone_weights(self, weights)

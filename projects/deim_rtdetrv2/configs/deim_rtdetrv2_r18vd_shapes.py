@@ -1,0 +1,23 @@
+"""DEIM-RT-DETRv2-R18, made smaller, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
+
+from ...deim_dfine.configs.deim_dfine_n_shapes import dataloader, lr_multiplier, optimizer, schedule, train
+from .deim_rtdetrv2_r18vd_120e_coco import model
+
+train.output_dir = "output/deim_rtdetrv2_r18vd_shapes"
+
+# strides 8 and 16, a narrow encoder and a shallow decoder
+model.num_classes = 6
+model.num_detections = 100
+model.backbone.out_features = ["stage2", "stage3"]
+model.encoder.in_channels = [128, 256]
+model.encoder.hidden_dim = 96
+model.encoder.dim_feedforward = 384
+model.decoder.in_channels = [96, 96]
+model.decoder.hidden_dim = 96
+model.decoder.dim_feedforward = 384
+model.decoder.num_layers = 2
+model.decoder.num_points = [4, 4]
+model.decoder.num_queries = 50
+model.decoder.denoising.num_queries = 30
+
+optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
