@@ -37,13 +37,13 @@ def tool(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> subproce
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def train_arguments(shapes: Path, output: Path, *arguments: str) -> list[str]:
+def train_arguments(shapes: Path, output: Path, *arguments: str, config: str = RECIPE) -> list[str]:
     """What follows ``tools/train_net.py`` for a short run."""
     flags = [a for a in arguments if a.startswith("--")]
     values = [a for a in arguments if not a.startswith("--")]
     return [
         "--config-file",
-        RECIPE,
+        config,
         *flags,
         *SMALL,
         *data_overrides(shapes),
@@ -194,3 +194,17 @@ def test_training_batches_are_drawn_and_counted(shapes: Path, tmp_path: Path) ->
     assert dense > 1.3 * sparse
     assert (tmp_path / "batch.png").read_bytes().startswith(b"\x89PNG")
     assert "is not in the run of 160 epochs" in visualize(160).stderr
+
+
+def test_rtdetr_trains_in_two_processes_resumes_and_is_evaluated(shapes: Path, tmp_path: Path) -> None:
+    config = "projects/deim_rtdetrv2/configs/deim_rtdetrv2_r18vd_shapes.py"
+
+    def run(*arguments: str) -> str:
+        done = tool("train_net.py", *train_arguments(shapes, tmp_path, *arguments, config=config))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("--num-gpus=2", "train.max_iter=3", "train.eval_period=0")
+    assert "Starting training from iteration 3" in run("--resume", "train.max_iter=5", "train.eval_period=0")
+    assert sorted(metrics(tmp_path)) == [0, 1, 2, 3, 4]
+    assert "Evaluation results for bbox" in run("--eval-only", f"train.init_checkpoint={tmp_path}/model_final.pth")

@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from detectron2.config import instantiate
 
 from deim.distribution import weighting_function
 from deim.losses import Criterion
 from deim.matching import HungarianMatcher, MatchingCost
 from deim.predictions import EdgeDistributions, Predictions, Targets
 from deim.queries.denoising import DenoisingQueries
+from tests.models import recipe
 
 REG_MAX, UP, REG_SCALE, CLASSES = 8, 0.5, 4.0, 3
 
@@ -149,7 +151,7 @@ def make_case(seed, counts, layers=3, queries=5):
     return groups, targets, denoising
 
 
-def reference_losses(kind, groups, targets, denoising):
+def reference_losses(kind, groups, targets, denoising, use_union=True):
     counts, total = targets.counts, sum(targets.counts)
     bins = weighting_function(REG_MAX, torch.tensor(UP), torch.tensor(REG_SCALE)).tolist()
     labels = [targets.labels[b, :n] for b, n in enumerate(counts)]
@@ -166,6 +168,7 @@ def reference_losses(kind, groups, targets, denoising):
             for b in images
         ]
         for name in ("main", "initial", "encoder")
+        if name in groups
         for layer in range(len(groups[name].logits))
     }
     union = []
@@ -193,12 +196,12 @@ def reference_losses(kind, groups, targets, denoising):
         layers = len(predictions.logits)
         is_denoising = name.startswith("denoising")
         objects = max(total, 1) * (2 if is_denoising else 1)
-        located = objects if is_denoising else max(matched, 1)
+        located = max(matched, 1) if use_union and not is_denoising else objects
         for layer in range(layers):
             suffix = suffixes[name](layer, layers)
             logits, boxes = predictions.logits[layer], predictions.boxes[layer]
             pairs = dn if is_denoising else own[name, layer]
-            place = dn if is_denoising else union
+            place = dn if is_denoising else union if use_union else own[name, layer]
             found[f"loss_{kind}{suffix}"] = (
                 sum(class_loss(kind, logits[b], boxes[b], pairs[b], labels[b], wanted[b]) for b in images) / objects
             )
@@ -243,3 +246,22 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
         assert set(found) == set(expected)
         for name, value in expected.items():
             assert float(found[name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("kind", ["mal", "vfl"])
+@pytest.mark.parametrize("counts", [[2], [2, 0, 4], [0, 0]], ids=str)
+def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int]) -> None:
+    """Without distributions, every layer by its own matches."""
+    config = recipe("rtdetrv2_r50vd_6x_coco" if kind == "vfl" else "deim_rtdetrv2_r50vd_60e_coco").model.criterion
+    config.num_classes = CLASSES
+    criterion = instantiate(config)
+    assert criterion.classification == kind
+    for seed in range(3):
+        groups, targets, denoising = make_case(seed, counts)
+        groups = {n: Predictions(p.logits, p.boxes) for n, p in groups.items() if "initial" not in n}
+        found = criterion(groups, targets, denoising)
+        expected = reference_losses(kind, groups, targets, denoising, use_union=False)
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            weight = criterion.weights["_".join(name.split("_")[:2])]
+            assert float(found[name]) == pytest.approx(weight * value, rel=1e-5, abs=1e-6), name
