@@ -17,7 +17,7 @@ from detectron2.config import instantiate
 from PIL import Image
 from tabulate import tabulate
 
-from deim.benchmarks.peers import official_batches
+from deim.benchmarks.peers import official_batches, require_checkout
 from deim.config import load_config, projects_root
 from deim.data.datasets.shapes import draw_image
 from deim.data.inspection import batches_of_epoch
@@ -124,7 +124,12 @@ def run(json_file: str, image_root: str, peer: str | None, batches: int, threads
         batches: how many of 16 images to time.
         threads: that the libraries of one process may use.
         num_workers: worker processes; 0 loads in the main one.
+
+    Raises:
+        ConfigError: ``peer`` is no such checkout.
     """
+    if peer is not None:
+        require_checkout(peer)
     sizes = [path.stat().st_size for path in Path(image_root).iterdir()]
     decoding = decode_rates(image_root)
     print(

@@ -12,18 +12,22 @@ CONFIG = "configs/deim_dfine/deim_hgnetv2_s_coco.yml"
 DENSE_EPOCH, STRONG_EPOCH = 10, 100
 
 
+def require_checkout(folder: str) -> None:
+    """
+    Raises:
+        ConfigError: the folder is no checkout of the official code.
+    """
+    if not (Path(folder) / CONFIG).is_file():
+        raise ConfigError(f"{folder} is no checkout of the official DEIM code: {CONFIG} is not in it")
+
+
 def official_batches(
     checkout: str, json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int
 ) -> Iterator[Any]:
     """Batches of the official loader, of 640 x 640, with or without mosaic and mixup.
 
     Call it in a process of its own: the registries of the official code are global.
-
-    Raises:
-        ConfigError: the folder is no checkout of the official code.
     """
-    if not (Path(checkout) / CONFIG).is_file():
-        raise ConfigError(f"{checkout} is no checkout of the official DEIM code: {CONFIG} is not in it")
     sys.path.insert(0, checkout)
     from engine.core import YAMLConfig  # type: ignore[import-not-found]
 

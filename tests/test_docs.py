@@ -1,0 +1,57 @@
+"""What the documentation tells to type exists, and what it links to."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from deim.config import load_config
+from tests.conftest import ROOT
+from tests.test_train_net import tool
+
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
+)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The calls of our tools in a page's shell blocks, as words from the tool on."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            place = next((i for i, word in enumerate(words) if word.startswith("tools/")), None)
+            if place is not None:
+                found.append(words[place:])
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
+    for words in commands(ROOT / name):
+        assert (ROOT / words[0]).is_file(), words
+        config = words[words.index("--config-file") + 1] if "--config-file" in words else "..."
+        if config != "...":
+            load_config(str(ROOT / config), [word for word in words if re.match(r"[a-z][\w.]*=", word)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "tools").glob("*.py")))
+def test_every_tool_explains_itself_and_knows_the_flags_of_the_documentation(name: str) -> None:
+    arguments = ["dataloader"] if name == "benchmark.py" else []
+    done = tool(name, *arguments, "--help")
+    assert done.returncode == 0, done.stderr
+    used = {word.split("=")[0] for page in PAGES for words in commands(page) for word in words if word[:2] == "--"
+            if words[0] == f"tools/{name}"}  # fmt: skip
+    if name == "benchmark.py":
+        done.stdout += tool(name, "memory", "--help").stdout
+    assert all(flag in done.stdout for flag in used), used
