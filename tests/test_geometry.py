@@ -164,6 +164,28 @@ def test_what_was_cut_off_does_not_come_back() -> None:
     assert not result.any()
 
 
+def test_each_gap_has_the_colour_of_its_own_transform() -> None:
+    image = np.full((20, 20, 3), 200, np.uint8)
+    for inner, outer in ((50, 50), (50, 90)):
+        pending = PendingImage(image, (20, 20), np.zeros((0, 4)))
+        pending.transform(AffineTransform(np.array([[1, 0, 10], [0, 1, 10]]), (20, 20), (40, 40), fill=inner))
+        pending.transform(AffineTransform(np.array([[1, 0, 10], [0, 1, 10]]), (40, 40), (60, 60), fill=outer))
+        result = pending.render()[..., 0]
+        assert (result[20:40, 20:40] == 200).all()
+        assert (result[10:20, 10:50] == inner).all()
+        assert (result[:10] == outer).all()
+
+
+def test_a_zoomed_out_image_keeps_its_fill_through_flip_and_resize() -> None:
+    pending = PendingImage(np.full((20, 20, 3), 200, np.uint8), (20, 20), np.zeros((0, 4)))
+    np.random.seed(0)
+    for policy in (RandomZoomOut(prob=1, side_range=(2, 2), fill=114), T.RandomFlip(prob=1.0), Resize((80, 80))):
+        pending.augment(policy)
+    result = pending.render()
+    assert set(np.unique(result[[0, -1]])) | set(np.unique(result[:, [0, -1]])) == {114}
+    assert (result == 200).mean() == pytest.approx(0.25, abs=0.02)
+
+
 @pytest.mark.parametrize("scale", [0.5, 0.3, 0.2, 0.1])
 def test_shrinking_averages(scale: float) -> None:
     """A fine chequered pattern becomes gray, and not again a pattern."""
@@ -184,6 +206,8 @@ def test_reduction_keeps_as_many_pixels_as_are_shown() -> None:
     assert reduction([[0.25, 0, 0], [0, 0.6, 0]]) == 1
     assert reduction([[0.17, 0.17, 0], [-0.17, 0.17, 0]]) == 4
     assert reduction([[-0.1, 0, 0], [0, 0.1, 0]]) == 8
+    tiny = AffineTransform(np.array([[0.1, 0, 0], [0, 0.1, 0]]), (3, 50), (1, 5))
+    assert tiny.reduction() == 2, "nothing is left of three rows at an eighth"
 
 
 def test_a_transform_that_does_nothing_reads_nothing() -> None:

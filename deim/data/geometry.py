@@ -36,7 +36,7 @@ class AffineTransform(Transform):
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         if self._is_upright or img.dtype != np.uint8 or img.shape[2:] != (3,):
-            covered = self._is_upright and self._extent() == (0, 0, self.canvas[1], self.canvas[0])
+            covered = self._is_upright and not self._shows_surroundings
             shape = (*self.canvas, *img.shape[2:])
             canvas = np.empty(shape, img.dtype) if covered else np.full(shape, self.fill, img.dtype)
             self.draw_on(canvas, img)
@@ -92,11 +92,14 @@ class AffineTransform(Transform):
 
     def then(self, other: "AffineTransform") -> "AffineTransform | None":
         """Both maps in one; None where two passes give another picture."""
-        hidden_part_would_show = self._cuts and other._shows_surroundings
-        if hidden_part_would_show or self.fill != other.fill:
-            return None
+        fill = self.fill
+        if other._shows_surroundings:
+            # of the first canvas: there, what that has cut off must not come back
+            if self._cuts or (self._shows_surroundings and self.fill != other.fill):
+                return None
+            fill = other.fill
         matrix = other.matrix @ np.vstack([self.matrix, [0, 0, 1]])
-        return AffineTransform(matrix, self.size, other.canvas, other.fill)
+        return AffineTransform(matrix, self.size, other.canvas, fill)
 
     def reduction(self) -> int:
         """1, 2, 4 or 8: an image decoded at one over this still has no fewer pixels than are shown."""
@@ -104,7 +107,7 @@ class AffineTransform(Transform):
         squares, determinant = a * a + b * b + c * c + d * d, a * d - b * c
         # the largest singular value; NumPy's takes longer than all else that is computed for an image
         scale = math.sqrt((squares + math.sqrt(max(squares**2 - 4 * determinant**2, 0))) / 2)
-        return next((factor for factor in (8, 4, 2) if scale * factor <= 1), 1)
+        return next((factor for factor in (8, 4, 2) if scale * factor <= 1 and factor <= min(self.size)), 1)
 
     def of_reduced(self, factor: int) -> "AffineTransform":
         """The same map for an image that was decoded at ``1 / factor`` of its size."""
@@ -217,7 +220,7 @@ class PendingImage:
 
     def augment(self, policy: Augmentation) -> None:
         """Transform by what a policy draws. One that is not known to do without pixels gets them."""
-        if isinstance(policy, (SizeAugmentation, RandomFlip)):
+        if isinstance(policy, SizeAugmentation) or type(policy) is RandomFlip:
             image = np.broadcast_to(np.uint8(0), (*self.size, 3))
         else:
             image = self.render()
@@ -242,20 +245,27 @@ class PendingImage:
 
     def render(self) -> np.ndarray:
         """The image as it is now, (height, width, 3)."""
-        image = None
-        for place, transform in enumerate(self._pending):
-            if isinstance(transform, AffineTransform):
-                whole, transform = self.read_for(transform)
-                window = left, top, right, bottom = transform.visible_window()
-                colours = [t.for_image(whole) for t in self._pending[:place] if isinstance(t, ColourTransform)]
-                self._pending[: place + 1] = [*colours, transform.of_part(window)]
-                image = whole[top:bottom, left:right]
-                break
-        if image is None:
-            image = self.source if isinstance(self.source, np.ndarray) else self.source(1)
+        image = self._read_visible()
         for transform in self._pending:
             image = transform.apply_image(image)
         self._hold(image)
+        return image
+
+    def _read_visible(self) -> np.ndarray:
+        """Read the part of the source that will be seen, and make the pending transforms those of it."""
+        place = next((i for i, t in enumerate(self._pending) if isinstance(t, AffineTransform)), None)
+        if place is None:
+            return self.source if isinstance(self.source, np.ndarray) else self.source(1)
+        affine = self._pending[place]
+        assert isinstance(affine, AffineTransform)
+        image, affine = self.read_for(affine)
+        if place <= 1:  # a second colour transform would have to know the whole image after the first
+            left, top, right, bottom = window = affine.visible_window()
+            self._pending[:place] = [
+                t.for_image(image) for t in self._pending[:place] if isinstance(t, ColourTransform)
+            ]
+            image, affine = image[top:bottom, left:right], affine.of_part(window)
+        self._pending[place] = affine
         return image
 
     def read_for(self, transform: AffineTransform) -> tuple[np.ndarray, AffineTransform]:

@@ -62,9 +62,10 @@ def _is_complete(data: bytes) -> bool:
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
-    if not data:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # an absurd size, for one
         return None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 

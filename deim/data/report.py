@@ -41,7 +41,7 @@ def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Proble
     def check(record: dict) -> Problem | None:
         size = (record["height"], record["width"]) if record.get("height") and record.get("width") else None
         try:
-            read_image(record["file_name"], size, reduction=8)
+            read_image(record["file_name"], size, reduction=8 if size and min(size) >= 8 else 1)
         except DatasetError as error:
             return Problem(record["file_name"], str(error), True)
         return None
