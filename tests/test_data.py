@@ -10,12 +10,13 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.structures import BoxMode
+from detectron2.structures import Boxes, BoxMode, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deim.data import DetectionMapper, build_train_loader, coco_dataset
 from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
+from deim.data.packing import PackedBatch, pack, unpack
 from deim.data.sampler import IterationSampler, generators
 
 AUGMENTATIONS = {
@@ -226,3 +227,32 @@ def test_shapes_are_the_same_for_the_same_seed_and_boxes_fit(shapes: Path, tmp_p
         width, height = sizes[annotation["image_id"]]
         assert 0 <= x < x + w <= width
         assert 0 <= y < y + h <= height
+
+
+def test_batches_travel_packed_and_arrive_as_they_were(shapes: Path) -> None:
+    records = coco_dataset(
+        f"{shapes}_packed", str(shapes / "annotations" / "instances_train.json"), str(shapes / "train")
+    )[:4]
+    samples = [DetectionMapper([Resize(64)], is_train=True)(record) for record in records]
+    packed = pack(samples)
+    assert isinstance(packed, PackedBatch)
+    assert packed.images.is_shared()
+    for before, after in zip(samples, unpack(packed), strict=True):
+        assert torch.equal(before["image"], after["image"])
+        assert torch.equal(before["instances"].gt_boxes.tensor, after["instances"].gt_boxes.tensor)
+        assert torch.equal(before["instances"].gt_classes, after["instances"].gt_classes)
+        assert before["instances"].image_size == after["instances"].image_size
+        for key in ("file_name", "image_id", "height", "width"):
+            assert before[key] == after[key]
+
+
+def test_batches_of_several_sizes_or_with_more_than_boxes_travel_as_they_are() -> None:
+    def sample(size: int, **fields) -> dict:
+        instances = Instances(
+            (size, size), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0).long(), **fields
+        )
+        return {"image": torch.zeros(3, size, size, dtype=torch.uint8), "instances": instances}
+
+    for samples in ([sample(4), sample(8)], [sample(4), sample(4, gt_scores=torch.zeros(0))], [{"image": None}]):
+        assert pack(samples) is samples
+        assert unpack(samples) is samples

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:
 
 def _measure(source: Callable[..., Iterator[Any]], threads: int, batches: int, *arguments: Any) -> float:
     """The rate of a source of batches; runs in a process of its own."""
+    set_start_method("fork", force=True)  # of workers; a spawned process would spawn them, unlike a training run
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     return images_per_second(source(*arguments), BATCH_SIZE, batches)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup, mix
+from deim.data.packing import pack, unpack
 from deim.data.records import CompactRecords, Records
 from deim.data.sampler import IterationSampler, SampleKey, generators
 from deim.data.staged import StagedMapper
@@ -91,7 +92,7 @@ class TrainLoader:
             dataset,
             batch_sampler=sampler,
             num_workers=num_workers,
-            collate_fn=_as_list,
+            collate_fn=pack if num_workers else _as_list,
             pin_memory=False,
             persistent_workers=num_workers > 0,
             worker_init_fn=_single_thread if num_workers else None,
@@ -110,7 +111,7 @@ class TrainLoader:
         return self.sampler.iters_per_epoch
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return iter(self._loader)
+        return map(unpack, self._loader)
 
 
 def _as_list(samples: list[dict]) -> list[dict]:

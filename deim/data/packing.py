@@ -1,0 +1,73 @@
+"""Batches on their way from a worker process: a few large tensors travel faster than many small ones."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+_FIELDS = {"gt_boxes", "gt_classes"}
+
+
+@dataclass
+class PackedBatch:
+    """Samples of one size.
+
+    Attributes:
+        images: (B, H, W, 3) uint8.
+        boxes: (N, 4) float32, those of all images.
+        classes: (N,) int64.
+        counts: objects of each image.
+        others: what else the samples hold.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    classes: Tensor
+    counts: list[int]
+    others: list[dict[str, Any]]
+
+
+def pack(samples: list[dict]) -> PackedBatch | list[dict]:
+    """Samples as few tensors; as they are if they are not of one size or hold more than boxes and classes."""
+    if not all(_is_plain(sample) for sample in samples) or len({sample["image"].shape for sample in samples}) > 1:
+        return samples
+    rows = [sample["image"].permute(1, 2, 0) for sample in samples]
+    storage = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8).share_memory_()
+    instances = [sample["instances"] for sample in samples]
+    return PackedBatch(
+        torch.stack(rows, out=storage),
+        torch.cat([one.gt_boxes.tensor for one in instances]),
+        torch.cat([one.gt_classes for one in instances]),
+        [len(one) for one in instances],
+        [{k: v for k, v in sample.items() if k not in ("image", "instances")} for sample in samples],
+    )
+
+
+def unpack(batch: PackedBatch | list[dict]) -> list[dict]:
+    """The samples again; their tensors are views of the batch's."""
+    if not isinstance(batch, PackedBatch):
+        return batch
+    height, width = batch.images.shape[1:3]
+    parts = zip(
+        batch.others, batch.images, batch.boxes.split(batch.counts), batch.classes.split(batch.counts), strict=True
+    )
+    return [
+        {
+            **other,
+            "image": image.permute(2, 0, 1),
+            "instances": Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=classes),
+        }
+        for other, image, boxes, classes in parts
+    ]
+
+
+def _is_plain(sample: dict) -> bool:
+    image, instances = sample.get("image"), sample.get("instances")
+    return (
+        isinstance(image, Tensor)
+        and image.dtype == torch.uint8
+        and isinstance(instances, Instances)
+        and set(instances.get_fields()) == _FIELDS
+    )
