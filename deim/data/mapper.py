@@ -62,7 +62,9 @@ class DetectionMapper:
             pending.augment(policy)
         image = pending.render()
         if self.image_format == "BGR":
-            image = np.ascontiguousarray(image[..., ::-1])
+            image = image[..., ::-1]
+        # Policies of others may leave views that torch cannot take.
+        image = np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])
         sample["image"] = torch.from_numpy(image).permute(2, 0, 1)
         if self.is_train:
             sample["instances"] = self._instances(pending.boxes, classes, pending.size)
