@@ -45,8 +45,17 @@ def train(folder: Path, scores: dict[int, float], iterations: int, start_iter: i
     trainer = Trainer(model, [[{}]] * iterations, optimizer)
     averaging = EMAHook(model, EMAState(), decay=0.5, warmup_iters=0)
     checkpointer = DetectionCheckpointer(model, str(folder), trainer=trainer, ema_state=averaging.state)
+    best = BestCheckpointer(2, checkpointer, "bbox/AP")
     final = FinalStageHook(
-        checkpointer, model, optimizer, averaging, start_iter=start_iter, eval_period=2, metric="bbox/AP", decay=0.9
+        checkpointer,
+        model,
+        optimizer,
+        averaging,
+        best,
+        start_iter=start_iter,
+        eval_period=2,
+        metric="bbox/AP",
+        decay=0.9,
     )
     watch = Watch(averaging)
 
@@ -55,7 +64,6 @@ def train(folder: Path, scores: dict[int, float], iterations: int, start_iter: i
     def evaluate() -> dict:
         return {"bbox": {"AP": next(results)}}
 
-    best = BestCheckpointer(2, checkpointer, "bbox/AP")
     trainer.register_hooks([averaging, hooks.EvalHook(2, evaluate), best, final, watch])
     trainer.train(0, iterations)
     return watch
@@ -95,3 +103,9 @@ def test_without_an_evaluation_before_it_goes_on(tmp_path: Path) -> None:
     watch = train(tmp_path, {2: 3.0, 4: 4.0}, iterations=4, start_iter=1)
     assert watch.weights == [1, 2, 3, 4]
     assert watch.decays == [0.5, 0.9, 0.9, 0.9]
+
+
+def test_the_best_checkpoint_of_an_earlier_run_in_the_folder_is_not_taken(tmp_path: Path) -> None:
+    train(tmp_path, {2: 10.0, 4: 30.0}, iterations=4, start_iter=9)
+    watch = train(tmp_path, {2: 3.0, 4: 4.0}, iterations=4, start_iter=1)
+    assert watch.weights == [1, 2, 3, 4]

@@ -1,11 +1,9 @@
 """How the final epochs of DEIM and D-FINE begin, and begin again."""
 
-import json
 import logging
 import math
 import os
 import shutil
-from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -15,6 +13,7 @@ from torch import nn
 
 from deim.engine.checkpoint import load_weights
 from deim.engine.ema import EMAHook
+from deim.engine.hooks import BestCheckpointer
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -33,6 +32,7 @@ class FinalStageHook(HookBase):
     Args:
         model: with or without DistributedDataParallel.
         averaging: the hook that averages the weights.
+        best: the hook that saves the best checkpoint; None on processes that do not save.
         start_iter: first iteration of the final epochs.
         eval_period: iterations between evaluations; 0 for none before the end.
         metric: in the event storage, such as "bbox/AP".
@@ -45,6 +45,7 @@ class FinalStageHook(HookBase):
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         averaging: EMAHook,
+        best: BestCheckpointer | None,
         *,
         start_iter: int,
         eval_period: int,
@@ -53,11 +54,11 @@ class FinalStageHook(HookBase):
         decay_step: float = 1e-4,
     ):
         self.checkpointer, self.model, self.optimizer = checkpointer, model, optimizer
-        self.averaging = averaging
+        self.averaging, self.best = averaging, best
         self.start_iter, self.eval_period, self.metric = start_iter, eval_period, metric
         self.decay, self.decay_step = decay, decay_step
-        # what an evaluation must exceed
-        self.reference = -math.inf
+        # what an evaluation must exceed; None before the final epochs, and if there was none before them
+        self.reference: float | None = None
 
     @property
     def path(self) -> str:
@@ -66,26 +67,26 @@ class FinalStageHook(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter != self.start_iter:
             return
-        best = os.path.join(self.checkpointer.save_dir, "model_best.pth")
-        if not os.path.isfile(best):
+        score = None
+        if self.best is not None and self.best.best_metric is not None:
+            score = self.best.best_metric
+            shutil.copyfile(os.path.join(self.checkpointer.save_dir, "model_best.pth"), self.path)
+        # The main process decides for all, which also wait here for its copy.
+        self.reference = comm.all_gather(score)[0]
+        if self.reference is None:
             logger.warning("There was no evaluation before the final epochs: they go on from the present weights")
             self.averaging.decay = self.decay
-            return
-        score = -math.inf
-        if comm.is_main_process():
-            shutil.copyfile(best, self.path)
-            score = json.loads(Path(best).with_suffix(".json").read_text())["value"]
-        self.reference = comm.all_gather(score)[0]  # the others also wait for the copy here
-        self._restart(self.decay)
+        else:
+            self._restart(self.decay)
 
     def after_step(self) -> None:
         following = self.trainer.iter + 1
         evaluated = self.eval_period > 0 and following % self.eval_period == 0 and following != self.trainer.max_iter
-        if not evaluated or following <= self.start_iter:
+        if self.reference is None or not evaluated or following <= self.start_iter:
             return
         latest = self.trainer.storage.latest().get(self.metric, (-math.inf, -1))[0]
         score = comm.all_gather(latest)[0]  # only the main process has evaluated
-        if score > self.reference or not os.path.isfile(self.path):
+        if score > self.reference:
             self.reference = score
         else:
             self.reference = -math.inf

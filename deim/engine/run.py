@@ -200,19 +200,17 @@ def _hooks(
             return evaluate(cfg, model)
 
     options, period = cfg.train.model_ema, cfg.train.eval_period
-    averaging = final = None
+    saving = best = writing = averaging = final = None
+    if comm.is_main_process():
+        saving = hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
+        best = BestCheckpointer(period, checkpointer, cfg.train.best_metric)
+        writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch)
+        writing = hooks.PeriodicWriter(writers, cfg.train.log_period)
     if use_ema:
         averages = ema.get_model_ema_state(model)
         module = getattr(model, "module", model)
         averaging = EMAHook(module, averages, options.decay, options.warmup_iters, options.device)
-        final = _final_stage(cfg, checkpointer, model, optimizer, averaging, iters_per_epoch)
-    writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch) if comm.is_main_process() else []
-    main_process_only = (
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
-        BestCheckpointer(period, checkpointer, cfg.train.best_metric),
-        hooks.PeriodicWriter(writers, cfg.train.log_period),
-    )
-    saving, best, writing = main_process_only if comm.is_main_process() else (None, None, None)
+        final = _final_stage(cfg, checkpointer, model, optimizer, averaging, best, iters_per_epoch)
     return [
         hooks.IterationTimer(),
         averaging,
@@ -231,6 +229,7 @@ def _final_stage(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     averaging: EMAHook,
+    best: BestCheckpointer | None,
     iters_per_epoch: int | None,
 ) -> FinalStageHook | None:
     schedule = instantiate(cfg.schedule) if "schedule" in cfg else None
@@ -241,6 +240,7 @@ def _final_stage(
         model,
         optimizer,
         averaging,
+        best,
         start_iter=schedule.final_epoch * iters_per_epoch,
         eval_period=cfg.train.eval_period,
         metric=cfg.train.best_metric,

@@ -65,3 +65,10 @@ def test_killed_and_resumed_in_every_stage(shapes: Path, tmp_path: Path) -> None
         a, b = (torch.load(d / "model_final.pth", weights_only=True)[key] for d in (whole, pieces))
         for name in a:
             torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_start_the_final_epochs_together(shapes: Path, tmp_path: Path) -> None:
+    done = train_net(shapes, tmp_path, "--num-gpus=2", *SETTINGS, "schedule.epochs=4")
+    assert done.returncode == 0, done.stderr
+    assert "Started from the best weights before the final epochs" in done.stdout
+    assert last_iteration(tmp_path) >= 23
