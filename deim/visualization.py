@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from deim.data.image import read_image
-from deim.data.records import annotation_arrays
+from deim.data.records import annotation_arrays, stated_size
 from deim.errors import DeimError
 
 
@@ -66,6 +66,21 @@ def _series(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
     return sorted(found.items())
 
 
+def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure with room for ``count`` images."""
+    rows = max(-(-count // columns), 1)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.axis("off")
+    return figure, axes
+
+
+def _class_colours(class_names: Sequence[str]) -> np.ndarray:
+    """(K, 4) RGBA."""
+    return matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
+
+
 def draw_detections(
     images: Sequence[np.ndarray],
     truths: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -83,10 +98,8 @@ def draw_detections(
         detections: predictions of each image, at its size.
         threshold: detections of a lower score are left out.
     """
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    colours = matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
+    figure, axes = _grid(len(images), columns)
+    colours = _class_colours(class_names)
     for axis, image, (boxes, _), found in zip(axes, images, truths, detections, strict=False):
         axis.imshow(image)
         for box in boxes:
@@ -96,8 +109,6 @@ def draw_detections(
         ):
             if score >= threshold:
                 _draw_box(axis, box, colours[index], f"{class_names[index]} {score:.2f}")
-    for axis in figure.axes:
-        axis.axis("off")
     figure.suptitle(f"dashed white: ground truth; coloured: detections with score ≥ {threshold:g}", fontsize=9)
     _save(figure, output)
 
@@ -131,35 +142,26 @@ def draw_samples(samples: Sequence[dict], class_names: Sequence[str], output: st
     Args:
         samples: with ``image`` uint8 (3, H, W) RGB and ``instances``.
     """
-    rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    colours = matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
+    figure, axes = _grid(len(samples), columns)
+    colours = _class_colours(class_names)
     for axis, sample in zip(axes, samples, strict=False):
         axis.imshow(sample["image"].numpy().transpose(1, 2, 0))
         instances = sample["instances"]
         for box, index in zip(instances.gt_boxes.tensor.tolist(), instances.gt_classes.tolist(), strict=True):
             _draw_box(axis, box, colours[index], class_names[index])
-    for axis in figure.axes:
-        axis.axis("off")
     _save(figure, output)
 
 
 def draw_dataset(records: Sequence[dict], class_names: Sequence[str], output: str | Path, columns: int = 4) -> None:
     """Draw images of a data set in a grid with the objects that are trained on."""
-    rows = max(-(-len(records) // columns), 1)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    colours = matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
+    figure, axes = _grid(len(records), columns)
+    colours = _class_colours(class_names)
     for axis, record in zip(axes, records, strict=False):
-        size = (record["height"], record["width"]) if record.get("height") and record.get("width") else None
-        axis.imshow(read_image(record["file_name"], size))
+        axis.imshow(read_image(record["file_name"], stated_size(record)))
         axis.set_title(Path(record["file_name"]).name, fontsize=6)
         for box, index in zip(*(values.tolist() for values in annotation_arrays(record)), strict=True):
             if 0 <= index < len(class_names):
                 _draw_box(axis, box, colours[index], class_names[index])
-    for axis in figure.axes:
-        axis.axis("off")
     _save(figure, output)
 
 

@@ -48,7 +48,6 @@ def train(folder: Path, scores: dict[int, float], iterations: int, start_iter: i
     best = BestCheckpointer(2, checkpointer, "bbox/AP")
     final = FinalStageHook(
         checkpointer,
-        model,
         optimizer,
         averaging,
         best,

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deim.backbone.staged import StagedBackbone
 from deim.layers.conv import ConvNorm
 
 
@@ -159,7 +160,7 @@ class HGStage(nn.Module):
 
 
 @BACKBONE_REGISTRY.register()
-class HGNetV2(Backbone):
+class HGNetV2(StagedBackbone):
     """PP-HGNetV2.
 
     Args:
@@ -187,29 +188,16 @@ class HGNetV2(Backbone):
         super().__init__()
         if name not in ARCHITECTURES:
             raise ValueError(f"Unknown HGNetV2 {name!r}; choose one of {', '.join(ARCHITECTURES)}")
-        if not 0 <= freeze_at <= 5:
-            raise ValueError(f"freeze_at must be in [0, 5], got {freeze_at}")
         (stem_mid, stem_out), specs = ARCHITECTURES[name]
-        names = [f"stage{i}" for i in range(1, len(specs) + 1)]
-        unknown = sorted(set(out_features) - set(names))
-        if unknown:
-            raise ValueError(f"HGNetV2 has no features {unknown}; choose from {names}")
-
-        deepest = max(names.index(name) for name in out_features) + 1
-        names, specs = names[:deepest], specs[:deepest]  # stages that nothing reads are not built
+        specs = specs[: self.stages_to_build(out_features, freeze_at)]
         self.stem = Stem(stem_mid, stem_out, learnable_affine)
         inputs = [stem_out, *(spec.out for spec in specs[:-1])]
         self.stages = nn.ModuleList(
             HGStage(width, spec, index > 0, learnable_affine)
             for index, (width, spec) in enumerate(zip(inputs, specs, strict=True))
         )
-        self._out_features = list(out_features)
-        self._out_feature_channels = {n: spec.out for n, spec in zip(names, specs, strict=True)}
-        self._out_feature_strides = {n: 4 * 2**index for index, n in enumerate(names)}
-        for part in [self.stem, *self.stages][:freeze_at]:
-            part.requires_grad_(False)
-        if freeze_norm:
-            FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+        self.describe(out_features, (spec.out for spec in specs))
+        self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
@@ -223,16 +211,6 @@ class HGNetV2(Backbone):
             "freeze_norm": options.FREEZE_NORM,
         }
 
-    @property
-    def size_divisibility(self) -> int:
-        return 32
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {feature name: (B, C, H / stride, W / stride)}."""
-        x = self.stem(x)
-        features = {}
-        for index, stage in enumerate(self.stages, 1):
-            x = stage(x)
-            if f"stage{index}" in self._out_features:
-                features[f"stage{index}"] = x
-        return features
+        return self.run_stages(self.stem(x), self.stages)

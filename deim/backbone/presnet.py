@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.backbone.pretrained import load_backbone_weights
+from deim.backbone.staged import StagedBackbone
 from deim.layers.conv import ConvNorm
 
 # blocks in each of the four stages
@@ -87,7 +88,7 @@ class ResidualStage(nn.Module):
 
 
 @BACKBONE_REGISTRY.register()
-class PResNet(Backbone):
+class PResNet(StagedBackbone):
     """ResNet-D with 18, 34, 50 or 101 layers.
 
     Args:
@@ -117,33 +118,22 @@ class PResNet(Backbone):
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"there is no PResNet with {depth} layers; choose one of {', '.join(map(str, DEPTHS))}")
-        if not 0 <= freeze_at <= 5:
-            raise ValueError(f"freeze_at must be in [0, 5], got {freeze_at}")
-        names = [f"stage{i}" for i in range(1, len(WIDTHS) + 1)]
-        unknown = sorted(set(out_features) - set(names))
-        if unknown:
-            raise ValueError(f"PResNet has no features {unknown}; choose from {names}")
-
-        deepest = max(names.index(name) for name in out_features) + 1
-        names = names[:deepest]  # stages that nothing reads are not built
+        widths = WIDTHS[: self.stages_to_build(out_features, freeze_at)]
         self.conv1 = nn.Sequential()
         for number, (before, after, stride) in enumerate(((3, 32, 2), (32, 32, 1), (32, 64, 1)), 1):
             self.conv1.add_module(f"conv1_{number}", ConvNorm(before, after, 3, stride, activation="relu"))
         block: type[ResidualBlock] = BottleneckBlock if depth >= 50 else BasicBlock
-        inputs = [64, *(width * block.expansion for width in WIDTHS[:-1])]
+        channels = [width * block.expansion for width in widths]
         self.res_layers = nn.ModuleList(
             ResidualStage(block, before, width, count, 1 if index == 0 else 2)
-            for index, (_, before, width, count) in enumerate(zip(names, inputs, WIDTHS, DEPTHS[depth], strict=False))
+            for index, (before, width, count) in enumerate(
+                zip([64, *channels[:-1]], widths, DEPTHS[depth], strict=False)
+            )
         )
-        self._out_features = list(out_features)
-        self._out_feature_channels = {n: w * block.expansion for n, w in zip(names, WIDTHS, strict=False)}
-        self._out_feature_strides = {n: 4 * 2**index for index, n in enumerate(names)}
+        self.describe(out_features, channels)
         if weights:
             load_backbone_weights(self, weights)
-        for part in [self.conv1, *self.res_layers][:freeze_at]:
-            part.requires_grad_(False)
-        if freeze_norm:
-            FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+        self.freeze([self.conv1, *self.res_layers], freeze_at, freeze_norm)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
@@ -157,16 +147,6 @@ class PResNet(Backbone):
             "weights": options.WEIGHTS,
         }
 
-    @property
-    def size_divisibility(self) -> int:
-        return 32
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {feature name: (B, C, H / stride, W / stride)}."""
-        x = F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
-        features = {}
-        for index, stage in enumerate(self.res_layers, 1):
-            x = stage(x)
-            if f"stage{index}" in self._out_features:
-                features[f"stage{index}"] = x
-        return features
+        return self.run_stages(F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1), self.res_layers)

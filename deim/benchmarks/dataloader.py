@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from deim.benchmarks.peers import official_batches, require_checkout
 from deim.config import load_config, projects_root
-from deim.data.datasets.shapes import draw_image
+from deim.data.datasets.shapes import coco_annotation, draw_image
 from deim.data.inspection import batches_of_epoch
 from deim.engine.schedule import Stage
 
@@ -39,16 +39,7 @@ def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tu
         (folder / "images" / name).write_bytes(_encode(picture, mean_bytes))
         images.append({"id": number + 1, "file_name": name, "height": size[0], "width": size[1]})
         for category, box in objects:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number + 1,
-                    "category_id": category + 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
+            annotations.append(coco_annotation(len(annotations) + 1, number + 1, category + 1, box))
     categories = [{"id": number + 1, "name": str(number + 1)} for number in range(80)]
     json_file = folder / "instances.json"
     json_file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 
 from deim.data.geometry import PendingImage
 from deim.data.image import read_image
-from deim.data.records import annotation_arrays
+from deim.data.records import annotation_arrays, stated_size
 from deim.errors import ConfigError
 
 IMAGE_FORMATS = ("RGB", "BGR")
@@ -88,9 +88,8 @@ class DetectionMapper:
 
 def pending_image(record: dict, boxes: np.ndarray) -> PendingImage:
     """The image of a record; not read yet if the record states its size."""
-    file_name = record["file_name"]
-    if record.get("height") and record.get("width"):
-        size = (int(record["height"]), int(record["width"]))
+    file_name, size = record["file_name"], stated_size(record)
+    if size is not None:
         return PendingImage(lambda factor: read_image(file_name, size, factor), size, boxes)
     image = read_image(file_name)
     return PendingImage(image, (image.shape[0], image.shape[1]), boxes)

@@ -8,6 +8,13 @@ from detectron2.data.common import DatasetFromList
 from detectron2.structures import BoxMode
 
 
+def stated_size(record: dict) -> tuple[int, int] | None:
+    """(height, width) of a record's image as the data set states it; None if it does not."""
+    if record.get("height") and record.get("width"):
+        return int(record["height"]), int(record["width"])
+    return None
+
+
 def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
     """The objects of a record to train on: boxes (N, 4) float32 XYXY and classes (N,) int64.
 
@@ -19,8 +26,9 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
     annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     boxes = boxes_of(annotations)
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
-    if record.get("height") and record.get("width"):
-        boxes = boxes.clip(0, np.array([record["width"], record["height"]] * 2))
+    size = stated_size(record)
+    if size is not None:
+        boxes = boxes.clip(0, np.array(size[::-1] * 2))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     return boxes[kept].astype(np.float32), classes[kept]
 

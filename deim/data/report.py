@@ -14,7 +14,7 @@ from tqdm import tqdm
 from deim.config import load_config
 from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
 from deim.data.image import read_image
-from deim.data.records import annotation_arrays
+from deim.data.records import annotation_arrays, stated_size
 from deim.errors import ConfigError, DatasetError
 from deim.visualization import draw_dataset, draw_statistics
 
@@ -39,7 +39,7 @@ def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Proble
     """Images that cannot be decoded or have another size than stated."""
 
     def check(record: dict) -> Problem | None:
-        size = (record["height"], record["width"]) if record.get("height") and record.get("width") else None
+        size = stated_size(record)
         try:
             read_image(record["file_name"], size, reduction=8 if size and min(size) >= 8 else 1)
         except DatasetError as error:

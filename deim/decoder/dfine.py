@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deim.decoder.layer import DecoderLayer
 from deim.decoder.two_stage import TwoStageDecoder
 from deim.distribution import expected_offsets, offsets_to_boxes, weighting_function
-from deim.layers import MLP, ConvNorm, MultiScaleDeformableAttention, build_activation
+from deim.layers import MLP, ConvNorm
 from deim.predictions import EdgeDistributions, Predictions
 from deim.queries.denoising import ContrastiveDenoising, box_logits
 from deim.queries.selection import QuerySelection, classification_head
@@ -33,55 +34,17 @@ class Gate(nn.Module):
         return self.norm(keep * residual + take * update)
 
 
-class DFINEDecoderLayer(nn.Module):
-    """Self-attention, gated deformable cross-attention, feed-forward; post-norm."""
+class DFINEDecoderLayer(DecoderLayer):
+    """A layer with gated cross-attention."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        dim_feedforward: int,
-        num_points: Sequence[int],
-        dropout: float = 0.0,
-        activation: str = "relu",
-    ):
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points)
+    def build_fusion(self, dim: int) -> None:
         self.gateway = Gate(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.activation = build_activation(activation)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
 
-    def forward(
-        self,
-        queries: Tensor,
-        position: Tensor,
-        references: Tensor,
-        memory: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """
-        Args:
-            queries, position: (B, Q, dim) content and position embedding.
-            references: (B, Q, 4) cxcywh.
-            memory: (B, S, dim).
-            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
-        """
-        keys = queries + position
-        attended, _ = self.self_attn(keys, keys, queries, attn_mask=attention_mask, need_weights=False)
-        queries = self.norm1(queries + self.dropout(attended))
-        sampled = self.cross_attn(queries + position, references, memory, spatial_shapes)
-        queries = self.gateway(queries, self.dropout(sampled))
-        hidden = self.dropout(self.activation(self.linear1(queries)))
-        queries = queries + self.dropout(self.linear2(hidden))
-        return self.norm3(queries.clamp(-_HALF_RANGE, _HALF_RANGE))
+    def fuse(self, queries: Tensor, sampled: Tensor) -> Tensor:
+        return self.gateway(queries, sampled)
+
+    def normalize(self, queries: Tensor) -> Tensor:
+        return super().normalize(queries.clamp(-_HALF_RANGE, _HALF_RANGE))
 
 
 class LocationQualityEstimator(nn.Module):

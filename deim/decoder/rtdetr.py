@@ -5,66 +5,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deim.decoder.layer import DecoderLayer
 from deim.decoder.two_stage import TwoStageDecoder
-from deim.layers import MLP, ConvNorm, MultiScaleDeformableAttention, build_activation
+from deim.layers import MLP, ConvNorm
 from deim.predictions import Predictions
 from deim.queries.denoising import ContrastiveDenoising, box_logits
 from deim.queries.selection import QuerySelection, classification_head
 
 
-class RTDETRDecoderLayer(nn.Module):
-    """Self-attention, deformable cross-attention, feed-forward; post-norm.
+class RTDETRDecoderLayer(DecoderLayer):
+    """A layer whose cross-attention is added to the queries."""
 
-    Args:
-        sampling: of the cross-attention; see :class:`deim.layers.MultiScaleDeformableAttention`.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        dim_feedforward: int,
-        num_points: Sequence[int],
-        dropout: float = 0.0,
-        activation: str = "relu",
-        sampling: str = "bilinear",
-    ):
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points, project=True, sampling=sampling)
+    def build_fusion(self, dim: int) -> None:
         self.norm2 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.activation = build_activation(activation)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
 
-    def forward(
-        self,
-        queries: Tensor,
-        position: Tensor,
-        references: Tensor,
-        memory: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """
-        Args:
-            queries, position: (B, Q, dim) content and position embedding.
-            references: (B, Q, 4) cxcywh.
-            memory: (B, S, dim).
-            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
-        """
-        keys = queries + position
-        attended, _ = self.self_attn(keys, keys, queries, attn_mask=attention_mask, need_weights=False)
-        queries = self.norm1(queries + self.dropout(attended))
-        sampled = self.cross_attn(queries + position, references, memory, spatial_shapes)
-        queries = self.norm2(queries + self.dropout(sampled))
-        hidden = self.dropout(self.activation(self.linear1(queries)))
-        return self.norm3(queries + self.dropout(self.linear2(hidden)))
+    def fuse(self, queries: Tensor, sampled: Tensor) -> Tensor:
+        return self.norm2(queries + sampled)
 
 
 class RTDETRDecoder(TwoStageDecoder):
@@ -124,7 +80,16 @@ class RTDETRDecoder(TwoStageDecoder):
         inside = 2 * hidden_dim if position_layers == 2 else hidden_dim
         self.query_pos_head = MLP(4, inside, hidden_dim, position_layers, activation=mlp_activation)
         self.layers = nn.ModuleList(
-            RTDETRDecoderLayer(hidden_dim, num_heads, dim_feedforward, num_points, dropout, activation, sampling)
+            RTDETRDecoderLayer(
+                hidden_dim,
+                num_heads,
+                dim_feedforward,
+                num_points,
+                dropout,
+                activation,
+                project=True,
+                sampling=sampling,
+            )
             for _ in range(num_layers)
         )
         self.score_heads = nn.ModuleList(classification_head(hidden_dim, num_classes) for _ in range(num_layers))

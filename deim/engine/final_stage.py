@@ -9,9 +9,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
 
-from deim.engine.checkpoint import load_weights
+from deim.engine.checkpoint import read_checkpoint
 from deim.engine.ema import EMAHook
 from deim.engine.hooks import BestCheckpointer
 
@@ -30,7 +29,6 @@ class FinalStageHook(HookBase):
     Register it after the hooks that evaluate and that save the best checkpoint.
 
     Args:
-        model: with or without DistributedDataParallel.
         averaging: the hook that averages the weights.
         best: the hook that saves the best checkpoint; None on processes that do not save.
         start_iter: first iteration of the final epochs.
@@ -42,7 +40,6 @@ class FinalStageHook(HookBase):
     def __init__(
         self,
         checkpointer: DetectionCheckpointer,
-        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         averaging: EMAHook,
         best: BestCheckpointer | None,
@@ -53,7 +50,7 @@ class FinalStageHook(HookBase):
         decay: float,
         decay_step: float = 1e-4,
     ):
-        self.checkpointer, self.model, self.optimizer = checkpointer, model, optimizer
+        self.checkpointer, self.optimizer = checkpointer, optimizer
         self.averaging, self.best = averaging, best
         self.start_iter, self.eval_period, self.metric = start_iter, eval_period, metric
         self.decay, self.decay_step = decay, decay_step
@@ -100,8 +97,8 @@ class FinalStageHook(HookBase):
             self.checkpointer.save(name, iteration=self.trainer.iter)
 
     def _restart(self, decay: float) -> None:
-        load_weights(self.model, self.path, use_ema=False)
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        content = read_checkpoint(self.path)
+        self.averaging.model.load_state_dict(content["model"])
         averages = self.averaging.state
         device = averages.device
         averages.load_state_dict(content["ema_state"])

@@ -210,7 +210,7 @@ def _hooks(
         averages = ema.get_model_ema_state(model)
         module = getattr(model, "module", model)
         averaging = EMAHook(module, averages, options.decay, options.warmup_iters, options.device)
-        final = _final_stage(cfg, checkpointer, model, optimizer, averaging, best, iters_per_epoch)
+        final = _final_stage(cfg, checkpointer, optimizer, averaging, best, iters_per_epoch)
     return [
         hooks.IterationTimer(),
         averaging,
@@ -226,7 +226,6 @@ def _hooks(
 def _final_stage(
     cfg: Any,
     checkpointer: DetectionCheckpointer,
-    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     averaging: EMAHook,
     best: BestCheckpointer | None,
@@ -237,7 +236,6 @@ def _final_stage(
         return None
     return FinalStageHook(
         checkpointer,
-        model,
         optimizer,
         averaging,
         best,

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from detectron2.config import instantiate
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from deim.predictions import Predictions
+from tests.models import randomize
 
 
 def translated(weights: Mapping[str, Tensor], renamings: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
@@ -27,6 +30,28 @@ def translated(weights: Mapping[str, Tensor], renamings: Sequence[tuple[str, str
         parts = [result.pop(name.replace(".q_proj.", f".{kind}_proj.")) for kind in "qkv"]
         result[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
     return result
+
+
+def assert_equals_transformers(
+    config: Any, theirs: nn.Module, renamings: Sequence[tuple[str, str]], size: tuple[int, int]
+) -> None:
+    """A model of ours predicts what ``theirs`` does, with the same random weights.
+
+    Args:
+        config: of our model.
+        size: (height, width) of the images.
+    """
+    theirs = randomize(theirs, scale=0.02)
+    ours = instantiate(config).eval()
+    incompatible = ours.load_state_dict(translated(theirs.state_dict(), renamings), strict=False)
+    assert not incompatible.unexpected_keys
+    assert not incompatible.missing_keys
+
+    images = torch.rand(2, 3, *size)
+    expected = theirs(pixel_values=images)
+    groups, _ = ours.decoder(ours.encoder(ours.backbone(images)))
+    assert expected.logits.std() > 0.1, "the comparison must not be of constants"
+    assert_same_predictions(groups["main"], expected.logits, expected.pred_boxes)
 
 
 def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, tolerance: float = 1e-4) -> None:

@@ -96,6 +96,18 @@ def _box(mask: np.ndarray) -> list[float]:
     return [float(x), float(y), float(width), float(height)]
 
 
+def coco_annotation(annotation_id: int, image_id: int, category_id: int, box: list[float]) -> dict:
+    """An object in COCO's format; ``box`` is XYWH."""
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": box,
+        "area": box[2] * box[3],
+        "iscrowd": 0,
+    }
+
+
 def write_shapes(
     folder: str | Path, train_images: int = 600, val_images: int = 100, size: int = 192, seed: int = 7
 ) -> Iterator[tuple[int, int]]:
@@ -123,16 +135,7 @@ def write_shapes(
             cv2.imwrite(str(folder / split / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
             images.append({"id": number + 1, "file_name": name, "height": height, "width": width})
             for index, box in objects:
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number + 1,
-                        "category_id": index + 1,
-                        "bbox": box,
-                        "area": box[2] * box[3],
-                        "iscrowd": 0,
-                    }
-                )
+                annotations.append(coco_annotation(len(annotations) + 1, number + 1, index + 1, box))
             done += 1
             yield done, total
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]

@@ -1,0 +1,77 @@
+"""What the decoders' layers have in common."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from deim.layers import MultiScaleDeformableAttention, build_activation
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, deformable cross-attention, feed-forward; post-norm.
+
+    A subclass says how the result of the cross-attention joins the queries.
+
+    Args:
+        project, sampling: of the cross-attention; see :class:`deim.layers.MultiScaleDeformableAttention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dim_feedforward: int,
+        num_points: Sequence[int],
+        dropout: float = 0.0,
+        activation: str = "relu",
+        project: bool = False,
+        sampling: str = "bilinear",
+    ):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points, project=project, sampling=sampling)
+        self.build_fusion(dim)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.activation = build_activation(activation)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def build_fusion(self, dim: int) -> None:
+        """Make the modules that :meth:`fuse` needs."""
+        raise NotImplementedError
+
+    def fuse(self, queries: Tensor, sampled: Tensor) -> Tensor:
+        """Queries and what the cross-attention found for them, both (B, Q, dim), in one."""
+        raise NotImplementedError
+
+    def normalize(self, queries: Tensor) -> Tensor:
+        """The layer's last step."""
+        return self.norm3(queries)
+
+    def forward(
+        self,
+        queries: Tensor,
+        position: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            queries, position: (B, Q, dim) content and position embedding.
+            references: (B, Q, 4) cxcywh.
+            memory: (B, S, dim).
+            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
+        """
+        keys = queries + position
+        attended, _ = self.self_attn(keys, keys, queries, attn_mask=attention_mask, need_weights=False)
+        queries = self.norm1(queries + self.dropout(attended))
+        sampled = self.cross_attn(queries + position, references, memory, spatial_shapes)
+        queries = self.fuse(queries, self.dropout(sampled))
+        hidden = self.dropout(self.activation(self.linear1(queries)))
+        return self.normalize(queries + self.dropout(self.linear2(hidden)))
