@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deim.boxes import generalized_iou, iou
+from deim.structures.boxes import generalized_iou, iou
 
 
 def random_boxes(seed: int, count: int) -> torch.Tensor:

@@ -17,8 +17,8 @@ from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, Rand
 from deim.data.mixup import Mixup, mix
 from deim.data.mosaic import Mosaic
 from deim.data.staged import StagedMapper, multi_scale_sizes
-from deim.engine.schedule import Schedule, Stage
 from deim.errors import ConfigError
+from deim.schedule import Schedule, Stage
 
 # One iteration per epoch below: iterations 0-1 plain, 2-4 dense, 5-6 strong, 7-8 final.
 SCHEDULE = Schedule(epochs=9, dense_epochs=(2, 5), no_aug_epochs=2)

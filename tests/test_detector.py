@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from deim.deployment import to_deployment
+from deim.inference import to_deployment
 from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
 
 LOSSES = {
@@ -107,29 +107,16 @@ def test_deployment_leaves_the_original_trainable() -> None:
     assert torch.isfinite(sum(model(batch([1])).values()))
 
 
-def test_wide_layers_train_but_do_not_evaluate() -> None:
-    model = tiny_model("model.decoder.eval_layer=0", "model.decoder.layer_scale=2")
-    widths = [layer.norm1.normalized_shape[0] for layer in model.decoder.layers]
-    narrow = model.encoder.fpn_blocks[0].cv4.conv.out_channels
-    assert widths == [narrow, 2 * narrow, 2 * narrow]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_later_layers_train_but_do_not_evaluate(family: str) -> None:
+    model = tiny_model("model.decoder.eval_layer=0", family=family)
     losses = model(batch([2, 1]))
     assert "loss_mal_aux_1" in losses
     sum(losses.values()).backward()
     assert model.decoder.layers[2].linear1.weight.grad is not None
-    model.eval()
-    with torch.no_grad():
-        full = model(batch([1]))[0]["instances"]
-        deployed = to_deployment(model)
-        assert len(deployed.decoder.layers) == 1
-        assert torch.allclose(deployed(batch([1]))[0]["instances"].scores, full.scores, atol=1e-4)
-
-
-def test_later_layers_of_rtdetr_train_but_do_not_evaluate() -> None:
-    model = tiny_model("model.decoder.eval_layer=0", family="rtdetr")
-    assert "loss_mal_aux_1" in model(batch([2, 1]))
     model = randomize(model).eval()
     deployed = to_deployment(model)
-    assert len(deployed.decoder.layers) == len(deployed.decoder.bbox_heads) == 1
+    assert len(deployed.decoder.layers) == len(deployed.decoder.refinement.score_heads) == 1
     with torch.no_grad():
         full, small = (m(batch([1]))[0]["instances"] for m in (model, deployed))
     torch.testing.assert_close(small.scores, full.scores, atol=1e-4, rtol=1e-3)
@@ -140,7 +127,7 @@ def test_a_box_head_also_learns_from_the_next_layer() -> None:
     model = tiny_model(family="rtdetr")
     losses = model(batch([3, 2]))
     (losses["loss_bbox"] + losses["loss_giou"]).backward()
-    reached = [bool(head.layers[-1].weight.grad.abs().sum() > 0) for head in model.decoder.bbox_heads]
+    reached = [bool(head.layers[-1].weight.grad.abs().sum() > 0) for head in model.decoder.refinement.bbox_heads]
     assert reached == [False, True, True], "from the next layer, not from all later ones"
 
 

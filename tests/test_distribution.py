@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deim.distribution import bin_targets, boxes_to_offsets, expected_offsets, offsets_to_boxes, weighting_function
+from deim.structures.distribution import (
+    bin_targets,
+    boxes_to_offsets,
+    expected_offsets,
+    offsets_to_boxes,
+    weighting_function,
+)
 
 UP, REG_SCALE = torch.tensor([0.5]), torch.tensor([4.0])
 

@@ -8,8 +8,9 @@ from detectron2.engine import HookBase
 from detrex.modeling.ema import EMAState
 from torch import nn
 
-from deim.engine import EMAHook, FlatCosine, Schedule, Trainer, param_groups
+from deim.engine import EMAHook, Trainer, param_groups
 from deim.errors import ConfigError
+from deim.schedule import FlatCosine, Schedule
 from tests.models import batch, tiny_model
 
 DEIM_S = Schedule(epochs=132, warmup_iters=2000, warmup="quadratic", flat_epochs=64, no_aug_epochs=12, lr_gamma=0.5)

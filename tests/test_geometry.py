@@ -15,7 +15,7 @@ from deim.data.geometry import AffineTransform, PendingImage
 from deim.data.mosaic import Mosaic
 from deim.data.records import CompactRecords
 from deim.data.staged import StagedMapper
-from deim.engine.schedule import Schedule, Stage
+from deim.schedule import Schedule, Stage
 
 
 class FlipVertically(Augmentation):

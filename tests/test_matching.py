@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deim.matching import HungarianMatcher, Matches, MatchingCost, union_of_matches
-from deim.predictions import Targets
+from deim.modeling.matching import HungarianMatcher, Matches, MatchingCost, union_of_matches
+from deim.structures.predictions import Targets
 
 
 def random_case(counts: list[int], layers: int = 2, queries: int = 5, classes: int = 3, seed: int = 0):

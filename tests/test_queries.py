@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from deim.predictions import Targets
-from deim.queries import ContrastiveDenoising, QuerySelection
-from deim.queries.denoising import denoising_mask
-from deim.queries.selection import generate_anchors
+from deim.modeling.queries import ContrastiveDenoising, QuerySelection
+from deim.modeling.queries.denoising import denoising_mask
+from deim.modeling.queries.selection import generate_anchors
+from deim.structures.predictions import Targets
 
 
 def targets_of(*counts: int) -> Targets:
@@ -31,10 +31,10 @@ def test_the_best_scores_are_selected() -> None:
     selected = selection(memory, shapes)
     scores = selection.score_head(selection.norm(selection.projection(memory))).amax(dim=-1)
     expected = scores.sort(dim=1, descending=True).values[:, :4]
-    torch.testing.assert_close(selected.logits.amax(dim=-1), expected)
+    torch.testing.assert_close(selected.groups["encoder"].logits[0].amax(dim=-1), expected)
     assert not selected.content.requires_grad
     assert not selected.references.requires_grad
-    assert selected.boxes.requires_grad
+    assert selected.groups["encoder"].boxes.requires_grad
 
 
 def test_padded_tokens_have_no_anchor() -> None:

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from detectron2.config import instantiate
 
-from deim.deployment import to_deployment
-from deim.engine.schedule import Stage
+from deim.inference import to_deployment
+from deim.schedule import Stage
 from tests.conftest import ROOT
 from tests.models import recipe
 

@@ -8,10 +8,10 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone, build_model
 
 from deim import model_zoo
-from deim.backbone import HGNetV2, PResNet
 from deim.config import get_config
+from deim.config.yacs import add_deim_config
 from deim.errors import CheckpointError, ConfigError
-from deim.yacs import add_deim_config
+from deim.modeling.backbone import HGNetV2, PResNet
 from tests.models import batch
 
 
@@ -30,7 +30,7 @@ def test_an_old_style_config_names_the_model() -> None:
     model = build_model(cfg)
     losses = model(batch([2, 1], size=320))
     assert torch.isfinite(sum(losses.values()))
-    assert model.decoder.score_heads[0].out_features == 6
+    assert model.decoder.refinement.score_heads[0].out_features == 6
 
 
 def test_an_old_style_config_names_the_backbone() -> None:

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 RECIPE = "projects/deim_dfine/configs/deim_dfine_n_shapes.py"
 SMALL = [
-    "model.decoder.num_queries=20",
+    "model.decoder.queries.num_queries=20",
     "dataloader.image_size=[64,64]",
     "dataloader.train.total_batch_size=4",
     "dataloader.train.num_workers=0",

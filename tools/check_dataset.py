@@ -14,7 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
 from deim.command_line import run_tool
+from deim.config import load_config
 from deim.data.report import check_dataset
+from deim.errors import ConfigError
+
+
+def check(args: argparse.Namespace) -> bool:
+    dataset = load_config(args.config_file, args.opts).dataloader[args.split].get("dataset")
+    if dataset is None or "name" not in dataset:
+        raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no name")
+    return check_dataset(dataset, args.output, not args.skip_images, args.images)
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,9 +36,5 @@ if __name__ == "__main__":
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, key=value")
     args = parser.parse_args()
     sound: list[bool] = []
-    status = run_tool(
-        lambda: sound.append(
-            check_dataset(args.config_file, args.opts, args.split, args.output, not args.skip_images, args.images)
-        )
-    )
+    status = run_tool(lambda: sound.append(check(args)))
     sys.exit(status or int(not sound[0]))

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
 from deim.command_line import run_tool
-from deim.engine.run import draw_predictions
+from deim.config import load_config
+from deim.engine.drawing import draw_predictions
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,7 +24,9 @@ if __name__ == "__main__":
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, key=value")
     args = parser.parse_args()
-    status = run_tool(lambda: draw_predictions(args.config_file, args.opts, args.output, args.images, args.threshold))
+    status = run_tool(
+        lambda: draw_predictions(load_config(args.config_file, args.opts), args.output, args.images, args.threshold)
+    )
     if status == 0:
         print(f"wrote {args.output}")
     sys.exit(status)

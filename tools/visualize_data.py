@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
 from deim.command_line import run_tool
+from deim.config import load_config
 from deim.data.inspection import draw_training_batch
 
 if __name__ == "__main__":
@@ -25,6 +26,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     sys.exit(
         run_tool(
-            lambda: draw_training_batch(args.config_file, args.opts, args.epoch, args.output, args.batches, args.images)
+            lambda: draw_training_batch(
+                load_config(args.config_file, args.opts), args.epoch, args.output, args.batches, args.images
+            )
         )
     )

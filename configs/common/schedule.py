@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from deim.engine import FlatCosine, Schedule
+from deim.schedule import FlatCosine, Schedule
 
 schedule = L(Schedule)(
     epochs=72,

@@ -10,6 +10,8 @@ train = dict(
     # the checkpoint with the best value is kept as model_best.pth
     best_metric="bbox/AP",
     log_period=20,
+    # say so when a model does not start to learn
+    warn_of_plateau=True,
     amp=dict(enabled=False, dtype="bfloat16"),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     sync_bn=True,

@@ -18,12 +18,12 @@ from PIL import Image
 from tabulate import tabulate
 
 from deim.benchmarks.peers import official_batches, require_checkout
-from deim.config import load_config, projects_root
+from deim.config import load_config
 from deim.data.datasets.shapes import coco_annotation, draw_image
 from deim.data.inspection import batches_of_epoch
-from deim.engine.schedule import Stage
+from deim.schedule import Stage
 
-RECIPE = "deim_dfine/configs/deim_dfine_s_coco.py"
+RECIPE = "deim_dfine/deim_dfine_s_coco"
 BATCH_SIZE = 16
 
 
@@ -69,7 +69,7 @@ def our_batches(json_file: str, image_root: str, dense: bool, batch_size: int, n
     """Batches of 640 x 640 as the recipe for DEIM-D-FINE-S makes them, in one of its stages."""
     train = "dataloader.train"
     cfg = load_config(
-        str(projects_root() / RECIPE),
+        RECIPE,
         [
             f"{train}.dataset.name=benchmark_{Path(json_file).resolve()}",
             f"{train}.dataset.json_file={json_file}",

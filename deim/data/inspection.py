@@ -8,10 +8,9 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
-from deim.config import load_config
 from deim.data.loader import TrainLoader
 from deim.errors import ConfigError
-from deim.visualization import draw_samples
+from deim.visualization import draw_objects
 
 
 def batches_of_epoch(cfg: Any, epoch: int) -> Iterator[list[dict]]:
@@ -33,21 +32,29 @@ def objects_per_image(cfg: Any, epoch: int, count: int) -> float:
     return sum(len(sample["instances"]) for sample in samples) / len(samples)
 
 
-def draw_training_batch(
-    config_file: str, overrides: list[str], epoch: int, output: str, batches: int, images: int
-) -> None:
+def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images: int) -> None:
     """Draw images of an epoch's first batch and print its stage and its objects per image, with and
     without Dense O2O.
+
+    Args:
+        cfg: a recipe.
+        epoch: counted from 0.
+        output: the picture to write.
+        batches: how many to count objects in.
+        images: how many to draw.
 
     Raises:
         DeimError: something that the user can mend is wrong.
     """
-    cfg = load_config(config_file, overrides)
     if not 0 <= epoch < cfg.schedule.epochs:
         raise ConfigError(f"epoch {epoch} is not in the run of {cfg.schedule.epochs} epochs (counted from 0)")
     first = next(batches_of_epoch(cfg, epoch))
     names = MetadataCatalog.get(cfg.dataloader.train.dataset.name).thing_classes
-    draw_samples(first[:images], names, output)
+    shown = first[:images]
+    boxes = [sample["instances"].gt_boxes.tensor.numpy() for sample in shown]
+    classes = [sample["instances"].gt_classes.numpy() for sample in shown]
+    pictures = [sample["image"].numpy().transpose(1, 2, 0) for sample in shown]
+    draw_objects(pictures, list(zip(boxes, classes, strict=True)), names, output)
     stage = instantiate(cfg.schedule).stage(epoch)
     print(
         f"epoch {epoch}: {stage.value}; {len(first)} images of {tuple(first[0]['image'].shape[-2:])}, drawn in {output}"

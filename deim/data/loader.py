@@ -14,8 +14,8 @@ from deim.data.packing import pack, unpack
 from deim.data.records import CompactRecords, Records
 from deim.data.sampler import IterationSampler, SampleKey, generators
 from deim.data.staged import StagedMapper
-from deim.engine.schedule import Stage
 from deim.errors import ConfigError
+from deim.schedule import Stage
 
 
 class MappedDataset(Dataset):
@@ -88,6 +88,8 @@ class TrainLoader:
 
     def __init__(self, dataset: MappedDataset, sampler: IterationSampler, num_workers: int):
         self.sampler = sampler
+        # every size that images may have, as far as it is known
+        self.shapes = dataset.mapper.shapes if isinstance(dataset.mapper, StagedMapper) else []
         self._loader = DataLoader(
             dataset,
             batch_sampler=sampler,

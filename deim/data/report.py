@@ -11,12 +11,11 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
-from deim.config import load_config
 from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays, stated_size
-from deim.errors import ConfigError, DatasetError
-from deim.visualization import draw_dataset, draw_statistics
+from deim.errors import DatasetError
+from deim.visualization import draw_objects, draw_statistics
 
 # COCO's small, medium and large objects, by area in pixels.
 _SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0**2, np.inf))
@@ -53,11 +52,11 @@ def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Proble
                 yield problem
 
 
-def check_dataset(config_file: str, overrides: list[str], split: str, output: str, decode: bool, images: int) -> bool:
-    """Print counts, classes, sizes and problems of a config's data set, and draw them.
+def check_dataset(dataset: Mapping[str, Any], output: str, decode: bool, images: int) -> bool:
+    """Print counts, classes, sizes and problems of a data set, and draw them.
 
     Args:
-        split: "train" or "test".
+        dataset: a ``dataset`` of a config, with a ``name``.
         output: folder for ``classes.png``, ``images.png`` and ``problems.txt``.
         decode: decode every image, to find broken ones.
         images: how many to draw.
@@ -68,10 +67,6 @@ def check_dataset(config_file: str, overrides: list[str], split: str, output: st
     Raises:
         DeimError: something that the user can mend is wrong.
     """
-    cfg = load_config(config_file, overrides)
-    dataset = cfg.dataloader[split].get("dataset")
-    if dataset is None or "name" not in dataset:
-        raise ConfigError(f"dataloader.{split}.dataset of {config_file} has no name")
     content = read_content(dataset)
     objects = [annotation_arrays(record) for record in content.records]
     problems = content.all_problems()
@@ -85,7 +80,7 @@ def check_dataset(config_file: str, overrides: list[str], split: str, output: st
     broken = {problem.place for problem in problems}
     sound = [i for i, record in enumerate(content.records) if record["file_name"] not in broken]
     chosen = [sound[i] for i in np.linspace(0, len(sound) - 1, min(images, len(sound))).astype(int)]
-    draw_dataset([content.records[i] for i in chosen], content.classes, folder / "images.png")
+    _draw_images([content.records[i] for i in chosen], content.classes, folder / "images.png")
     (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems))
     for problem in problems[:20]:
         print(problem)
@@ -97,6 +92,12 @@ def check_dataset(config_file: str, overrides: list[str], split: str, output: st
     )
     print(f"drawn: {folder / 'classes.png'}, {folder / 'images.png'}")
     return not fatal
+
+
+def _draw_images(records: Sequence[dict], class_names: Sequence[str], output: Path) -> None:
+    images = [read_image(record["file_name"], stated_size(record)) for record in records]
+    names = [Path(record["file_name"]).name for record in records]
+    draw_objects(images, [annotation_arrays(record) for record in records], class_names, output, names)
 
 
 def _counts(content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

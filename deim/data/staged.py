@@ -11,7 +11,7 @@ from deim.data.geometry import PendingImage
 from deim.data.mapper import DetectionMapper, pending_image
 from deim.data.mosaic import Mosaic
 from deim.data.records import Records, annotation_arrays
-from deim.engine.schedule import Schedule, Stage
+from deim.schedule import Schedule, Stage
 
 
 def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
@@ -53,6 +53,9 @@ class StagedMapper:
         mosaic_prob: how often an image of the DENSE stage becomes a mosaic.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
         image_format, min_box_size: see :class:`deim.data.mapper.DetectionMapper`.
+
+    Raises:
+        ValueError: ``mosaic_prob`` is no probability.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class StagedMapper:
         image_format: str = "RGB",
         min_box_size: float = 1.0,
     ):
+        if not 0 <= mosaic_prob <= 1:
+            raise ValueError(f"mosaic_prob must be in [0, 1], got {mosaic_prob}")
         self.schedule, self.shape = schedule, (int(shape[0]), int(shape[1]))
         self.colour, self.strong, self.always = list(colour), list(strong), list(always)
         self.mosaic, self.mosaic_prob = mosaic, mosaic_prob
@@ -77,13 +82,20 @@ class StagedMapper:
     def stage_of(self, epoch: int) -> Stage:
         return self.schedule.stage(epoch)
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Every size that training images may have: height and width, scaled alike."""
+        return [self._scaled(side) for side in multi_scale_sizes(self.shape[0], self.multi_scale_repeat)]
+
+    def _scaled(self, side: int) -> tuple[int, int]:
+        height, width = self.shape
+        return side, round(width * side / height / 32) * 32 if side != height else width
+
     def draw_shape(self, stage: Stage) -> tuple[int, int]:
-        """The size of an iteration's images: height and width, scaled alike."""
+        """The size of an iteration's images."""
         if stage is Stage.FINAL:
             return self.shape
-        height, width = self.shape
-        side = int(np.random.choice(multi_scale_sizes(height, self.multi_scale_repeat)))
-        return side, round(width * side / height / 32) * 32 if side != height else width
+        return self._scaled(int(np.random.choice(multi_scale_sizes(self.shape[0], self.multi_scale_repeat))))
 
     def at(self, stage: Stage, records: Records) -> Callable[[dict], dict]:
         """The mapper for one iteration; draws its size.

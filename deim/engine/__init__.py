@@ -2,7 +2,6 @@
 
 from deim.engine.ema import EMAHook
 from deim.engine.optimizer import param_groups
-from deim.engine.schedule import FlatCosine, Schedule
 from deim.engine.trainer import Trainer
 
-__all__ = ["EMAHook", "FlatCosine", "Schedule", "Trainer", "param_groups"]
+__all__ = ["EMAHook", "Trainer", "param_groups"]

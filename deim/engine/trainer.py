@@ -44,6 +44,8 @@ class Trainer(SimpleTrainer):
         if accumulation_steps < 1:
             raise ConfigError(f"train.accumulation_steps must be at least 1, got {accumulation_steps}")
         self.amp, self.clip_grad, self.accumulation_steps = amp, clip_grad, accumulation_steps
+        # the batch of the present step, for hooks to look at
+        self.samples: list[dict] = []
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type) if amp == "float16" else None
 
@@ -54,7 +56,7 @@ class Trainer(SimpleTrainer):
 
     def run_step(self) -> None:
         start = time.perf_counter()
-        samples = next(self._data_loader_iter)
+        samples = self.samples = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad()
         losses = self._accumulate(samples)

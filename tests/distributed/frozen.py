@@ -2,7 +2,7 @@
 
 from detectron2.layers import FrozenBatchNorm2d
 
-from deim.detector import DEIMDetector
+from deim.modeling.detector import DEIMDetector
 
 
 def frozen_detector(**arguments) -> DEIMDetector:

@@ -8,11 +8,10 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from deim.distribution import weighting_function
-from deim.losses import Criterion
-from deim.matching import HungarianMatcher, MatchingCost
-from deim.predictions import EdgeDistributions, Predictions, Targets
-from deim.queries.denoising import DenoisingQueries
+from deim.modeling.losses import Criterion
+from deim.modeling.queries.denoising import DenoisingQueries
+from deim.structures.distribution import weighting_function
+from deim.structures.predictions import EdgeDistributions, Predictions, Targets
 from tests.models import recipe
 
 REG_MAX, UP, REG_SCALE, CLASSES = 8, 0.5, 4.0, 3
@@ -236,9 +235,8 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
 def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
     options = {"mal": {"gamma": 1.5}, "vfl": {"alpha": 0.75, "gamma": 2.0}, "focal": {"alpha": 0.25, "gamma": 2.0}}
     weights = {f"loss_{kind}": 1, "loss_bbox": 1, "loss_giou": 1, "loss_fgl": 1, "loss_ddf": 1}
-    criterion = Criterion(
-        CLASSES, HungarianMatcher(MatchingCost()), classification=kind, weights=weights, **options[kind]
-    )
+    supervision = instantiate(recipe("dfine_l_coco").model.criterion.supervision)
+    criterion = Criterion(CLASSES, supervision, classification=kind, weights=weights, **options[kind])
     for seed in range(3):
         groups, targets, denoising = make_case(seed, counts)
         found = criterion(groups, targets, denoising)

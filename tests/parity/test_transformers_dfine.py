@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 
-from deim.backbone.hgnetv2 import ARCHITECTURES
+from deim.modeling.backbone.hgnetv2 import ARCHITECTURES
 from tests.models import recipe
 from tests.parity.transformers_weights import assert_equals_transformers
 
@@ -35,14 +35,16 @@ RENAMINGS = [
     (r"downsample_convs\.(\d+)\.conv([12])\.", r"downsample_convs.\1.cv\2."),
     (r"^model\.encoder\.", "encoder."),
     (r"^model\.denoising_class_embed\.", "decoder.denoising.class_embedding."),
-    (r"^model\.enc_output\.0\.", "decoder.selection.projection."),
-    (r"^model\.enc_output\.1\.", "decoder.selection.norm."),
-    (r"^model\.enc_score_head\.", "decoder.selection.score_head."),
-    (r"^model\.enc_bbox_head\.", "decoder.selection.bbox_head."),
-    (r"^model\.decoder\.pre_bbox_head\.", "decoder.initial_bbox_head."),
-    (r"^model\.decoder\.lqe_layers\.", "decoder.quality_heads."),
-    (r"^model\.decoder\.class_embed\.", "decoder.score_heads."),
-    (r"^model\.decoder\.bbox_embed\.", "decoder.corner_heads."),
+    (r"^model\.enc_output\.0\.", "decoder.queries.projection."),
+    (r"^model\.enc_output\.1\.", "decoder.queries.norm."),
+    (r"^model\.enc_score_head\.", "decoder.queries.score_head."),
+    (r"^model\.enc_bbox_head\.", "decoder.queries.bbox_head."),
+    (r"^model\.decoder\.pre_bbox_head\.", "decoder.refinement.initial_bbox_head."),
+    (r"^model\.decoder\.lqe_layers\.", "decoder.refinement.quality_heads."),
+    (r"^model\.decoder\.class_embed\.", "decoder.refinement.score_heads."),
+    (r"^model\.decoder\.bbox_embed\.", "decoder.refinement.corner_heads."),
+    (r"^model\.decoder\.query_pos_head\.", "decoder.position.mlp."),
+    (r"^model\.decoder\.(up|reg_scale)$", r"decoder.refinement.\1"),
     (r"^model\.decoder\.", "decoder."),
 ]
 
@@ -75,18 +77,17 @@ def their_model(model_config) -> nn.Module:
         encode_proj_layers=[levels - 1],
         hidden_expansion=encoder.expansion,
         depth_mult=encoder.depth_multiplier,
-        d_model=decoder.hidden_dim,
-        decoder_in_channels=list(decoder.in_channels),
-        decoder_ffn_dim=decoder.dim_feedforward,
+        d_model=decoder.layer.dim,
+        decoder_in_channels=list(decoder.input_proj.in_channels),
+        decoder_ffn_dim=decoder.layer.dim_feedforward,
         decoder_layers=decoder.num_layers,
-        decoder_n_points=list(decoder.num_points),
-        decoder_activation_function=decoder.activation,
+        decoder_n_points=list(decoder.layer.num_points),
+        decoder_activation_function=decoder.layer.activation,
         activation_function="silu",
         num_feature_levels=levels,
-        reg_scale=decoder.reg_scale,
+        reg_scale=decoder.refinement.reg_scale,
         eval_idx=decoder.eval_layer,
-        num_queries=decoder.num_queries,
-        layer_scale=decoder.layer_scale,
+        num_queries=decoder.queries.num_queries,
     )
     return DFineForObjectDetection(config).eval()
 
@@ -100,7 +101,7 @@ def test_logits_and_boxes_equal_transformers(size: str) -> None:
     height, width = 128, 160
     tokens = sum(height // stride * width // stride for stride in ((16, 32) if size == "n" else (8, 16, 32)))
     config = recipe(
-        f"dfine_{size}_coco", "model.backbone.freeze_norm=False", f"model.decoder.num_queries={tokens}"
+        f"dfine_{size}_coco", "model.backbone.freeze_norm=False", f"model.decoder.queries.num_queries={tokens}"
     ).model
     torch.manual_seed(0)
     assert_equals_transformers(config, their_model(config), RENAMINGS, (height, width))

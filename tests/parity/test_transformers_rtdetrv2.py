@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
 
-from deim.backbone.presnet import DEPTHS, WIDTHS
+from deim.modeling.backbone.presnet import DEPTHS, WIDTHS
 from tests.models import recipe
 from tests.parity.transformers_weights import assert_equals_transformers
 
@@ -28,12 +28,13 @@ RENAMINGS = [
     (r"\.encoder_attn\.", ".cross_attn."),
     (r"^model\.encoder\.", "encoder."),
     (r"^model\.denoising_class_embed\.", "decoder.denoising.class_embedding."),
-    (r"^model\.enc_output\.0\.", "decoder.selection.projection."),
-    (r"^model\.enc_output\.1\.", "decoder.selection.norm."),
-    (r"^model\.enc_score_head\.", "decoder.selection.score_head."),
-    (r"^model\.enc_bbox_head\.", "decoder.selection.bbox_head."),
-    (r"^model\.decoder\.class_embed\.", "decoder.score_heads."),
-    (r"^model\.decoder\.bbox_embed\.", "decoder.bbox_heads."),
+    (r"^model\.enc_output\.0\.", "decoder.queries.projection."),
+    (r"^model\.enc_output\.1\.", "decoder.queries.norm."),
+    (r"^model\.enc_score_head\.", "decoder.queries.score_head."),
+    (r"^model\.enc_bbox_head\.", "decoder.queries.bbox_head."),
+    (r"^model\.decoder\.class_embed\.", "decoder.refinement.score_heads."),
+    (r"^model\.decoder\.bbox_embed\.", "decoder.refinement.bbox_heads."),
+    (r"^model\.decoder\.query_pos_head\.", "decoder.position.mlp."),
     (r"^model\.decoder\.", "decoder."),
 ]
 
@@ -59,14 +60,14 @@ def their_model(model_config) -> nn.Module:
         encoder_hidden_dim=encoder.hidden_dim,
         encoder_ffn_dim=encoder.dim_feedforward,
         hidden_expansion=encoder.expansion,
-        d_model=decoder.hidden_dim,
-        decoder_in_channels=list(decoder.in_channels),
-        decoder_ffn_dim=decoder.dim_feedforward,
+        d_model=decoder.layer.dim,
+        decoder_in_channels=list(decoder.input_proj.in_channels),
+        decoder_ffn_dim=decoder.layer.dim_feedforward,
         decoder_layers=decoder.num_layers,
-        decoder_n_points=decoder.num_points[0],
-        decoder_activation_function=decoder.activation,
-        decoder_method={"bilinear": "default", "nearest": "discrete"}[decoder.sampling],
-        num_queries=decoder.num_queries,
+        decoder_n_points=decoder.layer.num_points[0],
+        decoder_activation_function=decoder.layer.activation,
+        decoder_method={"bilinear": "default", "nearest": "discrete"}[decoder.layer.sampling],
+        num_queries=decoder.queries.num_queries,
     )
     return RTDetrV2ForObjectDetection(config).eval()
 
@@ -86,8 +87,8 @@ def test_logits_and_boxes_equal_transformers(size: str, sampling: str) -> None:
         f"rtdetrv2_{size}_coco",
         "model.backbone.freeze_norm=False",
         "model.decoder.eval_layer=-1",
-        f"model.decoder.num_queries={tokens}",
-        f"model.decoder.sampling={sampling}",
+        f"model.decoder.queries.num_queries={tokens}",
+        f"model.decoder.layer.sampling={sampling}",
     ).model
     torch.manual_seed(0)
     assert_equals_transformers(config, their_model(config), RENAMINGS, (side, side))

@@ -9,7 +9,7 @@ from detectron2.config import instantiate
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from deim.predictions import Predictions
+from deim.structures.predictions import Predictions
 from tests.models import randomize
 
 

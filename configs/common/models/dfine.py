@@ -2,13 +2,13 @@
 
 from detectron2.config import LazyCall as L
 
-from deim.backbone import HGNetV2
-from deim.decoder import DFINEDecoder
-from deim.detector import DEIMDetector
-from deim.encoder import HybridEncoder
-from deim.losses import Criterion
-from deim.matching import HungarianMatcher, MatchingCost
-from deim.queries import ContrastiveDenoising
+from deim.modeling.backbone import HGNetV2
+from deim.modeling.decoder import BoxPosition, Decoder, DistributionRefinement, GatedDecoderLayer, MapProjection
+from deim.modeling.detector import DEIMDetector
+from deim.modeling.encoder import HybridEncoder
+from deim.modeling.losses import Criterion, Supervision
+from deim.modeling.matching import HungarianMatcher, MatchingCost
+from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 
 model = L(DEIMDetector)(
     backbone=L(HGNetV2)(
@@ -26,27 +26,46 @@ model = L(DEIMDetector)(
         expansion=1.0,
         depth_multiplier=1.0,
     ),
-    decoder=L(DFINEDecoder)(
-        num_classes="${..num_classes}",
-        in_channels=["${...encoder.hidden_dim}", "${...encoder.hidden_dim}", "${...encoder.hidden_dim}"],
-        hidden_dim="${..encoder.hidden_dim}",
-        dim_feedforward=1024,
-        num_queries=300,
-        num_layers=6,
-        num_points=[3, 6, 3],
-        eval_layer=-1,
-        layer_scale=1.0,
-        reg_max=32,
-        reg_scale=4.0,
-        activation="relu",
-        mlp_activation="relu",
+    decoder=L(Decoder)(
+        input_proj=L(MapProjection)(
+            in_channels=["${....encoder.hidden_dim}", "${....encoder.hidden_dim}", "${....encoder.hidden_dim}"],
+            dim="${..layer.dim}",
+            skip_equal=True,
+        ),
+        queries=L(QuerySelection)(
+            dim="${..layer.dim}",
+            num_classes="${...num_classes}",
+            num_queries=300,
+            activation="${..refinement.activation}",
+        ),
         denoising=L(ContrastiveDenoising)(
-            dim="${..hidden_dim}",
-            num_classes="${..num_classes}",
+            dim="${..layer.dim}",
+            num_classes="${...num_classes}",
             num_queries=100,
             label_noise_ratio=0.5,
             box_noise_scale=1.0,
         ),
+        position=L(BoxPosition)(
+            dim="${..layer.dim}", num_layers=2, activation="${..refinement.activation}", limit=10.0
+        ),
+        layer=L(GatedDecoderLayer)(
+            dim="${...encoder.hidden_dim}",
+            num_heads=8,
+            dim_feedforward=1024,
+            num_points=[3, 6, 3],
+            activation="relu",
+        ),
+        refinement=L(DistributionRefinement)(
+            dim="${..layer.dim}",
+            num_classes="${...num_classes}",
+            num_layers="${..num_layers}",
+            activation="relu",
+            quality_activation="${..layer.activation}",
+            reg_max=32,
+            reg_scale=4.0,
+        ),
+        num_layers=6,
+        eval_layer=-1,
     ),
     criterion=L(Criterion)(
         num_classes="${..num_classes}",
@@ -58,6 +77,14 @@ model = L(DEIMDetector)(
         gamma=2.0,
         weights=dict(loss_vfl=1.0, loss_bbox=5.0, loss_giou=2.0, loss_fgl=0.15, loss_ddf=1.5),
         use_union=True,
+        # The order is that of the matching; the names are those of the D-FINE and DEIM logs.
+        supervision=[
+            L(Supervision)(group="main", suffix="_aux_{}", last_suffix=""),
+            L(Supervision)(group="initial", suffix="_pre"),
+            L(Supervision)(group="encoder", suffix="_enc_{}"),
+            L(Supervision)(group="denoising", suffix="_dn_{}", denoising=True),
+            L(Supervision)(group="denoising_initial", suffix="_dn_pre", denoising=True),
+        ],
     ),
     num_classes=80,
     num_detections=300,

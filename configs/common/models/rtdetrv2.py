@@ -2,13 +2,13 @@
 
 from detectron2.config import LazyCall as L
 
-from deim.backbone import PResNet
-from deim.decoder import RTDETRDecoder
-from deim.detector import DEIMDetector
-from deim.encoder import HybridEncoder
-from deim.losses import Criterion, Supervision
-from deim.matching import HungarianMatcher, MatchingCost
-from deim.queries import ContrastiveDenoising
+from deim.modeling.backbone import PResNet
+from deim.modeling.decoder import AddNormDecoderLayer, BoxPosition, Decoder, IterativeRefinement, MapProjection
+from deim.modeling.detector import DEIMDetector
+from deim.modeling.encoder import HybridEncoder
+from deim.modeling.losses import Criterion, Supervision
+from deim.modeling.matching import HungarianMatcher, MatchingCost
+from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 
 model = L(DEIMDetector)(
     backbone=L(PResNet)(
@@ -28,26 +28,43 @@ model = L(DEIMDetector)(
         depth_multiplier=1.0,
         fusion="csp",
     ),
-    decoder=L(RTDETRDecoder)(
-        num_classes="${..num_classes}",
-        in_channels=["${...encoder.hidden_dim}", "${...encoder.hidden_dim}", "${...encoder.hidden_dim}"],
-        hidden_dim=256,
-        dim_feedforward=1024,
-        num_queries=300,
-        num_layers=6,
-        num_points=[4, 4, 4],
-        eval_layer=-1,
-        activation="relu",
-        mlp_activation="relu",
-        position_layers=2,
-        sampling="bilinear",
+    decoder=L(Decoder)(
+        input_proj=L(MapProjection)(
+            in_channels=["${....encoder.hidden_dim}", "${....encoder.hidden_dim}", "${....encoder.hidden_dim}"],
+            dim="${..layer.dim}",
+        ),
+        queries=L(QuerySelection)(
+            dim="${..layer.dim}",
+            num_classes="${...num_classes}",
+            num_queries=300,
+            activation="${..refinement.activation}",
+        ),
         denoising=L(ContrastiveDenoising)(
-            dim="${..hidden_dim}",
-            num_classes="${..num_classes}",
+            dim="${..layer.dim}",
+            num_classes="${...num_classes}",
             num_queries=100,
             label_noise_ratio=0.5,
             box_noise_scale=1.0,
         ),
+        position=L(BoxPosition)(dim="${..layer.dim}", num_layers=2, activation="${..refinement.activation}"),
+        layer=L(AddNormDecoderLayer)(
+            dim=256,
+            num_heads=8,
+            dim_feedforward=1024,
+            num_points=[4, 4, 4],
+            activation="relu",
+            project=True,
+            sampling="bilinear",
+        ),
+        refinement=L(IterativeRefinement)(
+            dim="${..layer.dim}",
+            num_classes="${...num_classes}",
+            num_layers="${..num_layers}",
+            activation="relu",
+            look_forward_twice=True,
+        ),
+        num_layers=6,
+        eval_layer=-1,
     ),
     criterion=L(Criterion)(
         num_classes="${..num_classes}",

@@ -1,6 +1,6 @@
 """DEIM-D-FINE-L on COCO, 58 epochs."""
 
-from deim.recipes import with_deim_dfine, with_dense_o2o
+from deim.config import with_deim_dfine, with_dense_o2o
 
 from ...dfine.configs.dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

@@ -1,6 +1,6 @@
 """DEIM-D-FINE-M on COCO, 102 epochs."""
 
-from deim.recipes import with_deim_dfine
+from deim.config import with_deim_dfine
 
 from ...dfine.configs.dfine_m_coco import model
 from .deim_dfine_l_coco import dataloader, lr_multiplier, optimizer, schedule, train

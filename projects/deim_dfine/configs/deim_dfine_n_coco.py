@@ -1,6 +1,6 @@
 """DEIM-D-FINE-N on COCO, 160 epochs at a constant learning rate."""
 
-from deim.recipes import with_deim_dfine, with_dense_o2o
+from deim.config import with_deim_dfine, with_dense_o2o
 
 from ...dfine.configs.dfine_n_coco import dataloader, model, optimizer
 from .deim_dfine_l_coco import lr_multiplier, schedule, train

@@ -28,11 +28,11 @@ model.num_detections = 100
 model.backbone.out_features = ["stage2", "stage3"]
 model.encoder.in_channels = [256, 512]
 model.encoder.hidden_dim = 96
-model.decoder.in_channels = [96, 96]
-model.decoder.dim_feedforward = 384
+model.decoder.input_proj.in_channels = [96, 96]
+model.decoder.layer.dim_feedforward = 384
 model.decoder.num_layers = 2
-model.decoder.num_points = [4, 4]
-model.decoder.num_queries = 50
+model.decoder.layer.num_points = [4, 4]
+model.decoder.queries.num_queries = 50
 model.decoder.denoising.num_queries = 30
 
 optimizer.lr = 1e-3

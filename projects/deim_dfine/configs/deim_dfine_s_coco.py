@@ -1,6 +1,6 @@
 """DEIM-D-FINE-S on COCO, 132 epochs."""
 
-from deim.recipes import with_deim_dfine
+from deim.config import with_deim_dfine
 
 from ...dfine.configs.dfine_s_coco import model
 from .deim_dfine_m_coco import dataloader, lr_multiplier, optimizer, schedule, train

@@ -1,7 +1,6 @@
 """DEIM-D-FINE-S on Pascal VOC, with COCO's schedule; to fine-tune, give ``train.init_checkpoint``."""
 
-from deim.config import get_config
-from deim.recipes import with_datasets
+from deim.config import get_config, with_datasets
 
 from .deim_dfine_s_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

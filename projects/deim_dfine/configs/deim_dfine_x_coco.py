@@ -1,6 +1,6 @@
 """DEIM-D-FINE-X on COCO, 58 epochs."""
 
-from deim.recipes import with_deim_dfine
+from deim.config import with_deim_dfine
 
 from ...dfine.configs.dfine_x_coco import model
 from .deim_dfine_l_coco import dataloader, lr_multiplier, optimizer, schedule, train

@@ -12,12 +12,12 @@ model.backbone.out_features = ["stage2", "stage3"]
 model.encoder.in_channels = [128, 256]
 model.encoder.hidden_dim = 96
 model.encoder.dim_feedforward = 384
-model.decoder.in_channels = [96, 96]
-model.decoder.hidden_dim = 96
-model.decoder.dim_feedforward = 384
+model.decoder.input_proj.in_channels = [96, 96]
+model.decoder.layer.dim = 96
+model.decoder.layer.dim_feedforward = 384
 model.decoder.num_layers = 2
-model.decoder.num_points = [4, 4]
-model.decoder.num_queries = 50
+model.decoder.layer.num_points = [4, 4]
+model.decoder.queries.num_queries = 50
 model.decoder.denoising.num_queries = 30
 
 optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))

@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R34 on COCO, 120 epochs."""
 
-from deim.recipes import with_deim_rtdetr
+from deim.config import with_deim_rtdetr
 
 from ...rtdetrv2.configs.rtdetrv2_r34vd_120e_coco import model
 from .deim_rtdetrv2_r50vd_60e_coco import dataloader, lr_multiplier, optimizer, schedule, train

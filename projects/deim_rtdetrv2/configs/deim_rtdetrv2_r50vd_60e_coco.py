@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R50 on COCO, 60 epochs."""
 
-from deim.recipes import with_deim_rtdetr, with_dense_o2o
+from deim.config import with_deim_rtdetr, with_dense_o2o
 
 from ...rtdetrv2.configs.rtdetrv2_r50vd_6x_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

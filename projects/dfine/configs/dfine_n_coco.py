@@ -14,9 +14,9 @@ model.encoder.hidden_dim = 128
 model.encoder.dim_feedforward = 512
 model.encoder.expansion = 0.34
 model.encoder.depth_multiplier = 0.5
-model.decoder.in_channels = [128, 128]
-model.decoder.dim_feedforward = 512
-model.decoder.num_points = [6, 6]
+model.decoder.input_proj.in_channels = [128, 128]
+model.decoder.layer.dim_feedforward = 512
+model.decoder.layer.num_points = [6, 6]
 
 optimizer.lr = 8e-4
 optimizer.params.rules.backbone.lr = 4e-4

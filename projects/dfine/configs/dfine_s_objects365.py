@@ -1,7 +1,6 @@
 """D-FINE-S on Objects365, 36 epochs, to be fine-tuned on another data set."""
 
-from deim.config import get_config
-from deim.recipes import with_datasets
+from deim.config import get_config, with_datasets
 
 from .dfine_s_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

@@ -9,8 +9,8 @@ dataloader.train.mapper.multi_scale_repeat = 3
 model.backbone.name = "B5"
 model.encoder.hidden_dim = 384
 model.encoder.dim_feedforward = 2048
-model.decoder.hidden_dim = 256
-model.decoder.reg_scale = 8.0
+model.decoder.layer.dim = 256
+model.decoder.refinement.reg_scale = 8.0
 
 optimizer.params.rules.backbone.lr = 2.5e-6
 

@@ -1,0 +1,28 @@
+"""Names that parameters had in earlier versions of this package."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+# Before the decoder was put together from parts.
+_FORMER_NAMES = (
+    (re.compile(r"^decoder\.selection\."), "decoder.queries."),
+    (re.compile(r"^decoder\.query_pos_head\."), "decoder.position.mlp."),
+    (
+        re.compile(r"^decoder\.(score_heads|bbox_heads|corner_heads|quality_heads|initial_bbox_head|up|reg_scale)\b"),
+        r"decoder.refinement.\1",
+    ),
+)
+
+
+def present_name(name: str) -> str:
+    """What a parameter of an earlier version is called now."""
+    for pattern, replacement in _FORMER_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def with_present_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of any version of this package under the names of this one."""
+    return {present_name(name): value for name, value in weights.items()}

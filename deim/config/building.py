@@ -1,0 +1,46 @@
+"""Building what a config describes, with faults that name the node at fault."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from deim.errors import ConfigError
+
+# What constructors, torch's among them, raise for arguments that make no sense.
+_REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
+
+
+def build(cfg: Any, key: str) -> Any:
+    """Instantiate the node ``key`` of a config, such as ``"model"``, as detectron2's ``instantiate`` does.
+
+    Raises:
+        ConfigError: a constructor refuses its arguments, or an interpolation leads nowhere; names the node.
+    """
+    return _build(OmegaConf.select(cfg, key), key)
+
+
+def _build(node: Any, key: str) -> Any:
+    if OmegaConf.is_list(node):
+        return [_build(value, f"{key}.{index}") for index, value in enumerate(node)]
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        return node
+    try:
+        arguments = dict(node.items())
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key} of the config: {error}") from error
+    arguments = {name: _build(value, f"{key}.{name}") for name, value in arguments.items()}
+    try:
+        return instantiate(arguments)
+    except _REFUSALS as error:
+        raise ConfigError(f"{key} of the config cannot be built: {error} ({origin(error)})") from error
+
+
+def origin(error: BaseException) -> str:
+    """Where an exception was raised, for a message that stands without its traceback."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    path = Path(last.filename)
+    return f"{type(error).__name__} in {path.parent.name}/{path.name}, line {last.lineno}"

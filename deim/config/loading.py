@@ -1,0 +1,132 @@
+"""Loading and overriding of LazyConfigs."""
+
+from collections.abc import Sequence
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from deim.config.files import available, get_config_file, shipped_folder
+from deim.errors import ConfigError
+
+
+def get_config(path: str) -> Any:
+    """The common config at ``path``, such as ``"common/train.py"``, wherever deim is installed.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folder = shipped_folder("configs")
+    if not (folder / path).is_file():
+        raise ConfigError(f"there is no config {path} in {folder}")
+    return LazyConfig.load(str(folder / path))
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Any:
+    """A config file with command-line overrides applied.
+
+    What it does not set under ``train`` gets the value of ``common/train.py``, so that recipes of
+    detrex run as well.
+
+    Args:
+        path: a file, or the name of a recipe in :mod:`deim.config.model_zoo`.
+        overrides: ``key.sub=value``. A key must exist, so that a misspelt one does not go unnoticed;
+            a new one is written ``+key.sub=value``.
+
+    Raises:
+        ConfigError: the file does not exist or cannot be run, or an override is wrong.
+    """
+    path = find_config(path)
+    try:
+        cfg = LazyConfig.load(path)
+    except (ImportError, SyntaxError, ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"config file {path} cannot be loaded: {error}") from error
+    missing = [key for key in ("train", "dataloader", "model", "optimizer") if key not in cfg]
+    if missing:
+        raise ConfigError(f"config file {path} defines no {', '.join(missing)}: it is not a complete recipe")
+    # Recipes written for detrex know nothing of the settings that are only ours.
+    cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
+    for override in overrides:
+        _apply(cfg, override)
+    return cfg
+
+
+def find_config(path: str) -> str:
+    """The file that a path, or the name of a recipe, stands for.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not path:
+        raise ConfigError("no config is given: --config-file projects/<system>/configs/<recipe>.py")
+    if Path(path).is_file():
+        return path
+    if path in available():
+        return get_config_file(path)
+    raise ConfigError(f"config file {path} does not exist, nor is it one of the recipes {', '.join(available())}")
+
+
+def _apply(cfg: Any, override: str) -> None:
+    text = override.lstrip("+")
+    key, equals, _ = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{override!r} is no override; write key=value")
+    known = not override.startswith("+")
+    if known:
+        _require_key(cfg, key)
+    former = _value(cfg, key) if known else None
+    try:
+        LazyConfig.apply_overrides(cfg, [text])
+    except Exception as error:  # hydra and omegaconf have many kinds for malformed overrides
+        raise ConfigError(f"override {override!r} cannot be applied: {error}") from error
+    _require_kind(override, former, _value(cfg, key))
+
+
+def _value(cfg: Any, key: str) -> Any:
+    """What stands at ``key``; None if it refers to something that is not there."""
+    try:
+        return OmegaConf.select(cfg, key)
+    except OmegaConfBaseException:
+        return None
+
+
+def _kind(value: Any) -> str | None:
+    """What may only be replaced by its like; None for what may be replaced by anything."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, Number):
+        return "a number"
+    if OmegaConf.is_list(value):
+        return "a list"
+    return None
+
+
+def _require_kind(override: str, former: Any, value: Any) -> None:
+    wanted = _kind(former)
+    if wanted is not None and value is not None and not OmegaConf.is_dict(value) and _kind(value) != wanted:
+        raise ConfigError(f"override {override!r} must be {wanted}, such as {former}")
+
+
+def _require_key(cfg: Any, key: str) -> None:
+    """Raise where ``key`` is not in the config, naming what is there."""
+    node: Any = cfg
+    done: list[str] = []
+    for part in key.split("."):
+        known = (
+            list(node)
+            if OmegaConf.is_dict(node)
+            else list(map(str, range(len(node))))
+            if OmegaConf.is_list(node)
+            else []
+        )
+        if part not in known:
+            where = ".".join(done) or "the config"
+            raise ConfigError(
+                f"unknown key {key!r}: {where} has {', '.join(k for k in known if k != '_target_') or 'no keys'} "
+                f"(to add a key write +{key}=...)"
+            )
+        done.append(part)
+        node = node[part] if OmegaConf.is_dict(node) else node[int(part)]

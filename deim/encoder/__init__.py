@@ -1,5 +1,0 @@
-"""Encoders between backbone and decoder."""
-
-from deim.encoder.hybrid import HybridEncoder
-
-__all__ = ["HybridEncoder"]

@@ -1,0 +1,35 @@
+"""Pictures of what a checkpoint detects."""
+
+import itertools
+from typing import Any
+
+import torch
+from detectron2.data import MetadataCatalog
+
+from deim.config import build
+from deim.data.image import read_image
+from deim.data.records import annotation_arrays
+from deim.engine.evaluation import check_classes, trained_model
+from deim.engine.preflight import fall_back_to_cpu
+from deim.visualization import draw_detections
+
+
+@torch.no_grad()
+def draw_predictions(cfg: Any, output: str, count: int, threshold: float) -> None:
+    """Draw what a checkpoint detects on the first ``count`` images of ``dataloader.test``; see
+    :func:`deim.visualization.draw_detections`.
+
+    Raises:
+        DeimError: something that the user can mend is wrong.
+    """
+    fall_back_to_cpu(cfg)
+    loader = build(cfg, "dataloader.test")
+    check_classes(cfg, "test")
+    model = trained_model(cfg).eval()
+    samples = list(itertools.islice(itertools.chain.from_iterable(loader), count))
+    records = {r["image_id"]: r for r in build(cfg, "dataloader.test.dataset")}
+    images = [read_image(sample["file_name"], (sample["height"], sample["width"])) for sample in samples]
+    truths = [annotation_arrays(records[sample["image_id"]]) for sample in samples]
+    found = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
+    names = MetadataCatalog.get(cfg.dataloader.test.dataset.name).thing_classes
+    draw_detections(images, truths, found, names, output, threshold)

@@ -1,0 +1,70 @@
+"""Evaluating the model of a config."""
+
+import logging
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from omegaconf import OmegaConf
+from torch import nn
+
+from deim.checkpoint.loading import load_weights
+from deim.config import build
+from deim.engine.preflight import check_model_runs, ddp_options
+from deim.errors import ConfigError, DatasetError
+
+logger = logging.getLogger("detectron2.deim")
+
+
+def check_classes(cfg: Any, split: str) -> None:
+    """Compare the model's number of classes with that of the data set of ``dataloader.<split>``.
+
+    Call it after the loader is built, which registers the data set.
+
+    Raises:
+        DatasetError: they differ.
+    """
+    dataset = OmegaConf.select(cfg, f"dataloader.{split}.dataset", default=None) or {}
+    name = dataset.get("name", dataset.get("names"))
+    expected = OmegaConf.select(cfg, "model.num_classes", default=None)
+    classes = None if not isinstance(name, str) else MetadataCatalog.get(name).get("thing_classes")
+    if classes is None or expected is None or len(classes) == expected:
+        return
+    shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+    raise DatasetError(
+        f"the model has {expected} classes, but the data set {name!r} has {len(classes)} ({shown}): "
+        f"set model.num_classes={len(classes)}"
+    )
+
+
+def evaluate(cfg: Any, model: nn.Module) -> dict:
+    """Run ``dataloader.test`` through the model and its evaluator; the results, on the main process."""
+    if "evaluator" not in cfg.dataloader:
+        logger.warning("The config has no dataloader.evaluator: nothing is evaluated")
+        return {}
+    loader = build(cfg, "dataloader.test")
+    check_classes(cfg, "test")
+    results = inference_on_dataset(model, loader, build(cfg, "dataloader.evaluator"))
+    print_csv_format(results)
+    return results
+
+
+def evaluate_checkpoint(cfg: Any) -> dict:
+    """``--eval-only``: evaluate ``train.init_checkpoint``, its averaged weights if it has any."""
+    model = trained_model(cfg)
+    check_model_runs(cfg, model)
+    return evaluate(cfg, create_ddp_model(model, **ddp_options(cfg)))
+
+
+def trained_model(cfg: Any) -> nn.Module:
+    """The model of a config with the weights of ``train.init_checkpoint``.
+
+    Raises:
+        DeimError: there is no checkpoint, or it does not fit.
+    """
+    if not cfg.train.init_checkpoint:
+        raise ConfigError("no weights are given: train.init_checkpoint=path/to/model.pth")
+    model = build(cfg, "model").to(cfg.train.device)
+    load_weights(model, cfg.train.init_checkpoint, use_ema=cfg.train.model_ema.use_ema_weights_for_eval_only)
+    return model

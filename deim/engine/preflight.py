@@ -1,0 +1,107 @@
+"""What is put right or refused before a run starts."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.utils.file_io import PathManager
+from omegaconf import OmegaConf
+from torch import nn
+
+from deim.config.building import origin
+from deim.errors import ConfigError
+
+
+def fall_back_to_cpu(cfg: Any) -> None:
+    """Without a GPU, run on the CPU in float32; in place."""
+    if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
+        print("No GPU is available: running on the CPU in float32 (train.device=cpu silences this).")
+        cfg.train.device = "cpu"
+        cfg.train.amp.enabled = False
+
+
+def ddp_options(cfg: Any) -> dict:
+    """Arguments of detectron2's ``create_ddp_model``."""
+    options = dict(cfg.train.ddp)
+    if not torch.cuda.is_available():
+        options["device_ids"] = None  # detectron2 would name a GPU
+    return options
+
+
+def make_output_folder(cfg: Any) -> None:
+    """
+    Raises:
+        ConfigError: ``train.output_dir`` cannot be made or written to.
+    """
+    folder = cfg.train.output_dir
+    try:
+        PathManager.mkdirs(folder)
+    except OSError as error:
+        raise ConfigError(f"train.output_dir={folder} cannot be made: {error.strerror or error}") from error
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+        raise ConfigError(f"train.output_dir={folder} cannot be written to")
+
+
+# Keys of which the value, where there is one, must be at least 1.
+_COUNTS = (
+    *("train.max_iter", "train.log_period", "train.checkpointer.period", "train.accumulation_steps"),
+    *("dataloader.train.total_batch_size", "dataloader.test.total_batch_size"),
+)
+
+_BUILT_IN_TRAINING = ("dataloader.train", "optimizer", "lr_multiplier")
+
+
+def check_settings(cfg: Any, training: bool) -> None:
+    """
+    Args:
+        training: whether the run trains, or only evaluates.
+
+    Raises:
+        ConfigError: a setting that no constructor looks at is missing or out of its range.
+    """
+    for key in _COUNTS:
+        value = OmegaConf.select(cfg, key, default=None)
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} must be at least 1, got {value}")
+    if cfg.train.model_ema.enabled and not 0 < cfg.train.model_ema.decay < 1:
+        raise ConfigError(f"train.model_ema.decay must be between 0 and 1, got {cfg.train.model_ema.decay}")
+    for key in ("model", "dataloader.test", *(_BUILT_IN_TRAINING if training else ())):
+        if "_target_" not in (OmegaConf.select(cfg, key, default=None) or {}):
+            raise ConfigError(f"{key} of the config describes nothing to build")
+    try:
+        torch.device(cfg.train.device)
+    except RuntimeError as error:
+        raise ConfigError(f"train.device={cfg.train.device!r}: {error}") from error
+
+
+@torch.no_grad()
+def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int]] = ()) -> None:
+    """Run a black image through the model, of the smallest size in ``shapes`` and
+    ``dataloader.image_size``: parts that do not fit each other, or too few tokens for the queries, show
+    now and not in the middle of a run.
+
+    Args:
+        shapes: (height, width) of training images.
+
+    Raises:
+        ConfigError: the model refuses it; says why.
+    """
+    stated = OmegaConf.select(cfg, "dataloader.image_size", default=None)
+    shapes = [*shapes, *([tuple(stated)] if stated is not None else [])]
+    if not shapes:
+        return
+    height, width = min(shapes, key=lambda shape: shape[0] * shape[1])
+    was_training = model.training
+    try:
+        image = torch.zeros(3, height, width, dtype=torch.uint8)
+        model.eval()([{"image": image, "height": height, "width": width}])
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the model does not run on an image of {height} x {width}, the smallest of this run "
+            f"(dataloader.image_size): {error} ({origin(error)})"
+        ) from error
+    finally:
+        model.train(was_training)

@@ -1,0 +1,216 @@
+"""PP-HGNetV2, the backbone of D-FINE (PaddlePaddle's PP-HGNet; B0-B6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim.layers.conv import ConvNorm
+from deim.modeling.backbone.staged import StagedBackbone
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: ``blocks`` blocks of ``layers`` layers of width ``mid`` that end in width ``out``."""
+
+    mid: int
+    out: int
+    blocks: int
+    layers: int
+    light: bool = False
+    kernel_size: int = 3
+
+
+def _stages(mids: Sequence[int], outs: Sequence[int], blocks: Sequence[int], layers: int) -> tuple[StageSpec, ...]:
+    """The four stages; the last two are made of light layers with 5x5 kernels."""
+    return tuple(
+        StageSpec(mid, out, count, layers, light=index >= 2, kernel_size=5 if index >= 2 else 3)
+        for index, (mid, out, count) in enumerate(zip(mids, outs, blocks, strict=True))
+    )
+
+
+# (stem's middle and output width, stages)
+ARCHITECTURES: dict[str, tuple[tuple[int, int], tuple[StageSpec, ...]]] = {
+    "B0": ((16, 16), _stages((16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1), 3)),
+    "B1": ((24, 32), _stages((32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1), 3)),
+    "B2": ((24, 32), _stages((32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1), 4)),
+    "B3": ((24, 32), _stages((32, 64, 128, 256), (128, 512, 1024, 2048), (1, 1, 3, 1), 5)),
+    "B4": ((32, 48), _stages((48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1), 6)),
+    "B5": ((32, 64), _stages((64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2), 6)),
+    "B6": ((48, 96), _stages((96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6)),
+}
+
+
+class LearnableAffine(nn.Module):
+    """``scale * x + bias`` with two scalars; lets small networks use a ReLU better."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x + self.bias
+
+
+class HGConv(ConvNorm):
+    """Convolution, normalisation and, with ``activate``, ReLU and optionally a learnable affine."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        activate: bool = True,
+        learnable_affine: bool = False,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, groups=groups, activation="relu" if activate else None
+        )
+        self.affine = LearnableAffine() if activate and learnable_affine else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.affine(super().forward(x))
+
+
+class LightHGConv(nn.Module):
+    """Pointwise convolution without activation, then a depthwise one with it."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, learnable_affine: bool = False):
+        super().__init__()
+        self.conv1 = HGConv(in_channels, out_channels, 1, activate=False)
+        self.conv2 = HGConv(
+            out_channels, out_channels, kernel_size, groups=out_channels, learnable_affine=learnable_affine
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class Stem(nn.Module):
+    """3 channels at stride 1 -> ``out_channels`` at stride 4, by a pooled and a convolved branch."""
+
+    def __init__(self, mid_channels: int, out_channels: int, learnable_affine: bool):
+        super().__init__()
+        mid, half = mid_channels, mid_channels // 2
+        self.stem1 = HGConv(3, mid, 3, 2, learnable_affine=learnable_affine)
+        self.stem2a = HGConv(mid, half, 2, learnable_affine=learnable_affine)
+        self.stem2b = HGConv(half, mid, 2, learnable_affine=learnable_affine)
+        self.stem3 = HGConv(mid * 2, mid, 3, 2, learnable_affine=learnable_affine)
+        self.stem4 = HGConv(mid, out_channels, 1, learnable_affine=learnable_affine)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=1, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # 2x2 kernels at stride 1: one row and column of zeros at the end keeps the size.
+        x = F.pad(self.stem1(x), (0, 1, 0, 1))
+        convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
+        return self.stem4(self.stem3(torch.cat([self.pool(x), convolved], dim=1)))
+
+
+class HGBlock(nn.Module):
+    """Chained layers whose inputs and outputs are all concatenated, squeezed and expanded by 1x1."""
+
+    def __init__(self, in_channels: int, spec: StageSpec, residual: bool, learnable_affine: bool):
+        super().__init__()
+        self.residual = residual
+        widths = [in_channels, *[spec.mid] * (spec.layers - 1)]
+        layer = LightHGConv if spec.light else HGConv
+        self.layers = nn.ModuleList(
+            layer(width, spec.mid, spec.kernel_size, learnable_affine=learnable_affine) for width in widths
+        )
+        total = in_channels + spec.layers * spec.mid
+        self.aggregation = nn.Sequential(
+            HGConv(total, spec.out // 2, 1, learnable_affine=learnable_affine),
+            HGConv(spec.out // 2, spec.out, 1, learnable_affine=learnable_affine),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        collected = [x]
+        for layer in self.layers:
+            collected.append(layer(collected[-1]))
+        y = self.aggregation(torch.cat(collected, dim=1))
+        return y + x if self.residual else y
+
+
+class HGStage(nn.Module):
+    """Optional depthwise downsampling by 2, then blocks; all but the first are residual."""
+
+    def __init__(self, in_channels: int, spec: StageSpec, downsample: bool, learnable_affine: bool):
+        super().__init__()
+        self.downsample = (
+            HGConv(in_channels, in_channels, 3, 2, groups=in_channels, activate=False) if downsample else nn.Identity()
+        )
+        self.blocks = nn.Sequential(
+            *(
+                HGBlock(spec.out if index else in_channels, spec, index > 0, learnable_affine)
+                for index in range(spec.blocks)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+@BACKBONE_REGISTRY.register()
+class HGNetV2(StagedBackbone):
+    """PP-HGNetV2.
+
+    Args:
+        name: "B0" .. "B6".
+        learnable_affine: add a learnable affine after each activation (D-FINE N, S and M).
+        out_features: of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
+        freeze_at: freeze the parameters of the first parts, as detectron2 counts: 0 none, 1 the
+            stem, 2 the stem and stage1, and so on.
+        freeze_norm: replace every BatchNorm by a frozen one.
+
+    Raises:
+        ValueError: an unknown name, feature or ``freeze_at``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        name: str,
+        *,
+        learnable_affine: bool = False,
+        out_features: Sequence[str] = ("stage2", "stage3", "stage4"),
+        freeze_at: int = 0,
+        freeze_norm: bool = False,
+    ):
+        super().__init__()
+        if name not in ARCHITECTURES:
+            raise ValueError(f"Unknown HGNetV2 {name!r}; choose one of {', '.join(ARCHITECTURES)}")
+        (stem_mid, stem_out), specs = ARCHITECTURES[name]
+        specs = specs[: self.stages_to_build(out_features, freeze_at)]
+        self.stem = Stem(stem_mid, stem_out, learnable_affine)
+        inputs = [stem_out, *(spec.out for spec in specs[:-1])]
+        self.stages = nn.ModuleList(
+            HGStage(width, spec, index > 0, learnable_affine)
+            for index, (width, spec) in enumerate(zip(inputs, specs, strict=True))
+        )
+        self.describe(out_features, (spec.out for spec in specs))
+        self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
+        """Arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
+        options = cfg.MODEL.HGNETV2
+        return {
+            "name": options.NAME,
+            "learnable_affine": options.LEARNABLE_AFFINE,
+            "out_features": options.OUT_FEATURES,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+            "freeze_norm": options.FREEZE_NORM,
+        }
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> {feature name: (B, C, H / stride, W / stride)}."""
+        return self.run_stages(self.stem(x), self.stages)

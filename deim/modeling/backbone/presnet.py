@@ -1,0 +1,152 @@
+"""PResNet, the backbone of RT-DETR: ResNet-D (arXiv 1812.01187, section 4) as PaddleDetection trains it."""
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim.checkpoint.backbone import load_backbone_weights
+from deim.layers.conv import ConvNorm
+from deim.modeling.backbone.staged import StagedBackbone
+
+# blocks in each of the four stages
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+WIDTHS = (64, 128, 256, 512)
+
+
+class Shortcut(nn.Sequential):
+    """1x1 convolution; with a stride, after an average over the pixels that it would skip."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        if stride > 1:
+            self.add_module("pool", nn.AvgPool2d(stride, stride, ceil_mode=True))
+        self.add_module("conv", ConvNorm(in_channels, out_channels))
+
+
+class ResidualBlock(nn.Module):
+    """A branch of convolutions added to its input, or to a projection of that.
+
+    Args:
+        project: give the shortcut a convolution: in the first block of every stage.
+    """
+
+    expansion: int
+
+    def __init__(self, in_channels: int, width: int, stride: int, project: bool):
+        super().__init__()
+        self.short = Shortcut(in_channels, width * self.expansion, stride) if project else nn.Identity()
+
+    def branch(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.branch(x) + self.short(x))
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, project: bool):
+        super().__init__(in_channels, width, stride, project)
+        self.branch2a = ConvNorm(in_channels, width, 3, stride, activation="relu")
+        self.branch2b = ConvNorm(width, width, 3)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.branch2b(self.branch2a(x))
+
+
+class BottleneckBlock(ResidualBlock):
+    """1x1, strided 3x3 and widening 1x1 convolution."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, project: bool):
+        super().__init__(in_channels, width, stride, project)
+        self.branch2a = ConvNorm(in_channels, width, activation="relu")
+        self.branch2b = ConvNorm(width, width, 3, stride, activation="relu")
+        self.branch2c = ConvNorm(width, width * self.expansion)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.branch2c(self.branch2b(self.branch2a(x)))
+
+
+class ResidualStage(nn.Module):
+    def __init__(self, block: type[ResidualBlock], in_channels: int, width: int, count: int, stride: int):
+        super().__init__()
+        first = block(in_channels, width, stride, project=True)
+        wide = width * block.expansion
+        self.blocks = nn.Sequential(first, *(block(wide, width, 1, project=False) for _ in range(count - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+@BACKBONE_REGISTRY.register()
+class PResNet(StagedBackbone):
+    """ResNet-D with 18, 34, 50 or 101 layers.
+
+    Args:
+        depth: number of layers.
+        out_features: of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
+        freeze_at: freeze the parameters of the first parts, as detectron2 counts: 0 none, 1 the
+            stem, 2 the stem and stage1, and so on.
+        freeze_norm: replace every BatchNorm by a frozen one.
+        weights: file with pretrained weights under these or under RT-DETR's names, which are the same;
+            "" for none.
+
+    Raises:
+        ValueError: an unknown depth, feature or ``freeze_at``.
+        CheckpointError: ``weights`` does not fit.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        depth: int,
+        *,
+        out_features: Sequence[str] = ("stage2", "stage3", "stage4"),
+        freeze_at: int = 0,
+        freeze_norm: bool = False,
+        weights: str = "",
+    ):
+        super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"there is no PResNet with {depth} layers; choose one of {', '.join(map(str, DEPTHS))}")
+        widths = WIDTHS[: self.stages_to_build(out_features, freeze_at)]
+        self.conv1 = nn.Sequential()
+        for number, (before, after, stride) in enumerate(((3, 32, 2), (32, 32, 1), (32, 64, 1)), 1):
+            self.conv1.add_module(f"conv1_{number}", ConvNorm(before, after, 3, stride, activation="relu"))
+        block: type[ResidualBlock] = BottleneckBlock if depth >= 50 else BasicBlock
+        channels = [width * block.expansion for width in widths]
+        self.res_layers = nn.ModuleList(
+            ResidualStage(block, before, width, count, 1 if index == 0 else 2)
+            for index, (before, width, count) in enumerate(
+                zip([64, *channels[:-1]], widths, DEPTHS[depth], strict=False)
+            )
+        )
+        self.describe(out_features, channels)
+        if weights:
+            load_backbone_weights(self, weights)
+        self.freeze([self.conv1, *self.res_layers], freeze_at, freeze_norm)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
+        """Arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
+        options = cfg.MODEL.PRESNET
+        return {
+            "depth": options.DEPTH,
+            "out_features": options.OUT_FEATURES,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+            "freeze_norm": options.FREEZE_NORM,
+            "weights": options.WEIGHTS,
+        }
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> {feature name: (B, C, H / stride, W / stride)}."""
+        return self.run_stages(F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1), self.res_layers)

@@ -1,0 +1,113 @@
+"""Fine-grained distribution refinement (FDR): boxes as edge distributions (D-FINE, arXiv 2410.13842, section 4.1)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deim.layers import MLP
+from deim.modeling.decoder.refinement import Refinement, RefinementState
+from deim.modeling.queries.denoising import box_logits
+from deim.structures.distribution import expected_offsets, offsets_to_boxes, weighting_function
+from deim.structures.predictions import EdgeDistributions, Predictions
+
+
+class LocationQualityEstimator(nn.Module):
+    """Corrects class logits by how peaked the four edge distributions are (LQE; GFLv2's statistics)."""
+
+    def __init__(self, top_k: int = 4, hidden_dim: int = 64, num_layers: int = 2, activation: str = "relu"):
+        super().__init__()
+        self.top_k = top_k
+        self.reg_conf = MLP(4 * (top_k + 1), hidden_dim, 1, num_layers, activation=activation, zero_init=True)
+
+    def forward(self, logits: Tensor, corners: Tensor) -> Tensor:
+        """(..., K) class logits and (..., 4, reg_max + 1) corner logits -> (..., K)."""
+        highest = corners.softmax(dim=-1).topk(self.top_k, dim=-1).values
+        statistics = torch.cat([highest, highest.mean(dim=-1, keepdim=True)], dim=-1)
+        return logits + self.reg_conf(statistics.flatten(-2).to(logits.dtype))
+
+
+@dataclass
+class DistributionState(RefinementState):
+    """Beside ``references``: what the distributions of the next layer are added to.
+
+    Attributes:
+        bin_values: (reg_max + 1,).
+        anchor: (B, Q, 4) cxcywh, the boxes that the distributions refine, without gradient.
+        corners: (B, Q, 4, reg_max + 1) logits of the layer before, () zero before the first.
+        queries: (B, Q, dim) of the layer before, without gradient, () zero before the first.
+    """
+
+    bin_values: Tensor
+    anchor: Tensor
+    corners: Tensor
+    queries: Tensor
+
+
+class DistributionRefinement(Refinement):
+    """A plain head predicts boxes after the first layer; every layer refines the distributions of
+    where their edges lie.
+
+    Args:
+        dim, num_classes, num_layers: see :class:`Refinement`.
+        activation: of the box heads.
+        quality_activation: of the location quality estimators.
+        reg_max, up, reg_scale: see :func:`deim.structures.distribution.weighting_function`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        num_layers: int,
+        activation: str = "relu",
+        quality_activation: str = "relu",
+        reg_max: int = 32,
+        up: float = 0.5,
+        reg_scale: float = 4.0,
+    ):
+        super().__init__(dim, num_classes, num_layers)
+        self.reg_max = reg_max
+        # Parameters that are never trained, since published checkpoints carry them.
+        self.up = nn.Parameter(torch.tensor([up]), requires_grad=False)
+        self.reg_scale = nn.Parameter(torch.tensor([reg_scale]), requires_grad=False)
+        weighting_function(reg_max, self.up, self.reg_scale)  # refuses a bad reg_max now
+        self.corner_heads = nn.ModuleList(
+            MLP(dim, dim, 4 * (reg_max + 1), 3, activation=activation, zero_init=True) for _ in range(num_layers)
+        )
+        self.quality_heads = nn.ModuleList(
+            LocationQualityEstimator(activation=quality_activation) for _ in range(num_layers)
+        )
+        self.initial_bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
+
+    def start(self, references: Tensor) -> DistributionState:
+        bin_values = weighting_function(self.reg_max, self.up, self.reg_scale)
+        zero = references.new_zeros(())
+        return DistributionState(references, bin_values, references, zero, zero)
+
+    def forward(
+        self, index: int, queries: Tensor, state: RefinementState, predict: bool
+    ) -> tuple[DistributionState, dict[str, Predictions]]:
+        """See :class:`Refinement`; in training ``initial`` are the boxes of the plain head."""
+        assert isinstance(state, DistributionState)
+        predicted, anchor = {}, state.anchor
+        if index == 0:
+            plain = (self.initial_bbox_head(queries) + box_logits(state.references)).sigmoid()
+            anchor = plain.detach()
+            if self.training:
+                predicted["initial"] = Predictions(self.score_heads[0](queries)[None], plain[None])
+        step = self.corner_heads[index](queries + state.queries)
+        corners = state.corners + step.unflatten(-1, (4, self.reg_max + 1))
+        boxes = offsets_to_boxes(anchor, expected_offsets(corners, state.bin_values), self.reg_scale)
+        if predict:
+            logits = self.quality_heads[index](self.score_heads[index](queries), corners)
+            edges = EdgeDistributions(corners[None], anchor, state.bin_values, self.reg_scale)
+            predicted["main"] = Predictions(logits[None], boxes[None], edges)
+        return DistributionState(boxes.detach(), state.bin_values, anchor, corners, queries.detach()), predicted
+
+    def keep_layers(self, count: int) -> None:
+        """Only the last of the kept layers votes: the others lose their class heads."""
+        self.corner_heads = self.corner_heads[:count]
+        for name in ("score_heads", "quality_heads"):
+            last = getattr(self, name)[count - 1]
+            setattr(self, name, nn.ModuleList([nn.Identity()] * (count - 1) + [last]))

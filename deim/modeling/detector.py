@@ -1,0 +1,136 @@
+"""The meta-architecture: detectron2's inputs in, a dict of losses or Instances out."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, ImageList, Instances
+from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from torch import Tensor, nn
+
+from deim.modeling.losses import Criterion
+from deim.structures.predictions import Predictions, Targets
+
+
+class DEIMDetector(nn.Module):
+    """Backbone, encoder and decoder; with a criterion, trainable.
+
+    Args:
+        backbone: images -> {name: feature map}.
+        encoder: (features, padding) -> list of maps.
+        decoder: (maps, targets, padding) -> ({name: Predictions}, denoising queries).
+        criterion: None for inference alone.
+        num_classes: K.
+        num_detections: the best scores per image that are returned, over all queries and classes.
+        pixel_mean, pixel_std: of the three channels; inputs in [0, 255] are normalised by them.
+        size_divisibility: height and width of a batch are padded to a multiple of this.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        criterion: Criterion | None = None,
+        num_classes: int = 80,
+        num_detections: int = 300,
+        pixel_mean: Sequence[float] = (0.0, 0.0, 0.0),
+        pixel_std: Sequence[float] = (255.0, 255.0, 255.0),
+        size_divisibility: int = 32,
+    ):
+        super().__init__()
+        self.backbone, self.encoder, self.decoder, self.criterion = backbone, encoder, decoder, criterion
+        self.num_classes, self.num_detections = num_classes, num_detections
+        self.size_divisibility = size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    def reparameterize(self) -> None:
+        """Drop what only training needs."""
+        self.criterion = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """
+        Args:
+            batched_inputs: one dict per image: ``image`` (3, H, W) RGB in [0, 255], in training
+                ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``, in inference
+                optionally ``height`` and ``width`` of the result.
+
+        Returns:
+            in training {loss name: () tensor}; in inference one {"instances": Instances} per image
+            with ``pred_boxes``, ``scores`` and ``pred_classes``, best first.
+        """
+        images, padding = self._batch([x["image"] for x in batched_inputs])
+        height, width = images.tensor.shape[-2:]
+        targets = self._targets(batched_inputs, (height, width)) if self.training else None
+        maps = self.encoder(self.backbone(images.tensor), padding)
+        groups, denoising = self.decoder(maps, targets, padding)
+        if targets is not None:
+            if self.criterion is None:
+                raise RuntimeError("this model has no criterion and cannot be trained")
+            with torch.autocast(self.device.type, enabled=False):
+                return self.criterion(groups, targets, denoising)
+        return self._detections(groups["main"], batched_inputs, images)
+
+    def _batch(self, images: list[Tensor]) -> tuple[ImageList, Tensor | None]:
+        """Normalised images in one tensor, and the (B, H, W) mask of padded pixels if there are any."""
+        divisor = self.size_divisibility
+        sizes = {tuple(image.shape[-2:]) for image in images}
+        if len(sizes) == 1 and all(side % divisor == 0 for side in next(iter(sizes))):
+            # Bytes travel to the device, and one kernel normalises them all.
+            batch = torch.stack(images).to(self.device, non_blocking=True).contiguous()
+            size = (int(batch.shape[-2]), int(batch.shape[-1]))
+            return ImageList((batch - self.pixel_mean) / self.pixel_std, [size] * len(images)), None
+        normalized = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
+        batched = ImageList.from_tensors(normalized, divisor)
+        padding = torch.ones(len(images), *batched.tensor.shape[-2:], dtype=torch.bool, device=self.device)
+        for mask, (height, width) in zip(padding, batched.image_sizes, strict=True):
+            mask[:height, :width] = False
+        return batched, padding
+
+    def _targets(self, batched_inputs: list[dict], size: tuple[int, int]) -> Targets:
+        """Ground truth relative to the batch's ``size`` (height, width), on the device."""
+        instances = [x["instances"] for x in batched_inputs]
+        targets = Targets.collate([one.gt_classes for one in instances], [one.gt_boxes.tensor for one in instances])
+        height, width = size
+        boxes = targets.boxes.to(self.device, non_blocking=True)
+        scale = boxes.new_tensor([width, height, width, height])
+        labels = targets.labels.to(self.device, non_blocking=True)
+        return Targets(labels, box_xyxy_to_cxcywh(boxes / scale), targets.counts)
+
+    def _detections(
+        self, predictions: Predictions, batched_inputs: list[dict], images: ImageList
+    ) -> list[dict[str, Instances]]:
+        scores, classes, boxes = best_detections(predictions, self.num_detections)
+        padded_height, padded_width = images.tensor.shape[-2:]
+        results = []
+        for i, (given, (height, width)) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+            out_height, out_width = given.get("height", height), given.get("width", width)
+            scale = boxes.new_tensor([padded_width * out_width / width, padded_height * out_height / height])
+            found = Boxes(boxes[i] * scale.repeat(2))
+            found.clip((out_height, out_width))
+            instances = Instances((out_height, out_width), pred_boxes=found, scores=scores[i], pred_classes=classes[i])
+            results.append({"instances": instances})
+        return results
+
+
+def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best (query, class) pairs of the last layer.
+
+    Returns:
+        scores (B, N) in descending order, classes (B, N) int64, and boxes (B, N, 4) XYXY relative
+        to the image; N is ``count``, or all there are.
+    """
+    logits, boxes = predictions.logits[-1].float(), predictions.boxes[-1].float()
+    num_classes = logits.shape[-1]
+    flat = logits.flatten(1)
+    scores, index = flat.sigmoid().topk(min(count, flat.shape[1]), dim=1)
+    query = torch.div(index, num_classes, rounding_mode="floor")
+    picked = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+    return scores, index % num_classes, box_cxcywh_to_xyxy(picked)

@@ -1,0 +1,5 @@
+"""Encoders between backbone and decoder."""
+
+from deim.modeling.encoder.hybrid import HybridEncoder
+
+__all__ = ["HybridEncoder"]

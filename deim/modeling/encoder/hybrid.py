@@ -1,0 +1,171 @@
+"""The hybrid encoder: attention on the coarsest map, convolutional fusion across maps.
+
+RT-DETR (arXiv 2304.08069), section 4.2: AIFI and CCFF; D-FINE (arXiv 2410.13842), section 4.3,
+exchanges the fusion blocks for :class:`~deim.layers.RepELAN` and the strided convolutions for a
+separable downsampling.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim.layers import ConvNorm, CSPRepLayer, FusibleConvNorm, RepELAN, build_activation, sine_position_embedding
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Post-norm self-attention and feed-forward layer; position embeddings go to queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = build_activation(activation)
+
+    def forward(self, tokens: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            tokens: (B, N, dim).
+            position: (1, N, dim).
+            padding: (B, N) bool, True where a token is to be ignored.
+        """
+        keys = tokens + position
+        attended, _ = self.self_attn(keys, keys, tokens, key_padding_mask=padding, need_weights=False)
+        tokens = self.norm1(tokens + self.dropout(attended))
+        hidden = self.dropout(self.activation(self.linear1(tokens)))
+        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+
+
+class SeparableDownsample(nn.Module):
+    """Pointwise, then depthwise 3x3 convolution of stride 2, without activations."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.cv1 = FusibleConvNorm(channels, channels)
+        self.cv2 = FusibleConvNorm(channels, channels, 3, 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv2(self.cv1(x))
+
+
+class HybridEncoder(nn.Module):
+    """Backbone features -> maps of one width at the same strides.
+
+    Args:
+        in_features: names of the backbone's features, finest first.
+        in_channels: their widths.
+        hidden_dim: width inside and of the outputs.
+        num_heads, dim_feedforward, dropout: of the transformer layer on the coarsest map.
+        num_layers: transformer layers.
+        expansion: width of the fusion stages relative to half of ``hidden_dim``.
+        depth_multiplier: depth of the fusion stages relative to 3 blocks.
+        activation, attention_activation: of the fusion and of the transformer layer.
+        fusion: "elan" (D-FINE), or "csp" (RT-DETR): CSP blocks, a full convolution to downsample and
+            an activation after the lateral convolutions. Its ``expansion`` is relative to ``hidden_dim``.
+
+    Raises:
+        ValueError: an unknown ``fusion``; not as many ``in_channels`` as ``in_features``; ``num_heads`` does
+            not divide ``hidden_dim``.
+    """
+
+    def __init__(
+        self,
+        in_features: Sequence[str],
+        in_channels: Sequence[int],
+        hidden_dim: int = 256,
+        num_heads: int = 8,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.0,
+        num_layers: int = 1,
+        expansion: float = 1.0,
+        depth_multiplier: float = 1.0,
+        activation: str = "silu",
+        attention_activation: str = "gelu",
+        fusion: str = "elan",
+    ):
+        super().__init__()
+        if fusion not in ("elan", "csp"):
+            raise ValueError(f"unknown fusion {fusion!r}; choose elan or csp")
+        if len(in_channels) != len(in_features):
+            raise ValueError(f"{len(in_channels)} in_channels for {len(in_features)} in_features")
+        if hidden_dim % num_heads:
+            raise ValueError(f"hidden_dim {hidden_dim} is not divisible by num_heads {num_heads}")
+        self.in_features = list(in_features)
+        self.input_proj = nn.ModuleList(ConvNorm(width, hidden_dim) for width in in_channels)
+        self.encoder = nn.ModuleList(
+            TransformerEncoderLayer(hidden_dim, num_heads, dim_feedforward, dropout, attention_activation)
+            for _ in range(num_layers)
+        )
+
+        blocks = round(3 * depth_multiplier)
+
+        def block() -> nn.Module:
+            if fusion == "csp":
+                return CSPRepLayer(hidden_dim * 2, hidden_dim, blocks, expansion, activation)
+            stage = round(expansion * hidden_dim // 2)
+            return RepELAN(hidden_dim * 2, hidden_dim, hidden_dim * 2, stage, blocks, activation)
+
+        def downsample() -> nn.Module:
+            if fusion == "csp":
+                return FusibleConvNorm(hidden_dim, hidden_dim, 3, 2, activation=activation)
+            return SeparableDownsample(hidden_dim)
+
+        steps = range(len(in_channels) - 1)
+        lateral_activation = activation if fusion == "csp" else None
+        self.lateral_convs = nn.ModuleList(
+            FusibleConvNorm(hidden_dim, hidden_dim, activation=lateral_activation) for _ in steps
+        )
+        self.fpn_blocks = nn.ModuleList(block() for _ in steps)
+        self.downsample_convs = nn.ModuleList(downsample() for _ in steps)
+        self.pan_blocks = nn.ModuleList(block() for _ in steps)
+
+    def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> list[Tensor]:
+        """
+        Args:
+            features: {name: (B, C, h, w)} from the backbone.
+            padding: (B, H, W) bool at any resolution, True on padded pixels; None without padding.
+
+        Returns:
+            the maps (B, hidden_dim, h, w), finest first.
+        """
+        maps = [proj(features[name]) for proj, name in zip(self.input_proj, self.in_features, strict=True)]
+        maps[-1] = self._attend(maps[-1], padding)
+        return self._aggregate(self._top_down(maps))
+
+    def _attend(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """AIFI: self-attention among the positions of the coarsest map."""
+        if not len(self.encoder):
+            return x
+        height, width = x.shape[-2:]
+        tokens = x.flatten(2).transpose(1, 2)
+        position = sine_position_embedding(height, width, x.shape[1], device=x.device).to(tokens.dtype)
+        ignored = None if padding is None else resize_padding(padding, (height, width)).flatten(1)
+        for layer in self.encoder:
+            tokens = layer(tokens, position, ignored)
+        return tokens.transpose(1, 2).unflatten(-1, (height, width)).contiguous()
+
+    def _top_down(self, maps: list[Tensor]) -> list[Tensor]:
+        """From coarse to fine; returns the fused maps, finest first."""
+        fused = [maps[-1]]
+        for lateral, block, finer in zip(self.lateral_convs, self.fpn_blocks, reversed(maps[:-1]), strict=True):
+            fused[0] = lateral(fused[0])
+            upsampled = F.interpolate(fused[0], scale_factor=2.0, mode="nearest")
+            fused.insert(0, block(torch.cat([upsampled, finer], dim=1)))
+        return fused
+
+    def _aggregate(self, maps: list[Tensor]) -> list[Tensor]:
+        """From fine to coarse; returns the outputs, finest first."""
+        outputs = [maps[0]]
+        for downsample, block, coarser in zip(self.downsample_convs, self.pan_blocks, maps[1:], strict=True):
+            outputs.append(block(torch.cat([downsample(outputs[-1]), coarser], dim=1)))
+        return outputs
+
+
+def resize_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) bool mask at another resolution (B, h, w), by the nearest pixel."""
+    return F.interpolate(padding[:, None].float(), size=size, mode="nearest")[:, 0].bool()

@@ -1,0 +1,6 @@
+"""Losses and the criterion that applies them."""
+
+from deim.modeling.losses.criterion import Criterion
+from deim.modeling.losses.supervision import Supervision
+
+__all__ = ["Criterion", "Supervision"]

@@ -1,0 +1,169 @@
+"""Which query is trained towards which object, for all groups of a step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import Tensor
+
+from deim.modeling.losses.supervision import Supervision
+from deim.modeling.matching import HungarianMatcher, Matches, union_of_matches
+from deim.modeling.queries.denoising import DenoisingQueries
+from deim.structures.predictions import Predictions, Targets
+
+
+@dataclass
+class Pairs:
+    """M pairs on the device, and what losses over them are divided by.
+
+    Attributes:
+        layer, image, query, target: (M,) int64.
+        normalizer: () mean number of objects per process, at least 1.
+    """
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    normalizer: Tensor
+
+    @staticmethod
+    def of(stacked: Tensor, normalizer: Tensor) -> "Pairs":
+        """From the (4, M) rows of :meth:`Matches.stacked`."""
+        layer, image, query, target = stacked.unbind()
+        return Pairs(layer, image, query, target, normalizer)
+
+    def take(self, predicted: Tensor) -> Tensor:
+        """(L, B, Q, ...) -> (M, ...)."""
+        return predicted[self.layer, self.image, self.query]
+
+    def sum_by_layer(self, values: Tensor, layers: int) -> Tensor:
+        """(M,) -> (layers,), divided by the normaliser."""
+        return values.new_zeros(layers).index_add(0, self.layer, values) / self.normalizer
+
+
+@dataclass
+class GroupAssignment:
+    """One group's pairs for classification and for localisation, and the mean number per process of
+    queries of a layer that localisation has ``matched``, and of ``others``."""
+
+    classes: Pairs
+    boxes: Pairs
+    matched: Tensor
+    others: Tensor
+
+
+@dataclass
+class StepAssignment:
+    """The groups of a step, and the mean number of images per process."""
+
+    groups: dict[str, GroupAssignment]
+    images: Tensor
+
+
+@dataclass
+class _Plan:
+    """A group's assignment on the host; ``objects`` and ``located`` are the normalisers before reduction."""
+
+    classes: Matches
+    boxes: Matches
+    objects: float
+    located: float
+    matched: int
+    queries: int
+
+
+def assign(
+    supervision: Sequence[Supervision],
+    groups: Mapping[str, Predictions],
+    targets: Targets,
+    denoising: DenoisingQueries | None,
+    matcher: HungarianMatcher,
+    use_union: bool,
+) -> StepAssignment:
+    """Match all groups of a step together.
+
+    Costs come to the host in one copy, pairs go back in one, and the normalisers of all processes
+    are reduced together.
+
+    Args:
+        supervision: the groups to assign, all in ``groups``.
+        denoising: the queries of the denoising groups; needed if there are any.
+        use_union: localisation uses the union of the matches of all layers and groups.
+    """
+    plans = _plan_matched([s.group for s in supervision if not s.denoising], groups, targets, matcher, use_union)
+    for group in (s.group for s in supervision if s.denoising):
+        plans[group] = _plan_denoising(len(groups[group].logits), targets, denoising)
+    return _on_device(plans, targets)
+
+
+def _plan_matched(
+    names: Sequence[str],
+    groups: Mapping[str, Predictions],
+    targets: Targets,
+    matcher: HungarianMatcher,
+    use_union: bool,
+) -> dict[str, _Plan]:
+    logits = torch.cat([groups[name].logits for name in names])
+    boxes = torch.cat([groups[name].boxes for name in names])
+    matches = matcher(logits, boxes, targets)
+    union = union_of_matches(matches)
+    plans, first = {}, 0
+    for name in names:
+        layers = len(groups[name].logits)
+        classes = matches.layers(first, first + layers)
+        located = union.for_layers(layers) if use_union else classes
+        per_layer = len(located) // layers
+        plans[name] = _Plan(
+            classes,
+            located,
+            objects=targets.total,
+            located=per_layer if use_union else targets.total,
+            matched=per_layer,
+            queries=logits.shape[1] * logits.shape[2],
+        )
+        first += layers
+    return plans
+
+
+def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingQueries | None) -> _Plan:
+    """Target t of an image belongs to positive t of every group."""
+    if denoising is None:
+        raise ValueError("a denoising group is supervised, but the denoising queries behind it are not given")
+    counts, groups = targets.counts, denoising.num_groups
+    image = np.repeat(np.arange(len(counts)), counts)
+    target = np.concatenate([np.arange(n) for n in counts])
+    starts = np.arange(groups) * 2 * targets.labels.shape[1]
+    query = (starts[:, None] + target).flatten()
+    once = Matches(np.zeros_like(query), np.tile(image, groups), query, np.tile(target, groups))
+    pairs = once.for_layers(layers)
+    # Normalised by the mean number of objects times this process's groups, as published.
+    scale = max(groups, 1)
+    return _Plan(pairs, pairs, targets.total * scale, targets.total * scale, len(once), len(counts) * len(denoising))
+
+
+def _on_device(plans: Mapping[str, _Plan], targets: Targets) -> StepAssignment:
+    device = targets.boxes.device
+    parts = [part for plan in plans.values() for part in (plan.classes, plan.boxes)]
+    joined = np.concatenate([part.stacked() for part in parts], axis=1)
+    pairs = torch.from_numpy(joined).to(device, non_blocking=True).split([len(part) for part in parts], dim=1)
+
+    numbers = [[p.objects, p.located, p.matched, p.queries] for p in plans.values()]
+    flat = [float(n) for row in numbers for n in row] + [float(len(targets.counts))]
+    means = torch.tensor(flat, device=device)
+    if comm.get_world_size() > 1:
+        dist.all_reduce(means)
+        means = means / comm.get_world_size()
+    groups = {}
+    for index, name in enumerate(plans):
+        objects, located, matched, queries = means[4 * index : 4 * index + 4].unbind()
+        groups[name] = GroupAssignment(
+            Pairs.of(pairs[2 * index], objects.clamp(min=1)),
+            Pairs.of(pairs[2 * index + 1], located.clamp(min=1)),
+            matched,
+            queries - matched,
+        )
+    return StepAssignment(groups, means[-1])

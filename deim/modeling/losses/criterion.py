@@ -1,0 +1,190 @@
+"""The losses of a training step."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from detrex.layers import box_cxcywh_to_xyxy
+from torch import Tensor, nn
+
+from deim.modeling.losses import functional
+from deim.modeling.losses.assignment import GroupAssignment, Pairs, assign
+from deim.modeling.losses.supervision import Supervision
+from deim.modeling.matching import HungarianMatcher
+from deim.modeling.queries.denoising import DenoisingQueries
+from deim.structures.boxes import iou
+from deim.structures.distribution import bin_targets, boxes_to_offsets
+from deim.structures.predictions import EdgeDistributions, Predictions, Targets
+
+CLASSIFICATION_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mal": functional.matchability_aware_loss,
+    "vfl": functional.varifocal_loss,
+    "focal": lambda logits, positive, quality, **options: functional.focal_loss(logits, positive, **options),
+}
+
+# The distillation is balanced as if every process had this many images (D-FINE's official code).
+_DISTILLATION_IMAGES = 8
+
+
+class Criterion(nn.Module):
+    """Computes a dict of weighted losses from a decoder's predictions.
+
+    Every loss is computed for all layers of a group at once. Names follow D-FINE and DEIM:
+    ``loss_bbox``, ``loss_bbox_aux_0``, ``loss_bbox_pre``, ``loss_bbox_enc_0``, ``loss_bbox_dn_0``,
+    ``loss_bbox_dn_pre`` and so on.
+
+    Args:
+        num_classes: K.
+        supervision: the groups of predictions and how each is trained, in the order of the matching.
+        matcher: one-to-one matching of all but the denoising groups.
+        classification: "mal", "vfl" or "focal".
+        weights: {loss name without suffix: weight}; a loss that is not named is not computed.
+        alpha, gamma: of the classification loss; None takes the loss's own default.
+        use_union: localisation losses use the union of the matches of all layers (GO-LSD).
+        temperature: of the distillation.
+
+    Raises:
+        ValueError: an unknown classification loss or loss name.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        supervision: Sequence[Supervision],
+        matcher: HungarianMatcher | None = None,
+        classification: str = "mal",
+        weights: Mapping[str, float] | None = None,
+        alpha: float | None = None,
+        gamma: float | None = None,
+        use_union: bool = True,
+        temperature: float = 5.0,
+    ):
+        super().__init__()
+        if classification not in CLASSIFICATION_LOSSES:
+            raise ValueError(
+                f"Unknown classification loss {classification!r}; choose one of {', '.join(CLASSIFICATION_LOSSES)}"
+            )
+        known = [f"loss_{classification}", "loss_bbox", "loss_giou", "loss_fgl", "loss_ddf"]
+        self.weights = dict(weights or {})
+        unknown = sorted(set(self.weights) - set(known))
+        if unknown:
+            raise ValueError(f"Weights for unknown losses {unknown}; known are {known}")
+        self.num_classes, self.matcher = num_classes, matcher or HungarianMatcher()
+        self.classification = classification
+        self.class_options = {k: v for k, v in (("alpha", alpha), ("gamma", gamma)) if v is not None}
+        self.use_union, self.temperature = use_union, temperature
+        self.supervision = tuple(supervision)
+
+    def forward(
+        self, groups: Mapping[str, Predictions], targets: Targets, denoising: DenoisingQueries | None = None
+    ) -> dict[str, Tensor]:
+        """
+        Args:
+            groups: named predictions. Every supervision needs its group, but the denoising ones
+                only where there are denoising queries; groups without a supervision are ignored.
+            denoising: the queries behind the denoising groups.
+
+        Returns:
+            {name: () loss}, weighted, to be summed.
+
+        Raises:
+            KeyError: a supervised group is missing.
+        """
+        active = [s for s in self.supervision if denoising is not None or not s.denoising]
+        missing = [s.group for s in active if s.group not in groups]
+        if missing:
+            raise KeyError(f"the decoder returned no predictions named {missing}; it returned {list(groups)}")
+        groups = {s.group: groups[s.group].float() for s in active}
+        step = assign(active, groups, targets, denoising, self.matcher, self.use_union)
+        main = step.groups[active[0].group]
+        scale = 4 * _DISTILLATION_IMAGES / step.images
+        balance = ((main.matched * scale).sqrt(), (main.others * scale).sqrt())
+
+        total: dict[str, Tensor] = {}
+        for supervision in active:
+            predictions = groups[supervision.group]
+            values = self._group_losses(predictions, targets, step.groups[supervision.group], balance)
+            for name, per_layer in values.items():
+                for index, value in enumerate(per_layer.unbind()):
+                    full_name = supervision.name(name, index, len(predictions.logits))
+                    total[full_name] = value * self.weights[name]
+        return total
+
+    def _group_losses(
+        self,
+        predictions: Predictions,
+        targets: Targets,
+        assignment: GroupAssignment,
+        balance: tuple[Tensor, Tensor],
+    ) -> dict[str, Tensor]:
+        """{loss name: (L,)}; the distillation, which the last layer teaches, has (L - 1,)."""
+        pairs = assignment.boxes
+        quality = self._quality(predictions, targets, pairs)
+        values = {f"loss_{self.classification}": self._class_loss(predictions, targets, assignment.classes)}
+        values.update(self._box_losses(predictions, targets, pairs))
+        if predictions.edges is not None:
+            values["loss_fgl"] = self._fgl_loss(predictions.edges, targets, pairs, quality)
+            if len(predictions.logits) > 1:
+                values["loss_ddf"] = self._ddf_loss(
+                    predictions.edges.corners, predictions.logits[-1], assignment, quality, balance
+                )
+        return {name: value for name, value in values.items() if name in self.weights}
+
+    @staticmethod
+    def _quality(predictions: Predictions, targets: Targets, pairs: Pairs) -> Tensor:
+        """(M,) IoU of predicted and target box, without gradient."""
+        predicted = pairs.take(predictions.boxes.detach())
+        wanted = targets.boxes[pairs.image, pairs.target]
+        return iou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(wanted))
+
+    def _class_loss(self, predictions: Predictions, targets: Targets, pairs: Pairs) -> Tensor:
+        logits = predictions.logits
+        label = targets.labels[pairs.image, pairs.target]
+        where = (pairs.layer, pairs.image, pairs.query, label)
+        positive = torch.zeros_like(logits, dtype=torch.bool).index_put(where, torch.ones_like(label).bool())
+        quality = torch.zeros_like(logits).index_put(where, self._quality(predictions, targets, pairs))
+        loss = CLASSIFICATION_LOSSES[self.classification](logits, positive, quality, **self.class_options)
+        return loss.sum(dim=(1, 2, 3)) / pairs.normalizer
+
+    @staticmethod
+    def _box_losses(predictions: Predictions, targets: Targets, pairs: Pairs) -> dict[str, Tensor]:
+        predicted, layers = pairs.take(predictions.boxes), len(predictions.boxes)
+        wanted = targets.boxes[pairs.image, pairs.target]
+        return {
+            "loss_bbox": pairs.sum_by_layer(functional.l1_loss(predicted, wanted), layers),
+            "loss_giou": pairs.sum_by_layer(functional.giou_loss(predicted, wanted), layers),
+        }
+
+    @staticmethod
+    def _fgl_loss(edges: EdgeDistributions, targets: Targets, pairs: Pairs, quality: Tensor) -> Tensor:
+        references = edges.references[pairs.image, pairs.query]
+        wanted = box_cxcywh_to_xyxy(targets.boxes[pairs.image, pairs.target])
+        offsets = boxes_to_offsets(references, wanted, edges.reg_scale)
+        left, right_weight = bin_targets(offsets, edges.bin_values)
+        loss = functional.fine_grained_localization_loss(pairs.take(edges.corners), left, right_weight, quality)
+        return pairs.sum_by_layer(loss, len(edges.corners))
+
+    def _ddf_loss(
+        self,
+        corners: Tensor,
+        teacher_logits: Tensor,
+        assignment: GroupAssignment,
+        quality: Tensor,
+        balance: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Mean divergence over the edges of matched and of other queries, weighted by ``balance``.
+
+        A matched query weighs by its IoU, another by the teacher's highest class probability.
+        """
+        pairs = assignment.boxes
+        where = (pairs.layer, pairs.image, pairs.query)
+        confidence = teacher_logits.detach().sigmoid().amax(dim=-1).expand(len(corners), -1, -1)
+        weight = confidence.index_put(where, quality)[:-1]
+        matched = torch.zeros_like(confidence, dtype=torch.bool)
+        matched = matched.index_put(where, torch.ones_like(pairs.layer, dtype=torch.bool))[:-1]
+        divergence = functional.decoupled_distillation_loss(corners[:-1], corners[-1], self.temperature)
+        divergence = divergence.sum(dim=-1) * weight
+        means = []
+        for chosen, count in ((matched, assignment.matched), (~matched, assignment.others)):
+            # Where there is none of a kind, its sum is 0 as well.
+            means.append((divergence * chosen).sum(dim=(1, 2)) / (4 * count).clamp(min=1e-6))
+        return (means[0] * balance[0] + means[1] * balance[1]) / (balance[0] + balance[1])

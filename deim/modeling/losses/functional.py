@@ -1,0 +1,105 @@
+"""Losses as pure functions.
+
+All of them are elementwise over leading dimensions and return sums over the stated dimensions;
+weighting and normalisation are the caller's.
+"""
+
+import torch
+from detrex.layers import box_cxcywh_to_xyxy
+from torch import Tensor
+from torch.nn import functional as F
+
+from deim.structures.boxes import generalized_iou
+
+
+def focal_loss(logits: Tensor, positive: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss (RetinaNet, equation 5), elementwise.
+
+    Args:
+        logits: (...) any shape.
+        positive: bool or 0/1, same shape.
+    """
+    positive = positive.to(logits.dtype)
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, positive, reduction="none")
+    missed = torch.where(positive > 0, 1 - probability, probability)
+    weight = torch.where(positive > 0, alpha, 1 - alpha) if alpha >= 0 else 1.0
+    return weight * missed**gamma * entropy
+
+
+def varifocal_loss(
+    logits: Tensor, positive: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
+    """Varifocal loss (VarifocalNet, arXiv 2008.13367, equation 2), elementwise.
+
+    Args:
+        logits: (...) any shape.
+        positive: bool, True at the matched class of matched queries.
+        quality: IoU in [0, 1] where positive, 0 elsewhere.
+    """
+    score = logits.sigmoid().detach()
+    weight = torch.where(positive, quality, alpha * score**gamma)
+    return F.binary_cross_entropy_with_logits(logits, quality, weight=weight, reduction="none")
+
+
+def matchability_aware_loss(
+    logits: Tensor, positive: Tensor, quality: Tensor, gamma: float = 1.5, alpha: float | None = None
+) -> Tensor:
+    """Matchability-aware loss (DEIM, arXiv 2412.04234, equation 2), elementwise.
+
+    The target of a match of IoU q is q^gamma, and a poor match weighs as much as a good one.
+
+    Args:
+        logits: (...) any shape.
+        positive: bool, True at the matched class of matched queries.
+        quality: IoU in [0, 1] where positive, 0 elsewhere.
+        alpha: extra weight of negatives; None for none.
+    """
+    score = logits.sigmoid().detach()
+    negative = score**gamma if alpha is None else alpha * score**gamma
+    weight = torch.where(positive, 1.0, negative)
+    return F.binary_cross_entropy_with_logits(logits, quality**gamma, weight=weight, reduction="none")
+
+
+def l1_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """(..., 4) and (..., 4) -> (...,) summed absolute difference of the coordinates."""
+    return (boxes - targets).abs().sum(dim=-1)
+
+
+def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """1 - GIoU of (..., 4) cxcywh boxes with their targets: (...,) in [0, 2]."""
+    return 1 - generalized_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets))
+
+
+def fine_grained_localization_loss(corners: Tensor, left: Tensor, right_weight: Tensor, quality: Tensor) -> Tensor:
+    """FGL (D-FINE, equation 7): cross-entropy to the two bins around each target offset, times IoU.
+
+    Args:
+        corners: (..., 4, reg_max + 1) logits.
+        left, right_weight: (..., 4) from :func:`deim.structures.distribution.bin_targets`.
+        quality: (...,) IoU of the decoded box with its target, without gradient.
+
+    Returns:
+        (...,) summed over the four edges.
+    """
+    log_probability = corners.log_softmax(dim=-1)
+    left = left.expand(log_probability.shape[:-1])[..., None]
+    to_left = log_probability.gather(-1, left)[..., 0]
+    to_right = log_probability.gather(-1, left + 1)[..., 0]
+    entropy = -(to_left * (1 - right_weight) + to_right * right_weight)
+    return (entropy * quality[..., None]).sum(dim=-1)
+
+
+def decoupled_distillation_loss(corners: Tensor, teacher: Tensor, temperature: float = 5.0) -> Tensor:
+    """KL divergence of the teacher's edge distributions from the student's (D-FINE, equation 8).
+
+    Args:
+        corners, teacher: (..., 4, reg_max + 1) logits; no gradient goes to the teacher.
+
+    Returns:
+        (..., 4), times the square of the temperature.
+    """
+    student = (corners / temperature).log_softmax(dim=-1)
+    target = (teacher.detach() / temperature).log_softmax(dim=-1)
+    divergence = F.kl_div(student, target, reduction="none", log_target=True)
+    return divergence.sum(dim=-1) * temperature**2

@@ -1,0 +1,7 @@
+"""Assignment of queries to objects."""
+
+from deim.modeling.matching.cost import MatchingCost
+from deim.modeling.matching.hungarian import HungarianMatcher, Matches
+from deim.modeling.matching.union import union_of_matches
+
+__all__ = ["HungarianMatcher", "Matches", "MatchingCost", "union_of_matches"]

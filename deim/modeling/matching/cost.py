@@ -1,0 +1,46 @@
+"""How badly a query fits an object."""
+
+from dataclasses import dataclass
+
+import torch
+from detrex.layers import box_cxcywh_to_xyxy
+from torch import Tensor
+
+from deim.structures.boxes import generalized_iou
+from deim.structures.predictions import Targets
+
+
+@dataclass(frozen=True)
+class MatchingCost:
+    """Weighted sum of a focal class cost, L1 and negative GIoU (Deformable DETR, DINO).
+
+    Args:
+        class_weight, bbox_weight, giou_weight: weights of the three.
+        alpha, gamma: of the focal class cost.
+    """
+
+    class_weight: float = 2.0
+    bbox_weight: float = 5.0
+    giou_weight: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """
+        Args:
+            logits: (L, B, Q, K), any L sets of queries.
+            boxes: (L, B, Q, 4) cxcywh.
+
+        Returns:
+            (L, B, Q, T); meaningless where ``targets`` is padded.
+        """
+        layers, _, queries, _ = logits.shape
+        index = targets.labels[None, :, None].expand(layers, -1, queries, -1)
+        probability = logits.gather(-1, index).sigmoid()
+        negative = (1 - self.alpha) * probability**self.gamma * -(1 - probability + 1e-8).log()
+        positive = self.alpha * (1 - probability) ** self.gamma * -(probability + 1e-8).log()
+        distance = torch.cdist(boxes, targets.boxes[None].expand(layers, -1, -1, -1), p=1)
+        overlap = generalized_iou(
+            box_cxcywh_to_xyxy(boxes)[..., :, None, :], box_cxcywh_to_xyxy(targets.boxes)[None, :, None]
+        )
+        return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * overlap

@@ -1,0 +1,112 @@
+"""Contrastive query denoising (DINO, arXiv 2203.03605, section 3.3; DN-DETR, arXiv 2203.01305)."""
+
+from dataclasses import dataclass
+
+import torch
+from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from torch import Tensor, nn
+
+from deim.structures.predictions import Targets
+
+
+@dataclass
+class DenoisingQueries:
+    """Noised copies of the ground truth as queries.
+
+    The N queries are ``num_groups`` groups of 2 T; the first T of a group are positives made from
+    the T (padded) targets, the others negatives.
+
+    Attributes:
+        content: (B, N, C) label embeddings, zero where padded.
+        references: (B, N, 4) box logits.
+        attention_mask: (N + Q, N + Q) bool, True where attention is forbidden.
+        num_groups: groups of positives and negatives.
+    """
+
+    content: Tensor
+    references: Tensor
+    attention_mask: Tensor
+    num_groups: int
+
+    def __len__(self) -> int:
+        return self.content.shape[1]
+
+
+class ContrastiveDenoising(nn.Module):
+    """Makes :class:`DenoisingQueries`.
+
+    Args:
+        dim: width of queries.
+        num_queries: about how many positives to make per image, over all groups.
+        label_noise_ratio: a positive's label is replaced by a random one with half this probability.
+        box_noise_scale: edges of positives move by up to half a side times this, those of negatives
+            by between half a side and a whole one times this.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        num_queries: int = 100,
+        label_noise_ratio: float = 0.5,
+        box_noise_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.num_classes, self.num_queries = num_classes, num_queries
+        self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
+        self.class_embedding = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
+
+    def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
+        """
+        Args:
+            targets: of the batch. Without any object the result has 0 queries, still connected to
+                the embedding, so that every process of a distributed run has the same graph.
+            num_matching_queries: queries that follow the denoising ones in the decoder.
+        """
+        largest = targets.labels.shape[1]
+        groups = max(self.num_queries // largest, 1) if largest else 0
+        labels = targets.labels.masked_fill(~targets.valid, self.num_classes).repeat(1, 2 * groups)
+        boxes = targets.boxes.repeat(1, 2 * groups, 1)
+        padded = labels == self.num_classes
+        in_group = torch.arange(labels.shape[1], device=labels.device) % max(2 * largest, 1)
+        negative = (in_group >= largest)[None, :, None]
+        return DenoisingQueries(
+            content=self.class_embedding(self._noise_labels(labels, padded)),
+            references=box_logits(self._noise_boxes(boxes, negative)),
+            attention_mask=denoising_mask(2 * largest, groups, num_matching_queries, labels.device),
+            num_groups=groups,
+        )
+
+    def _noise_labels(self, labels: Tensor, padded: Tensor) -> Tensor:
+        if self.label_noise_ratio <= 0:
+            return labels
+        replaced = torch.rand(labels.shape, device=labels.device) < self.label_noise_ratio * 0.5
+        return torch.where(replaced & ~padded, torch.randint_like(labels, self.num_classes), labels)
+
+    def _noise_boxes(self, boxes: Tensor, negative: Tensor) -> Tensor:
+        """Move each edge in- or outwards at random; boxes turned inside out are turned back."""
+        if self.box_noise_scale <= 0:
+            return boxes
+        sign = torch.randint_like(boxes, 2) * 2 - 1
+        amount = torch.rand_like(boxes) + negative
+        half_size = boxes[..., 2:].repeat(1, 1, 2) / 2
+        noised = box_cxcywh_to_xyxy(boxes) + sign * amount * half_size * self.box_noise_scale
+        return box_xyxy_to_cxcywh(noised.clamp(0, 1)).abs()
+
+
+def denoising_mask(group_size: int, groups: int, num_matching: int, device: torch.device) -> Tensor:
+    """(N + Q, N + Q) bool, True where attention is forbidden.
+
+    Matching queries see no denoising query, and denoising queries none of another group.
+    """
+    count = group_size * groups
+    group = torch.arange(count + num_matching, device=device) // max(group_size, 1)
+    group[count:] = -1
+    to_other_group = group[:, None] != group[None, :]
+    return to_other_group & (group >= 0)[None, :]
+
+
+def box_logits(boxes: Tensor, eps: float = 1e-5) -> Tensor:
+    """Inverse sigmoid of coordinates, which are first clipped to [0, 1]."""
+    boxes = boxes.clamp(0, 1)
+    return boxes.clamp(min=eps).log() - (1 - boxes).clamp(min=eps).log()

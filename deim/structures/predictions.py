@@ -1,0 +1,107 @@
+"""What a decoder hands to the criterion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class EdgeDistributions:
+    """Where the edges of boxes lie, as distributions; see :mod:`deim.structures.distribution`.
+
+    Attributes:
+        corners: (L, B, Q, 4, reg_max + 1) logits.
+        references: (B, Q, 4) cxcywh boxes that the distributions refine, without gradient.
+        bin_values: (reg_max + 1,) values of the bins, in units of ``side / reg_scale``.
+        reg_scale: (1,).
+    """
+
+    corners: Tensor
+    references: Tensor
+    bin_values: Tensor
+    reg_scale: Tensor
+
+    @staticmethod
+    def join(layers: Sequence["EdgeDistributions"]) -> "EdgeDistributions":
+        """Stack what refines the same boxes over layers."""
+        return replace(layers[0], corners=torch.cat([one.corners for one in layers]))
+
+    def split(self, sizes: list[int]) -> list["EdgeDistributions"]:
+        """Cut along the queries."""
+        parts = zip(self.corners.split(sizes, dim=2), self.references.split(sizes, dim=1), strict=True)
+        return [EdgeDistributions(*part, self.bin_values, self.reg_scale) for part in parts]
+
+    def float(self) -> "EdgeDistributions":
+        return EdgeDistributions(self.corners.float(), self.references.float(), self.bin_values, self.reg_scale)
+
+
+@dataclass
+class Predictions:
+    """One set of queries, stacked over decoder layers.
+
+    Attributes:
+        logits: (L, B, Q, K) class logits.
+        boxes: (L, B, Q, 4) cxcywh, relative to the (padded) image.
+        edges: the distributions that the boxes were decoded from, or None.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    edges: EdgeDistributions | None = None
+
+    @staticmethod
+    def join(layers: Sequence["Predictions"]) -> "Predictions":
+        """Stack the predictions of a set of queries over layers; all have distributions, or none."""
+        edges = [one.edges for one in layers if one.edges is not None]
+        return Predictions(
+            torch.cat([one.logits for one in layers]),
+            torch.cat([one.boxes for one in layers]),
+            EdgeDistributions.join(edges) if edges else None,
+        )
+
+    def split(self, sizes: list[int]) -> list["Predictions"]:
+        """Cut along the queries."""
+        edges = [None] * len(sizes) if self.edges is None else self.edges.split(sizes)
+        parts = zip(self.logits.split(sizes, dim=2), self.boxes.split(sizes, dim=2), edges, strict=True)
+        return [Predictions(*part) for part in parts]
+
+    def float(self) -> "Predictions":
+        """In float32, as losses are computed whatever the precision of the network."""
+        edges = None if self.edges is None else self.edges.float()
+        return Predictions(self.logits.float(), self.boxes.float(), edges)
+
+
+@dataclass
+class Targets:
+    """Ground truth of a batch, padded to the largest number of objects T in it.
+
+    Attributes:
+        labels: (B, T) int64, 0 where padded.
+        boxes: (B, T, 4) float32 cxcywh relative to the (padded) image, 0 where padded.
+        counts: objects of each image, on the host.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    counts: list[int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, T) bool, False where padded."""
+        counts = torch.tensor(self.counts, device=self.labels.device)
+        return torch.arange(self.labels.shape[1], device=self.labels.device) < counts[:, None]
+
+    @staticmethod
+    def collate(labels: list[Tensor], boxes: list[Tensor]) -> "Targets":
+        """From one (n_i,) and one (n_i, 4) tensor per image."""
+        return Targets(
+            torch.nn.utils.rnn.pad_sequence([one.long() for one in labels], batch_first=True),
+            torch.nn.utils.rnn.pad_sequence([one.float() for one in boxes], batch_first=True),
+            [len(one) for one in labels],
+        )

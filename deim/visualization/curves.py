@@ -1,0 +1,59 @@
+"""Curves of a run."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from deim.errors import DeimError
+from deim.visualization.figures import save
+
+
+def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
+    """Draw total loss, learning rate and AP over the iterations of a run as a PNG.
+
+    Args:
+        metrics_file: detectron2's ``metrics.json``.
+        output: the picture to write.
+
+    Raises:
+        DeimError: the file is missing, malformed or holds no losses.
+    """
+    losses, rates = _series(metrics_file, "total_loss"), _series(metrics_file, "lr")
+    if not losses:
+        raise DeimError(f"{metrics_file} holds no total_loss: has the run written any metrics yet?")
+    scores = {name: _series(metrics_file, f"bbox/{name}") for name in ("AP", "AP50", "AP75")}
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(*zip(*losses, strict=True), color="tab:blue")
+    left.set(xlabel="iteration", ylabel="total loss", title="Training loss")
+    left.grid(alpha=0.3)
+    if rates:
+        twin = left.twinx()
+        twin.plot(*zip(*rates, strict=True), color="tab:gray", linestyle="--", linewidth=1)
+        twin.set_ylabel("learning rate (dashed)")
+        twin.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for name, points in scores.items():
+        if points:
+            right.plot(*zip(*points, strict=True), marker="o", label=f"{name} {points[-1][1]:.1f}")
+    right.set(xlabel="iteration", ylabel="%", ylim=(0, 100), title="Box AP on the test split")
+    right.grid(alpha=0.3)
+    if any(scores.values()):
+        right.legend(title="last value")
+    save(figure, output)
+
+
+def _series(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
+    """[(iteration, value)] of one scalar, in order; of a repeated iteration the last."""
+    path = Path(metrics_file)
+    if not path.is_file():
+        raise DeimError(f"metrics file {path} does not exist")
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            scalars = json.loads(line)
+        except ValueError as error:
+            raise DeimError(f"{path}, line {number}, is not valid JSON: {error}") from error
+        if name in scalars:
+            found[scalars["iteration"]] = scalars[name]
+    return sorted(found.items())

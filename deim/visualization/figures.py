@@ -1,0 +1,30 @@
+"""What pictures have in common."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure with room for ``count`` images."""
+    rows = max(-(-count // columns), 1)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.axis("off")
+    return figure, axes
+
+
+def class_colours(class_names: Sequence[str]) -> np.ndarray:
+    """(K, 4) RGBA."""
+    return matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
+
+
+def save(figure: Figure, output: str | Path) -> None:
+    """Write a figure as a PNG."""
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)

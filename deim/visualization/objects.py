@@ -1,0 +1,88 @@
+"""Boxes on images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.structures import Instances
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from deim.visualization.figures import class_colours, grid, save
+
+
+def draw_objects(
+    images: Sequence[np.ndarray],
+    objects: Sequence[tuple[np.ndarray, np.ndarray]],
+    class_names: Sequence[str],
+    output: str | Path,
+    titles: Sequence[str] = (),
+    columns: int = 4,
+) -> None:
+    """Draw images in a grid with their objects.
+
+    Args:
+        images: (H, W, 3) RGB uint8.
+        objects: boxes (N, 4) XYXY and classes (N,) of each image; classes without a name are left out.
+        titles: of the images; none by default.
+    """
+    figure, axes = grid(len(images), columns)
+    colours = class_colours(class_names)
+    for axis, title in zip(axes, titles, strict=False):
+        axis.set_title(title, fontsize=6)
+    for axis, image, (boxes, classes) in zip(axes, images, objects, strict=False):
+        axis.imshow(image)
+        for box, index in zip(boxes.tolist(), classes.tolist(), strict=True):
+            if 0 <= index < len(class_names):
+                _draw_box(axis, box, colours[index], class_names[index])
+    save(figure, output)
+
+
+def draw_detections(
+    images: Sequence[np.ndarray],
+    truths: Sequence[tuple[np.ndarray, np.ndarray]],
+    detections: Sequence[Instances],
+    class_names: Sequence[str],
+    output: str | Path,
+    threshold: float = 0.5,
+    columns: int = 4,
+) -> None:
+    """Draw images in a grid, ground truth in white dashes, detections in the colour of their class.
+
+    Args:
+        images: (H, W, 3) RGB uint8.
+        truths: boxes (N, 4) XYXY and classes (N,) of each image.
+        detections: predictions of each image, at its size.
+        threshold: detections of a lower score are left out.
+    """
+    figure, axes = grid(len(images), columns)
+    colours = class_colours(class_names)
+    for axis, image, (boxes, _), found in zip(axes, images, truths, detections, strict=False):
+        axis.imshow(image)
+        for box in boxes:
+            _draw_box(axis, box, "white", linestyle="--")
+        for box, score, index in zip(
+            found.pred_boxes.tensor.tolist(), found.scores.tolist(), found.pred_classes.tolist(), strict=True
+        ):
+            if score >= threshold:
+                _draw_box(axis, box, colours[index], f"{class_names[index]} {score:.2f}")
+    figure.suptitle(f"dashed white: ground truth; coloured: detections with score ≥ {threshold:g}", fontsize=9)
+    save(figure, output)
+
+
+def _draw_box(axis: Axes, box: Sequence[float], colour: object, label: str = "", linestyle: str = "-") -> None:
+    left, top, right, bottom = box
+    axis.add_patch(
+        Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linestyle=linestyle)
+    )
+    if label:
+        axis.text(
+            left,
+            top,
+            label,
+            fontsize=6,
+            color="black",
+            verticalalignment="bottom",
+            bbox={"facecolor": colour, "alpha": 0.7, "pad": 0.6, "edgecolor": "none"},
+            clip_on=True,
+        )

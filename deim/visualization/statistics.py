@@ -1,0 +1,38 @@
+"""What a data set holds, in numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from deim.visualization.figures import save
+
+
+def draw_statistics(
+    boxes: Sequence[np.ndarray], class_counts: np.ndarray, class_names: Sequence[str], output: str | Path
+) -> None:
+    """Draw how often classes, sizes of objects and numbers of objects in an image occur.
+
+    Args:
+        boxes: (N, 4) XYXY of each image.
+        class_counts: (K,) objects of each class; the forty commonest are shown.
+    """
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    classes, sizes, numbers = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+    order = np.argsort(-class_counts, kind="stable")[:40]
+    classes.bar(range(len(order)), class_counts[order])
+    classes.set_xticks(range(len(order)), [class_names[i] for i in order], rotation=90, fontsize=7)
+    classes.set(ylabel="objects", title=f"classes ({len(order)} of {len(class_names)})")
+    every = np.concatenate(boxes)
+    sides = np.sqrt((every[:, 2:] - every[:, :2]).prod(axis=1).clip(min=0))
+    if len(sides):
+        sizes.hist(sides, bins=np.geomspace(1, max(float(sides.max()), 2.0), 40))
+        sizes.set_xscale("log")
+    for side in (32, 96):
+        sizes.axvline(side, color="gray", linestyle="--", linewidth=1)
+    sizes.set(xlabel="square root of the area in pixels", title="sizes (dashed: COCO's small, medium, large)")
+    counts = [len(one) for one in boxes]
+    numbers.hist(counts, bins=np.arange(max(counts) + 2) - 0.5 if max(counts) < 60 else 60)
+    numbers.set(xlabel="objects", ylabel="images", title="objects in an image")
+    save(figure, output)

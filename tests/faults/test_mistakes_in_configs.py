@@ -1,0 +1,78 @@
+"""A mistake in a config is one message that names the key, before training starts."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from detectron2.engine import default_argument_parser
+
+from deim.config import load_config
+from deim.engine.run import main
+from deim.errors import DeimError
+from tests.faults.test_bad_input import refused
+from tests.test_train_net import RECIPE, tool, train_arguments
+
+# overrides -> what the message says
+MISTAKES = {
+    "optimizer.lr=abc": "'optimizer.lr=abc' must be a number, such as",
+    "optimizer.lr=-1": "optimizer of the config cannot be built: Invalid learning rate: -1",
+    "train.amp.enabled=yes": "must be true or false",
+    "dataloader.image_size=640": "must be a list, such as [64, 64]",
+    "dataloader.image_size=[32,32] model.decoder.queries.num_queries=21": "the model does not run on an image of 32 x 32, the smallest of this run",
+    "dataloader.train.mapper.multi_scale_repeat=1 model.decoder.queries.num_queries=21": "an image of 32 x 32, the smallest of this run",
+    "dataloader.train.mapper.mosaic_prob=2": "dataloader.train.mapper of the config cannot be built",
+    "dataloader.train.mapper.strong.0.prob=2": "unknown key",
+    "dataloader.train.total_batch_size=0": "dataloader.train.total_batch_size must be at least 1, got 0",
+    "dataloader.test.total_batch_size=0": "dataloader.test.total_batch_size must be at least 1, got 0",
+    "dataloader.train.num_workers=-1": "dataloader.train of the config cannot be built",
+    "model=null": "model of the config describes nothing to build",
+    "model.num_classes=0": "set model.num_classes=6",
+    "model.backbone.name=B9": "model.backbone of the config cannot be built: Unknown HGNetV2 'B9'; choose one of B0",
+    "model.backbone.out_features=[stage9]": "model.backbone of the config cannot be built: HGNetV2 has no features",
+    "model.backbone.out_features=[stage1,stage2]": "expected input[1, 64, ",
+    "model.encoder.hidden_dim=97": "model.encoder of the config cannot be built: hidden_dim 97 is not divisible",
+    "model.encoder.in_channels=[256]": "model.encoder of the config cannot be built: 1 in_channels for 2 in_features",
+    "+model.encoder.fusion=x": "model.encoder of the config cannot be built: unknown fusion 'x'",
+    "model.encoder.nothing=1": "unknown key 'model.encoder.nothing': model.encoder has ",
+    "+model.encoder.nothing=1": "model.encoder of the config cannot be built",
+    "model.decoder.eval_layer=9": "model.decoder of the config cannot be built: eval_layer 9 is out of range",
+    "model.decoder.layer.num_heads=7": "model.decoder.layer of the config cannot be built: dim 96 is not divisible",
+    "model.decoder.layer.num_points=[4]": "model.decoder of the config cannot be built: layer.num_points has 1 levels",
+    "model.decoder.layer.activation=x": "model.decoder.layer of the config cannot be built: Unknown activation 'x'",
+    "model.decoder.refinement.reg_max=7": "model.decoder.refinement of the config cannot be built: reg_max must be",
+    "model.decoder.queries.num_queries=0": "model.decoder.queries of the config cannot be built",
+    "model.decoder.queries.dim=${nowhere}": "model.decoder.queries of the config: Interpolation key 'nowhere' not found",
+    "model.criterion.classification=x": "model.criterion of the config cannot be built",
+    "train.output_dir=/dev/null/x": "train.output_dir=/dev/null/x cannot be made",
+    "train.device=tpu": "train.device='tpu'",
+    "train.log_period=0": "train.log_period must be at least 1, got 0",
+    "train.max_iter=0": "train.max_iter must be at least 1, got 0",
+    "train.checkpointer.period=0": "train.checkpointer.period must be at least 1, got 0",
+    "train.model_ema.decay=2": "train.model_ema.decay must be between 0 and 1, got 2",
+    "lr_multiplier=null": "lr_multiplier of the config describes nothing to build",
+    "schedule.epochs=0": "schedule.epochs must be at least 1, got 0",
+}
+
+
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_a_mistake_is_told_with_its_key(overrides: str, shapes: Path, tmp_path: Path) -> None:
+    arguments = train_arguments(shapes, tmp_path, "train.max_iter=1", *overrides.split())
+    args: argparse.Namespace = default_argument_parser().parse_args(arguments)
+    with pytest.raises(DeimError) as told:
+        main(args)
+    assert MISTAKES[overrides] in str(told.value)
+    assert not (tmp_path / "metrics.json").exists(), "before training starts"
+
+
+def test_the_command_ends_with_status_2(shapes: Path, tmp_path: Path) -> None:
+    arguments = train_arguments(shapes, tmp_path, "model.backbone.name=B9")
+    message = refused(tool("train_net.py", *arguments))
+    assert message.startswith("model.backbone of the config cannot be built: Unknown HGNetV2 'B9'")
+    assert "(ValueError in backbone/hgnetv2.py, line " in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_a_recipe_is_found_by_its_name() -> None:
+    assert load_config("deim_dfine/deim_dfine_n_shapes") == load_config(RECIPE)
+    with pytest.raises(DeimError, match="nor is it one of the recipes deim_dfine/deim_dfine_l_coco, "):
+        load_config("deim_dfine/deim_dfine_xxl")

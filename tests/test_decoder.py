@@ -1,0 +1,150 @@
+"""Decoders are put together from parts that configs exchange."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyCall, instantiate
+
+from deim.checkpoint.layouts import present_name
+from deim.checkpoint.loading import load_weights, resume
+from deim.config import with_fdr, with_learned_queries
+from deim.errors import CheckpointError
+from deim.inference import to_deployment
+from deim.modeling.decoder import FixedBoxes, IterativeRefinement
+from deim.modeling.queries import LearnedQueries
+from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
+
+
+def without_refinement(model):
+    refinement = dict(model.decoder.refinement)
+    options = {name: refinement[name] for name in ("dim", "num_classes", "num_layers", "activation")}
+    model.decoder.refinement = LazyCall(FixedBoxes)(**options)
+    return model
+
+
+CHANGES = {
+    "FDR on RT-DETR": ("rtdetr", with_fdr),
+    "RT-DETR with learned queries": ("rtdetr", with_learned_queries),
+    "D-FINE with learned queries": ("dfine", with_learned_queries),
+    "RT-DETR without refinement": ("rtdetr", without_refinement),
+    "FDR and learned queries on RT-DETR": ("rtdetr", lambda model: with_fdr(with_learned_queries(model))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_part_is_a_line_in_a_config(change: str) -> None:
+    """It trains everywhere, evaluates, and is deployed."""
+    family, apply = CHANGES[change]
+    torch.manual_seed(0)
+    model = instantiate(apply(recipe(FAMILIES[family], "model.decoder.num_layers=3").model))
+    losses = model(batch([2, 0, 3]))
+    assert ("loss_fgl_aux_0" in losses) == (family == "dfine" or "FDR" in change)
+    assert ("loss_mal_enc_0" in losses) == ("learned" not in change)
+    assert "loss_bbox_dn_0" in losses
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    model = randomize(model).eval()
+    deployed = to_deployment(model)
+    with torch.no_grad():
+        expected, found = (m(batch([1]))[0]["instances"] for m in (model, deployed))
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-3)
+
+
+def test_learned_queries_are_the_same_for_every_image() -> None:
+    torch.manual_seed(0)
+    queries = LearnedQueries(8, 5)(torch.randn(3, 40, 8), [(4, 8), (2, 4)])
+    assert queries.content.shape == (3, 5, 8)
+    assert torch.equal(queries.content[0], queries.content[2])
+    boxes = queries.references.sigmoid()
+    assert torch.equal(boxes[0], boxes[1])
+    assert (boxes[..., 2:] == 0.5).all()
+    assert boxes[0, :, 0].std() > 0.1
+    assert queries.references.requires_grad
+    assert queries.groups == {}
+
+
+def test_without_refinement_every_layer_corrects_the_same_boxes() -> None:
+    torch.manual_seed(0)
+    refinement = randomize(FixedBoxes(8, 3, num_layers=2), 0.5)
+    references = torch.rand(1, 4, 4) * 0.4 + 0.3
+    state = refinement.start(references)
+    queries = torch.randn(1, 4, 8)
+    for index in range(2):
+        state, predicted = refinement(index, queries, state, predict=True)
+        correction = refinement.bbox_heads[index](queries)
+        torch.testing.assert_close(predicted["main"].boxes[0], (correction + references.logit()).sigmoid())
+    assert torch.equal(state.references, references)
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_looking_forward_twice_is_where_the_gradient_goes(twice: bool) -> None:
+    torch.manual_seed(0)
+    refinement = randomize(IterativeRefinement(8, 3, num_layers=2, look_forward_twice=twice), 0.5)
+    queries = torch.randn(1, 4, 8)
+    state = refinement.start(torch.rand(1, 4, 4) * 0.4 + 0.3)
+    for index in range(2):
+        state, predicted = refinement(index, queries, state, predict=True)
+    predicted["main"].boxes.sum().backward()
+    reached = refinement.bbox_heads[0].layers[-1].weight.grad
+    assert (reached is not None and bool(reached.abs().sum() > 0)) == twice
+
+
+def test_layers_begin_alike_and_are_trained_apart() -> None:
+    layers = tiny_model().decoder.layers
+    first, last = layers[0].linear1.weight, layers[-1].linear1.weight
+    assert torch.equal(first, last)
+    assert first is not last
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.decoder.eval_layer=3", "eval_layer 3 is out of range for 3 layers"),
+        ("model.decoder.layer.num_points=[4,4,4]", "layer.num_points has 3 levels, input_proj.in_channels 2"),
+        ("model.decoder.refinement.num_layers=2", "refinement is made for 2 layers, num_layers is 3"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model(override)
+
+
+# name before decoders were put together from parts -> name now
+FORMER = {
+    "decoder.selection.projection.weight": "decoder.queries.projection.weight",
+    "decoder.query_pos_head.layers.0.bias": "decoder.position.mlp.layers.0.bias",
+    "decoder.score_heads.1.weight": "decoder.refinement.score_heads.1.weight",
+    "decoder.corner_heads.0.layers.2.bias": "decoder.refinement.corner_heads.0.layers.2.bias",
+    "decoder.quality_heads.0.reg_conf.layers.0.bias": "decoder.refinement.quality_heads.0.reg_conf.layers.0.bias",
+    "decoder.initial_bbox_head.layers.0.bias": "decoder.refinement.initial_bbox_head.layers.0.bias",
+    "decoder.up": "decoder.refinement.up",
+    "decoder.reg_scale": "decoder.refinement.reg_scale",
+}
+
+
+def test_checkpoints_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
+    model = tiny_model(seed=1)
+    present = {now: before for before, now in FORMER.items()}
+    state = model.state_dict()
+    assert set(present) <= set(state)
+    assert all(present_name(before) == now for before, now in FORMER.items())
+    assert all(present_name(name) == name for name in state)
+    path = str(tmp_path / "former.pth")
+    torch.save({"model": {present.get(name, name): value for name, value in state.items()}}, path)
+    other = tiny_model(seed=2)
+    load_weights(other, path)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
+
+
+def test_runs_of_earlier_versions_are_not_resumed(tmp_path: Path) -> None:
+    """The optimizer's state would go to other parameters."""
+    path = str(tmp_path / "former.pth")
+    torch.save({"model": {"decoder.up": torch.zeros(1)}}, path)
+
+    class Checkpointer:
+        def get_checkpoint_file(self) -> str:
+            return path
+
+    with pytest.raises(CheckpointError, match=r"earlier version of deim .*train\.init_checkpoint="):
+        resume(Checkpointer(), tiny_model())
