@@ -15,6 +15,13 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python tools/plot_metrics.py $(RUN)/metrics.json $(RUN)/curves.png
 	$(BIN)/python tools/draw_predictions.py --config-file $(RECIPE) --output $(RUN)/predictions.png \
 		train.init_checkpoint=$(RUN)/model_final.pth
+	@printf '%s\n' "" "Trained, evaluated and drawn in $(RUN):" \
+		"  curves.png       loss and AP" \
+		"  predictions.png  detections over ground truth" \
+		"  model_final.pth  the weights; log.txt and metrics.json tell how they came about" \
+		"Next, your own data: see docs/data.md, and look it over first with" \
+		"  $(BIN)/python tools/check_dataset.py --config-file projects/deim_dfine/configs/deim_dfine_s_yolo.py \\" \
+		"    dataloader.train.dataset.data_file=path/to/data.yaml"
 
 test: $(VENV)/.installed-dev
 	$(MAKE) lint

@@ -34,7 +34,17 @@ def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
         assert (ROOT / words[0]).is_file(), words
         config = words[words.index("--config-file") + 1] if "--config-file" in words else "..."
         if config != "...":
-            load_config(str(ROOT / config), [word for word in words if re.match(r"[a-z][\w.]*=", word)])
+            path = ROOT / config
+            load_config(
+                str(path) if path.is_file() else config, [word for word in words if re.match(r"[a-z][\w.]*=", word)]
+            )
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("name", NAMES)

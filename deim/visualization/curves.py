@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from deim.errors import DeimError
 from deim.visualization.figures import save
 
+_SCORES = ("AP", "AP50", "AP75")
+
 
 def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     """Draw total loss, learning rate and AP over the iterations of a run as a PNG.
@@ -22,7 +24,7 @@ def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     losses, rates = _series(metrics_file, "total_loss"), _series(metrics_file, "lr")
     if not losses:
         raise DeimError(f"{metrics_file} holds no total_loss: has the run written any metrics yet?")
-    scores = {name: _series(metrics_file, f"bbox/{name}") for name in ("AP", "AP50", "AP75")}
+    scores = {name: _series(metrics_file, f"bbox/{name}") for name in _SCORES}
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(*zip(*losses, strict=True), color="tab:blue")
@@ -41,6 +43,16 @@ def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     if any(scores.values()):
         right.legend(title="last value")
     save(figure, output)
+
+
+def last_scores(metrics_file: str | Path) -> dict[str, float]:
+    """{"AP": ..., "AP50": ..., "AP75": ...} of the last evaluation of a run, in %; empty if there was none.
+
+    Raises:
+        DeimError: the file is missing or malformed.
+    """
+    scores = {name: _series(metrics_file, f"bbox/{name}") for name in _SCORES}
+    return {name: points[-1][1] for name, points in scores.items() if points}
 
 
 def _series(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:

@@ -1,0 +1,80 @@
+"""A run that goes nowhere says so."""
+
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from deim.engine.plateau import PlateauHook, count_found
+from tests.models import batch
+
+
+class Detector(nn.Module):
+    """Detects the boxes that a function of the images gives."""
+
+    def __init__(self, boxes_of: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.boxes_of = boxes_of
+
+    def forward(self, inputs: list[dict]) -> list[dict]:
+        assert not self.training
+        results = []
+        for one in inputs:
+            boxes = self.boxes_of(one["image"])
+            results.append({"instances": Instances((one["height"], one["width"]), pred_boxes=Boxes(boxes))})
+        return results
+
+
+def run(model: nn.Module, samples: list[dict], max_iter: int = 100) -> tuple[dict, list[str]]:
+    """The scalars of a run, and what it warned of."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("detectron2.deim")
+    logger.addHandler(handler)
+    hook = PlateauHook(num_batches=2)
+    with EventStorage() as storage:
+        hook.trainer = SimpleNamespace(max_iter=max_iter, model=model.train(), samples=samples, storage=storage)
+        for iteration in range(max_iter):
+            hook.trainer.iter = storage.iter = iteration
+            hook.after_step()
+        assert model.training
+    logger.removeHandler(handler)
+    return {name: value for name, (value, _) in storage.latest().items()}, warnings
+
+
+def test_a_model_that_does_not_look_at_its_images_is_reported() -> None:
+    samples = batch([3, 4, 2, 5])
+    everywhere = torch.cat([sample["instances"].gt_boxes.tensor for sample in samples])[:10]
+    scalars, warnings = run(Detector(lambda image: everywhere), samples)
+    assert len(warnings) == 8, "after the second to the ninth tenth"
+    assert warnings[0].startswith("After 21 of 100 iterations the model has not started to learn: its best boxes find")
+    assert "schedule.dense_epochs" in warnings[0]
+    assert scalars["plateau/recall"] > 0.5, "it finds many objects, but those of other images as well"
+    assert scalars["plateau/recall"] == pytest.approx(scalars["plateau/chance"], abs=0.04)
+
+
+def test_a_model_that_finds_objects_is_left_alone() -> None:
+    samples = batch([3, 4, 2, 5])
+    known = {hash(s["image"].numpy().tobytes()): s["instances"].gt_boxes.tensor[:1] for s in samples}
+    scalars, warnings = run(Detector(lambda image: known[hash(image.numpy().tobytes())]), samples)
+    assert warnings == []
+    assert scalars["plateau/recall"] >= 4 / 14
+    assert scalars["plateau/chance"] < 0.1
+
+
+def test_images_without_objects_are_no_plateau() -> None:
+    _, warnings = run(Detector(lambda image: torch.zeros(0, 4)), batch([0, 0]))
+    assert warnings == []
+
+
+def test_objects_are_found_by_overlap() -> None:
+    objects = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    assert count_found(torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 10]]), objects) == 1
+    assert count_found(torch.zeros(0, 4), objects) == 0
+    assert count_found(torch.tensor([[0.0, 0, 10, 10]]), torch.zeros(0, 4)) == 0
