@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from detectron2.config import instantiate
 
 from deim.config import load_config
 from tests.conftest import ROOT
@@ -40,11 +41,14 @@ def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
             )
 
 
-def test_the_python_of_the_readme_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("name", ["README.md", "docs/compose.md"])
+def test_python_on_the_pages_runs(name: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        found: dict = {}
+        exec(compile(block, name, "exec"), found)
+        instantiate(found["cfg"].model if "cfg" in found else found["model"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,26 +2,44 @@
 
 from deim.config.building import build
 from deim.config.loading import find_config, get_config, load_config
-from deim.config.recipes import (
-    with_datasets,
-    with_deim_dfine,
+from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr
+from deim.config.switches import (
+    SWITCHES,
+    is_on,
+    switch,
     with_deim_loss,
-    with_deim_rtdetr,
+    with_denoising,
     with_dense_o2o,
     with_fdr,
+    with_hybrid_branch,
     with_learned_queries,
+    without_deim_loss,
+    without_denoising,
+    without_dense_o2o,
+    without_fdr,
+    without_hybrid_branch,
 )
 
 __all__ = [
+    "SWITCHES",
     "build",
     "find_config",
     "get_config",
+    "is_on",
     "load_config",
+    "switch",
     "with_datasets",
     "with_deim_dfine",
     "with_deim_loss",
     "with_deim_rtdetr",
+    "with_denoising",
     "with_dense_o2o",
     "with_fdr",
+    "with_hybrid_branch",
     "with_learned_queries",
+    "without_deim_loss",
+    "without_denoising",
+    "without_dense_o2o",
+    "without_fdr",
+    "without_hybrid_branch",
 ]

@@ -1,5 +1,6 @@
 """What is put right or refused before a run starts."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from torch import nn
 
 from deim.config.building import origin
 from deim.errors import ConfigError
+
+logger = logging.getLogger("detectron2.deim")
 
 
 def fall_back_to_cpu(cfg: Any) -> None:
@@ -73,6 +76,14 @@ def check_settings(cfg: Any, training: bool) -> None:
         torch.device(cfg.train.device)
     except RuntimeError as error:
         raise ConfigError(f"train.device={cfg.train.device!r}: {error}") from error
+
+
+def warn_of_unused_parts(cfg: Any) -> None:
+    """Say so where something is configured that will never happen."""
+    train = cfg.dataloader.train
+    dense = OmegaConf.select(train, "mapper.mosaic") is not None or train.get("mixup") is not None
+    if dense and not any(OmegaConf.select(cfg, "schedule.dense_epochs") or ()):
+        logger.warning("dataloader.train has mosaic or mixup, but schedule.dense_epochs is empty: they are never used")
 
 
 @torch.no_grad()

@@ -20,7 +20,14 @@ from deim.engine.evaluation import check_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import BestCheckpointer
 from deim.engine.plateau import PlateauHook
-from deim.engine.preflight import check_model_runs, check_settings, ddp_options, fall_back_to_cpu, make_output_folder
+from deim.engine.preflight import (
+    check_model_runs,
+    check_settings,
+    ddp_options,
+    fall_back_to_cpu,
+    make_output_folder,
+    warn_of_unused_parts,
+)
 from deim.engine.trainer import Trainer
 from deim.engine.writers import build_writers
 from deim.errors import ConfigError
@@ -56,6 +63,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     check_classes(cfg, "test")
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
     resolve_schedule(cfg, iters_per_epoch)
+    warn_of_unused_parts(cfg)
 
     model = build_model(cfg)
     check_model_runs(cfg, model, getattr(loader, "shapes", ()))

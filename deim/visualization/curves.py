@@ -1,6 +1,7 @@
 """Curves of a run."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     losses, rates = _series(metrics_file, "total_loss"), _series(metrics_file, "lr")
     if not losses:
         raise DeimError(f"{metrics_file} holds no total_loss: has the run written any metrics yet?")
-    scores = {name: _series(metrics_file, f"bbox/{name}") for name in _SCORES}
+    scores = {name: read_scores(metrics_file, name) for name in _SCORES}
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(*zip(*losses, strict=True), color="tab:blue")
@@ -45,13 +46,42 @@ def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     save(figure, output)
 
 
+def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output: str | Path) -> None:
+    """Draw the AP of several runs over their iterations as a PNG.
+
+    Args:
+        runs: {name: one [(iteration, AP)] for each of its runs, which share a colour}.
+        output: the picture to write.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, curves) in enumerate(runs.items()):
+        for index, points in enumerate(curves):
+            label = f"{name}: {points[-1][1]:.1f}" if index == 0 and points else None
+            axes.plot(*zip(*points, strict=True), marker="o", color=f"C{number}", label=label)
+    axes.set(xlabel="iteration", ylabel="AP in %", title="Box AP on the test split", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(title="last value of the first run")
+    save(figure, output)
+
+
+def read_scores(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
+    """[(iteration, value in %)] of the evaluations of a run, of "AP", "AP50" or another of COCO's metrics.
+
+    Raises:
+        DeimError: the file is missing or malformed.
+    """
+    return _series(metrics_file, f"bbox/{name}")
+
+
 def last_scores(metrics_file: str | Path) -> dict[str, float]:
     """{"AP": ..., "AP50": ..., "AP75": ...} of the last evaluation of a run, in %; empty if there was none.
 
     Raises:
         DeimError: the file is missing or malformed.
     """
-    scores = {name: _series(metrics_file, f"bbox/{name}") for name in _SCORES}
+    scores = {name: read_scores(metrics_file, name) for name in _SCORES}
     return {name: points[-1][1] for name, points in scores.items() if points}
 
 

@@ -13,8 +13,20 @@ from deim.modeling.queries.denoising import ContrastiveDenoising, DenoisingQueri
 from deim.modeling.queries.initial import QuerySource
 from deim.structures.predictions import Predictions, Targets
 
-# What the predictions of the denoising queries are called.
+# What the predictions of the denoising and of the one-to-many queries are called.
 _NOISED = {"main": "denoising", "initial": "denoising_initial"}
+_ONE_TO_MANY = {"main": "hybrid", "initial": "hybrid_initial"}
+
+
+def isolate_last(mask: Tensor | None, total: int, count: int, device: torch.device) -> Tensor:
+    """Forbid attention between the last ``count`` of ``total`` queries and all others.
+
+    Args:
+        mask: (total, total) bool, True where attention is forbidden already; None for nowhere.
+    """
+    last = torch.arange(total, device=device) >= total - count
+    apart = last[:, None] != last[None, :]
+    return apart if mask is None else mask | apart
 
 
 class Decoder(nn.Module):
@@ -79,7 +91,8 @@ class Decoder(nn.Module):
         Returns:
             named predictions and the denoising queries behind them. In evaluation only ``main``,
             with one layer. In training ``main`` (L layers), what the query source and the refinement
-            predict on the way, and with denoising the same of the denoising queries.
+            predict on the way, the same of the denoising queries, and as ``hybrid`` that of the
+            one-to-many queries, where there are any.
         """
         projected = self.input_proj(maps)
         spatial_shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in projected]
@@ -92,17 +105,21 @@ class Decoder(nn.Module):
             content = torch.cat([noised.content.to(content.dtype), content], dim=1)
             references = torch.cat([noised.references.to(references.dtype), references], dim=1)
             mask = noised.attention_mask
+        if initial.num_one_to_many:
+            mask = isolate_last(mask, content.shape[1], initial.num_one_to_many, content.device)
         refined = self._run_layers(content, references.sigmoid(), memory, spatial_shapes, mask)
         if not self.training:
             return refined, None
 
+        before, after = 0 if noised is None else len(noised), initial.num_one_to_many
         groups = dict(initial.groups)
         for name, predictions in refined.items():
-            if noised is None:
-                groups[name] = predictions
-            else:
-                sizes = [len(noised), content.shape[1] - len(noised)]
-                groups[_NOISED[name]], groups[name] = predictions.split(sizes)
+            parts = predictions.split([before, content.shape[1] - before - after, after])
+            groups[name] = parts[1]
+            if noised is not None:
+                groups[_NOISED[name]] = parts[0]
+            if self.queries.num_one_to_many:
+                groups[_ONE_TO_MANY[name]] = parts[2]
         return groups, noised
 
     def _run_layers(

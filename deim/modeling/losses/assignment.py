@@ -92,40 +92,39 @@ def assign(
     Args:
         supervision: the groups to assign, all in ``groups``.
         denoising: the queries of the denoising groups; needed if there are any.
-        use_union: localisation uses the union of the matches of all layers and groups.
+        use_union: localisation uses the union of the matches of all layers and one-to-one groups.
     """
-    plans = _plan_matched([s.group for s in supervision if not s.denoising], groups, targets, matcher, use_union)
+    plans = _plan_matched([s for s in supervision if not s.denoising], groups, targets, matcher, use_union)
     for group in (s.group for s in supervision if s.denoising):
         plans[group] = _plan_denoising(len(groups[group].logits), targets, denoising)
     return _on_device(plans, targets)
 
 
 def _plan_matched(
-    names: Sequence[str],
+    supervision: Sequence[Supervision],
     groups: Mapping[str, Predictions],
     targets: Targets,
     matcher: HungarianMatcher,
     use_union: bool,
 ) -> dict[str, _Plan]:
-    logits = torch.cat([groups[name].logits for name in names])
-    boxes = torch.cat([groups[name].boxes for name in names])
-    matches = matcher(logits, boxes, targets)
-    union = union_of_matches(matches)
-    plans, first = {}, 0
-    for name in names:
-        layers = len(groups[name].logits)
-        classes = matches.layers(first, first + layers)
-        located = union.for_layers(layers) if use_union else classes
-        per_layer = len(located) // layers
-        plans[name] = _Plan(
+    matches = matcher([groups[s.group] for s in supervision], targets, [s.repeats for s in supervision])
+    one_to_one = [found for s, found in zip(supervision, matches, strict=True) if s.repeats == 1]
+    union = union_of_matches(Matches.join(one_to_one)) if use_union and one_to_one else None
+    plans = {}
+    for s, classes in zip(supervision, matches, strict=True):
+        layers, images, queries, _ = groups[s.group].logits.shape
+        objects = targets.total * s.repeats
+        located, located_objects = classes, objects
+        if union is not None and s.repeats == 1:
+            located, located_objects = union.for_layers(layers), len(union)
+        plans[s.group] = _Plan(
             classes,
             located,
-            objects=targets.total,
-            located=per_layer if use_union else targets.total,
-            matched=per_layer,
-            queries=logits.shape[1] * logits.shape[2],
+            objects=objects,
+            located=located_objects,
+            matched=len(located) // layers,
+            queries=images * queries,
         )
-        first += layers
     return plans
 
 

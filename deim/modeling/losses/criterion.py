@@ -6,6 +6,7 @@ import torch
 from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor, nn
 
+from deim.errors import ConfigError
 from deim.modeling.losses import functional
 from deim.modeling.losses.assignment import GroupAssignment, Pairs, assign
 from deim.modeling.losses.supervision import Supervision
@@ -87,12 +88,15 @@ class Criterion(nn.Module):
             {name: () loss}, weighted, to be summed.
 
         Raises:
-            KeyError: a supervised group is missing.
+            ConfigError: a supervised group is missing.
         """
         active = [s for s in self.supervision if denoising is not None or not s.denoising]
         missing = [s.group for s in active if s.group not in groups]
         if missing:
-            raise KeyError(f"the decoder returned no predictions named {missing}; it returned {list(groups)}")
+            raise ConfigError(
+                f"criterion.supervision names {', '.join(missing)}, but the decoder predicts only {', '.join(groups)}: "
+                "take them out, or give the decoder the part that predicts them"
+            )
         groups = {s.group: groups[s.group].float() for s in active}
         step = assign(active, groups, targets, denoising, self.matcher, self.use_union)
         main = step.groups[active[0].group]
@@ -106,7 +110,7 @@ class Criterion(nn.Module):
             for name, per_layer in values.items():
                 for index, value in enumerate(per_layer.unbind()):
                     full_name = supervision.name(name, index, len(predictions.logits))
-                    total[full_name] = value * self.weights[name]
+                    total[full_name] = value * (self.weights[name] * supervision.weight)
         return total
 
     def _group_losses(

@@ -9,11 +9,28 @@ class Supervision:
         suffix: what its loss names end with; ``{}`` stands for the layer.
         last_suffix: that of the last layer, if another.
         denoising: matched by construction, not by the Hungarian algorithm.
+        repeats: how many queries are matched to each object: 1, or more for a one-to-many group
+            (H-DETR, arXiv 2207.13080, section 3.2).
+        weight: of the group's losses.
+
+    Raises:
+        ValueError: fewer than one query to an object.
     """
 
     # Not a dataclass: OmegaConf makes configs of those that stand in a list.
-    def __init__(self, group: str, suffix: str, last_suffix: str | None = None, denoising: bool = False):
-        self.group, self.suffix, self.last_suffix, self.denoising = group, suffix, last_suffix, denoising
+    def __init__(
+        self,
+        group: str,
+        suffix: str,
+        last_suffix: str | None = None,
+        denoising: bool = False,
+        repeats: int = 1,
+        weight: float = 1.0,
+    ):
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        self.group, self.suffix, self.last_suffix = group, suffix, last_suffix
+        self.denoising, self.repeats, self.weight = denoising, repeats, weight
 
     def name(self, loss: str, layer: int, num_layers: int) -> str:
         """What a loss of one layer is called."""

@@ -1,5 +1,6 @@
-"""One-to-one matching (DETR, arXiv 2005.12872, section 3.1) of all layers of a step at once."""
+"""One-to-one matching (DETR, arXiv 2005.12872, section 3.1) of all layers and groups of a step at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from deim.modeling.matching.cost import MatchingCost
-from deim.structures.predictions import Targets
+from deim.structures.predictions import Predictions, Targets
 
 
 @dataclass
@@ -36,6 +37,12 @@ class Matches:
         layer = np.repeat(np.arange(count), len(self))
         return Matches(layer, *(np.tile(part, count) for part in (self.image, self.query, self.target)))
 
+    @staticmethod
+    def join(parts: Sequence["Matches"]) -> "Matches":
+        """All pairs, each part's layers counted from its own 0."""
+        layer, image, query, target = np.concatenate([part.stacked() for part in parts], axis=1)
+        return Matches(layer, image, query, target)
+
     def stacked(self) -> np.ndarray:
         """(4, M) layer, image, query and target."""
         return np.stack([self.layer, self.image, self.query, self.target]).astype(np.int64)
@@ -48,27 +55,54 @@ class HungarianMatcher:
         self.cost = cost or MatchingCost()
 
     @torch.no_grad()
-    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Matches:
+    def __call__(
+        self, groups: Sequence[Predictions], targets: Targets, repeats: Sequence[int] | None = None
+    ) -> list[Matches]:
         """
-        Costs are computed on the device for all layers together and copied to the host once.
+        Costs are computed on the device and copied to the host once.
 
         Args:
-            logits: (L, B, Q, K) of any L sets of Q queries, each matched by itself.
-            boxes: (L, B, Q, 4) cxcywh.
+            groups: every layer of each is matched by itself.
+            repeats: how many queries of its own each object gets in a group; 1 by default.
 
         Returns:
-            min(Q, n) pairs for each layer and each image of n objects.
+            for each group min(Q, n * repeats) pairs for each layer and each image of n objects.
 
         Raises:
             FloatingPointError: a prediction is NaN or infinite.
         """
-        cost = self.cost(logits.float(), boxes.float(), targets).cpu().numpy()
+        repeats = repeats or [1] * len(groups)
+        costs = self._costs_on_host(groups, targets)
+        return [self._match(cost, targets.counts, times) for cost, times in zip(costs, repeats, strict=True)]
+
+    def _costs_on_host(self, groups: Sequence[Predictions], targets: Targets) -> list[np.ndarray]:
+        """(L, B, Q, T) of each group; groups of as many queries are computed together."""
+        costs: dict[int, Tensor] = {}
+        widths = [group.logits.shape[2] for group in groups]
+        for width in dict.fromkeys(widths):
+            same = Predictions.join([Predictions(g.logits, g.boxes) for g in groups if g.logits.shape[2] == width])
+            costs[width] = self.cost(same.logits.float(), same.boxes.float(), targets)
+        host = torch.cat([cost.flatten() for cost in costs.values()]).cpu().numpy()
+        ends = np.cumsum([cost.numel() for cost in costs.values()])
+        whole = {
+            width: part.reshape(cost.shape)
+            for (width, cost), part in zip(costs.items(), np.split(host, ends[:-1]), strict=True)
+        }
+        taken = dict.fromkeys(costs, 0)
+        found = []
+        for group, width in zip(groups, widths, strict=True):
+            first, layers = taken[width], len(group.logits)
+            found.append(whole[width][first : first + layers])
+            taken[width] += layers
+        return found
+
+    def _match(self, cost: np.ndarray, counts: Sequence[int], repeats: int) -> Matches:
         pairs = [np.empty((4, 0), np.int64)]
         for layer, of_layer in enumerate(cost):
-            for image, count in enumerate(targets.counts):
-                query, target = self._assign(of_layer[image, :, :count], image)
+            for image, count in enumerate(counts):
+                query, target = self._assign(np.tile(of_layer[image, :, :count], repeats), image)
                 where = np.broadcast_to([[layer], [image]], (2, len(query)))
-                pairs.append(np.concatenate([where, query[None], target[None]]))
+                pairs.append(np.concatenate([where, query[None], target[None] % max(count, 1)]))
         return Matches(*np.concatenate(pairs, axis=1))
 
     @staticmethod

@@ -14,11 +14,10 @@ class LearnedQueries(QuerySource):
     Boxes start anywhere in the image, half of its sides large.
     """
 
-    def __init__(self, dim: int, num_queries: int):
-        super().__init__()
-        self.num_queries = num_queries
-        self.content = nn.Embedding(num_queries, dim)
-        self.references = nn.Embedding(num_queries, 4)
+    def __init__(self, dim: int, num_queries: int, num_one_to_many: int = 0):
+        super().__init__(num_queries, num_one_to_many)
+        self.content = nn.Embedding(num_queries + num_one_to_many, dim)
+        self.references = nn.Embedding(num_queries + num_one_to_many, 4)
         nn.init.zeros_(self.references.weight)
         centres = self.references.weight.data[:, :2].uniform_(0, 1)
         centres.copy_(centres.logit(eps=1e-3))
@@ -27,8 +26,17 @@ class LearnedQueries(QuerySource):
         self, memory: Tensor, spatial_shapes: Sequence[tuple[int, int]], padding: Tensor | None = None
     ) -> InitialQueries:
         """See :class:`QuerySource`; of ``memory`` only the number of images counts."""
-        batch = len(memory)
+        batch, extra = len(memory), self.num_one_to_many if self.training else 0
+        count = self.num_queries + extra
         return InitialQueries(
-            self.content.weight.expand(batch, -1, -1).to(memory.dtype),
-            self.references.weight.expand(batch, -1, -1),
+            self.content.weight[:count].expand(batch, -1, -1).to(memory.dtype),
+            self.references.weight[:count].expand(batch, -1, -1),
+            extra,
         )
+
+    def reparameterize(self) -> None:
+        """Drop the queries that are only trained with."""
+        for name in ("content", "references"):
+            kept = getattr(self, name).weight[: self.num_queries].detach().clone()
+            setattr(self, name, nn.Embedding.from_pretrained(kept))
+        self.num_one_to_many = 0

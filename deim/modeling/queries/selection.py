@@ -51,15 +51,13 @@ def generate_anchors(
 class QuerySelection(QuerySource):
     """Scores every encoder token, takes the best ``num_queries`` and predicts a box for each.
 
-    Raises:
-        ValueError: fewer than one query.
+    The next best ones are the one-to-many queries of training.
     """
 
-    def __init__(self, dim: int, num_classes: int, num_queries: int, activation: str = "relu"):
-        super().__init__()
-        if num_queries < 1:
-            raise ValueError(f"num_queries must be at least 1, got {num_queries}")
-        self.num_queries = num_queries
+    def __init__(
+        self, dim: int, num_classes: int, num_queries: int, activation: str = "relu", num_one_to_many: int = 0
+    ):
+        super().__init__(num_queries, num_one_to_many)
         self.projection = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.score_head = classification_head(dim, num_classes)
@@ -72,8 +70,8 @@ class QuerySelection(QuerySource):
         """See :class:`QuerySource`. Tokens on padding are never valid.
 
         Returns:
-            the best tokens, without gradient; as the group ``encoder``, with gradient, what they were
-            chosen by and the boxes predicted for them.
+            the best tokens, without gradient; as the group ``encoder``, with gradient, what the first
+            ``num_queries`` were chosen by and the boxes predicted for them.
 
         Raises:
             ValueError: there are fewer tokens than queries.
@@ -90,7 +88,8 @@ class QuerySelection(QuerySource):
             anchors = anchors.masked_fill(~valid, torch.inf)
         tokens = self.norm(self.projection(valid.to(memory.dtype) * memory))
         logits = self.score_head(tokens)
-        best = logits.amax(dim=-1).topk(self.num_queries, dim=1).indices[..., None]
+        extra = min(self.num_one_to_many, memory.shape[1] - self.num_queries) if self.training else 0
+        best = logits.amax(dim=-1).topk(self.num_queries + extra, dim=1).indices[..., None]
 
         def take(x: Tensor) -> Tensor:
             return x.expand(len(memory), -1, -1).gather(1, best.expand(-1, -1, x.shape[-1]))
@@ -98,7 +97,8 @@ class QuerySelection(QuerySource):
         content = take(tokens)
         references = self.bbox_head(content) + take(anchors)
         chosen = Predictions(take(logits)[None], references.sigmoid()[None])
-        return InitialQueries(content.detach(), references.detach(), {"encoder": chosen})
+        supervised, _ = chosen.split([self.num_queries, extra])
+        return InitialQueries(content.detach(), references.detach(), extra, {"encoder": supervised})
 
 
 def classification_head(dim: int, num_classes: int, prior: float = 0.01) -> nn.Linear:

@@ -18,6 +18,9 @@ model.decoder.layer.dim_feedforward = 384
 model.decoder.num_layers = 2
 model.decoder.layer.num_points = [4, 4]
 model.decoder.queries.num_queries = 50
-model.decoder.denoising.num_queries = 30
 
+optimizer.lr = 1e-3
 optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
+
+schedule.epochs = 20
+schedule.flat_epochs = 9

@@ -1,0 +1,141 @@
+"""Runs of one recipe with parts of it switched on and off."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from tabulate import tabulate
+
+from deim.config import is_on, load_config, switch
+from deim.errors import ConfigError
+from deim.visualization import draw_runs, last_scores, read_scores
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One cell of the matrix.
+
+    Attributes:
+        name: what differs from the recipe.
+        states: of the switches.
+        runs: an output folder with ``planned.yaml``, its config, for each seed.
+    """
+
+    name: str
+    states: dict[str, bool]
+    runs: tuple[Path, ...]
+
+    @property
+    def finished(self) -> list[Path]:
+        return [run for run in self.runs if (run / "model_final.pth").is_file()]
+
+
+def plan(
+    config_file: str,
+    overrides: Sequence[str],
+    switches: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    all_combinations: bool = False,
+) -> list[Variant]:
+    """Write the config of every run.
+
+    Args:
+        config_file, overrides: see :func:`deim.config.load_config`.
+        switches: names in :data:`deim.config.SWITCHES`.
+        seeds: each variant runs once with each.
+        output: folder of the ablation.
+        all_combinations: of all switches; else the recipe as it is, and with one switch turned at a time.
+
+    Raises:
+        ConfigError: an unknown switch, or a recipe that has no such part.
+    """
+    start = load_config(config_file, overrides)
+    now = {name: is_on(start, name) for name in switches}
+    if all_combinations:
+        wanted = [dict(zip(switches, flags, strict=True)) for flags in itertools.product(*[(True, False)] * len(now))]
+    else:
+        wanted = [now, *({**now, name: not now[name]} for name in switches)]
+    variants = []
+    for states in wanted:
+        changed = [f"{name} {'on' if on else 'off'}" for name, on in states.items() if on != now[name]]
+        name = ", ".join(changed) or "as it is"
+        folder = output / name.replace(", ", "_").replace(" ", "-")
+        runs = tuple(folder / f"seed{seed}" for seed in seeds)
+        variants.append(Variant(name, states, runs))
+        for run, seed in zip(runs, seeds, strict=True):
+            cfg = switch(load_config(config_file, overrides), **states)
+            cfg.train.seed, cfg.train.output_dir = seed, str(run)
+            _write(cfg, run / "planned.yaml")
+    return variants
+
+
+def _write(cfg: Any, path: Path) -> None:
+    """
+    Raises:
+        ConfigError: another config stands there: that of another ablation.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    former = path.read_text() if path.is_file() else None
+    LazyConfig.save(cfg, str(path))
+    if former is not None and path.read_text() != former:
+        path.write_text(former)
+        raise ConfigError(f"{path} holds the config of another ablation: choose another --output, or remove it")
+
+
+def run(variants: Sequence[Variant], train_tool: Path, num_gpus: int = 1) -> None:
+    """Train what is not finished yet, one run after the other, each going on where it was interrupted.
+
+    Args:
+        train_tool: ``tools/train_net.py``.
+
+    Raises:
+        ConfigError: a run failed; its own message stands above.
+    """
+    waiting = [run for variant in variants for run in variant.runs if run not in variant.finished]
+    start = time.monotonic()
+    for number, folder in enumerate(waiting):
+        left = (
+            timedelta(seconds=round((time.monotonic() - start) / number * (len(waiting) - number))) if number else "?"
+        )
+        print(f"run {number + 1} of {len(waiting)}: {folder} (time left: {left})", flush=True)
+        command = [sys.executable, str(train_tool), "--config-file", str(folder / "planned.yaml"), "--resume"]
+        done = subprocess.run([*command, "--num-gpus", str(num_gpus)], check=False)
+        if done.returncode != 0:
+            raise ConfigError(f"the run in {folder} ended with status {done.returncode}")
+
+
+def report(variants: Sequence[Variant], output: Path) -> str:
+    """Write ``table.md``, ``results.json`` and ``curves.png`` of the finished runs; the table."""
+    rows, results = [], {}
+    for variant in variants:
+        scores = [last_scores(run / "metrics.json") for run in variant.finished]
+        results[variant.name] = {"states": variant.states, "scores": scores}
+        cells = [_spread([one[metric] for one in scores if metric in one]) for metric in ("AP", "AP50", "AP75")]
+        rows.append([variant.name, *("x" if on else "" for on in variant.states.values()), len(scores), *cells])
+    switches = list(variants[0].states)
+    table = tabulate(rows, headers=["", *switches, "runs", "AP", "AP50", "AP75"], tablefmt="github")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "table.md").write_text(table + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=1))
+    draw_runs(
+        {v.name: [read_scores(run / "metrics.json", "AP") for run in v.finished] for v in variants},
+        output / "curves.png",
+    )
+    return table
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean, and from where to where."""
+    if not values:
+        return "-"
+    mean = f"{sum(values) / len(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"

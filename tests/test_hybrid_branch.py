@@ -1,0 +1,107 @@
+"""The hybrid branch: more queries in training, several to an object; nothing of it in evaluation."""
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from deim.config import with_deim_loss, with_hybrid_branch, with_learned_queries
+from deim.inference import to_deployment
+from deim.modeling.decoder.decoder import isolate_last
+from deim.modeling.losses import Criterion, Supervision
+from deim.structures.predictions import Predictions, Targets
+from tests.models import FAMILIES, batch, randomize, recipe
+
+ALONE = {"denoising": "model.decoder.denoising=null", "queries": "model.decoder.queries.num_queries=20"}
+
+
+def hybrid_model(family: str, *changes, num_queries: int = 30, seed: int = 0):
+    config = recipe(FAMILIES[family], "model.decoder.num_layers=2", ALONE["queries"]).model
+    for change in changes:
+        change(config)
+    torch.manual_seed(seed)
+    return instantiate(with_hybrid_branch(config, num_queries=num_queries, repeats=3))
+
+
+@pytest.mark.parametrize("changes", [(), (with_learned_queries,)], ids=["selected", "learned"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_trains_and_is_gone_in_evaluation(family: str, changes: tuple) -> None:
+    model = hybrid_model(family, *changes)
+    samples = batch([2, 0, 3])
+    losses = model(samples)
+    assert {"loss_mal_o2m", "loss_bbox_o2m_0", "loss_giou_o2m", "loss_mal_dn_0"} <= set(losses)
+    assert ("loss_bbox_o2m_pre" in losses) == ("loss_ddf_o2m_0" in losses) == (family == "dfine")
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    maps = model.encoder(model.backbone(torch.rand(1, 3, 64, 64)))
+    model = randomize(model).eval()
+    with torch.no_grad():
+        groups, _ = model.decoder(maps)
+        assert set(groups) == {"main"}
+        assert groups["main"].logits.shape[2] == 20
+        deployed, _ = to_deployment(model).decoder(maps)
+    torch.testing.assert_close(deployed["main"].boxes, groups["main"].boxes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_one_to_one_queries_do_not_notice_it(family: str) -> None:
+    """Their losses are those of a model without the branch."""
+    samples, seed = batch([2, 3]), 3
+    model = hybrid_model(family)
+    torch.manual_seed(seed)
+    losses = model(samples)
+    alone = instantiate(recipe(FAMILIES[family], "model.decoder.num_layers=2", ALONE["queries"]).model)
+    alone.load_state_dict(model.state_dict())
+    torch.manual_seed(seed)
+    for name, value in alone(samples).items():
+        torch.testing.assert_close(value, losses[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_an_image_with_too_few_tokens_has_a_smaller_branch() -> None:
+    model = hybrid_model("dfine", num_queries=1000)
+    losses = model(batch([2, 1]))  # 64 + 16 tokens
+    assert torch.isfinite(sum(losses.values()))
+
+
+def test_the_branch_sees_only_itself() -> None:
+    forbidden = torch.tensor([[False, True], [False, False]])
+    given = torch.nn.functional.pad(forbidden, (0, 1, 0, 1))
+    expected = torch.tensor([[0, 1, 1], [0, 0, 1], [1, 1, 0]]).bool()
+    assert torch.equal(isolate_last(given, 3, 1, given.device), expected)
+    assert isolate_last(None, 4, 2, given.device).sum() == 8
+
+
+def test_its_losses_are_those_of_repeated_objects() -> None:
+    """As in H-DETR: one-to-one matching against a ground truth in which each object stands several times."""
+    generator = torch.Generator().manual_seed(0)
+    counts, repeats = [2, 3], 2
+    labels = [torch.randint(4, (n,), generator=generator) for n in counts]
+    boxes = [torch.rand(n, 4, generator=generator) * 0.4 + 0.2 for n in counts]
+    group = Predictions(
+        torch.randn(2, 2, 12, 4, generator=generator), torch.rand(2, 2, 12, 4, generator=generator) * 0.4 + 0.2
+    )
+    weights = {"loss_focal": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+
+    def losses(supervision: Supervision, targets: Targets) -> dict:
+        criterion = Criterion(4, [supervision], classification="focal", weights=weights, use_union=False)
+        return criterion({supervision.group: group}, targets)
+
+    found = losses(Supervision("hybrid", "_{}", repeats=repeats, weight=0.5), Targets.collate(labels, boxes))
+    repeated = Targets.collate([n.repeat(repeats) for n in labels], [b.repeat(repeats, 1) for b in boxes])
+    expected = losses(Supervision("main", "_{}"), repeated)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], 0.5 * value, msg=name)
+
+
+def test_it_combines_with_other_switches() -> None:
+    config = with_hybrid_branch(with_deim_loss(recipe("dfine_n_coco").model), num_queries=500)
+    model = instantiate(config)
+    assert model.decoder.queries.num_one_to_many == 500
+    assert [s.group for s in model.criterion.supervision if s.repeats == 6] == ["hybrid", "hybrid_initial"]
+
+
+def test_a_branch_must_make_sense() -> None:
+    with pytest.raises(ValueError, match="num_one_to_many must not be negative"):
+        instantiate(with_hybrid_branch(recipe("dfine_n_coco").model, num_queries=-1))
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        instantiate(with_hybrid_branch(recipe("dfine_n_coco").model, repeats=0))

@@ -1,0 +1,117 @@
+"""Parts of the methods are switched by a line, in any recipe; ablations are made of that."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from deim.config import SWITCHES, is_on, load_config, switch
+from deim.data.datasets.shapes import CLASSES
+from deim.engine import ablation
+from deim.errors import ConfigError
+from tests.models import FAMILIES, batch, recipe
+from tests.test_train_net import SMALL, data_overrides, metrics, tool
+
+TINY = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
+# what shows in the losses of a model whether a switch is on
+SHOWN = {"mal": "loss_mal", "fdr": "loss_fgl", "hybrid": "loss_bbox_o2m", "denoising": "loss_bbox_dn_0"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_combination_trains_and_evaluates(family: str) -> None:
+    for flags in itertools.product((True, False), repeat=len(SHOWN)):
+        states = dict(zip(SHOWN, flags, strict=True))
+        cfg = switch(recipe(FAMILIES[family], *TINY), **states)
+        assert {name: is_on(cfg, name) for name in states} == states
+        torch.manual_seed(0)
+        model = instantiate(cfg.model)
+        losses = model(batch([2, 1]))
+        assert {name: shown in losses for name, shown in SHOWN.items()} == states
+        sum(losses.values()).backward()
+        assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+        with torch.no_grad():
+            assert len(model.eval()(batch([1]))[0]["instances"]) == min(100, 20 * len(CLASSES))
+
+
+@pytest.mark.parametrize("name", ["dfine_l_coco", "rtdetrv2_r50vd_6x_coco", "deim_dfine_n_coco"])
+def test_a_switch_turned_twice_leaves_what_was_there(name: str) -> None:
+    for flipped in SWITCHES:
+        cfg = recipe(name)
+        before = is_on(cfg, flipped)
+        switch(cfg, **{flipped: before})
+        assert cfg == recipe(name), "as it is"
+        switch(cfg, **{flipped: not before})
+        assert is_on(cfg, flipped) is not before
+        switch(cfg, **{flipped: before})
+        assert is_on(cfg, flipped) is before
+        there, here = recipe(name).model.criterion, cfg.model.criterion
+        assert here.weights == there.weights
+        assert [one.group for one in here.supervision if one.group in ("main", "encoder", "denoising")] == [
+            one.group for one in there.supervision if one.group in ("main", "encoder", "denoising")
+        ]
+        assert {one.group for one in here.supervision} == {one.group for one in there.supervision}
+
+
+def test_dense_o2o_gets_its_epochs() -> None:
+    cfg = switch(recipe("dfine_l_coco"), dense_o2o=True)
+    assert list(cfg.schedule.dense_epochs) == [4, 40], "of 80 epochs, the last 8 without augmentation"
+    assert cfg.dataloader.train.mapper.mosaic.tile_size == 320
+    published = recipe("deim_dfine_s_coco")
+    dense = list(published.schedule.dense_epochs)
+    published.schedule.dense_epochs = [0, 0]
+    assert list(switch(published, dense_o2o=True).schedule.dense_epochs) == dense
+
+
+def test_what_cannot_be_switched_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no switch 'magic'; there are dense_o2o, mal, fdr, hybrid"):
+        switch(recipe("dfine_l_coco"), magic=True)
+    path = tmp_path / "foreign.py"
+    path.write_text("train = dict()\ndataloader = dict()\nmodel = dict()\noptimizer = dict()\n")
+    with pytest.raises(ConfigError, match="fdr cannot be switched in this config"):
+        switch(load_config(str(path)), fdr=True)
+
+
+def test_a_supervised_group_that_nobody_predicts_is_told() -> None:
+    model = instantiate(recipe(FAMILIES["rtdetr"], *TINY).model)
+    other = instantiate(recipe(FAMILIES["dfine"], *TINY).model)
+    model.criterion = other.criterion
+    with pytest.raises(ConfigError, match="names initial, denoising_initial, but the decoder predicts only"):
+        model(batch([1]))
+
+
+def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> None:
+    arguments = ["--config-file", "deim_dfine/deim_dfine_n_shapes", "--switches", "mal", "denoising"]
+    arguments += ["--output", str(tmp_path), "--set", *SMALL, *data_overrides(shapes), "train.max_iter=2"]
+    planned = tool("ablate.py", *arguments)
+    assert planned.returncode == 0, planned.stderr
+    assert sorted(path.parent.name for path in tmp_path.glob("*/seed0")) == ["as-it-is", "denoising-off", "mal-off"]
+    done = tool("ablate.py", "--run", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "run 3 of 3: " in done.stdout
+    assert "| as it is      | x     | x           |      1 | " in done.stdout
+    assert (tmp_path / "table.md").read_text() in done.stdout
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["mal off"]["states"] == {"mal": False, "denoising": True}
+    losses = (tmp_path / "mal-off" / "seed0" / "metrics.json").read_text()
+    assert "loss_vfl" in losses
+    assert "loss_mal" not in losses
+    again = tool("ablate.py", "--run", *arguments)
+    assert "run 1 of" not in again.stdout, "everything is finished"
+    assert len(metrics(tmp_path / "denoising-off" / "seed0")) == 2
+    other = tool("ablate.py", *arguments, "train.log_period=2")
+    assert other.returncode == 2
+    assert "holds the config of another ablation" in other.stderr
+
+
+def test_all_combinations_are_planned(tmp_path: Path) -> None:
+    variants = ablation.plan("dfine/dfine_n_coco", [], ["mal", "fdr"], [0, 1], tmp_path, all_combinations=True)
+    assert [variant.name for variant in variants] == ["mal on", "mal on, fdr off", "as it is", "fdr off"]
+    assert all(len(variant.runs) == 2 for variant in variants)
+    cfg = load_config(str(variants[1].runs[1] / "planned.yaml"))
+    assert cfg.train.seed == 1
+    assert cfg.model.criterion.classification == "mal"
+    assert not is_on(cfg, "fdr")
