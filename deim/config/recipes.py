@@ -18,7 +18,7 @@ def with_deim_rtdetr(model: Any) -> Any:
 
 
 def _unfrozen_with_silu(model: Any) -> Any:
-    model.decoder.layer.activation = model.decoder.refinement.activation = "silu"
+    model.decoder.layer.activation = "silu"
     model.backbone.freeze_at, model.backbone.freeze_norm = 0, False
     return model
 

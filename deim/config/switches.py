@@ -27,6 +27,14 @@ _INITIAL = {
     "hybrid": ("hybrid_initial", "_o2m_pre"),
 }
 
+# What a refinement takes over from the rest of its decoder.
+_SIZES = {
+    "dim": "${..layer.dim}",
+    "num_classes": "${...num_classes}",
+    "num_layers": "${..num_layers}",
+    "activation": "${..layer.activation}",
+}
+
 
 def with_deim_loss(model: Any) -> Any:
     """The matchability-aware loss (MAL) as classification loss (DEIM, section 3.3)."""
@@ -68,7 +76,7 @@ def without_dense_o2o(dataloader: Any) -> Any:
 
 def with_fdr(model: Any) -> Any:
     """Fine-grained distribution refinement and its self-distillation (D-FINE, section 4)."""
-    model.decoder.refinement = LazyCall(DistributionRefinement)(**_sizes_of_decoder(model), reg_max=32, reg_scale=4.0)
+    model.decoder.refinement = LazyCall(DistributionRefinement)(**_SIZES, reg_max=32, reg_scale=4.0)
     criterion = model.criterion
     criterion.weights = {**criterion.weights, "loss_fgl": 0.15, "loss_ddf": 1.5}
     criterion.use_union = True
@@ -78,22 +86,13 @@ def with_fdr(model: Any) -> Any:
 
 def without_fdr(model: Any) -> Any:
     """Boxes that every layer corrects, looking forward twice, as in RT-DETR."""
-    model.decoder.refinement = LazyCall(IterativeRefinement)(**_sizes_of_decoder(model), look_forward_twice=True)
+    model.decoder.refinement = LazyCall(IterativeRefinement)(**_SIZES, look_forward_twice=True)
     criterion = model.criterion
     criterion.weights = {k: v for k, v in criterion.weights.items() if k not in ("loss_fgl", "loss_ddf")}
     criterion.use_union = False
     initial = {group for group, _ in _INITIAL.values()}
     criterion.supervision = [one for one in criterion.supervision if one.group not in initial]
     return model
-
-
-def _sizes_of_decoder(model: Any) -> dict[str, Any]:
-    return {
-        "dim": "${..layer.dim}",
-        "num_classes": "${...num_classes}",
-        "num_layers": "${..num_layers}",
-        "activation": model.decoder.refinement.activation,
-    }
 
 
 def _located(criterion: Any) -> list[Any]:

@@ -36,7 +36,7 @@ model = L(DEIMDetector)(
             dim="${..layer.dim}",
             num_classes="${...num_classes}",
             num_queries=300,
-            activation="${..refinement.activation}",
+            activation="${..layer.activation}",
         ),
         denoising=L(ContrastiveDenoising)(
             dim="${..layer.dim}",
@@ -45,9 +45,7 @@ model = L(DEIMDetector)(
             label_noise_ratio=0.5,
             box_noise_scale=1.0,
         ),
-        position=L(BoxPosition)(
-            dim="${..layer.dim}", num_layers=2, activation="${..refinement.activation}", limit=10.0
-        ),
+        position=L(BoxPosition)(dim="${..layer.dim}", num_layers=2, activation="${..layer.activation}", limit=10.0),
         layer=L(GatedDecoderLayer)(
             dim="${...encoder.hidden_dim}",
             num_heads=8,
@@ -59,8 +57,7 @@ model = L(DEIMDetector)(
             dim="${..layer.dim}",
             num_classes="${...num_classes}",
             num_layers="${..num_layers}",
-            activation="relu",
-            quality_activation="${..layer.activation}",
+            activation="${..layer.activation}",
             reg_max=32,
             reg_scale=4.0,
         ),

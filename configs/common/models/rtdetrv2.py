@@ -37,7 +37,7 @@ model = L(DEIMDetector)(
             dim="${..layer.dim}",
             num_classes="${...num_classes}",
             num_queries=300,
-            activation="${..refinement.activation}",
+            activation="${..layer.activation}",
         ),
         denoising=L(ContrastiveDenoising)(
             dim="${..layer.dim}",
@@ -46,7 +46,7 @@ model = L(DEIMDetector)(
             label_noise_ratio=0.5,
             box_noise_scale=1.0,
         ),
-        position=L(BoxPosition)(dim="${..layer.dim}", num_layers=2, activation="${..refinement.activation}"),
+        position=L(BoxPosition)(dim="${..layer.dim}", num_layers=2, activation="${..layer.activation}"),
         layer=L(AddNormDecoderLayer)(
             dim=256,
             num_heads=8,
@@ -60,7 +60,7 @@ model = L(DEIMDetector)(
             dim="${..layer.dim}",
             num_classes="${...num_classes}",
             num_layers="${..num_layers}",
-            activation="relu",
+            activation="${..layer.activation}",
             look_forward_twice=True,
         ),
         num_layers=6,

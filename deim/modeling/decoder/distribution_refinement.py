@@ -50,8 +50,7 @@ class DistributionRefinement(Refinement):
 
     Args:
         dim, num_classes, num_layers: see :class:`Refinement`.
-        activation: of the box heads.
-        quality_activation: of the location quality estimators.
+        activation: of the box heads and of the location quality estimators.
         reg_max, up, reg_scale: see :func:`deim.structures.distribution.weighting_function`.
     """
 
@@ -61,7 +60,6 @@ class DistributionRefinement(Refinement):
         num_classes: int,
         num_layers: int,
         activation: str = "relu",
-        quality_activation: str = "relu",
         reg_max: int = 32,
         up: float = 0.5,
         reg_scale: float = 4.0,
@@ -75,9 +73,7 @@ class DistributionRefinement(Refinement):
         self.corner_heads = nn.ModuleList(
             MLP(dim, dim, 4 * (reg_max + 1), 3, activation=activation, zero_init=True) for _ in range(num_layers)
         )
-        self.quality_heads = nn.ModuleList(
-            LocationQualityEstimator(activation=quality_activation) for _ in range(num_layers)
-        )
+        self.quality_heads = nn.ModuleList(LocationQualityEstimator(activation=activation) for _ in range(num_layers))
         self.initial_bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
 
     def start(self, references: Tensor) -> DistributionState:
