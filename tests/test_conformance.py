@@ -75,6 +75,7 @@ USED = {
     },
     "detectron2.evaluation": {
         "COCOEvaluator": ["dataset_name", "tasks", "distributed", "output_dir"],
+        "inference_context": ["model"],
         "inference_on_dataset": ["model", "data_loader", "evaluator"],
         "print_csv_format": ["results"],
     },

@@ -73,6 +73,16 @@ def test_images_without_objects_are_no_plateau() -> None:
     assert warnings == []
 
 
+def test_models_that_detect_no_boxes_are_left_alone() -> None:
+    class Segmenter(nn.Module):
+        def forward(self, inputs: list[dict]) -> list[dict]:
+            return [{"sem_seg": one["image"]} for one in inputs]
+
+    scalars, warnings = run(Segmenter(), batch([2, 1]))
+    assert warnings == []
+    assert scalars == {}
+
+
 def test_objects_are_found_by_overlap() -> None:
     objects = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
     assert count_found(torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 10]]), objects) == 1

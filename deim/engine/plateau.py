@@ -4,6 +4,7 @@ import logging
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.evaluation import inference_context
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,7 +29,8 @@ class PlateauHook(HookBase):
     former. This is done on ``num_batches`` batches after each tenth of the run, from ``first_tenth`` on,
     until the difference of both recalls is at least ``margin`` once.
 
-    The scalars ``plateau/recall`` and ``plateau/chance`` hold both recalls.
+    The scalars ``plateau/recall`` and ``plateau/chance`` hold both recalls. Models that return no detected boxes
+    are left alone.
 
     Args:
         first_tenth: of the run after which to look first, in [1, 9].
@@ -61,11 +63,11 @@ class PlateauHook(HookBase):
         model = self.trainer.model
         model = model.module if isinstance(model, DistributedDataParallel) else model
         inputs = [{"image": s["image"], "height": s["image"].shape[1], "width": s["image"].shape[2]} for s in samples]
-        was_training = model.training
-        try:
-            results = model.eval()(inputs)
-        finally:
-            model.train(was_training)
+        with inference_context(model):
+            results = model(inputs)
+        if not all("instances" in result and result["instances"].has("pred_boxes") for result in results):
+            self.left = True
+            return torch.zeros(3)
         boxes = [result["instances"].pred_boxes.tensor[: self.num_boxes].cpu() for result in results]
         objects = [sample["instances"].gt_boxes.tensor.cpu() for sample in samples]
         own = sum(count_found(found, wanted) for found, wanted in zip(boxes, objects, strict=True))

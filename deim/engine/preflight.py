@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.evaluation import inference_context
 from detectron2.utils.file_io import PathManager
 from omegaconf import OmegaConf
 from torch import nn
@@ -103,10 +104,10 @@ def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int
     if not shapes:
         return
     height, width = min(shapes, key=lambda shape: shape[0] * shape[1])
-    was_training = model.training
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
     try:
-        image = torch.zeros(3, height, width, dtype=torch.uint8)
-        model.eval()([{"image": image, "height": height, "width": width}])
+        with inference_context(model):
+            model([{"image": image, "height": height, "width": width}])
     except torch.OutOfMemoryError:
         raise
     except (ValueError, RuntimeError) as error:
@@ -114,5 +115,3 @@ def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int
             f"the model does not run on an image of {height} x {width}, the smallest of this run "
             f"(dataloader.image_size): {error} ({origin(error)})"
         ) from error
-    finally:
-        model.train(was_training)

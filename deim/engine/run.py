@@ -133,13 +133,6 @@ def _amp(cfg: Any) -> str | None:
     return cfg.train.amp.dtype if cfg.train.amp.enabled else None
 
 
-def _ddp_options(cfg: Any) -> dict:
-    options = dict(cfg.train.ddp)
-    if not torch.cuda.is_available():
-        options["device_ids"] = None  # detectron2 would name a GPU
-    return options
-
-
 def _hooks(
     cfg: Any,
     model: nn.Module,

@@ -110,17 +110,22 @@ class Decoder(nn.Module):
         refined = self._run_layers(content, references.sigmoid(), memory, spatial_shapes, mask)
         if not self.training:
             return refined, None
+        return {**initial.groups, **self._by_kind(refined, noised, initial.num_one_to_many)}, noised
 
-        before, after = 0 if noised is None else len(noised), initial.num_one_to_many
-        groups = dict(initial.groups)
+    def _by_kind(
+        self, refined: dict[str, Predictions], noised: DenoisingQueries | None, one_to_many: int
+    ) -> dict[str, Predictions]:
+        """Predictions of denoising, one-to-one and one-to-many queries, which stand in this order, apart."""
+        groups = {}
         for name, predictions in refined.items():
-            parts = predictions.split([before, content.shape[1] - before - after, after])
+            before, total = 0 if noised is None else len(noised), predictions.logits.shape[2]
+            parts = predictions.split([before, total - before - one_to_many, one_to_many])
             groups[name] = parts[1]
             if noised is not None:
                 groups[_NOISED[name]] = parts[0]
             if self.queries.num_one_to_many:
                 groups[_ONE_TO_MANY[name]] = parts[2]
-        return groups, noised
+        return groups
 
     def _run_layers(
         self,

@@ -78,23 +78,17 @@ class HungarianMatcher:
     def _costs_on_host(self, groups: Sequence[Predictions], targets: Targets) -> list[np.ndarray]:
         """(L, B, Q, T) of each group; groups of as many queries are computed together."""
         costs: dict[int, Tensor] = {}
-        widths = [group.logits.shape[2] for group in groups]
-        for width in dict.fromkeys(widths):
-            same = Predictions.join([Predictions(g.logits, g.boxes) for g in groups if g.logits.shape[2] == width])
-            costs[width] = self.cost(same.logits.float(), same.boxes.float(), targets)
-        host = torch.cat([cost.flatten() for cost in costs.values()]).cpu().numpy()
-        ends = np.cumsum([cost.numel() for cost in costs.values()])
-        whole = {
-            width: part.reshape(cost.shape)
-            for (width, cost), part in zip(costs.items(), np.split(host, ends[:-1]), strict=True)
-        }
-        taken = dict.fromkeys(costs, 0)
-        found = []
-        for group, width in zip(groups, widths, strict=True):
-            first, layers = taken[width], len(group.logits)
-            found.append(whole[width][first : first + layers])
-            taken[width] += layers
-        return found
+        for width in {group.logits.shape[2] for group in groups}:
+            alike = [index for index, group in enumerate(groups) if group.logits.shape[2] == width]
+            logits, boxes = (
+                torch.cat([getattr(groups[i], name).float() for i in alike]) for name in ("logits", "boxes")
+            )
+            parts = self.cost(logits, boxes, targets).split([len(groups[i].logits) for i in alike])
+            costs.update(zip(alike, parts, strict=True))
+        ordered = [costs[index] for index in range(len(groups))]
+        flat = torch.cat([cost.flatten() for cost in ordered]).cpu().numpy()
+        cuts = np.cumsum([cost.numel() for cost in ordered])[:-1]
+        return [part.reshape(cost.shape) for part, cost in zip(np.split(flat, cuts), ordered, strict=True)]
 
     def _match(self, cost: np.ndarray, counts: Sequence[int], repeats: int) -> Matches:
         pairs = [np.empty((4, 0), np.int64)]
