@@ -22,6 +22,16 @@ def test_anchors_sit_on_their_tokens_and_grow_with_the_level() -> None:
     torch.testing.assert_close(boxes[32 + 5], torch.tensor([1.5 / 4, 1.5 / 2, 0.1, 0.1]))
 
 
+def test_anchors_may_be_as_large_as_the_objects() -> None:
+    torch.manual_seed(0)
+    selection = QuerySelection(8, 3, num_queries=40, anchor_size=0.2)
+    sides = selection(torch.randn(1, 40, 8), [(4, 8), (2, 4)]).references.sigmoid()[0, :, 2]
+    finite = sides[sides < 0.999]
+    assert finite.unique().tolist() == pytest.approx([0.2, 0.4]), "the box head starts at zero"
+    with pytest.raises(ValueError, match="anchor_size must be between 0 and 1"):
+        QuerySelection(8, 3, num_queries=4, anchor_size=0)
+
+
 def test_the_best_scores_are_selected() -> None:
     torch.manual_seed(0)
     selection = QuerySelection(8, 3, num_queries=4)

@@ -37,6 +37,7 @@ model = L(DEIMDetector)(
             dim="${..layer.dim}",
             num_classes="${...num_classes}",
             num_queries=300,
+            anchor_size=0.05,
             activation="${..layer.activation}",
         ),
         denoising=L(ContrastiveDenoising)(

@@ -52,12 +52,32 @@ class QuerySelection(QuerySource):
     """Scores every encoder token, takes the best ``num_queries`` and predicts a box for each.
 
     The next best ones are the one-to-many queries of training.
+
+    Args:
+        dim: of the queries.
+        num_classes: K.
+        activation: of the box head.
+        anchor_size: the boxes that are corrected begin with this side, relative to the image, on the finest
+            map, and with twice the size on each coarser one. A model that learns from random weights begins
+            sooner if it is that of the data's objects.
+
+    Raises:
+        ValueError: ``anchor_size`` is not between 0 and 1.
     """
 
     def __init__(
-        self, dim: int, num_classes: int, num_queries: int, activation: str = "relu", num_one_to_many: int = 0
+        self,
+        dim: int,
+        num_classes: int,
+        num_queries: int,
+        activation: str = "relu",
+        num_one_to_many: int = 0,
+        anchor_size: float = 0.05,
     ):
         super().__init__(num_queries, num_one_to_many)
+        if not 0 < anchor_size < 1:
+            raise ValueError(f"anchor_size must be between 0 and 1, got {anchor_size}")
+        self.anchor_size = anchor_size
         self.projection = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.score_head = classification_head(dim, num_classes)
@@ -81,7 +101,7 @@ class QuerySelection(QuerySource):
                 f"{self.num_queries} queries are to be selected from {memory.shape[1]} tokens: enlarge the "
                 "input image or lower num_queries"
             )
-        anchors, valid = generate_anchors(tuple(spatial_shapes), memory.device)
+        anchors, valid = generate_anchors(tuple(spatial_shapes), memory.device, self.anchor_size)
         if padding is not None:
             inside = [~resize_padding(padding, shape).flatten(1) for shape in spatial_shapes]
             valid = valid & torch.cat(inside, dim=1)[..., None]

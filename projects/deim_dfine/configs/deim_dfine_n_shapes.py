@@ -34,7 +34,9 @@ model.decoder.num_layers = 2
 model.decoder.layer.num_points = [4, 4]
 model.decoder.queries.num_queries = 50
 
-# From random weights: a high rate reached slowly, and Dense O2O once the first objects are found (docs/small_data.md).
+# From random weights: anchors as large as the objects, a high rate reached slowly, and Dense O2O once the first objects
+# are found (docs/small_data.md).
+model.decoder.queries.anchor_size = 0.15
 optimizer.lr = 2e-3
 optimizer.params.rules.backbone.lr = 2e-3
 

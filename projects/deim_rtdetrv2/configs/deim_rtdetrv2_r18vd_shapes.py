@@ -18,6 +18,7 @@ model.decoder.layer.dim_feedforward = 384
 model.decoder.num_layers = 2
 model.decoder.layer.num_points = [4, 4]
 model.decoder.queries.num_queries = 50
+model.decoder.queries.anchor_size = 0.15
 
 optimizer.lr = 1e-3
 optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
