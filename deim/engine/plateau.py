@@ -16,6 +16,7 @@ logger = logging.getLogger("detectron2.deim")
 ADVICE = """What usually helps, in this order:
   - look at the training data as the model gets it: tools/visualize_data.py
   - start from trained weights: train.init_checkpoint=... or a pretrained backbone
+  - begin with boxes of your objects' size: model.decoder.queries.anchor_size=...
   - begin Dense O2O later, when the model has learnt something: schedule.dense_epochs=[...]
   - warm up longer: schedule.warmup_iters={longer_warmup}
   - lower the learning rate: optimizer.lr=..., and that of the backbone"""

@@ -22,6 +22,3 @@ model.decoder.queries.anchor_size = 0.15
 
 optimizer.lr = 1e-3
 optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
-
-schedule.epochs = 20
-schedule.flat_epochs = 9
