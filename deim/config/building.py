@@ -36,7 +36,13 @@ def _build(node: Any, key: str) -> Any:
     try:
         return instantiate(arguments)
     except _REFUSALS as error:
-        raise ConfigError(f"{key} of the config cannot be built: {error} ({origin(error)})") from error
+        raise ConfigError(f"{key} of the config cannot be built: {error} ({origin(error)}){_taken(node)}") from error
+
+
+def _taken(node: Any) -> str:
+    """Which arguments of a node stand elsewhere in the config, where the mistake may be."""
+    written = {name: node._get_node(name)._value() for name in node if OmegaConf.is_interpolation(node, name)}
+    return "; it takes " + ", ".join(f"{k} from {v}" for k, v in written.items()) if written else ""
 
 
 def origin(error: BaseException) -> str:
