@@ -9,6 +9,7 @@ import torch
 from detectron2.evaluation import inference_context
 from detectron2.utils.file_io import PathManager
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from deim.config.building import origin
@@ -62,8 +63,13 @@ def check_settings(cfg: Any, training: bool) -> None:
         training: whether the run trains, or only evaluates.
 
     Raises:
-        ConfigError: a setting that no constructor looks at is missing or out of its range.
+        ConfigError: an interpolation leads nowhere, or a setting that no constructor looks at is missing or
+            out of its range.
     """
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key} of the config: {str(error).splitlines()[0]}") from error
     for key in _COUNTS:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and value < 1:

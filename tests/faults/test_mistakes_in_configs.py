@@ -41,7 +41,7 @@ MISTAKES = {
     "model.decoder.layer.activation=x": "activation from ${..layer.activation}",
     "model.decoder.refinement.reg_max=7": "model.decoder.refinement of the config cannot be built: reg_max must be",
     "model.decoder.queries.num_queries=0": "model.decoder.queries of the config cannot be built",
-    "model.decoder.queries.dim=${nowhere}": "model.decoder.queries of the config: Interpolation key 'nowhere' not found",
+    "model.decoder.queries.dim=${nowhere}": "model.decoder.queries.dim of the config: Interpolation key 'nowhere' not found",
     "model.criterion.classification=x": "model.criterion of the config cannot be built",
     "train.output_dir=/dev/null/x": "train.output_dir=/dev/null/x cannot be made",
     "train.device=tpu": "train.device='tpu'",
