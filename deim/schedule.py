@@ -1,6 +1,7 @@
 """The schedule of a run, in epochs, and the learning rate that follows from it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,6 +34,8 @@ class Schedule:
         dense_epochs: the first epoch with Dense O2O and the first one after it. Before it images are
             plain, after it they are augmented one by one.
         lr_gamma: the lowest learning rate relative to the base.
+        drop_epochs: the learning rate falls to a tenth at the start of each of these (DETR's step schedule)
+            in place of flat_epochs and lr_gamma.
         final_ema_decay: the epochs without augmentation start from the best weights before them, averaged
             with this decay; None lets them go on as they are.
         eval_epochs: epochs between evaluations.
@@ -49,6 +52,7 @@ class Schedule:
     no_aug_epochs: int = 0
     lr_gamma: float = 1.0
     dense_epochs: tuple[int, int] = (0, 0)
+    drop_epochs: Sequence[int] = ()
     final_ema_decay: float | None = None
     eval_epochs: int = 1
     checkpoint_epochs: int = 1
@@ -63,6 +67,11 @@ class Schedule:
             raise ConfigError(
                 f"schedule.flat_epochs={self.flat_epochs} and no_aug_epochs={self.no_aug_epochs} "
                 f"do not fit in epochs={self.epochs}"
+            )
+        if self.drop_epochs and self.lr_gamma != 1:
+            raise ConfigError(
+                f"schedule.drop_epochs={list(self.drop_epochs)} and lr_gamma={self.lr_gamma}: "
+                "the learning rate falls either in steps or along a cosine; empty the one or set the other to 1"
             )
         if self.final_ema_decay is not None and not 0 < self.final_ema_decay < 1:
             raise ConfigError(f"schedule.final_ema_decay must be between 0 and 1, got {self.final_ema_decay}")
@@ -85,12 +94,15 @@ class Schedule:
     def learning_rate(self, iteration: float, max_iter: int) -> float:
         """Multiplier of the base learning rate at ``iteration`` of ``max_iter``.
 
-        Warm-up, flat, cosine, then the lowest value (DEIM's flat-cosine schedule, after RTMDet). The
-        epochs are spread over ``max_iter``, so a shortened run goes through all phases.
+        Warm-up, flat, cosine, then the lowest value (DEIM's flat-cosine schedule, after RTMDet), or
+        warm-up and steps. The epochs are spread over ``max_iter``, so a shortened run goes through all
+        phases.
         """
         if iteration < self.warmup_iters:
             return (iteration / self.warmup_iters) ** WARMUPS[self.warmup]
         per_epoch = max_iter / self.epochs
+        if self.drop_epochs:
+            return 0.1 ** sum(iteration >= epoch * per_epoch for epoch in self.drop_epochs)
         flat, end = self.flat_epochs * per_epoch, max_iter - self.no_aug_epochs * per_epoch
         if iteration <= flat or self.lr_gamma == 1:
             return 1.0
@@ -100,7 +112,7 @@ class Schedule:
         return self.lr_gamma + (1 - self.lr_gamma) * cosine
 
 
-class FlatCosine(ParamScheduler):
+class LearningRate(ParamScheduler):
     """A :class:`Schedule`'s learning rate as detectron2's ``lr_multiplier``."""
 
     def __init__(self, schedule: Schedule, max_iter: int):

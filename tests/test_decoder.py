@@ -13,6 +13,7 @@ from deim.errors import CheckpointError
 from deim.inference import to_deployment
 from deim.modeling.decoder import FixedBoxes, IterativeRefinement
 from deim.modeling.queries import LearnedQueries
+from deim.structures.memory import Memory
 from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
 
 
@@ -53,7 +54,7 @@ def test_another_part_is_a_line_in_a_config(change: str) -> None:
 
 def test_learned_queries_are_the_same_for_every_image() -> None:
     torch.manual_seed(0)
-    queries = LearnedQueries(8, 5)(torch.randn(3, 40, 8), [(4, 8), (2, 4)])
+    queries = LearnedQueries(8, 5)(Memory(torch.randn(3, 40, 8), [(4, 8), (2, 4)]))
     assert queries.content.shape == (3, 5, 8)
     assert torch.equal(queries.content[0], queries.content[2])
     boxes = queries.references.sigmoid()

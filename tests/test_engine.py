@@ -10,7 +10,7 @@ from torch import nn
 
 from deim.engine import EMAHook, Trainer, param_groups
 from deim.errors import ConfigError
-from deim.schedule import FlatCosine, Schedule
+from deim.schedule import LearningRate, Schedule
 from tests.models import batch, tiny_model
 
 DEIM_S = Schedule(epochs=132, warmup_iters=2000, warmup="quadratic", flat_epochs=64, no_aug_epochs=12, lr_gamma=0.5)
@@ -40,7 +40,7 @@ def test_linear_warmup_and_constant_rate() -> None:
 
 
 def test_the_multiplier_recovers_the_iteration() -> None:
-    multiplier = FlatCosine(DEIM_S, 488_004)
+    multiplier = LearningRate(DEIM_S, 488_004)
     for iteration in (0, 1, 1999, 2000, 236_608, 400_001, 488_003):
         assert multiplier(iteration / 488_004) == pytest.approx(DEIM_S.learning_rate(iteration, 488_004), rel=1e-9)
 

@@ -26,7 +26,7 @@ def random_case(counts: list[int], layers: int = 2, queries: int = 5, classes: i
 def test_the_summed_cost_is_the_smallest_possible(counts: list[int]) -> None:
     logits, boxes, targets = random_case(counts)
     cost = MatchingCost()(logits, boxes, targets)
-    (matches,) = HungarianMatcher()([Predictions(logits, boxes)], targets)
+    (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets])
     assert len(matches) == 2 * sum(counts)
     for layer, image in itertools.product(range(2), range(len(counts))):
         chosen = (matches.layer == layer) & (matches.image == image)
@@ -42,7 +42,7 @@ def test_the_summed_cost_is_the_smallest_possible(counts: list[int]) -> None:
 
 def test_more_objects_than_queries_leave_objects_without_one() -> None:
     logits, boxes, targets = random_case([9], layers=1, queries=4)
-    (matches,) = HungarianMatcher()([Predictions(logits, boxes)], targets)
+    (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets])
     assert sorted(matches.query) == [0, 1, 2, 3]
     assert len(set(matches.target)) == 4
 
@@ -54,16 +54,16 @@ def test_groups_of_different_sizes_are_matched_as_if_alone() -> None:
         Predictions(*random_case(counts, layers, queries, seed=seed)[:2])
         for seed, (layers, queries) in enumerate([(2, 5), (1, 12), (1, 5), (3, 12)])
     ]
-    together = HungarianMatcher()(groups, targets)
+    together = HungarianMatcher()(groups, [targets] * len(groups))
     for group, found in zip(groups, together, strict=True):
-        (alone,) = HungarianMatcher()([group], targets)
+        (alone,) = HungarianMatcher()([group], [targets])
         assert np.array_equal(found.stacked(), alone.stacked())
 
 
 def test_each_object_gets_as_many_queries_as_it_is_repeated() -> None:
     counts, repeats = [2, 1], 2
     logits, boxes, targets = random_case(counts, layers=1, queries=5)
-    (matches,) = HungarianMatcher()([Predictions(logits, boxes)], targets, [repeats])
+    (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets], [repeats])
     cost = MatchingCost()(logits, boxes, targets)[0]
     for image, count in enumerate(counts):
         chosen = matches.image == image
@@ -84,7 +84,7 @@ def test_diverged_predictions_are_reported_and_not_matched() -> None:
     logits, boxes, targets = random_case([2, 3])
     boxes[1, 1, 0] = torch.nan
     with pytest.raises(FloatingPointError, match="image 1 of the batch is NaN"):
-        HungarianMatcher()([Predictions(logits, boxes)], targets)
+        HungarianMatcher()([Predictions(logits, boxes)], [targets])
 
 
 def test_union_keeps_the_target_that_most_layers_give_a_query() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from deim.modeling.queries import ContrastiveDenoising, QuerySelection
+from deim.modeling.queries.anchors import generate_anchors
 from deim.modeling.queries.denoising import denoising_mask
-from deim.modeling.queries.selection import generate_anchors
+from deim.structures.memory import Memory, flat_padding
 from deim.structures.predictions import Targets
 
 
@@ -14,8 +15,14 @@ def targets_of(*counts: int) -> Targets:
     return Targets.collate([torch.randint(5, (n,)) for n in counts], [torch.rand(n, 4) * 0.3 + 0.3 for n in counts])
 
 
+def memory_of(tokens: torch.Tensor | None = None, padding: torch.Tensor | None = None) -> Memory:
+    shapes = [(4, 8), (2, 4)]
+    tokens = torch.zeros(1, 40, 8) if tokens is None else tokens
+    return Memory(tokens, shapes, None if padding is None else flat_padding(padding, shapes))
+
+
 def test_anchors_sit_on_their_tokens_and_grow_with_the_level() -> None:
-    anchors, valid = generate_anchors(((4, 8), (2, 4)))
+    anchors, valid = generate_anchors(memory_of())
     boxes = anchors.sigmoid()[0]
     assert valid.all()
     torch.testing.assert_close(boxes[0], torch.tensor([0.5 / 8, 0.5 / 4, 0.05, 0.05]))
@@ -25,7 +32,7 @@ def test_anchors_sit_on_their_tokens_and_grow_with_the_level() -> None:
 def test_anchors_may_be_as_large_as_the_objects() -> None:
     torch.manual_seed(0)
     selection = QuerySelection(8, 3, num_queries=40, anchor_size=0.2)
-    sides = selection(torch.randn(1, 40, 8), [(4, 8), (2, 4)]).references.sigmoid()[0, :, 2]
+    sides = selection(memory_of(torch.randn(1, 40, 8))).references.sigmoid()[0, :, 2]
     finite = sides[sides < 0.999]
     assert finite.unique().tolist() == pytest.approx([0.2, 0.4]), "the box head starts at zero"
     with pytest.raises(ValueError, match="anchor_size must be between 0 and 1"):
@@ -36,10 +43,9 @@ def test_the_best_scores_are_selected() -> None:
     torch.manual_seed(0)
     selection = QuerySelection(8, 3, num_queries=4)
     torch.nn.init.normal_(selection.score_head.weight)
-    memory = torch.randn(2, 40, 8)
-    shapes = [(4, 8), (2, 4)]
-    selected = selection(memory, shapes)
-    scores = selection.score_head(selection.norm(selection.projection(memory))).amax(dim=-1)
+    tokens = torch.randn(2, 40, 8)
+    selected = selection(memory_of(tokens))
+    scores = selection.score_head(selection.norm(selection.projection(tokens))).amax(dim=-1)
     expected = scores.sort(dim=1, descending=True).values[:, :4]
     torch.testing.assert_close(selected.groups["encoder"].logits[0].amax(dim=-1), expected)
     assert not selected.content.requires_grad
@@ -51,15 +57,18 @@ def test_padded_tokens_have_no_anchor() -> None:
     selection = QuerySelection(8, 3, num_queries=8)
     padding = torch.zeros(1, 32, 64, dtype=torch.bool)
     padding[:, :, 32:] = True
-    selected = selection(torch.randn(1, 40, 8), [(4, 8), (2, 4)], padding)
-    centres = selected.references.sigmoid()[..., 0]
-    finite = torch.isfinite(selected.references).all(dim=-1)
-    assert (centres[finite] < 0.5).all()
+    memory = memory_of(torch.randn(1, 40, 8), padding)
+    anchors, valid = generate_anchors(memory)
+    assert not valid[memory.padding].any()
+    # relative to the half of the batch's width that the image takes
+    torch.testing.assert_close(anchors[0, 1].sigmoid(), torch.tensor([1.5 / 4, 0.5 / 4, 0.05, 0.05]))
+    finite = torch.isfinite(selection(memory).references).all(dim=-1)
+    assert finite.any()
 
 
 def test_too_few_tokens_are_reported() -> None:
     with pytest.raises(ValueError, match="100 queries are to be selected from 40 tokens"):
-        QuerySelection(8, 3, num_queries=100)(torch.randn(1, 40, 8), [(4, 8), (2, 4)])
+        QuerySelection(8, 3, num_queries=100)(memory_of(torch.randn(1, 40, 8)))
 
 
 def test_denoising_without_noise_repeats_the_targets() -> None:

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from deim.schedule import FlatCosine, Schedule
+from deim.schedule import LearningRate, Schedule
 
 schedule = L(Schedule)(
     epochs=72,
@@ -16,4 +16,4 @@ schedule = L(Schedule)(
     checkpoint_epochs=4,
 )
 
-lr_multiplier = L(FlatCosine)(schedule="${schedule}", max_iter="${train.max_iter}")
+lr_multiplier = L(LearningRate)(schedule="${schedule}", max_iter="${train.max_iter}")

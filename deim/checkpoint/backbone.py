@@ -10,8 +10,11 @@ from deim.errors import CheckpointError
 logger = logging.getLogger("detectron2.deim")
 
 
-def load_backbone_weights(backbone: nn.Module, path: str) -> None:
+def load_backbone_weights(backbone: nn.Module, path: str, fresh: tuple[str, ...] = ()) -> None:
     """Load the weights in ``path``; what the backbone has not, such as a classifier, is left.
+
+    Args:
+        fresh: what parameters' names begin with that a classifier does not have, and which stay as they are.
 
     Raises:
         CheckpointError: the file cannot be read, or lacks something of the backbone.
@@ -20,7 +23,9 @@ def load_backbone_weights(backbone: nn.Module, path: str) -> None:
     wrong = [
         name
         for name, value in backbone.state_dict().items()
-        if not name.endswith("num_batches_tracked") and (name not in weights or weights[name].shape != value.shape)
+        if not name.endswith("num_batches_tracked")
+        and not (name.startswith(fresh) and name not in weights)
+        and (name not in weights or weights[name].shape != value.shape)
     ]
     if wrong:
         raise CheckpointError(

@@ -9,6 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
 from deim.checkpoint.layouts import present_name, with_present_names
 from deim.errors import CheckpointError
 
@@ -27,7 +28,10 @@ def read_checkpoint(path: str) -> dict:
     if not Path(path).is_file():
         raise CheckpointError(f"checkpoint {path} does not exist (set train.init_checkpoint)")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.endswith(".pkl"):
+            content = read_detectron2_pickle(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for files that are no checkpoints
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(content, Mapping):

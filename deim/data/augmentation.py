@@ -33,6 +33,62 @@ class Resize(SizeAugmentation):
         return AffineTransform(matrix, (height, width), self.shape)
 
 
+class ResizeShortestEdge(SizeAugmentation):
+    """Resize so that the shorter side has a length drawn from ``lengths`` and the longer one at most
+    ``max_size`` pixels, like detectron2's, which goes through PIL."""
+
+    def __init__(self, lengths: Sequence[int], max_size: int | None = None):
+        super().__init__()
+        self.lengths, self.max_size = list(lengths), max_size
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        scale = np.random.choice(self.lengths) / min(height, width)
+        if self.max_size is not None:
+            scale = min(scale, self.max_size / max(height, width))
+        return Resize((round(height * scale), round(width * scale))).get_transform(image)
+
+
+class RandomSizeCrop(SizeAugmentation):
+    """Cut out a part whose sides are drawn from ``min_size`` to ``max_size`` pixels, as far as the image has
+    so many (DETR, arXiv 2005.12872, appendix A.4)."""
+
+    def __init__(self, min_size: int, max_size: int):
+        super().__init__()
+        self.min_size, self.max_size = min_size, max_size
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        size = image.shape[:2]
+        height, width = (self._draw(side) for side in size)
+        top, left = (np.random.randint(side - part + 1) for side, part in zip(size, (height, width), strict=True))
+        return AffineTransform(np.array([[1, 0, -left], [0, 1, -top]]), size, (height, width))
+
+    def _draw(self, side: int) -> int:
+        low, high = min(self.min_size, side), min(self.max_size, side)
+        return int(np.random.randint(low, high + 1))
+
+
+class OneOf(SizeAugmentation):
+    """One of several lists of policies, each as likely, whose transforms are maps as in :mod:`deim.data.geometry`."""
+
+    def __init__(self, choices: Sequence[Sequence[SizeAugmentation]]):
+        super().__init__()
+        self.choices = [list(choice) for choice in choices]
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        joined: AffineTransform | None = None
+        for policy in self.choices[np.random.randint(len(self.choices))]:
+            size = image.shape[:2] if joined is None else joined.canvas
+            step = policy.get_transform(np.broadcast_to(np.uint8(0), (*size, 3)))
+            if isinstance(step, NoOpTransform):
+                continue
+            following = step if joined is None else joined.then(step)
+            if not isinstance(following, AffineTransform):
+                raise TypeError(f"{type(policy).__name__} cannot be joined with the policies before it")
+            joined = following
+        return NoOpTransform() if joined is None else joined
+
+
 class RandomPhotometricDistort(SizeAugmentation):
     """Brightness, contrast, saturation, hue and the order of channels, each with probability ``prob``.
 

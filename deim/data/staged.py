@@ -43,7 +43,8 @@ class StagedMapper:
     =======  ===================================================================================
 
     Every image ends with a resize: to one size that is drawn for all images of an iteration from
-    ``sizes``, in the FINAL stage to ``shape``.
+    ``sizes``, in the FINAL stage to ``shape``; or by ``resize``, but not in the DENSE stage, whose images
+    are mixed.
 
     Args:
         schedule: of the run.
@@ -52,6 +53,7 @@ class StagedMapper:
         mosaic: None for none.
         mosaic_prob: how often an image of the DENSE stage becomes a mosaic.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
+        resize: policies that give each image a size of its own (DETR); None for one size per iteration.
         image_format, min_box_size: see :class:`deim.data.mapper.DetectionMapper`.
 
     Raises:
@@ -68,6 +70,7 @@ class StagedMapper:
         mosaic: Mosaic | None = None,
         mosaic_prob: float = 0.5,
         multi_scale_repeat: int | None = None,
+        resize: Sequence[Augmentation] | None = None,
         image_format: str = "RGB",
         min_box_size: float = 1.0,
     ):
@@ -77,6 +80,7 @@ class StagedMapper:
         self.colour, self.strong, self.always = list(colour), list(strong), list(always)
         self.mosaic, self.mosaic_prob = mosaic, mosaic_prob
         self.multi_scale_repeat = multi_scale_repeat
+        self.resize = None if resize is None else list(resize)
         self.image_format, self.min_box_size = image_format, min_box_size
 
     def stage_of(self, epoch: int) -> Stage:
@@ -104,7 +108,7 @@ class StagedMapper:
             records: where the other images of a mosaic come from.
         """
         shape = self.draw_shape(stage)
-        resize = [Resize(shape)]
+        resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.colour, *self.strong, *self.always] if augmented else self.always
         single = DetectionMapper([*policies, *resize], True, self.image_format, self.min_box_size)

@@ -4,7 +4,7 @@ from deim.layers.activation import build_activation
 from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
 from deim.layers.deformable_attention import MultiScaleDeformableAttention
 from deim.layers.mlp import MLP
-from deim.layers.position_embedding import sine_position_embedding
+from deim.layers.position_embedding import map_coordinates, sine_embedding, sine_position_embedding
 from deim.layers.rep_blocks import CSPRepLayer, RepELAN, RepVGGBlock
 
 __all__ = [
@@ -17,5 +17,7 @@ __all__ = [
     "RepVGGBlock",
     "build_activation",
     "fuse_conv_norm",
+    "map_coordinates",
+    "sine_embedding",
     "sine_position_embedding",
 ]

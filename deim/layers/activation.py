@@ -2,7 +2,12 @@
 
 from torch import nn
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "prelu": nn.PReLU,
+}
 
 
 def build_activation(name: str | None) -> nn.Module:

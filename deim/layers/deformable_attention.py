@@ -1,5 +1,6 @@
 """Multi-scale deformable attention with its own number of points on each level."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,14 +13,16 @@ SAMPLINGS = {"bilinear": deform_attn, "nearest": deform_attn_nearest}
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Deformable attention as RT-DETRv2 and D-FINE use it.
+    """Deformable attention around points (Deformable DETR, section 4.1) or boxes (appendix A.4), as
+    Deformable DETR, RT-DETRv2 and D-FINE use it.
 
     Args:
         embed_dim: width of queries and values.
         num_heads: divides ``embed_dim``.
         num_points: sampling points of each level, e.g. (3, 6, 3).
-        offset_scale: sampling offsets are in units of ``offset_scale`` times the reference's sides.
-        project: project the values and the output (RT-DETRv2), or not (D-FINE).
+        offset_scale: sampling offsets are in units of ``offset_scale`` times the sides of a reference box, or
+            in tokens around a reference point.
+        project: project the values and the output (Deformable DETR, RT-DETRv2), or not (D-FINE).
         sampling: "bilinear", or "nearest" (RT-DETRv2's discrete sampling, section 3.1, which needs no
             grid sampling in deployment; the sampling offsets get no gradient and are frozen).
 
@@ -73,14 +76,22 @@ class MultiScaleDeformableAttention(nn.Module):
                 nn.init.zeros_(projection.bias)
 
     def forward(
-        self, queries: Tensor, references: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+        self,
+        queries: Tensor,
+        references: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        padding: Tensor | None = None,
+        valid_ratios: Tensor | None = None,
     ) -> Tensor:
         """
         Args:
             queries: (B, Q, embed_dim).
-            references: (B, Q, 4) cxcywh in [0, 1].
+            references: (B, Q, 4) boxes, cxcywh, or (B, Q, 2) points, relative to the image without padding.
             value: (B, S, embed_dim), the levels one after the other.
             spatial_shapes: (h, w) of each level.
+            padding: (B, S) bool, True where the value counts as zero.
+            valid_ratios: (B, L, 2) which part of each level's width and height is no padding; None for all.
 
         Returns:
             (B, Q, embed_dim).
@@ -88,7 +99,36 @@ class MultiScaleDeformableAttention(nn.Module):
         batch, length, _ = queries.shape
         offsets = self.sampling_offsets(queries).view(batch, length, self.num_heads, -1, 2)
         weights = self.attention_weights(queries).view(batch, length, self.num_heads, -1).softmax(dim=-1)
-        centre, size = references[:, :, None, None, :2], references[:, :, None, None, 2:]
-        locations = centre + offsets * self.point_scale * size * self.offset_scale
-        value = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
+        locations = self._locations(references[:, :, None, None], offsets, spatial_shapes, valid_ratios)
+        value = self.value_proj(value)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0)
+        value = value.unflatten(-1, (self.num_heads, -1))
         return self.output_proj(self.sample(value, spatial_shapes, locations, weights, self.num_points))
+
+    def _locations(
+        self,
+        references: Tensor,
+        offsets: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        valid_ratios: Tensor | None,
+    ) -> Tensor:
+        """(B, Q, H, P, 2) sampling positions in the maps; ``references`` are (B, Q, 1, 1, 2 or 4)."""
+        centre, size = references[..., :2], references[..., 2:]
+        if valid_ratios is not None:
+            ratios = torch.cat([valid_ratios[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(self.num_points)], 1)
+            ratios = ratios[:, None, None]
+            centre, size = centre * ratios, size * ratios if size.shape[-1] else size
+        if size.shape[-1]:
+            return centre + offsets * self.point_scale * size * self.offset_scale
+        return centre + offsets / _level_sizes(tuple(spatial_shapes), tuple(self.num_points), offsets.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _level_sizes(
+    spatial_shapes: tuple[tuple[int, int], ...], num_points: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """(P, 2) width and height of the map of each point. Cached: do not write to it."""
+    levels = zip(spatial_shapes, num_points, strict=True)
+    rows = [[width, height] for (height, width), count in levels for _ in range(count)]
+    return torch.tensor(rows, dtype=torch.float32, device=device)

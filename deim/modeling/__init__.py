@@ -1,29 +1,44 @@
 """The parts of a detector, as configs and programs name them."""
 
-from deim.modeling.backbone import HGNetV2, PResNet
+from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, build_timm
 from deim.modeling.decoder import (
     AddNormDecoderLayer,
+    AnchorPosition,
     BoxPosition,
+    ConditionalDecoderLayer,
     Decoder,
     DistributionRefinement,
     FixedBoxes,
     GatedDecoderLayer,
     IterativeRefinement,
     MapProjection,
+    ModulatedAnchorPosition,
+    NormalizedRefinement,
 )
 from deim.modeling.detector import DEIMDetector
-from deim.modeling.encoder import HybridEncoder
+from deim.modeling.encoder import DeformableEncoder, HybridEncoder, TransformerEncoder
 from deim.modeling.losses import Criterion, Supervision
 from deim.modeling.matching import HungarianMatcher, MatchingCost
-from deim.modeling.queries import ContrastiveDenoising, LearnedQueries, QuerySelection
+from deim.modeling.queries import (
+    ContrastiveDenoising,
+    LearnedAnchors,
+    LearnedPoints,
+    LearnedQueries,
+    QueryDenoising,
+    QuerySelection,
+    RegionProposals,
+)
 
 __all__ = [
     "AddNormDecoderLayer",
+    "AnchorPosition",
     "BoxPosition",
+    "ConditionalDecoderLayer",
     "ContrastiveDenoising",
     "Criterion",
     "DEIMDetector",
     "Decoder",
+    "DeformableEncoder",
     "DistributionRefinement",
     "FixedBoxes",
     "GatedDecoderLayer",
@@ -31,10 +46,20 @@ __all__ = [
     "HungarianMatcher",
     "HybridEncoder",
     "IterativeRefinement",
+    "LearnedAnchors",
+    "LearnedPoints",
     "LearnedQueries",
     "MapProjection",
     "MatchingCost",
+    "ModulatedAnchorPosition",
+    "NormalizedRefinement",
     "PResNet",
+    "QueryDenoising",
     "QuerySelection",
+    "RegionProposals",
     "Supervision",
+    "TransformerEncoder",
+    "build_resnet",
+    "build_swin",
+    "build_timm",
 ]

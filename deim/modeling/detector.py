@@ -16,8 +16,8 @@ class DEIMDetector(nn.Module):
 
     Args:
         backbone: images -> {name: feature map}.
-        encoder: (features, padding) -> list of maps.
-        decoder: (maps, targets, padding) -> ({name: Predictions}, denoising queries).
+        encoder: (features, padding) -> list of maps, or a memory.
+        decoder: (what the encoder returns, targets, padding) -> ({name: Predictions}, denoising queries).
         criterion: None for inference alone.
         num_classes: K.
         num_detections: the best scores per image that are returned, over all queries and classes.
@@ -67,10 +67,9 @@ class DEIMDetector(nn.Module):
             with ``pred_boxes``, ``scores`` and ``pred_classes``, best first.
         """
         images, padding = self._batch([x["image"] for x in batched_inputs])
-        height, width = images.tensor.shape[-2:]
-        targets = self._targets(batched_inputs, (height, width)) if self.training else None
-        maps = self.encoder(self.backbone(images.tensor), padding)
-        groups, denoising = self.decoder(maps, targets, padding)
+        targets = self._targets(batched_inputs, images.image_sizes) if self.training else None
+        encoded = self.encoder(self.backbone(images.tensor), padding)
+        groups, denoising = self.decoder(encoded, targets, padding)
         if targets is not None:
             if self.criterion is None:
                 raise RuntimeError("this model has no criterion and cannot be trained")
@@ -94,28 +93,25 @@ class DEIMDetector(nn.Module):
             mask[:height, :width] = False
         return batched, padding
 
-    def _targets(self, batched_inputs: list[dict], size: tuple[int, int]) -> Targets:
-        """Ground truth relative to the batch's ``size`` (height, width), on the device."""
+    def _targets(self, batched_inputs: list[dict], sizes: Sequence[tuple[int, int]]) -> Targets:
+        """Ground truth relative to each image's size (height, width), on the device."""
         instances = [x["instances"] for x in batched_inputs]
         targets = Targets.collate([one.gt_classes for one in instances], [one.gt_boxes.tensor for one in instances])
-        height, width = size
-        boxes = targets.boxes.to(self.device, non_blocking=True)
-        scale = boxes.new_tensor([width, height, width, height])
+        scales = torch.tensor([[width, height, width, height] for height, width in sizes], dtype=torch.float32)
+        boxes = box_xyxy_to_cxcywh(targets.boxes / scales[:, None])
         labels = targets.labels.to(self.device, non_blocking=True)
-        return Targets(labels, box_xyxy_to_cxcywh(boxes / scale), targets.counts)
+        return Targets(labels, boxes.to(self.device, non_blocking=True), targets.counts)
 
     def _detections(
         self, predictions: Predictions, batched_inputs: list[dict], images: ImageList
     ) -> list[dict[str, Instances]]:
         scores, classes, boxes = best_detections(predictions, self.num_detections)
-        padded_height, padded_width = images.tensor.shape[-2:]
         results = []
         for i, (given, (height, width)) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
-            out_height, out_width = given.get("height", height), given.get("width", width)
-            scale = boxes.new_tensor([padded_width * out_width / width, padded_height * out_height / height])
-            found = Boxes(boxes[i] * scale.repeat(2))
-            found.clip((out_height, out_width))
-            instances = Instances((out_height, out_width), pred_boxes=found, scores=scores[i], pred_classes=classes[i])
+            size = (given.get("height", height), given.get("width", width))
+            found = Boxes(boxes[i] * boxes.new_tensor([size[1], size[0]]).repeat(2))
+            found.clip(size)
+            instances = Instances(size, pred_boxes=found, scores=scores[i], pred_classes=classes[i])
             results.append({"instances": instances})
         return results
 

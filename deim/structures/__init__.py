@@ -1,5 +1,6 @@
-"""Boxes, predictions and the distributions that boxes are read from."""
+"""Boxes, tokens, predictions and the distributions that boxes are read from."""
 
+from deim.structures.memory import Memory
 from deim.structures.predictions import EdgeDistributions, Predictions, Targets
 
-__all__ = ["EdgeDistributions", "Predictions", "Targets"]
+__all__ = ["EdgeDistributions", "Memory", "Predictions", "Targets"]

@@ -6,6 +6,7 @@ pairs of matched boxes need no N x N matrix.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -36,3 +37,22 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     tiny = torch.finfo(union.dtype).tiny
     hull_area = area(hull)
     return intersection / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)
+
+
+def box_logits(boxes: Tensor, eps: float = 1e-5) -> Tensor:
+    """Inverse sigmoid of coordinates, which are first clipped to [0, 1] and kept ``eps`` away from the ends."""
+    boxes = boxes.clamp(0, 1)
+    return boxes.clamp(min=eps).log() - (1 - boxes).clamp(min=eps).log()
+
+
+def correct_boxes(references: Tensor, correction: Tensor, eps: float = 1e-5) -> Tensor:
+    """Boxes (..., 4) whose logits are those of the references and a correction (Deformable DETR, A.3 and A.4).
+
+    Args:
+        references: (..., 4) cxcywh, or (..., 2) points: then the correction says the size by itself.
+        correction: (..., 4).
+    """
+    logits = box_logits(references, eps)
+    if logits.shape[-1] == 2:
+        logits = F.pad(logits, (0, 2))
+    return (correction + logits).sigmoid()

@@ -43,7 +43,7 @@ class Predictions:
 
     Attributes:
         logits: (L, B, Q, K) class logits.
-        boxes: (L, B, Q, 4) cxcywh, relative to the (padded) image.
+        boxes: (L, B, Q, 4) cxcywh, relative to the image without padding.
         edges: the distributions that the boxes were decoded from, or None.
     """
 
@@ -79,7 +79,7 @@ class Targets:
 
     Attributes:
         labels: (B, T) int64, 0 where padded.
-        boxes: (B, T, 4) float32 cxcywh relative to the (padded) image, 0 where padded.
+        boxes: (B, T, 4) float32 cxcywh relative to the image without padding, 0 where there is no object.
         counts: objects of each image, on the host.
     """
 
@@ -96,6 +96,10 @@ class Targets:
         """(B, T) bool, False where padded."""
         counts = torch.tensor(self.counts, device=self.labels.device)
         return torch.arange(self.labels.shape[1], device=self.labels.device) < counts[:, None]
+
+    def without_classes(self) -> "Targets":
+        """The same boxes, all of class 0."""
+        return Targets(torch.zeros_like(self.labels), self.boxes, self.counts)
 
     @staticmethod
     def collate(labels: list[Tensor], boxes: list[Tensor]) -> "Targets":

@@ -1,6 +1,9 @@
-"""Backbones, each also in detectron2's ``BACKBONE_REGISTRY``."""
+"""Backbones: ours, which are also in detectron2's ``BACKBONE_REGISTRY``, and those of the ecosystem."""
 
 from deim.modeling.backbone.hgnetv2 import HGNetV2
 from deim.modeling.backbone.presnet import PResNet
+from deim.modeling.backbone.resnet import build_resnet
+from deim.modeling.backbone.swin import build_swin
+from deim.modeling.backbone.timm import build_timm
 
-__all__ = ["HGNetV2", "PResNet"]
+__all__ = ["HGNetV2", "PResNet", "build_resnet", "build_swin", "build_timm"]

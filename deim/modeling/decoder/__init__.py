@@ -3,32 +3,43 @@
 =================  ==================================================================================
 part               choices
 =================  ==================================================================================
-``input_proj``     :class:`MapProjection`
-``queries``        :class:`~deim.modeling.queries.QuerySelection` (two-stage),
+``input_proj``     :class:`MapProjection`; None after an encoder that returns a memory
+``queries``        two-stage: :class:`~deim.modeling.queries.QuerySelection` (RT-DETR, D-FINE),
+                   :class:`~deim.modeling.queries.RegionProposals` (Deformable DETR, H-DETR);
+                   learned: :class:`~deim.modeling.queries.LearnedPoints` (Deformable DETR),
+                   :class:`~deim.modeling.queries.LearnedAnchors` (DAB-DETR),
                    :class:`~deim.modeling.queries.LearnedQueries`
-``denoising``      :class:`~deim.modeling.queries.ContrastiveDenoising`, or None
-``position``       :class:`BoxPosition`
+``denoising``      :class:`~deim.modeling.queries.ContrastiveDenoising` (DINO),
+                   :class:`~deim.modeling.queries.QueryDenoising` (DN-DETR), or None
+``position``       :class:`BoxPosition` (RT-DETR, D-FINE), :class:`AnchorPosition`,
+                   :class:`ModulatedAnchorPosition` (DAB-DETR); None takes the queries' own
 ``layer``          :class:`AddNormDecoderLayer` (Deformable DETR, RT-DETR),
-                   :class:`GatedDecoderLayer` (D-FINE)
+                   :class:`GatedDecoderLayer` (D-FINE), :class:`ConditionalDecoderLayer` (DAB-DETR)
 ``refinement``     :class:`FixedBoxes` (none), :class:`IterativeRefinement` (Deformable DETR; looking
-                   forward twice: DINO, RT-DETR), :class:`DistributionRefinement` (FDR: D-FINE)
+                   forward twice: DINO, RT-DETR), :class:`NormalizedRefinement` (DAB-DETR),
+                   :class:`DistributionRefinement` (FDR: D-FINE)
 =================  ==================================================================================
 """
 
+from deim.modeling.decoder.conditional import ConditionalDecoderLayer
 from deim.modeling.decoder.decoder import Decoder
 from deim.modeling.decoder.distribution_refinement import DistributionRefinement
 from deim.modeling.decoder.layer import AddNormDecoderLayer, GatedDecoderLayer
-from deim.modeling.decoder.position import BoxPosition
+from deim.modeling.decoder.position import AnchorPosition, BoxPosition, ModulatedAnchorPosition
 from deim.modeling.decoder.projection import MapProjection
-from deim.modeling.decoder.refinement import FixedBoxes, IterativeRefinement
+from deim.modeling.decoder.refinement import FixedBoxes, IterativeRefinement, NormalizedRefinement
 
 __all__ = [
     "AddNormDecoderLayer",
+    "AnchorPosition",
     "BoxPosition",
+    "ConditionalDecoderLayer",
     "Decoder",
     "DistributionRefinement",
     "FixedBoxes",
     "GatedDecoderLayer",
     "IterativeRefinement",
     "MapProjection",
+    "ModulatedAnchorPosition",
+    "NormalizedRefinement",
 ]

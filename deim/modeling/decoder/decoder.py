@@ -1,16 +1,17 @@
 """The decoder: a loop over layers between exchangeable parts."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from deim.modeling.decoder.layer import DecoderLayer
+from deim.modeling.decoder.position import PositionEmbedding, QueryPosition
 from deim.modeling.decoder.projection import MapProjection
 from deim.modeling.decoder.refinement import Refinement
-from deim.modeling.queries.denoising import ContrastiveDenoising, DenoisingQueries
-from deim.modeling.queries.initial import QuerySource
+from deim.modeling.queries.denoising import Denoising, DenoisingQueries
+from deim.modeling.queries.initial import InitialQueries, QuerySource
+from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
 
 # What the predictions of the denoising and of the one-to-many queries are called.
@@ -36,11 +37,12 @@ class Decoder(nn.Module):
     Layers beyond ``eval_layer`` only train the others and are skipped in evaluation.
 
     Args:
-        input_proj: makes the encoder's maps as wide as the queries.
         queries: where the queries come from.
-        position: boxes -> position embeddings, before each layer.
         layer: the first layer; the others begin as copies of it (as in DETR).
         refinement: how boxes change from layer to layer; of ``num_layers`` layers.
+        input_proj: makes the encoder's maps as wide as the queries; None for encoders that return a
+            :class:`Memory`.
+        position: boxes -> position embeddings, before each layer; None takes those of the query source.
         num_layers: L.
         eval_layer: index of the layer whose output is the model's; negative counts from the end.
         denoising: makes denoising queries in training; None for none.
@@ -51,28 +53,35 @@ class Decoder(nn.Module):
 
     def __init__(
         self,
-        input_proj: MapProjection,
         queries: QuerySource,
-        position: nn.Module,
         layer: DecoderLayer,
         refinement: Refinement,
+        input_proj: MapProjection | None = None,
+        position: PositionEmbedding | None = None,
         num_layers: int = 6,
         eval_layer: int = -1,
-        denoising: ContrastiveDenoising | None = None,
+        denoising: Denoising | None = None,
     ):
         super().__init__()
         if not -num_layers <= eval_layer < num_layers:
             raise ValueError(f"eval_layer {eval_layer} is out of range for {num_layers} layers")
-        if layer.num_levels != len(input_proj):
+        if input_proj is not None and layer.num_levels not in (len(input_proj), None):
             raise ValueError(
                 f"layer.num_points has {layer.num_levels} levels, input_proj.in_channels {len(input_proj)}"
             )
         if len(refinement.score_heads) != num_layers:
             raise ValueError(f"refinement is made for {len(refinement.score_heads)} layers, num_layers is {num_layers}")
+        if position is None and not queries.gives_positions:
+            raise ValueError(f"position is missing: {type(queries).__name__} gives none")
+        if not queries.gives_boxes and (denoising is not None or position is not None):
+            raise ValueError(
+                f"{type(queries).__name__} gives points, but denoising queries and position embeddings need boxes: "
+                "take denoising and position out, or take other queries"
+            )
         self.eval_layer = eval_layer % num_layers
         self.input_proj, self.queries, self.denoising = input_proj, queries, denoising
         self.position, self.refinement = position, refinement
-        self.layers = nn.ModuleList([layer, *(copy.deepcopy(layer) for _ in range(num_layers - 1))])
+        self.layers = nn.ModuleList([layer, *(layer.following() for _ in range(num_layers - 1))])
 
     def reparameterize(self) -> None:
         """Drop what evaluation never uses."""
@@ -80,37 +89,67 @@ class Decoder(nn.Module):
         self.refinement.keep_layers(len(self.layers))
 
     def forward(
-        self, maps: Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
+        self, encoded: Memory | Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
     ) -> tuple[dict[str, Predictions], DenoisingQueries | None]:
         """
         Args:
-            maps: (B, C, h, w) of each level, finest first.
+            encoded: what the encoder returns: a memory, or (B, C, h, w) of each level, finest first.
             targets: ground truth, for the denoising queries; only in training.
-            padding: (B, H, W) bool, True on padded pixels.
+            padding: (B, H, W) bool, True on padded pixels; of maps, since a memory knows it.
 
         Returns:
             named predictions and the denoising queries behind them. In evaluation only ``main``,
             with one layer. In training ``main`` (L layers), what the query source and the refinement
             predict on the way, the same of the denoising queries, and as ``hybrid`` that of the
             one-to-many queries, where there are any.
+
+        Raises:
+            ValueError: the encoder does not return what the decoder takes.
         """
-        projected = self.input_proj(maps)
-        spatial_shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in projected]
-        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in projected], dim=1)
-        initial = self.queries(memory, spatial_shapes, padding)
-        content, references = initial.content, initial.references
-        noised, mask = None, None
+        memory = self._memory(encoded, padding)
+        initial = self.queries(memory)
+        noised = None
         if self.training and self.denoising is not None and targets is not None:
-            noised = self.denoising(targets, content.shape[1])
-            content = torch.cat([noised.content.to(content.dtype), content], dim=1)
-            references = torch.cat([noised.references.to(references.dtype), references], dim=1)
-            mask = noised.attention_mask
-        if initial.num_one_to_many:
-            mask = isolate_last(mask, content.shape[1], initial.num_one_to_many, content.device)
-        refined = self._run_layers(content, references.sigmoid(), memory, spatial_shapes, mask)
+            noised = self.denoising(targets, initial.content.shape[1])
+        refined = self._run_layers(*self._begin(initial, noised), memory)
         if not self.training:
             return refined, None
         return {**initial.groups, **self._by_kind(refined, noised, initial.num_one_to_many)}, noised
+
+    def _memory(self, encoded: Memory | Sequence[Tensor], padding: Tensor | None) -> Memory:
+        is_memory = isinstance(encoded, Memory)
+        if is_memory == (self.input_proj is not None):
+            raise ValueError(
+                "decoder.input_proj makes the queries' width out of an encoder's maps: "
+                + ("this encoder returns tokens of one width; set it to null" if is_memory else "this encoder needs it")
+            )
+        memory = encoded if isinstance(encoded, Memory) else Memory.from_maps(self._project(encoded), padding)
+        expected = self.layers[0].num_levels
+        if expected not in (len(memory.spatial_shapes), None):
+            raise ValueError(
+                f"the decoder's layers look at {expected} maps (layer.num_points), "
+                f"the encoder makes {len(memory.spatial_shapes)}"
+            )
+        return memory
+
+    def _project(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        assert self.input_proj is not None
+        return self.input_proj(maps)
+
+    def _begin(
+        self, initial: InitialQueries, noised: DenoisingQueries | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Content, references (as boxes or points), position and attention mask of all queries together."""
+        content, references, position, mask = initial.content, initial.references, initial.position, None
+        if noised is not None:
+            content = torch.cat([noised.content.to(content.dtype), content], dim=1)
+            references = torch.cat([noised.references.to(references.dtype), references], dim=1)
+            mask = noised.attention_mask
+            if position is not None:
+                position = torch.cat([self.queries.embed_positions(noised.references).to(position.dtype), position], 1)
+        if initial.num_one_to_many:
+            mask = isolate_last(mask, content.shape[1], initial.num_one_to_many, content.device)
+        return content, references.sigmoid(), position, mask
 
     def _by_kind(
         self, refined: dict[str, Predictions], noised: DenoisingQueries | None, one_to_many: int
@@ -131,23 +170,27 @@ class Decoder(nn.Module):
         self,
         queries: Tensor,
         references: Tensor,
-        memory: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
+        position: Tensor | None,
         attention_mask: Tensor | None,
+        memory: Memory,
     ) -> dict[str, Predictions]:
         """
         Args:
             queries: (B, Q, C).
-            references: (B, Q, 4) cxcywh.
-            memory: (B, S, C) tokens of all levels.
+            references: (B, Q, 4) cxcywh or (B, Q, 2).
+            position: (B, Q, C) for all layers, or None.
             attention_mask: (Q, Q) bool, True where self-attention is forbidden.
         """
         last = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}
         state = self.refinement.start(references)
         for index, layer in enumerate(self.layers[: last + 1]):
-            position = self.position(state.references)
-            queries = layer(queries, position, state.references, memory, spatial_shapes, attention_mask)
+            if self.position is not None:
+                where = self.position(index, queries, state.references, memory)
+            else:
+                assert position is not None
+                where = QueryPosition(position)
+            queries = layer(queries, where, state.references, memory, attention_mask)
             state, predicted = self.refinement(index, queries, state, predict=self.training or index == last)
             for name, predictions in predicted.items():
                 collected.setdefault(name, []).append(predictions)

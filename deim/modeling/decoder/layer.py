@@ -1,17 +1,58 @@
 """Decoder layers with deformable cross-attention, by how its result joins the queries."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from deim.layers import MultiScaleDeformableAttention, build_activation
+from deim.modeling.decoder.position import QueryPosition
+from deim.structures.memory import Memory
 
 # LayerNorm of values beyond float16's range gives NaN under autocast.
 _HALF_RANGE = 65504.0
 
 
 class DecoderLayer(nn.Module):
+    """Base of decoder layers.
+
+    Args:
+        dim: of the queries.
+        num_levels: how many maps the layer looks at; None if it does not tell them apart.
+    """
+
+    def __init__(self, dim: int, num_levels: int | None):
+        super().__init__()
+        self.dim, self.num_levels = dim, num_levels
+
+    def following(self) -> "DecoderLayer":
+        """A layer to come after this one: a copy."""
+        return copy.deepcopy(self)
+
+    def forward(
+        self,
+        queries: Tensor,
+        position: QueryPosition,
+        references: Tensor,
+        memory: Memory,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            queries: (B, Q, dim).
+            position: of the queries.
+            references: (B, Q, 4) cxcywh boxes or (B, Q, 2) points, relative to the image without padding.
+            memory: what the encoder made of the image.
+            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
+
+        Returns:
+            (B, Q, dim).
+        """
+        raise NotImplementedError
+
+
+class DeformableDecoderLayer(DecoderLayer):
     """Self-attention, deformable cross-attention, feed-forward; post-norm.
 
     A subclass says how the result of the cross-attention joins the queries.
@@ -39,10 +80,9 @@ class DecoderLayer(nn.Module):
         project: bool = False,
         sampling: str = "bilinear",
     ):
-        super().__init__()
+        super().__init__(dim, len(num_points))
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
-        self.dim, self.num_levels = dim, len(num_points)
         self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points, project=project, sampling=sampling)
@@ -70,29 +110,28 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         queries: Tensor,
-        position: Tensor,
+        position: QueryPosition,
         references: Tensor,
-        memory: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
+        memory: Memory,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """
-        Args:
-            queries, position: (B, Q, dim) content and position embedding.
-            references: (B, Q, 4) cxcywh.
-            memory: (B, S, dim).
-            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
-        """
-        keys = queries + position
+        keys = queries + position.embedding
         attended, _ = self.self_attn(keys, keys, queries, attn_mask=attention_mask, need_weights=False)
         queries = self.norm1(queries + self.dropout(attended))
-        sampled = self.cross_attn(queries + position, references, memory, spatial_shapes)
+        sampled = self.cross_attn(
+            queries + position.embedding,
+            references,
+            memory.tokens,
+            memory.spatial_shapes,
+            memory.padding,
+            memory.valid_ratios,
+        )
         queries = self.fuse(queries, self.dropout(sampled))
         hidden = self.dropout(self.activation(self.linear1(queries)))
         return self.normalize(queries + self.dropout(self.linear2(hidden)))
 
 
-class AddNormDecoderLayer(DecoderLayer):
+class AddNormDecoderLayer(DeformableDecoderLayer):
     """The result of the cross-attention is added to the queries (Deformable DETR, RT-DETR)."""
 
     def build_fusion(self, dim: int) -> None:
@@ -118,7 +157,7 @@ class Gate(nn.Module):
         return self.norm(keep * residual + take * update)
 
 
-class GatedDecoderLayer(DecoderLayer):
+class GatedDecoderLayer(DeformableDecoderLayer):
     """The result of the cross-attention and the queries are mixed by a gate (D-FINE)."""
 
     def build_fusion(self, dim: int) -> None:

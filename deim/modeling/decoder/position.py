@@ -1,11 +1,43 @@
 """Position embeddings of queries."""
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
-from deim.layers import MLP
+from deim.layers import MLP, sine_embedding
+from deim.structures.memory import Memory
 
 
-class BoxPosition(nn.Module):
+@dataclass
+class QueryPosition:
+    """Where queries are, for a layer.
+
+    Attributes:
+        embedding: (B, Q, dim), added to queries and keys.
+        centre: (B, Q, dim) sine embedding of the centre, to be compared with the positions of tokens;
+            only for layers with conditional cross-attention.
+    """
+
+    embedding: Tensor
+    centre: Tensor | None = None
+
+
+class PositionEmbedding(nn.Module):
+    """Base of what embeds the positions of queries before each layer."""
+
+    def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
+        """
+        Args:
+            index: of the layer.
+            queries: (B, Q, dim) before it.
+            boxes: (B, Q, 4) cxcywh that the queries stand for at present.
+            memory: what the layer attends to.
+        """
+        raise NotImplementedError
+
+
+class BoxPosition(PositionEmbedding):
     """An MLP on the box that a query stands for at present, so that it moves with the box.
 
     Args:
@@ -27,7 +59,62 @@ class BoxPosition(nn.Module):
         for linear in list(self.mlp.layers)[:2]:
             nn.init.xavier_uniform_(linear.get_parameter("weight"))
 
-    def forward(self, boxes: Tensor) -> Tensor:
-        """(B, Q, 4) cxcywh -> (B, Q, dim)."""
+    def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
         position = self.mlp(boxes)
-        return position if self.limit is None else position.clamp(-self.limit, self.limit)
+        return QueryPosition(position if self.limit is None else position.clamp(-self.limit, self.limit))
+
+
+class AnchorPosition(PositionEmbedding):
+    """Sines of the box's coordinates, embedded, and from the second layer on scaled by what the query
+    holds (DAB-DETR, arXiv 2201.12329, sections 4.2 and 4.3, with deformable cross-attention).
+
+    Args:
+        dim: of the queries.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+        self.box_mlp = MLP(2 * dim, dim, dim, 2)
+        self.scale_mlp = MLP(dim, dim, dim, 2)
+        _xavier(self)
+
+    def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
+        if memory.valid_ratios is not None:
+            # As published: relative to the batch, while all else is relative to the image.
+            boxes = boxes * memory.valid_ratios[:, :1].repeat(1, 1, 2)
+        embedding = self.box_mlp(box_sines(boxes, self.dim // 2).to(queries.dtype))
+        return QueryPosition(embedding if index == 0 else embedding * self.scale_mlp(queries))
+
+
+class ModulatedAnchorPosition(AnchorPosition):
+    """That of DAB-DETR itself: layers compare the sines of the centre with those of the tokens, scaled
+    by what the query holds and modulated by the box's width and height (section 4.4)."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.size_mlp = MLP(dim, dim, 2, 2)
+        _xavier(self.size_mlp)
+
+    def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
+        sines = box_sines(boxes, self.dim // 2).to(queries.dtype)
+        centre = sines[..., : self.dim]
+        if index > 0:
+            centre = centre * self.scale_mlp(queries)
+        # The column's sines are in the second half, the row's in the first.
+        across, along = (self.size_mlp(queries).sigmoid() / boxes[..., 2:]).unbind(dim=-1)
+        row, column = centre.chunk(2, dim=-1)
+        parts = torch.cat([row * along[..., None], column * across[..., None]], dim=-1)
+        return QueryPosition(self.box_mlp(sines), parts)
+
+
+def box_sines(boxes: Tensor, dim: int) -> Tensor:
+    """(B, Q, 4) cxcywh -> (B, Q, 4 * dim): sines of the row, the column, the width and the height."""
+    x, y, width, height = boxes.unbind(dim=-1)
+    return sine_embedding(torch.stack([y, x, width, height], dim=-1), dim)
+
+
+def _xavier(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

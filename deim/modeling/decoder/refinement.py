@@ -9,12 +9,13 @@ A refinement holds the heads of all layers. The decoder asks it once a layer::
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from deim.layers import MLP
-from deim.modeling.queries.denoising import box_logits
-from deim.modeling.queries.selection import classification_head
+from deim.modeling.queries.heads import classification_head
+from deim.structures.boxes import correct_boxes
 from deim.structures.predictions import Predictions
 
 
@@ -23,8 +24,8 @@ class RefinementState:
     """Where refinement stands before a layer.
 
     Attributes:
-        references: (B, Q, 4) cxcywh, the boxes around which the layer looks; after the first layer
-            without gradient.
+        references: (B, Q, 4) cxcywh, the boxes around which the layer looks, or (B, Q, 2) points; after the
+            first layer without gradient.
     """
 
     references: Tensor
@@ -47,7 +48,7 @@ class Refinement(nn.Module):
         """The state before the first layer.
 
         Args:
-            references: (B, Q, 4) cxcywh of the initial queries.
+            references: (B, Q, 4) cxcywh of the initial queries, or (B, Q, 2) points.
         """
         return RefinementState(references)
 
@@ -73,18 +74,40 @@ class Refinement(nn.Module):
 
 class FixedBoxes(Refinement):
     """No refinement: every layer corrects the initial references anew (Deformable DETR without
-    iterative box refinement)."""
+    iterative box refinement).
 
-    def __init__(self, dim: int, num_classes: int, num_layers: int, activation: str = "relu"):
+    Args:
+        activation: of the box heads.
+        shared_heads: all layers have the same heads (Deformable DETR without refinement, DAB-DETR).
+        size_bias: the first box head begins with this as the logit of width and height (Deformable DETR
+            where queries begin as points: -2).
+        logit_eps: references are kept so far away from 0 and 1 when they are corrected.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        num_layers: int,
+        activation: str = "relu",
+        shared_heads: bool = False,
+        size_bias: float = 0.0,
+        logit_eps: float = 1e-5,
+    ):
         super().__init__(dim, num_classes, num_layers)
-        self.bbox_heads = nn.ModuleList(_box_head(dim, activation) for _ in range(num_layers))
+        self.logit_eps = logit_eps
+        biases = [size_bias] + [0.0] * (num_layers - 1)
+        self.bbox_heads = nn.ModuleList(_box_head(dim, activation, bias) for bias in biases)
+        if shared_heads:
+            self.score_heads = nn.ModuleList([self.score_heads[0]] * num_layers)
+            self.bbox_heads = nn.ModuleList([self.bbox_heads[0]] * num_layers)
 
     def forward(
         self, index: int, queries: Tensor, state: RefinementState, predict: bool
     ) -> tuple[RefinementState, dict[str, Predictions]]:
         if not predict:
             return state, {}
-        boxes = (self.bbox_heads[index](queries) + box_logits(state.references)).sigmoid()
+        boxes = correct_boxes(state.references, self.bbox_heads[index](queries), self.logit_eps)
         return state, {"main": Predictions(self.score_heads[index](queries)[None], boxes[None])}
 
     def keep_layers(self, count: int) -> None:
@@ -106,12 +129,19 @@ class IterativeRefinement(FixedBoxes):
     Args:
         look_forward_twice: the gradient of a layer's box also reaches the box head before it (DINO,
             section 3.5).
+        options: see :class:`FixedBoxes`.
     """
 
     def __init__(
-        self, dim: int, num_classes: int, num_layers: int, activation: str = "relu", look_forward_twice: bool = True
+        self,
+        dim: int,
+        num_classes: int,
+        num_layers: int,
+        activation: str = "relu",
+        look_forward_twice: bool = True,
+        **options: Any,
     ):
-        super().__init__(dim, num_classes, num_layers, activation)
+        super().__init__(dim, num_classes, num_layers, activation, **options)
         self.look_forward_twice = look_forward_twice
 
     def start(self, references: Tensor) -> IterativeState:
@@ -122,14 +152,30 @@ class IterativeRefinement(FixedBoxes):
     ) -> tuple[IterativeState, dict[str, Predictions]]:
         assert isinstance(state, IterativeState)
         correction = self.bbox_heads[index](queries)
-        predicted = {}
-        if predict:
-            boxes = (correction + box_logits(state.start)).sigmoid()
-            predicted["main"] = Predictions(self.score_heads[index](queries)[None], boxes[None])
-        corrected = (correction + box_logits(state.references)).sigmoid()
+        predicted = self._predict(index, queries, correction, state.start) if predict else {}
+        corrected = correct_boxes(state.references, correction, self.logit_eps)
         following = corrected.detach()
         return IterativeState(following, corrected if self.look_forward_twice else following), predicted
 
+    def _predict(self, index: int, queries: Tensor, correction: Tensor, start: Tensor) -> dict[str, Predictions]:
+        boxes = correct_boxes(start, correction, self.logit_eps)
+        return {"main": Predictions(self.score_heads[index](queries)[None], boxes[None])}
 
-def _box_head(dim: int, activation: str) -> MLP:
-    return MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
+
+class NormalizedRefinement(IterativeRefinement):
+    """Predictions are read from normalised queries, by one LayerNorm for all layers; the boxes of the
+    next layer from the queries as they are (DAB-DETR)."""
+
+    def __init__(self, dim: int, num_classes: int, num_layers: int, **options: Any):
+        super().__init__(dim, num_classes, num_layers, **options)
+        self.norm = nn.LayerNorm(dim)
+
+    def _predict(self, index: int, queries: Tensor, correction: Tensor, start: Tensor) -> dict[str, Predictions]:
+        normalized = self.norm(queries)
+        return super()._predict(index, normalized, self.bbox_heads[index](normalized), start)
+
+
+def _box_head(dim: int, activation: str, size_bias: float) -> MLP:
+    head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
+    nn.init.constant_(head.layers[-1].get_parameter("bias")[2:], size_bias)
+    return head

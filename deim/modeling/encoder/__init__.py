@@ -1,5 +1,10 @@
-"""Encoders between backbone and decoder."""
+"""Encoders between backbone and decoder.
 
+They return either maps, finest first, or a :class:`deim.structures.memory.Memory`.
+"""
+
+from deim.modeling.encoder.deformable import DeformableEncoder
 from deim.modeling.encoder.hybrid import HybridEncoder
+from deim.modeling.encoder.transformer import TransformerEncoder
 
-__all__ = ["HybridEncoder"]
+__all__ = ["DeformableEncoder", "HybridEncoder", "TransformerEncoder"]

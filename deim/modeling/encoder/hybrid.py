@@ -11,34 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.layers import ConvNorm, CSPRepLayer, FusibleConvNorm, RepELAN, build_activation, sine_position_embedding
-
-
-class TransformerEncoderLayer(nn.Module):
-    """Post-norm self-attention and feed-forward layer; position embeddings go to queries and keys."""
-
-    def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str):
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.activation = build_activation(activation)
-
-    def forward(self, tokens: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
-        """
-        Args:
-            tokens: (B, N, dim).
-            position: (1, N, dim).
-            padding: (B, N) bool, True where a token is to be ignored.
-        """
-        keys = tokens + position
-        attended, _ = self.self_attn(keys, keys, tokens, key_padding_mask=padding, need_weights=False)
-        tokens = self.norm1(tokens + self.dropout(attended))
-        hidden = self.dropout(self.activation(self.linear1(tokens)))
-        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+from deim.layers import ConvNorm, CSPRepLayer, FusibleConvNorm, RepELAN, sine_position_embedding
+from deim.modeling.encoder.transformer import TransformerEncoderLayer
+from deim.structures.memory import resize_padding
 
 
 class SeparableDownsample(nn.Module):
@@ -164,8 +139,3 @@ class HybridEncoder(nn.Module):
         for downsample, block, coarser in zip(self.downsample_convs, self.pan_blocks, maps[1:], strict=True):
             outputs.append(block(torch.cat([downsample(outputs[-1]), coarser], dim=1)))
         return outputs
-
-
-def resize_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) bool mask at another resolution (B, h, w), by the nearest pixel."""
-    return F.interpolate(padding[:, None].float(), size=size, mode="nearest")[:, 0].bool()

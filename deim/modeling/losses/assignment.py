@@ -107,7 +107,11 @@ def _plan_matched(
     matcher: HungarianMatcher,
     use_union: bool,
 ) -> dict[str, _Plan]:
-    matches = matcher([groups[s.group] for s in supervision], targets, [s.repeats for s in supervision])
+    matches = matcher(
+        [groups[s.group] for s in supervision],
+        [s.targets(targets) for s in supervision],
+        [s.repeats for s in supervision],
+    )
     one_to_one = [found for s, found in zip(supervision, matches, strict=True) if s.repeats == 1]
     union = union_of_matches(Matches.join(one_to_one)) if use_union and one_to_one else None
     plans = {}
@@ -135,7 +139,7 @@ def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingQueries |
     counts, groups = targets.counts, denoising.num_groups
     image = np.repeat(np.arange(len(counts)), counts)
     target = np.concatenate([np.arange(n) for n in counts])
-    starts = np.arange(groups) * 2 * targets.labels.shape[1]
+    starts = np.arange(groups) * denoising.group_size
     query = (starts[:, None] + target).flatten()
     once = Matches(np.zeros_like(query), np.tile(image, groups), query, np.tile(target, groups))
     pairs = once.for_layers(layers)

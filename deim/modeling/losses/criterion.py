@@ -106,7 +106,8 @@ class Criterion(nn.Module):
         total: dict[str, Tensor] = {}
         for supervision in active:
             predictions = groups[supervision.group]
-            values = self._group_losses(predictions, targets, step.groups[supervision.group], balance)
+            wanted = supervision.targets(targets)
+            values = self._group_losses(predictions, wanted, step.groups[supervision.group], balance)
             for name, per_layer in values.items():
                 for index, value in enumerate(per_layer.unbind()):
                     full_name = supervision.name(name, index, len(predictions.logits))

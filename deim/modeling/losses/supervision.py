@@ -1,5 +1,7 @@
 """Which group of predictions is matched how and trained by which losses."""
 
+from deim.structures.predictions import Targets
+
 
 class Supervision:
     """How one group of predictions is trained.
@@ -12,6 +14,7 @@ class Supervision:
         repeats: how many queries are matched to each object: 1, or more for a one-to-many group
             (H-DETR, arXiv 2207.13080, section 3.2).
         weight: of the group's losses.
+        class_agnostic: any object is of the first class (the tokens of two-stage Deformable DETR).
 
     Raises:
         ValueError: fewer than one query to an object.
@@ -26,11 +29,17 @@ class Supervision:
         denoising: bool = False,
         repeats: int = 1,
         weight: float = 1.0,
+        class_agnostic: bool = False,
     ):
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
         self.group, self.suffix, self.last_suffix = group, suffix, last_suffix
         self.denoising, self.repeats, self.weight = denoising, repeats, weight
+        self.class_agnostic = class_agnostic
+
+    def targets(self, targets: Targets) -> Targets:
+        """What the group is trained towards."""
+        return targets.without_classes() if self.class_agnostic else targets
 
     def name(self, loss: str, layer: int, num_layers: int) -> str:
         """What a loss of one layer is called."""

@@ -56,13 +56,14 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(
-        self, groups: Sequence[Predictions], targets: Targets, repeats: Sequence[int] | None = None
+        self, groups: Sequence[Predictions], targets: Sequence[Targets], repeats: Sequence[int] | None = None
     ) -> list[Matches]:
         """
         Costs are computed on the device and copied to the host once.
 
         Args:
             groups: every layer of each is matched by itself.
+            targets: of each group.
             repeats: how many queries of its own each object gets in a group; 1 by default.
 
         Returns:
@@ -73,17 +74,21 @@ class HungarianMatcher:
         """
         repeats = repeats or [1] * len(groups)
         costs = self._costs_on_host(groups, targets)
-        return [self._match(cost, targets.counts, times) for cost, times in zip(costs, repeats, strict=True)]
+        return [
+            self._match(cost, wanted.counts, times) for cost, wanted, times in zip(costs, targets, repeats, strict=True)
+        ]
 
-    def _costs_on_host(self, groups: Sequence[Predictions], targets: Targets) -> list[np.ndarray]:
-        """(L, B, Q, T) of each group; groups of as many queries are computed together."""
+    def _costs_on_host(self, groups: Sequence[Predictions], targets: Sequence[Targets]) -> list[np.ndarray]:
+        """(L, B, Q, T) of each group; groups of as many queries and of the same targets are computed together."""
+        kinds: dict[tuple[int, int], list[int]] = {}
+        for index, (group, wanted) in enumerate(zip(groups, targets, strict=True)):
+            kinds.setdefault((group.logits.shape[2], id(wanted)), []).append(index)
         costs: dict[int, Tensor] = {}
-        for width in {group.logits.shape[2] for group in groups}:
-            alike = [index for index, group in enumerate(groups) if group.logits.shape[2] == width]
+        for alike in kinds.values():
             logits, boxes = (
                 torch.cat([getattr(groups[i], name).float() for i in alike]) for name in ("logits", "boxes")
             )
-            parts = self.cost(logits, boxes, targets).split([len(groups[i].logits) for i in alike])
+            parts = self.cost(logits, boxes, targets[alike[0]]).split([len(groups[i].logits) for i in alike])
             costs.update(zip(alike, parts, strict=True))
         ordered = [costs[index] for index in range(len(groups))]
         flat = torch.cat([cost.flatten() for cost in ordered]).cpu().numpy()

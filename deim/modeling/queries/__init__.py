@@ -1,15 +1,21 @@
 """Where decoder queries come from."""
 
-from deim.modeling.queries.denoising import ContrastiveDenoising, DenoisingQueries
+from deim.modeling.queries.denoising import ContrastiveDenoising, Denoising, DenoisingQueries, QueryDenoising
 from deim.modeling.queries.initial import InitialQueries, QuerySource
-from deim.modeling.queries.learned import LearnedQueries
+from deim.modeling.queries.learned import LearnedAnchors, LearnedPoints, LearnedQueries
+from deim.modeling.queries.proposals import RegionProposals
 from deim.modeling.queries.selection import QuerySelection
 
 __all__ = [
     "ContrastiveDenoising",
+    "Denoising",
     "DenoisingQueries",
     "InitialQueries",
+    "LearnedAnchors",
+    "LearnedPoints",
     "LearnedQueries",
+    "QueryDenoising",
     "QuerySelection",
     "QuerySource",
+    "RegionProposals",
 ]

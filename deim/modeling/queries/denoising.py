@@ -1,4 +1,4 @@
-"""Contrastive query denoising (DINO, arXiv 2203.03605, section 3.3; DN-DETR, arXiv 2203.01305)."""
+"""Query denoising (DN-DETR, arXiv 2203.01305, section 4; contrastive: DINO, arXiv 2203.03605, section 3.3)."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from torch import Tensor, nn
 
+from deim.structures.boxes import box_logits
 from deim.structures.predictions import Targets
 
 
@@ -13,14 +14,14 @@ from deim.structures.predictions import Targets
 class DenoisingQueries:
     """Noised copies of the ground truth as queries.
 
-    The N queries are ``num_groups`` groups of 2 T; the first T of a group are positives made from
-    the T (padded) targets, the others negatives.
+    The N queries are ``num_groups`` groups of one size. The first T of a group are positives made from
+    the T (padded) targets; others, if there are any, negatives.
 
     Attributes:
         content: (B, N, C) label embeddings, zero where padded.
         references: (B, N, 4) box logits.
         attention_mask: (N + Q, N + Q) bool, True where attention is forbidden.
-        num_groups: groups of positives and negatives.
+        num_groups: how often each target is there.
     """
 
     content: Tensor
@@ -31,9 +32,26 @@ class DenoisingQueries:
     def __len__(self) -> int:
         return self.content.shape[1]
 
+    @property
+    def group_size(self) -> int:
+        return len(self) // max(self.num_groups, 1)
 
-class ContrastiveDenoising(nn.Module):
-    """Makes :class:`DenoisingQueries`.
+
+class Denoising(nn.Module):
+    """Base of what makes :class:`DenoisingQueries`."""
+
+    def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
+        """
+        Args:
+            targets: of the batch. Without any object the result has 0 queries, still connected to
+                the embedding, so that every process of a distributed run has the same graph.
+            num_matching_queries: queries that follow the denoising ones in the decoder.
+        """
+        raise NotImplementedError
+
+
+class ContrastiveDenoising(Denoising):
+    """Positives to be recognised, and negatives, further off, to be rejected.
 
     Args:
         dim: width of queries.
@@ -57,12 +75,6 @@ class ContrastiveDenoising(nn.Module):
         self.class_embedding = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
 
     def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
-        """
-        Args:
-            targets: of the batch. Without any object the result has 0 queries, still connected to
-                the embedding, so that every process of a distributed run has the same graph.
-            num_matching_queries: queries that follow the denoising ones in the decoder.
-        """
         largest = targets.labels.shape[1]
         groups = max(self.num_queries // largest, 1) if largest else 0
         labels = targets.labels.masked_fill(~targets.valid, self.num_classes).repeat(1, 2 * groups)
@@ -78,10 +90,7 @@ class ContrastiveDenoising(nn.Module):
         )
 
     def _noise_labels(self, labels: Tensor, padded: Tensor) -> Tensor:
-        if self.label_noise_ratio <= 0:
-            return labels
-        replaced = torch.rand(labels.shape, device=labels.device) < self.label_noise_ratio * 0.5
-        return torch.where(replaced & ~padded, torch.randint_like(labels, self.num_classes), labels)
+        return replace_labels(labels, ~padded, self.num_classes, self.label_noise_ratio * 0.5)
 
     def _noise_boxes(self, boxes: Tensor, negative: Tensor) -> Tensor:
         """Move each edge in- or outwards at random; boxes turned inside out are turned back."""
@@ -94,6 +103,61 @@ class ContrastiveDenoising(nn.Module):
         return box_xyxy_to_cxcywh(noised.clamp(0, 1)).abs()
 
 
+class QueryDenoising(Denoising):
+    """DN-DETR's own: positives alone, in a fixed number of groups; the last channel of their content says
+    that they are denoising queries (section 4.3, "indicator").
+
+    Args:
+        dim: width of queries.
+        num_groups: noised copies of each target.
+        label_noise_ratio: how often a label is replaced by a random one.
+        box_noise_scale: centres move by up to half a side times this, sides grow or shrink by up to a side
+            times this.
+        logit_eps: coordinates are kept so far away from 0 and 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        num_groups: int = 5,
+        label_noise_ratio: float = 0.2,
+        box_noise_scale: float = 0.4,
+        logit_eps: float = 1e-3,
+    ):
+        super().__init__()
+        self.num_classes, self.num_groups = num_classes, num_groups
+        self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
+        self.logit_eps = logit_eps
+        self.class_embedding = nn.Embedding(num_classes, dim - 1)
+
+    def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
+        size, groups = targets.labels.shape[1], self.num_groups
+        labels, boxes = targets.labels.repeat(1, groups), targets.boxes.repeat(1, groups, 1)
+        valid = targets.valid.repeat(1, groups)
+        content = self.class_embedding(replace_labels(labels, valid, self.num_classes, self.label_noise_ratio))
+        content = torch.cat([content, torch.ones_like(content[..., :1])], dim=-1)
+        references = box_logits(self._noise_boxes(boxes), self.logit_eps)
+        return DenoisingQueries(
+            content=content * valid[..., None],
+            references=references * valid[..., None],
+            attention_mask=denoising_mask(size, groups, num_matching_queries, labels.device),
+            num_groups=groups,
+        )
+
+    def _noise_boxes(self, boxes: Tensor) -> Tensor:
+        reach = torch.cat([boxes[..., 2:] / 2, boxes[..., 2:]], dim=-1) * self.box_noise_scale
+        return boxes + (torch.rand_like(boxes) * 2 - 1) * reach
+
+
+def replace_labels(labels: Tensor, valid: Tensor, num_classes: int, ratio: float) -> Tensor:
+    """Valid labels are replaced by random ones with probability ``ratio``."""
+    if ratio <= 0:
+        return labels
+    replaced = torch.rand(labels.shape, device=labels.device) < ratio
+    return torch.where(replaced & valid, torch.randint_like(labels, num_classes), labels)
+
+
 def denoising_mask(group_size: int, groups: int, num_matching: int, device: torch.device) -> Tensor:
     """(N + Q, N + Q) bool, True where attention is forbidden.
 
@@ -104,9 +168,3 @@ def denoising_mask(group_size: int, groups: int, num_matching: int, device: torc
     group[count:] = -1
     to_other_group = group[:, None] != group[None, :]
     return to_other_group & (group >= 0)[None, :]
-
-
-def box_logits(boxes: Tensor, eps: float = 1e-5) -> Tensor:
-    """Inverse sigmoid of coordinates, which are first clipped to [0, 1]."""
-    boxes = boxes.clamp(0, 1)
-    return boxes.clamp(min=eps).log() - (1 - boxes).clamp(min=eps).log()

@@ -1,10 +1,10 @@
 """What decoders begin with."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions
 
 
@@ -14,15 +14,17 @@ class InitialQueries:
 
     Attributes:
         content: (B, Q, C).
-        references: (B, Q, 4) box logits.
+        references: (B, Q, 4) box logits, or (B, Q, 2) those of points.
         num_one_to_many: how many of them, the last, are to be matched one-to-many.
         groups: predictions made on the way that are to be supervised, by name.
+        position: (B, Q, C) position embedding for all layers; None where each layer's is made from boxes.
     """
 
     content: Tensor
     references: Tensor
     num_one_to_many: int = 0
     groups: dict[str, Predictions] = field(default_factory=dict)
+    position: Tensor | None = None
 
 
 class QuerySource(nn.Module):
@@ -37,6 +39,11 @@ class QuerySource(nn.Module):
         ValueError: fewer than one query, or fewer than no others.
     """
 
+    # Whether queries begin as boxes, beside which noised ones make sense, or as points.
+    gives_boxes = True
+    # Whether queries come with position embeddings.
+    gives_positions = False
+
     def __init__(self, num_queries: int, num_one_to_many: int = 0):
         super().__init__()
         if num_queries < 1:
@@ -45,13 +52,24 @@ class QuerySource(nn.Module):
             raise ValueError(f"num_one_to_many must not be negative, got {num_one_to_many}")
         self.num_queries, self.num_one_to_many = num_queries, num_one_to_many
 
-    def forward(
-        self, memory: Tensor, spatial_shapes: Sequence[tuple[int, int]], padding: Tensor | None = None
-    ) -> InitialQueries:
-        """
-        Args:
-            memory: (B, S, C) tokens of all levels.
-            spatial_shapes: (h, w) of each level.
-            padding: (B, H, W) bool, True on padded pixels.
+    @property
+    def total(self) -> int:
+        """How many queries of the most there may be are used at present: all in training."""
+        return self.num_queries + (self.num_one_to_many if self.training else 0)
+
+    def forward(self, memory: Memory) -> InitialQueries:
+        raise NotImplementedError
+
+    def embed_positions(self, references: Tensor) -> Tensor:
+        """Position embeddings (B, Q, C) of other boxes (B, Q, 4), given as logits.
+
+        Only of sources that give both boxes and positions.
         """
         raise NotImplementedError
+
+    def forget_one_to_many(self, *names: str) -> None:
+        """Drop the one-to-many queries from embeddings with a row for each query; in place."""
+        for name in names:
+            kept = getattr(self, name).weight[: self.num_queries].detach().clone()
+            setattr(self, name, nn.Embedding.from_pretrained(kept))
+        self.num_one_to_many = 0

@@ -1,7 +1,7 @@
 from fvcore.transforms.transform import HFlipTransform, NoOpTransform, Transform, TransformList
 
 from .augmentation import AugInput, Augmentation, AugmentationList
-from .augmentation_impl import RandomFlip, Resize
+from .augmentation_impl import RandomFlip, Resize, ResizeShortestEdge
 from .transform import ResizeTransform
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "NoOpTransform",
     "RandomFlip",
     "Resize",
+    "ResizeShortestEdge",
     "ResizeTransform",
     "Transform",
     "TransformList",

@@ -1,0 +1,27 @@
+"""COCO 2017 with DETR's augmentations: a flip, a crop for half of the images, and one of many sizes."""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from deim.config import get_config
+from deim.data.augmentation import OneOf, RandomSizeCrop, ResizeShortestEdge
+
+dataloader = get_config("common/data/coco.py").dataloader
+# what images of the Dense O2O stage have, should there be one
+dataloader.image_size = (800, 800)
+dataloader.train.mapper.colour = []
+dataloader.train.mapper.strong = []
+dataloader.train.mapper.resize = [
+    L(OneOf)(
+        choices=[
+            [L(ResizeShortestEdge)(lengths=list(range(480, 801, 32)), max_size=1333)],
+            [
+                L(ResizeShortestEdge)(lengths=[400, 500, 600]),
+                L(RandomSizeCrop)(min_size=384, max_size=600),
+                L(ResizeShortestEdge)(lengths=list(range(480, 801, 32)), max_size=1333),
+            ],
+        ]
+    )
+]
+# detectron2's, by PIL: published weights were evaluated with its filter
+dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)]

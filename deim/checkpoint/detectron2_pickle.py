@@ -1,0 +1,35 @@
+"""detectron2's backbone weights: NumPy arrays in a pickle file, such as ``R-50.pkl``."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+
+# What such a file is made of; anything else could run code while it is read.
+_ALLOWED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    ("_codecs", "encode"),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong into a file of weights")
+        return super().find_class(module, name)
+
+
+def read_detectron2_pickle(path: str) -> dict[str, Any]:
+    """The content of a file, arrays as tensors: ``{"model": {name: tensor}, ...}``.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else than arrays.
+    """
+    with open(path, "rb") as file:
+        content = _ArrayUnpickler(file, encoding="latin1").load()
+    weights = content.get("model", content)
+    return {"model": {k: torch.from_numpy(v.copy()) for k, v in weights.items() if isinstance(v, np.ndarray)}}

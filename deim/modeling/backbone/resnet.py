@@ -1,0 +1,73 @@
+"""detectron2's ResNet, as the DETR family uses it."""
+
+from collections.abc import Sequence
+
+from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock
+
+from deim.checkpoint.backbone import load_backbone_weights
+
+# blocks in each of the four stages
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+FEATURES = ("res2", "res3", "res4", "res5")
+
+
+def build_resnet(
+    depth: int,
+    out_features: Sequence[str] = ("res3", "res4", "res5"),
+    freeze_at: int = 2,
+    norm: str = "FrozenBN",
+    dilated: bool = False,
+    weights: str = "",
+) -> ResNet:
+    """A ResNet with the stride in the 3x3 convolutions, as torchvision's.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        out_features: of "res2" .. "res5", at strides 4, 8, 16 and 32.
+        freeze_at: freeze the first parts: 0 none, 1 the stem, 2 the stem and res2 (DETR), and so on.
+        norm: "FrozenBN", "BN", "SyncBN" or "GN".
+        dilated: res5 keeps the stride of res4, and its convolutions but the first are dilated ("DC5").
+        weights: file with pretrained weights in detectron2's layout, such as its ``R-50.pkl``; "" for none.
+
+    Raises:
+        ValueError: an unknown depth or feature, or "DC5" of a ResNet with less than 50 layers.
+        CheckpointError: ``weights`` does not fit.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"there is no ResNet with {depth} layers; choose one of {', '.join(map(str, DEPTHS))}")
+    unknown = sorted(set(out_features) - set(FEATURES))
+    if unknown or not out_features:
+        raise ValueError(f"ResNet has no features {unknown}; choose from {list(FEATURES)}")
+    if dilated and depth < 50:
+        raise ValueError(f"a ResNet with {depth} layers has no dilated form; choose 50 or more")
+    stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
+    backbone = ResNet(stem, _stages(depth, norm, dilated), out_features=list(out_features))
+    if weights:
+        load_backbone_weights(backbone, weights)
+    return backbone.freeze(freeze_at)
+
+
+def _stages(depth: int, norm: str, dilated: bool) -> list[list]:
+    expansion = 4 if depth >= 50 else 1
+    stages, in_channels = [], 64
+    for index, count in enumerate(DEPTHS[depth]):
+        width, stride = 64 * 2**index, 1 if index == 0 else 2
+        out_channels, options = width * expansion, {}
+        if depth >= 50:
+            options = {"bottleneck_channels": width, "dilation_per_block": [1] * count}
+        if dilated and index == 3:
+            stride, options["dilation_per_block"] = 1, [1] + [2] * (count - 1)
+        stages.append(
+            ResNet.make_stage(
+                BottleneckBlock if depth >= 50 else BasicBlock,
+                count,
+                in_channels=in_channels,
+                out_channels=out_channels,
+                stride_per_block=[stride] + [1] * (count - 1),
+                norm=norm,
+                **options,
+            )
+        )
+        in_channels = out_channels
+    return stages

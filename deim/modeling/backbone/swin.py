@@ -1,0 +1,50 @@
+"""detectron2's Swin Transformer, by size."""
+
+from collections.abc import Sequence
+
+from detectron2.modeling.backbone import SwinTransformer
+
+from deim.checkpoint.backbone import load_backbone_weights
+
+# width, blocks and heads of each stage (Swin, arXiv 2103.14030, section 3.3)
+SIZES = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
+
+def build_swin(
+    size: str,
+    out_indices: Sequence[int] = (1, 2, 3),
+    window_size: int = 7,
+    drop_path_rate: float = 0.2,
+    weights: str = "",
+) -> SwinTransformer:
+    """A Swin Transformer with features "p0" .. "p3" at strides 4, 8, 16 and 32, those of ``out_indices``.
+
+    Args:
+        size: "tiny", "small", "base" or "large".
+        window_size: tokens along a window's side; 12 for weights pretrained at 384 pixels.
+        drop_path_rate: how often the last block is left out in training; linearly less often before it.
+        weights: file with pretrained weights in the layout of Swin's authors; "" for none.
+
+    Raises:
+        ValueError: an unknown size.
+        CheckpointError: ``weights`` does not fit.
+    """
+    if size not in SIZES:
+        raise ValueError(f"there is no Swin {size!r}; choose one of {', '.join(SIZES)}")
+    embed_dim, depths, num_heads = SIZES[size]
+    backbone = SwinTransformer(
+        embed_dim=embed_dim,
+        depths=depths,
+        num_heads=num_heads,
+        window_size=window_size,
+        drop_path_rate=drop_path_rate,
+        out_indices=tuple(out_indices),
+    )
+    if weights:
+        load_backbone_weights(backbone, weights, fresh=tuple(f"norm{index}." for index in out_indices))
+    return backbone

@@ -1,0 +1,169 @@
+"""Decoder layers with conditional cross-attention (Conditional DETR, arXiv 2108.06152; DAB-DETR, arXiv
+2201.12329, figure 5), which compares what queries hold and where they are apart."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim.layers import build_activation
+from deim.modeling.decoder.layer import DecoderLayer
+from deim.modeling.decoder.position import QueryPosition
+from deim.structures.memory import Memory
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, forbidden: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Attention of projected inputs.
+
+    Args:
+        query, key: (B, Q, C) and (B, S, C), the heads side by side.
+        value: (B, S, D).
+        forbidden: bool, True where a query does not see a key; broadcast to (B, heads, Q, S).
+
+    Returns:
+        (B, Q, D).
+    """
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    allowed = None if forbidden is None else ~forbidden
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def join_heads(content: Tensor, position: Tensor, num_heads: int) -> Tensor:
+    """(B, N, C) and (B, N, C) -> (B, N, 2 C), content and position side by side in each head."""
+    parts = [x.unflatten(-1, (num_heads, -1)) for x in (content, position)]
+    return torch.cat(parts, dim=-1).flatten(2)
+
+
+class ConditionalSelfAttention(nn.Module):
+    """Attention among queries, content and position being projected by themselves."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.query_content, self.query_position = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.key_content, self.key_position = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.value_proj, self.output_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, queries: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The result and the projected queries, both (B, Q, dim); ``mask`` is (Q, Q) bool."""
+        query = self.query_content(queries) + self.query_position(position)
+        key = self.key_content(queries) + self.key_position(position)
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, self.value_proj(queries), self.num_heads, mask, dropout)
+        return self.output_proj(attended), query
+
+
+class ConditionalCrossAttention(nn.Module):
+    """Attention of queries to tokens, content and position being compared apart.
+
+    Args:
+        num_levels: how many maps are attended to, each by itself, their results being weighed by the
+            queries; 1 attends to all tokens at once.
+
+    In the first layer the embedded box and the tokens' positions also count as content; the others have no
+    ``query_position``.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, num_levels: int = 1):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.query_content, self.query_sine = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.query_position: nn.Linear | None = nn.Linear(dim, dim)
+        self.key_content, self.key_position = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.value_proj, self.output_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.level_weights = nn.Linear(dim, num_levels) if num_levels > 1 else None
+
+    def forward(self, queries: Tensor, position: QueryPosition, memory: Memory, weighing: Tensor) -> Tensor:
+        """(B, Q, dim); ``weighing`` (B, Q, dim) is what the levels are weighed by."""
+        assert memory.position is not None
+        assert position.centre is not None
+        content, token_position = self.key_content(memory.tokens), self.key_position(memory.position)
+        token_position = token_position.expand_as(content)
+        query = self.query_content(queries)
+        if self.query_position is not None:
+            query, content = query + self.query_position(position.embedding), content + token_position
+        query = join_heads(query, self.query_sine(position.centre), self.num_heads)
+        key = join_heads(content, token_position, self.num_heads)
+        value, padding = self.value_proj(memory.tokens), memory.padding
+        forbidden = None if padding is None else padding[:, None, None]
+        dropout = self.dropout if self.training else 0.0
+        if self.level_weights is None:
+            return self.output_proj(attend(query, key, value, self.num_heads, forbidden, dropout))
+        sizes = memory.level_sizes
+        masks = [None] * len(sizes) if forbidden is None else forbidden.split(sizes, dim=-1)
+        levels = zip(key.split(sizes, dim=1), value.split(sizes, dim=1), masks, strict=True)
+        attended = torch.stack([attend(query, k, v, self.num_heads, m, dropout) for k, v, m in levels], dim=-1)
+        return self.output_proj((attended * self.level_weights(weighing).softmax(dim=-1)[..., None, :]).sum(dim=-1))
+
+
+class ConditionalDecoderLayer(DecoderLayer):
+    """Self-attention, conditional cross-attention, feed-forward; post-norm.
+
+    Args:
+        dim: of the queries.
+        num_heads: of both attentions.
+        dim_feedforward: width of the feed-forward part.
+        num_levels: 1 attends to all tokens at once; more attend to each map by itself (DN-DETR's models
+            with a deformable encoder only).
+        dropout, activation: of the attentions and the feed-forward part.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``dim``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dim_feedforward: int,
+        num_levels: int = 1,
+        dropout: float = 0.0,
+        activation: str = "relu",
+    ):
+        super().__init__(dim, num_levels if num_levels > 1 else None)
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
+        self.self_attn = ConditionalSelfAttention(dim, num_heads, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn = ConditionalCrossAttention(dim, num_heads, dropout, num_levels)
+        self.norm2 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.activation = build_activation(activation)
+        self.dropout = nn.Dropout(dropout)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def following(self) -> "ConditionalDecoderLayer":
+        layer = super().following()
+        assert isinstance(layer, ConditionalDecoderLayer)
+        layer.cross_attn.query_position = None
+        return layer
+
+    def forward(
+        self,
+        queries: Tensor,
+        position: QueryPosition,
+        references: Tensor,
+        memory: Memory,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Raises:
+            ValueError: queries or tokens have no position to compare.
+        """
+        if position.centre is None or memory.position is None:
+            raise ValueError(
+                "conditional cross-attention compares positions: it needs decoder.position=ModulatedAnchorPosition "
+                "and an encoder that gives the positions of its tokens (DeformableEncoder, TransformerEncoder)"
+            )
+        attended, weighing = self.self_attn(queries, position.embedding, attention_mask)
+        queries = self.norm1(queries + self.dropout(attended))
+        found = self.cross_attn(queries, position, memory, weighing)
+        queries = self.norm2(queries + self.dropout(found))
+        hidden = self.dropout(self.activation(self.linear1(queries)))
+        return self.norm3(queries + self.dropout(self.linear2(hidden)))

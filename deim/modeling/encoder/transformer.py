@@ -1,0 +1,93 @@
+"""Attention among all tokens of one map (DETR, arXiv 2005.12872; DAB-DETR, arXiv 2201.12329)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from deim.layers import MLP, build_activation, map_coordinates, sine_embedding
+from deim.structures.memory import Memory, resize_padding
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Post-norm self-attention and feed-forward layer; position embeddings go to queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = build_activation(activation)
+
+    def forward(self, tokens: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            tokens: (B, N, dim).
+            position: (B, N, dim) or (1, N, dim).
+            padding: (B, N) bool, True where a token is to be ignored.
+        """
+        keys = tokens + position
+        attended, _ = self.self_attn(keys, keys, tokens, key_padding_mask=padding, need_weights=False)
+        tokens = self.norm1(tokens + self.dropout(attended))
+        hidden = self.dropout(self.activation(self.linear1(tokens)))
+        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+
+
+class TransformerEncoder(nn.Module):
+    """The encoder of DAB-DETR (section 4): position embeddings are scaled by what the tokens hold.
+
+    Args:
+        in_feature: name of the one feature of the backbone that is used.
+        in_channels: its width.
+        dim: of the tokens.
+        num_layers, num_heads, dim_feedforward, dropout, activation: of the layers.
+        temperature: of the sine embedding of positions.
+    """
+
+    def __init__(
+        self,
+        in_feature: str,
+        in_channels: int,
+        dim: int = 256,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.0,
+        activation: str = "prelu",
+        temperature: float = 20.0,
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
+        self.in_feature, self.temperature = in_feature, temperature
+        self.input_proj = nn.Conv2d(in_channels, dim, 1)
+        self.layers = nn.ModuleList(
+            TransformerEncoderLayer(dim, num_heads, dim_feedforward, dropout, activation) for _ in range(num_layers)
+        )
+        self.position_scale = MLP(dim, dim, dim, 2)
+        for parameter in [*self.layers.parameters(), *self.position_scale.parameters()]:
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> Memory:
+        """
+        Args:
+            features: {name: (B, C, h, w)} from the backbone.
+            padding: (B, H, W) bool at any resolution, True on padded pixels; None without padding.
+        """
+        projected = self.input_proj(features[self.in_feature])
+        memory = Memory.from_maps([projected], padding)
+        tokens, position = memory.tokens, self._positions(projected, padding)
+        for layer in self.layers:
+            tokens = layer(tokens, position * self.position_scale(tokens), memory.padding)
+        return Memory(tokens, memory.spatial_shapes, memory.padding, position)
+
+    def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """(B, h * w, dim) or (1, h * w, dim), the row in the first half, the column in the second."""
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        mask = torch.zeros(1, *size, dtype=torch.bool, device=x.device)
+        coordinates = map_coordinates(mask if padding is None else resize_padding(padding, size))
+        return sine_embedding(coordinates, x.shape[1] // 2, self.temperature).flatten(1, 2).to(x.dtype)

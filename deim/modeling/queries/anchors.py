@@ -1,0 +1,59 @@
+"""One box around every token, from which two-stage models predict."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from deim.structures.memory import Memory
+
+
+def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Boxes in logit space (Deformable DETR, appendix A.4).
+
+    Args:
+        memory: the tokens.
+        size: sides of the finest level's anchors, relative to the image; doubles with each level.
+        eps: anchors with a coordinate outside of (eps, 1 - eps), or on padding, are invalid.
+
+    Returns:
+        anchors (B, S, 4), logits of cxcywh, infinite where invalid, and the (B, S, 1) bool mask of
+        valid ones; B is 1 without padding. Do not write to them.
+    """
+    shapes, device = tuple(memory.spatial_shapes), memory.tokens.device
+    if memory.padding is None or memory.valid_ratios is None:
+        return _anchors_of_whole_maps(shapes, device, size, eps)
+    boxes = _boxes(shapes, device, size)
+    sizes = torch.tensor(memory.level_sizes, device=device)
+    ratios = memory.valid_ratios.repeat_interleave(sizes, dim=1, output_size=boxes.shape[1])
+    return _to_logits(
+        torch.cat([boxes[..., :2] / ratios, boxes[..., 2:].expand_as(ratios)], dim=-1), eps, memory.padding
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _anchors_of_whole_maps(
+    spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    return _to_logits(_boxes(spatial_shapes, device, size), eps)
+
+
+def _boxes(spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float) -> Tensor:
+    """(1, S, 4) cxcywh relative to the maps."""
+    levels = []
+    for level, (height, width) in enumerate(spatial_shapes):
+        y, x = torch.meshgrid(
+            (torch.arange(height, device=device) + 0.5) / height,
+            (torch.arange(width, device=device) + 0.5) / width,
+            indexing="ij",
+        )
+        side = torch.full_like(x, size * 2.0**level)
+        levels.append(torch.stack([x, y, side, side], dim=-1).flatten(0, 1))
+    return torch.cat(levels)[None]
+
+
+def _to_logits(boxes: Tensor, eps: float, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    valid = ((boxes > eps) & (boxes < 1 - eps)).all(dim=-1, keepdim=True)
+    if padding is not None:
+        valid = valid & ~padding[..., None]
+    return torch.where(valid, boxes.logit(), torch.inf), valid

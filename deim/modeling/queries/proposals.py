@@ -1,0 +1,68 @@
+"""Two-stage queries of Deformable DETR (arXiv 2010.04159, appendix A.4)."""
+
+from torch import Tensor, nn
+
+from deim.layers import sine_embedding
+from deim.modeling.queries.initial import InitialQueries
+from deim.modeling.queries.selection import TwoStageSource, take
+from deim.structures.memory import Memory
+from deim.structures.predictions import Predictions
+
+
+class RegionProposals(TwoStageSource):
+    """A box is predicted for every token; content and position of the queries are embeddings of the best.
+
+    All tokens are supervised, as the group ``encoder``, whatever the class of an object: only the first
+    class's logit counts as a token's score.
+
+    Args:
+        dim, num_classes, num_queries, activation, num_one_to_many, anchor_size: see :class:`TwoStageSource`.
+        mixed_selection: the content is learned, and only the position comes from the box (DINO, section 3.4;
+            H-DETR's "tricks").
+    """
+
+    gives_positions = True
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        num_queries: int,
+        activation: str = "relu",
+        num_one_to_many: int = 0,
+        anchor_size: float = 0.05,
+        mixed_selection: bool = False,
+    ):
+        super().__init__(dim, num_classes, num_queries, activation, num_one_to_many, anchor_size)
+        self.box_projection = nn.Linear(2 * dim, 2 * dim)
+        self.box_norm = nn.LayerNorm(2 * dim)
+        self.content = nn.Embedding(num_queries + num_one_to_many, dim) if mixed_selection else None
+        nn.init.xavier_uniform_(self.box_projection.weight)
+
+    def forward(self, memory: Memory) -> InitialQueries:
+        """See :class:`TwoStageSource`."""
+        tokens, logits, anchors = self.candidates(memory)
+        best = self.best(logits[..., 0])
+        groups = {}
+        if self.training:
+            boxes = self.bbox_head(tokens) + anchors
+            groups["encoder"] = Predictions(logits[None], boxes.sigmoid()[None])
+            references = take(boxes, best).detach()
+        else:
+            references = self.bbox_head(take(tokens, best)) + take(anchors, best)
+        position, content = self._embed(references).to(tokens.dtype).chunk(2, dim=-1)
+        if self.content is not None:
+            content = self.content.weight[: content.shape[1]].expand_as(content).to(tokens.dtype)
+        return InitialQueries(content, references, content.shape[1] - self.num_queries, groups, position)
+
+    def embed_positions(self, references: Tensor) -> Tensor:
+        return self._embed(references).chunk(2, dim=-1)[0]
+
+    def _embed(self, references: Tensor) -> Tensor:
+        """(B, Q, 4) box logits -> (B, Q, 2 * dim) position and content."""
+        sines = sine_embedding(references.sigmoid(), self.box_projection.in_features // 4)
+        return self.box_norm(self.box_projection(sines.to(self.box_projection.weight.dtype)))
+
+    def reparameterize(self) -> None:
+        """Drop the queries that are only trained with."""
+        self.forget_one_to_many(*([] if self.content is None else ["content"]))

@@ -1,0 +1,14 @@
+from .backbone import BACKBONE_REGISTRY, Backbone, build_backbone
+from .resnet import BasicStem, BottleneckBlock, ResNet, make_stage
+from .swin import SwinTransformer
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "Backbone",
+    "BasicStem",
+    "BottleneckBlock",
+    "ResNet",
+    "SwinTransformer",
+    "build_backbone",
+    "make_stage",
+]

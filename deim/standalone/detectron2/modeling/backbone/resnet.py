@@ -1,0 +1,169 @@
+"""ResNet (arXiv 1512.03385) with the layout of detectron2's checkpoints."""
+
+import math
+
+from detectron2.layers import FrozenBatchNorm2d
+from fvcore.nn import weight_init
+from torch import nn
+from torch.nn import functional as F
+
+from .backbone import Backbone
+
+__all__ = ["BasicBlock", "BasicStem", "BottleneckBlock", "ResNet", "make_stage"]
+
+_NORMS = {
+    "": lambda channels: None,
+    "BN": nn.BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+    "FrozenBN": FrozenBatchNorm2d,
+    "GN": lambda channels: nn.GroupNorm(32, channels),
+}
+
+
+class _Conv2d(nn.Conv2d):
+    """A convolution without bias, and its normalisation."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, *, norm, dilation=1, groups=1):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
+        )
+        self.norm = _NORMS[norm](out_channels) if isinstance(norm, str) else norm(out_channels)
+        weight_init.c2_msra_fill(self)
+
+    def forward(self, x):
+        x = super().forward(x)
+        return x if self.norm is None else self.norm(x)
+
+
+class _Block(nn.Module):
+    """A part with a stride that can be frozen."""
+
+    def __init__(self, in_channels, out_channels, stride):
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+
+    def freeze(self):
+        self.requires_grad_(False)
+        FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+        return self
+
+
+class _ResidualBlock(_Block):
+    def __init__(self, in_channels, out_channels, stride, norm):
+        super().__init__(in_channels, out_channels, stride)
+        same = in_channels == out_channels
+        self.shortcut = None if same else _Conv2d(in_channels, out_channels, 1, stride, norm=norm)
+
+    def _branch(self, x):
+        raise NotImplementedError
+
+    def forward(self, x):
+        return F.relu(self._branch(x) + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class BasicBlock(_ResidualBlock):
+    """Two 3x3 convolutions (ResNet-18 and -34)."""
+
+    def __init__(self, in_channels, out_channels, *, stride=1, norm="BN"):
+        super().__init__(in_channels, out_channels, stride, norm)
+        self.conv1 = _Conv2d(in_channels, out_channels, 3, stride, 1, norm=norm)
+        self.conv2 = _Conv2d(out_channels, out_channels, 3, 1, 1, norm=norm)
+
+    def _branch(self, x):
+        return self.conv2(F.relu(self.conv1(x)))
+
+
+class BottleneckBlock(_ResidualBlock):
+    """1x1, 3x3 and 1x1 convolution; the stride is in the 3x3 one, or in the first (MSRA's weights)."""
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        *,
+        bottleneck_channels,
+        stride=1,
+        num_groups=1,
+        norm="BN",
+        stride_in_1x1=False,
+        dilation=1,
+    ):
+        super().__init__(in_channels, out_channels, stride, norm)
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        width = bottleneck_channels
+        self.conv1 = _Conv2d(in_channels, width, 1, first, norm=norm)
+        self.conv2 = _Conv2d(width, width, 3, second, dilation, norm=norm, dilation=dilation, groups=num_groups)
+        self.conv3 = _Conv2d(width, out_channels, 1, norm=norm)
+
+    def _branch(self, x):
+        return self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+
+
+class BasicStem(_Block):
+    """A 7x7 convolution and a pooling, each of stride 2."""
+
+    def __init__(self, in_channels=3, out_channels=64, norm="BN"):
+        super().__init__(in_channels, out_channels, 4)
+        self.conv1 = _Conv2d(in_channels, out_channels, 7, 2, 3, norm=norm)
+
+    def forward(self, x):
+        return F.max_pool2d(F.relu(self.conv1(x)), kernel_size=3, stride=2, padding=1)
+
+
+class ResNet(Backbone):
+    """A stem and stages, whose features are called "stem", "res2", "res3" and so on."""
+
+    def __init__(self, stem, stages, num_classes=None, out_features=None, freeze_at=0):
+        super().__init__()
+        if num_classes is not None:
+            raise NotImplementedError("only features; install detectron2 for a classifier")
+        self.stem = stem
+        self._out_feature_strides, self._out_feature_channels = {"stem": stem.stride}, {"stem": stem.out_channels}
+        names = [f"res{index + 2}" for index in range(len(stages))]
+        self._out_features = list(out_features or names[-1:])
+        unknown = sorted(set(self._out_features) - {"stem", *names})
+        if unknown:
+            raise AssertionError(f"Available children: stem, {', '.join(names)}; not {unknown}")
+        # What nothing reads is not kept.
+        needed = max(names.index(name) + 1 if name in names else 0 for name in self._out_features)
+        self.stage_names = tuple(names[:needed])
+        stride = stem.stride
+        for name, blocks in zip(self.stage_names, stages, strict=False):
+            self.add_module(name, nn.Sequential(*blocks))
+            stride *= math.prod(block.stride for block in blocks)
+            self._out_feature_strides[name], self._out_feature_channels[name] = stride, blocks[-1].out_channels
+        self.freeze(freeze_at)
+
+    def forward(self, x):
+        x = self.stem(x)
+        features = {"stem": x}
+        for name in self.stage_names:
+            x = features[name] = getattr(self, name)(x)
+        return {name: features[name] for name in self._out_features}
+
+    def freeze(self, freeze_at=0):
+        """Freeze the stem (1), and the stages up to "res<freeze_at>" (2 and more)."""
+        if freeze_at >= 1:
+            self.stem.freeze()
+        for index, name in enumerate(self.stage_names, start=2):
+            if freeze_at >= index:
+                for block in getattr(self, name).children():
+                    block.freeze()
+        return self
+
+    @staticmethod
+    def make_stage(block_class, num_blocks, *, in_channels, out_channels, **kwargs):
+        """Blocks of one stage; an argument ``xx_per_block`` lists the ``xx`` of each."""
+        blocks = []
+        for index in range(num_blocks):
+            options = {
+                name.removesuffix("_per_block"): value[index] if name.endswith("_per_block") else value
+                for name, value in kwargs.items()
+            }
+            blocks.append(block_class(in_channels=in_channels, out_channels=out_channels, **options))
+            in_channels = out_channels
+        return blocks
+
+
+def make_stage(*args, **kwargs):
+    return ResNet.make_stage(*args, **kwargs)
