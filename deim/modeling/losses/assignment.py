@@ -48,12 +48,14 @@ class Pairs:
 @dataclass
 class GroupAssignment:
     """One group's pairs for classification and for localisation, and the mean number per process of
-    queries of a layer that localisation has ``matched``, and of ``others``."""
+    queries of a layer that localisation has ``matched``, and of ``others``; ``classified`` (B, Q) bool
+    says which queries are classified, None that all are."""
 
     classes: Pairs
     boxes: Pairs
     matched: Tensor
     others: Tensor
+    classified: Tensor | None = None
 
 
 @dataclass
@@ -97,7 +99,10 @@ def assign(
     plans = _plan_matched([s for s in supervision if not s.denoising], groups, targets, matcher, use_union)
     for group in (s.group for s in supervision if s.denoising):
         plans[group] = _plan_denoising(len(groups[group].logits), targets, denoising)
-    return _on_device(plans, targets)
+    step = _on_device(plans, targets)
+    for group in (s.group for s in supervision if s.denoising):
+        step.groups[group].classified = None if denoising is None else denoising.classified
+    return step
 
 
 def _plan_matched(

@@ -124,7 +124,7 @@ class Criterion(nn.Module):
         """{loss name: (L,)}; the distillation, which the last layer teaches, has (L - 1,)."""
         pairs = assignment.boxes
         quality = self._quality(predictions, targets, pairs)
-        values = {f"loss_{self.classification}": self._class_loss(predictions, targets, assignment.classes)}
+        values = {f"loss_{self.classification}": self._class_loss(predictions, targets, assignment)}
         values.update(self._box_losses(predictions, targets, pairs))
         if predictions.edges is not None:
             values["loss_fgl"] = self._fgl_loss(predictions.edges, targets, pairs, quality)
@@ -141,13 +141,15 @@ class Criterion(nn.Module):
         wanted = targets.boxes[pairs.image, pairs.target]
         return iou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(wanted))
 
-    def _class_loss(self, predictions: Predictions, targets: Targets, pairs: Pairs) -> Tensor:
-        logits = predictions.logits
+    def _class_loss(self, predictions: Predictions, targets: Targets, assignment: GroupAssignment) -> Tensor:
+        logits, pairs = predictions.logits, assignment.classes
         label = targets.labels[pairs.image, pairs.target]
         where = (pairs.layer, pairs.image, pairs.query, label)
         positive = torch.zeros_like(logits, dtype=torch.bool).index_put(where, torch.ones_like(label).bool())
         quality = torch.zeros_like(logits).index_put(where, self._quality(predictions, targets, pairs))
         loss = CLASSIFICATION_LOSSES[self.classification](logits, positive, quality, **self.class_options)
+        if assignment.classified is not None:
+            loss = loss * assignment.classified[None, :, :, None]
         return loss.sum(dim=(1, 2, 3)) / pairs.normalizer
 
     @staticmethod

@@ -22,12 +22,15 @@ class DenoisingQueries:
         references: (B, N, 4) box logits.
         attention_mask: (N + Q, N + Q) bool, True where attention is forbidden.
         num_groups: how often each target is there.
+        classified: (B, N) bool, which queries the classification loss looks at; None for all, those of
+            padded targets being negatives.
     """
 
     content: Tensor
     references: Tensor
     attention_mask: Tensor
     num_groups: int
+    classified: Tensor | None = None
 
     def __len__(self) -> int:
         return self.content.shape[1]
@@ -143,6 +146,7 @@ class QueryDenoising(Denoising):
             references=references * valid[..., None],
             attention_mask=denoising_mask(size, groups, num_matching_queries, labels.device),
             num_groups=groups,
+            classified=valid,
         )
 
     def _noise_boxes(self, boxes: Tensor) -> Tensor:

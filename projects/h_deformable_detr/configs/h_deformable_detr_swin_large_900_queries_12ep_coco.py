@@ -1,0 +1,7 @@
+"""H-Deformable-DETR with tricks, Swin-L, 900 queries, on COCO, 12 epochs. Published: 56.4 AP."""
+
+from .h_deformable_detr_swin_large_12ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+train.output_dir = "output/h_deformable_detr_swin_large_900_queries_12ep_coco"
+
+model.decoder.queries.num_queries = 900

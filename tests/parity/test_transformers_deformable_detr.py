@@ -1,0 +1,196 @@
+"""The same weights give the predictions, losses and gradients of Hugging Face ``transformers``' Deformable DETR,
+for batches of unequal images."""
+
+import copy
+import re
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+from torch import nn
+from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+
+from tests.models import randomize, recipe
+from tests.parity.transformers_weights import assert_same_predictions, translated
+
+RECIPES = ["r50", "r50_refine", "r50_two_stage", "r50_single_scale"]
+SMALL = (
+    "model.backbone.depth=18",
+    "model.num_classes=6",
+    "model.encoder.dim=64",
+    "model.encoder.num_layers=2",
+    "model.encoder.dim_feedforward=96",
+    "model.encoder.dropout=0",
+    "model.decoder.num_layers=3",
+    "model.decoder.queries.num_queries=20",
+)
+SIZES = [(96, 128), (128, 72)]
+
+
+def small(name: str):
+    config = recipe(f"deformable_detr_{name}_50ep_coco", *SMALL).model
+    widths = {"res3": 128, "res4": 256, "res5": 512}
+    config.encoder.in_channels = [widths[feature] for feature in config.backbone.out_features]
+    return config
+
+
+def their_model(config) -> nn.Module:
+    queries, refinement = config.decoder.queries, config.decoder.refinement
+    stages = {"res3": "stage2", "res4": "stage3", "res5": "stage4"}
+    backbone = ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[64, 128, 256, 512],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        out_features=[stages[feature] for feature in config.backbone.out_features],
+    )
+    model = DeformableDetrForObjectDetection(
+        DeformableDetrConfig(
+            backbone_config=backbone,
+            num_labels=config.num_classes,
+            d_model=config.encoder.dim,
+            num_feature_levels=config.encoder.num_levels,
+            num_queries=queries.num_queries,
+            two_stage="RegionProposals" in str(queries._target_),
+            two_stage_num_proposals=queries.num_queries,
+            with_box_refine="IterativeRefinement" in str(refinement._target_),
+            encoder_layers=config.encoder.num_layers,
+            decoder_layers=config.decoder.num_layers,
+            encoder_ffn_dim=config.encoder.dim_feedforward,
+            decoder_ffn_dim=config.encoder.dim_feedforward,
+            dropout=0.0,
+            auxiliary_loss=True,
+            class_cost=2,
+        )
+    )
+    if "IterativeRefinement" in str(refinement._target_):
+        # Theirs shares one class head among all layers, where the paper has a head for each.
+        model.class_embed, model.bbox_embed = (
+            nn.ModuleList(copy.deepcopy(head) for head in heads) for heads in (model.class_embed, model.bbox_embed)
+        )
+        model.model.decoder.bbox_embed = model.bbox_embed
+        if model.config.two_stage:
+            model.model.decoder.class_embed = model.class_embed
+    # Theirs looks for "stage." in the names of a native backbone, finds none, and freezes everything.
+    return model.requires_grad_(True)
+
+
+def renamings(config) -> list[tuple[str, str]]:
+    """Names there -> names here, applied in this order."""
+    layers = config.decoder.num_layers
+    stem = r"^model\.backbone\.model\.embedder\.embedder\."
+    block = r"^model\.backbone\.model\.encoder\.stages\.(\d+)\.layers\.(\d+)\."
+    return [
+        (r"^(class|bbox)_embed\.", r"model.decoder.\1_embed."),
+        (rf"{stem}convolution\.", "backbone.stem.conv1."),
+        (rf"{stem}normalization\.", "backbone.stem.conv1.norm."),
+        *((block.replace(r"(\d+)", str(i), 1), rf"backbone.res{i + 2}.\1.") for i in range(4)),
+        *((rf"(backbone\.res\d\.\d+)\.layer\.{i}\.", rf"\1.conv{i + 1}.") for i in range(2)),
+        (r"(backbone\..*)\.convolution\.", r"\1."),
+        (r"(backbone\..*)\.normalization\.", r"\1.norm."),
+        (r"^model\.input_proj\.", "encoder.input_proj."),
+        (r"^model\.level_embed$", "encoder.level_embedding"),
+        (r"^model\.decoder\.class_embed\.%d\." % layers, "decoder.queries.score_head."),
+        (r"^model\.decoder\.bbox_embed\.%d\." % layers, "decoder.queries.bbox_head."),
+        (r"^model\.decoder\.class_embed\.", "decoder.refinement.score_heads."),
+        (r"^model\.decoder\.bbox_embed\.", "decoder.refinement.bbox_heads."),
+        (r"^model\.enc_output\.", "decoder.queries.projection."),
+        (r"^model\.enc_output_norm\.", "decoder.queries.norm."),
+        (r"^model\.pos_trans\.", "decoder.queries.box_projection."),
+        (r"^model\.pos_trans_norm\.", "decoder.queries.box_norm."),
+        (r"^model\.reference_points\.", "decoder.queries.reference_points."),
+        (r"^model\.(encoder|decoder)\.layers\.", r"\1.layers."),
+        (r"\.self_attn_layer_norm\.", ".norm1."),
+        (r"\.encoder_attn_layer_norm\.", ".norm2."),
+        (r"^encoder(.*)\.final_layer_norm\.", r"encoder\1.norm2."),
+        (r"\.final_layer_norm\.", ".norm3."),
+        (r"\.mlp\.fc([12])\.", r".linear\1."),
+        (r"\.encoder_attn\.", ".cross_attn."),
+    ]
+
+
+def our_weights(theirs: nn.Module, config) -> dict[str, torch.Tensor]:
+    state = {re.sub(r"^(class|bbox)_embed\.", r"model.decoder.\1_embed.", k): v for k, v in theirs.state_dict().items()}
+    joined = state.pop("model.query_position_embeddings.weight", None)
+    weights = translated(state, renamings(config))
+    if joined is not None:
+        # position in the first half, content in the second
+        position, content = joined.chunk(2, dim=1)
+        weights |= {"decoder.queries.position.weight": position, "decoder.queries.content.weight": content}
+    return weights
+
+
+def padded(config) -> tuple[list[dict], torch.Tensor, torch.Tensor, list[dict]]:
+    """The same two images with objects for both models."""
+    generator = torch.Generator().manual_seed(0)
+    samples, labels = [], []
+    mean, std = (torch.tensor(list(value))[:, None, None] for value in (config.pixel_mean, config.pixel_std))
+    pixels, mask = torch.zeros(2, 3, 128, 128), torch.zeros(2, 128, 128, dtype=torch.long)
+    for index, (height, width) in enumerate(SIZES):
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        pixels[index, :, :height, :width] = (image - mean) / std
+        mask[index, :height, :width] = 1
+        boxes = torch.rand(3 + index, 4, generator=generator) * 0.3 + 0.3
+        classes = torch.randint(config.num_classes, (len(boxes),), generator=generator)
+        scale = torch.tensor([width, height, width, height])
+        corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1) * scale
+        instances = Instances((height, width), gt_boxes=Boxes(corners), gt_classes=classes)
+        samples.append({"image": image, "instances": instances, "height": height, "width": width})
+        labels.append({"class_labels": classes, "boxes": boxes})
+    return samples, pixels, mask, labels
+
+
+def both_models(name: str) -> tuple[nn.Module, nn.Module, object]:
+    torch.manual_seed(0)
+    config = small(name)
+    theirs = randomize(their_model(config), scale=0.02)
+    ours = instantiate(config)
+    incompatible = ours.load_state_dict(our_weights(theirs, config), strict=False)
+    assert not incompatible.unexpected_keys
+    assert not incompatible.missing_keys
+    return ours, theirs, config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@torch.no_grad()
+def test_predictions_equal_transformers(name: str) -> None:
+    ours, theirs, config = both_models(name)
+    ours, theirs = ours.eval(), theirs.eval()
+    samples, pixels, mask, _ = padded(config)
+    expected = theirs(pixel_values=pixels, pixel_mask=mask)
+    assert expected.logits.std() > 0.1, "the comparison must not be of constants"
+    images, padding = ours._batch([sample["image"] for sample in samples])
+    groups, _ = ours.decoder(ours.encoder(ours.backbone(images.tensor), padding))
+    assert_same_predictions(groups["main"], expected.logits, expected.pred_boxes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_losses_and_gradients_equal_transformers(name: str) -> None:
+    ours, theirs, config = both_models(name)
+    ours.criterion.weights["loss_focal"] = 1.0  # as there
+    # They leave out the loss of the proposals.
+    ours.criterion.supervision = [one for one in ours.criterion.supervision if one.group != "encoder"]
+    samples, pixels, mask, labels = padded(config)
+    expected = theirs(pixel_values=pixels, pixel_mask=mask, labels=labels)
+    losses = ours(samples)
+    layers = config.decoder.num_layers
+    names = {"ce": "focal", "bbox": "bbox", "giou": "giou"}
+    scales = {"ce": 1, "bbox": 5, "giou": 2}
+    suffixes = {"": "", **{f"_{i}": f"_aux_{i}" for i in range(layers - 1)}}
+    for theirs_suffix, ours_suffix in suffixes.items():
+        for kind, ours_kind in names.items():
+            wanted = expected.loss_dict[f"loss_{kind}{theirs_suffix}"] * scales[kind]
+            torch.testing.assert_close(losses[f"loss_{ours_kind}{ours_suffix}"], wanted, rtol=1e-5, atol=1e-6)
+
+    total = sum(losses.values())
+    torch.testing.assert_close(total, expected.loss, rtol=1e-5, atol=0)
+    total.backward()
+    expected.loss.backward()
+    for parameter in theirs.parameters():
+        parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    wanted = our_weights(theirs, config)
+    for parameter_name, parameter in ours.named_parameters():
+        if parameter.grad is not None:
+            norm = parameter.grad.norm()
+            torch.testing.assert_close(norm, wanted[parameter_name].norm(), rtol=1e-4, atol=1e-5, msg=parameter_name)
