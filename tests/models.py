@@ -17,13 +17,23 @@ def recipe(name: str, *overrides: str):
 
 # The small recipe of each family.
 FAMILIES = {"dfine": "deim_dfine_n_shapes", "rtdetr": "deim_rtdetrv2_r18vd_shapes"}
+DETR_FAMILIES = {
+    "deformable": "deformable_detr_r18_shapes",
+    "hybrid": "h_deformable_detr_r18_shapes",
+    "dn": "dn_deformable_detr_r18_shapes",
+}
 
 
 def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Module:
     """A trainable detector of 6 classes with few queries."""
     torch.manual_seed(seed)
     return instantiate(
-        recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3", *overrides).model
+        recipe(
+            (FAMILIES | DETR_FAMILIES)[family],
+            "model.decoder.queries.num_queries=20",
+            "model.decoder.num_layers=3",
+            *overrides,
+        ).model
     )
 
 

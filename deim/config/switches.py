@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from deim.data.mixup import Mixup
 from deim.data.mosaic import Mosaic
 from deim.errors import ConfigError
-from deim.modeling.decoder import DistributionRefinement, IterativeRefinement
+from deim.modeling.decoder import BoxPosition, DistributionRefinement, IterativeRefinement
 from deim.modeling.losses import Supervision
 from deim.modeling.queries import ContrastiveDenoising, LearnedQueries
 
@@ -132,7 +132,7 @@ def without_hybrid_branch(model: Any) -> Any:
 
 
 def with_denoising(model: Any) -> Any:
-    """Contrastive denoising queries (DINO, arXiv 2203.03605, section 3.3)."""
+    """Contrastive denoising queries (DINO, arXiv 2203.03605, section 3.3), beside queries that begin as boxes."""
     model.decoder.denoising = LazyCall(ContrastiveDenoising)(
         dim="${..layer.dim}",
         num_classes="${...num_classes}",
@@ -140,6 +140,11 @@ def with_denoising(model: Any) -> Any:
         label_noise_ratio=0.5,
         box_noise_scale=1.0,
     )
+    criterion = model.criterion
+    if not any(one.get("denoising") for one in criterion.supervision):
+        noised = LazyCall(Supervision)(group="denoising", suffix="_dn_{}", denoising=True)
+        refined = any(one.group == "initial" for one in criterion.supervision)
+        criterion.supervision = [*criterion.supervision, noised, *([_initial_of(noised)] if refined else [])]
     return model
 
 
@@ -155,6 +160,8 @@ def with_learned_queries(model: Any) -> Any:
     model.decoder.queries = LazyCall(LearnedQueries)(
         dim="${..layer.dim}", num_queries=former.num_queries, num_one_to_many=former.get("num_one_to_many", 0)
     )
+    if model.decoder.position is None:
+        model.decoder.position = LazyCall(BoxPosition)(dim="${..layer.dim}")
     model.criterion.supervision = [one for one in model.criterion.supervision if one.group != "encoder"]
     return model
 

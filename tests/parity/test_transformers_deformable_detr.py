@@ -7,12 +7,17 @@ import re
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
 from torch import nn
-from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
 from tests.models import randomize, recipe
-from tests.parity.transformers_weights import assert_same_predictions, translated
+from tests.parity.transformers_weights import (
+    assert_same_predictions,
+    padded_batch,
+    resnet_config,
+    resnet_renamings,
+    translated,
+)
 
 RECIPES = ["r50", "r50_refine", "r50_two_stage", "r50_single_scale"]
 SMALL = (
@@ -25,7 +30,6 @@ SMALL = (
     "model.decoder.num_layers=3",
     "model.decoder.queries.num_queries=20",
 )
-SIZES = [(96, 128), (128, 72)]
 
 
 def small(name: str):
@@ -37,17 +41,9 @@ def small(name: str):
 
 def their_model(config) -> nn.Module:
     queries, refinement = config.decoder.queries, config.decoder.refinement
-    stages = {"res3": "stage2", "res4": "stage3", "res5": "stage4"}
-    backbone = ResNetConfig(
-        embedding_size=64,
-        hidden_sizes=[64, 128, 256, 512],
-        depths=[2, 2, 2, 2],
-        layer_type="basic",
-        out_features=[stages[feature] for feature in config.backbone.out_features],
-    )
     model = DeformableDetrForObjectDetection(
         DeformableDetrConfig(
-            backbone_config=backbone,
+            backbone_config=resnet_config(config),
             num_labels=config.num_classes,
             d_model=config.encoder.dim,
             num_feature_levels=config.encoder.num_levels,
@@ -79,20 +75,13 @@ def their_model(config) -> nn.Module:
 def renamings(config) -> list[tuple[str, str]]:
     """Names there -> names here, applied in this order."""
     layers = config.decoder.num_layers
-    stem = r"^model\.backbone\.model\.embedder\.embedder\."
-    block = r"^model\.backbone\.model\.encoder\.stages\.(\d+)\.layers\.(\d+)\."
     return [
         (r"^(class|bbox)_embed\.", r"model.decoder.\1_embed."),
-        (rf"{stem}convolution\.", "backbone.stem.conv1."),
-        (rf"{stem}normalization\.", "backbone.stem.conv1.norm."),
-        *((block.replace(r"(\d+)", str(i), 1), rf"backbone.res{i + 2}.\1.") for i in range(4)),
-        *((rf"(backbone\.res\d\.\d+)\.layer\.{i}\.", rf"\1.conv{i + 1}.") for i in range(2)),
-        (r"(backbone\..*)\.convolution\.", r"\1."),
-        (r"(backbone\..*)\.normalization\.", r"\1.norm."),
+        *resnet_renamings(r"model\.backbone\.model\."),
         (r"^model\.input_proj\.", "encoder.input_proj."),
         (r"^model\.level_embed$", "encoder.level_embedding"),
-        (r"^model\.decoder\.class_embed\.%d\." % layers, "decoder.queries.score_head."),
-        (r"^model\.decoder\.bbox_embed\.%d\." % layers, "decoder.queries.bbox_head."),
+        (rf"^model\.decoder\.class_embed\.{layers}\.", "decoder.queries.score_head."),
+        (rf"^model\.decoder\.bbox_embed\.{layers}\.", "decoder.queries.bbox_head."),
         (r"^model\.decoder\.class_embed\.", "decoder.refinement.score_heads."),
         (r"^model\.decoder\.bbox_embed\.", "decoder.refinement.bbox_heads."),
         (r"^model\.enc_output\.", "decoder.queries.projection."),
@@ -121,26 +110,6 @@ def our_weights(theirs: nn.Module, config) -> dict[str, torch.Tensor]:
     return weights
 
 
-def padded(config) -> tuple[list[dict], torch.Tensor, torch.Tensor, list[dict]]:
-    """The same two images with objects for both models."""
-    generator = torch.Generator().manual_seed(0)
-    samples, labels = [], []
-    mean, std = (torch.tensor(list(value))[:, None, None] for value in (config.pixel_mean, config.pixel_std))
-    pixels, mask = torch.zeros(2, 3, 128, 128), torch.zeros(2, 128, 128, dtype=torch.long)
-    for index, (height, width) in enumerate(SIZES):
-        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-        pixels[index, :, :height, :width] = (image - mean) / std
-        mask[index, :height, :width] = 1
-        boxes = torch.rand(3 + index, 4, generator=generator) * 0.3 + 0.3
-        classes = torch.randint(config.num_classes, (len(boxes),), generator=generator)
-        scale = torch.tensor([width, height, width, height])
-        corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1) * scale
-        instances = Instances((height, width), gt_boxes=Boxes(corners), gt_classes=classes)
-        samples.append({"image": image, "instances": instances, "height": height, "width": width})
-        labels.append({"class_labels": classes, "boxes": boxes})
-    return samples, pixels, mask, labels
-
-
 def both_models(name: str) -> tuple[nn.Module, nn.Module, object]:
     torch.manual_seed(0)
     config = small(name)
@@ -157,7 +126,7 @@ def both_models(name: str) -> tuple[nn.Module, nn.Module, object]:
 def test_predictions_equal_transformers(name: str) -> None:
     ours, theirs, config = both_models(name)
     ours, theirs = ours.eval(), theirs.eval()
-    samples, pixels, mask, _ = padded(config)
+    samples, pixels, mask, _ = padded_batch(config)
     expected = theirs(pixel_values=pixels, pixel_mask=mask)
     assert expected.logits.std() > 0.1, "the comparison must not be of constants"
     images, padding = ours._batch([sample["image"] for sample in samples])
@@ -171,7 +140,7 @@ def test_losses_and_gradients_equal_transformers(name: str) -> None:
     ours.criterion.weights["loss_focal"] = 1.0  # as there
     # They leave out the loss of the proposals.
     ours.criterion.supervision = [one for one in ours.criterion.supervision if one.group != "encoder"]
-    samples, pixels, mask, labels = padded(config)
+    samples, pixels, mask, labels = padded_batch(config)
     expected = theirs(pixel_values=pixels, pixel_mask=mask, labels=labels)
     losses = ours(samples)
     layers = config.decoder.num_layers

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from transformers import ResNetConfig
 
 from deim.structures.predictions import Predictions
 from tests.models import randomize
@@ -66,3 +68,52 @@ def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, t
         distance = torch.cdist(theirs_one, ours_one, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
         _, order = linear_sum_assignment(distance)
         torch.testing.assert_close(ours_one[order], theirs_one, atol=tolerance, rtol=0)
+
+
+# height and width of the images of :func:`padded_batch`
+SIZES = [(96, 128), (128, 72)]
+
+
+def padded_batch(config: Any) -> tuple[list[dict], Tensor, Tensor, list[dict]]:
+    """Two images of unequal size with objects: our samples, their pixels, mask and labels."""
+    generator = torch.Generator().manual_seed(0)
+    samples, labels = [], []
+    mean, std = (torch.tensor(list(value))[:, None, None] for value in (config.pixel_mean, config.pixel_std))
+    pixels, mask = torch.zeros(2, 3, 128, 128), torch.zeros(2, 128, 128, dtype=torch.long)
+    for index, (height, width) in enumerate(SIZES):
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        pixels[index, :, :height, :width] = (image - mean) / std
+        mask[index, :height, :width] = 1
+        boxes = torch.rand(3 + index, 4, generator=generator) * 0.3 + 0.3
+        classes = torch.randint(config.num_classes, (len(boxes),), generator=generator)
+        scale = torch.tensor([width, height, width, height])
+        corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1) * scale
+        instances = Instances((height, width), gt_boxes=Boxes(corners), gt_classes=classes)
+        samples.append({"image": image, "instances": instances, "height": height, "width": width})
+        labels.append({"class_labels": classes, "boxes": boxes})
+    return samples, pixels, mask, labels
+
+
+def resnet_config(config: Any) -> ResNetConfig:
+    """Their ResNet-18 with the features of ours."""
+    features = config.backbone.out_features
+    return ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[64, 128, 256, 512],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        out_features=[{"res3": "stage2", "res4": "stage3", "res5": "stage4"}[feature] for feature in features],
+    )
+
+
+def resnet_renamings(prefix: str) -> list[tuple[str, str]]:
+    """Names of their ResNet, after ``prefix``, -> names of detectron2's."""
+    block = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
+    return [
+        (rf"^{prefix}embedder\.embedder\.convolution\.", "backbone.stem.conv1."),
+        (rf"^{prefix}embedder\.embedder\.normalization\.", "backbone.stem.conv1.norm."),
+        *((f"^{prefix}" + block.replace(r"(\d+)", str(i), 1), rf"backbone.res{i + 2}.\1.") for i in range(4)),
+        *((rf"(backbone\.res\d\.\d+)\.layer\.{i}\.", rf"\1.conv{i + 1}.") for i in range(2)),
+        (r"(backbone\..*)\.convolution\.", r"\1."),
+        (r"(backbone\..*)\.normalization\.", r"\1.norm."),
+    ]

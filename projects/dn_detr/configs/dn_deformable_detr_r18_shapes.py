@@ -1,0 +1,28 @@
+"""DN-DAB-Deformable-DETR, made small, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
+
+from ...deformable_detr.configs.deformable_detr_r18_shapes import (
+    dataloader,
+    lr_multiplier,
+    optimizer,
+    schedule,
+    train,
+)
+from .dn_deformable_detr_r50_50ep_coco import model
+
+train.output_dir = "output/dn_deformable_detr_r18_shapes"
+
+# strides 8 and 16, a narrow encoder and a shallow decoder
+model.num_classes = 6
+model.num_detections = 100
+model.backbone.depth = 18
+model.backbone.out_features = ["res3", "res4"]
+model.backbone.norm = "BN"
+model.backbone.freeze_at = 0
+model.encoder.in_channels = [128, 256]
+model.encoder.dim = 96
+model.encoder.num_levels = 2
+model.encoder.num_layers = 2
+model.encoder.dim_feedforward = 384
+model.decoder.num_layers = 2
+model.decoder.layer.num_points = [4, 4]
+model.decoder.queries.num_queries = 50
