@@ -87,6 +87,13 @@ USED = {
         "build_backbone": ["cfg", "input_shape"],
         "build_model": ["cfg"],
     },
+    "detectron2.modeling.backbone": {
+        "BasicStem": ["in_channels", "out_channels", "norm"],
+        "BottleneckBlock": ["in_channels", "out_channels", "bottleneck_channels", "stride", "norm", "dilation"],
+        "ResNet": ["stem", "stages", "out_features", "freeze_at"],
+        "SwinTransformer": ["embed_dim", "depths", "num_heads", "window_size", "drop_path_rate", "out_indices"],
+    },
+    "detectron2.modeling.backbone.resnet": {"BasicBlock": ["in_channels", "out_channels", "stride", "norm"]},
     "detectron2.structures": {
         "BoxMode": [],
         "Boxes": ["tensor"],
@@ -112,6 +119,7 @@ USED = {
     "detectron2.utils.file_io": {"PathManager": []},
     "detrex.layers": {"box_cxcywh_to_xyxy": ["bbox"], "box_xyxy_to_cxcywh": ["bbox"]},
     "detrex.modeling": {"ema": []},
+    "detrex.modeling.backbone": {"TimmBackbone": ["model_name", "pretrained", "out_indices"]},
     "detrex.modeling.ema": {
         "EMAState": [],
         "apply_model_ema_and_restore": ["model", "state"],

@@ -1,13 +1,16 @@
 """Recipes have the published sizes and hyper-parameters.
 
-The figures are those of the official DEIM, D-FINE and RT-DETR repositories.
+The figures are those of the official repositories of DEIM, D-FINE, RT-DETR, Deformable DETR, H-Deformable-DETR and DN-DETR.
 """
 
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
+import torch
 from detectron2.config import instantiate
 
+from deim.config import switch
 from deim.inference import to_deployment
 from deim.schedule import Stage
 from tests.conftest import ROOT
@@ -93,6 +96,71 @@ SCHEDULES = {
     "rtdetrv2_r101vd_6x_coco": (72, 0, 1.0, 2000),
 }
 
+# The same of Deformable DETR, H-Deformable-DETR and DN-DETR with the 91 classes that their authors give COCO:
+# recipe: (base rate, parameters with it, with a tenth of it, and frozen ones). DN-Deformable-DETR v2 lacks
+# a label embedding of 255 numbers that nothing reads.
+DETR_PARAMETERS = {
+    "deformable_detr_r50_single_scale_50ep_coco": (2e-4, 10_413_791, 23_430_402, 222_400),
+    "deformable_detr_r50_dc5_single_scale_50ep_coco": (2e-4, 10_413_791, 23_430_402, 222_400),
+    "deformable_detr_r50_50ep_coco": (2e-4, 15_824_735, 24_022_530, 222_400),
+    "deformable_detr_r50_refine_50ep_coco": (2e-4, 16_604_730, 24_022_530, 222_400),
+    "deformable_detr_r50_two_stage_50ep_coco": (2e-4, 16_937_113, 24_022_016, 222_400),
+    "h_deformable_detr_r50_12ep_coco": (2e-4, 23_701_657, 24_022_016, 222_400),
+    "h_deformable_detr_r50_36ep_coco": (2e-4, 23_701_657, 24_022_016, 222_400),
+    "h_deformable_detr_swin_tiny_12ep_coco": (2e-4, 20_179_097, 28_310_010, 0),
+    "h_deformable_detr_swin_tiny_36ep_coco": (2e-4, 20_179_097, 28_310_010, 0),
+    "h_deformable_detr_swin_large_12ep_coco": (2e-4, 22_292_633, 195_787_284, 0),
+    "h_deformable_detr_swin_large_900_queries_36ep_coco": (2e-4, 22_446_233, 195_787_284, 0),
+    "dn_detr_r50_50ep_coco": (1e-4, 20_240_065, 23_232_512, 222_400),
+    "dn_detr_r50_dc5_50ep_coco": (1e-4, 20_240_065, 23_232_512, 222_400),
+    "dn_detr_r50_dc5_3_patterns_12ep_coco": (1e-4, 20_240_833, 23_232_512, 222_400),
+    "dn_detr_r101_dc5_3_patterns_12ep_coco": (1e-4, 20_240_833, 42_172_416, 222_400),
+    "dn_deformable_encoder_detr_r50_12ep_coco": (1e-4, 25_033_677, 23_232_512, 222_400),
+    "dn_deformable_encoder_detr_r101_12ep_coco": (1e-4, 25_033_677, 42_172_416, 222_400),
+    "dn_deformable_encoder_detr_r50_50ep_coco": (1e-4, 25_033_677, 23_232_512, 222_400),
+    "dn_deformable_detr_r50_24ep_coco": (1e-4, 23_974_242 - 255, 23_232_512, 222_400),
+    "dn_deformable_detr_r50_50ep_coco": (1e-4, 23_974_242 - 255, 23_232_512, 222_400),
+}
+
+# recipe: (epochs, epoch of the step)
+DETR_SCHEDULES = {
+    **{name: (50, 40) for name in DETR_PARAMETERS if "_50ep_" in name},
+    **{name: (36, 30) for name in DETR_PARAMETERS if "_36ep_" in name},
+    **{name: (12, 11) for name in DETR_PARAMETERS if "_12ep_" in name},
+    "dn_deformable_detr_r50_24ep_coco": (24, 20),
+}
+
+
+def groups_of(cfg, model) -> dict[tuple[float, float], int]:
+    """{(learning rate, weight decay): parameters} of a recipe's optimizer."""
+    cfg.optimizer.params.model = model
+    groups: Counter = Counter()
+    for group in instantiate(cfg.optimizer).param_groups:
+        groups[round(group["lr"], 9), group["weight_decay"]] += sum(p.numel() for p in group["params"])
+    return dict(groups)
+
+
+@pytest.mark.parametrize("name", DETR_PARAMETERS)
+def test_parameters_and_their_groups_of_the_detrs(name: str) -> None:
+    cfg = recipe(name, "model.num_classes=91")
+    rate, whole, tenth, frozen = DETR_PARAMETERS[name]
+    with torch.device("meta") if "swin" not in name else nullcontext():
+        model = instantiate(cfg.model)
+    assert sum(p.numel() for p in model.parameters()) == whole + tenth + frozen
+    assert groups_of(cfg, model) == {(rate, 1e-4): whole, (rate / 10, 1e-4): tenth}
+
+
+@pytest.mark.parametrize("name", DETR_SCHEDULES)
+def test_schedules_of_the_detrs(name: str) -> None:
+    cfg = recipe(name)
+    schedule, (epochs, step) = instantiate(cfg.schedule), DETR_SCHEDULES[name]
+    assert schedule.epochs == epochs
+    rates = [schedule.learning_rate(epoch, epochs) for epoch in (0, step - 0.01, step, epochs)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1])
+    assert cfg.dataloader.train.total_batch_size == (32 if name.startswith("deformable") else 16)
+    assert cfg.train.clip_grad.params.max_norm == 0.1
+    assert not cfg.train.model_ema.enabled
+
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_and_their_groups(name: str) -> None:
@@ -102,11 +170,7 @@ def test_parameters_and_their_groups(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == training
     if deployed is not None:
         assert sum(p.numel() for p in to_deployment(model).parameters()) == deployed
-    cfg.optimizer.params.model = model
-    groups: Counter = Counter()
-    for group in instantiate(cfg.optimizer).param_groups:
-        groups[group["lr"], group["weight_decay"]] += sum(p.numel() for p in group["params"])
-    assert dict(groups) == GROUPS[name]
+    assert groups_of(cfg, model) == GROUPS[name]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -169,6 +233,25 @@ def test_augmentation_stages(name: str) -> None:
         assert cfg.dataloader.train.mixup is None
 
 
+# The variants with DEIM, which are ours.
+DEIM_DETRS = {
+    "deim_deformable_detr_r50_two_stage_50ep_coco": "deformable_detr_r50_two_stage_50ep_coco",
+    "deim_h_deformable_detr_r50_12ep_coco": "h_deformable_detr_r50_12ep_coco",
+    "deim_dn_deformable_detr_r50_24ep_coco": "dn_deformable_detr_r50_24ep_coco",
+}
+
+
+@pytest.mark.parametrize("name", DEIM_DETRS)
+def test_the_variants_with_deim_differ_in_its_loss_and_data_alone(name: str) -> None:
+    cfg, base = recipe(name), recipe(DEIM_DETRS[name])
+    assert cfg.model.criterion.classification == "mal"
+    assert cfg.dataloader.train.mapper.mosaic is not None
+    dense = instantiate(cfg.schedule).dense_epochs
+    assert 0 < dense[0] < dense[1] < cfg.schedule.epochs
+    assert switch(base, mal=True).model == cfg.model
+    assert cfg.optimizer == base.optimizer
+
+
 @pytest.mark.parametrize("name", [n for n in PARAMETERS if n.startswith("deim")])
 def test_deim_trains_with_its_own_loss(name: str) -> None:
     criterion = recipe(name).model.criterion
@@ -181,7 +264,10 @@ def test_deim_trains_with_its_own_loss(name: str) -> None:
 
 
 def test_every_recipe_is_listed_here() -> None:
-    assert set(PARAMETERS) == {name for name in ALL if name.endswith("_coco")}
+    # two that differ from others in the schedule or the number of queries alone, of 200 M parameters
+    alike = {"h_deformable_detr_swin_large_36ep_coco", "h_deformable_detr_swin_large_900_queries_12ep_coco"}
+    published = {name for name in ALL if name.endswith("_coco")} - set(DEIM_DETRS)
+    assert set(PARAMETERS) | set(DETR_PARAMETERS) | alike == published
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,5 +1,6 @@
 """Where the configs and recipes lie that come with deim."""
 
+import difflib
 from pathlib import Path
 
 from deim.errors import ConfigError
@@ -19,6 +20,11 @@ def available() -> list[str]:
     return sorted(f"{path.parents[1].name}/{path.stem}" for path in files)
 
 
+def nearest(name: str) -> str:
+    """The recipes whose names are most like ``name``, for a message."""
+    return ", ".join(difflib.get_close_matches(name, available(), n=3, cutoff=0.0))
+
+
 def get_config_file(name: str) -> str:
     """Path of the recipe ``<system>/<recipe>``.
 
@@ -28,5 +34,7 @@ def get_config_file(name: str) -> str:
     system, _, recipe = name.partition("/")
     path = shipped_folder("projects") / system / "configs" / f"{recipe}.py"
     if not path.is_file():
-        raise ConfigError(f"there is no recipe {name!r}; there are: {', '.join(available())}")
+        raise ConfigError(
+            f"there is no recipe {name!r}; the nearest names are {nearest(name)} (deim.model_zoo.available() has all)"
+        )
     return str(path)

@@ -9,7 +9,7 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deim.config.files import available, get_config_file, shipped_folder
+from deim.config.files import available, get_config_file, nearest, shipped_folder
 from deim.errors import ConfigError
 
 
@@ -66,7 +66,10 @@ def find_config(path: str) -> str:
         return path
     if path in available():
         return get_config_file(path)
-    raise ConfigError(f"config file {path} does not exist, nor is it one of the recipes {', '.join(available())}")
+    raise ConfigError(
+        f"config file {path} does not exist, nor is it the name of a recipe; the nearest names are {nearest(path)} "
+        "(deim.model_zoo.available() has all)"
+    )
 
 
 def _apply(cfg: Any, override: str) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from deim.config.building import origin
+from deim.config.building import origin, told_inside
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
@@ -69,7 +69,8 @@ def check_settings(cfg: Any, training: bool) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key} of the config: {str(error).splitlines()[0]}") from error
+        told = f"{error.full_key} of the config: {str(error).splitlines()[0]}"
+        raise told_inside(error) or ConfigError(told) from error
     for key in _COUNTS:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and value < 1:

@@ -18,7 +18,6 @@ from tests.parity.transformers_weights import (
 SMALL = (
     "model.backbone.depth=18",
     "model.num_classes=6",
-    "model.encoder.in_channels=512",
     "model.encoder.dim=64",
     "model.encoder.num_layers=2",
     "model.encoder.dim_feedforward=96",

@@ -33,10 +33,7 @@ SMALL = (
 
 
 def small(name: str):
-    config = recipe(f"deformable_detr_{name}_50ep_coco", *SMALL).model
-    widths = {"res3": 128, "res4": 256, "res5": 512}
-    config.encoder.in_channels = [widths[feature] for feature in config.backbone.out_features]
-    return config
+    return recipe(f"deformable_detr_{name}_50ep_coco", *SMALL).model
 
 
 def their_model(config) -> nn.Module:

@@ -22,8 +22,8 @@ model = L(DEIMDetector)(
         weights="",
     ),
     encoder=L(DeformableEncoder)(
-        in_features="${..backbone.out_features}",
-        in_channels=[512, 1024, 2048],
+        in_features="${deim.features:${..backbone}}",
+        in_channels="${deim.channels:${..backbone}}",
         dim=256,
         num_levels=4,
         num_layers=6,

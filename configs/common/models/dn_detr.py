@@ -22,8 +22,8 @@ model = L(DEIMDetector)(
         weights="",
     ),
     encoder=L(TransformerEncoder)(
-        in_feature="res5",
-        in_channels=2048,
+        in_features="${deim.features:${..backbone}}",
+        in_channels="${deim.channels:${..backbone}}",
         dim=256,
         num_layers=6,
         num_heads=8,

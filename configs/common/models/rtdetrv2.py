@@ -20,8 +20,8 @@ model = L(DEIMDetector)(
         weights="",
     ),
     encoder=L(HybridEncoder)(
-        in_features="${..backbone.out_features}",
-        in_channels=[512, 1024, 2048],
+        in_features="${deim.features:${..backbone}}",
+        in_channels="${deim.channels:${..backbone}}",
         hidden_dim=256,
         dim_feedforward=1024,
         expansion=1.0,

@@ -1,6 +1,6 @@
 """Attention among all tokens of one map (DETR, arXiv 2005.12872; DAB-DETR, arXiv 2201.12329)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,8 @@ class TransformerEncoder(nn.Module):
     """The encoder of DAB-DETR (section 4): position embeddings are scaled by what the tokens hold.
 
     Args:
-        in_feature: name of the one feature of the backbone that is used.
-        in_channels: its width.
+        in_features: names of the backbone's features, finest first; the last is used.
+        in_channels: their widths.
         dim: of the tokens.
         num_layers, num_heads, dim_feedforward, dropout, activation: of the layers.
         temperature: of the sine embedding of positions.
@@ -49,8 +49,8 @@ class TransformerEncoder(nn.Module):
 
     def __init__(
         self,
-        in_feature: str,
-        in_channels: int,
+        in_features: Sequence[str],
+        in_channels: Sequence[int],
         dim: int = 256,
         num_layers: int = 6,
         num_heads: int = 8,
@@ -62,8 +62,8 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
-        self.in_feature, self.temperature = in_feature, temperature
-        self.input_proj = nn.Conv2d(in_channels, dim, 1)
+        self.in_feature, self.temperature = in_features[-1], temperature
+        self.input_proj = nn.Conv2d(in_channels[-1], dim, 1)
         self.layers = nn.ModuleList(
             TransformerEncoderLayer(dim, num_heads, dim_feedforward, dropout, activation) for _ in range(num_layers)
         )

@@ -5,6 +5,5 @@ from .deformable_detr_r50_50ep_coco import dataloader, lr_multiplier, model, opt
 train.output_dir = "output/deformable_detr_r50_single_scale_50ep_coco"
 
 model.backbone.out_features = ["res5"]
-model.encoder.in_channels = [2048]
 model.encoder.num_levels = 1
 model.decoder.layer.num_points = [4]

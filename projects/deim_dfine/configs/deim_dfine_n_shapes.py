@@ -26,7 +26,6 @@ dataloader.train.mapper.mosaic.scale = (1.0, 1.5)
 model.num_classes = 6
 model.num_detections = 100
 model.backbone.out_features = ["stage2", "stage3"]
-model.encoder.in_channels = [256, 512]
 model.encoder.hidden_dim = 96
 model.decoder.input_proj.in_channels = [96, 96]
 model.decoder.layer.dim_feedforward = 384

@@ -9,7 +9,6 @@ train.output_dir = "output/deim_rtdetrv2_r18vd_shapes"
 model.num_classes = 6
 model.num_detections = 100
 model.backbone.out_features = ["stage2", "stage3"]
-model.encoder.in_channels = [128, 256]
 model.encoder.hidden_dim = 96
 model.encoder.dim_feedforward = 384
 model.decoder.input_proj.in_channels = [96, 96]

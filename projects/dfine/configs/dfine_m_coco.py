@@ -10,7 +10,6 @@ model.backbone.name = "B2"
 model.backbone.learnable_affine = True
 model.backbone.freeze_at = 0
 model.backbone.freeze_norm = False
-model.encoder.in_channels = [384, 768, 1536]
 model.encoder.depth_multiplier = 0.67
 model.decoder.num_layers = 4
 

@@ -9,7 +9,6 @@ dataloader.test.total_batch_size = 256
 dataloader.train.mapper.multi_scale_repeat = None
 
 model.backbone.out_features = ["stage3", "stage4"]
-model.encoder.in_channels = [512, 1024]
 model.encoder.hidden_dim = 128
 model.encoder.dim_feedforward = 512
 model.encoder.expansion = 0.34

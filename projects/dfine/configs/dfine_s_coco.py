@@ -7,7 +7,6 @@ train.output_dir = "output/dfine_s_coco"
 dataloader.train.mapper.multi_scale_repeat = 20
 
 model.backbone.name = "B0"
-model.encoder.in_channels = [256, 512, 1024]
 model.encoder.depth_multiplier = 0.34
 model.encoder.expansion = 0.5
 model.decoder.num_layers = 3

@@ -18,7 +18,6 @@ model.backbone.depth = 18
 model.backbone.out_features = ["res3", "res4"]
 model.backbone.norm = "BN"
 model.backbone.freeze_at = 0
-model.encoder.in_channels = [128, 256]
 model.encoder.dim = 96
 model.encoder.num_levels = 2
 model.encoder.num_layers = 2

@@ -10,8 +10,8 @@ train.output_dir = "output/dn_deformable_encoder_detr_r50_50ep_coco"
 
 model.backbone.out_features = ["res3", "res4", "res5"]
 model.encoder = L(DeformableEncoder)(
-    in_features="${..backbone.out_features}",
-    in_channels=[512, 1024, 2048],
+    in_features="${deim.features:${..backbone}}",
+    in_channels="${deim.channels:${..backbone}}",
     dim=256,
     num_levels=4,
     num_layers=6,

@@ -5,4 +5,3 @@ from .h_deformable_detr_swin_tiny_12ep_coco import dataloader, lr_multiplier, mo
 train.output_dir = "output/h_deformable_detr_swin_large_12ep_coco"
 
 model.backbone.size = "large"
-model.encoder.in_channels = [384, 768, 1536]

@@ -9,5 +9,3 @@ from .h_deformable_detr_r50_12ep_coco import dataloader, lr_multiplier, model, o
 train.output_dir = "output/h_deformable_detr_swin_tiny_12ep_coco"
 
 model.backbone = L(build_swin)(size="tiny", out_indices=[1, 2, 3], drop_path_rate=0.2, weights="")
-model.encoder.in_features = ["p1", "p2", "p3"]
-model.encoder.in_channels = [192, 384, 768]

@@ -7,7 +7,6 @@ train.output_dir = "output/rtdetrv2_r34vd_120e_coco"
 model.backbone.depth = 34
 model.backbone.freeze_at = 0
 model.backbone.freeze_norm = False
-model.encoder.in_channels = [128, 256, 512]
 model.encoder.expansion = 0.5
 model.decoder.num_layers = 4
 
