@@ -1,12 +1,13 @@
 """Configs: loading, changing, building."""
 
 from deim.config.building import build
-from deim.config.loading import find_config, get_config, load_config
+from deim.config.loading import find_config, get_config, get_detrex_config, load_config
 from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr
 from deim.config.switches import (
     SWITCHES,
     is_on,
     switch,
+    with_deim_criterion,
     with_deim_loss,
     with_denoising,
     with_dense_o2o,
@@ -25,10 +26,12 @@ __all__ = [
     "build",
     "find_config",
     "get_config",
+    "get_detrex_config",
     "is_on",
     "load_config",
     "switch",
     "with_datasets",
+    "with_deim_criterion",
     "with_deim_dfine",
     "with_deim_loss",
     "with_deim_rtdetr",

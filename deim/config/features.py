@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
-from torch import nn
 
 from deim.config.building import build
 from deim.errors import ConfigError
@@ -58,7 +57,7 @@ def _features(backbone: Any) -> dict[str, int]:
     return _known[key]
 
 
-def _built(description: dict) -> nn.Module:
+def _built(description: dict) -> Any:
     try:
         # Many backbones can be built without values, and then nothing is allocated.
         with torch.device("meta"):
@@ -68,7 +67,7 @@ def _built(description: dict) -> nn.Module:
             return build(OmegaConf.create({"model": {"backbone": description}}, flags=_OBJECTS), "model.backbone")
 
 
-def _ask(backbone: nn.Module) -> dict[str, int]:
+def _ask(backbone: Any) -> dict[str, int]:
     if not callable(getattr(backbone, "output_shape", None)):
         raise ConfigError(
             f"model.backbone is a {type(backbone).__name__}, which has no output_shape() as detectron2's backbones have: "

@@ -1,5 +1,6 @@
 """Loading and overriding of LazyConfigs."""
 
+import importlib
 from collections.abc import Sequence
 from numbers import Number
 from pathlib import Path
@@ -23,6 +24,25 @@ def get_config(path: str) -> Any:
     if not (folder / path).is_file():
         raise ConfigError(f"there is no config {path} in {folder}")
     return LazyConfig.load(str(folder / path))
+
+
+def get_detrex_config(path: str) -> Any:
+    """A config of detrex's own projects, such as ``"dino/configs/dino-resnet/dino_r50_4scale_12ep.py"``.
+
+    Raises:
+        ConfigError: Python finds no checkout of detrex, or it has no such file.
+    """
+    try:
+        folders = [Path(folder) for folder in importlib.import_module("projects").__path__]
+    except ImportError:
+        folders = []
+    found = [folder / path for folder in folders if (folder / path).is_file()]
+    if not found:
+        raise ConfigError(
+            f"this config builds on projects/{path} of detrex, which is not there: "
+            "put a checkout of detrex, and of detectron2, on PYTHONPATH"
+        )
+    return LazyConfig.load(str(found[0]))
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Any:

@@ -17,7 +17,7 @@ from deim.modeling.decoder import (
 )
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import DeformableEncoder, HybridEncoder, TransformerEncoder
-from deim.modeling.losses import Criterion, Supervision
+from deim.modeling.losses import Criterion, DetrexCriterion, Supervision
 from deim.modeling.matching import HungarianMatcher, MatchingCost
 from deim.modeling.queries import (
     ContrastiveDenoising,
@@ -39,6 +39,7 @@ __all__ = [
     "DEIMDetector",
     "Decoder",
     "DeformableEncoder",
+    "DetrexCriterion",
     "DistributionRefinement",
     "FixedBoxes",
     "GatedDecoderLayer",

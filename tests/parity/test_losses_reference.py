@@ -9,7 +9,7 @@ import torch
 from detectron2.config import instantiate
 
 from deim.modeling.losses import Criterion
-from deim.modeling.queries.denoising import DenoisingQueries
+from deim.modeling.queries.denoising import DenoisingGroups
 from deim.structures.distribution import weighting_function
 from deim.structures.predictions import EdgeDistributions, Predictions, Targets
 from tests.models import recipe
@@ -146,7 +146,7 @@ def make_case(seed, counts, layers=3, queries=5):
         width = 2 * max(counts) * 2  # two groups of positives and negatives
         groups["denoising"] = predictions(layers, True, width)
         groups["denoising_initial"] = predictions(1, False, width)
-        denoising = DenoisingQueries(torch.zeros(len(counts), width, 1), torch.empty(0), torch.empty(0), 2)
+        denoising = DenoisingGroups(num_groups=2, group_size=width // 2)
     return groups, targets, denoising
 
 

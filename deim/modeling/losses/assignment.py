@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher, Matches, union_of_matches
-from deim.modeling.queries.denoising import DenoisingQueries
+from deim.modeling.queries.denoising import DenoisingGroups
 from deim.structures.predictions import Predictions, Targets
 
 
@@ -82,7 +82,7 @@ def assign(
     supervision: Sequence[Supervision],
     groups: Mapping[str, Predictions],
     targets: Targets,
-    denoising: DenoisingQueries | None,
+    denoising: DenoisingGroups | None,
     matcher: HungarianMatcher,
     use_union: bool,
 ) -> StepAssignment:
@@ -137,7 +137,7 @@ def _plan_matched(
     return plans
 
 
-def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingQueries | None) -> _Plan:
+def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | None) -> _Plan:
     """Target t of an image belongs to positive t of every group."""
     if denoising is None:
         raise ValueError("a denoising group is supervised, but the denoising queries behind it are not given")

@@ -11,7 +11,7 @@ from deim.modeling.losses import functional
 from deim.modeling.losses.assignment import GroupAssignment, Pairs, assign
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
-from deim.modeling.queries.denoising import DenoisingQueries
+from deim.modeling.queries.denoising import DenoisingGroups
 from deim.structures.boxes import iou
 from deim.structures.distribution import bin_targets, boxes_to_offsets
 from deim.structures.predictions import EdgeDistributions, Predictions, Targets
@@ -76,7 +76,7 @@ class Criterion(nn.Module):
         self.supervision = tuple(supervision)
 
     def forward(
-        self, groups: Mapping[str, Predictions], targets: Targets, denoising: DenoisingQueries | None = None
+        self, groups: Mapping[str, Predictions], targets: Targets, denoising: DenoisingGroups | None = None
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -90,6 +90,13 @@ class Criterion(nn.Module):
         Raises:
             ConfigError: a supervised group is missing.
         """
+        terms = self.terms(groups, targets, denoising)
+        return {name: value * weight for name, (value, weight) in terms.items()}
+
+    def terms(
+        self, groups: Mapping[str, Predictions], targets: Targets, denoising: DenoisingGroups | None = None
+    ) -> dict[str, tuple[Tensor, float]]:
+        """The same as :meth:`forward`, each as a loss and the weight that it is to be multiplied by."""
         active = [s for s in self.supervision if denoising is not None or not s.denoising]
         missing = [s.group for s in active if s.group not in groups]
         if missing:
@@ -103,7 +110,7 @@ class Criterion(nn.Module):
         scale = 4 * _DISTILLATION_IMAGES / step.images
         balance = ((main.matched * scale).sqrt(), (main.others * scale).sqrt())
 
-        total: dict[str, Tensor] = {}
+        terms: dict[str, tuple[Tensor, float]] = {}
         for supervision in active:
             predictions = groups[supervision.group]
             wanted = supervision.targets(targets)
@@ -111,8 +118,8 @@ class Criterion(nn.Module):
             for name, per_layer in values.items():
                 for index, value in enumerate(per_layer.unbind()):
                     full_name = supervision.name(name, index, len(predictions.logits))
-                    total[full_name] = value * (self.weights[name] * supervision.weight)
-        return total
+                    terms[full_name] = value, self.weights[name] * supervision.weight
+        return terms
 
     def _group_losses(
         self,

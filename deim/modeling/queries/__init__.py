@@ -1,6 +1,12 @@
 """Where decoder queries come from."""
 
-from deim.modeling.queries.denoising import ContrastiveDenoising, Denoising, DenoisingQueries, QueryDenoising
+from deim.modeling.queries.denoising import (
+    ContrastiveDenoising,
+    Denoising,
+    DenoisingGroups,
+    DenoisingQueries,
+    QueryDenoising,
+)
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.modeling.queries.learned import LearnedAnchors, LearnedPoints, LearnedQueries
 from deim.modeling.queries.proposals import RegionProposals
@@ -9,6 +15,7 @@ from deim.modeling.queries.selection import QuerySelection
 __all__ = [
     "ContrastiveDenoising",
     "Denoising",
+    "DenoisingGroups",
     "DenoisingQueries",
     "InitialQueries",
     "LearnedAnchors",

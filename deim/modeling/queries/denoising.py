@@ -10,34 +10,40 @@ from deim.structures.boxes import box_logits
 from deim.structures.predictions import Targets
 
 
-@dataclass
-class DenoisingQueries:
-    """Noised copies of the ground truth as queries.
+@dataclass(kw_only=True)
+class DenoisingGroups:
+    """How denoising queries are ordered: ``num_groups`` groups of one size.
 
-    The N queries are ``num_groups`` groups of one size. The first T of a group are positives made from
-    the T (padded) targets; others, if there are any, negatives.
+    The first T of a group are positives made from the T (padded) targets; others, if there are any, negatives.
+
+    Attributes:
+        num_groups: how often each target is there.
+        group_size: queries of each group.
+        classified: (B, N) bool, which queries the classification loss looks at; None for all, those of
+            padded targets being negatives.
+    """
+
+    num_groups: int
+    group_size: int
+    classified: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.num_groups * self.group_size
+
+
+@dataclass(kw_only=True)
+class DenoisingQueries(DenoisingGroups):
+    """Noised copies of the ground truth as queries.
 
     Attributes:
         content: (B, N, C) label embeddings, zero where padded.
         references: (B, N, 4) box logits.
         attention_mask: (N + Q, N + Q) bool, True where attention is forbidden.
-        num_groups: how often each target is there.
-        classified: (B, N) bool, which queries the classification loss looks at; None for all, those of
-            padded targets being negatives.
     """
 
     content: Tensor
     references: Tensor
     attention_mask: Tensor
-    num_groups: int
-    classified: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.content.shape[1]
-
-    @property
-    def group_size(self) -> int:
-        return len(self) // max(self.num_groups, 1)
 
 
 class Denoising(nn.Module):
@@ -90,6 +96,7 @@ class ContrastiveDenoising(Denoising):
             references=box_logits(self._noise_boxes(boxes, negative)),
             attention_mask=denoising_mask(2 * largest, groups, num_matching_queries, labels.device),
             num_groups=groups,
+            group_size=2 * largest,
         )
 
     def _noise_labels(self, labels: Tensor, padded: Tensor) -> Tensor:
@@ -146,6 +153,7 @@ class QueryDenoising(Denoising):
             references=references * valid[..., None],
             attention_mask=denoising_mask(size, groups, num_matching_queries, labels.device),
             num_groups=groups,
+            group_size=size,
             classified=valid,
         )
 

@@ -1,0 +1,132 @@
+"""Our criterion behind the call of detrex's, for detrex's own models::
+
+model.criterion = L(DetrexCriterion)(num_classes="${..num_classes}", classification="mal")
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deim.modeling.losses.criterion import Criterion
+from deim.modeling.losses.supervision import Supervision
+from deim.modeling.matching import HungarianMatcher
+from deim.modeling.queries.denoising import DenoisingGroups
+from deim.structures.predictions import Predictions, Targets
+
+
+class DetrexCriterion(nn.Module):
+    """Takes the place of detrex's ``SetCriterion``, ``TwoStageCriterion``, ``DNCriterion``, ``DINOCriterion`` and
+    ``GroupSetCriterion``: a model calls it with its outputs and targets, and multiplies what it returns by
+    ``weight_dict``.
+
+    Args:
+        num_classes: K; the model predicts as many logits, each read by a sigmoid.
+        classification: "mal", "vfl" or "focal".
+        weight_dict: weights of ``loss_class``, ``loss_bbox`` and ``loss_giou``. As detrex's, the attribute of this
+            name holds those of all losses, under the names that were returned so far.
+        matcher: of all but the denoising queries.
+        alpha, gamma: of the classification loss; None takes the loss's own default.
+        two_stage_binary_cls: the encoder's tokens are trained to tell objects of any class.
+        group_nums: how many groups of queries are matched each by itself (Group DETR).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        classification: str = "mal",
+        weight_dict: Mapping[str, float] | None = None,
+        matcher: HungarianMatcher | None = None,
+        alpha: float | None = None,
+        gamma: float | None = None,
+        two_stage_binary_cls: bool = False,
+        group_nums: int = 1,
+    ):
+        super().__init__()
+        weights = dict(weight_dict or {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0})
+        if "loss_class" in weights:
+            weights[f"loss_{classification}"] = weights.pop("loss_class")
+        self.main = Supervision("main", "_{}", last_suffix="")
+        self.encoder = Supervision("encoder", "_enc", class_agnostic=two_stage_binary_cls)
+        self.denoising = Supervision("denoising", "_dn_{}", last_suffix="_dn", denoising=True)
+        self.criterion = Criterion(
+            num_classes,
+            [self.main],
+            matcher,
+            classification=classification,
+            weights=weights,
+            alpha=alpha,
+            gamma=gamma,
+            use_union=False,
+        )
+        self.group_nums = group_nums
+        self.weight_dict: dict[str, float] = {}
+
+    def forward(
+        self, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]], dn_metas: Mapping | None = None
+    ) -> dict[str, Tensor]:
+        """
+        Args:
+            outputs: ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) of the last layer, cxcywh in [0, 1];
+                ``aux_outputs``, a list of the same of the other layers; ``enc_outputs``, the same of the
+                encoder's tokens; ``denoising_output`` with ``denoising_groups`` and ``max_gt_num_per_image``
+                (DN-DETR). All but the first two may be missing.
+            targets: ``labels`` (n,) int64 and ``boxes`` (n, 4) cxcywh in [0, 1] of each image.
+            dn_metas: ``output_known_lbs_bboxes`` with ``dn_num`` and ``single_padding`` (DINO).
+
+        Returns:
+            {name: () loss}, not weighted, named as detrex names them: ``loss_class``, ``loss_bbox_0``,
+            ``loss_giou_enc``, ``loss_class_dn_1`` and so on.
+
+        Raises:
+            ValueError: the model predicts another number of logits than classes.
+        """
+        known, denoising = _denoising(outputs, dn_metas)
+        supervised = {self.main: outputs, self.encoder: outputs.get("enc_outputs"), self.denoising: known}
+        groups = {one.group: self._stacked(given) for one, given in supervised.items() if given is not None}
+        collated = Targets.collate([one["labels"] for one in targets], [one["boxes"] for one in targets])
+        if self.training and self.group_nums > 1:
+            collated, groups = _group_by_group(collated, groups, self.group_nums)
+        self.criterion.supervision = tuple(one for one in supervised if one.group in groups)
+        terms = self.criterion.terms(groups, collated, denoising)
+        classification = f"loss_{self.criterion.classification}"
+        named = {name.replace(classification, "loss_class"): term for name, term in terms.items()}
+        self.weight_dict.update({name: weight for name, (_, weight) in named.items()})
+        # Copies, since models multiply them in place.
+        return {name: value.clone() for name, (value, _) in named.items()}
+
+    def _stacked(self, outputs: Mapping[str, Any]) -> Predictions:
+        layers = [*outputs.get("aux_outputs", ()), outputs]
+        logits = torch.stack([one["pred_logits"] for one in layers])
+        if logits.shape[-1] != self.criterion.num_classes:
+            raise ValueError(
+                f"the model predicts {logits.shape[-1]} logits, the criterion knows {self.criterion.num_classes} classes: "
+                "models with a class for nothing, read by a softmax (DETR, PnP-DETR), cannot be trained by it"
+            )
+        return Predictions(logits, torch.stack([one["pred_boxes"] for one in layers]))
+
+
+def _denoising(outputs: Mapping[str, Any], dn_metas: Mapping | None) -> tuple[Mapping | None, DenoisingGroups | None]:
+    """What the model made of denoising queries, and how they are ordered; None where there are none."""
+    if dn_metas and "output_known_lbs_bboxes" in dn_metas:
+        known, groups, size = (dn_metas[name] for name in ("output_known_lbs_bboxes", "dn_num", "single_padding"))
+    elif "denoising_output" in outputs:
+        known, groups, size = (
+            outputs[name] for name in ("denoising_output", "denoising_groups", "max_gt_num_per_image")
+        )
+    else:
+        return None, None
+    return known, DenoisingGroups(num_groups=int(groups), group_size=int(size))
+
+
+def _group_by_group(
+    targets: Targets, groups: Mapping[str, Predictions], count: int
+) -> tuple[Targets, dict[str, Predictions]]:
+    """Each group of queries as an image of its own: (L, B, count * Q, ...) -> (L, B * count, Q, ...)."""
+    apart = {
+        name: Predictions(*(x.unflatten(2, (count, -1)).flatten(1, 2) for x in (one.logits, one.boxes)))
+        for name, one in groups.items()
+    }
+    labels, boxes = (x.repeat_interleave(count, dim=0) for x in (targets.labels, targets.boxes))
+    return Targets(labels, boxes, [n for n in targets.counts for _ in range(count)]), apart

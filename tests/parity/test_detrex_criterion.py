@@ -1,0 +1,159 @@
+"""Our criterion behind detrex's call: equal to an independent reference, and, where detrex is installed, to detrex's
+own criteria; its models train with it."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from deim import model_zoo
+from deim.config import get_detrex_config, with_deim_criterion
+from deim.errors import ConfigError
+from deim.fallback import is_standalone
+from deim.modeling import DetrexCriterion
+from tests.models import batch
+from tests.parity.test_losses_reference import CLASSES, make_case, reference_losses
+
+WEIGHTS = {"loss_class": 2.0, "loss_bbox": 5.0, "loss_giou": 3.0}
+FOCAL = {"classification": "focal", "alpha": 0.25, "gamma": 2.0}
+plug_in = pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
+
+
+def as_outputs(predictions) -> dict:
+    """As models of detrex give them."""
+    layers = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(predictions.logits, predictions.boxes, strict=True)]
+    return {**layers[-1], "aux_outputs": layers[:-1]}
+
+
+def case(seed: int, counts: list[int]):
+    """Outputs, targets and dn_metas of detrex; and the same as ours."""
+    groups, targets, denoising = make_case(seed, counts)
+    groups = {name: groups[name] for name in ("main", "encoder", "denoising") if name in groups}
+    for predictions in groups.values():
+        predictions.edges = None
+    outputs = as_outputs(groups["main"])
+    outputs["enc_outputs"] = {k: v for k, v in as_outputs(groups["encoder"]).items() if k != "aux_outputs"}
+    dn_metas = None
+    if denoising is not None:
+        dn_metas = {
+            "output_known_lbs_bboxes": as_outputs(groups["denoising"]),
+            "dn_num": denoising.num_groups,
+            "single_padding": denoising.group_size,
+        }
+    each = [
+        {"labels": labels[:n], "boxes": boxes[:n]}
+        for labels, boxes, n in zip(targets.labels, targets.boxes, targets.counts, strict=True)
+    ]
+    return (outputs, each, dn_metas), (groups, targets, denoising)
+
+
+def detrex_name(name: str, kind: str, layers: int) -> str:
+    """Ours -> theirs."""
+    name = name.replace(f"loss_{kind}", "loss_class").replace("_aux_", "_").replace("_enc_0", "_enc")
+    return name.removesuffix(f"_{layers - 1}") if "_dn_" in name and name.endswith(f"_{layers - 1}") else name
+
+
+@pytest.mark.parametrize("kind", ["mal", "vfl", "focal"])
+@pytest.mark.parametrize("counts", [[2], [2, 0, 4]], ids=str)
+def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
+    options = {"mal": {"gamma": 1.5}, "vfl": {"alpha": 0.75, "gamma": 2.0}, "focal": {"alpha": 0.25, "gamma": 2.0}}
+    criterion = DetrexCriterion(CLASSES, kind, WEIGHTS, **options[kind])
+    theirs, ours = case(0, counts)
+    found = criterion(*theirs)
+    layers = len(ours[0]["main"].logits)
+    expected = {
+        detrex_name(name, kind, layers): value for name, value in reference_losses(kind, *ours, use_union=False).items()
+    }
+    assert set(found) == set(expected) == set(criterion.weight_dict)
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+        assert criterion.weight_dict[name] == WEIGHTS["_".join(name.split("_")[:2])]
+        found[name] *= criterion.weight_dict[name]  # in place, as models do
+
+
+def test_groups_of_queries_are_matched_each_by_itself() -> None:
+    (outputs, targets, _), _ = case(0, [2, 3])
+    alone = DetrexCriterion(CLASSES, **FOCAL)({k: outputs[k] for k in ("pred_logits", "pred_boxes")}, targets)
+    twice = {k: torch.cat([outputs[k], outputs[k]], dim=1) for k in ("pred_logits", "pred_boxes")}
+    for name, value in DetrexCriterion(CLASSES, **FOCAL, group_nums=2)(twice, targets).items():
+        torch.testing.assert_close(value, alone[name], msg=name)
+
+
+def test_a_softmax_with_a_class_for_nothing_is_refused() -> None:
+    (outputs, targets, _), _ = case(0, [2])
+    with pytest.raises(ValueError, match=f"predicts {CLASSES} logits, the criterion knows {CLASSES - 1} classes"):
+        DetrexCriterion(CLASSES - 1)(outputs, targets)
+
+
+@pytest.mark.skipif(not is_standalone("detrex"), reason="detrex is installed")
+def test_without_detrex_its_recipes_say_what_they_need() -> None:
+    with pytest.raises(ConfigError, match="put a checkout of detrex, and of detectron2, on PYTHONPATH"):
+        model_zoo.get_config("dino_deim/deim_dino_r50_4scale_12ep_coco")
+
+
+@plug_in
+@pytest.mark.parametrize("counts", [[2], [2, 0, 4]], ids=str)
+@pytest.mark.parametrize("binary", [False, True])
+def test_equal_to_the_criterion_of_dino(counts: list[int], binary: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from detrex.modeling.matcher import HungarianMatcher
+    from projects.dino.modeling import DINOCriterion
+
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)  # which theirs calls
+    matcher = HungarianMatcher(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, cost_class_type="focal_loss_cost")
+    theirs = DINOCriterion(CLASSES, matcher, weight_dict={}, two_stage_binary_cls=binary)
+    ours = DetrexCriterion(CLASSES, **FOCAL, two_stage_binary_cls=binary)
+    for seed in range(3):
+        (outputs, targets, dn_metas), _ = case(seed, counts)
+        if binary:
+            dn_metas = None  # theirs has made all classes one by then
+        found = ours(outputs, targets, dn_metas)
+        expected = (
+            theirs(outputs, copy.deepcopy(targets), dn_metas) if dn_metas else _without_dn(theirs, outputs, targets)
+        )
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            assert float(found[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
+
+
+def _without_dn(criterion, outputs: dict, targets: list[dict]) -> dict:
+    from projects.dino.modeling.two_stage_criterion import TwoStageCriterion
+
+    return TwoStageCriterion.forward(criterion, outputs, copy.deepcopy(targets))
+
+
+@plug_in
+@pytest.mark.parametrize(
+    "name", ["dino_deim/deim_dino_r50_4scale_12ep_coco", "dab_detr_deim/deim_dab_detr_r50_50ep_coco"]
+)
+def test_models_of_detrex_learn_with_it(name: str) -> None:
+    cfg = model_zoo.get_config(name)
+    cfg.model.device = "cpu"
+    if "dn_number" in cfg.model:
+        cfg.model.dn_number = 0  # DINO's denoising queries are made on a GPU, or not at all
+        cfg.model.num_queries = 50
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).train()
+    cfg.optimizer.params.model = model
+    cfg.optimizer.lr = 1e-4
+    optimizer = instantiate(cfg.optimizer)
+    samples = [{**one, "height": 128, "width": 128} for one in batch([3, 1], size=128, classes=80)]
+    losses = []
+    for _ in range(3):
+        terms = model(samples)
+        assert set(terms) <= set(model.criterion.weight_dict)
+        losses.append(sum(terms.values()))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+@plug_in
+def test_the_config_of_another_model_is_changed_by_a_line() -> None:
+    cfg = get_detrex_config("group_detr/configs/group_detr_r50_50ep.py")
+    criterion = instantiate(with_deim_criterion(cfg.model).criterion)
+    assert criterion.group_nums == cfg.model.group_nums
+    assert criterion.criterion.weights == {"loss_mal": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
