@@ -16,12 +16,13 @@ def recipe(name: str, *overrides: str):
 
 
 # The small recipe of each family.
-FAMILIES = {"dfine": "deim_dfine_n_shapes", "rtdetr": "deim_rtdetrv2_r18vd_shapes"}
-DETR_FAMILIES = {
+REAL_TIME = {"dfine": "deim_dfine_n_shapes", "rtdetr": "deim_rtdetrv2_r18vd_shapes"}
+DETRS = {
     "deformable": "deformable_detr_r18_shapes",
     "hybrid": "h_deformable_detr_r18_shapes",
     "dn": "dn_deformable_detr_r18_shapes",
 }
+FAMILIES = REAL_TIME | DETRS
 
 
 def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Module:
@@ -29,7 +30,7 @@ def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Modu
     torch.manual_seed(seed)
     return instantiate(
         recipe(
-            (FAMILIES | DETR_FAMILIES)[family],
+            FAMILIES[family],
             "model.decoder.queries.num_queries=20",
             "model.decoder.num_layers=3",
             *overrides,

@@ -9,13 +9,13 @@ from deim.inference import to_deployment
 from deim.modeling.decoder.decoder import isolate_last
 from deim.modeling.losses import Criterion, Supervision
 from deim.structures.predictions import Predictions, Targets
-from tests.models import FAMILIES, batch, randomize, recipe
+from tests.models import REAL_TIME, batch, randomize, recipe
 
 ALONE = {"denoising": "model.decoder.denoising=null", "queries": "model.decoder.queries.num_queries=20"}
 
 
 def hybrid_model(family: str, *changes, num_queries: int = 30, seed: int = 0):
-    config = recipe(FAMILIES[family], "model.decoder.num_layers=2", ALONE["queries"]).model
+    config = recipe(REAL_TIME[family], "model.decoder.num_layers=2", ALONE["queries"]).model
     for change in changes:
         change(config)
     torch.manual_seed(seed)
@@ -23,7 +23,7 @@ def hybrid_model(family: str, *changes, num_queries: int = 30, seed: int = 0):
 
 
 @pytest.mark.parametrize("changes", [(), (with_learned_queries,)], ids=["selected", "learned"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", REAL_TIME)
 def test_it_trains_and_is_gone_in_evaluation(family: str, changes: tuple) -> None:
     model = hybrid_model(family, *changes)
     samples = batch([2, 0, 3])
@@ -42,14 +42,14 @@ def test_it_trains_and_is_gone_in_evaluation(family: str, changes: tuple) -> Non
     torch.testing.assert_close(deployed["main"].boxes, groups["main"].boxes)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", REAL_TIME)
 def test_the_one_to_one_queries_do_not_notice_it(family: str) -> None:
     """Their losses are those of a model without the branch."""
     samples, seed = batch([2, 3]), 3
     model = hybrid_model(family)
     torch.manual_seed(seed)
     losses = model(samples)
-    alone = instantiate(recipe(FAMILIES[family], "model.decoder.num_layers=2", ALONE["queries"]).model)
+    alone = instantiate(recipe(REAL_TIME[family], "model.decoder.num_layers=2", ALONE["queries"]).model)
     alone.load_state_dict(model.state_dict())
     torch.manual_seed(seed)
     for name, value in alone(samples).items():

@@ -122,6 +122,13 @@ def _located(criterion: Any) -> list[Any]:
     return [one for one in criterion.supervision if one.group in _INITIAL]
 
 
+def _supervise(criterion: Any, supervision: Any) -> None:
+    """One more supervision, and that of the boxes that FDR starts from, if it is on."""
+    refined = any(one.group == "initial" for one in criterion.supervision)
+    also = [_initial_of(supervision)] if refined else []
+    criterion.supervision = [*criterion.supervision, supervision, *also]
+
+
 def _initial_of(supervision: Any) -> Any:
     """How the boxes are supervised that the refinement of a group starts from."""
     group, suffix = _INITIAL[supervision.group]
@@ -139,9 +146,7 @@ def with_hybrid_branch(model: Any, num_queries: int = 1500, repeats: int = 6, we
     """
     model.decoder.queries.num_one_to_many = num_queries
     branch = LazyCall(Supervision)(group="hybrid", suffix="_o2m_{}", last_suffix="_o2m", repeats=repeats, weight=weight)
-    criterion = model.criterion
-    refined = any(one.group == "initial" for one in criterion.supervision)
-    criterion.supervision = [*criterion.supervision, branch, *([_initial_of(branch)] if refined else [])]
+    _supervise(model.criterion, branch)
     return model
 
 
@@ -164,15 +169,15 @@ def with_denoising(model: Any) -> Any:
     )
     criterion = model.criterion
     if not any(one.get("denoising") for one in criterion.supervision):
-        noised = LazyCall(Supervision)(group="denoising", suffix="_dn_{}", denoising=True)
-        refined = any(one.group == "initial" for one in criterion.supervision)
-        criterion.supervision = [*criterion.supervision, noised, *([_initial_of(noised)] if refined else [])]
+        _supervise(criterion, LazyCall(Supervision)(group="denoising", suffix="_dn_{}", denoising=True))
     return model
 
 
 def without_denoising(model: Any) -> Any:
-    """No denoising queries; how they would be supervised stays in the config and does nothing."""
+    """No denoising queries."""
     model.decoder.denoising = None
+    criterion = model.criterion
+    criterion.supervision = [one for one in criterion.supervision if not one.get("denoising")]
     return model
 
 

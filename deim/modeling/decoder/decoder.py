@@ -73,10 +73,10 @@ class Decoder(nn.Module):
             raise ValueError(f"refinement is made for {len(refinement.score_heads)} layers, num_layers is {num_layers}")
         if position is None and not queries.gives_positions:
             raise ValueError(f"position is missing: {type(queries).__name__} gives none")
-        if not queries.gives_boxes and (denoising is not None or position is not None):
+        if not queries.gives_boxes and (denoising is not None or position is not None or refinement.needs_boxes):
             raise ValueError(
-                f"{type(queries).__name__} gives points, but denoising queries and position embeddings need boxes: "
-                "take denoising and position out, or take other queries"
+                f"{type(queries).__name__} gives points, but denoising queries, position embeddings and "
+                "DistributionRefinement need boxes: take them out, or take other queries"
             )
         self.eval_layer = eval_layer % num_layers
         self.input_proj, self.queries, self.denoising = input_proj, queries, denoising

@@ -54,6 +54,8 @@ class DistributionRefinement(Refinement):
         reg_max, up, reg_scale: see :func:`deim.structures.distribution.weighting_function`.
     """
 
+    needs_boxes = True
+
     def __init__(
         self,
         dim: int,

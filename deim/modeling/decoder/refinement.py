@@ -40,6 +40,9 @@ class Refinement(nn.Module):
         num_layers: L.
     """
 
+    # Whether queries must begin as boxes, or may as points.
+    needs_boxes = False
+
     def __init__(self, dim: int, num_classes: int, num_layers: int):
         super().__init__()
         self.score_heads = nn.ModuleList(classification_head(dim, num_classes) for _ in range(num_layers))

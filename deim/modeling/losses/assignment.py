@@ -117,14 +117,14 @@ def _plan_matched(
         [s.targets(targets) for s in supervision],
         [s.repeats for s in supervision],
     )
-    one_to_one = [found for s, found in zip(supervision, matches, strict=True) if s.repeats == 1]
+    one_to_one = [found for s, found in zip(supervision, matches, strict=True) if s.one_to_one]
     union = union_of_matches(Matches.join(one_to_one)) if use_union and one_to_one else None
     plans = {}
     for s, classes in zip(supervision, matches, strict=True):
         layers, images, queries, _ = groups[s.group].logits.shape
         objects = targets.total * s.repeats
         located, located_objects = classes, objects
-        if union is not None and s.repeats == 1:
+        if union is not None and s.one_to_one:
             located, located_objects = union.for_layers(layers), len(union)
         plans[s.group] = _Plan(
             classes,

@@ -37,6 +37,12 @@ class Supervision:
         self.denoising, self.repeats, self.weight = denoising, repeats, weight
         self.class_agnostic = class_agnostic
 
+    @property
+    def one_to_one(self) -> bool:
+        """Whether the group is of queries that are each matched to one object, so that its matches count for
+        those of other groups (GO-LSD's union); class-agnostic ones are of tokens."""
+        return self.repeats == 1 and not self.denoising and not self.class_agnostic
+
     def targets(self, targets: Targets) -> Targets:
         """What the group is trained towards."""
         return targets.without_classes() if self.class_agnostic else targets

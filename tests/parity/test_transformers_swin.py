@@ -1,0 +1,45 @@
+"""The Swin Transformer in use, bundled or detectron2's, is that of Hugging Face ``transformers``."""
+
+import pytest
+import torch
+from transformers import SwinBackbone, SwinConfig
+
+from deim.modeling.backbone import build_swin
+from tests.models import randomize
+from tests.parity.transformers_weights import translated
+
+RENAMINGS = [
+    (r"^model\.swin\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^model\.swin\.embeddings\.norm\.", "patch_embed.norm."),
+    (r"^model\.swin\.encoder\.", ""),
+    (r"\.attention\.relative_position_bias\.", ".attn."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1_proj."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"^model\.hidden_states_norms\.stage2\.", "norm1."),
+    (r"^model\.hidden_states_norms\.stage3\.", "norm2."),
+    (r"^model\.hidden_states_norms\.stage4\.", "norm3."),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (70, 90)], ids=str)
+def test_features_equal_transformers(size: tuple[int, int]) -> None:
+    """Also of images that are no multiple of windows and patches."""
+    torch.manual_seed(0)
+    theirs = SwinBackbone(SwinConfig(depths=[2, 2, 6, 2], out_features=["stage2", "stage3", "stage4"]))
+    theirs = randomize(theirs, 0.02).eval()
+    ours = build_swin("tiny", drop_path_rate=0.0).eval()
+    # which only takes what is in a model, and joins query, key and value as torch does
+    weights = translated({f"model.{name}": value for name, value in theirs.state_dict().items()}, RENAMINGS)
+    weights = {name.replace(".attn.in_proj_", ".attn.qkv."): value for name, value in weights.items()}
+    missing, unexpected = ours.load_state_dict(weights, strict=False)
+    assert [name for name in missing if "relative_position_index" not in name] == []
+    assert unexpected == ["model.swin.layernorm.weight", "model.swin.layernorm.bias"], "which no feature goes through"
+    images = torch.randn(2, 3, *size)
+    expected, found = theirs(images).feature_maps, ours(images)
+    assert list(found) == ["p1", "p2", "p3"]
+    for name, feature in zip(found, expected, strict=True):
+        assert feature.std() > 0.1, "the comparison must not be of constants"
+        torch.testing.assert_close(found[name], feature, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,121 @@
+"""Backbones of the ecosystem: another one under an encoder is one node of a config."""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyCall, instantiate
+
+from deim.config import build
+from deim.errors import CheckpointError, ConfigError
+from deim.modeling.backbone import HGNetV2, build_resnet, build_swin, build_timm
+from tests.models import FAMILIES, batch, randomize, recipe
+
+FEW = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
+BACKBONES = {
+    "resnet": LazyCall(build_resnet)(depth=18, out_features=["res3", "res4"], norm="BN", freeze_at=0),
+    "swin": LazyCall(build_swin)(size="tiny", out_indices=[1, 2], drop_path_rate=0.0),
+    "hgnet": LazyCall(HGNetV2)(name="B0", out_features=["stage2", "stage3"]),
+    "timm": LazyCall(build_timm)(name="resnet10t", out_indices=[2, 3]),
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("family", ["dfine", "deformable"])
+def test_any_backbone_stands_under_any_encoder(family: str, backbone: str) -> None:
+    """Its features and their widths are read from it."""
+    if backbone == "timm":
+        pytest.importorskip("timm")
+    cfg = recipe(FAMILIES[family], *FEW)
+    cfg.model.backbone = BACKBONES[backbone]
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    shapes = model.backbone.output_shape()
+    assert model.encoder.in_features == list(shapes)
+    sum(model(batch([2, 1])).values()).backward()
+    with torch.no_grad():
+        assert torch.isfinite(model.eval()(batch([1]))[0]["instances"].scores).all()
+
+
+def test_asking_a_backbone_draws_no_random_numbers() -> None:
+    """A recipe's random weights are the same whether its widths are written down or read."""
+    cfg = recipe("h_deformable_detr_swin_tiny_12ep_coco", "+model.backbone.window_size=6")
+    torch.manual_seed(0)
+    assert list(cfg.model.encoder.in_channels) == [192, 384, 768]
+    found = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(found, torch.rand(1))
+
+
+def test_a_backbone_that_says_nothing_of_its_features_is_told() -> None:
+    cfg = recipe(FAMILIES["deformable"])
+    cfg.model.backbone = LazyCall(torch.nn.Identity)()
+    with pytest.raises(ConfigError, match=r"write model\.encoder\.in_features and in_channels into the config"):
+        build(cfg, "model")
+
+
+@torch.no_grad()
+def test_a_dilated_last_stage_sees_what_a_strided_one_sees() -> None:
+    """DC5: at every second row and column its features are those of the network without dilation."""
+    torch.manual_seed(0)
+    strided = randomize(build_resnet(50, ["res4", "res5"], norm="FrozenBN"), 0.01).double().eval()
+    dilated = build_resnet(50, ["res4", "res5"], norm="FrozenBN", dilated=True).double().eval()
+    dilated.load_state_dict(strided.state_dict())
+    assert dilated.output_shape()["res5"].stride == 16
+    images = torch.rand(1, 3, 96, 128, dtype=torch.float64)
+    expected, found = strided(images), dilated(images)
+    assert found["res5"].shape[-2:] == found["res4"].shape[-2:] == (6, 8)
+    torch.testing.assert_close(found["res5"][..., ::2, ::2], expected["res5"])
+
+
+def test_the_first_stages_are_frozen() -> None:
+    backbone = build_resnet(18, freeze_at=2)
+    trained = {name.split(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
+    assert trained == {"res3", "res4", "res5"}
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())
+
+
+def write_pickle(path: Path, weights: dict) -> None:
+    """As detectron2's model zoo keeps its backbones."""
+    content = OrderedDict((name, value.numpy()) for name, value in weights.items())
+    content["stem.fc.weight"] = np.zeros((1000, 4), np.float32)
+    path.write_bytes(pickle.dumps({"model": content, "__author__": "torchvision"}))
+
+
+def test_weights_of_detectron2_are_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = randomize(build_resnet(50)).state_dict()
+    write_pickle(tmp_path / "R-50.pkl", weights)
+    loaded = build_resnet(50, weights=str(tmp_path / "R-50.pkl")).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+    with pytest.raises(CheckpointError, match=r"R-50\.pkl are no weights of this ResNet"):
+        build_resnet(101, weights=str(tmp_path / "R-50.pkl"))
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"model": Malicious()}))
+    with pytest.raises(CheckpointError, match=r"builtins\.print does not belong into a file of weights"):
+        build_resnet(50, weights=str(tmp_path / "R-50.pkl"))
+    assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (build_resnet, {"depth": 20}, "no ResNet with 20 layers"),
+        (build_resnet, {"depth": 18, "dilated": True}, "has no dilated form"),
+        (build_resnet, {"depth": 50, "out_features": ["stage2"]}, "has no features"),
+        (build_swin, {"size": "huge"}, "no Swin 'huge'"),
+    ],
+)
+def test_what_there_is_not_is_told(function, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(**arguments)
