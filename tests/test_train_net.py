@@ -52,8 +52,10 @@ def train_arguments(shapes: Path, output: Path, *arguments: str, config: str = R
     ]
 
 
-def train_net(shapes: Path, output: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
-    return tool("train_net.py", *train_arguments(shapes, output, *arguments), **options)
+def train_net(
+    shapes: Path, output: Path, *arguments: str, config: str = RECIPE, **options
+) -> subprocess.CompletedProcess:
+    return tool("train_net.py", *train_arguments(shapes, output, *arguments, config=config), **options)
 
 
 def metrics(output: Path, name: str = "total_loss") -> dict[int, float]:

@@ -1,0 +1,241 @@
+"""What DN-DETR and H-DETR add to DAB-DETR and Deformable DETR, against slow references written from their papers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from deim.modeling.decoder import AnchorPosition, ConditionalDecoderLayer, ModulatedAnchorPosition
+from deim.modeling.decoder.position import QueryPosition
+from deim.modeling.queries import LearnedAnchors, QueryDenoising, RegionProposals
+from deim.structures.memory import Memory
+from deim.structures.predictions import Predictions, Targets
+from tests.models import randomize, recipe
+from tests.parity.test_losses_reference import CLASSES, box_losses, class_loss, matching_cost
+
+DIM = 32
+
+
+def targets_of(counts: list[int], seed: int = 0) -> Targets:
+    generator = torch.Generator().manual_seed(seed)
+    labels = [torch.randint(CLASSES, (n,), generator=generator) for n in counts]
+    return Targets.collate(labels, [torch.rand(n, 4, generator=generator) * 0.3 + 0.3 for n in counts])
+
+
+def memory_of(shapes: list[tuple[int, int]], images: int = 2) -> Memory:
+    generator = torch.Generator().manual_seed(1)
+    size = (images, sum(h * w for h, w in shapes), DIM)
+    tokens, position = torch.randn(size, generator=generator), torch.randn(size, generator=generator)
+    padding = torch.zeros(size[:2], dtype=torch.bool)
+    padding[1, -1] = True  # the last token of the last map of the second image
+    return Memory(tokens, shapes, padding, position)
+
+
+def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
+    counts, groups = [3, 0, 1], 2
+    targets = targets_of(counts)
+    denoising = QueryDenoising(DIM, CLASSES, groups, label_noise_ratio=0.0, box_noise_scale=0.0)
+    made = denoising(targets, num_matching_queries=4)
+    assert (made.num_groups, made.group_size, len(made)) == (2, 3, 6)
+    for image, count in enumerate(counts):
+        for query in range(6):
+            target = query % 3
+            there = target < count
+            assert bool(made.classified[image, query]) is there
+            expected, box = torch.zeros(DIM), torch.zeros(4)
+            if there:
+                expected[:-1] = denoising.class_embedding.weight[targets.labels[image, target]]
+                expected[-1] = 1  # says that it is a denoising query
+                box = targets.boxes[image, target].logit()
+            torch.testing.assert_close(made.content[image, query], expected)
+            torch.testing.assert_close(made.references[image, query], box)
+    for one in range(10):
+        for other in range(10):
+            group, other_group = (x // 3 if x < 6 else None for x in (one, other))
+            allowed = other_group is None or group == other_group
+            assert bool(made.attention_mask[one, other]) is not allowed
+
+
+def test_noise_is_as_strong_as_published() -> None:
+    """A fifth of the labels is drawn anew; centres move by up to 0.4 of half a side, sides by up to 0.4 of one."""
+    torch.manual_seed(0)
+    targets = targets_of([200] * 4)
+    denoising = QueryDenoising(DIM, CLASSES)
+    nn.init.zeros_(denoising.class_embedding.weight)
+    denoising.class_embedding.weight.data[:, 0] = torch.arange(CLASSES)
+    made = denoising(targets, num_matching_queries=1)
+    assert made.num_groups == 5
+    labels, boxes = targets.labels.repeat(1, 5), targets.boxes.repeat(1, 5, 1)
+    changed = (made.content[..., 0] != labels).float().mean()
+    assert float(changed) == pytest.approx(0.2 * (1 - 1 / CLASSES), abs=0.02)
+    moved = (made.references.sigmoid() - boxes).abs() / boxes[..., 2:].repeat(1, 1, 2)
+    limit = torch.tensor([0.2, 0.2, 0.4, 0.4])
+    inside = ((boxes + boxes * 0.4) < 0.99).all(dim=-1)  # not clipped at the end of the image
+    assert (moved[inside] <= limit + 1e-4).all()
+    torch.testing.assert_close(moved[inside].amax(dim=0), limit, atol=0.01, rtol=0)
+
+
+def reference(predictions: Predictions, targets: Targets, pairs: list, normalizer: float, layer: int) -> tuple:
+    """Focal, L1 and GIoU loss of one layer; ``pairs`` of (query, target) for each image."""
+    logits, boxes = predictions.logits[layer], predictions.boxes[layer]
+    classes = located = overlapped = 0.0
+    for image, (found, count) in enumerate(zip(pairs, targets.counts, strict=True)):
+        labels, wanted = targets.labels[image, :count], targets.boxes[image, :count]
+        classes += class_loss("focal", logits[image], boxes[image], found, labels, wanted)
+        one, other = box_losses(boxes[image], found, wanted)
+        located, overlapped = located + one, overlapped + other
+    return classes / normalizer, located / normalizer, overlapped / normalizer
+
+
+def assignment(logits: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor) -> list:
+    """(query, target) of the smallest cost."""
+    cost = [
+        [matching_cost(float(one[label]), box, target) for label, target in zip(labels, wanted, strict=True)]
+        for one, box in zip(logits, boxes, strict=True)
+    ]
+    return list(zip(*linear_sum_assignment(np.array(cost).reshape(len(boxes), -1)), strict=True))
+
+
+def predictions_of(images: int, queries: int, seed: int, layers: int = 2) -> Predictions:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(layers, images, queries, CLASSES, generator=generator)
+    return Predictions(logits, torch.rand(layers, images, queries, 4, generator=generator) * 0.3 + 0.3)
+
+
+@pytest.mark.parametrize("counts", [[2], [3, 0, 1]], ids=str)
+def test_losses_of_dn_detr(counts: list[int]) -> None:
+    """Padded denoising queries count for nothing, not even as background."""
+    criterion = instantiate(recipe("dn_detr_r50_50ep_coco", f"model.num_classes={CLASSES}").model.criterion)
+    targets, images, size = targets_of(counts), len(counts), max(counts)
+    denoising = QueryDenoising(DIM, CLASSES)(targets, num_matching_queries=8)
+    groups = {"main": predictions_of(images, 8, 0), "denoising": predictions_of(images, 5 * size, 1)}
+    found = criterion(groups, targets, denoising)
+    for layer in range(2):
+        # as if each image had only its own denoising queries
+        pairs = [[(g * size + t, t) for g in range(5) for t in range(n)] for n in counts]
+        kept = Predictions(groups["denoising"].logits.clone(), groups["denoising"].boxes)
+        for image, found_pairs in enumerate(pairs):
+            padded = sorted(set(range(5 * size)) - {query for query, _ in found_pairs})
+            kept.logits[:, image, padded] = -30.0
+        expected = reference(kept, targets, pairs, 5 * sum(counts), layer)
+        for name, weight, value in zip(("focal", "bbox", "giou"), (1, 5, 2), expected, strict=True):
+            assert float(found[f"loss_{name}_dn_{layer}"]) == pytest.approx(weight * value, rel=1e-5)
+
+
+@pytest.mark.parametrize("counts", [[2], [3, 0, 1]], ids=str)
+def test_losses_of_h_detr(counts: list[int]) -> None:
+    """One-to-one, one-to-many with each object six times, and class-agnostic proposals."""
+    criterion = instantiate(recipe("h_deformable_detr_r50_12ep_coco", f"model.num_classes={CLASSES}").model.criterion)
+    targets, images = targets_of(counts), len(counts)
+    repeated = Targets.collate(
+        [targets.labels[i, :n].repeat(6) for i, n in enumerate(counts)],
+        [targets.boxes[i, :n].repeat(6, 1) for i, n in enumerate(counts)],
+    )
+    groups = {
+        "main": predictions_of(images, 8, 0),
+        "hybrid": predictions_of(images, 30, 1),
+        "encoder": predictions_of(images, 40, 2, layers=1),
+    }
+    kinds = {
+        "main": (targets, {0: "_aux_0", 1: ""}),
+        "hybrid": (repeated, {0: "_o2m_0", 1: "_o2m"}),
+        "encoder": (targets.without_classes(), {0: "_enc"}),
+    }
+    found = criterion(groups, targets)
+    for name, (wanted, suffixes) in kinds.items():
+        for layer, suffix in suffixes.items():
+            logits, boxes = groups[name].logits[layer], groups[name].boxes[layer]
+            pairs = [
+                assignment(logits[i], boxes[i], wanted.labels[i, :n], wanted.boxes[i, :n])
+                for i, n in enumerate(wanted.counts)
+            ]
+            expected = reference(groups[name], wanted, pairs, sum(wanted.counts), layer)
+            for loss, weight, value in zip(("focal", "bbox", "giou"), (2, 5, 2), expected, strict=True):
+                assert float(found[f"loss_{loss}{suffix}"]) == pytest.approx(weight * value, rel=1e-5), (name, layer)
+
+
+def test_patterns_come_one_after_the_other_each_with_all_anchors() -> None:
+    queries = LearnedAnchors(DIM, num_queries=4, num_patterns=3)
+    made = queries(memory_of([(2, 2)]))
+    assert made.content.shape == (2, 12, DIM)
+    for pattern in range(3):
+        for anchor in range(4):
+            content = torch.cat([queries.content.weight[0], torch.zeros(1)]) + queries.patterns.weight[pattern]
+            torch.testing.assert_close(made.content[1, 4 * pattern + anchor], content)
+            torch.testing.assert_close(made.references[1, 4 * pattern + anchor], queries.anchors.weight[anchor])
+
+
+def sines(value: float, dim: int) -> np.ndarray:
+    """DETR's embedding of one coordinate."""
+    angles = [2 * math.pi * value / 10000 ** (2 * (k // 2) / dim) for k in range(dim)]
+    return np.array([math.cos(angle) if k % 2 else math.sin(angle) for k, angle in enumerate(angles)])
+
+
+@torch.no_grad()
+def test_anchors_are_embedded_by_their_sines() -> None:
+    torch.manual_seed(0)
+    memory, boxes, queries = memory_of([(2, 2)]), torch.rand(2, 3, 4) * 0.5 + 0.2, torch.randn(2, 3, DIM)
+    memory.padding = None
+    position, modulated = (randomize(kind(DIM), 0.3) for kind in (AnchorPosition, ModulatedAnchorPosition))
+    x, y, w, h = boxes[1, 2].tolist()
+    embedded = np.concatenate([sines(v, DIM // 2) for v in (y, x, w, h)])
+    plain = position.box_mlp(torch.tensor(embedded, dtype=torch.float32))
+    torch.testing.assert_close(position(0, queries, boxes, memory).embedding[1, 2], plain)
+    scale = position.scale_mlp(queries[1, 2])
+    torch.testing.assert_close(position(1, queries, boxes, memory).embedding[1, 2], plain * scale)
+    # DAB-DETR, equation 6: the width modulates the columns, the height the rows
+    width, height = (modulated.size_mlp(queries[1, 2]).sigmoid() / boxes[1, 2, 2:]).tolist()
+    expected = np.concatenate([sines(y, DIM // 2) * height, sines(x, DIM // 2) * width])
+    centre = modulated(0, queries, boxes, memory).centre[1, 2]
+    torch.testing.assert_close(centre, torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_cross_attention_looks_at_each_map_by_itself() -> None:
+    torch.manual_seed(0)
+    heads, shapes = 4, [(3, 2), (2, 1)]
+    memory, queries = memory_of(shapes), torch.randn(2, 3, DIM)
+    position = QueryPosition(torch.randn(2, 3, DIM), torch.randn(2, 3, DIM))
+    attention = randomize(ConditionalDecoderLayer(DIM, heads, 16, num_levels=2), 0.2).cross_attn
+    weighing = torch.randn(2, 3, DIM)
+    found = attention(queries, position, memory, weighing)
+    image, query, width = 1, 2, DIM // heads
+    wanted = attention.query_content(queries[image, query]) + attention.query_position(position.embedding[image, query])
+    sine = attention.query_sine(position.centre[image, query])
+    levels, start = [], 0
+    for height, columns in shapes:
+        keys, scores = range(start, start + height * columns), []
+        start += height * columns
+        keys = [k for k in keys if not memory.padding[image, k]]
+        for k in keys:
+            where = attention.key_position(memory.position[image, k])
+            content = attention.key_content(memory.tokens[image, k]) + where
+            per_head = [
+                (wanted[i : i + width] @ content[i : i + width] + sine[i : i + width] @ where[i : i + width])
+                / math.sqrt(2 * width)
+                for i in range(0, DIM, width)
+            ]
+            scores.append(torch.stack(per_head))
+        shares = torch.stack(scores).softmax(dim=0)
+        values = torch.stack([attention.value_proj(memory.tokens[image, k]) for k in keys])
+        levels.append((shares.repeat_interleave(width, dim=1) * values).sum(dim=0))
+    shares = attention.level_weights(weighing[image, query]).softmax(dim=0)
+    expected = attention.output_proj(shares[0] * levels[0] + shares[1] * levels[1])
+    torch.testing.assert_close(found[image, query], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mixed_selection_takes_the_position_from_the_box_and_learns_the_content() -> None:
+    torch.manual_seed(0)
+    queries = randomize(RegionProposals(DIM, CLASSES, 3, num_one_to_many=2, mixed_selection=True), 0.2)
+    made = queries(memory_of([(4, 4)]))
+    assert made.num_one_to_many == 2
+    torch.testing.assert_close(made.content[0], queries.content.weight)
+    box = made.references[0, 1].sigmoid().tolist()
+    embedded = torch.tensor(np.concatenate([sines(v, DIM // 2) for v in box]), dtype=torch.float32)
+    expected = queries.box_norm(queries.box_projection(embedded))[:DIM]
+    torch.testing.assert_close(made.position[0, 1], expected, rtol=1e-4, atol=1e-4)
