@@ -61,6 +61,7 @@ setup(
             "einops",
             "fairscale",
         ],
+        "timm": ["timm", "torchvision"],
         "wandb": ["wandb"],
     },
 )

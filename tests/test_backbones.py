@@ -1,5 +1,6 @@
 """Backbones of the ecosystem: another one under an encoder is one node of a config."""
 
+import importlib
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -11,6 +12,7 @@ from detectron2.config import LazyCall, instantiate
 
 from deim.config import build
 from deim.errors import CheckpointError, ConfigError
+from deim.fallback import is_standalone
 from deim.modeling.backbone import HGNetV2, build_resnet, build_swin, build_timm
 from tests.models import FAMILIES, batch, randomize, recipe
 
@@ -34,10 +36,25 @@ def test_any_backbone_stands_under_any_encoder(family: str, backbone: str) -> No
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     shapes = model.backbone.output_shape()
-    assert model.encoder.in_features == list(shapes)
+    assert model.encoder.in_features == sorted(shapes, key=lambda name: shapes[name].stride), "finest first"
     sum(model(batch([2, 1])).values()).backward()
     with torch.no_grad():
         assert torch.isfinite(model.eval()(batch([1]))[0]["instances"].scores).all()
+
+
+@pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
+@pytest.mark.parametrize("name", ["ConvNeXt", "FocalNet"])
+def test_backbones_of_detrex_do_as_well(name: str) -> None:
+    module = importlib.import_module("detrex.modeling.backbone")
+    options = {
+        "ConvNeXt": {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 128], "out_indices": [1, 2]},
+        "FocalNet": {"embed_dim": 16, "depths": [1, 1, 1, 1], "out_indices": [1, 2]},
+    }
+    cfg = recipe(FAMILIES["deformable"], *FEW)
+    cfg.model.backbone = LazyCall(getattr(module, name))(**options[name])
+    model = instantiate(cfg.model)
+    assert model.encoder.input_proj[0][0].in_channels == 32
+    assert torch.isfinite(sum(model(batch([2, 1])).values()))
 
 
 def test_asking_a_backbone_draws_no_random_numbers() -> None:

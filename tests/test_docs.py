@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 from detectron2.config import instantiate
 
+from deim import model_zoo
 from deim.config import load_config
+from deim.fallback import is_standalone
 from tests.conftest import ROOT
 from tests.test_train_net import tool
 
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
 )
+BUILT_ON_DETREX = ("dino_deim/", "dab_detr_deim/")
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -34,7 +37,9 @@ def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
     for words in commands(ROOT / name):
         assert (ROOT / words[0]).is_file(), words
         config = words[words.index("--config-file") + 1] if "--config-file" in words else "..."
-        if config != "...":
+        if config.startswith(BUILT_ON_DETREX) and is_standalone("detrex"):
+            assert config in model_zoo.available()
+        elif config != "...":
             path = ROOT / config
             load_config(
                 str(path) if path.is_file() else config, [word for word in words if re.match(r"[a-z][\w.]*=", word)]
