@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 
 from deim import model_zoo
@@ -60,6 +60,28 @@ def test_presnet_is_a_backbone_of_detectron2() -> None:
     assert {n: tuple(f.shape) for n, f in features.items()} == {"stage1": (1, 256, 16, 24), "stage3": (1, 1024, 4, 6)}
     trained = {n.split(".")[0] + n.split(".")[1] for n, p in backbone.named_parameters() if p.requires_grad}
     assert trained == {"res_layers1", "res_layers2"}, "and stages that nothing reads are not built"
+
+
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [
+        ("build_swin", {"p2": (384, 16)}),
+        ("build_resnet", {"res4": (1024, 16), "res5": (2048, 16)}),
+        ("build_timm", {"p3": (256, 16)}),
+    ],
+)
+def test_those_of_the_ecosystem_as_well(name: str, features: dict[str, tuple[int, int]]) -> None:
+    if name == "build_timm":
+        pytest.importorskip("timm")
+    cfg = old_style_config()
+    cfg.MODEL.BACKBONE.NAME = name
+    cfg.MODEL.SWIN.OUT_INDICES = [2]
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "resnet18", [3]
+    if "RESNETS" not in cfg.MODEL:  # the subset has them not, detectron2 has
+        cfg.MODEL.RESNETS = CfgNode({"DEPTH": 50, "NORM": "FrozenBN"})
+    cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.RES5_DILATION = ["res4", "res5"], 2
+    shapes = build_backbone(cfg).output_shape()
+    assert {key: (shape.channels, shape.stride) for key, shape in shapes.items()} == features
 
 
 def test_pretrained_backbones_are_loaded_from_a_file(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@
     cfg.MODEL.DEIM.NUM_CLASSES = 20
     model = build_model(cfg)
 
-``cfg.MODEL.BACKBONE.NAME = "HGNetV2"`` or ``"PResNet"`` gives the backbone to other models of detectron2.
+``cfg.MODEL.BACKBONE.NAME`` gives other models of detectron2 a backbone: ``"HGNetV2"``, ``"PResNet"``, ``"build_swin"``,
+``"build_timm"``, or ``"build_resnet"``, which takes detectron2's own keys.
 """
 
 from detectron2.config import CfgNode
@@ -23,7 +24,8 @@ from deim.config.building import build
 
 
 def add_deim_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.DEIM``, ``MODEL.HGNETV2`` and ``MODEL.PRESNET`` with their defaults, in place."""
+    """Add ``MODEL.DEIM``, ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN`` and ``MODEL.TIMM`` with their
+    defaults, in place."""
     cfg.MODEL.DEIM = CfgNode()
     # a recipe of deim.model_zoo, which describes backbone, encoder, decoder and losses
     cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_l_coco"
@@ -40,6 +42,18 @@ def add_deim_config(cfg: CfgNode) -> None:
     cfg.MODEL.PRESNET.OUT_FEATURES = ["stage2", "stage3", "stage4"]
     cfg.MODEL.PRESNET.FREEZE_NORM = False
     cfg.MODEL.PRESNET.WEIGHTS = ""
+
+    cfg.MODEL.SWIN = CfgNode()
+    cfg.MODEL.SWIN.SIZE = "tiny"
+    cfg.MODEL.SWIN.OUT_INDICES = [1, 2, 3]
+    cfg.MODEL.SWIN.WINDOW_SIZE = 7
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2
+    cfg.MODEL.SWIN.WEIGHTS = ""
+
+    cfg.MODEL.TIMM = CfgNode()
+    cfg.MODEL.TIMM.NAME = "resnet50"
+    cfg.MODEL.TIMM.OUT_INDICES = [2, 3, 4]
+    cfg.MODEL.TIMM.PRETRAINED = False
 
 
 @META_ARCH_REGISTRY.register()

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
 
@@ -12,6 +15,20 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 FEATURES = ("res2", "res3", "res4", "res5")
 
 
+def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
+    """Arguments from an old-style config, which has detectron2's keys."""
+    options = cfg.MODEL.RESNETS
+    return {
+        "depth": options.DEPTH,
+        "out_features": options.OUT_FEATURES,
+        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        "norm": options.NORM,
+        "dilated": options.RES5_DILATION > 1,
+    }
+
+
+@BACKBONE_REGISTRY.register()
+@configurable(from_config=_from_config)
 def build_resnet(
     depth: int,
     out_features: Sequence[str] = ("res3", "res4", "res5"),

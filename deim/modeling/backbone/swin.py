@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SwinTransformer
 
 from deim.checkpoint.backbone import load_backbone_weights
@@ -15,6 +18,20 @@ SIZES = {
 }
 
 
+def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
+    """Arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
+    options = cfg.MODEL.SWIN
+    return {
+        "size": options.SIZE,
+        "out_indices": options.OUT_INDICES,
+        "window_size": options.WINDOW_SIZE,
+        "drop_path_rate": options.DROP_PATH_RATE,
+        "weights": options.WEIGHTS,
+    }
+
+
+@BACKBONE_REGISTRY.register()
+@configurable(from_config=_from_config)
 def build_swin(
     size: str,
     out_indices: Sequence[int] = (1, 2, 3),

@@ -2,9 +2,19 @@
 
 from collections.abc import Sequence
 
-from detectron2.modeling import Backbone
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 
+def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
+    """Arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
+    options = cfg.MODEL.TIMM
+    return {"name": options.NAME, "out_indices": options.OUT_INDICES, "pretrained": options.PRETRAINED}
+
+
+@BACKBONE_REGISTRY.register()
+@configurable(from_config=_from_config)
 def build_timm(name: str, out_indices: Sequence[int] = (1, 2, 3), pretrained: bool = False) -> Backbone:
     """detrex's ``TimmBackbone``: features "p<index>" of the indices that timm counts a model's stages by.
 
