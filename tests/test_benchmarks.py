@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deim.fallback import is_standalone
 from tests.test_train_net import tool
 
 
@@ -30,3 +31,13 @@ def test_memory_is_measured() -> None:
     done = tool("benchmark.py", "memory", "--images=3000")
     assert done.returncode == 0, done.stderr
     assert "deim's arrays" in done.stdout
+
+
+def test_losses_are_measured_beside_detrex() -> None:
+    done = tool("benchmark.py", "criterion", "--rounds=1")
+    if is_standalone("detrex"):
+        assert done.returncode == 2
+        assert "put checkouts of detectron2 and detrex on PYTHONPATH" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "| 4 x 20 " in done.stdout

@@ -10,7 +10,15 @@ from detectron2.data.transforms import AugInput, Augmentation, AugmentationList,
 from detectron2.structures import BoxMode
 from fvcore.transforms.transform import CropTransform, VFlipTransform
 
-from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
+from deim.data.augmentation import (
+    OneOf,
+    RandomIoUCrop,
+    RandomPhotometricDistort,
+    RandomSizeCrop,
+    RandomZoomOut,
+    Resize,
+    ResizeShortestEdge,
+)
 from deim.data.geometry import AffineTransform, PendingImage
 from deim.data.mosaic import Mosaic
 from deim.data.records import CompactRecords
@@ -77,9 +85,24 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+# DETR's: one of two ways to a size of each image's own
+OWN_SIZES = [
+    OneOf(
+        [
+            [ResizeShortestEdge(range(96, 161, 32), max_size=266)],
+            [
+                ResizeShortestEdge([80, 100, 120]),
+                RandomSizeCrop(70, 120),
+                ResizeShortestEdge(range(96, 161, 32), max_size=266),
+            ],
+        ]
+    )
+]
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "own sizes"])
 def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str) -> None:
-    kind, mosaic = STAGES[stage]
+    kind, mosaic = STAGES.get(stage, (Stage.PLAIN, None))
     mapper = StagedMapper(
         Schedule(epochs=4),
         (160, 192),
@@ -87,6 +110,7 @@ def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str
         always=[T.RandomFlip(prob=0.5), FlipVertically()],
         mosaic=mosaic,
         multi_scale_repeat=1,
+        resize=OWN_SIZES if stage == "own sizes" else None,
     )
     records, checked = CompactRecords(rectangles), 0
     for seed in range(120):
@@ -105,6 +129,22 @@ def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str
                 assert np.abs(seen - box).max() <= 2, (seed, label, seen, box)
             checked += 1
     assert checked > 60
+
+
+def test_each_image_gets_a_size_of_its_own(rectangles: list[dict]) -> None:
+    mapper = StagedMapper(Schedule(epochs=4), (160, 192), resize=OWN_SIZES)
+    records, sizes = CompactRecords(rectangles), set()
+    for seed in range(100):
+        np.random.seed(seed)
+        sample = mapper.at(Stage.PLAIN, records)(records[seed % HUES])
+        height, width = sample["image"].shape[1:]
+        assert sample["instances"].image_size == (height, width)
+        assert max(height, width) <= 266
+        sizes.add((height, width))
+        if min(height, width) not in (96, 128, 160):
+            assert max(height, width) == 266, "the longer side is what limits it"
+        assert mapper.at(Stage.DENSE, records)(records[0])["image"].shape[1:] == (160, 192), "these are mixed"
+    assert len(sizes) > 30
 
 
 def draw_all(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:

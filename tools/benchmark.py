@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
-from deim.benchmarks import dataloader, memory
+from deim.benchmarks import criterion, dataloader, memory
 from deim.command_line import run_tool
 from deim.errors import ConfigError
 
@@ -41,5 +41,8 @@ if __name__ == "__main__":
     growth = subparsers.add_parser("memory", help="growth of a worker process over an epoch")
     growth.add_argument("--images", type=int, default=118_287, help="size of the data set; COCO's by default")
     growth.set_defaults(action=lambda args: memory.run(args.images))
+    losses = subparsers.add_parser("criterion", help="losses of a step beside detrex's, which must be on PYTHONPATH")
+    losses.add_argument("--rounds", type=int, default=5)
+    losses.set_defaults(action=lambda args: criterion.run(args.rounds))
     args = parser.parse_args()
     sys.exit(run_tool(lambda: args.action(args)))

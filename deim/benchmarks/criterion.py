@@ -1,0 +1,77 @@
+"""How long the losses of a training step take, matching included, beside detrex's."""
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from deim.errors import ConfigError
+from deim.modeling.losses import DetrexCriterion
+
+LAYERS, QUERIES, CLASSES = 6, 900, 80  # DINO's
+# images in a batch, and objects in each
+BATCHES = ((2, 8), (4, 20), (16, 80))
+
+
+def random_step(images: int, objects: int) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+    """Outputs of a model of detrex with proposals, and targets."""
+    generator = torch.Generator().manual_seed(0)
+
+    def layer() -> dict[str, Tensor]:
+        logits = torch.randn(images, QUERIES, CLASSES, generator=generator) - 4
+        boxes = torch.rand(images, QUERIES, 4, generator=generator) * 0.4 + 0.3
+        return {"pred_logits": logits.requires_grad_(), "pred_boxes": boxes.requires_grad_()}
+
+    outputs: dict[str, Any] = {**layer(), "aux_outputs": [layer() for _ in range(LAYERS - 1)], "enc_outputs": layer()}
+    targets = [
+        {
+            "labels": torch.randint(CLASSES, (objects,), generator=generator),
+            "boxes": torch.rand(objects, 4, generator=generator) * 0.4 + 0.3,
+        }
+        for _ in range(images)
+    ]
+    return outputs, targets
+
+
+def detrex_criterion() -> Callable[..., dict[str, Tensor]]:
+    """DINO's criterion, without its denoising, which needs a GPU.
+
+    Raises:
+        ConfigError: Python finds no checkout of detrex.
+    """
+    try:
+        matcher = importlib.import_module("detrex.modeling.matcher").HungarianMatcher
+        criterion = importlib.import_module("projects.dino.modeling.two_stage_criterion").TwoStageCriterion
+    except ImportError as error:
+        raise ConfigError(f"put checkouts of detectron2 and detrex on PYTHONPATH to compare with ({error})") from error
+    cost = matcher(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, cost_class_type="focal_loss_cost")
+    return criterion(CLASSES, cost, weight_dict={})
+
+
+def seconds(criterion: Callable[..., dict[str, Tensor]], step: tuple[dict, list[dict]]) -> float:
+    """Of the losses and their gradients."""
+    start = time.perf_counter()
+    sum(criterion(*step).values()).backward()  # type: ignore[union-attr]
+    return time.perf_counter() - start
+
+
+def run(rounds: int) -> None:
+    """Print the fastest of ``rounds`` for each kind of batch; ours and theirs take turns."""
+    kinds: Sequence[Callable] = (
+        detrex_criterion(),
+        DetrexCriterion(CLASSES, "focal", alpha=0.25, gamma=2.0),
+        DetrexCriterion(CLASSES, "mal"),
+    )
+    rows = []
+    for images, objects in BATCHES:
+        step = random_step(images, objects)
+        times = [[seconds(criterion, step) for criterion in kinds] for _ in range(rounds)]
+        theirs, focal, mal = (min(column) for column in zip(*times, strict=True))
+        cells = [f"{1000 * value:.0f} ms" for value in (theirs, focal, mal)]
+        rows.append([f"{images} x {objects}", *cells, f"{focal / theirs:.2f}", f"{mal / theirs:.2f}"])
+    head = ["images x objects", "detrex", "deim, the same losses", "deim, MAL", "ratio", "ratio"]
+    print(tabulate(rows, head, tablefmt="github"))
