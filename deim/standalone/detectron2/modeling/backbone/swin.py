@@ -1,5 +1,7 @@
 """Swin Transformer (arXiv 2103.14030) with the layout of detectron2's and the original's checkpoints."""
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -24,13 +26,12 @@ class _DropPath(nn.Module):
 
 
 class _Mlp(nn.Module):
-    def __init__(self, dim, hidden, drop):
+    def __init__(self, dim, hidden):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
 
     def forward(self, x):
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 def _relative_positions(size):
@@ -45,14 +46,12 @@ def _relative_positions(size):
 class _WindowAttention(nn.Module):
     """Attention among the tokens of a window, with a learned bias for each relative position."""
 
-    def __init__(self, dim, window_size, num_heads, qkv_bias, qk_scale, attn_drop, proj_drop):
+    def __init__(self, dim, window_size, num_heads):
         super().__init__()
-        self.num_heads, self.attn_drop = num_heads, attn_drop
-        self.scale = qk_scale or (dim // num_heads) ** -0.5
+        self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
         self.register_buffer("relative_position_index", _relative_positions(window_size))
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj, self.proj_drop = nn.Linear(dim, dim), nn.Dropout(proj_drop)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, windows, allowed=None):
@@ -62,24 +61,23 @@ class _WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if allowed is not None:
             bias = torch.where(allowed[:, None], bias, bias.new_tensor(-100.0))
-        drop = self.attn_drop if self.training else 0.0
         mask = bias.to(query.dtype).expand(count, -1, -1, -1)
         flat = (x.flatten(0, 1) for x in (query, key, value))
         mask = mask.repeat(batch, 1, 1, 1)
-        attended = F.scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=drop, scale=self.scale)
-        return self.proj_drop(self.proj(attended.transpose(1, 2).reshape(batch, count, -1, dim)))
+        attended = F.scaled_dot_product_attention(*flat, attn_mask=mask)
+        return self.proj(attended.transpose(1, 2).reshape(batch, count, -1, dim))
 
 
 class _Block(nn.Module):
     """Attention in windows, which every other block shifts by half their size, and a feed-forward part."""
 
-    def __init__(self, dim, num_heads, window_size, shift, mlp_ratio, drop, drop_path, norm_layer, **attention):
+    def __init__(self, dim, num_heads, window_size, shift, drop_path):
         super().__init__()
         self.window_size, self.shift = window_size, shift
-        self.norm1, self.norm2 = norm_layer(dim), norm_layer(dim)
-        self.attn = _WindowAttention(dim, window_size, num_heads, proj_drop=drop, **attention)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = _WindowAttention(dim, window_size, num_heads)
         self.drop_path = _DropPath(drop_path)
-        self.mlp = _Mlp(dim, int(dim * mlp_ratio), drop)
+        self.mlp = _Mlp(dim, 4 * dim)
 
     def forward(self, x):
         """(B, h, w, C) -> (B, h, w, C)."""
@@ -127,9 +125,9 @@ def _same_region(shape, size, shift, device):
 class _PatchMerging(nn.Module):
     """Four neighbours become one token of twice the width."""
 
-    def __init__(self, dim, norm_layer):
+    def __init__(self, dim):
         super().__init__()
-        self.reduction, self.norm = nn.Linear(4 * dim, 2 * dim, bias=False), norm_layer(4 * dim)
+        self.reduction, self.norm = nn.Linear(4 * dim, 2 * dim, bias=False), nn.LayerNorm(4 * dim)
 
     def forward(self, x):
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
@@ -138,95 +136,61 @@ class _PatchMerging(nn.Module):
 
 
 class _Stage(nn.Module):
-    def __init__(self, dim, depth, window_size, drop_paths, downsample, norm_layer, **options):
+    def __init__(self, dim, num_heads, window_size, drop_paths, downsample):
         super().__init__()
+        shifts = (0, window_size // 2)
         self.blocks = nn.ModuleList(
-            _Block(
-                dim=dim,
-                window_size=window_size,
-                shift=window_size // 2 if index % 2 else 0,
-                drop_path=drop_paths[index],
-                norm_layer=norm_layer,
-                **options,
-            )
-            for index in range(depth)
+            _Block(dim, num_heads, window_size, shifts[index % 2], rate) for index, rate in enumerate(drop_paths)
         )
-        self.downsample = _PatchMerging(dim, norm_layer) if downsample else None
+        self.downsample = _PatchMerging(dim) if downsample else None
 
 
 class _PatchEmbed(nn.Module):
     """Squares of pixels as tokens."""
 
-    def __init__(self, patch_size, in_chans, embed_dim, norm_layer):
+    def __init__(self, patch_size, embed_dim):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
-        self.norm = norm_layer(embed_dim) if norm_layer is not None else None
+        self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+        self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, x):
         """(B, 3, H, W) -> (B, h, w, C)."""
         height, width = x.shape[-2:]
-        x = self.proj(F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))).permute(0, 2, 3, 1)
-        return x if self.norm is None else self.norm(x)
+        x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
 class SwinTransformer(Backbone):
-    """Features "p0" .. "p3" at strides 4, 8, 16 and 32, those of ``out_indices``."""
+    """Features "p0" .. "p3" at strides 4, 8, 16 and 32, those of ``out_indices``; tokens of 4 x 4 pixels."""
 
     def __init__(
         self,
-        pretrain_img_size=224,
-        patch_size=4,
-        in_chans=3,
+        *,
         embed_dim=96,
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         window_size=7,
-        mlp_ratio=4.0,
-        qkv_bias=True,
-        qk_scale=None,
-        drop_rate=0.0,
-        attn_drop_rate=0.0,
-        drop_path_rate=0.2,
-        norm_layer=nn.LayerNorm,
-        ape=False,
-        patch_norm=True,
         out_indices=(0, 1, 2, 3),
-        frozen_stages=-1,
-        use_checkpoint=False,
+        drop_path_rate=0.2,
     ):
         super().__init__()
-        if ape or use_checkpoint:
-            raise NotImplementedError("ape and use_checkpoint; install detectron2 for them")
-        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
-        self.patch_embed = _PatchEmbed(patch_size, in_chans, embed_dim, norm_layer if patch_norm else None)
-        self.pos_drop = nn.Dropout(drop_rate)
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.out_indices = tuple(out_indices)
+        self.patch_embed = _PatchEmbed(4, embed_dim)
         self.num_features = [embed_dim * 2**index for index in range(len(depths))]
+        # rising from block to block
+        steps = max(sum(depths) - 1, 1)
+        rates = iter([drop_path_rate * block / steps for block in range(sum(depths))])
         self.layers = nn.ModuleList(
-            _Stage(
-                width,
-                depth,
-                window_size,
-                rates[sum(depths[:index]) :],
-                downsample=index < len(depths) - 1,
-                norm_layer=norm_layer,
-                num_heads=num_heads[index],
-                mlp_ratio=mlp_ratio,
-                drop=drop_rate,
-                qkv_bias=qkv_bias,
-                qk_scale=qk_scale,
-                attn_drop=attn_drop_rate,
-            )
-            for index, (width, depth) in enumerate(zip(self.num_features, depths, strict=True))
+            _Stage(width, heads, window_size, list(itertools.islice(rates, depth)), index < len(depths) - 1)
+            for index, (width, heads, depth) in enumerate(zip(self.num_features, num_heads, depths, strict=True))
         )
         for index in self.out_indices:
-            self.add_module(f"norm{index}", norm_layer(self.num_features[index]))
+            self.add_module(f"norm{index}", nn.LayerNorm(self.num_features[index]))
         self._out_features = [f"p{index}" for index in self.out_indices]
         self._out_feature_channels = {f"p{index}": self.num_features[index] for index in self.out_indices}
-        self._out_feature_strides = {f"p{index}": patch_size * 2**index for index in self.out_indices}
+        self._out_feature_strides = {f"p{index}": 4 * 2**index for index in self.out_indices}
         self.apply(self._init_weights)
-        self._freeze_stages()
 
     @staticmethod
     def _init_weights(module):
@@ -235,17 +199,12 @@ class SwinTransformer(Backbone):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def _freeze_stages(self):
-        frozen = [self.patch_embed] if self.frozen_stages >= 0 else []
-        for part in [*frozen, *self.layers[: max(self.frozen_stages - 1, 0)]]:
-            part.requires_grad_(False)
-
     @property
     def size_divisibility(self):
         return 32
 
     def forward(self, x):
-        x = self.pos_drop(self.patch_embed(x))
+        x = self.patch_embed(x)
         features = {}
         for index, stage in enumerate(self.layers):
             for block in stage.blocks:
