@@ -22,6 +22,11 @@ model.encoder.dim = 96
 model.encoder.num_levels = 2
 model.encoder.num_layers = 2
 model.encoder.dim_feedforward = 384
-model.decoder.num_layers = 2
+model.decoder.num_layers = 3
 model.decoder.layer.num_points = [4, 4]
 model.decoder.queries.num_queries = 50
+
+# Learned anchors take longer to spread than selected tokens.
+optimizer.lr = 1.5e-3
+schedule.epochs = 24
+schedule.flat_epochs = 14
