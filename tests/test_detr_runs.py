@@ -67,5 +67,8 @@ def test_two_processes_train_like_one(
         assert done.returncode == 0, done.stderr[-3000:]
         curves.append(metrics(tmp_path / str(processes)))
     assert curves[0][9] < curves[0][0], "the model must have learnt something to compare"
-    for iteration, value in curves[0].items():
-        assert curves[1][iteration] == pytest.approx(value, rel=1e-4)
+    apart = sorted(abs(curves[1][iteration] - value) / value for iteration, value in curves[0].items())
+    # Rounding decides now and then which of two tokens of nearly equal score becomes which query, and shows in that
+    # iteration's loss alone.
+    assert apart[len(apart) // 2] < 1e-5
+    assert apart[-1] < 1e-2
