@@ -29,12 +29,7 @@ def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Modu
     """A trainable detector of 6 classes with few queries."""
     torch.manual_seed(seed)
     return instantiate(
-        recipe(
-            FAMILIES[family],
-            "model.decoder.queries.num_queries=20",
-            "model.decoder.num_layers=3",
-            *overrides,
-        ).model
+        recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3", *overrides).model
     )
 
 

@@ -94,10 +94,18 @@ class Criterion(nn.Module):
         return {name: value * weight for name, (value, weight) in terms.items()}
 
     def terms(
-        self, groups: Mapping[str, Predictions], targets: Targets, denoising: DenoisingGroups | None = None
+        self,
+        groups: Mapping[str, Predictions],
+        targets: Targets,
+        denoising: DenoisingGroups | None = None,
+        supervision: Sequence[Supervision] | None = None,
     ) -> dict[str, tuple[Tensor, float]]:
-        """The same as :meth:`forward`, each as a loss and the weight that it is to be multiplied by."""
-        active = [s for s in self.supervision if denoising is not None or not s.denoising]
+        """The same as :meth:`forward`, each as a loss and the weight that it is to be multiplied by.
+
+        Args:
+            supervision: in place of the criterion's own.
+        """
+        active = [s for s in (supervision or self.supervision) if denoising is not None or not s.denoising]
         missing = [s.group for s in active if s.group not in groups]
         if missing:
             raise ConfigError(
@@ -111,14 +119,13 @@ class Criterion(nn.Module):
         balance = ((main.matched * scale).sqrt(), (main.others * scale).sqrt())
 
         terms: dict[str, tuple[Tensor, float]] = {}
-        for supervision in active:
-            predictions = groups[supervision.group]
-            wanted = supervision.targets(targets)
-            values = self._group_losses(predictions, wanted, step.groups[supervision.group], balance)
+        for one in active:
+            predictions = groups[one.group]
+            values = self._group_losses(predictions, one.targets(targets), step.groups[one.group], balance)
             for name, per_layer in values.items():
                 for index, value in enumerate(per_layer.unbind()):
-                    full_name = supervision.name(name, index, len(predictions.logits))
-                    terms[full_name] = value, self.weights[name] * supervision.weight
+                    full_name = one.name(name, index, len(predictions.logits))
+                    terms[full_name] = value, self.weights[name] * one.weight
         return terms
 
     def _group_losses(

@@ -52,7 +52,7 @@ class DetrexCriterion(nn.Module):
         self.denoising = Supervision("denoising", "_dn_{}", last_suffix="_dn", denoising=True)
         self.criterion = Criterion(
             num_classes,
-            [self.main],
+            [self.main, self.encoder, self.denoising],
             matcher,
             classification=classification,
             weights=weights,
@@ -88,8 +88,8 @@ class DetrexCriterion(nn.Module):
         collated = Targets.collate([one["labels"] for one in targets], [one["boxes"] for one in targets])
         if self.training and self.group_nums > 1:
             collated, groups = _group_by_group(collated, groups, self.group_nums)
-        self.criterion.supervision = tuple(one for one in supervised if one.group in groups)
-        terms = self.criterion.terms(groups, collated, denoising)
+        there = [one for one in supervised if one.group in groups]
+        terms = self.criterion.terms(groups, collated, denoising, there)
         classification = f"loss_{self.criterion.classification}"
         named = {name.replace(classification, "loss_class"): term for name, term in terms.items()}
         self.weight_dict.update({name: weight for name, (_, weight) in named.items()})
