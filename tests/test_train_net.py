@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import deim
 from tests.conftest import ROOT
 
 RECIPE = "projects/deim_dfine/configs/deim_dfine_n_shapes.py"
@@ -134,7 +135,19 @@ def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
         "dataloader.train.dataset.name=two",
     )
     assert done.returncode == 0, done.stderr
-    assert "newly initialised: " in done.stdout
+    names = [category["name"] for category in content["categories"]]
+    assert f"{names[0]} <- {names[0]} (0), {names[1]} <- {names[1]} (1)" in done.stdout
+
+
+def test_checkpoints_say_what_they_are(shapes: Path, finished: Path) -> None:
+    said = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
+    categories = json.loads((shapes / "annotations" / "instances_train.json").read_text())["categories"]
+    assert said == {
+        "version": deim.__version__,
+        "recipe": "deim_dfine/deim_dfine_n_shapes",
+        "classes": [category["name"] for category in categories],
+        "form": "training",
+    }
 
 
 def test_pictures_are_drawn(shapes: Path, finished: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 train = dict(
     output_dir="./output",
     init_checkpoint="",
+    # name of the recipe, which checkpoints keep; from the config that is run
+    recipe="",
     # None: from the schedule's epochs
     max_iter=None,
     eval_period=None,

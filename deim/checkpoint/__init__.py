@@ -1,6 +1,16 @@
-"""Reading checkpoints: of whole models, and of backbones."""
+"""Checkpoints: of whole models and of backbones, ours and those of others."""
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.loading import load_weights, read_checkpoint, resume
+from deim.checkpoint.loading import load_for_inference, load_weights, resume
+from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.reading import read_checkpoint, read_weights
 
-__all__ = ["load_backbone_weights", "load_weights", "read_checkpoint", "resume"]
+__all__ = [
+    "Provenance",
+    "load_backbone_weights",
+    "load_for_inference",
+    "load_weights",
+    "read_checkpoint",
+    "read_weights",
+    "resume",
+]

@@ -1,91 +1,193 @@
-"""Loading of checkpoints that says clearly what does not fit."""
+"""Loading weights of any layout into a model, saying clearly what does not fit."""
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
+from deim.checkpoint import classes as class_names
+from deim.checkpoint.formats import recognise
+from deim.checkpoint.formats.format import shared_names
 from deim.checkpoint.layouts import present_name, with_present_names
+from deim.checkpoint.reading import Stored, read_checkpoint, read_weights, weights_of
+from deim.checkpoint.renaming import grouped
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
-# Parameters of these parts have a size that depends on the number of classes.
-_CLASS_PARTS = ("score_head", "class_embedding")
 
-
-def read_checkpoint(path: str) -> dict:
-    """The content of a checkpoint file, on the CPU.
-
-    Raises:
-        CheckpointError: it does not exist or cannot be read.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist (set train.init_checkpoint)")
-    try:
-        if path.endswith(".pkl"):
-            content = read_detectron2_pickle(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are no checkpoints
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the weights of a model")
-    return dict(content)
-
-
-def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
-    """The weights in a checkpoint: averaged ones if wanted and there, else the trained ones."""
-    if use_ema and content.get("ema_state"):
-        return content["ema_state"]
-    return content.get("model", content)
-
-
-def load_weights(model: nn.Module, path: str, *, use_ema: bool = True, allow_other_classes: bool = False) -> None:
-    """Load the weights in ``path`` into ``model``.
+def load_weights(
+    model: nn.Module,
+    path: str,
+    *,
+    use_ema: bool = True,
+    allow_other_classes: bool = False,
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Load the weights in ``path`` into ``model``, from any layout in :data:`deim.checkpoint.formats.FORMATS`.
 
     Args:
         use_ema: take the averaged weights where the checkpoint has them.
-        allow_other_classes: for fine-tuning: what depends on the number of classes keeps its
-            initial values where the checkpoint's has another size.
+        allow_other_classes: for fine-tuning: classes that the checkpoint does not have keep their initial values.
+        classes: names of the model's; weights of a class are found by its name, where the checkpoint says or its
+            number of classes tells what it is of.
 
     Raises:
-        CheckpointError: the checkpoint is of another model; names some parameters that do not fit.
+        CheckpointError: the checkpoint is of another model; names every parameter that does not fit.
     """
     module = model.module if isinstance(model, DistributedDataParallel) else model
-    weights: Mapping[str, Tensor] = with_present_names(weights_of(read_checkpoint(path), use_ema))
-    state = module.state_dict()
+    stored = read_weights(path, use_ema)
+    weights = in_our_layout(stored, module)
+    if is_deployed(weights):
+        raise CheckpointError(
+            f"{path} holds a model in the form for deployment, which cannot be trained: start from the training form"
+        )
+    _load(module, _for_classes(stored, weights, module, classes, allow_other_classes), path)
+
+
+def load_for_inference(
+    model: nn.Module, path: str, *, use_ema: bool = True, classes: Sequence[str] | None = None
+) -> None:
+    """:func:`load_weights` for a model that will only predict; weights in the form for deployment bring the model
+    into that form, in place."""
+    stored = read_weights(path, use_ema)
+    weights = in_our_layout(stored, model)
+    if not is_deployed(weights):
+        return _load(model, _for_classes(stored, weights, model, classes, False), path)
+    trained = model.state_dict().keys()
+    deploy_as(model, weights)
+    # What only training needs may still be there.
+    kept = {n: v for n, v in weights.items() if n in model.state_dict() or n not in trained}
+    _load(model, _for_classes(stored, kept, model, classes, False), path)
+    reparameterize(model)
+    return None
+
+
+def is_deployed(weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights under our names are of a model whose convolutions are re-parameterised."""
+    return any(".fused." in name for name in weights)
+
+
+def deploy_as(model: nn.Module, names: Mapping[str, Tensor]) -> None:
+    """Bring a model into the form for deployment as far as weights of these names are, in place: RT-DETRv2's code
+    re-parameterises fewer convolutions than we do."""
+    for name, module in list(model.named_modules()):
+        if not hasattr(module, "fused") or f"{name}.fused.weight" in names:
+            _reparameterize(module)
+
+
+def reparameterize(model: nn.Module) -> None:
+    """Bring a model into the form for deployment, in place."""
+    for module in list(model.modules()):
+        _reparameterize(module)
+
+
+def _reparameterize(module: nn.Module) -> None:
+    drop = getattr(module, "reparameterize", None)
+    if drop is not None:
+        drop()
+
+
+def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict[str, Tensor]:
+    """Weights under the names of ``model``; those that have no place there keep their names.
+
+    Args:
+        quiet: do not say in the log what the file is.
+
+    Raises:
+        CheckpointError: a value that follows from the shape of the model is another in the file.
+    """
+    weights, state = stored.weights, model.state_dict()
+    format_there = None if state.keys() <= weights.keys() else recognise(weights)
+    if format_there is None:
+        weights = with_present_names(weights)
+    else:
+        translated, left_over = format_there.to_ours(weights)
+        if translated.keys() == state.keys():
+            format_there.check_constants(weights, model)
+        weights = translated | {name: weights[name] for name in left_over}
+        if not quiet:
+            logger.info(f"{stored.path} is of {format_there.title}")
+    for name, original in shared_names(model).items():
+        if name not in weights and original in weights:
+            weights[name] = weights[original]
+    # Averages also hold the buffers that a model makes anew; frozen normalisation counts no batches.
+    made_anew = {name for name, _ in model.named_buffers()} - state.keys()
+    return {
+        name: value
+        for name, value in weights.items()
+        if name in state or not (name in made_anew or name.endswith("num_batches_tracked"))
+    }
+
+
+def stored_classes(stored: Stored) -> Sequence[str] | None:
+    """The classes that a file says its weights are of."""
+    if stored.metadata.get("classes"):
+        return stored.metadata["classes"]
+    labels = stored.config.get("id2label") or {}
+    names = [labels[key] for key in sorted(labels, key=int)]
+    return None if not names or names[0].startswith("LABEL_") else names
+
+
+def _for_classes(
+    stored: Stored,
+    weights: dict[str, Tensor],
+    model: nn.Module,
+    classes: Sequence[str] | None,
+    allow_new: bool,
+) -> dict[str, Tensor]:
+    """Weights whose rows are the model's classes."""
+    state = model.state_dict()
+    count, wanted = class_names.num_classes(weights), class_names.num_classes(state)
+    if count is None or wanted is None:
+        return weights
+    found = stored_classes(stored)
+    if count == wanted and (found is None or classes is None):
+        return weights
+    found, classes = found or class_names.known_classes(weights), classes or class_names.known_classes(state)
+    if found is None or classes is None or len(classes) != wanted:
+        return _without_class_parts(stored.path, weights, state) if allow_new else weights
+    rows = class_names.class_rows(found, classes)
+    if rows == list(range(count)) or (count == wanted and not any(row is not None for row in rows)):
+        return weights
+    unknown = [name for name, row in zip(classes, rows, strict=True) if row is None]
+    if unknown and not allow_new:
+        raise CheckpointError(f"{stored.path} does not know {len(unknown)} of the classes: {', '.join(unknown)}")
+    class_names.report(stored.path, found, classes, rows)
+    return class_names.with_rows(weights, state, rows)
+
+
+def _without_class_parts(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with the model's own initial values for what depends on the number of classes."""
+    new = {name: value for name, value in state.items() if name in weights and class_names.depends_on_classes(name)}
+    logger.warning(f"{path} has other classes, and does not say which; newly initialised: {', '.join(grouped(new))}")
+    return weights | new
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
+    state = model.state_dict()
     missing = [name for name in state if name not in weights and not name.endswith("num_batches_tracked")]
+    left_over = [name for name in weights if name not in state]
     resized = [name for name in state if name in weights and weights[name].shape != state[name].shape]
-    if allow_other_classes:
-        kept = [name for name in resized if any(part in name for part in _CLASS_PARTS)]
-        resized = [name for name in resized if name not in kept]
-        if kept:
-            logger.warning(f"{path} has another number of classes; newly initialised: {', '.join(kept)}")
-        weights = {name: value for name, value in weights.items() if name not in kept}
-    if missing or resized:
-        raise CheckpointError(_mismatch(path, state, weights, missing, resized))
-    module.load_state_dict({k: v for k, v in weights.items() if k in state}, strict=False)
-    logger.info(f"Loaded {len(state)} tensors from {path}")
+    if missing or left_over or resized:
+        raise CheckpointError(mismatch(path, state, weights))
+    model.load_state_dict(weights, strict=False)
+    logger.info(f"Loaded {len(weights)} tensors from {path}")
 
 
-def _mismatch(
-    path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tensor], missing: list[str], resized: list[str]
-) -> str:
+def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Everything in which weights differ from what a model holds, for a message."""
+    missing = [name for name in state if name not in weights and not name.endswith("num_batches_tracked")]
+    left_over = [name for name in weights if name not in state]
+    resized = [name for name in state if name in weights and weights[name].shape != state[name].shape]
+    shapes = [f"{n} is {tuple(weights[n].shape)} there and {tuple(state[n].shape)} here" for n in resized]
     lines = [f"checkpoint {path} does not fit the model: is it of another size or another family?"]
-    for name in resized[:3]:
-        lines.append(f"  {name} is {tuple(weights[name].shape)} there and {tuple(state[name].shape)} here")
-    for name in missing[:3]:
-        lines.append(f"  {name} is not in it")
-    more = len(resized[3:]) + len(missing[3:])
-    if more:
-        lines.append(f"  and {more} more")
-    if any(any(part in name for part in _CLASS_PARTS) for name in resized):
+    lines += [f"  {line}" for line in shapes]
+    lines += [f"  {name} is not in it" for name in grouped(missing)]
+    lines += [f"  {name} has no place in the model" for name in grouped(left_over)]
+    if any(class_names.depends_on_classes(name) for name in resized):
         lines.append("  (the number of classes differs; set model.num_classes to that of the checkpoint)")
     return "\n".join(lines)
 

@@ -20,6 +20,14 @@ def available() -> list[str]:
     return sorted(f"{path.parents[1].name}/{path.stem}" for path in files)
 
 
+def recipe_name(path: str) -> str:
+    """The name of the recipe in the file ``path``; the path itself if it is none that comes with deim."""
+    file = Path(path).resolve()
+    if file.is_relative_to(shipped_folder("projects").resolve()) and file.parent.name == "configs":
+        return f"{file.parents[1].name}/{file.stem}"
+    return path
+
+
 def nearest(name: str) -> str:
     """The recipes whose names are most like ``name``, for a message."""
     return ", ".join(difflib.get_close_matches(name, available(), n=3, cutoff=0.0))

@@ -10,7 +10,7 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deim.config.files import available, get_config_file, nearest, shipped_folder
+from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
 from deim.errors import ConfigError
 
 
@@ -69,6 +69,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Any:
         raise ConfigError(f"config file {path} defines no {', '.join(missing)}: it is not a complete recipe")
     # Recipes written for detrex know nothing of the settings that are only ours.
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
+    cfg.train.recipe = cfg.train.recipe or recipe_name(path)
     for override in overrides:
         _apply(cfg, override)
     return cfg

@@ -36,6 +36,7 @@ def add_deim_config(cfg: CfgNode) -> None:
     cfg.MODEL.HGNETV2.LEARNABLE_AFFINE = True
     cfg.MODEL.HGNETV2.OUT_FEATURES = ["stage2", "stage3", "stage4"]
     cfg.MODEL.HGNETV2.FREEZE_NORM = False
+    cfg.MODEL.HGNETV2.WEIGHTS = ""
 
     cfg.MODEL.PRESNET = CfgNode()
     cfg.MODEL.PRESNET.DEPTH = 50

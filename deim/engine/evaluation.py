@@ -1,6 +1,7 @@
 """Evaluating the model of a config."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import MetadataCatalog
@@ -9,12 +10,24 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from omegaconf import OmegaConf
 from torch import nn
 
-from deim.checkpoint.loading import load_weights
+from deim.checkpoint.loading import load_for_inference
 from deim.config import build
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
 
 logger = logging.getLogger("detectron2.deim")
+
+
+def dataset_classes(cfg: Any, split: str) -> Sequence[str] | None:
+    """Names of the classes of the data set of ``dataloader.<split>``, which its loader has registered; None for one
+    that says nothing of them."""
+    name = _dataset_name(cfg, split)
+    return MetadataCatalog.get(name).get("thing_classes") if isinstance(name, str) else None
+
+
+def _dataset_name(cfg: Any, split: str) -> Any:
+    dataset = OmegaConf.select(cfg, f"dataloader.{split}.dataset", default=None) or {}
+    return dataset.get("name", dataset.get("names"))
 
 
 def check_classes(cfg: Any, split: str) -> None:
@@ -25,10 +38,8 @@ def check_classes(cfg: Any, split: str) -> None:
     Raises:
         DatasetError: they differ.
     """
-    dataset = OmegaConf.select(cfg, f"dataloader.{split}.dataset", default=None) or {}
-    name = dataset.get("name", dataset.get("names"))
+    name, classes = _dataset_name(cfg, split), dataset_classes(cfg, split)
     expected = OmegaConf.select(cfg, "model.num_classes", default=None)
-    classes = None if not isinstance(name, str) else MetadataCatalog.get(name).get("thing_classes")
     if classes is None or expected is None or len(classes) == expected:
         return
     shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
@@ -66,5 +77,11 @@ def trained_model(cfg: Any) -> nn.Module:
     if not cfg.train.init_checkpoint:
         raise ConfigError("no weights are given: train.init_checkpoint=path/to/model.pth")
     model = build(cfg, "model").to(cfg.train.device)
-    load_weights(model, cfg.train.init_checkpoint, use_ema=cfg.train.model_ema.use_ema_weights_for_eval_only)
+    build(cfg, "dataloader.test")  # which registers the data set
+    load_for_inference(
+        model,
+        cfg.train.init_checkpoint,
+        use_ema=cfg.train.model_ema.use_ema_weights_for_eval_only,
+        classes=dataset_classes(cfg, "test"),
+    )
     return model

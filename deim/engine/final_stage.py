@@ -10,7 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from deim.checkpoint.loading import read_checkpoint
+from deim.checkpoint.reading import read_checkpoint
 from deim.engine.ema import EMAHook
 from deim.engine.hooks import BestCheckpointer
 

@@ -13,10 +13,12 @@ from detectron2.utils import comm
 from detrex.modeling import ema
 from torch import nn
 
+import deim
 from deim.checkpoint.loading import load_weights, resume
+from deim.checkpoint.provenance import Provenance
 from deim.config import build, find_config, load_config
 from deim.engine.ema import EMAHook
-from deim.engine.evaluation import check_classes, evaluate, evaluate_checkpoint
+from deim.engine.evaluation import check_classes, dataset_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import BestCheckpointer
 from deim.engine.plateau import PlateauHook
@@ -80,7 +82,11 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         accumulation_steps=cfg.train.accumulation_steps,
     )
     checkpointer = DetectionCheckpointer(
-        wrapped, cfg.train.output_dir, trainer=trainer, **ema.may_get_ema_checkpointer(cfg, wrapped)
+        wrapped,
+        cfg.train.output_dir,
+        trainer=trainer,
+        deim=Provenance(deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train")),
+        **ema.may_get_ema_checkpointer(cfg, wrapped),
     )
     trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
     start = 0
@@ -88,7 +94,12 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         resume(checkpointer, wrapped)
         start = trainer.iter + 1
     elif cfg.train.init_checkpoint:
-        load_weights(wrapped, cfg.train.init_checkpoint, allow_other_classes=True)
+        load_weights(
+            wrapped,
+            cfg.train.init_checkpoint,
+            allow_other_classes=True,
+            classes=dataset_classes(cfg, "train"),
+        )
     trainer.train(start, cfg.train.max_iter)
 
 

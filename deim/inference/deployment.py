@@ -4,6 +4,8 @@ import copy
 
 from torch import nn
 
+from deim.checkpoint.loading import reparameterize
+
 
 def to_deployment(model: nn.Module) -> nn.Module:
     """A copy in eval mode without what inference never uses and with its convolutions re-parameterised.
@@ -11,8 +13,5 @@ def to_deployment(model: nn.Module) -> nn.Module:
     Detections stay the same up to rounding; the copy cannot be trained.
     """
     deployed = copy.deepcopy(model).eval()
-    for module in list(deployed.modules()):
-        reparameterize = getattr(module, "reparameterize", None)
-        if reparameterize is not None:
-            reparameterize()
+    reparameterize(deployed)
     return deployed

@@ -10,6 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deim.checkpoint.backbone import load_backbone_weights
 from deim.layers.conv import ConvNorm
 from deim.modeling.backbone.staged import StagedBackbone
 
@@ -170,9 +171,11 @@ class HGNetV2(StagedBackbone):
         freeze_at: freeze the parameters of the first parts, as detectron2 counts: 0 none, 1 the
             stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
+        weights: file with pretrained weights, such as D-FINE's ``PPHGNetV2_B0_stage1.pth``; "" for none.
 
     Raises:
         ValueError: an unknown name, feature or ``freeze_at``.
+        CheckpointError: ``weights`` does not fit.
     """
 
     @configurable
@@ -184,6 +187,7 @@ class HGNetV2(StagedBackbone):
         out_features: Sequence[str] = ("stage2", "stage3", "stage4"),
         freeze_at: int = 0,
         freeze_norm: bool = False,
+        weights: str = "",
     ):
         super().__init__()
         if name not in ARCHITECTURES:
@@ -197,6 +201,8 @@ class HGNetV2(StagedBackbone):
             for index, (width, spec) in enumerate(zip(inputs, specs, strict=True))
         )
         self.describe(out_features, (spec.out for spec in specs))
+        if weights:
+            load_backbone_weights(self, weights)
         self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)
 
     @classmethod
@@ -209,6 +215,7 @@ class HGNetV2(StagedBackbone):
             "out_features": options.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "freeze_norm": options.FREEZE_NORM,
+            "weights": options.WEIGHTS,
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
     """
     shapes, device = tuple(memory.spatial_shapes), memory.tokens.device
     if memory.padding is None or memory.valid_ratios is None:
-        return _anchors_of_whole_maps(shapes, device, size, eps)
+        return anchors_of_whole_maps(shapes, device, size, eps)
     boxes = _boxes(shapes, device, size)
     sizes = torch.tensor(memory.level_sizes, device=device)
     ratios = memory.valid_ratios.repeat_interleave(sizes, dim=1, output_size=boxes.shape[1])
@@ -32,9 +32,10 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
 
 
 @functools.lru_cache(maxsize=64)
-def _anchors_of_whole_maps(
-    spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float, eps: float
+def anchors_of_whole_maps(
+    spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float, eps: float = 0.01
 ) -> tuple[Tensor, Tensor]:
+    """:func:`generate_anchors` without padding, for maps of these (height, width)."""
     return _to_logits(_boxes(spatial_shapes, device, size), eps)
 
 

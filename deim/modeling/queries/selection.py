@@ -3,10 +3,11 @@
 DINO (arXiv 2203.03605), section 3.4; RT-DETR (arXiv 2304.08069), section 4.3.
 """
 
+import torch
 from torch import Tensor, nn
 
 from deim.layers import MLP
-from deim.modeling.queries.anchors import generate_anchors
+from deim.modeling.queries.anchors import anchors_of_whole_maps, generate_anchors
 from deim.modeling.queries.heads import classification_head
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.structures.memory import Memory
@@ -65,6 +66,10 @@ class TwoStageSource(QuerySource):
         anchors, valid = generate_anchors(memory, self.anchor_size)
         tokens = self.norm(self.projection(valid.to(memory.tokens.dtype) * memory.tokens))
         return tokens, self.score_head(tokens), anchors
+
+    def anchors(self, spatial_shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+        """The anchors of unpadded maps of these (height, width): (1, S, 4) logits, and which are valid (1, S, 1)."""
+        return anchors_of_whole_maps(spatial_shapes, torch.device("cpu"), self.anchor_size)
 
     def best(self, scores: Tensor) -> Tensor:
         """(B, S) -> (B, N, 1) indices of the best, best first; N includes the one-to-many queries."""

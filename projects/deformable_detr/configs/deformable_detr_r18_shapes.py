@@ -8,6 +8,8 @@ from .deformable_detr_r50_two_stage_50ep_coco import model
 train.output_dir = "output/deformable_detr_r18_shapes"
 
 dataloader = without_dense_o2o(dataloader)
+schedule.epochs = 16
+schedule.eval_epochs = schedule.checkpoint_epochs = 7
 schedule.dense_epochs = [0, 0]
 
 # strides 8 and 16, a narrow encoder and a shallow decoder

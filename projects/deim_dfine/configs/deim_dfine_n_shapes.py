@@ -39,7 +39,7 @@ model.decoder.queries.anchor_size = 0.15
 optimizer.lr = 2e-3
 optimizer.params.rules.backbone.lr = 2e-3
 
-schedule.epochs = 16
+schedule.epochs = 18
 schedule.flat_epochs = 7
 schedule.dense_epochs = [5, 8]
 schedule.no_aug_epochs = 2
@@ -47,5 +47,5 @@ schedule.final_ema_decay = 0.99
 schedule.lr_gamma = 0.05
 schedule.warmup_iters = 200
 # The final epochs start from the best weights that were evaluated: the last evaluation comes right before them.
-schedule.eval_epochs = 7
-schedule.checkpoint_epochs = 7
+schedule.eval_epochs = 8
+schedule.checkpoint_epochs = 8

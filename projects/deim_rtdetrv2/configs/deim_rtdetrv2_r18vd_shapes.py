@@ -5,6 +5,9 @@ from .deim_rtdetrv2_r18vd_120e_coco import model
 
 train.output_dir = "output/deim_rtdetrv2_r18vd_shapes"
 
+schedule.epochs = 16
+schedule.eval_epochs = schedule.checkpoint_epochs = 7
+
 # strides 8 and 16, a narrow encoder and a shallow decoder
 model.num_classes = 6
 model.num_detections = 100

@@ -1,0 +1,36 @@
+"""Foreign layouts of weights: one file for each library."""
+
+from collections.abc import Iterable
+
+from deim.checkpoint.formats import deformable_detr, detrex, dfine, dn_detr, rtdetrv2, transformers
+from deim.checkpoint.formats.format import Format
+
+# A file is of the first whose signature it has.
+FORMATS: tuple[Format, ...] = (
+    dfine.DFINE,
+    dfine.DEIM,
+    rtdetrv2.RTDETRV2,
+    dn_detr.DN_DETR,
+    dn_detr.DN_DEFORMABLE_ENCODER,
+    dn_detr.DN_DEFORMABLE,
+    deformable_detr.H_DETR,
+    deformable_detr.DEFORMABLE_DETR,
+    detrex.DN_DETR_DC5,
+    detrex.DN_DETR,
+    detrex.DN_DEFORMABLE,
+    detrex.H_DETR,
+    detrex.DEFORMABLE_DETR,
+    transformers.DFINE,
+    transformers.RTDETRV2,
+    transformers.DEFORMABLE_DETR,
+    transformers.DEFORMABLE_DETR_TIMM,
+)
+
+
+def recognise(names: Iterable[str]) -> Format | None:
+    """The format of a file that has tensors of these names; None if it is none of these."""
+    listed = list(names)
+    return next((one for one in FORMATS if one.recognises(listed)), None)
+
+
+__all__ = ["FORMATS", "Format", "recognise"]

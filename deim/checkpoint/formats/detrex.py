@@ -1,0 +1,160 @@
+"""detrex's Deformable DETR, H-Deformable-DETR, DN-DETR and DN-Deformable-DETR."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deim.checkpoint.formats import deformable_detr, dn_detr
+from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.formats.resnet import torchvision_resnet
+from deim.checkpoint.renaming import Rule, rename
+
+_BACKBONE = rename("backbone.*", "backbone.*")
+
+# Three maps of the backbone, and smaller ones made from the last.
+_NECK: tuple[Rule, ...] = (
+    *(rename(f"neck.extra_convs.{i}.conv.*", f"encoder.input_proj.{3 + i}.0.*") for i in range(2)),
+    *(rename(f"neck.extra_convs.{i}.norm.*", f"encoder.input_proj.{3 + i}.1.*") for i in range(2)),
+    rename("neck.convs.#.conv.*", "encoder.input_proj.#.0.*"),
+    rename("neck.convs.#.norm.*", "encoder.input_proj.#.1.*"),
+)
+
+
+def _layers(part: str) -> list[Rule]:
+    """Feed-forward network and norms of the layers of the encoder or the decoder."""
+    theirs, ours = f"transformer.{part}.layers.#", f"{part}.layers.#"
+    return [
+        rename(f"{theirs}.ffns.0.activation.weight", f"{ours}.activation.weight"),
+        rename(f"{theirs}.ffns.0.layers.0.0.*", f"{ours}.linear1.*"),
+        rename(f"{theirs}.ffns.0.layers.1.*", f"{ours}.linear2.*"),
+        *(rename(f"{theirs}.norms.{i}.*", f"{ours}.norm{i + 1}.*") for i in range(3)),
+    ]
+
+
+_DEFORMABLE: tuple[Rule, ...] = (
+    _BACKBONE,
+    *_NECK,
+    rename("transformer.level_embeds", "encoder.level_embedding"),
+    *_layers("encoder"),
+    *_layers("decoder"),
+    rename("transformer.encoder.layers.#.attentions.0.*", "encoder.layers.#.self_attn.*"),
+    rename("transformer.decoder.layers.#.attentions.0.attn.*", "decoder.layers.#.self_attn.*"),
+    rename("transformer.decoder.layers.#.attentions.1.*", "decoder.layers.#.cross_attn.*"),
+)
+
+_PROJECTIONS = {
+    "query_content_proj": "query_content",
+    "query_pos_proj": "query_position",
+    "key_content_proj": "key_content",
+    "key_pos_proj": "key_position",
+    "query_pos_sine_proj": "query_sine",
+    "value_proj": "value_proj",
+    "out_proj": "output_proj",
+}
+_LABELS = "denoising_generator.label_encoder.weight"
+
+
+def _deformable_rules(num_layers: int) -> Sequence[Rule]:
+    queries = Rule(("query_embedding.weight",), deformable_detr.QUERIES.ours, dim=1)
+    return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.heads(num_layers), queries]
+
+
+def _hybrid_rules(num_layers: int) -> Sequence[Rule]:
+    content = rename("query_embedding.weight", "decoder.queries.content.weight")
+    return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.heads(num_layers), content]
+
+
+def _dilated_dn_rules(num_layers: int) -> Sequence[Rule]:
+    return [*torchvision_resnet("backbone.body.", "backbone."), *_dn_rules(num_layers)[1:]]
+
+
+def _dn_rules(num_layers: int) -> Sequence[Rule]:
+    attentions = {"self": 0, "cross": 1}
+    return [
+        _BACKBONE,
+        rename("input_proj.*", "encoder.input_proj.*"),
+        *dn_detr.POSITION,
+        *_layers("encoder"),
+        *_layers("decoder"),
+        rename("transformer.encoder.layers.#.attentions.0.attn.*", "encoder.layers.#.self_attn.*"),
+        *(
+            rule
+            for kind, index in attentions.items()
+            for rule in dn_detr.conditional_attention(
+                kind, {f"attentions.{index}.{theirs}": ours for theirs, ours in _PROJECTIONS.items()}
+            )
+        ),
+        rename("transformer.decoder.post_norm_layer.*", "decoder.refinement.norm.*"),
+        rename("anchor_box_embed.weight", "decoder.queries.anchors.weight"),
+        Rule((_LABELS,), dn_detr.LABELS_AND_CONTENT, last=1),
+        *dn_detr.SHARED_HEADS,
+    ]
+
+
+def _dn_deformable_rules(num_layers: int) -> Sequence[Rule]:
+    return [
+        *_DEFORMABLE,
+        *dn_detr.POSITION,
+        *deformable_detr.heads(num_layers),
+        rename("tgt_embed.weight", "decoder.queries.content.weight"),
+        rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
+        Rule((_LABELS,), dn_detr.LABELS_AND_CONTENT[:1], spare=1),
+    ]
+
+
+_ATTENTION = "transformer.decoder.layers.#.attentions.1.sampling_offsets.weight"
+
+DEFORMABLE_DETR = Format(
+    name="detrex",
+    title="detrex's Deformable DETR",
+    systems=("deformable_detr",),
+    signature=("neck.convs.#.*", _ATTENTION),
+    rules=_deformable_rules,
+    repeats=deformable_detr.REPEATS,
+)
+
+H_DETR = Format(
+    name="detrex",
+    title="detrex's H-Deformable-DETR",
+    systems=("h_deformable_detr",),
+    signature=("neck.convs.#.*", _ATTENTION, "transformer.enc_output.*", "query_embedding.weight"),
+    rules=_hybrid_rules,
+    repeats=deformable_detr.REPEATS,
+)
+
+_DN_REPEATS = (
+    Repeat("transformer.decoder.bbox_embed.*", "bbox_embed.*"),
+    Repeat("transformer.*.ffns.0.layers.0.1.weight", "transformer.*.ffns.0.activation.weight"),
+)
+
+
+def _is_dilated(model: Any) -> bool:
+    return model.backbone.output_shape()["res5"].stride == 16
+
+
+DN_DETR_DC5 = Format(
+    name="detrex",
+    title="detrex's DN-DETR with a dilated backbone, which is torchvision's",
+    systems=("dn_detr",),
+    signature=(_LABELS, "anchor_box_embed.weight", "backbone.body.*"),
+    rules=_dilated_dn_rules,
+    repeats=_DN_REPEATS,
+    suits=_is_dilated,
+)
+
+DN_DETR = Format(
+    name="detrex",
+    title="detrex's DN-DETR",
+    systems=("dn_detr",),
+    signature=(_LABELS, "anchor_box_embed.weight"),
+    rules=_dn_rules,
+    repeats=_DN_REPEATS,
+)
+
+DN_DEFORMABLE = Format(
+    name="detrex",
+    title="detrex's DN-Deformable-DETR",
+    systems=("dn_detr",),
+    signature=(_LABELS, "tgt_embed.weight", _ATTENTION),
+    rules=_dn_deformable_rules,
+    repeats=(Repeat("transformer.decoder.bbox_embed.#.*", "bbox_embed.#.*"),),
+)

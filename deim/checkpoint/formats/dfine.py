@@ -1,0 +1,46 @@
+"""The official code of D-FINE and of DEIM with D-FINE, which name everything alike."""
+
+from collections.abc import Sequence
+
+from deim.checkpoint.formats import real_time
+from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.renaming import Rule, rename
+
+RULES: tuple[Rule, ...] = (
+    rename("backbone.*.bn.*", "backbone.*.norm.*"),
+    rename("backbone.*.lab.*", "backbone.*.affine.*"),
+    rename("backbone.*", "backbone.*"),
+    *real_time.HYBRID_ENCODER,
+    rename("encoder.downsample_convs.#.0.*", "encoder.downsample_convs.#.*"),
+    rename("encoder.*", "encoder.*"),
+    *real_time.DECODER,
+    rename("decoder.up", "decoder.refinement.up"),
+    rename("decoder.reg_scale", "decoder.refinement.reg_scale"),
+    rename("decoder.decoder.lqe_layers.#.*", "decoder.refinement.quality_heads.#.*"),
+    rename("decoder.dec_bbox_head.#.*", "decoder.refinement.corner_heads.#.*"),
+    rename("decoder.pre_bbox_head.*", "decoder.refinement.initial_bbox_head.*"),
+)
+
+
+def _rules(num_layers: int) -> Sequence[Rule]:
+    return RULES
+
+
+def _format(name: str, title: str) -> Format:
+    return Format(
+        name=name,
+        title=title,
+        systems=("dfine", "deim_dfine"),
+        signature=("decoder.pre_bbox_head.*", "decoder.dec_bbox_head.#.*", "backbone.stem.*"),
+        rules=_rules,
+        repeats=(
+            Repeat("decoder.decoder.up", "decoder.up"),
+            Repeat("decoder.decoder.reg_scale", "decoder.reg_scale"),
+        ),
+        constants=real_time.constants,
+        constant_names=real_time.CONSTANTS,
+    )
+
+
+DFINE = _format("dfine", "the official code of D-FINE and DEIM")
+DEIM = _format("deim", "the official code of DEIM and D-FINE")

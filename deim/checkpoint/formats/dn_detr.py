@@ -1,0 +1,122 @@
+"""The official code of DN-DETR: on DAB-DETR, and on Deformable DETR in two ways."""
+
+from collections.abc import Sequence
+
+from deim.checkpoint.formats import deformable_detr
+from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.renaming import Rule, rename
+
+# What detrex names alike.
+POSITION: tuple[Rule, ...] = (
+    rename("transformer.encoder.query_scale.*", "encoder.position_scale.*"),
+    rename("transformer.decoder.query_scale.*", "decoder.position.scale_mlp.*"),
+    rename("transformer.decoder.ref_point_head.*", "decoder.position.box_mlp.*"),
+    rename("transformer.decoder.ref_anchor_head.*", "decoder.position.size_mlp.*"),
+)
+
+# One head for all layers.
+SHARED_HEADS: tuple[Rule, ...] = (
+    rename("class_embed.*", "decoder.refinement.score_heads.0.*"),
+    rename("bbox_embed.*", "decoder.refinement.bbox_heads.0.*"),
+)
+
+# The rows of the classes, and in the last row what is no noised object: all other queries.
+LABELS_AND_CONTENT = ("decoder.denoising.class_embedding.weight", "decoder.queries.content.weight")
+
+_SELF_ATTENTION = {
+    "sa_qcontent_proj": "query_content",
+    "sa_qpos_proj": "query_position",
+    "sa_kcontent_proj": "key_content",
+    "sa_kpos_proj": "key_position",
+    "sa_v_proj": "value_proj",
+    "self_attn.out_proj": "output_proj",
+}
+_CROSS_ATTENTION = {
+    "ca_qcontent_proj": "query_content",
+    "ca_qpos_proj": "query_position",
+    "ca_kcontent_proj": "key_content",
+    "ca_kpos_proj": "key_position",
+    "ca_v_proj": "value_proj",
+    "ca_qpos_sine_proj": "query_sine",
+}
+
+
+def conditional_attention(kind: str, names: dict[str, str]) -> list[Rule]:
+    """Projections of the ``kind`` ("self", "cross") attention of the decoder's layers."""
+    return [
+        rename(f"transformer.decoder.layers.#.{theirs}.*", f"decoder.layers.#.{kind}_attn.{ours}.*")
+        for theirs, ours in names.items()
+    ]
+
+
+def _conditional(input_proj: Rule, cross_attention: dict[str, str]) -> list[Rule]:
+    return [
+        *deformable_detr.BACKBONE,
+        input_proj,
+        *POSITION,
+        rename("transformer.encoder.layers.#.*", "encoder.layers.#.*"),
+        *conditional_attention("self", _SELF_ATTENTION),
+        *conditional_attention("cross", _CROSS_ATTENTION | cross_attention),
+        rename("transformer.decoder.layers.#.*", "decoder.layers.#.*"),
+        rename("transformer.decoder.norm.*", "decoder.refinement.norm.*"),
+        rename("transformer.patterns.weight", "decoder.queries.patterns.weight"),
+        rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
+        Rule(("label_enc.weight",), LABELS_AND_CONTENT, last=1),
+        *SHARED_HEADS,
+    ]
+
+
+def _rules(num_layers: int) -> Sequence[Rule]:
+    return _conditional(rename("input_proj.*", "encoder.input_proj.*"), {"cross_attn.out_proj": "output_proj"})
+
+
+def _deformable_encoder_rules(num_layers: int) -> Sequence[Rule]:
+    return [
+        rename("transformer.level_embed", "encoder.level_embedding"),
+        *_conditional(
+            rename("input_proj.#.#.*", "encoder.input_proj.#.#.*"),
+            {"ca_out_v_proj": "output_proj", "lvl_attn": "level_weights"},
+        ),
+    ]
+
+
+def _deformable_rules(num_layers: int) -> Sequence[Rule]:
+    return [
+        *deformable_detr.BACKBONE,
+        *deformable_detr.TRANSFORMER,
+        *POSITION,
+        *deformable_detr.heads(num_layers),
+        rename("tgt_embed.weight", "decoder.queries.content.weight"),
+        rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
+        Rule(("label_enc.weight",), LABELS_AND_CONTENT[:1], spare=1),
+    ]
+
+
+_COPIED_BOX_HEAD = (Repeat("transformer.decoder.bbox_embed.*", "bbox_embed.*"),)
+
+DN_DETR = Format(
+    name="dn_detr",
+    title="the official code of DN-DETR",
+    systems=("dn_detr",),
+    signature=("label_enc.weight", "transformer.decoder.layers.#.cross_attn.out_proj.*", "backbone.0.body.*"),
+    rules=_rules,
+    repeats=_COPIED_BOX_HEAD,
+)
+
+DN_DEFORMABLE_ENCODER = Format(
+    name="dn_detr",
+    title="the official code of DN-DETR, with deformable attention in the encoder",
+    systems=("dn_detr",),
+    signature=("label_enc.weight", "transformer.decoder.layers.#.ca_out_v_proj.*", "backbone.0.body.*"),
+    rules=_deformable_encoder_rules,
+    repeats=_COPIED_BOX_HEAD,
+)
+
+DN_DEFORMABLE = Format(
+    name="dn_detr",
+    title="the official code of DN-DETR, with deformable attention throughout",
+    systems=("dn_detr",),
+    signature=("label_enc.weight", "tgt_embed.weight", "backbone.0.body.*"),
+    rules=_deformable_rules,
+    repeats=_COPIED_BOX_HEAD,
+)

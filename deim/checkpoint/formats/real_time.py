@@ -1,0 +1,55 @@
+"""What the official code of D-FINE, DEIM and RT-DETRv2 has in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deim.checkpoint.renaming import Rule, rename
+
+HYBRID_ENCODER: tuple[Rule, ...] = (
+    rename("encoder.encoder.0.layers.#.*", "encoder.encoder.#.*"),
+    # in deployment
+    rename("encoder.*.bottlenecks.#.conv.*", "encoder.*.bottlenecks.#.fused.*"),
+    rename("encoder.downsample_convs.#.0.*.conv_bn_fused.*", "encoder.downsample_convs.#.*.fused.*"),
+    rename("encoder.*.conv_bn_fused.*", "encoder.*.fused.*"),
+)
+
+DECODER: tuple[Rule, ...] = (
+    rename("decoder.decoder.layers.#.*", "decoder.layers.#.*"),
+    rename("decoder.input_proj.*", "decoder.input_proj.*"),
+    rename("decoder.denoising_class_embed.*", "decoder.denoising.class_embedding.*"),
+    rename("decoder.query_pos_head.*", "decoder.position.mlp.*"),
+    rename("decoder.enc_output.proj.*", "decoder.queries.projection.*"),
+    rename("decoder.enc_output.norm.*", "decoder.queries.norm.*"),
+    rename("decoder.enc_score_head.*", "decoder.queries.score_head.*"),
+    rename("decoder.enc_bbox_head.*", "decoder.queries.bbox_head.*"),
+    rename("decoder.dec_score_head.#.*", "decoder.refinement.score_heads.#.*"),
+)
+
+
+def point_scales(model: Any, template: str) -> dict[str, Tensor]:
+    """One over the number of points of its level, for each point of each decoder layer; ``template`` with ``#``
+    for the layer is their name."""
+    scales = {}
+    for index, layer in enumerate(model.decoder.layers):
+        values = [1 / n for n in layer.cross_attn.num_points for _ in range(n)]
+        scales[template.replace("#", str(index))] = torch.tensor(values, dtype=torch.float32)
+    return scales
+
+
+def anchors(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
+    """The anchors of every token of an image of this (height, width), and which of them are valid."""
+    strides = sorted(model.backbone._out_feature_strides[name] for name in model.backbone._out_features)
+    shapes = tuple((image_size[0] // stride, image_size[1] // stride) for stride in strides)
+    values, valid = model.decoder.queries.anchors(shapes)
+    return {"decoder.anchors": values.clone(), "decoder.valid_mask": valid.clone()}
+
+
+def constants(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
+    """The buffers that the official code keeps among the weights."""
+    return anchors(model, image_size) | point_scales(model, "decoder.decoder.layers.#.cross_attn.num_points_scale")
+
+
+CONSTANTS = ("decoder.anchors", "decoder.valid_mask", "decoder.decoder.layers.#.cross_attn.num_points_scale")

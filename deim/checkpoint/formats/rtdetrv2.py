@@ -1,0 +1,38 @@
+"""The official code of RT-DETR, RT-DETRv2 and DEIM with RT-DETRv2, which name everything alike."""
+
+from collections.abc import Sequence
+
+from deim.checkpoint.formats import real_time
+from deim.checkpoint.formats.format import Format
+from deim.checkpoint.renaming import Rule, rename
+
+PRESNET: tuple[Rule, ...] = (
+    # The first stage has no stride, and its shortcut no pooling before the convolution.
+    rename("res_layers.0.blocks.#.short.conv.weight", "res_layers.0.blocks.#.short.conv.conv.weight"),
+    rename("res_layers.0.blocks.#.short.norm.*", "res_layers.0.blocks.#.short.conv.norm.*"),
+    rename("res_layers.*", "res_layers.*"),
+    rename("conv1.*", "conv1.*"),
+)
+
+RULES: tuple[Rule, ...] = (
+    *(rename(f"backbone.{rule.theirs[0]}", f"backbone.{rule.ours[0]}") for rule in PRESNET),
+    *real_time.HYBRID_ENCODER,
+    rename("encoder.*", "encoder.*"),
+    *real_time.DECODER,
+    rename("decoder.dec_bbox_head.#.*", "decoder.refinement.bbox_heads.#.*"),
+)
+
+
+def _rules(num_layers: int) -> Sequence[Rule]:
+    return RULES
+
+
+RTDETRV2 = Format(
+    name="rtdetrv2",
+    title="the official code of RT-DETRv2 and DEIM",
+    systems=("rtdetrv2", "deim_rtdetrv2"),
+    signature=("decoder.enc_score_head.*", "decoder.dec_bbox_head.#.*", "backbone.res_layers.#.*"),
+    rules=_rules,
+    constants=real_time.constants,
+    constant_names=real_time.CONSTANTS,
+)

@@ -1,0 +1,199 @@
+"""Hugging Face ``transformers``' D-FINE, RT-DETRv2 and Deformable DETR, as it writes them to files."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from deim.checkpoint.formats import deformable_detr, real_time
+from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resnet
+from deim.checkpoint.renaming import Rule, rename
+
+
+def _attention(theirs: str, ours: str) -> list[Rule]:
+    """Query, key and value projections, which are one here."""
+    parts = {kind: tuple(f"{theirs}.{one}_proj.{kind}" for one in "qkv") for kind in ("weight", "bias")}
+    return [
+        *(Rule(parts[kind], (f"{ours}.in_proj_{kind}",)) for kind in ("weight", "bias")),
+        rename(f"{theirs}.out_proj.*", f"{ours}.out_proj.*"),
+    ]
+
+
+def _encoder_layers(theirs: str, ours: str) -> list[Rule]:
+    return [
+        *_attention(f"{theirs}.self_attn", f"{ours}.self_attn"),
+        rename(f"{theirs}.self_attn_layer_norm.*", f"{ours}.norm1.*"),
+        rename(f"{theirs}.final_layer_norm.*", f"{ours}.norm2.*"),
+        rename(f"{theirs}.fc#.*", f"{ours}.linear#.*"),
+    ]
+
+
+_DECODER_LAYERS: tuple[Rule, ...] = (
+    *_attention("model.decoder.layers.#.self_attn", "decoder.layers.#.self_attn"),
+    rename("model.decoder.layers.#.self_attn_layer_norm.*", "decoder.layers.#.norm1.*"),
+    rename("model.decoder.layers.#.encoder_attn_layer_norm.*", "decoder.layers.#.norm2.*"),
+    rename("model.decoder.layers.#.final_layer_norm.*", "decoder.layers.#.norm3.*"),
+    rename("model.decoder.layers.#.encoder_attn.*", "decoder.layers.#.cross_attn.*"),
+    rename("model.decoder.layers.#.fc#.*", "decoder.layers.#.linear#.*"),
+)
+
+_REAL_TIME: tuple[Rule, ...] = (
+    *(
+        rename(f"model.{part}_input_proj.#.{index}.*", f"{part}.input_proj.#.{name}.*")
+        for part in ("encoder", "decoder")
+        for index, name in enumerate(("conv", "norm"))
+    ),
+    *_encoder_layers("model.encoder.encoder.0.layers.#", "encoder.encoder.#"),
+    *_DECODER_LAYERS,
+    rename("model.denoising_class_embed.weight", "decoder.denoising.class_embedding.weight"),
+    rename("model.enc_output.0.*", "decoder.queries.projection.*"),
+    rename("model.enc_output.1.*", "decoder.queries.norm.*"),
+    rename("model.enc_score_head.*", "decoder.queries.score_head.*"),
+    rename("model.enc_bbox_head.*", "decoder.queries.bbox_head.*"),
+    rename("model.decoder.query_pos_head.*", "decoder.position.mlp.*"),
+    rename("model.decoder.class_embed.#.*", "decoder.refinement.score_heads.#.*"),
+)
+
+_HGNETV2: tuple[Rule, ...] = tuple(
+    rename(f"model.backbone.model.{theirs}.*.{theirs_part}.*", f"backbone.{ours}.*.{ours_part}.*")
+    for theirs, ours in (("embedder", "stem"), ("encoder.stages.#", "stages.#"))
+    for theirs_part, ours_part in (("convolution", "conv"), ("normalization", "norm"), ("lab", "affine"))
+)
+
+_FUSION = [f"{kind}_blocks.#" for kind in ("fpn", "pan")]
+
+_DFINE: tuple[Rule, ...] = (
+    *_HGNETV2,
+    *_REAL_TIME,
+    rename("model.encoder.downsample_convs.#.conv#.*", "encoder.downsample_convs.#.cv#.*"),
+    *(rename(f"model.encoder.{block}.conv{i}.*", f"encoder.{block}.cv{i}.*") for block in _FUSION for i in (1, 4)),
+    *(rename(f"model.encoder.{block}.conv{i}.*", f"encoder.{block}.cv{i}.1.*") for block in _FUSION for i in (2, 3)),
+    *(
+        rename(f"model.encoder.{block}.csp_rep{i}.*", f"encoder.{block}.cv{i + 1}.0.*")
+        for block in _FUSION
+        for i in (1, 2)
+    ),
+    rename("model.encoder.lateral_convs.*", "encoder.lateral_convs.*"),
+    rename("model.decoder.layers.#.gateway.*", "decoder.layers.#.gateway.*"),
+    rename("model.decoder.up", "decoder.refinement.up"),
+    rename("model.decoder.reg_scale", "decoder.refinement.reg_scale"),
+    rename("model.decoder.lqe_layers.#.*", "decoder.refinement.quality_heads.#.*"),
+    rename("model.decoder.bbox_embed.#.*", "decoder.refinement.corner_heads.#.*"),
+    rename("model.decoder.pre_bbox_head.*", "decoder.refinement.initial_bbox_head.*"),
+)
+
+_STAGE = "model.backbone.model.encoder.stages"
+_PRESNET: tuple[Rule, ...] = tuple(
+    rename(f"{theirs}.{theirs_part}.*", f"backbone.{ours}.{ours_part}.*")
+    for theirs, ours in (
+        *((f"model.backbone.model.embedder.embedder.{i}", f"conv1.conv1_{i + 1}") for i in range(3)),
+        *((f"{_STAGE}.#.layers.#.layer.{i}", f"res_layers.#.blocks.#.branch2{name}") for i, name in enumerate("abc")),
+        # The first stage has no stride, and its shortcut no pooling before the convolution.
+        (f"{_STAGE}.0.layers.#.shortcut", "res_layers.0.blocks.#.short.conv"),
+        (f"{_STAGE}.#.layers.#.shortcut.1", "res_layers.#.blocks.#.short.conv"),
+    )
+    for theirs_part, ours_part in (("convolution", "conv"), ("normalization", "norm"))
+)
+
+_RTDETRV2: tuple[Rule, ...] = (
+    *_PRESNET,
+    *_REAL_TIME,
+    *(rename(f"model.encoder.{part}.*", f"encoder.{part}.*") for part in ("lateral_convs", "downsample_convs")),
+    *(rename(f"model.encoder.{block}.*", f"encoder.{block}.*") for block in _FUSION),
+    rename("model.decoder.bbox_embed.#.*", "decoder.refinement.bbox_heads.#.*"),
+)
+
+_DEFORMABLE: tuple[Rule, ...] = (
+    rename("model.input_proj.#.#.*", "encoder.input_proj.#.#.*"),
+    rename("model.level_embed", "encoder.level_embedding"),
+    rename("model.encoder.layers.#.self_attn_layer_norm.*", "encoder.layers.#.norm1.*"),
+    rename("model.encoder.layers.#.final_layer_norm.*", "encoder.layers.#.norm2.*"),
+    rename("model.encoder.layers.#.fc#.*", "encoder.layers.#.linear#.*"),
+    rename("model.encoder.layers.#.self_attn.*", "encoder.layers.#.self_attn.*"),
+    *_DECODER_LAYERS,
+    *(rename(rule.theirs[0].replace("transformer.", "model."), rule.ours[0]) for rule in deformable_detr.PROPOSALS),
+    Rule(("model.query_position_embeddings.weight",), deformable_detr.QUERIES.ours, dim=1),
+)
+
+
+def _dfine_rules(num_layers: int) -> Sequence[Rule]:
+    return _DFINE
+
+
+def _rtdetrv2_rules(num_layers: int) -> Sequence[Rule]:
+    return _RTDETRV2
+
+
+def _deformable_rules(num_layers: int) -> Sequence[Rule]:
+    resnet = transformers_resnet("model.backbone.conv_encoder.model.", "backbone.")
+    return [*resnet, *_DEFORMABLE, *deformable_detr.heads(num_layers)]
+
+
+def _deformable_timm_rules(num_layers: int) -> Sequence[Rule]:
+    resnet = torchvision_resnet("model.backbone.conv_encoder.model.", "backbone.")
+    return [*resnet, *_DEFORMABLE, *deformable_detr.heads(num_layers)]
+
+
+def _dfine_constants(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
+    return real_time.point_scales(model, "model.decoder.layers.#.encoder_attn.num_points_scale")
+
+
+def _rtdetrv2_constants(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
+    return real_time.point_scales(model, "model.decoder.layers.#.encoder_attn.n_points_scale")
+
+
+def _never(model: nn.Module) -> bool:
+    return False
+
+
+# Some versions write these, and all read them.
+_COPIED_HEADS = tuple(
+    Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", when=_never) for head in ("class_embed", "bbox_embed")
+)
+# The other way round: the heads of Deformable DETR are the decoder's only if it refines boxes.
+_DEFORMABLE_HEADS = tuple(
+    Repeat(f"model.decoder.{head}.#.*", f"{head}.#.*", when=when, instead=True)
+    for head, when in (("bbox_embed", deformable_detr.refines), ("class_embed", deformable_detr.two_stage))
+)
+
+DFINE = Format(
+    name="hf",
+    title="transformers' D-FINE",
+    systems=("dfine",),
+    signature=("model.decoder.pre_bbox_head.*", "model.decoder.lqe_layers.#.*"),
+    rules=_dfine_rules,
+    repeats=_COPIED_HEADS,
+    constants=_dfine_constants,
+    constant_names=("model.decoder.layers.#.encoder_attn.num_points_scale",),
+)
+
+RTDETRV2 = Format(
+    name="hf",
+    title="transformers' RT-DETRv2",
+    systems=("rtdetrv2",),
+    signature=("model.enc_score_head.*", "model.decoder.layers.#.encoder_attn.n_points_scale"),
+    rules=_rtdetrv2_rules,
+    repeats=_COPIED_HEADS,
+    constants=_rtdetrv2_constants,
+    constant_names=("model.decoder.layers.#.encoder_attn.n_points_scale",),
+)
+
+DEFORMABLE_DETR = Format(
+    name="hf",
+    title="transformers' Deformable DETR",
+    systems=("deformable_detr",),
+    signature=("model.level_embed", "model.backbone.conv_encoder.model.embedder.*"),
+    rules=_deformable_rules,
+    repeats=_DEFORMABLE_HEADS,
+    once=True,
+)
+
+DEFORMABLE_DETR_TIMM = Format(
+    name="hf",
+    title="transformers' Deformable DETR with timm's backbone",
+    systems=("deformable_detr",),
+    signature=("model.level_embed", "model.backbone.conv_encoder.model.layer#.*"),
+    rules=_deformable_timm_rules,
+    repeats=_DEFORMABLE_HEADS,
+    once=True,
+)

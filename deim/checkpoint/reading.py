@@ -1,0 +1,185 @@
+"""Reading files of weights, of any kind, without running what is in them."""
+
+import argparse
+import collections
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.utils.file_io import PathManager
+from torch import Tensor
+
+from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
+from deim.errors import CheckpointError
+
+# What official training code puts beside the weights: its arguments, and numbers that NumPy made.
+_MULTIARRAY: Any = getattr(np, "_core", None) or np.core
+_ALLOWED = [
+    argparse.Namespace,
+    collections.Counter,
+    collections.defaultdict,
+    pathlib.PosixPath,
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    _MULTIARRAY.multiarray.scalar,
+    _MULTIARRAY.multiarray._reconstruct,
+]
+# Where a folder of Hugging Face transformers has its weights.
+_FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+@dataclass
+class Stored:
+    """Weights from a file.
+
+    Attributes:
+        path: of the file.
+        weights: name -> tensor, on the CPU.
+        metadata: what a checkpoint of this package says of itself; see :mod:`deim.checkpoint.provenance`.
+        config: that of a folder of ``transformers``; empty elsewhere.
+        arguments: of the command line that trained it, where the file has them.
+    """
+
+    path: str
+    weights: dict[str, Tensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def read_weights(path: str, use_ema: bool = True) -> Stored:
+    """The weights in a checkpoint, a file of weights or a folder of ``transformers``.
+
+    Args:
+        use_ema: averaged weights where the checkpoint has them.
+
+    Raises:
+        CheckpointError: it does not exist, cannot be read, or holds no weights.
+    """
+    file = _weights_file(path)
+    content = read_checkpoint(str(file))
+    weights = {name.removeprefix("module."): value for name, value in weights_of(content, use_ema).items()}
+    others = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    if others or not weights:
+        what = f"{others[0]} in it is a {type(weights[others[0]]).__name__}" if others else "it is empty"
+        raise CheckpointError(f"{path} holds no weights of a model: {what}")
+    config = file.with_name("config.json")
+    arguments = content.get("args")
+    return Stored(
+        path,
+        weights,
+        dict(content.get("deim") or {}),
+        _read_json(config) if file.name in _FOLDER_FILES and config.is_file() else {},
+        dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {},
+    )
+
+
+def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
+    """The weights in a checkpoint of this package or of the official ones: averaged ones if wanted and there,
+    else the trained ones."""
+    official = content.get("ema")
+    if use_ema and content.get("ema_state"):
+        return content["ema_state"]
+    if isinstance(official, Mapping) and "module" in official and (use_ema or "model" not in content):
+        return official["module"]
+    if use_ema and "ema_model" in content:
+        return content["ema_model"]
+    model = content.get("model", content.get("state_dict", content))
+    return model if isinstance(model, Mapping) else {}
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU.
+
+    Raises:
+        CheckpointError: it does not exist or cannot be read, or holds what is no data.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist (set train.init_checkpoint)")
+    if not Path(path).stat().st_size:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: the file is empty")
+    try:
+        content = _load(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises many kinds for files that are no checkpoints
+        raise CheckpointError(_reason(path, error)) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the weights of a model")
+    return dict(content)
+
+
+def _load(path: str) -> Any:
+    if path.endswith(".pkl"):
+        return read_detectron2_pickle(path)
+    if path.endswith(".index.json"):
+        parts = sorted(set(_read_json(Path(path)).get("weight_map", {}).values()))
+        return {name: value for part in parts for name, value in _load(str(Path(path).with_name(part))).items()}
+    if path.endswith(".safetensors"):
+        return _read_safetensors(path)
+    with torch.serialization.safe_globals(_ALLOWED):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: str) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"{path} needs the package safetensors: pip install safetensors") from error
+    return load_file(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+
+
+def _weights_file(path: str) -> Path:
+    folder = Path(_downloaded(path))
+    if not folder.is_dir():
+        return folder
+    for name in _FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"the folder {path} has no weights: none of {', '.join(_FOLDER_FILES)}")
+
+
+def _downloaded(path: str) -> str:
+    """Where an address is on this machine, after its download; a path is itself."""
+    if "://" not in path:
+        return path
+    try:
+        return PathManager.get_local_path(path)
+    except Exception as error:  # iopath passes on what its handlers raise
+        raise CheckpointError(
+            f"{path} cannot be downloaded ({error}): without a network, download it elsewhere and give the path of the file"
+        ) from error
+
+
+def _reason(path: str, error: Exception) -> str:
+    foreign = _foreign_types(path)
+    if not foreign:
+        # torch's message goes on for a page about how to read the file nevertheless
+        return f"{path} cannot be read as a checkpoint: {str(error).strip().splitlines()[0]}"
+    return (
+        f"{path} holds more than data, namely {', '.join(foreign)}, which could run code while it is read. If you trust "
+        "where it comes from, keep its weights alone, there where it was written:\n"
+        f"""  python -c "import torch; c = torch.load('{path}', weights_only=False, map_location='cpu'); """
+        """torch.save({k: c[k] for k in ('model', 'ema') if k in c} or c, 'weights.pth')\""""
+    )
+
+
+def _foreign_types(path: str) -> Sequence[str]:
+    """What in a file is neither a tensor nor plain data; nothing if the file cannot even be searched."""
+    with suppress(Exception), torch.serialization.safe_globals(_ALLOWED):
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return []

@@ -1,0 +1,149 @@
+"""Writing an identified checkpoint in another layout."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import deim
+from deim.checkpoint.formats import FORMATS, Format
+from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.reading import read_weights
+from deim.conversion import hugging_face
+from deim.conversion.backbones import Backbone, identify_backbone
+from deim.conversion.identification import Identified, identify
+from deim.errors import CheckpointError
+
+NATIVE = "native"
+# Formats that checkpoints can be written in; "native" is ours.
+TARGETS = (NATIVE, *dict.fromkeys(one.name for one in FORMATS))
+
+
+def convert(
+    source: str,
+    out: str,
+    to: str = NATIVE,
+    source_format: str = "auto",
+    recipe: str | None = None,
+    use_ema: bool = True,
+    image_size: Sequence[int] | None = None,
+) -> Identified:
+    """Write the weights in ``source`` to ``out`` in the layout ``to``.
+
+    Args:
+        source: a file of any format, or a folder of ``transformers``.
+        out: a file, or for "hf" a folder.
+        to: one of :data:`TARGETS`.
+        source_format, recipe: see :func:`identify`.
+        use_ema: averaged weights where the source has them.
+        image_size: (height, width) for which the official real-time detectors keep anchors; None for the recipe's.
+
+    Returns:
+        what the source was.
+
+    Raises:
+        CheckpointError: the source is not understood, or the target has no place for it.
+    """
+    found = identify(read_weights(source, use_ema), source_format, recipe)
+    write = {NATIVE: _write_native, "hf": _write_hugging_face}.get(to, _writer(to, image_size))
+    write(found, Path(out))
+    return found
+
+
+def convert_backbone(source: str, out: str) -> Backbone | None:
+    """Write the backbone in ``source`` to ``out``, for ``model.backbone.weights``; None if it is no backbone alone.
+
+    Raises:
+        CheckpointError: the source cannot be read, or is a ResNet that we have not.
+    """
+    found = identify_backbone(read_weights(source))
+    if found is not None:
+        _save({"model": _own(found.weights)}, Path(out))
+    return found
+
+
+def target_format(found: Identified, to: str) -> Format:
+    """The format of that name that has a place for the weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    system = found.recipe.partition("/")[0]
+    # H-DETR is Deformable DETR with more queries, and so on: what DEIM trains is the model that it began with.
+    suitable = [one for one in FORMATS if one.name == to and system in one.systems and one.suits(found.model)]
+    refusal = f"the format {to!r} is not for recipes of {system}"
+    for one in suitable:
+        try:
+            one.to_theirs(found.weights, found.model)
+            return one
+        except CheckpointError as error:
+            refusal = str(error)
+    raise CheckpointError(f"{found.stored.path} cannot be written as {to!r}: {refusal}")
+
+
+def _write_native(found: Identified, out: Path) -> None:
+    provenance = Provenance(deim.__version__, found.recipe, found.classes, found.form)
+    _save({"model": _own(found.weights), "deim": provenance.state_dict()}, out)
+
+
+def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[Identified, Path], None]:
+    def write(found: Identified, out: Path) -> None:
+        size = image_size or found.config.dataloader.get("image_size", (640, 640))
+        weights = target_format(found, to).to_theirs(_complete(found), found.model, size)
+        _save({"model": _own(weights)}, out)
+
+    return write
+
+
+def _write_hugging_face(found: Identified, out: Path) -> None:
+    if found.form == "deployment":
+        raise CheckpointError("transformers has no form for deployment: convert the training form")
+    config, processor = hugging_face.config_of(found.config, found.classes)
+    weights = target_format(found, "hf").to_theirs(_complete(found), found.model)
+    if config["model_type"] == "rt_detr_v2":
+        weights = {n: v for n, v in weights.items() if not _beyond(n, config["decoder_layers"])}
+    out.mkdir(parents=True, exist_ok=True)
+    _save_safetensors(weights, out / "model.safetensors")
+    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _beyond(name: str, layers: int) -> bool:
+    """Whether a tensor is of a layer of the decoder after the first ``layers``."""
+    parts = name.removeprefix("model.decoder.").split(".")
+    return name.startswith("model.decoder.") and parts[1:2] != [] and parts[1].isdigit() and int(parts[1]) >= layers
+
+
+def _complete(found: Identified) -> dict[str, Tensor]:
+    """The weights, with the counters of batches that normalisation has in the recipe and a file may lack."""
+    counters = (name for name in found.model.state_dict() if name.endswith("num_batches_tracked"))
+    missing: dict[str, Any] = {name: torch.tensor(0) for name in counters if name not in found.weights}
+    return found.weights | missing
+
+
+def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that hold no more memory than they show, with those that are shared still shared."""
+    copies: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
+    result = {}
+    for name, value in weights.items():
+        key = (value.data_ptr(), value.shape, value.stride())
+        result[name] = copies.setdefault(key, value.clone() if value.numel() else value)
+    return result
+
+
+def _save(content: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".part")
+    torch.save(content, partial)
+    partial.replace(out)
+
+
+def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise CheckpointError("this needs the package safetensors: pip install safetensors") from error
+    save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})

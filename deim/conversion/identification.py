@@ -1,0 +1,210 @@
+"""Which recipe the weights in a file belong to."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from deim.checkpoint import classes as class_names
+from deim.checkpoint.formats import FORMATS, Format
+from deim.checkpoint.loading import deploy_as, in_our_layout, is_deployed, mismatch, stored_classes
+from deim.checkpoint.reading import Stored
+from deim.config import build, load_config
+from deim.config.files import available
+from deim.errors import CheckpointError
+
+# What a model predicts does not depend on these keys of its config.
+_ONLY_TRAINING = (
+    *("criterion", "num_classes", "num_detections", "denoising", "dropout", "drop_path_rate"),
+    *("freeze_at", "freeze_norm", "weights", "num_one_to_many"),
+)
+
+
+@dataclass
+class Identified:
+    """A checkpoint and what it is.
+
+    Attributes:
+        stored: what is in the file.
+        origin: the format of the file; None for one of this package.
+        recipe: name of the recipe that describes its model.
+        config: of that recipe, with the file's number of classes.
+        model: on the meta device, in the form of the file.
+        weights: under our names.
+        classes: names, where they are known.
+        others: recipes that differ from ``recipe`` in their training alone.
+    """
+
+    stored: Stored
+    origin: Format | None
+    recipe: str
+    config: Any
+    model: nn.Module
+    weights: dict[str, Tensor]
+    classes: Sequence[str] | None
+    others: list[str]
+
+    @property
+    def form(self) -> str:
+        """ "training" or "deployment"."""
+        return "deployment" if is_deployed(self.weights) else "training"
+
+
+@dataclass
+class _Candidate:
+    recipe: str
+    config: Any
+    model: nn.Module
+    weights: dict[str, Tensor]
+    problem: str | None
+
+    @property
+    def behaviour(self) -> str:
+        """Equal for models that predict alike from equal weights."""
+        return str(_of_predictions(OmegaConf.to_container(self.config.model, resolve=True)))
+
+
+def identify(stored: Stored, source: str = "auto", recipe: str | None = None) -> Identified:
+    """Find out what a file holds.
+
+    Args:
+        stored: from :func:`deim.checkpoint.reading.read_weights`.
+        source: a format's name; "auto" to recognise it.
+        recipe: a name of :mod:`deim.config.model_zoo`; None to recognise it.
+
+    Raises:
+        CheckpointError: it is no model that we know, or of several; says what does not fit.
+    """
+    origin = format_of(stored, source)
+    recipe = recipe or stored.metadata.get("recipe")
+    names = [recipe] if recipe in available() else _possible(origin, source)
+    candidates = [_candidate(stored, name) for name in names]
+    fitting = [one for one in candidates if one.problem is None]
+    if not fitting:
+        nearest = min(candidates, key=lambda one: one.problem.count("\n") if one.problem else 0)
+        raise CheckpointError(
+            f"{stored.path} fits none of {len(names)} recipes, {nearest.recipe} best:\n{nearest.problem}"
+        )
+    best = _best(stored, fitting, origin)
+    others = [one.recipe for one in fitting if one is not best and one.behaviour == best.behaviour]
+    count = class_names.num_classes(best.weights)
+    classes = stored_classes(stored) or (class_names.known_classes(best.weights) if origin is not None else None)
+    if classes is not None and len(classes) != count:
+        classes = None
+    return Identified(stored, origin, best.recipe, best.config, best.model, best.weights, classes, others)
+
+
+def format_of(stored: Stored, source: str = "auto") -> Format | None:
+    """The format of a file; None for one of this package.
+
+    Raises:
+        CheckpointError: it is not of the format ``source``, or of none that we know.
+    """
+    names = list(stored.weights)
+    found = [one for one in FORMATS if one.recognises(names)]
+    if source not in ("auto", "native"):
+        found = [one for one in found if one.name == source]
+        if not found:
+            raise CheckpointError(f"{stored.path} is not of the format {source!r}")
+    if found and source != "native":
+        return found[0]
+    if not any(name.startswith(("decoder.refinement.", "decoder.queries.", "decoder.score_heads.")) for name in names):
+        raise CheckpointError(
+            f"{stored.path} is of no format that is known here (its tensors have names such as "
+            f"{', '.join(names[:3])}); known are {', '.join(sorted({one.name for one in FORMATS}))}, and ours"
+        )
+    return None
+
+
+def _possible(origin: Format | None, source: str) -> list[str]:
+    """Names of the recipes that a file of this format can be of."""
+    systems = origin.systems if origin is not None else sorted({s for one in FORMATS for s in one.systems})
+    if source == "dfine":
+        systems = ("dfine",)
+    elif source == "deim":
+        systems = [system for system in systems if system.startswith("deim")]
+    return [name for name in available() if name.partition("/")[0] in systems]
+
+
+def _candidate(stored: Stored, recipe: str) -> _Candidate:
+    config = load_config(recipe)
+    count = class_names.num_classes(_any_names(stored))
+    if count is not None:
+        config.model.num_classes = count
+    with torch.device("meta"):
+        model = build(config, "model")
+    weights = in_our_layout(stored, model, quiet=True)
+    trained = model.state_dict()
+    if is_deployed(weights):
+        deploy_as(model, weights)
+    state = model.state_dict()
+    compared = {n: v for n, v in weights.items() if n in state or n not in trained} if is_deployed(weights) else weights
+    missing = [n for n in state if n not in compared and not n.endswith("num_batches_tracked")]
+    fits = not missing and all(n in state and v.shape == state[n].shape for n, v in compared.items())
+    problem = None if fits else mismatch(stored.path, state, compared)
+    return _Candidate(recipe, config, model, weights, problem)
+
+
+def _any_names(stored: Stored) -> Mapping[str, Tensor]:
+    """Weights under our names as far as they can be renamed without a model."""
+    found = next((one for one in FORMATS if one.recognises(list(stored.weights))), None)
+    return stored.weights if found is None else found.to_ours(stored.weights)[0]
+
+
+def _best(stored: Stored, fitting: Sequence[_Candidate], origin: Format | None) -> _Candidate:
+    """The candidate that the file's tensors, its arguments and its name speak for.
+
+    Raises:
+        CheckpointError: models that predict differently fit, and nothing tells which it is.
+    """
+    fitting = [one for one in fitting if _agrees(stored, one.config.model)] or list(fitting)
+    fitting = [one for one in fitting if _writes_as(stored, one, origin)] or fitting
+    ranked = sorted(fitting, key=lambda one: _score(stored.path, one), reverse=True)
+    best = ranked[0]
+    rivals = [one for one in ranked if one.behaviour != best.behaviour]
+    said = _words(stored.path) & _words(best.recipe)
+    if rivals and (_score(stored.path, rivals[0]) == _score(stored.path, best) or not said):
+        raise CheckpointError(
+            f"{stored.path} fits recipes that predict differently, and nothing in it tells which it is of: "
+            f"{', '.join(one.recipe for one in ranked)}; choose one with --recipe"
+        )
+    return best
+
+
+def _agrees(stored: Stored, model: Any) -> bool:
+    """Whether a model is dilated as the arguments say that trained the weights: it shows in no tensor."""
+    dilated = stored.arguments.get("dilation")
+    return dilated is None or bool(dilated) == bool(model.backbone.get("dilated", False))
+
+
+def _writes_as(stored: Stored, candidate: _Candidate, origin: Format | None) -> bool:
+    """Whether a file of this candidate would hold exactly these tensors: frozen normalisation has no counters, and
+    decoders that do not refine boxes have no heads of their own."""
+    if origin is None:
+        return True
+    state = candidate.model.state_dict()
+    counted = {n: v for n, v in state.items() if n not in candidate.weights and n.endswith("num_batches_tracked")}
+    return origin.to_theirs(candidate.weights | counted, candidate.model).keys() == stored.weights.keys()
+
+
+def _score(path: str, candidate: _Candidate) -> tuple[int, int]:
+    said, words = _words(path), _words(candidate.recipe)
+    native = load_config(candidate.recipe).model.num_classes == candidate.config.model.num_classes
+    return len(said & words) - len(words - said), int(native)
+
+
+def _words(name: str) -> set[str]:
+    """Of a recipe's name, or of a file's and its folder's."""
+    parts: Iterable[str] = Path(name).with_suffix("").parts[-2:]
+    return {word for part in parts for word in re.split(r"[^a-z0-9]+", part.casefold()) if word}
+
+
+def _of_predictions(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _of_predictions(value) for key, value in node.items() if key not in _ONLY_TRAINING}
+    return [_of_predictions(value) for value in node] if isinstance(node, list) else node
