@@ -50,16 +50,13 @@ def load_weights(
 def load_for_inference(
     model: nn.Module, path: str, *, use_ema: bool = True, classes: Sequence[str] | None = None
 ) -> None:
-    """:func:`load_weights` for a model that will only predict; weights in the form for deployment bring the model
-    into that form, in place."""
+    """:func:`load_weights` for a model that will only predict; weights of no more than prediction needs, such as those
+    in the form for deployment, bring the model into that form, in place."""
     stored = read_weights(path, use_ema)
     weights = in_our_layout(stored, model)
-    if not is_deployed(weights):
+    if can_be_trained(weights, model):
         return _load(model, _for_classes(stored, weights, model, classes, False), path)
-    trained = model.state_dict().keys()
-    deploy_as(model, weights)
-    # What only training needs may still be there.
-    kept = {n: v for n, v in weights.items() if n in model.state_dict() or n not in trained}
+    kept = deploy_as(model, weights)
     _load(model, _for_classes(stored, kept, model, classes, False), path)
     reparameterize(model)
     return None
@@ -70,12 +67,27 @@ def is_deployed(weights: Mapping[str, Tensor]) -> bool:
     return any(".fused." in name for name in weights)
 
 
-def deploy_as(model: nn.Module, names: Mapping[str, Tensor]) -> None:
-    """Bring a model into the form for deployment as far as weights of these names are, in place: RT-DETRv2's code
-    re-parameterises fewer convolutions than we do."""
+def can_be_trained(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
+    """Whether there are weights for all of a model in the form for training, and none of re-parameterised
+    convolutions."""
+    return not is_deployed(weights) and all(
+        name in weights or name.endswith("num_batches_tracked") for name in model.state_dict()
+    )
+
+
+def deploy_as(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring a model into the form for deployment as far as weights are, in place: RT-DETRv2's code re-parameterises
+    fewer convolutions than we do.
+
+    Returns:
+        the weights without what only training needs, which may still be there.
+    """
+    trained = model.state_dict().keys()
     for name, module in list(model.named_modules()):
-        if not hasattr(module, "fused") or f"{name}.fused.weight" in names:
+        if not hasattr(module, "fused") or f"{name}.fused.weight" in weights:
             _reparameterize(module)
+    state = model.state_dict()
+    return {name: value for name, value in weights.items() if name in state or name not in trained}
 
 
 def reparameterize(model: nn.Module) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 import deim
 from deim.checkpoint.formats import FORMATS, Format
+from deim.checkpoint.formats.format import with_counters
+from deim.checkpoint.loading import is_deployed
 from deim.checkpoint.provenance import Provenance
 from deim.checkpoint.reading import read_weights
 from deim.conversion import hugging_face
@@ -48,7 +50,7 @@ def convert(
         CheckpointError: the source is not understood, or the target has no place for it.
     """
     found = identify(read_weights(source, use_ema), source_format, recipe)
-    write = {NATIVE: _write_native, "hf": _write_hugging_face}.get(to, _writer(to, image_size))
+    write = {NATIVE: _write_native, "hf": write_hugging_face}.get(to, _writer(to, image_size))
     write(found, Path(out))
     return found
 
@@ -92,17 +94,22 @@ def _write_native(found: Identified, out: Path) -> None:
 def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[Identified, Path], None]:
     def write(found: Identified, out: Path) -> None:
         size = image_size or found.config.dataloader.get("image_size", (640, 640))
-        weights = target_format(found, to).to_theirs(_complete(found), found.model, size)
+        weights = target_format(found, to).to_theirs(with_counters(found.weights, found.model), found.model, size)
         _save({"model": _own(weights)}, out)
 
     return write
 
 
-def _write_hugging_face(found: Identified, out: Path) -> None:
-    if found.form == "deployment":
-        raise CheckpointError("transformers has no form for deployment: convert the training form")
+def write_hugging_face(found: Identified, out: Path) -> None:
+    """Write a folder that ``from_pretrained`` of ``transformers`` loads.
+
+    Raises:
+        CheckpointError: ``transformers`` has no such model.
+    """
+    if is_deployed(found.weights):
+        raise CheckpointError("transformers has no re-parameterised convolutions: convert the form for training")
     config, processor = hugging_face.config_of(found.config, found.classes)
-    weights = target_format(found, "hf").to_theirs(_complete(found), found.model)
+    weights = target_format(found, "hf").to_theirs(with_counters(found.weights, found.model), found.model)
     if config["model_type"] == "rt_detr_v2":
         weights = {n: v for n, v in weights.items() if not _beyond(n, config["decoder_layers"])}
     out.mkdir(parents=True, exist_ok=True)
@@ -115,13 +122,6 @@ def _beyond(name: str, layers: int) -> bool:
     """Whether a tensor is of a layer of the decoder after the first ``layers``."""
     parts = name.removeprefix("model.decoder.").split(".")
     return name.startswith("model.decoder.") and parts[1:2] != [] and parts[1].isdigit() and int(parts[1]) >= layers
-
-
-def _complete(found: Identified) -> dict[str, Tensor]:
-    """The weights, with the counters of batches that normalisation has in the recipe and a file may lack."""
-    counters = (name for name in found.model.state_dict() if name.endswith("num_batches_tracked"))
-    missing: dict[str, Any] = {name: torch.tensor(0) for name in counters if name not in found.weights}
-    return found.weights | missing
 
 
 def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:

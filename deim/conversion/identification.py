@@ -1,5 +1,6 @@
 """Which recipe the weights in a file belong to."""
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from deim.checkpoint import classes as class_names
 from deim.checkpoint.formats import FORMATS, Format
-from deim.checkpoint.loading import deploy_as, in_our_layout, is_deployed, mismatch, stored_classes
+from deim.checkpoint.formats.format import with_counters
+from deim.checkpoint.loading import can_be_trained, deploy_as, in_our_layout, mismatch, stored_classes
 from deim.checkpoint.reading import Stored
 from deim.config import build, load_config
 from deim.config.files import available
@@ -34,10 +36,11 @@ class Identified:
         origin: the format of the file; None for one of this package.
         recipe: name of the recipe that describes its model.
         config: of that recipe, with the file's number of classes.
-        model: on the meta device, in the form of the file.
+        model: on the meta device, in the form for training.
         weights: under our names.
         classes: names, where they are known.
         others: recipes that differ from ``recipe`` in their training alone.
+        form: "training", or "deployment" where there is no more than prediction needs.
     """
 
     stored: Stored
@@ -48,11 +51,7 @@ class Identified:
     weights: dict[str, Tensor]
     classes: Sequence[str] | None
     others: list[str]
-
-    @property
-    def form(self) -> str:
-        """ "training" or "deployment"."""
-        return "deployment" if is_deployed(self.weights) else "training"
+    form: str = "training"
 
 
 @dataclass
@@ -61,7 +60,9 @@ class _Candidate:
     config: Any
     model: nn.Module
     weights: dict[str, Tensor]
+    form: str
     problem: str | None
+    native: bool  # whether it has the recipe's own number of classes
 
     @property
     def behaviour(self) -> str:
@@ -96,7 +97,7 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
     classes = stored_classes(stored) or (class_names.known_classes(best.weights) if origin is not None else None)
     if classes is not None and len(classes) != count:
         classes = None
-    return Identified(stored, origin, best.recipe, best.config, best.model, best.weights, classes, others)
+    return Identified(stored, origin, best.recipe, best.config, best.model, best.weights, classes, others, best.form)
 
 
 def format_of(stored: Stored, source: str = "auto") -> Format | None:
@@ -133,21 +134,20 @@ def _possible(origin: Format | None, source: str) -> list[str]:
 
 def _candidate(stored: Stored, recipe: str) -> _Candidate:
     config = load_config(recipe)
-    count = class_names.num_classes(_any_names(stored))
-    if count is not None:
-        config.model.num_classes = count
+    native = config.model.num_classes
+    config.model.num_classes = class_names.num_classes(_any_names(stored)) or native
     with torch.device("meta"):
         model = build(config, "model")
     weights = in_our_layout(stored, model, quiet=True)
-    trained = model.state_dict()
-    if is_deployed(weights):
-        deploy_as(model, weights)
-    state = model.state_dict()
-    compared = {n: v for n, v in weights.items() if n in state or n not in trained} if is_deployed(weights) else weights
+    form, compared, shaped = "training", weights, model
+    if not can_be_trained(weights, model):
+        form, shaped = "deployment", copy.deepcopy(model)
+        compared = deploy_as(shaped, weights)
+    state = shaped.state_dict()
     missing = [n for n in state if n not in compared and not n.endswith("num_batches_tracked")]
     fits = not missing and all(n in state and v.shape == state[n].shape for n, v in compared.items())
     problem = None if fits else mismatch(stored.path, state, compared)
-    return _Candidate(recipe, config, model, weights, problem)
+    return _Candidate(recipe, config, model, weights, form, problem, native == config.model.num_classes)
 
 
 def _any_names(stored: Stored) -> Mapping[str, Tensor]:
@@ -187,15 +187,13 @@ def _writes_as(stored: Stored, candidate: _Candidate, origin: Format | None) -> 
     decoders that do not refine boxes have no heads of their own."""
     if origin is None:
         return True
-    state = candidate.model.state_dict()
-    counted = {n: v for n, v in state.items() if n not in candidate.weights and n.endswith("num_batches_tracked")}
-    return origin.to_theirs(candidate.weights | counted, candidate.model).keys() == stored.weights.keys()
+    counted = with_counters(candidate.weights, candidate.model)
+    return origin.to_theirs(counted, candidate.model).keys() == stored.weights.keys()
 
 
 def _score(path: str, candidate: _Candidate) -> tuple[int, int]:
     said, words = _words(path), _words(candidate.recipe)
-    native = load_config(candidate.recipe).model.num_classes == candidate.config.model.num_classes
-    return len(said & words) - len(words - said), int(native)
+    return len(said & words) - len(words - said), int(candidate.native)
 
 
 def _words(name: str) -> set[str]:

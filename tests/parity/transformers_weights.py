@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from transformers import ResNetConfig
 
+from deim.checkpoint.loading import in_our_layout, load_for_inference
+from deim.checkpoint.reading import Stored, read_weights
+from deim.conversion.conversion import target_format, write_hugging_face
+from deim.conversion.identification import Identified
 from deim.structures.predictions import Predictions
 from tests.models import randomize
 
@@ -34,21 +39,39 @@ def translated(weights: Mapping[str, Tensor], renamings: Sequence[tuple[str, str
     return result
 
 
-def assert_equals_transformers(
-    config: Any, theirs: nn.Module, renamings: Sequence[tuple[str, str]], size: tuple[int, int]
-) -> None:
-    """A model of ours predicts what ``theirs`` does, with the same random weights.
+def assert_folders_agree(config: Any, their_class: type, size: tuple[int, int], folder: Path) -> None:
+    """A model of ours, written for ``transformers``, predicts the same there; and what ``transformers`` writes
+    predicts the same here, and is written again bit for bit.
 
     Args:
-        config: of our model.
+        config: of our recipe.
+        their_class: the model there.
         size: (height, width) of the images.
     """
-    theirs = randomize(theirs, scale=0.02)
-    ours = instantiate(config).eval()
-    incompatible = ours.load_state_dict(translated(theirs.state_dict(), renamings), strict=False)
-    assert not incompatible.unexpected_keys
-    assert not incompatible.missing_keys
+    torch.manual_seed(0)
+    ours = randomize(instantiate(config.model), scale=0.02).eval()
+    found = Identified(
+        Stored("ours", ours.state_dict()), None, config.train.recipe, config, ours, ours.state_dict(), None, []
+    )
+    write_hugging_face(found, folder / "ours")
+    theirs, report = their_class.from_pretrained(folder / "ours", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+    assert_predict_alike(ours, theirs.eval(), size)
 
+    randomize(theirs, scale=0.02)
+    theirs.save_pretrained(folder / "theirs")
+    loaded = instantiate(config.model).eval()
+    load_for_inference(loaded, str(folder / "theirs"))
+    assert_predict_alike(loaded, theirs, size)
+    stored = read_weights(str(folder / "theirs"))
+    again = target_format(found, "hf").to_theirs(in_our_layout(stored, ours), ours)
+    assert again.keys() == stored.weights.keys()
+    assert all(torch.equal(again[name], value) for name, value in stored.weights.items())
+
+
+def assert_predict_alike(ours: nn.Module, theirs: nn.Module, size: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *size)
     expected = theirs(pixel_values=images)
     groups, _ = ours.decoder(ours.encoder(ours.backbone(images)))

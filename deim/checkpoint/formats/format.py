@@ -1,6 +1,6 @@
 """What there is to know of a foreign layout of weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +91,8 @@ class Format:
         shared = shared_names(model)
         if self.once:
             weights = {name: value for name, value in weights.items() if name not in shared}
-        result, left_over = to_theirs(weights, self.rules(num_decoder_layers(weights)))
+        layers = num_decoder_layers(weights)
+        result, left_over = to_theirs(weights, self.rules(layers))
         left_over = [name for name in left_over if name not in shared]
         if left_over:
             raise CheckpointError(
@@ -100,7 +101,8 @@ class Format:
         for repeat in self.repeats:
             if repeat.when(model):
                 result = _with_copies(result, repeat)
-        return result | self.constants(model, image_size)
+        constants = self.constants(model, image_size)
+        return result | {name: value for name, value in constants.items() if num_decoder_layers((name,)) <= layers}
 
     def check_constants(self, weights: Mapping[str, Tensor], model: nn.Module) -> None:
         """Raise where what follows from the model's shape is another there.
@@ -142,7 +144,7 @@ def _with_copies(weights: Mapping[str, Tensor], repeat: Repeat) -> dict[str, Ten
     return result
 
 
-def num_decoder_layers(names: Mapping[str, Tensor]) -> int:
+def num_decoder_layers(names: Iterable[str]) -> int:
     """How many layers the decoder of a model has, by any of the names they have."""
     numbers = (matches("*decoder.layers.#.*", f".{name}") for name in names)
     return max((int(number[1]) + 1 for number in numbers if number is not None), default=0)
@@ -157,6 +159,13 @@ def shared_names(model: nn.Module) -> dict[str, str]:
         if original != name:
             again[name] = original
     return again
+
+
+def with_counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights with the counters of batches that normalisation has in a model, and a file may lack."""
+    counter, mean = "num_batches_tracked", "running_mean"
+    names = [name for name in model.state_dict() if name.endswith(counter) and name not in weights]
+    return {**weights, **{name: torch.tensor(0) for name in names if name.replace(counter, mean) in weights}}
 
 
 def _short(value: Tensor) -> str:
