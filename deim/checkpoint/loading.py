@@ -179,24 +179,22 @@ def _without_class_parts(path: str, weights: dict[str, Tensor], state: Mapping[s
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
-    state = model.state_dict()
-    missing = [name for name in state if name not in weights and not name.endswith("num_batches_tracked")]
-    left_over = [name for name in weights if name not in state]
-    resized = [name for name in state if name in weights and weights[name].shape != state[name].shape]
-    if missing or left_over or resized:
-        raise CheckpointError(mismatch(path, state, weights))
+    problem = mismatch(path, model.state_dict(), weights)
+    if problem is not None:
+        raise CheckpointError(problem)
     model.load_state_dict(weights, strict=False)
     logger.info(f"Loaded {len(weights)} tensors from {path}")
 
 
-def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    """Everything in which weights differ from what a model holds, for a message."""
+def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
+    """Everything in which weights differ from what a model holds, for a message; None if they fit."""
     missing = [name for name in state if name not in weights and not name.endswith("num_batches_tracked")]
     left_over = [name for name in weights if name not in state]
     resized = [name for name in state if name in weights and weights[name].shape != state[name].shape]
-    shapes = [f"{n} is {tuple(weights[n].shape)} there and {tuple(state[n].shape)} here" for n in resized]
+    if not (missing or left_over or resized):
+        return None
     lines = [f"checkpoint {path} does not fit the model: is it of another size or another family?"]
-    lines += [f"  {line}" for line in shapes]
+    lines += [f"  {n} is {tuple(weights[n].shape)} there and {tuple(state[n].shape)} here" for n in resized]
     lines += [f"  {name} is not in it" for name in grouped(missing)]
     lines += [f"  {name} has no place in the model" for name in grouped(left_over)]
     if any(class_names.depends_on_classes(name) for name in resized):

@@ -38,7 +38,8 @@ def identify_backbone(stored: Stored) -> Backbone | None:
         return None
     weights = backbone_weights(stored.weights, stored.path)
     for config, build in _backbones(weights):
-        with torch.device("meta"):
+        # detectron2's Swin Transformer reads values of a tensor while it is built, which those on "meta" have not.
+        with torch.device("cpu" if config.startswith("build_swin") else "meta"):
             state = build().state_dict()
         needed = {name for name in state if not name.endswith(("num_batches_tracked", "relative_position_index"))}
         needed -= {name for name in needed if config.startswith("build_swin") and name.startswith("norm")}

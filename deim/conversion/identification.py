@@ -18,7 +18,7 @@ from deim.checkpoint.loading import can_be_trained, deploy_as, in_our_layout, mi
 from deim.checkpoint.reading import Stored
 from deim.config import build, load_config
 from deim.config.files import available
-from deim.errors import CheckpointError
+from deim.errors import CheckpointError, ConfigError
 
 # What a model predicts does not depend on these keys of its config.
 _ONLY_TRAINING = (
@@ -136,18 +136,26 @@ def _candidate(stored: Stored, recipe: str) -> _Candidate:
     config = load_config(recipe)
     native = config.model.num_classes
     config.model.num_classes = class_names.num_classes(_any_names(stored)) or native
-    with torch.device("meta"):
-        model = build(config, "model")
-    weights = in_our_layout(stored, model, quiet=True)
+    is_native, model = native == config.model.num_classes, _build(config)
+    try:
+        weights = in_our_layout(stored, model, quiet=True)
+    except CheckpointError as error:
+        return _Candidate(recipe, config, model, {}, "training", str(error), is_native)
     form, compared, shaped = "training", weights, model
     if not can_be_trained(weights, model):
         form, shaped = "deployment", copy.deepcopy(model)
         compared = deploy_as(shaped, weights)
-    state = shaped.state_dict()
-    missing = [n for n in state if n not in compared and not n.endswith("num_batches_tracked")]
-    fits = not missing and all(n in state and v.shape == state[n].shape for n, v in compared.items())
-    problem = None if fits else mismatch(stored.path, state, compared)
-    return _Candidate(recipe, config, model, weights, form, problem, native == config.model.num_classes)
+    problem = mismatch(stored.path, shaped.state_dict(), compared)
+    return _Candidate(recipe, config, model, weights, form, problem, is_native)
+
+
+def _build(config: Any) -> nn.Module:
+    """A recipe's model, without memory for its parameters if it can be built so."""
+    try:
+        with torch.device("meta"):
+            return build(config, "model")
+    except ConfigError:  # detectron2's Swin Transformer reads values of a tensor while it is built
+        return build(config, "model")
 
 
 def _any_names(stored: Stored) -> Mapping[str, Tensor]:

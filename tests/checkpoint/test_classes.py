@@ -1,0 +1,104 @@
+"""Weights of classes are found by their names."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from deim.checkpoint import load_for_inference, load_weights
+from deim.checkpoint.class_lists import BY_COUNT, COCO, OBJECTS365
+from deim.checkpoint.classes import class_rows
+from deim.checkpoint.provenance import Provenance
+from deim.errors import CheckpointError
+from tests.models import DETRS, tiny_model
+
+SIX = ["circle", "square", "triangle", "ring", "cross", "star"]
+
+
+def saved(folder: Path, family: str, classes: list[str] | None = SIX) -> tuple[nn.Module, str]:
+    model = tiny_model(family=family)
+    content = {"model": model.state_dict()}
+    if classes is not None:
+        content["deim"] = Provenance("0", "", classes).state_dict()
+    torch.save(content, folder / "model.pth")
+    return model.eval(), str(folder / "model.pth")
+
+
+@torch.no_grad()
+def logits(model: nn.Module) -> torch.Tensor:
+    torch.manual_seed(1)
+    groups, _ = model.decoder(model.encoder(model.backbone(torch.rand(1, 3, 64, 64))))
+    return groups["main"].logits[-1]
+
+
+@pytest.mark.parametrize("family", ["dfine", "rtdetr", *DETRS])
+def test_logits_of_kept_classes_are_unchanged(family: str, tmp_path: Path) -> None:
+    """In another order: queries are chosen by scores, in Deformable DETR by those of the first class."""
+    old, path = saved(tmp_path, family)
+    wanted = ["Circle", "star", "ring", "square", "cross", "triangle"]
+    new = tiny_model(family=family, seed=5)
+    load_weights(new, path, allow_other_classes=True, classes=wanted)
+    rows = [SIX.index(name.lower()) for name in wanted]
+    torch.testing.assert_close(logits(new.eval()), logits(old)[..., rows], rtol=1e-5, atol=1e-6)
+    ours, theirs = new.decoder.denoising.class_embedding.weight, old.decoder.denoising.class_embedding.weight
+    assert torch.equal(ours[:6], theirs[rows])
+    assert torch.equal(ours[6:], theirs[6:]), "the embedding of what is no object"
+
+
+def test_new_classes_start_anew_and_the_log_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old, path = saved(tmp_path, "dfine")
+    new = tiny_model("model.num_classes=3", seed=5)
+    initial = {name: value.clone() for name, value in new.state_dict().items()}
+    with caplog.at_level(logging.INFO):
+        load_weights(new, path, allow_other_classes=True, classes=["cross", "hexagon", "square"])
+    assert "cross <- cross (4), square <- square (1)" in caplog.text
+    assert "does not know, newly initialised: hexagon" in caplog.text
+    for name in ("decoder.refinement.score_heads.0.weight", "decoder.queries.score_head.bias"):
+        found, before = new.state_dict()[name], old.state_dict()[name]
+        assert torch.equal(found[[0, 2]], before[[4, 1]]), name
+        assert torch.equal(found[1], initial[name][1]), name
+
+
+def test_evaluation_needs_every_class(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "dfine")
+    with pytest.raises(CheckpointError, match="does not know 1 of the classes: hexagon"):
+        load_for_inference(tiny_model("model.num_classes=2"), path, classes=["circle", "hexagon"])
+
+
+def test_names_in_another_language_do_not_lose_the_weights(tmp_path: Path) -> None:
+    """As many classes, and none of the same name: they are the same."""
+    old, path = saved(tmp_path, "dfine")
+    new = tiny_model(seed=5)
+    load_for_inference(new, path, classes=["Kreis", "Quadrat", "Dreieck", "Ring?", "Kreuz", "Stern"])
+    assert torch.equal(logits(new.eval()), logits(old))
+
+
+def test_weights_without_names_are_left_out_where_their_number_is_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, path = saved(tmp_path, "dfine", classes=None)
+    with pytest.raises(CheckpointError, match="the number of classes differs"):
+        load_for_inference(tiny_model("model.num_classes=2"), path, classes=["circle", "star"])
+    load_weights(tiny_model("model.num_classes=2"), path, allow_other_classes=True, classes=["circle", "star"])
+    assert "has other classes, and does not say which; newly initialised" in caplog.text
+
+
+def test_objects365_for_coco_as_dfines_authors_do_it() -> None:
+    """The categories of Objects365 that they take for COCO's, by their ids, which begin with 1."""
+    official = (
+        "1 47 6 59 115 56 117 66 22 41 177 128 250 25 57 140 93 79 100 97 145 296 179 181 39 40 14 44 121 220 149 174 "
+        "166 155 138 114 146 147 205 9 36 11 89 85 94 27 113 83 266 105 142 153 235 144 151 98 3 51 26 76 99 154 38 74 "
+        "116 133 107 62 164 135 278 82 134 19 95 31 170 71 329 227"
+    )
+    assert class_rows(BY_COUNT[366], COCO) == [int(number) for number in official.split()]
+    assert class_rows(OBJECTS365, COCO) == [int(number) - 1 for number in official.split()]
+    back = class_rows(COCO, OBJECTS365)
+    assert [back[row] for row in class_rows(OBJECTS365, COCO)] == list(range(80))
+
+
+def test_scores_by_category_id_are_those_of_coco() -> None:
+    rows = class_rows(BY_COUNT[91], COCO)
+    assert (rows[0], rows[11], rows[12], rows[-1]) == (1, 13, 14, 90), "ids 0 and 12 are no categories"
+    assert len(set(rows)) == 80

@@ -1,0 +1,200 @@
+"""Whatever file a user gives: it is read, or refused with what is wrong with it, and never run."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deim import model_zoo
+from deim.checkpoint import read_weights
+from deim.conversion import convert
+from deim.errors import CheckpointError
+from tests.checkpoint.test_formats import detector, in_their_layout
+from tests.test_train_net import tool
+
+RECIPE = "dfine/dfine_n_coco"
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An official checkpoint with averaged and raw weights."""
+    path = tmp_path_factory.mktemp("official") / "dfine_n_coco.pth"
+    averaged, raw = (in_their_layout(detector(RECIPE), RECIPE, "dfine")[0] for _ in range(2))
+    raw["decoder.enc_score_head.bias"] = raw["decoder.enc_score_head.bias"] + 1
+    raw = {f"module.{name}": value for name, value in raw.items()}
+    arguments = argparse.Namespace(config="dfine.yml", resume=None, root=Path("data"))
+    content = {"ema": {"module": averaged}, "model": raw, "args": arguments, "best": np.float64(42.8), "last_epoch": 3}
+    torch.save(content, path)
+    return path
+
+
+class Malicious:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("was_run",)
+
+
+class Config:
+    """What a careless training script keeps beside its weights."""
+
+
+def with_content(path: Path, content: object) -> None:
+    torch.save(content, path)
+
+
+def truncated(path: Path, official: Path) -> None:
+    path.write_bytes(official.read_bytes()[: official.stat().st_size // 2])
+
+
+def damaged(path: Path, official: Path) -> None:
+    content = bytearray(official.read_bytes())
+    content[20:200] = bytes(180)
+    path.write_bytes(content)
+
+
+# what is wrong -> (how such a file is made, what the message says of it)
+FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "missing": (lambda path, official: None, "does not exist"),
+    "empty": (lambda path, official: path.write_bytes(b""), "the file is empty"),
+    "text": (lambda path, official: path.write_text("weights"), "cannot be read as a checkpoint"),
+    "truncated": (truncated, "cannot be read as a checkpoint"),
+    "damaged": (damaged, "cannot be read as a checkpoint"),
+    "number": (lambda path, official: torch.save(3, path), "holds a int, not the weights of a model"),
+    "nothing": (lambda path, official: torch.save({"model": {}}, path), "holds no weights of a model: it is empty"),
+    "no tensors": (lambda path, official: torch.save({"model": {"a": 1}}, path), "a in it is a int"),
+    "malicious": (lambda path, official: torch.save({"model": Malicious()}, path), "holds more than data, namely .*mkdir"),
+    "an object": (
+        lambda path, official: torch.save({"model": {"a": torch.ones(1)}, "cfg": Config()}, path),
+        "holds more than data, namely tests.checkpoint.test_files.Config, .*\n.*weights_only=False",
+    ),
+    "of another library": (
+        lambda path, official: torch.save({"roi_heads.box.fc1.weight": torch.ones(2)}, path),
+        "is of no format that is known here .*roi_heads.box.fc1.weight",
+    ),
+    "of another size": (
+        lambda path, official: torch.save({n: v[:2] if v.dim() == 4 else v for n, v in weights_of(official).items()}, path),
+        "fits none of 15 recipes, .* best:\n(.*\n)*.*backbone.stem.stem1.conv.weight is \\(2, 3, 3, 3\\) there and",
+    ),
+    "incomplete": (
+        lambda path, official: torch.save({n: v for n, v in weights_of(official).items() if "enc_output" not in n}, path),
+        "decoder.queries.projection.weight is not in it\n(.*\n)*.*decoder.queries.norm.bias is not in it",
+    ),
+    "with more": (
+        lambda path, official: torch.save(weights_of(official) | {"decoder.extra": torch.ones(1)}, path),
+        "decoder.extra has no place in the model",
+    ),
+    "copies that differ": (
+        lambda path, official: torch.save(weights_of(official) | {"decoder.decoder.up": torch.ones(1) * 9}, path),
+        "decoder.decoder.up and decoder.up are one tensor",
+    ),
+    "other points": (
+        lambda path, official: torch.save(
+            {n: v * 2 if n.endswith("num_points_scale") else v for n, v in weights_of(official).items()}, path
+        ),
+        "num_points_scale is .* in the file, where this model has",
+    ),
+}  # fmt: skip
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return dict(read_weights(str(path)).weights)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_told(fault: str, official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, message = FAULTS[fault]
+    make(tmp_path / "dfine_n_coco.pth", official)
+    with pytest.raises(CheckpointError, match=message):
+        convert("dfine_n_coco.pth", "out.pth")
+    assert not (tmp_path / "was_run").exists()
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_file_of_another_family_lists_every_tensor(official: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        model_zoo.get("rtdetrv2/rtdetrv2_r18vd_120e_coco", str(official))
+    assert "backbone.conv#.conv#_#.conv.weight (3) is not in it" in str(caught.value)
+    assert "decoder.refinement.quality_heads.#.reg_conf.layers.#.weight (6) has no place in the model" in str(
+        caught.value
+    )
+
+
+def test_averaged_weights_are_taken_and_raw_ones_can_be(official: Path, tmp_path: Path) -> None:
+    for raw in (False, True):
+        convert(str(official), str(tmp_path / "out.pth"), use_ema=not raw)
+        bias = torch.load(tmp_path / "out.pth", weights_only=True)["model"]["decoder.queries.score_head.bias"]
+        averaged = weights_of(official)["decoder.enc_score_head.bias"]
+        assert torch.equal(bias, averaged + 1 if raw else averaged)
+
+
+def test_formats_that_cannot_hold_the_model(official: Path, tmp_path: Path) -> None:
+    for to in ("rtdetrv2", "detrex", "h_detr"):
+        with pytest.raises(CheckpointError, match=f"cannot be written as '{to}': .* is not for recipes of dfine"):
+            convert(str(official), str(tmp_path / "out"), to=to)
+    with pytest.raises(CheckpointError, match="transformers has no model like deim_dfine/deim_dfine_n_coco"):
+        convert(str(official), str(tmp_path / "out"), to="hf", recipe="deim_dfine/deim_dfine_n_coco")
+
+
+def test_a_name_that_says_nothing_needs_the_recipe(official: Path, tmp_path: Path) -> None:
+    """D-FINE and DEIM have the same tensors and predict differently."""
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(official.read_bytes())
+    done = tool("convert_checkpoint.py", str(path), str(tmp_path / "out.pth"))
+    assert done.returncode == 2
+    assert "fits recipes that predict differently, and nothing in it tells" in done.stderr
+    done = tool("convert_checkpoint.py", str(path), str(tmp_path / "out.pth"), "--from", "deim")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "recipe deim_dfine/deim_dfine_n_coco, 80 classes (person, bicycle, car, ...), in the form for training"
+        in done.stdout
+    )
+
+
+def test_what_was_converted_says_what_it_is(official: Path, tmp_path: Path) -> None:
+    convert(str(official), str(tmp_path / "out.pth"))
+    said = torch.load(tmp_path / "out.pth", weights_only=True)["deim"]
+    assert (said["recipe"], said["form"], said["classes"][:2]) == (RECIPE, "training", ["person", "bicycle"])
+    found = convert(str(tmp_path / "out.pth"), str(tmp_path / "again.pth"))
+    assert (found.origin, found.recipe) == (None, RECIPE)
+
+
+def test_safetensors_and_parts_of_them(official: Path, tmp_path: Path) -> None:
+    weights = {name: value.clone() for name, value in weights_of(official).items()}
+    save_file(weights, str(tmp_path / "dfine_n.safetensors"))
+    assert convert(str(tmp_path / "dfine_n.safetensors"), str(tmp_path / "out.pth")).recipe == RECIPE
+    names = sorted(weights)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for part, own in parts.items():
+        save_file({name: weights[name] for name in own}, str(tmp_path / part))
+    where = ",".join(f'"{name}": "{part}"' for part, own in parts.items() for name in own)
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{where}}}}}')
+    assert read_weights(str(tmp_path)).weights.keys() == weights.keys()
+
+
+def test_the_zoo_tells_what_is_published_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    assert model_zoo.list()["dfine/dfine_s_coco"] == ("coco", "objects365_coco", "objects365")
+    with pytest.raises(
+        CheckpointError, match=f"https://drive.google.com/.* and put it at {tmp_path}/deim/deim_dfine_s"
+    ):
+        model_zoo.get("deim_dfine/deim_dfine_s_coco", weights="coco")
+    with pytest.raises(CheckpointError, match=r"no published weights 'objects365' for .* \(there are: coco\)"):
+        model_zoo.get("dfine/dfine_n_coco", weights="objects365")
+
+
+def test_published_weights_that_are_in_place_are_used(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    (tmp_path / "deim").mkdir()
+    (tmp_path / "deim" / "dfine_n_coco.pth").write_bytes(official.read_bytes())
+    model = model_zoo.get(RECIPE, weights="coco")
+    expected = weights_of(official)["decoder.enc_score_head.bias"]
+    assert torch.equal(model.decoder.queries.score_head.bias, expected)
+    few = model_zoo.get(RECIPE, weights="coco", classes=["dog", "unicorn"])
+    assert torch.equal(few.decoder.queries.score_head.bias[0], expected[16])
