@@ -45,7 +45,10 @@ def class_rows(stored: Sequence[str], wanted: Sequence[str]) -> list[int | None]
 
 
 def with_rows(
-    weights: Mapping[str, Tensor], state: Mapping[str, Tensor], rows: Sequence[int | None]
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    rows: Sequence[int | None],
+    by_place: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Weights for a model of other classes.
 
@@ -53,18 +56,20 @@ def with_rows(
         weights: of the checkpoint.
         state: of the model, whose values new classes keep.
         rows: from :func:`class_rows`.
+        by_place: modules whose scores keep their place: they are of no class, such as whether there is an object.
     """
-    kept = [row for row, source in enumerate(rows) if source is not None]
-    sources = [source for source in rows if source is not None]
+    moved = [(row, source) for row, source in enumerate(rows) if source is not None]
     count = num_classes(weights) or 0
     result = dict(weights)
     for name, value in state.items():
         if not depends_on_classes(name) or name not in weights:
             continue
         adapted, source = value.detach().clone().cpu(), weights[name].to(value.dtype)
-        adapted[torch.tensor(kept, dtype=torch.long)] = source[torch.tensor(sources, dtype=torch.long)]
-        if len(source) > count and len(adapted) > len(rows):
-            adapted[len(rows) :] = source[count:]
+        # embeddings have one more, of what is no object
+        last = [(len(rows), count)] if len(source) > count and len(adapted) > len(rows) else []
+        same = [(row, row) for row in range(min(len(adapted), len(source)))]
+        pairs = torch.tensor(same if name.startswith(by_place) else moved + last, dtype=torch.long).view(-1, 2)
+        adapted[pairs[:, 0]] = source[pairs[:, 1]]
         result[name] = adapted
     return result
 

@@ -168,7 +168,8 @@ def _for_classes(
     if unknown and not allow_new:
         raise CheckpointError(f"{stored.path} does not know {len(unknown)} of the classes: {', '.join(unknown)}")
     class_names.report(stored.path, found, classes, rows)
-    return class_names.with_rows(weights, state, rows)
+    by_place = tuple(n for n, m in model.named_modules() if not getattr(m, "scores_are_of_classes", True))
+    return class_names.with_rows(weights, state, rows, by_place)
 
 
 def _without_class_parts(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

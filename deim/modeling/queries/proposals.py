@@ -22,6 +22,8 @@ class RegionProposals(TwoStageSource):
     """
 
     gives_positions = True
+    # Scores are told from their place and not from a class: other classes do not move them.
+    scores_are_of_classes = False
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class TwoStageSource(QuerySource):
         ValueError: ``anchor_size`` is not between 0 and 1.
     """
 
+    scores_are_of_classes = True
+
     def __init__(
         self,
         dim: int,
