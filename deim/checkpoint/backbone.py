@@ -13,6 +13,8 @@ from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
+# Buffers that a backbone makes by itself, and files may lack.
+COMPUTED = ("num_batches_tracked", "relative_position_index")
 # The ResNets of Caffe2, which detectron2 also has as R-50.pkl.
 _CAFFE2 = "conv1_w"
 
@@ -32,7 +34,7 @@ def load_backbone_weights(backbone: nn.Module, path: str, fresh: tuple[str, ...]
     wrong = [
         name
         for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
+        if not name.endswith(COMPUTED)
         and not (name.startswith(fresh) and name not in weights)
         and (name not in weights or weights[name].shape != value.shape)
     ]

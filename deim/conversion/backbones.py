@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from deim.checkpoint.backbone import backbone_weights
+from deim.checkpoint.backbone import COMPUTED, backbone_weights
 from deim.checkpoint.formats import recognise
 from deim.checkpoint.reading import Stored
 from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, hgnetv2, presnet, resnet, swin
@@ -41,7 +41,7 @@ def identify_backbone(stored: Stored) -> Backbone | None:
         # detectron2's Swin Transformer reads values of a tensor while it is built, which those on "meta" have not.
         with torch.device("cpu" if config.startswith("build_swin") else "meta"):
             state = build().state_dict()
-        needed = {name for name in state if not name.endswith(("num_batches_tracked", "relative_position_index"))}
+        needed = {name for name in state if not name.endswith(COMPUTED)}
         needed -= {name for name in needed if config.startswith("build_swin") and name.startswith("norm")}
         if all(name in weights and weights[name].shape == state[name].shape for name in needed):
             own = {name: value for name, value in weights.items() if name in state}
