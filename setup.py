@@ -61,6 +61,7 @@ setup(
             "einops",
             "fairscale",
         ],
+        "safetensors": ["safetensors"],
         "timm": ["timm", "torchvision"],
         "wandb": ["wandb"],
     },

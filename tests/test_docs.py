@@ -46,7 +46,7 @@ def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/compose.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/checkpoints.md", "docs/compose.md"])
 def test_python_on_the_pages_runs(name: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert blocks

@@ -3,6 +3,7 @@ for batches of unequal images."""
 
 import copy
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,10 @@ from detectron2.config import instantiate
 from torch import nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
+from deim.checkpoint import load_for_inference, read_weights
+from deim.checkpoint.reading import Stored
+from deim.conversion.conversion import target_format, write_hugging_face
+from deim.conversion.identification import Identified
 from tests.models import randomize, recipe
 from tests.parity.transformers_weights import (
     assert_same_predictions,
@@ -160,3 +165,29 @@ def test_losses_and_gradients_equal_transformers(name: str) -> None:
         if parameter.grad is not None:
             norm = parameter.grad.norm()
             torch.testing.assert_close(norm, wanted[parameter_name].norm(), rtol=1e-4, atol=1e-5, msg=parameter_name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@torch.no_grad()
+def test_what_is_written_for_transformers_predicts_the_same_there(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = recipe(f"deformable_detr_{name}_50ep_coco", *SMALL)
+    ours = randomize(instantiate(config.model), scale=0.02).eval()
+    weights = ours.state_dict()
+    found = Identified(Stored("ours", weights), None, config.train.recipe, config, ours, weights, None, [])
+    write_hugging_face(found, tmp_path)
+    theirs, report = DeformableDetrForObjectDetection.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    samples, pixels, mask, _ = padded_batch(config.model)
+    expected = theirs.eval()(pixel_values=pixels, pixel_mask=mask)
+    images, padding = ours._batch([sample["image"] for sample in samples])
+    groups, _ = ours.decoder(ours.encoder(ours.backbone(images.tensor), padding))
+    assert_same_predictions(groups["main"], expected.logits, expected.pred_boxes)
+
+    stored = read_weights(str(tmp_path))
+    loaded = instantiate(config.model)
+    load_for_inference(loaded, str(tmp_path))
+    assert all(torch.equal(value, weights[key]) for key, value in loaded.state_dict().items())
+    again = target_format(found, "hf").to_theirs(loaded.state_dict(), loaded)
+    assert again.keys() == stored.weights.keys()
+    assert all(torch.equal(again[key], value) for key, value in stored.weights.items())
