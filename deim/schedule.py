@@ -36,8 +36,9 @@ class Schedule:
         lr_gamma: the lowest learning rate relative to the base.
         drop_epochs: the learning rate falls to a tenth at the start of each of these (DETR's step schedule)
             in place of flat_epochs and lr_gamma.
-        final_ema_decay: the epochs without augmentation start from the best weights before them, averaged
-            with this decay; None lets them go on as they are.
+        final_from_best: the epochs without augmentation start from the best weights before them.
+        final_ema_decay: and average with this decay from there on; None keeps the one before. The official
+            code means to change it, but its averaging goes on with the one that it was built with.
         eval_epochs: epochs between evaluations.
         checkpoint_epochs: epochs between checkpoints.
 
@@ -53,6 +54,7 @@ class Schedule:
     lr_gamma: float = 1.0
     dense_epochs: tuple[int, int] = (0, 0)
     drop_epochs: Sequence[int] = ()
+    final_from_best: bool = False
     final_ema_decay: float | None = None
     eval_epochs: int = 1
     checkpoint_epochs: int = 1
@@ -75,6 +77,8 @@ class Schedule:
             )
         if self.final_ema_decay is not None and not 0 < self.final_ema_decay < 1:
             raise ConfigError(f"schedule.final_ema_decay must be between 0 and 1, got {self.final_ema_decay}")
+        if self.final_ema_decay is not None and not self.final_from_best:
+            raise ConfigError("schedule.final_ema_decay is set, but not schedule.final_from_best, which it belongs to")
         if not 0 <= self.dense_epochs[0] <= self.dense_epochs[1]:
             raise ConfigError(f"schedule.dense_epochs must ascend from at least 0, got {list(self.dense_epochs)}")
 

@@ -38,7 +38,7 @@ class Watch(HookBase):
         self.decays.append(round(self.averaging.decay, 6))
 
 
-def train(folder: Path, scores: dict[int, float], iterations: int, start_iter: int) -> Watch:
+def train(folder: Path, scores: dict[int, float], iterations: int, start_iter: int, decay: float | None = 0.9) -> Watch:
     """Evaluate after every second iteration, with given results by the number of iterations done."""
     model = Counter()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -54,7 +54,7 @@ def train(folder: Path, scores: dict[int, float], iterations: int, start_iter: i
         start_iter=start_iter,
         eval_period=2,
         metric="bbox/AP",
-        decay=0.9,
+        decay=decay,
     )
     watch = Watch(averaging)
 
@@ -81,6 +81,14 @@ def test_an_evaluation_that_is_no_better_starts_them_again(tmp_path: Path) -> No
     # 35 exceeds the best before, 29 does not: again from four. 1 is the first since then, 0.5 is worse.
     assert watch.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6]
     assert watch.decays == [0.5] * 4 + [0.9] * 3 + [0.8999] * 4 + [0.8998] * 3
+
+
+def test_without_a_decay_of_its_own_the_averages_keep_theirs(tmp_path: Path) -> None:
+    """As in the official code, which sets one that its averaging does not look at."""
+    scores = {2: 10.0, 4: 30.0, 6: 35.0, 8: 29.0, 10: 1.0}
+    watch = train(tmp_path, scores, iterations=10, start_iter=4, decay=None)
+    assert watch.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6]
+    assert set(watch.decays) == {0.5}
 
 
 def test_the_best_before_is_kept_apart(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ def test_schedules(name: str) -> None:
     batch_size = 16 if "rtdetr" in name else 128 if "_n_" in name else 32
     assert cfg.dataloader.train.total_batch_size == batch_size
     assert cfg.train.model_ema.warmup_iters == (2000 if "rtdetr" in name else 1000)
-    assert schedule.final_ema_decay == (0.9998 if "_x_" in name else 0.9999)
+    # RT-DETRv2's own code goes on as it is; none changes the decay of the averages, though some mean to.
+    assert (schedule.final_from_best, schedule.final_ema_decay) == (not name.startswith("rtdetrv2"), None)
 
 
 # recipe: (first epochs of Dense O2O, of single-image augmentation, of none; sizes per base size)

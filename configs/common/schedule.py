@@ -11,6 +11,7 @@ schedule = L(Schedule)(
     flat_epochs=0,
     no_aug_epochs=0,
     lr_gamma=1.0,
+    final_from_best=False,
     final_ema_decay=None,
     eval_epochs=1,
     checkpoint_epochs=4,

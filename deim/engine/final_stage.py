@@ -21,10 +21,9 @@ class FinalStageHook(HookBase):
     """Starts the final epochs, those without augmentation, from the best checkpoint before them.
 
     At ``start_iter`` the weights, their averages and the optimizer's state become those of
-    ``model_best.pth``, which is kept as ``model_best_stage1.pth``, and the averages get another decay.
+    ``model_best.pth``, which is kept as ``model_best_stage1.pth``, and the averages may get another decay.
     After each evaluation in the final epochs that is no better than the best one since the last such
-    start, the same is done again with a decay that is lower by ``decay_step``. (The official code sets
-    these decays too, but its averaging does not look at them.)
+    start, the same is done again; with a decay of its own, with one that is lower by ``decay_step``.
 
     Register it after the hooks that evaluate and that save the best checkpoint.
 
@@ -34,7 +33,8 @@ class FinalStageHook(HookBase):
         start_iter: first iteration of the final epochs.
         eval_period: iterations between evaluations; 0 for none before the end.
         metric: in the event storage, such as "bbox/AP".
-        decay: of the averaging from ``start_iter`` on.
+        decay: of the averaging from ``start_iter`` on; None keeps it as it is, always, which is the effect of the
+            official code.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class FinalStageHook(HookBase):
         start_iter: int,
         eval_period: int,
         metric: str,
-        decay: float,
+        decay: float | None,
         decay_step: float = 1e-4,
     ):
         self.checkpointer, self.optimizer = checkpointer, optimizer
@@ -61,6 +61,10 @@ class FinalStageHook(HookBase):
     def path(self) -> str:
         return os.path.join(self.checkpointer.save_dir, "model_best_stage1.pth")
 
+    @property
+    def _decay_at_start(self) -> float:
+        return self.averaging.decay if self.decay is None else self.decay
+
     def before_step(self) -> None:
         if self.trainer.iter != self.start_iter:
             return
@@ -72,9 +76,9 @@ class FinalStageHook(HookBase):
         self.reference = comm.all_gather(score)[0]
         if self.reference is None:
             logger.warning("There was no evaluation before the final epochs: they go on from the present weights")
-            self.averaging.decay = self.decay
+            self.averaging.decay = self._decay_at_start
         else:
-            self._restart(self.decay)
+            self._restart(self._decay_at_start)
 
     def after_step(self) -> None:
         following = self.trainer.iter + 1
@@ -87,7 +91,7 @@ class FinalStageHook(HookBase):
             self.reference = score
         else:
             self.reference = -math.inf
-            self._restart(self.averaging.decay - self.decay_step)
+            self._restart(self.averaging.decay - (0 if self.decay is None else self.decay_step))
         self._save_again()
 
     def _save_again(self) -> None:

@@ -192,7 +192,7 @@ def _final_stage(
     iters_per_epoch: int | None,
 ) -> FinalStageHook | None:
     schedule = build(cfg, "schedule") if "schedule" in cfg else None
-    if schedule is None or schedule.final_ema_decay is None or iters_per_epoch is None:
+    if schedule is None or not schedule.final_from_best or iters_per_epoch is None:
         return None
     return FinalStageHook(
         checkpointer,

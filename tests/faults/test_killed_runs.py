@@ -19,6 +19,7 @@ SETTINGS = [
     "schedule.dense_epochs=[2,4]",
     "schedule.flat_epochs=2",
     "schedule.no_aug_epochs=2",
+    "schedule.final_from_best=true",
     "schedule.final_ema_decay=0.9",
     "schedule.eval_epochs=1",
     "schedule.checkpoint_epochs=1",

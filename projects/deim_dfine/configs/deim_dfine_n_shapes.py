@@ -43,7 +43,7 @@ schedule.epochs = 18
 schedule.flat_epochs = 7
 schedule.dense_epochs = [5, 8]
 schedule.no_aug_epochs = 2
-schedule.final_ema_decay = 0.99
+schedule.final_from_best = True
 schedule.lr_gamma = 0.05
 schedule.warmup_iters = 200
 # The final epochs start from the best weights that were evaluated: the last evaluation comes right before them.

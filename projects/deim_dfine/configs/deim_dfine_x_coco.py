@@ -12,5 +12,3 @@ model = with_deim_dfine(model)
 dataloader.train.mapper.multi_scale_repeat = 3
 
 optimizer.params.rules.backbone.lr = 5e-6
-
-schedule.final_ema_decay = 0.9998

@@ -21,3 +21,4 @@ schedule.flat_epochs = 34
 schedule.dense_epochs = [4, 34]
 schedule.no_aug_epochs = 2
 schedule.lr_gamma = 0.5
+schedule.final_from_best = True

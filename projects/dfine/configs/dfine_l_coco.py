@@ -16,4 +16,4 @@ dataloader.train.mapper.multi_scale_repeat = 4
 
 schedule.epochs = 80
 schedule.no_aug_epochs = 8
-schedule.final_ema_decay = 0.9999
+schedule.final_from_best = True

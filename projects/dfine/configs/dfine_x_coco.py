@@ -13,5 +13,3 @@ model.decoder.layer.dim = 256
 model.decoder.refinement.reg_scale = 8.0
 
 optimizer.params.rules.backbone.lr = 2.5e-6
-
-schedule.final_ema_decay = 0.9998

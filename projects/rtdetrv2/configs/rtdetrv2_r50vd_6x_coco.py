@@ -25,4 +25,3 @@ optimizer.params.rules = dict(
 
 schedule.epochs = 72
 schedule.warmup_iters = 2000
-schedule.final_ema_decay = 0.9999
