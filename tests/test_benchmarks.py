@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
+from deim.benchmarks import fidelity, peers
+from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from tests.test_train_net import tool
 
@@ -41,3 +45,40 @@ def test_losses_are_measured_beside_detrex() -> None:
     else:
         assert done.returncode == 0, done.stderr
         assert "| 4 x 20 " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("recipe", "path"),
+    [
+        ("deim_dfine/deim_dfine_n_coco", "deim_dfine/deim_hgnetv2_n_coco.yml"),
+        ("dfine/dfine_x_coco", "deim_dfine/dfine_hgnetv2_x_coco.yml"),
+        ("deim_rtdetrv2/deim_rtdetrv2_r50vd_m_60e_coco", "deim_rtdetrv2/deim_r50vd_m_60e_coco.yml"),
+        ("rtdetrv2/rtdetrv2_r18vd_120e_coco", "deim_rtdetrv2/rtdetrv2_r18vd_120e_coco.yml"),
+    ],
+)
+def test_recipes_have_their_configs_in_the_official_code(recipe: str, path: str) -> None:
+    assert peers.config_path(recipe) == f"configs/{path}"
+
+
+@pytest.mark.parametrize("recipe", ["deim_dfine/deim_dfine_n_shapes", "dn_detr/dn_detr_r50_50ep_coco"])
+def test_recipes_that_the_official_code_has_not(recipe: str) -> None:
+    with pytest.raises(ConfigError, match=f"has no config for {recipe}"):
+        peers.config_path(recipe)
+
+
+def test_verification_needs_a_checkout_of_the_official_code(shapes: Path, tmp_path: Path) -> None:
+    data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
+    done = tool("verify.py", "--peer", str(tmp_path), *data)
+    assert done.returncode == 2
+    assert "is no checkout of the official DEIM code" in done.stderr
+
+
+def test_pictures_for_the_comparison(shapes: Path) -> None:
+    annotations = f"{shapes}/annotations/instances_val.json"
+    samples = fidelity.pictures(annotations, f"{shapes}/val", size=96, count=2)
+    assert [tuple(sample["image"].shape) for sample in samples] == [(3, 96, 96)] * 2
+    pixels, targets = fidelity._official_batch(samples)
+    assert 0 <= pixels.min() < pixels.max() <= 1
+    assert all(((target["boxes"] > 0) & (target["boxes"] < 1)).all() for target in targets)
+    with pytest.raises(ConfigError, match="images with objects, 1000 are needed"):
+        fidelity.pictures(annotations, f"{shapes}/val", size=96, count=1000)

@@ -1,1 +1,1 @@
-"""Measurements of speed, beside those of others."""
+"""Measurements beside the code of others: of speed, and of how exactly it does the same."""

@@ -1,5 +1,6 @@
-"""Running the data loader of the official DEIM code, from a checkout of it."""
+"""Running parts of the official DEIM code, from a checkout of it."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,75 @@ def official_batches(
     train_loader.set_epoch(DENSE_EPOCH if dense else STRONG_EPOCH)
     while True:
         yield from train_loader
+
+
+def config_path(recipe: str) -> str:
+    """Where the official code has the config of a recipe, in its checkout.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    system, _, name = recipe.partition("/")
+    patterns = {
+        "deim_dfine": (r"deim_dfine_(\w)_coco", r"configs/deim_dfine/deim_hgnetv2_\1_coco.yml"),
+        "dfine": (r"dfine_(\w)_coco", r"configs/deim_dfine/dfine_hgnetv2_\1_coco.yml"),
+        "deim_rtdetrv2": (r"deim_rtdetrv2_(r\w+)_coco", r"configs/deim_rtdetrv2/deim_\1_coco.yml"),
+        "rtdetrv2": (r"rtdetrv2_(r\w+)_coco", r"configs/deim_rtdetrv2/rtdetrv2_\1_coco.yml"),
+    }
+    pattern, path = patterns.get(system, ("$^", ""))
+    if not re.fullmatch(pattern, name):
+        raise ConfigError(f"the official code of DEIM has no config for {recipe}")
+    return re.sub(pattern, path, name)
+
+
+def official_config(checkout: str, recipe: str, size: int) -> Any:
+    """The official config of a recipe, with random weights, for square images of that size.
+
+    Call it in a process of its own: the registries of the official code are global.
+    """
+    sys.path.insert(0, checkout)
+    from engine.core import YAMLConfig
+
+    _rename_for_torchvision()
+    config = YAMLConfig(str(Path(checkout) / config_path(recipe)), eval_spatial_size=[size, size])
+    for backbone in ("HGNetv2", "PResNet"):
+        if backbone in config.yaml_cfg:
+            config.yaml_cfg[backbone]["pretrained"] = False
+    return config
+
+
+def official_rates(config: Any, iters_per_epoch: int) -> Iterator[float]:
+    """The learning rate of every iteration of the official schedule, relative to the base."""
+    optimizer = config.optimizer
+    base = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, base, strict=True):
+        group["initial_lr"] = rate
+    rates = _flat_cosine_rates if config.lrsheduler is not None else _step_rates
+    for _ in rates(config, optimizer, iters_per_epoch):
+        yield optimizer.param_groups[-1]["lr"] / base[-1]
+    for group, rate in zip(optimizer.param_groups, base, strict=True):
+        group["lr"] = rate
+
+
+def _flat_cosine_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[None]:
+    from engine.optim.lr_scheduler import FlatCosineLRScheduler  # type: ignore[import-not-found]
+
+    settings = (config.epoches, config.warmup_iter, config.flat_epoch, config.no_aug_epoch)
+    scheduler = FlatCosineLRScheduler(optimizer, config.lr_gamma, iters_per_epoch, *settings)
+    for iteration in range(config.epoches * iters_per_epoch):
+        scheduler.step(iteration, optimizer)
+        yield
+
+
+def _step_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[None]:
+    epochs, warmup = config.lr_scheduler, config.lr_warmup_scheduler
+    for _ in range(config.epoches):
+        for _ in range(iters_per_epoch):
+            yield
+            if warmup is not None:
+                warmup.step()
+        if warmup is None or warmup.finished():
+            epochs.step()
 
 
 def _rename_for_torchvision() -> None:

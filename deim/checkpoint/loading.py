@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -56,6 +57,7 @@ def load_for_inference(
     weights = in_our_layout(stored, model)
     if can_be_trained(weights, model):
         return _load(model, _for_classes(stored, weights, model, classes, False), path)
+    logger.info(f"{path} holds what prediction needs, and not all that training needs")
     kept = deploy_as(model, weights)
     _load(model, _for_classes(stored, kept, model, classes, False), path)
     reparameterize(model)
@@ -109,22 +111,25 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
         quiet: do not say in the log what the file is.
 
     Raises:
-        CheckpointError: a value that follows from the shape of the model is another in the file.
+        CheckpointError: a value that follows from the shape of the model is another in the file, or what is one
+            tensor in the model is several there.
     """
     weights, state = stored.weights, model.state_dict()
+    shared = shared_names(model)
     format_there = None if state.keys() <= weights.keys() else recognise(weights)
     if format_there is None:
         weights = with_present_names(weights)
     else:
         translated, left_over = format_there.to_ours(weights)
-        if translated.keys() == state.keys():
+        needed = {name for name in state if name not in shared and not name.endswith("num_batches_tracked")}
+        if needed <= translated.keys():
             format_there.check_constants(weights, model)
         weights = translated | {name: weights[name] for name in left_over}
         if not quiet:
             logger.info(f"{stored.path} is of {format_there.title}")
-    for name, original in shared_names(model).items():
-        if name not in weights and original in weights:
-            weights[name] = weights[original]
+    for name, original in shared.items():
+        if original in weights and not torch.equal(weights.setdefault(name, weights[original]), weights[original]):
+            raise CheckpointError(f"{name} and {original} are one tensor in this model, but differ in {stored.path}")
     # Averages also hold the buffers that a model makes anew; frozen normalisation counts no batches.
     made_anew = {name for name, _ in model.named_buffers()} - state.keys()
     return {

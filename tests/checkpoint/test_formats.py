@@ -12,6 +12,7 @@ from deim.config import build, load_config
 from deim.conversion import convert, identify
 from deim.conversion.conversion import target_format
 from deim.conversion.identification import Identified
+from deim.errors import CheckpointError
 from deim.inference import to_deployment
 from tests.checkpoint.foreign import DETRS, REAL_TIME, digest
 from tests.models import randomize
@@ -91,3 +92,14 @@ def test_rtdetrs_deployment_folds_less_than_ours(tmp_path: Path) -> None:
     back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[name], value) for name, value in theirs.items())
+
+
+def test_heads_that_differ_are_not_those_of_a_model_that_shares_one(tmp_path: Path) -> None:
+    """Deformable DETR with and without box refinement has the same names."""
+    recipe = "deformable_detr/deformable_detr_r50_refine_50ep_coco"
+    torch.save({"model": detector(recipe).state_dict()}, tmp_path / "refine.pth")
+    model = build(load_config("deformable_detr/deformable_detr_r50_50ep_coco"), "model")
+    with pytest.raises(
+        CheckpointError, match=r"score_heads.1.weight and .*score_heads.0.weight are one tensor in this"
+    ):
+        load_for_inference(model, str(tmp_path / "refine.pth"))

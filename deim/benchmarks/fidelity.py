@@ -1,0 +1,248 @@
+"""How exactly a recipe does what the official code of DEIM does: the same weights, pictures and noise in both.
+
+Run :func:`compare` in a process of its own for each recipe: the registries of the official code are global.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data.datasets import load_coco_json
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from deim.benchmarks import peers
+from deim.checkpoint.formats import FORMATS
+from deim.checkpoint.loading import in_our_layout
+from deim.checkpoint.reading import Stored
+from deim.config import load_config
+from deim.data.augmentation import Resize
+from deim.data.mapper import DetectionMapper
+from deim.errors import ConfigError
+from deim.schedule import LearningRate
+
+# Iterations of an epoch for the comparison of learning rates; schedules count warm-up in iterations.
+ITERS_PER_EPOCH = 100
+# Adam's first steps turn rounding into direction: small ones keep both on one path.
+RATE_DIVISOR = 100
+
+
+@dataclass
+class Fidelity:
+    """Largest differences between ours and the official code.
+
+    Attributes:
+        outputs: of logits and of coordinates relative to the image, in evaluation.
+        losses: of a term of the loss at the first step, relative to the sum of all.
+        gradients: of an element of a gradient at the first step, relative to the largest norm of a parameter's.
+        groups: whether learning rates and weight decay are those of every parameter.
+        rates: of the learning rate over the whole schedule, relative to the base.
+        steps: of the sum of the losses in any of the steps, relative to it.
+    """
+
+    outputs: float
+    losses: float
+    gradients: float
+    groups: bool
+    rates: float
+    steps: float
+
+
+@dataclass
+class _Pair:
+    """Both models with their criteria and optimizers."""
+
+    ours: Any
+    theirs: nn.Module
+    criterion: nn.Module
+    recipe: Any
+    official: Any
+
+
+def compare(recipe: str, checkout: str, images: Sequence[dict], size: int, steps: int) -> Fidelity:
+    """Build both, and compare everything.
+
+    Args:
+        recipe: name of a recipe that the official code has too.
+        checkout: of the official code of DEIM.
+        images: samples of :func:`pictures`, in batches of two.
+        size: of the square images.
+        steps: of training.
+    """
+    pair = _build(recipe, checkout, size)
+    samples = [images[i : i + 2] for i in range(0, len(images) - 1, 2)]
+    outputs = _compare_outputs(pair, samples[0])
+    losses, gradients = _compare_gradients(pair, samples[0])
+    return Fidelity(
+        outputs, losses, gradients, _same_groups(pair), _compare_rates(pair), _compare_steps(pair, samples, steps)
+    )
+
+
+def pictures(json_file: str, image_root: str, size: int, count: int) -> list[dict]:
+    """The first ``count`` images with objects, resized to a square, as training samples.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    records = [record for record in load_coco_json(json_file, image_root, "fidelity") if record["annotations"]]
+    if len(records) < count:
+        raise ConfigError(f"{json_file} has {len(records)} images with objects, {count} are needed")
+    mapper = DetectionMapper([Resize(size)], is_train=True)
+    return [mapper(record) for record in records[:count]]
+
+
+def report(results: Mapping[str, Fidelity]) -> str:
+    """A table with a row for each recipe."""
+    head = ["recipe", "predictions", "loss terms", "gradients", "groups", "learning rates", "losses over the steps"]
+    rows = []
+    for recipe, found in results.items():
+        numbers = [f"{value:.0e}" for value in (found.outputs, found.losses, found.gradients)]
+        groups = "equal" if found.groups else "DIFFER"
+        rows.append([recipe, *numbers, groups, f"{found.rates:.0e}", f"{found.steps:.0e}"])
+    return tabulate(rows, head, tablefmt="github")
+
+
+def _build(recipe: str, checkout: str, size: int) -> _Pair:
+    config = load_config(recipe)
+    official = peers.official_config(checkout, recipe, size)
+    torch.manual_seed(0)
+    theirs, ours = official.model, instantiate(config.model)
+    _perturb(theirs)
+    ours.load_state_dict(in_our_layout(Stored("official", theirs.state_dict()), ours), strict=True)
+    return _Pair(ours, theirs, official.criterion, config, official)
+
+
+@torch.no_grad()
+def _perturb(model: nn.Module) -> None:
+    """Random values where layers start at zero, and statistics that are not trivial."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.startswith("backbone"):
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+
+
+@torch.no_grad()
+def _compare_outputs(pair: _Pair, samples: Sequence[dict]) -> float:
+    pair.ours.eval(), pair.theirs.eval()
+    pixels, _ = _official_batch(samples)
+    expected = pair.theirs(pixels)
+    groups, _ = pair.ours.decoder(pair.ours.encoder(pair.ours.backbone(pixels)))
+    found = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
+    wanted = torch.cat([expected["pred_logits"], expected["pred_boxes"]], dim=-1)
+    # Queries come in the order of their tokens' scores, which rounding may exchange.
+    distances = torch.cdist(wanted, found, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
+    return float(distances.amin(dim=-1).max())
+
+
+def _compare_gradients(pair: _Pair, samples: Sequence[dict]) -> tuple[float, float]:
+    found, wanted = _losses(pair, samples, seed=0)
+    missing = found.keys() ^ wanted.keys()
+    if missing:
+        raise AssertionError(f"losses that only one side has: {sorted(missing)}")
+    totals = [sum(found.values(), torch.zeros(())), sum(wanted.values(), torch.zeros(()))]
+    for total in totals:
+        total.backward()
+    differences = [float((found[name] - wanted[name]).detach().abs() / totals[1].detach()) for name in wanted]
+    return max(differences), _gradient_difference(pair)
+
+
+def _gradient_difference(pair: _Pair) -> float:
+    state = {n: p.grad for n, p in pair.theirs.named_parameters() if p.grad is not None}
+    layout = next(one for one in FORMATS if one.recognises(list(pair.theirs.state_dict())))
+    wanted, _ = layout.to_ours(state)
+    largest = max(float(gradient.norm()) for gradient in wanted.values())
+    found = {name: p.grad for name, p in pair.ours.named_parameters() if p.grad is not None and name in wanted}
+    return max(float((gradient - wanted[name]).abs().max()) / largest for name, gradient in found.items())
+
+
+def _losses(pair: _Pair, samples: Sequence[dict], seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Terms of both for one batch, with the same noise."""
+    pair.ours.train(), pair.theirs.train()
+    pixels, targets = _official_batch(samples)
+    _seed(seed)
+    found = pair.ours(list(samples))
+    _seed(seed)
+    outputs = pair.theirs(pixels, targets=targets)
+    terms = pair.criterion(outputs, targets, epoch=0, step=0, global_step=0, epoch_step=ITERS_PER_EPOCH)
+    return found, terms
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _official_batch(samples: Sequence[dict]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Pixels (B, 3, H, W) in [0, 1] and targets as the official code takes them."""
+    pixels = torch.stack([sample["image"].float() / 255 for sample in samples])
+    targets = []
+    for sample in samples:
+        height, width = sample["image"].shape[-2:]
+        corners = sample["instances"].gt_boxes.tensor
+        centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+        boxes = torch.cat([centres, sides], dim=1) / torch.tensor([width, height, width, height])
+        targets.append({"labels": sample["instances"].gt_classes, "boxes": boxes})
+    return pixels, targets
+
+
+def _our_optimizer(pair: _Pair) -> torch.optim.Optimizer:
+    pair.recipe.optimizer.params.model = pair.ours
+    return instantiate(pair.recipe.optimizer)
+
+
+def _same_groups(pair: _Pair) -> bool:
+    """Whether each parameter has the same learning rate and weight decay in both."""
+    names = {id(p): n for n, p in pair.theirs.named_parameters()}
+    layout = next(one for one in FORMATS if one.recognises(list(pair.theirs.state_dict())))
+
+    def settings(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, tuple[float, float]]:
+        return {
+            names[id(p)]: (group["lr"], group["weight_decay"])
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+
+    theirs = settings(pair.official.optimizer, names)
+    translated, _ = layout.to_ours({name: torch.tensor(values) for name, values in theirs.items()})
+    ours = settings(_our_optimizer(pair), {id(p): n for n, p in pair.ours.named_parameters()})
+    return ours.keys() == translated.keys() and all(
+        torch.allclose(translated[name], torch.tensor(values)) for name, values in ours.items()
+    )
+
+
+def _compare_rates(pair: _Pair) -> float:
+    schedule = instantiate(pair.recipe.schedule)
+    ours: Callable[[float], float] = LearningRate(schedule, schedule.epochs * ITERS_PER_EPOCH)
+    count = schedule.epochs * ITERS_PER_EPOCH
+    differences = [
+        abs(ours(index / count) - rate)
+        for index, rate in enumerate(peers.official_rates(pair.official, ITERS_PER_EPOCH))
+    ]
+    return max(differences)
+
+
+def _compare_steps(pair: _Pair, samples: Sequence[Sequence[dict]], steps: int) -> float:
+    optimizers = (_our_optimizer(pair), pair.official.optimizer)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] /= RATE_DIVISOR
+    differences = [0.0]
+    for step in range(steps):
+        both = _losses(pair, samples[step % len(samples)], seed=step)
+        totals = [sum(terms.values(), torch.zeros(())) for terms in both]
+        differences.append(float((totals[0] - totals[1]).detach().abs() / totals[1].detach()))
+        for total, optimizer, model in zip(totals, optimizers, (pair.ours, pair.theirs), strict=True):
+            optimizer.zero_grad()
+            total.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), pair.recipe.train.clip_grad.params.max_norm)
+            optimizer.step()
+    return max(differences)
