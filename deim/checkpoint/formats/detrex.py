@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deim.checkpoint.formats import deformable_detr, dn_detr
-from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.formats.format import Format, Repeat, fixed
 from deim.checkpoint.formats.resnet import torchvision_resnet
 from deim.checkpoint.renaming import Rule, rename
 
@@ -63,31 +63,24 @@ def _hybrid_rules(num_layers: int) -> Sequence[Rule]:
     return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.heads(num_layers), content]
 
 
-def _dilated_dn_rules(num_layers: int) -> Sequence[Rule]:
-    return [*torchvision_resnet("backbone.body.", "backbone."), *_dn_rules(num_layers)[1:]]
-
-
-def _dn_rules(num_layers: int) -> Sequence[Rule]:
-    attentions = {"self": 0, "cross": 1}
-    return [
-        _BACKBONE,
-        rename("input_proj.*", "encoder.input_proj.*"),
-        *dn_detr.POSITION,
-        *_layers("encoder"),
-        *_layers("decoder"),
-        rename("transformer.encoder.layers.#.attentions.0.attn.*", "encoder.layers.#.self_attn.*"),
-        *(
-            rule
-            for kind, index in attentions.items()
-            for rule in dn_detr.conditional_attention(
-                kind, {f"attentions.{index}.{theirs}": ours for theirs, ours in _PROJECTIONS.items()}
-            )
-        ),
-        rename("transformer.decoder.post_norm_layer.*", "decoder.refinement.norm.*"),
-        rename("anchor_box_embed.weight", "decoder.queries.anchors.weight"),
-        Rule((_LABELS,), dn_detr.LABELS_AND_CONTENT, last=1),
-        *dn_detr.SHARED_HEADS,
-    ]
+_DN_TRANSFORMER: tuple[Rule, ...] = (
+    rename("input_proj.*", "encoder.input_proj.*"),
+    *dn_detr.POSITION,
+    *_layers("encoder"),
+    *_layers("decoder"),
+    rename("transformer.encoder.layers.#.attentions.0.attn.*", "encoder.layers.#.self_attn.*"),
+    *(
+        rule
+        for index, kind in enumerate(("self", "cross"))
+        for rule in dn_detr.conditional_attention(
+            kind, {f"attentions.{index}.{theirs}": ours for theirs, ours in _PROJECTIONS.items()}
+        )
+    ),
+    rename("transformer.decoder.post_norm_layer.*", "decoder.refinement.norm.*"),
+    rename("anchor_box_embed.weight", "decoder.queries.anchors.weight"),
+    Rule((_LABELS,), dn_detr.LABELS_AND_CONTENT, last=1),
+    *dn_detr.SHARED_HEADS,
+)
 
 
 def _dn_deformable_rules(num_layers: int) -> Sequence[Rule]:
@@ -136,7 +129,7 @@ DN_DETR_DC5 = Format(
     title="detrex's DN-DETR with a dilated backbone, which is torchvision's",
     systems=("dn_detr",),
     signature=(_LABELS, "anchor_box_embed.weight", "backbone.body.*"),
-    rules=_dilated_dn_rules,
+    rules=fixed(*torchvision_resnet("backbone.body.", "backbone."), *_DN_TRANSFORMER),
     repeats=_DN_REPEATS,
     suits=_is_dilated,
 )
@@ -146,7 +139,7 @@ DN_DETR = Format(
     title="detrex's DN-DETR",
     systems=("dn_detr",),
     signature=(_LABELS, "anchor_box_embed.weight"),
-    rules=_dn_rules,
+    rules=fixed(_BACKBONE, *_DN_TRANSFORMER),
     repeats=_DN_REPEATS,
 )
 

@@ -1,9 +1,7 @@
 """The official code of D-FINE and of DEIM with D-FINE, which name everything alike."""
 
-from collections.abc import Sequence
-
 from deim.checkpoint.formats import real_time
-from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.formats.format import Format, Repeat, fixed
 from deim.checkpoint.renaming import Rule, rename
 
 RULES: tuple[Rule, ...] = (
@@ -22,17 +20,13 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _rules(num_layers: int) -> Sequence[Rule]:
-    return RULES
-
-
 def _format(name: str, title: str) -> Format:
     return Format(
         name=name,
         title=title,
         systems=("dfine", "deim_dfine"),
         signature=("decoder.pre_bbox_head.*", "decoder.dec_bbox_head.#.*", "backbone.stem.*"),
-        rules=_rules,
+        rules=fixed(*RULES),
         repeats=(
             Repeat("decoder.decoder.up", "decoder.up"),
             Repeat("decoder.decoder.reg_scale", "decoder.reg_scale"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deim.checkpoint.formats import deformable_detr
-from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.formats.format import Format, Repeat, fixed
 from deim.checkpoint.renaming import Rule, rename
 
 # What detrex names alike.
@@ -66,18 +66,14 @@ def _conditional(input_proj: Rule, cross_attention: dict[str, str]) -> list[Rule
     ]
 
 
-def _rules(num_layers: int) -> Sequence[Rule]:
-    return _conditional(rename("input_proj.*", "encoder.input_proj.*"), {"cross_attn.out_proj": "output_proj"})
-
-
-def _deformable_encoder_rules(num_layers: int) -> Sequence[Rule]:
-    return [
-        rename("transformer.level_embed", "encoder.level_embedding"),
-        *_conditional(
-            rename("input_proj.#.#.*", "encoder.input_proj.#.#.*"),
-            {"ca_out_v_proj": "output_proj", "lvl_attn": "level_weights"},
-        ),
-    ]
+_PLAIN = _conditional(rename("input_proj.*", "encoder.input_proj.*"), {"cross_attn.out_proj": "output_proj"})
+_DEFORMABLE_ENCODER = [
+    rename("transformer.level_embed", "encoder.level_embedding"),
+    *_conditional(
+        rename("input_proj.#.#.*", "encoder.input_proj.#.#.*"),
+        {"ca_out_v_proj": "output_proj", "lvl_attn": "level_weights"},
+    ),
+]
 
 
 def _deformable_rules(num_layers: int) -> Sequence[Rule]:
@@ -99,7 +95,7 @@ DN_DETR = Format(
     title="the official code of DN-DETR",
     systems=("dn_detr",),
     signature=("label_enc.weight", "transformer.decoder.layers.#.cross_attn.out_proj.*", "backbone.0.body.*"),
-    rules=_rules,
+    rules=fixed(*_PLAIN),
     repeats=_COPIED_BOX_HEAD,
 )
 
@@ -108,7 +104,7 @@ DN_DEFORMABLE_ENCODER = Format(
     title="the official code of DN-DETR, with deformable attention in the encoder",
     systems=("dn_detr",),
     signature=("label_enc.weight", "transformer.decoder.layers.#.ca_out_v_proj.*", "backbone.0.body.*"),
-    rules=_deformable_encoder_rules,
+    rules=fixed(*_DEFORMABLE_ENCODER),
     repeats=_COPIED_BOX_HEAD,
 )
 

@@ -18,6 +18,11 @@ def _nothing(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
     return {}
 
 
+def fixed(*rules: Rule) -> Callable[[int], Sequence[Rule]]:
+    """The same rules for a decoder of however many layers."""
+    return lambda num_layers: rules
+
+
 @dataclass(frozen=True)
 class Repeat:
     """A tensor that a file holds again under a second name.

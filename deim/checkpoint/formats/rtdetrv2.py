@@ -1,9 +1,7 @@
 """The official code of RT-DETR, RT-DETRv2 and DEIM with RT-DETRv2, which name everything alike."""
 
-from collections.abc import Sequence
-
 from deim.checkpoint.formats import real_time
-from deim.checkpoint.formats.format import Format
+from deim.checkpoint.formats.format import Format, fixed
 from deim.checkpoint.renaming import Rule, rename
 
 PRESNET: tuple[Rule, ...] = (
@@ -23,16 +21,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _rules(num_layers: int) -> Sequence[Rule]:
-    return RULES
-
-
 RTDETRV2 = Format(
     name="rtdetrv2",
     title="the official code of RT-DETRv2 and DEIM",
     systems=("rtdetrv2", "deim_rtdetrv2"),
     signature=("decoder.enc_score_head.*", "decoder.dec_bbox_head.#.*", "backbone.res_layers.#.*"),
-    rules=_rules,
+    rules=fixed(*RULES),
     constants=real_time.constants,
     constant_names=real_time.CONSTANTS,
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from deim.checkpoint.formats import deformable_detr, real_time
-from deim.checkpoint.formats.format import Format, Repeat
+from deim.checkpoint.formats.format import Format, Repeat, fixed
 from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resnet
 from deim.checkpoint.renaming import Rule, rename
 
@@ -116,14 +116,6 @@ _DEFORMABLE: tuple[Rule, ...] = (
 )
 
 
-def _dfine_rules(num_layers: int) -> Sequence[Rule]:
-    return _DFINE
-
-
-def _rtdetrv2_rules(num_layers: int) -> Sequence[Rule]:
-    return _RTDETRV2
-
-
 def _deformable_rules(num_layers: int) -> Sequence[Rule]:
     resnet = transformers_resnet("model.backbone.conv_encoder.model.", "backbone.")
     return [*resnet, *_DEFORMABLE, *deformable_detr.heads(num_layers)]
@@ -161,7 +153,7 @@ DFINE = Format(
     title="transformers' D-FINE",
     systems=("dfine",),
     signature=("model.decoder.pre_bbox_head.*", "model.decoder.lqe_layers.#.*"),
-    rules=_dfine_rules,
+    rules=fixed(*_DFINE),
     repeats=_COPIED_HEADS,
     constants=_dfine_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.num_points_scale",),
@@ -172,7 +164,7 @@ RTDETRV2 = Format(
     title="transformers' RT-DETRv2",
     systems=("rtdetrv2",),
     signature=("model.enc_score_head.*", "model.decoder.layers.#.encoder_attn.n_points_scale"),
-    rules=_rtdetrv2_rules,
+    rules=fixed(*_RTDETRV2),
     repeats=_COPIED_HEADS,
     constants=_rtdetrv2_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.n_points_scale",),
