@@ -40,7 +40,10 @@ USED = {
         "transforms": [],
     },
     "detectron2.data.common": {"DatasetFromList": ["lst", "copy"]},
-    "detectron2.data.datasets": {"register_coco_instances": ["name", "metadata", "json_file", "image_root"]},
+    "detectron2.data.datasets": {
+        "load_coco_json": ["json_file", "image_root", "dataset_name"],
+        "register_coco_instances": ["name", "metadata", "json_file", "image_root"],
+    },
     "detectron2.data.detection_utils": {
         "read_image": ["file_name", "format"],
         "check_image_size": ["dataset_dict", "image"],

@@ -74,7 +74,6 @@ def target_format(found: Identified, to: str) -> Format:
         CheckpointError: there is none.
     """
     system = found.recipe.partition("/")[0]
-    # H-DETR is Deformable DETR with more queries, and so on: what DEIM trains is the model that it began with.
     suitable = [one for one in FORMATS if one.name == to and system in one.systems and one.suits(found.model)]
     refusal = f"the format {to!r} is not for recipes of {system}"
     for one in suitable:
@@ -112,10 +111,13 @@ def write_hugging_face(found: Identified, out: Path) -> None:
     weights = target_format(found, "hf").to_theirs(with_counters(found.weights, found.model), found.model)
     if config["model_type"] == "rt_detr_v2":
         weights = {n: v for n, v in weights.items() if not _beyond(n, config["decoder_layers"])}
-    out.mkdir(parents=True, exist_ok=True)
-    _save_safetensors(weights, out / "model.safetensors")
-    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
-        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _save_safetensors(weights, out / "model.safetensors")
+        for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
+            (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"{out} cannot be written: {error}") from error
 
 
 def _beyond(name: str, layers: int) -> bool:
@@ -135,10 +137,14 @@ def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(content: dict[str, Any], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Written beside and renamed: an interrupted conversion leaves no half file of that name."""
     partial = out.with_name(out.name + ".part")
-    torch.save(content, partial)
-    partial.replace(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, partial)
+        partial.replace(out)
+    except (OSError, RuntimeError) as error:  # torch has its own for a file that it cannot open
+        raise CheckpointError(f"{out} cannot be written: {error}") from error
 
 
 def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:

@@ -76,14 +76,15 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
     Args:
         stored: from :func:`deim.checkpoint.reading.read_weights`.
         source: a format's name; "auto" to recognise it.
-        recipe: a name of :mod:`deim.config.model_zoo`; None to recognise it.
+        recipe: a name of :mod:`deim.config.model_zoo`, or a config file; None to recognise it.
 
     Raises:
+        ConfigError: there is no such recipe.
         CheckpointError: it is no model that we know, or of several; says what does not fit.
     """
     origin = format_of(stored, source)
-    recipe = recipe or stored.metadata.get("recipe")
-    names = [recipe] if recipe in available() else _possible(origin, source)
+    said = stored.metadata.get("recipe")
+    names = [recipe] if recipe else [said] if said in available() else _possible(origin, source)
     candidates = [_candidate(stored, name) for name in names]
     fitting = [one for one in candidates if one.problem is None]
     if not fitting:

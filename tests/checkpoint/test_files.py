@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from deim import model_zoo
 from deim.checkpoint import read_weights
 from deim.conversion import convert
-from deim.errors import CheckpointError
+from deim.errors import CheckpointError, ConfigError
 from tests.checkpoint.test_formats import detector, in_their_layout
 from tests.test_train_net import tool
 
@@ -138,6 +138,15 @@ def test_formats_that_cannot_hold_the_model(official: Path, tmp_path: Path) -> N
             convert(str(official), str(tmp_path / "out"), to=to)
     with pytest.raises(CheckpointError, match="transformers has no model like deim_dfine/deim_dfine_n_coco"):
         convert(str(official), str(tmp_path / "out"), to="hf", recipe="deim_dfine/deim_dfine_n_coco")
+
+
+def test_what_cannot_be_written_or_is_no_recipe_is_told(official: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for to in ("native", "dfine", "hf"):
+        with pytest.raises(CheckpointError, match="cannot be written: "):
+            convert(str(official), str(tmp_path / "file" / "out"), to=to)
+    with pytest.raises(ConfigError, match="nor is it the name of a recipe; the nearest names are"):
+        convert(str(official), str(tmp_path / "out"), recipe="dfine/dfine_q_coco")
 
 
 def test_a_name_that_says_nothing_needs_the_recipe(official: Path, tmp_path: Path) -> None:
