@@ -37,6 +37,10 @@ class StagedBackbone(Backbone):
             part.requires_grad_(False)
         if freeze_norm:
             FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+            for module in self.modules():
+                if isinstance(module, FrozenBatchNorm2d):
+                    # detectron2 keeps the counter of batches that nothing counts any more, the official code does not.
+                    module.register_buffer("num_batches_tracked", None)
 
     @property
     def size_divisibility(self) -> int:
