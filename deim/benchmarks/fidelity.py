@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data.datasets import load_coco_json
+from detrex.layers import box_xyxy_to_cxcywh
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from deim.benchmarks import peers
-from deim.checkpoint.formats import FORMATS
+from deim.checkpoint.formats import Format, recognise
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
 from deim.config import load_config
@@ -64,6 +65,7 @@ class _Pair:
 
     ours: Any
     theirs: nn.Module
+    layout: Format
     criterion: nn.Module
     recipe: Any
     official: Any
@@ -139,7 +141,9 @@ def _build(recipe: str, checkout: str, size: int) -> _Pair:
     theirs, ours = official.model, instantiate(config.model)
     _perturb(theirs)
     ours.load_state_dict(in_our_layout(Stored("official", theirs.state_dict()), ours), strict=True)
-    return _Pair(ours, theirs, official.criterion, config, official)
+    layout = recognise(theirs.state_dict())
+    assert layout is not None, "which it was loaded by"
+    return _Pair(ours, theirs, layout, official.criterion, config, official)
 
 
 @torch.no_grad()
@@ -179,8 +183,7 @@ def _compare_gradients(pair: _Pair, samples: Sequence[dict]) -> tuple[float, flo
     total = sum(wanted.values(), torch.zeros(()))
     losses = max(float((found[name] - wanted[name]).detach().abs() / total.detach()) for name in wanted)
     ours = _gradients(pair.ours, found)
-    layout = next(one for one in FORMATS if one.recognises(list(pair.theirs.state_dict())))
-    theirs, _ = layout.to_ours(_gradients(pair.theirs, wanted))
+    theirs, _ = pair.layout.to_ours(_gradients(pair.theirs, wanted))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     again = _gradients(pair.ours, _losses(pair, samples, seed=0)[0])
@@ -225,8 +228,7 @@ def _official_batch(samples: Sequence[dict]) -> tuple[Tensor, list[dict[str, Ten
     for sample in samples:
         height, width = sample["image"].shape[-2:]
         corners = sample["instances"].gt_boxes.tensor
-        centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-        boxes = torch.cat([centres, sides], dim=1) / torch.tensor([width, height, width, height])
+        boxes = box_xyxy_to_cxcywh(corners) / torch.tensor([width, height, width, height])
         targets.append({"labels": sample["instances"].gt_classes, "boxes": boxes})
     return pixels, targets
 
@@ -239,7 +241,6 @@ def _our_optimizer(pair: _Pair) -> torch.optim.Optimizer:
 def _same_groups(pair: _Pair) -> bool:
     """Whether each parameter has the same learning rate and weight decay in both."""
     names = {id(p): n for n, p in pair.theirs.named_parameters()}
-    layout = next(one for one in FORMATS if one.recognises(list(pair.theirs.state_dict())))
 
     def settings(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, tuple[float, float]]:
         return {
@@ -249,7 +250,7 @@ def _same_groups(pair: _Pair) -> bool:
         }
 
     theirs = settings(pair.official.optimizer, names)
-    translated, _ = layout.to_ours({name: torch.tensor(values) for name, values in theirs.items()})
+    translated, _ = pair.layout.to_ours({name: torch.tensor(values) for name, values in theirs.items()})
     ours = settings(_our_optimizer(pair), {id(p): n for n, p in pair.ours.named_parameters()})
     return ours.keys() == translated.keys() and all(
         torch.allclose(translated[name], torch.tensor(values)) for name, values in ours.items()
@@ -258,8 +259,8 @@ def _same_groups(pair: _Pair) -> bool:
 
 def _compare_rates(pair: _Pair) -> float:
     schedule = instantiate(pair.recipe.schedule)
-    ours: Callable[[float], float] = LearningRate(schedule, schedule.epochs * ITERS_PER_EPOCH)
     count = schedule.epochs * ITERS_PER_EPOCH
+    ours: Callable[[float], float] = LearningRate(schedule, count)
     differences = [
         abs(ours(index / count) - rate)
         for index, rate in enumerate(peers.official_rates(pair.official, ITERS_PER_EPOCH))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -21,6 +21,12 @@ def matches(template: str, name: str) -> tuple[str, ...] | None:
     """What the wildcards of ``template`` stand for in ``name``; None if it is no such name."""
     found = _pattern(template).fullmatch(name)
     return None if found is None else found.groups()
+
+
+def has_names(signature: Sequence[str], names: Iterable[str]) -> bool:
+    """Whether each of these templates matches one of the names."""
+    listed = list(names)
+    return all(any(matches(template, name) is not None for name in listed) for template in signature)
 
 
 def filled(template: str, captured: Sequence[str]) -> str:
@@ -59,6 +65,16 @@ class Rule:
 def rename(theirs: str, ours: str) -> Rule:
     """One tensor on both sides; see :class:`Rule`."""
     return Rule((theirs,), (ours,))
+
+
+def inside(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
+    """The same renamings of what has a prefix on both sides, such as ``"backbone."``."""
+    return [
+        replace(
+            rule, theirs=tuple(prefix + name for name in rule.theirs), ours=tuple(prefix + name for name in rule.ours)
+        )
+        for rule in rules
+    ]
 
 
 def to_ours(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:

@@ -14,6 +14,7 @@ from deim.checkpoint.formats.format import with_counters
 from deim.checkpoint.loading import is_deployed
 from deim.checkpoint.provenance import Provenance
 from deim.checkpoint.reading import read_weights
+from deim.checkpoint.renaming import matches
 from deim.conversion import hugging_face
 from deim.conversion.backbones import Backbone, identify_backbone
 from deim.conversion.identification import Identified, identify
@@ -121,9 +122,10 @@ def write_hugging_face(found: Identified, out: Path) -> None:
 
 
 def _beyond(name: str, layers: int) -> bool:
-    """Whether a tensor is of a layer of the decoder after the first ``layers``."""
-    parts = name.removeprefix("model.decoder.").split(".")
-    return name.startswith("model.decoder.") and parts[1:2] != [] and parts[1].isdigit() and int(parts[1]) >= layers
+    """Whether a tensor is of a layer of the decoder after the first ``layers``, or of its heads."""
+    templates = (f"model.decoder.{part}.#.*" for part in ("layers", "class_embed", "bbox_embed"))
+    found = [captured for template in templates if (captured := matches(template, name)) is not None]
+    return any(int(captured[0]) >= layers for captured in found)
 
 
 def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
     origin = format_of(stored, source)
     said = stored.metadata.get("recipe")
     names = [recipe] if recipe else [said] if said in available() else _possible(origin, source)
-    candidates = [_candidate(stored, name) for name in names]
+    count = class_names.num_classes(stored.weights if origin is None else origin.to_ours(stored.weights)[0])
+    candidates = [_candidate(stored, name, count) for name in names]
     fitting = [one for one in candidates if one.problem is None]
     if not fitting:
         nearest = min(candidates, key=lambda one: one.problem.count("\n") if one.problem else 0)
@@ -94,7 +95,6 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
         )
     best = _best(stored, fitting, origin)
     others = [one.recipe for one in fitting if one is not best and one.behaviour == best.behaviour]
-    count = class_names.num_classes(best.weights)
     classes = stored_classes(stored) or (class_names.known_classes(best.weights) if origin is not None else None)
     if classes is not None and len(classes) != count:
         classes = None
@@ -133,10 +133,10 @@ def _possible(origin: Format | None, source: str) -> list[str]:
     return [name for name in available() if name.partition("/")[0] in systems]
 
 
-def _candidate(stored: Stored, recipe: str) -> _Candidate:
+def _candidate(stored: Stored, recipe: str, count: int | None) -> _Candidate:
     config = load_config(recipe)
     native = config.model.num_classes
-    config.model.num_classes = class_names.num_classes(_any_names(stored)) or native
+    config.model.num_classes = count or native
     is_native, model = native == config.model.num_classes, _build(config)
     try:
         weights = in_our_layout(stored, model, quiet=True)
@@ -157,12 +157,6 @@ def _build(config: Any) -> nn.Module:
             return build(config, "model")
     except ConfigError:  # detectron2's Swin Transformer reads values of a tensor while it is built
         return build(config, "model")
-
-
-def _any_names(stored: Stored) -> Mapping[str, Tensor]:
-    """Weights under our names as far as they can be renamed without a model."""
-    found = next((one for one in FORMATS if one.recognises(list(stored.weights))), None)
-    return stored.weights if found is None else found.to_ours(stored.weights)[0]
 
 
 def _best(stored: Stored, fitting: Sequence[_Candidate], origin: Format | None) -> _Candidate:

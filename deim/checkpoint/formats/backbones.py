@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from deim.checkpoint.formats.dfine import HGNETV2
 from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resnet
 from deim.checkpoint.formats.rtdetrv2 import PRESNET
-from deim.checkpoint.renaming import Rule, matches, rename
+from deim.checkpoint.renaming import Rule, has_names, rename
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,8 @@ class BackboneFormat:
 
     def recognises(self, names: Iterable[str]) -> bool:
         """Whether a file with tensors of these names is of this format."""
-        listed = list(names)
-        return all(any(matches(template, name) is not None for name in listed) for template in self.signature)
+        return has_names(self.signature, names)
 
-
-# The first and the last parts of PP-HGNetV2 have one level of names, its stages several.
-HGNETV2_RULES: tuple[Rule, ...] = tuple(
-    rename(f"{part}.*.{theirs}.*", f"{part}.*.{ours}.*")
-    for part in ("stem", "stages")
-    for theirs, ours in (("conv", "conv"), ("bn", "norm"), ("lab", "affine"))
-)
 
 # timm puts a downsampling before the layers that it leads to, Swin's authors after those that it comes from.
 _TIMM_SWIN = (
@@ -43,7 +36,7 @@ _TIMM_SWIN = (
 )
 
 BACKBONE_FORMATS: tuple[BackboneFormat, ...] = (
-    BackboneFormat("PP-HGNetV2 of D-FINE's authors", ("stem.stem1.bn.*", "stages.#.*"), HGNETV2_RULES),
+    BackboneFormat("PP-HGNetV2 of D-FINE's authors", ("stem.stem1.bn.*", "stages.#.*"), HGNETV2),
     BackboneFormat("PResNet of RT-DETR's authors", ("conv1.conv1_1.norm.*", "res_layers.0.*"), PRESNET),
     BackboneFormat("a ResNet of torchvision or timm", ("bn1.*", "layer#.*"), torchvision_resnet("", "")),
     BackboneFormat("a ResNet of transformers", ("resnet.embedder.embedder.*",), transformers_resnet("resnet.", "")),

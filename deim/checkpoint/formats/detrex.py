@@ -88,9 +88,7 @@ def _dn_deformable_rules(num_layers: int) -> Sequence[Rule]:
         *_DEFORMABLE,
         *dn_detr.POSITION,
         *deformable_detr.heads(num_layers),
-        rename("tgt_embed.weight", "decoder.queries.content.weight"),
-        rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
-        Rule((_LABELS,), dn_detr.LABELS_AND_CONTENT[:1], spare=1),
+        *dn_detr.queries_with_content(_LABELS),
     ]
 
 

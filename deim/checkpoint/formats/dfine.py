@@ -2,12 +2,16 @@
 
 from deim.checkpoint.formats import real_time
 from deim.checkpoint.formats.format import Format, Repeat, fixed
-from deim.checkpoint.renaming import Rule, rename
+from deim.checkpoint.renaming import Rule, inside, rename
+
+HGNETV2: tuple[Rule, ...] = tuple(
+    rename(f"{part}.*.{theirs}.*", f"{part}.*.{ours}.*")
+    for part in ("stem", "stages")
+    for theirs, ours in (("conv", "conv"), ("bn", "norm"), ("lab", "affine"))
+)
 
 RULES: tuple[Rule, ...] = (
-    rename("backbone.*.bn.*", "backbone.*.norm.*"),
-    rename("backbone.*.lab.*", "backbone.*.affine.*"),
-    rename("backbone.*", "backbone.*"),
+    *inside("backbone.", HGNETV2),
     *real_time.HYBRID_ENCODER,
     rename("encoder.downsample_convs.#.0.*", "encoder.downsample_convs.#.*"),
     rename("encoder.*", "encoder.*"),

@@ -49,6 +49,15 @@ def conditional_attention(kind: str, names: dict[str, str]) -> list[Rule]:
     ]
 
 
+def queries_with_content(labels: str) -> list[Rule]:
+    """Anchors with a content of their own, beside the embedding of labels, which is called ``labels``."""
+    return [
+        rename("tgt_embed.weight", "decoder.queries.content.weight"),
+        rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
+        Rule((labels,), LABELS_AND_CONTENT[:1], spare=1),
+    ]
+
+
 def _conditional(input_proj: Rule, cross_attention: dict[str, str]) -> list[Rule]:
     return [
         *deformable_detr.BACKBONE,
@@ -82,9 +91,7 @@ def _deformable_rules(num_layers: int) -> Sequence[Rule]:
         *deformable_detr.TRANSFORMER,
         *POSITION,
         *deformable_detr.heads(num_layers),
-        rename("tgt_embed.weight", "decoder.queries.content.weight"),
-        rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
-        Rule(("label_enc.weight",), LABELS_AND_CONTENT[:1], spare=1),
+        *queries_with_content("label_enc.weight"),
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deim.checkpoint.renaming import Rule, filled, matches, to_ours, to_theirs
+from deim.checkpoint.renaming import Rule, filled, has_names, matches, to_ours, to_theirs
 from deim.errors import CheckpointError
 
 
@@ -70,7 +70,7 @@ class Format:
 
     def recognises(self, names: Sequence[str]) -> bool:
         """Whether a file with tensors of these names is of this format."""
-        return all(any(matches(template, name) is not None for name in names) for template in self.signature)
+        return has_names(self.signature, names)
 
     def to_ours(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Weights under our names, and the names of tensors that have no place here.

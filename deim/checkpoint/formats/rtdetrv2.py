@@ -2,7 +2,7 @@
 
 from deim.checkpoint.formats import real_time
 from deim.checkpoint.formats.format import Format, fixed
-from deim.checkpoint.renaming import Rule, rename
+from deim.checkpoint.renaming import Rule, inside, rename
 
 PRESNET: tuple[Rule, ...] = (
     # The first stage has no stride, and its shortcut no pooling before the convolution.
@@ -13,7 +13,7 @@ PRESNET: tuple[Rule, ...] = (
 )
 
 RULES: tuple[Rule, ...] = (
-    *(rename(f"backbone.{rule.theirs[0]}", f"backbone.{rule.ours[0]}") for rule in PRESNET),
+    *inside("backbone.", PRESNET),
     *real_time.HYBRID_ENCODER,
     rename("encoder.*", "encoder.*"),
     *real_time.DECODER,
