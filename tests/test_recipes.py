@@ -118,8 +118,8 @@ DETR_PARAMETERS = {
     "dn_deformable_encoder_detr_r50_12ep_coco": (1e-4, 25_033_677, 23_232_512, 222_400),
     "dn_deformable_encoder_detr_r101_12ep_coco": (1e-4, 25_033_677, 42_172_416, 222_400),
     "dn_deformable_encoder_detr_r50_50ep_coco": (1e-4, 25_033_677, 23_232_512, 222_400),
-    "dn_deformable_detr_r50_24ep_coco": (1e-4, 23_974_242 - 255, 23_232_512, 222_400),
-    "dn_deformable_detr_r50_50ep_coco": (1e-4, 23_974_242 - 255, 23_232_512, 222_400),
+    "dn_deformable_detr_r50_24ep_coco": (1e-4, 23_974_242, 23_232_512, 222_400),
+    "dn_deformable_detr_r50_50ep_coco": (1e-4, 23_974_242, 23_232_512, 222_400),
 }
 
 # recipe: (epochs, epoch of the step)

@@ -46,7 +46,7 @@ def verify(args: argparse.Namespace) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for name in (progress := tqdm(recipes)):
             progress.set_description(name)
-            done = pool.submit(fidelity.compare, name, args.peer, images, args.size, args.steps)
+            done = pool.submit(fidelity.compare, name, args.peer, images, args.size, args.steps, args.every_token)
             results[name] = done.result()
     print(fidelity.report(results))
     if not all(found.groups for found in results.values()):
@@ -62,5 +62,10 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=320, help="of the square pictures")
     parser.add_argument("--batches", type=int, default=4, help="of two pictures, which the steps go through")
     parser.add_argument("--steps", type=int, default=20, help="of training")
+    parser.add_argument(
+        "--every-token",
+        action="store_true",
+        help="all tokens are queries in place of the best 300: what is left then is not the selection",
+    )
     arguments = parser.parse_args()
     sys.exit(run_tool(lambda: verify(arguments)))

@@ -71,7 +71,9 @@ class _Pair:
     official: Any
 
 
-def compare(recipe: str, checkout: str, images: Sequence[dict], size: int, steps: int) -> Fidelity:
+def compare(
+    recipe: str, checkout: str, images: Sequence[dict], size: int, steps: int, every_token: bool = False
+) -> Fidelity:
     """Build both, and compare everything.
 
     Args:
@@ -80,8 +82,10 @@ def compare(recipe: str, checkout: str, images: Sequence[dict], size: int, steps
         images: samples of :func:`pictures`, in batches of two.
         size: of the square images.
         steps: of training.
+        every_token: make all tokens queries in place of the best, so that there is no selection that rounding could
+            change.
     """
-    pair = _build(recipe, checkout, size)
+    pair = _build(recipe, checkout, size, every_token)
     samples = [images[i : i + 2] for i in range(0, len(images) - 1, 2)]
     outputs = _compare_outputs(pair, samples)
     losses, gradients, rounding = _compare_gradients(pair, samples[0])
@@ -134,9 +138,10 @@ def report(results: Mapping[str, Fidelity]) -> str:
     return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
-def _build(recipe: str, checkout: str, size: int) -> _Pair:
-    config = load_config(recipe)
+def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
     official = peers.official_config(checkout, recipe, size)
+    queries = [f"model.decoder.queries.num_queries={peers.select_every_token(official, size)}"] if every_token else []
+    config = load_config(recipe, queries)
     torch.manual_seed(0)
     theirs, ours = official.model, instantiate(config.model)
     _perturb(theirs)

@@ -80,6 +80,16 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
     return config
 
 
+def select_every_token(config: Any, size: int) -> int:
+    """Make as many queries of an official config as a square image of that size has tokens, before its model is
+    built; how many that is."""
+    decoder = next(
+        config.yaml_cfg[name] for name in ("DFINETransformer", "RTDETRTransformerv2") if name in config.yaml_cfg
+    )
+    decoder["num_queries"] = sum((size // stride) ** 2 for stride in decoder["feat_strides"])
+    return decoder["num_queries"]
+
+
 def official_rates(config: Any, iters_per_epoch: int) -> Iterator[float]:
     """The learning rate of every iteration of the official schedule, relative to the base."""
     optimizer = config.optimizer

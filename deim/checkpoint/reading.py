@@ -168,8 +168,9 @@ def _downloaded(path: str) -> str:
 def _reason(path: str, error: Exception) -> str:
     foreign = _foreign_types(path)
     if not foreign:
-        # torch's message goes on for a page about how to read the file nevertheless
-        return f"{path} cannot be read as a checkpoint: {str(error).strip().splitlines()[0]}"
+        # not torch's own words, which advise to read such a file as a program
+        reason = str(error) if isinstance(error, OSError) else "it is damaged, incomplete, or something else"
+        return f"{path} cannot be read as a checkpoint: {reason}"
     return (
         f"{path} holds more than data, namely {', '.join(foreign)}, which could run code while it is read. If you trust "
         "where it comes from, keep its weights alone, there where it was written:\n"

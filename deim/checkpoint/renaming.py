@@ -44,14 +44,12 @@ class Rule:
             number. Where there are several, they are the parts of what the other side holds as one tensor.
         dim: along which parts are joined.
         last: the size of the last part; None for equal parts.
-        spare: rows at the end of theirs that nothing reads; dropped here, and zero when written there.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     dim: int = 0
     last: int | None = None
-    spare: int = 0
 
     def split(self, whole: Tensor, count: int) -> tuple[Tensor, ...]:
         """``whole`` in ``count`` parts."""
@@ -79,16 +77,12 @@ def inside(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
 
 def to_ours(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
     """Weights under our names, and the names that no rule knows or whose other parts are missing."""
-    spare = {rule.ours[0]: rule.spare for rule in rules if rule.spare}
-    translated, left_over = _translate(weights, [(rule.theirs, rule.ours, rule) for rule in rules])
-    return {n: v[: -spare[n]] if n in spare else v for n, v in translated.items()}, left_over
+    return _translate(weights, [(rule.theirs, rule.ours, rule) for rule in rules])
 
 
 def to_theirs(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
     """The other way round of :func:`to_ours`."""
-    spare = {rule.ours[0]: rule.spare for rule in rules if rule.spare}
-    padded = {n: torch.cat([v, v.new_zeros(spare[n], *v.shape[1:])]) if n in spare else v for n, v in weights.items()}
-    return _translate(padded, [(rule.ours, rule.theirs, rule) for rule in rules])
+    return _translate(weights, [(rule.ours, rule.theirs, rule) for rule in rules])
 
 
 _Direction = tuple[tuple[str, ...], tuple[str, ...], Rule]

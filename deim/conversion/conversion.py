@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import deim
-from deim.checkpoint.formats import FORMATS, Format
+from deim.checkpoint.formats import FORMATS
 from deim.checkpoint.formats.format import with_counters
 from deim.checkpoint.loading import is_deployed
 from deim.checkpoint.provenance import Provenance
@@ -68,19 +68,19 @@ def convert_backbone(source: str, out: str) -> Backbone | None:
     return found
 
 
-def target_format(found: Identified, to: str) -> Format:
-    """The format of that name that has a place for the weights.
+def in_layout(found: Identified, to: str, image_size: Sequence[int] = (640, 640)) -> dict[str, Tensor]:
+    """Weights under the names of the format ``to``.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: it has no place for them.
     """
     system = found.recipe.partition("/")[0]
     suitable = [one for one in FORMATS if one.name == to and system in one.systems and one.suits(found.model)]
     refusal = f"the format {to!r} is not for recipes of {system}"
+    weights = with_counters(found.weights, found.model)
     for one in suitable:
         try:
-            one.to_theirs(found.weights, found.model)
-            return one
+            return one.to_theirs(weights, found.model, image_size)
         except CheckpointError as error:
             refusal = str(error)
     raise CheckpointError(f"{found.stored.path} cannot be written as {to!r}: {refusal}")
@@ -94,8 +94,7 @@ def _write_native(found: Identified, out: Path) -> None:
 def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[Identified, Path], None]:
     def write(found: Identified, out: Path) -> None:
         size = image_size or found.config.dataloader.get("image_size", (640, 640))
-        weights = target_format(found, to).to_theirs(with_counters(found.weights, found.model), found.model, size)
-        _save({"model": _own(weights)}, out)
+        _save({"model": _own(in_layout(found, to, size))}, out)
 
     return write
 
@@ -109,7 +108,7 @@ def write_hugging_face(found: Identified, out: Path) -> None:
     if is_deployed(found.weights):
         raise CheckpointError("transformers has no re-parameterised convolutions: convert the form for training")
     config, processor = hugging_face.config_of(found.config, found.classes)
-    weights = target_format(found, "hf").to_theirs(with_counters(found.weights, found.model), found.model)
+    weights = in_layout(found, "hf")
     if config["model_type"] == "rt_detr_v2":
         weights = {n: v for n, v in weights.items() if not _beyond(n, config["decoder_layers"])}
     try:

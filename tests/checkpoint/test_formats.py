@@ -10,7 +10,7 @@ from deim.checkpoint.loading import load_for_inference
 from deim.checkpoint.reading import Stored
 from deim.config import build, load_config
 from deim.conversion import convert, identify
-from deim.conversion.conversion import target_format
+from deim.conversion.conversion import in_layout
 from deim.conversion.identification import Identified
 from deim.errors import CheckpointError
 from deim.inference import to_deployment
@@ -27,7 +27,7 @@ def in_their_layout(model: nn.Module, recipe: str, to: str, *overrides: str) -> 
     config = load_config(recipe, overrides)
     weights = model.state_dict()
     found = Identified(Stored("random", weights), None, recipe, config, model, weights, None, [])
-    return target_format(found, to).to_theirs(weights, model), found
+    return in_layout(found, to), found
 
 
 def assert_comes_back(theirs: dict[str, Tensor], to: str, recipe: str, weights: dict[str, Tensor]) -> None:
@@ -36,7 +36,7 @@ def assert_comes_back(theirs: dict[str, Tensor], to: str, recipe: str, weights: 
     assert {name: value for name, value in found.weights.items() if not torch.equal(value, weights[name])} == {}
     assert found.weights.keys() == weights.keys()
     assert found.recipe == recipe
-    again = target_format(found, to).to_theirs(found.weights, found.model)
+    again = in_layout(found, to)
     assert again.keys() == theirs.keys()
     assert all(torch.equal(again[name], value) for name, value in theirs.items())
 
@@ -61,10 +61,7 @@ def test_official_detrs_and_those_of_detrex(to: str, recipe: str, classes: int, 
     model = detector(recipe, *overrides)
     theirs, _ = in_their_layout(model, recipe, to, *overrides)
     assert digest(theirs) == expected
-    found = identify(Stored(f"{Path(recipe).name}.pth", theirs), to)
-    assert found.recipe == recipe
-    assert found.weights.keys() == model.state_dict().keys()
-    assert all(torch.equal(found.weights[name], value) for name, value in model.state_dict().items())
+    assert_comes_back(theirs, to, recipe, model.state_dict())
 
 
 @torch.no_grad()

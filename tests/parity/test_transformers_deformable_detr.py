@@ -3,6 +3,7 @@ for batches of unequal images."""
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
 from deim.checkpoint import load_for_inference, read_weights
 from deim.checkpoint.reading import Stored
-from deim.conversion.conversion import target_format, write_hugging_face
+from deim.conversion.conversion import in_layout, write_hugging_face
 from deim.conversion.identification import Identified
 from tests.models import randomize, recipe
 from tests.parity.transformers_weights import (
@@ -188,6 +189,6 @@ def test_what_is_written_for_transformers_predicts_the_same_there(name: str, tmp
     loaded = instantiate(config.model)
     load_for_inference(loaded, str(tmp_path))
     assert all(torch.equal(value, weights[key]) for key, value in loaded.state_dict().items())
-    again = target_format(found, "hf").to_theirs(loaded.state_dict(), loaded)
+    again = in_layout(replace(found, weights=loaded.state_dict()), "hf")
     assert again.keys() == stored.weights.keys()
     assert all(torch.equal(again[key], value) for key, value in stored.weights.items())

@@ -54,7 +54,7 @@ def queries_with_content(labels: str) -> list[Rule]:
     return [
         rename("tgt_embed.weight", "decoder.queries.content.weight"),
         rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
-        Rule((labels,), LABELS_AND_CONTENT[:1], spare=1),
+        rename(labels, LABELS_AND_CONTENT[0]),
     ]
 
 

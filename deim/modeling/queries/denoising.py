@@ -124,6 +124,7 @@ class QueryDenoising(Denoising):
         box_noise_scale: centres move by up to half a side times this, sides grow or shrink by up to a side
             times this.
         logit_eps: coordinates are kept so far away from 0 and 1.
+        spare_labels: rows of the embedding that no query has: the official DN-DAB-Deformable-DETR has one.
     """
 
     def __init__(
@@ -134,12 +135,13 @@ class QueryDenoising(Denoising):
         label_noise_ratio: float = 0.2,
         box_noise_scale: float = 0.4,
         logit_eps: float = 1e-3,
+        spare_labels: int = 0,
     ):
         super().__init__()
         self.num_classes, self.num_groups = num_classes, num_groups
         self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
         self.logit_eps = logit_eps
-        self.class_embedding = nn.Embedding(num_classes, dim - 1)
+        self.class_embedding = nn.Embedding(num_classes + spare_labels, dim - 1)
 
     def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
         size, groups = targets.labels.shape[1], self.num_groups

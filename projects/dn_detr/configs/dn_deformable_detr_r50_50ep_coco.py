@@ -12,6 +12,7 @@ model.encoder.temperature = 10000.0
 model.encoder.position_offset = -0.5
 model.decoder.queries.num_patterns = 0
 model.decoder.queries.shared_content = False
+model.decoder.denoising.spare_labels = 1
 model.decoder.position = L(AnchorPosition)(dim="${..layer.dim}")
 model.decoder.layer = L(AddNormDecoderLayer)(
     dim="${...encoder.dim}",
