@@ -13,7 +13,7 @@ def describe() -> dict[str, str]:
     """Versions, origin of detectron2 and detrex, device and deformable-attention backend."""
     import torch
 
-    from deim.layers.ops import selected_backend
+    from deim.layers.ops import BACKENDS, selected_backend, unusable
 
     described = {
         "deim": importlib.import_module("deim").__version__,
@@ -29,7 +29,10 @@ def describe() -> dict[str, str]:
         described[package] = f"{origin}, {version}"
     cuda = torch.cuda.is_available()
     described["device"] = torch.cuda.get_device_name() if cuda else "cpu"
-    described["deformable attention"] = selected_backend()
+    device = "cuda" if cuda else "cpu"
+    described["deformable attention"] = selected_backend(device)
+    for name in BACKENDS:
+        described[f"  {name}"] = unusable(name, device) or "can be used"
     return described
 
 

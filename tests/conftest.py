@@ -5,6 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's kernels run in its interpreter; it wants to know before it is imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
 from deim.data.datasets.shapes import write_shapes

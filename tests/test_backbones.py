@@ -14,6 +14,7 @@ from deim.config import build
 from deim.errors import CheckpointError, ConfigError
 from deim.fallback import is_standalone
 from deim.modeling.backbone import HGNetV2, build_resnet, build_swin, build_timm
+from deim.modeling.backbone.hgnetv2 import HGConv, max_of_windows
 from tests.models import FAMILIES, batch, randomize, recipe
 
 FEW = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
@@ -136,3 +137,31 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.
 def test_what_there_is_not_is_told(function, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         function(**arguments)
+
+
+@pytest.mark.parametrize("scale", [0.7, 0.0, -1.3])
+@torch.no_grad()
+def test_the_affine_folds_whatever_its_sign(scale: float) -> None:
+    """Also next to the zeros around an image, which no affine moves."""
+    torch.manual_seed(0)
+    layer = randomize(HGConv(3, 8, 3, learnable_affine=True)).eval()
+    layer.affine.scale.fill_(scale)
+    layer.affine.bias.fill_(-0.4)
+    x = torch.randn(2, 3, 9, 9)
+    expected = layer(x)
+    layer.fold()
+    assert len(list(layer.modules())) == 4, "the layer, a convolution, a bound and no affine"
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_largest_of_windows_has_the_gradients_of_pooling() -> None:
+    """Equal values, of which a ReLU makes many, included: the first gets it."""
+    torch.manual_seed(0)
+    x = torch.randint(0, 3, (2, 3, 9, 7)).float().requires_grad_()
+    found, expected = max_of_windows(x), torch.nn.functional.max_pool2d(x, kernel_size=2, stride=1)
+    assert torch.equal(found, expected)
+    direction = torch.randn_like(found)
+    for a, b in zip(torch.autograd.grad(found, x, direction), torch.autograd.grad(expected, x, direction), strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        assert torch.equal(max_of_windows(x.detach()), expected)

@@ -2,12 +2,20 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from deim.layers import MultiScaleDeformableAttention
-from deim.layers.ops import BACKENDS, deform_attn_nearest, selected_backend
+from deim.layers.ops import deform_attn, deform_attn_nearest, selected_backend
+from deim.layers.ops.c_backend import deform_attn_c
+from deim.layers.ops.detrex_backend import with_equal_points
+from deim.layers.ops.torch_backend import deform_attn_torch
+from deim.layers.ops.triton_backend import deform_attn_triton
+from tests.conftest import ROOT
 
 SHAPES, POINTS = [(4, 6), (2, 3)], [3, 2]
 
@@ -42,23 +50,145 @@ def by_hand(value, locations, weights):
     return torch.stack(output).view(batch, queries, -1)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_backends_agree_with_sampling_by_hand(name: str) -> None:
-    torch.manual_seed(0)
-    inputs = [
-        torch.randn(2, 30, 2, 3, dtype=torch.float64, requires_grad=True),
-        (torch.rand(2, 4, 2, 5, 2, dtype=torch.float64) * 1.4 - 0.2).requires_grad_(),
-        torch.rand(2, 4, 2, 5, dtype=torch.float64, requires_grad=True),
-    ]
-    value, locations, weights = inputs
-    found = BACKENDS[name](value, SHAPES, locations, weights, POINTS)
-    expected = by_hand(value, locations, weights)
-    torch.testing.assert_close(found, expected)
-    direction = torch.randn_like(found)
-    for a, b in zip(
-        torch.autograd.grad(found, inputs, direction), torch.autograd.grad(expected, inputs, direction), strict=True
-    ):
+def example(
+    batch: int, queries: int, heads: int, dim: int, shapes: list[tuple[int, int]], points: list[int]
+) -> list[torch.Tensor]:
+    """Values, locations, some of them outside, and weights, all with gradient."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(height * width for height, width in shapes)
+    value = torch.randn(batch, tokens, heads, dim, generator=generator, dtype=torch.float64)
+    locations = torch.rand(batch, queries, heads, sum(points), 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    weights = torch.rand(batch, queries, heads, sum(points), generator=generator, dtype=torch.float64)
+    return [x.requires_grad_() for x in (value, locations, weights)]
+
+
+def with_gradients(attend, inputs, shapes, points) -> list[torch.Tensor]:
+    """What an implementation computes, and its gradients in a fixed direction."""
+    found = attend(inputs[0], shapes, inputs[1], inputs[2], points)
+    direction = torch.linspace(-1, 1, found.numel()).view(found.shape).to(found.dtype)
+    return [found, *torch.autograd.grad(found, inputs, direction)]
+
+
+def test_torch_agrees_with_sampling_by_hand() -> None:
+    inputs = example(2, 4, 2, 3, SHAPES, POINTS)
+    found = with_gradients(deform_attn_torch, inputs, SHAPES, POINTS)
+    expected = with_gradients(
+        lambda value, _, where, weights, __: by_hand(value, where, weights), inputs, SHAPES, POINTS
+    )
+    for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+KERNELS = {"c": deform_attn_c, "triton": deform_attn_triton}
+CASES = {
+    **{f"{dim} channels": (2, 5, 2, dim, [(4, 6), (2, 3)], [3, 2]) for dim in (3, 8, 16, 24, 32, 40, 56, 64)},
+    "odd maps": (1, 7, 3, 8, [(7, 1), (1, 5), (3, 3)], [4, 4, 4]),
+    "maps of one pixel": (1, 3, 1, 8, [(1, 1), (1, 1)], [2, 3]),
+    "more queries than a block": (2, 70, 1, 8, [(5, 5)], [3]),
+    "one image, one query, one head": (1, 1, 1, 8, [(2, 2)], [1]),
+    "no queries": (2, 0, 2, 8, [(2, 2)], [1]),
+    "no images": (0, 4, 2, 8, [(2, 2)], [1]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_agree_with_torch(name: str, case: str) -> None:
+    """Torch in float64, the kernel in float32; Triton's by its interpreter."""
+    *sizes, shapes, points = CASES[case]
+    inputs = example(*sizes, shapes, points)
+    # Positions that single precision can write, so that both look at the same pixels.
+    inputs = [x.detach().float().double().requires_grad_() for x in inputs]
+    expected = with_gradients(deform_attn_torch, inputs, shapes, points)
+    single = [x.detach().float().requires_grad_() for x in inputs]
+    found = with_gradients(KERNELS[name], single, shapes, points)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_take_values_of_half_precision(name: str, dtype: torch.dtype) -> None:
+    """As mixed precision gives them: results and gradients have their input's type, and sums are not taken in it."""
+    inputs = example(1, 40, 2, 8, SHAPES, POINTS)
+    value, locations, weights = (x.detach().float() for x in inputs)
+    mixed = [value.to(dtype).requires_grad_(), locations.requires_grad_(), weights.requires_grad_()]
+    found = with_gradients(KERNELS[name], mixed, SHAPES, POINTS)
+    exact = [x.detach().float().requires_grad_() for x in mixed]
+    expected = with_gradients(deform_attn_torch, exact, SHAPES, POINTS)
+    assert [x.dtype for x in found] == [dtype, dtype, torch.float32, torch.float32]
+    rounding = 2 * torch.finfo(dtype).eps
+    for a, b in zip(found, expected, strict=True):
+        assert float((a.float() - b).detach().abs().max()) < rounding * float(b.detach().abs().max())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_pass_on_what_is_no_number(name: str) -> None:
+    value, locations, weights = (x.detach().float() for x in example(1, 3, 2, 8, SHAPES, POINTS))
+    locations[0, 1, 0, 2] = torch.nan
+    found = KERNELS[name](value, SHAPES, locations, weights, POINTS).view(3, 2, 8)
+    assert found[1, 0].isnan().all()
+    assert found.isnan().sum() == 8
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_are_operators_of_torch(name: str) -> None:
+    inputs = [x.detach().float().requires_grad_() for x in example(1, 3, 2, 8, SHAPES, POINTS)]
+    arguments = (inputs[0], [side for shape in SHAPES for side in shape], inputs[1], inputs[2], POINTS)
+    torch.library.opcheck(getattr(torch.ops.deim, f"deform_attn_{name}").default, arguments)
+    compiled = torch.compile(KERNELS[name], backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(
+        compiled(inputs[0], SHAPES, *inputs[1:], POINTS), KERNELS[name](inputs[0], SHAPES, *inputs[1:], POINTS)
+    )
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_gpus(capability: int) -> None:
+    """Without one: up to the machine code."""
+    triton = pytest.importorskip("triton")
+    code = f"""
+import torch, deim, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from deim.layers.ops import triton_kernels
+single = ["locations", "grad_value", "grad_locations", "grad_weights"]
+for kernel, outputs in ((triton_kernels.forward, ["out"]), (triton_kernels.backward, ["grad", *single[1:]])):
+    for dtype, dim in (("fp32", 24), ("fp16", 32), ("bf16", 16)):
+        constants = dict(HEADS=8, DIM=dim, POINTS=12, BLOCK=32, COLUMNS=triton.next_power_of_2(dim))
+        pointers = ["value", "locations", "weights", "levels", *outputs]
+        types = {{name: "*" + ("fp32" if name in single else dtype) for name in pointers}} | {{"levels": "*i32"}}
+        types |= dict(tokens="i32", queries="i32") | dict.fromkeys(constants, "constexpr")
+        done = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", {capability}, 32))
+        assert len(done.asm["cubin"]) > 1000
+"""
+    environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert triton
+
+
+def test_points_are_made_equal_for_detrex() -> None:
+    value, locations, weights = example(2, 4, 2, 8, SHAPES, POINTS)
+    where, weight = with_equal_points(locations, weights, POINTS)
+    assert where.shape == (2, 4, 2, 2, 3, 2)
+    found = deform_attn_torch(value, SHAPES, where.flatten(3, 4), weight.flatten(3), [3, 3])
+    torch.testing.assert_close(found, deform_attn_torch(value, SHAPES, locations, weights, POINTS))
+
+
+def test_sizes_are_checked_before_kernels_trust_them() -> None:
+    value, locations, weights = example(2, 4, 2, 8, SHAPES, POINTS)
+    deform_attn(value, SHAPES, locations, weights, POINTS)
+    for wrong in (
+        (value[:, 1:], SHAPES, locations, weights, POINTS),
+        (value, SHAPES, locations, weights, [2, 2]),
+        (value, SHAPES, locations[:1], weights, POINTS),
+        (value, SHAPES, locations, weights[..., 1:], POINTS),
+        (value, SHAPES[:1], locations, weights, POINTS),
+    ):
+        with pytest.raises(ValueError, match="deformable attention cannot look at"):
+            deform_attn(*wrong)
 
 
 def test_nearest_sampling_takes_one_pixel() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deim import fallback
+from deim.layers.ops import BACKENDS
 from tests.conftest import ROOT
 
 REPORT = "import deim, detectron2; from deim import fallback; print(fallback.is_standalone('detectron2'), detectron2.__file__)"
@@ -49,4 +50,20 @@ def test_the_report_names_versions_and_backend() -> None:
         line.split(maxsplit=1) for line in done.stdout.replace("deformable attention", "attention").splitlines()
     )
     assert {"deim", "python", "torch", "detectron2", "detrex", "device", "attention"} <= set(lines)
-    assert lines["attention"] == "torch"
+    assert lines["attention"] in BACKENDS
+    assert lines["torch"] == "can be used"
+
+
+def test_without_a_compiler_torch_does_it(tmp_path: Path) -> None:
+    (tmp_path / "cc").write_text("#!/bin/sh\necho this compiler cannot >&2; exit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    for compiler, reason in (("no-such-compiler", "there is no C compiler"), (str(tmp_path / "cc"), "cannot")):
+        report = [sys.executable, "-m", "deim.env"]
+        done = subprocess.run(
+            report, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**environment, "CC": compiler}
+        )
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("deformable attention")]
+        assert line.split()[-1] == "torch"
+        assert reason in done.stdout

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from deim.errors import CheckpointError
+
 # What such a file is made of; anything else could run code while it is read.
 _ALLOWED = {
     ("numpy", "ndarray"),
@@ -19,7 +21,7 @@ _ALLOWED = {
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} does not belong into a file of weights")
+            raise CheckpointError(f"{module}.{name} does not belong into a file of weights")
         return super().find_class(module, name)
 
 
@@ -27,9 +29,12 @@ def read_detectron2_pickle(path: str) -> dict[str, Any]:
     """The content of a file, arrays as tensors: ``{"model": {name: tensor}, ...}``.
 
     Raises:
-        pickle.UnpicklingError: it holds something else than arrays.
+        CheckpointError: it holds something else than arrays.
     """
     with open(path, "rb") as file:
-        content = _ArrayUnpickler(file, encoding="latin1").load()
+        try:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
     weights = content.get("model", content)
     return {"model": {k: torch.from_numpy(v.copy()) for k, v in weights.items() if isinstance(v, np.ndarray)}}

@@ -1,5 +1,5 @@
 """Using a trained model."""
 
-from deim.inference.deployment import to_deployment
+from deim.inference.deployment import reparameterized, to_deployment
 
-__all__ = ["to_deployment"]
+__all__ = ["reparameterized", "to_deployment"]

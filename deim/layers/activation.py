@@ -21,3 +21,8 @@ def build_activation(name: str | None) -> nn.Module:
     if name not in _ACTIVATIONS:
         raise ValueError(f"Unknown activation {name!r}; choose one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]()
+
+
+def in_place(activation: nn.Module) -> nn.Module:
+    """The same activation, which overwrites its input where it can."""
+    return type(activation)(inplace=True) if isinstance(activation, nn.ReLU | nn.SiLU) else activation

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deim.layers.activation import build_activation
+from deim.layers.activation import build_activation, in_place
 
 
 def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
@@ -42,23 +42,22 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.activation = build_activation(activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(x)))
-
-
-class FusibleConvNorm(ConvNorm):
-    """A :class:`ConvNorm` that deployment folds into one convolution."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
         self.fused: nn.Conv2d | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.fused is None else self.activation(self.fused(x))
+        return self.activation(self.norm(self.conv(x)) if self.fused is None else self.fused(x))
 
-    def reparameterize(self) -> None:
+    def fold(self) -> None:
         """Fold the normalisation into the convolution, in place; a second call does nothing."""
         if self.fused is None:
             self.fused = fuse_conv_norm(self.conv, self.norm)
+            self.activation = in_place(self.activation)
             del self.conv, self.norm
+
+
+class FusibleConvNorm(ConvNorm):
+    """A :class:`ConvNorm` that the official codes fold as well, so that their deployed weights are of it."""
+
+    def reparameterize(self) -> None:
+        """See :meth:`fold`."""
+        self.fold()

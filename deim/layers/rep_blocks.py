@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.layers.activation import build_activation
+from deim.layers.activation import build_activation, in_place
 from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
 
 
@@ -30,6 +30,7 @@ class RepVGGBlock(nn.Module):
         if self.fused is not None:
             return
         self.fused = fuse_conv_norm(self.conv1.conv, self.conv1.norm)
+        self.activation = in_place(self.activation)
         added = dict(fuse_conv_norm(self.conv2.conv, self.conv2.norm).named_parameters())
         padded = F.pad(added["weight"], (1, 1, 1, 1))
         with torch.no_grad():

@@ -13,7 +13,7 @@ from deim.conversion import convert, identify
 from deim.conversion.conversion import in_layout
 from deim.conversion.identification import Identified
 from deim.errors import CheckpointError
-from deim.inference import to_deployment
+from deim.inference import reparameterized
 from tests.checkpoint.foreign import DETRS, REAL_TIME, digest
 from tests.models import randomize
 
@@ -49,7 +49,7 @@ def test_official_real_time_detectors(to: str, recipe: str, training: tuple, dep
     assert digest(theirs) == training
     assert_comes_back(theirs, to, recipe, model.state_dict())
     if deployment is not None:
-        deployed = to_deployment(model)
+        deployed = reparameterized(model)
         theirs, _ = in_their_layout(deployed, recipe, to)
         assert digest(theirs) == deployment
         assert_comes_back(theirs, to, recipe, deployed.state_dict())

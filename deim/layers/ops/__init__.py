@@ -1,32 +1,79 @@
 """Backends of the deformable-attention operator.
 
-``DEIM_DEFORM_ATTN=<name>`` forces one; otherwise the best that is available is taken.
+``DEIM_DEFORM_ATTN=<name>`` forces one; otherwise the first in :data:`BACKENDS` is taken that can be used for a device.
 """
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from deim.layers.ops import c_backend, detrex_backend, triton_backend
 from deim.layers.ops.torch_backend import deform_attn_nearest, deform_attn_torch
 
-__all__ = ["BACKENDS", "deform_attn", "deform_attn_nearest", "selected_backend"]
+__all__ = ["BACKENDS", "Backend", "deform_attn", "deform_attn_nearest", "selected_backend"]
 
 DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
 
-BACKENDS: dict[str, DeformAttn] = {"torch": deform_attn_torch}
+
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of :func:`deform_attn`.
+
+    Attributes:
+        run: it.
+        devices: types of device that it is for; none for all.
+        problem: why it cannot be used here; None if it can.
+    """
+
+    run: DeformAttn
+    devices: tuple[str, ...] = ()
+    problem: Callable[[], str | None] = lambda: None
 
 
-def selected_backend() -> str:
-    """Name of the backend that :func:`deform_attn` uses.
+# The best first.
+BACKENDS: dict[str, Backend] = {
+    "triton": Backend(triton_backend.deform_attn_triton, ("cuda",), triton_backend.problem),
+    "detrex": Backend(detrex_backend.deform_attn_detrex, ("cuda",), detrex_backend.problem),
+    "c": Backend(c_backend.deform_attn_c, ("cpu",), c_backend.problem),
+    "torch": Backend(deform_attn_torch),
+}
+
+
+_chosen: dict[tuple[str, str], str] = {}
+
+
+def selected_backend(device: str = "cpu") -> str:
+    """Name of the backend that :func:`deform_attn` uses on a type of device.
 
     Raises:
-        ValueError: ``DEIM_DEFORM_ATTN`` names none.
+        ValueError: ``DEIM_DEFORM_ATTN`` names none, or one that cannot be used there.
     """
-    name = os.environ.get("DEIM_DEFORM_ATTN", "torch")
-    if name not in BACKENDS:
-        raise ValueError(f"DEIM_DEFORM_ATTN={name!r} is no backend; choose one of {', '.join(BACKENDS)}")
-    return name
+    key = (device, os.environ.get("DEIM_DEFORM_ATTN", ""))
+    if key not in _chosen:  # not functools.cache, which torch.compile does not see through
+        _chosen[key] = _select(*key)
+    return _chosen[key]
+
+
+def _select(device: str, forced: str) -> str:
+    if not forced:
+        return next(name for name in BACKENDS if unusable(name, device) is None)
+    if forced not in BACKENDS:
+        raise ValueError(f"DEIM_DEFORM_ATTN={forced!r} is no backend; choose one of {', '.join(BACKENDS)}")
+    reason = unusable(forced, device)
+    if reason is not None:
+        raise ValueError(f"DEIM_DEFORM_ATTN={forced!r} cannot be used: {reason}")
+    return forced
+
+
+def unusable(name: str, device: str) -> str | None:
+    """Why a backend cannot be used on a type of device; None if it can."""
+    backend = BACKENDS[name]
+    if backend.devices and device not in backend.devices:
+        return f"it is for {', '.join(backend.devices)}, not for {device}"
+    return backend.problem()
 
 
 def deform_attn(
@@ -48,5 +95,34 @@ def deform_attn(
 
     Returns:
         (B, Q, H * D).
+
+    Raises:
+        ValueError: sizes do not fit each other.
     """
-    return BACKENDS[selected_backend()](value, spatial_shapes, locations, weights, num_points)
+    _check_sizes(value, spatial_shapes, locations, weights, num_points)
+    # Kernels sum in single precision, and an exported graph is to be of torch's own operators.
+    plain = value.dtype == torch.float64 or torch.compiler.is_exporting() or torch.jit.is_tracing()
+    run = deform_attn_torch if plain else BACKENDS[selected_backend(value.device.type)].run
+    return run(value, spatial_shapes, locations, weights, num_points)
+
+
+def _check_sizes(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+) -> None:
+    """Kernels trust them."""
+    (batch, tokens, heads, _), queries, total = value.shape, locations.shape[1], sum(num_points)
+    fits = (
+        tokens == sum(height * width for height, width in spatial_shapes)
+        and len(spatial_shapes) == len(num_points)
+        and locations.shape == (batch, queries, heads, total, 2)
+        and weights.shape == (batch, queries, heads, total)
+    )
+    if not fits:
+        raise ValueError(
+            f"deformable attention cannot look at {tuple(locations.shape)} locations with {tuple(weights.shape)} weights, "
+            f"{list(num_points)} points a level, in {tuple(value.shape)} values of maps {list(spatial_shapes)}"
+        )

@@ -15,12 +15,12 @@ def deform_attn_torch(
     num_points: Sequence[int],
 ) -> Tensor:
     """See :func:`deim.layers.ops.deform_attn`."""
-    batch, _, heads, dim = value.shape
+    batch, tokens, heads, dim = value.shape
     queries = locations.shape[1]
     # Heads become part of the batch: (B * H, D, S), (B * H, Q, P, 2) and (B * H, 1, Q, P).
-    maps = value.permute(0, 2, 3, 1).reshape(batch * heads, dim, -1)
+    maps = value.permute(0, 2, 3, 1).reshape(batch * heads, dim, tokens)
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
-    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, weights.shape[-1])
 
     samples = []
     levels = maps.split([h * w for h, w in spatial_shapes], dim=-1)

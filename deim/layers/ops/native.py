@@ -1,0 +1,62 @@
+"""Compiling a C file of this package on its first use.
+
+The library belongs to no version of torch or Python, is built in about a second, written beside and renamed, and kept
+in the user's cache: processes that start at once do not wait for each other.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+FLAGS = ("-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden")
+# By what torch says that this processor can do; "native" would be another one on each machine of a shared home.
+INSTRUCTIONS = {
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
+}
+_TIMEOUT_SECONDS = 120
+
+
+@functools.cache
+def library(source: str) -> ctypes.CDLL | str:
+    """The library of a C file beside this one, or why there is none."""
+    file = Path(__file__).with_name(source)
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
+    try:
+        digest = hashlib.sha256(file.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
+        built = _cache() / f"{file.stem}-{digest}.so"
+        if not built.is_file():
+            if compiler is None:
+                return "there is no C compiler: install one, or name it in CC"
+            _compile([compiler, *flags, str(file), "-lm"], built)
+        return ctypes.CDLL(str(built))
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deim"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="deim-"))
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="deim-"))
+
+
+def _compile(command: list[str], out: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        partial = Path(folder) / out.name
+        subprocess.run(
+            [*command, "-o", str(partial)], check=True, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
+        )
+        partial.replace(out)

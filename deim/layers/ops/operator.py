@@ -1,0 +1,48 @@
+"""Making an operator of torch out of a kernel and its gradient: seen by autograd, opaque to ``torch.compile``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# (value, heights and widths in turns, locations, weights, points of each level) -> (B, Q, H * D)
+Forward = Callable[[Tensor, list[int], Tensor, Tensor, list[int]], Tensor]
+# (gradient, and the same) -> gradients of value, locations and weights
+Backward = Callable[[Tensor, Tensor, list[int], Tensor, Tensor, list[int]], tuple[Tensor, Tensor, Tensor]]
+
+
+def differentiable(name: str, forward: Forward, backward: Backward) -> Forward:
+    """The operator ``deim::<name>`` of a deformable-attention kernel.
+
+    Args:
+        forward, backward: with type annotations; see :func:`deim.layers.ops.deform_attn` for shapes. What they
+            return shares no memory with what they get.
+    """
+    attend = torch.library.custom_op(f"deim::{name}", forward, mutates_args=())
+    attend_backward = torch.library.custom_op(f"deim::{name}_backward", backward, mutates_args=())
+
+    def remember(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        value, ctx.shapes, locations, weights, ctx.points = inputs
+        ctx.save_for_backward(value, locations, weights)
+
+    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
+        value, locations, weights = ctx.saved_tensors
+        grads = attend_backward(grad, value, ctx.shapes, locations, weights, ctx.points)
+        return grads[0], None, grads[1], grads[2], None
+
+    attend.register_fake(_shape_of_result)
+    attend_backward.register_fake(
+        lambda grad, value, shapes, locations, weights, points: _like(value, locations, weights)
+    )
+    attend.register_autograd(gradients, setup_context=remember)
+    return attend
+
+
+def _shape_of_result(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
+    return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+
+def _like(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Dense tensors of these shapes."""
+    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)

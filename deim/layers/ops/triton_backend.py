@@ -1,0 +1,98 @@
+"""The deformable-attention operator as Triton kernels, on the GPU: compiled when it is first used.
+
+``TRITON_INTERPRET=1`` runs them on the CPU, slowly, to test their mathematics.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deim.layers.ops.operator import differentiable
+from deim.layers.ops.torch_backend import deform_attn_torch
+
+
+@functools.cache
+def problem() -> str | None:
+    """Why this backend cannot be used; None if it can: it has computed the same as torch on this machine."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    try:
+        difference = _difference_from_torch(torch.device("cuda"))
+    except Exception as error:  # Triton passes on whatever its compilers and drivers raise
+        return f"the kernels cannot be compiled or run: {type(error).__name__}: {error}"
+    return None if difference < 1e-4 else f"the kernels differ from torch by {difference:.1e}"
+
+
+def _difference_from_torch(device: torch.device) -> float:
+    """The largest of values and gradients, on a small example."""
+    generator = torch.Generator().manual_seed(0)
+    shapes, points = [(5, 7), (3, 4)], [3, 2]
+    inputs = [
+        torch.randn(2, 47, 2, 8, generator=generator),
+        torch.rand(2, 9, 2, 5, 2, generator=generator) * 1.4 - 0.2,
+        torch.rand(2, 9, 2, 5, generator=generator),
+    ]
+    results = []
+    for attend in (deform_attn_torch, deform_attn_triton):
+        leaves = [x.to(device).requires_grad_() for x in inputs]
+        found = attend(leaves[0], shapes, leaves[1], leaves[2], points)
+        results.append([found, *torch.autograd.grad(found.square().sum(), leaves)])
+    return max(float((a - b).detach().abs().max() / a.detach().abs().max()) for a, b in zip(*results, strict=True))
+
+
+def deform_attn_triton(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+) -> Tensor:
+    """See :func:`deim.layers.ops.deform_attn`; sums are taken in float32."""
+    return _attend(value, [side for shape in spatial_shapes for side in shape], locations, weights, list(num_points))
+
+
+def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
+    from deim.layers.ops import triton_kernels as kernels
+
+    out = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    levels = _levels(tuple(shapes), tuple(points), value.device)
+    kernels.launch(kernels.forward, value, locations, weights, levels, [out])
+    return out
+
+
+def _backward(
+    grad: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    from deim.layers.ops import triton_kernels as kernels
+
+    # Many samples are added to one pixel, which float16 would round away.
+    grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
+    grad_locations, grad_weights = locations.new_empty(locations.shape), weights.new_empty(weights.shape)
+    levels = _levels(tuple(shapes), tuple(points), value.device)
+    kernels.launch(
+        kernels.backward,
+        value,
+        locations,
+        weights,
+        levels,
+        [grad.contiguous(), grad_value, grad_locations, grad_weights],
+    )
+    return grad_value.to(value.dtype, copy=False), grad_locations, grad_weights
+
+
+_attend = differentiable("deform_attn_triton", _forward, _backward)
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(shapes: tuple[int, ...], points: tuple[int, ...], device: torch.device) -> Tensor:
+    """(P, 3) int32: height, width and first token of the map of each point. Cached: do not write to it."""
+    rows, start = [], 0
+    for height, width, count in zip(shapes[::2], shapes[1::2], points, strict=True):
+        rows += [[height, width, start]] * count
+        start += height * width
+    return torch.tensor(rows, dtype=torch.int32).to(device)
