@@ -14,7 +14,7 @@ from deim.config import build
 from deim.errors import CheckpointError, ConfigError
 from deim.fallback import is_standalone
 from deim.modeling.backbone import HGNetV2, build_resnet, build_swin, build_timm
-from deim.modeling.backbone.hgnetv2 import HGConv, max_of_windows
+from deim.modeling.backbone.hgnetv2 import HGConv
 from tests.models import FAMILIES, batch, randomize, recipe
 
 FEW = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
@@ -152,16 +152,3 @@ def test_the_affine_folds_whatever_its_sign(scale: float) -> None:
     layer.fold()
     assert len(list(layer.modules())) == 4, "the layer, a convolution, a bound and no affine"
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_largest_of_windows_has_the_gradients_of_pooling() -> None:
-    """Equal values, of which a ReLU makes many, included: the first gets it."""
-    torch.manual_seed(0)
-    x = torch.randint(0, 3, (2, 3, 9, 7)).float().requires_grad_()
-    found, expected = max_of_windows(x), torch.nn.functional.max_pool2d(x, kernel_size=2, stride=1)
-    assert torch.equal(found, expected)
-    direction = torch.randn_like(found)
-    for a, b in zip(torch.autograd.grad(found, x, direction), torch.autograd.grad(expected, x, direction), strict=True):
-        torch.testing.assert_close(a, b)
-    with torch.no_grad():
-        assert torch.equal(max_of_windows(x.detach()), expected)

@@ -1,5 +1,6 @@
 """Schedule, parameter groups, averaging, and the training step."""
 
+import copy
 import math
 
 import pytest
@@ -9,9 +10,10 @@ from detrex.modeling.ema import EMAState
 from torch import nn
 
 from deim.engine import EMAHook, Trainer, param_groups
+from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule
-from tests.models import batch, tiny_model
+from tests.models import FAMILIES, batch, recipe, tiny_model
 
 DEIM_S = Schedule(epochs=132, warmup_iters=2000, warmup="quadratic", flat_epochs=64, no_aug_epochs=12, lr_gamma=0.5)
 
@@ -178,3 +180,45 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
     with pytest.raises(FloatingPointError, match="iteration=0"):
         trainer.train(0, 1)
     assert torch.equal(model.weight, before)
+
+
+class Squares(nn.Module):
+    """A convolution whose outputs are to be small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, samples: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"loss": self.conv(torch.stack(samples)).square().mean()}
+
+
+def test_a_run_goes_on_in_another_memory_format() -> None:
+    """What the optimizer remembers of a parameter is laid out as it is now, which fused optimizers rely on."""
+    images = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1)).unbind()
+
+    def trainer(memory_format: torch.memory_format) -> Trainer:
+        model = Squares().to(memory_format=memory_format)
+        return Trainer(model, [images] * 6, torch.optim.AdamW(model.parameters(), lr=0.1, fused=True))
+
+    whole, before, after = map(trainer, (torch.contiguous_format, torch.contiguous_format, torch.channels_last))
+    whole.train(0, 6)
+    before.train(0, 3)
+    after.model.load_state_dict(before.model.state_dict())
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    after.train(3, 6)
+    torch.testing.assert_close(after.model.conv.weight, whole.model.conv.weight)
+
+
+def test_a_compiled_model_trains_as_another() -> None:
+    cfg = recipe(FAMILIES["dfine"], "train.device=cpu", "train.compile=True", "model.decoder.num_layers=2")
+    losses = []
+    for prepare in (lambda model: model, lambda model: prepare_for_training(cfg, model)):
+        torch.manual_seed(0)
+        model = prepare(build_model(cfg))
+        terms = model(batch([2, 1]))
+        sum(terms.values()).backward()
+        losses.append({**terms, "norm": model.backbone.stem.stem1.conv.weight.grad.norm()})
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value, rtol=1e-3, atol=1e-5)

@@ -14,6 +14,10 @@ train = dict(
     log_period=20,
     # say so when a model does not start to learn
     warn_of_plateau=True,
+    # of convolutions: channels_last or contiguous
+    memory_format="channels_last",
+    # torch.compile of backbone and encoder, anew for every size of images
+    compile=False,
     amp=dict(enabled=False, dtype="bfloat16"),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     sync_bn=True,

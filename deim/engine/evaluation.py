@@ -12,6 +12,7 @@ from torch import nn
 
 from deim.checkpoint.loading import load_for_inference
 from deim.config import build
+from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
 
@@ -76,7 +77,7 @@ def trained_model(cfg: Any) -> nn.Module:
     """
     if not cfg.train.init_checkpoint:
         raise ConfigError("no weights are given: train.init_checkpoint=path/to/model.pth")
-    model = build(cfg, "model").to(cfg.train.device)
+    model = build_model(cfg)
     build(cfg, "dataloader.test")  # which registers the data set
     load_for_inference(
         model,

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from deim.config.building import origin, told_inside
+from deim.engine.model import MEMORY_FORMATS
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
@@ -80,6 +81,9 @@ def check_settings(cfg: Any, training: bool) -> None:
     for key in ("model", "dataloader.test", *(_BUILT_IN_TRAINING if training else ())):
         if "_target_" not in (OmegaConf.select(cfg, key, default=None) or {}):
             raise ConfigError(f"{key} of the config describes nothing to build")
+    if cfg.train.memory_format not in MEMORY_FORMATS:
+        choices = ", ".join(MEMORY_FORMATS)
+        raise ConfigError(f"train.memory_format={cfg.train.memory_format!r}; choose one of {choices}")
     try:
         torch.device(cfg.train.device)
     except RuntimeError as error:

@@ -21,6 +21,7 @@ from deim.engine.ema import EMAHook
 from deim.engine.evaluation import check_classes, dataset_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import BestCheckpointer
+from deim.engine.model import build_model, prepare_for_training
 from deim.engine.plateau import PlateauHook
 from deim.engine.preflight import (
     check_model_runs,
@@ -69,6 +70,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
 
     model = build_model(cfg)
     check_model_runs(cfg, model, getattr(loader, "shapes", ()))
+    model = prepare_for_training(cfg, model)
     cfg.optimizer.params.model = model
     optimizer = build(cfg, "optimizer")
     wrapped = create_ddp_model(model, **ddp_options(cfg))
@@ -101,17 +103,6 @@ def train(cfg: Any, resume_run: bool = False) -> None:
             classes=dataset_classes(cfg, "train"),
         )
     trainer.train(start, cfg.train.max_iter)
-
-
-def build_model(cfg: Any) -> nn.Module:
-    """The model on its device, with synchronised normalisation if asked for and possible."""
-    model = build(cfg, "model").to(cfg.train.device)
-    count = sum(p.numel() for p in model.parameters())
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    logger.info(f"Model {type(model).__name__}: {count:,} parameters, {trainable:,} trainable")
-    if cfg.train.sync_bn and comm.get_world_size() > 1 and torch.cuda.is_available():
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model
 
 
 def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:

@@ -101,8 +101,18 @@ class Trainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
+        match_memory_formats(self.optimizer)
         if self.grad_scaler is not None and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out what an optimizer keeps of each parameter as the parameter itself, in place: fused optimizers go through
+    their memory side by side, whatever the elements are, and a checkpoint may be of a run in another format."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _to_host(losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from deim.layers.activation import build_activation
 from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
 from deim.layers.deformable_attention import MultiScaleDeformableAttention
+from deim.layers.linear import Linear
 from deim.layers.mlp import MLP
 from deim.layers.position_embedding import map_coordinates, sine_embedding, sine_position_embedding
 from deim.layers.rep_blocks import CSPRepLayer, RepELAN, RepVGGBlock
@@ -12,6 +13,7 @@ __all__ = [
     "CSPRepLayer",
     "ConvNorm",
     "FusibleConvNorm",
+    "Linear",
     "MultiScaleDeformableAttention",
     "RepELAN",
     "RepVGGBlock",

@@ -20,7 +20,7 @@ def build_activation(name: str | None) -> nn.Module:
         return nn.Identity()
     if name not in _ACTIVATIONS:
         raise ValueError(f"Unknown activation {name!r}; choose one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]()
+    return nn.ReLU(inplace=True) if name == "relu" else _ACTIVATIONS[name]()
 
 
 def in_place(activation: nn.Module) -> nn.Module:

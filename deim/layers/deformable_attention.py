@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deim.layers.linear import Linear
 from deim.layers.ops import deform_attn, deform_attn_nearest
 
 SAMPLINGS = {"bilinear": deform_attn, "nearest": deform_attn_nearest}
@@ -51,10 +52,10 @@ class MultiScaleDeformableAttention(nn.Module):
         points = sum(num_points)
         scale = torch.cat([torch.full((n, 1), 1.0 / n) for n in num_points])
         self.register_buffer("point_scale", scale, persistent=False)
-        self.sampling_offsets = nn.Linear(embed_dim, num_heads * points * 2)
-        self.attention_weights = nn.Linear(embed_dim, num_heads * points)
-        self.value_proj = nn.Linear(embed_dim, embed_dim) if project else nn.Identity()
-        self.output_proj = nn.Linear(embed_dim, embed_dim) if project else nn.Identity()
+        self.sampling_offsets = Linear(embed_dim, num_heads * points * 2)
+        self.attention_weights = Linear(embed_dim, num_heads * points)
+        self.value_proj = Linear(embed_dim, embed_dim) if project else nn.Identity()
+        self.output_proj = Linear(embed_dim, embed_dim) if project else nn.Identity()
         self._reset_parameters()
         if sampling == "nearest":
             self.sampling_offsets.requires_grad_(False)

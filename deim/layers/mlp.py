@@ -5,6 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from deim.layers.activation import build_activation
+from deim.layers.linear import Linear
 
 
 class MLP(nn.Module):
@@ -27,7 +28,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        layers = [nn.Linear(i, o) for i, o in pairwise(widths)]
+        layers = [Linear(i, o) for i, o in pairwise(widths)]
         if zero_init:
             nn.init.zeros_(layers[-1].weight)
             nn.init.zeros_(layers[-1].bias)

@@ -42,6 +42,8 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
+# Older versions of torch do not tell one from the other.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 _chosen: dict[tuple[str, str], str] = {}
 
 
@@ -101,7 +103,7 @@ def deform_attn(
     """
     _check_sizes(value, spatial_shapes, locations, weights, num_points)
     # Kernels sum in single precision, and an exported graph is to be of torch's own operators.
-    plain = value.dtype == torch.float64 or torch.compiler.is_exporting() or torch.jit.is_tracing()
+    plain = value.dtype == torch.float64 or _is_exporting() or torch.jit.is_tracing()
     run = deform_attn_torch if plain else BACKENDS[selected_backend(value.device.type)].run
     return run(value, spatial_shapes, locations, weights, num_points)
 

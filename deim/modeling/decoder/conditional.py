@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.layers import build_activation
+from deim.layers import Linear, build_activation
 from deim.modeling.decoder.layer import DecoderLayer
 from deim.modeling.decoder.position import QueryPosition
 from deim.structures.memory import Memory
@@ -42,9 +42,9 @@ class ConditionalSelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query_content, self.query_position = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.key_content, self.key_position = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.value_proj, self.output_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.query_content, self.query_position = Linear(dim, dim), Linear(dim, dim)
+        self.key_content, self.key_position = Linear(dim, dim), Linear(dim, dim)
+        self.value_proj, self.output_proj = Linear(dim, dim), Linear(dim, dim)
 
     def forward(self, queries: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The result and the projected queries, both (B, Q, dim); ``mask`` is (Q, Q) bool."""
@@ -69,11 +69,11 @@ class ConditionalCrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float, num_levels: int = 1):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query_content, self.query_sine = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.query_position: nn.Linear | None = nn.Linear(dim, dim)
-        self.key_content, self.key_position = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.value_proj, self.output_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.level_weights = nn.Linear(dim, num_levels) if num_levels > 1 else None
+        self.query_content, self.query_sine = Linear(dim, dim), Linear(dim, dim)
+        self.query_position: nn.Linear | None = Linear(dim, dim)
+        self.key_content, self.key_position = Linear(dim, dim), Linear(dim, dim)
+        self.value_proj, self.output_proj = Linear(dim, dim), Linear(dim, dim)
+        self.level_weights = Linear(dim, num_levels) if num_levels > 1 else None
 
     def forward(self, queries: Tensor, position: QueryPosition, memory: Memory, weighing: Tensor) -> Tensor:
         """(B, Q, dim); ``weighing`` (B, Q, dim) is what the levels are weighed by."""
@@ -129,8 +129,8 @@ class ConditionalDecoderLayer(DecoderLayer):
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn = ConditionalCrossAttention(dim, num_heads, dropout, num_levels)
         self.norm2 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm3 = nn.LayerNorm(dim)
         self.activation = build_activation(activation)
         self.dropout = nn.Dropout(dropout)

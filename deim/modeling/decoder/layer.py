@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deim.layers import MultiScaleDeformableAttention, build_activation
+from deim.layers import Linear, MultiScaleDeformableAttention, build_activation
 from deim.modeling.decoder.position import QueryPosition
 from deim.structures.memory import Memory
 
@@ -87,8 +87,8 @@ class DeformableDecoderLayer(DecoderLayer):
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points, project=project, sampling=sampling)
         self.build_fusion(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm3 = nn.LayerNorm(dim)
         self.activation = build_activation(activation)
         self.dropout = nn.Dropout(dropout)
@@ -146,7 +146,7 @@ class Gate(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.gate = nn.Linear(2 * dim, 2 * dim)
+        self.gate = Linear(2 * dim, 2 * dim)
         self.norm = nn.LayerNorm(dim)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from deim.layers import MultiScaleDeformableAttention, build_activation, map_coordinates, sine_embedding
+from deim.layers import Linear, MultiScaleDeformableAttention, build_activation, map_coordinates, sine_embedding
 from deim.structures.memory import Memory, resize_padding
 
 
@@ -25,8 +25,8 @@ class DeformableEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MultiScaleDeformableAttention(dim, num_heads, [num_points] * num_levels, project=True)
         self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.activation = build_activation(activation)
         self.dropout = nn.Dropout(dropout)

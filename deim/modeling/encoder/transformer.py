@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from deim.layers import MLP, build_activation, map_coordinates, sine_embedding
+from deim.layers import MLP, Linear, build_activation, map_coordinates, sine_embedding
 from deim.structures.memory import Memory, resize_padding
 
 
@@ -15,8 +15,8 @@ class TransformerEncoderLayer(nn.Module):
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str):
         super().__init__()
         self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from deim.layers import Linear
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.structures.memory import Memory
 
@@ -47,7 +48,7 @@ class LearnedPoints(QuerySource):
         super().__init__(num_queries, num_one_to_many)
         self.content = nn.Embedding(num_queries + num_one_to_many, dim)
         self.position = nn.Embedding(num_queries + num_one_to_many, dim)
-        self.reference_points = nn.Linear(dim, 2)
+        self.reference_points = Linear(dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from deim.layers import sine_embedding
+from deim.layers import Linear, sine_embedding
 from deim.modeling.queries.initial import InitialQueries
 from deim.modeling.queries.selection import TwoStageSource, take
 from deim.structures.memory import Memory
@@ -36,7 +36,7 @@ class RegionProposals(TwoStageSource):
         mixed_selection: bool = False,
     ):
         super().__init__(dim, num_classes, num_queries, activation, num_one_to_many, anchor_size)
-        self.box_projection = nn.Linear(2 * dim, 2 * dim)
+        self.box_projection = Linear(2 * dim, 2 * dim)
         self.box_norm = nn.LayerNorm(2 * dim)
         self.content = nn.Embedding(num_queries + num_one_to_many, dim) if mixed_selection else None
         nn.init.xavier_uniform_(self.box_projection.weight)

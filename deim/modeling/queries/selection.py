@@ -6,7 +6,7 @@ DINO (arXiv 2203.03605), section 3.4; RT-DETR (arXiv 2304.08069), section 4.3.
 import torch
 from torch import Tensor, nn
 
-from deim.layers import MLP
+from deim.layers import MLP, Linear
 from deim.modeling.queries.anchors import anchors_of_whole_maps, generate_anchors
 from deim.modeling.queries.heads import classification_head
 from deim.modeling.queries.initial import InitialQueries, QuerySource
@@ -46,7 +46,7 @@ class TwoStageSource(QuerySource):
         if not 0 < anchor_size < 1:
             raise ValueError(f"anchor_size must be between 0 and 1, got {anchor_size}")
         self.anchor_size = anchor_size
-        self.projection = nn.Linear(dim, dim)
+        self.projection = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.score_head = classification_head(dim, num_classes)
         self.bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)

@@ -1,0 +1,42 @@
+"""The model of a run: on its device, laid out in memory, and compiled if asked for."""
+
+import logging
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+
+from deim.config import build
+
+logger = logging.getLogger("detectron2.deim")
+
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+# What is the same for every batch of one size; decoders see a varying number of queries and targets.
+COMPILED_PARTS = ("backbone", "encoder")
+# Sizes of images in training times two forms, training and evaluation, with room to spare.
+_GRAPHS = 64
+
+
+def build_model(cfg: Any) -> nn.Module:
+    """The model on its device and in ``train.memory_format``."""
+    model = build(cfg, "model").to(cfg.train.device).to(memory_format=MEMORY_FORMATS[cfg.train.memory_format])
+    count = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info(f"Model {type(model).__name__}: {count:,} parameters, {trainable:,} trainable")
+    return model
+
+
+def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
+    """With synchronised normalisation if asked for and possible, and ``train.compile``."""
+    if cfg.train.sync_bn and comm.get_world_size() > 1 and torch.cuda.is_available():
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if cfg.train.compile:
+        limits = torch._dynamo.config
+        limits.cache_size_limit = max(limits.cache_size_limit, _GRAPHS)
+        for name in COMPILED_PARTS:
+            part = getattr(model, name, None)
+            if part is not None:
+                part.compile(dynamic=False)
+                logger.info(f"model.{name} is compiled for each size of images when it first comes")
+    return model

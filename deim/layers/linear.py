@@ -1,0 +1,29 @@
+"""A linear layer that is as fast as the CPU allows."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Narrower layers are computed sooner than a convolution is prepared.
+_SMALLEST = 64
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear``; on the CPU, wide layers in single precision are computed as 1 x 1 convolutions.
+
+    Those are oneDNN's, which multiplies matrices on any processor as fast as it can. For linear layers torch asks its
+    BLAS, which for the wheels is MKL: on processors not of Intel's that is half as fast (``docs/benchmarks.md``).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = min(self.in_features, self.out_features) >= _SMALLEST and x.numel() > 0
+        if not wide or x.device.type != "cpu" or x.dtype != torch.float32 or _traced():
+            return super().forward(x)
+        pixels = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
+        computed = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
+        return computed.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+
+def _traced() -> bool:
+    """Whether a graph is being made, in which a linear layer should be seen as one."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.backends.mkldnn.is_available()
