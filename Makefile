@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 RECIPE := projects/deim_dfine/configs/deim_dfine_n_shapes.py
 RUN := output/deim_dfine_n_shapes
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint gpu clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/make_shapes_dataset.py datasets/deim_shapes
@@ -31,6 +31,26 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# What only a GPU can tell: tests of the kernels, and figures into output/gpu. DEVICE=cpu tries the target without one;
+# PEER=--peer=path/to/DEIM measures the official code as well, and PYTHONPATH=path/to/detrex detrex's operator.
+DEVICE ?= cuda
+BENCHMARK := $(BIN)/python tools/benchmark.py
+
+gpu: $(VENV)/.installed-dev
+	mkdir -p output/gpu
+	$(BIN)/python -m deim.env
+	$(BIN)/python -m pytest tests/test_deformable_attention.py
+	for dtype in float32 float16 bfloat16; do \
+		$(BENCHMARK) attention --device $(DEVICE) --dtype $$dtype --json output/gpu/attention_$$dtype.json || exit 1; \
+	done
+	for size in n s l; do \
+		recipe=deim_dfine/deim_dfine_$${size}_coco; \
+		$(BENCHMARK) train-step --recipe $$recipe --device $(DEVICE) --amp bfloat16 --compile $(PEER) \
+			--json output/gpu/train_step_$$size.json || exit 1; \
+		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --compile $(PEER) \
+			--json output/gpu/latency_$$size.json || exit 1; \
+	done
 
 $(VENV)/.installed: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -44,6 +44,7 @@ setup(
         "omegaconf>=2.3",
         "hydra-core>=1.3",
         "pycocotools>=2.0.7",
+        "faster-coco-eval>=1.6",
         "pyyaml>=6",
         "tqdm>=4.60",
         "cloudpickle>=2.2",

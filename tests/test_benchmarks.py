@@ -1,10 +1,16 @@
 """Benchmarks run and print what they measured."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from faster_coco_eval import COCO as FastCOCO
+from faster_coco_eval import COCOeval_faster
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from deim.benchmarks import fidelity, peers
+from deim.benchmarks import evaluator, fidelity, peers
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from tests.test_train_net import tool
@@ -82,3 +88,38 @@ def test_pictures_for_the_comparison(shapes: Path) -> None:
     assert all(((target["boxes"] > 0) & (target["boxes"] < 1)).all() for target in targets)
     with pytest.raises(ConfigError, match="images with objects, 1000 are needed"):
         fidelity.pictures(annotations, f"{shapes}/val", size=96, count=1000)
+
+
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [
+        ("attention --rounds=1 --cases=1", {"case", "what", "run", "min ms", "/ torch", "error"}),
+        ("evaluator --images=20 --detections=10", {"evaluation", "s", "ratio", "AP"}),
+        ("latency --recipe={recipe} --size=320 --rounds=1", {"recipe", "run", "min ms", "median ms"}),
+        (
+            "train-step --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1",
+            {"run", "step, ms", "forward, ms", "criterion, ms", "backward, ms", "update, ms", "memory, MiB"},
+        ),
+    ],
+)
+def test_measurements_are_printed_and_kept(command: str, columns: set[str], tmp_path: Path) -> None:
+    arguments = command.format(recipe="deim_dfine/deim_dfine_n_shapes").split()
+    done = tool("benchmark.py", *arguments, f"--json={tmp_path / 'kept.json'}")
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert kept["machine"]["GEMM GFLOP/s"] > 1
+    for row in kept["rows"]:
+        assert columns <= row.keys()
+        numbers = [value for value in row.values() if isinstance(value, float)]
+        assert all(value >= 0 for value in numbers)
+        assert any(value > 0 for value in numbers)
+    assert all(column in done.stdout for column in columns)
+
+
+def test_both_evaluations_find_the_same() -> None:
+    dataset = evaluator.annotations(30, 5)
+    found = evaluator.detections(dataset, 20)
+    _, slow = evaluator.evaluate(dataset, [dict(one) for one in found], COCO, COCOeval)
+    _, fast = evaluator.evaluate(dataset, [dict(one) for one in found], FastCOCO, COCOeval_faster)
+    assert slow[0] > 0.1
+    assert np.abs(fast - slow).max() < 1e-9

@@ -65,7 +65,7 @@ def example(
 def with_gradients(attend, inputs, shapes, points) -> list[torch.Tensor]:
     """What an implementation computes, and its gradients in a fixed direction."""
     found = attend(inputs[0], shapes, inputs[1], inputs[2], points)
-    direction = torch.linspace(-1, 1, found.numel()).view(found.shape).to(found.dtype)
+    direction = torch.linspace(-1, 1, found.numel()).view(found.shape).to(found)
     return [found, *torch.autograd.grad(found, inputs, direction)]
 
 
@@ -80,6 +80,8 @@ def test_torch_agrees_with_sampling_by_hand() -> None:
 
 
 KERNELS = {"c": deform_attn_c, "triton": deform_attn_triton}
+# Where there is no GPU, Triton's interpreter runs its kernels on the CPU.
+DEVICES = {"c": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
 CASES = {
     **{f"{dim} channels": (2, 5, 2, dim, [(4, 6), (2, 3)], [3, 2]) for dim in (3, 8, 16, 24, 32, 40, 56, 64)},
     "odd maps": (1, 7, 3, 8, [(7, 1), (1, 5), (3, 3)], [4, 4, 4]),
@@ -100,10 +102,10 @@ def test_kernels_agree_with_torch(name: str, case: str) -> None:
     # Positions that single precision can write, so that both look at the same pixels.
     inputs = [x.detach().float().double().requires_grad_() for x in inputs]
     expected = with_gradients(deform_attn_torch, inputs, shapes, points)
-    single = [x.detach().float().requires_grad_() for x in inputs]
+    single = [x.detach().float().to(DEVICES[name]).requires_grad_() for x in inputs]
     found = with_gradients(KERNELS[name], single, shapes, points)
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(a.double().cpu(), b, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -111,7 +113,7 @@ def test_kernels_agree_with_torch(name: str, case: str) -> None:
 def test_kernels_take_values_of_half_precision(name: str, dtype: torch.dtype) -> None:
     """As mixed precision gives them: results and gradients have their input's type, and sums are not taken in it."""
     inputs = example(1, 40, 2, 8, SHAPES, POINTS)
-    value, locations, weights = (x.detach().float() for x in inputs)
+    value, locations, weights = (x.detach().float().to(DEVICES[name]) for x in inputs)
     mixed = [value.to(dtype).requires_grad_(), locations.requires_grad_(), weights.requires_grad_()]
     found = with_gradients(KERNELS[name], mixed, SHAPES, POINTS)
     exact = [x.detach().float().requires_grad_() for x in mixed]
@@ -124,7 +126,7 @@ def test_kernels_take_values_of_half_precision(name: str, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_pass_on_what_is_no_number(name: str) -> None:
-    value, locations, weights = (x.detach().float() for x in example(1, 3, 2, 8, SHAPES, POINTS))
+    value, locations, weights = (x.detach().float().to(DEVICES[name]) for x in example(1, 3, 2, 8, SHAPES, POINTS))
     locations[0, 1, 0, 2] = torch.nan
     found = KERNELS[name](value, SHAPES, locations, weights, POINTS).view(3, 2, 8)
     assert found[1, 0].isnan().all()
@@ -133,7 +135,7 @@ def test_kernels_pass_on_what_is_no_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_are_operators_of_torch(name: str) -> None:
-    inputs = [x.detach().float().requires_grad_() for x in example(1, 3, 2, 8, SHAPES, POINTS)]
+    inputs = [x.detach().float().to(DEVICES[name]).requires_grad_() for x in example(1, 3, 2, 8, SHAPES, POINTS)]
     arguments = (inputs[0], [side for shape in SHAPES for side in shape], inputs[1], inputs[2], POINTS)
     torch.library.opcheck(getattr(torch.ops.deim, f"deform_attn_{name}").default, arguments)
     compiled = torch.compile(KERNELS[name], backend="aot_eager", fullgraph=True)

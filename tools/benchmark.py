@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
-from deim.benchmarks import criterion, dataloader, memory
+from deim.benchmarks import attention, criterion, dataloader, evaluator, latency, memory, training
 from deim.command_line import run_tool
 from deim.errors import ConfigError
 
@@ -25,6 +25,31 @@ def run_dataloader(args: argparse.Namespace) -> None:
             print("drawing 256 images ...", flush=True)
             args.json_file, args.image_root = dataloader.write_images(Path(folder))
         dataloader.run(args.json_file, args.image_root, args.peer, args.batches, args.threads, args.num_workers)
+
+
+def run_training(args: argparse.Namespace) -> None:
+    batch = (args.images, args.objects, args.size)
+    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.compile, args.json)
+
+
+def run_latency(args: argparse.Namespace) -> None:
+    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, args.device, args.compile, args.json)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What measurements of a recipe's model have in common."""
+    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
+    parser.add_argument("--size", type=int, default=640, help="of the square images")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What measurements of torch have in common."""
+    parser.add_argument("--rounds", type=int, default=10, help="which all that is measured goes through in turns")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
 
 
 if __name__ == "__main__":
@@ -44,5 +69,27 @@ if __name__ == "__main__":
     losses = subparsers.add_parser("criterion", help="losses of a step beside detrex's, which must be on PYTHONPATH")
     losses.add_argument("--rounds", type=int, default=5)
     losses.set_defaults(action=lambda args: criterion.run(args.rounds))
+    step = subparsers.add_parser("train-step", help="parts of a training step, and its memory")
+    add_model_options(step)
+    step.add_argument("--images", type=int, default=4)
+    step.add_argument("--objects", type=int, default=20, help="of each image")
+    step.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
+    step.set_defaults(action=run_training)
+    deployed = subparsers.add_parser("latency", help="forward pass of the deployed model")
+    add_model_options(deployed)
+    deployed.add_argument("--batch", type=int, default=1)
+    deployed.set_defaults(action=run_latency)
+    attending = subparsers.add_parser("attention", help="deformable attention by each backend")
+    attending.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of values")
+    attending.add_argument("--cases", type=int, help="only the first so many")
+    add_options(attending)
+    attending.set_defaults(
+        action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json)
+    )
+    evaluating = subparsers.add_parser("evaluator", help="COCO's evaluation")
+    evaluating.add_argument("--images", type=int, default=5000)
+    evaluating.add_argument("--detections", type=int, default=100, help="of each image")
+    evaluating.add_argument("--json", help="file to write the figures to, with those of the machine")
+    evaluating.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
     args = parser.parse_args()
     sys.exit(run_tool(lambda: args.action(args)))

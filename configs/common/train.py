@@ -19,7 +19,12 @@ train = dict(
     # torch.compile of backbone and encoder, anew for every size of images
     compile=False,
     amp=dict(enabled=False, dtype="bfloat16"),
-    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    ddp=dict(
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
+        fp16_compression=False,
+    ),
     sync_bn=True,
     # each batch in so many parts, for little memory
     accumulation_steps=1,

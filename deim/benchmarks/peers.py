@@ -80,6 +80,13 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
     return config
 
 
+def official_average(model: Any) -> Any:
+    """The official moving average of a model's weights."""
+    from engine.optim.ema import ModelEMA  # type: ignore[import-not-found]
+
+    return ModelEMA(model, 0.9999, 1000)
+
+
 def select_every_token(config: Any, size: int) -> int:
     """Make as many queries of an official config as a square image of that size has tokens, before its model is
     built; how many that is."""

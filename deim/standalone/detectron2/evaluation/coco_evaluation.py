@@ -17,6 +17,8 @@ from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
+from faster_coco_eval import COCO as FastCOCO
+from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
@@ -29,7 +31,7 @@ _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCOEvaluator(DatasetEvaluator):
-    """AP of predicted boxes by pycocotools, in percent; NaN where it cannot be computed."""
+    """AP of predicted boxes, in percent; NaN where it cannot be computed."""
 
     def __init__(
         self, dataset_name, tasks=None, distributed=True, output_dir=None, *, max_dets_per_image=None,
@@ -43,6 +45,7 @@ class COCOEvaluator(DatasetEvaluator):
             distributed: gather the predictions of all processes on the main one.
             output_dir: where to write ``instances_predictions.pth`` and ``coco_instances_results.json``.
             max_dets_per_image: detections per image that count; default 100.
+            use_fast_impl: by faster-coco-eval in place of pycocotools: the same numbers, several times as fast.
             allow_cached_coco: whether such a file of an earlier run is used.
 
         Raises:
@@ -61,7 +64,8 @@ class COCOEvaluator(DatasetEvaluator):
             convert_to_coco_json(dataset_name, path, allow_cached=allow_cached_coco)
             self._metadata.json_file = path
         with contextlib.redirect_stdout(io.StringIO()):
-            self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
+            self._coco_api = (FastCOCO if use_fast_impl else COCO)(PathManager.get_local_path(self._metadata.json_file))
+        self._evaluation = COCOeval_faster if use_fast_impl else COCOeval
         self._do_evaluation = "annotations" in self._coco_api.dataset
         self._predictions: list[dict] = []
 
@@ -92,7 +96,7 @@ class COCOEvaluator(DatasetEvaluator):
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return {}
-        self._logger.info("Evaluating predictions with official COCO API...")
+        self._logger.info("Evaluating predictions ...")
         return copy.deepcopy(OrderedDict(bbox=self._evaluate_boxes(detections, img_ids)))
 
     def _to_dataset_ids(self, detections) -> None:
@@ -125,7 +129,7 @@ class COCOEvaluator(DatasetEvaluator):
             return {metric: float("nan") for metric in _METRICS}
         with contextlib.redirect_stdout(io.StringIO()):
             found = self._coco_api.loadRes(detections)
-            evaluation = COCOeval(self._coco_api, found, "bbox")
+            evaluation = self._evaluation(self._coco_api, found, "bbox")
             evaluation.params.maxDets = self._max_dets
             if img_ids is not None:
                 evaluation.params.imgIds = img_ids

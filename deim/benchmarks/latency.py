@@ -1,0 +1,79 @@
+"""How long a deployed model takes for an image: from normalised pixels to logits and boxes."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from torch import Tensor, nn
+
+from deim.benchmarks.peers import official_config, require_checkout
+from deim.benchmarks.timing import interleaved, report, rows
+from deim.checkpoint.loading import in_our_layout
+from deim.checkpoint.reading import Stored
+from deim.config import load_config
+from deim.inference import to_deployment
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+OFFICIAL = "official"
+
+
+class Network(nn.Module):
+    """A detector without what comes before and after it: (B, 3, H, W) -> logits and boxes."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.backbone, self.encoder = detector.get_submodule("backbone"), detector.get_submodule("encoder")
+        self.decoder = detector.get_submodule("decoder")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        groups, _ = self.decoder(self.encoder(self.backbone(pixels)))
+        return groups["main"].logits[-1], groups["main"].boxes[-1]
+
+
+def run(
+    recipe: str,
+    peer: str | None,
+    batch: int,
+    size: int,
+    rounds: int,
+    device_name: str,
+    compile: bool,
+    path: str | None,
+) -> None:
+    """Print a table of our forms of a recipe, and the official model's deployed form if ``peer`` names a checkout.
+
+    Raises:
+        ConfigError: ``peer`` is none, or the official code has no such model.
+    """
+    device = torch.device(device_name)
+    model, official = instantiate(load_config(recipe).model), None
+    if peer is not None:
+        require_checkout(peer)
+        official = official_config(peer, recipe, size).model
+        model.load_state_dict(in_our_layout(Stored(OFFICIAL, official.state_dict()), model), strict=True)
+        official = official.deploy().to(device)
+    pixels = torch.rand(batch, 3, size, size, device=device)
+    networks = _forms(model.to(device), official, compile)
+    with torch.inference_mode():
+        runs = {name: _call(network, pixels) for name, network in networks.items()}
+        times = interleaved(runs, rounds, device)
+    found = rows(times, OFFICIAL if official is not None else None)
+    report([{"recipe": recipe, "batch": batch, **row} for row in found], path)
+
+
+def _forms(model: nn.Module, official: nn.Module | None, compile: bool) -> dict[str, nn.Module]:
+    networks: dict[str, nn.Module] = {}
+    for name, memory_format in FORMATS.items():
+        if official is not None:
+            label = OFFICIAL if name == "contiguous" else f"{OFFICIAL}, {name}"
+            networks[label] = copy.deepcopy(official).to(memory_format=memory_format)  # type: ignore[call-overload]
+        networks[f"deim, {name}"] = Network(to_deployment(model, memory_format=memory_format))
+    if compile:
+        networks["deim, compiled"] = Network(to_deployment(model, compile=True))
+    return networks
+
+
+def _call(network: nn.Module, pixels: Tensor) -> Callable[[], Any]:
+    return lambda: network(pixels)

@@ -1,0 +1,89 @@
+"""Timing several implementations beside each other, and what the machine can do at most."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+
+def seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Of a call, with all that it left the device to do."""
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of every round of every run; they take turns, so that whatever else the machine does meets all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(warmup + rounds):
+        for name, run in runs.items():
+            passed = seconds(run, device)
+            if number >= warmup:
+                times[name].append(passed)
+    return times
+
+
+def rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> list[dict[str, Any]]:
+    """One for each run: minimum and median in ms, and the ratio of the minimum to that of ``reference``."""
+    found = []
+    for name, values in times.items():
+        row: dict[str, Any] = {"run": name, "min ms": 1e3 * min(values), "median ms": 1e3 * statistics.median(values)}
+        if reference is not None:
+            row[f"/ {reference}"] = min(values) / min(times[reference])
+        found.append(row)
+    return found
+
+
+def report(found: Sequence[Mapping[str, Any]], path: str | None) -> None:
+    """Print rows as a table, and write them with the machine's description as JSON where ``path`` says."""
+    print(tabulate([dict(row) for row in found], headers="keys", tablefmt="github", floatfmt=".4g"))
+    if path is not None:
+        Path(path).write_text(json.dumps({"machine": machine(), "rows": [dict(row) for row in found]}, indent=2) + "\n")
+
+
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """What is measured on, with its measured limits: GFLOP/s of a matrix product and of a convolution in float32, and
+    GB/s read and written by a copy."""
+    device = device or torch.device("cpu")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **{key: round(value, 1) for key, value in _limits(device).items()},
+    }
+
+
+@torch.no_grad()
+def _limits(device: torch.device) -> dict[str, float]:
+    matrix = torch.randn(1024, 1024, device=device)
+    pixels = torch.randn(1, 256, 40, 40, device=device).to(memory_format=torch.channels_last)
+    kernel = torch.randn(256, 256, 3, 3, device=device).to(memory_format=torch.channels_last)
+    large = torch.zeros(1 << 25, device=device)
+    target = torch.zeros_like(large)
+    runs = {
+        "GEMM GFLOP/s": (lambda: matrix @ matrix, 2 * 1024**3 / 1e9),
+        "convolution GFLOP/s": (lambda: torch.conv2d(pixels, kernel, padding=1), 2 * 256 * 256 * 9 * 1600 / 1e9),
+        "copy GB/s": (lambda: target.copy_(large), 2 * large.numel() * 4 / 1e9),
+    }
+    return {name: amount / min(interleaved({name: run}, 5, device)[name]) for name, (run, amount) in runs.items()}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,223 @@
+"""How long the parts of a training step take, and how much memory: ours, and the official code beside it."""
+
+import copy
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+from detrex.layers import box_cxcywh_to_xyxy
+from detrex.modeling.ema import EMAState
+from torch import Tensor, nn
+
+from deim.benchmarks.peers import official_average, official_config, require_checkout
+from deim.benchmarks.timing import report
+from deim.checkpoint.loading import in_our_layout
+from deim.checkpoint.reading import Stored
+from deim.config import load_config
+from deim.engine.ema import EMAHook
+from deim.engine.model import build_model, prepare_for_training
+from deim.engine.trainer import PRECISIONS
+
+PHASES = ("forward", "criterion", "backward", "update")
+Batch = tuple[Tensor, list[dict[str, Tensor]]]
+
+
+def random_batch(images: int, objects: int, size: int, classes: int) -> Batch:
+    """(B, 3, size, size) bytes, and for each image labels and boxes cxcywh relative to it."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
+    targets = []
+    for _ in range(images):
+        centre = torch.rand(objects, 2, generator=generator) * 0.6 + 0.2
+        side = torch.rand(objects, 2, generator=generator) * 0.3 + 0.02
+        labels = torch.randint(classes, (objects,), generator=generator)
+        targets.append({"labels": labels, "boxes": torch.cat([centre, side], dim=1)})
+    return pixels, targets
+
+
+class Stopwatch:
+    """Seconds of each phase of a step, with all that it left the device to do."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.start()
+
+    def start(self) -> None:
+        self.phases = dict.fromkeys(PHASES, 0.0)
+        self.last = self._now()
+
+    def end(self, phase: str) -> None:
+        """What has passed since the last end was ``phase``."""
+        before, self.last = self.last, self._now()
+        self.phases[phase] += self.last - before
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class OurStep:
+    """A step as :class:`deim.engine.Trainer` makes it, with its average of the weights."""
+
+    def __init__(self, config: Any, model: nn.Module, batch: Batch, amp: str | None, watch: Stopwatch):
+        self.model, self.amp, self.watch = model.train(), amp, watch
+        config.optimizer.params.model = model
+        self.optimizer = instantiate(config.optimizer)
+        self.max_norm = config.train.clip_grad.params.max_norm
+        self.average = EMAHook(model, EMAState())
+        self.average.before_train()
+        self.samples = [_sample(image, target) for image, target in zip(*batch, strict=True)]
+        assert isinstance(model.criterion, nn.Module)
+        model.criterion.register_forward_pre_hook(lambda *_: watch.end("forward"))
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        with torch.autocast(self.watch.device.type, PRECISIONS.get(self.amp or ""), enabled=self.amp is not None):
+            total = sum(self.model(self.samples).values(), torch.zeros((), device=self.watch.device))
+        self.watch.end("criterion")
+        total.backward()
+        self.watch.end("backward")
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        self.optimizer.step()
+        self.average.after_step()
+        self.watch.end("update")
+
+
+class OfficialStep:
+    """A step as the official code makes it."""
+
+    def __init__(self, official: Any, batch: Batch, amp: str | None, watch: Stopwatch):
+        self.model, self.criterion = official.model.to(watch.device).train(), official.criterion.to(watch.device)
+        self.amp, self.watch, self.max_norm = amp, watch, official.clip_max_norm
+        self.optimizer, self.average = official.optimizer, official_average(official.model)
+        self.pixels, self.targets = batch
+
+    def __call__(self) -> None:
+        device = self.watch.device
+        pixels = self.pixels.to(device).float() / 255
+        targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]
+        with torch.autocast(device.type, PRECISIONS.get(self.amp or ""), enabled=self.amp is not None):
+            outputs = self.model(pixels, targets=targets)
+        self.watch.end("forward")
+        with torch.autocast(device.type, enabled=False):
+            terms = self.criterion(outputs, targets, epoch=0, step=0, global_step=0, epoch_step=1)
+        total = sum(terms.values(), torch.zeros((), device=device))
+        self.watch.end("criterion")
+        self.optimizer.zero_grad()
+        total.backward()
+        self.watch.end("backward")
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        self.optimizer.step()
+        self.average.update(self.model)
+        self.watch.end("update")
+
+
+def _sample(image: Tensor, target: Mapping[str, Tensor]) -> dict:
+    height, width = image.shape[-2:]
+    boxes = Boxes(box_cxcywh_to_xyxy(target["boxes"]) * torch.tensor([width, height, width, height]))
+    instances = Instances((height, width), gt_boxes=boxes, gt_classes=target["labels"])
+    return {"image": image, "height": height, "width": width, "instances": instances}
+
+
+def _ours(
+    recipe: str, overrides: Sequence[str], weights: dict | None, batch: Batch, amp: str | None, watch: Stopwatch
+) -> OurStep:
+    config = load_config(recipe, [f"train.device={watch.device}", *overrides])
+    model = build_model(config)
+    if weights is not None:
+        model.load_state_dict(in_our_layout(Stored("official", weights), model), strict=True)
+    return OurStep(config, prepare_for_training(config, model), batch, amp, watch)
+
+
+def measure(
+    recipe: str, peer: str | None, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, compile: bool
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds of the phases of every round, of each of several steps that take turns.
+
+    Args:
+        batch: images, objects of each, and size of the square images.
+    """
+    watch, example = Stopwatch(torch.device(device)), random_batch(*batch, classes=80)
+    torch.manual_seed(0)
+    steps: dict[str, Callable[[], None]] = {}
+    weights = None
+    if peer is not None:
+        official = official_config(peer, recipe, batch[2])
+        weights = copy.deepcopy(official.model.state_dict())
+        steps["official"] = OfficialStep(official, example, amp, watch)
+    forms = {"deim": [], "deim, contiguous": ["train.memory_format=contiguous"]}
+    forms |= {"deim, compiled": ["train.compile=True"]} if compile else {}
+    for name, overrides in forms.items():
+        steps[name] = _ours(recipe, overrides, weights, example, amp, watch)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        for name, step in steps.items():
+            watch.start()
+            step()
+            if number >= 2:
+                found[name].append(watch.phases)
+    return found
+
+
+def peak_memory(recipe: str, peer: str | None, batch: tuple[int, int, int], device: str, amp: str | None) -> float:
+    """MiB that a process comes to need for three steps beyond what it needs for the model: of the official code if
+    ``peer`` names a checkout, else of ours. Call it in a process of its own."""
+    watch, example = Stopwatch(torch.device(device)), random_batch(*batch, classes=80)
+    step: Callable[[], None]
+    if peer is not None:
+        step = OfficialStep(official_config(peer, recipe, batch[2]), example, amp, watch)
+    else:
+        step = _ours(recipe, [], None, example, amp, watch)
+    before = _resident()
+    for _ in range(3):
+        step()
+    if watch.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+
+
+def _resident() -> float:
+    """MiB of this process at its largest so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run(
+    recipe: str,
+    peer: str | None,
+    batch: tuple[int, int, int],
+    rounds: int,
+    device: str,
+    amp: str | None,
+    compile: bool,
+    path: str | None,
+) -> None:
+    """Print the smallest of several rounds of each phase, their ratios to the official code's, and memory.
+
+    Raises:
+        ConfigError: ``peer`` is no checkout of the official code.
+    """
+    if peer is not None:
+        require_checkout(peer)
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        memory = {"deim": pool.submit(peak_memory, recipe, None, batch, device, amp).result()}
+        if peer is not None:
+            memory["official"] = pool.submit(peak_memory, recipe, peer, batch, device, amp).result()
+    times = measure(recipe, peer, batch, rounds, device, amp, compile)
+    totals = {name: [sum(phases.values()) for phases in values] for name, values in times.items()}
+    found = []
+    for name, values in times.items():
+        row: dict[str, Any] = {"run": name, "step, ms": 1e3 * min(totals[name])}
+        row["median, ms"] = 1e3 * statistics.median(totals[name])
+        if peer is not None:
+            row["/ official"] = min(totals[name]) / min(totals["official"])
+        row |= {f"{phase}, ms": 1e3 * min(one[phase] for one in values) for phase in PHASES}
+        found.append(row | {"memory, MiB": memory.get(name, "")})
+    report(found, path)
