@@ -29,8 +29,9 @@ PHASES = ("forward", "criterion", "backward", "update")
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
 
 
-def random_batch(images: int, objects: int, size: int, classes: int) -> Batch:
-    """(B, 3, size, size) bytes, and for each image labels and boxes cxcywh relative to it."""
+def random_batch(recipe: str, images: int, objects: int, size: int) -> Batch:
+    """(B, 3, size, size) bytes, and for each image labels of the recipe's and boxes cxcywh relative to it."""
+    classes = load_config(recipe).model.num_classes
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
     targets = []
@@ -145,7 +146,7 @@ def measure(
     Args:
         batch: images, objects of each, and size of the square images.
     """
-    watch, example = Stopwatch(torch.device(device)), random_batch(*batch, classes=80)
+    watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
     torch.manual_seed(0)
     steps: dict[str, Callable[[], None]] = {}
     weights = None
@@ -170,7 +171,7 @@ def measure(
 def peak_memory(recipe: str, peer: str | None, batch: tuple[int, int, int], device: str, amp: str | None) -> float:
     """MiB that a process comes to need for three steps beyond what it needs for the model: of the official code if
     ``peer`` names a checkout, else of ours. Call it in a process of its own."""
-    watch, example = Stopwatch(torch.device(device)), random_batch(*batch, classes=80)
+    watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
     step: Callable[[], None]
     if peer is not None:
         step = OfficialStep(official_config(peer, recipe, batch[2]), example, amp, watch)
