@@ -47,12 +47,12 @@ def run(rounds: int, cases: int | None, device_name: str, dtype_name: str, path:
     for case in list(CASES)[:cases]:
         inputs, shapes, points = example(case, device, dtype)
         exact = _attend("torch", [x.detach().double() for x in inputs], shapes, points)
+        errors = {n: float((_attend(n, inputs, shapes, points) - exact).detach().abs().max()) for n in usable}
         for what, step in (("forward", _forward), ("forward + backward", _both)):
             runs: dict[str, Callable[[], Any]] = {n: partial(step, n, inputs, shapes, points) for n in usable}
             for row in rows(interleaved(runs, rounds, device), "torch"):
-                error = float((_attend(row["run"], inputs, shapes, points).double() - exact).detach().abs().max())
-                found.append({"case": case, "what": what, **row, "error": error})
-    report(found, path)
+                found.append({"case": case, "what": what, **row, "error": errors[row["run"]]})
+    report(found, path, device)
 
 
 def _attend(name: str, inputs: list[Tensor], shapes: Shapes, points: list[int]) -> Tensor:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 from faster_coco_eval import COCO as FastCOCO
 from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
@@ -85,5 +86,5 @@ def run(images: int, per_image: int, path: str | None) -> None:
     fast, numbers = evaluate(dataset, [dict(one) for one in found], FastCOCO, COCOeval_faster)
     rows = [{"evaluation": "pycocotools", "s": slow, "ratio": 1.0, "AP": 100 * expected[0]}]
     rows.append({"evaluation": "faster-coco-eval", "s": fast, "ratio": slow / fast, "AP": 100 * numbers[0]})
-    report(rows, path)
+    report(rows, path, torch.device("cpu"))
     print(f"largest difference of the twelve numbers: {float(np.abs(numbers - expected).max()):.1e}")

@@ -13,9 +13,9 @@ from deim.benchmarks.timing import interleaved, report, rows
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
 from deim.config import load_config
+from deim.engine.model import MEMORY_FORMATS
 from deim.inference import to_deployment
 
-FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 OFFICIAL = "official"
 
 
@@ -60,12 +60,12 @@ def run(
         runs = {name: _call(network, pixels) for name, network in networks.items()}
         times = interleaved(runs, rounds, device)
     found = rows(times, OFFICIAL if official is not None else None)
-    report([{"recipe": recipe, "batch": batch, **row} for row in found], path)
+    report([{"recipe": recipe, "batch": batch, **row} for row in found], path, device)
 
 
 def _forms(model: nn.Module, official: nn.Module | None, compile: bool) -> dict[str, nn.Module]:
     networks: dict[str, nn.Module] = {}
-    for name, memory_format in FORMATS.items():
+    for name, memory_format in MEMORY_FORMATS.items():
         if official is not None:
             label = OFFICIAL if name == "contiguous" else f"{OFFICIAL}, {name}"
             networks[label] = copy.deepcopy(official).to(memory_format=memory_format)  # type: ignore[call-overload]

@@ -13,10 +13,10 @@ from tabulate import tabulate
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
     """Of a call, with all that it left the device to do."""
-    _wait(device)
+    synchronize(device)
     start = time.perf_counter()
     run()
-    _wait(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
@@ -44,17 +44,18 @@ def rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> 
     return found
 
 
-def report(found: Sequence[Mapping[str, Any]], path: str | None) -> None:
+def report(found: Sequence[Mapping[str, Any]], path: str | None, device: torch.device) -> None:
     """Print rows as a table, and write them with the machine's description as JSON where ``path`` says."""
     print(tabulate([dict(row) for row in found], headers="keys", tablefmt="github", floatfmt=".4g"))
     if path is not None:
-        Path(path).write_text(json.dumps({"machine": machine(), "rows": [dict(row) for row in found]}, indent=2) + "\n")
+        Path(path).write_text(
+            json.dumps({"machine": machine(device), "rows": [dict(row) for row in found]}, indent=2) + "\n"
+        )
 
 
-def machine(device: torch.device | None = None) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """What is measured on, with its measured limits: GFLOP/s of a matrix product and of a convolution in float32, and
     GB/s read and written by a copy."""
-    device = device or torch.device("cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": name,
@@ -84,6 +85,7 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
-def _wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device is still doing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -17,7 +17,7 @@ from detrex.modeling.ema import EMAState
 from torch import Tensor, nn
 
 from deim.benchmarks.peers import official_average, official_config, require_checkout
-from deim.benchmarks.timing import report
+from deim.benchmarks.timing import report, synchronize
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
 from deim.config import load_config
@@ -60,8 +60,7 @@ class Stopwatch:
         self.phases[phase] += self.last - before
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
 
@@ -182,7 +181,7 @@ def peak_memory(recipe: str, peer: str | None, batch: tuple[int, int, int], devi
         step()
     if watch.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return _resident() - before
 
 
 def _resident() -> float:
@@ -221,4 +220,4 @@ def run(
             row["/ official"] = min(totals[name]) / min(totals["official"])
         row |= {f"{phase}, ms": 1e3 * min(one[phase] for one in values) for phase in PHASES}
         found.append(row | {"memory, MiB": memory.get(name, "")})
-    report(found, path)
+    report(found, path, torch.device(device))

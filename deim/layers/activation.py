@@ -24,5 +24,5 @@ def build_activation(name: str | None) -> nn.Module:
 
 
 def in_place(activation: nn.Module) -> nn.Module:
-    """The same activation, which overwrites its input where it can."""
-    return type(activation)(inplace=True) if isinstance(activation, nn.ReLU | nn.SiLU) else activation
+    """The same activation, which overwrites its input where it can; ReLU does so in training already."""
+    return nn.SiLU(inplace=True) if isinstance(activation, nn.SiLU) else activation

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from deim.layers.ops import c_backend, detrex_backend, triton_backend
+from deim.layers.ops.operator import DeformAttn
 from deim.layers.ops.torch_backend import deform_attn_nearest, deform_attn_torch
 
 __all__ = ["BACKENDS", "Backend", "deform_attn", "deform_attn_nearest", "selected_backend"]
-
-DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deim.layers.ops.native import library
-from deim.layers.ops.operator import differentiable
+from deim.layers.ops.operator import differentiable, empty_result
 
 SOURCE = "deform_attn.c"
 
@@ -26,20 +26,8 @@ def problem() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def deform_attn_c(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    locations: Tensor,
-    weights: Tensor,
-    num_points: Sequence[int],
-) -> Tensor:
-    """See :func:`deim.layers.ops.deform_attn`; computed in float32."""
-    shapes = [side for shape in spatial_shapes for side in shape]
-    return _attend(value.float(), shapes, locations.float(), weights.float(), list(num_points)).to(value.dtype)
-
-
 def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
-    out = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    out = empty_result(value, locations)
     _call("deform_attn_forward", (value, locations, weights), (out,), _sizes(value, shapes, locations, points))
     return out
 
@@ -53,7 +41,7 @@ def _backward(
     return grads
 
 
-_attend = differentiable("deform_attn_c", _forward, _backward)
+deform_attn_c = differentiable("deform_attn_c", _forward, _backward, torch.float32)
 
 
 def _sizes(value: Tensor, shapes: list[int], locations: Tensor, points: list[int]) -> _Sizes:

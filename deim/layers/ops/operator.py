@@ -1,6 +1,6 @@
 """Making an operator of torch out of a kernel and its gradient: seen by autograd, opaque to ``torch.compile``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,14 +10,17 @@ from torch import Tensor
 Forward = Callable[[Tensor, list[int], Tensor, Tensor, list[int]], Tensor]
 # (gradient, and the same) -> gradients of value, locations and weights
 Backward = Callable[[Tensor, Tensor, list[int], Tensor, Tensor, list[int]], tuple[Tensor, Tensor, Tensor]]
+# See deform_attn.
+DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
 
 
-def differentiable(name: str, forward: Forward, backward: Backward) -> Forward:
-    """The operator ``deim::<name>`` of a deformable-attention kernel.
+def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch.dtype | None = None) -> DeformAttn:
+    """:func:`deim.layers.ops.deform_attn` by a kernel, as the operator ``deim::<name>``.
 
     Args:
         forward, backward: with type annotations; see :func:`deim.layers.ops.deform_attn` for shapes. What they
             return shares no memory with what they get.
+        dtype: the only one that the kernel computes in; None if it takes values of any.
     """
     attend = torch.library.custom_op(f"deim::{name}", forward, mutates_args=())
     attend_backward = torch.library.custom_op(f"deim::{name}_backward", backward, mutates_args=())
@@ -31,15 +34,28 @@ def differentiable(name: str, forward: Forward, backward: Backward) -> Forward:
         grads = attend_backward(grad, value, ctx.shapes, locations, weights, ctx.points)
         return grads[0], None, grads[1], grads[2], None
 
-    attend.register_fake(_shape_of_result)
+    attend.register_fake(lambda value, shapes, locations, weights, points: empty_result(value, locations))
     attend_backward.register_fake(
         lambda grad, value, shapes, locations, weights, points: _like(value, locations, weights)
     )
     attend.register_autograd(gradients, setup_context=remember)
-    return attend
+
+    def run(
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        locations: Tensor,
+        weights: Tensor,
+        num_points: Sequence[int],
+    ) -> Tensor:
+        shapes = [side for shape in spatial_shapes for side in shape]
+        inputs = [x if dtype is None else x.to(dtype) for x in (value, locations, weights)]
+        return attend(inputs[0], shapes, inputs[1], inputs[2], list(num_points)).to(value.dtype)
+
+    return run
 
 
-def _shape_of_result(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
+def empty_result(value: Tensor, locations: Tensor) -> Tensor:
+    """(B, Q, H * D), without values."""
     return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
 

@@ -5,12 +5,11 @@
 
 import functools
 import importlib.util
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from deim.layers.ops.operator import differentiable
+from deim.layers.ops.operator import differentiable, empty_result
 from deim.layers.ops.torch_backend import deform_attn_torch
 
 
@@ -45,21 +44,10 @@ def _difference_from_torch(device: torch.device) -> float:
     return max(float((a - b).detach().abs().max() / a.detach().abs().max()) for a, b in zip(*results, strict=True))
 
 
-def deform_attn_triton(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    locations: Tensor,
-    weights: Tensor,
-    num_points: Sequence[int],
-) -> Tensor:
-    """See :func:`deim.layers.ops.deform_attn`; sums are taken in float32."""
-    return _attend(value, [side for shape in spatial_shapes for side in shape], locations, weights, list(num_points))
-
-
 def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
     from deim.layers.ops import triton_kernels as kernels
 
-    out = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    out = empty_result(value, locations)
     levels = _levels(tuple(shapes), tuple(points), value.device)
     kernels.launch(kernels.forward, value, locations, weights, levels, [out])
     return out
@@ -82,10 +70,10 @@ def _backward(
         levels,
         [grad.contiguous(), grad_value, grad_locations, grad_weights],
     )
-    return grad_value.to(value.dtype, copy=False), grad_locations, grad_weights
+    return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
-_attend = differentiable("deform_attn_triton", _forward, _backward)
+deform_attn_triton = differentiable("deform_attn_triton", _forward, _backward)
 
 
 @functools.lru_cache(maxsize=64)

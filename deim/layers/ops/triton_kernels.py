@@ -30,6 +30,18 @@ def launch(
 
 
 @triton.jit
+def _block(tokens, queries, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
+    """Which queries of the program exist, its channels and which of them are used, where the queries' points begin, and
+    where the channels of the image's first token are."""
+    head = tl.program_id(1)
+    image = tl.program_id(2).to(tl.int64)
+    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    channel = tl.arange(0, COLUMNS)
+    index = (image * queries + query) * HEADS + head
+    return query < queries, channel, channel < DIM, index, (image * tokens * HEADS + head) * DIM + channel
+
+
+@triton.jit
 def _sample_position(locations, levels, index, exists, point, POINTS: tl.constexpr):
     """Size and first token of a point's map, and where the point is in it, in pixels."""
     height = tl.load(levels + 3 * point)
@@ -69,21 +81,15 @@ def forward(
     COLUMNS: tl.constexpr,
 ):
     """Weighted sums of bilinear samples."""
-    head = tl.program_id(1)
-    image = tl.program_id(2).to(tl.int64)
-    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = tl.arange(0, COLUMNS)
-    exists, used = query < queries, channel < DIM
-    index = (image * queries + query) * HEADS + head
-    first = value + (image * tokens * HEADS + head) * DIM + channel
+    exists, channel, used, index, offset = _block(tokens, queries, HEADS, DIM, BLOCK, COLUMNS)
     total = tl.zeros([BLOCK, COLUMNS], tl.float32)
     for point in range(POINTS):
         height, width, start, x, y = _sample_position(locations, levels, index, exists, point, POINTS)
         weight = tl.load(weights + index * POINTS + point, mask=exists, other=0.0).to(tl.float32)
         for corner in tl.static_range(4):
             token, inside, share_x, share_y = _pixel(x, y, height, width, start, exists, corner % 2, corner // 2)
-            place = first[None, :] + (token.to(tl.int64) * HEADS * DIM)[:, None]
-            row = tl.load(place, mask=inside[:, None] & used[None, :], other=0.0).to(tl.float32)
+            place = offset[None, :] + (token.to(tl.int64) * HEADS * DIM)[:, None]
+            row = tl.load(value + place, mask=inside[:, None] & used[None, :], other=0.0).to(tl.float32)
             total += (weight * share_x * share_y)[:, None] * row
     tl.store(out + index[:, None] * DIM + channel[None, :], total, mask=exists[:, None] & used[None, :])
 
@@ -107,13 +113,7 @@ def backward(
     COLUMNS: tl.constexpr,
 ):
     """Gradients of all three inputs; those of values are added to float32 zeros."""
-    head = tl.program_id(1)
-    image = tl.program_id(2).to(tl.int64)
-    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = tl.arange(0, COLUMNS)
-    exists, used = query < queries, channel < DIM
-    index = (image * queries + query) * HEADS + head
-    offset = (image * tokens * HEADS + head) * DIM + channel
+    exists, channel, used, index, offset = _block(tokens, queries, HEADS, DIM, BLOCK, COLUMNS)
     given = tl.load(grad + index[:, None] * DIM + channel[None, :], mask=exists[:, None] & used[None, :], other=0.0)
     given = given.to(tl.float32)
     for point in range(POINTS):
