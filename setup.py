@@ -62,6 +62,8 @@ setup(
             "einops",
             "fairscale",
         ],
+        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "openvino": ["openvino"],
         "safetensors": ["safetensors"],
         "timm": ["timm", "torchvision"],
         "wandb": ["wandb"],

@@ -13,7 +13,7 @@ install_fallbacks()
 __version__ = "0.1.0"
 
 # Short names, imported when they are first asked for: ``import deim`` stays quick.
-_SHORT_NAMES = {"model_zoo": "deim.config.model_zoo"}
+_SHORT_NAMES = {"model_zoo": "deim.config.model_zoo", "Predictor": "deim.inference.predictor:Predictor"}
 
 # Functions that configs call, by what they are called there.
 _RESOLVERS = {"deim.features": "feature_names", "deim.channels": "feature_channels"}
@@ -33,4 +33,6 @@ for _name, _function in _RESOLVERS.items():
 def __getattr__(name: str) -> Any:
     if name not in _SHORT_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(_SHORT_NAMES[name])
+    module, _, attribute = _SHORT_NAMES[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found

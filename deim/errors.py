@@ -15,3 +15,7 @@ class DatasetError(DeimError):
 
 class CheckpointError(DeimError):
     """A checkpoint is missing or does not fit the model."""
+
+
+class ExportError(DeimError):
+    """An exported model does not do what the model in torch does."""

@@ -51,6 +51,8 @@ def test_python_on_the_pages_runs(name: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
+        if "Predictor" in block:  # which needs a checkpoint: see tests/inference/test_pages.py
+            continue
         found: dict = {}
         exec(compile(block, name, "exec"), found)
         instantiate(found["cfg"].model if "cfg" in found else found["model"])

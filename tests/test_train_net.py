@@ -142,6 +142,9 @@ def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
 def test_checkpoints_say_what_they_are(shapes: Path, finished: Path) -> None:
     said = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
     categories = json.loads((shapes / "annotations" / "instances_train.json").read_text())["categories"]
+    kept = said.pop("config")
+    assert kept["model"]["decoder"]["queries"]["num_queries"] == 20, "as the command line says, not the recipe"
+    assert kept["mapper"]["augmentations"][0]["shape"] == [64, 64]
     assert said == {
         "version": deim.__version__,
         "recipe": "deim_dfine/deim_dfine_n_shapes",

@@ -20,7 +20,7 @@ from deim.errors import ConfigError
 
 
 def check(args: argparse.Namespace) -> bool:
-    dataset = load_config(args.config_file, args.opts).dataloader[args.split].get("dataset")
+    dataset = load_config(args.config_file, args.opts, args.data).dataloader[args.split].get("dataset")
     if dataset is None or "name" not in dataset:
         raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no name")
     return check_dataset(dataset, args.output, not args.skip_images, args.images)
@@ -29,6 +29,7 @@ def check(args: argparse.Namespace) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
+    parser.add_argument("--data", metavar="PATH", help="a data set in place of the recipe's, as in tools/train_net.py")
     parser.add_argument("--split", choices=("train", "test"), default="train")
     parser.add_argument("--output", default="check", help="folder for what is drawn")
     parser.add_argument("--skip-images", action="store_true", help="do not decode every image")

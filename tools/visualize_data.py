@@ -18,6 +18,7 @@ from deim.data.inspection import draw_training_batch
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
+    parser.add_argument("--data", metavar="PATH", help="a data set in place of the recipe's, as in tools/train_net.py")
     parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
     parser.add_argument("--output", required=True, help="the PNG to write")
     parser.add_argument("--batches", type=int, default=8, help="how many batches to count objects in")
@@ -27,7 +28,7 @@ if __name__ == "__main__":
     sys.exit(
         run_tool(
             lambda: draw_training_batch(
-                load_config(args.config_file, args.opts), args.epoch, args.output, args.batches, args.images
+                load_config(args.config_file, args.opts, args.data), args.epoch, args.output, args.batches, args.images
             )
         )
     )

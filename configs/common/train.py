@@ -2,7 +2,11 @@
 
 train = dict(
     output_dir="./output",
+    # a file, or "coco" and the like for what is published for the recipe
     init_checkpoint="",
+    # batch size, and number of images, that learning rates, averages and warm-ups are for: they are scaled to those in use
+    reference_batch_size=None,
+    reference_images=None,
     # name of the recipe, which checkpoints keep; from the config that is run
     recipe="",
     # None: from the schedule's epochs

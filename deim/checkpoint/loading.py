@@ -53,8 +53,12 @@ def load_for_inference(
 ) -> None:
     """:func:`load_weights` for a model that will only predict; weights of no more than prediction needs, such as those
     in the form for deployment, bring the model into that form, in place."""
-    stored = read_weights(path, use_ema)
-    weights = in_our_layout(stored, model)
+    load_stored_for_inference(model, read_weights(path, use_ema), classes)
+
+
+def load_stored_for_inference(model: nn.Module, stored: Stored, classes: Sequence[str] | None = None) -> None:
+    """:func:`load_for_inference` of what has been read already."""
+    path, weights = stored.path, in_our_layout(stored, model)
     if can_be_trained(weights, model):
         return _load(model, _for_classes(stored, weights, model, classes, False), path)
     logger.info(f"{path} holds what prediction needs, and not all that training needs")
@@ -137,6 +141,12 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
         for name, value in weights.items()
         if name in state or not (name in made_anew or name.endswith("num_batches_tracked"))
     }
+
+
+def stored_num_classes(stored: Stored) -> int | None:
+    """How many classes the model in a file tells apart, in whatever layout; None if no tensor says so."""
+    layout = recognise(stored.weights)
+    return class_names.num_classes(stored.weights if layout is None else layout.to_ours(stored.weights)[0])
 
 
 def stored_classes(stored: Stored) -> Sequence[str] | None:

@@ -12,10 +12,25 @@ class Provenance:
         recipe: name of the recipe, or path of the config.
         classes: names, in the order of the scores; None where they are not known.
         form: "training" or "deployment".
+        config: what predicting needs of the config, as plain data; see :mod:`deim.config.portable`.
     """
 
-    def __init__(self, version: str, recipe: str, classes: Sequence[str] | None, form: str = "training"):
-        self.content = {"version": version, "recipe": recipe, "classes": list(classes or ()), "form": form}
+    def __init__(
+        self,
+        version: str,
+        recipe: str,
+        classes: Sequence[str] | None,
+        form: str = "training",
+        config: Mapping[str, Any] | None = None,
+    ):
+        self.content: dict[str, Any] = {
+            "version": version,
+            "recipe": recipe,
+            "classes": list(classes or ()),
+            "form": form,
+        }
+        if config is not None:
+            self.content["config"] = dict(config)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.content)

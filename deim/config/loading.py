@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
+from deim.config.user_data import with_data
 from deim.errors import ConfigError
 
 
@@ -45,7 +46,7 @@ def get_detrex_config(path: str) -> Any:
     return LazyConfig.load(str(found[0]))
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> Any:
+def load_config(path: str, overrides: Sequence[str] = (), data: str | None = None) -> Any:
     """A config file with command-line overrides applied.
 
     What it does not set under ``train`` gets the value of ``common/train.py``, so that recipes of
@@ -55,9 +56,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Any:
         path: a file, or the name of a recipe in :mod:`deim.config.model_zoo`.
         overrides: ``key.sub=value``. A key must exist, so that a misspelt one does not go unnoticed;
             a new one is written ``+key.sub=value``.
+        data: path of a data set to take in place of the recipe's; see :func:`deim.config.user_data.with_data`.
 
     Raises:
         ConfigError: the file does not exist or cannot be run, or an override is wrong.
+        DatasetError: there is no data set at ``data``.
     """
     path = find_config(path)
     try:
@@ -70,6 +73,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Any:
     # Recipes written for detrex know nothing of the settings that are only ours.
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     cfg.train.recipe = cfg.train.recipe or recipe_name(path)
+    if data is not None:
+        with_data(cfg, data)
     for override in overrides:
         _apply(cfg, override)
     return cfg

@@ -1,7 +1,6 @@
 """Recipes by name, wherever deim is installed, and the weights that are published for them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig
@@ -51,15 +50,9 @@ def get(
         cfg.model.num_classes = len(classes) if classes is not None else num_classes
     model = build(cfg, "model")
     if weights is not None:
-        path = weights if Path(weights).exists() or "://" in weights else _published(name, weights)
+        path = published.path_of(name, weights)
         if classes is None:
             load_for_inference(model, path)
         else:
             load_weights(model, path, allow_other_classes=True, classes=classes)
     return model.eval()
-
-
-def _published(name: str, weights: str) -> str:
-    if Path(weights).suffix or "/" in weights:
-        return weights  # a file that is not there, which says so
-    return published.download(published.find(name, weights))

@@ -90,6 +90,16 @@ def find(recipe: str, data: str) -> Published:
     raise CheckpointError(f"there are no published weights {data!r} for {recipe} (there are: {known}), nor such a file")
 
 
+def path_of(recipe: str, weights: str) -> str:
+    """Where weights are that are given by a path, an address, or as what is published for a recipe, which is downloaded.
+
+    Raises:
+        CheckpointError: nothing of that name is published for the recipe, or it cannot be downloaded.
+    """
+    is_path = not weights or Path(weights).exists() or Path(weights).suffix or "/" in weights
+    return weights if is_path else download(find(recipe, weights))
+
+
 def _named(recipe: str, data: str, address: str, average_precision: float) -> Published:
     return Published(recipe, data, address, average_precision, address.rpartition("/")[2])
 

@@ -58,6 +58,16 @@ class DetectionMapper:
         pending, classes = self._load(record)
         sample.setdefault("height", pending.size[0])
         sample.setdefault("width", pending.size[1])
+        sample["image"] = self._augmented(pending)
+        if self.is_train:
+            sample["instances"] = self._instances(pending.boxes, classes, pending.size)
+        return sample
+
+    def image(self, image: np.ndarray) -> torch.Tensor:
+        """An image that is read already, uint8 (H, W, 3) RGB, as the model takes it; see :meth:`__call__`."""
+        return self._augmented(PendingImage(image, (image.shape[0], image.shape[1]), np.zeros((0, 4))))
+
+    def _augmented(self, pending: PendingImage) -> torch.Tensor:
         for policy in self.augmentations:
             pending.augment(policy)
         image = pending.render()
@@ -65,10 +75,7 @@ class DetectionMapper:
             image = image[..., ::-1]
         # Policies of others may leave views that torch cannot take.
         image = np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])
-        sample["image"] = torch.from_numpy(image).permute(2, 0, 1)
-        if self.is_train:
-            sample["instances"] = self._instances(pending.boxes, classes, pending.size)
-        return sample
+        return torch.from_numpy(image).permute(2, 0, 1)
 
     def _load(self, record: dict) -> tuple[PendingImage, np.ndarray]:
         """The image before augmentation, with boxes, and classes (N,)."""

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from deim.checkpoint.loading import load_for_inference
-from deim.config import build
+from deim.config import build, published
 from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
@@ -81,7 +81,7 @@ def trained_model(cfg: Any) -> nn.Module:
     build(cfg, "dataloader.test")  # which registers the data set
     load_for_inference(
         model,
-        cfg.train.init_checkpoint,
+        published.path_of(cfg.train.recipe, cfg.train.init_checkpoint),
         use_ema=cfg.train.model_ema.use_ema_weights_for_eval_only,
         classes=dataset_classes(cfg, "test"),
     )

@@ -1,12 +1,14 @@
 """A training or evaluation run described by a LazyConfig."""
 
 import logging
+import os
 from argparse import Namespace
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig
 from detectron2.engine import default_setup, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
@@ -16,7 +18,10 @@ from torch import nn
 import deim
 from deim.checkpoint.loading import load_weights, resume
 from deim.checkpoint.provenance import Provenance
-from deim.config import build, find_config, load_config
+from deim.config import build, find_config, load_config, published
+from deim.config.batch_size import scale_to_batch_size
+from deim.config.portable import to_portable
+from deim.engine.early_log import said_later
 from deim.engine.ema import EMAHook
 from deim.engine.evaluation import check_classes, dataset_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
@@ -45,11 +50,13 @@ def main(args: Namespace) -> None:
         DeimError: something that the user can mend is wrong.
     """
     args.config_file = find_config(args.config_file)
-    cfg = load_config(args.config_file, args.opts)
-    check_settings(cfg, training=not args.eval_only)
-    fall_back_to_cpu(cfg)
-    make_output_folder(cfg)
-    default_setup(cfg, args)
+    with said_later(logger) as tell:
+        cfg = load_config(args.config_file, args.opts, getattr(args, "data", None))
+        check_settings(cfg, training=not args.eval_only)
+        fall_back_to_cpu(cfg)
+        make_output_folder(cfg)
+        default_setup(cfg, args)
+        tell()
     if args.eval_only:
         evaluate_checkpoint(cfg)
     else:
@@ -65,6 +72,10 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     build(cfg, "dataloader.test")  # a mistake in the test data shows now and not after an epoch
     check_classes(cfg, "test")
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
+    if scale_to_batch_size(cfg, iters_per_epoch) and comm.is_main_process():
+        LazyConfig.save(
+            cfg, os.path.join(cfg.train.output_dir, "config.yaml")
+        )  # where default_setup has saved it before
     resolve_schedule(cfg, iters_per_epoch)
     warn_of_unused_parts(cfg)
 
@@ -87,7 +98,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         wrapped,
         cfg.train.output_dir,
         trainer=trainer,
-        deim=Provenance(deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train")),
+        deim=Provenance(deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg)),
         **ema.may_get_ema_checkpointer(cfg, wrapped),
     )
     trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
@@ -98,7 +109,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     elif cfg.train.init_checkpoint:
         load_weights(
             wrapped,
-            cfg.train.init_checkpoint,
+            published.path_of(cfg.train.recipe, cfg.train.init_checkpoint),
             allow_other_classes=True,
             classes=dataset_classes(cfg, "train"),
         )

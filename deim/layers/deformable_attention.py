@@ -1,6 +1,5 @@
 """Multi-scale deformable attention with its own number of points on each level."""
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from deim.layers.linear import Linear
 from deim.layers.ops import deform_attn, deform_attn_nearest
+from deim.layers.tracing import remembered
 
 SAMPLINGS = {"bilinear": deform_attn, "nearest": deform_attn_nearest}
 
@@ -125,7 +125,7 @@ class MultiScaleDeformableAttention(nn.Module):
         return centre + offsets / _level_sizes(tuple(spatial_shapes), tuple(self.num_points), offsets.device)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _level_sizes(
     spatial_shapes: tuple[tuple[int, int], ...], num_points: tuple[int, ...], device: torch.device
 ) -> Tensor:

@@ -1,13 +1,14 @@
 """Sine-cosine position embeddings."""
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
+from deim.layers.tracing import remembered
 
-@functools.lru_cache(maxsize=32)
+
+@remembered
 def sine_position_embedding(
     height: int, width: int, dim: int, temperature: float = 10000.0, device: torch.device | str = "cpu"
 ) -> Tensor:

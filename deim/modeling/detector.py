@@ -127,6 +127,6 @@ def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tenso
     num_classes = logits.shape[-1]
     flat = logits.flatten(1)
     scores, index = flat.sigmoid().topk(min(count, flat.shape[1]), dim=1)
-    query = torch.div(index, num_classes, rounding_mode="floor")
+    query = index // num_classes  # torch.div would be exported as a division of floats, which float16 cannot hold
     picked = boxes.gather(1, query[..., None].expand(-1, -1, 4))
     return scores, index % num_classes, box_cxcywh_to_xyxy(picked)

@@ -34,7 +34,7 @@ class Memory:
         Args:
             padding: (B, H, W) bool at any resolution, True on padded pixels.
         """
-        shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in maps]
+        shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
         return Memory(tokens, shapes, None if padding is None else flat_padding(padding, shapes))
 

@@ -1,10 +1,12 @@
 """Backends of the deformable-attention operator.
 
 ``DEIM_DEFORM_ATTN=<name>`` forces one; otherwise the first in :data:`BACKENDS` is taken that can be used for a device.
+An exported graph has one of :data:`EXPORT_FORMS`.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +14,18 @@ from torch import Tensor
 
 from deim.layers.ops import c_backend, detrex_backend, triton_backend
 from deim.layers.ops.operator import DeformAttn
-from deim.layers.ops.torch_backend import deform_attn_nearest, deform_attn_torch
+from deim.layers.ops.torch_backend import deform_attn_gather, deform_attn_nearest, deform_attn_torch
+from deim.layers.tracing import is_exporting
 
-__all__ = ["BACKENDS", "Backend", "deform_attn", "deform_attn_nearest", "selected_backend"]
+__all__ = [
+    "BACKENDS",
+    "EXPORT_FORMS",
+    "Backend",
+    "deform_attn",
+    "deform_attn_nearest",
+    "exported_as",
+    "selected_backend",
+]
 
 
 @dataclass(frozen=True)
@@ -40,9 +51,21 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(deform_attn_torch),
 }
 
+# What an exported graph is made of: GridSample, the smallest graph, or none, for what is not good at it.
+EXPORT_FORMS: dict[str, DeformAttn] = {"grid_sample": deform_attn_torch, "gather": deform_attn_gather}
+_export_form = ["grid_sample"]
 
-# Older versions of torch do not tell one from the other.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+@contextmanager
+def exported_as(form: str) -> Iterator[None]:
+    """Models that are exported inside have this one of :data:`EXPORT_FORMS`."""
+    _export_form.append(form)
+    try:
+        yield
+    finally:
+        _export_form.pop()
+
+
 _chosen: dict[tuple[str, str], str] = {}
 
 
@@ -101,10 +124,15 @@ def deform_attn(
         ValueError: sizes do not fit each other.
     """
     _check_sizes(value, spatial_shapes, locations, weights, num_points)
-    # Kernels sum in single precision, and an exported graph is to be of torch's own operators.
-    plain = value.dtype == torch.float64 or _is_exporting() or torch.jit.is_tracing()
-    run = deform_attn_torch if plain else BACKENDS[selected_backend(value.device.type)].run
-    return run(value, spatial_shapes, locations, weights, num_points)
+    return _implementation(value)(value, spatial_shapes, locations, weights, num_points)
+
+
+def _implementation(value: Tensor) -> DeformAttn:
+    if is_exporting():
+        return EXPORT_FORMS[_export_form[-1]]
+    if value.dtype == torch.float64:  # kernels sum in single precision
+        return deform_attn_torch
+    return BACKENDS[selected_backend(value.device.type)].run
 
 
 def _check_sizes(

@@ -30,6 +30,45 @@ def deform_attn_torch(
     return attended.view(batch, heads * dim, queries).transpose(1, 2)
 
 
+def deform_attn_gather(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+) -> Tensor:
+    """:func:`deim.layers.ops.deform_attn` without grid sampling: four pixels are gathered for each point, those outside
+    of the map with weight zero."""
+    indices, shares, start = [], [], 0
+    for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):
+        columns, rows = _neighbours(points[..., 0], w), _neighbours(points[..., 1], h)
+        indices += [start + row * w + column for column, _ in columns for row, _ in rows]
+        shares += [across * down for _, across in columns for _, down in rows]
+        start += h * w
+    repeated = torch.cat([part.repeat(1, 1, 1, 4) for part in weights.split(list(num_points), dim=3)], dim=-1)
+    return _attend(value, torch.cat(indices, dim=-1), torch.cat(shares, dim=-1) * repeated)
+
+
+def _neighbours(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+    """The pixels before and after positions in [0, 1] of an axis: index, and share, which is zero outside."""
+    place = position * length - 0.5
+    before = place.floor()
+    found = []
+    for pixel, share in ((before, 1 - (place - before)), (before + 1, place - before)):
+        inside = pixel.clamp(0, length - 1)
+        found.append((inside.long(), share * (inside == pixel).to(share.dtype)))
+    return found
+
+
+def _attend(value: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums (B, Q, H * D) of the tokens of (B, S, H, D) at indices (B, Q, H, P)."""
+    index, weights = index.transpose(1, 2), weights.transpose(1, 2)  # (B, H, Q, P)
+    maps = value.transpose(1, 2)  # (B, H, S, D)
+    samples = maps.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, maps.shape[-1]))
+    attended = (samples.unflatten(2, index.shape[2:]) * weights[..., None]).sum(dim=3)  # (B, H, Q, D)
+    return attended.transpose(1, 2).flatten(2)
+
+
 def deform_attn_nearest(
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]],
@@ -50,10 +89,4 @@ def deform_attn_nearest(
         column, row = pixels[..., 0].clamp(0, w - 1), pixels[..., 1].clamp(0, h - 1)
         indices.append(start + row * w + column)
         start += h * w
-    index = torch.cat(indices, dim=-1).transpose(1, 2)  # (B, H, Q, P)
-    maps = value.transpose(1, 2)  # (B, H, S, D)
-    samples = maps.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, maps.shape[-1])).unflatten(
-        2, index.shape[2:]
-    )
-    attended = (samples * weights.transpose(1, 2)[..., None]).sum(dim=3)  # (B, H, Q, D)
-    return attended.transpose(1, 2).flatten(2)
+    return _attend(value, torch.cat(indices, dim=-1), weights)

@@ -139,8 +139,8 @@ class DeformableEncoder(nn.Module):
     def _positions(self, coordinates: Tensor, memory: Memory) -> Tensor:
         """(B, S, dim): row, column and level of each token; B is 1 without padding."""
         embedded = sine_embedding(coordinates, self.level_embedding.shape[1] // 2, self.temperature)
-        sizes = torch.tensor(memory.level_sizes, device=coordinates.device)
-        return embedded + self.level_embedding.repeat_interleave(sizes, dim=0, output_size=coordinates.shape[1])
+        levels = zip(self.level_embedding, memory.level_sizes, strict=True)
+        return embedded + torch.cat([level.expand(size, -1) for level, size in levels])
 
 
 def _projection(in_channels: int, dim: int, downsample: bool) -> nn.Sequential:
@@ -162,4 +162,4 @@ def token_references(memory: Memory, device: torch.device) -> Tensor:
         )
         centres = torch.stack([columns, rows], dim=-1).flatten(0, 1)[None]
         levels.append(centres if memory.valid_ratios is None else centres / memory.valid_ratios[:, level : level + 1])
-    return torch.cat(levels, dim=1).expand(len(memory.tokens), -1, -1)
+    return torch.cat(levels, dim=1).expand(memory.tokens.shape[0], -1, -1)

@@ -87,7 +87,7 @@ class TransformerEncoder(nn.Module):
 
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """(B, h * w, dim) or (1, h * w, dim), the row in the first half, the column in the second."""
-        size = (int(x.shape[-2]), int(x.shape[-1]))
+        size = (x.shape[-2], x.shape[-1])
         mask = torch.zeros(1, *size, dtype=torch.bool, device=x.device)
         coordinates = map_coordinates(mask if padding is None else resize_padding(padding, size))
         return sine_embedding(coordinates, x.shape[1] // 2, self.temperature).flatten(1, 2).to(x.dtype)

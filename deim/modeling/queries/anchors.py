@@ -1,10 +1,9 @@
 """One box around every token, from which two-stage models predict."""
 
-import functools
-
 import torch
 from torch import Tensor
 
+from deim.layers.tracing import remembered
 from deim.structures.memory import Memory
 
 
@@ -31,7 +30,7 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
     )
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def anchors_of_whole_maps(
     spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float, eps: float = 0.01
 ) -> tuple[Tensor, Tensor]:

@@ -116,4 +116,4 @@ class LearnedAnchors(QuerySource):
 
 def _for_batch(rows: Tensor, tokens: Tensor) -> Tensor:
     """(Q, C) -> (B, Q, C) for the images of ``tokens``."""
-    return rows.expand(len(tokens), -1, -1)
+    return rows.expand(tokens.shape[0], -1, -1)

@@ -100,4 +100,4 @@ class QuerySelection(TwoStageSource):
 
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Rows of (1 or B, S, C) at (B, N, 1) -> (B, N, C)."""
-    return x.expand(len(index), -1, -1).gather(1, index.expand(-1, -1, x.shape[-1]))
+    return x.expand(index.shape[0], -1, -1).gather(1, index.expand(-1, -1, x.shape[-1]))

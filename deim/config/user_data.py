@@ -1,0 +1,78 @@
+"""A recipe on one's own data, by their path alone."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from detectron2.config import LazyCall as L
+
+from deim.config.published import PUBLISHED
+from deim.config.recipes import with_datasets
+from deim.data.datasets.discovery import Discovered, Split, discover
+from deim.data.datasets.held_out import held_out_part
+
+logger = logging.getLogger("detectron2.deim")
+
+# What the recipes' schedules are made for: COCO's training images.
+_COCO_IMAGES = 118_287
+# One image of so many is evaluated where the data have no split for it.
+_EVERY = 10
+
+
+def with_data(cfg: Any, path: str) -> Any:
+    """Train and evaluate a recipe on the data set at ``path``; in place.
+
+    Classes, splits and the number of classes are those found there, weights start from what is published for the recipe, with
+    the classes that both know, and learning rates, averages and warm-ups are scaled; see
+    :func:`deim.config.batch_size.scale_to_batch_size`.
+
+    Raises:
+        DatasetError: there is nothing to train on; see :func:`deim.data.datasets.discovery.discover`.
+    """
+    found = discover(path)
+    name = _name_of(path)
+    train, test = _datasets(found, name)
+    datasets = SimpleNamespace(train=train, test=test, num_classes=len(found.classes))
+    with_datasets(cfg.dataloader, cfg.model, datasets)
+    cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
+    cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
+    cfg.train.reference_images = _COCO_IMAGES
+    published = [one.data for one in PUBLISHED if one.recipe == cfg.train.recipe]
+    cfg.train.init_checkpoint = "coco" if "coco" in published else ""
+    logger.info(f"{path} is in {found.format}'s format, of {len(found.classes)} classes: {', '.join(found.classes)}")
+    if not published:
+        logger.warning(
+            f"Nothing is published for {cfg.train.recipe}: unless weights are given, it starts from random ones"
+        )
+    return cfg
+
+
+def _name_of(path: str) -> str:
+    place = Path(path).resolve()
+    return place.parent.name if place.is_file() else place.name
+
+
+def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
+    """Nodes that read the splits."""
+    if found.test is not None:
+        return _node(found.train, f"{name}_train"), _node(found.test, f"{name}_val")
+    logger.warning(
+        f"There is no split to evaluate on: one of {_EVERY} images is kept back for that, the others are trained on"
+    )
+    whole = f"{name}_all"
+    parts = [
+        L(held_out_part)(
+            name=f"{name}_{part}",
+            dataset=_node(found.train, whole),
+            whole=whole,
+            every=_EVERY,
+            evaluated=part == "val",
+        )
+        for part in ("train", "val")
+    ]
+    return parts[0], parts[1]
+
+
+def _node(split: Split, name: str) -> Any:
+    return L(split.read)(name=name, **split.arguments)

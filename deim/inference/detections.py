@@ -1,0 +1,155 @@
+"""What a predictor finds in a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from PIL import Image
+from torch import Tensor
+
+from deim.checkpoint.class_lists import BY_COUNT, COCO
+from deim.errors import ConfigError
+from deim.visualization.annotation import annotate, colour_of
+
+
+class Detections(Instances):
+    """detectron2's ``Instances`` with ``pred_boxes`` (XYXY in pixels of the picture), ``scores`` in [0, 1] and int64
+    ``pred_classes``, best first, on the CPU; and with the names of the classes and the picture.
+
+    What is made of it by an index, a mask or :meth:`to` is one as well.
+    """
+
+    @classmethod
+    def of(
+        cls, found: Instances, class_names: Sequence[str], image: np.ndarray, file_name: str | None = None
+    ) -> "Detections":
+        """
+        Args:
+            found: a model's predictions for the picture.
+            class_names: of all that the model knows.
+            image: uint8 (H, W, 3) RGB; kept, not copied.
+            file_name: where the picture is from.
+        """
+        made = cls(found.image_size, **found.get_fields())
+        made._class_names, made._image, made._file_name = list(class_names), image, file_name
+        return made
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of all classes of the model, in the order of ``pred_classes``."""
+        return self._class_names
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 (H, W, 3) RGB."""
+        return self._image
+
+    @property
+    def file_name(self) -> str | None:
+        """Of the picture; None for one in memory."""
+        return self._file_name
+
+    @property
+    def labels(self) -> list[str]:
+        """The name of each detection's class."""
+        return [self._class_names[index] for index in self.pred_classes.tolist()]
+
+    @property
+    def boxes(self) -> Tensor:
+        """(N, 4) XYXY in pixels."""
+        return self.pred_boxes.tensor
+
+    def __getitem__(self, item: Any) -> "Detections":
+        return self._like(super().__getitem__(item))
+
+    def to(self, *args: Any, **kwargs: Any) -> "Detections":
+        return self._like(super().to(*args, **kwargs))
+
+    def _like(self, found: Instances) -> "Detections":
+        return self.of(found, self._class_names, self._image, self._file_name)
+
+    def of_classes(self, names: Sequence[str]) -> "Detections":
+        """Those of the named classes.
+
+        Raises:
+            ConfigError: the model has no such class.
+        """
+        wanted = torch.tensor(class_indices(names, self._class_names), dtype=torch.int64)
+        return self[torch.isin(self.pred_classes, wanted)]
+
+    def to_coco(self, image_id: int | str | None = None, category_ids: Sequence[int] | None = None) -> list[dict]:
+        """In COCO's format for results: boxes are XYWH.
+
+        Args:
+            image_id: the file's name without folder and suffix if it is not given.
+            category_ids: of the model's classes; by default COCO's own for COCO's 80, else numbers from 1.
+        """
+        if image_id is None:
+            image_id = Path(self._file_name).stem if self._file_name else 0
+        ids = category_ids or default_category_ids(self._class_names)
+        sizes = self.boxes[:, 2:] - self.boxes[:, :2]
+        rows = zip(
+            torch.cat([self.boxes[:, :2], sizes], dim=1).tolist(),
+            self.scores.tolist(),
+            self.pred_classes.tolist(),
+            strict=True,
+        )
+        return [{"image_id": image_id, "category_id": ids[c], "bbox": box, "score": score} for box, score, c in rows]
+
+    def to_supervision(self) -> Any:
+        """As ``supervision.Detections``.
+
+        Raises:
+            ConfigError: the library supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ConfigError("this needs the library supervision: pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.pred_classes.numpy(),
+            data={"class_name": np.array(self.labels, dtype=str)},
+        )
+
+    def draw(self) -> Image.Image:
+        """The picture with boxes, names and scores."""
+        order = list(range(len(self)))[::-1]  # the best on top
+        classes, scores, labels = self.pred_classes.tolist(), self.scores.tolist(), self.labels
+        drawn = annotate(
+            self._image,
+            self.boxes.numpy()[order],
+            [f"{labels[i]} {scores[i]:.2f}" for i in order],
+            [colour_of(classes[i]) for i in order],
+        )
+        return Image.fromarray(drawn)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        where = f" in {self._file_name}" if self._file_name else ""
+        found = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.labels, self.scores.tolist(), strict=True))
+        return f"Detections({len(self)}{where}, {width} x {height}: {found or 'nothing'})"
+
+    __str__ = __repr__
+
+
+def class_indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """
+    Raises:
+        ConfigError: the model has no class of one of the names.
+    """
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        raise ConfigError(f"the model has no class {', '.join(unknown)}; it has {', '.join(class_names)}")
+    return [class_names.index(name) for name in names]
+
+
+def default_category_ids(class_names: Sequence[str]) -> list[int]:
+    """COCO's own ids for COCO's classes, else numbers from 1."""
+    if tuple(class_names) == COCO:
+        return [number for number, name in enumerate(BY_COUNT[91]) if name]
+    return list(range(1, len(class_names) + 1))

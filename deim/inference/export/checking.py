@@ -1,0 +1,118 @@
+"""Whether an exported file finds what the model in torch finds."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deim.data.datasets.shapes import draw_image
+from deim.errors import ExportError
+from deim.inference.export.graph import DetectionGraph
+from deim.inference.export.metadata import Metadata
+from deim.inference.pictures import resized
+from deim.modeling.detector import best_detections
+from deim.structures.boxes import iou
+from deim.structures.predictions import Predictions
+
+# A detection counts from this score on; of a picture without any, the best few do.
+_SCORE, _FEW = 0.3, 10
+_SAME_PLACE = 0.9
+# What has to be found again, and by how much scores and relative coordinates may differ.
+LIMITS = {"float32": (1.0, 1e-3), "float16": (0.95, 5e-2)}
+# Other than the size that a file was made for.
+_ANOTHER_SIZE = (320, 448)
+
+Outputs = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """
+    Attributes:
+        kept: how many detections torch has.
+        found: how many of them the file has in the same place, of the same class.
+        difference: the largest of their scores, and of coordinates relative to the image.
+        batches: what was compared, such as "3 x 640 x 640".
+    """
+
+    kept: int
+    found: int
+    difference: float
+    batches: Sequence[str]
+
+    def check(self, path: str, dtype: str) -> None:
+        """
+        Raises:
+            ExportError: the file does not find what it should.
+        """
+        share, limit = LIMITS[dtype]
+        if self.found < share * self.kept or self.difference > limit:
+            raise ExportError(
+                f"{path} was written, but does not find what torch finds: {self.found} of {self.kept} detections, scores and "
+                f"coordinates differ by up to {self.difference:.1g} (at least {share:.0%} and at most {limit:g} for {dtype})"
+            )
+
+
+def compare(
+    graph: DetectionGraph,
+    session: Callable[[np.ndarray], list[np.ndarray]],
+    metadata: Metadata,
+    batch: int | None,
+    pictures: Sequence[np.ndarray] = (),
+) -> Agreement:
+    """Run both on the same pictures.
+
+    Args:
+        session: an opened file.
+        batch: how many images the file takes; None for any number.
+        pictures: uint8 (H, W, 3) RGB; some are drawn if there are none.
+    """
+    kept = found = 0
+    difference, shapes = 0.0, []
+    for images in _batches(metadata, batch, pictures or _drawn()):
+        with torch.inference_mode():
+            wanted = _detections(graph(torch.from_numpy(images)), graph.postprocess)
+        given = _detections([torch.from_numpy(one) for one in session(images)], graph.postprocess)
+        for of_torch, of_file in zip(wanted, given, strict=True):
+            differences = _differences(of_torch, of_file)
+            kept += len(differences)
+            found += int(differences.isfinite().sum())
+            difference = max([difference, *differences[differences.isfinite()].tolist()])
+        shapes.append(" x ".join(str(side) for side in (len(images), *images.shape[2:])))
+    return Agreement(kept, found, difference, shapes)
+
+
+def _batches(metadata: Metadata, batch: int | None, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Images uint8 (B, 3, H, W), of every number and size that a file should be able to take."""
+    sizes = [(metadata.size[0], metadata.size[1])] + [_ANOTHER_SIZE] * metadata.dynamic_size
+    for size in sizes:
+        for count in (1, 3) if batch is None else (batch,):
+            images = [pictures[place % len(pictures)] for place in range(count)]
+            yield np.ascontiguousarray(np.stack([resized(image, size) for image in images]).transpose(0, 3, 1, 2))
+
+
+def _drawn() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [draw_image(rng, (480, 640))[0][..., ::-1] for _ in range(3)]
+
+
+def _detections(outputs: Outputs, postprocessed: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Scores, labels and boxes (XYXY) of each image."""
+    if not postprocessed:
+        logits, boxes = outputs
+        outputs = best_detections(Predictions(logits[None], boxes[None]), 100)
+    return [(scores, labels, boxes) for scores, labels, boxes in zip(*outputs, strict=True)]
+
+
+def _differences(wanted: Outputs, given: Outputs) -> Tensor:
+    """(N,) of each detection of torch that counts, from the nearest of its class; infinite where there is none in its
+    place."""
+    count = int((wanted[0] >= _SCORE).sum()) or min(_FEW, len(wanted[0]))
+    scores, labels, boxes = (one[:count].float() for one in wanted)
+    other_scores, other_labels, other_boxes = (one.float() for one in given)
+    same = (iou(boxes[:, None], other_boxes[None]) >= _SAME_PLACE) & (labels[:, None] == other_labels)
+    moved = (boxes[:, None] - other_boxes[None]).abs().amax(dim=2)
+    changed = torch.maximum(moved, (scores[:, None] - other_scores).abs())
+    return changed.masked_fill(~same, torch.inf).amin(dim=1)

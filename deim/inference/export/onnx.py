@@ -1,0 +1,164 @@
+"""A detector as an ONNX file."""
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import deim
+from deim.errors import ConfigError
+from deim.inference.deployment import to_deployment
+from deim.inference.export.graph import INPUT, DetectionGraph, example
+from deim.inference.export.half import to_half
+from deim.inference.export.metadata import KEY, Metadata
+from deim.inference.source import TrainedModel
+from deim.layers.ops import EXPORT_FORMS, exported_as
+
+# LayerNormalization is one node since 17; torch's exporter begins with 18.
+OPSETS = range(18, 24)
+_STRIDE = 32
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """
+    Attributes:
+        size: (height, width) of the images, multiples of 32; None for that of the recipe's test images.
+        dynamic_batch: any number of images; else ``batch``.
+        dynamic_size: any height and width that are multiples of 32.
+        postprocess: see :class:`DetectionGraph`.
+        attention: one of :data:`deim.layers.ops.EXPORT_FORMS`.
+        opset: of ONNX.
+        batch: the number of images where it is fixed.
+        half: float16, see :mod:`deim.inference.export.half`.
+    """
+
+    size: tuple[int, int] | None = None
+    dynamic_batch: bool = True
+    dynamic_size: bool = False
+    postprocess: bool = True
+    attention: str = "grid_sample"
+    opset: int = 18
+    batch: int = 1
+    half: bool = False
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigError: an option makes no sense.
+        """
+        if self.attention not in EXPORT_FORMS:
+            raise ConfigError(f"attention={self.attention!r}; choose one of {', '.join(EXPORT_FORMS)}")
+        if self.opset not in OPSETS:
+            raise ConfigError(f"opset={self.opset}; choose one from {OPSETS.start} to {OPSETS[-1]}")
+        if self.batch < 1:
+            raise ConfigError(f"batch={self.batch} must be at least 1")
+        if self.size is not None and any(side < _STRIDE or side % _STRIDE for side in self.size):
+            raise ConfigError(f"size={self.size[0]} x {self.size[1]}: height and width must be multiples of {_STRIDE}")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file and what it was made of.
+
+    Attributes:
+        path: of the file.
+        graph: the model in torch that gives the same.
+        metadata: what the file says of itself.
+    """
+
+    path: Path
+    graph: DetectionGraph
+    metadata: Metadata
+
+
+def input_size(config: Any) -> tuple[int, int]:
+    """(height, width) of a recipe's test images; a square of the shorter side where they keep their proportions."""
+    for augmentation in config.dataloader.test.mapper.augmentations:
+        if "shape" in augmentation:
+            height, width = augmentation.shape
+            return int(height), int(width)
+        if "short_edge_length" in augmentation:
+            side = -(-int(augmentation.short_edge_length) // _STRIDE) * _STRIDE
+            return side, side
+    raise ConfigError("the recipe's test images are not resized: give the size of those that the exported model gets")
+
+
+def export_onnx(trained: TrainedModel, path: str | Path, options: ExportOptions) -> Exported:
+    """Write a model, on the CPU, as a ``.onnx`` file.
+
+    Raises:
+        ConfigError: an option makes no sense, a package is missing, or the model is of another project.
+    """
+    options.check()
+    _require_packages()
+    size = options.size or input_size(trained.config)
+    model = to_deployment(trained.model.cpu(), memory_format=torch.contiguous_format)
+    graph = DetectionGraph(model, options.postprocess).eval()
+    program = _trace(graph, size, options)
+    metadata = Metadata(
+        version=deim.__version__,
+        class_names=trained.class_names,
+        size=size,
+        dynamic_size=options.dynamic_size,
+        channels=trained.config.dataloader.test.mapper.get("image_format", "RGB"),
+        postprocess=options.postprocess,
+        dtype="float16" if options.half else "float32",
+    )
+    program.model.metadata_props[KEY] = metadata.to_json()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    program.save(str(path))
+    if options.half:
+        to_half(path)
+    return Exported(Path(path), graph, metadata)
+
+
+def _trace(graph: DetectionGraph, size: tuple[int, int], options: ExportOptions) -> Any:
+    # two images, since tracing takes what is 1 for a constant
+    images = example(2 if options.dynamic_batch else options.batch, size)
+    with exported_as(options.attention), _quiet():
+        return torch.onnx.export(
+            graph,
+            (images,),
+            dynamo=True,
+            opset_version=options.opset,
+            input_names=[INPUT],
+            output_names=list(graph.outputs),
+            dynamic_shapes={INPUT: _dynamic_sides(options)},
+            verbose=False,
+        )
+
+
+def _dynamic_sides(options: ExportOptions) -> dict[int, Any]:
+    sides: dict[int, Any] = {}
+    if options.dynamic_batch:
+        sides[0] = torch.export.Dim("batch", min=1, max=1024)
+    if options.dynamic_size:
+        sides |= {axis: _STRIDE * torch.export.Dim(name, min=2, max=128) for axis, name in ((2, "h"), (3, "w"))}
+    return sides
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Without what the exporter says of its own steps."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _require_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"exporting needs the package {error.name}: pip install '.[export]'") from error

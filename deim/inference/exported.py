@@ -1,0 +1,159 @@
+"""Carrying out exported files: by ONNX Runtime, by OpenVINO."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from deim.errors import CheckpointError, ConfigError
+from deim.inference.export.metadata import KEY, Metadata
+from deim.inference.pictures import resized
+
+# Images of any size are resized to a multiple of it.
+_STRIDE = 32
+
+
+class Session(Protocol):
+    """An open file: bytes (B, 3, H, W) -> its outputs."""
+
+    metadata: Metadata
+    description: str
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]: ...
+
+
+class ExportedRunner:
+    """A :class:`~deim.inference.runner.Runner` by an exported file."""
+
+    def __init__(self, path: str, session: Session):
+        metadata = session.metadata
+        if not metadata.postprocess:
+            raise ConfigError(
+                f"{path} gives logits and no detections: export it with post-processing to predict with it"
+            )
+        self.session, self.metadata = session, metadata
+        self.class_names, self.description = list(metadata.class_names), session.description
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        size = self._size(image.shape[0], image.shape[1])
+        shown = resized(image, size)
+        if self.metadata.channels == "BGR":
+            shown = shown[..., ::-1]
+        return torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1)))
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that a picture gets."""
+        wanted = self.metadata.size
+        if not self.metadata.dynamic_size:
+            return wanted[0], wanted[1]
+        # as many pixels as the size it was made for, in the picture's proportions
+        scale = (wanted[0] * wanted[1] / (height * width)) ** 0.5
+        rows, columns = (max(round(side * scale / _STRIDE), 1) * _STRIDE for side in (height, width))
+        return rows, columns
+
+    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
+        """Images of one size go through together."""
+        found: dict[int, Instances] = {}
+        for shape in dict.fromkeys(image.shape for image in images):
+            places = [place for place, image in enumerate(images) if image.shape == shape]
+            outputs = self.session(np.stack([images[place].numpy() for place in places]))
+            for place, scores, labels, boxes in zip(places, *outputs, strict=True):
+                found[place] = _instances(sizes[place], scores, labels, boxes)
+        return [found[place] for place in range(len(images))]
+
+
+def _instances(size: tuple[int, int], scores: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> Instances:
+    scale = np.array([size[1], size[0], size[1], size[0]], dtype=np.float32)
+    return Instances(
+        size,
+        pred_boxes=Boxes(torch.from_numpy(boxes.astype(np.float32) * scale)),
+        scores=torch.from_numpy(scores.astype(np.float32)),
+        pred_classes=torch.from_numpy(labels.astype(np.int64)),
+    )
+
+
+class OnnxSession:
+    """A ``.onnx`` in ONNX Runtime, on a GPU if its GPU build is installed and one is asked for."""
+
+    def __init__(self, path: str, device: str = "auto"):
+        runtime = _import("onnxruntime", path)
+        runtime.set_default_logger_severity(3)
+        providers = runtime.get_available_providers()
+        on_gpu = device.startswith("cuda") or (device == "auto" and "CUDAExecutionProvider" in providers)
+        if on_gpu and "CUDAExecutionProvider" not in providers:
+            raise ConfigError("this ONNX Runtime has no CUDA: pip install onnxruntime-gpu, or device='cpu'")
+        wanted = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = _open(path, lambda: runtime.InferenceSession(path, options, providers=wanted))
+        self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.input = self.session.get_inputs()[0].name
+        self.description = f"ONNX Runtime on {'cuda' if on_gpu else 'cpu'}"
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(None, {self.input: images})
+
+
+class OpenVINOSession:
+    """An ``.xml`` in OpenVINO, on the CPU unless "gpu" or another of its devices is asked for."""
+
+    def __init__(self, path: str, device: str = "auto"):
+        openvino = _import("openvino", path)
+        core = openvino.Core()
+        name = "CPU" if device in ("auto", "cpu") else device.upper()
+        model = _open(path, lambda: core.read_model(path))
+        text = str(model.get_rt_info(KEY).value) if model.has_rt_info(KEY) else None
+        self.metadata = Metadata.from_json(text, path)
+        options: dict[str, Any] = {}
+        if name == "CPU":
+            # of its own accord it computes in bfloat16 where a processor can, and loses detections
+            options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        self.compiled = _open(path, lambda: core.compile_model(model, name, options))
+        self.description = f"OpenVINO on {name}"
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        found = self.compiled(images)
+        return [found[output] for output in self.compiled.outputs]
+
+
+SESSIONS: dict[str, Callable[[str, str], Session]] = {".onnx": OnnxSession, ".xml": OpenVINOSession}
+
+
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether a path has the suffix of an exported file."""
+    return Path(path).suffix.lower() in SESSIONS
+
+
+def open_session(path: str, device: str = "auto") -> Session:
+    """
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+        ConfigError: what carries it out is not installed, or the device is not there.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"exported model {path} does not exist")
+    return SESSIONS[Path(path).suffix.lower()](path, device)
+
+
+def load_exported(path: str, device: str = "auto") -> ExportedRunner:
+    """See :func:`open_session`."""
+    return ExportedRunner(path, open_session(path, device))
+
+
+def _import(name: str, path: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ConfigError(f"{path} needs {name}: pip install {name}") from error
+
+
+def _open(path: str, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except Exception as error:  # both raise kinds of their own, and plain RuntimeErrors
+        raise CheckpointError(f"{path} cannot be opened: {str(error).strip().splitlines()[-1]}") from error

@@ -1,0 +1,89 @@
+"""What carries out a model: torch here, exported files elsewhere. All take and give the same."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from deim.config import build
+from deim.data.mapper import DetectionMapper
+from deim.errors import ConfigError
+from deim.inference.deployment import to_deployment
+from deim.inference.source import TrainedModel, load_trained
+
+
+class Runner(Protocol):
+    """
+    Attributes:
+        class_names: of the scores.
+        description: of what carries it out and where, for a log.
+    """
+
+    class_names: list[str]
+    description: str
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        """uint8 (H, W, 3) RGB -> uint8 (3, h, w), as the model takes it."""
+
+    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
+        """
+        Args:
+            images: from :meth:`prepare`.
+            sizes: (height, width) of each picture.
+
+        Returns:
+            for each the detections in pixels of the picture, on the CPU, best first.
+        """
+
+
+class TorchRunner:
+    """A model of torch in its deployed form.
+
+    Args:
+        half: float16 where torch deems it safe (autocast).
+        compile: by ``torch.compile``.
+
+    Raises:
+        ConfigError: its test data are mapped by what knows nothing of single images, or there is no such device.
+    """
+
+    def __init__(self, trained: TrainedModel, device: str = "auto", half: bool = False, compile: bool = False):
+        self.device, self.half = _device(device), half
+        self.class_names = trained.class_names
+        self.mapper = build(trained.config, "dataloader.test.mapper")
+        if not isinstance(self.mapper, DetectionMapper):
+            raise ConfigError(
+                f"predicting needs a DetectionMapper as dataloader.test.mapper, not {type(self.mapper).__name__}"
+            )
+        self.model: nn.Module = to_deployment(trained.model.to(self.device), compile=compile)
+        self.description = f"torch on {self.device}"
+
+    @classmethod
+    def load(cls, source: str, weights: str | None, device: str, half: bool, compile: bool) -> "TorchRunner":
+        return cls(load_trained(source, weights), device, half, compile)
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        return self.mapper.image(image)
+
+    @torch.inference_mode()
+    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
+        batch = [
+            {"image": image, "height": height, "width": width}
+            for image, (height, width) in zip(images, sizes, strict=True)
+        ]
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            results = self.model(batch)
+        return [result["instances"].to("cpu") for result in results]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ConfigError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return device

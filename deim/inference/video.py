@@ -1,0 +1,81 @@
+"""Frames of videos and cameras in, videos with boxes out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from deim.errors import ConfigError, DatasetError
+
+SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+
+
+def is_video(source: str) -> bool:
+    """Whether a source is a video by its suffix, or the number of a camera."""
+    return source.isdigit() or Path(source).suffix.lower() in SUFFIXES
+
+
+class Video:
+    """A file, or a camera by its number.
+
+    Attributes:
+        fps: frames per second.
+        count: of frames; None where it is not known, as of cameras.
+
+    Raises:
+        DatasetError: it cannot be opened.
+    """
+
+    def __init__(self, source: str):
+        self.source = source
+        self._capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+        if not self._capture.isOpened():
+            what = "camera" if source.isdigit() else "video"
+            raise DatasetError(
+                f"the {what} {source} cannot be opened: it is not there, or of a kind that OpenCV cannot read"
+            )
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.count = count if count > 0 else None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """uint8 (H, W, 3) RGB frames."""
+        try:
+            while True:
+                read, frame = self._capture.read()
+                if not read:
+                    return
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            self._capture.release()
+
+
+class VideoWriter:
+    """An ``.mp4`` of frames of one size."""
+
+    def __init__(self, path: str | Path, fps: float):
+        self.path, self.fps = Path(path), fps
+        self._writer: cv2.VideoWriter | None = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """
+        Args:
+            frame: uint8 (H, W, 3) RGB.
+
+        Raises:
+            ConfigError: OpenCV cannot write videos here.
+        """
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            size = (frame.shape[1], frame.shape[0])
+            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
+            if not self._writer.isOpened():
+                raise ConfigError(
+                    f"{self.path} cannot be written: this OpenCV has no codec for it, or the folder is not writable"
+                )
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()

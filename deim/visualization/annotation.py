@@ -1,0 +1,66 @@
+"""Boxes with labels drawn into the pixels of an image."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+
+
+def annotate(
+    image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colours: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """A copy of an image, at its own resolution, with boxes.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        boxes: (N, 4) XYXY in pixels; the last is drawn on top.
+        labels, colours: of each box; colours are RGB in [0, 255].
+    """
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
+    # readable on a thumbnail as on a poster
+    scale = max(image.shape[:2]) / 640
+    width, font = max(round(2 * scale), 1), _font(max(round(12 * scale), 9))
+    for box, label, colour in zip(boxes.tolist(), labels, colours, strict=True):
+        draw.rectangle(_ordered(box), outline=colour, width=width)
+        if label:
+            _draw_label(draw, box, label, colour, font)
+    return np.asarray(canvas)
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    """RGB of a class; neighbours are far apart, and a class has the same colour in every picture."""
+    # the golden ratio spreads hues evenly however many there are
+    hue = index * 0.618033988749895 % 1.0
+    red, green, blue = (np.clip(np.abs((hue * 6 + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2))
+    return int(55 + 200 * red), int(55 + 200 * green), int(55 + 200 * blue)
+
+
+def _ordered(box: Sequence[float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    return left, top, max(left, right), max(top, bottom)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    label: str,
+    colour: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    """Above the box, or inside where there is no room above; always within the picture."""
+    _, _, width, depth = draw.textbbox((0, 0), label, font=font)
+    right, bottom = draw.im.size
+    left = max(min(box[0], right - width - 4), 0)
+    top = box[1] - depth - 2 if box[1] >= depth + 2 else max(min(box[1], bottom - depth - 2), 0)
+    draw.rectangle((left, top, left + width + 4, top + depth + 2), fill=colour)
+    bright = sum(share * part for share, part in zip((0.3, 0.6, 0.1), colour, strict=True)) > 110
+    draw.text((left + 2, top), label, fill="black" if bright else "white", font=font)
+
+
+@functools.lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The one that comes with matplotlib: it has more alphabets than PIL's."""
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

@@ -1,0 +1,45 @@
+"""A checkpoint as a run leaves it, and pictures to look at."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+
+import deim
+from deim.checkpoint.provenance import Provenance
+from deim.config.portable import to_portable
+from deim.data.datasets.shapes import CLASSES, draw_image
+from tests.models import FAMILIES, randomize, recipe
+
+
+def checkpoint_recipe(family: str = "dfine"):
+    """A recipe with keys that the command line has set."""
+    return recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
+
+
+def write_checkpoint(path: Path, family: str = "dfine") -> Path:
+    """A small model of six classes, with random weights that detect something everywhere."""
+    torch.manual_seed(0)
+    cfg = checkpoint_recipe(family)
+    model = randomize(instantiate(cfg.model))
+    said = Provenance(deim.__version__, cfg.train.recipe, CLASSES, config=to_portable(cfg))
+    torch.save({"model": model.state_dict(), "deim": said.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "model.pth")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five pictures of different sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(96, 128), (128, 96), (96, 96), (200, 160), (64, 300)]):
+        cv2.imwrite(str(folder / f"{number}.png"), draw_image(rng, size)[0])
+    return folder

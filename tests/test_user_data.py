@@ -1,0 +1,204 @@
+"""A recipe on one's own data, by their path: what lies there is told, and the rest follows from it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from deim.config import load_config, published
+from deim.config.batch_size import scale_to_batch_size
+from deim.data.datasets.discovery import discover
+from deim.data.datasets.shapes import CLASSES as SHAPES
+from deim.errors import CheckpointError, ConfigError, DatasetError
+from tests.models import recipe
+from tests.test_datasets import CLASSES, OBJECTS, write_coco, write_voc, write_yolo
+from tests.test_train_net import RECIPE, SMALL, metrics, tool, train_net
+
+KINDS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_is_told_by_what_lies_there(kind: str, tmp_path: Path) -> None:
+    KINDS[kind](tmp_path)
+    found = discover(str(tmp_path))
+    assert list(found.classes) == list(CLASSES)
+    records = found.train.read(name=f"{tmp_path}", **found.train.arguments)
+    assert [len(record["annotations"]) for record in records] == [len(one) for one in OBJECTS]
+    assert found.format == {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO"}[kind]
+
+
+LAYOUTS = {
+    "coco": ("annotations/instances_train2017.json", "train2017", "annotations/instances_val2017.json", "val2017"),
+    "images": ("annotations/train.json", "images/train", "annotations/val.json", "images/val"),
+    "shared": ("annotations/instances_train.json", "images", "annotations/instances_val.json", "images"),
+    "roboflow": ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
+    "flat": ("train.json", ".", "test.json", "."),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_coco_that_are_in_use(layout: str, tmp_path: Path) -> None:
+    written = write_coco(tmp_path / "source")
+    for file, folder in (LAYOUTS[layout][:2], LAYOUTS[layout][2:]):
+        for path in (tmp_path / "data" / file).parent, tmp_path / "data" / folder:
+            path.mkdir(parents=True, exist_ok=True)
+        shutil.copy(written["json_file"], tmp_path / "data" / file)
+        for image in Path(written["image_root"]).iterdir():
+            shutil.copy(image, tmp_path / "data" / folder)
+    found = discover(str(tmp_path / "data"))
+    assert found.train.arguments["json_file"].endswith(LAYOUTS[layout][0])
+    assert found.test is not None
+    assert found.test.arguments["json_file"].endswith(LAYOUTS[layout][2])
+    for split in (found.train, found.test):
+        assert Path(split.arguments["image_root"], "0.jpg").is_file()
+
+
+def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="there is no data at"):
+        discover(str(tmp_path / "nowhere"))
+    with pytest.raises(DatasetError, match=r"has nothing to train on: looked for a data\.yaml"):
+        discover(str(tmp_path))
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(DatasetError, match=r"a\.txt is no data\.yaml"):
+        discover(str(tmp_path / "a.txt"))
+    written = write_coco(tmp_path)
+    shutil.rmtree(written["image_root"])
+    with pytest.raises(DatasetError, match=r"the first image of .*train\.json, 0\.jpg, is in none of"):
+        discover(str(tmp_path))
+    (tmp_path / "train.json").write_text("[]")
+    with pytest.raises(DatasetError, match="not in COCO's format"):
+        discover(str(tmp_path))
+
+
+def test_splits_of_other_categories_are_told(tmp_path: Path) -> None:
+    content = json.loads(Path(write_coco(tmp_path)["json_file"]).read_text())
+    content["categories"].reverse()
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert list(discover(str(tmp_path)).classes) == list(CLASSES)
+    content["categories"] = [{"id": 3, "name": "dog"}, {"id": 9, "name": "cat"}]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"other categories than the split before it \(cat, dog\)"):
+        discover(str(tmp_path))
+
+
+def test_images_are_kept_back_where_there_is_no_split_to_evaluate_on(shapes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "only_train"
+    (folder / "annotations").mkdir(parents=True)
+    shutil.copy(shapes / "annotations" / "instances_train.json", folder / "annotations")
+    (folder / "train").symlink_to(shapes / "train")
+    cfg = load_config(RECIPE, (), str(folder))
+    train, test = (instantiate(cfg.dataloader[split].dataset) for split in ("train", "test"))
+    names = [{record["file_name"] for record in records} for records in (train, test)]
+    assert (len(names[0]), len(names[1])) == (22, 2)
+    assert not names[0] & names[1]
+    assert cfg.model.num_classes == len(SHAPES)
+
+
+def test_what_is_set_by_hand_wins(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "mine")
+    cfg = load_config("dfine/dfine_s_coco", ["model.num_classes=9", "train.output_dir=here"], str(tmp_path / "mine"))
+    assert (cfg.model.num_classes, cfg.train.output_dir) == (9, "here")
+    plain = load_config("dfine/dfine_s_coco", (), str(tmp_path / "mine" / "data.yaml"))
+    assert plain.model.num_classes == 2
+    assert plain.train.output_dir == "output/dfine_s_coco_mine"
+    assert plain.train.init_checkpoint == "coco"
+
+
+def scaled(*overrides: str, iters_per_epoch: int | None = None):
+    cfg = recipe("deim_dfine_n_coco", *overrides)
+    assert scale_to_batch_size(cfg, iters_per_epoch)
+    return cfg
+
+
+def test_a_doubled_batch_changes_what_the_authors_say() -> None:
+    """D-FINE-L's figures in "Customizing Batch Size"."""
+    cfg = recipe(
+        "dfine_l_coco",
+        "train.reference_batch_size=32",
+        "dataloader.train.total_batch_size=64",
+        "optimizer.lr=0.00025",
+        "optimizer.params.rules.backbone.lr=0.0000125",
+        "schedule.warmup_iters=500",
+        "train.model_ema.decay=0.9999",
+        "train.model_ema.warmup_iters=1000",
+    )
+    assert scale_to_batch_size(cfg, 1848)
+    assert cfg.optimizer.lr == pytest.approx(0.0005)
+    assert cfg.optimizer.params.rules.backbone.lr == pytest.approx(0.000025)
+    assert cfg.train.model_ema.decay == pytest.approx(0.9998)
+    assert cfg.train.model_ema.warmup_iters == 500
+    assert cfg.schedule.warmup_iters == 250
+
+
+def test_a_small_data_set_is_not_all_warm_up() -> None:
+    whole = recipe("deim_dfine_n_coco")
+    cfg = scaled("train.reference_batch_size=128", "train.reference_images=118287", iters_per_epoch=250)
+    share = 250 / (118287 / 128)
+    assert cfg.optimizer.lr == whole.optimizer.lr
+    assert cfg.schedule.warmup_iters == round(whole.schedule.warmup_iters * share)
+    assert 1 / (1 - cfg.train.model_ema.decay) == pytest.approx(share / (1 - whole.train.model_ema.decay))
+    tiny = scaled("train.reference_batch_size=128", "train.reference_images=118287", iters_per_epoch=1)
+    assert 0.5 <= tiny.train.model_ema.decay < 1
+    assert tiny.schedule.warmup_iters >= 1
+
+
+def test_nothing_is_scaled_unless_asked_for_and_never_twice() -> None:
+    cfg = recipe("deim_dfine_n_coco")
+    assert not scale_to_batch_size(cfg, 100)
+    cfg = scaled("train.reference_batch_size=64")
+    rate = cfg.optimizer.lr
+    assert not scale_to_batch_size(cfg, None)
+    assert cfg.optimizer.lr == rate
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        scaled("train.reference_batch_size=0")
+
+
+def test_weights_are_a_path_or_the_name_of_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    (file,) = [one for one in published.PUBLISHED if (one.recipe, one.data) == ("deim_dfine/deim_dfine_s_coco", "coco")]
+    with pytest.raises(CheckpointError, match=f"download {file.address} and put it at {file.path}"):
+        published.path_of("deim_dfine/deim_dfine_s_coco", "coco")
+    file.path.parent.mkdir()
+    file.path.touch()
+    assert published.path_of("deim_dfine/deim_dfine_s_coco", "coco") == str(file.path)
+    for path in ("", "somewhere/model", "model.pth", str(tmp_path)):
+        assert published.path_of("deim_dfine/deim_dfine_s_coco", path) == path
+    with pytest.raises(CheckpointError, match=r"no published weights 'imagenet' for .* \(there are: coco\)"):
+        published.path_of("deim_dfine/deim_dfine_s_coco", "imagenet")
+
+
+def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, tmp_path: Path) -> None:
+    """Shapes with two of the classes, in another order, and one that is new."""
+    first = train_net(shapes, tmp_path / "first", "train.max_iter=2", "train.eval_period=2")
+    assert first.returncode == 0, first.stderr
+    for split in ("train", "val"):
+        (tmp_path / "mine" / "annotations").mkdir(parents=True, exist_ok=True)
+        content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text())
+        kept = {"star": 2, "circle": 7, "blob": 9}
+        ids = {one["id"]: kept[one["name"]] for one in content["categories"] if one["name"] in kept}
+        content["categories"] = [{"id": number, "name": name} for name, number in kept.items()]
+        content["annotations"] = [
+            a | {"category_id": ids[a["category_id"]]} for a in content["annotations"] if a["category_id"] in ids
+        ]
+        (tmp_path / "mine" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (tmp_path / "mine" / split).symlink_to(shapes / split)
+    output = tmp_path / "second"
+    done = tool("train_net.py", "--config-file", RECIPE, "--data", str(tmp_path / "mine"), *SMALL, "train.max_iter=2",
+                "train.eval_period=2", f"train.output_dir={output}",
+                f"train.init_checkpoint={tmp_path / 'first' / 'model_final.pth'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "is in COCO's format, of 3 classes: star, circle, blob" in done.stdout
+    assert "optimizer.lr=" in done.stdout
+    assert sorted(metrics(output)) == [0, 1]
+    said = torch.load(output / "model_final.pth", weights_only=True)["deim"]
+    assert said["classes"] == ["star", "circle", "blob"]
+    assert "reference_batch_size: null" in (output / "config.yaml").read_text()
+
+
+def test_a_folder_without_data_ends_with_a_message(tmp_path: Path) -> None:
+    done = tool("train_net.py", "--config-file", RECIPE, "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path} has nothing to train on")
