@@ -11,17 +11,18 @@ RUN := output/deim_dfine_n_shapes
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/make_shapes_dataset.py datasets/deim_shapes
 	rm -rf $(RUN)
-	$(BIN)/python tools/train_net.py --config-file $(RECIPE)
+	$(BIN)/python tools/train_net.py --config-file $(RECIPE) train.report=true
 	$(BIN)/python tools/plot_metrics.py $(RUN)/metrics.json $(RUN)/curves.png
 	$(BIN)/python tools/draw_predictions.py --config-file $(RECIPE) --output $(RUN)/predictions.png \
 		train.init_checkpoint=$(RUN)/model_final.pth
 	@printf '%s\n' "" "Trained, evaluated and drawn in $(RUN):" \
 		"  curves.png       loss and AP" \
 		"  predictions.png  detections over ground truth" \
+		"  report.html      scores, classes, errors and thresholds: open it in a browser" \
 		"  model_final.pth  the weights; log.txt and metrics.json tell how they came about" \
-		"Next, your own data: see docs/data.md, and look it over first with" \
-		"  $(BIN)/python tools/check_dataset.py --config-file projects/deim_dfine/configs/deim_dfine_s_yolo.py \\" \
-		"    dataloader.train.dataset.data_file=path/to/data.yaml"
+		"Next, your own pictures, and your own data (docs/predict.md, docs/your_data.md):" \
+		"  $(BIN)/python tools/predict.py $(RUN)/model_best.pth datasets/deim_shapes/val --output found" \
+		"  $(BIN)/python tools/train_net.py --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data"
 
 test: $(VENV)/.installed-dev
 	$(MAKE) lint

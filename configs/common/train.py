@@ -42,6 +42,8 @@ train = dict(
     ),
     seed=0,
     # 20 iterations with an evaluation after 10, to see whether everything works
+    # report.html at the end of training, in one process
+    report=False,
     fast_dev_run=dict(enabled=False),
     wandb=dict(enabled=False, params=dict(dir="./wandb_output", project="deim", name="deim")),
     device="cuda",

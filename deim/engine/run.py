@@ -36,6 +36,7 @@ from deim.engine.preflight import (
     make_output_folder,
     warn_of_unused_parts,
 )
+from deim.engine.report import write_report
 from deim.engine.trainer import Trainer
 from deim.engine.writers import build_writers
 from deim.errors import ConfigError
@@ -61,6 +62,17 @@ def main(args: Namespace) -> None:
         evaluate_checkpoint(cfg)
     else:
         train(cfg, resume_run=args.resume)
+        if cfg.train.report:
+            report(cfg)
+
+
+def report(cfg: Any) -> None:
+    """Write what the run is worth, where it is one process: others would evaluate parts of the images."""
+    folder = cfg.train.output_dir
+    if comm.get_world_size() == 1:
+        logger.info(f"Wrote {write_report(folder)}")
+    else:
+        logger.info(f"What the run is worth: python tools/report.py {folder}")
 
 
 def train(cfg: Any, resume_run: bool = False) -> None:

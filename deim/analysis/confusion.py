@@ -1,0 +1,37 @@
+"""Which classes are taken for which."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deim.analysis.judging import SAME, Found, covered, iou
+
+
+def confusion_matrix(found: Sequence[Found], num_classes: int) -> np.ndarray:
+    """Objects and detections counted by their classes, where they are in the same place (IoU of at least 0.5); the
+    better detection takes an object first, and an object of its own class before others.
+
+    Returns:
+        (K + 1, K + 1) int64: rows are objects, columns detections; the last row counts detections of no object, the
+        last column objects that were not found. Detections on crowds of their class do not count.
+    """
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    for one in found:
+        _count(one, matrix)
+    return matrix
+
+
+def _count(one: Found, matrix: np.ndarray) -> None:
+    nothing = len(matrix) - 1
+    overlap = iou(one.boxes, one.truth_boxes)
+    on_crowd = (covered(one.boxes, one.crowds) >= SAME) & (one.classes[:, None] == one.crowd_classes[None])
+    free = np.ones(len(one.truth_boxes), bool)
+    for place, label in enumerate(one.classes):
+        usable = np.where(free & (overlap[place] >= SAME), overlap[place] + (one.truth_classes == label), 0.0)
+        if usable.size and usable.max() > 0:
+            taken = int(usable.argmax())
+            free[taken] = False
+            matrix[one.truth_classes[taken], label] += 1
+        elif not on_crowd[place].any():
+            matrix[nothing, label] += 1
+    matrix[:, nothing] += np.bincount(one.truth_classes[free], minlength=len(matrix))

@@ -1,0 +1,244 @@
+"""What a run is worth, on one page."""
+
+import itertools
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import LazyConfig
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from torch import nn
+
+from deim.analysis import KINDS, Curve, Found, Judged, confusion_matrix, curves_of_classes, judge
+from deim.analysis.curves import best_threshold
+from deim.analysis.judging import CORRECT, IGNORED
+from deim.config import build
+from deim.data.image import read_image
+from deim.data.records import annotation_arrays, boxes_of
+from deim.engine.evaluation import check_classes, trained_model
+from deim.engine.preflight import fall_back_to_cpu
+from deim.errors import ConfigError
+from deim.visualization import draw_metrics
+from deim.visualization.analysis import bars_figure, confusion_figure, precision_recall_figure
+from deim.visualization.annotation import annotate
+from deim.visualization.page import Page
+
+logger = logging.getLogger("detectron2.deim")
+
+# The weights that are reported, the first that is there.
+_WEIGHTS = ("model_best.pth", "model_final.pth")
+_GREEN, _RED, _WHITE = (40, 180, 70), (230, 40, 50), (255, 255, 255)
+_SHOWN_PICTURES, _TIMED_IMAGES = 9, 20
+# The longer side of a picture on the page, in pixels.
+_SIDE = 640
+
+
+class Collector(DatasetEvaluator):
+    """Keeps all detections: {image id: (boxes (M, 4) XYXY, scores (M,), classes (M,)), best first}."""
+
+    def __init__(self) -> None:
+        self.detections: dict[Any, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for given, result in zip(inputs, outputs, strict=True):
+            found = result["instances"].to("cpu")
+            arrays = (found.pred_boxes.tensor.numpy(), found.scores.numpy(), found.pred_classes.numpy())
+            self.detections[given["image_id"]] = arrays
+
+    def evaluate(self) -> dict:
+        return {}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run's weights on its test images.
+
+    Attributes:
+        scores: COCO's, in percent, with ``AP-<class>``.
+        found: what is in the images and what was found there.
+        class_names: of the data.
+        seconds: that the model takes for one image, the median of a few.
+        parameters: of the model.
+    """
+
+    scores: dict[str, float]
+    found: Sequence[Found]
+    class_names: Sequence[str]
+    seconds: float
+    parameters: int
+
+
+def write_report(folder: str | Path, weights: str | None = None, overrides: Sequence[str] = ()) -> Path:
+    """Evaluate the weights that a run has left, and write ``report.html`` beside them.
+
+    Args:
+        folder: ``train.output_dir`` of the run.
+        weights: a checkpoint; by default the best or the final one of the run.
+        overrides: ``key=value``, of the run's config.
+
+    Raises:
+        DeimError: the folder holds no run, or what its config names is gone.
+    """
+    folder = Path(folder)
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{folder} holds no run: it has no config.yaml")
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(file)), list(overrides))
+    there = [str(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
+    if weights is None and not there:
+        raise ConfigError(f"{folder} has no weights yet: neither {' nor '.join(_WEIGHTS)}")
+    cfg.train.init_checkpoint = weights or there[0]
+    fall_back_to_cpu(cfg)
+    page = compose(cfg, run_on_test_images(cfg), folder)
+    page.write(folder / "report.html")
+    return folder / "report.html"
+
+
+@torch.no_grad()
+def run_on_test_images(cfg: Any) -> Evaluated:
+    """Evaluate ``train.init_checkpoint`` on ``dataloader.test``."""
+    loader = build(cfg, "dataloader.test")
+    check_classes(cfg, "test")
+    model, collector = trained_model(cfg).eval(), Collector()
+    results = inference_on_dataset(model, loader, [build(cfg, "dataloader.evaluator"), collector])
+    found = [
+        _found(record, collector.detections[record["image_id"]])
+        for record in build(cfg, "dataloader.test.dataset")
+        if record["image_id"] in collector.detections
+    ]
+    names = MetadataCatalog.get(cfg.dataloader.test.dataset.name).thing_classes
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Evaluated(dict(results["bbox"]), found, names, _seconds(model, loader), parameters)
+
+
+def _found(record: dict, detections: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Found:
+    crowds = [one for one in record.get("annotations", ()) if one.get("iscrowd", 0)]
+    boxes, classes = annotation_arrays(record)
+    crowd_classes = np.array([one["category_id"] for one in crowds], dtype=np.int64)
+    return Found(record["file_name"], boxes, classes, boxes_of(crowds), crowd_classes, *detections)
+
+
+def _seconds(model: nn.Module, loader: Any) -> float:
+    samples = itertools.islice(itertools.chain.from_iterable(loader), _TIMED_IMAGES)
+    times = []
+    for sample in samples:
+        start = time.perf_counter()
+        model([sample])[0]["instances"].scores.sum().item()  # which waits for the device
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
+    """The page of a run."""
+    judged = [judge(one) for one in evaluated.found]
+    curves = curves_of_classes(evaluated.found, judged, len(evaluated.class_names))
+    threshold = best_threshold(curves)
+    page = Page(f"{cfg.train.recipe or folder.name}: what was learned")
+    _add_summary(page, cfg, evaluated, threshold)
+    if (folder / "metrics.json").is_file():
+        page.heading("Training")
+        draw_metrics(folder / "metrics.json", folder / "curves.png")
+        page.file(folder / "curves.png", "loss and AP over the iterations")
+    _add_classes(page, evaluated, curves)
+    _add_errors(page, evaluated, judged, threshold)
+    _add_pictures(page, evaluated, threshold)
+    page.heading("Configuration")
+    page.folded("config.yaml", (folder / "config.yaml").read_text())
+    return page
+
+
+def _add_summary(page: Page, cfg: Any, evaluated: Evaluated, threshold: float) -> None:
+    scores = evaluated.scores
+    page.note(
+        f"{cfg.train.init_checkpoint}, on the {len(evaluated.found)} images of {cfg.dataloader.test.dataset.name}"
+    )
+    page.figures(
+        [
+            (f"{scores['AP']:.1f}", "AP"),
+            (f"{scores['AP50']:.1f}", "AP50"),
+            (f"{threshold:.2f}", "best threshold"),
+            (f"{evaluated.parameters / 1e6:.1f} M", "parameters"),
+            (f"{1000 * evaluated.seconds:.1f} ms", f"an image on {cfg.train.device}, as it was trained"),
+        ]
+    )
+    page.heading("COCO's figures")
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    page.table(names, [[_percent(scores[name]) for name in names]])
+    page.note("APs, APm and APl: objects of an area below 32², between, and above 96² pixels; - where there are none.")
+
+
+def _add_classes(page: Page, evaluated: Evaluated, curves: Sequence[Curve]) -> None:
+    page.heading("Classes")
+    rows = []
+    for name, curve in zip(evaluated.class_names, curves, strict=True):
+        best = curve.best
+        at_best = ["-"] * 4
+        if best is not None:
+            values = (curve.scores[best], curve.f1[best], curve.precision[best], curve.recall[best])
+            at_best = [f"{value:.2f}" for value in values]
+        rows.append([name, str(curve.objects), _percent(evaluated.scores.get(f"AP-{name}", np.nan)), *at_best])
+    page.table(("class", "objects", "AP", "best threshold", "F1", "precision", "recall"), rows)
+    page.note("Threshold, F1, precision and recall at the threshold with the best F1, at an IoU of 0.5.")
+    page.plot(precision_recall_figure(curves, evaluated.class_names), "precision over recall")
+
+
+def _add_errors(page: Page, evaluated: Evaluated, judged: Sequence[Judged], threshold: float) -> None:
+    page.heading("Errors")
+    kept = [one.above(threshold) for one in evaluated.found]
+    kinds = np.concatenate([one.kinds[: len(few.scores)] for one, few in zip(judged, kept, strict=True)])
+    counts = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS) if number != IGNORED}
+    counts["missed objects"] = sum(len(one.truth_classes) for one in kept) - counts["correct"]
+    page.plot(bars_figure(counts, f"Detections with a score of at least {threshold:.2f}", "count"), "kinds of errors")
+    page.note(
+        "duplicate: of an object that a better detection has; class: in the place of an object of another class; localisation: near an "
+        "object of its class (IoU 0.1 to 0.5); background: none of these."
+    )
+    page.plot(confusion_figure(confusion_matrix(kept, len(evaluated.class_names)), evaluated.class_names), "confusion")
+
+
+def _add_pictures(page: Page, evaluated: Evaluated, threshold: float) -> None:
+    kept = [one.above(threshold) for one in evaluated.found]
+    mistakes = [_mistakes(one) for one in kept]
+    worst = np.argsort([-count for count in mistakes], kind="stable")[:_SHOWN_PICTURES]
+    page.heading("Images with the most mistakes")
+    page.note("green: correct; red: wrong; white: missed")
+    page.pictures([_picture(kept[index], evaluated.class_names) for index in worst])
+    page.heading("Samples")
+    evenly = np.linspace(0, len(kept) - 1, min(_SHOWN_PICTURES, len(kept))).astype(int)
+    page.pictures([_picture(kept[index], evaluated.class_names) for index in evenly])
+
+
+def _mistakes(found: Found) -> int:
+    """Detections that are wrong, and objects that are missed."""
+    kinds = judge(found).kinds
+    correct = int((kinds == CORRECT).sum())
+    return int((kinds != IGNORED).sum()) - correct + len(found.truth_classes) - correct
+
+
+def _picture(found: Found, names: Sequence[str]) -> tuple[np.ndarray, str]:
+    image = read_image(found.file_name)
+    scale = _SIDE / max(image.shape[:2])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    judged = judge(found)
+    missed = np.setdiff1d(np.arange(len(found.truth_classes)), judged.truths)
+    boxes = np.concatenate([found.truth_boxes[missed], found.boxes])
+    labels = [names[index] for index in found.truth_classes[missed]]
+    colours = [_WHITE] * len(missed)
+    for kind, score, index in zip(judged.kinds, found.scores, found.classes, strict=True):
+        labels.append(f"{names[index]} {score:.2f}" + ("" if kind == CORRECT else f" ({KINDS[kind]})"))
+        colours.append(_GREEN if kind == CORRECT else _RED)
+    drawn = annotate(image, boxes * scale, labels, colours)
+    return drawn, f"{Path(found.file_name).name}: {_mistakes(found)} mistakes"
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.1f}"
