@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 RECIPE := projects/deim_dfine/configs/deim_dfine_n_shapes.py
 RUN := output/deim_dfine_n_shapes
 
-.PHONY: quickstart test lint gpu clean
+.PHONY: quickstart test lint gpu docs release clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/make_shapes_dataset.py datasets/deim_shapes
@@ -53,6 +53,23 @@ gpu: $(VENV)/.installed-dev
 			--json output/gpu/latency_$$size.json || exit 1; \
 	done
 
+# The pages as a site in build/site; a link that leads nowhere is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python tools/gather_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "built build/site/index.html"
+
+# A wheel and a source archive in dist, tried in a fresh environment: a few steps of training from the wheel.
+release: $(VENV)/.installed-dev
+	rm -rf dist build/try
+	$(PIP) build
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv build/try
+	build/try/bin/pip install --quiet --disable-pip-version-check -c requirements.txt dist/*.whl
+	cd build/try && bin/python -m deim.env
+	cd build/try && bin/python ../../tools/try_release.py
+	@ls dist
+
 $(VENV)/.installed: requirements.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt
@@ -61,6 +78,10 @@ $(VENV)/.installed: requirements.txt setup.py
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
+	$(PIP) -r requirements-docs.txt
 	touch $@
 
 clean:

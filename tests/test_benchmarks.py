@@ -10,7 +10,7 @@ from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deim.benchmarks import evaluator, fidelity, peers
+from deim.benchmarks import complexity, evaluator, fidelity, peers
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from tests.test_train_net import tool
@@ -96,6 +96,8 @@ def test_pictures_for_the_comparison(shapes: Path) -> None:
         ("attention --rounds=1 --cases=1", {"case", "what", "run", "min ms", "/ torch", "error"}),
         ("evaluator --images=20 --detections=10", {"evaluation", "s", "ratio", "AP"}),
         ("latency --recipe={recipe} --size=320 --rounds=1", {"recipe", "run", "min ms", "median ms"}),
+        ("export --recipe={recipe} --size=128 --rounds=1", {"recipe", "run", "min ms", "median ms"}),
+        ("model --recipe={recipe} --size=128", {"part", "M parameters", "M deployed", "G multiply-adds"}),
         (
             "train-step --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1",
             {"run", "step, ms", "forward, ms", "criterion, ms", "backward, ms", "update, ms", "memory, MiB"},
@@ -114,6 +116,17 @@ def test_measurements_are_printed_and_kept(command: str, columns: set[str], tmp_
         assert all(value >= 0 for value in numbers)
         assert any(value > 0 for value in numbers)
     assert all(column in done.stdout for column in columns)
+
+
+@pytest.mark.parametrize(("size", "millions", "giga"), [("n", 4, 7), ("s", 10, 25), ("m", 19, 57)])
+def test_parameters_and_operations_are_the_published_ones(
+    size: str, millions: int, giga: int, capsys: pytest.CaptureFixture
+) -> None:
+    """D-FINE's table counts multiplications and additions apart."""
+    complexity.run(f"dfine/dfine_{size}_coco", 640, None)
+    whole = next(line.split("|") for line in capsys.readouterr().out.splitlines() if "whole" in line)
+    assert float(whole[3]) == pytest.approx(millions, abs=0.6)
+    assert round(2 * float(whole[5])) == giga
 
 
 def test_both_evaluations_find_the_same() -> None:

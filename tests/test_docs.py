@@ -74,6 +74,15 @@ def test_every_tool_explains_itself_and_knows_the_flags_of_the_documentation(nam
     used = {word.split("=")[0] for page in PAGES for words in commands(page) for word in words if word[:2] == "--"
             if words[0] == f"tools/{name}"}  # fmt: skip
     if name == "benchmark.py":
-        for measurement in ("memory", "criterion", "train-step", "latency", "attention", "evaluator"):
+        for measurement in (
+            "memory",
+            "criterion",
+            "train-step",
+            "latency",
+            "attention",
+            "evaluator",
+            "export",
+            "model",
+        ):
             done.stdout += tool(name, measurement, "--help").stdout
     assert all(flag in done.stdout for flag in used), used

@@ -12,9 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
-from deim.benchmarks import attention, criterion, dataloader, evaluator, latency, memory, training
+from deim.benchmarks import attention, complexity, criterion, dataloader, evaluator, export, latency, memory, training
 from deim.command_line import run_tool
 from deim.errors import ConfigError
+from deim.layers.ops import EXPORT_FORMS
 
 
 def run_dataloader(args: argparse.Namespace) -> None:
@@ -79,6 +80,21 @@ if __name__ == "__main__":
     add_model_options(deployed)
     deployed.add_argument("--batch", type=int, default=1)
     deployed.set_defaults(action=run_latency)
+    exporting = subparsers.add_parser("export", help="exported files in ONNX Runtime and OpenVINO, on the CPU")
+    exporting.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    exporting.add_argument("--peer", help="a checkout of the official DEIM code, to export as well; needs torchvision")
+    exporting.add_argument("--size", type=int, default=640, help="of the square images")
+    exporting.add_argument("--attention", choices=tuple(EXPORT_FORMS), default="grid_sample")
+    exporting.add_argument("--rounds", type=int, default=10, help="which all that is measured goes through in turns")
+    exporting.add_argument("--json", help="file to write the figures to, with those of the machine")
+    exporting.set_defaults(
+        action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
+    )
+    counting = subparsers.add_parser("model", help="parameters and operations, by part")
+    counting.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    counting.add_argument("--size", type=int, default=640, help="of the square images")
+    counting.add_argument("--json", help="file to write the figures to, with those of the machine")
+    counting.set_defaults(action=lambda args: complexity.run(args.recipe, args.size, args.json))
     attending = subparsers.add_parser("attention", help="deformable attention by each backend")
     attending.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of values")
     attending.add_argument("--cases", type=int, help="only the first so many")

@@ -18,7 +18,7 @@ from deim.inference.tiling import Tiling, View, merged
 class Predictor:
     """A trained detector.
 
-    ::
+    Three lines are enough:
 
         predictor = Predictor("output/deim_dfine_s_coco/model_best.pth")
         detections = predictor("street.jpg")

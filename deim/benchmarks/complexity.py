@@ -1,0 +1,48 @@
+"""Parameters and operations of a model, by its parts."""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import get_shape
+from torch import nn
+
+from deim.benchmarks.latency import Network
+from deim.benchmarks.timing import report
+from deim.config import load_config
+from deim.inference import reparameterized
+
+PARTS = ("backbone", "encoder", "decoder")
+
+
+def run(recipe: str, size: int, path: str | None) -> None:
+    """Print parameters in training and deployed, and multiply-adds of one image (fvcore counts one for both), by part."""
+    model = instantiate(load_config(recipe).model)
+    deployed = reparameterized(model)
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # of operators that count as nothing
+    analysis = FlopCountAnalysis(Network(deployed).eval(), torch.zeros(1, 3, size, size))
+    analysis.set_op_handle("aten::matmul", _matmul)
+    operations = analysis.by_module()
+    rows = [
+        {
+            "recipe": recipe,
+            "part": part or "whole",
+            "M parameters": _millions(model, part),
+            "M deployed": _millions(deployed, part),
+            "G multiply-adds": operations[part] / 1e9,
+        }
+        for part in ("", *PARTS)
+    ]
+    report(rows, path, torch.device("cpu"))
+
+
+def _matmul(inputs: list[Any], outputs: list[Any]) -> int:
+    """fvcore's own cannot count a product with a vector."""
+    return math.prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]
+
+
+def _millions(model: nn.Module, part: str) -> float:
+    return sum(parameter.numel() for parameter in model.get_submodule(part).parameters()) / 1e6

@@ -1,0 +1,122 @@
+"""Exported files beside torch, and beside the official export: how long an image takes, and whether they find the same."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from torch import Tensor, nn
+
+from deim.benchmarks.latency import OFFICIAL
+from deim.benchmarks.peers import official_config, require_checkout
+from deim.benchmarks.timing import interleaved, report, rows
+from deim.checkpoint.loading import in_our_layout
+from deim.checkpoint.reading import Stored
+from deim.config import load_config
+from deim.inference import to_deployment
+from deim.inference.export.checking import compare
+from deim.inference.export.graph import example
+from deim.inference.export.onnx import ExportOptions, export_onnx
+from deim.inference.export.openvino import to_openvino
+from deim.inference.exported import open_session
+from deim.inference.source import TrainedModel
+
+# As the official script exports.
+_OFFICIAL_OPSET = 16
+
+
+class OfficialGraph(nn.Module):
+    """What the official script exports: normalised images and their sizes -> labels, boxes, scores."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.model, self.postprocessor = config.model.deploy(), config.postprocessor.deploy()
+
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        return self.postprocessor(self.model(images), sizes)
+
+
+def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, path: str | None) -> None:
+    """Print a table of a recipe's model, with random weights, in torch, ONNX Runtime and OpenVINO, batch 1.
+
+    Raises:
+        ConfigError: ``peer`` is no checkout, or the official code has no such model, or a package is missing.
+    """
+    torch.manual_seed(0)
+    config = load_config(recipe)
+    model = _spread(instantiate(config.model)).eval()
+    official = None
+    if peer is not None:
+        require_checkout(peer)
+        official = official_config(peer, recipe, size)
+        model.load_state_dict(in_our_layout(Stored(OFFICIAL, official.model.state_dict()), model), strict=True)
+    with tempfile.TemporaryDirectory() as folder:
+        runs, found = _ours(model, config, size, attention, Path(folder))
+        if official is not None:
+            runs |= _official(official, size, Path(folder))
+        with torch.inference_mode():
+            times = interleaved(runs, rounds, torch.device("cpu"))
+    table = rows(times, f"{OFFICIAL}, ONNX Runtime" if official is not None else None)
+    report([{"recipe": recipe, **row, **found.get(row["run"], {})} for row in table], path, torch.device("cpu"))
+
+
+def _spread(model: nn.Module) -> nn.Module:
+    """Random values also where layers begin at zero, so that scores and boxes differ."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return model
+
+
+def _ours(
+    model: nn.Module, config: Any, size: int, attention: str, folder: Path
+) -> tuple[dict[str, Callable], dict[str, dict]]:
+    """What to time, and what else to say of each."""
+    names = [f"class {index}" for index in range(config.model.num_classes)]
+    options = ExportOptions(size=(size, size), dynamic_batch=False, attention=attention)
+    exported = export_onnx(TrainedModel(model, config, names), folder / "model.onnx", options)
+    to_openvino(exported.path, folder / "model.xml", exported.metadata)
+    images, batch = example(1, (size, size)), [{"image": example(1, (size, size))[0]}]
+    deployed = to_deployment(model)
+    runs: dict[str, Callable] = {"deim, torch": lambda: deployed(batch)}
+    found = {}
+    for name, file in (("ONNX Runtime", "model.onnx"), ("OpenVINO", "model.xml")):
+        session = open_session(str(folder / file), "cpu")
+        agreement = compare(exported.graph, session, exported.metadata, 1)
+        runs[f"deim, {name}"] = lambda session=session: session(images.numpy())
+        found[f"deim, {name}"] = {
+            "found": f"{agreement.found} of {agreement.kept}",
+            "difference": agreement.difference,
+            "MiB": exported.path.stat().st_size / 2**20,
+        }
+    return runs, found
+
+
+def _official(config: Any, size: int, folder: Path) -> dict[str, Callable]:
+    import onnxruntime
+    import openvino
+
+    images, sizes = torch.rand(1, 3, size, size), torch.tensor([[size, size]])
+    path = str(folder / "official.onnx")
+    torch.onnx.export(
+        OfficialGraph(config).eval(),
+        (images, sizes),
+        path,
+        input_names=["images", "orig_target_sizes"],
+        output_names=["labels", "boxes", "scores"],
+        opset_version=_OFFICIAL_OPSET,
+        do_constant_folding=True,
+        dynamo=False,
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    feed = {"images": images.numpy(), "orig_target_sizes": sizes.numpy()}
+    return {
+        f"{OFFICIAL}, ONNX Runtime": lambda: session.run(None, feed),
+        f"{OFFICIAL}, OpenVINO": lambda: compiled(feed),
+    }

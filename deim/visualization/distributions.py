@@ -1,0 +1,51 @@
+"""D-FINE's boxes as what they are inside: a distribution for each edge, refined layer by layer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from deim.visualization.figures import save
+
+EDGES = ("left", "top", "right", "bottom")
+
+
+def draw_distributions(
+    image: np.ndarray,
+    objects: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    bin_values: np.ndarray,
+    output: str | Path,
+) -> None:
+    """Draw for each object its box and its four distributions after each layer, from light to dark, as a PNG.
+
+    Args:
+        image: (H, W, 3) RGB uint8.
+        objects: a caption, boxes (L, 4) XYXY in pixels, and probabilities (L, 4, N) of the edges, in the order of
+            :data:`EDGES`.
+        bin_values: (N,) W(n), how far outwards of the first box an edge is in bin n; see
+            :func:`deim.structures.distribution.weighting_function`.
+    """
+    figure = Figure(figsize=(15, 2.9 * len(objects)), layout="constrained")
+    axes = figure.subplots(len(objects), 5, squeeze=False, width_ratios=[1.25, 1, 1, 1, 1])
+    for row, (caption, boxes, probabilities) in zip(axes, objects, strict=True):
+        colours = colormaps["viridis_r"](np.linspace(0.1, 1, len(boxes)))
+        row[0].imshow(image)
+        row[0].set_title(caption, fontsize=9)
+        row[0].axis("off")
+        for (left, top, right, bottom), colour in zip(boxes.tolist(), colours, strict=True):
+            row[0].add_patch(
+                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.5)
+            )
+        for edge, name in enumerate(EDGES):
+            panel = row[edge + 1]
+            for layer, colour in enumerate(colours):
+                panel.plot(bin_values, probabilities[layer, edge], color=colour, label=f"layer {layer + 1}")
+            panel.axvline(0, color="gray", linewidth=0.6)
+            panel.set(title=f"{name} edge", xlabel="W(n), outwards", ylim=(0, None))
+            panel.set_xscale("symlog", linthresh=0.02)
+            panel.tick_params(labelsize=7)
+    axes[0][1].legend(fontsize=7)
+    save(figure, output)
