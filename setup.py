@@ -62,6 +62,7 @@ setup(
             "einops",
             "fairscale",
         ],
+        "demo": ["gradio>=5"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
         "openvino": ["openvino"],
         "safetensors": ["safetensors"],
