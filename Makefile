@@ -63,7 +63,7 @@ docs: $(VENV)/.installed-docs
 release: $(VENV)/.installed-dev
 	rm -rf dist build/try
 	$(PIP) build
-	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --quiet --outdir dist .
 	$(PYTHON) -m venv build/try
 	build/try/bin/pip install --quiet --disable-pip-version-check -c requirements.txt dist/*.whl
 	cd build/try && bin/python -m deim.env

@@ -30,6 +30,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["deim", "deim.*"]),
+    # kernels that are compiled where they are first used
+    package_data={"deim.layers.ops": ["*.c"]},
     cmdclass={"build_py": BuildWithRecipes},
     install_requires=[
         "torch>=2.4",
