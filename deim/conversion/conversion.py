@@ -15,6 +15,7 @@ from deim.checkpoint.loading import is_deployed
 from deim.checkpoint.provenance import Provenance
 from deim.checkpoint.reading import read_weights
 from deim.checkpoint.renaming import matches
+from deim.config.portable import to_portable
 from deim.conversion import hugging_face
 from deim.conversion.backbones import Backbone, identify_backbone
 from deim.conversion.identification import Identified, identify
@@ -87,7 +88,7 @@ def in_layout(found: Identified, to: str, image_size: Sequence[int] = (640, 640)
 
 
 def _write_native(found: Identified, out: Path) -> None:
-    provenance = Provenance(deim.__version__, found.recipe, found.classes, found.form)
+    provenance = Provenance(deim.__version__, found.recipe, found.classes, found.form, config=to_portable(found.config))
     _save({"model": _own(found.weights), "deim": provenance.state_dict()}, out)
 
 

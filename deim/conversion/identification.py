@@ -18,6 +18,7 @@ from deim.checkpoint.loading import can_be_trained, deploy_as, in_our_layout, mi
 from deim.checkpoint.reading import Stored
 from deim.config import build, load_config
 from deim.config.files import available
+from deim.config.portable import from_portable
 from deim.errors import CheckpointError, ConfigError
 
 # What a model predicts does not depend on these keys of its config.
@@ -135,6 +136,9 @@ def _possible(origin: Format | None, source: str) -> list[str]:
 
 def _candidate(stored: Stored, recipe: str, count: int | None) -> _Candidate:
     config = load_config(recipe)
+    kept = stored.metadata.get("config")
+    if kept and recipe == stored.metadata.get("recipe"):
+        config.model = from_portable(kept, stored.path).model  # with what was set for its run
     native = config.model.num_classes
     config.model.num_classes = count or native
     is_native, model = native == config.model.num_classes, _build(config)

@@ -50,12 +50,13 @@ def check_classes(cfg: Any, split: str) -> None:
     )
 
 
-def evaluate(cfg: Any, model: nn.Module) -> dict:
-    """Run ``dataloader.test`` through the model and its evaluator; the results, on the main process."""
+def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
+    """Run ``dataloader.test``, or what was built of it, through the model and its evaluator; the results, on the main
+    process."""
     if "evaluator" not in cfg.dataloader:
         logger.warning("The config has no dataloader.evaluator: nothing is evaluated")
         return {}
-    loader = build(cfg, "dataloader.test")
+    loader = build(cfg, "dataloader.test") if loader is None else loader
     check_classes(cfg, "test")
     results = inference_on_dataset(model, loader, build(cfg, "dataloader.evaluator"))
     print_csv_format(results)
@@ -64,13 +65,15 @@ def evaluate(cfg: Any, model: nn.Module) -> dict:
 
 def evaluate_checkpoint(cfg: Any) -> dict:
     """``--eval-only``: evaluate ``train.init_checkpoint``, its averaged weights if it has any."""
+    loader = build(cfg, "dataloader.test")
     model = trained_model(cfg)
     check_model_runs(cfg, model)
-    return evaluate(cfg, create_ddp_model(model, **ddp_options(cfg)))
+    return evaluate(cfg, create_ddp_model(model, **ddp_options(cfg)), loader)
 
 
 def trained_model(cfg: Any) -> nn.Module:
-    """The model of a config with the weights of ``train.init_checkpoint``.
+    """The model of a config with the weights of ``train.init_checkpoint``, of the classes of its test data: call it after
+    their loader is built, which registers them.
 
     Raises:
         DeimError: there is no checkpoint, or it does not fit.
@@ -78,7 +81,6 @@ def trained_model(cfg: Any) -> nn.Module:
     if not cfg.train.init_checkpoint:
         raise ConfigError("no weights are given: train.init_checkpoint=path/to/model.pth")
     model = build_model(cfg)
-    build(cfg, "dataloader.test")  # which registers the data set
     load_for_inference(
         model,
         published.path_of(cfg.train.recipe, cfg.train.init_checkpoint),

@@ -8,8 +8,9 @@ from detectron2.config import instantiate
 from torch import nn
 
 from deim import model_zoo
-from deim.checkpoint.reading import read_checkpoint
+from deim.checkpoint.reading import read_checkpoint, read_weights
 from deim.config.portable import from_portable, to_portable
+from deim.conversion.identification import identify
 from deim.errors import CheckpointError
 from deim.inference.source import load_trained
 from tests.models import FAMILIES, recipe
@@ -49,6 +50,12 @@ def test_a_checkpoint_calls_nothing_but_parts_of_detectors(target: str, checkpoi
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=f"calls {target}, which is no part of a detector"):
         load_trained(str(tmp_path / "model.pth"))
+
+
+def test_a_checkpoint_with_other_settings_than_its_recipe_is_identified(checkpoint: Path) -> None:
+    found = identify(read_weights(str(checkpoint)))
+    assert (found.recipe, found.config.model.decoder.queries.num_queries) == ("deim_dfine/deim_dfine_n_shapes", 20)
+    assert len(found.model.decoder.layers) == 2
 
 
 def test_a_config_that_is_no_data_is_not_kept() -> None:
