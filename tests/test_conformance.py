@@ -78,6 +78,7 @@ USED = {
     },
     "detectron2.evaluation": {
         "COCOEvaluator": ["dataset_name", "tasks", "distributed", "output_dir"],
+        "DatasetEvaluator": [],
         "inference_context": ["model"],
         "inference_on_dataset": ["model", "data_loader", "evaluator"],
         "print_csv_format": ["results"],

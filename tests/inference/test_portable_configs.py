@@ -12,6 +12,7 @@ from deim.checkpoint.reading import read_checkpoint, read_weights
 from deim.config.portable import from_portable, to_portable
 from deim.conversion.identification import identify
 from deim.errors import CheckpointError
+from deim.fallback import is_standalone
 from deim.inference.source import load_trained
 from tests.models import FAMILIES, recipe
 
@@ -23,7 +24,8 @@ def test_every_recipe_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     cfg = model_zoo.get_config(name)
     torch.save({"deim": {"config": to_portable(cfg)}}, tmp_path / "model.pth")
     kept = from_portable(read_checkpoint(str(tmp_path / "model.pth"))["deim"]["config"], "model.pth")
-    with torch.device("meta"):
+    # detectron2's Swin Transformer reads values of a tensor while it is built
+    with torch.device("cpu" if "swin" in name and not is_standalone("detectron2") else "meta"):
         wanted, made = instantiate(cfg.model), instantiate(kept.model)
     assert str(made) == str(wanted)
     assert str(instantiate(kept.dataloader.test.mapper.augmentations)) == str(
