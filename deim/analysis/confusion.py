@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deim.analysis.judging import SAME, Found, covered, iou
+from deim.analysis.judging import SAME, Found, on_crowds, overlaps_with_truths
 
 
 def confusion_matrix(found: Sequence[Found], num_classes: int) -> np.ndarray:
@@ -23,8 +23,7 @@ def confusion_matrix(found: Sequence[Found], num_classes: int) -> np.ndarray:
 
 def _count(one: Found, matrix: np.ndarray) -> None:
     nothing = len(matrix) - 1
-    overlap = iou(one.boxes, one.truth_boxes)
-    on_crowd = (covered(one.boxes, one.crowds) >= SAME) & (one.classes[:, None] == one.crowd_classes[None])
+    overlap, on_crowd = overlaps_with_truths(one), on_crowds(one)
     free = np.ones(len(one.truth_boxes), bool)
     for place, label in enumerate(one.classes):
         usable = np.where(free & (overlap[place] >= SAME), overlap[place] + (one.truth_classes == label), 0.0)
@@ -32,6 +31,6 @@ def _count(one: Found, matrix: np.ndarray) -> None:
             taken = int(usable.argmax())
             free[taken] = False
             matrix[one.truth_classes[taken], label] += 1
-        elif not on_crowd[place].any():
+        elif not on_crowd[place]:
             matrix[nothing, label] += 1
     matrix[:, nothing] += np.bincount(one.truth_classes[free], minlength=len(matrix))

@@ -6,6 +6,9 @@ Kinds of errors as in TIDE (Bolya et al. 2020, arXiv 2008.08115, section 2.2), w
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from deim.structures.boxes import area, intersection, iou
 
 CORRECT, DUPLICATE, CLASS, LOCALISATION, BACKGROUND, IGNORED = range(6)
 # By their number; what lies on a crowd of its class counts neither for nor against.
@@ -55,13 +58,16 @@ class Judged:
     kinds: np.ndarray
     truths: np.ndarray
 
+    def first(self, count: int) -> "Judged":
+        """Of the best so many detections: what one is does not depend on worse ones."""
+        return Judged(self.kinds[:count], self.truths[:count])
+
 
 def judge(found: Found) -> Judged:
     """Give each detection, best first, the object of its class that it overlaps most and that no better one has, as
     COCO's evaluation does at an IoU of 0.5; and tell what the others are."""
-    overlap = iou(found.boxes, found.truth_boxes)
+    overlap, on_crowd = overlaps_with_truths(found), on_crowds(found)
     same_class = found.classes[:, None] == found.truth_classes[None]
-    on_crowd = (covered(found.boxes, found.crowds) >= SAME) & (found.classes[:, None] == found.crowd_classes[None])
     kinds = np.full(len(found.boxes), BACKGROUND)
     truths = np.full(len(found.boxes), -1)
     free = np.ones(len(found.truth_boxes), bool)
@@ -72,19 +78,16 @@ def judge(found: Found) -> Judged:
             kinds[place], truths[place] = CORRECT, open_ones.argmax()
             free[truths[place]] = False
         else:
-            kinds[place] = _error(own, overlaps, on_crowd[place])
+            kinds[place] = IGNORED if on_crowd[place] else _error(own, overlaps)
     return Judged(kinds, truths)
 
 
-def _error(own: np.ndarray, overlaps: np.ndarray, on_crowd: np.ndarray) -> int:
+def _error(own: np.ndarray, overlaps: np.ndarray) -> int:
     """
     Args:
         own: (N,) overlaps with objects of the detection's class, zero for others.
         overlaps: (N,) with all objects.
-        on_crowd: (C,) bool.
     """
-    if on_crowd.any():
-        return IGNORED
     if own.size and own.max() >= SAME:
         return DUPLICATE
     if overlaps.size and overlaps.max() >= SAME:
@@ -92,22 +95,13 @@ def _error(own: np.ndarray, overlaps: np.ndarray, on_crowd: np.ndarray) -> int:
     return LOCALISATION if own.size and own.max() >= NEAR else BACKGROUND
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) of boxes (N, 4) and (M, 4) XYXY."""
-    shared = _intersection(a, b)
-    union = _area(a)[:, None] + _area(b)[None] - shared
-    return shared / np.maximum(union, 1e-9)
+def overlaps_with_truths(found: Found) -> np.ndarray:
+    """(M, N) IoU of detections and objects."""
+    return iou(torch.from_numpy(found.boxes)[:, None], torch.from_numpy(found.truth_boxes)).numpy()
 
 
-def covered(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) which part of each box of ``a`` lies in each of ``b``."""
-    return _intersection(a, b) / np.maximum(_area(a)[:, None], 1e-9)
-
-
-def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    return sides.clip(0).prod(axis=2)
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
+def on_crowds(found: Found) -> np.ndarray:
+    """(M,) bool: detections of which half or more lies on a crowd of their class."""
+    boxes = torch.from_numpy(found.boxes)[:, None]
+    covered = intersection(boxes, torch.from_numpy(found.crowds)) / area(boxes).clamp(min=1e-9)
+    return ((covered.numpy() >= SAME) & (found.classes[:, None] == found.crowd_classes)).any(axis=1)

@@ -20,7 +20,7 @@ from deim.inference.export.checking import compare
 from deim.inference.export.graph import example
 from deim.inference.export.onnx import ExportOptions, export_onnx
 from deim.inference.export.openvino import to_openvino
-from deim.inference.exported import open_session
+from deim.inference.exported import compile_openvino, open_session, start_onnx
 from deim.inference.source import TrainedModel
 
 # As the official script exports.
@@ -95,9 +95,6 @@ def _ours(
 
 
 def _official(config: Any, size: int, folder: Path) -> dict[str, Callable]:
-    import onnxruntime
-    import openvino
-
     images, sizes = torch.rand(1, 3, size, size), torch.tensor([[size, size]])
     path = str(folder / "official.onnx")
     torch.onnx.export(
@@ -110,11 +107,7 @@ def _official(config: Any, size: int, folder: Path) -> dict[str, Callable]:
         do_constant_folding=True,
         dynamo=False,
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    session, compiled = start_onnx(path), compile_openvino(path)
     feed = {"images": images.numpy(), "orig_target_sizes": sizes.numpy()}
     return {
         f"{OFFICIAL}, ONNX Runtime": lambda: session.run(None, feed),

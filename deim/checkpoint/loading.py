@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from deim.checkpoint import classes as class_names
-from deim.checkpoint.formats import recognise
+from deim.checkpoint.formats import Format, recognise
 from deim.checkpoint.formats.format import shared_names
 from deim.checkpoint.layouts import present_name, with_present_names
 from deim.checkpoint.reading import Stored, read_checkpoint, read_weights, weights_of
@@ -143,9 +143,8 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
     }
 
 
-def stored_num_classes(stored: Stored) -> int | None:
-    """How many classes the model in a file tells apart, in whatever layout; None if no tensor says so."""
-    layout = recognise(stored.weights)
+def stored_num_classes(stored: Stored, layout: Format | None) -> int | None:
+    """How many classes the model in a file of this layout (None for ours) tells apart; None if no tensor says so."""
     return class_names.num_classes(stored.weights if layout is None else layout.to_ours(stored.weights)[0])
 
 

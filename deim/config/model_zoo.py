@@ -17,7 +17,7 @@ __all__ = ["PUBLISHED", "Published", "available", "get", "get_config", "get_conf
 
 def list() -> dict[str, tuple[str, ...]]:
     """Names of all recipes -> the weights that :func:`get` finds for them, such as ``("coco", "objects365")``."""
-    return {name: tuple(one.data for one in PUBLISHED if one.recipe == name) for name in available()}
+    return {name: tuple(one.data for one in published.of_recipe(name)) for name in available()}
 
 
 def get_config(name: str) -> Any:

@@ -53,14 +53,10 @@ def from_portable(kept: Mapping[str, Any], path: str) -> DictConfig:
                 f"the config in {path} calls {target}, which is no part of a detector that is known here. "
                 "If you trust it, give the config file yourself and the checkpoint as its weights"
             )
-    cfg: dict[str, Any] = {}
+    cfg = DictConfig({}, flags={"allow_objects": True})
     for name, key in KEPT.items():
-        *folders, last = key.split(".")
-        node = cfg
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = kept[name]
-    return DictConfig(cfg, flags={"allow_objects": True})
+        OmegaConf.update(cfg, key, kept[name])
+    return cfg
 
 
 def _plain(node: Any) -> Any:

@@ -76,13 +76,18 @@ def download(published: Published) -> str:
     return str(published.path)
 
 
+def of_recipe(recipe: str) -> list[Published]:
+    """All that is published for a recipe."""
+    return [one for one in PUBLISHED if one.recipe == recipe]
+
+
 def find(recipe: str, data: str) -> Published:
     """What is published for a recipe.
 
     Raises:
         CheckpointError: nothing; says what there is.
     """
-    found = [one for one in PUBLISHED if one.recipe == recipe]
+    found = of_recipe(recipe)
     for one in found:
         if one.data == data:
             return one

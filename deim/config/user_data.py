@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import LazyCall as L
 
-from deim.config.published import PUBLISHED
+from deim.config import published
 from deim.config.recipes import with_datasets
 from deim.data.datasets.discovery import Discovered, Split, discover
 from deim.data.datasets.held_out import held_out_part
@@ -38,10 +38,10 @@ def with_data(cfg: Any, path: str) -> Any:
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_images = _COCO_IMAGES
-    published = [one.data for one in PUBLISHED if one.recipe == cfg.train.recipe]
-    cfg.train.init_checkpoint = "coco" if "coco" in published else ""
+    known = any(one.data == "coco" for one in published.of_recipe(cfg.train.recipe))
+    cfg.train.init_checkpoint = "coco" if known else ""
     logger.info(f"{path} is in {found.format}'s format, of {len(found.classes)} classes: {', '.join(found.classes)}")
-    if not published:
+    if not known:
         logger.warning(
             f"Nothing is published for {cfg.train.recipe}: unless weights are given, it starts from random ones"
         )

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from deim.checkpoint import classes as class_names
 from deim.checkpoint.formats import FORMATS, Format
 from deim.checkpoint.formats.format import with_counters
-from deim.checkpoint.loading import can_be_trained, deploy_as, in_our_layout, mismatch, stored_classes
+from deim.checkpoint.loading import (
+    can_be_trained,
+    deploy_as,
+    in_our_layout,
+    mismatch,
+    stored_classes,
+    stored_num_classes,
+)
 from deim.checkpoint.reading import Stored
 from deim.config import build, load_config
 from deim.config.files import available
@@ -86,7 +93,7 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
     origin = format_of(stored, source)
     said = stored.metadata.get("recipe")
     names = [recipe] if recipe else [said] if said in available() else _possible(origin, source)
-    count = class_names.num_classes(stored.weights if origin is None else origin.to_ours(stored.weights)[0])
+    count = stored_num_classes(stored, origin)
     candidates = [_candidate(stored, name, count) for name in names]
     fitting = [one for one in candidates if one.problem is None]
     if not fitting:

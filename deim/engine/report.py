@@ -1,7 +1,6 @@
 """What a run is worth, on one page."""
 
 import itertools
-import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -29,9 +28,8 @@ from deim.errors import ConfigError
 from deim.visualization import draw_metrics
 from deim.visualization.analysis import bars_figure, confusion_figure, precision_recall_figure
 from deim.visualization.annotation import annotate
+from deim.visualization.curves import COCO_SCORES
 from deim.visualization.page import Page
-
-logger = logging.getLogger("detectron2.deim")
 
 # The weights that are reported, the first that is there.
 _WEIGHTS = ("model_best.pth", "model_final.pth")
@@ -141,6 +139,8 @@ def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
     judged = [judge(one) for one in evaluated.found]
     curves = curves_of_classes(evaluated.found, judged, len(evaluated.class_names))
     threshold = best_threshold(curves)
+    kept = [one.above(threshold) for one in evaluated.found]
+    shown = [(one, of.first(len(one.scores))) for one, of in zip(kept, judged, strict=True)]
     page = Page(f"{cfg.train.recipe or folder.name}: what was learned")
     _add_summary(page, cfg, evaluated, threshold)
     if (folder / "metrics.json").is_file():
@@ -148,8 +148,8 @@ def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
         draw_metrics(folder / "metrics.json", folder / "curves.png")
         page.file(folder / "curves.png", "loss and AP over the iterations")
     _add_classes(page, evaluated, curves)
-    _add_errors(page, evaluated, judged, threshold)
-    _add_pictures(page, evaluated, threshold)
+    _add_errors(page, shown, evaluated.class_names, threshold)
+    _add_pictures(page, shown, evaluated.class_names)
     page.heading("Configuration")
     page.folded("config.yaml", (folder / "config.yaml").read_text())
     return page
@@ -170,8 +170,7 @@ def _add_summary(page: Page, cfg: Any, evaluated: Evaluated, threshold: float) -
         ]
     )
     page.heading("COCO's figures")
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    page.table(names, [[_percent(scores[name]) for name in names]])
+    page.table(COCO_SCORES, [[_percent(scores[name]) for name in COCO_SCORES]])
     page.note("APs, APm and APl: objects of an area below 32², between, and above 96² pixels; - where there are none.")
 
 
@@ -190,10 +189,12 @@ def _add_classes(page: Page, evaluated: Evaluated, curves: Sequence[Curve]) -> N
     page.plot(precision_recall_figure(curves, evaluated.class_names), "precision over recall")
 
 
-def _add_errors(page: Page, evaluated: Evaluated, judged: Sequence[Judged], threshold: float) -> None:
+def _add_errors(
+    page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str], threshold: float
+) -> None:
     page.heading("Errors")
-    kept = [one.above(threshold) for one in evaluated.found]
-    kinds = np.concatenate([one.kinds[: len(few.scores)] for one, few in zip(judged, kept, strict=True)])
+    kept = [found for found, _ in shown]
+    kinds = np.concatenate([judged.kinds for _, judged in shown])
     counts = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS) if number != IGNORED}
     counts["missed objects"] = sum(len(one.truth_classes) for one in kept) - counts["correct"]
     page.plot(bars_figure(counts, f"Detections with a score of at least {threshold:.2f}", "count"), "kinds of errors")
@@ -201,34 +202,32 @@ def _add_errors(page: Page, evaluated: Evaluated, judged: Sequence[Judged], thre
         "duplicate: of an object that a better detection has; class: in the place of an object of another class; localisation: near an "
         "object of its class (IoU 0.1 to 0.5); background: none of these."
     )
-    page.plot(confusion_figure(confusion_matrix(kept, len(evaluated.class_names)), evaluated.class_names), "confusion")
+    page.plot(confusion_figure(confusion_matrix(kept, len(class_names)), class_names), "confusion")
 
 
-def _add_pictures(page: Page, evaluated: Evaluated, threshold: float) -> None:
-    kept = [one.above(threshold) for one in evaluated.found]
-    mistakes = [_mistakes(one) for one in kept]
+def _add_pictures(page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str]) -> None:
+    mistakes = [_mistakes(*one) for one in shown]
     worst = np.argsort([-count for count in mistakes], kind="stable")[:_SHOWN_PICTURES]
     page.heading("Images with the most mistakes")
     page.note("green: correct; red: wrong; white: missed")
-    page.pictures([_picture(kept[index], evaluated.class_names) for index in worst])
+    page.pictures([_picture(shown[index], class_names) for index in worst])
     page.heading("Samples")
-    evenly = np.linspace(0, len(kept) - 1, min(_SHOWN_PICTURES, len(kept))).astype(int)
-    page.pictures([_picture(kept[index], evaluated.class_names) for index in evenly])
+    evenly = np.linspace(0, len(shown) - 1, min(_SHOWN_PICTURES, len(shown))).astype(int)
+    page.pictures([_picture(shown[index], class_names) for index in evenly])
 
 
-def _mistakes(found: Found) -> int:
+def _mistakes(found: Found, judged: Judged) -> int:
     """Detections that are wrong, and objects that are missed."""
-    kinds = judge(found).kinds
-    correct = int((kinds == CORRECT).sum())
-    return int((kinds != IGNORED).sum()) - correct + len(found.truth_classes) - correct
+    correct = int((judged.kinds == CORRECT).sum())
+    return int((judged.kinds != IGNORED).sum()) - correct + len(found.truth_classes) - correct
 
 
-def _picture(found: Found, names: Sequence[str]) -> tuple[np.ndarray, str]:
+def _picture(shown: tuple[Found, Judged], names: Sequence[str]) -> tuple[np.ndarray, str]:
+    found, judged = shown
     image = read_image(found.file_name)
     scale = _SIDE / max(image.shape[:2])
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    judged = judge(found)
     missed = np.setdiff1d(np.arange(len(found.truth_classes)), judged.truths)
     boxes = np.concatenate([found.truth_boxes[missed], found.boxes])
     labels = [names[index] for index in found.truth_classes[missed]]
@@ -237,7 +236,7 @@ def _picture(found: Found, names: Sequence[str]) -> tuple[np.ndarray, str]:
         labels.append(f"{names[index]} {score:.2f}" + ("" if kind == CORRECT else f" ({KINDS[kind]})"))
         colours.append(_GREEN if kind == CORRECT else _RED)
     drawn = annotate(image, boxes * scale, labels, colours)
-    return drawn, f"{Path(found.file_name).name}: {_mistakes(found)} mistakes"
+    return drawn, f"{Path(found.file_name).name}: {_mistakes(found, judged)} mistakes"
 
 
 def _percent(value: float) -> str:

@@ -36,7 +36,6 @@ from deim.engine.preflight import (
     make_output_folder,
     warn_of_unused_parts,
 )
-from deim.engine.report import write_report
 from deim.engine.trainer import Trainer
 from deim.engine.writers import build_writers
 from deim.errors import ConfigError
@@ -70,6 +69,8 @@ def report(cfg: Any) -> None:
     """Write what the run is worth, where it is one process: others would evaluate parts of the images."""
     folder = cfg.train.output_dir
     if comm.get_world_size() == 1:
+        from deim.engine.report import write_report  # here, so that no run waits for what draws it
+
         logger.info(f"Wrote {write_report(folder)}")
     else:
         logger.info(f"What the run is worth: python tools/report.py {folder}")
@@ -85,9 +86,8 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     check_classes(cfg, "test")
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
     if scale_to_batch_size(cfg, iters_per_epoch) and comm.is_main_process():
-        LazyConfig.save(
-            cfg, os.path.join(cfg.train.output_dir, "config.yaml")
-        )  # where default_setup has saved it before
+        # where default_setup has saved it before
+        LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
     resolve_schedule(cfg, iters_per_epoch)
     warn_of_unused_parts(cfg)
 

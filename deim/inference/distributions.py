@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import instantiate
+from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from deim.errors import ConfigError
@@ -81,8 +82,7 @@ def draw_edges(trained: TrainedModel, picture: Picture, output: str, count: int 
     scale = torch.tensor([width, height, width, height])
     objects = []
     for query in _apart(found.boxes[-1], best, count):
-        centre, size = found.boxes[:, query, :2], found.boxes[:, query, 2:]
-        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1) * scale
+        boxes = box_cxcywh_to_xyxy(found.boxes[:, query]) * scale
         caption = f"{trained.class_names[int(classes[query])]} {float(best[query]):.2f}"
         objects.append((caption, boxes.numpy(), found.probabilities[:, query].numpy()))
     draw_distributions(image, objects, np.asarray(found.bin_values), output)

@@ -11,11 +11,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from deim.errors import CheckpointError, ConfigError
-from deim.inference.export.metadata import KEY, Metadata
+from deim.inference.export.metadata import KEY, STRIDE, Metadata
 from deim.inference.pictures import resized
-
-# Images of any size are resized to a multiple of it.
-_STRIDE = 32
 
 
 class Session(Protocol):
@@ -53,7 +50,7 @@ class ExportedRunner:
             return wanted[0], wanted[1]
         # as many pixels as the size it was made for, in the picture's proportions
         scale = (wanted[0] * wanted[1] / (height * width)) ** 0.5
-        rows, columns = (max(round(side * scale / _STRIDE), 1) * _STRIDE for side in (height, width))
+        rows, columns = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
         return rows, columns
 
     def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
@@ -87,10 +84,7 @@ class OnnxSession:
         on_gpu = device.startswith("cuda") or (device == "auto" and "CUDAExecutionProvider" in providers)
         if on_gpu and "CUDAExecutionProvider" not in providers:
             raise ConfigError("this ONNX Runtime has no CUDA: pip install onnxruntime-gpu, or device='cpu'")
-        wanted = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = _open(path, lambda: runtime.InferenceSession(path, options, providers=wanted))
+        self.session = _open(path, lambda: start_onnx(path, on_gpu))
         self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.input = self.session.get_inputs()[0].name
         self.description = f"ONNX Runtime on {'cuda' if on_gpu else 'cpu'}"
@@ -104,21 +98,37 @@ class OpenVINOSession:
 
     def __init__(self, path: str, device: str = "auto"):
         openvino = _import("openvino", path)
-        core = openvino.Core()
         name = "CPU" if device in ("auto", "cpu") else device.upper()
-        model = _open(path, lambda: core.read_model(path))
+        model = _open(path, lambda: openvino.Core().read_model(path))
         text = str(model.get_rt_info(KEY).value) if model.has_rt_info(KEY) else None
         self.metadata = Metadata.from_json(text, path)
-        options: dict[str, Any] = {}
-        if name == "CPU":
-            # of its own accord it computes in bfloat16 where a processor can, and loses detections
-            options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-        self.compiled = _open(path, lambda: core.compile_model(model, name, options))
+        self.compiled = _open(path, lambda: compile_openvino(model, name))
         self.description = f"OpenVINO on {name}"
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         found = self.compiled(images)
         return [found[output] for output in self.compiled.outputs]
+
+
+def start_onnx(path: str, on_gpu: bool = False) -> Any:
+    """Any ONNX file in ONNX Runtime, on as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(path, options, providers=providers)
+
+
+def compile_openvino(model: Any, name: str = "CPU") -> Any:
+    """Any model of OpenVINO, or ONNX file, on one of its devices; on the CPU on as many threads as torch has."""
+    import openvino
+
+    options: dict[str, Any] = {}
+    if name == "CPU":
+        # of its own accord it computes in bfloat16 where a processor can, and loses detections
+        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(model, name, options)
 
 
 SESSIONS: dict[str, Callable[[str, str], Session]] = {".onnx": OnnxSession, ".xml": OpenVINOSession}

@@ -12,6 +12,7 @@ from deim.inference.detections import Detections
 from deim.inference.exported import is_exported, load_exported
 from deim.inference.pictures import CHANNELS, Picture, as_rgb, listed, name_of
 from deim.inference.runner import Runner, TorchRunner
+from deim.inference.source import load_trained
 from deim.inference.tiling import Tiling, View, merged
 
 
@@ -25,8 +26,8 @@ class Predictor:
         detections.draw().save("found.png")
 
     Args:
-        model: a checkpoint, of this package or of others (see docs/checkpoints.md), or an exported file (``.onnx``,
-            ``.xml`` of OpenVINO, ``.engine`` of TensorRT), which know their classes; or a config file or the name of
+        model: a checkpoint, of this package or of others (see docs/checkpoints.md), or an exported file (``.onnx``, or
+            ``.xml`` of OpenVINO), which know their classes; or a config file or the name of
             a recipe, with ``weights``.
         weights: of a recipe: a checkpoint, or "coco" and the like for published ones (see docs/checkpoints.md).
         device: such as "cuda:1"; "auto" takes a GPU if there is one.
@@ -59,7 +60,8 @@ class Predictor:
                 )
             self.runner = load_exported(str(model), device)
         else:
-            self.runner = TorchRunner.load(str(model), None if weights is None else str(weights), device, half, compile)
+            trained = load_trained(str(model), None if weights is None else str(weights))
+            self.runner = TorchRunner(trained, device, half, compile)
 
     @property
     def class_names(self) -> list[str]:

@@ -11,7 +11,7 @@ from deim.config import build
 from deim.data.mapper import DetectionMapper
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
-from deim.inference.source import TrainedModel, load_trained
+from deim.inference.source import TrainedModel
 
 
 class Runner(Protocol):
@@ -59,10 +59,6 @@ class TorchRunner:
             )
         self.model: nn.Module = to_deployment(trained.model.to(self.device), compile=compile)
         self.description = f"torch on {self.device}"
-
-    @classmethod
-    def load(cls, source: str, weights: str | None, device: str, half: bool, compile: bool) -> "TorchRunner":
-        return cls(load_trained(source, weights), device, half, compile)
 
     def prepare(self, image: np.ndarray) -> Tensor:
         return self.mapper.image(image)

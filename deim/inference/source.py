@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from deim.checkpoint import classes as class_lists
+from deim.checkpoint.formats import recognise
 from deim.checkpoint.loading import load_stored_for_inference, stored_classes, stored_num_classes
 from deim.checkpoint.reading import Stored, read_weights
 from deim.config import build, load_config, published
@@ -58,7 +59,7 @@ def _of_recipe(source: str, weights: str | None) -> tuple[Any, Stored]:
             f"{source} is a recipe, which has no weights: give a checkpoint as well, or 'coco' for published ones"
         )
     stored = read_weights(published.path_of(source, weights))
-    config.model.num_classes = stored_num_classes(stored) or config.model.num_classes
+    config.model.num_classes = stored_num_classes(stored, recognise(stored.weights)) or config.model.num_classes
     return config, stored
 
 

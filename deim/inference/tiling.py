@@ -8,6 +8,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from deim.errors import ConfigError
+from deim.structures.boxes import area, intersection
 
 # Of two boxes of a class from different views, how much of the smaller one lies in the other for them to be one object.
 _SAME = 0.6
@@ -73,8 +74,5 @@ def _kept(boxes: Tensor, classes: Tensor, origin: Tensor) -> Tensor:
 
 def _shared(boxes: Tensor) -> Tensor:
     """(N, N) intersections as shares of the smaller box."""
-    corner = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    end = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    intersection = (end - corner).clamp(min=0).prod(dim=-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=-1)
-    return intersection / torch.minimum(areas[:, None], areas[None]).clamp(min=1e-6)
+    areas = area(boxes)
+    return intersection(boxes[:, None], boxes) / torch.minimum(areas[:, None], areas).clamp(min=1e-6)

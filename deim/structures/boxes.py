@@ -15,10 +15,14 @@ def area(boxes: Tensor) -> Tensor:
     return size[..., 0] * size[..., 1]
 
 
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Area that boxes ``a`` share with boxes ``b``, of their broadcast shape (...,)."""
+    return area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1))
+
+
 def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    overlap = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1)
-    intersection = area(overlap)
-    return intersection, area(a) + area(b) - intersection
+    shared = intersection(a, b)
+    return shared, area(a) + area(b) - shared
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
@@ -26,17 +30,17 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     A pair of boxes that are both empty has IoU 0.
     """
-    intersection, union = _intersection_and_union(a, b)
-    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+    shared, union = _intersection_and_union(a, b)
+    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """GIoU (Rezatofighi et al. 2019) in [-1, 1], of the broadcast shape (...,)."""
-    intersection, union = _intersection_and_union(a, b)
+    shared, union = _intersection_and_union(a, b)
     hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
     tiny = torch.finfo(union.dtype).tiny
     hull_area = area(hull)
-    return intersection / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)
+    return shared / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)
 
 
 def box_logits(boxes: Tensor, eps: float = 1e-5) -> Tensor:

@@ -6,9 +6,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from deim.errors import DeimError
-from deim.visualization.curves import draw_runs, read_scores
-
-_SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+from deim.visualization.curves import COCO_SCORES, draw_runs, read_scores
 
 
 def compare_runs(folders: Sequence[str], output: str | Path) -> str:
@@ -28,14 +26,16 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
     rows, curves = [], {}
     for name, folder in zip(names, folders, strict=True):
         file = Path(folder) / "metrics.json"
-        points = {score: dict(read_scores(file, score)) for score in _SCORES}
+        points = {score: dict(read_scores(file, score)) for score in COCO_SCORES}
         if not points["AP"]:
             raise DeimError(f"{file} holds no AP: the run has not been evaluated yet")
         best = max(points["AP"], key=lambda iteration: points["AP"][iteration])
-        rows.append([name, best, *(points[score].get(best) for score in _SCORES)])
+        rows.append([name, best, *(points[score].get(best) for score in COCO_SCORES)])
         curves[name] = [sorted(points["AP"].items())]
     draw_runs(curves, output)
-    table = tabulate(rows, headers=["run", "best iteration", *_SCORES], floatfmt=".1f", missingval="-", tablefmt="pipe")
+    table = tabulate(
+        rows, headers=["run", "best iteration", *COCO_SCORES], floatfmt=".1f", missingval="-", tablefmt="pipe"
+    )
     return f"{table}\nwrote {output}"
 
 

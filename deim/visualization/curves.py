@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from deim.errors import DeimError
 from deim.visualization.figures import save
 
-_SCORES = ("AP", "AP50", "AP75")
+COCO_SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_SCORES = COCO_SCORES[:3]
 
 
 def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deim.data.datasets.coco import coco_dataset
 from deim.data.datasets.voc import VOC_CLASSES, voc_dataset
-from deim.data.datasets.yolo import yolo_dataset
+from deim.data.datasets.yolo import class_names, read_settings, yolo_dataset
 from deim.errors import DatasetError
 
 # What people call the splits, the usual names first.
@@ -74,14 +72,8 @@ def discover(path: str) -> Discovered:
 
 
 def _yolo(path: Path) -> Discovered:
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise DatasetError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(settings, dict) or not settings.get("names"):
-        raise DatasetError(f"{path} has no names")
-    names = settings["names"]
-    classes = [str(names[i]) for i in sorted(names)] if isinstance(names, dict) else [str(name) for name in names]
+    settings = read_settings(path)
+    classes = [str(name) for name in class_names(settings)]
     splits = {
         name: Split(yolo_dataset, {"data_file": str(path), "split": name})
         for name in (*TRAIN, *TEST)

@@ -35,10 +35,8 @@ def yolo_dataset(name: str, data_file: str, split: str) -> list[dict]:
 
 
 def read_yolo(data_file: str, split: str) -> Content:
-    settings = _settings(Path(data_file), split)
-    names = settings["names"]
-    classes = [names[i] for i in sorted(names)] if isinstance(names, dict) else list(names)
-    content = Content([], classes, [])
+    settings = read_settings(Path(data_file), split)
+    content = Content([], class_names(settings), [])
     images = _images(Path(data_file), settings, split)
     for image_id, path in enumerate(tqdm(images, f"reading {data_file}, {split}", delay=2, mininterval=2, unit="image")):
         labels = _label_file(path)
@@ -53,16 +51,27 @@ def read_yolo(data_file: str, split: str) -> Content:
     return content
 
 
-def _settings(path: Path, split: str) -> dict:
+def read_settings(path: Path, *splits: str) -> dict:
+    """The content of a ``data.yaml``.
+
+    Raises:
+        DatasetError: it does not exist or is malformed, or has no names or one of ``splits`` not.
+    """
     require_file(path)
     try:
         settings = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise DatasetError(f"{path} is no valid YAML: {error}") from error
-    missing = [key for key in ("names", split) if not isinstance(settings, dict) or not settings.get(key)]
+    missing = [key for key in ("names", *splits) if not isinstance(settings, dict) or not settings.get(key)]
     if missing:
         raise DatasetError(f"{path} has no {' and no '.join(missing)}")
     return settings
+
+
+def class_names(settings: dict) -> list:
+    """In the order of their indices."""
+    names = settings["names"]
+    return [names[i] for i in sorted(names)] if isinstance(names, dict) else list(names)
 
 
 def _images(data_file: Path, settings: dict, split: str) -> list[Path]:

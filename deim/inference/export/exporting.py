@@ -1,5 +1,6 @@
 """From a checkpoint to a checked file."""
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ def export(
     if suffix not in SUFFIXES:
         raise ConfigError(f"--output={output}: its suffix says the format; choose one of {', '.join(SUFFIXES)}")
     options.check()
-    pictures = [as_rgb(one) for _, one in zip(range(_FEW), listed(images), strict=False)] if images else []
+    pictures = [as_rgb(one) for one in itertools.islice(listed(images), _FEW)] if images else []
     trained = load_trained(model, weights)
     with tempfile.TemporaryDirectory() as folder:
         # an engine's graph is kept: it is what other GPUs' engines are made of

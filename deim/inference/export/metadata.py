@@ -8,6 +8,8 @@ from deim.errors import CheckpointError
 
 # Under which it stands in files of all formats.
 KEY = "deim"
+# Height and width of images are multiples of it.
+STRIDE = 32
 
 
 @dataclasses.dataclass(frozen=True)

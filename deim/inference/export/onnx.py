@@ -15,13 +15,12 @@ from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
 from deim.inference.export.graph import INPUT, DetectionGraph, example
 from deim.inference.export.half import to_half
-from deim.inference.export.metadata import KEY, Metadata
+from deim.inference.export.metadata import KEY, STRIDE, Metadata
 from deim.inference.source import TrainedModel
 from deim.layers.ops import EXPORT_FORMS, exported_as
 
 # LayerNormalization is one node since 17; torch's exporter begins with 18.
 OPSETS = range(18, 24)
-_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class ExportOptions:
             raise ConfigError(f"opset={self.opset}; choose one from {OPSETS.start} to {OPSETS[-1]}")
         if self.batch < 1:
             raise ConfigError(f"batch={self.batch} must be at least 1")
-        if self.size is not None and any(side < _STRIDE or side % _STRIDE for side in self.size):
-            raise ConfigError(f"size={self.size[0]} x {self.size[1]}: height and width must be multiples of {_STRIDE}")
+        if self.size is not None and any(side < STRIDE or side % STRIDE for side in self.size):
+            raise ConfigError(f"size={self.size[0]} x {self.size[1]}: height and width must be multiples of {STRIDE}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def input_size(config: Any) -> tuple[int, int]:
             height, width = augmentation.shape
             return int(height), int(width)
         if "short_edge_length" in augmentation:
-            side = -(-int(augmentation.short_edge_length) // _STRIDE) * _STRIDE
+            side = -(-int(augmentation.short_edge_length) // STRIDE) * STRIDE
             return side, side
     raise ConfigError("the recipe's test images are not resized: give the size of those that the exported model gets")
 
@@ -139,7 +138,7 @@ def _dynamic_sides(options: ExportOptions) -> dict[int, Any]:
     if options.dynamic_batch:
         sides[0] = torch.export.Dim("batch", min=1, max=1024)
     if options.dynamic_size:
-        sides |= {axis: _STRIDE * torch.export.Dim(name, min=2, max=128) for axis, name in ((2, "h"), (3, "w"))}
+        sides |= {axis: STRIDE * torch.export.Dim(name, min=2, max=128) for axis, name in ((2, "h"), (3, "w"))}
     return sides
 
 
