@@ -5,8 +5,11 @@ import copy
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
 
 from deim.inference import to_deployment
+from deim.structures.predictions import Predictions
 from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
 
 LOSSES = {
@@ -78,6 +81,38 @@ def test_images_of_different_sizes_are_padded_and_masked(family: str) -> None:
     assert padding is not None
     assert not padding[0].any()
     assert padding[1, 64:].all()
+
+
+class WholeImage(nn.Module):
+    """A decoder that finds one object, as large as the image."""
+
+    def forward(self, encoded: object, targets: object, padding: Tensor | None):
+        count = len(padding) if padding is not None else 1
+        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(1, count, 1, 4)
+        return {"main": Predictions(torch.zeros(1, count, 1, 6), boxes)}, None
+
+
+@torch.no_grad()
+def test_results_are_of_the_image_and_not_of_the_padded_batch() -> None:
+    model = tiny_model().eval()
+    model.decoder = WholeImage()
+    samples = batch([1, 1, 1], size=96)
+    samples[1]["image"] = samples[1]["image"][:, :40, :64]
+    samples[2] = {**samples[2], "image": samples[2]["image"][:, :64, :40], "height": 640, "width": 400}
+    results = [result["instances"] for result in model(samples)]
+    assert [found.image_size for found in results] == [(96, 96), (40, 64), (640, 400)]
+    boxes = [found.pred_boxes.tensor[0].tolist() for found in results]
+    assert boxes == [[0, 0, 96, 96], [0, 0, 64, 40], [0, 0, 400, 640]]
+
+
+def test_targets_are_relative_to_the_image_and_not_to_the_padded_batch() -> None:
+    model = tiny_model()
+    samples = batch([1, 1], size=96)
+    samples[1]["image"] = samples[1]["image"][:, :64, :32]
+    samples[1]["instances"] = Instances((64, 32), gt_boxes=Boxes([[0, 0, 32, 16]]), gt_classes=torch.tensor([0]))
+    images, _ = model._batch([sample["image"] for sample in samples])
+    targets = model._targets(samples, images.image_sizes)
+    assert targets.boxes[1, 0].tolist() == [0.5, 0.125, 1.0, 0.25]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

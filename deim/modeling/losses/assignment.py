@@ -59,14 +59,6 @@ class GroupAssignment:
 
 
 @dataclass
-class StepAssignment:
-    """The groups of a step, and the mean number of images per process."""
-
-    groups: dict[str, GroupAssignment]
-    images: Tensor
-
-
-@dataclass
 class _Plan:
     """A group's assignment on the host; ``objects`` and ``located`` are the normalisers before reduction."""
 
@@ -85,7 +77,7 @@ def assign(
     denoising: DenoisingGroups | None,
     matcher: HungarianMatcher,
     use_union: bool,
-) -> StepAssignment:
+) -> dict[str, GroupAssignment]:
     """Match all groups of a step together.
 
     Costs come to the host in one copy, pairs go back in one, and the normalisers of all processes
@@ -99,10 +91,10 @@ def assign(
     plans = _plan_matched([s for s in supervision if not s.denoising], groups, targets, matcher, use_union)
     for group in (s.group for s in supervision if s.denoising):
         plans[group] = _plan_denoising(len(groups[group].logits), targets, denoising)
-    step = _on_device(plans, targets)
+    assignments = _on_device(plans, targets.boxes.device)
     for group in (s.group for s in supervision if s.denoising):
-        step.groups[group].classified = None if denoising is None else denoising.classified
-    return step
+        assignments[group].classified = None if denoising is None else denoising.classified
+    return assignments
 
 
 def _plan_matched(
@@ -153,15 +145,13 @@ def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | 
     return _Plan(pairs, pairs, targets.total * scale, targets.total * scale, len(once), len(counts) * len(denoising))
 
 
-def _on_device(plans: Mapping[str, _Plan], targets: Targets) -> StepAssignment:
-    device = targets.boxes.device
+def _on_device(plans: Mapping[str, _Plan], device: torch.device) -> dict[str, GroupAssignment]:
     parts = [part for plan in plans.values() for part in (plan.classes, plan.boxes)]
     joined = np.concatenate([part.stacked() for part in parts], axis=1)
     pairs = torch.from_numpy(joined).to(device, non_blocking=True).split([len(part) for part in parts], dim=1)
 
     numbers = [[p.objects, p.located, p.matched, p.queries] for p in plans.values()]
-    flat = [float(n) for row in numbers for n in row] + [float(len(targets.counts))]
-    means = torch.tensor(flat, device=device)
+    means = torch.tensor([float(n) for row in numbers for n in row], device=device)
     if comm.get_world_size() > 1:
         dist.all_reduce(means)
         means = means / comm.get_world_size()
@@ -174,4 +164,4 @@ def _on_device(plans: Mapping[str, _Plan], targets: Targets) -> StepAssignment:
             matched,
             queries - matched,
         )
-    return StepAssignment(groups, means[-1])
+    return groups

@@ -22,9 +22,6 @@ CLASSIFICATION_LOSSES: dict[str, Callable[..., Tensor]] = {
     "focal": lambda logits, positive, quality, **options: functional.focal_loss(logits, positive, **options),
 }
 
-# The distillation is balanced as if every process had this many images (D-FINE's official code).
-_DISTILLATION_IMAGES = 8
-
 
 class Criterion(nn.Module):
     """Computes a dict of weighted losses from a decoder's predictions.
@@ -113,15 +110,15 @@ class Criterion(nn.Module):
                 "take them out, or give the decoder the part that predicts them"
             )
         groups = {s.group: groups[s.group].float() for s in active}
-        step = assign(active, groups, targets, denoising, self.matcher, self.use_union)
-        main = step.groups[active[0].group]
-        scale = 4 * _DISTILLATION_IMAGES / step.images
-        balance = ((main.matched * scale).sqrt(), (main.others * scale).sqrt())
+        assignments = assign(active, groups, targets, denoising, self.matcher, self.use_union)
+        main = assignments[active[0].group]
+        # D-FINE's also has a factor of the number of images here, which cancels out of the weighted mean.
+        balance = (main.matched.sqrt(), main.others.sqrt())
 
         terms: dict[str, tuple[Tensor, float]] = {}
         for one in active:
             predictions = groups[one.group]
-            values = self._group_losses(predictions, one.targets(targets), step.groups[one.group], balance)
+            values = self._group_losses(predictions, one.targets(targets), assignments[one.group], balance)
             for name, per_layer in values.items():
                 for index, value in enumerate(per_layer.unbind()):
                     full_name = one.name(name, index, len(predictions.logits))

@@ -48,6 +48,9 @@ class Matches:
         return np.stack([self.layer, self.image, self.query, self.target]).astype(np.int64)
 
 
+_BEYOND_ANY_COST = 1e9
+
+
 class HungarianMatcher:
     """Assigns to every object a query of its own, so that the summed cost is smallest."""
 
@@ -68,9 +71,8 @@ class HungarianMatcher:
 
         Returns:
             for each group min(Q, n * repeats) pairs for each layer and each image of n objects.
-
-        Raises:
-            FloatingPointError: a prediction is NaN or infinite.
+        Predictions that are NaN or infinite are matched first, so that the losses are too, in the process that has them
+        and without an end of it before the others come to their gradients.
         """
         repeats = repeats or [1] * len(groups)
         costs = self._costs_on_host(groups, targets)
@@ -99,18 +101,15 @@ class HungarianMatcher:
         pairs = [np.empty((4, 0), np.int64)]
         for layer, of_layer in enumerate(cost):
             for image, count in enumerate(counts):
-                query, target = self._assign(np.tile(of_layer[image, :, :count], repeats), image)
+                query, target = self._assign(np.tile(of_layer[image, :, :count], repeats))
                 where = np.broadcast_to([[layer], [image]], (2, len(query)))
                 pairs.append(np.concatenate([where, query[None], target[None] % max(count, 1)]))
         return Matches(*np.concatenate(pairs, axis=1))
 
     @staticmethod
-    def _assign(matrix: np.ndarray, image: int) -> tuple[np.ndarray, np.ndarray]:
+    def _assign(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Queries and targets of the pairs of one (Q, n) cost matrix."""
         try:
             return linear_sum_assignment(matrix)
-        except ValueError as error:
-            raise FloatingPointError(
-                f"the matching cost of image {image} of the batch is NaN or infinite: the model's predictions "
-                "have diverged (lower the learning rate or clip gradients), or its input was not finite"
-            ) from error
+        except ValueError:  # which it raises for what is not finite
+            return linear_sum_assignment(np.where(np.isfinite(matrix), matrix, -_BEYOND_ANY_COST))
