@@ -42,7 +42,9 @@ def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tu
             annotations.append(coco_annotation(len(annotations) + 1, number + 1, category + 1, box))
     categories = [{"id": number + 1, "name": str(number + 1)} for number in range(80)]
     json_file = folder / "instances.json"
-    json_file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    json_file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
+    )
     return str(json_file), str(folder / "images")
 
 

@@ -46,7 +46,7 @@ class Touched(Dataset):
 
 def private_memory() -> int:
     """Bytes of this process that it shares with no other; Linux only."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 

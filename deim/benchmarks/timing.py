@@ -49,7 +49,8 @@ def report(found: Sequence[Mapping[str, Any]], path: str | None, device: torch.d
     print(tabulate([dict(row) for row in found], headers="keys", tablefmt="github", floatfmt=".4g"))
     if path is not None:
         Path(path).write_text(
-            json.dumps({"machine": machine(device), "rows": [dict(row) for row in found]}, indent=2) + "\n"
+            json.dumps({"machine": machine(device), "rows": [dict(row) for row in found]}, indent=2) + "\n",
+            encoding="utf-8",
         )
 
 
@@ -81,7 +82,7 @@ def _limits(device: torch.device) -> dict[str, float]:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 

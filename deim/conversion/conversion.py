@@ -116,7 +116,7 @@ def write_hugging_face(found: Identified, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         _save_safetensors(weights, out / "model.safetensors")
         for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
-            (out / name).write_text(json.dumps(content, indent=2) + "\n")
+            (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {error}") from error
 

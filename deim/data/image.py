@@ -1,13 +1,20 @@
 """Reading images of any kind as 8-bit RGB."""
 
+import os
 from pathlib import Path
 
-import cv2
-import numpy as np
-from detectron2.data import detection_utils
-from PIL import ExifTags, Image
+# A picture of a few kilobytes may be one of gigabytes once it is decoded. PIL refuses those of more pixels than this;
+# OpenCV asks when it is imported. More are read where the variable says so.
+MAX_PIXELS = int(os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970)))
 
-from deim.errors import DatasetError
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from detectron2.data import detection_utils  # noqa: E402
+from detectron2.utils.file_io import PathManager  # noqa: E402
+from PIL import ExifTags, Image  # noqa: E402
+
+import deim.data.shards  # noqa: E402, F401 - which knows how to open what is in archives
+from deim.errors import DatasetError  # noqa: E402
 
 _FLAGS = {
     1: cv2.IMREAD_COLOR,
@@ -36,7 +43,7 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
         DatasetError: the file is missing, truncated, no image, or of another size.
     """
     try:
-        data = Path(file_name).read_bytes()
+        data = _bytes_of(file_name)
     except OSError as error:
         raise DatasetError(f"cannot read image {file_name}: {error.strerror}") from error
     if not _is_complete(data):
@@ -56,6 +63,13 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
     )
 
 
+def _bytes_of(file_name: str) -> bytes:
+    if "://" not in file_name:
+        return Path(file_name).read_bytes()
+    with PathManager.open(file_name, "rb") as file:
+        return file.read()
+
+
 def _is_complete(data: bytes) -> bool:
     end = next((end for start, end in _SIGNATURES.items() if data.startswith(start)), None)
     return end is None or data.endswith(end)
@@ -72,6 +86,11 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
 def _read_by_pil(file_name: str) -> np.ndarray:
     try:
         return np.ascontiguousarray(detection_utils.read_image(file_name, format="RGB"))
+    except Image.DecompressionBombError as error:
+        raise DatasetError(
+            f"cannot read image {file_name}: it has more than {MAX_PIXELS:,} pixels. If it is what you want to read, set "
+            "the environment variable OPENCV_IO_MAX_IMAGE_PIXELS to more, or cut it into pieces"
+        ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"cannot read image {file_name}: {error}") from error
 
@@ -91,9 +110,9 @@ def image_size(file_name: str) -> tuple[int, int]:
         DatasetError: the file is missing or no image.
     """
     try:
-        with Image.open(file_name) as image:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(f"cannot read image {file_name}: {error}") from error
     return (width, height) if turned else (height, width)

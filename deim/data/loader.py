@@ -1,6 +1,8 @@
 """Loaders of training and test data."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.data import build_detection_test_loader
@@ -14,8 +16,19 @@ from deim.data.packing import pack, unpack
 from deim.data.records import CompactRecords, Records
 from deim.data.sampler import IterationSampler, SampleKey, generators
 from deim.data.staged import StagedMapper
-from deim.errors import ConfigError
+from deim.errors import ConfigError, DatasetError, DeimError
+from deim.processes import obey_parent_alone
 from deim.schedule import Stage
+
+logger = logging.getLogger("detectron2.deim")
+
+
+class WorkerDiedError(DeimError):
+    """A worker process of a loader has ended before its time."""
+
+
+# So many broken images in a row are a broken disk.
+_MAX_ATTEMPTS = 20
 
 
 class MappedDataset(Dataset):
@@ -26,6 +39,8 @@ class MappedDataset(Dataset):
     Args:
         mapper: record -> sample; or a staged one, whose mapper changes with the iteration.
         mixup: blends batches in the stage of Dense O2O.
+        skip_unreadable: in place of a sample of which an image cannot be read, take that of the next record. It says
+            so under ``unreadable``.
 
     Raises:
         ConfigError: mixup without a staged mapper, which says when.
@@ -37,6 +52,7 @@ class MappedDataset(Dataset):
         mapper: Callable[[dict], dict] | StagedMapper,
         sampler: IterationSampler,
         mixup: Mixup | None = None,
+        skip_unreadable: bool = False,
     ):
         if mixup is not None and not isinstance(mapper, StagedMapper):
             raise ConfigError("dataloader.train.mixup needs a StagedMapper as dataloader.train.mapper")
@@ -44,6 +60,7 @@ class MappedDataset(Dataset):
         compact = isinstance(mapper, (StagedMapper, DetectionMapper))
         self.records: Records = CompactRecords(records) if compact else DatasetFromList(records, copy=False)
         self.mapper, self.sampler, self.mixup = mapper, sampler, mixup
+        self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self.records)
@@ -75,8 +92,19 @@ class MappedDataset(Dataset):
             return mapper, self.mixup.draw()
 
     def _sample(self, mapper: Callable[[dict], dict], key: SampleKey) -> dict:
-        with generators(self.sampler.seed, key.iteration, key.slot):
-            return mapper(self.records[key.index])
+        unreadable: list[str] = []
+        while True:
+            # Another attempt is another draw, of other images for a mosaic too.
+            slot = key.slot + len(unreadable) * self.sampler.total_batch_size
+            with generators(self.sampler.seed, key.iteration, slot):
+                try:
+                    sample = mapper(self.records[(key.index + len(unreadable)) % len(self.records)])
+                except DatasetError as error:
+                    unreadable.append(str(error))
+                    if not self.skip_unreadable or len(unreadable) > _MAX_ATTEMPTS:
+                        raise
+                    continue
+            return {**sample, "unreadable": unreadable} if unreadable else sample
 
 
 class TrainLoader:
@@ -84,10 +112,17 @@ class TrainLoader:
 
     Set ``start_iter`` before iterating to begin in the middle of a run: the batches are those that
     an uninterrupted run has there.
+
+    Args:
+        unreadable_images_allowed: how many different images that cannot be read this process may pass over.
     """
 
-    def __init__(self, dataset: MappedDataset, sampler: IterationSampler, num_workers: int):
+    def __init__(
+        self, dataset: MappedDataset, sampler: IterationSampler, num_workers: int, unreadable_images_allowed: int = 0
+    ):
         self.sampler = sampler
+        self.unreadable_images_allowed = unreadable_images_allowed
+        self.unreadable: set[str] = set()
         # every size that images may have, as far as it is known
         self.shapes = dataset.mapper.shapes if isinstance(dataset.mapper, StagedMapper) else []
         self._loader = DataLoader(
@@ -97,7 +132,7 @@ class TrainLoader:
             collate_fn=pack if num_workers else _as_list,
             pin_memory=False,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_single_thread if num_workers else None,
+            worker_init_fn=prepare_worker if num_workers else None,
         )
 
     @property
@@ -109,23 +144,74 @@ class TrainLoader:
         self.sampler.start_iter = value
 
     @property
+    def seed(self) -> int:
+        return self.sampler.seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self.sampler.seed = value
+
+    @property
     def iters_per_epoch(self) -> int:
         return self.sampler.iters_per_epoch
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return map(unpack, self._loader)
+        for batch in map(unpack, self._loader):
+            for sample in batch:
+                self._count(sample.pop("unreadable", ()))
+            yield batch
+
+    def _count(self, unreadable: Iterable[str]) -> None:
+        """
+        Raises:
+            DatasetError: more images cannot be read than are allowed.
+        """
+        for told in unreadable:
+            if told in self.unreadable:
+                continue
+            self.unreadable.add(told)
+            if len(self.unreadable) > self.unreadable_images_allowed:
+                raise DatasetError(
+                    f"{len(self.unreadable)} images cannot be read, and dataloader.train.unreadable_images_allowed is "
+                    f"{self.unreadable_images_allowed}; the last: {told}"
+                )
+            logger.warning(
+                f"{told}: another one takes its place "
+                f"({len(self.unreadable)} of the {self.unreadable_images_allowed} that may be so)"
+            )
+
+
+@contextmanager
+def clear_deaths_of_workers() -> Iterator[None]:
+    """Within it, the death of a worker that loads data, which torch raises in whatever the main process is doing, is an
+    error that says what to do.
+
+    Raises:
+        WorkerDiedError: one has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerDiedError(
+            f"{str(error).splitlines()[0]} Most often the machine ran out of memory: lower dataloader.*.num_workers "
+            "or the sizes of batches and images; the log of the system (dmesg) tells"
+        ) from error
 
 
 def _as_list(samples: list[dict]) -> list[dict]:
     return samples
 
 
-def _single_thread(worker_id: int) -> None:
-    """One core per worker: their own thread pools would only fight each other."""
+def prepare_worker(worker_id: int) -> None:
+    """What every worker process does first: it works in a single thread, since thread pools of several would only fight
+    each other, ends with the process that started it, and leaves signals to that one."""
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    obey_parent_alone()
 
 
 def build_train_loader(
@@ -137,6 +223,7 @@ def build_train_loader(
     seed: int = -1,
     shuffle: bool = True,
     mixup: Mixup | None = None,
+    unreadable_images_allowed: int = 0,
 ) -> TrainLoader:
     """A loader whose samples depend on (seed, iteration, slot in the global batch) alone.
 
@@ -147,19 +234,25 @@ def build_train_loader(
         num_workers: worker processes of this process; 0 loads in the main one.
         seed: negative draws one that all processes share.
         mixup: blends neighbours of the global batch in the stage of Dense O2O.
+        unreadable_images_allowed: in place of an image that cannot be read another one is taken, and the log says so,
+            until there are more of them than this in a process; 0 ends the run at the first.
     """
     seed = comm.shared_random_seed() if seed < 0 else seed
     sampler = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
-    return TrainLoader(MappedDataset(dataset, mapper, sampler, mixup), sampler, num_workers)
+    mapped = MappedDataset(dataset, mapper, sampler, mixup, skip_unreadable=unreadable_images_allowed > 0)
+    return TrainLoader(mapped, sampler, num_workers, unreadable_images_allowed)
 
 
 def build_test_loader(
     dataset: list[dict], *, mapper: Callable[[dict], dict], total_batch_size: int = 1, num_workers: int = 4
 ) -> DataLoader:
     """detectron2's test loader, with the batch size given over all processes as in training."""
-    return build_detection_test_loader(
+    loader = build_detection_test_loader(
         dataset,
         mapper=mapper,
         batch_size=max(total_batch_size // comm.get_world_size(), 1),
         num_workers=num_workers,
     )
+    if num_workers:
+        loader.worker_init_fn = prepare_worker
+    return loader

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
+from deim.data.datasets.coco import what_is_wrong
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays, stated_size
 from deim.errors import DatasetError
@@ -31,7 +32,12 @@ def read_content(dataset: Mapping[str, Any]) -> Content:
         records = instantiate(dataset)
     except UnsoundDatasetError as error:
         return error.content
-    return Content(records, MetadataCatalog.get(dataset["name"]).thing_classes, [])
+    metadata = MetadataCatalog.get(dataset["name"])
+    json_file = metadata.get("json_file")
+    unnoticed = None if json_file is None else what_is_wrong(json_file)
+    return Content(
+        records, metadata.thing_classes, [] if unnoticed is None else [Problem(str(json_file), unnoticed, True)]
+    )
 
 
 def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Problem]:
@@ -81,7 +87,7 @@ def check_dataset(dataset: Mapping[str, Any], output: str, decode: bool, images:
     sound = [i for i, record in enumerate(content.records) if record["file_name"] not in broken]
     chosen = [sound[i] for i in np.linspace(0, len(sound) - 1, min(images, len(sound))).astype(int)]
     _draw_images([content.records[i] for i in chosen], content.classes, folder / "images.png")
-    (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems))
+    (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
     for problem in problems[:20]:
         print(problem)
     fatal = sum(problem.fatal for problem in problems)

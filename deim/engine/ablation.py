@@ -84,10 +84,10 @@ def _write(cfg: Any, path: Path) -> None:
         ConfigError: another config stands there: that of another ablation.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    former = path.read_text() if path.is_file() else None
+    former = path.read_text(encoding="utf-8") if path.is_file() else None
     LazyConfig.save(cfg, str(path))
-    if former is not None and path.read_text() != former:
-        path.write_text(former)
+    if former is not None and path.read_text(encoding="utf-8") != former:
+        path.write_text(former, encoding="utf-8")
         raise ConfigError(f"{path} holds the config of another ablation: choose another --output, or remove it")
 
 
@@ -124,8 +124,8 @@ def report(variants: Sequence[Variant], output: Path) -> str:
     switches = list(variants[0].states)
     table = tabulate(rows, headers=["", *switches, "runs", "AP", "AP50", "AP75"], tablefmt="github")
     output.mkdir(parents=True, exist_ok=True)
-    (output / "table.md").write_text(table + "\n")
-    (output / "results.json").write_text(json.dumps(results, indent=1))
+    (output / "table.md").write_text(table + "\n", encoding="utf-8")
+    (output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     draw_runs(
         {v.name: [read_scores(run / "metrics.json", "AP") for run in v.finished] for v in variants},
         output / "curves.png",

@@ -151,7 +151,7 @@ def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
     _add_errors(page, shown, evaluated.class_names, threshold)
     _add_pictures(page, shown, evaluated.class_names)
     page.heading("Configuration")
-    page.folded("config.yaml", (folder / "config.yaml").read_text())
+    page.folded("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
     return page
 
 

@@ -53,7 +53,7 @@ class CocoWriter:
             self.content["annotations"].append({"id": number, **one, "area": box[2] * box[3], "iscrowd": 0})
 
     def close(self) -> None:
-        self.path.write_text(json.dumps(self.content))
+        self.path.write_text(json.dumps(self.content), encoding="utf-8")
 
 
 class CsvWriter:
@@ -81,7 +81,7 @@ class YoloWriter:
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.folder = folder / "labels"
         self.folder.mkdir(parents=True, exist_ok=True)
-        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in class_names))
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
 
     def add(self, found: Detections, name: str) -> None:
         height, width = found.image_size
@@ -93,7 +93,7 @@ class YoloWriter:
             centre = (left + right) / 2 / width, (top + bottom) / 2 / height
             sides = (right - left) / width, (bottom - top) / height
             lines.append(" ".join([str(label), *(f"{value:.6f}" for value in (*centre, *sides, score))]))
-        (self.folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (self.folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def close(self) -> None:
         pass

@@ -92,7 +92,7 @@ def _series(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
     if not path.is_file():
         raise DeimError(f"metrics file {path} does not exist")
     found = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             scalars = json.loads(line)
         except ValueError as error:

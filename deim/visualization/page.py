@@ -78,7 +78,9 @@ class Page:
     def write(self, path: str | Path) -> None:
         head = f'<meta charset="utf-8"><title>{html.escape(self.title)}</title><style>{_STYLE}</style>'
         body = "\n".join(self._parts)
-        Path(path).write_text(f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n')
+        Path(path).write_text(
+            f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n', encoding="utf-8"
+        )
 
 
 def _image(kind: str, content: bytes, description: str) -> str:

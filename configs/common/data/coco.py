@@ -33,6 +33,8 @@ dataloader = dict(
         total_batch_size=32,
         num_workers=4,
         seed="${train.seed}",
+        # in place of one, another image is taken
+        unreadable_images_allowed=0,
     ),
     test=L(build_test_loader)(
         dataset=L(coco_dataset)(name="coco_2017_val", json_file=None, image_root=None, filter_empty=False),

@@ -1,6 +1,7 @@
 """What can be wrong with a data set, and saying so."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -96,23 +97,62 @@ class UnsoundDatasetError(DatasetError):
     content: Content
 
 
-def require_sound(name: str, content: Content) -> None:
+def require_sound(name: str, content: Content, problems_allowed: int = 0) -> None:
     """Warn of objects that training leaves out.
 
+    Args:
+        problems_allowed: so many fatal problems are no reason to stop: what they are of is left out of ``content``.
+
     Raises:
-        UnsoundDatasetError: some problem is fatal; it tells the first ones.
+        UnsoundDatasetError: more problems are fatal; it tells the first ones.
     """
     problems = content.all_problems()
     fatal = [problem for problem in problems if problem.fatal]
-    if fatal:
+    if 0 < len(fatal) <= problems_allowed:
+        told = "\n".join(f"  {problem}" for problem in fatal[:20])
+        logger.warning(f"data set {name!r}: {len(fatal)} of {problems_allowed} problems allowed are left out:\n{told}")
+        leave_out_unsound(content)
+    elif fatal:
         lines = [f"data set {name!r} cannot be used:", *(f"  {problem}" for problem in fatal[:5])]
         if len(fatal) > 5:
             lines.append(f"  and {len(fatal) - 5} more; tools/check_dataset.py lists them all")
+        lines.append(f"  +dataloader.train.dataset.problems_allowed={len(fatal)} leaves them out")
         error = UnsoundDatasetError("\n".join(lines))
         error.content = content
         raise error
-    if problems:
+    harmless = [problem for problem in problems if not problem.fatal]
+    if harmless:
         logger.warning(
-            f"data set {name!r}: {len(problems)} objects are left out, the first: {problems[0]}; "
+            f"data set {name!r}: {len(harmless)} objects are left out, the first: {harmless[0]}; "
             "tools/check_dataset.py lists them all"
+        )
+
+
+def leave_out_unsound(content: Content) -> None:
+    """Take the objects out whose box is not finite or whose class does not exist, in place."""
+    for record in content.records:
+        kept = record.get("annotations", [])
+        sound = np.isfinite(boxes_of(kept)).all(axis=1)
+        record["annotations"] = [
+            annotation
+            for annotation, finite in zip(kept, sound, strict=True)
+            if finite and 0 <= annotation["category_id"] < len(content.classes)
+        ]
+
+
+def require_inside(file_name: str, root: str, where: str) -> None:
+    """
+    Args:
+        file_name: of an image, as an annotation file makes it of ``root`` and a name of its own.
+        where: the annotation file, for the message.
+
+    Raises:
+        DatasetError: the name leads out of the folder. Links in the folder may do so: whoever owns it has made them.
+    """
+    if file_name.startswith(root) and os.pardir not in file_name[len(root) :]:
+        return  # which can be told sooner
+    if os.path.relpath(file_name, root).split(os.sep)[0] == os.pardir:
+        raise DatasetError(
+            f"{where} names the image {file_name}, which is not in {root}: take the folder that holds all images as "
+            "image_root, and names that begin there"
         )

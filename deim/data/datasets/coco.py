@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.file_io import PathManager
 
-from deim.data.datasets.checks import Content, require_sound
+from deim.data.datasets.checks import Content, require_inside, require_sound
 from deim.errors import DatasetError
 
 
@@ -35,13 +37,18 @@ def register_coco(name: str, json_file: str, image_root: str) -> None:
 
 
 def coco_dataset(
-    name: str, json_file: str | None = None, image_root: str | None = None, filter_empty: bool = False
+    name: str,
+    json_file: str | None = None,
+    image_root: str | None = None,
+    filter_empty: bool = False,
+    problems_allowed: int = 0,
 ) -> list[dict]:
     """The records of a data set, which is registered first if paths are given.
 
     Args:
         name: of a registered data set, or of the one to register.
         filter_empty: leave out images without objects; DEIM and D-FINE keep them.
+        problems_allowed: so many objects that are wrong are left out, and no more.
 
     Returns:
         detectron2 records.
@@ -65,25 +72,35 @@ def coco_dataset(
         _require(source, metadata.get("image_root"))
     try:
         records = get_detection_dataset_dicts(name, filter_empty=False, check_consistency=False)
+        _require_fit(name, records, metadata, problems_allowed)
+    except DatasetError:
+        raise
     except Exception as error:  # what readers raise for malformed files is of many kinds
-        reason = None if source is None else _what_is_wrong(source)
+        reason = None if source is None else what_is_wrong(source)
         raise DatasetError(f"data set {name!r} ({source}): {reason or error}") from error
-    if filter_empty:
-        records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+    return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
+
+
+def _require_fit(name: str, records: list[dict], metadata: Any, problems_allowed: int) -> None:
+    source, root = metadata.get("json_file"), metadata.get("image_root")
     if not any(r.get("annotations") for r in records):
         raise DatasetError(f"data set {name!r} ({source}) has {len(records)} images, but no annotations at all")
-    require_sound(name, Content(records, metadata.thing_classes, []))
-    return records
+    for record in records if root is not None else []:
+        require_inside(record["file_name"], root, source)
+        if not all(isinstance(record[side], int | float) for side in ("height", "width")):
+            size = f"{record['width']!r} x {record['height']!r}"
+            raise DatasetError(f"{source}: the image {record['image_id']!r} has the size {size}, which is no number")
+    require_sound(name, Content(records, metadata.thing_classes, []), problems_allowed)
 
 
 def _require(json_file: str, image_root: str | None) -> None:
     if not Path(json_file).is_file():
         raise DatasetError(f"annotation file {json_file} does not exist (set dataset.json_file)")
-    if image_root is not None and not Path(image_root).is_dir():
+    if image_root is not None and not PathManager.isdir(str(image_root)):
         raise DatasetError(f"image folder {image_root} does not exist (set dataset.image_root)")
 
 
-def _what_is_wrong(json_file: str) -> str | None:
+def what_is_wrong(json_file: str) -> str | None:
     """Why a file cannot be read as COCO annotations, where that can be told in general."""
     try:
         content = json.loads(Path(json_file).read_bytes())
@@ -96,12 +113,53 @@ def _what_is_wrong(json_file: str) -> str | None:
     empty = [key for key in ("categories", "images") if not content[key]]
     if empty:
         return f"it lists no {' and no '.join(empty)}"
-    known = {category["id"] for category in content["categories"]}
-    stray = [a for a in content["annotations"] if a.get("category_id") not in known]
-    if not stray:
-        return None
-    first = stray[0]
-    return (
-        f"{len(stray)} annotations have a category_id that 'categories' does not list, the first: "
-        f"id {first.get('id')} of image {first.get('image_id')} with category_id {first.get('category_id')}"
-    )
+    return _missing_keys(content) or _repeated_ids(content) or _wrong_references(content)
+
+
+_KEYS = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+def _missing_keys(content: dict) -> str | None:
+    for kind, keys in _KEYS.items():
+        for place, entry in enumerate(content[kind]):
+            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            if missing:
+                return f"entry {place + 1} of {kind!r} has no {' and no '.join(missing)}"
+            unusable = [key for key in keys if key.endswith("id") and not isinstance(entry[key], int | str)]
+            if unusable:
+                return f"entry {place + 1} of {kind!r} has the {unusable[0]} {entry[unusable[0]]!r}, which is no number"
+            if kind == "annotations" and not _is_box(entry["bbox"]):
+                return f"annotation {entry['id']} has the bbox {entry['bbox']!r}, which is not 4 numbers"
+    return None
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value)
+
+
+def _repeated_ids(content: dict) -> str | None:
+    for kind in _KEYS:
+        seen = set()
+        for entry in content[kind]:
+            if entry["id"] in seen:
+                return f"the id {entry['id']!r} stands twice in {kind!r}"
+            seen.add(entry["id"])
+    return None
+
+
+def _wrong_references(content: dict) -> str | None:
+    """Annotations of categories or images that are not there."""
+    for key, kind in (("category_id", "categories"), ("image_id", "images")):
+        known = {entry["id"] for entry in content[kind]}
+        stray = [annotation for annotation in content["annotations"] if annotation[key] not in known]
+        if stray:
+            first = stray[0]
+            return (
+                f"{len(stray)} annotations have {'a' if key == 'category_id' else 'an'} {key} that {kind!r} does not "
+                f"list, the first: id {first['id']} of image {first['image_id']} with {key} {first[key]}"
+            )
+    return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2.structures import BoxMode
 
-from deim.data.datasets.checks import Content, Problem
+from deim.data.datasets.checks import Content, Problem, require_inside
 from deim.data.datasets.source import dataset_of, require_file
 from deim.data.image import image_size
 from deim.errors import DatasetError
@@ -15,7 +15,7 @@ from tqdm import tqdm
 BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 
 
-def crowdhuman_dataset(name: str, annotation_file: str, image_root: str, box: str = "full") -> list[dict]:
+def crowdhuman_dataset(name: str, annotation_file: str, image_root: str, box: str = "full", problems_allowed: int = 0) -> list[dict]:
     """The records of an ``annotation_{train,val}.odgt``, with the one class "person".
 
     What is marked to be ignored, and masks over crowds, become crowds.
@@ -24,6 +24,7 @@ def crowdhuman_dataset(name: str, annotation_file: str, image_root: str, box: st
         name: to register it by.
         image_root: holds ``<ID>.jpg``.
         box: "full", of the whole person, which may reach out of the image; "visible"; or "head".
+        problems_allowed: so many images that are wrong are left out, and no more.
 
     Raises:
         DatasetError: files are missing or malformed; it names file and line.
@@ -31,19 +32,20 @@ def crowdhuman_dataset(name: str, annotation_file: str, image_root: str, box: st
     if box not in BOXES:
         raise DatasetError(f"data set {name!r}: box={box!r}; choose one of {', '.join(BOXES)}")
     read = functools.partial(read_crowdhuman, annotation_file, image_root, box)
-    return dataset_of(name, f"{annotation_file}, {image_root}, {box} boxes", read)
+    return dataset_of(name, f"{annotation_file}, {image_root}, {box} boxes", read, problems_allowed)
 
 
 def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:
     require_file(Path(annotation_file))
     content = Content([], ["person"], [])
-    lines = Path(annotation_file).read_text().splitlines()
+    # what is no text is no JSON either, and told with its line
+    lines = Path(annotation_file).read_text(encoding="utf-8", errors="replace").splitlines()
     for number, text in enumerate(tqdm(lines, f"reading {annotation_file}", delay=2, mininterval=2, unit="image"), 1):
         if not text.strip():
             continue
         try:
             content.records.append(_record(json.loads(text), number, annotation_file, image_root, box))
-        except (ValueError, KeyError, TypeError, DatasetError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, DatasetError) as error:
             what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             content.problems.append(Problem(f"{annotation_file}:{number}", what, True))
     return content
@@ -51,6 +53,7 @@ def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:
 
 def _record(image: dict, line: int, annotation_file: str, image_root: str, box: str) -> dict:
     file_name = str(Path(image_root) / f"{image['ID']}.jpg")
+    require_inside(file_name, image_root, annotation_file)
     height, width = image_size(file_name)
     return {
         "file_name": file_name,
@@ -60,7 +63,7 @@ def _record(image: dict, line: int, annotation_file: str, image_root: str, box: 
         "annotation_file": annotation_file,
         "annotations": [
             {
-                "bbox": person[BOXES[box]],
+                "bbox": _four_numbers(person[BOXES[box]]),
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": 0,
                 "iscrowd": int(person["tag"] != "person" or _is_ignored(person, box)),
@@ -69,6 +72,12 @@ def _record(image: dict, line: int, annotation_file: str, image_root: str, box: 
             for person in image["gtboxes"]
         ],
     }
+
+
+def _four_numbers(value: object) -> list:
+    if isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value):
+        return value
+    raise ValueError(f"the box {value!r} is not 4 numbers")
 
 
 def _is_ignored(person: dict, box: str) -> bool:

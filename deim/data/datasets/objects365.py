@@ -68,7 +68,7 @@ def _save(root: Path, split: str, source: dict, images: list[dict], annotations:
         annotation["id"] = number
     path = annotation_path(root, split)
     path = path.with_name(PREFIX + path.name)
-    path.write_text(json.dumps({**source, "images": images, "annotations": annotations}))
+    path.write_text(json.dumps({**source, "images": images, "annotations": annotations}), encoding="utf-8")
     print(f"{path}: {len(images)} images, {len(annotations)} objects")
 
 
@@ -111,7 +111,7 @@ def resize_images(annotation_file: Path, image_root: Path, max_size: int = 640, 
         if "area" in annotation:
             annotation["area"] *= horizontal * vertical
     path = annotation_file.with_stem(annotation_file.stem + SUFFIX)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     print(f"{path}: {len(content['images'])} images, {len(content['annotations'])} objects, {len(faults)} left out")
     return faults
 

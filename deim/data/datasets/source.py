@@ -9,11 +9,12 @@ from deim.data.datasets.checks import Content, require_sound
 from deim.errors import DatasetError
 
 
-def dataset_of(name: str, source: str, read: Callable[[], Content]) -> list[dict]:
+def dataset_of(name: str, source: str, read: Callable[[], Content], problems_allowed: int = 0) -> list[dict]:
     """The records of a data set, which is registered with detectron2 under ``name``.
 
     Args:
         source: tells data sets apart: one name stands for one source.
+        problems_allowed: see :func:`deim.data.datasets.checks.require_sound`.
 
     Raises:
         DatasetError: it cannot be read, holds no images or no objects, or the name is taken.
@@ -22,7 +23,7 @@ def dataset_of(name: str, source: str, read: Callable[[], Content]) -> list[dict
     if name in DatasetCatalog and metadata.get("source") != source:
         raise DatasetError(f"the data set name {name!r} is already registered for another source; choose another name")
     content = read()
-    require_sound(name, content)
+    require_sound(name, content, problems_allowed)
     if not content.records:
         raise DatasetError(f"data set {name!r} ({source}) has no images")
     if not any(record["annotations"] for record in content.records):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detectron2.structures import BoxMode
 
-from deim.data.datasets.checks import Content, Problem
+from deim.data.datasets.checks import Content, Problem, require_inside
 from deim.data.datasets.source import dataset_of, require_file
 from deim.data.image import image_size
 from deim.errors import DatasetError
@@ -28,6 +28,7 @@ def voc_dataset(
     split: str,
     class_names: Sequence[str] = VOC_CLASSES,
     ignore_difficult: bool = False,
+    problems_allowed: int = 0,
 ) -> list[dict]:
     """The records of ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml`` and ``JPEGImages/``.
 
@@ -38,27 +39,30 @@ def voc_dataset(
         class_names: in the order of the class indices.
         ignore_difficult: make crowds of objects marked as difficult, as evaluation wants it; else they are
             objects as others are.
+        problems_allowed: so many images and objects that are wrong are left out, and no more.
 
     Raises:
         DatasetError: files are missing or malformed; it names file and line.
     """
     read = functools.partial(read_voc, root, split, tuple(class_names), ignore_difficult)
-    return dataset_of(name, f"{root}, {split}, difficult ignored: {ignore_difficult}", read)
+    return dataset_of(name, f"{root}, {split}, difficult ignored: {ignore_difficult}", read, problems_allowed)
 
 
 def read_voc(root: str, split: str, class_names: Sequence[str], ignore_difficult: bool) -> Content:
     listing = Path(root) / "ImageSets" / "Main" / f"{split}.txt"
     require_file(listing)
-    stems = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+    stems = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
     content = Content([], class_names, [])
     for image_id, stem in enumerate(tqdm(stems, f"reading {listing}", delay=2, mininterval=2, unit="image")):
         record = {"file_name": str(_image_of(Path(root), stem)), "image_id": image_id, "annotations": []}
         path = Path(root) / "Annotations" / f"{stem}.xml"
         record["annotation_file"] = str(path)
         try:
+            require_inside(str(record["file_name"]), root, str(listing))
             _read_annotations(path, record, class_names, ignore_difficult, content.problems)
-        except (OSError, ET.ParseError, DatasetError) as error:
+        except (OSError, ValueError, ET.ParseError, DatasetError) as error:
             content.problems.append(Problem(str(path), str(error), True))
+            continue
         content.records.append(record)
     return content
 
@@ -72,8 +76,9 @@ def _image_of(root: Path, stem: str) -> Path:
 def _read_annotations(
     path: Path, record: dict, class_names: Sequence[str], ignore_difficult: bool, problems: list[Problem]
 ) -> None:
-    text = path.read_text()
-    tree = ET.fromstring(text)
+    content = path.read_bytes()
+    tree = ET.fromstring(content)  # which knows the encoding that it declares
+    text = content.decode(errors="replace")
     lines = [number for number, line in enumerate(text.splitlines(), 1) for _ in re.finditer(r"<object\b", line)]
     sides = [tree.findtext(f"size/{side}") for side in ("height", "width")]
     known = all(side and float(side) > 0 for side in sides)

@@ -16,7 +16,7 @@ from deim.errors import DatasetError
 from tqdm import tqdm
 
 
-def yolo_dataset(name: str, data_file: str, split: str) -> list[dict]:
+def yolo_dataset(name: str, data_file: str, split: str, problems_allowed: int = 0) -> list[dict]:
     """The records of one split of a ``data.yaml``, as Ultralytics defines it.
 
     The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of
@@ -27,11 +27,12 @@ def yolo_dataset(name: str, data_file: str, split: str) -> list[dict]:
     Args:
         name: to register it by.
         split: "train", "val" or "test".
+        problems_allowed: so many images and objects that are wrong are left out, and no more.
 
     Raises:
         DatasetError: files are missing or malformed; it names file and line.
     """
-    return dataset_of(name, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split))
+    return dataset_of(name, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), problems_allowed)
 
 
 def read_yolo(data_file: str, split: str) -> Content:
@@ -59,19 +60,27 @@ def read_settings(path: Path, *splits: str) -> dict:
     """
     require_file(path)
     try:
-        settings = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no valid YAML: {error}") from error
     missing = [key for key in ("names", *splits) if not isinstance(settings, dict) or not settings.get(key)]
     if missing:
         raise DatasetError(f"{path} has no {' and no '.join(missing)}")
+    names, places = settings["names"], [settings.get("path") or "", *(settings[split] for split in splits)]
+    if isinstance(names, dict) and sorted(names, key=str) != sorted(range(len(names)), key=str):
+        raise DatasetError(f"{path}: names has the keys {', '.join(map(str, names))}, not 0 to {len(names) - 1}")
+    if not isinstance(names, dict | list):
+        raise DatasetError(f"{path}: names is {names!r}, and not a list of names")
+    for place in places:
+        if not all(isinstance(entry, str) for entry in (place if isinstance(place, list) else [place])):
+            raise DatasetError(f"{path}: {place!r} is no path, nor a list of paths")
     return settings
 
 
-def class_names(settings: dict) -> list:
+def class_names(settings: dict) -> list[str]:
     """In the order of their indices."""
     names = settings["names"]
-    return [names[i] for i in sorted(names)] if isinstance(names, dict) else list(names)
+    return [str(name) for name in ([names[i] for i in sorted(names)] if isinstance(names, dict) else names)]
 
 
 def _images(data_file: Path, settings: dict, split: str) -> list[Path]:
@@ -83,7 +92,7 @@ def _images(data_file: Path, settings: dict, split: str) -> list[Path]:
         if place.is_dir():
             images += sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         elif place.is_file():
-            images += [place.parent / line.strip() for line in place.read_text().splitlines() if line.strip()]
+            images += [place.parent / line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
         else:
             raise DatasetError(f"{data_file}: {split} names {place}, which does not exist")
     return images
@@ -102,7 +111,8 @@ def _objects(path: Path, height: int, width: int, problems: list[Problem]) -> li
     if not path.is_file():
         return []
     objects = []
-    for line, text in enumerate(path.read_text().splitlines(), 1):
+    # what is no text is no number either, and told below
+    for line, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not text.strip():
             continue
         try:

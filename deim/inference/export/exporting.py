@@ -61,7 +61,7 @@ def export(
     if suffix == ".engine":
         batches = (1, 4, 16) if options.dynamic_batch else None
         build_engine(trtexec_command(onnx_file, output, exported.metadata, batches))
-        Path(output + ".json").write_text(exported.metadata.to_json())
+        Path(output + ".json").write_text(exported.metadata.to_json(), encoding="utf-8")
         tell(f"wrote {output}; what it takes and gives stands in {output}.json")
 
 

@@ -47,6 +47,11 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
         metadata.thing_dataset_id_to_contiguous_id = contiguous
 
     kept = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
+    listed = [annotation["id"] for image_id in api.imgs for annotation in api.imgToAnns[image_id]]
+    if len(listed) < len(api.anns):
+        logger.warning(f"{json_file}: only {len(listed)} of the {len(api.anns)} annotations are of images in it.")
+    if "minival" not in json_file and len(set(listed)) != len(listed):
+        raise AssertionError(f"Annotation ids in '{json_file}' are not unique!")
     records = []
     for image_id in sorted(api.imgs):
         image = api.imgs[image_id]

@@ -1,0 +1,90 @@
+"""How long a process of a run lives."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# Exit status of a run that saved a checkpoint and ended since it was asked to: EX_TEMPFAIL of sysexits.h, "try again".
+PREEMPTED = 75
+# What ends a run with a checkpoint: sent by schedulers before they take the machine away.
+PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def end_with_parent(grace: float = 0.0) -> None:
+    """From now on, end this process ``grace`` seconds after the one that started it has ended, in whatever way.
+
+    Nothing else is sure to do so: a worker that hands over a large batch waits for a reader for ever, and a rank for
+    the others.
+    """
+    _watch(lambda parent: time.sleep(0.5), grace)
+
+
+def obey_parent_alone() -> None:
+    """From now on, end this process with the one that started it, and when that one says so, and for nobody else:
+    schedulers signal all processes of a run, but the main one needs the others to come to the end of an iteration.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if not hasattr(signal, "sigtimedwait"):  # macOS
+        end_with_parent()
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait(parent: int) -> None:
+        told = signal.sigtimedwait({signal.SIGTERM}, 0.5)
+        if told is not None and told.si_pid == parent:
+            os._exit(0)
+
+    _watch(wait)
+
+
+def _watch(wait: Callable[[int], None], grace: float = 0.0) -> None:
+    """End this process once its parent is gone; ``wait`` is called with that again and again until then."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            wait(parent)
+        time.sleep(grace)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
+
+
+@contextmanager
+def forwarded_signals(pids: Callable[[], list[int]]) -> Iterator[None]:
+    """Within it, this process hands signals of preemption on to the processes it started, and waits for them."""
+
+    def forward(number: int, frame: object) -> None:
+        for pid in pids():
+            os.kill(pid, number)
+
+    former = {number: signal.signal(number, forward) for number in PREEMPTION_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+class SignalNotice:
+    """Notes signals of preemption for the main thread to look at, instead of ending the process.
+
+    Attributes:
+        received: the number of the first such signal; None before.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._former = {number: signal.signal(number, self._note) for number in PREEMPTION_SIGNALS}
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = self.received or number
+
+    def close(self) -> None:
+        """Leave signals to whom they were left before."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)

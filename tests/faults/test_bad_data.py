@@ -1,0 +1,364 @@
+"""What becomes of data that is wrong, case by case: it is read all the same, left out with a warning, or refused with a
+message that names it. By default a run ends at the first that is refused; a limit lets it pass over some."""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deim.data.image import read_image
+from deim.data.loader import build_train_loader
+from deim.data.mapper import DetectionMapper
+from deim.data.records import annotation_arrays
+from deim.errors import DatasetError
+from tests.faults.test_bad_input import refused
+from tests.test_datasets import FORMATS, write_coco, write_images
+from tests.test_train_net import RECIPE, tool, train_net
+
+PICTURE = (np.arange(60 * 100 * 3) % 251).astype(np.uint8).reshape(60, 100, 3)
+
+
+def saved(**options) -> Callable[[Path], None]:
+    """A picture of 100 x 60 as PIL writes it."""
+    return lambda path: Image.fromarray(PICTURE).save(path, **options)
+
+
+def converted(mode: str, kind: str) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(PICTURE).convert(mode).save(path, kind)
+
+
+def cut_to(share: float, kind: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        Image.fromarray(PICTURE).save(path, kind)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return write
+
+
+def with_exif_orientation(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PICTURE).save(path, "JPEG", exif=exif)
+
+
+def animated(path: Path) -> None:
+    frames = [Image.fromarray(np.roll(PICTURE, 9 * i, axis=1)) for i in range(3)]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+
+
+def sixteen_bits(path: Path) -> None:
+    Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257).save(path, "PNG")
+
+
+def bomb(path: Path) -> None:
+    """Some kilobytes that say they are 3 gigabytes of pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(2**20)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def text(content: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(content)
+
+
+SIZE = (60, 100)
+# name of the file, what is in it -> the (height, width) that is read, or the message
+PICTURES: dict[str, tuple[str, Callable[[Path], object], tuple[int, int] | str]] = {
+    "gray": ("a.jpg", converted("L", "JPEG"), SIZE),
+    "CMYK": ("a.jpg", converted("CMYK", "JPEG"), SIZE),
+    "palette": ("a.png", converted("P", "PNG"), SIZE),
+    "transparent": ("a.png", converted("RGBA", "PNG"), SIZE),
+    "one bit": ("a.png", converted("1", "PNG"), SIZE),
+    "16 bits": ("a.png", sixteen_bits, SIZE),
+    "progressive": ("a.jpg", saved(format="JPEG", progressive=True), SIZE),
+    "WebP": ("a.webp", saved(format="WEBP"), SIZE),
+    "TIFF": ("a.tif", saved(format="TIFF"), SIZE),
+    "a PNG that is called JPEG": ("a.jpg", saved(format="PNG"), SIZE),
+    "no suffix": ("a", saved(format="JPEG"), SIZE),
+    "a name that is not ASCII": ("wört 图.jpg", saved(format="JPEG"), SIZE),
+    "animated": ("a.gif", animated, SIZE),
+    "turned by EXIF": ("a.jpg", with_exif_orientation, (100, 60)),
+    "bytes after the end": (
+        "a.jpg",
+        lambda p: (saved(format="JPEG")(p), p.write_bytes(p.read_bytes() + b"\0" * 99)),
+        SIZE,
+    ),
+    "empty": ("a.jpg", text(b""), "cannot read image .*a.jpg: cannot identify"),
+    "HTML": ("a.jpg", text(b"<html>404</html>"), "cannot read image .*a.jpg: cannot identify"),
+    "JPEG cut in half": ("a.jpg", cut_to(0.5, "JPEG"), "cannot read image .*a.jpg: .*truncated"),
+    "PNG cut in half": ("a.png", cut_to(0.5, "PNG"), "cannot read image .*a.png: .*truncated"),
+    "a header alone": ("a.jpg", cut_to(0.02, "JPEG"), "cannot read image .*a.jpg: "),
+    "a folder": ("a.jpg", lambda p: p.mkdir(), "cannot read image .*a.jpg: Is a directory"),
+    "not there": ("a.jpg", lambda p: None, "cannot read image .*a.jpg: No such file"),
+    "a link to nowhere": ("a.jpg", lambda p: p.symlink_to("nowhere"), "cannot read image .*a.jpg: No such file"),
+    "a decompression bomb": ("a.png", bomb, "cannot read image .*a.png: it has more than 178,956,970 pixels"),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_pictures(case: str, tmp_path: Path) -> None:
+    name, write, outcome = PICTURES[case]
+    write(tmp_path / name)
+    if isinstance(outcome, str):
+        with pytest.raises(DatasetError, match=outcome):
+            read_image(str(tmp_path / name))
+        return
+    image = read_image(str(tmp_path / name))
+    assert image.dtype == np.uint8
+    assert image.shape == (*outcome, 3)
+
+
+LEFT_OUT = "left out"
+
+
+def change(entry: str, **values: object) -> Callable[[SimpleNamespace], None]:
+    """Give the first entry of a list of a COCO file other values; None takes a key away."""
+
+    def do(coco: SimpleNamespace) -> None:
+        first = coco.content[entry][0]
+        first.update(values)
+        for key in [key for key, value in values.items() if value is None]:
+            del first[key]
+
+    return do
+
+
+def repeat(entry: str) -> Callable[[SimpleNamespace], None]:
+    return lambda coco: coco.content[entry].append(dict(coco.content[entry][0]))
+
+
+def whole(content: object) -> Callable[[SimpleNamespace], None]:
+    return lambda coco: setattr(coco, "content", content)
+
+
+NAN, INF = float("nan"), float("inf")
+# what is done to a COCO file of three images and three objects -> objects that are read, or the message
+ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | str]] = {
+    "nothing": (lambda coco: None, [2, 1, 0]),
+    "a bbox of NaN": (change("annotations", bbox=[NAN, 0, 5, 5]), "object 1 .* is not finite"),
+    "a bbox of infinity": (change("annotations", bbox=[0, 0, INF, 5]), "object 1 .* is not finite"),
+    "a negative width": (change("annotations", bbox=[50, 20, -5, 5]), [1, 1, 0]),
+    "no area": (change("annotations", bbox=[50, 20, 0, 5]), [1, 1, 0]),
+    "outside of the image": (change("annotations", bbox=[500, 20, 5, 5]), [1, 1, 0]),
+    "half outside": (change("annotations", bbox=[90, 20, 50, 5]), [2, 1, 0]),
+    "a crowd": (change("annotations", iscrowd=1), [1, 1, 0]),
+    "nothing but crowds": (lambda coco: [a.update(iscrowd=1) for a in coco.content["annotations"]], [0, 0, 0]),
+    "an unknown category": (change("annotations", category_id=77), "1 annotations have a category_id"),
+    "a bbox of three numbers": (change("annotations", bbox=[1, 2, 3]), "annotation 0 has the bbox .1, 2, 3."),
+    "a bbox of text": (change("annotations", bbox="1 2 3 4"), "annotation 0 has the bbox '1 2 3 4'"),
+    "no bbox": (change("annotations", bbox=None), "entry 1 of 'annotations' has no bbox"),
+    "no category": (change("annotations", category_id=None), "entry 1 of 'annotations' has no category_id"),
+    "no image_id": (change("annotations", image_id=None), "entry 1 of 'annotations' has no image_id"),
+    "no file name": (change("images", file_name=None), "entry 1 of 'images' has no file_name"),
+    "no size": (change("images", height=None), "entry 1 of 'images' has no height"),
+    "an image without an id": (change("images", id=None), "entry 1 of 'images' has no id"),
+    "a category without a name": (change("categories", name=None), "entry 1 of 'categories' has no name"),
+    # tools/check_dataset.py tells these two
+    "the id of an image twice": (repeat("images"), [2, 1, 0]),
+    "an annotation of no image": (change("annotations", image_id=99), [1, 1, 0]),
+    "the id of an annotation twice": (repeat("annotations"), "the id 0 stands twice in 'annotations'"),
+    "no annotations": (lambda coco: coco.content.update(annotations=[]), "but no annotations at all"),
+    "no images": (lambda coco: coco.content.update(images=[]), "it lists no images"),
+    "no categories": (lambda coco: coco.content.update(categories=[]), "it lists no categories"),
+    "a list": (whole([]), "not in COCO format"),
+    "a number": (whole(3), "not in COCO format"),
+    "half of a file": (lambda coco: coco.path.write_text('{"images": ['), "not valid JSON"),
+    "bytes that are no UTF-8": (lambda coco: coco.path.write_bytes(b"\xff\xfe\xfa"), "not valid JSON"),
+    "a name that leaves the folder": (change("images", file_name="../../etc/passwd"), "which is not in"),
+    "an absolute name": (change("images", file_name="/etc/passwd"), "names the image /etc/passwd, which is not in"),
+}
+
+
+@pytest.mark.parametrize("case", ANNOTATIONS)
+def test_annotations_of_coco(case: str, tmp_path: Path) -> None:
+    edit, outcome = ANNOTATIONS[case]
+    source = write_coco(tmp_path)
+    path = Path(source["json_file"])
+    before = path.read_bytes()
+    coco = SimpleNamespace(path=path, content=json.loads(before))
+    edit(coco)
+    if path.read_bytes() == before:
+        path.write_text(json.dumps(coco.content))
+    if isinstance(outcome, str):
+        with pytest.raises(DatasetError, match=outcome) as told:
+            FORMATS["coco"][0](str(tmp_path), **source)
+        assert str(path) in str(told.value) or "object 1" in outcome
+        return
+    records = FORMATS["coco"][0](str(tmp_path), **source)
+    assert [len(annotation_arrays(record)[0]) for record in records] == outcome
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("the id of an image twice", "the id 7 stands twice in 'images'"),
+        ("an annotation of no image", "1 annotations have an image_id that 'images' does not list"),
+    ],
+)
+def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, message: str, tmp_path: Path) -> None:
+    source = write_coco(tmp_path)
+    path = Path(source["json_file"])
+    coco = SimpleNamespace(path=path, content=json.loads(path.read_text()))
+    ANNOTATIONS[case][0](coco)
+    path.write_text(json.dumps(coco.content))
+    done = tool(
+        "check_dataset.py",
+        *("--config-file", RECIPE, "--output", str(tmp_path / "check"), "dataloader.train.dataset.name=checked"),
+        *(f"dataloader.train.dataset.{key}={value}" for key, value in source.items()),
+    )
+    assert done.returncode == 1, done.stderr
+    assert message in (tmp_path / "check" / "problems.txt").read_text()
+
+
+# format, file, text in it, other text -> message
+OTHER_FORMATS: dict[str, tuple[str, str, Callable[[str], str | bytes], str]] = {
+    "VOC, an unknown class": ("voc", "Annotations/0.xml", lambda t: t.replace("cat", "cow"), "0.xml:3: class 'cow'"),
+    "VOC, no XML": ("voc", "Annotations/0.xml", lambda t: "hello", "0.xml: syntax error"),
+    "VOC, an entity of another file": (
+        "voc",
+        "Annotations/0.xml",
+        lambda t: '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>' + t.replace("cat", "&b;"),
+        "0.xml: undefined entity",
+    ),
+    "VOC, a name that leaves the folder": (
+        "voc",
+        "ImageSets/Main/train.txt",
+        lambda t: "../../../x\n" + t,
+        "which is not in",
+    ),
+    "VOC, no UTF-8": ("voc", "Annotations/0.xml", lambda t: b"\xff\xfe\xfa", "0.xml"),
+    "YOLO, a word": ("yolo", "labels/train/0.txt", lambda t: "cat 0 0 1 1", "0.txt:1: .* is no object"),
+    "YOLO, no UTF-8": ("yolo", "labels/train/0.txt", lambda t: b"\xff\xfe\xfa", "0.txt"),
+    "YOLO, a tag that runs code": (
+        "yolo",
+        "data.yaml",
+        lambda t: t + "extra: !!python/object/apply:os.system ['touch pwned']\n",
+        "data.yaml is no valid YAML",
+    ),
+    "YOLO, a list": ("yolo", "data.yaml", lambda t: "[1, 2]", "data.yaml has no names"),
+    "YOLO, no UTF-8 in data.yaml": ("yolo", "data.yaml", lambda t: b"\xff\xfe\xfa", "data.yaml"),
+    "CrowdHuman, no JSON": ("crowdhuman", "annotation_train.odgt", lambda t: t + "{", "odgt:4: "),
+    "CrowdHuman, a list": ("crowdhuman", "annotation_train.odgt", lambda t: t + "[]", "odgt:4: "),
+    "CrowdHuman, a box of text": (
+        "crowdhuman",
+        "annotation_train.odgt",
+        lambda t: t.replace('"fbox": [10, 20, 40, 20]', '"fbox": "large"'),
+        "odgt:1: ",
+    ),
+    "CrowdHuman, a name that leaves the folder": (
+        "crowdhuman",
+        "annotation_train.odgt",
+        lambda t: t.replace('"ID": "0"', '"ID": "../../0"'),
+        "odgt:1: .*which is not in",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FORMATS)
+def test_other_formats(case: str, tmp_path: Path) -> None:
+    name, file, edit, message = OTHER_FORMATS[case]
+    read, write = FORMATS[name]
+    source = write(tmp_path)
+    path = tmp_path / file
+    changed = edit(path.read_text())
+    path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    with pytest.raises(DatasetError, match=message):
+        read(str(tmp_path), **source)
+    assert not Path("pwned").exists()
+
+
+def test_problems_up_to_a_limit_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read, write = FORMATS["yolo"]
+    source = write(tmp_path)
+    labels = tmp_path / "labels" / "train" / "0.txt"
+    labels.write_text(labels.read_text() + "7 0.5 0.5 0.1 0.1\n0 nan 0.5 0.1 0.1\n0 0.5\n")
+    (tmp_path / "images" / "train" / "2.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"\+dataloader.train.dataset.problems_allowed=4 leaves them out"):
+        read(f"{tmp_path}_all", **source, problems_allowed=3)
+    records = read(f"{tmp_path}_some", **source, problems_allowed=4)
+    assert [len(record["annotations"]) for record in records] == [2, 1]
+    assert "4 of 4 problems allowed are left out" in caplog.text
+    for place in ("0.txt:3", "0.txt:4", "0.txt:5", "2.jpg"):
+        assert place in caplog.text
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_unreadable_images_up_to_a_limit_are_replaced(num_workers: int, tmp_path: Path, caplog) -> None:
+    write_images(tmp_path, count=6)
+    (tmp_path / "1.jpg").write_bytes(b"")
+    (tmp_path / "4.jpg").write_bytes(b"")
+    records = [
+        {"file_name": str(tmp_path / f"{i}.jpg"), "height": 60, "width": 100, "image_id": i, "annotations": []}
+        for i in range(6)
+    ]
+
+    def batches(allowed: int) -> list[list[int]]:
+        loader = build_train_loader(
+            records,
+            mapper=DetectionMapper([], is_train=True),
+            total_batch_size=3,
+            num_workers=num_workers,
+            seed=0,
+            shuffle=False,
+            unreadable_images_allowed=allowed,
+        )
+        stream = iter(loader)
+        return [[sample["image_id"] for sample in next(stream)] for _ in range(4)]
+
+    assert batches(2) == [[0, 2, 2], [3, 5, 5]] * 2
+    assert len([r for r in caplog.records if "another one takes its place" in r.message]) == 2, "once for each image"
+    for allowed in (0, 1):
+        with pytest.raises(DatasetError, match=r"cannot read image .*jpg: cannot identify"):
+            batches(allowed)
+
+
+def test_a_disk_of_broken_images_ends_the_run(tmp_path: Path) -> None:
+    write_images(tmp_path, count=30)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    records = [{"file_name": str(path), "annotations": []} for path in sorted(tmp_path.iterdir())]
+    loader = build_train_loader(
+        records,
+        mapper=DetectionMapper([], is_train=True),
+        total_batch_size=2,
+        num_workers=0,
+        unreadable_images_allowed=1000,
+    )
+    with pytest.raises(DatasetError, match="cannot read image"):
+        next(iter(loader))
+
+
+def test_a_run_passes_over_a_broken_image_and_says_so(shapes: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for image in (shapes / "train").iterdir():
+        (images / image.name).write_bytes(image.read_bytes())
+    (images / "000003.jpg").write_bytes(b"")
+    arguments = [f"dataloader.train.dataset.image_root={images}", "train.max_iter=6", "train.eval_period=0"]
+    done = train_net(shapes, tmp_path / "a", *arguments, "dataloader.train.unreadable_images_allowed=1")
+    assert done.returncode == 0, done.stderr
+    (told,) = [line for line in done.stdout.splitlines() if "another one takes its place (1 of the 1" in line]
+    assert f"cannot read image {images}/000003.jpg" in told
+    assert "cannot read image" in refused(train_net(shapes, tmp_path / "b", *arguments))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(shapes: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "cannot be" in refused(train_net(shapes, tmp_path / "run", "train.max_iter=1"))

@@ -1,0 +1,207 @@
+"""Whatever bytes a file holds, a reader gives what it is for or an error that names the file; it neither runs away nor
+leaves the package with another error.
+
+``DEIM_FUZZING=2000`` tries so many examples of each.
+"""
+
+import json
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
+from deim.checkpoint.reading import read_checkpoint, read_weights
+from deim.checkpoint.run_checkpointer import damage
+from deim.config import load_config
+from deim.data.image import image_size, read_image
+from deim.data.records import annotation_arrays
+from deim.engine.hooks import cut_off
+from deim.errors import DeimError
+from tests.test_datasets import FORMATS
+from tests.test_train_net import RECIPE
+
+EXAMPLES = int(os.environ.get("DEIM_FUZZING", "15"))
+fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+# a place, as a share of the file; what happens there; with these bytes
+changes = st.lists(
+    st.tuples(st.floats(0, 1), st.sampled_from(["replace", "insert", "delete", "cut"]), st.binary(max_size=12)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def outcome(action: Callable) -> object:
+    """What comes of it, or the error of ours that it ends in; others are passed on."""
+    try:
+        return action()
+    except DeimError as error:
+        return error
+
+
+def changed(content: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
+    for share, what, data in edits:
+        place = int(share * len(content))
+        if what == "cut":
+            content = content[:place]
+        elif what == "insert":
+            content = content[:place] + data + content[place:]
+        else:
+            content = content[:place] + (data if what == "replace" else b"") + content[place + len(data) :]
+    return content
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"])
+def test_pictures(kind: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / f"a.{kind.lower()}"
+    pixels = np.random.default_rng(0).integers(256, size=(24, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, kind)
+    good = path.read_bytes()
+
+    @fuzzed
+    @given(changes)
+    def check(edits: list) -> None:
+        path.write_bytes(changed(good, edits))
+        for read in (read_image, image_size):
+            result = outcome(lambda read=read: read(str(path)))
+            if isinstance(result, DeimError):
+                assert str(path) in str(result)
+            else:
+                assert isinstance(result, tuple) or (result.dtype == np.uint8 and result.shape[2:] == (3,))
+
+    check()
+
+
+FILES = {
+    "coco": "train.json",
+    "voc": "Annotations/0.xml",
+    "yolo": "labels/train/0.txt",
+    "crowdhuman": "annotation_train.odgt",
+}
+
+
+def check_annotations(name: str, file: str, root: Path, content: st.SearchStrategy, change: Callable) -> None:
+    read, write = FORMATS[name]
+    source = write(root)
+    path = root / file
+    good = path.read_bytes()
+
+    @fuzzed
+    @given(content)
+    def check(value: object) -> None:
+        path.write_bytes(change(good, value))
+        records = outcome(lambda: read(tempfile.mktemp(), **source))  # a name of its own for each
+        if isinstance(records, DeimError):
+            assert str(records)
+            return
+        for record in records:
+            boxes, classes = annotation_arrays(record)
+            assert np.isfinite(boxes).all()
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+            assert len(boxes) == len(classes)
+
+    check()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_changed_annotations(name: str, tmp_path: Path) -> None:
+    check_annotations(name, FILES[name], tmp_path, changes, changed)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=5), children, max_size=4),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("name", ["coco", "crowdhuman"])
+def test_other_values_in_json(name: str, tmp_path: Path) -> None:
+    """A value somewhere in the file becomes any other, or goes."""
+
+    def replace(good: bytes, drawn: tuple[int, object]) -> bytes:
+        lines = good.decode().splitlines()
+        content = json.loads(lines[0])
+        draw = random.Random(drawn[0])
+        node = content
+        while True:
+            key = draw.choice(list(node) if isinstance(node, dict) else range(len(node)))
+            inner = node[key]
+            if draw.random() < 0.3 or not isinstance(inner, dict | list) or not inner:
+                break
+            node = inner
+        if drawn[1] is None:
+            del node[key]
+        else:
+            node[key] = drawn[1]
+        return "\n".join([json.dumps(content), *lines[1:]]).encode()
+
+    check_annotations(name, FILES[name], tmp_path, st.tuples(st.integers(0, 10**9), json_values), replace)
+
+
+def test_a_yolo_data_file(tmp_path: Path) -> None:
+    check_annotations("yolo", "data.yaml", tmp_path, changes, changed)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
+def test_checkpoints(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    weights = {"backbone.weight": torch.arange(300.0), "head.bias": torch.ones(3)}
+    if name == "a.safetensors":
+        from safetensors.torch import save_file
+
+        save_file(weights, path)
+    elif name == "a.pkl":
+        import pickle
+
+        path.write_bytes(pickle.dumps({"model": {key: value.numpy() for key, value in weights.items()}}))
+        assert set(read_detectron2_pickle(str(path))["model"]) == set(weights)
+    else:
+        torch.save({"model": weights, "iteration": 3}, path)
+    good = path.read_bytes()
+
+    @fuzzed
+    @given(changes)
+    def check(edits: list) -> None:
+        path.write_bytes(changed(good, edits))
+        damage(str(path))
+        for read in (read_checkpoint, read_weights):
+            result = outcome(lambda read=read: read(str(path)))
+            assert not isinstance(result, DeimError) or str(path) in str(result)
+
+    check()
+
+
+@fuzzed
+@given(st.text(max_size=12), st.sampled_from(["=", ":", ".", "", "=${", "=[", "+"]), st.text(max_size=12))
+def test_overrides(key: str, between: str, value: str) -> None:
+    for start in ("", "train.", "optimizer.lr", "model.decoder."):
+        result = outcome(lambda start=start: load_config(RECIPE, [start + key + between + value]))
+        assert str(result)
+
+
+def test_metrics_files_are_cut_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    lines = [json.dumps({"iteration": i, "total_loss": 1.0}) + "\n" for i in range(5)]
+
+    @fuzzed
+    @given(st.integers(0, 200), st.integers(0, 6), st.binary(max_size=5))
+    def check(place: int, iteration: int, more: bytes) -> None:
+        whole = "".join(lines).encode()
+        path.write_bytes(whole[:place] + more)
+        cut_off(str(path), iteration)
+        kept = path.read_text().splitlines(keepends=True)
+        assert kept == lines[: len(kept)] or json.loads(kept[-1]) == json.loads(lines[len(kept) - 1])
+        assert len(kept) <= iteration
+
+    check()

@@ -1,0 +1,80 @@
+"""Images in tar archives are the same images in the same order."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from deim.data import coco_dataset
+from deim.data.image import image_size, read_image
+from deim.data.loader import build_train_loader
+from deim.data.mapper import DetectionMapper
+from deim.errors import DatasetError
+from tests.faults.test_bad_input import refused
+from tests.test_train_net import metrics, tool, train_net
+
+
+@pytest.fixture(scope="module")
+def shards(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    done = tool(
+        "make_shards.py",
+        *(str(shapes / "annotations" / "instances_train.json"), str(shapes / "train"), str(folder)),
+        "--megabytes=0.01",
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"image_root=tar://{folder}" in done.stdout
+    return folder
+
+
+def test_archives_are_of_the_size_asked_for(shards: Path) -> None:
+    archives = sorted(shards.glob("*.tar"))
+    assert len(archives) > 3
+    names = []
+    for archive in archives:
+        with tarfile.open(archive) as opened:
+            members = opened.getmembers()
+        assert len(members) == 1 or sum(member.size for member in members) <= 0.01 * 2**20
+        names += [member.name for member in members]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_samples(shapes: Path, shards: Path, num_workers: int) -> None:
+    def batches(json_file: Path, image_root: str) -> list[list[dict]]:
+        records = coco_dataset(f"{image_root}_{num_workers}", str(json_file), image_root)
+        loader = build_train_loader(
+            records, mapper=DetectionMapper([], is_train=True), total_batch_size=5, num_workers=num_workers, seed=3
+        )
+        stream = iter(loader)
+        return [next(stream) for _ in range(6)]
+
+    there = batches(shapes / "annotations" / "instances_train.json", str(shapes / "train"))
+    here = batches(shards / "instances_train.json", f"tar://{shards}")
+    for one, other in zip(there, here, strict=True):
+        assert [sample["image_id"] for sample in one] == [sample["image_id"] for sample in other]
+        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(one, other, strict=True))
+
+
+def test_a_recipe_trains_from_them(shapes: Path, shards: Path, tmp_path: Path) -> None:
+    node = "dataloader.train.dataset"
+    packed = [f"{node}.json_file={shards}/instances_train.json", f"{node}.image_root=tar://{shards}"]
+    settings = ["train.max_iter=4", "train.eval_period=0", "dataloader.train.num_workers=1"]
+    for output, more in ((tmp_path / "files", []), (tmp_path / "shards", packed)):
+        done = train_net(shapes, output, *settings, *more)
+        assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "files") == metrics(tmp_path / "shards")
+
+
+def test_what_is_not_there_is_told(shapes: Path, shards: Path, tmp_path: Path) -> None:
+    name = f"tar://{shards}/00000.tar/nowhere.jpg"
+    with pytest.raises(DatasetError, match=r"00000\.tar has no member nowhere\.jpg"):
+        read_image(name)
+    for wrong in (f"tar://{shards}/99999.tar/000000.jpg", f"tar://{shards}/000000.jpg"):
+        with pytest.raises(DatasetError, match="cannot read image"):
+            read_image(wrong)
+    assert image_size(f"tar://{shards}/00000.tar/000000.jpg") == image_size(str(shapes / "train" / "000000.jpg"))
+    arguments = (str(shapes / "annotations" / "instances_train.json"), str(shapes / "val"), str(tmp_path))
+    assert "images are not in" in refused(tool("make_shards.py", *arguments))
+    assert "does not exist" in refused(tool("make_shards.py", "nowhere.json", *arguments[1:]))
