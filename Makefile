@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 RECIPE := projects/deim_dfine/configs/deim_dfine_n_shapes.py
 RUN := output/deim_dfine_n_shapes
 
-.PHONY: quickstart test lint gpu docs release clean
+.PHONY: quickstart test test-all mutants lint gpu docs release clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/make_shapes_dataset.py datasets/deim_shapes
@@ -27,6 +27,19 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) lint
 	$(BIN)/python -m pytest -n auto
+
+# What is too long for every change: kills at random moments, thousands of objects, fuzzing, a soak, mutants.
+test-all: $(VENV)/.installed-dev
+	$(MAKE) lint
+	DEIM_FUZZING=500 $(BIN)/python -m pytest -n auto -m "long or not long"
+	PYTHONHASHSEED=7 LC_ALL=C PYTHONUTF8=0 $(BIN)/python -m pytest -n auto
+	$(MAKE) mutants
+
+# Changes of one operator or number in the core, each of which some test must notice; what survives is listed.
+mutants: $(VENV)/.installed-dev
+	$(PIP) mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -23,9 +23,9 @@ class BuildWithRecipes(build_py):
 
 setup(
     name="deim",
-    version=re.search(r'__version__ = "(.+)"', (ROOT / "deim/__init__.py").read_text())[1],
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "deim/__init__.py").read_text(encoding="utf-8"))[1],
     description="DEIM and D-FINE real-time detection transformers for detectron2 and detrex",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
@@ -68,6 +68,7 @@ setup(
         "export": ["onnx", "onnxscript", "onnxruntime"],
         "openvino": ["openvino"],
         "safetensors": ["safetensors"],
+        "slurm": ["submitit"],
         "timm": ["timm", "torchvision"],
         "wandb": ["wandb"],
     },

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, instantiate
 
 from deim.checkpoint.layouts import present_name
@@ -140,12 +141,8 @@ def test_checkpoints_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
 
 def test_runs_of_earlier_versions_are_not_resumed(tmp_path: Path) -> None:
     """The optimizer's state would go to other parameters."""
-    path = str(tmp_path / "former.pth")
+    model, path = tiny_model(), str(tmp_path / "former.pth")
     torch.save({"model": {"decoder.up": torch.zeros(1)}}, path)
 
-    class Checkpointer:
-        def get_checkpoint_file(self) -> str:
-            return path
-
     with pytest.raises(CheckpointError, match=r"earlier version of deim .*train\.init_checkpoint="):
-        resume(Checkpointer(), tiny_model())
+        resume(DetectionCheckpointer(model), model, path)

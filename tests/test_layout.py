@@ -10,7 +10,18 @@ from tests.conftest import ROOT
 
 # From the ground up; a package imports from those before it.
 DEIM = (
-    *("errors", "command_line", "fallback", "structures", "layers", "env", "schedule", "checkpoint", "analysis"),
+    *(
+        "errors",
+        "processes",
+        "command_line",
+        "fallback",
+        "structures",
+        "layers",
+        "env",
+        "schedule",
+        "checkpoint",
+        "analysis",
+    ),
     *("visualization", "data", "modeling", "config", "conversion", "inference", "engine", "benchmarks"),
 )
 MODELING = ("backbone", "encoder", "queries", "matching", "losses", "decoder", "detector")

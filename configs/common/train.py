@@ -41,9 +41,11 @@ train = dict(
         use_ema_weights_for_eval_only=True,
     ),
     seed=0,
-    # 20 iterations with an evaluation after 10, to see whether everything works
+    # steps with a loss or gradient that is not finite: how many may be left out before one ends the run
+    non_finite_steps_allowed=0,
     # report.html at the end of training, in one process
     report=False,
+    # 20 iterations with an evaluation after 10, to see whether everything works
     fast_dev_run=dict(enabled=False),
     wandb=dict(enabled=False, params=dict(dir="./wandb_output", project="deim", name="deim")),
     device="cuda",

@@ -217,13 +217,12 @@ def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tenso
     return "\n".join(lines)
 
 
-def resume(checkpointer: DetectionCheckpointer, model: nn.Module) -> None:
-    """Continue from the last checkpoint of the run, everything included.
+def resume(checkpointer: DetectionCheckpointer, model: nn.Module, path: str) -> None:
+    """Continue from a checkpoint of the run, everything included.
 
     Raises:
         CheckpointError: it does not fit the model, or an earlier version of this package wrote it.
     """
-    path = checkpointer.get_checkpoint_file()
     former = [name for name in weights_of(read_checkpoint(path), use_ema=False) if present_name(name) != name]
     if former:
         # The optimizer's state is kept by position, and positions have changed with the names.

@@ -4,9 +4,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from detectron2.data import MetadataCatalog
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -58,9 +61,20 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
         return {}
     loader = build(cfg, "dataloader.test") if loader is None else loader
     check_classes(cfg, "test")
+    share_statistics(model)
     results = inference_on_dataset(model, loader, build(cfg, "dataloader.evaluator"))
     print_csv_format(results)
     return results
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """Give every process the statistics of normalisation that the main one has, which checkpoints hold: where they are
+    not synchronised, each would evaluate its images by its own."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                dist.broadcast(buffer, 0)
 
 
 def evaluate_checkpoint(cfg: Any) -> dict:

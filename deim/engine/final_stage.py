@@ -25,7 +25,8 @@ class FinalStageHook(HookBase):
     After each evaluation in the final epochs that is no better than the best one since the last such
     start, the same is done again; with a decay of its own, with one that is lower by ``decay_step``.
 
-    Register it after the hooks that evaluate and that save the best checkpoint.
+    Register it after the hooks that evaluate and that save the best checkpoint, and before the one that saves what
+    came of it.
 
     Args:
         averaging: the hook that averages the weights.
@@ -92,13 +93,6 @@ class FinalStageHook(HookBase):
         else:
             self.reference = -math.inf
             self._restart(self.averaging.decay - (0 if self.decay is None else self.decay_step))
-        self._save_again()
-
-    def _save_again(self) -> None:
-        """A checkpoint of this iteration was written before the evaluation, and would resume without it."""
-        name = f"model_{self.trainer.iter:07d}"
-        if comm.is_main_process() and os.path.isfile(os.path.join(self.checkpointer.save_dir, f"{name}.pth")):
-            self.checkpointer.save(name, iteration=self.trainer.iter)
 
     def _restart(self, decay: float) -> None:
         content = read_checkpoint(self.path)

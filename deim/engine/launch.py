@@ -1,5 +1,7 @@
 """Processes of a run, whoever starts them."""
 
+import functools
+import multiprocessing
 import os
 from argparse import Namespace
 from collections.abc import Callable
@@ -10,6 +12,10 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
 from deim.errors import ConfigError
+from deim.processes import end_with_parent, forwarded_signals
+
+# Processes that wait for one another for ever once the one that started them is gone get so long to say what is wrong.
+_SECONDS_WITHOUT_PARENT = 10
 
 
 def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
@@ -23,6 +29,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         ConfigError: more GPUs are asked for than there are.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(_SECONDS_WITHOUT_PARENT)
         _join_torchrun()
         try:
             main(args)
@@ -35,7 +42,16 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     if args.num_gpus < 1:
         raise ConfigError(f"--num-gpus must be at least 1, got {args.num_gpus} (1 also runs on the CPU)")
     machines = {name: getattr(args, name) for name in ("num_machines", "machine_rank", "dist_url")}
-    detectron2_launch(main, args.num_gpus, **machines, args=(args,))
+    if args.num_gpus * args.num_machines == 1:
+        main(args)
+        return
+    with forwarded_signals(lambda: [child.pid for child in multiprocessing.active_children() if child.pid]):
+        detectron2_launch(functools.partial(_in_rank, main), args.num_gpus, **machines, args=(args,))
+
+
+def _in_rank(main: Callable[[Namespace], None], args: Namespace) -> None:
+    end_with_parent(_SECONDS_WITHOUT_PARENT)
+    main(args)
 
 
 def _join_torchrun() -> None:
@@ -44,6 +60,9 @@ def _join_torchrun() -> None:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # Of its own for every start: in a common one, processes that are started again find the addresses of dead ones.
+    store, rank, size = next(iter(dist.rendezvous("env://")))
+    store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     comm.create_local_process_group(local_size)
     comm.synchronize()

@@ -89,10 +89,11 @@ class PlateauHook(HookBase):
             )
 
     def state_dict(self) -> dict:
-        return {"left": self.left}
+        return {"left": self.left, "found": [found.tolist() for found in self._found]}
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.left = state_dict["left"]
+        self._found = [torch.tensor(found) for found in state_dict.get("found", [])]
 
 
 def count_found(boxes: Tensor, objects: Tensor, threshold: float = 0.5) -> int:

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig
 from detectron2.engine import default_setup, hooks
 from detectron2.engine.defaults import create_ddp_model
@@ -18,16 +17,27 @@ from torch import nn
 import deim
 from deim.checkpoint.loading import load_weights, resume
 from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.config import build, find_config, load_config, published
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
+from deim.data.loader import clear_deaths_of_workers
 from deim.engine.early_log import said_later
 from deim.engine.ema import EMAHook
 from deim.engine.evaluation import check_classes, dataset_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
-from deim.engine.hooks import BestCheckpointer
+from deim.engine.hooks import (
+    BestCheckpointer,
+    EvaluationRecord,
+    MetricsContinuation,
+    PeriodicCheckpointer,
+    PeriodicWriter,
+    saving_at,
+)
 from deim.engine.model import build_model, prepare_for_training
+from deim.engine.non_finite import NonFiniteGuard
 from deim.engine.plateau import PlateauHook
+from deim.engine.preemption import PreemptionHook
 from deim.engine.preflight import (
     check_model_runs,
     check_settings,
@@ -57,12 +67,18 @@ def main(args: Namespace) -> None:
         make_output_folder(cfg)
         default_setup(cfg, args)
         tell()
-    if args.eval_only:
-        evaluate_checkpoint(cfg)
-    else:
-        train(cfg, resume_run=args.resume)
-        if cfg.train.report:
-            report(cfg)
+    with clear_deaths_of_workers():
+        if args.eval_only:
+            evaluate_checkpoint(cfg)
+        else:
+            train(cfg, resume_run=args.resume or started_again())
+    if cfg.train.report and not args.eval_only:
+        report(cfg)
+
+
+def started_again() -> bool:
+    """Whether torchrun has started this process in place of one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def report(cfg: Any) -> None:
@@ -80,6 +96,8 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     """Train as ``cfg`` says, evaluating and saving on the way."""
     if cfg.train.fast_dev_run.enabled:
         cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
+    if cfg.train.seed < 0:
+        cfg.train.seed = comm.shared_random_seed()
     loader = build(cfg, "dataloader.train")
     check_classes(cfg, "train")
     build(cfg, "dataloader.test")  # a mistake in the test data shows now and not after an epoch
@@ -98,6 +116,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     optimizer = build(cfg, "optimizer")
     wrapped = create_ddp_model(model, **ddp_options(cfg))
     ema.may_build_model_ema(cfg, wrapped)
+    about = Provenance(deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg))
     trainer = Trainer(
         wrapped,
         loader,
@@ -105,27 +124,34 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         amp=_amp(cfg),
         clip_grad=cfg.train.clip_grad.params if cfg.train.clip_grad.enabled else None,
         accumulation_steps=cfg.train.accumulation_steps,
+        seed=cfg.train.seed,
+        guard=NonFiniteGuard(model, cfg.train.output_dir, cfg.train.non_finite_steps_allowed, about.content),
     )
-    checkpointer = DetectionCheckpointer(
+    checkpointer = RunCheckpointer(
         wrapped,
         cfg.train.output_dir,
         trainer=trainer,
-        deim=Provenance(deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg)),
+        deim=about,
         **ema.may_get_ema_checkpointer(cfg, wrapped),
     )
     trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
-    start = 0
-    if resume_run and checkpointer.has_checkpoint():
-        resume(checkpointer, wrapped)
-        start = trainer.iter + 1
-    elif cfg.train.init_checkpoint:
+    trainer.train(_first_iteration(cfg, trainer, checkpointer, resume_run), cfg.train.max_iter)
+
+
+def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, resume_run: bool) -> int:
+    """Load what a run begins with: its own last checkpoint, or weights, or nothing."""
+    newest = checkpointer.newest_whole() if resume_run else None
+    if newest is not None:
+        resume(checkpointer, trainer.model, newest)
+        return trainer.iter + 1
+    if cfg.train.init_checkpoint:
         load_weights(
-            wrapped,
+            trainer.model,
             published.path_of(cfg.train.recipe, cfg.train.init_checkpoint),
             allow_other_classes=True,
             classes=dataset_classes(cfg, "train"),
         )
-    trainer.train(start, cfg.train.max_iter)
+    return 0
 
 
 def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
@@ -162,7 +188,7 @@ def _hooks(
     cfg: Any,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    checkpointer: DetectionCheckpointer,
+    checkpointer: RunCheckpointer,
     iters_per_epoch: int | None,
 ) -> list[hooks.HookBase | None]:
     use_ema = cfg.train.model_ema.enabled
@@ -172,34 +198,36 @@ def _hooks(
             return evaluate(cfg, model)
 
     options, period = cfg.train.model_ema, cfg.train.eval_period
-    saving = best = writing = averaging = final = plateau = None
+    saving = best = writing = averaging = final = plateau = metrics_file = None
     if comm.is_main_process():
-        saving = hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
+        saving = PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
         best = BestCheckpointer(period, checkpointer, cfg.train.best_metric)
         writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch)
-        writing = hooks.PeriodicWriter(writers, cfg.train.log_period)
+        writing = PeriodicWriter(writers, cfg.train.log_period, period)
+        metrics_file = os.path.join(cfg.train.output_dir, "metrics.json")
         plateau = PlateauHook() if cfg.train.warn_of_plateau else None
     if use_ema:
         averages = ema.get_model_ema_state(model)
         module = getattr(model, "module", model)
         averaging = EMAHook(module, averages, options.decay, options.warmup_iters, options.device)
         final = _final_stage(cfg, checkpointer, optimizer, averaging, best, iters_per_epoch)
+    evaluating = [hook for hook in (hooks.EvalHook(period, test), best, final, writing) if hook is not None]
     return [
         hooks.IterationTimer(),
-        plateau,
         averaging,
         hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
+        MetricsContinuation(metrics_file),
+        plateau,
         saving,
-        hooks.EvalHook(period, test),
-        best,
-        final,
-        writing,
+        *evaluating,
+        EvaluationRecord(period, checkpointer if saving else None, metrics_file, evaluating),
+        PreemptionHook(saving_at(checkpointer)),
     ]
 
 
 def _final_stage(
     cfg: Any,
-    checkpointer: DetectionCheckpointer,
+    checkpointer: RunCheckpointer,
     optimizer: torch.optim.Optimizer,
     averaging: EMAHook,
     best: BestCheckpointer | None,

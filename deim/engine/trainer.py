@@ -1,16 +1,25 @@
 """detectron2's loop with mixed precision, accumulation and clipping."""
 
+import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
+from deim.engine.randomness import seed_iteration
 from deim.errors import ConfigError
+
+logger = logging.getLogger("detectron2.deim")
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -23,6 +32,8 @@ class Trainer(SimpleTrainer):
         clip_grad: arguments of ``clip_grad_norm_``, such as ``max_norm``; None for no clipping.
         accumulation_steps: each batch is cut into this many parts whose gradients are summed, each
             weighted by its share of the images; the rest of the schedule does not notice.
+        seed: of what the model draws, at each iteration anew; None leaves generators alone.
+        guard: of steps with numbers that are not finite; by default, the first ends the run.
 
     Raises:
         ConfigError: an unknown precision or fewer than one step.
@@ -37,6 +48,8 @@ class Trainer(SimpleTrainer):
         amp: str | None = None,
         clip_grad: Mapping[str, Any] | None = None,
         accumulation_steps: int = 1,
+        seed: int | None = None,
+        guard: NonFiniteGuard | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         if amp is not None and amp not in PRECISIONS:
@@ -44,6 +57,7 @@ class Trainer(SimpleTrainer):
         if accumulation_steps < 1:
             raise ConfigError(f"train.accumulation_steps must be at least 1, got {accumulation_steps}")
         self.amp, self.clip_grad, self.accumulation_steps = amp, clip_grad, accumulation_steps
+        self.seed, self.guard = seed, guard or NonFiniteGuard(getattr(model, "module", model))
         # the batch of the present step, for hooks to look at
         self.samples: list[dict] = []
         self.device_type = next(model.parameters()).device.type
@@ -59,19 +73,43 @@ class Trainer(SimpleTrainer):
         samples = self.samples = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad()
+        self.guard.before_step()
+        if self.seed is not None:
+            seed_iteration(self.seed, self.iter, comm.get_rank())
         losses = self._accumulate(samples)
+        norm = self._clip()
+        self.after_backward()
+        self._finish(_to_host(losses, norm, with_norm=self.grad_scaler is None), data_time)
+
+    def _clip(self) -> Tensor:
+        """Bring the gradients to their own scale and, if asked for, into their bounds; their norm before that."""
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         if self.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad)
-        self.after_backward()
-        # Raises where the loss is not finite: before the weights are spoilt.
-        self._write_metrics(_to_host(losses), data_time)
+            return nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)).norm()
+
+    def _finish(self, step: "StepNumbers", data_time: float) -> None:
+        """Take the step, unless its numbers forbid it, and tell them."""
+        place = {"iteration": self.iter, "seed": self.seed, "rank": comm.get_rank(), "amp": self.amp}
+        place["accumulation_steps"] = self.accumulation_steps
+        skipped = step.not_finite and self.guard.skips(place, step.losses, step.norm, self.samples)
+        if not skipped:
+            self._write_metrics(step.losses, data_time)
+            self.storage.put_scalar("grad_norm", step.norm, cur_iter=self.iter)
         if self.grad_scaler is None:
-            self.optimizer.step()
-        else:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
+            if not skipped:
+                self.optimizer.step()
+            return
+        if not skipped:
+            self.grad_scaler.step(self.optimizer)  # which leaves out steps whose gradients it has made too large
+        self.grad_scaler.update()
+        if not math.isfinite(step.norm) and self.grad_scaler.get_scale() < 1:
+            raise NonFiniteError(
+                f"gradients are not finite at iteration {self.iter}, and not because of the scale for float16, which is "
+                "below 1 by now: train with train.amp.dtype=bfloat16, or in float32 by train.amp.enabled=false"
+            )
 
     def _accumulate(self, samples: list[dict]) -> dict[str, Tensor]:
         """Gradients of the whole batch, and its mean losses."""
@@ -95,6 +133,7 @@ class Trainer(SimpleTrainer):
 
     def state_dict(self) -> dict:
         state = super().state_dict()
+        state["seed"], state["skipped_steps"] = self.seed, self.guard.skipped
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
@@ -102,8 +141,19 @@ class Trainer(SimpleTrainer):
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         match_memory_formats(self.optimizer)
+        self.guard.skipped = state_dict.get("skipped_steps", 0)
+        self._go_on_with_seed(state_dict.get("seed"))
         if self.grad_scaler is not None and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+    def _go_on_with_seed(self, seed: int | None) -> None:
+        """A run keeps the seed that it began with."""
+        if seed is None or seed == self.seed:
+            return
+        logger.info(f"The run goes on with its seed {seed}, not with {self.seed}")
+        self.seed = seed
+        if hasattr(self.data_loader, "seed"):
+            self.data_loader.seed = seed
 
 
 def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
@@ -115,7 +165,30 @@ def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
                 kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _to_host(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same scalars on the CPU, by a single copy."""
-    values = torch.stack([value.float() for value in losses.values()]).cpu()
-    return dict(zip(losses, values.unbind(), strict=True))
+@dataclass(frozen=True)
+class StepNumbers:
+    """The numbers of a step, on the CPU.
+
+    Attributes:
+        losses: {name: () float32} of this process.
+        norm: of the gradients of all processes.
+        not_finite: whether a loss, or the norm where it counts, is not finite in any process.
+    """
+
+    losses: dict[str, Tensor]
+    norm: float
+    not_finite: bool
+
+
+def _to_host(losses: dict[str, Tensor], norm: Tensor, with_norm: bool) -> StepNumbers:
+    """The numbers of a step by a single copy.
+
+    Args:
+        with_norm: the norm must be finite as well.
+    """
+    values = torch.stack([*(value.float() for value in losses.values()), norm.float()])
+    wrong = (~values[: len(values) - (not with_norm)].isfinite()).any().float()
+    if comm.get_world_size() > 1:
+        dist.all_reduce(wrong, op=dist.ReduceOp.MAX)
+    *mine, total, not_finite = torch.cat([values, wrong[None]]).cpu().unbind()
+    return StepNumbers(dict(zip(losses, mine, strict=True)), float(total), bool(not_finite))

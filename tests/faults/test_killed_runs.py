@@ -1,75 +1,185 @@
-"""A run that is killed and resumed in every stage ends with the weights of one that was not."""
+"""A run that is killed, wherever that is, and resumed ends as one that was not, to the bit; and nothing of it stays."""
 
-import json
 import os
+import random
+import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import torch
+import pytest
 
-from tests.conftest import ROOT
-from tests.test_train_net import train_arguments, train_net
-
-# 24 images in batches of 4: six iterations per epoch.
-SETTINGS = [
-    "schedule.epochs=8",
-    "schedule.dense_epochs=[2,4]",
-    "schedule.flat_epochs=2",
-    "schedule.no_aug_epochs=2",
-    "schedule.final_from_best=true",
-    "schedule.final_ema_decay=0.9",
-    "schedule.eval_epochs=1",
-    "schedule.checkpoint_epochs=1",
-    "train.model_ema.decay=0.9",
-    "train.model_ema.warmup_iters=5",
-    # the generators of the model's own noise are not saved
-    "model.decoder.denoising.label_noise_ratio=0.0",
-    "model.decoder.denoising.box_noise_scale=0.0",
-    "dataloader.train.num_workers=1",
-]
-KILLED_AT = {"plain": 9, "dense": 16, "strong": 28, "final": 39}
+from deim.processes import PREEMPTED
+from tests.faults.killed_at import MOMENTS
+from tests.faults.runs import (
+    LAST_ITERATION,
+    SETTINGS,
+    all_end,
+    assert_same_run,
+    children,
+    iterations_done,
+    kill,
+    members,
+    said,
+    start,
+    wait_until,
+)
+from tests.faults.test_bad_input import refused
+from tests.test_train_net import train_net
 
 
-def last_iteration(output: Path) -> int:
-    file = output / "metrics.json"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return max((json.loads(line)["iteration"] for line in lines if line.endswith("}")), default=-1)
-
-
-def run_until(shapes: Path, output: Path, iteration: int) -> None:
-    arguments = [sys.executable, "tools/train_net.py", *train_arguments(shapes, output, "--resume", *SETTINGS)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        limit = time.monotonic() + 300
-        while last_iteration(output) < iteration:
-            assert process.poll() is None, process.stderr.read().decode()
-            assert time.monotonic() < limit
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-
-
-def test_killed_and_resumed_in_every_stage(shapes: Path, tmp_path: Path) -> None:
-    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    done = train_net(shapes, whole, *SETTINGS)
+@pytest.fixture(scope="module")
+def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing has stopped."""
+    output = tmp_path_factory.mktemp("whole")
+    done = train_net(shapes, output, *SETTINGS)
     assert done.returncode == 0, done.stderr
     assert "Started from the best weights before the final epochs" in done.stdout
-    for iteration in KILLED_AT.values():
-        run_until(shapes, pieces, iteration)
-    done = train_net(shapes, pieces, "--resume", *SETTINGS)
+    return output
+
+
+def finish(shapes: Path, output: Path, *arguments: str) -> None:
+    done = train_net(shapes, output, "--resume", *SETTINGS, *arguments)
     assert done.returncode == 0, done.stderr
-    for key in ("model", "ema_state"):
-        a, b = (torch.load(d / "model_final.pth", weights_only=True)[key] for d in (whole, pieces))
-        for name in a:
-            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.long
+def test_killed_in_every_stage(shapes: Path, tmp_path: Path, whole: Path) -> None:
+    """Plain, dense, strong and final."""
+    for done in (10, 17, 29, 40):
+        process = start(shapes, tmp_path, "--resume", *SETTINGS)
+        wait_until(lambda done=done: iterations_done(tmp_path) >= done, process, tmp_path)
+        kill(process)
+        assert all_end(process.pid)
+    finish(shapes, tmp_path)
+    assert_same_run(whole, tmp_path)
+
+
+def test_killed_in_the_middle_of_everything(shapes: Path, tmp_path: Path, whole: Path) -> None:
+    """One run that kills itself at one place of the code after another. Its checkpoints are of iterations that are also
+    evaluated."""
+    for moment in MOMENTS:
+        process = start(
+            shapes,
+            tmp_path,
+            "--resume",
+            *SETTINGS,
+            "train.checkpointer.period=6",
+            command=("-m", "tests.faults.killed_at"),
+            environment={"KILLED_AT": moment},
+        )
+        assert process.wait(timeout=200) == -signal.SIGKILL, moment + said(tmp_path)[-3000:]
+        assert all_end(process.pid), moment
+    finish(shapes, tmp_path, "train.checkpointer.period=6")
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.long
+def test_killed_at_twenty_random_moments(shapes: Path, tmp_path: Path) -> None:
+    """The main process, or a worker, or all of them; the seed of the moments is fixed, the speed of machines is not."""
+    settings = [*SETTINGS, "schedule.epochs=40", "dataloader.test.num_workers=1"]
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert train_net(shapes, whole, *settings).returncode == 0
+    draw, kills = random.Random(0), 0
+    while kills < 20:
+        process = start(shapes, pieces, "--resume", *settings)
+        begun = iterations_done(pieces)
+        wait_until(lambda begun=begun: iterations_done(pieces) > begun, process, pieces)
+        time.sleep(draw.uniform(0, 1.5))
+        victim = draw.choice(["main", "worker", "all"])
+        workers = children(process.pid)
+        if process.poll() is not None:
+            break  # it came to its end before
+        if victim == "all":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            os.kill(draw.choice(workers) if victim == "worker" and workers else process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+        assert all_end(process.pid), members(process.pid)
+        kills += 1
+    assert kills == 20, "the run is long enough to be killed so often"
+    finish(shapes, pieces, *settings[len(SETTINGS) :])
+    assert_same_run(whole, pieces)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_message(shapes: Path, tmp_path: Path) -> None:
+    process = start(shapes, tmp_path, *SETTINGS, "schedule.epochs=1000")
+    wait_until(lambda: iterations_done(tmp_path) > 0, process, tmp_path)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    assert process.wait(timeout=60) == 2
+    assert "is killed by signal: Killed" in said(tmp_path)
+    assert "lower dataloader.*.num_workers" in said(tmp_path)
+    assert all_end(process.pid)
+
+
+def test_no_worker_stays_behind_with_a_batch_that_nobody_reads(shapes: Path, tmp_path: Path) -> None:
+    """Batches of several megabytes, which do not fit into a pipe; they are made faster than they are used."""
+    large = ["dataloader.image_size=[640,640]", "dataloader.train.num_workers=2", "dataloader.train.total_batch_size=8"]
+    process = start(shapes, tmp_path, *SETTINGS, *large, "train.log_period=1")
+    wait_until(lambda: iterations_done(tmp_path) > 0, process, tmp_path)
+    assert len(members(process.pid)) >= 3
+    time.sleep(2)
+    kill(process)
+    assert all_end(process.pid), members(process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.long)])
+def test_preempted(number: signal.Signals, shapes: Path, tmp_path: Path, whole: Path) -> None:
+    """A signal to all processes of the run, as schedulers send it: the iteration is finished and kept."""
+    process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.period=1000")
+    wait_until(lambda: iterations_done(tmp_path) >= 8, process, tmp_path)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == PREEMPTED, said(tmp_path)[-3000:]
+    assert all_end(process.pid)
+    (told,) = re.findall(rf"Ending after iteration (\d+), since {number.name} was received", said(tmp_path))
+    assert (tmp_path / "last_checkpoint").read_text() == f"model_{int(told):07d}.pth"
+    assert int(told) < LAST_ITERATION
+    finish(shapes, tmp_path, "train.checkpointer.period=1000")
+    assert f"Starting training from iteration {int(told) + 1}" in (tmp_path / "log.txt").read_text()
+    assert_same_run(whole, tmp_path, but_for=int(told))  # of which the end of the run has told in addition
+
+
+def test_damaged_checkpoints_are_passed_over(shapes: Path, tmp_path: Path, whole: Path) -> None:
+    """One is cut short, one has a wrong byte, one is not there any more."""
+    process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.max_to_keep=10")
+    wait_until((tmp_path / "model_0000029.pth").exists, process, tmp_path)
+    kill(process)
+    newest = sorted(tmp_path.glob("model_00*.pth"))[::-1]
+    for path in newest[:-3]:
+        path.unlink()
+    newest = newest[-3:]
+    newest[0].write_bytes(newest[0].read_bytes()[:-1000])
+    content = bytearray(newest[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    newest[1].write_bytes(content)
+    done = train_net(shapes, tmp_path, "--resume", *SETTINGS)
+    assert done.returncode == 0, done.stderr
+    for path in newest[:2]:
+        assert re.search(rf"{path} is damaged.*looking for the checkpoint before it", done.stdout)
+    assert f"Starting training from iteration {int(newest[2].stem[-7:]) + 1}" in done.stdout
+    assert_same_run(whole, tmp_path)
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "model_0000004.pth").write_bytes(b"PK")
+    (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
+    message = refused(train_net(shapes, tmp_path, "--resume", *SETTINGS))
+    assert f"none of the checkpoints in {tmp_path} can be resumed from" in message
+
+
+def test_a_full_disk_leaves_the_former_checkpoint_whole(shapes: Path, tmp_path: Path) -> None:
+    settings = [*SETTINGS, "train.eval_period=0", "train.max_iter=12"]
+    (tmp_path / "model_0000009.pth.part").symlink_to("/dev/full")
+    message = refused(train_net(shapes, tmp_path, *settings))
+    assert f"cannot write {tmp_path}/model_0000009.pth: No space left on device" in message
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
+    done = train_net(shapes, tmp_path, "--resume", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "Starting training from iteration 5" in done.stdout
 
 
 def test_two_processes_start_the_final_epochs_together(shapes: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--num-gpus=2", *SETTINGS, "schedule.epochs=4")
     assert done.returncode == 0, done.stderr
     assert "Started from the best weights before the final epochs" in done.stdout
-    assert last_iteration(tmp_path) >= 23
+    assert iterations_done(tmp_path) >= 24

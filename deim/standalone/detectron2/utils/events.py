@@ -84,6 +84,10 @@ class EventStorage:
         """``{name: (latest value, its iteration)}``."""
         return self._newest
 
+    def smoothing_hints(self):
+        """``{name: whether the scalar is noisy}``."""
+        return self._smooth
+
     def count_samples(self, name, window_size=20):
         """How many values of ``name`` fall in the last ``window_size`` iterations."""
         iterations = [when for _, when in self._buffers[name].values()]

@@ -1,0 +1,15 @@
+"""Random numbers that depend on the place in a run and not on its past."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def seed_iteration(seed: int, iteration: int, rank: int) -> None:
+    """Seed the generators of Python, NumPy and torch for an iteration of a process: what a model draws there, such as
+    the noise of denoising queries, is the same after ``--resume``."""
+    state = np.random.SeedSequence([seed, iteration, rank]).generate_state(3)
+    random.seed(int(state[0]))
+    np.random.seed(int(state[1]))
+    torch.manual_seed(int(state[2]))

@@ -1,0 +1,130 @@
+"""Doing a step again whose loss or gradient was not finite, and looking for where that begins."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from torch import Tensor, nn
+
+from deim.checkpoint.reading import read_checkpoint
+from deim.config import load_config
+from deim.config.portable import from_portable
+from deim.engine.non_finite import restored
+from deim.engine.randomness import seed_iteration
+from deim.engine.trainer import PRECISIONS
+from deim.errors import CheckpointError
+from deim.visualization import draw_objects
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of a step that was done again.
+
+    Attributes:
+        losses: of this process's batch.
+        first_module: name of the first module whose output is not finite; None if all are.
+        gradients: names of the parameters whose gradient is not finite.
+    """
+
+    losses: dict[str, float]
+    first_module: str | None
+    gradients: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"  {name}: {value:g}" for name, value in self.losses.items()]
+        lines.append(f"first module with an output that is not finite: {self.first_module or 'none'}")
+        shown = ", ".join(self.gradients[:5]) + (", ..." if len(self.gradients) > 5 else "")
+        lines.append(f"parameters with a gradient that is not finite: {len(self.gradients)} {shown}".rstrip())
+        return "\n".join(lines)
+
+
+def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Replayed:
+    """Do the step again whose batch :class:`deim.engine.non_finite.NonFiniteGuard` has written to ``path``, with the same
+    weights, images and random numbers.
+
+    Args:
+        config_file: of the run, where the file does not hold its config.
+
+    Raises:
+        CheckpointError: it is no such file, or holds no config and none is given.
+    """
+    content = read_checkpoint(path)
+    if not {"samples", "losses", "model", "iteration"} <= content.keys():
+        raise CheckpointError(f"{path} is no batch of a step that was not finite (non_finite_*.pth of a run)")
+    model = _model(content, path, config_file).to(device).train()
+    model.load_state_dict(content["model"])
+    if content["seed"] is not None:
+        seed_iteration(content["seed"], content["iteration"], content["rank"])
+    samples = [restored(sample) for sample in content["samples"]]
+    size = -(-len(samples) // content["accumulation_steps"])
+    losses: dict[str, float] = {}
+    amp = content["amp"]
+    with _watched(model) as wrong:
+        for part in (samples[i : i + size] for i in range(0, len(samples), size)):
+            share = len(part) / len(samples)
+            with torch.autocast(device, PRECISIONS.get(amp or ""), enabled=amp is not None):
+                terms = model(part)
+            (sum(terms.values()) * share).backward()
+            for name, value in terms.items():
+                losses[name] = losses.get(name, 0.0) + float(value.detach()) * share
+    gradients = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    return Replayed(losses, wrong[0] if wrong else None, gradients)
+
+
+def draw_batch(path: str, output: str | Path) -> None:
+    """Draw the images of such a file with their objects.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    content = read_checkpoint(path)
+    samples = content["samples"]
+    pictures = [sample["image"].permute(1, 2, 0).numpy() for sample in samples]
+    objects = [
+        (sample["instances"]["gt_boxes"].numpy(), sample["instances"]["gt_classes"].numpy()) for sample in samples
+    ]
+    highest = max((int(classes.max()) for _, classes in objects if len(classes)), default=-1)
+    names = content["deim"].get("classes") or [f"class {index}" for index in range(highest + 1)]
+    draw_objects(pictures, objects, names, output, [str(sample.get("image_id", "")) for sample in samples])
+
+
+def _model(content: Mapping[str, Any], path: str, config_file: str | None) -> nn.Module:
+    if config_file is not None:
+        return instantiate(load_config(config_file).model)
+    kept = content["deim"].get("config")
+    if kept is None:
+        raise CheckpointError(f"{path} does not hold the config of its run: give it with --config-file")
+    return instantiate(from_portable(kept, path).model)
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module) -> Iterator[list[str]]:
+    """The names of modules whose output is not finite, in the order in which they come to their end."""
+    wrong: list[str] = []
+
+    def watch(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in _tensors(output)):
+                wrong.append(name or type(module).__name__)
+
+        return look
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        yield wrong
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from (tensor for value in output.values() for tensor in _tensors(value))
+    elif isinstance(output, list | tuple):
+        yield from (tensor for value in output for tensor in _tensors(value))

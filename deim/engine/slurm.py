@@ -1,0 +1,90 @@
+"""A training run as a job of SLURM, which is queued again when it is preempted or its time is over."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deim.errors import ConfigError, DeimError
+from deim.processes import PREEMPTED
+
+TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
+PORT = 29_500
+
+
+@dataclass
+class TrainingJob:
+    """What every node of a job does: ``tools/train_net.py`` in a process of its own, going on where the run was.
+
+    Args:
+        arguments: of ``tools/train_net.py``, but for the machines and ``--resume``.
+        gpus_per_node: processes that each node starts.
+        grace: seconds for the iteration and its checkpoint after the job is told to end.
+    """
+
+    arguments: Sequence[str]
+    gpus_per_node: int = 1
+    grace: int = 100
+    process: subprocess.Popen | None = field(default=None, init=False)
+
+    def __call__(self) -> None:
+        import submitit
+
+        node = submitit.JobEnvironment()
+        self.process = subprocess.Popen(
+            [sys.executable, str(TRAIN_NET), *self.command_line(node.num_nodes, node.node, node.hostnames[0])]
+        )
+        while self.process.poll() is None:
+            time.sleep(0.5)
+        if self.process.returncode not in (0, PREEMPTED):
+            raise DeimError(f"training ended with status {self.process.returncode}; its output tells why")
+
+    def command_line(self, machines: int, rank: int, first_host: str) -> list[str]:
+        flags = ["--resume", f"--num-gpus={self.gpus_per_node}"]
+        if machines > 1:
+            url = f"tcp://{first_host}:{PORT}"
+            flags += [f"--num-machines={machines}", f"--machine-rank={rank}", f"--dist-url={url}"]
+        elif self.gpus_per_node > 1:
+            flags.append("--dist-url=auto")
+        return [*flags, *self.arguments]
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """Called by submitit, on the first node, before the job ends: what is to be queued in its place."""
+        import submitit
+
+        if self.process is not None:
+            self.process.terminate()
+            for _ in range(2 * self.grace):
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.5)
+        return submitit.helpers.DelayedSubmission(TrainingJob(self.arguments, self.gpus_per_node, self.grace))
+
+
+def submit(job: TrainingJob, folder: str, cluster: str, **settings: Any) -> Any:
+    """Queue a job.
+
+    Args:
+        folder: for the job's output.
+        cluster: "slurm", or "local" to try it on this machine.
+        settings: of submitit's executor, such as ``nodes`` and ``timeout_min``.
+
+    Returns:
+        submitit's handle of the job.
+
+    Raises:
+        ConfigError: submitit is not installed, or there is no SLURM here.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ConfigError("this needs submitit: pip install deim[slurm]") from error
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=cluster)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot submit to {cluster!r}: {error}") from error
+    executor.update_parameters(name="deim", tasks_per_node=1, gpus_per_node=job.gpus_per_node, **settings)
+    return executor.submit(job)

@@ -1,0 +1,186 @@
+"""Several processes: one that fails ends all, one without data hangs nobody, and a scheduler may start them again."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deim.processes import PREEMPTED
+from tests.conftest import ROOT
+from tests.faults.runs import (
+    SETTINGS,
+    all_end,
+    assert_same_run,
+    children,
+    iterations_done,
+    kill,
+    members,
+    said,
+    scalars,
+    start,
+    wait_until,
+)
+from tests.test_train_net import train_arguments, train_net
+
+TWO = ("--num-gpus=2", "--dist-url=auto")
+PLANTED = "model._target_=tests.distributed.planted.PlantedDetector"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
+
+
+def test_an_error_in_one_process_ends_all_with_its_traceback(shapes: Path, tmp_path: Path) -> None:
+    process = start(shapes, tmp_path, *TWO, *SETTINGS, PLANTED, environment={"PLANTED": "raise:1:3"})
+    assert process.wait(timeout=120) == 1
+    assert "ArithmeticError: planted in rank 1" in said(tmp_path)
+    assert "in forward" in said(tmp_path)
+    assert all_end(process.pid)
+
+
+def test_a_process_that_is_killed_ends_all_with_its_number(shapes: Path, tmp_path: Path) -> None:
+    process = start(shapes, tmp_path, *TWO, *SETTINGS, PLANTED, environment={"PLANTED": "kill:1:3"})
+    wait_until(lambda: "Starting training" in said(tmp_path), process, tmp_path)
+    assert process.wait(timeout=60) == 2, "within a minute of the first step"
+    assert "process 1 of the run was ended by SIGKILL" in said(tmp_path)
+    assert all_end(process.pid)
+
+
+def test_all_end_with_the_process_that_started_them(shapes: Path, tmp_path: Path) -> None:
+    process = start(shapes, tmp_path, *TWO, *SETTINGS, "schedule.epochs=1000")
+    wait_until(lambda: iterations_done(tmp_path) > 0, process, tmp_path)
+    assert len(members(process.pid)) >= 5, "two processes with a worker each"
+    kill(process)
+    assert all_end(process.pid), members(process.pid)
+
+
+@pytest.mark.long
+def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> None:
+    """The signal comes to one of them alone."""
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    settings = (*TWO, *SETTINGS, "train.checkpointer.period=1000", "schedule.epochs=6", "schedule.dense_epochs=[1,2]")
+    assert train_net(shapes, whole, *settings).returncode == 0
+    process = start(shapes, pieces, *settings)
+    wait_until(lambda: iterations_done(pieces) >= 8, process, pieces)
+    ranks = [pid for pid in children(process.pid) if "spawn_main" in members(process.pid).get(pid, "")]
+    os.kill(ranks[-1], signal.SIGTERM)
+    assert process.wait(timeout=60) == PREEMPTED, said(pieces)[-3000:]
+    (told,) = set(re.findall(r"Ending after iteration (\d+), since SIGTERM", said(pieces)))
+    assert (pieces / "last_checkpoint").read_text() == f"model_{int(told):07d}.pth"
+    assert train_net(shapes, pieces, "--resume", *settings).returncode == 0
+    assert_same_run(whole, pieces, but_for=int(told))
+
+
+def test_torchrun_starts_a_run_again_where_it_was(shapes: Path, tmp_path: Path) -> None:
+    """Without ``--resume``: a scheduler's script says the same each time."""
+    process = start(shapes, tmp_path, *SETTINGS, PLANTED, command=TORCHRUN, environment={"PLANTED": "kill_first:1:14"})
+    assert process.wait(timeout=200) == 0, said(tmp_path)[-3000:]
+    log = (tmp_path / "log.txt").read_text()
+    assert "Starting training from iteration 0" in log
+    assert "Starting training from iteration 10" in log
+    assert iterations_done(tmp_path) == 49
+    assert all_end(process.pid)
+
+
+@pytest.mark.long
+def test_a_number_that_is_not_finite_in_one_process_ends_all(shapes: Path, tmp_path: Path) -> None:
+    done = train_net(
+        shapes,
+        tmp_path,
+        *TWO,
+        *SETTINGS,
+        "optimizer.lr=1e30",
+        "schedule.warmup_iters=0",
+        "train.clip_grad.enabled=false",
+    )
+    assert done.returncode == 2, done.stderr
+    assert "a number is not finite at iteration" in done.stderr
+    assert list(tmp_path.glob("non_finite_*_rank?.pth"))
+
+
+def only_images(shapes: Path, folder: Path, split: str, kept: slice, without_objects: tuple[int, ...] = ()) -> Path:
+    """An annotation file of some of the images; some of these without their objects."""
+    content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text())
+    content["images"] = content["images"][kept]
+    ids = [image["id"] for number, image in enumerate(content["images"]) if number not in without_objects]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+    path = folder / f"{split}_{len(content['images'])}_{len(ids)}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_process_without_objects_hangs_nobody(shapes: Path, tmp_path: Path) -> None:
+    """In the order of the file, the second process never sees an object."""
+    empty = tuple(number for number in range(24) if number % 4 >= 2)
+    annotations = only_images(shapes, tmp_path, "train", slice(24), empty)
+    settings = ["+dataloader.train.shuffle=false", f"dataloader.train.dataset.json_file={annotations}"]
+    done = train_net(shapes, tmp_path / "out", *TWO, *SETTINGS, *settings, "train.max_iter=6", "train.eval_period=0")
+    assert done.returncode == 0, done.stderr
+    assert iterations_done(tmp_path / "out") == 7
+
+
+@pytest.mark.parametrize("images", [pytest.param(1, marks=pytest.mark.long), 5])
+def test_each_image_is_evaluated_once_by_however_many(images: int, shapes: Path, tmp_path: Path) -> None:
+    """Five images among four processes, and one, with which three have nothing to do."""
+    annotations = only_images(shapes, tmp_path, "val", slice(images))
+    test = [f"dataloader.test.dataset.json_file={annotations}", "dataloader.test.dataset.name=some"]
+    one, four = tmp_path / "one", tmp_path / "four"
+    assert train_net(shapes, one, *SETTINGS, *test, "train.max_iter=4").returncode == 0
+    weights = f"train.init_checkpoint={one}/model_final.pth"
+    rows = []
+    for output, processes in ((tmp_path / "a", ()), (four, ("--num-gpus=4", "--dist-url=auto"))):
+        done = train_net(shapes, output, "--eval-only", *processes, *test, weights)
+        assert done.returncode == 0, done.stderr
+        rows.append(next(line for line in reversed(done.stdout.splitlines()) if "copypaste: " in line))
+    assert rows[0].split("copypaste: ")[1] == rows[1].split("copypaste: ")[1]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="makes network namespaces")
+def test_two_machines(shapes: Path, tmp_path: Path) -> None:
+    """Two network namespaces, joined by a cable, as two machines: the same losses as by two processes of one."""
+    local, remote = tmp_path / "local", tmp_path / "remote"
+    settings = [*SETTINGS, "train.max_iter=8", "train.eval_period=0"]
+    assert train_net(shapes, local, *TWO, *settings).returncode == 0
+    names = [f"deim{os.getpid()}{side}" for side in "ab"]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", "cable")
+            for device in ("cable", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        machines = [
+            subprocess.Popen(
+                [
+                    *("ip", "netns", "exec", name, sys.executable, "tools/train_net.py"),
+                    *train_arguments(
+                        shapes,
+                        remote,
+                        *("--num-machines=2", f"--machine-rank={rank}", "--dist-url=tcp://10.77.0.1:29511"),
+                        *settings,
+                    ),
+                ],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank, name in enumerate(names)
+        ]
+        for machine in machines:
+            _, errors = machine.communicate(timeout=200)
+            assert machine.returncode == 0, errors
+    finally:
+        for name in names:
+            ip("netns", "delete", name)
+    assert scalars(local) == scalars(remote)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)

@@ -1,0 +1,62 @@
+"""A queued run goes on where it was when it is queued again. SLURM itself is not here: submitit plays it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from deim.engine.slurm import TrainingJob, submit
+from deim.errors import ConfigError
+from tests.faults.runs import SETTINGS, iterations_done, scalars
+from tests.test_train_net import tool, train_arguments, train_net
+
+submitit = pytest.importorskip("submitit")
+
+
+def test_every_node_knows_its_place() -> None:
+    job = TrainingJob(["--config-file", "x"], gpus_per_node=8)
+    assert job.command_line(2, 1, "first") == [
+        *("--resume", "--num-gpus=8", "--num-machines=2", "--machine-rank=1", "--dist-url=tcp://first:29500"),
+        *("--config-file", "x"),
+    ]
+    assert job.command_line(1, 0, "first") == ["--resume", "--num-gpus=8", "--dist-url=auto", "--config-file", "x"]
+    assert TrainingJob(["x"]).command_line(1, 0, "first") == ["--resume", "--num-gpus=1", "x"]
+
+
+def test_preempted_and_queued_again(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    settings = [*SETTINGS, "train.checkpointer.period=1000"]
+    assert train_net(shapes, whole, *settings).returncode == 0
+    job = submit(
+        TrainingJob(train_arguments(shapes, pieces, *settings)), str(tmp_path / "job"), "local", timeout_min=60
+    )
+    limit = time.monotonic() + 200
+    while iterations_done(pieces) < 8:
+        assert time.monotonic() < limit, job.stderr()
+        time.sleep(0.05)
+    (task,) = processes_of(f"submitit.core._submit {tmp_path}/job")
+    os.kill(task, signal.SIGUSR2)  # as submitit has SLURM do before it takes a node away
+    job.result()
+    log = (pieces / "log.txt").read_text()
+    assert f"since {signal.SIGTERM.name} was received" in log
+    assert log.count("Starting training from iteration") == 2
+    assert scalars(whole)[-1] == scalars(pieces)[-1]
+
+
+def processes_of(command: str) -> list[int]:
+    lines = {
+        int(p.parent.name): p.read_bytes().replace(b"\0", b" ").decode() for p in Path("/proc").glob("[0-9]*/cmdline")
+    }
+    return [pid for pid, line in lines.items() if command in line]
+
+
+def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="cannot submit to 'slurm'"):
+        submit(TrainingJob([]), str(tmp_path), "slurm")
+    done = tool("slurm_train.py", "--cluster=slurm", f"--folder={tmp_path}", "--", "--config-file", "x")
+    assert done.returncode == 2
+    assert "cannot submit to 'slurm'" in done.stderr

@@ -1,0 +1,59 @@
+"""A program that kills itself at a place of the code, named by the environment variable ``KILLED_AT``.
+
+KILLED_AT=checkpoint python -m tests.faults.killed_at tools/train_net.py ...
+"""
+
+import os
+import runpy
+import signal
+import sys
+from typing import Any
+
+import torch
+
+import deim.engine.evaluation
+import deim.engine.hooks
+from deim.checkpoint import run_checkpointer
+from deim.checkpoint.run_checkpointer import RunCheckpointer
+from deim.engine.final_stage import FinalStageHook
+from deim.engine.hooks import EvaluationRecord
+
+
+def die(*arguments: Any, **others: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_half(content: object, file: Any) -> None:
+    file.write(b"PK\3\4" * 5000)
+    file.flush()
+    die()
+
+
+def die_instead_of_moving(name: str) -> None:
+    move = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if os.path.basename(target) == name:
+            die()
+        move(source, target)
+
+    run_checkpointer.os.replace = replace
+
+
+# In an order in which each comes to pass.
+MOMENTS = {
+    "the best checkpoint is replaced": lambda: die_instead_of_moving("model_best.pth"),
+    "the best checkpoint has no facts yet": lambda: die_instead_of_moving("model_best.json"),
+    "a checkpoint is half written": lambda: setattr(torch, "save", write_half),
+    "a checkpoint is written and not named the last one": lambda: setattr(RunCheckpointer, "tag_last_checkpoint", die),
+    "last_checkpoint is replaced": lambda: die_instead_of_moving("last_checkpoint"),
+    "an evaluation begins": lambda: setattr(deim.engine.evaluation, "inference_on_dataset", die),
+    "an evaluation is done and not in a checkpoint": lambda: setattr(EvaluationRecord, "_done", die),
+    "the final epochs begin": lambda: setattr(FinalStageHook, "_restart", die),
+    "everything is done but the last evaluation": lambda: setattr(deim.engine.hooks.PeriodicWriter, "after_train", die),
+}
+
+if __name__ == "__main__":
+    MOMENTS[os.environ["KILLED_AT"]]()
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,148 @@
+"""Runs to be killed: small, with everything in them that a checkpoint must bring back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from tests.conftest import ROOT
+from tests.test_train_net import train_arguments
+
+# 24 images in batches of 4: six iterations per epoch. Every stage of the schedule comes, and the final epochs begin
+# from the best checkpoint.
+SETTINGS = [
+    "schedule.epochs=8",
+    "schedule.dense_epochs=[2,4]",
+    "schedule.flat_epochs=2",
+    "schedule.no_aug_epochs=2",
+    "schedule.final_from_best=true",
+    "schedule.final_ema_decay=0.9",
+    "schedule.eval_epochs=1",
+    "train.checkpointer.period=5",
+    "train.model_ema.decay=0.9",
+    "train.model_ema.warmup_iters=5",
+    "dataloader.train.num_workers=1",
+    "train.log_period=4",
+]
+LAST_ITERATION = 47
+# What differs between two runs of the same: how long things took.
+TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
+
+
+def start(
+    shapes: Path,
+    output: Path,
+    *arguments: str,
+    command: Sequence[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen:
+    """``tools/train_net.py`` as the leader of a session of its own, by which its processes are known."""
+    line = [sys.executable, *command, "tools/train_net.py", *train_arguments(shapes, output, *arguments)]
+    output.mkdir(exist_ok=True)
+    with open(output / "stdout.txt", "ab") as out, open(output / "stderr.txt", "ab") as err:
+        return subprocess.Popen(
+            line,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+
+
+def said(output: Path) -> str:
+    """Everything that the runs in a folder have printed."""
+    return (output / "stdout.txt").read_text() + (output / "stderr.txt").read_text()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output: Path, seconds: float = 200) -> None:
+    """Until a condition holds; the process must live so long."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, said(output)[-3000:]
+        assert time.monotonic() < limit, said(output)[-3000:]
+        time.sleep(0.005)
+
+
+def iterations_done(output: Path) -> int:
+    """How many iterations ``metrics.json`` tells of."""
+    file = output / "metrics.json"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return max((json.loads(line)["iteration"] + 1 for line in lines if line.endswith("}")), default=0)
+
+
+def members(group: int) -> dict[int, str]:
+    """The living processes of a session: pid -> command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == group and fields[0] != "Z":
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+    return found
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+def all_end(group: int, seconds: float = 30) -> bool:
+    """Whether every process of a session ends in time."""
+    limit = time.monotonic() + seconds
+    while members(group):
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
+    """Signal the main process of a run; its exit status, once it has ended."""
+    process.send_signal(number)
+    return process.wait(timeout=90)
+
+
+def scalars(output: Path) -> list[dict]:
+    """The lines of ``metrics.json`` without how long things took."""
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def assert_equal_to_the_bit(one: object, other: object, place: str = "") -> None:
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor), place
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert isinstance(other, dict), place
+        assert one.keys() == other.keys(), place
+        for key, value in one.items():
+            assert_equal_to_the_bit(value, other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple), place
+        assert len(one) == len(other), place
+        for index, value in enumerate(one):
+            assert_equal_to_the_bit(value, other[index], f"{place}[{index}]")
+    else:
+        assert one == other, place
+
+
+def assert_same_run(whole: Path, pieces: Path, but_for: int | None = None) -> None:
+    """Weights, averages, the optimizer's state, that of the hooks, and what was written on the way, but for one
+    iteration."""
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, pieces))
+    assert_equal_to_the_bit(one, other)
+    told = [[line for line in scalars(folder) if line["iteration"] != but_for] for folder in (whole, pieces)]
+    # as text, in which NaN is equal to itself
+    assert json.dumps(told[0]) == json.dumps(told[1])

@@ -1,0 +1,37 @@
+"""A long run takes no more memory, descriptors and threads at its end than at its beginning."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.runs import SETTINGS, all_end, children, iterations_done, said, start, wait_until
+
+ITERATIONS = int(os.environ.get("DEIM_SOAK", "5000"))
+
+
+def taken(pid: int) -> tuple[float, int, int]:
+    """Megabytes, descriptors and threads of a process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return (
+        int(status["VmRSS"].split()[0]) / 1024,
+        len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        int(status["Threads"]),
+    )
+
+
+@pytest.mark.long
+def test_thousands_of_iterations(shapes: Path, tmp_path: Path) -> None:
+    """With an evaluation and a checkpoint every hundred or so."""
+    settings = [f"train.max_iter={ITERATIONS}", f"schedule.epochs={ITERATIONS // 6 + 1}", "train.eval_period=102"]
+    process = start(shapes, tmp_path, *SETTINGS, *settings, "train.checkpointer.period=100", "train.log_period=20")
+    measured = {}
+    for share in (0.2, 0.6, 0.95):
+        wait_until(lambda share=share: iterations_done(tmp_path) >= share * ITERATIONS, process, tmp_path, 3600)
+        measured[share] = {"main": taken(process.pid), "worker": taken(children(process.pid)[0])}
+    for who in ("main", "worker"):
+        (first, *counts), _, (last, *counts_at_end) = (measured[share][who] for share in (0.2, 0.6, 0.95))
+        assert last < first * 1.05 + 20, measured
+        assert counts_at_end == counts, measured
+    assert process.wait(timeout=600) == 0, said(tmp_path)[-3000:]
+    assert all_end(process.pid)
