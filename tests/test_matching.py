@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,36 @@ def random_case(counts: list[int], layers: int = 2, queries: int = 5, classes: i
         [torch.rand(n, 4, generator=generator) * 0.5 + 0.1 for n in counts],
     )
     return logits, boxes, targets
+
+
+def corners(box: list[float]) -> tuple[float, float, float, float]:
+    x, y, width, height = box
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def published_cost(logit: float, box: list[float], wanted: list[float]) -> float:
+    """Of one query and one object, in plain numbers: 2 for the class, 5 for L1, 2 for GIoU (Deformable DETR)."""
+    p = 1 / (1 + math.exp(-logit))
+    focal = -0.25 * (1 - p) ** 2 * math.log(p + 1e-8) + 0.75 * p**2 * math.log(1 - p + 1e-8)
+    a, b = corners(box), corners(wanted)
+    sides = [(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), max(a[i + 2], b[i + 2]) - min(a[i], b[i])) for i in (0, 1)]
+    shared = max(sides[0][0], 0) * max(sides[1][0], 0)
+    union = box[2] * box[3] + wanted[2] * wanted[3] - shared
+    hull = sides[0][1] * sides[1][1]
+    giou = shared / union - (hull - union) / hull
+    return 5 * sum(abs(i - j) for i, j in zip(box, wanted, strict=True)) + 2 * focal - 2 * giou
+
+
+@pytest.mark.parametrize("scale", [1.0, 12.0], ids=["plain", "sure of themselves"])
+def test_the_cost_is_the_published_one(scale: float) -> None:
+    logits, boxes, targets = random_case([3, 1])
+    logits, boxes, targets = logits.double(), boxes.double(), replace(targets, boxes=targets.boxes.double())
+    cost = MatchingCost()(logits * scale, boxes, targets)
+    for layer, image, query in itertools.product(range(2), range(2), range(5)):
+        for index in range([3, 1][image]):
+            logit = float(logits[layer, image, query, targets.labels[image, index]]) * scale
+            wanted = published_cost(logit, boxes[layer, image, query].tolist(), targets.boxes[image, index].tolist())
+            assert float(cost[layer, image, query, index]) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("counts", [[3], [2, 0, 4], [0], [0, 1]], ids=str)

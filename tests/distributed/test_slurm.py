@@ -25,6 +25,7 @@ def test_every_node_knows_its_place() -> None:
     assert TrainingJob(["x"]).command_line(1, 0, "first") == ["--resume", "--num-gpus=1", "x"]
 
 
+@pytest.mark.long
 def test_preempted_and_queued_again(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"

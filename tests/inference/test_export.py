@@ -46,6 +46,7 @@ def test_every_family_runs_in_onnx_runtime_and_openvino(family: str, tmp_path: P
     assert "LayerNormalization" in operators(tmp_path / "model.onnx")
 
 
+@pytest.mark.long
 def test_images_of_any_size(checkpoint: Path, tmp_path: Path, photos: Path) -> None:
     lines: list[str] = []
     options = ExportOptions(size=(96, 128), dynamic_size=True)
@@ -55,7 +56,7 @@ def test_images_of_any_size(checkpoint: Path, tmp_path: Path, photos: Path) -> N
     assert [one.image_size for one in found] == [(96, 128), (128, 96), (96, 96), (200, 160), (64, 300)]
 
 
-@pytest.mark.parametrize("family", ["dfine", "deformable"])
+@pytest.mark.parametrize("family", [pytest.param("dfine", marks=pytest.mark.long), "deformable"])
 def test_without_grid_sampling(family: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model.pth", family)
     lines: list[str] = []
