@@ -2,6 +2,8 @@
 
 import copy
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from detectron2.engine import HookBase
 from detrex.modeling.ema import EMAState
 from torch import nn
 
+from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.engine import EMAHook, Trainer, param_groups
+from deim.engine.hooks import PeriodicCheckpointer
 from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule
@@ -222,3 +226,16 @@ def test_a_compiled_model_trains_as_another() -> None:
         losses.append({**terms, "norm": model.backbone.stem.stem1.conv.weight.grad.norm()})
     for name, value in losses[0].items():
         torch.testing.assert_close(losses[1][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_resumed_run_deletes_its_own_old_checkpoints_and_no_others(tmp_path: Path) -> None:
+    """A folder may hold later checkpoints of another run."""
+    for iteration in (4, 9, 14, 99):
+        torch.save({}, tmp_path / f"model_{iteration:07d}.pth")
+    checkpointer = RunCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    for start, kept in ((0, {4, 9, 14, 19, 99}), (15, {9, 14, 19, 99})):
+        saving = PeriodicCheckpointer(checkpointer, period=5, max_to_keep=3)
+        saving.trainer = SimpleNamespace(start_iter=start, iter=19, max_iter=100)
+        saving.before_train()
+        saving.after_step()
+        assert {int(path.stem[-7:]) for path in tmp_path.glob("model_*.pth")} == kept

@@ -49,9 +49,15 @@ class RunCheckpointer(DetectionCheckpointer):
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as file:
             file.write(last_filename_basename.encode())
 
-    def numbered(self) -> list[str]:
-        """Paths of the checkpoints of iterations, the oldest first."""
-        return sorted(str(path) for path in Path(self.save_dir).glob("model_*.pth") if _NUMBERED.fullmatch(path.name))
+    def numbered(self, before: int | None = None) -> list[str]:
+        """Paths of the checkpoints of iterations, the oldest first.
+
+        Args:
+            before: only of iterations before this one; a folder may hold later ones of another run.
+        """
+        found = {path: _NUMBERED.fullmatch(path.name) for path in Path(self.save_dir).glob("model_*.pth")}
+        iterations = {int(match[1]): str(path) for path, match in found.items() if match is not None}
+        return [iterations[number] for number in sorted(iterations) if before is None or number < before]
 
     def newest_whole(self) -> str | None:
         """Path of the last checkpoint, or, where that is damaged or missing, of the last one before it that is not;

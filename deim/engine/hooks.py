@@ -19,7 +19,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
     def before_train(self) -> None:
         super().before_train()
-        self.recent_checkpoints = self.checkpointer.numbered()
+        self.recent_checkpoints = self.checkpointer.numbered(before=self.trainer.start_iter)
 
 
 class BestCheckpointer(hooks.BestCheckpointer):

@@ -58,6 +58,27 @@ def test_all_end_with_the_process_that_started_them(shapes: Path, tmp_path: Path
 
 
 @pytest.mark.long
+def test_one_of_two_processes_is_killed_and_the_run_resumed(shapes: Path, tmp_path: Path) -> None:
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    settings = (*TWO, *SETTINGS, "schedule.epochs=6", "schedule.dense_epochs=[1,2]")
+    assert train_net(shapes, whole, *settings).returncode == 0
+    for done, rank in ((8, 0), (17, 1), (25, 0)):
+        process = start(shapes, pieces, "--resume", *settings)
+        wait_until(lambda done=done: iterations_done(pieces) >= done, process, pieces)
+        os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
+        assert process.wait(timeout=60) == 2
+        assert all_end(process.pid)
+    assert train_net(shapes, pieces, "--resume", *settings).returncode == 0
+    assert_same_run(whole, pieces)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """The processes that train, by their number."""
+    commands = members(launcher)
+    return sorted(pid for pid in children(launcher) if "spawn_main" in commands.get(pid, ""))
+
+
+@pytest.mark.long
 def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> None:
     """The signal comes to one of them alone."""
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
@@ -65,8 +86,7 @@ def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> N
     assert train_net(shapes, whole, *settings).returncode == 0
     process = start(shapes, pieces, *settings)
     wait_until(lambda: iterations_done(pieces) >= 8, process, pieces)
-    ranks = [pid for pid in children(process.pid) if "spawn_main" in members(process.pid).get(pid, "")]
-    os.kill(ranks[-1], signal.SIGTERM)
+    os.kill(ranks_of(process.pid)[-1], signal.SIGTERM)
     assert process.wait(timeout=60) == PREEMPTED, said(pieces)[-3000:]
     (told,) = set(re.findall(r"Ending after iteration (\d+), since SIGTERM", said(pieces)))
     assert (pieces / "last_checkpoint").read_text() == f"model_{int(told):07d}.pth"
