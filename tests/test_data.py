@@ -207,9 +207,9 @@ def test_category_ids_need_not_be_contiguous(tmp_path: Path) -> None:
         "categories": [{"id": 90, "name": "b"}, {"id": 7, "name": "a"}],
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
-    (record,) = coco_dataset("gaps", str(tmp_path / "a.json"), str(tmp_path))
+    (record,) = coco_dataset(str(tmp_path), str(tmp_path / "a.json"), str(tmp_path))
     assert [a["category_id"] for a in record["annotations"]] == [1, 0]
-    assert MetadataCatalog.get("gaps").thing_classes == ["a", "b"]
+    assert MetadataCatalog.get(str(tmp_path)).thing_classes == ["a", "b"]
 
 
 def test_shapes_are_the_same_for_the_same_seed_and_boxes_fit(shapes: Path, tmp_path: Path) -> None:

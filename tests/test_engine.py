@@ -1,6 +1,7 @@
 """Schedule, parameter groups, averaging, and the training step."""
 
 import copy
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from torch import nn
 
 from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.engine import EMAHook, Trainer, param_groups
-from deim.engine.hooks import PeriodicCheckpointer
+from deim.engine.hooks import PeriodicCheckpointer, cut_off
 from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule
@@ -239,3 +240,16 @@ def test_a_resumed_run_deletes_its_own_old_checkpoints_and_no_others(tmp_path: P
         saving.before_train()
         saving.after_step()
         assert {int(path.stem[-7:]) for path in tmp_path.glob("model_*.pth")} == kept
+
+
+def test_metrics_are_cut_back_whatever_the_order_of_neighbours(tmp_path: Path) -> None:
+    """detectron2 writes what was put at several iterations in no particular order."""
+    path = tmp_path / "metrics.json"
+    lines = [json.dumps({"iteration": i, "x": 1}) + "\n" for i in (3, 7, 5, 11, 9)]
+    for iteration, kept in ((12, [0, 1, 2, 3, 4]), (10, [0, 1, 2, 4]), (7, [0, 2]), (6, [0, 2]), (3, [])):
+        path.write_text("".join(lines) + '{"iteration": 4')
+        with open(path, "a") as appending:  # as the writer of the run has it open
+            cut_off(str(path), iteration)
+            appending.write("next\n")
+        assert path.read_text() == "".join(lines[i] for i in kept) + "next\n"
+    cut_off(str(tmp_path / "nowhere.json"), 1)

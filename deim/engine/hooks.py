@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -183,17 +184,23 @@ class MetricsContinuation(HookBase):
 
 
 def cut_off(metrics_file: str, iteration: int) -> None:
-    """Shorten a ``metrics.json`` to what was written before an iteration, and whole."""
+    """Take out of a ``metrics.json``, in place, what it says of an iteration and those after it, and what a kill has left
+    of a line. Lines are in order but for neighbours."""
     with suppress(FileNotFoundError), open(metrics_file, "r+b") as file:
-        kept = 0
-        for line in file:
-            try:
-                if json.loads(line)["iteration"] >= iteration:
-                    break
-            except ValueError:  # it ends in the middle, where the run was killed
-                break
-            kept += len(line)
-        file.truncate(kept)
+        lines = file.readlines()
+        dropped = [_iteration_of(line) >= iteration for line in lines]
+        first = dropped.index(True) if True in dropped else len(lines)
+        file.seek(sum(map(len, lines[:first])))
+        file.write(b"".join(line for line, drop in zip(lines[first:], dropped[first:], strict=True) if not drop))
+        file.truncate()
+
+
+def _iteration_of(line: bytes) -> float:
+    """What a line tells of; infinity where it is not whole."""
+    try:
+        return json.loads(line)["iteration"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def saving_at(checkpointer: RunCheckpointer) -> Callable[[int], None]:

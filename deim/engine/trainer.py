@@ -68,6 +68,11 @@ class Trainer(SimpleTrainer):
         if hasattr(self.data_loader, "start_iter"):
             self.data_loader.start_iter = self.start_iter
 
+    def after_train(self) -> None:
+        # detectron2 counts on by one also where nothing was left to do.
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     def run_step(self) -> None:
         start = time.perf_counter()
         samples = self.samples = next(self._data_loader_iter)
