@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,8 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "tools").glob("*.py")))
 def test_every_tool_explains_itself_and_knows_the_flags_of_the_documentation(name: str) -> None:
+    if name == "try_release.py" and subprocess.run([sys.executable, "-c", "import deim"], cwd="/").returncode:
+        pytest.skip("tries a deim that is installed")
     arguments = ["dataloader"] if name == "benchmark.py" else []
     done = tool(name, *arguments, "--help")
     assert done.returncode == 0, done.stderr
