@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,22 @@ def test_linear_warmup_and_constant_rate() -> None:
     assert schedule.learning_rate(9_999, 10_000) == 1
 
 
+def test_steps_of_the_rate() -> None:
+    """The schedule of the older families: a tenth from each of these epochs on, to the iteration."""
+    schedule = Schedule(epochs=50, flat_epochs=50, drop_epochs=(40, 45))
+    rates = [schedule.learning_rate(iteration, 5000) for iteration in (0, 3999, 4000, 4499, 4500, 4999)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_ends_of_the_fall() -> None:
+    schedule = Schedule(epochs=10, warmup_iters=0, flat_epochs=4, no_aug_epochs=2, lr_gamma=0.5)
+    rates = [schedule.learning_rate(iteration, 1000) for iteration in (0, 400, 401, 799, 800, 999)]
+    assert rates[0] == rates[1] == 1
+    assert 0.5 < rates[3] < rates[2] < 1
+    assert rates[4] == rates[5] == 0.5
+    Schedule(epochs=10, flat_epochs=8, no_aug_epochs=2, lr_gamma=0.5)  # no time to fall is no contradiction
+
+
 def test_the_multiplier_recovers_the_iteration() -> None:
     multiplier = LearningRate(DEIM_S, 488_004)
     for iteration in (0, 1, 1999, 2000, 236_608, 400_001, 488_003):
@@ -58,6 +75,12 @@ def test_the_multiplier_recovers_the_iteration() -> None:
         ({"warmup": "sudden"}, "warmup='sudden'"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"flat_epochs": 9, "no_aug_epochs": 2, "lr_gamma": 0.5}, "do not fit in epochs=10"),
+        ({"drop_epochs": (8,), "lr_gamma": 0.5}, "drop_epochs"),
+        ({"final_ema_decay": 0.0, "final_from_best": True}, "final_ema_decay"),
+        ({"final_ema_decay": 1.0, "final_from_best": True}, "final_ema_decay"),
+        ({"final_ema_decay": 0.9, "final_from_best": False}, "final_from_best"),
+        ({"dense_epochs": (5, 3)}, "dense_epochs"),
+        ({"dense_epochs": (-1, 3)}, "dense_epochs"),
     ],
 )
 def test_contradictory_schedules_are_refused(changes: dict, message: str) -> None:
@@ -253,3 +276,72 @@ def test_metrics_are_cut_back_whatever_the_order_of_neighbours(tmp_path: Path) -
             appending.write("next\n")
         assert path.read_text() == "".join(lines[i] for i in kept) + "next\n"
     cut_off(str(tmp_path / "nowhere.json"), 1)
+
+
+class Drawing(nn.Module):
+    """Its losses are what it draws, once for each part of a batch, and the number of images in the part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.drawn: list[float] = []
+
+    def forward(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        self.drawn.append(torch.rand(()).item())
+        return {"drawn": self.weight * self.drawn[-1], "images": self.weight * len(samples)}
+
+
+def drawing_run(start: int, end: int, seed: int | None, **options) -> tuple[Drawing, Trainer]:
+    model = Drawing()
+    batches = [[{}] * 5 for _ in range(10)]
+    trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.0), seed=seed, **options)
+    trainer.train(start, end)
+    return model, trainer
+
+
+def test_what_a_model_draws_follows_from_seed_iteration_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = drawing_run(0, 6, seed=1)
+    assert len(set(whole.drawn)) == 6
+    assert drawing_run(4, 6, seed=1)[0].drawn == whole.drawn[4:]
+    assert drawing_run(0, 6, seed=2)[0].drawn != whole.drawn
+    monkeypatch.setattr("deim.engine.trainer.comm.get_rank", lambda: 1)
+    assert not set(drawing_run(0, 6, seed=1)[0].drawn) & set(whole.drawn)
+    torch.manual_seed(5)
+    expected = torch.rand(3).tolist()
+    torch.manual_seed(5)
+    assert drawing_run(0, 3, seed=None)[0].drawn == expected
+
+
+def test_losses_are_told_as_means_over_images() -> None:
+    """Five images in parts of two, two and one."""
+    model, trainer = drawing_run(0, 1, seed=0, accumulation_steps=3)
+    latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
+    assert latest["images"] == pytest.approx((2 * 2 + 2 * 2 + 1 * 1) / 5)
+    assert latest["drawn"] == pytest.approx(sum(d * n for d, n in zip(model.drawn, (2, 2, 1), strict=True)) / 5)
+    assert 0 <= latest["data_time"] < 10
+
+
+def test_a_trainer_goes_on_from_its_state() -> None:
+    _, former = drawing_run(0, 2, seed=3, amp="float16")
+    former.guard.skipped = 4
+    former.grad_scaler.update(7.0)
+    model = Drawing()
+    loader = SimpleNamespace(seed=0)
+    trainer = Trainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.5), amp="float16", seed=0)
+    trainer.load_state_dict(former.state_dict())
+    assert (trainer.seed, loader.seed, trainer.guard.skipped) == (3, 3, 4)
+    assert trainer.grad_scaler.get_scale() == 7.0
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.0
+    state = former.state_dict()
+    del state["seed"], state["skipped_steps"], state["grad_scaler"]  # as of versions before these were kept
+    trainer.load_state_dict(state)
+    assert (trainer.seed, trainer.guard.skipped) == (3, 0)
+    assert "grad_scaler" not in drawing_run(0, 1, seed=0)[1].state_dict()
+
+
+def test_processes_talk_with_the_last_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, trainer = drawing_run(0, 1, seed=0, accumulation_steps=3)
+    lasts: list[bool] = []
+    monkeypatch.setattr(trainer, "_synchronized", lambda last: lasts.append(last) or nullcontext())
+    trainer._accumulate([{}] * 5)
+    assert lasts == [False, False, True]
