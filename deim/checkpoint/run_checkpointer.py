@@ -1,5 +1,6 @@
 """Checkpoints of a run that outlive whatever ends it."""
 
+import math
 import os
 import re
 import zipfile
@@ -14,7 +15,7 @@ from detectron2.utils import comm
 
 from deim.errors import CheckpointError
 
-_NUMBERED = re.compile(r"model_(\d{7})\.pth")
+_NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 FINAL = "model_final.pth"
 
 
@@ -39,7 +40,7 @@ class RunCheckpointer(DetectionCheckpointer):
         self.logger.info(f"Saving checkpoint to {path}")
         with replacing(path) as file:
             torch.save({"model": self.model.state_dict(), **states, **others}, file)
-        if _is_resumable(f"{name}.pth"):
+        if f"{name}.pth" == FINAL or _iteration(f"{name}.pth") >= 0:
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -49,15 +50,14 @@ class RunCheckpointer(DetectionCheckpointer):
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as file:
             file.write(last_filename_basename.encode())
 
-    def numbered(self, before: int | None = None) -> list[str]:
+    def numbered(self, before: float = math.inf) -> list[str]:
         """Paths of the checkpoints of iterations, the oldest first.
 
         Args:
             before: only of iterations before this one; a folder may hold later ones of another run.
         """
-        found = {path: _NUMBERED.fullmatch(path.name) for path in Path(self.save_dir).glob("model_*.pth")}
-        iterations = {int(match[1]): str(path) for path, match in found.items() if match is not None}
-        return [iterations[number] for number in sorted(iterations) if before is None or number < before]
+        found = {_iteration(path.name): str(path) for path in Path(self.save_dir).glob("model_*.pth")}
+        return [path for iteration, path in sorted(found.items()) if 0 <= iteration < before]
 
     def newest_whole(self) -> str | None:
         """Path of the last checkpoint, or, where that is damaged or missing, of the last one before it that is not;
@@ -85,22 +85,21 @@ class RunCheckpointer(DetectionCheckpointer):
         return None
 
     def _candidates(self) -> list[str]:
-        newest_first = self.numbered()[::-1]
         final = os.path.join(self.save_dir, FINAL)
         tagged = self.get_checkpoint_file() if self.has_checkpoint() else ""
-        if not _is_resumable(os.path.basename(tagged)):
-            return [final, *newest_first] if os.path.isfile(final) else newest_first
-        if tagged == final:
-            return [tagged, *newest_first]
-        return [tagged, *(path for path in newest_first if path < tagged)]
+        if tagged and _iteration(os.path.basename(tagged)) >= 0:
+            return [tagged, *self.numbered(before=_iteration(os.path.basename(tagged)))[::-1]]
+        return [*([final] if tagged == final or os.path.isfile(final) else []), *self.numbered()[::-1]]
 
 
 def _is_remote(folder: str) -> bool:
     return "://" in folder
 
 
-def _is_resumable(name: str) -> bool:
-    return name == FINAL or _NUMBERED.fullmatch(name) is not None
+def _iteration(name: str) -> int:
+    """Of the checkpoint of an iteration, by its name; -1 for others."""
+    match = _NUMBERED.fullmatch(name)
+    return -1 if match is None else int(match[1])
 
 
 def damage(path: str) -> str | None:
