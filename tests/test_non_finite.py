@@ -1,6 +1,5 @@
 """A number that is not finite ends a run, or is left out, before it spoils the weights."""
 
-import json
 import math
 from pathlib import Path
 
@@ -158,6 +157,8 @@ def test_other_files_cannot_be_replayed(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="is no batch of a step"):
         replay(str(tmp_path / "model.pth"))
-    (tmp_path / "x.json").write_text(json.dumps({}))
-    with pytest.raises(CheckpointError):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         replay(str(tmp_path / "x.json"))
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist$"):
+        replay(str(tmp_path / "nowhere.pth"))

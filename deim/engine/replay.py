@@ -50,11 +50,9 @@ def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Re
         config_file: of the run, where the file does not hold its config.
 
     Raises:
-        CheckpointError: it is no such file, or holds no config and none is given.
+        CheckpointError: it does not exist, is no such file, or holds no config and none is given.
     """
-    content = read_checkpoint(path)
-    if not {"samples", "losses", "model", "iteration"} <= content.keys():
-        raise CheckpointError(f"{path} is no batch of a step that was not finite (non_finite_*.pth of a run)")
+    content = _read(path)
     model = _model(content, path, config_file).to(device).train()
     model.load_state_dict(content["model"])
     if content["seed"] is not None:
@@ -79,10 +77,9 @@ def draw_batch(path: str, output: str | Path) -> None:
     """Draw the images of such a file with their objects.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it does not exist, or is no such file.
     """
-    content = read_checkpoint(path)
-    samples = content["samples"]
+    samples = (content := _read(path))["samples"]
     pictures = [sample["image"].permute(1, 2, 0).numpy() for sample in samples]
     objects = [
         (sample["instances"]["gt_boxes"].numpy(), sample["instances"]["gt_classes"].numpy()) for sample in samples
@@ -90,6 +87,15 @@ def draw_batch(path: str, output: str | Path) -> None:
     highest = max((int(classes.max()) for _, classes in objects if len(classes)), default=-1)
     names = content["deim"].get("classes") or [f"class {index}" for index in range(highest + 1)]
     draw_objects(pictures, objects, names, output, [str(sample.get("image_id", "")) for sample in samples])
+
+
+def _read(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path} does not exist")
+    content = read_checkpoint(path)
+    if not {"samples", "losses", "model", "iteration"} <= content.keys():
+        raise CheckpointError(f"{path} is no batch of a step that was not finite (non_finite_*.pth of a run)")
+    return content
 
 
 def _model(content: Mapping[str, Any], path: str, config_file: str | None) -> nn.Module:
