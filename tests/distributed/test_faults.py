@@ -142,7 +142,8 @@ def test_a_process_without_objects_hangs_nobody(shapes: Path, tmp_path: Path) ->
     assert iterations_done(tmp_path / "out") == 7
 
 
-@pytest.mark.parametrize("images", [pytest.param(1, marks=pytest.mark.long), 5])
+@pytest.mark.long
+@pytest.mark.parametrize("images", [1, 5])
 def test_each_image_is_evaluated_once_by_however_many(images: int, shapes: Path, tmp_path: Path) -> None:
     """Five images among four processes, and one, with which three have nothing to do."""
     annotations = only_images(shapes, tmp_path, "val", slice(images))
