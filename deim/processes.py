@@ -62,12 +62,22 @@ def forwarded_signals(pids: Callable[[], list[int]]) -> Iterator[None]:
         for pid in pids():
             os.kill(pid, number)
 
-    former = {number: signal.signal(number, forward) for number in PREEMPTION_SIGNALS}
+    restore = _take_over(forward)
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        restore()
+
+
+def _take_over(handler: Callable[[int, object], None]) -> Callable[[], None]:
+    """Handle signals of preemption; what this gives leaves them to whom they were left before."""
+    former = {number: signal.signal(number, handler) for number in PREEMPTION_SIGNALS}
+
+    def restore() -> None:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+    return restore
 
 
 class SignalNotice:
@@ -75,16 +85,12 @@ class SignalNotice:
 
     Attributes:
         received: the number of the first such signal; None before.
+        close: leaves signals to whom they were left before.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._former = {number: signal.signal(number, self._note) for number in PREEMPTION_SIGNALS}
+        self.close = _take_over(self._note)
 
     def _note(self, number: int, frame: object) -> None:
         self.received = self.received or number
-
-    def close(self) -> None:
-        """Leave signals to whom they were left before."""
-        for number, handler in self._former.items():
-            signal.signal(number, handler)

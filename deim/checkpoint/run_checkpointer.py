@@ -43,6 +43,13 @@ class RunCheckpointer(DetectionCheckpointer):
         if f"{name}.pth" == FINAL or _iteration(f"{name}.pth") >= 0:
             self.tag_last_checkpoint(f"{name}.pth")
 
+    def save_after(self, iteration: int) -> None:
+        """The checkpoint of an iteration, named as detectron2's periodic ones."""
+        self.save(f"model_{iteration:07d}", iteration=iteration)
+
+    def has_saved_after(self, iteration: int) -> bool:
+        return os.path.isfile(os.path.join(self.save_dir, f"model_{iteration:07d}.pth"))
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if _is_remote(self.save_dir):
             super().tag_last_checkpoint(last_filename_basename)

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from deim.checkpoint.reading import read_checkpoint
 from deim.engine.ema import EMAHook
-from deim.engine.hooks import BestCheckpointer
+from deim.engine.hooks import BestCheckpointer, evaluates_after
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -82,9 +82,8 @@ class FinalStageHook(HookBase):
             self._restart(self._decay_at_start)
 
     def after_step(self) -> None:
-        following = self.trainer.iter + 1
-        evaluated = self.eval_period > 0 and following % self.eval_period == 0 and following != self.trainer.max_iter
-        if self.reference is None or not evaluated or following <= self.start_iter:
+        evaluated = evaluates_after(self.trainer.iter, self.eval_period, self.trainer.max_iter)
+        if self.reference is None or not evaluated or self.trainer.iter < self.start_iter:
             return
         latest = self.trainer.storage.latest().get(self.metric, (-math.inf, -1))[0]
         score = comm.all_gather(latest)[0]  # only the main process has evaluated

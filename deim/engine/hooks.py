@@ -3,8 +3,7 @@
 import json
 import logging
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +12,12 @@ from detectron2.engine import HookBase, hooks
 from deim.checkpoint.run_checkpointer import RunCheckpointer, replacing
 
 logger = logging.getLogger("detectron2.deim")
+
+
+def evaluates_after(iteration: int, eval_period: int, max_iter: int) -> bool:
+    """Whether detectron2 evaluates after an iteration of a run; the evaluation at its end is another."""
+    following = iteration + 1
+    return eval_period > 0 and following % eval_period == 0 and following != max_iter
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
@@ -74,8 +79,7 @@ class EvaluationRecord(HookBase):
         self.evaluated = -1
 
     def _is_due(self, iteration: int) -> bool:
-        following = iteration + 1
-        return self.eval_period > 0 and following % self.eval_period == 0 and following != self.trainer.max_iter
+        return evaluates_after(iteration, self.eval_period, self.trainer.max_iter)
 
     def before_train(self) -> None:
         last = self.trainer.start_iter - 1
@@ -96,9 +100,8 @@ class EvaluationRecord(HookBase):
 
     def _done(self, iteration: int) -> None:
         self.evaluated = iteration
-        name = f"model_{iteration:07d}"
-        if self.checkpointer is not None and os.path.isfile(os.path.join(self.checkpointer.save_dir, f"{name}.pth")):
-            self.checkpointer.save(name, iteration=iteration)
+        if self.checkpointer is not None and self.checkpointer.has_saved_after(iteration):
+            self.checkpointer.save_after(iteration)
 
     def state_dict(self) -> dict:
         return {"evaluated": self.evaluated}
@@ -119,8 +122,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
         self._eval_period = eval_period
 
     def after_step(self) -> None:
-        following = self.trainer.iter + 1
-        if self._eval_period > 0 and following % self._eval_period == 0:
+        if evaluates_after(self.trainer.iter, self._eval_period, self.trainer.max_iter):
             for writer in self._writers:
                 writer.write()
         else:
@@ -201,8 +203,3 @@ def _iteration_of(line: bytes) -> float:
         return json.loads(line)["iteration"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def saving_at(checkpointer: RunCheckpointer) -> Callable[[int], None]:
-    """Saves the checkpoint of an iteration."""
-    return lambda iteration: checkpointer.save(f"model_{iteration:07d}", iteration=iteration)

@@ -15,7 +15,7 @@ from deim.config import load_config
 from deim.config.portable import from_portable
 from deim.engine.non_finite import restored
 from deim.engine.randomness import seed_iteration
-from deim.engine.trainer import PRECISIONS
+from deim.engine.trainer import PRECISIONS, parts_of
 from deim.errors import CheckpointError
 from deim.visualization import draw_objects
 
@@ -58,12 +58,10 @@ def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Re
     if content["seed"] is not None:
         seed_iteration(content["seed"], content["iteration"], content["rank"])
     samples = [restored(sample) for sample in content["samples"]]
-    size = -(-len(samples) // content["accumulation_steps"])
     losses: dict[str, float] = {}
     amp = content["amp"]
     with _watched(model) as wrong:
-        for part in (samples[i : i + size] for i in range(0, len(samples), size)):
-            share = len(part) / len(samples)
+        for part, share in parts_of(samples, content["accumulation_steps"]):
             with torch.autocast(device, PRECISIONS.get(amp or ""), enabled=amp is not None):
                 terms = model(part)
             (sum(terms.values()) * share).backward()

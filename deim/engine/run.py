@@ -32,7 +32,6 @@ from deim.engine.hooks import (
     MetricsContinuation,
     PeriodicCheckpointer,
     PeriodicWriter,
-    saving_at,
 )
 from deim.engine.model import build_model, prepare_for_training
 from deim.engine.non_finite import NonFiniteGuard
@@ -221,7 +220,7 @@ def _hooks(
         saving,
         *evaluating,
         EvaluationRecord(period, checkpointer if saving else None, metrics_file, evaluating),
-        PreemptionHook(saving_at(checkpointer)),
+        PreemptionHook(checkpointer.save_after),
     ]
 
 

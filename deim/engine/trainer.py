@@ -118,11 +118,9 @@ class Trainer(SimpleTrainer):
 
     def _accumulate(self, samples: list[dict]) -> dict[str, Tensor]:
         """Gradients of the whole batch, and its mean losses."""
-        size = -(-len(samples) // self.accumulation_steps)
-        parts = [samples[i : i + size] for i in range(0, len(samples), size)]
+        parts = parts_of(samples, self.accumulation_steps)
         mean: dict[str, Tensor] = {}
-        for number, part in enumerate(parts, 1):
-            share = len(part) / len(samples)
+        for number, (part, share) in enumerate(parts, 1):
             with self._synchronized(last=number == len(parts)):
                 with torch.autocast(self.device_type, PRECISIONS.get(self.amp or ""), enabled=self.amp is not None):
                     losses = self.model(part)
@@ -159,6 +157,13 @@ class Trainer(SimpleTrainer):
         self.seed = seed
         if hasattr(self.data_loader, "seed"):
             self.data_loader.seed = seed
+
+
+def parts_of(samples: list[dict], steps: int) -> list[tuple[list[dict], float]]:
+    """A batch in at most ``steps`` parts, each with its share of the images."""
+    size = -(-len(samples) // steps)
+    parts = [samples[i : i + size] for i in range(0, len(samples), size)]
+    return [(part, len(part) / len(samples)) for part in parts]
 
 
 def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:

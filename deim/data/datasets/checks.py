@@ -140,6 +140,11 @@ def leave_out_unsound(content: Content) -> None:
         ]
 
 
+def is_box(value: object) -> bool:
+    """Whether a value of an annotation file is a list of 4 numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value)
+
+
 def require_inside(file_name: str, root: str, where: str) -> None:
     """
     Args:

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
-from deim.data.datasets.checks import Content, require_inside, require_sound
+from deim.data.datasets.checks import Content, is_box, require_inside, require_sound
 from deim.errors import DatasetError
 
 
@@ -132,13 +132,9 @@ def _missing_keys(content: dict) -> str | None:
             unusable = [key for key in keys if key.endswith("id") and not isinstance(entry[key], int | str)]
             if unusable:
                 return f"entry {place + 1} of {kind!r} has the {unusable[0]} {entry[unusable[0]]!r}, which is no number"
-            if kind == "annotations" and not _is_box(entry["bbox"]):
+            if kind == "annotations" and not is_box(entry["bbox"]):
                 return f"annotation {entry['id']} has the bbox {entry['bbox']!r}, which is not 4 numbers"
     return None
-
-
-def _is_box(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value)
 
 
 def _repeated_ids(content: dict) -> str | None:

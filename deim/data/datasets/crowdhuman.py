@@ -3,10 +3,11 @@
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from detectron2.structures import BoxMode
 
-from deim.data.datasets.checks import Content, Problem, require_inside
+from deim.data.datasets.checks import Content, Problem, is_box, require_inside
 from deim.data.datasets.source import dataset_of, require_file
 from deim.data.image import image_size
 from deim.errors import DatasetError
@@ -74,10 +75,10 @@ def _record(image: dict, line: int, annotation_file: str, image_root: str, box: 
     }
 
 
-def _four_numbers(value: object) -> list:
-    if isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value):
-        return value
-    raise ValueError(f"the box {value!r} is not 4 numbers")
+def _four_numbers(value: Any) -> list:
+    if not is_box(value):
+        raise ValueError(f"the box {value!r} is not 4 numbers")
+    return value
 
 
 def _is_ignored(person: dict, box: str) -> bool:

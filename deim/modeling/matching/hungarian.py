@@ -70,9 +70,9 @@ class HungarianMatcher:
             repeats: how many queries of its own each object gets in a group; 1 by default.
 
         Returns:
-            for each group min(Q, n * repeats) pairs for each layer and each image of n objects.
-        Predictions that are NaN or infinite are matched first, so that the losses are too, in the process that has them
-        and without an end of it before the others come to their gradients.
+            for each group min(Q, n * repeats) pairs for each layer and each image of n objects. Predictions
+            that are NaN or infinite are matched first, so that the losses are too: a process that raised here would
+            leave the others waiting for its gradients.
         """
         repeats = repeats or [1] * len(groups)
         costs = self._costs_on_host(groups, targets)
