@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
+from tqdm import tqdm
 
 from deim.data.datasets.checks import Content, Problem, is_box, require_inside
 from deim.data.datasets.source import dataset_of, require_file
 from deim.data.image import image_size
 from deim.errors import DatasetError
-from tqdm import tqdm
 
 BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 
 
-def crowdhuman_dataset(name: str, annotation_file: str, image_root: str, box: str = "full", problems_allowed: int = 0) -> list[dict]:
+def crowdhuman_dataset(
+    name: str, annotation_file: str, image_root: str, box: str = "full", problems_allowed: int = 0
+) -> list[dict]:
     """The records of an ``annotation_{train,val}.odgt``, with the one class "person".
 
     What is marked to be ignored, and masks over crowds, become crowds.

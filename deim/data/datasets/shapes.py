@@ -25,7 +25,20 @@ def _regular(corners: int, inner: float, turn: float) -> np.ndarray:
 
 def _cross(turn: float) -> np.ndarray:
     a, b = 1.0, 0.35
-    outline = [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+    outline = [
+        (-b, -a),
+        (b, -a),
+        (b, -b),
+        (a, -b),
+        (a, b),
+        (b, b),
+        (b, a),
+        (-b, a),
+        (-b, b),
+        (-a, b),
+        (-a, -b),
+        (-b, -b),
+    ]
     cos, sin = np.cos(turn), np.sin(turn)
     return np.array(outline) / np.hypot(a, b) @ np.array([[cos, sin], [-sin, cos]])
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.structures import BoxMode
+from tqdm import tqdm
 
 from deim.data.datasets.checks import Content, Problem, require_inside
 from deim.data.datasets.source import dataset_of, require_file
 from deim.data.image import image_size
 from deim.errors import DatasetError
-from tqdm import tqdm
 
 # fmt: off
 VOC_CLASSES = (
@@ -69,7 +69,7 @@ def read_voc(root: str, split: str, class_names: Sequence[str], ignore_difficult
 
 def _image_of(root: Path, stem: str) -> Path:
     """The image of a name; JPEG if there are several or none."""
-    found = [path for path in (root / "JPEGImages" / f"{stem}{end}" for end in (".jpg", ".png", ".jpeg", ".JPG"))]
+    found = [root / "JPEGImages" / f"{stem}{end}" for end in (".jpg", ".png", ".jpeg", ".JPG")]
     return next((path for path in found if path.is_file()), found[0])
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.structures import BoxMode
+from tqdm import tqdm
 
 from deim.data.datasets.checks import Content, Problem
 from deim.data.datasets.source import dataset_of, require_file
 from deim.data.image import IMAGE_SUFFIXES, image_size
 from deim.errors import DatasetError
-from tqdm import tqdm
 
 
 def yolo_dataset(name: str, data_file: str, split: str, problems_allowed: int = 0) -> list[dict]:
@@ -39,7 +39,9 @@ def read_yolo(data_file: str, split: str) -> Content:
     settings = read_settings(Path(data_file), split)
     content = Content([], class_names(settings), [])
     images = _images(Path(data_file), settings, split)
-    for image_id, path in enumerate(tqdm(images, f"reading {data_file}, {split}", delay=2, mininterval=2, unit="image")):
+    for image_id, path in enumerate(
+        tqdm(images, f"reading {data_file}, {split}", delay=2, mininterval=2, unit="image")
+    ):
         labels = _label_file(path)
         record: dict[str, Any] = {"file_name": str(path), "image_id": image_id, "annotation_file": str(labels)}
         try:
@@ -92,7 +94,9 @@ def _images(data_file: Path, settings: dict, split: str) -> list[Path]:
         if place.is_dir():
             images += sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         elif place.is_file():
-            images += [place.parent / line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+            images += [
+                place.parent / line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()
+            ]
         else:
             raise DatasetError(f"{data_file}: {split} names {place}, which does not exist")
     return images

@@ -6,12 +6,11 @@ import json
 import logging
 import os
 
-from pycocotools.coco import COCO
-
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import file_lock
+from pycocotools.coco import COCO
 
 __all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
 
