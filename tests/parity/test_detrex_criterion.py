@@ -12,6 +12,7 @@ from deim.config import get_detrex_config, with_deim_criterion
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from deim.modeling import DetrexCriterion
+from deim.modeling.matching import HungarianMatcher, MatchingCost
 from tests.models import batch
 from tests.parity.test_losses_reference import CLASSES, make_case, reference_losses
 
@@ -78,6 +79,64 @@ def test_groups_of_queries_are_matched_each_by_itself() -> None:
     twice = {k: torch.cat([outputs[k], outputs[k]], dim=1) for k in ("pred_logits", "pred_boxes")}
     for name, value in DetrexCriterion(CLASSES, **FOCAL, group_nums=2)(twice, targets).items():
         torch.testing.assert_close(value, alone[name], msg=name)
+
+
+def test_without_further_words_it_is_mal_with_the_weights_of_deformable_detr() -> None:
+    """As its signature says; a matcher and the parameters of the loss may be others."""
+    theirs, _ = case(0, [2, 3])
+    criterion = DetrexCriterion(CLASSES)
+    found = criterion(*theirs)
+    assert criterion.weight_dict["loss_class"] == 1
+    assert criterion.weight_dict["loss_bbox_0"] == 5
+    assert criterion.weight_dict["loss_giou_dn"] == 2
+    spelt = DetrexCriterion(CLASSES, "mal", gamma=1.5, matcher=HungarianMatcher())(*theirs)
+    for name, value in found.items():
+        torch.testing.assert_close(spelt[name], value, msg=name)
+    elsewhere = HungarianMatcher(MatchingCost(class_weight=0.0, bbox_weight=0.0, giou_weight=-1.0))
+    assert not torch.allclose(DetrexCriterion(CLASSES, matcher=elsewhere)(*theirs)["loss_bbox"], found["loss_bbox"])
+    focal = DetrexCriterion(CLASSES, **FOCAL)(*theirs)["loss_class"]
+    for changes in ({"gamma": 3.0}, {"alpha": 0.5}):
+        assert not torch.allclose(DetrexCriterion(CLASSES, **{**FOCAL, **changes})(*theirs)["loss_class"], focal), (
+            changes
+        )
+
+
+def test_denoising_queries_of_dn_detr_are_found_in_its_outputs() -> None:
+    (outputs, targets, dn_metas), _ = case(1, [2, 4])
+    criterion = DetrexCriterion(CLASSES, **FOCAL)
+    expected = criterion(outputs, targets, dn_metas)
+    assert "loss_class_dn" in expected
+    inside = {
+        **outputs,
+        "denoising_output": dn_metas["output_known_lbs_bboxes"],
+        "denoising_groups": torch.tensor(dn_metas["dn_num"]),
+        "max_gt_num_per_image": dn_metas["single_padding"],
+    }
+    found = criterion(inside, targets)
+    assert set(found) == set(expected)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_tokens_may_learn_objects_of_any_class() -> None:
+    (outputs, targets, _), _ = case(0, [2, 3])
+    of_one = [{"labels": torch.zeros_like(one["labels"]), "boxes": one["boxes"]} for one in targets]
+    outputs = {name: outputs[name] for name in ("pred_logits", "pred_boxes", "enc_outputs")}
+    found = DetrexCriterion(CLASSES, **FOCAL, two_stage_binary_cls=True)(outputs, targets)
+    relabelled = DetrexCriterion(CLASSES, **FOCAL)(outputs, of_one)
+    for name in ("loss_class_enc", "loss_bbox_enc", "loss_giou_enc"):
+        torch.testing.assert_close(found[name], relabelled[name])
+    plain = DetrexCriterion(CLASSES, **FOCAL)(outputs, targets)
+    assert not torch.allclose(found["loss_class_enc"], plain["loss_class_enc"])
+    torch.testing.assert_close(found["loss_class"], plain["loss_class"])
+
+
+def test_groups_of_queries_are_there_in_training_alone() -> None:
+    (outputs, targets, _), _ = case(0, [2, 3])
+    outputs = {name: outputs[name] for name in ("pred_logits", "pred_boxes")}  # 5 queries: no two groups
+    criterion = DetrexCriterion(CLASSES, **FOCAL, group_nums=2).eval()
+    for name, value in DetrexCriterion(CLASSES, **FOCAL)(outputs, targets).items():
+        torch.testing.assert_close(criterion(outputs, targets)[name], value)
 
 
 def test_a_softmax_with_a_class_for_nothing_is_refused() -> None:
