@@ -18,14 +18,14 @@ from tests.test_train_net import tool
 
 def test_the_loader_is_measured(shapes: Path) -> None:
     source = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
-    done = tool("benchmark.py", "dataloader", *source, "--batches=1")
+    done = tool("benchmark.py", "dataloader", *source, "--batches=1", "--image-cache=0.1")
     assert done.returncode == 0, done.stderr
-    rows = {
-        cells[1].strip(): cells for cells in (line.split("|") for line in done.stdout.splitlines()) if len(cells) > 5
-    }
+    table = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("|")]
+    rows = {(cells[1], cells[2]): cells for cells in table}
     for stage in ("mosaic + mixup", "neither"):
-        assert float(rows[stage][2]) > 1
-        assert float(rows[stage][5]) > 1
+        for loader in ("deim", "deim, images kept"):
+            assert float(rows[stage, loader][3]) > 1
+            assert float(rows[stage, loader][5]) > 1
 
 
 def test_a_peer_that_is_none_is_refused(shapes: Path, tmp_path: Path) -> None:

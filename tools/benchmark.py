@@ -25,7 +25,8 @@ def run_dataloader(args: argparse.Namespace) -> None:
         if args.json_file is None:
             print("drawing 256 images ...", flush=True)
             args.json_file, args.image_root = dataloader.write_images(Path(folder))
-        dataloader.run(args.json_file, args.image_root, args.peer, args.batches, args.threads, args.num_workers)
+        how = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
+        dataloader.run(args.json_file, args.image_root, *how)
 
 
 def run_training(args: argparse.Namespace) -> None:
@@ -63,6 +64,9 @@ if __name__ == "__main__":
     loading.add_argument("--batches", type=int, default=20, help="how many batches of 16 to time")
     loading.add_argument("--threads", type=int, default=1, help="that libraries may use in one process")
     loading.add_argument("--num-workers", type=int, default=0)
+    loading.add_argument(
+        "--image-cache", type=float, default=0.0, help="gigabytes: ours with decoded images kept as well"
+    )
     loading.set_defaults(action=run_dataloader)
     growth = subparsers.add_parser("memory", help="growth of a worker process over an epoch")
     growth.add_argument("--images", type=int, default=118_287, help="size of the data set; COCO's by default")

@@ -67,7 +67,9 @@ def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmu
     return batch_size * count / (time.perf_counter() - start)
 
 
-def our_batches(json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int) -> Iterator[Any]:
+def our_batches(
+    json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int, image_cache: float = 0.0
+) -> Iterator[Any]:
     """Batches of 640 x 640 as the recipe for DEIM-D-FINE-S makes them, in one of its stages."""
     train = "dataloader.train"
     cfg = load_config(
@@ -79,6 +81,7 @@ def our_batches(json_file: str, image_root: str, dense: bool, batch_size: int, n
             f"{train}.total_batch_size={batch_size}",
             f"{train}.num_workers={num_workers}",
             f"{train}.mapper.multi_scale_repeat=null",
+            f"{train}.image_cache_gigabytes={image_cache}",
         ],
     )
     schedule = instantiate(cfg.schedule)
@@ -103,21 +106,24 @@ def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:
     return rates
 
 
-def _measure(source: Callable[..., Iterator[Any]], threads: int, batches: int, *arguments: Any) -> float:
+def _measure(source: Callable[..., Iterator[Any]], threads: int, batches: int, warmup: int, *arguments: Any) -> float:
     """The rate of a source of batches; runs in a process of its own."""
     set_start_method("fork", force=True)  # of workers; a spawned process would spawn them, unlike a training run
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    return images_per_second(source(*arguments), BATCH_SIZE, batches)
+    return images_per_second(source(*arguments), BATCH_SIZE, batches, warmup)
 
 
-def run(json_file: str, image_root: str, peer: str | None, batches: int, threads: int, num_workers: int) -> None:
+def run(
+    json_file: str, image_root: str, peer: str | None, batches: int, threads: int, num_workers: int, image_cache: float
+) -> None:
     """Measure our loader, and the official one if ``peer`` names a checkout of it, and print both.
 
     Args:
         batches: how many of 16 images to time.
         threads: that the libraries of one process may use.
         num_workers: worker processes; 0 loads in the main one.
+        image_cache: measure ours with a cache of so many gigabytes as well, once it is filled; 0 for not.
 
     Raises:
         ConfigError: ``peer`` is no such checkout.
@@ -131,30 +137,37 @@ def run(json_file: str, image_root: str, peer: str | None, batches: int, threads
         + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in decoding.items())
     )
     print(f"batches of {BATCH_SIZE}, 640 x 640, {num_workers} workers, {threads} threads per process")
+    epochs_to_fill = 3 * len(sizes) // BATCH_SIZE
     rows = []
     for label, dense, decodes in (("mosaic + mixup", True, 2.5), ("neither", False, 1.0)):
         place = (json_file, image_root, dense, BATCH_SIZE, num_workers)
+        sources: dict[str, tuple] = {"deim": (our_batches, 2, *place)}
+        if image_cache:
+            sources["deim, images kept"] = (our_batches, epochs_to_fill, *place, image_cache)
+        if peer is not None:
+            sources["official"] = (official_batches, 2, peer, *place)
         rates = {}
-        for name, source, arguments in (
-            ("deim", our_batches, place),
-            ("official", official_batches, (peer, *place)),
-        ):
-            if name == "official" and peer is None:
-                continue
+        for name, (source, warmup, *arguments) in sources.items():
             print(f"  {label}: {name} ...", flush=True)
             # The official code has global registries, so everyone gets a process.
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                rates[name] = pool.submit(_measure, source, threads, batches, *arguments).result()
-        limit = decoding["OpenCV"] / decodes
-        rows.append(
-            [
-                label,
-                f"{rates['deim']:.1f}",
-                f"{rates['official']:.1f}" if "official" in rates else "",
-                f"{rates['deim'] / rates['official']:.2f}" if "official" in rates else "",
-                f"{limit:.0f}",
-                f"{rates['deim'] / limit:.0%}",
-            ]
-        )
-    header = ["stage", "deim, images/s", "official", "ratio", "decode limit", "of the limit"]
+                rates[name] = pool.submit(_measure, source, threads, batches, warmup, *arguments).result()
+        rows += _rows(label, rates, decoding["OpenCV"] / decodes)
+    header = ["stage", "loader", "images/s", "/ official", "decode limit", "of the limit"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
+
+
+def _rows(stage: str, rates: dict[str, float], limit: float) -> list[list[str]]:
+    """Cells of a table, a row for each loader."""
+    official = rates.get("official")
+    return [
+        [
+            stage,
+            name,
+            f"{rate:.1f}",
+            f"{rate / official:.2f}" if official else "",
+            f"{limit:.0f}",
+            f"{rate / limit:.0%}",
+        ]
+        for name, rate in rates.items()
+    ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tabulate import tabulate
 
@@ -34,10 +35,15 @@ def interleaved(
 
 
 def rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> list[dict[str, Any]]:
-    """One for each run: minimum and median in ms, and the ratio of the minimum to that of ``reference``."""
+    """One for each run: minimum, median and 95th percentile in ms, and the ratio of the minimum to ``reference``'s."""
     found = []
     for name, values in times.items():
-        row: dict[str, Any] = {"run": name, "min ms": 1e3 * min(values), "median ms": 1e3 * statistics.median(values)}
+        row: dict[str, Any] = {
+            "run": name,
+            "min ms": 1e3 * min(values),
+            "median ms": 1e3 * statistics.median(values),
+            "p95 ms": 1e3 * float(np.percentile(values, 95)),
+        }
         if reference is not None:
             row[f"/ {reference}"] = min(values) / min(times[reference])
         found.append(row)

@@ -255,7 +255,8 @@ class PendingImage:
         """Read the part of the source that will be seen, and make the pending transforms those of it."""
         place = next((i for i, t in enumerate(self._pending) if isinstance(t, AffineTransform)), None)
         if place is None:
-            return self.source if isinstance(self.source, np.ndarray) else self.source(1)
+            image = self.source if isinstance(self.source, np.ndarray) else self.source(1)
+            return np.require(image, requirements=["WRITEABLE"])  # somebody's own policy may change it in place
         affine = self._pending[place]
         assert isinstance(affine, AffineTransform)
         image, affine = self.read_for(affine)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 # A picture of a few kilobytes may be one of gigabytes once it is decoded. PIL refuses those of more pixels than this;
 # OpenCV asks when it is imported. More are read where the variable says so.
@@ -24,6 +25,12 @@ _FLAGS = {
 }
 # How complete files of these formats begin and end.
 _SIGNATURES = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82"}
+
+
+class Reader(Protocol):
+    """What reads an image, as :func:`read_image` does."""
+
+    def __call__(self, file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray: ...
 
 
 def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray:

@@ -10,6 +10,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from deim.data.cache import ImageCache
 from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup, mix
 from deim.data.packing import pack, unpack
@@ -224,6 +225,7 @@ def build_train_loader(
     shuffle: bool = True,
     mixup: Mixup | None = None,
     unreadable_images_allowed: int = 0,
+    image_cache_gigabytes: float = 0.0,
 ) -> TrainLoader:
     """A loader whose samples depend on (seed, iteration, slot in the global batch) alone.
 
@@ -236,7 +238,17 @@ def build_train_loader(
         mixup: blends neighbours of the global batch in the stage of Dense O2O.
         unreadable_images_allowed: in place of an image that cannot be read another one is taken, and the log says so,
             until there are more of them than this in a process; 0 ends the run at the first.
+        image_cache_gigabytes: memory of this process and its workers for decoded images; 0 decodes them in each epoch.
+
+    Raises:
+        ConfigError: a cache that is too large, or for a mapper that is not of ``deim``.
     """
+    if image_cache_gigabytes:
+        if not isinstance(mapper, (StagedMapper, DetectionMapper)):
+            raise ConfigError(
+                "dataloader.train.image_cache_gigabytes is for StagedMapper and DetectionMapper, which use it"
+            )
+        mapper.read = ImageCache(image_cache_gigabytes)
     seed = comm.shared_random_seed() if seed < 0 else seed
     sampler = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
     mapped = MappedDataset(dataset, mapper, sampler, mixup, skip_unreadable=unreadable_images_allowed > 0)

@@ -8,7 +8,7 @@ from detectron2.data.transforms import Augmentation
 from detectron2.structures import Boxes, Instances
 
 from deim.data.geometry import PendingImage
-from deim.data.image import read_image
+from deim.data.image import Reader, read_image
 from deim.data.records import annotation_arrays, stated_size
 from deim.errors import ConfigError
 
@@ -24,6 +24,7 @@ class DetectionMapper:
         is_train: attach ``instances``.
         image_format: "RGB" or "BGR", of the sample; augmentations get RGB.
         min_box_size: drop objects with a side shorter than this many pixels after augmentation.
+        read: what decodes the images.
 
     Raises:
         ConfigError: another image format.
@@ -35,11 +36,13 @@ class DetectionMapper:
         is_train: bool,
         image_format: str = "RGB",
         min_box_size: float = 1.0,
+        read: Reader = read_image,
     ):
         if image_format not in IMAGE_FORMATS:
             raise ConfigError(f"image_format={image_format!r}; choose one of {', '.join(IMAGE_FORMATS)}")
         self.augmentations = list(augmentations)
         self.is_train, self.image_format, self.min_box_size = is_train, image_format, min_box_size
+        self.read = read
 
     def __call__(self, record: dict) -> dict:
         """
@@ -80,7 +83,7 @@ class DetectionMapper:
     def _load(self, record: dict) -> tuple[PendingImage, np.ndarray]:
         """The image before augmentation, with boxes, and classes (N,)."""
         boxes, classes = annotation_arrays(record)
-        return pending_image(record, boxes.astype(np.float64)), classes
+        return pending_image(record, boxes.astype(np.float64), self.read), classes
 
     def _instances(self, boxes: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Instances:
         height, width = size
@@ -93,10 +96,10 @@ class DetectionMapper:
         )
 
 
-def pending_image(record: dict, boxes: np.ndarray) -> PendingImage:
+def pending_image(record: dict, boxes: np.ndarray, read: Reader = read_image) -> PendingImage:
     """The image of a record; not read yet if the record states its size."""
     file_name, size = record["file_name"], stated_size(record)
     if size is not None:
-        return PendingImage(lambda factor: read_image(file_name, size, factor), size, boxes)
-    image = read_image(file_name)
+        return PendingImage(lambda factor: read(file_name, size, factor), size, boxes)
+    image = read(file_name)
     return PendingImage(image, (image.shape[0], image.shape[1]), boxes)

@@ -1,6 +1,7 @@
 """The augmentation stages of DEIM and D-FINE."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ from detectron2.data.transforms import Augmentation
 
 from deim.data.augmentation import Resize
 from deim.data.geometry import PendingImage
+from deim.data.image import Reader, read_image
 from deim.data.mapper import DetectionMapper, pending_image
 from deim.data.mosaic import Mosaic
 from deim.data.records import Records, annotation_arrays
@@ -54,7 +56,7 @@ class StagedMapper:
         mosaic_prob: how often an image of the DENSE stage becomes a mosaic.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
         resize: policies that give each image a size of its own (DETR); None for one size per iteration.
-        image_format, min_box_size: see :class:`deim.data.mapper.DetectionMapper`.
+        image_format, min_box_size, read: see :class:`deim.data.mapper.DetectionMapper`.
 
     Raises:
         ValueError: ``mosaic_prob`` is no probability.
@@ -73,6 +75,7 @@ class StagedMapper:
         resize: Sequence[Augmentation] | None = None,
         image_format: str = "RGB",
         min_box_size: float = 1.0,
+        read: Reader = read_image,
     ):
         if not 0 <= mosaic_prob <= 1:
             raise ValueError(f"mosaic_prob must be in [0, 1], got {mosaic_prob}")
@@ -81,7 +84,7 @@ class StagedMapper:
         self.mosaic, self.mosaic_prob = mosaic, mosaic_prob
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
-        self.image_format, self.min_box_size = image_format, min_box_size
+        self.image_format, self.min_box_size, self.read = image_format, min_box_size, read
 
     def stage_of(self, epoch: int) -> Stage:
         return self.schedule.stage(epoch)
@@ -111,20 +114,20 @@ class StagedMapper:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.colour, *self.strong, *self.always] if augmented else self.always
-        single = DetectionMapper([*policies, *resize], True, self.image_format, self.min_box_size)
+        how: dict[str, Any] = {"image_format": self.image_format, "min_box_size": self.min_box_size, "read": self.read}
+        single = DetectionMapper([*policies, *resize], True, **how)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single
         # The mosaic itself has the wanted size.
-        joined = MosaicMapper(
-            self.mosaic, shape, [*self.colour, *self.always], records, self.image_format, self.min_box_size
-        )
+        joined = MosaicMapper(self.mosaic, shape, [*self.colour, *self.always], records, **how)
         return lambda record: (joined if np.random.uniform() < self.mosaic_prob else single)(record)
 
 
 class MosaicMapper(DetectionMapper):
     """Makes a mosaic of a record and three others, drawn from ``records``.
 
-    The sample's ``file_name``, ``image_id``, ``height`` and ``width`` are those of its first image.
+    The sample's ``file_name``, ``image_id``, ``height`` and ``width`` are those of its first image. For ``how``, see
+    :class:`DetectionMapper`.
     """
 
     def __init__(
@@ -133,17 +136,16 @@ class MosaicMapper(DetectionMapper):
         shape: tuple[int, int],
         augmentations: Sequence[Augmentation],
         records: Records,
-        image_format: str = "RGB",
-        min_box_size: float = 1.0,
+        **how: Any,
     ):
-        super().__init__(augmentations, True, image_format, min_box_size)
+        super().__init__(augmentations, True, **how)
         self.mosaic, self.shape, self.records = mosaic, shape, records
 
     def _load(self, record: dict) -> tuple[PendingImage, np.ndarray]:
         others = [self.records[int(i)] for i in np.random.randint(len(self.records), size=3)]
         objects = [annotation_arrays(one) for one in (record, *others)]
         images = [
-            pending_image(one, boxes.astype(np.float64))
+            pending_image(one, boxes.astype(np.float64), self.read)
             for one, (boxes, _) in zip((record, *others), objects, strict=True)
         ]
         transforms = self.mosaic.get_transforms([image.size for image in images], self.shape)

@@ -35,6 +35,8 @@ dataloader = dict(
         seed="${train.seed}",
         # in place of one, another image is taken
         unreadable_images_allowed=0,
+        # memory for decoded images, of each process with its workers; 0 decodes them in each epoch
+        image_cache_gigabytes=0.0,
     ),
     test=L(build_test_loader)(
         dataset=L(coco_dataset)(name="coco_2017_val", json_file=None, image_root=None, filter_empty=False),
