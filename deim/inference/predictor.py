@@ -11,7 +11,7 @@ from deim.errors import ConfigError, DatasetError
 from deim.inference.detections import Detections
 from deim.inference.exported import is_exported, load_exported
 from deim.inference.pictures import CHANNELS, Picture, as_rgb, listed, name_of
-from deim.inference.runner import Runner, TorchRunner
+from deim.inference.runner import Runner, TorchRunner, device_of
 from deim.inference.source import load_trained
 from deim.inference.tiling import Tiling, View, merged
 
@@ -60,8 +60,9 @@ class Predictor:
                 )
             self.runner = load_exported(str(model), device)
         else:
-            trained = load_trained(str(model), None if weights is None else str(weights))
-            self.runner = TorchRunner(trained, device, half, compile)
+            place = device_of(device)
+            trained = load_trained(str(model), None if weights is None else str(weights), str(place))
+            self.runner = TorchRunner(trained, place, half, compile)
 
     @property
     def class_names(self) -> list[str]:

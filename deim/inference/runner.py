@@ -46,11 +46,11 @@ class TorchRunner:
         compile: by ``torch.compile``.
 
     Raises:
-        ConfigError: its test data are mapped by what knows nothing of single images, or there is no such device.
+        ConfigError: its test data are mapped by what knows nothing of single images.
     """
 
-    def __init__(self, trained: TrainedModel, device: str = "auto", half: bool = False, compile: bool = False):
-        self.device, self.half = _device(device), half
+    def __init__(self, trained: TrainedModel, device: torch.device, half: bool = False, compile: bool = False):
+        self.device, self.half = device, half
         self.class_names = trained.class_names
         self.mapper = build(trained.config, "dataloader.test.mapper")
         if not isinstance(self.mapper, DetectionMapper):
@@ -74,7 +74,14 @@ class TorchRunner:
         return [result["instances"].to("cpu") for result in results]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """
+    Args:
+        name: such as "cuda:1"; "auto" takes a GPU if there is one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -32,12 +32,13 @@ class TrainedModel:
     class_names: list[str]
 
 
-def load_trained(source: str, weights: str | None = None) -> TrainedModel:
+def load_trained(source: str, weights: str | None = None, device: str = "cpu") -> TrainedModel:
     """
     Args:
         source: a checkpoint of any known layout, whose recipe is told by what it says or recognised by its tensors;
             or a config file or the name of a recipe, with ``weights``.
         weights: a checkpoint; or "coco", "objects365" or "objects365_coco" for what is published.
+        device: of detrex's models, which stay where they are built; ours are on the CPU.
 
     Raises:
         DeimError: there is no such file or recipe, or they do not fit each other.
@@ -47,6 +48,8 @@ def load_trained(source: str, weights: str | None = None) -> TrainedModel:
     else:
         stored = read_weights(source)
         config = _config_of(stored)
+    if "device" in config.model:
+        config.model.device = device
     model = build(config, "model")
     load_stored_for_inference(model, stored)
     return TrainedModel(model.eval(), config, _names(stored, model, config.model.get("num_classes")))

@@ -7,13 +7,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from deim import Predictor
 from deim.errors import CheckpointError, ConfigError, ExportError
 from deim.inference.export import exporting
 from deim.inference.export.checking import Agreement, compare
-from deim.inference.export.graph import DetectionGraph
+from deim.inference.export.graph import DEIMGraph
 from deim.inference.export.half import to_half
 from deim.inference.export.metadata import Metadata
 from deim.inference.export.onnx import ExportOptions, export_onnx, input_size
@@ -142,7 +143,7 @@ def test_a_file_that_finds_something_else_is_no_success() -> None:
 
 def test_the_comparison_sees_other_scores_boxes_and_classes(checkpoint: Path) -> None:
     trained = load_trained(str(checkpoint))
-    graph = DetectionGraph(trained.model)
+    graph = DEIMGraph(trained.model)
     metadata = Metadata("0", trained.class_names, (64, 64), False, "RGB", True, "float32")
 
     def changed(scores: float = 0.0, labels: int = 0, boxes: float = 0.0) -> Agreement:
@@ -163,6 +164,8 @@ def test_the_comparison_sees_other_scores_boxes_and_classes(checkpoint: Path) ->
 def test_the_size_is_that_of_the_recipes_test_images() -> None:
     assert input_size(checkpoint_recipe("dfine")) == (128, 128)
     assert input_size(checkpoint_recipe("deformable")) == (128, 128)
+    with pytest.raises(ConfigError, match="does not say to which size"):
+        input_size(OmegaConf.create({"dataloader": {"test": {"mapper": {"augmentation": []}}}}))
 
 
 MISTAKES = {

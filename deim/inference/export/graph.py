@@ -1,10 +1,12 @@
 """What is exported of a detector: everything between the bytes of a picture and its boxes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from deim.errors import ConfigError
 from deim.modeling.detector import DEIMDetector, best_detections
+from deim.structures.predictions import Predictions
 
 INPUT = "images"
 # Names of the outputs, with and without post-processing.
@@ -13,21 +15,21 @@ RAW = ("logits", "boxes")
 
 
 class DetectionGraph(nn.Module):
-    """A detector as a function of one tensor.
+    """Base: a detector as a function of one tensor.
 
     Args:
         detector: in its deployed form.
         postprocess: choose the best detections; without it, the logits and boxes of all queries are returned.
-
-    Raises:
-        ConfigError: it is a detector of another project.
     """
+
+    # Whether one graph is for any number of images and any size of them.
+    any_shape = True
+    detector: Any
 
     def __init__(self, detector: nn.Module, postprocess: bool = True):
         super().__init__()
-        if not isinstance(detector, DEIMDetector):
-            raise ConfigError(f"only models of deim.modeling.detector can be exported, not {type(detector).__name__}")
         self.detector, self.postprocess = detector, postprocess
+        self.num_detections = 0
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -43,14 +45,36 @@ class DetectionGraph(nn.Module):
             scores (B, N), best first, labels int64 (B, N) and boxes (B, N, 4), XYXY relative to the image; or logits
             (B, Q, K) and boxes (B, Q, 4), cxcywh relative to the image.
         """
+        predictions = self.predictions(images)
+        if not self.postprocess:
+            return predictions.logits[-1], predictions.boxes[-1]
+        scores, labels, boxes = self.detections(predictions)
+        return scores, labels, boxes.clamp(0, 1)
+
+    def predictions(self, images: Tensor) -> Predictions:
+        """What is predicted for ``images`` (see :meth:`forward`), of the last layer or of all."""
+        raise NotImplementedError
+
+    def detections(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        """See :func:`deim.modeling.detector.best_detections`."""
+        return best_detections(predictions, self.num_detections)
+
+    def settle(self, images: Tensor) -> None:
+        """Learn, before the export, what only a run on ``images`` tells."""
+
+
+class DEIMGraph(DetectionGraph):
+    """A detector of ours."""
+
+    def __init__(self, detector: DEIMDetector, postprocess: bool = True):
+        super().__init__(detector, postprocess)
+        self.num_detections = detector.num_detections
+
+    def predictions(self, images: Tensor) -> Predictions:
         detector = self.detector
         pixels = (images.float() - detector.pixel_mean) / detector.pixel_std
         groups, _ = detector.decoder(detector.encoder(detector.backbone(pixels), None))
-        predictions = groups["main"]
-        if not self.postprocess:
-            return predictions.logits[-1], predictions.boxes[-1]
-        scores, labels, boxes = best_detections(predictions, detector.num_detections)
-        return scores, labels, boxes.clamp(0, 1)
+        return groups["main"]
 
 
 def example(batch: int, size: tuple[int, int]) -> Tensor:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import deim
-from deim.errors import ConfigError
+from deim.errors import ConfigError, ExportError
 from deim.inference.deployment import to_deployment
-from deim.inference.export.graph import INPUT, DetectionGraph, example
+from deim.inference.export.detrex import DetrexGraph, attention_as
+from deim.inference.export.graph import INPUT, DEIMGraph, DetectionGraph, example
 from deim.inference.export.half import to_half
 from deim.inference.export.metadata import KEY, STRIDE, Metadata
 from deim.inference.source import TrainedModel
 from deim.layers.ops import EXPORT_FORMS, exported_as
+from deim.modeling.detector import DEIMDetector
 
 # LayerNormalization is one node since 17; torch's exporter begins with 18.
 OPSETS = range(18, 24)
@@ -78,14 +81,15 @@ class Exported:
 
 def input_size(config: Any) -> tuple[int, int]:
     """(height, width) of a recipe's test images; a square of the shorter side where they keep their proportions."""
-    for augmentation in config.dataloader.test.mapper.augmentations:
+    # detrex names them otherwise, and leaves their arguments unnamed
+    for augmentation in config.dataloader.test.mapper.get("augmentations", ()):
         if "shape" in augmentation:
             height, width = augmentation.shape
             return int(height), int(width)
         if "short_edge_length" in augmentation:
             side = -(-int(augmentation.short_edge_length) // STRIDE) * STRIDE
             return side, side
-    raise ConfigError("the recipe's test images are not resized: give the size of those that the exported model gets")
+    raise ConfigError("the recipe does not say to which size test images are resized: give it (--size HEIGHT WIDTH)")
 
 
 def export_onnx(trained: TrainedModel, path: str | Path, options: ExportOptions) -> Exported:
@@ -93,35 +97,54 @@ def export_onnx(trained: TrainedModel, path: str | Path, options: ExportOptions)
 
     Raises:
         ConfigError: an option makes no sense, a package is missing, or the model is of another project.
+        ExportError: a model of detrex does what torch cannot export.
     """
     options.check()
     _require_packages()
     size = options.size or input_size(trained.config)
     model = to_deployment(trained.model.cpu(), memory_format=torch.contiguous_format)
-    graph = DetectionGraph(model, options.postprocess).eval()
-    program = _trace(graph, size, options)
+    graph = _graph_of(model, options).eval()
+    # two images, since tracing takes what is 1 for a constant
+    images = example(2 if options.dynamic_batch else options.batch, size)
+    graph.settle(images)
     metadata = Metadata(
         version=deim.__version__,
         class_names=trained.class_names,
         size=size,
         dynamic_size=options.dynamic_size,
-        channels=trained.config.dataloader.test.mapper.get("image_format", "RGB"),
+        channels=_channels(trained.config.dataloader.test.mapper),
         postprocess=options.postprocess,
         dtype="float16" if options.half else "float32",
     )
-    program.model.metadata_props[KEY] = metadata.to_json()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    program.save(str(path))
+    with _quiet():
+        (_write_any_shape if graph.any_shape else _write_one_shape)(
+            graph, images, options, str(path), metadata.to_json()
+        )
     if options.half:
         to_half(path)
     return Exported(Path(path), graph, metadata)
 
 
-def _trace(graph: DetectionGraph, size: tuple[int, int], options: ExportOptions) -> Any:
-    # two images, since tracing takes what is 1 for a constant
-    images = example(2 if options.dynamic_batch else options.batch, size)
-    with exported_as(options.attention), _quiet():
-        return torch.onnx.export(
+def _graph_of(model: nn.Module, options: ExportOptions) -> DetectionGraph:
+    if isinstance(model, DEIMDetector):
+        return DEIMGraph(model, options.postprocess)
+    if options.dynamic_batch or options.dynamic_size:
+        raise ConfigError(
+            f"{type(model).__name__} is a model of detrex, of which a graph is for a fixed number of images of one size: "
+            "give --batch, and no --dynamic-size"
+        )
+    return DetrexGraph(model, options.postprocess)
+
+
+def _channels(mapper: Any) -> str:
+    """Of our mappers or detrex's: RGB or BGR."""
+    return mapper.get("image_format") or mapper.get("img_format") or "RGB"
+
+
+def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str, metadata: str) -> None:
+    with exported_as(options.attention):
+        program: Any = torch.onnx.export(
             graph,
             (images,),
             dynamo=True,
@@ -131,6 +154,24 @@ def _trace(graph: DetectionGraph, size: tuple[int, int], options: ExportOptions)
             dynamic_shapes={INPUT: _dynamic_sides(options)},
             verbose=False,
         )
+    program.model.metadata_props[KEY] = metadata
+    program.save(path)
+
+
+def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str, metadata: str) -> None:
+    """By tracing, which takes numbers that a model computes in Python for constants."""
+    import onnx
+
+    names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(graph.outputs)}
+    with attention_as(options.attention):
+        try:
+            torch.onnx.export(graph, (images,), path, dynamo=False, opset_version=options.opset, **names)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ExportError(f"torch cannot export {type(graph.detector).__name__}: {reason}") from error
+    written = onnx.load(path)
+    onnx.helper.set_model_props(written, {KEY: metadata})
+    onnx.save(written, path)
 
 
 def _dynamic_sides(options: ExportOptions) -> dict[int, Any]:
