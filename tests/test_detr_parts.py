@@ -252,6 +252,14 @@ def test_proposals_supervise_every_token_by_its_own_box() -> None:
     torch.testing.assert_close(larger[0, 0, 2:], torch.tensor([0.3, 0.3]))
 
 
+@torch.no_grad()
+def test_boxes_of_others_are_embedded_as_the_proposals_are() -> None:
+    torch.manual_seed(0)
+    source = randomize(RegionProposals(DIM, CLASSES, 3), 0.4)
+    made = source(memory_of())
+    torch.testing.assert_close(source.embed_positions(made.references), made.position)
+
+
 def test_refinement_takes_its_options() -> None:
     torch.manual_seed(0)
     shared = IterativeRefinement(DIM, CLASSES, 3, shared_heads=True, size_bias=-2.0, logit_eps=0.1)

@@ -339,6 +339,15 @@ def test_a_trainer_goes_on_from_its_state() -> None:
     assert "grad_scaler" not in drawing_run(0, 1, seed=0)[1].state_dict()
 
 
+def test_the_loader_begins_where_the_run_goes_on() -> None:
+    model = Drawing()
+    loader = SimpleNamespace(start_iter=0)
+    trainer = Trainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.5))
+    trainer.start_iter = 7
+    trainer.before_train()
+    assert loader.start_iter == 7
+
+
 def test_processes_talk_with_the_last_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     _, trainer = drawing_run(0, 1, seed=0, accumulation_steps=3)
     lasts: list[bool] = []

@@ -59,6 +59,8 @@ def test_the_message_names_iteration_images_and_terms(bad: float, tmp_path: Path
     content = torch.load(tmp_path / "non_finite_0000001_rank0.pth", weights_only=True)
     torch.testing.assert_close(content["model"]["weight"], torch.tensor([0.9]), msg="weights before the step")
     assert [sample["image_id"] for sample in content["samples"]] == [10, 11]
+    place = {"iteration": 1, "seed": None, "rank": 0, "amp": None, "accumulation_steps": 1}
+    assert {name: content[name] for name in place} == place
 
 
 class Steep(nn.Module):

@@ -71,6 +71,45 @@ def test_too_few_tokens_are_reported() -> None:
         QuerySelection(8, 3, num_queries=100)(memory_of(torch.randn(1, 40, 8)))
 
 
+def test_anchors_at_the_edge_of_the_image_or_beyond_it_are_none() -> None:
+    """Within 0.01 of an edge, and wider than 0.99: of an image 128 tokens wide the first and last, of levels the fifth."""
+    maps = [(2, 128), (1, 4), (1, 2), (1, 2), (1, 2)]
+    anchors, valid = generate_anchors(Memory(torch.zeros(1, sum(h * w for h, w in maps), 8), maps), 0.07)
+    first = valid[0, :256, 0].view(2, 128)
+    assert first[:, 1:-1].all()
+    assert not first[:, [0, -1]].any()
+    assert valid[0, 256:-2].all()
+    assert not valid[0, -2:].any(), "0.07 * 16 is larger than the image"
+    assert torch.isinf(anchors[~valid.expand_as(anchors)]).all()
+    values, same = QuerySelection(8, 3, num_queries=4, anchor_size=0.07).anchors(tuple(maps))
+    assert torch.equal(values, anchors)
+    assert torch.equal(same, valid)
+
+
+def test_noised_boxes_stay_in_the_image_and_their_noise_has_a_scale() -> None:
+    torch.manual_seed(0)
+    corner = Targets.collate([torch.tensor([0])], [torch.tensor([[0.1, 0.9, 0.2, 0.2]])])
+    boxes = ContrastiveDenoising(8, 5, num_queries=400)(corner, 4).references.sigmoid()
+    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
+    assert low.min() > -1e-4
+    assert high.max() < 1 + 1e-4
+    assert low.min() < 1e-3
+    assert high.max() > 1 - 1e-3
+    targets = targets_of(4)
+    queries = ContrastiveDenoising(8, 5, num_queries=400, box_noise_scale=0.2)(targets, 4)
+    moved = (queries.references.sigmoid().view(-1, 2, 4, 4) - targets.boxes[0]).abs() / targets.boxes[0, :, 2:].repeat(
+        1, 2
+    )
+    assert moved[:, 0, :, :2].max() <= 0.2 / 2 + 1e-3, (
+        "a centre moves by the mean of two edges, each by half a side at most"
+    )
+    assert moved[:, 1, :, :2].max() > 0.2 / 2
+
+
+def test_one_group_is_made_of_more_objects_than_there_are_to_be_queries() -> None:
+    assert ContrastiveDenoising(8, 5, num_queries=3)(targets_of(5), 4).num_groups == 1
+
+
 def test_denoising_without_noise_repeats_the_targets() -> None:
     targets = targets_of(2, 3)
     noise = ContrastiveDenoising(8, 5, num_queries=7, label_noise_ratio=0, box_noise_scale=0)

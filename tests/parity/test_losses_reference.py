@@ -8,7 +8,8 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from deim.modeling.losses import Criterion
+from deim.modeling.losses import Criterion, functional
+from deim.modeling.losses.supervision import Supervision
 from deim.modeling.queries.denoising import DenoisingGroups
 from deim.structures.distribution import weighting_function
 from deim.structures.predictions import EdgeDistributions, Predictions, Targets
@@ -263,3 +264,47 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
         for name, value in expected.items():
             weight = criterion.weights["_".join(name.split("_")[:2])]
             assert float(found[name]) == pytest.approx(weight * value, rel=1e-5, abs=1e-6), name
+
+
+def test_weights_of_positives_and_negatives() -> None:
+    """Two logits, one of an object: what the parameters of the classification losses weigh."""
+    x = torch.tensor([0.3, -0.8], dtype=torch.float64)
+    positive, quality = torch.tensor([True, False]), torch.tensor([0.6, 0.0], dtype=torch.float64)
+    p, negative = sigmoid(0.3), sigmoid(-0.8)
+
+    def entropy(probability: float, wanted: float) -> float:
+        return -wanted * math.log(probability) - (1 - wanted) * math.log(1 - probability)
+
+    found = functional.matchability_aware_loss(x, positive, quality, gamma=1.2, alpha=0.4).tolist()
+    assert found == pytest.approx([entropy(p, 0.6**1.2), 0.4 * negative**1.2 * entropy(negative, 0)])
+    found = functional.matchability_aware_loss(x, positive, quality).tolist()
+    assert found == pytest.approx([entropy(p, 0.6**1.5), negative**1.5 * entropy(negative, 0)])
+    found = functional.varifocal_loss(x, positive, quality).tolist()
+    assert found == pytest.approx([0.6 * entropy(p, 0.6), 0.75 * negative**2 * entropy(negative, 0)])
+    found = functional.focal_loss(x, positive).tolist()
+    assert found == pytest.approx([0.25 * (1 - p) ** 2 * entropy(p, 1), 0.75 * negative**2 * entropy(negative, 0)])
+    found = functional.focal_loss(x, positive, alpha=-1, gamma=1.0).tolist()
+    assert found == pytest.approx([(1 - p) * entropy(p, 1), negative * entropy(negative, 0)])
+
+
+def test_the_temperature_of_the_distillation() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 1, 3, 4, 9), torch.randn(1, 3, 4, 9)
+
+    def divergence(temperature: float) -> float:
+        wanted, found = (softmax((x / temperature).tolist()) for x in (teacher[0, 1, 2], student[1, 0, 1, 2]))
+        return temperature**2 * float((wanted * np.log(wanted / found)).sum())
+
+    for options, temperature in (({}, 5.0), ({"temperature": 2.0}, 2.0)):
+        found = functional.decoupled_distillation_loss(student, teacher, **options)
+        assert float(found[1, 0, 1, 2]) == pytest.approx(divergence(temperature), rel=1e-4)
+    groups, targets, _ = make_case(0, [2, 1])
+    main = {"main": groups["main"]}
+    terms = [
+        Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0}, temperature=one)(main, targets)
+        for one in (5.0, 2.0)
+    ]
+    assert float(terms[0]["loss_ddf_0"]) != pytest.approx(float(terms[1]["loss_ddf_0"]), rel=1e-2)
+    single = Predictions(*(part[:1] for part in (groups["main"].logits, groups["main"].boxes)), groups["main"].edges)
+    single.edges.corners = single.edges.corners[:1]
+    assert not Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0})({"main": single}, targets)

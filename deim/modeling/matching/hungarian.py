@@ -27,11 +27,6 @@ class Matches:
     def __len__(self) -> int:
         return len(self.layer)
 
-    def layers(self, start: int, stop: int) -> "Matches":
-        """The pairs of layers ``start`` .. ``stop - 1``, these counted from 0 anew."""
-        chosen = (self.layer >= start) & (self.layer < stop)
-        return Matches(self.layer[chosen] - start, self.image[chosen], self.query[chosen], self.target[chosen])
-
     def for_layers(self, count: int) -> "Matches":
         """Pairs of one layer, repeated for ``count`` layers."""
         layer = np.repeat(np.arange(count), len(self))
