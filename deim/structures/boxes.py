@@ -4,6 +4,8 @@ Unlike the pairwise functions of detrex and torchvision these never look at valu
 pairs of matched boxes need no N x N matrix.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,18 +13,12 @@ from torch.nn import functional as F
 
 def area(boxes: Tensor) -> Tensor:
     """(...,) area; negative sides count as zero."""
-    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    return size[..., 0] * size[..., 1]
+    return _area(boxes.unbind(dim=-1))
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Area that boxes ``a`` share with boxes ``b``, of their broadcast shape (...,)."""
-    return area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1))
-
-
-def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    shared = intersection(a, b)
-    return shared, area(a) + area(b) - shared
+    return _shared(a.unbind(dim=-1), b.unbind(dim=-1))
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
@@ -30,17 +26,50 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     A pair of boxes that are both empty has IoU 0.
     """
-    shared, union = _intersection_and_union(a, b)
+    return _iou(*_shared_and_union(a.unbind(dim=-1), b.unbind(dim=-1)))
+
+
+def iou_and_generalized(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`iou`, and GIoU (Rezatofighi et al. 2019) in [-1, 1], of the broadcast shape (...,)."""
+    return _iou_and_generalized(a.unbind(dim=-1), b.unbind(dim=-1))
+
+
+def pairwise_generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of each of the boxes (..., Q, 4) with each of (..., T, 4): (..., Q, T)."""
+    # Each coordinate by itself in memory, which takes a fifth of the time of so many rows of four.
+    rows, columns = a.movedim(-1, 0).contiguous()[..., None], b.movedim(-1, 0).contiguous()[..., None, :]
+    return _iou_and_generalized(rows.unbind(), columns.unbind())[1]
+
+
+Sides = Sequence[Tensor]  # left, top, right and bottom
+
+
+def _area(sides: Sides) -> Tensor:
+    left, top, right, bottom = sides
+    return (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
+
+
+def _shared(a: Sides, b: Sides) -> Tensor:
+    low = [torch.maximum(one, other) for one, other in zip(a[:2], b[:2], strict=True)]
+    high = [torch.minimum(one, other) for one, other in zip(a[2:], b[2:], strict=True)]
+    return _area([*low, *high])
+
+
+def _shared_and_union(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
+    shared = _shared(a, b)
+    return shared, _area(a) + _area(b) - shared
+
+
+def _iou(shared: Tensor, union: Tensor) -> Tensor:
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
-def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU (Rezatofighi et al. 2019) in [-1, 1], of the broadcast shape (...,)."""
-    shared, union = _intersection_and_union(a, b)
-    hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
-    tiny = torch.finfo(union.dtype).tiny
-    hull_area = area(hull)
-    return shared / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)
+def _iou_and_generalized(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
+    shared, union = _shared_and_union(a, b)
+    low = [torch.minimum(one, other) for one, other in zip(a[:2], b[:2], strict=True)]
+    high = [torch.maximum(one, other) for one, other in zip(a[2:], b[2:], strict=True)]
+    hull, overlap = _area([*low, *high]), _iou(shared, union)
+    return overlap, overlap - _iou(hull - union, hull)
 
 
 def box_logits(boxes: Tensor, eps: float = 1e-5) -> Tensor:

@@ -1,6 +1,6 @@
 """Which query is trained towards which object, for all groups of a step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,60 +72,53 @@ class _Plan:
 
 def assign(
     supervision: Sequence[Supervision],
-    groups: Mapping[str, Predictions],
+    predictions: Sequence[Predictions],
     targets: Targets,
     denoising: DenoisingGroups | None,
     matcher: HungarianMatcher,
     use_union: bool,
-) -> dict[str, GroupAssignment]:
+) -> list[GroupAssignment]:
     """Match all groups of a step together.
 
     Costs come to the host in one copy, pairs go back in one, and the normalisers of all processes
     are reduced together.
 
     Args:
-        supervision: the groups to assign, all in ``groups``.
+        supervision: of each group.
+        predictions: of each group.
         denoising: the queries of the denoising groups; needed if there are any.
         use_union: localisation uses the union of the matches of all layers and one-to-one groups.
     """
-    plans = _plan_matched([s for s in supervision if not s.denoising], groups, targets, matcher, use_union)
-    for group in (s.group for s in supervision if s.denoising):
-        plans[group] = _plan_denoising(len(groups[group].logits), targets, denoising)
+    pairs = list(zip(supervision, predictions, strict=True))
+    matched = iter(_plan_matched([one for one in pairs if not one[0].denoising], targets, matcher, use_union))
+    plans = [_plan_denoising(len(p.logits), targets, denoising) if s.denoising else next(matched) for s, p in pairs]
     assignments = _on_device(plans, targets.boxes.device)
-    for group in (s.group for s in supervision if s.denoising):
-        assignments[group].classified = None if denoising is None else denoising.classified
+    for s, assignment in zip(supervision, assignments, strict=True):
+        if s.denoising and denoising is not None:
+            assignment.classified = denoising.classified
     return assignments
 
 
 def _plan_matched(
-    supervision: Sequence[Supervision],
-    groups: Mapping[str, Predictions],
+    groups: Sequence[tuple[Supervision, Predictions]],
     targets: Targets,
     matcher: HungarianMatcher,
     use_union: bool,
-) -> dict[str, _Plan]:
-    matches = matcher(
-        [groups[s.group] for s in supervision],
-        [s.targets(targets) for s in supervision],
-        [s.repeats for s in supervision],
-    )
-    one_to_one = [found for s, found in zip(supervision, matches, strict=True) if s.one_to_one]
+) -> list[_Plan]:
+    matches = matcher([p for _, p in groups], [s.targets(targets) for s, _ in groups], [s.repeats for s, _ in groups])
+    one_to_one = [found for (s, _), found in zip(groups, matches, strict=True) if s.one_to_one]
     union = union_of_matches(Matches.join(one_to_one)) if use_union and one_to_one else None
-    plans = {}
-    for s, classes in zip(supervision, matches, strict=True):
-        layers, images, queries, _ = groups[s.group].logits.shape
+    plans = []
+    for (s, predictions), classes in zip(groups, matches, strict=True):
+        layers, images, queries, _ = predictions.logits.shape
         objects = targets.total * s.repeats
         located, located_objects = classes, objects
         if union is not None and s.one_to_one:
             located, located_objects = union.for_layers(layers), len(union)
-        plans[s.group] = _Plan(
-            classes,
-            located,
-            objects=objects,
-            located=located_objects,
-            matched=len(located) // layers,
-            queries=images * queries,
+        plan = _Plan(
+            classes, located, objects, located_objects, matched=len(located) // layers, queries=images * queries
         )
+        plans.append(plan)
     return plans
 
 
@@ -145,23 +138,23 @@ def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | 
     return _Plan(pairs, pairs, targets.total * scale, targets.total * scale, len(once), len(counts) * len(denoising))
 
 
-def _on_device(plans: Mapping[str, _Plan], device: torch.device) -> dict[str, GroupAssignment]:
-    parts = [part for plan in plans.values() for part in (plan.classes, plan.boxes)]
+def _on_device(plans: Sequence[_Plan], device: torch.device) -> list[GroupAssignment]:
+    parts = [part for plan in plans for part in (plan.classes, plan.boxes)]
     joined = np.concatenate([part.stacked() for part in parts], axis=1)
     pairs = torch.from_numpy(joined).to(device, non_blocking=True).split([len(part) for part in parts], dim=1)
 
-    numbers = [[p.objects, p.located, p.matched, p.queries] for p in plans.values()]
+    numbers = [[p.objects, p.located, p.matched, p.queries] for p in plans]
     means = torch.tensor([float(n) for row in numbers for n in row], device=device)
     if comm.get_world_size() > 1:
         dist.all_reduce(means)
         means = means / comm.get_world_size()
-    groups = {}
-    for index, name in enumerate(plans):
-        objects, located, matched, queries = means[4 * index : 4 * index + 4].unbind()
-        groups[name] = GroupAssignment(
-            Pairs.of(pairs[2 * index], objects.clamp(min=1)),
-            Pairs.of(pairs[2 * index + 1], located.clamp(min=1)),
-            matched,
-            queries - matched,
+    assignments = []
+    for classes, boxes, of_group in zip(pairs[::2], pairs[1::2], means.view(-1, 4), strict=True):
+        objects, located, matched, queries = of_group.unbind()
+        normalizers = objects.clamp(min=1), located.clamp(min=1)
+        assignments.append(
+            GroupAssignment(
+                Pairs.of(classes, normalizers[0]), Pairs.of(boxes, normalizers[1]), matched, queries - matched
+            )
         )
-    return groups
+    return assignments

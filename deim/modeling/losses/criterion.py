@@ -1,18 +1,17 @@
 """The losses of a training step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from deim.errors import ConfigError
 from deim.modeling.losses import functional
 from deim.modeling.losses.assignment import GroupAssignment, Pairs, assign
+from deim.modeling.losses.fitting import Fit, fits_of, ious_of
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries.denoising import DenoisingGroups
-from deim.structures.boxes import iou
 from deim.structures.distribution import bin_targets, boxes_to_offsets
 from deim.structures.predictions import EdgeDistributions, Predictions, Targets
 
@@ -87,8 +86,11 @@ class Criterion(nn.Module):
         Raises:
             ConfigError: a supervised group is missing.
         """
-        terms = self.terms(groups, targets, denoising)
-        return {name: value * weight for name, (value, weight) in terms.items()}
+        terms: dict[str, Tensor] = {}
+        for one, layers, losses in self._losses(groups, targets, denoising, self.supervision):
+            for name, values in losses.items():
+                terms.update(one.named(name, values * (self.weights[name] * one.weight), layers))
+        return terms
 
     def terms(
         self,
@@ -102,83 +104,72 @@ class Criterion(nn.Module):
         Args:
             supervision: in place of the criterion's own.
         """
-        active = [s for s in (supervision or self.supervision) if denoising is not None or not s.denoising]
+        terms: dict[str, tuple[Tensor, float]] = {}
+        for one, layers, losses in self._losses(groups, targets, denoising, supervision or self.supervision):
+            for name, values in losses.items():
+                weight = self.weights[name] * one.weight
+                terms.update({full: (value, weight) for full, value in one.named(name, values, layers).items()})
+        return terms
+
+    def _losses(
+        self,
+        groups: Mapping[str, Predictions],
+        targets: Targets,
+        denoising: DenoisingGroups | None,
+        supervision: Sequence[Supervision],
+    ) -> Iterator[tuple[Supervision, int, dict[str, Tensor]]]:
+        """Of each group its number of layers L and {name: (L,) losses}; of the distillation, which the last layer teaches,
+        there are (L - 1,)."""
+        active = [s for s in supervision if denoising is not None or not s.denoising]
         missing = [s.group for s in active if s.group not in groups]
         if missing:
             raise ConfigError(
                 f"criterion.supervision names {', '.join(missing)}, but the decoder predicts only {', '.join(groups)}: "
                 "take them out, or give the decoder the part that predicts them"
             )
-        groups = {s.group: groups[s.group].float() for s in active}
-        assignments = assign(active, groups, targets, denoising, self.matcher, self.use_union)
-        main = assignments[active[0].group]
+        predictions = [groups[s.group].float() for s in active]
+        assigned = assign(active, predictions, targets, denoising, self.matcher, self.use_union)
+        fits = fits_of([one.boxes for one in predictions], [one.boxes for one in assigned], targets.boxes)
+        qualities = ious_of([one.boxes for one in predictions], [one.classes for one in assigned], targets.boxes)
         # D-FINE's also has a factor of the number of images here, which cancels out of the weighted mean.
-        balance = (main.matched.sqrt(), main.others.sqrt())
+        balance = (assigned[0].matched.sqrt(), assigned[0].others.sqrt())
+        for one, found, assignment, fit, quality in zip(active, predictions, assigned, fits, qualities, strict=True):
+            labels = one.targets(targets).labels
+            values = {f"loss_{self.classification}": self._class_loss(found.logits, labels, assignment, quality)}
+            values.update(self._box_losses(found, assignment, fit, balance))
+            yield one, len(found.boxes), {name: value for name, value in values.items() if name in self.weights}
 
-        terms: dict[str, tuple[Tensor, float]] = {}
-        for one in active:
-            predictions = groups[one.group]
-            values = self._group_losses(predictions, one.targets(targets), assignments[one.group], balance)
-            for name, per_layer in values.items():
-                for index, value in enumerate(per_layer.unbind()):
-                    full_name = one.name(name, index, len(predictions.logits))
-                    terms[full_name] = value, self.weights[name] * one.weight
-        return terms
-
-    def _group_losses(
-        self,
-        predictions: Predictions,
-        targets: Targets,
-        assignment: GroupAssignment,
-        balance: tuple[Tensor, Tensor],
-    ) -> dict[str, Tensor]:
-        """{loss name: (L,)}; the distillation, which the last layer teaches, has (L - 1,)."""
-        pairs = assignment.boxes
-        quality = self._quality(predictions, targets, pairs)
-        values = {f"loss_{self.classification}": self._class_loss(predictions, targets, assignment)}
-        values.update(self._box_losses(predictions, targets, pairs))
-        if predictions.edges is not None:
-            values["loss_fgl"] = self._fgl_loss(predictions.edges, targets, pairs, quality)
-            if len(predictions.logits) > 1:
-                values["loss_ddf"] = self._ddf_loss(
-                    predictions.edges.corners, predictions.logits[-1], assignment, quality, balance
-                )
-        return {name: value for name, value in values.items() if name in self.weights}
-
-    @staticmethod
-    def _quality(predictions: Predictions, targets: Targets, pairs: Pairs) -> Tensor:
-        """(M,) IoU of predicted and target box, without gradient."""
-        predicted = pairs.take(predictions.boxes.detach())
-        wanted = targets.boxes[pairs.image, pairs.target]
-        return iou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(wanted))
-
-    def _class_loss(self, predictions: Predictions, targets: Targets, assignment: GroupAssignment) -> Tensor:
-        logits, pairs = predictions.logits, assignment.classes
-        label = targets.labels[pairs.image, pairs.target]
+    def _class_loss(self, logits: Tensor, labels: Tensor, assignment: GroupAssignment, quality: Tensor) -> Tensor:
+        pairs = assignment.classes
+        label = labels[pairs.image, pairs.target]
         where = (pairs.layer, pairs.image, pairs.query, label)
         positive = torch.zeros_like(logits, dtype=torch.bool).index_put(where, torch.ones_like(label).bool())
-        quality = torch.zeros_like(logits).index_put(where, self._quality(predictions, targets, pairs))
-        loss = CLASSIFICATION_LOSSES[self.classification](logits, positive, quality, **self.class_options)
+        wanted = torch.zeros_like(logits).index_put(where, quality)
+        loss = CLASSIFICATION_LOSSES[self.classification](logits, positive, wanted, **self.class_options)
         if assignment.classified is not None:
             loss = loss * assignment.classified[None, :, :, None]
         return loss.sum(dim=(1, 2, 3)) / pairs.normalizer
 
-    @staticmethod
-    def _box_losses(predictions: Predictions, targets: Targets, pairs: Pairs) -> dict[str, Tensor]:
-        predicted, layers = pairs.take(predictions.boxes), len(predictions.boxes)
-        wanted = targets.boxes[pairs.image, pairs.target]
-        return {
-            "loss_bbox": pairs.sum_by_layer(functional.l1_loss(predicted, wanted), layers),
-            "loss_giou": pairs.sum_by_layer(functional.giou_loss(predicted, wanted), layers),
+    def _box_losses(
+        self, found: Predictions, assignment: GroupAssignment, fit: Fit, balance: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        pairs, layers = assignment.boxes, len(found.boxes)
+        values = {
+            "loss_bbox": pairs.sum_by_layer(fit.l1, layers),
+            "loss_giou": pairs.sum_by_layer(1 - fit.giou, layers),
         }
+        if found.edges is not None:
+            values["loss_fgl"] = self._fgl_loss(found.edges, pairs, fit)
+            if layers > 1:
+                values["loss_ddf"] = self._ddf_loss(found.edges.corners, found.logits[-1], assignment, fit.iou, balance)
+        return values
 
     @staticmethod
-    def _fgl_loss(edges: EdgeDistributions, targets: Targets, pairs: Pairs, quality: Tensor) -> Tensor:
+    def _fgl_loss(edges: EdgeDistributions, pairs: Pairs, fit: Fit) -> Tensor:
         references = edges.references[pairs.image, pairs.query]
-        wanted = box_cxcywh_to_xyxy(targets.boxes[pairs.image, pairs.target])
-        offsets = boxes_to_offsets(references, wanted, edges.reg_scale)
+        offsets = boxes_to_offsets(references, fit.wanted, edges.reg_scale)
         left, right_weight = bin_targets(offsets, edges.bin_values)
-        loss = functional.fine_grained_localization_loss(pairs.take(edges.corners), left, right_weight, quality)
+        loss = functional.fine_grained_localization_loss(pairs.take(edges.corners), left, right_weight, fit.iou)
         return pairs.sum_by_layer(loss, len(edges.corners))
 
     def _ddf_loss(

@@ -1,5 +1,7 @@
 """Which group of predictions is matched how and trained by which losses."""
 
+from torch import Tensor
+
 from deim.structures.predictions import Targets
 
 
@@ -46,6 +48,10 @@ class Supervision:
     def targets(self, targets: Targets) -> Targets:
         """What the group is trained towards."""
         return targets.without_classes() if self.class_agnostic else targets
+
+    def named(self, loss: str, values: Tensor, num_layers: int) -> dict[str, Tensor]:
+        """A loss's values of the first layers by their names."""
+        return {self.name(loss, layer, num_layers): value for layer, value in enumerate(values.unbind())}
 
     def name(self, loss: str, layer: int, num_layers: int) -> str:
         """What a loss of one layer is called."""

@@ -6,7 +6,7 @@ import torch
 from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor
 
-from deim.structures.boxes import generalized_iou
+from deim.structures.boxes import pairwise_generalized_iou
 from deim.structures.predictions import Targets
 
 
@@ -40,7 +40,5 @@ class MatchingCost:
         negative = (1 - self.alpha) * probability**self.gamma * -(1 - probability + 1e-8).log()
         positive = self.alpha * (1 - probability) ** self.gamma * -(probability + 1e-8).log()
         distance = torch.cdist(boxes, targets.boxes[None].expand(layers, -1, -1, -1), p=1)
-        overlap = generalized_iou(
-            box_cxcywh_to_xyxy(boxes)[..., :, None, :], box_cxcywh_to_xyxy(targets.boxes)[None, :, None]
-        )
+        overlap = pairwise_generalized_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
         return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * overlap

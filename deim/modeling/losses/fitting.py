@@ -1,0 +1,58 @@
+"""How well predicted boxes fit the objects that they are assigned to, for the pairs of all groups at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detrex.layers import box_cxcywh_to_xyxy
+from torch import Tensor
+
+from deim.modeling.losses import functional
+from deim.modeling.losses.assignment import Pairs
+from deim.structures.boxes import iou, iou_and_generalized
+
+
+@dataclass
+class Fit:
+    """Of the M pairs of a group.
+
+    Attributes:
+        wanted: (M, 4) XYXY boxes of the objects.
+        l1: (M,) summed difference of the coordinates (cxcywh).
+        giou: (M,) in [-1, 1].
+        iou: (M,), without gradient.
+    """
+
+    wanted: Tensor
+    l1: Tensor
+    giou: Tensor
+    iou: Tensor
+
+
+def fits_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Fit]:
+    """The fit of each group.
+
+    Args:
+        predicted: (L, B, Q, 4) cxcywh of each group, L and Q of its own.
+        targets: (B, T, 4) cxcywh.
+    """
+    found, wanted = _boxes_of(predicted, pairs, targets)
+    corners = box_cxcywh_to_xyxy(wanted)
+    overlap, generalized = iou_and_generalized(box_cxcywh_to_xyxy(found), corners)
+    values = (corners, functional.l1_loss(found, wanted), generalized, overlap.detach())
+    sizes = [len(one.layer) for one in pairs]
+    return [Fit(*parts) for parts in zip(*(value.split(sizes) for value in values), strict=True)]
+
+
+@torch.no_grad()
+def ious_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Tensor]:
+    """(M,) IoU of the pairs of each group, without gradient; see :func:`fits_of`."""
+    found, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in _boxes_of(predicted, pairs, targets))
+    return list(iou(found, wanted).split([len(one.layer) for one in pairs]))
+
+
+def _boxes_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes of the pairs of all groups, and of their objects, both (M, 4) cxcywh."""
+    found = torch.cat([one.take(boxes) for one, boxes in zip(pairs, predicted, strict=True)])
+    image, target = (torch.cat([getattr(one, name) for one in pairs]) for name in ("image", "target"))
+    return found, targets[image, target]
