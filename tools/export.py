@@ -29,7 +29,7 @@ def options_of(args: argparse.Namespace) -> ExportOptions:
         attention=args.attention or exporting.usual_attention(args.output),
         opset=args.opset,
         batch=args.batch or 1,
-        half=args.half,
+        precision=args.precision,
     )
 
 
@@ -41,13 +41,20 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: that of the recipe")
     parser.add_argument("--batch", type=int, help="a fixed number of images; default: any number")
     parser.add_argument("--dynamic-size", action="store_true", help="any height and width that are multiples of 32")
-    parser.add_argument("--half", action="store_true", help="float16, but for what overflows")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--half", dest="precision", action="store_const", const="float16", help="float16, but for what overflows"
+    )
+    precision.add_argument(
+        "--int8", dest="precision", action="store_const", const="int8", help="8-bit convolutions; needs --images"
+    )
+    parser.set_defaults(precision="float32")
     parser.add_argument("--raw", action="store_true", help="logits and boxes of all queries, without post-processing")
     parser.add_argument(
         "--attention", choices=tuple(EXPORT_FORMS), help="default: gather for TensorRT, else grid_sample"
     )
     parser.add_argument("--opset", type=int, default=OPSETS.start)
-    parser.add_argument("--images", help="a folder of pictures to check with; default: drawn ones")
+    parser.add_argument("--images", help="a folder of pictures to check with, and for int8 to take ranges from")
     args = parser.parse_args()
     sys.exit(
         run_tool(lambda: exporting.export(args.model, args.weights, args.output, options_of(args), args.images, print))

@@ -16,7 +16,7 @@ from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
 from deim.config import load_config
 from deim.inference import to_deployment
-from deim.inference.export.checking import compare
+from deim.inference.export.checking import compare, drawn_pictures
 from deim.inference.export.graph import example
 from deim.inference.export.onnx import ExportOptions, export_onnx
 from deim.inference.export.openvino import to_openvino
@@ -75,22 +75,24 @@ def _ours(
 ) -> tuple[dict[str, Callable], dict[str, dict]]:
     """What to time, and what else to say of each."""
     names = [f"class {index}" for index in range(config.model.num_classes)]
-    options = ExportOptions(size=(size, size), dynamic_batch=False, attention=attention)
-    exported = export_onnx(TrainedModel(model, config, names), folder / "model.onnx", options)
-    to_openvino(exported.path, folder / "model.xml", exported.metadata)
+    trained = TrainedModel(model, config, names)
     images, batch = example(1, (size, size)), [{"image": example(1, (size, size))[0]}]
     deployed = to_deployment(model)
     runs: dict[str, Callable] = {"deim, torch": lambda: deployed(batch)}
     found = {}
-    for name, file in (("ONNX Runtime", "model.onnx"), ("OpenVINO", "model.xml")):
-        session = open_session(str(folder / file), "cpu")
-        agreement = compare(exported.graph, session, exported.metadata, 1)
-        runs[f"deim, {name}"] = lambda session=session: session(images.numpy())
-        found[f"deim, {name}"] = {
-            "found": f"{agreement.found} of {agreement.kept}",
-            "difference": agreement.difference,
-            "MiB": exported.path.stat().st_size / 2**20,
-        }
+    for precision, label in (("float32", ""), ("int8", ", int8")):
+        options = ExportOptions((size, size), dynamic_batch=False, attention=attention, precision=precision)
+        exported = export_onnx(trained, folder / f"{precision}.onnx", options, drawn_pictures())
+        to_openvino(exported.path, folder / f"{precision}.xml", exported.metadata)
+        for name, suffix in (("ONNX Runtime", "onnx"), ("OpenVINO", "xml")):
+            session = open_session(str(folder / f"{precision}.{suffix}"), "cpu")
+            agreement = compare(exported.graph, session, exported.metadata, 1)
+            runs[f"deim, {name}{label}"] = lambda session=session: session(images.numpy())
+            found[f"deim, {name}{label}"] = {
+                "found": f"{agreement.found} of {agreement.kept}",
+                "difference": agreement.difference,
+                "MiB": exported.path.stat().st_size / 2**20,
+            }
     return runs, found
 
 

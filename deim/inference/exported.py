@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deim.errors import CheckpointError, ConfigError
 from deim.inference.export.metadata import KEY, STRIDE, Metadata
-from deim.inference.pictures import resized
+from deim.inference.pictures import network_input
 
 
 class Session(Protocol):
@@ -38,10 +38,7 @@ class ExportedRunner:
 
     def prepare(self, image: np.ndarray) -> Tensor:
         size = self._size(image.shape[0], image.shape[1])
-        shown = resized(image, size)
-        if self.metadata.channels == "BGR":
-            shown = shown[..., ::-1]
-        return torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1)))
+        return torch.from_numpy(network_input(image, size, self.metadata.channels))
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that a picture gets."""

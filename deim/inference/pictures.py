@@ -93,6 +93,12 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return T.Resize(list(size)).get_transform(image).apply_image(image)
 
 
+def network_input(image: np.ndarray, size: tuple[int, int], channels: str) -> np.ndarray:
+    """uint8 (H, W, 3) RGB as an exported file takes it: (3, height, width), in its order of channels."""
+    shown = resized(image, size)
+    return np.ascontiguousarray((shown[..., ::-1] if channels == "BGR" else shown).transpose(2, 0, 1))
+
+
 def _check(picture: np.ndarray | torch.Tensor, fits: bool, wanted: str) -> None:
     if not fits:
         raise DatasetError(

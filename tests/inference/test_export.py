@@ -21,6 +21,7 @@ from deim.inference.export.onnx import ExportOptions, export_onnx, input_size
 from deim.inference.export.openvino import to_openvino
 from deim.inference.export.tensorrt import build_engine, trtexec_command
 from deim.inference.exported import open_session
+from deim.inference.pictures import as_rgb, listed
 from deim.inference.source import load_trained
 from tests.inference.conftest import checkpoint_recipe, write_checkpoint
 from tests.inference.test_predictor import same
@@ -100,11 +101,44 @@ def test_an_exported_file_alone_predicts_what_its_checkpoint_does(
 
 def test_float16_finds_the_same_and_is_half_as_large(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    exporting.export(str(checkpoint), None, str(tmp_path / "half.onnx"), ExportOptions(half=True), tell=lines.append)
+    exporting.export(
+        str(checkpoint), None, str(tmp_path / "half.onnx"), ExportOptions(precision="float16"), tell=lines.append
+    )
     assert (tmp_path / "half.onnx").stat().st_size < 0.65 * exported.stat().st_size
     session = open_session(str(tmp_path / "half.onnx"), "cpu")
     assert session.metadata.dtype == "float16"
     assert session(np.zeros((1, 3, 128, 128), np.uint8))[0].dtype == np.float32
+
+
+def test_int8_keeps_all_but_convolutions_in_float32(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    trained, pictures = load_trained(str(checkpoint)), [as_rgb(one) for one in listed(str(photos))]
+    sizes = {}
+    for precision in ("float32", "int8"):
+        options = ExportOptions(size=(96, 128), precision=precision)
+        exported = export_onnx(trained, tmp_path / f"{precision}.onnx", options, pictures)
+        sizes[precision] = exported.path.stat().st_size
+    assert sizes["int8"] < 0.75 * sizes["float32"]
+    graph = onnx.load(exported.path).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    taken = {node.op_type: {made_by.get(name) for name in node.input} for node in graph.node}
+    assert taken["Conv"] == {"DequantizeLinear"}
+    assert "DequantizeLinear" not in taken["MatMul"] | taken["LayerNormalization"] | taken["GridSample"]
+    for suffix in ("onnx", "xml"):
+        if suffix == "xml":
+            to_openvino(exported.path, tmp_path / "int8.xml", exported.metadata)
+        session = open_session(str(tmp_path / f"int8.{suffix}"), "cpu")
+        assert session.metadata.dtype == "int8"
+        agreement = compare(exported.graph, session, session.metadata, None, pictures)
+        assert agreement.found > 0.5 * agreement.kept > 0, "with random weights all scores are alike"
+
+
+def test_int8_needs_pictures_and_is_not_for_tensorrt(checkpoint: Path, tmp_path: Path) -> None:
+    options = ExportOptions(size=(64, 64), precision="int8")
+    with pytest.raises(ConfigError, match=r"int8 takes the range .* from pictures.*--images"):
+        exporting.export(str(checkpoint), None, str(tmp_path / "m.onnx"), options)
+    with pytest.raises(ConfigError, match="TensorRT makes its own int8"):
+        exporting.export(str(checkpoint), None, str(tmp_path / "m.engine"), options)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Large(nn.Module):
@@ -172,6 +206,7 @@ MISTAKES = {
     "size": (ExportOptions(size=(100, 128)), "m.onnx", "must be multiples of 32"),
     "attention": (ExportOptions(attention="nearby"), "m.onnx", "choose one of grid_sample, gather"),
     "opset": (ExportOptions(opset=11), "m.onnx", "choose one from 18 to 23"),
+    "precision": (ExportOptions(precision="float8"), "m.onnx", "choose one of float32, float16, int8"),
     "batch": (ExportOptions(batch=0), "m.onnx", "batch=0"),
     "format": (ExportOptions(), "m.tflite", r"choose one of .onnx, .xml, .engine"),
 }

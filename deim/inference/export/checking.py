@@ -11,7 +11,7 @@ from deim.data.datasets.shapes import draw_image
 from deim.errors import ExportError
 from deim.inference.export.graph import DetectionGraph
 from deim.inference.export.metadata import Metadata
-from deim.inference.pictures import resized
+from deim.inference.pictures import network_input
 from deim.modeling.detector import best_detections
 from deim.structures.boxes import iou
 from deim.structures.predictions import Predictions
@@ -20,7 +20,7 @@ from deim.structures.predictions import Predictions
 _SCORE, _FEW = 0.3, 10
 _SAME_PLACE = 0.9
 # What has to be found again, and by how much scores and relative coordinates may differ.
-LIMITS = {"float32": (1.0, 1e-3), "float16": (0.95, 5e-2)}
+LIMITS = {"float32": (1.0, 1e-3), "float16": (0.95, 5e-2), "int8": (0.9, 0.5)}
 # Other than the size that a file was made for.
 _ANOTHER_SIZE = (320, 448)
 
@@ -71,7 +71,7 @@ def compare(
     """
     kept = found = 0
     difference, shapes = 0.0, []
-    for images in _batches(metadata, batch, pictures or _drawn()):
+    for images in _batches(metadata, batch, pictures or drawn_pictures()):
         with torch.inference_mode():
             wanted = _detections(graph(torch.from_numpy(images)), graph.postprocess)
         given = _detections([torch.from_numpy(one) for one in session(images)], graph.postprocess)
@@ -81,19 +81,23 @@ def compare(
             found += int(differences.isfinite().sum())
             difference = max([difference, *differences[differences.isfinite()].tolist()])
         shapes.append(" x ".join(str(side) for side in (len(images), *images.shape[2:])))
-    return Agreement(kept, found, difference, shapes)
+    return Agreement(kept, found, difference, list(dict.fromkeys(shapes)))
 
 
 def _batches(metadata: Metadata, batch: int | None, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Images uint8 (B, 3, H, W), of every number and size that a file should be able to take."""
+    """All pictures as uint8 (B, 3, H, W), in every number and size that a file should be able to take."""
     sizes = [(metadata.size[0], metadata.size[1])] + [_ANOTHER_SIZE] * metadata.dynamic_size
     for size in sizes:
-        for count in (1, 3) if batch is None else (batch,):
-            images = [pictures[place % len(pictures)] for place in range(count)]
-            yield np.ascontiguousarray(np.stack([resized(image, size) for image in images]).transpose(0, 3, 1, 2))
+        images = [network_input(picture, size, metadata.channels) for picture in pictures]
+        if batch is None:
+            yield np.stack(images[:1])
+        count = batch or 3
+        for start in range(0, len(images), count):
+            yield np.stack([images[place % len(images)] for place in range(start, start + count)])
 
 
-def _drawn() -> list[np.ndarray]:
+def drawn_pictures() -> list[np.ndarray]:
+    """Three pictures uint8 (480, 640, 3) RGB, where there are no others."""
     rng = np.random.default_rng(0)
     return [draw_image(rng, (480, 640))[0][..., ::-1] for _ in range(3)]
 

@@ -48,12 +48,16 @@ def export(
     if suffix not in SUFFIXES:
         raise ConfigError(f"--output={output}: its suffix says the format; choose one of {', '.join(SUFFIXES)}")
     options.check()
+    if suffix == ".engine" and options.precision == "int8":
+        raise ConfigError(
+            "TensorRT makes its own int8 of a float32 file: export .onnx, then trtexec --int8 --calib=..."
+        )
     pictures = [as_rgb(one) for one in itertools.islice(listed(images), _FEW)] if images else []
     trained = load_trained(model, weights)
     with tempfile.TemporaryDirectory() as folder:
         # an engine's graph is kept: it is what other GPUs' engines are made of
         onnx_file = Path(folder, "model.onnx") if suffix == ".xml" else Path(output).with_suffix(".onnx")
-        exported = export_onnx(trained, onnx_file, options)
+        exported = export_onnx(trained, onnx_file, options, pictures)
         if suffix == ".xml":
             to_openvino(onnx_file, output, exported.metadata)
         checked = output if suffix == ".xml" else str(onnx_file)

@@ -22,7 +22,7 @@ class Metadata:
         dynamic_size: whether it takes images of any height and width that are multiples of 32.
         channels: of the images, "RGB" or "BGR". They are bytes, and normalised inside.
         postprocess: whether there are scores, labels and boxes, or logits and boxes of all queries.
-        dtype: "float32" or "float16".
+        dtype: "float32", "float16" or "int8".
     """
 
     version: str

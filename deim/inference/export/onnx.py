@@ -4,10 +4,12 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,13 +19,16 @@ from deim.inference.deployment import to_deployment
 from deim.inference.export.detrex import DetrexGraph, attention_as
 from deim.inference.export.graph import INPUT, DEIMGraph, DetectionGraph, example
 from deim.inference.export.half import to_half
+from deim.inference.export.int8 import to_int8
 from deim.inference.export.metadata import KEY, STRIDE, Metadata
+from deim.inference.pictures import network_input
 from deim.inference.source import TrainedModel
 from deim.layers.ops import EXPORT_FORMS, exported_as
 from deim.modeling.detector import DEIMDetector
 
 # LayerNormalization is one node since 17; torch's exporter begins with 18.
 OPSETS = range(18, 24)
+PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class ExportOptions:
         attention: one of :data:`deim.layers.ops.EXPORT_FORMS`.
         opset: of ONNX.
         batch: the number of images where it is fixed.
-        half: float16, see :mod:`deim.inference.export.half`.
+        precision: one of :data:`PRECISIONS`; see :mod:`deim.inference.export.half` and :mod:`deim.inference.export.int8`.
     """
 
     size: tuple[int, int] | None = None
@@ -47,7 +52,7 @@ class ExportOptions:
     attention: str = "grid_sample"
     opset: int = 18
     batch: int = 1
-    half: bool = False
+    precision: str = "float32"
 
     def check(self) -> None:
         """
@@ -58,6 +63,8 @@ class ExportOptions:
             raise ConfigError(f"attention={self.attention!r}; choose one of {', '.join(EXPORT_FORMS)}")
         if self.opset not in OPSETS:
             raise ConfigError(f"opset={self.opset}; choose one from {OPSETS.start} to {OPSETS[-1]}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision={self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.batch < 1:
             raise ConfigError(f"batch={self.batch} must be at least 1")
         if self.size is not None and any(side < STRIDE or side % STRIDE for side in self.size):
@@ -92,14 +99,21 @@ def input_size(config: Any) -> tuple[int, int]:
     raise ConfigError("the recipe does not say to which size test images are resized: give it (--size HEIGHT WIDTH)")
 
 
-def export_onnx(trained: TrainedModel, path: str | Path, options: ExportOptions) -> Exported:
+def export_onnx(
+    trained: TrainedModel, path: str | Path, options: ExportOptions, pictures: Sequence[np.ndarray] = ()
+) -> Exported:
     """Write a model, on the CPU, as a ``.onnx`` file.
+
+    Args:
+        pictures: uint8 (H, W, 3) RGB; needed for int8, whose ranges are taken from them.
 
     Raises:
         ConfigError: an option makes no sense, a package is missing, or the model is of another project.
         ExportError: a model of detrex does what torch cannot export.
     """
     options.check()
+    if options.precision == "int8" and not pictures:
+        raise ConfigError("int8 takes the range of every value from pictures like those to come: give some (--images)")
     _require_packages()
     size = options.size or input_size(trained.config)
     model = to_deployment(trained.model.cpu(), memory_format=torch.contiguous_format)
@@ -114,15 +128,19 @@ def export_onnx(trained: TrainedModel, path: str | Path, options: ExportOptions)
         dynamic_size=options.dynamic_size,
         channels=_channels(trained.config.dataloader.test.mapper),
         postprocess=options.postprocess,
-        dtype="float16" if options.half else "float32",
+        dtype=options.precision,
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
         (_write_any_shape if graph.any_shape else _write_one_shape)(
             graph, images, options, str(path), metadata.to_json()
         )
-    if options.half:
+    if options.precision == "float16":
         to_half(path)
+    elif options.precision == "int8":
+        with _quiet():
+            shown = (network_input(picture, size, metadata.channels) for picture in pictures)
+            to_int8(path, (np.stack([image] * len(images)) for image in shown))
     return Exported(Path(path), graph, metadata)
 
 
