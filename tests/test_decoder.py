@@ -6,13 +6,16 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, instantiate
+from torch import nn
 
 from deim.checkpoint.layouts import present_name
 from deim.checkpoint.loading import load_weights, resume
 from deim.config import with_fdr, with_learned_queries
 from deim.errors import CheckpointError
 from deim.inference import to_deployment
-from deim.modeling.decoder import FixedBoxes, IterativeRefinement
+from deim.layers import MLP
+from deim.modeling.decoder import DistributionRefinement, FixedBoxes, IterativeRefinement
+from deim.modeling.decoder.layer import GatedDecoderLayer
 from deim.modeling.queries import LearnedQueries
 from deim.structures.memory import Memory
 from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
@@ -51,6 +54,54 @@ def test_another_part_is_a_line_in_a_config(change: str) -> None:
     with torch.no_grad():
         expected, found = (m(batch([1]))[0]["instances"] for m in (model, deployed))
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-3)
+
+
+REFINEMENTS = {
+    "fixed": lambda **options: FixedBoxes(8, 3, 2, **options),
+    "iterative": lambda **options: IterativeRefinement(8, 3, 2, **options),
+    "distributions": lambda **options: DistributionRefinement(8, 3, 2, **options),
+}
+
+
+@pytest.mark.parametrize("kind", REFINEMENTS)
+def test_boxes_begin_where_they_come_from_and_scores_at_their_prior(kind: str) -> None:
+    """As published: box heads begin at zero, and classes with the bias of RetinaNet's prior."""
+    torch.manual_seed(0)
+    refinement = REFINEMENTS[kind](activation="silu").train()
+    references, queries = torch.rand(2, 5, 4) * 0.4 + 0.2, torch.zeros(2, 5, 8)
+    state = refinement.start(references)
+    for index in range(2):
+        # other queries than zero do not move boxes either
+        state, predicted = refinement(index, torch.randn(2, 5, 8), state, predict=True)
+        for found in predicted.values():
+            torch.testing.assert_close(found.boxes[0], references, atol=1e-5, rtol=0)
+    _, predicted = refinement(0, queries, refinement.start(references), predict=True)
+    for found in predicted.values():
+        torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01))
+    heads = [module for module in refinement.modules() if isinstance(module, MLP)]
+    assert heads
+    assert all(isinstance(head.activation, nn.SiLU) for head in heads)
+    sum(found.boxes.sum() for found in predicted.values()).backward()
+    fixed = {name for name, parameter in refinement.named_parameters() if not parameter.requires_grad}
+    assert fixed == ({"up", "reg_scale"} if kind == "distributions" else set())
+
+
+def test_the_boxes_after_the_first_layer_are_of_its_own_class_head() -> None:
+    torch.manual_seed(0)
+    refinement = randomize(DistributionRefinement(8, 3, 2), 0.4).train()
+    queries = torch.randn(1, 5, 8)
+    _, predicted = refinement(0, queries, refinement.start(torch.rand(1, 5, 4) * 0.4 + 0.2), predict=True)
+    torch.testing.assert_close(predicted["initial"].logits[0], refinement.score_heads[0](queries))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_gated_layers_hold_what_float16_cannot(sign: int) -> None:
+    layer = GatedDecoderLayer(8, 2, 16, [2])
+    queries = torch.randn(1, 3, 8)
+    queries[0, 1, 2] = sign * 1e9
+    held = queries.clone()
+    held[0, 1, 2] = sign * 65504.0
+    torch.testing.assert_close(layer.normalize(queries), layer.normalize(held), rtol=0, atol=0)
 
 
 def test_learned_queries_are_the_same_for_every_image() -> None:
