@@ -106,7 +106,7 @@ def predictions_of(images: int, queries: int, seed: int, layers: int = 2) -> Pre
     return Predictions(logits, torch.rand(layers, images, queries, 4, generator=generator) * 0.3 + 0.3)
 
 
-@pytest.mark.parametrize("counts", [[2], [3, 0, 1]], ids=str)
+@pytest.mark.parametrize("counts", [[1], [2], [3, 0, 1]], ids=str)
 def test_losses_of_dn_detr(counts: list[int]) -> None:
     """Padded denoising queries count for nothing, not even as background."""
     criterion = instantiate(recipe("dn_detr_r50_50ep_coco", f"model.num_classes={CLASSES}").model.criterion)
@@ -126,7 +126,7 @@ def test_losses_of_dn_detr(counts: list[int]) -> None:
             assert float(found[f"loss_{name}_dn_{layer}"]) == pytest.approx(weight * value, rel=1e-5)
 
 
-@pytest.mark.parametrize("counts", [[2], [3, 0, 1]], ids=str)
+@pytest.mark.parametrize("counts", [[1], [2], [3, 0, 1]], ids=str)
 def test_losses_of_h_detr(counts: list[int]) -> None:
     """One-to-one, one-to-many with each object six times, and class-agnostic proposals."""
     criterion = instantiate(recipe("h_deformable_detr_r50_12ep_coco", f"model.num_classes={CLASSES}").model.criterion)

@@ -56,7 +56,7 @@ def detrex_name(name: str, kind: str, layers: int) -> str:
 
 
 @pytest.mark.parametrize("kind", ["mal", "vfl", "focal"])
-@pytest.mark.parametrize("counts", [[2], [2, 0, 4]], ids=str)
+@pytest.mark.parametrize("counts", [[1], [2], [2, 0, 4]], ids=str)
 def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
     options = {"mal": {"gamma": 1.5}, "vfl": {"alpha": 0.75, "gamma": 2.0}, "focal": {"alpha": 0.25, "gamma": 2.0}}
     criterion = DetrexCriterion(CLASSES, kind, WEIGHTS, **options[kind])
@@ -152,7 +152,7 @@ def test_without_detrex_its_recipes_say_what_they_need() -> None:
 
 
 @plug_in
-@pytest.mark.parametrize("counts", [[2], [2, 0, 4]], ids=str)
+@pytest.mark.parametrize("counts", [[1], [2], [2, 0, 4]], ids=str)
 @pytest.mark.parametrize("binary", [False, True])
 def test_equal_to_the_criterion_of_dino(counts: list[int], binary: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from detrex.modeling.matcher import HungarianMatcher
