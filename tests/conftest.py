@@ -1,5 +1,7 @@
 """Fixtures that several tests share."""
 
+import codecs
+import locale
 import os
 import sys
 from pathlib import Path
@@ -15,6 +17,12 @@ import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they 
 from deim.data.datasets.shapes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# In a locale of plain ASCII, as `make test-all` has it once.
+needs_utf8 = pytest.mark.skipif(
+    codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8",
+    reason="torch's compiler reads its own files, and the system names of files, in the locale's encoding",
+)
 # Workers of a parallel test run share the cores; their thread pools would only fight each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))

@@ -108,7 +108,7 @@ def test_measurements_are_printed_and_kept(command: str, columns: set[str], tmp_
     arguments = command.format(recipe="deim_dfine/deim_dfine_n_shapes").split()
     done = tool("benchmark.py", *arguments, f"--json={tmp_path / 'kept.json'}")
     assert done.returncode == 0, done.stderr
-    kept = json.loads((tmp_path / "kept.json").read_text())
+    kept = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
     assert kept["machine"]["GEMM GFLOP/s"] > 1
     for row in kept["rows"]:
         assert columns <= row.keys()

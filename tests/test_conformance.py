@@ -156,7 +156,7 @@ def test_every_import_of_the_project_is_listed() -> None:
     for path in files:
         if "standalone" in path.parts:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("detectron2", "detrex"):
                 imported[node.module].update(alias.name for alias in node.names)
     missing = {m: names - set(USED.get(m, {})) for m, names in imported.items() if names - set(USED.get(m, {}))}
@@ -273,7 +273,7 @@ def test_scalars_are_written_as_json_lines(tmp_path: Path) -> None:
         storage.put_scalars(loss=2.0)
         writer.write()
     writer.close()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text(encoding="utf-8").splitlines()]
     assert lines == [{"iteration": 3, "loss": 3.0, "lr": 3.0}, {"iteration": 4, "loss": 2.5}]
 
 
@@ -305,7 +305,7 @@ def test_a_checkpoint_has_detectron2s_layout_and_resumes(tmp_path: Path) -> None
     assert {"model", "trainer", "iteration"} <= set(content)
     assert {"iteration", "optimizer", "hooks"} <= set(content["trainer"])
     assert content["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 4
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == "model_final.pth"
     assert (tmp_path / "model_0000001.pth").is_file()
 
     again, resumed, checkpointer = build()
@@ -378,7 +378,7 @@ def test_perfect_predictions_have_ap_100(tmp_path: Path) -> None:
     assert results["bbox"]["AP"] == pytest.approx(100)
     assert results["bbox"]["AP-a"] == pytest.approx(100)
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl"} <= set(results["bbox"])
-    saved = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    saved = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text(encoding="utf-8"))
     assert {d["category_id"] for d in saved} == {4, 9}
 
 

@@ -219,7 +219,7 @@ def test_shapes_are_the_same_for_the_same_seed_and_boxes_fit(shapes: Path, tmp_p
         pass
     for name in ("train/000000.jpg", "train/000002.jpg"):
         assert (tmp_path / name).read_bytes() == (shapes / name).read_bytes()
-    content = json.loads((shapes / "annotations" / "instances_train.json").read_text())
+    content = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     assert len({a["category_id"] for a in content["annotations"]}) == 6
     for annotation in content["annotations"]:

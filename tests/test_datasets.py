@@ -157,7 +157,7 @@ def test_difficult_objects_are_crowds_where_asked(tmp_path: Path) -> None:
 
 def test_other_boxes_of_persons(tmp_path: Path) -> None:
     source = write_crowdhuman(tmp_path)
-    lines = (tmp_path / "annotation_train.odgt").read_text().splitlines()
+    lines = (tmp_path / "annotation_train.odgt").read_text(encoding="utf-8").splitlines()
     kept = [json.loads(line) for line in lines]
     for image in kept:
         image["gtboxes"] = [person for person in image["gtboxes"] if person["tag"] == "person"]
@@ -176,7 +176,7 @@ def refuse(name: str, source: dict, message: str) -> None:
 def test_faults_of_voc_are_told_with_file_and_line(tmp_path: Path) -> None:
     source = write_voc(tmp_path)
     path = tmp_path / "Annotations" / "1.xml"
-    good = path.read_text()
+    good = path.read_text(encoding="utf-8")
     path.write_text(good.replace("dog", "horse"))
     refuse("voc", source, r"1\.xml:3: class 'horse' is none of cat, dog")
     path.write_text(good.replace("<xmax>60</xmax>", ""))
@@ -208,7 +208,7 @@ def test_faults_of_voc_are_told_with_file_and_line(tmp_path: Path) -> None:
 def test_faults_of_yolo_are_told_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     source = write_yolo(tmp_path)
     path = tmp_path / "labels" / "train" / "1.txt"
-    path.write_text(path.read_text() + "\n" + line + "\n")
+    path.write_text(path.read_text(encoding="utf-8") + "\n" + line + "\n")
     refuse("yolo", source, r"1\.txt:3: .*" + message)
 
 
@@ -233,7 +233,7 @@ def test_lists_of_images(tmp_path: Path) -> None:
 def test_faults_of_crowdhuman_are_told_with_file_and_line(tmp_path: Path) -> None:
     source = write_crowdhuman(tmp_path)
     path = tmp_path / "annotation_train.odgt"
-    good = path.read_text()
+    good = path.read_text(encoding="utf-8")
     for wrong, message in (
         ("{", r"odgt:4: Expecting"),
         ('{"ID": "0"}', r"odgt:4: there is no 'gtboxes'"),
@@ -246,7 +246,7 @@ def test_faults_of_crowdhuman_are_told_with_file_and_line(tmp_path: Path) -> Non
 
 def change_coco(source: dict, **annotation: object) -> None:
     path = Path(source["json_file"])
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["annotations"][2].update(annotation)
     path.write_text(json.dumps(content))
 
@@ -388,7 +388,7 @@ def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
     overrides = [f"dataloader.train.dataset.data_file={source['data_file']}"]
     done = tool("check_dataset.py", "--config-file", config, "--output", str(tmp_path / "check"), *overrides)
     assert done.returncode == 1, done.stderr
-    problems = (tmp_path / "check" / "problems.txt").read_text()
+    problems = (tmp_path / "check" / "problems.txt").read_text(encoding="utf-8")
     assert f"{labels}/0.txt:2: class 7 is not one of the 2 classes" in problems
     assert f"{labels}/0.txt:3: the box" in problems
     assert f"{labels}/1.txt:1: 'nothing' is no object" in problems

@@ -15,7 +15,7 @@ from deim.layers.ops.c_backend import deform_attn_c
 from deim.layers.ops.detrex_backend import with_equal_points
 from deim.layers.ops.torch_backend import deform_attn_torch
 from deim.layers.ops.triton_backend import deform_attn_triton
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_utf8
 
 SHAPES, POINTS = [(4, 6), (2, 3)], [3, 2]
 
@@ -133,6 +133,7 @@ def test_kernels_pass_on_what_is_no_number(name: str) -> None:
     assert found.isnan().sum() == 8
 
 
+@needs_utf8
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_are_operators_of_torch(name: str) -> None:
     inputs = [x.detach().float().to(DEVICES[name]).requires_grad_() for x in example(1, 3, 2, 8, SHAPES, POINTS)]

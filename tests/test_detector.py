@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deim.inference import to_deployment
 from deim.structures.predictions import Predictions
+from tests.conftest import needs_utf8
 from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
 
 LOSSES = {
@@ -159,6 +160,7 @@ def test_deployment_keeps_what_encoder_and_decoder_compute(name: str) -> None:
 
 
 @torch.no_grad()
+@needs_utf8
 def test_deployment_can_be_compiled() -> None:
     model = randomize(tiny_model()).eval()
     compiled = to_deployment(model, compile=True)

@@ -25,7 +25,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 def commands(page: Path) -> list[list[str]]:
     """The calls of our tools in a page's shell blocks, as words from the tool on."""
     found = []
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             place = next((i for i, word in enumerate(words) if word.startswith("tools/")), None)
@@ -50,7 +50,7 @@ def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/checkpoints.md", "docs/compose.md"])
 def test_python_on_the_pages_runs(name: str) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
         if "Predictor" in block:  # which needs a checkpoint: see tests/inference/test_pages.py
@@ -63,7 +63,7 @@ def test_python_on_the_pages_runs(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 

@@ -19,6 +19,7 @@ from deim.engine.hooks import PeriodicCheckpointer, cut_off
 from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule
+from tests.conftest import needs_utf8
 from tests.models import FAMILIES, batch, recipe, tiny_model
 
 DEIM_S = Schedule(epochs=132, warmup_iters=2000, warmup="quadratic", flat_epochs=64, no_aug_epochs=12, lr_gamma=0.5)
@@ -239,6 +240,7 @@ def test_a_run_goes_on_in_another_memory_format() -> None:
     torch.testing.assert_close(after.model.conv.weight, whole.model.conv.weight)
 
 
+@needs_utf8
 def test_a_compiled_model_trains_as_another() -> None:
     cfg = recipe(FAMILIES["dfine"], "train.device=cpu", "train.compile=True", "model.decoder.num_layers=2")
     losses = []
@@ -274,7 +276,7 @@ def test_metrics_are_cut_back_whatever_the_order_of_neighbours(tmp_path: Path) -
         with open(path, "a") as appending:  # as the writer of the run has it open
             cut_off(str(path), iteration)
             appending.write("next\n")
-        assert path.read_text() == "".join(lines[i] for i in kept) + "next\n"
+        assert path.read_text(encoding="utf-8") == "".join(lines[i] for i in kept) + "next\n"
     cut_off(str(tmp_path / "nowhere.json"), 1)
 
 
@@ -361,7 +363,9 @@ def test_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     assert checkpointer.newest_whole() is None
     for name in ("model_9999999", "model_0000004", "model_final", "model_10000004", "model_best"):
         checkpointer.save(name)
-    assert (tmp_path / "last_checkpoint").read_text() == "model_10000004.pth", "the best one is none to resume from"
+    assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == "model_10000004.pth", (
+        "the best one is none to resume from"
+    )
     assert checkpointer.newest_whole() == f"{tmp_path}/model_10000004.pth"
     (tmp_path / "model_10000004.pth").write_bytes(b"PK")
     assert checkpointer.newest_whole() == f"{tmp_path}/model_9999999.pth"

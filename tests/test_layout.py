@@ -30,7 +30,7 @@ MODELING = ("backbone", "encoder", "queries", "matching", "losses", "decoder", "
 def imported(path: Path, prefix: str) -> set[str]:
     """The rooms of the package ``prefix`` that a file imports from, wherever in the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:

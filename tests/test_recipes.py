@@ -275,4 +275,4 @@ def test_every_recipe_is_listed_here() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_a_recipe_fits_on_a_screen(name: str) -> None:
     (path,) = ROOT.glob(f"projects/*/configs/{name}.py")
-    assert len(path.read_text().splitlines()) <= 60
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60

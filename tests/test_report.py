@@ -25,8 +25,8 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_its_report_where_a_switch_says_so(run: Path) -> None:
-    text = (run / "report.html").read_text()
-    scores = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+    text = (run / "report.html").read_text(encoding="utf-8")
+    scores = [json.loads(line) for line in (run / "metrics.json").read_text(encoding="utf-8").splitlines()]
     best = max(line["bbox/AP"] for line in scores if "bbox/AP" in line)
     assert f"<b>{best:.1f}</b>AP" in text
     for heading in ("COCO&#x27;s figures", "Training", "Classes", "Errors", "Images with the most mistakes", "Samples"):
@@ -37,7 +37,7 @@ def test_a_run_leaves_its_report_where_a_switch_says_so(run: Path) -> None:
 
 
 def test_the_page_needs_nothing_else(run: Path) -> None:
-    text = (run / "report.html").read_text()
+    text = (run / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
     assert len(sources) >= 10
     assert all(source.startswith("data:image/") for source in sources)
@@ -49,7 +49,7 @@ def test_the_tool_reports_again_and_tells_what_is_missing(run: Path, tmp_path: P
     (tmp_path / "run" / "report.html").unlink()
     done = tool("report.py", str(tmp_path / "run"), "--weights", str(run / "model_final.pth"))
     assert done.returncode == 0, done.stderr
-    assert "model_final.pth" in (tmp_path / "run" / "report.html").read_text()
+    assert "model_final.pth" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     with pytest.raises(DeimError, match=r"holds no run: it has no config\.yaml"):
         write_report(tmp_path)
     for file in (tmp_path / "run").glob("model_*.pth"):
@@ -63,7 +63,7 @@ def test_what_comes_from_data_is_text_on_the_page(tmp_path: Path) -> None:
     page.table(["<script>"], [["a & b"]])
     page.folded("<i>", "<u>")
     page.write(tmp_path / "page.html")
-    text = (tmp_path / "page.html").read_text()
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "a &amp; b" in text
     assert "<i>" not in text

@@ -126,11 +126,11 @@ def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "run 3 of 3: " in done.stdout
     assert "| as it is      | x     | x           |      1 | " in done.stdout
-    assert (tmp_path / "table.md").read_text() in done.stdout
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") in done.stdout
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["mal off"]["states"] == {"mal": False, "denoising": True}
-    losses = (tmp_path / "mal-off" / "seed0" / "metrics.json").read_text()
+    losses = (tmp_path / "mal-off" / "seed0" / "metrics.json").read_text(encoding="utf-8")
     assert "loss_vfl" in losses
     assert "loss_mal" not in losses
     again = tool("ablate.py", "--run", *arguments)

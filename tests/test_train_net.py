@@ -60,7 +60,7 @@ def train_net(
 
 
 def metrics(output: Path, name: str = "total_loss") -> dict[int, float]:
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text(encoding="utf-8").splitlines()]
     return {line["iteration"]: line[name] for line in lines if name in line}
 
 
@@ -84,21 +84,23 @@ def test_a_run_leaves_what_detectron2_leaves(finished: Path) -> None:
     assert {"model", "ema_state", "trainer", "iteration"} <= set(content)
     assert content["trainer"]["hooks"]["EMAHook"] == {"updates": 6}
     assert content["iteration"] == 5
-    assert (finished / "last_checkpoint").read_text() == "model_final.pth", "the best one was written after it"
+    assert (finished / "last_checkpoint").read_text(encoding="utf-8") == "model_final.pth", (
+        "the best one was written after it"
+    )
 
 
 def test_eval_only_repeats_the_last_evaluation(shapes: Path, finished: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--eval-only", f"train.init_checkpoint={finished}/model_final.pth")
     assert done.returncode == 0, done.stderr
     row = next(line for line in reversed(done.stdout.splitlines()) if "copypaste: " in line)
-    trained = (finished / "log.txt").read_text()
+    trained = (finished / "log.txt").read_text(encoding="utf-8")
     assert row.split("copypaste: ")[1] in trained
 
 
 def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
     shapes: Path, finished: Path, tmp_path: Path
 ) -> None:
-    content = json.loads((shapes / "annotations" / "instances_train.json").read_text())
+    content = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
     content["categories"] = content["categories"][:2]
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] <= 2]
     (tmp_path / "two.json").write_text(json.dumps(content))
@@ -120,7 +122,7 @@ def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
 
 def test_checkpoints_say_what_they_are(shapes: Path, finished: Path) -> None:
     said = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
-    categories = json.loads((shapes / "annotations" / "instances_train.json").read_text())["categories"]
+    categories = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))["categories"]
     kept = said.pop("config")
     assert kept["model"]["decoder"]["queries"]["num_queries"] == 20, "as the command line says, not the recipe"
     assert kept["mapper"]["augmentations"][0]["shape"] == [64, 64]

@@ -74,7 +74,7 @@ def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
 
 
 def test_splits_of_other_categories_are_told(tmp_path: Path) -> None:
-    content = json.loads(Path(write_coco(tmp_path)["json_file"]).read_text())
+    content = json.loads(Path(write_coco(tmp_path)["json_file"]).read_text(encoding="utf-8"))
     content["categories"].reverse()
     (tmp_path / "val.json").write_text(json.dumps(content))
     assert list(discover(str(tmp_path)).classes) == list(CLASSES)
@@ -176,7 +176,7 @@ def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, 
     assert first.returncode == 0, first.stderr
     for split in ("train", "val"):
         (tmp_path / "mine" / "annotations").mkdir(parents=True, exist_ok=True)
-        content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text())
+        content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
         kept = {"star": 2, "circle": 7, "blob": 9}
         ids = {one["id"]: kept[one["name"]] for one in content["categories"] if one["name"] in kept}
         content["categories"] = [{"id": number, "name": name} for name, number in kept.items()]
@@ -195,7 +195,7 @@ def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, 
     assert sorted(metrics(output)) == [0, 1]
     said = torch.load(output / "model_final.pth", weights_only=True)["deim"]
     assert said["classes"] == ["star", "circle", "blob"]
-    assert "reference_batch_size: null" in (output / "config.yaml").read_text()
+    assert "reference_batch_size: null" in (output / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_a_folder_without_data_ends_with_a_message(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> N
     os.kill(ranks_of(process.pid)[-1], signal.SIGTERM)
     assert process.wait(timeout=60) == PREEMPTED, said(pieces)[-3000:]
     (told,) = set(re.findall(r"Ending after iteration (\d+), since SIGTERM", said(pieces)))
-    assert (pieces / "last_checkpoint").read_text() == f"model_{int(told):07d}.pth"
+    assert (pieces / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"
     assert train_net(shapes, pieces, "--resume", *settings).returncode == 0
     assert_same_run(whole, pieces, but_for=int(told))
 
@@ -98,7 +98,7 @@ def test_torchrun_starts_a_run_again_where_it_was(shapes: Path, tmp_path: Path) 
     """Without ``--resume``: a scheduler's script says the same each time."""
     process = start(shapes, tmp_path, *SETTINGS, PLANTED, command=TORCHRUN, environment={"PLANTED": "kill_first:1:14"})
     assert process.wait(timeout=200) == 0, said(tmp_path)[-3000:]
-    log = (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "Starting training from iteration 0" in log
     assert "Starting training from iteration 10" in log
     assert iterations_done(tmp_path) == 49
@@ -123,7 +123,7 @@ def test_a_number_that_is_not_finite_in_one_process_ends_all(shapes: Path, tmp_p
 
 def only_images(shapes: Path, folder: Path, split: str, kept: slice, without_objects: tuple[int, ...] = ()) -> Path:
     """An annotation file of some of the images; some of these without their objects."""
-    content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text())
+    content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
     content["images"] = content["images"][kept]
     ids = [image["id"] for number, image in enumerate(content["images"]) if number not in without_objects]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]

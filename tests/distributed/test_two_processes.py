@@ -25,7 +25,7 @@ COMPARABLE = [
 @pytest.fixture(scope="module")
 def equal_counts(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The images of the shapes with at least two objects, and two objects of each."""
-    content = json.loads((shapes / "annotations" / "instances_train.json").read_text())
+    content = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
     by_image: dict[int, list] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)

@@ -59,7 +59,7 @@ def start(
 
 def said(output: Path) -> str:
     """Everything that the runs in a folder have printed."""
-    return (output / "stdout.txt").read_text() + (output / "stderr.txt").read_text()
+    return (output / "stdout.txt").read_text(encoding="utf-8") + (output / "stderr.txt").read_text(encoding="utf-8")
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output: Path, seconds: float = 200) -> None:
@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output:
 def iterations_done(output: Path) -> int:
     """How many iterations ``metrics.json`` tells of."""
     file = output / "metrics.json"
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return max((json.loads(line)["iteration"] + 1 for line in lines if line.endswith("}")), default=0)
 
 
@@ -85,7 +85,7 @@ def members(group: int) -> dict[int, str]:
         if not entry.name.isdigit():
             continue
         try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             if int(fields[3]) == group and fields[0] != "Z":
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
@@ -95,7 +95,7 @@ def members(group: int) -> dict[int, str]:
 
 def children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+    return [int(child) for child in listed.read_text(encoding="utf-8").split()] if listed.exists() else []
 
 
 def all_end(group: int, seconds: float = 30) -> bool:
@@ -116,7 +116,7 @@ def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
 
 def scalars(output: Path) -> list[dict]:
     """The lines of ``metrics.json`` without how long things took."""
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 

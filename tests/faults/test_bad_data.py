@@ -18,6 +18,7 @@ from deim.data.loader import build_train_loader
 from deim.data.mapper import DetectionMapper
 from deim.data.records import annotation_arrays
 from deim.errors import DatasetError
+from tests.conftest import needs_utf8
 from tests.faults.test_bad_input import refused
 from tests.test_datasets import FORMATS, write_coco, write_images
 from tests.test_train_net import RECIPE, tool, train_net
@@ -111,7 +112,9 @@ PICTURES: dict[str, tuple[str, Callable[[Path], object], tuple[int, int] | str]]
 }
 
 
-@pytest.mark.parametrize("case", PICTURES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if PICTURES[case][0].isascii() else needs_utf8) for case in PICTURES]
+)
 def test_pictures(case: str, tmp_path: Path) -> None:
     name, write, outcome = PICTURES[case]
     write(tmp_path / name)
@@ -214,7 +217,7 @@ def test_annotations_of_coco(case: str, tmp_path: Path) -> None:
 def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, message: str, tmp_path: Path) -> None:
     source = write_coco(tmp_path)
     path = Path(source["json_file"])
-    coco = SimpleNamespace(path=path, content=json.loads(path.read_text()))
+    coco = SimpleNamespace(path=path, content=json.loads(path.read_text(encoding="utf-8")))
     ANNOTATIONS[case][0](coco)
     path.write_text(json.dumps(coco.content))
     done = tool(
@@ -223,7 +226,7 @@ def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, messa
         *(f"dataloader.train.dataset.{key}={value}" for key, value in source.items()),
     )
     assert done.returncode == 1, done.stderr
-    assert message in (tmp_path / "check" / "problems.txt").read_text()
+    assert message in (tmp_path / "check" / "problems.txt").read_text(encoding="utf-8")
 
 
 # format, file, text in it, other text -> message
@@ -276,7 +279,7 @@ def test_other_formats(case: str, tmp_path: Path) -> None:
     read, write = FORMATS[name]
     source = write(tmp_path)
     path = tmp_path / file
-    changed = edit(path.read_text())
+    changed = edit(path.read_text(encoding="utf-8"))
     path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
     with pytest.raises(DatasetError, match=message):
         read(str(tmp_path), **source)
@@ -287,7 +290,7 @@ def test_problems_up_to_a_limit_are_left_out(tmp_path: Path, caplog: pytest.LogC
     read, write = FORMATS["yolo"]
     source = write(tmp_path)
     labels = tmp_path / "labels" / "train" / "0.txt"
-    labels.write_text(labels.read_text() + "7 0.5 0.5 0.1 0.1\n0 nan 0.5 0.1 0.1\n0 0.5\n")
+    labels.write_text(labels.read_text(encoding="utf-8") + "7 0.5 0.5 0.1 0.1\n0 nan 0.5 0.1 0.1\n0 0.5\n")
     (tmp_path / "images" / "train" / "2.jpg").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"\+dataloader.train.dataset.problems_allowed=4 leaves them out"):
         read(f"{tmp_path}_all", **source, problems_allowed=3)

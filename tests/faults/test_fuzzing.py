@@ -206,7 +206,7 @@ def test_metrics_files_are_cut_anywhere(tmp_path: Path) -> None:
         whole = "".join(lines).encode()
         path.write_bytes(whole[:place] + more)
         cut_off(str(path), iteration)
-        kept = path.read_text().splitlines(keepends=True)
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)
         assert kept == lines[: len(kept)]
         whole_lines = place // len(lines[0])  # and one more, if what follows completes it
         assert min(iteration, whole_lines) <= len(kept) <= min(iteration, whole_lines + 1, 5)

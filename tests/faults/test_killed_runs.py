@@ -132,10 +132,10 @@ def test_preempted(number: signal.Signals, shapes: Path, tmp_path: Path, whole: 
     assert process.wait(timeout=60) == PREEMPTED, said(tmp_path)[-3000:]
     assert all_end(process.pid)
     (told,) = re.findall(rf"Ending after iteration (\d+), since {number.name} was received", said(tmp_path))
-    assert (tmp_path / "last_checkpoint").read_text() == f"model_{int(told):07d}.pth"
+    assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"
     assert int(told) < LAST_ITERATION
     finish(shapes, tmp_path, "train.checkpointer.period=1000")
-    assert f"Starting training from iteration {int(told) + 1}" in (tmp_path / "log.txt").read_text()
+    assert f"Starting training from iteration {int(told) + 1}" in (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert_same_run(whole, tmp_path, but_for=int(told))  # of which the end of the run has told in addition
 
 
@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_the_former_checkpoint_whole(shapes: Path, tmp_path: 
     (tmp_path / "model_0000009.pth.part").symlink_to("/dev/full")
     message = refused(train_net(shapes, tmp_path, *settings))
     assert f"cannot write {tmp_path}/model_0000009.pth: No space left on device" in message
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
+    assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == "model_0000004.pth"
     done = train_net(shapes, tmp_path, "--resume", *settings)
     assert done.returncode == 0, done.stderr
     assert "Starting training from iteration 5" in done.stdout

@@ -12,7 +12,7 @@ ITERATIONS = int(os.environ.get("DEIM_SOAK", "5000"))
 
 def taken(pid: int) -> tuple[float, int, int]:
     """Megabytes, descriptors and threads of a process."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
     return (
         int(status["VmRSS"].split()[0]) / 1024,
         len(list(Path(f"/proc/{pid}/fd").iterdir())),

@@ -188,7 +188,7 @@ def test_the_comparison_sees_other_scores_boxes_and_classes(checkpoint: Path) ->
 
         return compare(graph, session, metadata, 1)
 
-    assert changed() == Agreement(10, 10, 0.0, ["1 x 64 x 64"])
+    assert changed() == Agreement(30, 30, 0.0, ["1 x 64 x 64"]), "ten of each of three pictures"
     assert changed(scores=0.01).difference == pytest.approx(0.01, abs=1e-6)
     for other in (changed(scores=0.01), changed(labels=1), changed(boxes=0.5)):
         with pytest.raises(ExportError):
@@ -249,8 +249,8 @@ def test_an_engine_is_built_where_trtexec_is(checkpoint: Path, tmp_path: Path, m
     engine = str(tmp_path / "m.engine")
     exporting.export(str(checkpoint), None, engine, options)
     assert "GridSample" not in operators(tmp_path / "m.onnx")
-    assert Path(engine).read_text() == "engine\n"
-    said = Metadata.from_json(Path(engine + ".json").read_text(), engine)
+    assert Path(engine).read_text(encoding="utf-8") == "engine\n"
+    said = Metadata.from_json(Path(engine + ".json").read_text(encoding="utf-8"), engine)
     assert list(said.size) == [64, 64]
     command = trtexec_command(tmp_path / "m.onnx", engine, said, (1, 4, 16))
     assert command[3:] == [

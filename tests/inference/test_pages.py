@@ -29,7 +29,7 @@ def workplace(checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathF
 @pytest.mark.parametrize("page", ["docs/predict.md", "docs/export.md"])
 def test_python_on_the_page_runs(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
         exec(compile(block, page, "exec"), {})

@@ -25,7 +25,7 @@ def predictor(checkpoint: Path) -> Predictor:
 def test_all_kinds_of_files_say_the_same(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     assert Job(predictor, ["pictures", "coco", "csv", "yolo"], str(tmp_path)).run([str(photos)]) == 5
     wanted = predictor.predict(photos)
-    coco = json.loads((tmp_path / "coco.json").read_text())
+    coco = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))
     assert [one["file_name"] for one in coco["images"]] == [f"{n}.png" for n in range(5)]
     assert [one["name"] for one in coco["categories"]] == list(CLASSES)
     assert [one["score"] for one in coco["annotations"]] == [s for found in wanted for s in found.scores.tolist()]
@@ -33,7 +33,7 @@ def test_all_kinds_of_files_say_the_same(predictor: Predictor, photos: Path, tmp
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == [label for found in wanted for label in found.labels]
     assert float(rows[0]["right"]) == pytest.approx(float(wanted[0].boxes[0, 2]), abs=0.06)
-    assert (tmp_path / "classes.txt").read_text().split() == list(CLASSES)
+    assert (tmp_path / "classes.txt").read_text(encoding="utf-8").split() == list(CLASSES)
     for number, found in enumerate(wanted):
         height, width = found.image_size
         lines = np.loadtxt(tmp_path / "labels" / f"{number}.txt", ndmin=2).reshape(-1, 6)
@@ -47,7 +47,7 @@ def test_a_bad_file_is_skipped_and_told_at_the_end(predictor: Predictor, photos:
     job = Job(predictor, ["csv"], str(tmp_path / "out"))
     with pytest.raises(DatasetError, match=r"1 of 6 could not be read:\n  cannot read image .*broken.jpg"):
         job.run([str(tmp_path / "broken.jpg"), str(photos)])
-    assert "4.png" in (tmp_path / "out" / "detections.csv").read_text()
+    assert "4.png" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
 
 
 def test_only_the_classes_that_are_asked_for(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_video_comes_out_with_as_many_frames(predictor: Predictor, photos: Pat
     assert made.get(cv2.CAP_PROP_FRAME_COUNT) == 7
     assert made.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
     assert made.read()[1].shape == frame.shape
-    assert "film_000006" in (tmp_path / "out" / "detections.csv").read_text()
+    assert "film_000006" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
     with pytest.raises(DatasetError, match=r"the video nowhere\.mp4 cannot be opened"):
         job.run(["nowhere.mp4"])
 
