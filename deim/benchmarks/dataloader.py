@@ -137,13 +137,13 @@ def run(
         + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in decoding.items())
     )
     print(f"batches of {BATCH_SIZE}, 640 x 640, {num_workers} workers, {threads} threads per process")
-    epochs_to_fill = 3 * len(sizes) // BATCH_SIZE
+    batches_to_fill = 3 * len(sizes) // BATCH_SIZE
     rows = []
     for label, dense, decodes in (("mosaic + mixup", True, 2.5), ("neither", False, 1.0)):
         place = (json_file, image_root, dense, BATCH_SIZE, num_workers)
         sources: dict[str, tuple] = {"deim": (our_batches, 2, *place)}
         if image_cache:
-            sources["deim, images kept"] = (our_batches, epochs_to_fill, *place, image_cache)
+            sources["deim, images kept"] = (our_batches, batches_to_fill, *place, image_cache)
         if peer is not None:
             sources["official"] = (official_batches, 2, peer, *place)
         rates = {}

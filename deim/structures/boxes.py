@@ -26,7 +26,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     A pair of boxes that are both empty has IoU 0.
     """
-    return _iou(*_shared_and_union(a.unbind(dim=-1), b.unbind(dim=-1)))
+    return _share(*_shared_and_union(a.unbind(dim=-1), b.unbind(dim=-1)))
 
 
 def iou_and_generalized(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,16 +60,16 @@ def _shared_and_union(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
     return shared, _area(a) + _area(b) - shared
 
 
-def _iou(shared: Tensor, union: Tensor) -> Tensor:
-    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
 def _iou_and_generalized(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
     shared, union = _shared_and_union(a, b)
     low = [torch.minimum(one, other) for one, other in zip(a[:2], b[:2], strict=True)]
     high = [torch.maximum(one, other) for one, other in zip(a[2:], b[2:], strict=True)]
-    hull, overlap = _area([*low, *high]), _iou(shared, union)
-    return overlap, overlap - _iou(hull - union, hull)
+    hull, overlap = _area([*low, *high]), _share(shared, union)
+    return overlap, overlap - _share(hull - union, hull)
 
 
 def box_logits(boxes: Tensor, eps: float = 1e-5) -> Tensor:
