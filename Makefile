@@ -60,7 +60,7 @@ gpu: $(VENV)/.installed-dev
 	done
 	for size in n s l; do \
 		recipe=deim_dfine/deim_dfine_$${size}_coco; \
-		$(BENCHMARK) train-step --recipe $$recipe --device $(DEVICE) --amp bfloat16 --compile $(PEER) \
+		$(BENCHMARK) train-step --recipe $$recipe --device $(DEVICE) --amp bfloat16 --with train.compile=True $(PEER) \
 			--json output/gpu/train_step_$$size.json || exit 1; \
 		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --compile $(PEER) \
 			--json output/gpu/latency_$$size.json || exit 1; \

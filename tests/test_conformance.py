@@ -97,7 +97,11 @@ USED = {
         "ResNet": ["stem", "stages", "out_features", "freeze_at"],
         "SwinTransformer": ["embed_dim", "depths", "num_heads", "window_size", "drop_path_rate", "out_indices"],
     },
-    "detectron2.modeling.backbone.resnet": {"BasicBlock": ["in_channels", "out_channels", "stride", "norm"]},
+    "detectron2.modeling.backbone.resnet": {
+        "BasicBlock": ["in_channels", "out_channels", "stride", "norm"],
+        "BottleneckBlock": [],
+    },
+    "detectron2.modeling.backbone.swin": {"SwinTransformerBlock": []},
     "detectron2.structures": {
         "BoxMode": [],
         "Boxes": ["tensor"],

@@ -31,7 +31,7 @@ def run_dataloader(args: argparse.Namespace) -> None:
 
 def run_training(args: argparse.Namespace) -> None:
     batch = (args.images, args.objects, args.size)
-    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.compile, args.json)
+    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.others, args.json)
 
 
 def run_latency(args: argparse.Namespace) -> None:
@@ -43,7 +43,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
     parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
     parser.add_argument("--size", type=int, default=640, help="of the square images")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
     add_options(parser)
 
 
@@ -79,10 +78,19 @@ if __name__ == "__main__":
     step.add_argument("--images", type=int, default=4)
     step.add_argument("--objects", type=int, default=20, help="of each image")
     step.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
+    step.add_argument(
+        "--with",
+        dest="others",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the recipe to measure as well, such as train.compile=True; may be repeated",
+    )
     step.set_defaults(action=run_training)
     deployed = subparsers.add_parser("latency", help="forward pass of the deployed model")
     add_model_options(deployed)
     deployed.add_argument("--batch", type=int, default=1)
+    deployed.add_argument("--compile", action="store_true", help="measure torch.compile, too")
     deployed.set_defaults(action=run_latency)
     exporting = subparsers.add_parser("export", help="exported files in ONNX Runtime and OpenVINO, on the CPU")
     exporting.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")

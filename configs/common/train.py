@@ -30,6 +30,8 @@ train = dict(
         fp16_compression=False,
     ),
     sync_bn=True,
+    # parts such as backbone, encoder and decoder whose activations are not kept, but computed again in the backward pass
+    activation_checkpointing=[],
     # each batch in so many parts, for little memory
     accumulation_steps=1,
     clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),

@@ -137,8 +137,18 @@ def _ours(
     return OurStep(config, prepare_for_training(config, model), batch, amp, watch)
 
 
+# {name of a step of ours: what it overrides of the recipe}
+Forms = Mapping[str, Sequence[str]]
+
+
+def forms_of(others: Sequence[str]) -> Forms:
+    """The recipe's own step, in the other memory format, and with each of these overrides."""
+    forms = {"deim": [], "deim, contiguous": ["train.memory_format=contiguous"]}
+    return forms | {f"deim, {override}": [override] for override in others}
+
+
 def measure(
-    recipe: str, peer: str | None, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, compile: bool
+    recipe: str, peer: str | None, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, forms: Forms
 ) -> dict[str, list[dict[str, float]]]:
     """Seconds of the phases of every round, of each of several steps that take turns.
 
@@ -153,8 +163,6 @@ def measure(
         official = official_config(peer, recipe, batch[2])
         weights = copy.deepcopy(official.model.state_dict())
         steps["official"] = OfficialStep(official, example, amp, watch)
-    forms = {"deim": [], "deim, contiguous": ["train.memory_format=contiguous"]}
-    forms |= {"deim, compiled": ["train.compile=True"]} if compile else {}
     for name, overrides in forms.items():
         steps[name] = _ours(recipe, overrides, weights, example, amp, watch)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
@@ -167,7 +175,14 @@ def measure(
     return found
 
 
-def peak_memory(recipe: str, peer: str | None, batch: tuple[int, int, int], device: str, amp: str | None) -> float:
+def peak_memory(
+    recipe: str,
+    peer: str | None,
+    batch: tuple[int, int, int],
+    device: str,
+    amp: str | None,
+    overrides: Sequence[str] = (),
+) -> float:
     """MiB that a process comes to need for three steps beyond what it needs for the model: of the official code if
     ``peer`` names a checkout, else of ours. Call it in a process of its own."""
     watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
@@ -175,7 +190,7 @@ def peak_memory(recipe: str, peer: str | None, batch: tuple[int, int, int], devi
     if peer is not None:
         step = OfficialStep(official_config(peer, recipe, batch[2]), example, amp, watch)
     else:
-        step = _ours(recipe, [], None, example, amp, watch)
+        step = _ours(recipe, overrides, None, example, amp, watch)
     before = _resident()
     for _ in range(3):
         step()
@@ -196,21 +211,28 @@ def run(
     rounds: int,
     device: str,
     amp: str | None,
-    compile: bool,
+    others: Sequence[str],
     path: str | None,
 ) -> None:
     """Print the smallest of several rounds of each phase, their ratios to the official code's, and memory.
+
+    Args:
+        others: overrides of the recipe, each of which is measured as well.
 
     Raises:
         ConfigError: ``peer`` is no checkout of the official code.
     """
     if peer is not None:
         require_checkout(peer)
+    forms = forms_of(others)
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        memory = {"deim": pool.submit(peak_memory, recipe, None, batch, device, amp).result()}
+        memory = {
+            name: pool.submit(peak_memory, recipe, None, batch, device, amp, overrides).result()
+            for name, overrides in forms.items()
+        }
         if peer is not None:
             memory["official"] = pool.submit(peak_memory, recipe, peer, batch, device, amp).result()
-    times = measure(recipe, peer, batch, rounds, device, amp, compile)
+    times = measure(recipe, peer, batch, rounds, device, amp, forms)
     totals = {name: [sum(phases.values()) for phases in values] for name, values in times.items()}
     found = []
     for name, values in times.items():
@@ -219,5 +241,5 @@ def run(
         if peer is not None:
             row["/ official"] = min(totals[name]) / min(totals["official"])
         row |= {f"{phase}, ms": 1e3 * min(one[phase] for one in values) for phase in PHASES}
-        found.append(row | {"memory, MiB": memory.get(name, "")})
+        found.append(row | {"memory, MiB": memory[name]})
     report(found, path, torch.device(device))

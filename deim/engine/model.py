@@ -8,6 +8,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from deim.config import build
+from deim.engine.activation_checkpointing import checkpoint_activations
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -28,9 +29,14 @@ def build_model(cfg: Any) -> nn.Module:
 
 
 def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
-    """With synchronised normalisation if asked for and possible, and ``train.compile``."""
+    """With synchronised normalisation if asked for and possible, ``train.activation_checkpointing`` and ``train.compile``.
+
+    Raises:
+        ConfigError: activations of a part cannot be computed again.
+    """
     if cfg.train.sync_bn and comm.get_world_size() > 1 and torch.cuda.is_available():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    checkpoint_activations(model, cfg.train.activation_checkpointing)
     if cfg.train.compile:
         limits = torch._dynamo.config
         limits.cache_size_limit = max(limits.cache_size_limit, _GRAPHS)

@@ -76,6 +76,10 @@ def check_settings(cfg: Any, training: bool) -> None:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and value < 1:
             raise ConfigError(f"{key} must be at least 1, got {value}")
+    if cfg.train.compile and cfg.train.activation_checkpointing:
+        raise ConfigError(
+            "train.compile decides by itself which activations are kept: take out train.activation_checkpointing"
+        )
     if cfg.train.model_ema.enabled and not 0 < cfg.train.model_ema.decay < 1:
         raise ConfigError(f"train.model_ema.decay must be between 0 and 1, got {cfg.train.model_ema.decay}")
     for key in ("model", "dataloader.test", *(_BUILT_IN_TRAINING if training else ())):

@@ -26,6 +26,8 @@ MISTAKES = {
     "dataloader.test.total_batch_size=0": "dataloader.test.total_batch_size must be at least 1, got 0",
     "dataloader.train.num_workers=-1": "dataloader.train of the config cannot be built",
     "train.memory_format=upside_down": "train.memory_format='upside_down'; choose one of channels_last, contiguous",
+    "train.compile=true train.activation_checkpointing=[backbone]": "take out train.activation_checkpointing",
+    "train.activation_checkpointing=[neck]": "train.activation_checkpointing: the model has no neck",
     "model=null": "model of the config describes nothing to build",
     "model.num_classes=0": "set model.num_classes=6",
     "model.backbone.name=B9": "model.backbone of the config cannot be built: Unknown HGNetV2 'B9'; choose one of B0",

@@ -68,7 +68,7 @@ class _WindowAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(batch, count, -1, dim))
 
 
-class _Block(nn.Module):
+class SwinTransformerBlock(nn.Module):
     """Attention in windows, which every other block shifts by half their size, and a feed-forward part."""
 
     def __init__(self, dim, num_heads, window_size, shift, drop_path):
@@ -140,7 +140,8 @@ class _Stage(nn.Module):
         super().__init__()
         shifts = (0, window_size // 2)
         self.blocks = nn.ModuleList(
-            _Block(dim, num_heads, window_size, shifts[index % 2], rate) for index, rate in enumerate(drop_paths)
+            SwinTransformerBlock(dim, num_heads, window_size, shifts[index % 2], rate)
+            for index, rate in enumerate(drop_paths)
         )
         self.downsample = _PatchMerging(dim) if downsample else None
 

@@ -1,0 +1,79 @@
+"""Memory for time: blocks whose activations are not kept for the backward pass, but computed once more there."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+from detectron2.modeling.backbone.swin import SwinTransformerBlock
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from deim.errors import ConfigError
+from deim.layers import CSPRepLayer, RepELAN
+from deim.modeling.backbone.hgnetv2 import HGBlock
+from deim.modeling.backbone.presnet import ResidualBlock
+from deim.modeling.decoder.layer import DecoderLayer
+from deim.modeling.encoder.deformable import DeformableEncoderLayer
+from deim.modeling.encoder.transformer import TransformerEncoderLayer
+
+logger = logging.getLogger("detectron2.deim")
+
+BLOCKS: tuple[type[nn.Module], ...] = (
+    *(HGBlock, ResidualBlock, BasicBlock, BottleneckBlock, SwinTransformerBlock),
+    *(TransformerEncoderLayer, DeformableEncoderLayer, CSPRepLayer, RepELAN),
+    DecoderLayer,
+)
+
+
+def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
+    """Keep of every block in these parts no more than its inputs, in place (arXiv 1604.06174, section 4).
+
+    Losses, gradients and statistics of normalisation stay what they are: random numbers are drawn again as they
+    were, and batches are counted once.
+
+    Args:
+        parts: names of modules, such as "backbone", "encoder" and "decoder".
+
+    Raises:
+        ConfigError: there is no such part, or it has none of the ``BLOCKS``.
+    """
+    for name in parts:
+        part = dict(model.named_modules()).get(name)
+        blocks = [] if part is None else [module for module in part.modules() if isinstance(module, BLOCKS)]
+        if not blocks:
+            raise ConfigError(
+                f"train.activation_checkpointing: the model has no {name}"
+                if part is None
+                else f"train.activation_checkpointing: {name} is a {type(part).__name__} without blocks that are known; "
+                "its own configuration may have a switch such as use_checkpoint"
+            )
+        for block in blocks:
+            again = partial(_contexts, block)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=again)
+        logger.info(f"Activations of {len(blocks)} blocks of model.{name} are computed again in the backward pass")
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Around a block's first pass, and around its second."""
+    return nullcontext(), _batches_counted_once(block)
+
+
+@contextmanager
+def _batches_counted_once(block: nn.Module) -> Iterator[None]:
+    """Normalisation updates copies of its statistics within, which nobody keeps."""
+    kept = [
+        (norm, name, statistic)
+        for norm in block.modules()
+        if isinstance(norm, _BatchNorm) and norm.training
+        for name, statistic in norm.named_buffers(recurse=False)
+    ]
+    try:
+        for norm, name, statistic in kept:
+            setattr(norm, name, statistic.clone())
+        yield
+    finally:
+        for norm, name, statistic in kept:
+            setattr(norm, name, statistic)
