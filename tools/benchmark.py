@@ -15,7 +15,6 @@ import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they 
 from deim.benchmarks import attention, complexity, criterion, dataloader, evaluator, export, latency, memory, training
 from deim.command_line import run_tool
 from deim.errors import ConfigError
-from deim.layers.ops import EXPORT_FORMS
 
 
 def run_dataloader(args: argparse.Namespace) -> None:
@@ -96,7 +95,7 @@ if __name__ == "__main__":
     exporting.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
     exporting.add_argument("--peer", help="a checkout of the official DEIM code, to export as well; needs torchvision")
     exporting.add_argument("--size", type=int, default=640, help="of the square images")
-    exporting.add_argument("--attention", choices=tuple(EXPORT_FORMS), default="grid_sample")
+    exporting.add_argument("--attention", choices=("grid_sample", "gather"), default="grid_sample")
     exporting.add_argument("--rounds", type=int, default=10, help="which all that is measured goes through in turns")
     exporting.add_argument("--json", help="file to write the figures to, with those of the machine")
     exporting.set_defaults(

@@ -51,7 +51,9 @@ if __name__ == "__main__":
     parser.set_defaults(precision="float32")
     parser.add_argument("--raw", action="store_true", help="logits and boxes of all queries, without post-processing")
     parser.add_argument(
-        "--attention", choices=tuple(EXPORT_FORMS), help="default: gather for TensorRT, else grid_sample"
+        "--attention",
+        choices=tuple(EXPORT_FORMS),
+        help="default: gather for TensorRT, else grid_sample; plugin is for TensorRT alone",
     )
     parser.add_argument("--opset", type=int, default=OPSETS.start)
     parser.add_argument("--images", help="a folder of pictures to check with, and for int8 to take ranges from")

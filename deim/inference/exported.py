@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deim.errors import CheckpointError, ConfigError
 from deim.inference.export.metadata import KEY, STRIDE, Metadata
+from deim.inference.export.plugin import runnable
 from deim.inference.pictures import network_input
 
 
@@ -114,7 +115,7 @@ def start_onnx(path: str, on_gpu: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(path, options, providers=providers)
+    return onnxruntime.InferenceSession(runnable(path), options, providers=providers)
 
 
 def compile_openvino(model: Any, name: str = "CPU") -> Any:

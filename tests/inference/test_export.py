@@ -204,7 +204,7 @@ def test_the_size_is_that_of_the_recipes_test_images() -> None:
 
 MISTAKES = {
     "size": (ExportOptions(size=(100, 128)), "m.onnx", "must be multiples of 32"),
-    "attention": (ExportOptions(attention="nearby"), "m.onnx", "choose one of grid_sample, gather"),
+    "attention": (ExportOptions(attention="nearby"), "m.onnx", "choose one of grid_sample, gather, plugin"),
     "opset": (ExportOptions(opset=11), "m.onnx", "choose one from 18 to 23"),
     "precision": (ExportOptions(precision="float8"), "m.onnx", "choose one of float32, float16, int8"),
     "batch": (ExportOptions(batch=0), "m.onnx", "batch=0"),

@@ -52,6 +52,8 @@ def export(
         raise ConfigError(
             "TensorRT makes its own int8 of a float32 file: export .onnx, then trtexec --int8 --calib=..."
         )
+    if suffix == ".xml" and options.attention == "plugin":
+        raise ConfigError("attention='plugin' is a node that only TensorRT knows: export .engine or .onnx")
     pictures = [as_rgb(one) for one in itertools.islice(listed(images), _FEW)] if images else []
     trained = load_trained(model, weights)
     with tempfile.TemporaryDirectory() as folder:

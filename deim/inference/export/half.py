@@ -8,13 +8,15 @@ import numpy as np
 
 from deim.errors import ConfigError
 from deim.inference.export.graph import example
+from deim.inference.export.plugin import define_plugin
+from deim.layers.ops.plugin import OPERATOR
 
 # Largest float16, and how much of it a value may take on sample pictures: others have larger ones.
 _LARGEST, _SHARE = 65504.0, 0.1
 # float32, as ONNX numbers it, and what the casts to float16 are called that the converter inserts.
 _FLOAT, _INSERTED = 1, "_cast_to_fp16_node"
 # Operators of which float16 is coarser than what they decide on.
-_IN_SINGLE = ("TopK", "GridSample", "Range", "Resize")
+_IN_SINGLE = ("TopK", "GridSample", "Range", "Resize", OPERATOR)
 
 
 def to_half(path: str | Path) -> None:
@@ -80,7 +82,9 @@ def _large_values(model: Any) -> set[str]:
         )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        define_plugin(watched).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     taken = session.get_inputs()[0]
     batch, _, height, width = (side if isinstance(side, int) else None for side in taken.shape)
     images = example(batch or 1, (height or 640, width or 640)).numpy()

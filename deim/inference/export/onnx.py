@@ -23,7 +23,7 @@ from deim.inference.export.int8 import to_int8
 from deim.inference.export.metadata import KEY, STRIDE, Metadata
 from deim.inference.pictures import network_input
 from deim.inference.source import TrainedModel
-from deim.layers.ops import EXPORT_FORMS, exported_as
+from deim.layers.ops import EXPORT_FORMS, exported_as, plugin
 from deim.modeling.detector import DEIMDetector
 
 # LayerNormalization is one node since 17; torch's exporter begins with 18.
@@ -61,6 +61,8 @@ class ExportOptions:
         """
         if self.attention not in EXPORT_FORMS:
             raise ConfigError(f"attention={self.attention!r}; choose one of {', '.join(EXPORT_FORMS)}")
+        if self.attention == "plugin":
+            self._check_plugin()
         if self.opset not in OPSETS:
             raise ConfigError(f"opset={self.opset}; choose one from {OPSETS.start} to {OPSETS[-1]}")
         if self.precision not in PRECISIONS:
@@ -69,6 +71,13 @@ class ExportOptions:
             raise ConfigError(f"batch={self.batch} must be at least 1")
         if self.size is not None and any(side < STRIDE or side % STRIDE for side in self.size):
             raise ConfigError(f"size={self.size[0]} x {self.size[1]}: height and width must be multiples of {STRIDE}")
+
+    def _check_plugin(self) -> None:
+        if self.precision == "int8":
+            raise ConfigError("attention='plugin' is for TensorRT, and int8 for ONNX Runtime and OpenVINO: choose one")
+        reason = plugin.problem()
+        if reason is not None:
+            raise ConfigError(f"attention='plugin': {reason}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,10 @@ def export_onnx(
 def _graph_of(model: nn.Module, options: ExportOptions) -> DetectionGraph:
     if isinstance(model, DEIMDetector):
         return DEIMGraph(model, options.postprocess)
+    if options.attention == "plugin":
+        raise ConfigError(
+            f"{type(model).__name__} is a model of detrex, whose attention is exported as grid_sample or gather"
+        )
     if options.dynamic_batch or options.dynamic_size:
         raise ConfigError(
             f"{type(model).__name__} is a model of detrex, of which a graph is for a fixed number of images of one size: "

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deim.layers.ops import c_backend, detrex_backend, triton_backend
 from deim.layers.ops.operator import DeformAttn
+from deim.layers.ops.plugin import deform_attn_plugin
 from deim.layers.ops.torch_backend import deform_attn_gather, deform_attn_nearest, deform_attn_torch
 from deim.layers.tracing import is_exporting
 
@@ -51,8 +52,13 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(deform_attn_torch),
 }
 
-# What an exported graph is made of: GridSample, the smallest graph, or none, for what is not good at it.
-EXPORT_FORMS: dict[str, DeformAttn] = {"grid_sample": deform_attn_torch, "gather": deform_attn_gather}
+# What an exported graph is made of: GridSample, the smallest graph; without it, for what is not good at it; and TensorRT's
+# plug-in, for nothing else.
+EXPORT_FORMS: dict[str, DeformAttn] = {
+    "grid_sample": deform_attn_torch,
+    "gather": deform_attn_gather,
+    "plugin": deform_attn_plugin,
+}
 _export_form = ["grid_sample"]
 
 

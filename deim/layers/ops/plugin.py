@@ -1,0 +1,64 @@
+"""The deformable-attention operator as one node of an exported graph: the plug-in that comes with TensorRT."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# TensorRT goes by the operator's name alone.
+DOMAIN, OPERATOR = "trt.plugins", "MultiscaleDeformableAttnPlugin_TRT"
+
+
+def problem() -> str | None:
+    """Why the node cannot be written here; None if it can."""
+    if hasattr(torch.onnx, "ops") and hasattr(torch.onnx.ops, "symbolic"):
+        return None
+    return f"torch {torch.__version__} cannot write operators that are not its own: 2.8 and later can"
+
+
+def deform_attn_plugin(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+) -> Tensor:
+    """See :func:`deim.layers.ops.deform_attn`; only within an export.
+
+    The plug-in takes as many points of each level: those of weight zero make up for the others.
+    """
+    sides = [_int32(side, value.device) for shape in spatial_shapes for side in shape]
+    starts = [
+        _int32(sum(h * w for h, w in spatial_shapes[:level]), value.device) for level in range(len(spatial_shapes))
+    ]
+    symbolic: Any = torch.onnx.ops.symbolic
+    attended = symbolic(
+        f"{DOMAIN}::{OPERATOR}",
+        (
+            value,
+            torch.stack(sides).view(-1, 2),
+            torch.stack(starts),
+            _by_level(locations, num_points, axis=3),
+            _by_level(weights, num_points, axis=3),
+        ),
+        dtype=value.dtype,
+        shape=(value.shape[0], locations.shape[1], *value.shape[2:]),
+        version=1,
+    )
+    return attended.flatten(2)
+
+
+def _int32(number: int, device: torch.device) -> Tensor:
+    """A number, or what stands for one while a graph is traced."""
+    return torch.full((), number, dtype=torch.int32, device=device)
+
+
+def _by_level(points: Tensor, num_points: Sequence[int], axis: int) -> Tensor:
+    """(..., P, ...) with the points of all levels at ``axis`` -> (..., L, N, ...), filled up with zeros."""
+    most, after = max(num_points), points.dim() - axis - 1
+    levels = [
+        F.pad(level, (0, 0) * after + (0, most - level.shape[axis])) for level in points.split(list(num_points), axis)
+    ]
+    return torch.stack(levels, dim=axis)
