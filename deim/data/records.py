@@ -29,8 +29,9 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
     size = stated_size(record)
     if size is not None:
         boxes = boxes.clip(0, np.array(size[::-1] * 2))
+    boxes = boxes.astype(np.float32)  # before areas are looked at: a side may be too short for it
     kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return boxes[kept].astype(np.float32), classes[kept]
+    return boxes[kept], classes[kept]
 
 
 def boxes_of(annotations: Sequence[dict]) -> np.ndarray:

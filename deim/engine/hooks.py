@@ -3,11 +3,11 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase, TrainerBase, hooks
 
 from deim.checkpoint.run_checkpointer import RunCheckpointer, replacing
 
@@ -52,6 +52,62 @@ class BestCheckpointer(hooks.BestCheckpointer):
                 file.write(json.dumps({"value": self.best_metric, "iteration": self.best_iter}).encode())
 
 
+class PeriodicWriter(hooks.PeriodicWriter):
+    """detectron2's, which also writes when there are results of an evaluation: they would be lost with the run.
+
+    Args:
+        eval_period: as of :class:`EvaluationRecord`.
+        metrics_file: where one of the writers writes JSON; may not be there yet.
+
+    Attributes:
+        written: the iteration at whose end it last wrote, also in a run before this one; -1 for none.
+    """
+
+    def __init__(self, writers: Sequence, period: int, eval_period: int, metrics_file: str):
+        super().__init__(writers, period)
+        self._every, self._eval_period, self.metrics_file = period, eval_period, metrics_file
+        self.written = -1
+
+    def before_train(self) -> None:
+        self.written = self._last_due_before(self.trainer.start_iter)
+
+    def after_step(self) -> None:
+        if self._is_due(self.trainer.iter):
+            self.write()
+
+    def write(self) -> None:
+        for writer in self._writers:
+            writer.write()
+        self.written = self.trainer.iter
+
+    def write_again(self) -> None:
+        """Write what is known at the present iteration in place of what was written at its end."""
+        self.forget_from(self.trainer.iter)
+        self.write()
+
+    def forget_from(self, iteration: int) -> None:
+        """Cut off what was written at the end of an iteration and of those after it."""
+        cut_off(self.metrics_file, self._last_due_before(iteration) + 1)
+
+    def has_lost(self, iteration: int) -> bool:
+        """Whether nothing was written at the end of an iteration, though it was due: the run was killed before. After
+        evaluations, that is for :class:`EvaluationRecord` to see."""
+        is_due = iteration >= 0 and self._is_due(iteration)
+        awaits_evaluation = evaluates_after(iteration, self._eval_period, self.trainer.max_iter)
+        return is_due and not awaits_evaluation and not tells_of(self.metrics_file, iteration)
+
+    def _last_due_before(self, iteration: int) -> int:
+        return next((before for before in reversed(range(iteration)) if self._is_due(before)), -1)
+
+    def _is_due(self, iteration: int) -> bool:
+        following = iteration + 1
+        return (
+            following % self._every == 0
+            or following == self.trainer.max_iter
+            or evaluates_after(iteration, self._eval_period, self.trainer.max_iter)
+        )
+
+
 class EvaluationRecord(HookBase):
     """Makes sure that no evaluation is lost, and none done twice.
 
@@ -63,7 +119,8 @@ class EvaluationRecord(HookBase):
     Args:
         eval_period: iterations between evaluations; 0 for none before the end.
         checkpointer: None on processes that do not save.
-        metrics_file: may hold results of this evaluation already, which are cut off; None on processes that write none.
+        writing: one of ``evaluating``; what it has written of this evaluation already is replaced. None on processes
+            that do not write.
         evaluating: hooks that evaluate, and that use the results, in order.
     """
 
@@ -71,11 +128,11 @@ class EvaluationRecord(HookBase):
         self,
         eval_period: int,
         checkpointer: RunCheckpointer | None,
-        metrics_file: str | None,
+        writing: PeriodicWriter | None,
         evaluating: Sequence[HookBase],
     ):
         self.eval_period, self.checkpointer, self.evaluating = eval_period, checkpointer, evaluating
-        self.metrics_file = metrics_file
+        self.writing = writing
         self.evaluated = -1
 
     def _is_due(self, iteration: int) -> bool:
@@ -86,13 +143,13 @@ class EvaluationRecord(HookBase):
         if last < 0 or not self._is_due(last) or self.evaluated >= last:
             return
         logger.info(f"The run ended before the evaluation of iteration {last} was done: it is done now")
-        if self.metrics_file is not None:
-            cut_off(self.metrics_file, last)
-        self.trainer.iter = self.trainer.storage.iter = last
-        for hook in self.evaluating:
-            hook.after_step()
-        self._done(last)
-        self.trainer.iter = self.trainer.storage.iter = last + 1
+        with at_iteration(self.trainer, last):
+            for hook in self.evaluating:
+                if hook is self.writing:
+                    self.writing.write_again()
+                else:
+                    hook.after_step()
+            self._done(last)
 
     def after_step(self) -> None:
         if self._is_due(self.trainer.iter):
@@ -110,25 +167,6 @@ class EvaluationRecord(HookBase):
         self.evaluated = state_dict["evaluated"]
 
 
-class PeriodicWriter(hooks.PeriodicWriter):
-    """detectron2's, which also writes when there are results of an evaluation: they would be lost with the run.
-
-    Args:
-        eval_period: as of :class:`EvaluationRecord`.
-    """
-
-    def __init__(self, writers: Sequence, period: int, eval_period: int):
-        super().__init__(writers, period)
-        self._eval_period = eval_period
-
-    def after_step(self) -> None:
-        if evaluates_after(self.trainer.iter, self._eval_period, self.trainer.max_iter):
-            for writer in self._writers:
-                writer.write()
-        else:
-            super().after_step()
-
-
 # How long things took says nothing of another time.
 _OF_THE_MACHINE = {"time", "data_time", "rank_data_time"}
 
@@ -136,26 +174,35 @@ _OF_THE_MACHINE = {"time", "data_time", "rank_data_time"}
 class MetricsContinuation(HookBase):
     """Makes ``metrics.json`` of a run that went on the file of one that never stopped.
 
-    What it says of iterations that are done again is cut off, and the latest values of what is written as a median
-    over many iterations are kept in checkpoints.
+    What it says of iterations that are done again is cut off. Checkpoints keep the latest values of what is written as a
+    median over many iterations, and what has not been written yet; a line that was due when the run was killed is
+    written when it goes on.
 
     Register it after the hooks that put values at every iteration, and before the others.
 
     Args:
-        metrics_file: may not be there yet; None on processes that write none.
+        writing: None on processes that do not write.
         window_size: values kept of each scalar.
     """
 
-    def __init__(self, metrics_file: str | None, window_size: int = 20):
-        self.metrics_file, self.window_size = metrics_file, window_size
+    def __init__(self, writing: PeriodicWriter | None, window_size: int = 20):
+        self.writing, self.window_size = writing, window_size
         self._put_always: list[str] = []
         self._kept: dict[str, dict] = {}
 
     def before_train(self) -> None:
-        if self.metrics_file is not None and self.trainer.start_iter > 0:
-            cut_off(self.metrics_file, self.trainer.start_iter)
-        if self.trainer.start_iter >= self.trainer.max_iter:
+        start, writing = self.trainer.start_iter, self.writing
+        if start > 0 and writing is not None:
+            writing.forget_from(start)
+        is_lost = writing is not None and writing.has_lost(start - 1)
+        if start >= self.trainer.max_iter and not is_lost:
             return  # they are written, and no others will come
+        self._restore()
+        if writing is not None and is_lost:
+            with at_iteration(self.trainer, start - 1):
+                writing.write_again()
+
+    def _restore(self) -> None:
         self._put_always = list(self._kept)
         for name, kept in self._kept.items():
             for value, iteration in kept["values"]:
@@ -170,16 +217,25 @@ class MetricsContinuation(HookBase):
         ]
 
     def state_dict(self) -> dict:
-        if not self._put_always:
+        names = list(dict.fromkeys([*self._put_always, *self._unwritten()]))
+        if not names:
             return {}
         storage = self.trainer.storage
         smooth, histories = storage.smoothing_hints(), storage.histories()
         return {
             "kept": {
                 name: {"values": histories[name].values()[-self.window_size :], "smooth": smooth[name]}
-                for name in self._put_always
+                for name in names
             }
         }
+
+    def _unwritten(self) -> list[str]:
+        written = math.inf if self.writing is None else self.writing.written
+        return [
+            name
+            for name, (_, when) in self.trainer.storage.latest().items()
+            if when > written and name not in _OF_THE_MACHINE
+        ]
 
     def load_state_dict(self, state_dict: dict) -> None:
         self._kept = state_dict["kept"]
@@ -195,6 +251,22 @@ def cut_off(metrics_file: str, iteration: int) -> None:
         file.seek(sum(map(len, lines[:first])))
         file.write(b"".join(line for line, drop in zip(lines[first:], dropped[first:], strict=True) if not drop))
         file.truncate()
+
+
+def tells_of(metrics_file: str, iteration: int) -> bool:
+    """Whether a ``metrics.json`` has a whole line of an iteration."""
+    with suppress(FileNotFoundError), open(metrics_file, "rb") as file:
+        return any(_iteration_of(line) == iteration for line in file)
+    return False
+
+
+@contextmanager
+def at_iteration(trainer: TrainerBase, iteration: int) -> Iterator[None]:
+    """The trainer, and what it stores, are at the end of an iteration that it has done before."""
+    present = trainer.iter
+    trainer.iter = trainer.storage.iter = iteration
+    yield
+    trainer.iter = trainer.storage.iter = present
 
 
 def _iteration_of(line: bytes) -> float:

@@ -197,13 +197,13 @@ def _hooks(
             return evaluate(cfg, model)
 
     options, period = cfg.train.model_ema, cfg.train.eval_period
-    saving = best = writing = averaging = final = plateau = metrics_file = None
+    saving = best = writing = averaging = final = plateau = None
     if comm.is_main_process():
         saving = PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
         best = BestCheckpointer(period, checkpointer, cfg.train.best_metric)
         writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch)
-        writing = PeriodicWriter(writers, cfg.train.log_period, period)
         metrics_file = os.path.join(cfg.train.output_dir, "metrics.json")
+        writing = PeriodicWriter(writers, cfg.train.log_period, period, metrics_file)
         plateau = PlateauHook() if cfg.train.warn_of_plateau else None
     if use_ema:
         averages = ema.get_model_ema_state(model)
@@ -215,11 +215,11 @@ def _hooks(
         hooks.IterationTimer(),
         averaging,
         hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
-        MetricsContinuation(metrics_file),
+        MetricsContinuation(writing),
         plateau,
         saving,
         *evaluating,
-        EvaluationRecord(period, checkpointer if saving else None, metrics_file, evaluating),
+        EvaluationRecord(period, checkpointer if saving else None, writing, evaluating),
         PreemptionHook(checkpointer.save_after),
     ]
 

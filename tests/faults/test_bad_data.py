@@ -158,6 +158,7 @@ ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | st
     "a bbox of infinity": (change("annotations", bbox=[0, 0, INF, 5]), "object 1 .* is not finite"),
     "a negative width": (change("annotations", bbox=[50, 20, -5, 5]), [1, 1, 0]),
     "no area": (change("annotations", bbox=[50, 20, 0, 5]), [1, 1, 0]),
+    "no area in single precision": (change("annotations", bbox=[50, 20, 1e-9, 5]), [1, 1, 0]),
     "outside of the image": (change("annotations", bbox=[500, 20, 5, 5]), [1, 1, 0]),
     "half outside": (change("annotations", bbox=[90, 20, 50, 5]), [2, 1, 0]),
     "a crowd": (change("annotations", iscrowd=1), [1, 1, 0]),

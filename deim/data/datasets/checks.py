@@ -31,6 +31,13 @@ class Problem:
         return f"{self.place}: {self.what}"
 
 
+def _is_flat(boxes: np.ndarray) -> np.ndarray:
+    """(N,) bool of (N, 4) XYXY: whether a side is nothing, in the precision that models are trained in."""
+    with np.errstate(over="ignore"):
+        single = boxes.astype(np.float32)
+    return (single[:, 2:] == single[:, :2]).any(axis=1)
+
+
 def object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Problem]:
     """Boxes that are not finite, not in the image or without area, and classes that do not exist.
 
@@ -48,7 +55,7 @@ def object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Probl
     faults = (
         (~np.isfinite(boxes).all(axis=1), True, "the box {box} is not finite"),
         ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), False, "the box {box} has a negative side"),
-        ((boxes[:, 2:] == boxes[:, :2]).any(axis=1), False, "the box {box} has no area"),
+        (_is_flat(boxes), False, "the box {box} has no area"),
         ((shown <= 0).any(axis=1), False, "the box {box} lies outside of its image of {size}"),
         ((classes < 0) | (classes >= num_classes), True, f"class {{label}} is not one of the {num_classes} classes"),
     )

@@ -1,0 +1,111 @@
+"""Whatever the moment at which a run is killed, ``metrics.json`` of what goes on is that of a run that never stopped."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.events import JSONWriter
+from torch import nn
+
+from deim.engine import Trainer
+from deim.engine.hooks import MetricsContinuation, PeriodicWriter
+
+ITERATIONS, PERIOD = 10, 4
+
+
+class Weight(nn.Module):
+    """Its loss changes from step to step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        return {"loss": (self.weight - samples[0]["value"]).square()}
+
+
+class Always(HookBase):
+    """Does something at the end of every iteration."""
+
+    def __init__(self, action: Callable[[int], None]):
+        self.action = action
+
+    def after_step(self) -> None:
+        self.action(self.trainer.iter)
+
+
+class EverySoOften(HookBase):
+    """Puts a value at some iterations only, as hooks that look at the model do."""
+
+    def after_step(self) -> None:
+        if self.trainer.iter % 3 == 2:
+            self.trainer.storage.put_scalar("seldom", self.trainer.iter, smoothing_hint=False)
+
+
+@dataclass
+class Seen:
+    """Of every iteration of a run: its checkpoint, and ``metrics.json`` before and after the time to write it."""
+
+    states: dict[int, dict] = field(default_factory=dict)
+    before: dict[int, bytes] = field(default_factory=dict)
+    after: dict[int, bytes] = field(default_factory=dict)
+
+
+def run(path: Path, state: dict | None = None) -> Seen:
+    """Train to the end, from the beginning or a checkpoint."""
+    torch.manual_seed(0)
+    model, seen = Weight(), Seen()
+    start = state["iteration"] + 1 if state is not None else 0
+    batches = [[{"value": float(value)}] for value in range(start, ITERATIONS)]
+    trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.1))
+    writing = PeriodicWriter([JSONWriter(str(path))], PERIOD, 0, str(path))
+
+    def save(iteration: int) -> None:
+        seen.states[iteration] = copy.deepcopy({**trainer.state_dict(), "model": model.state_dict()})
+        seen.before[iteration] = path.read_bytes()
+
+    look = Always(lambda iteration: seen.after.update({iteration: path.read_bytes()}))
+    trainer.register_hooks([MetricsContinuation(writing), EverySoOften(), Always(save), writing, look])
+    if state is not None:
+        model.load_state_dict(state["model"])
+        trainer.load_state_dict({name: value for name, value in state.items() if name != "model"})
+    trainer.train(start, ITERATIONS)
+    return seen
+
+
+def lines(path: Path) -> list[dict]:
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    times = ("data_time", "rank_data_time")
+    return sorted(
+        ({name: value for name, value in line.items() if name not in times} for line in found),
+        key=lambda line: line["iteration"],
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, list[dict]]:
+    path = tmp_path_factory.mktemp("whole") / "metrics.json"
+    return run(path), lines(path)
+
+
+def test_what_a_run_tells_in_all(whole: tuple[Seen, list[dict]]) -> None:
+    assert [line["iteration"] for line in whole[1] if "total_loss" in line] == [3, 7, 9]
+    assert [line["seldom"] for line in whole[1] if "seldom" in line] == [2, 5, 8]
+
+
+@pytest.mark.parametrize("saved", range(ITERATIONS))
+def test_no_line_is_lost_or_told_twice(saved: int, whole: tuple[Seen, list[dict]], tmp_path: Path) -> None:
+    """From each checkpoint, after a kill at each moment since: before a line was written, after, and in the middle."""
+    seen, wanted = whole
+    for killed in range(saved, ITERATIONS):
+        before, after = seen.before[killed], seen.after[killed]
+        for place, content in enumerate((before, after[: len(before) + (len(after) - len(before)) * 3 // 4], after)):
+            path = tmp_path / f"{killed}_{place}.json"
+            path.write_bytes(content)
+            run(path, seen.states[saved])
+            assert lines(path) == wanted, (killed, place)
