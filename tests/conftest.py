@@ -4,6 +4,7 @@ import codecs
 import locale
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ needs_utf8 = pytest.mark.skipif(
 # Workers of a parallel test run share the cores; their thread pools would only fight each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))
+
+
+def long_but_for(kept: Iterable[str], names: Iterable[str]) -> list:
+    """Parameters of which every change tries these, and ``make test-all`` all."""
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 @pytest.fixture(scope="session")

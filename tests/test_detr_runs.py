@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import long_but_for
 from tests.distributed.test_two_processes import COMPARABLE, equal_counts  # noqa: F401 - a fixture
 from tests.models import DETRS
 from tests.test_train_net import metrics, train_net
@@ -24,7 +25,7 @@ def noiseless(family: str) -> tuple[str, ...]:
 
 
 # The others are as long.
-ONE_OF_DETRS = [pytest.param(name, marks=[] if name == "deformable" else pytest.mark.long) for name in DETRS]
+ONE_OF_DETRS = long_but_for(["deformable"], DETRS)
 
 
 @pytest.mark.parametrize("family", ONE_OF_DETRS)

@@ -195,6 +195,7 @@ def test_training_batches_are_drawn_and_counted(shapes: Path, tmp_path: Path) ->
     assert "is not in the run of 160 epochs" in visualize(160).stderr
 
 
+@pytest.mark.long
 def test_rtdetr_trains_in_two_processes_resumes_and_is_evaluated(shapes: Path, tmp_path: Path) -> None:
     config = "projects/deim_rtdetrv2/configs/deim_rtdetrv2_r18vd_shapes.py"
 

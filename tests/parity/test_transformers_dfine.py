@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import DFineForObjectDetection
 
+from tests.conftest import long_but_for
 from tests.models import recipe
 from tests.parity.transformers_weights import assert_folders_agree
 
 
-@pytest.mark.parametrize("size", ["n", "s", "m", "l", "x"])
+@pytest.mark.parametrize("size", long_but_for("nsm", "nsmlx"))
 @torch.no_grad()
 def test_folders_go_both_ways(size: str, tmp_path: Path) -> None:
     # Every token becomes a query: which of two tokens of equal score is the last to be selected
