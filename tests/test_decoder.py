@@ -14,7 +14,14 @@ from deim.config import with_fdr, with_learned_queries
 from deim.errors import CheckpointError
 from deim.inference import to_deployment
 from deim.layers import MLP
-from deim.modeling.decoder import DistributionRefinement, FixedBoxes, IterativeRefinement
+from deim.modeling.decoder import (
+    BoxPosition,
+    DistributionRefinement,
+    FixedBoxes,
+    IterativeRefinement,
+    MapProjection,
+    NormalizedRefinement,
+)
 from deim.modeling.decoder.layer import GatedDecoderLayer
 from deim.modeling.queries import LearnedQueries
 from deim.structures.memory import Memory
@@ -197,3 +204,62 @@ def test_runs_of_earlier_versions_are_not_resumed(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"earlier version of deim .*train\.init_checkpoint="):
         resume(DetectionCheckpointer(model), model, path)
+
+
+# for positions that do not look at it
+ANYTHING = Memory(torch.zeros(1, 1, 8), [(1, 1)])
+
+
+@pytest.mark.parametrize(("num_layers", "widths"), [(2, [16, 8]), (3, [8, 8, 8])])
+def test_positions_are_embedded_by_two_wide_layers_or_three(num_layers: int, widths: list[int]) -> None:
+    """The first two begin as RT-DETR's do (Xavier), a third as torch's: within one over the root of its inputs."""
+    torch.manual_seed(0)
+    position = BoxPosition(8, num_layers, activation="silu")
+    layers = [layer for layer in position.mlp.layers if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in layers] == widths
+    usual = [layer.weight.abs().max() <= layer.in_features**-0.5 for layer in layers]
+    assert usual[1:] == [False, True][: num_layers - 1]
+    boxes = torch.rand(2, 5, 4)
+    wanted = layers[0](boxes)
+    for layer in layers[1:]:
+        wanted = layer(nn.functional.silu(wanted))
+    torch.testing.assert_close(position(0, torch.zeros(2, 5, 8), boxes, ANYTHING).embedding, wanted)
+
+
+def test_positions_are_clipped_where_a_limit_is_set() -> None:
+    torch.manual_seed(0)
+    free, bounded = BoxPosition(8), BoxPosition(8, limit=0.1)
+    bounded.load_state_dict(free.state_dict())
+    inputs = 0, torch.zeros(1, 50, 8), torch.rand(1, 50, 4), ANYTHING
+    embedded = free(*inputs).embedding
+    assert embedded.min() < -0.1 < 0.1 < embedded.max()
+    torch.testing.assert_close(bounded(*inputs).embedding, embedded.clamp(-0.1, 0.1))
+
+
+@pytest.mark.parametrize("kind", [FixedBoxes, IterativeRefinement, NormalizedRefinement])
+def test_corrections_begin_a_little_inside_of_the_image(kind: type[FixedBoxes]) -> None:
+    refinement = kind(8, 3, 2, logit_eps=0.01)
+    state = refinement.start(torch.tensor([[[0.0, 1.0, 0.5, 1.0]]]))
+    following, predicted = refinement(0, torch.randn(1, 1, 8), state, predict=True)
+    least = 0.01 / 1.01  # of which the odds are those of 0.01 to 1
+    wanted = torch.tensor([least, 1 - least, 0.5, 1 - least])
+    torch.testing.assert_close(predicted["main"].boxes.flatten(), wanted)
+    if kind is not FixedBoxes:
+        torch.testing.assert_close(following.references.flatten(), wanted)
+    assert refinement(0, torch.randn(1, 1, 8), state, predict=False)[1] == {}
+
+
+def test_maps_are_all_projected_by_rt_detr_and_only_where_they_must_be_by_d_fine() -> None:
+    torch.manual_seed(0)
+    all_of_them, needed = MapProjection([96, 32], 32), MapProjection([96, 32], 32, skip_equal=True)
+    assert isinstance(needed[1], nn.Identity)
+    xavier, usual = (6 / 128) ** 0.5, 96**-0.5
+    assert usual < all_of_them[0].conv.weight.abs().max() <= xavier
+    assert needed[0].conv.weight.abs().max() <= usual
+
+
+def test_what_refinement_is_by_default() -> None:
+    """DINO's second look, and D-FINE's weighting (section 4.1)."""
+    assert IterativeRefinement(8, 3, 2).look_forward_twice
+    refinement = DistributionRefinement(8, 3, 2)
+    assert (refinement.reg_max, refinement.up.item(), refinement.reg_scale.item()) == (32, 0.5, 4.0)
