@@ -56,14 +56,14 @@ class Seen:
     after: dict[int, bytes] = field(default_factory=dict)
 
 
-def run(path: Path, state: dict | None = None) -> Seen:
+def run(path: Path, state: dict | None = None, period: int = PERIOD) -> Seen:
     """Train to the end, from the beginning or a checkpoint."""
     torch.manual_seed(0)
     model, seen = Weight(), Seen()
     start = state["iteration"] + 1 if state is not None else 0
     batches = [[{"value": float(value)}] for value in range(start, ITERATIONS)]
     trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.1))
-    writing = PeriodicWriter([JSONWriter(str(path))], PERIOD, 0, str(path))
+    writing = PeriodicWriter([JSONWriter(str(path))], period, 0, str(path))
 
     def save(iteration: int) -> None:
         seen.states[iteration] = copy.deepcopy({**trainer.state_dict(), "model": model.state_dict()})
@@ -109,3 +109,13 @@ def test_no_line_is_lost_or_told_twice(saved: int, whole: tuple[Seen, list[dict]
             path.write_bytes(content)
             run(path, seen.states[saved])
             assert lines(path) == wanted, (killed, place)
+
+
+def test_what_was_written_stays_where_a_run_goes_on_with_another_period(
+    whole: tuple[Seen, list[dict]], tmp_path: Path
+) -> None:
+    seen, wanted = whole
+    path = tmp_path / "metrics.json"
+    path.write_bytes(seen.after[8])
+    run(path, seen.states[8], period=1000)
+    assert lines(path) == wanted

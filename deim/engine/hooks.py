@@ -60,7 +60,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
         metrics_file: where one of the writers writes JSON; may not be there yet.
 
     Attributes:
-        written: the iteration at whose end it last wrote, also in a run before this one; -1 for none.
+        written: the iteration at whose end it last wrote; -1 for none.
     """
 
     def __init__(self, writers: Sequence, period: int, eval_period: int, metrics_file: str):
@@ -68,44 +68,27 @@ class PeriodicWriter(hooks.PeriodicWriter):
         self._every, self._eval_period, self.metrics_file = period, eval_period, metrics_file
         self.written = -1
 
-    def before_train(self) -> None:
-        self.written = self._last_due_before(self.trainer.start_iter)
-
     def after_step(self) -> None:
-        if self._is_due(self.trainer.iter):
-            self.write()
+        if self._is_due(self.trainer.iter) or self._follows_evaluation(self.trainer.iter):
+            for writer in self._writers:
+                writer.write()
+            self.written = self.trainer.iter
 
-    def write(self) -> None:
-        for writer in self._writers:
-            writer.write()
-        self.written = self.trainer.iter
+    def go_on_from(self, written: int) -> None:
+        """Cut off all that was written since an iteration."""
+        cut_off(self.metrics_file, written + 1)
+        self.written = written
 
-    def write_again(self) -> None:
-        """Write what is known at the present iteration in place of what was written at its end."""
-        self.forget_from(self.trainer.iter)
-        self.write()
-
-    def forget_from(self, iteration: int) -> None:
-        """Cut off what was written at the end of an iteration and of those after it."""
-        cut_off(self.metrics_file, self._last_due_before(iteration) + 1)
-
-    def has_lost(self, iteration: int) -> bool:
-        """Whether nothing was written at the end of an iteration, though it was due: the run was killed before. After
-        evaluations, that is for :class:`EvaluationRecord` to see."""
-        is_due = iteration >= 0 and self._is_due(iteration)
-        awaits_evaluation = evaluates_after(iteration, self._eval_period, self.trainer.max_iter)
-        return is_due and not awaits_evaluation and not tells_of(self.metrics_file, iteration)
-
-    def _last_due_before(self, iteration: int) -> int:
-        return next((before for before in reversed(range(iteration)) if self._is_due(before)), -1)
+    def misses(self, iteration: int) -> bool:
+        """Whether nothing was written at the end of an iteration, though it was due. After evaluations, that is for
+        :class:`EvaluationRecord` to see."""
+        return self.written < iteration and self._is_due(iteration) and not self._follows_evaluation(iteration)
 
     def _is_due(self, iteration: int) -> bool:
-        following = iteration + 1
-        return (
-            following % self._every == 0
-            or following == self.trainer.max_iter
-            or evaluates_after(iteration, self._eval_period, self.trainer.max_iter)
-        )
+        return (iteration + 1) % self._every == 0 or iteration + 1 == self.trainer.max_iter
+
+    def _follows_evaluation(self, iteration: int) -> bool:
+        return evaluates_after(iteration, self._eval_period, self.trainer.max_iter)
 
 
 class EvaluationRecord(HookBase):
@@ -119,8 +102,6 @@ class EvaluationRecord(HookBase):
     Args:
         eval_period: iterations between evaluations; 0 for none before the end.
         checkpointer: None on processes that do not save.
-        writing: one of ``evaluating``; what it has written of this evaluation already is replaced. None on processes
-            that do not write.
         evaluating: hooks that evaluate, and that use the results, in order.
     """
 
@@ -128,11 +109,9 @@ class EvaluationRecord(HookBase):
         self,
         eval_period: int,
         checkpointer: RunCheckpointer | None,
-        writing: PeriodicWriter | None,
         evaluating: Sequence[HookBase],
     ):
         self.eval_period, self.checkpointer, self.evaluating = eval_period, checkpointer, evaluating
-        self.writing = writing
         self.evaluated = -1
 
     def _is_due(self, iteration: int) -> bool:
@@ -145,10 +124,7 @@ class EvaluationRecord(HookBase):
         logger.info(f"The run ended before the evaluation of iteration {last} was done: it is done now")
         with at_iteration(self.trainer, last):
             for hook in self.evaluating:
-                if hook is self.writing:
-                    self.writing.write_again()
-                else:
-                    hook.after_step()
+                hook.after_step()
             self._done(last)
 
     def after_step(self) -> None:
@@ -174,9 +150,9 @@ _OF_THE_MACHINE = {"time", "data_time", "rank_data_time"}
 class MetricsContinuation(HookBase):
     """Makes ``metrics.json`` of a run that went on the file of one that never stopped.
 
-    What it says of iterations that are done again is cut off. Checkpoints keep the latest values of what is written as a
-    median over many iterations, and what has not been written yet; a line that was due when the run was killed is
-    written when it goes on.
+    What was written since a checkpoint is cut off. Checkpoints keep the latest values of what is written as a median over
+    many iterations, and what has not been written yet: a line that was due at the end of their iteration, but comes
+    after them, is written when the run goes on.
 
     Register it after the hooks that put values at every iteration, and before the others.
 
@@ -189,18 +165,21 @@ class MetricsContinuation(HookBase):
         self.writing, self.window_size = writing, window_size
         self._put_always: list[str] = []
         self._kept: dict[str, dict] = {}
+        self._written: int | None = None
 
     def before_train(self) -> None:
-        start, writing = self.trainer.start_iter, self.writing
-        if start > 0 and writing is not None:
-            writing.forget_from(start)
-        is_lost = writing is not None and writing.has_lost(start - 1)
-        if start >= self.trainer.max_iter and not is_lost:
+        last, writing = self.trainer.start_iter - 1, self.writing
+        if last < 0:
+            return
+        if writing is not None:
+            writing.go_on_from(last if self._written is None else self._written)
+        is_missing = writing is not None and writing.misses(last)
+        if last + 1 >= self.trainer.max_iter and not is_missing:
             return  # they are written, and no others will come
         self._restore()
-        if writing is not None and is_lost:
-            with at_iteration(self.trainer, start - 1):
-                writing.write_again()
+        if writing is not None and is_missing:
+            with at_iteration(self.trainer, last):
+                writing.after_step()
 
     def _restore(self) -> None:
         self._put_always = list(self._kept)
@@ -209,36 +188,29 @@ class MetricsContinuation(HookBase):
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=kept["smooth"], cur_iter=int(iteration))
 
     def after_step(self) -> None:
-        storage = self.trainer.storage
-        self._put_always = [
-            name
-            for name, (_, when) in storage.latest().items()
-            if when == self.trainer.iter and name not in _OF_THE_MACHINE
-        ]
+        self._put_always = self._put_since(self.trainer.iter - 1)
 
     def state_dict(self) -> dict:
-        names = list(dict.fromkeys([*self._put_always, *self._unwritten()]))
-        if not names:
-            return {}
+        written = math.inf if self.writing is None else self.writing.written
+        names = dict.fromkeys([*self._put_always, *self._put_since(written)])
         storage = self.trainer.storage
         smooth, histories = storage.smoothing_hints(), storage.histories()
         return {
             "kept": {
                 name: {"values": histories[name].values()[-self.window_size :], "smooth": smooth[name]}
                 for name in names
-            }
+            },
+            "written": written,
         }
 
-    def _unwritten(self) -> list[str]:
-        written = math.inf if self.writing is None else self.writing.written
-        return [
-            name
-            for name, (_, when) in self.trainer.storage.latest().items()
-            if when > written and name not in _OF_THE_MACHINE
-        ]
+    def _put_since(self, iteration: float) -> list[str]:
+        """Scalars with a value of a later iteration."""
+        latest = self.trainer.storage.latest()
+        return [name for name, (_, when) in latest.items() if when > iteration and name not in _OF_THE_MACHINE]
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self._kept = state_dict["kept"]
+        # checkpoints of earlier versions do not say what was written
+        self._kept, self._written = state_dict["kept"], state_dict.get("written")
 
 
 def cut_off(metrics_file: str, iteration: int) -> None:
@@ -251,13 +223,6 @@ def cut_off(metrics_file: str, iteration: int) -> None:
         file.seek(sum(map(len, lines[:first])))
         file.write(b"".join(line for line, drop in zip(lines[first:], dropped[first:], strict=True) if not drop))
         file.truncate()
-
-
-def tells_of(metrics_file: str, iteration: int) -> bool:
-    """Whether a ``metrics.json`` has a whole line of an iteration."""
-    with suppress(FileNotFoundError), open(metrics_file, "rb") as file:
-        return any(_iteration_of(line) == iteration for line in file)
-    return False
 
 
 @contextmanager

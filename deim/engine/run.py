@@ -219,7 +219,7 @@ def _hooks(
         plateau,
         saving,
         *evaluating,
-        EvaluationRecord(period, checkpointer if saving else None, writing, evaluating),
+        EvaluationRecord(period, checkpointer if saving else None, evaluating),
         PreemptionHook(checkpointer.save_after),
     ]
 
