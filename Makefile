@@ -47,8 +47,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # What only a GPU can tell: tests of the kernels, and figures into output/gpu. DEVICE=cpu tries the target without one;
-# PEER=--peer=path/to/DEIM measures the official code as well, and PYTHONPATH=path/to/detrex detrex's operator.
+# ROUNDS=1 is quick. PEER=--peer=path/to/DEIM measures the official code as well, PYTHONPATH=path/to/detrex its operator.
 DEVICE ?= cuda
+ROUNDS ?= 10
 BENCHMARK := $(BIN)/python tools/benchmark.py
 
 gpu: $(VENV)/.installed-dev
@@ -56,13 +57,14 @@ gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m deim.env
 	$(BIN)/python -m pytest tests/test_deformable_attention.py
 	for dtype in float32 float16 bfloat16; do \
-		$(BENCHMARK) attention --device $(DEVICE) --dtype $$dtype --json output/gpu/attention_$$dtype.json || exit 1; \
+		$(BENCHMARK) attention --device $(DEVICE) --rounds $(ROUNDS) --dtype $$dtype --json output/gpu/attention_$$dtype.json || exit 1; \
 	done
 	for size in n s l; do \
 		recipe=deim_dfine/deim_dfine_$${size}_coco; \
-		$(BENCHMARK) train-step --recipe $$recipe --device $(DEVICE) --amp bfloat16 --with train.compile=True $(PEER) \
+		$(BENCHMARK) train-step --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --amp bfloat16 \
+			--with train.compile=True $(PEER) \
 			--json output/gpu/train_step_$$size.json || exit 1; \
-		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --compile $(PEER) \
+		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --compile $(PEER) \
 			--json output/gpu/latency_$$size.json || exit 1; \
 	done
 

@@ -14,7 +14,7 @@ from tests.models import FAMILIES, batch, tiny_model
 PARTS = ("backbone", "encoder", "decoder")
 
 
-def a_step(make: Callable[[], nn.Module], parts: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+def a_step(make: Callable[[], nn.Module], parts: tuple[str, ...], amp: bool) -> tuple[dict[str, Tensor], int]:
     """Losses, gradients and statistics after two steps, and bytes that autograd keeps outside of the blocks."""
     torch.manual_seed(0)
     model = make().train()
@@ -28,7 +28,8 @@ def a_step(make: Callable[[], nn.Module], parts: tuple[str, ...]) -> tuple[dict[
 
     for number in range(2):
         torch.manual_seed(number)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=amp)
+        with mixed, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             losses = model(batch([2, 3], seed=number))
         sum(losses.values()).backward()
         found |= {f"{name} {number}": value.detach() for name, value in losses.items()}
@@ -37,9 +38,9 @@ def a_step(make: Callable[[], nn.Module], parts: tuple[str, ...]) -> tuple[dict[
 
 
 def assert_only_memory_differs(
-    make: Callable[[], nn.Module], parts: tuple[str, ...] = PARTS, share: float = 0.5
+    make: Callable[[], nn.Module], parts: tuple[str, ...] = PARTS, share: float = 0.5, amp: bool = False
 ) -> None:
-    (expected, all_of_it), (found, rest) = a_step(make, ()), a_step(make, parts)
+    (expected, all_of_it), (found, rest) = a_step(make, (), amp), a_step(make, parts, amp)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
@@ -49,6 +50,10 @@ def assert_only_memory_differs(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_is_the_same_to_the_bit_and_keeps_less(family: str) -> None:
     assert_only_memory_differs(lambda: tiny_model(family=family))
+
+
+def test_in_mixed_precision() -> None:
+    assert_only_memory_differs(tiny_model, amp=True)
 
 
 def test_what_dropout_leaves_out_is_left_out_again() -> None:
