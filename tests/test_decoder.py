@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, instantiate
+from detrex.layers import box_xyxy_to_cxcywh
 from torch import nn
 
 from deim.checkpoint.layouts import present_name
@@ -25,7 +26,8 @@ from deim.modeling.decoder import (
 from deim.modeling.decoder.layer import GatedDecoderLayer
 from deim.modeling.queries import LearnedQueries
 from deim.structures.memory import Memory
-from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
+from deim.structures.predictions import Targets
+from tests.models import FAMILIES, REAL_TIME, batch, randomize, recipe, tiny_model
 
 
 def without_refinement(model):
@@ -263,3 +265,60 @@ def test_what_refinement_is_by_default() -> None:
     assert IterativeRefinement(8, 3, 2).look_forward_twice
     refinement = DistributionRefinement(8, 3, 2)
     assert (refinement.reg_max, refinement.up.item(), refinement.reg_scale.item()) == (32, 0.5, 4.0)
+
+
+def encoded_and_targets(family: str, size: int = 64) -> tuple[nn.Module, object, Targets, torch.Tensor]:
+    """A decoder in training whose layers all count, what the encoder makes of two images, and their objects."""
+    model = randomize(tiny_model(family=family)).train()
+    pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        encoded = model.encoder(model.backbone(pixels), None)
+    samples = batch([2, 3], size)
+    targets = Targets.collate(
+        [sample["instances"].gt_classes for sample in samples],
+        [box_xyxy_to_cxcywh(sample["instances"].gt_boxes.tensor / size) for sample in samples],
+    )
+    return model.decoder, encoded, targets, pixels
+
+
+@pytest.mark.parametrize("family", ["dfine", "rtdetr", "dn"])
+def test_queries_that_predict_see_nothing_of_the_denoising_ones(family: str) -> None:
+    """Else they would copy the answers (DN-DETR, section 4.3)."""
+    decoder, encoded, targets, _ = encoded_and_targets(family)
+    with torch.no_grad():
+        alone, nothing = decoder(encoded)
+        beside, noised = decoder(encoded, targets)
+    assert nothing is None
+    assert len(noised) > 0
+    assert beside["denoising"].logits.shape[2] == len(noised)
+    torch.testing.assert_close(beside["main"].logits, alone["main"].logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(beside["main"].boxes, alone["main"].boxes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", REAL_TIME)
+def test_padded_tokens_are_not_seen(family: str) -> None:
+    decoder, maps, _, pixels = encoded_and_targets(family)
+    decoder.eval()
+    padding = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.bool)
+    padding[1, :, 32:] = True
+    others = [map_.clone() for map_ in maps]
+    for map_ in others:
+        map_[1, :, :, map_.shape[-1] // 2 :] = 9.0
+    with torch.no_grad():
+        found, wanted = (decoder(given, padding=padding)[0]["main"].boxes for given in (others, maps))
+        torch.testing.assert_close(found, wanted)
+        assert not torch.equal(decoder(others)[0]["main"].boxes[:, 1], wanted[:, 1])
+
+
+def test_a_decoder_says_what_it_takes() -> None:
+    decoder, maps, _, _ = encoded_and_targets("dfine")
+    with pytest.raises(ValueError, match="set it to null"):
+        decoder(Memory.from_maps(decoder.input_proj(maps)))
+    decoder.layers[0].num_levels = 3
+    with pytest.raises(ValueError, match=r"look at 3 maps \(layer.num_points\), the encoder makes 2"):
+        decoder(maps)
+
+
+def test_dropout_is_in_the_self_attention_too_where_it_is_asked_for() -> None:
+    assert GatedDecoderLayer(8, 2, 16, [2]).self_attn.dropout == 0
+    assert GatedDecoderLayer(8, 2, 16, [2], dropout=0.3).self_attn.dropout == 0.3
