@@ -69,10 +69,14 @@ class DEIMGraph(DetectionGraph):
     def __init__(self, detector: DEIMDetector, postprocess: bool = True):
         super().__init__(detector, postprocess)
         self.num_detections = detector.num_detections
+        # a pass over all pixels, and for nothing where the mean is zero
+        self._has_mean = bool(detector.pixel_mean.any())
 
     def predictions(self, images: Tensor) -> Predictions:
-        detector = self.detector
-        pixels = (images.float() - detector.pixel_mean) / detector.pixel_std
+        detector, pixels = self.detector, images.float()
+        if self._has_mean:
+            pixels = pixels - detector.pixel_mean
+        pixels = pixels / detector.pixel_std
         groups, _ = detector.decoder(detector.encoder(detector.backbone(pixels), None))
         return groups["main"]
 
