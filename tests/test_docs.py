@@ -85,6 +85,7 @@ def test_every_tool_explains_itself_and_knows_the_flags_of_the_documentation(
             "memory",
             "criterion",
             "train-step",
+            "kernels",
             "latency",
             "attention",
             "evaluator",

@@ -12,7 +12,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
-from deim.benchmarks import attention, complexity, criterion, dataloader, evaluator, export, latency, memory, training
+from deim.benchmarks import (
+    attention,
+    complexity,
+    criterion,
+    dataloader,
+    evaluator,
+    export,
+    kernels,
+    latency,
+    memory,
+    training,
+)
 from deim.command_line import run_tool
 from deim.errors import ConfigError
 
@@ -37,10 +48,25 @@ def run_latency(args: argparse.Namespace) -> None:
     latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, args.device, args.compile, args.json)
 
 
+def run_kernels(args: argparse.Namespace) -> None:
+    kernels.run(args.recipe, (args.images, args.objects, args.size), args.rounds, args.device, args.amp, args.json)
+
+
+def add_step_options(parser: argparse.ArgumentParser) -> None:
+    """What measurements of a training step have in common."""
+    add_model_options(parser)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--objects", type=int, default=20, help="of each image")
+    parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
+
+
+def add_peer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What measurements of a recipe's model have in common."""
     parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
-    parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
     parser.add_argument("--size", type=int, default=640, help="of the square images")
     add_options(parser)
 
@@ -73,10 +99,8 @@ if __name__ == "__main__":
     losses.add_argument("--rounds", type=int, default=5)
     losses.set_defaults(action=lambda args: criterion.run(args.rounds))
     step = subparsers.add_parser("train-step", help="parts of a training step, and its memory")
-    add_model_options(step)
-    step.add_argument("--images", type=int, default=4)
-    step.add_argument("--objects", type=int, default=20, help="of each image")
-    step.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
+    add_step_options(step)
+    add_peer(step)
     step.add_argument(
         "--with",
         dest="others",
@@ -86,8 +110,12 @@ if __name__ == "__main__":
         help="a setting of the recipe to measure as well, such as train.compile=True; may be repeated",
     )
     step.set_defaults(action=run_training)
+    kinds = subparsers.add_parser("kernels", help="what a training step spends its time in")
+    add_step_options(kinds)
+    kinds.set_defaults(action=run_kernels)
     deployed = subparsers.add_parser("latency", help="forward pass of the deployed model")
     add_model_options(deployed)
+    add_peer(deployed)
     deployed.add_argument("--batch", type=int, default=1)
     deployed.add_argument("--compile", action="store_true", help="measure torch.compile, too")
     deployed.set_defaults(action=run_latency)

@@ -127,9 +127,14 @@ def _sample(image: Tensor, target: Mapping[str, Tensor]) -> dict:
     return {"image": image, "height": height, "width": width, "instances": instances}
 
 
-def _ours(
+def our_step(
     recipe: str, overrides: Sequence[str], weights: dict | None, batch: Batch, amp: str | None, watch: Stopwatch
 ) -> OurStep:
+    """A step of a recipe.
+
+    Args:
+        weights: in the official layout; None for random ones.
+    """
     config = load_config(recipe, [f"train.device={watch.device}", *overrides])
     model = build_model(config)
     if weights is not None:
@@ -164,7 +169,7 @@ def measure(
         weights = copy.deepcopy(official.model.state_dict())
         steps["official"] = OfficialStep(official, example, amp, watch)
     for name, overrides in forms.items():
-        steps[name] = _ours(recipe, overrides, weights, example, amp, watch)
+        steps[name] = our_step(recipe, overrides, weights, example, amp, watch)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for number in range(rounds + 2):
         for name, step in steps.items():
@@ -190,7 +195,7 @@ def peak_memory(
     if peer is not None:
         step = OfficialStep(official_config(peer, recipe, batch[2]), example, amp, watch)
     else:
-        step = _ours(recipe, overrides, None, example, amp, watch)
+        step = our_step(recipe, overrides, None, example, amp, watch)
     before = _resident()
     for _ in range(3):
         step()

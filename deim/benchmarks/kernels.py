@@ -1,0 +1,57 @@
+"""Which kernels a training step of ours spends its time in: what no code around them makes faster, and the rest."""
+
+from collections import Counter
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from deim.benchmarks.timing import report
+from deim.benchmarks.training import Stopwatch, our_step, random_batch
+
+# {group: what the names of its operators contain}; of libraries, whoever calls them
+GROUPS = {
+    "convolutions": ("convolution",),
+    "batch normalisation": ("batch_norm",),
+    "attention": ("scaled_dot_product", "flash_attention", "efficient_attention"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+}
+_WARM_UP = 3
+_MOST = 8
+
+
+def measure(
+    recipe: str, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None
+) -> dict[str, dict[str, float]]:
+    """{group: {operator: ms of a step}}, of :data:`GROUPS` and "others".
+
+    Args:
+        batch: images, objects of each, and size of the square images.
+    """
+    watch = Stopwatch(torch.device(device))
+    torch.manual_seed(0)
+    step = our_step(recipe, [], None, random_batch(recipe, *batch), amp, watch)
+    for _ in range(_WARM_UP):
+        step()
+    on_cuda = watch.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as seen:
+        for _ in range(rounds):
+            step()
+    found: dict[str, dict[str, float]] = {group: {} for group in [*GROUPS, "others"]}
+    for event in seen.key_averages():
+        microseconds = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        found[_group_of(event.key)][event.key] = microseconds / 1e3 / rounds
+    return found
+
+
+def _group_of(operator: str) -> str:
+    return next((name for name, parts in GROUPS.items() if any(part in operator for part in parts)), "others")
+
+
+def run(recipe: str, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, path: str | None) -> None:
+    """Print what each group takes of a step, and the largest of the others."""
+    found = measure(recipe, batch, rounds, device, amp)
+    groups = {name: sum(operators.values()) for name, operators in found.items()}
+    total = sum(groups.values())
+    largest = dict(Counter(found["others"]).most_common(_MOST))
+    rows = [{"kernels": name, "ms": value, "share": value / total} for name, value in (groups | largest).items()]
+    report(rows, path, torch.device(device))
