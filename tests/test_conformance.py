@@ -62,6 +62,7 @@ USED = {
     "detectron2.engine": {
         "HookBase": [],
         "SimpleTrainer": ["model", "data_loader", "optimizer"],
+        "TrainerBase": [],
         "default_argument_parser": ["epilog"],
         "default_setup": ["cfg", "args"],
         "hooks": [],
