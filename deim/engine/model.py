@@ -36,7 +36,8 @@ def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
     """
     if cfg.train.sync_bn and comm.get_world_size() > 1 and torch.cuda.is_available():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    checkpoint_activations(model, cfg.train.activation_checkpointing)
+    # not in the config.yaml of runs of earlier versions
+    checkpoint_activations(model, cfg.train.get("activation_checkpointing", []))
     if cfg.train.compile:
         limits = torch._dynamo.config
         limits.cache_size_limit = max(limits.cache_size_limit, _GRAPHS)

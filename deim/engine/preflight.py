@@ -76,7 +76,7 @@ def check_settings(cfg: Any, training: bool) -> None:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and value < 1:
             raise ConfigError(f"{key} must be at least 1, got {value}")
-    if cfg.train.compile and cfg.train.activation_checkpointing:
+    if cfg.train.compile and cfg.train.get("activation_checkpointing"):
         raise ConfigError(
             "train.compile decides by itself which activations are kept: take out train.activation_checkpointing"
         )
