@@ -1,7 +1,6 @@
 """Whatever the moment at which a run is killed, ``metrics.json`` of what goes on is that of a run that never stopped."""
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from deim.engine import Trainer
 from deim.engine.hooks import MetricsContinuation, PeriodicWriter
+from tests.faults.runs import scalars
 
 ITERATIONS, PERIOD = 10, 4
 
@@ -79,12 +79,7 @@ def run(path: Path, state: dict | None = None, period: int = PERIOD) -> Seen:
 
 
 def lines(path: Path) -> list[dict]:
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    times = ("data_time", "rank_data_time")
-    return sorted(
-        ({name: value for name, value in line.items() if name not in times} for line in found),
-        key=lambda line: line["iteration"],
-    )
+    return sorted(scalars(path.parent, path.name), key=lambda line: line["iteration"])
 
 
 @pytest.fixture(scope="module")

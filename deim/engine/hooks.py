@@ -65,7 +65,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
     def __init__(self, writers: Sequence, period: int, eval_period: int, metrics_file: str):
         super().__init__(writers, period)
-        self._every, self._eval_period, self.metrics_file = period, eval_period, metrics_file
+        self._eval_period, self.metrics_file = eval_period, metrics_file
         self.written = -1
 
     def after_step(self) -> None:
@@ -85,7 +85,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
         return self.written < iteration and self._is_due(iteration) and not self._follows_evaluation(iteration)
 
     def _is_due(self, iteration: int) -> bool:
-        return (iteration + 1) % self._every == 0 or iteration + 1 == self.trainer.max_iter
+        return (iteration + 1) % self._period == 0 or iteration + 1 == self.trainer.max_iter
 
     def _follows_evaluation(self, iteration: int) -> bool:
         return evaluates_after(iteration, self._eval_period, self.trainer.max_iter)

@@ -114,9 +114,9 @@ def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
     return process.wait(timeout=90)
 
 
-def scalars(output: Path) -> list[dict]:
+def scalars(output: Path, name: str = "metrics.json") -> list[dict]:
     """The lines of ``metrics.json`` without how long things took."""
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (output / name).read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 

@@ -40,8 +40,8 @@ def deform_attn_plugin(
             value,
             torch.stack(sides).view(-1, 2),
             torch.stack(starts),
-            _by_level(locations, num_points, axis=3),
-            _by_level(weights, num_points, axis=3),
+            _by_level(locations, num_points),
+            _by_level(weights, num_points),
         ),
         dtype=value.dtype,
         shape=(value.shape[0], locations.shape[1], *value.shape[2:]),
@@ -55,10 +55,8 @@ def _int32(number: int, device: torch.device) -> Tensor:
     return torch.full((), number, dtype=torch.int32, device=device)
 
 
-def _by_level(points: Tensor, num_points: Sequence[int], axis: int) -> Tensor:
-    """(..., P, ...) with the points of all levels at ``axis`` -> (..., L, N, ...), filled up with zeros."""
-    most, after = max(num_points), points.dim() - axis - 1
-    levels = [
-        F.pad(level, (0, 0) * after + (0, most - level.shape[axis])) for level in points.split(list(num_points), axis)
-    ]
-    return torch.stack(levels, dim=axis)
+def _by_level(points: Tensor, num_points: Sequence[int]) -> Tensor:
+    """(B, Q, H, P, ...) with the points of all levels -> (B, Q, H, L, N, ...), filled up with zeros."""
+    behind = (0, 0) * (points.dim() - 4)
+    levels = zip(points.split(list(num_points), dim=3), num_points, strict=True)
+    return torch.stack([F.pad(level, (*behind, 0, max(num_points) - count)) for level, count in levels], dim=3)
