@@ -89,6 +89,7 @@ class RepELAN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = self.cv1(x)
-        first = self.cv2(kept.chunk(2, dim=1)[1])
-        return self.cv4(torch.cat([kept, first, self.cv3(first)], dim=1))
+        # Both halves by name: the gradient of a whole that is also used in part costs two passes more.
+        kept, entering = self.cv1(x).chunk(2, dim=1)
+        first = self.cv2(entering)
+        return self.cv4(torch.cat([kept, entering, first, self.cv3(first)], dim=1))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.layers.conv import ConvNorm
+from deim.layers.learnable_affine import LearnableAffine
 from deim.modeling.backbone.staged import StagedBackbone
 
 
@@ -47,18 +48,6 @@ ARCHITECTURES: dict[str, tuple[tuple[int, int], tuple[StageSpec, ...]]] = {
 }
 
 
-class LearnableAffine(nn.Module):
-    """``scale * x + bias`` with two scalars; lets small networks use a ReLU better."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.scale * x).add_(self.bias)  # in place: a pass over memory less
-
-
 class Bound(nn.Module):
     """Values beyond a bound become the bound, in place."""
 
@@ -90,6 +79,8 @@ class HGConv(ConvNorm):
         self.affine = LearnableAffine() if activate and learnable_affine else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and isinstance(self.affine, LearnableAffine) and not torch.compiler.is_compiling():
+            return self.affine.of_rectified(self.norm, self.conv(x))
         return self.affine(super().forward(x))
 
     @torch.no_grad()
