@@ -1,5 +1,6 @@
 """Decoders are put together from parts that configs exchange."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,7 @@ def test_layers_begin_alike_and_are_trained_apart() -> None:
     ("override", "message"),
     [
         ("model.decoder.eval_layer=3", "eval_layer 3 is out of range for 3 layers"),
+        ("model.decoder.eval_layer=-4", "eval_layer -4 is out of range for 3 layers"),
         ("model.decoder.layer.num_points=[4,4,4]", "layer.num_points has 3 levels, input_proj.in_channels 2"),
         ("model.decoder.refinement.num_layers=2", "refinement is made for 2 layers, num_layers is 3"),
     ],
@@ -267,9 +269,11 @@ def test_what_refinement_is_by_default() -> None:
     assert (refinement.reg_max, refinement.up.item(), refinement.reg_scale.item()) == (32, 0.5, 4.0)
 
 
-def encoded_and_targets(family: str, size: int = 64) -> tuple[nn.Module, object, Targets, torch.Tensor]:
+def encoded_and_targets(
+    family: str, size: int = 64, overrides: Sequence[str] = ()
+) -> tuple[nn.Module, object, Targets, torch.Tensor]:
     """A decoder in training whose layers all count, what the encoder makes of two images, and their objects."""
-    model = randomize(tiny_model(family=family)).train()
+    model = randomize(tiny_model(*overrides, family=family)).train()
     pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         encoded = model.encoder(model.backbone(pixels), None)
@@ -293,6 +297,20 @@ def test_queries_that_predict_see_nothing_of_the_denoising_ones(family: str) -> 
     assert beside["denoising"].logits.shape[2] == len(noised)
     torch.testing.assert_close(beside["main"].logits, alone["main"].logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(beside["main"].boxes, alone["main"].boxes, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_beyond_the_one_that_evaluates_are_trained_and_not_run_in_evaluation() -> None:
+    assert tiny_model("model.decoder.eval_layer=-3").decoder.eval_layer == 0
+    decoder, encoded, targets, _ = encoded_and_targets("dfine", overrides=["model.decoder.eval_layer=-2"])
+    ran: list[int] = []
+    for index, layer in enumerate(decoder.layers):
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+    everything = list(range(len(decoder.layers)))
+    trained, _ = decoder(encoded, targets)
+    assert (ran, len(trained["main"].logits)) == (everything, len(everything))
+    ran.clear()
+    evaluated, _ = decoder.eval()(encoded)
+    assert (ran, len(evaluated["main"].logits)) == (everything[:-1], 1)
 
 
 @pytest.mark.parametrize("family", REAL_TIME)

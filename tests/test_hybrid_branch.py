@@ -93,6 +93,22 @@ def test_its_losses_are_those_of_repeated_objects() -> None:
         torch.testing.assert_close(found[name], 0.5 * value, msg=name)
 
 
+def test_a_term_tells_its_weight_apart_from_its_loss() -> None:
+    group = Predictions(torch.randn(1, 1, 3, 4), torch.rand(1, 1, 3, 4) * 0.4 + 0.2)
+    targets = Targets.collate([torch.tensor([1])], [torch.full((1, 4), 0.3)])
+    one = Supervision("hybrid", "_{}", weight=0.25)
+    weights = {"loss_focal": 2.0, "loss_bbox": 5.0, "loss_giou": 3.0}
+    criterion = Criterion(4, [one], classification="focal", weights=weights, use_union=False)
+    terms, losses = criterion.terms({"hybrid": group}, targets), criterion({"hybrid": group}, targets)
+    assert {name: weight for name, (_, weight) in terms.items()} == {
+        "loss_focal_0": 0.5,
+        "loss_bbox_0": 1.25,
+        "loss_giou_0": 0.75,
+    }
+    for name, (value, weight) in terms.items():
+        torch.testing.assert_close(value * weight, losses[name], msg=name)
+
+
 def test_it_combines_with_other_switches() -> None:
     config = with_hybrid_branch(with_deim_loss(recipe("dfine_n_coco").model), num_queries=500)
     model = instantiate(config)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 from deim.modeling.queries.anchors import generate_anchors
@@ -35,8 +36,14 @@ def test_anchors_may_be_as_large_as_the_objects() -> None:
     sides = selection(memory_of(torch.randn(1, 40, 8))).references.sigmoid()[0, :, 2]
     finite = sides[sides < 0.999]
     assert finite.unique().tolist() == pytest.approx([0.2, 0.4]), "the box head starts at zero"
-    with pytest.raises(ValueError, match="anchor_size must be between 0 and 1"):
-        QuerySelection(8, 3, num_queries=4, anchor_size=0)
+    for impossible in (0, 1):
+        with pytest.raises(ValueError, match="anchor_size must be between 0 and 1"):
+            QuerySelection(8, 3, num_queries=4, anchor_size=impossible)
+
+
+def test_the_box_head_has_the_activation_that_is_asked_for() -> None:
+    for name, kind in (("relu", nn.ReLU), ("silu", nn.SiLU)):
+        assert any(isinstance(part, kind) for part in QuerySelection(8, 3, 4, activation=name).bbox_head.modules())
 
 
 def test_the_best_scores_are_selected() -> None:

@@ -116,7 +116,7 @@ def ddf_parts(corners, teacher, teacher_logits, boxes, pairs, targets):
     return parts
 
 
-def make_case(seed, counts, layers=3, queries=5):
+def make_case(seed, counts, layers=3, queries=5, noised=2):
     generator = torch.Generator().manual_seed(seed)
 
     def boxes(*shape):
@@ -144,10 +144,10 @@ def make_case(seed, counts, layers=3, queries=5):
     )
     denoising = None
     if max(counts):
-        width = 2 * max(counts) * 2  # two groups of positives and negatives
+        width = 2 * max(counts) * noised  # groups of positives and negatives
         groups["denoising"] = predictions(layers, True, width)
         groups["denoising_initial"] = predictions(1, False, width)
-        denoising = DenoisingGroups(num_groups=2, group_size=width // 2)
+        denoising = DenoisingGroups(num_groups=noised, group_size=width // noised)
     return groups, targets, denoising
 
 
@@ -179,7 +179,8 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
                 votes.setdefault(q, []).append(t)
         # max() takes the first of equals, sorted() makes that the smallest target
         union.append([(q, max(sorted(set(ts)), key=ts.count)) for q, ts in votes.items()])
-    dn = [[(g * 2 * max(counts) + t, t) for g in range(2) for t in range(n)] for n in counts]
+    noised = 0 if denoising is None else denoising.num_groups
+    dn = [[(g * 2 * max(counts) + t, t) for g in range(noised) for t in range(n)] for n in counts]
     found = {}
     matched = sum(map(len, union))
     queries = groups["main"].logits.shape[2] * len(counts)
@@ -195,7 +196,7 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
     for name, predictions in groups.items():
         layers = len(predictions.logits)
         is_denoising = name.startswith("denoising")
-        objects = max(total, 1) * (2 if is_denoising else 1)
+        objects = max(total, 1) * (noised if is_denoising else 1)
         located = max(matched, 1) if use_union and not is_denoising else objects
         for layer in range(layers):
             suffix = suffixes[name](layer, layers)
@@ -239,7 +240,7 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
     supervision = instantiate(recipe("dfine_l_coco").model.criterion.supervision)
     criterion = Criterion(CLASSES, supervision, classification=kind, weights=weights, **options[kind])
     for seed in range(3):
-        groups, targets, denoising = make_case(seed, counts)
+        groups, targets, denoising = make_case(seed, counts, noised=seed + 1)
         found = criterion(groups, targets, denoising)
         expected = reference_losses(kind, groups, targets, denoising)
         assert set(found) == set(expected)
@@ -256,7 +257,7 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
     criterion = instantiate(config)
     assert criterion.classification == kind
     for seed in range(3):
-        groups, targets, denoising = make_case(seed, counts)
+        groups, targets, denoising = make_case(seed, counts, noised=seed + 1)
         groups = {n: Predictions(p.logits, p.boxes) for n, p in groups.items() if "initial" not in n}
         found = criterion(groups, targets, denoising)
         expected = reference_losses(kind, groups, targets, denoising, use_union=False)
