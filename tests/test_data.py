@@ -13,6 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from deim.data import DetectionMapper, build_train_loader, coco_dataset
 from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
@@ -229,7 +230,10 @@ def test_shapes_are_the_same_for_the_same_seed_and_boxes_fit(shapes: Path, tmp_p
         assert 0 <= y < y + h <= height
 
 
-def test_batches_travel_packed_and_arrive_as_they_were(shapes: Path) -> None:
+@pytest.mark.parametrize("pinned", [False, True])
+def test_batches_travel_packed_and_arrive_as_they_were(
+    pinned: bool, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = coco_dataset(
         f"{shapes}_packed", str(shapes / "annotations" / "instances_train.json"), str(shapes / "train")
     )[:4]
@@ -237,6 +241,11 @@ def test_batches_travel_packed_and_arrive_as_they_were(shapes: Path) -> None:
     packed = pack(samples)
     assert isinstance(packed, PackedBatch)
     assert packed.images.is_shared()
+    if pinned:
+        if not torch.cuda.is_available():
+            monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+        there, packed = packed.images, pin_memory(packed)
+        assert packed.images.data_ptr() != there.data_ptr()
     for before, after in zip(samples, unpack(packed), strict=True):
         assert torch.equal(before["image"], after["image"])
         assert torch.equal(before["instances"].gt_boxes.tensor, after["instances"].gt_boxes.tensor)

@@ -131,7 +131,7 @@ class TrainLoader:
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=pack if num_workers else _as_list,
-            pin_memory=False,
+            pin_memory=num_workers > 0 and torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             worker_init_fn=prepare_worker if num_workers else None,
         )

@@ -82,8 +82,8 @@ class DEIMDetector(nn.Module):
         divisor = self.size_divisibility
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) == 1 and all(side % divisor == 0 for side in next(iter(sizes))):
-            # Bytes travel to the device, and one kernel normalises them all.
-            batch = torch.stack(images).to(self.device, non_blocking=True).contiguous()
+            # Bytes travel to the device, each image from where it is, and one kernel normalises them all.
+            batch = torch.stack([image.to(self.device, non_blocking=True) for image in images]).contiguous()
             size = (int(batch.shape[-2]), int(batch.shape[-1]))
             return ImageList((batch - self.pixel_mean) / self.pixel_std, [size] * len(images)), None
         normalized = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
