@@ -4,8 +4,9 @@ import copy
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from typing import Any
 
@@ -22,6 +23,7 @@ from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
 from deim.config import load_config
 from deim.engine.ema import EMAHook
+from deim.engine.memory import freed_memory_kept
 from deim.engine.model import build_model, prepare_for_training
 from deim.engine.trainer import PRECISIONS
 
@@ -64,7 +66,18 @@ class Stopwatch:
         return time.perf_counter()
 
 
-class OurStep:
+class Step:
+    """A step of training, in the surroundings of its code."""
+
+    def __call__(self) -> None:
+        raise NotImplementedError
+
+    def surroundings(self) -> AbstractContextManager:
+        """What its code trains in."""
+        return nullcontext()
+
+
+class OurStep(Step):
     """A step as :class:`deim.engine.Trainer` makes it, with its average of the weights."""
 
     def __init__(self, config: Any, model: nn.Module, batch: Batch, amp: str | None, watch: Stopwatch):
@@ -90,8 +103,11 @@ class OurStep:
         self.average.after_step()
         self.watch.end("update")
 
+    def surroundings(self) -> AbstractContextManager:
+        return freed_memory_kept(self.watch.device)
 
-class OfficialStep:
+
+class OfficialStep(Step):
     """A step as the official code makes it."""
 
     def __init__(self, official: Any, batch: Batch, amp: str | None, watch: Stopwatch):
@@ -155,14 +171,15 @@ def forms_of(others: Sequence[str]) -> Forms:
 def measure(
     recipe: str, peer: str | None, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, forms: Forms
 ) -> dict[str, list[dict[str, float]]]:
-    """Seconds of the phases of every round, of each of several steps that take turns.
+    """Seconds of the phases of every round, of each of several steps that take turns, each after one that finds the
+    memory that it needs.
 
     Args:
         batch: images, objects of each, and size of the square images.
     """
     watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
     torch.manual_seed(0)
-    steps: dict[str, Callable[[], None]] = {}
+    steps: dict[str, Step] = {}
     weights = None
     if peer is not None:
         official = official_config(peer, recipe, batch[2])
@@ -171,11 +188,13 @@ def measure(
     for name, overrides in forms.items():
         steps[name] = our_step(recipe, overrides, weights, example, amp, watch)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
-    for number in range(rounds + 2):
+    for number in range(rounds + 1):
         for name, step in steps.items():
-            watch.start()
-            step()
-            if number >= 2:
+            with step.surroundings():
+                step()
+                watch.start()
+                step()
+            if number >= 1:
                 found[name].append(watch.phases)
     return found
 
@@ -191,14 +210,15 @@ def peak_memory(
     """MiB that a process comes to need for three steps beyond what it needs for the model: of the official code if
     ``peer`` names a checkout, else of ours. Call it in a process of its own."""
     watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
-    step: Callable[[], None]
+    step: Step
     if peer is not None:
         step = OfficialStep(official_config(peer, recipe, batch[2]), example, amp, watch)
     else:
         step = our_step(recipe, overrides, None, example, amp, watch)
     before = _resident()
-    for _ in range(3):
-        step()
+    with step.surroundings():
+        for _ in range(3):
+            step()
     if watch.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return _resident() - before

@@ -33,6 +33,7 @@ from deim.engine.hooks import (
     PeriodicCheckpointer,
     PeriodicWriter,
 )
+from deim.engine.memory import freed_memory_kept
 from deim.engine.model import build_model, prepare_for_training
 from deim.engine.non_finite import NonFiniteGuard
 from deim.engine.plateau import PlateauHook
@@ -134,7 +135,8 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         **ema.may_get_ema_checkpointer(cfg, wrapped),
     )
     trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
-    trainer.train(_first_iteration(cfg, trainer, checkpointer, resume_run), cfg.train.max_iter)
+    with freed_memory_kept(torch.device(cfg.train.device)):
+        trainer.train(_first_iteration(cfg, trainer, checkpointer, resume_run), cfg.train.max_iter)
 
 
 def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, resume_run: bool) -> int:

@@ -91,5 +91,6 @@ class RepELAN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Both halves by name: the gradient of a whole that is also used in part costs two passes more.
         kept, entering = self.cv1(x).chunk(2, dim=1)
-        first = self.cv2(entering)
+        # One copy: else each convolution that takes the half would make its own, in both directions.
+        first = self.cv2(entering.clone())
         return self.cv4(torch.cat([kept, entering, first, self.cv3(first)], dim=1))

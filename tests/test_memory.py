@@ -1,0 +1,41 @@
+"""Training on a CPU does not ask the system for the same memory again and again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from deim.engine import memory
+
+FAULTS_OF_LARGE_BLOCKS = """
+import resource, sys
+import torch
+from deim.engine.memory import freed_memory_kept
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(64 * 2**18)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+with freed_memory_kept(torch.device("cpu")):
+    faults()
+    print(before, faults(), end=" ")
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc's malloc does")
+def test_large_blocks_are_asked_for_once() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS_OF_LARGE_BLOCKS], capture_output=True, text=True, check=True)
+    before, within, after = map(int, done.stdout.split())
+    assert within * 10 < min(before, after)
+
+
+def test_on_a_gpu_the_processor_frees_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_set", lambda *_: pytest.fail("malloc was told something"))
+    with memory.freed_memory_kept(torch.device("cuda")):
+        pass
