@@ -195,7 +195,7 @@ def measure(
                 watch.start()
                 step()
             if number >= 1:
-                found[name].append(watch.phases)
+                found[name].append(dict(watch.phases))
     return found
 
 
