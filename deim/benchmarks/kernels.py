@@ -30,12 +30,13 @@ def measure(
     watch = Stopwatch(torch.device(device))
     torch.manual_seed(0)
     step = our_step(recipe, [], None, random_batch(recipe, *batch), amp, watch)
-    for _ in range(_WARM_UP):
-        step()
     on_cuda = watch.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as seen:
-        for _ in range(rounds):
+    with step.surroundings():
+        for _ in range(_WARM_UP):
             step()
+        with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as seen:
+            for _ in range(rounds):
+                step()
     found: dict[str, dict[str, float]] = {group: {} for group in [*GROUPS, "others"]}
     for event in seen.key_averages():
         microseconds = event.self_device_time_total if on_cuda else event.self_cpu_time_total
