@@ -46,7 +46,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# What only a GPU can tell: tests of the kernels, and figures into output/gpu. DEVICE=cpu tries the target without one;
+# What only a GPU can tell: tests of what is done there in another way, and figures into output/gpu. DEVICE=cpu tries the target without one;
 # ROUNDS=1 is quick. PEER=--peer=path/to/DEIM measures the official code as well, PYTHONPATH=path/to/detrex its operator.
 DEVICE ?= cuda
 ROUNDS ?= 10
@@ -55,7 +55,7 @@ BENCHMARK := $(BIN)/python tools/benchmark.py
 gpu: $(VENV)/.installed-dev
 	mkdir -p output/gpu
 	$(BIN)/python -m deim.env
-	$(BIN)/python -m pytest tests/test_deformable_attention.py
+	$(BIN)/python -m pytest tests/test_deformable_attention.py tests/test_learnable_affine.py tests/test_data.py
 	for dtype in float32 float16 bfloat16; do \
 		$(BENCHMARK) attention --device $(DEVICE) --rounds $(ROUNDS) --dtype $$dtype --json output/gpu/attention_$$dtype.json || exit 1; \
 	done

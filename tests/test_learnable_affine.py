@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deim.layers.learnable_affine import HoldAtBias, LearnableAffine
 from deim.modeling.backbone.hgnetv2 import HGConv
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Affine = Callable[[LearnableAffine, nn.Module, Tensor], Tensor]
 
 
@@ -46,10 +47,10 @@ def norm() -> nn.Module:
 
 
 def learnt(how: Affine, affine: LearnableAffine, norm: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The result, its gradients and the statistics of normalisation."""
+    """The result, its gradients and the statistics of normalisation, as made on a GPU where there is one."""
     torch.manual_seed(1)
-    x, upstream = torch.randn(2, 2, 6, 9, 7, dtype=torch.float64).to(dtype)
-    affine, norm = copy.deepcopy(affine).to(dtype), copy.deepcopy(norm).to(dtype)
+    x, upstream = torch.randn(2, 2, 6, 9, 7, dtype=torch.float64).to(DEVICE, dtype)
+    affine, norm = copy.deepcopy(affine).to(DEVICE, dtype), copy.deepcopy(norm).to(DEVICE, dtype)
     result = how(affine, norm, x.requires_grad_())
     result.backward(upstream)
     gradients = {"x": x.grad, **{name: value.grad for name, value in nn.Sequential(affine, norm).named_parameters()}}

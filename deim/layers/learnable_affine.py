@@ -48,8 +48,7 @@ class HoldAtBias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bias: Tensor, by_numbers: bool) -> Tensor:
         ctx.dtype, bias = bias.dtype, bias.to(x.dtype)
-        unbounded = torch.full_like(bias, torch.inf)
-        lower, upper = torch.where(scale > 0, bias, -unbounded), torch.where(scale > 0, unbounded, bias)
+        lower, upper = torch.where(scale > 0, bias, -torch.inf), torch.where(scale > 0, torch.inf, bias)
         ctx.numbers = (lower.item(), upper.item()) if by_numbers else None
         x.clamp_(*ctx.numbers or (lower, upper))
         ctx.mark_dirty(x)
