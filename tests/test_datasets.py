@@ -1,5 +1,6 @@
 """Data sets of every format become the same records, and faults are told with file and line."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -399,9 +400,15 @@ def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
 def test_the_memory_of_a_worker_does_not_grow() -> None:
     records = synthetic_records(20_000)
-    # From the middle of the epoch on: at first a worker also touches what Python itself has in memory.
-    growing, steady = (
-        seen[-1] - seen[len(seen) // 2] for seen in map(memory_over_an_epoch, (records, CompactRecords(records)))
-    )
+    # From the middle of the epoch on: at first a worker also touches what Python itself has in memory; and
+    # without what other tests have left there, which its garbage collector may look through at any time.
+    gc.collect()
+    gc.freeze()
+    try:
+        growing, steady = (
+            seen[-1] - seen[len(seen) // 2] for seen in map(memory_over_an_epoch, (records, CompactRecords(records)))
+        )
+    finally:
+        gc.unfreeze()
     assert growing > 10 * 2**20, "what happens with Python objects, and would be seen here"
     assert steady < 2**20
