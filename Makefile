@@ -46,8 +46,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# What only a GPU can tell: tests of what is done there in another way, and figures into output/gpu. DEVICE=cpu tries the target without one;
-# ROUNDS=1 is quick. PEER=--peer=path/to/DEIM measures the official code as well, PYTHONPATH=path/to/detrex its operator.
+# What only a GPU can tell: tests of what is done there in another way, and figures into output/gpu. DEVICE=cpu tries
+# the target without one; ROUNDS=1 is quick. PEER=--peer=path/to/DEIM measures the official code as well,
+# PYTHONPATH=path/to/detrex its operator.
 DEVICE ?= cuda
 ROUNDS ?= 10
 BENCHMARK := $(BIN)/python tools/benchmark.py

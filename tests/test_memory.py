@@ -10,7 +10,7 @@ import torch
 from deim.engine import memory
 
 FAULTS_OF_LARGE_BLOCKS = """
-import resource, sys
+import resource
 import torch
 from deim.engine.memory import freed_memory_kept
 

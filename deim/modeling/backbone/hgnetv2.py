@@ -85,8 +85,8 @@ class HGConv(ConvNorm):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Also fold the affine: ``scale * relu(x) + bias`` is ``scale * x + bias``, which a convolution can compute,
-        held on the side of ``bias`` that the sign of ``scale`` says."""
+        """Also fold the affine, which the convolution computes as normalisation does in training; see
+        :meth:`LearnableAffine.of_rectified`."""
         super().fold()
         if not isinstance(self.affine, LearnableAffine):
             return
