@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deim.layers.activation import build_activation, in_place
 
@@ -44,8 +45,17 @@ class ConvNorm(nn.Module):
         self.activation = build_activation(activation)
         self.fused: nn.Conv2d | None = None
 
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """What is computed first: without the normalisation, or with it folded in."""
+        return self.conv if self.fused is None else self.fused
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(x)) if self.fused is None else self.fused(x))
+        return self.finish(self.convolution(x))
+
+    def finish(self, convolved: Tensor) -> Tensor:
+        """What follows the convolution."""
+        return self.activation(self.norm(convolved) if self.fused is None else convolved)
 
     def fold(self) -> None:
         """Fold the normalisation into the convolution, in place; a second call does nothing."""
@@ -61,3 +71,29 @@ class FusibleConvNorm(ConvNorm):
     def reparameterize(self) -> None:
         """See :meth:`fold`."""
         self.fold()
+
+
+class FusionConvNorm(FusibleConvNorm):
+    """A pointwise one which, of a map and one of half its resolution, does not need both in one.
+
+    A pointwise convolution of an enlarged map is the enlarged convolution of the map, for a quarter of the work in both
+    directions: with nearest neighbours, a value is the same four times.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation: str | None = None):
+        super().__init__(in_channels, out_channels, activation=activation)
+
+    def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: (B, C, h, w).
+            coarser: (B, C', h / 2, w / 2), enlarged as the channels before those of ``x``; None without such.
+
+        Returns:
+            (B, out_channels, h, w).
+        """
+        if coarser is None:
+            return super().forward(x)
+        of_coarser, of_x = self.convolution.weight.split([coarser.shape[1], x.shape[1]], dim=1)
+        enlarged = F.interpolate(F.conv2d(coarser, of_coarser), scale_factor=2.0, mode="nearest")
+        return self.finish(enlarged.add_(F.conv2d(x, of_x, self.convolution.bias)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.layers.activation import build_activation, in_place
-from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
+from deim.layers.conv import ConvNorm, FusibleConvNorm, FusionConvNorm, fuse_conv_norm
 
 
 class RepVGGBlock(nn.Module):
@@ -47,14 +47,15 @@ class CSPRepLayer(nn.Module):
     ):
         super().__init__()
         hidden = int(out_channels * expansion)
-        self.conv1 = FusibleConvNorm(in_channels, hidden, activation=activation)
-        self.conv2 = FusibleConvNorm(in_channels, hidden, activation=activation)
+        self.conv1 = FusionConvNorm(in_channels, hidden, activation=activation)
+        self.conv2 = FusionConvNorm(in_channels, hidden, activation=activation)
         self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden, activation) for _ in range(num_blocks)))
         same = hidden == out_channels
         self.conv3 = nn.Identity() if same else FusibleConvNorm(hidden, out_channels, activation=activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
+    def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
+        """See :class:`~deim.layers.conv.FusionConvNorm`."""
+        return self.conv3(self.bottlenecks(self.conv1(x, coarser)) + self.conv2(x, coarser))
 
 
 class RepELAN(nn.Module):
@@ -76,7 +77,7 @@ class RepELAN(nn.Module):
         activation: str = "silu",
     ):
         super().__init__()
-        self.cv1 = FusibleConvNorm(in_channels, split_channels, activation=activation)
+        self.cv1 = FusionConvNorm(in_channels, split_channels, activation=activation)
         self.cv2 = self._stage(split_channels // 2, stage_channels, num_blocks, activation)
         self.cv3 = self._stage(stage_channels, stage_channels, num_blocks, activation)
         self.cv4 = FusibleConvNorm(split_channels + 2 * stage_channels, out_channels, activation=activation)
@@ -88,9 +89,10 @@ class RepELAN(nn.Module):
             FusibleConvNorm(channels, channels, 3, activation=activation),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
+        """See :class:`~deim.layers.conv.FusionConvNorm`."""
         # Both halves by name: the gradient of a whole that is also used in part costs two passes more.
-        kept, entering = self.cv1(x).chunk(2, dim=1)
+        kept, entering = self.cv1(x, coarser).chunk(2, dim=1)
         # One copy: else each convolution that takes the half would make its own, in both directions.
         first = self.cv2(entering.clone())
         return self.cv4(torch.cat([kept, entering, first, self.cv3(first)], dim=1))

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deim.layers import ConvNorm, CSPRepLayer, FusibleConvNorm, RepELAN, sine_position_embedding
 from deim.modeling.encoder.transformer import TransformerEncoderLayer
@@ -129,8 +128,7 @@ class HybridEncoder(nn.Module):
         fused = [maps[-1]]
         for lateral, block, finer in zip(self.lateral_convs, self.fpn_blocks, reversed(maps[:-1]), strict=True):
             fused[0] = lateral(fused[0])
-            upsampled = F.interpolate(fused[0], scale_factor=2.0, mode="nearest")
-            fused.insert(0, block(torch.cat([upsampled, finer], dim=1)))
+            fused.insert(0, block(finer, fused[0]))
         return fused
 
     def _aggregate(self, maps: list[Tensor]) -> list[Tensor]:

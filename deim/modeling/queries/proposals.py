@@ -43,7 +43,8 @@ class RegionProposals(TwoStageSource):
 
     def forward(self, memory: Memory) -> InitialQueries:
         """See :class:`TwoStageSource`."""
-        tokens, logits, anchors = self.candidates(memory)
+        tokens, anchors, valid = self.candidates(memory)
+        tokens, logits = self.score(tokens, valid)
         best = self.best(logits[..., 0])
         groups = {}
         if self.training:

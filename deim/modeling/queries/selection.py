@@ -53,8 +53,8 @@ class TwoStageSource(QuerySource):
         nn.init.xavier_uniform_(self.projection.weight)
 
     def candidates(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, S, dim), logits (B, S, K) and anchors (1 or B, S, 4), as logits, of all that may become
-        queries; tokens on padding are never valid.
+        """Tokens (B, S, dim), anchors (1 or B, S, 4), as logits, and which of them are valid (1 or B, S, 1): all that
+        may become queries; tokens on padding are never valid.
 
         Raises:
             ValueError: there are fewer tokens than queries.
@@ -65,9 +65,12 @@ class TwoStageSource(QuerySource):
                 f"{self.num_queries} queries are to be selected from {count} tokens: enlarge the "
                 "input image or lower num_queries"
             )
-        anchors, valid = generate_anchors(memory, self.anchor_size)
-        tokens = self.norm(self.projection(valid.to(memory.tokens.dtype) * memory.tokens))
-        return tokens, self.score_head(tokens), anchors
+        return memory.tokens, *generate_anchors(memory, self.anchor_size)
+
+    def score(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidates (B, N, dim), which of them are valid -> the content of queries (B, N, dim), logits (B, N, K)."""
+        content = self.norm(self.projection(valid.to(tokens.dtype) * tokens))
+        return content, self.score_head(content)
 
     def anchors(self, spatial_shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
         """The anchors of unpadded maps of these (height, width): (1, S, 4) logits, and which are valid (1, S, 1)."""
@@ -88,14 +91,27 @@ class QuerySelection(TwoStageSource):
             the best tokens, without gradient; as the group ``encoder``, with gradient, what the first
             ``num_queries`` were chosen by and the boxes predicted for them.
         """
-        tokens, logits, anchors = self.candidates(memory)
-        best = self.best(logits.amax(dim=-1))
-        content = take(tokens, best)
+        tokens, anchors, valid = self.candidates(memory)
+        best = self._choose(tokens, valid)
+        content, logits = self.score(take(tokens, best), take(valid, best))
         references = self.bbox_head(content) + take(anchors, best)
-        chosen = Predictions(take(logits, best)[None], references.sigmoid()[None])
+        chosen = Predictions(logits[None], references.sigmoid()[None])
         extra = content.shape[1] - self.num_queries
         supervised, _ = chosen.split([self.num_queries, extra])
         return InitialQueries(content.detach(), references.detach(), extra, {"encoder": supervised})
+
+    @torch.no_grad()
+    def _choose(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """(B, N, 1) indices of the best tokens.
+
+        Those are scored once more, with gradients, which all others do without: a token in thirty is chosen of a
+        large image's.
+        """
+        _, logits = self.score(tokens, valid)
+        if torch.is_autocast_enabled(tokens.device.type):
+            # Up to torch 2.9 the weights cast here are remembered, and without their gradients.
+            torch.clear_autocast_cache()
+        return self.best(logits.amax(dim=-1))
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
