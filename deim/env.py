@@ -10,10 +10,11 @@ from deim.fallback import is_standalone
 
 
 def describe() -> dict[str, str]:
-    """Versions, origin of detectron2 and detrex, device and deformable-attention backend."""
+    """Versions, origin of detectron2 and detrex, device, and what computes on it."""
     import torch
 
-    from deim.layers.ops import BACKENDS, selected_backend, unusable
+    from deim.layers.ops import BACKENDS, batch_norm, selected_backend, unusable
+    from deim.layers.ops.native import library
 
     described = {
         "deim": importlib.import_module("deim").__version__,
@@ -30,6 +31,8 @@ def describe() -> dict[str, str]:
     cuda = torch.cuda.is_available()
     described["device"] = torch.cuda.get_device_name() if cuda else "cpu"
     device = "cuda" if cuda else "cpu"
+    in_c = not cuda and not isinstance(library(batch_norm.SOURCE), str)
+    described["normalisation"] = "c, in training" if in_c else "torch"
     described["deformable attention"] = selected_backend(device)
     for name in BACKENDS:
         described[f"  {name}"] = unusable(name, device) or "can be used"

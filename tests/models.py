@@ -1,11 +1,14 @@
 """Small models and inputs for tests."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from torch import Tensor, nn
 
 from deim.config import load_config
+from deim.layers import AttentionBlock
 from tests.conftest import ROOT
 
 
@@ -31,6 +34,16 @@ def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Modu
     return instantiate(
         recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3", *overrides).model
     )
+
+
+def dense_mask(blocks: Sequence[AttentionBlock], total: int) -> Tensor:
+    """(total, total) bool, True where one query does not see another."""
+    forbidden, first = torch.ones(total, total, dtype=torch.bool), 0
+    for block in blocks:
+        forbidden[first : first + block.size, block.seen] = False if block.forbidden is None else block.forbidden
+        first += block.size
+    assert first == total
+    return forbidden
 
 
 def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:

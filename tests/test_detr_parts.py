@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deim.layers import AttentionBlock
 from deim.modeling.decoder.conditional import (
     ConditionalCrossAttention,
     ConditionalDecoderLayer,
@@ -49,7 +50,7 @@ def test_self_attention_adds_the_projections_of_content_and_position() -> None:
     queries, position = torch.randn(2, 5, DIM), torch.randn(2, 5, DIM)
     mask = torch.rand(5, 5) < 0.4
     mask.fill_diagonal_(False)
-    found, projected = part(queries, position, mask)
+    found, projected = part(queries, position, [AttentionBlock(5, slice(0, 5), mask)])
     for image, query in ((0, 1), (1, 4)):
         held, where = queries[image], position[image]
         own = part.query_content(held[query]) + part.query_position(where[query])
@@ -109,12 +110,12 @@ def test_a_layer_is_post_norm_and_weighs_levels_by_the_self_attention_queries() 
     assert (layer.dim, layer.num_levels) == (DIM, 2)
     memory, queries = memory_of(), torch.randn(2, 3, DIM)
     position = QueryPosition(torch.randn(2, 3, DIM), torch.randn(2, 3, DIM))
-    mask = torch.tensor([[False, True, True], [True, False, True], [False, False, False]])
-    own, projected = layer.self_attn(queries, position.embedding, mask)
+    blocks = [AttentionBlock(1, slice(0, 1)), AttentionBlock(2, slice(1, 3))]
+    own, projected = layer.self_attn(queries, position.embedding, blocks)
     held = layer.norm1(queries + own)
     held = layer.norm2(held + layer.cross_attn(held, position, memory, projected))
     expected = layer.norm3(held + layer.linear2(layer.linear1(held).relu()))
-    torch.testing.assert_close(layer(queries, position, torch.zeros(2, 3, 4), memory, mask), expected)
+    torch.testing.assert_close(layer(queries, position, torch.zeros(2, 3, 4), memory, blocks), expected)
     torch.testing.assert_close(layer.following()(queries, position, torch.zeros(2, 3, 4), memory).shape, queries.shape)
     single = ConditionalDecoderLayer(DIM, HEADS, 24)
     assert single.num_levels is None, "all tokens at once: maps are not told apart"
@@ -136,7 +137,7 @@ def test_dropout_acts_in_training_alone() -> None:
     for levels in (1, 2):
         layer = randomize(ConditionalDecoderLayer(DIM, HEADS, 24, num_levels=levels, dropout=0.3), 0.4)
         for part, given in (
-            (layer.self_attn, (queries, position.embedding, None)),
+            (layer.self_attn, (queries, position.embedding)),
             (layer.cross_attn, (queries, position, memory, queries)),
         ):
             same, other = ([part.train(training)(*given) for _ in range(2)] for training in (False, True))
@@ -239,16 +240,17 @@ def test_proposals_supervise_every_token_by_its_own_box() -> None:
     source = randomize(RegionProposals(DIM, CLASSES, 3), 0.4).train()
     memory = memory_of()
     made = source(memory)
-    tokens, logits, anchors = source.candidates(memory)
+    tokens, anchors, valid = source.candidates(memory)
+    content, logits = source.score(tokens, valid)
     found = made.groups["encoder"]
     torch.testing.assert_close(found.logits, logits[None])
-    torch.testing.assert_close(found.boxes, (source.bbox_head(tokens) + anchors).sigmoid()[None])
+    torch.testing.assert_close(found.boxes, (source.bbox_head(content) + anchors).sigmoid()[None])
     best = logits[1, :, 0].topk(3).indices
     torch.testing.assert_close(made.references[1].sigmoid(), found.boxes[0, 1, best])
     assert not made.references.requires_grad
     assert not source.eval()(memory).groups
     torch.testing.assert_close(source(memory).references, made.references)
-    larger = RegionProposals(DIM, CLASSES, 3, anchor_size=0.3).candidates(memory)[2].sigmoid()
+    larger = RegionProposals(DIM, CLASSES, 3, anchor_size=0.3).candidates(memory)[1].sigmoid()
     torch.testing.assert_close(larger[0, 0, 2:], torch.tensor([0.3, 0.3]))
 
 
@@ -276,7 +278,7 @@ def test_noise_of_dn_detr_lies_on_both_sides() -> None:
     torch.manual_seed(0)
     targets = Targets.collate([torch.tensor([1])], [torch.tensor([[0.5, 0.5, 0.2, 0.4]])])
     noise = QueryDenoising(DIM, 5, num_groups=2000, box_noise_scale=0.4)
-    moved = (noise(targets, 4).references.sigmoid()[0] - targets.boxes[0, 0]) / torch.tensor([0.1, 0.2, 0.2, 0.4])
+    moved = (noise(targets).references.sigmoid()[0] - targets.boxes[0, 0]) / torch.tensor([0.1, 0.2, 0.2, 0.4])
     assert moved.abs().max() <= 0.4 + 1e-4
     assert moved.abs().max() > 0.38
     torch.testing.assert_close(moved.mean(dim=0), torch.zeros(4), atol=0.02, rtol=0)

@@ -6,7 +6,6 @@ from detectron2.config import instantiate
 
 from deim.config import with_deim_loss, with_hybrid_branch, with_learned_queries
 from deim.inference import to_deployment
-from deim.modeling.decoder.decoder import isolate_last
 from deim.modeling.losses import Criterion, Supervision
 from deim.structures.predictions import Predictions, Targets
 from tests.models import REAL_TIME, batch, randomize, recipe
@@ -60,14 +59,6 @@ def test_an_image_with_too_few_tokens_has_a_smaller_branch() -> None:
     model = hybrid_model("dfine", num_queries=1000)
     losses = model(batch([2, 1]))  # 64 + 16 tokens
     assert torch.isfinite(sum(losses.values()))
-
-
-def test_the_branch_sees_only_itself() -> None:
-    forbidden = torch.tensor([[False, True], [False, False]])
-    given = torch.nn.functional.pad(forbidden, (0, 1, 0, 1))
-    expected = torch.tensor([[0, 1, 1], [0, 0, 1], [1, 1, 0]]).bool()
-    assert torch.equal(isolate_last(given, 3, 1, given.device), expected)
-    assert isolate_last(None, 4, 2, given.device).sum() == 8
 
 
 def test_its_losses_are_those_of_repeated_objects() -> None:

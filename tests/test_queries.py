@@ -6,7 +6,6 @@ from torch import nn
 
 from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 from deim.modeling.queries.anchors import generate_anchors
-from deim.modeling.queries.denoising import denoising_mask
 from deim.structures.memory import Memory, flat_padding
 from deim.structures.predictions import Targets
 
@@ -60,6 +59,31 @@ def test_the_best_scores_are_selected() -> None:
     assert selected.groups["encoder"].boxes.requires_grad
 
 
+def test_the_selection_learns_as_if_all_tokens_were_scored_with_gradients() -> None:
+    torch.manual_seed(0)
+    selection = QuerySelection(8, 3, num_queries=4).double()
+    torch.nn.init.normal_(selection.score_head.weight)
+    tokens = torch.randn(2, 40, 8, dtype=torch.float64, requires_grad=True)
+    learnt = (tokens, *selection.projection.parameters(), *selection.norm.parameters())
+    chosen = selection(memory_of(tokens)).groups["encoder"].logits[0]
+    logits = selection.score_head(selection.norm(selection.projection(tokens)))
+    best = logits.amax(dim=-1).topk(4, dim=1).indices[..., None].expand(-1, -1, 3)
+    expected = torch.autograd.grad(logits.gather(1, best).square().sum(), learnt)
+    for found, wanted in zip(torch.autograd.grad(chosen.square().sum(), learnt), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_chosen_learns_under_autocast_too(dtype: torch.dtype) -> None:
+    """Weights that were cast without gradients are not taken again."""
+    selection = QuerySelection(8, 3, num_queries=4)
+    with torch.autocast("cpu", dtype):
+        chosen = selection(memory_of(torch.randn(1, 40, 8)))
+    chosen.groups["encoder"].logits.float().sum().backward()
+    assert selection.projection.weight.grad is not None
+    assert selection.score_head.weight.grad.abs().sum() > 0
+
+
 def test_padded_tokens_have_no_anchor() -> None:
     selection = QuerySelection(8, 3, num_queries=8)
     padding = torch.zeros(1, 32, 64, dtype=torch.bool)
@@ -96,14 +120,14 @@ def test_anchors_at_the_edge_of_the_image_or_beyond_it_are_none() -> None:
 def test_noised_boxes_stay_in_the_image_and_their_noise_has_a_scale() -> None:
     torch.manual_seed(0)
     corner = Targets.collate([torch.tensor([0])], [torch.tensor([[0.1, 0.9, 0.2, 0.2]])])
-    boxes = ContrastiveDenoising(8, 5, num_queries=400)(corner, 4).references.sigmoid()
+    boxes = ContrastiveDenoising(8, 5, num_queries=400)(corner).references.sigmoid()
     low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
     assert low.min() > -1e-4
     assert high.max() < 1 + 1e-4
     assert low.min() < 1e-3
     assert high.max() > 1 - 1e-3
     targets = targets_of(4)
-    queries = ContrastiveDenoising(8, 5, num_queries=400, box_noise_scale=0.2)(targets, 4)
+    queries = ContrastiveDenoising(8, 5, num_queries=400, box_noise_scale=0.2)(targets)
     moved = (queries.references.sigmoid().view(-1, 2, 4, 4) - targets.boxes[0]).abs() / targets.boxes[0, :, 2:].repeat(
         1, 2
     )
@@ -114,13 +138,13 @@ def test_noised_boxes_stay_in_the_image_and_their_noise_has_a_scale() -> None:
 
 
 def test_one_group_is_made_of_more_objects_than_there_are_to_be_queries() -> None:
-    assert ContrastiveDenoising(8, 5, num_queries=3)(targets_of(5), 4).num_groups == 1
+    assert ContrastiveDenoising(8, 5, num_queries=3)(targets_of(5)).num_groups == 1
 
 
 def test_denoising_without_noise_repeats_the_targets() -> None:
     targets = targets_of(2, 3)
     noise = ContrastiveDenoising(8, 5, num_queries=7, label_noise_ratio=0, box_noise_scale=0)
-    queries = noise(targets, num_matching_queries=4)
+    queries = noise(targets)
     assert queries.num_groups == 7 // 3
     assert len(queries) == 2 * 2 * 3
     boxes = queries.references.sigmoid().view(2, 2, 2, 3, 4)
@@ -130,7 +154,7 @@ def test_denoising_without_noise_repeats_the_targets() -> None:
 
 def test_positives_move_less_than_half_a_side_and_negatives_more() -> None:
     targets = targets_of(4)
-    queries = ContrastiveDenoising(8, 5, num_queries=400)(targets, 4)
+    queries = ContrastiveDenoising(8, 5, num_queries=400)(targets)
     boxes = queries.references.sigmoid().view(queries.num_groups, 2, 4, 4)
     low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
     true = targets.boxes[0]
@@ -149,30 +173,14 @@ def test_labels_are_replaced_with_half_the_noise_ratio() -> None:
     with torch.no_grad():
         noise.class_embedding.weight.copy_(torch.arange(6.0)[:, None])
     targets = targets_of(4)
-    labels = noise(targets, 1).content.view(-1, 4)
+    labels = noise(targets).content.view(-1, 4)
     changed = (labels != targets.labels[0]).float().mean()
     assert changed == pytest.approx(0.25 * 4 / 5, abs=0.02)
 
 
-def test_groups_do_not_see_each_other_and_queries_see_no_denoising() -> None:
-    forbidden = denoising_mask(group_size=2, groups=2, num_matching=3, device=torch.device("cpu"))
-    expected = torch.tensor(
-        [
-            [0, 0, 1, 1, 0, 0, 0],
-            [0, 0, 1, 1, 0, 0, 0],
-            [1, 1, 0, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0, 0],
-        ]
-    ).bool()
-    assert torch.equal(forbidden, expected)
-
-
 def test_a_batch_without_objects_still_reaches_the_embedding() -> None:
     noise = ContrastiveDenoising(8, 5)
-    queries = noise(targets_of(0, 0), 4)
+    queries = noise(targets_of(0, 0))
     assert len(queries) == 0
     queries.content.sum().backward()
     assert noise.class_embedding.weight.grad is not None

@@ -1,6 +1,7 @@
 """Small blocks that backbones, encoders and decoders share."""
 
 from deim.layers.activation import build_activation
+from deim.layers.attention import AttentionBlock, SelfAttention, attend, attend_in_blocks
 from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
 from deim.layers.deformable_attention import MultiScaleDeformableAttention
 from deim.layers.linear import Linear
@@ -10,6 +11,7 @@ from deim.layers.rep_blocks import CSPRepLayer, RepELAN, RepVGGBlock
 
 __all__ = [
     "MLP",
+    "AttentionBlock",
     "CSPRepLayer",
     "ConvNorm",
     "FusibleConvNorm",
@@ -17,6 +19,9 @@ __all__ = [
     "MultiScaleDeformableAttention",
     "RepELAN",
     "RepVGGBlock",
+    "SelfAttention",
+    "attend",
+    "attend_in_blocks",
     "build_activation",
     "fuse_conv_norm",
     "map_coordinates",

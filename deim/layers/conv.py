@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.layers.activation import build_activation, in_place
+from deim.layers.normalization import normalize
 
 
 def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
@@ -55,7 +56,9 @@ class ConvNorm(nn.Module):
 
     def finish(self, convolved: Tensor) -> Tensor:
         """What follows the convolution."""
-        return self.activation(self.norm(convolved) if self.fused is None else convolved)
+        return (
+            self.activation(convolved) if self.fused is not None else normalize(self.norm, self.activation, convolved)
+        )
 
     def fold(self) -> None:
         """Fold the normalisation into the convolution, in place; a second call does nothing."""

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-_hardtanh_backward = torch.ops.aten.hardtanh_backward
+from deim.layers.normalization import in_one_step, normalize_in_one_step
+from deim.layers.ops.batch_norm import Activation
 
 
 class LearnableAffine(nn.Module):
@@ -33,34 +34,32 @@ class LearnableAffine(nn.Module):
             x: (B, C, H, W).
         """
         values: dict[str, Any] = norm.state_dict(keep_vars=True)  # parameters of the one norm, buffers of the other
-        bias = values["bias"] * self.scale + self.bias.detach()
-        parameters = {"weight": values["weight"] * self.scale, "bias": bias}
-        return HoldAtBias.apply(functional_call(norm, parameters, (x,)), self.scale, self.bias, x.is_cpu)
+        weight, bias = values["weight"] * self.scale, values["bias"] * self.scale
+        if in_one_step(norm, x):
+            scale, bound = self.scale.item(), self.bias.item()
+            held = Activation(lower=bound) if scale > 0 else Activation(upper=bound)
+            return normalize_in_one_step(norm, x, weight, bias + self.bias, held, bound=self.bias)
+        parameters = {"weight": weight, "bias": bias + self.bias.detach()}
+        return HoldAtBias.apply(functional_call(norm, parameters, (x,)), self.scale, self.bias)
 
 
 class HoldAtBias(torch.autograd.Function):
     """Values on the wrong side of ``bias``, in floating point and of one element, become ``bias``, in place.
 
-    All values are taken to have ``bias`` added, here or before: its gradient is that of both. With ``by_numbers``
-    bounds are read from the device, which is the faster on a CPU, and what a GPU would have to be waited for.
+    All values are taken to have ``bias`` added, here or before: its gradient is that of both. Nothing is read from the
+    device, which would have to be waited for.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, bias: Tensor, by_numbers: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         ctx.dtype, bias = bias.dtype, bias.to(x.dtype)
-        lower, upper = torch.where(scale > 0, bias, -torch.inf), torch.where(scale > 0, torch.inf, bias)
-        ctx.numbers = (lower.item(), upper.item()) if by_numbers else None
-        x.clamp_(*ctx.numbers or (lower, upper))
+        x.clamp_(torch.where(scale > 0, bias, -torch.inf), torch.where(scale > 0, torch.inf, bias))
         ctx.mark_dirty(x)
         ctx.save_for_backward(x, bias)
         return x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
         output, bias = ctx.saved_tensors
-        if ctx.numbers is None:
-            inner = gradient * (output != bias)
-        else:
-            inner = _hardtanh_backward(gradient, output, *ctx.numbers)
-        return inner, None, gradient.sum(dtype=ctx.dtype).reshape(1), None
+        return gradient * (output != bias), None, gradient.sum(dtype=ctx.dtype).reshape(1)

@@ -10,11 +10,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from deim.modeling.decoder import AnchorPosition, ConditionalDecoderLayer, ModulatedAnchorPosition
+from deim.modeling.decoder.decoder import who_sees_whom
 from deim.modeling.decoder.position import QueryPosition
 from deim.modeling.queries import LearnedAnchors, QueryDenoising, RegionProposals
 from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
-from tests.models import randomize, recipe
+from tests.models import dense_mask, randomize, recipe
 from tests.parity.test_losses_reference import CLASSES, box_losses, class_loss, matching_cost
 
 DIM = 32
@@ -39,7 +40,7 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
     counts, groups = [3, 0, 1], 2
     targets = targets_of(counts)
     denoising = QueryDenoising(DIM, CLASSES, groups, label_noise_ratio=0.0, box_noise_scale=0.0)
-    made = denoising(targets, num_matching_queries=4)
+    made = denoising(targets)
     assert (made.num_groups, made.group_size, len(made)) == (2, 3, 6)
     for image, count in enumerate(counts):
         for query in range(6):
@@ -53,11 +54,12 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
                 box = targets.boxes[image, target].logit()
             torch.testing.assert_close(made.content[image, query], expected)
             torch.testing.assert_close(made.references[image, query], box)
+    forbidden = dense_mask(who_sees_whom(made, 4, 0, made.content.device), 10)
     for one in range(10):
         for other in range(10):
             group, other_group = (x // 3 if x < 6 else None for x in (one, other))
             allowed = other_group is None or group == other_group
-            assert bool(made.attention_mask[one, other]) is not allowed
+            assert bool(forbidden[one, other]) is not allowed
 
 
 def test_noise_is_as_strong_as_published() -> None:
@@ -67,7 +69,7 @@ def test_noise_is_as_strong_as_published() -> None:
     denoising = QueryDenoising(DIM, CLASSES)
     nn.init.zeros_(denoising.class_embedding.weight)
     denoising.class_embedding.weight.data[:, 0] = torch.arange(CLASSES)
-    made = denoising(targets, num_matching_queries=1)
+    made = denoising(targets)
     assert made.num_groups == 5
     labels, boxes = targets.labels.repeat(1, 5), targets.boxes.repeat(1, 5, 1)
     changed = (made.content[..., 0] != labels).float().mean()
@@ -111,7 +113,7 @@ def test_losses_of_dn_detr(counts: list[int]) -> None:
     """Padded denoising queries count for nothing, not even as background."""
     criterion = instantiate(recipe("dn_detr_r50_50ep_coco", f"model.num_classes={CLASSES}").model.criterion)
     targets, images, size = targets_of(counts), len(counts), max(counts)
-    denoising = QueryDenoising(DIM, CLASSES)(targets, num_matching_queries=8)
+    denoising = QueryDenoising(DIM, CLASSES)(targets)
     groups = {"main": predictions_of(images, 8, 0), "denoising": predictions_of(images, 5 * size, 1)}
     found = criterion(groups, targets, denoising)
     for layer in range(2):

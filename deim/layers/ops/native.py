@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-FLAGS = ("-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden")
+FLAGS = ("-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 # By what torch says that this processor can do; "native" would be another one on each machine of a shared home.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),

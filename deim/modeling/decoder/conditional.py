@@ -1,33 +1,15 @@
 """Decoder layers with conditional cross-attention (Conditional DETR, arXiv 2108.06152; DAB-DETR, arXiv
 2201.12329, figure 5), which compares what queries hold and where they are apart."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from deim.layers import Linear, build_activation
+from deim.layers import AttentionBlock, Linear, attend, attend_in_blocks, build_activation
 from deim.modeling.decoder.layer import DecoderLayer
 from deim.modeling.decoder.position import QueryPosition
 from deim.structures.memory import Memory
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, num_heads: int, forbidden: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
-    """Attention of projected inputs.
-
-    Args:
-        query, key: (B, Q, C) and (B, S, C), the heads side by side.
-        value: (B, S, D).
-        forbidden: bool, True where a query does not see a key; broadcast to (B, heads, Q, S).
-
-    Returns:
-        (B, Q, D).
-    """
-    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    allowed = None if forbidden is None else ~forbidden
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
-    return attended.transpose(1, 2).flatten(2)
 
 
 def join_heads(content: Tensor, position: Tensor, num_heads: int) -> Tensor:
@@ -46,12 +28,14 @@ class ConditionalSelfAttention(nn.Module):
         self.key_content, self.key_position = Linear(dim, dim), Linear(dim, dim)
         self.value_proj, self.output_proj = Linear(dim, dim), Linear(dim, dim)
 
-    def forward(self, queries: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The result and the projected queries, both (B, Q, dim); ``mask`` is (Q, Q) bool."""
+    def forward(
+        self, queries: Tensor, position: Tensor, blocks: Sequence[AttentionBlock] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """The result and the projected queries, both (B, Q, dim)."""
         query = self.query_content(queries) + self.query_position(position)
         key = self.key_content(queries) + self.key_position(position)
         dropout = self.dropout if self.training else 0.0
-        attended = attend(query, key, self.value_proj(queries), self.num_heads, mask, dropout)
+        attended = attend_in_blocks(query, key, self.value_proj(queries), self.num_heads, blocks, dropout)
         return self.output_proj(attended), query
 
 
@@ -150,7 +134,7 @@ class ConditionalDecoderLayer(DecoderLayer):
         position: QueryPosition,
         references: Tensor,
         memory: Memory,
-        attention_mask: Tensor | None = None,
+        blocks: Sequence[AttentionBlock] = (),
     ) -> Tensor:
         """
         Raises:
@@ -161,7 +145,7 @@ class ConditionalDecoderLayer(DecoderLayer):
                 "conditional cross-attention compares positions: it needs decoder.position=ModulatedAnchorPosition "
                 "and an encoder that gives the positions of its tokens (DeformableEncoder, TransformerEncoder)"
             )
-        attended, weighing = self.self_attn(queries, position.embedding, attention_mask)
+        attended, weighing = self.self_attn(queries, position.embedding, blocks)
         queries = self.norm1(queries + self.dropout(attended))
         found = self.cross_attn(queries, position, memory, weighing)
         queries = self.norm2(queries + self.dropout(found))

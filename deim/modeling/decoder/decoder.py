@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from deim.layers import AttentionBlock
 from deim.modeling.decoder.layer import DecoderLayer
 from deim.modeling.decoder.position import PositionEmbedding, QueryPosition
 from deim.modeling.decoder.projection import MapProjection
 from deim.modeling.decoder.refinement import Refinement
-from deim.modeling.queries.denoising import Denoising, DenoisingQueries
+from deim.modeling.queries.denoising import Denoising, DenoisingGroups, DenoisingQueries
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
@@ -19,15 +21,27 @@ _NOISED = {"main": "denoising", "initial": "denoising_initial"}
 _ONE_TO_MANY = {"main": "hybrid", "initial": "hybrid_initial"}
 
 
-def isolate_last(mask: Tensor | None, total: int, count: int, device: torch.device) -> Tensor:
-    """Forbid attention between the last ``count`` of ``total`` queries and all others.
+def who_sees_whom(
+    noised: DenoisingGroups | None, one_to_one: int, one_to_many: int, device: torch.device
+) -> list[AttentionBlock]:
+    """Self-attention among denoising, one-to-one and one-to-many queries, which stand in this order.
 
-    Args:
-        mask: (total, total) bool, True where attention is forbidden already; None for nowhere.
+    Denoising queries see their group and the one-to-one queries (DN-DETR, arXiv 2203.01305, section 4.3); the others their
+    own kind alone (H-DETR, arXiv 2207.13080, section 3.2).
+
+    Returns:
+        no blocks where all see all.
     """
-    last = torch.arange(total, device=device) >= total - count
-    apart = last[:, None] != last[None, :]
-    return apart if mask is None else mask | apart
+    before = 0 if noised is None else len(noised)
+    after = before + one_to_one
+    blocks = [
+        AttentionBlock(one_to_one, slice(before, after)),
+        AttentionBlock(one_to_many, slice(after, after + one_to_many)),
+    ]
+    if noised is not None:
+        blocks.insert(0, AttentionBlock(before, slice(0, after), F.pad(noised.apart(device), (0, one_to_one))))
+    there = [block for block in blocks if block.size]
+    return there if len(there) > 1 else []
 
 
 class Decoder(nn.Module):
@@ -110,7 +124,7 @@ class Decoder(nn.Module):
         initial = self.queries(memory)
         noised = None
         if self.training and self.denoising is not None and targets is not None:
-            noised = self.denoising(targets, initial.content.shape[1])
+            noised = self.denoising(targets)
         refined = self._run_layers(*self._begin(initial, noised), memory)
         if not self.training:
             return refined, None
@@ -138,18 +152,17 @@ class Decoder(nn.Module):
 
     def _begin(
         self, initial: InitialQueries, noised: DenoisingQueries | None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Content, references (as boxes or points), position and attention mask of all queries together."""
-        content, references, position, mask = initial.content, initial.references, initial.position, None
+    ) -> tuple[Tensor, Tensor, Tensor | None, list[AttentionBlock]]:
+        """Content, references (as boxes or points), position and self-attention of all queries together."""
+        content, references, position = initial.content, initial.references, initial.position
+        one_to_one = content.shape[1] - initial.num_one_to_many
         if noised is not None:
             content = torch.cat([noised.content.to(content.dtype), content], dim=1)
             references = torch.cat([noised.references.to(references.dtype), references], dim=1)
-            mask = noised.attention_mask
             if position is not None:
                 position = torch.cat([self.queries.embed_positions(noised.references).to(position.dtype), position], 1)
-        if initial.num_one_to_many:
-            mask = isolate_last(mask, content.shape[1], initial.num_one_to_many, content.device)
-        return content, references.sigmoid(), position, mask
+        blocks = who_sees_whom(noised, one_to_one, initial.num_one_to_many, content.device)
+        return content, references.sigmoid(), position, blocks
 
     def _by_kind(
         self, refined: dict[str, Predictions], noised: DenoisingQueries | None, one_to_many: int
@@ -171,7 +184,7 @@ class Decoder(nn.Module):
         queries: Tensor,
         references: Tensor,
         position: Tensor | None,
-        attention_mask: Tensor | None,
+        blocks: Sequence[AttentionBlock],
         memory: Memory,
     ) -> dict[str, Predictions]:
         """
@@ -179,7 +192,7 @@ class Decoder(nn.Module):
             queries: (B, Q, C).
             references: (B, Q, 4) cxcywh or (B, Q, 2).
             position: (B, Q, C) for all layers, or None.
-            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
+            blocks: which queries see which.
         """
         last = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}
@@ -190,7 +203,7 @@ class Decoder(nn.Module):
             else:
                 assert position is not None
                 where = QueryPosition(position)
-            queries = layer(queries, where, state.references, memory, attention_mask)
+            queries = layer(queries, where, state.references, memory, blocks)
             state, predicted = self.refinement(index, queries, state, predict=self.training or index == last)
             for name, predictions in predicted.items():
                 collected.setdefault(name, []).append(predictions)

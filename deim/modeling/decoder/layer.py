@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deim.layers import Linear, MultiScaleDeformableAttention, build_activation
+from deim.layers import AttentionBlock, Linear, MultiScaleDeformableAttention, SelfAttention, build_activation
 from deim.modeling.decoder.position import QueryPosition
 from deim.structures.memory import Memory
 
@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
         position: QueryPosition,
         references: Tensor,
         memory: Memory,
-        attention_mask: Tensor | None = None,
+        blocks: Sequence[AttentionBlock] = (),
     ) -> Tensor:
         """
         Args:
@@ -44,7 +44,7 @@ class DecoderLayer(nn.Module):
             position: of the queries.
             references: (B, Q, 4) cxcywh boxes or (B, Q, 2) points, relative to the image without padding.
             memory: what the encoder made of the image.
-            attention_mask: (Q, Q) bool, True where self-attention is forbidden.
+            blocks: which queries see which in self-attention; empty for all.
 
         Returns:
             (B, Q, dim).
@@ -83,7 +83,7 @@ class DeformableDecoderLayer(DecoderLayer):
         super().__init__(dim, len(num_points))
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.self_attn = SelfAttention(dim, num_heads, dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points, project=project, sampling=sampling)
         self.build_fusion(dim)
@@ -113,10 +113,9 @@ class DeformableDecoderLayer(DecoderLayer):
         position: QueryPosition,
         references: Tensor,
         memory: Memory,
-        attention_mask: Tensor | None = None,
+        blocks: Sequence[AttentionBlock] = (),
     ) -> Tensor:
-        keys = queries + position.embedding
-        attended, _ = self.self_attn(keys, keys, queries, attn_mask=attention_mask, need_weights=False)
+        attended = self.self_attn(queries + position.embedding, queries, blocks)
         queries = self.norm1(queries + self.dropout(attended))
         sampled = self.cross_attn(
             queries + position.embedding,

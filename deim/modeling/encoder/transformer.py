@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from deim.layers import MLP, Linear, build_activation, map_coordinates, sine_embedding
+from deim.layers import MLP, Linear, SelfAttention, build_activation, map_coordinates, sine_embedding
 from deim.structures.memory import Memory, resize_padding
 
 
@@ -14,7 +14,7 @@ class TransformerEncoderLayer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str):
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.self_attn = SelfAttention(dim, num_heads, dropout)
         self.linear1 = Linear(dim, dim_feedforward)
         self.linear2 = Linear(dim_feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
@@ -29,8 +29,7 @@ class TransformerEncoderLayer(nn.Module):
             position: (B, N, dim) or (1, N, dim).
             padding: (B, N) bool, True where a token is to be ignored.
         """
-        keys = tokens + position
-        attended, _ = self.self_attn(keys, keys, tokens, key_padding_mask=padding, need_weights=False)
+        attended = self.self_attn(tokens + position, tokens, padding=padding)
         tokens = self.norm1(tokens + self.dropout(attended))
         hidden = self.dropout(self.activation(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))

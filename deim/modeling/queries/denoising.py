@@ -30,6 +30,11 @@ class DenoisingGroups:
     def __len__(self) -> int:
         return self.num_groups * self.group_size
 
+    def apart(self, device: torch.device) -> Tensor:
+        """(N, N) bool, True for queries of two groups."""
+        group = torch.arange(len(self), device=device) // max(self.group_size, 1)
+        return group[:, None] != group[None, :]
+
 
 @dataclass(kw_only=True)
 class DenoisingQueries(DenoisingGroups):
@@ -38,23 +43,20 @@ class DenoisingQueries(DenoisingGroups):
     Attributes:
         content: (B, N, C) label embeddings, zero where padded.
         references: (B, N, 4) box logits.
-        attention_mask: (N + Q, N + Q) bool, True where attention is forbidden.
     """
 
     content: Tensor
     references: Tensor
-    attention_mask: Tensor
 
 
 class Denoising(nn.Module):
     """Base of what makes :class:`DenoisingQueries`."""
 
-    def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
+    def forward(self, targets: Targets) -> DenoisingQueries:
         """
         Args:
             targets: of the batch. Without any object the result has 0 queries, still connected to
                 the embedding, so that every process of a distributed run has the same graph.
-            num_matching_queries: queries that follow the denoising ones in the decoder.
         """
         raise NotImplementedError
 
@@ -83,7 +85,7 @@ class ContrastiveDenoising(Denoising):
         self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
         self.class_embedding = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
 
-    def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
+    def forward(self, targets: Targets) -> DenoisingQueries:
         largest = targets.labels.shape[1]
         groups = max(self.num_queries // largest, 1) if largest else 0
         labels = targets.labels.masked_fill(~targets.valid, self.num_classes).repeat(1, 2 * groups)
@@ -94,7 +96,6 @@ class ContrastiveDenoising(Denoising):
         return DenoisingQueries(
             content=self.class_embedding(self._noise_labels(labels, padded)),
             references=box_logits(self._noise_boxes(boxes, negative)),
-            attention_mask=denoising_mask(2 * largest, groups, num_matching_queries, labels.device),
             num_groups=groups,
             group_size=2 * largest,
         )
@@ -143,7 +144,7 @@ class QueryDenoising(Denoising):
         self.logit_eps = logit_eps
         self.class_embedding = nn.Embedding(num_classes + spare_labels, dim - 1)
 
-    def forward(self, targets: Targets, num_matching_queries: int) -> DenoisingQueries:
+    def forward(self, targets: Targets) -> DenoisingQueries:
         size, groups = targets.labels.shape[1], self.num_groups
         labels, boxes = targets.labels.repeat(1, groups), targets.boxes.repeat(1, groups, 1)
         valid = targets.valid.repeat(1, groups)
@@ -153,7 +154,6 @@ class QueryDenoising(Denoising):
         return DenoisingQueries(
             content=content * valid[..., None],
             references=references * valid[..., None],
-            attention_mask=denoising_mask(size, groups, num_matching_queries, labels.device),
             num_groups=groups,
             group_size=size,
             classified=valid,
@@ -170,15 +170,3 @@ def replace_labels(labels: Tensor, valid: Tensor, num_classes: int, ratio: float
         return labels
     replaced = torch.rand(labels.shape, device=labels.device) < ratio
     return torch.where(replaced & valid, torch.randint_like(labels, num_classes), labels)
-
-
-def denoising_mask(group_size: int, groups: int, num_matching: int, device: torch.device) -> Tensor:
-    """(N + Q, N + Q) bool, True where attention is forbidden.
-
-    Matching queries see no denoising query, and denoising queries none of another group.
-    """
-    count = group_size * groups
-    group = torch.arange(count + num_matching, device=device) // max(group_size, 1)
-    group[count:] = -1
-    to_other_group = group[:, None] != group[None, :]
-    return to_other_group & (group >= 0)[None, :]

@@ -1,0 +1,54 @@
+"""Normalisation and the activation behind it, with fewer passes over memory where that can be."""
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from deim.layers.ops import batch_norm
+from deim.layers.ops.batch_norm import Activation, BatchNorm
+
+_KNOWN = {
+    nn.Identity: Activation(),
+    nn.ReLU: Activation(lower=0.0),
+    nn.SiLU: Activation(silu=True),
+}
+
+
+def normalize(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
+    """``activation(norm(x))`` to rounding, for x (B, C, H, W)."""
+    known = _KNOWN.get(type(activation))
+    if known is None or not in_one_step(norm, x):
+        return activation(norm(x))
+    return normalize_in_one_step(norm, x, norm.weight, norm.bias, known)
+
+
+def in_one_step(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether :func:`normalize_in_one_step` is for them."""
+    if type(norm) is not nn.BatchNorm2d or not norm.training or torch.compiler.is_compiling():
+        return False
+    return norm.affine and norm.track_running_stats and norm.momentum is not None and batch_norm.problem(x) is None
+
+
+def normalize_in_one_step(
+    norm: nn.BatchNorm2d,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    activation: Activation,
+    bound: Tensor | None = None,
+) -> Tensor:
+    """``activation(norm(x))`` with these parameters in place of the module's own; its running statistics follow.
+
+    Args:
+        weight, bias: (C,).
+        bound: see :class:`BatchNorm`.
+    """
+    out, mean, variance = BatchNorm.apply(x, weight, bias, bound, norm.eps, activation)
+    count = x.numel() / x.shape[1]
+    running: Any = norm  # in_one_step has seen that it has all of these
+    with torch.no_grad():
+        running.num_batches_tracked.add_(1)
+        running.running_mean.lerp_(mean, running.momentum)
+        running.running_var.lerp_(variance * (count / (count - 1)), running.momentum)
+    return out

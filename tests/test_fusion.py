@@ -1,0 +1,40 @@
+"""What the encoder's fusion does without, and does not compute differently for it."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim.layers import CSPRepLayer, RepELAN
+from tests.models import randomize
+
+BLOCKS = {
+    "csp": lambda: CSPRepLayer(8, 6, 1),
+    "elan": lambda: RepELAN(8, 6, 4, 3, 1),
+}
+
+
+def results(block: nn.Module, maps: tuple[Tensor, ...], *given: Tensor) -> list[Tensor]:
+    """What a block makes of these, the gradients of maps and parameters, and its statistics."""
+    out = block(*given)
+    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    gradients = torch.autograd.grad(out, (*maps, *block.parameters()), upstream)
+    return [out, *gradients, *(buffer.clone() for buffer in block.buffers())]
+
+
+@pytest.mark.parametrize("deployed", [False, True], ids=["training", "deployed"])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_coarser_map_need_not_be_enlarged_first(kind: str, deployed: bool) -> None:
+    torch.manual_seed(0)
+    block = randomize(BLOCKS[kind]().double(), 0.5).train(not deployed)
+    if deployed:
+        for part in reversed(list(block.modules())):
+            getattr(part, "reparameterize", lambda: None)()
+    fine = torch.randn(2, 5, 6, 4, dtype=torch.float64, requires_grad=True)
+    coarse = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
+    whole = torch.cat([F.interpolate(coarse, scale_factor=2.0, mode="nearest"), fine], dim=1)
+    expected = results(copy.deepcopy(block), (fine, coarse), whole)
+    for found, wanted in zip(results(block, (fine, coarse), fine, coarse), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
