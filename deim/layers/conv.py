@@ -26,6 +26,21 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
     return fused
 
 
+def convolve_apart(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
+    """Convolutions of parts (B, C, h, w) of channels, of any sizes, whose sum is that of the parts concatenated, which takes
+    a pass over memory more, and in training three.
+
+    Args:
+        conv: of one group.
+    """
+    weights = conv.weight.split([part.shape[1] for part in parts], dim=1)
+    biases = [*[None] * (len(parts) - 1), conv.bias]
+    return [
+        F.conv2d(part, weight, bias, conv.stride, conv.padding)
+        for part, weight, bias in zip(parts, weights, biases, strict=True)
+    ]
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, batch normalisation, activation; "same" padding for odd kernels."""
 
@@ -97,6 +112,5 @@ class FusionConvNorm(FusibleConvNorm):
         """
         if coarser is None:
             return super().forward(x)
-        of_coarser, of_x = self.convolution.weight.split([coarser.shape[1], x.shape[1]], dim=1)
-        enlarged = F.interpolate(F.conv2d(coarser, of_coarser), scale_factor=2.0, mode="nearest")
-        return self.finish(enlarged.add_(F.conv2d(x, of_x, self.convolution.bias)))
+        of_coarser, of_x = convolve_apart(self.convolution, coarser, x)
+        return self.finish(F.interpolate(of_coarser, scale_factor=2.0, mode="nearest").add_(of_x))

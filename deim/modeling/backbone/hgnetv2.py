@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.layers.conv import ConvNorm
+from deim.layers.conv import ConvNorm, convolve_apart
 from deim.layers.learnable_affine import LearnableAffine
 from deim.modeling.backbone.staged import StagedBackbone
 
@@ -78,10 +78,10 @@ class HGConv(ConvNorm):
         )
         self.affine = LearnableAffine() if activate and learnable_affine else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def finish(self, convolved: Tensor) -> Tensor:
         if self.training and isinstance(self.affine, LearnableAffine) and not torch.compiler.is_compiling():
-            return self.affine.of_rectified(self.norm, self.conv(x))
-        return self.affine(super().forward(x))
+            return self.affine.of_rectified(self.norm, convolved)
+        return self.affine(super().finish(convolved))
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -130,7 +130,8 @@ class Stem(nn.Module):
         # 2x2 kernels at stride 1: one row and column of zeros at the end keeps the size.
         x = F.pad(self.stem1(x), (0, 1, 0, 1))
         convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
-        return self.stem4(self.stem3(torch.cat([self.pool(x), convolved], dim=1)))
+        of_pooled, of_convolved = convolve_apart(self.stem3.convolution, self.pool(x), convolved)
+        return self.stem4(self.stem3.finish(of_pooled.add_(of_convolved)))
 
 
 class HGBlock(nn.Module):
