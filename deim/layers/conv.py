@@ -71,9 +71,9 @@ class ConvNorm(nn.Module):
 
     def finish(self, convolved: Tensor) -> Tensor:
         """What follows the convolution."""
-        return (
-            self.activation(convolved) if self.fused is not None else normalize(self.norm, self.activation, convolved)
-        )
+        if self.fused is not None:
+            return self.activation(convolved)
+        return normalize(self.norm, self.activation, convolved)
 
     def fold(self) -> None:
         """Fold the normalisation into the convolution, in place; a second call does nothing."""
