@@ -47,6 +47,9 @@ def test_every_family_runs_in_onnx_runtime_and_openvino(family: str, tmp_path: P
         assert agreement.difference < 1e-4
     # native, since fp16 engines find nothing with a norm in pieces
     assert "LayerNormalization" in operators(tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    stored = {one.name for one in graph.initializer}
+    assert all(node.input[1] in stored for node in graph.node if node.op_type == "Conv"), "as TensorRT wants it"
 
 
 @pytest.mark.long

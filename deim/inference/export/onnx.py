@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import deim
 from deim.errors import ConfigError, ExportError
 from deim.inference.deployment import to_deployment
+from deim.inference.export.constants import store_parts
 from deim.inference.export.detrex import DetrexGraph, attention_as
 from deim.inference.export.graph import INPUT, DEIMGraph, DetectionGraph, example
 from deim.inference.export.half import to_half
@@ -144,6 +145,7 @@ def export_onnx(
         (_write_any_shape if graph.any_shape else _write_one_shape)(
             graph, images, options, str(path), metadata.to_json()
         )
+        store_parts(path)
     if options.precision == "float16":
         to_half(path)
     elif options.precision == "int8":
