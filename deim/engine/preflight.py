@@ -49,7 +49,7 @@ def make_output_folder(cfg: Any) -> None:
         raise ConfigError(f"train.output_dir={folder} cannot be written to")
 
 
-# Keys of which the value, where there is one, must be at least 1.
+# Keys of which the value, where there is one, must be a whole number of at least 1.
 _COUNTS = (
     *("train.max_iter", "train.log_period", "train.checkpointer.period", "train.accumulation_steps"),
     *("dataloader.train.total_batch_size", "dataloader.test.total_batch_size"),
@@ -74,6 +74,8 @@ def check_settings(cfg: Any, training: bool) -> None:
         raise told_inside(error) or ConfigError(told) from error
     for key in _COUNTS:
         value = OmegaConf.select(cfg, key, default=None)
+        if value is not None and not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number, got {value!r}")
         if value is not None and value < 1:
             raise ConfigError(f"{key} must be at least 1, got {value}")
     if cfg.train.compile and cfg.train.get("activation_checkpointing"):

@@ -7,9 +7,11 @@ import pytest
 from detectron2.engine import default_argument_parser
 
 from deim.config import load_config
+from deim.engine.preflight import check_settings
 from deim.engine.run import main
-from deim.errors import DeimError
+from deim.errors import ConfigError, DeimError
 from tests.faults.test_bad_input import refused
+from tests.models import recipe
 from tests.test_train_net import RECIPE, tool, train_arguments
 
 # overrides -> what the message says
@@ -79,3 +81,8 @@ def test_a_recipe_is_found_by_its_name() -> None:
     assert load_config("deim_dfine/deim_dfine_n_shapes") == load_config(RECIPE)
     with pytest.raises(DeimError, match="the nearest names are deim_dfine/deim_dfine_"):
         load_config("deim_dfine/deim_dfine_xxl")
+
+
+def test_a_count_that_is_computed_elsewhere_must_be_overridden_by_a_number() -> None:
+    with pytest.raises(ConfigError, match="train.max_iter must be a whole number, got 'many'"):
+        check_settings(recipe("deim_dfine_n_shapes", "train.max_iter=many"), training=True)
