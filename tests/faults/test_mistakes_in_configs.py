@@ -84,5 +84,5 @@ def test_a_recipe_is_found_by_its_name() -> None:
 
 
 def test_a_count_that_is_computed_elsewhere_must_be_overridden_by_a_number() -> None:
-    with pytest.raises(ConfigError, match="train.max_iter must be a whole number, got 'many'"):
+    with pytest.raises(ConfigError, match=r"train\.max_iter must be a whole number, got 'many'"):
         check_settings(recipe("deim_dfine_n_shapes", "train.max_iter=many"), training=True)
