@@ -13,8 +13,7 @@ def describe() -> dict[str, str]:
     """Versions, origin of detectron2 and detrex, device, and what computes on it."""
     import torch
 
-    from deim.layers.ops import BACKENDS, batch_norm, selected_backend, unusable
-    from deim.layers.ops.native import library
+    from deim.layers.ops import BACKENDS, batch_norm, native, selected_backend, unusable
 
     described = {
         "deim": importlib.import_module("deim").__version__,
@@ -31,7 +30,7 @@ def describe() -> dict[str, str]:
     cuda = torch.cuda.is_available()
     described["device"] = torch.cuda.get_device_name() if cuda else "cpu"
     device = "cuda" if cuda else "cpu"
-    in_c = not cuda and not isinstance(library(batch_norm.SOURCE), str)
+    in_c = not cuda and native.problem(batch_norm.SOURCE) is None
     described["normalisation"] = "c, in training" if in_c else "torch"
     described["deformable attention"] = selected_backend(device)
     for name in BACKENDS:

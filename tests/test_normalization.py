@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deim.engine.activation_checkpointing import checkpoint_activations
 from deim.layers import RepELAN, normalization
 from deim.layers.normalization import in_one_step, normalize
-from deim.layers.ops import batch_norm
+from deim.layers.ops import batch_norm, native
 from deim.layers.ops.batch_norm import Activation, BatchNorm
 
 needs_compiler = pytest.mark.skipif(
@@ -161,7 +161,7 @@ def test_one_value_of_each_channel_is_refused_as_torch_does() -> None:
 
 
 def test_without_a_compiler_torch_computes_it(monkeypatch) -> None:
-    monkeypatch.setattr(batch_norm, "library", lambda source: "there is no C compiler")
+    monkeypatch.setattr(native, "library", lambda source: "there is no C compiler")
     norm, x = norm_of(4), maps(4)
     expected = copy.deepcopy(norm)(x).relu()
     monkeypatch.setattr(normalization, "BatchNorm", None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deim.layers.ops.native import library
+from deim.layers.ops import native
 
 SOURCE = "batch_norm.c"
 
@@ -39,8 +39,7 @@ def problem(x: Tensor) -> str | None:
         return "it is for single precision, channels-last, on a CPU"
     if x.numel() <= x.shape[1]:
         return "there is one value of each channel"
-    found = library(SOURCE)
-    return found if isinstance(found, str) else None
+    return native.problem(SOURCE)
 
 
 class BatchNorm(torch.autograd.Function):
@@ -86,11 +85,7 @@ class BatchNorm(torch.autograd.Function):
 
 def _call(function: str, tensors: tuple[Tensor, ...], x: Tensor, sums: int, eps: float, activation: Activation) -> None:
     """A function of the library, with room for so many sums of each channel in each of its parts."""
-    loaded = library(SOURCE)
-    if isinstance(loaded, str):
-        raise RuntimeError(loaded)
     channels, threads = x.shape[1], torch.get_num_threads()
     room = x.new_empty(threads, sums, channels, dtype=torch.float64)
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (*tensors, room)]
     layout = _Layout(x.numel() // channels, channels, threads, *activation)
-    getattr(loaded, function)(*pointers, ctypes.c_float(eps), layout, ctypes.c_int(threads))
+    native.call(SOURCE, function, (*tensors, room), ctypes.c_float(eps), layout)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deim.layers.ops.native import library
+from deim.layers.ops import native
 from deim.layers.ops.operator import differentiable, empty_result
 
 SOURCE = "deform_attn.c"
@@ -22,8 +22,7 @@ class _Sizes(ctypes.Structure):
 
 def problem() -> str | None:
     """Why this backend cannot be used; None if it can."""
-    found = library(SOURCE)
-    return found if isinstance(found, str) else None
+    return native.problem(SOURCE)
 
 
 def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
@@ -51,9 +50,4 @@ def _sizes(value: Tensor, shapes: list[int], locations: Tensor, points: list[int
 
 
 def _call(function: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], sizes: _Sizes) -> None:
-    loaded = library(SOURCE)
-    if isinstance(loaded, str):
-        raise RuntimeError(loaded)
-    dense = [x.contiguous() for x in inputs]
-    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (*dense, *outputs)]
-    getattr(loaded, function)(*pointers, sizes, ctypes.c_int(torch.get_num_threads()))
+    native.call(SOURCE, function, [*(x.contiguous() for x in inputs), *outputs], sizes)

@@ -11,9 +11,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 FLAGS = ("-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 # By what torch says that this processor can do; "native" would be another one on each machine of a shared home.
@@ -42,6 +45,25 @@ def library(source: str) -> ctypes.CDLL | str:
         return f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}"
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
+
+
+def problem(source: str) -> str | None:
+    """Why a C file's library cannot be used; None if it can."""
+    found = library(source)
+    return found if isinstance(found, str) else None
+
+
+def call(source: str, function: str, tensors: Sequence[Tensor], *others: Any) -> None:
+    """Call a function of a C file with pointers to dense tensors, other arguments, and last the number of threads.
+
+    Raises:
+        RuntimeError: there is a :func:`problem`.
+    """
+    loaded = library(source)
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    getattr(loaded, function)(*pointers, *others, ctypes.c_int(torch.get_num_threads()))
 
 
 def _cache() -> Path:
