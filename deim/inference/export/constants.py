@@ -1,31 +1,28 @@
 """Weights that a model uses in parts, stored in parts."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def store_parts(path: str | Path) -> None:
-    """Put constants in place of the ``Split`` nodes of an ONNX file that divide constants, in the file.
+def store_parts(model: Any) -> None:
+    """Put constants in place of the ``Split`` nodes of an ONNX model that divide constants, in place.
 
     Runtimes on a CPU divide them as they load the file; TensorRT takes the weights of a convolution for constants only if they
     are stored as such.
     """
-    import onnx
+    from onnx import numpy_helper
 
-    model = onnx.load(str(path))
     graph, known = model.graph, _constants(model.graph)
     divided = [node for node in graph.node if node.op_type == "Split" and _is_known(node, known)]
     for node in divided:
         for name, part in zip(node.output, _parts(node, known), strict=True):
-            graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(part), name))
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(part), name))
         graph.node.remove(node)
     needed = {name for node in graph.node for name in node.input}
     unneeded = {name for node in divided for name in node.input} - needed
     for initializer in [one for one in graph.initializer if one.name in unneeded]:
         graph.initializer.remove(initializer)
-    onnx.save(model, str(path))
 
 
 def _constants(graph: Any) -> dict[str, np.ndarray]:

@@ -142,10 +142,8 @@ def export_onnx(
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
-        (_write_any_shape if graph.any_shape else _write_one_shape)(
-            graph, images, options, str(path), metadata.to_json()
-        )
-        store_parts(path)
+        (_write_any_shape if graph.any_shape else _write_one_shape)(graph, images, options, str(path))
+        _finish(str(path), metadata.to_json())
     if options.precision == "float16":
         to_half(path)
     elif options.precision == "int8":
@@ -175,7 +173,7 @@ def _channels(mapper: Any) -> str:
     return mapper.get("image_format") or mapper.get("img_format") or "RGB"
 
 
-def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str, metadata: str) -> None:
+def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
     with exported_as(options.attention):
         program: Any = torch.onnx.export(
             graph,
@@ -187,14 +185,11 @@ def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptio
             dynamic_shapes={INPUT: _dynamic_sides(options)},
             verbose=False,
         )
-    program.model.metadata_props[KEY] = metadata
     program.save(path)
 
 
-def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str, metadata: str) -> None:
+def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
     """By tracing, which takes numbers that a model computes in Python for constants."""
-    import onnx
-
     names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(graph.outputs)}
     with attention_as(options.attention):
         try:
@@ -202,8 +197,15 @@ def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptio
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ExportError(f"torch cannot export {type(graph.detector).__name__}: {reason}") from error
+
+
+def _finish(path: str, metadata: str) -> None:
+    """What the file says of itself, and its weights as runtimes want them; in the file."""
+    import onnx
+
     written = onnx.load(path)
-    onnx.helper.set_model_props(written, {KEY: metadata})
+    written.metadata_props.add(key=KEY, value=metadata)
+    store_parts(written)
     onnx.save(written, path)
 
 
