@@ -52,20 +52,21 @@ lint: $(VENV)/.installed-dev
 DEVICE ?= cuda
 ROUNDS ?= 10
 BENCHMARK := $(BIN)/python tools/benchmark.py
+GRAPHS := $(if $(filter cuda%,$(DEVICE)),--with train.cuda_graphs=True)
 
 gpu: $(VENV)/.installed-dev
 	mkdir -p output/gpu
 	$(BIN)/python -m deim.env
-	$(BIN)/python -m pytest tests/test_deformable_attention.py tests/test_learnable_affine.py tests/test_data.py
+	$(BIN)/python -m pytest tests/test_gpu.py tests/test_deformable_attention.py tests/test_data.py
 	for dtype in float32 float16 bfloat16; do \
 		$(BENCHMARK) attention --device $(DEVICE) --rounds $(ROUNDS) --dtype $$dtype --json output/gpu/attention_$$dtype.json || exit 1; \
 	done
 	for size in n s l; do \
 		recipe=deim_dfine/deim_dfine_$${size}_coco; \
 		$(BENCHMARK) train-step --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --amp bfloat16 \
-			--with train.compile=True $(PEER) \
+			--with train.compile=True $(GRAPHS) $(PEER) \
 			--json output/gpu/train_step_$$size.json || exit 1; \
-		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --compile $(PEER) \
+		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --compile --half $(PEER) \
 			--json output/gpu/latency_$$size.json || exit 1; \
 	done
 

@@ -45,7 +45,8 @@ def run_training(args: argparse.Namespace) -> None:
 
 
 def run_latency(args: argparse.Namespace) -> None:
-    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, args.device, args.compile, args.json)
+    how = (args.device, args.compile, args.half, args.json)
+    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *how)
 
 
 def run_kernels(args: argparse.Namespace) -> None:
@@ -118,6 +119,7 @@ if __name__ == "__main__":
     add_peer(deployed)
     deployed.add_argument("--batch", type=int, default=1)
     deployed.add_argument("--compile", action="store_true", help="measure torch.compile, too")
+    deployed.add_argument("--half", action="store_true", help="in float16, where torch deems it safe")
     deployed.set_defaults(action=run_latency)
     exporting = subparsers.add_parser("export", help="exported files in ONNX Runtime and OpenVINO, on the CPU")
     exporting.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")

@@ -31,6 +31,7 @@ def predict(args: argparse.Namespace) -> None:
         threshold=args.threshold,
         half=args.half,
         compile=args.compile,
+        cuda_graph=args.cuda_graph,
     )
     print(f"{len(predictor.class_names)} classes, {predictor.runner.description}")
     job = Job(predictor, args.save, args.output, args.classes, args.batch_size, tiling)
@@ -53,4 +54,5 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="auto", help="such as cpu or cuda:1")
     parser.add_argument("--half", action="store_true", help="float16, on a GPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--cuda-graph", action="store_true", help="on a GPU, replay what was done for the first batch")
     sys.exit(run_tool(lambda: predict(parser.parse_args())))

@@ -22,6 +22,8 @@ train = dict(
     memory_format="channels_last",
     # torch.compile of backbone and encoder, anew for every size of images
     compile=False,
+    # replay what comes before the decoder, on one GPU
+    cuda_graphs=False,
     amp=dict(enabled=False, dtype="bfloat16"),
     ddp=dict(
         broadcast_buffers=False,

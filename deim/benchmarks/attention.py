@@ -1,4 +1,5 @@
-"""How long deformable attention takes, by each backend that can be used, forwards and with its gradients."""
+"""How long deformable attention takes, by each backend that can be used, forwards and with its gradients; on a GPU, its memory
+as well."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deim.benchmarks.timing import interleaved, report, rows
+from deim.benchmarks.timing import interleaved, on_gpu, report, rows
 from deim.layers.ops import BACKENDS, unusable
 
 Shapes = list[tuple[int, int]]
@@ -51,7 +52,8 @@ def run(rounds: int, cases: int | None, device_name: str, dtype_name: str, path:
         for what, step in (("forward", _forward), ("forward + backward", _both)):
             runs: dict[str, Callable[[], Any]] = {n: partial(step, n, inputs, shapes, points) for n in usable}
             for row in rows(interleaved(runs, rounds, device), "torch"):
-                found.append({"case": case, "what": what, **row, "error": errors[row["run"]]})
+                alone = on_gpu(runs[row["run"]], device)
+                found.append({"case": case, "what": what, **row, **alone, "error": errors[row["run"]]})
     report(found, path, device)
 
 

@@ -15,6 +15,7 @@ from deim.checkpoint.reading import Stored
 from deim.config import load_config
 from deim.engine.model import MEMORY_FORMATS
 from deim.inference import to_deployment
+from deim.inference.cuda_graphs import CudaGraphs
 
 OFFICIAL = "official"
 
@@ -40,9 +41,14 @@ def run(
     rounds: int,
     device_name: str,
     compile: bool,
+    half: bool,
     path: str | None,
 ) -> None:
     """Print a table of our forms of a recipe, and the official model's deployed form if ``peer`` names a checkout.
+
+    Args:
+        compile: measure ours by ``torch.compile`` as well.
+        half: in float16 where torch deems it safe, all of them.
 
     Raises:
         ConfigError: ``peer`` is none, or the official code has no such model.
@@ -55,25 +61,30 @@ def run(
         model.load_state_dict(in_our_layout(Stored(OFFICIAL, official.state_dict()), model), strict=True)
         official = official.deploy().to(device)
     pixels = torch.rand(batch, 3, size, size, device=device)
-    networks = _forms(model.to(device), official, compile)
-    with torch.inference_mode():
+    networks = _forms(model.to(device), official, compile, half)
+    with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
         runs = {name: _call(network, pixels) for name, network in networks.items()}
         times = interleaved(runs, rounds, device)
     found = rows(times, OFFICIAL if official is not None else None)
     report([{"recipe": recipe, "batch": batch, **row} for row in found], path, device)
 
 
-def _forms(model: nn.Module, official: nn.Module | None, compile: bool) -> dict[str, nn.Module]:
-    networks: dict[str, nn.Module] = {}
+def _forms(
+    model: nn.Module, official: nn.Module | None, compile: bool, half: bool
+) -> dict[str, Callable[[Tensor], Any]]:
+    networks: dict[str, Callable[[Tensor], Any]] = {}
     for name, memory_format in MEMORY_FORMATS.items():
         if official is not None:
             label = OFFICIAL if name == "contiguous" else f"{OFFICIAL}, {name}"
             networks[label] = copy.deepcopy(official).to(memory_format=memory_format)  # type: ignore[call-overload]
-        networks[f"deim, {name}"] = Network(to_deployment(model, memory_format=memory_format))
+        networks[f"deim, {name}"] = Network(to_deployment(model, memory_format=memory_format, half=half))
     if compile:
-        networks["deim, compiled"] = Network(to_deployment(model, compile=True))
+        networks["deim, compiled"] = Network(to_deployment(model, compile=True, half=half))
+    if next(model.parameters()).is_cuda:
+        replayed = [name for name in networks if name in ("deim, channels_last", "deim, compiled")]
+        networks |= {f"{name}, CUDA graph": CudaGraphs(networks[name]) for name in replayed}
     return networks
 
 
-def _call(network: nn.Module, pixels: Tensor) -> Callable[[], Any]:
+def _call(network: Callable[[Tensor], Any], pixels: Tensor) -> Callable[[], Any]:
     return lambda: network(pixels)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from tabulate import tabulate
+from torch.profiler import ProfilerActivity, profile
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
@@ -90,6 +91,23 @@ def _limits(device: torch.device) -> dict[str, float]:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def on_gpu(run: Callable[[], Any], device: torch.device, calls: int = 10) -> dict[str, float]:
+    """Time that a call takes of the GPU alone, whatever the host needs to launch it, and memory that it needs; nothing of
+    other devices."""
+    if device.type != "cuda":
+        return {}
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    memory = torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in range(calls):
+            run()
+        synchronize(device)
+    time = sum(event.self_device_time_total for event in seen.key_averages())
+    return {"GPU ms": time / 1e3 / calls, "MiB": memory / 2**20}
 
 
 def synchronize(device: torch.device) -> None:

@@ -85,6 +85,7 @@ class OurStep(Step):
         config.optimizer.params.model = model
         self.optimizer = instantiate(config.optimizer)
         self.max_norm = config.train.clip_grad.params.max_norm
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.average = EMAHook(model, EMAState())
         self.average.before_train()
         self.samples = [_sample(image, target) for image, target in zip(*batch, strict=True)]
@@ -98,7 +99,7 @@ class OurStep(Step):
         self.watch.end("criterion")
         total.backward()
         self.watch.end("backward")
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.optimizer.step()
         self.average.after_step()
         self.watch.end("update")

@@ -40,19 +40,20 @@ class EMAHook(HookBase):
             self.state.to(self.device or next(self.model.parameters()).device)
         else:
             self.state.save_from(self.model, self.device)
+        # Looked up once: walking through a model takes as long as updating it. What it consists of stays the same, whereas
+        # averages may be loaded anew.
+        values = dict(self.state.get_model_state_iterator(self.model))
+        self.averaged = {name: value for name, value in values.items() if value.is_floating_point()}
+        self.copied = {name: value for name, value in values.items() if name not in self.averaged}
 
     @torch.no_grad()
     def after_step(self) -> None:
         self.updates += 1
-        averages, values = [], []
-        for name, value in self.state.get_model_state_iterator(self.model):
-            average = self.state.state[name]
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value.to(average.device))
-            else:
-                average.copy_(value)
+        averages = [self.state.state[name] for name in self.averaged]
+        values = [value.to(average.device) for value, average in zip(self.averaged.values(), averages, strict=True)]
         torch._foreach_lerp_(averages, values, 1 - self.current_decay())
+        if self.copied:
+            torch._foreach_copy_([self.state.state[name] for name in self.copied], list(self.copied.values()))
 
     def state_dict(self) -> dict:
         return {"updates": self.updates}

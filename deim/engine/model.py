@@ -9,6 +9,7 @@ from torch import nn
 
 from deim.config import build
 from deim.engine.activation_checkpointing import checkpoint_activations
+from deim.engine.cuda_graphs import record_features
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -29,10 +30,11 @@ def build_model(cfg: Any) -> nn.Module:
 
 
 def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
-    """With synchronised normalisation if asked for and possible, ``train.activation_checkpointing`` and ``train.compile``.
+    """With synchronised normalisation if asked for and possible, ``train.activation_checkpointing``, ``train.compile``
+    and ``train.cuda_graphs``.
 
     Raises:
-        ConfigError: activations of a part cannot be computed again.
+        ConfigError: activations of a part cannot be computed again, or the model cannot be recorded.
     """
     if cfg.train.sync_bn and comm.get_world_size() > 1 and torch.cuda.is_available():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -46,4 +48,6 @@ def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
             if part is not None:
                 part.compile(dynamic=False)
                 logger.info(f"model.{name} is compiled for each size of images when it first comes")
+    if cfg.train.get("cuda_graphs", False):
+        record_features(model)
     return model

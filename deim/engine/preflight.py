@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.evaluation import inference_context
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -82,6 +83,8 @@ def check_settings(cfg: Any, training: bool) -> None:
         raise ConfigError(
             "train.compile decides by itself which activations are kept: take out train.activation_checkpointing"
         )
+    if cfg.train.get("cuda_graphs"):
+        _check_for_graphs(cfg.train)
     if cfg.train.model_ema.enabled and not 0 < cfg.train.model_ema.decay < 1:
         raise ConfigError(f"train.model_ema.decay must be between 0 and 1, got {cfg.train.model_ema.decay}")
     for key in ("model", "dataloader.test", *(_BUILT_IN_TRAINING if training else ())):
@@ -94,6 +97,17 @@ def check_settings(cfg: Any, training: bool) -> None:
         torch.device(cfg.train.device)
     except RuntimeError as error:
         raise ConfigError(f"train.device={cfg.train.device!r}: {error}") from error
+
+
+def _check_for_graphs(train: Any) -> None:
+    others = ("compile", "activation_checkpointing")
+    conflict = next((f"train.{key}" for key in others if train.get(key)), None)
+    if train.get("accumulation_steps", 1) > 1:  # gradients of a part are where those of the next are written
+        conflict = "train.accumulation_steps"
+    if comm.get_world_size() > 1:
+        conflict = "more than one process"
+    if conflict is not None:
+        raise ConfigError(f"train.cuda_graphs cannot be combined with {conflict}")
 
 
 def warn_of_unused_parts(cfg: Any) -> None:

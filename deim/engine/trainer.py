@@ -60,6 +60,8 @@ class Trainer(SimpleTrainer):
         self.seed, self.guard = seed, guard or NonFiniteGuard(getattr(model, "module", model))
         # the batch of the present step, for hooks to look at
         self.samples: list[dict] = []
+        # walking through the model for them takes a millisecond
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type) if amp == "float16" else None
 
@@ -91,8 +93,8 @@ class Trainer(SimpleTrainer):
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         if self.clip_grad is not None:
-            return nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            return nn.utils.clip_grad_norm_(self.parameters, **self.clip_grad)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         return torch.stack(torch._foreach_norm(gradients)).norm()
 
     def _finish(self, step: "StepNumbers", data_time: float) -> None:

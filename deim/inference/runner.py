@@ -44,12 +44,20 @@ class TorchRunner:
     Args:
         half: float16 where torch deems it safe (autocast).
         compile: by ``torch.compile``.
+        cuda_graph: replay what was recorded for batches of a shape; see :func:`to_deployment`.
 
     Raises:
-        ConfigError: its test data are mapped by what knows nothing of single images.
+        ConfigError: its test data are mapped by what knows nothing of single images, or there is nothing to record.
     """
 
-    def __init__(self, trained: TrainedModel, device: torch.device, half: bool = False, compile: bool = False):
+    def __init__(
+        self,
+        trained: TrainedModel,
+        device: torch.device,
+        half: bool = False,
+        compile: bool = False,
+        cuda_graph: bool = False,
+    ):
         self.device, self.half = device, half
         self.class_names = trained.class_names
         self.mapper = build(trained.config, "dataloader.test.mapper")
@@ -57,7 +65,9 @@ class TorchRunner:
             raise ConfigError(
                 f"predicting needs a DetectionMapper as dataloader.test.mapper, not {type(self.mapper).__name__}"
             )
-        self.model: nn.Module = to_deployment(trained.model.to(self.device), compile=compile)
+        self.model: nn.Module = to_deployment(
+            trained.model.to(self.device), compile=compile, half=half, cuda_graph=cuda_graph
+        )
         self.description = f"torch on {self.device}"
 
     def prepare(self, image: np.ndarray) -> Tensor:

@@ -1,8 +1,9 @@
 """While a model is traced into a graph: whether it is, and tensors that are kept from call to call."""
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -19,12 +20,39 @@ def is_exporting() -> bool:
 
 
 def remembered(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[Arguments, Made]:
-    """:func:`functools.lru_cache` for functions that make tensors out of shapes: what is made during an export belongs
-    to its graph and is not kept, and shapes may be symbols there."""
-    kept = functools.lru_cache(maxsize)(make)
+    """:func:`functools.lru_cache` for functions that make tensors out of shapes.
+
+    What is made while a graph is traced belongs to it and is not kept, and shapes may be symbols there. What is kept is
+    made outside of inference mode, so that it serves training, too.
+    """
+
+    @functools.lru_cache(maxsize)
+    def kept(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        with torch.inference_mode(False):
+            return make(*args, **kwargs)
 
     @functools.wraps(make)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
-        return make(*args, **kwargs) if is_exporting() else kept(*args, **kwargs)  # type: ignore[arg-type]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return make(*args, **kwargs)
+        made = kept(*args, **kwargs)  # type: ignore[arg-type]
+        for users in _users:
+            users.append(made)
+        return made
 
     return call
+
+
+_users: list[list[Any]] = []
+
+
+@contextmanager
+def remembered_values_in_use() -> Iterator[list[Any]]:
+    """What :func:`remembered` functions return meanwhile, in a list: whoever holds it keeps it from being freed when it is
+    forgotten, which a recorded CUDA graph, reading from where it was, would not notice."""
+    users: list[Any] = []
+    _users.append(users)
+    try:
+        yield users
+    finally:
+        _users.remove(users)

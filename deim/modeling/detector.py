@@ -1,6 +1,7 @@
 """The meta-architecture: detectron2's inputs in, a dict of losses or Instances out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
@@ -68,14 +69,29 @@ class DEIMDetector(nn.Module):
         """
         images, padding = self._batch([x["image"] for x in batched_inputs])
         targets = self._targets(batched_inputs, images.image_sizes) if self.training else None
-        encoded = self.encoder(self.backbone(images.tensor), padding)
-        groups, denoising = self.decoder(encoded, targets, padding)
-        if targets is not None:
-            if self.criterion is None:
-                raise RuntimeError("this model has no criterion and cannot be trained")
-            with torch.autocast(self.device.type, enabled=False):
-                return self.criterion(groups, targets, denoising)
-        return self._detections(groups["main"], batched_inputs, images)
+        if targets is None:
+            return self._instances(self.detect(images.tensor, padding), batched_inputs, images)
+        if self.criterion is None:
+            raise RuntimeError("this model has no criterion and cannot be trained")
+        groups, denoising = self.decoder(self.encode(images.tensor, padding), targets, padding)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.criterion(groups, targets, denoising)
+
+    def encode(self, images: Tensor, padding: Tensor | None = None) -> Any:
+        """
+        Args:
+            images: (B, 3, H, W) normalised.
+            padding: (B, H, W) bool, True where padded; None where nothing is.
+
+        Returns:
+            what the decoder takes.
+        """
+        return self.encoder(self.backbone(images), padding)
+
+    def detect(self, images: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """:func:`best_detections` of images; see :meth:`encode`."""
+        groups, _ = self.decoder(self.encode(images, padding), None, padding)
+        return best_detections(groups["main"], self.num_detections)
 
     def _batch(self, images: list[Tensor]) -> tuple[ImageList, Tensor | None]:
         """Normalised images in one tensor, and the (B, H, W) mask of padded pixels if there are any."""
@@ -102,16 +118,21 @@ class DEIMDetector(nn.Module):
         labels = targets.labels.to(self.device, non_blocking=True)
         return Targets(labels, boxes.to(self.device, non_blocking=True), targets.counts)
 
-    def _detections(
-        self, predictions: Predictions, batched_inputs: list[dict], images: ImageList
+    def _instances(
+        self, found: tuple[Tensor, Tensor, Tensor], batched_inputs: list[dict], images: ImageList
     ) -> list[dict[str, Instances]]:
-        scores, classes, boxes = best_detections(predictions, self.num_detections)
+        sizes = [
+            (given.get("height", height), given.get("width", width))
+            for given, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        scores, classes, boxes = found
+        scales = torch.tensor([[width, height, width, height] for height, width in sizes], dtype=boxes.dtype)
+        boxes = boxes * scales[:, None].to(boxes.device, non_blocking=True)
         results = []
-        for i, (given, (height, width)) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
-            size = (given.get("height", height), given.get("width", width))
-            found = Boxes(boxes[i] * boxes.new_tensor([size[1], size[0]]).repeat(2))
-            found.clip(size)
-            instances = Instances(size, pred_boxes=found, scores=scores[i], pred_classes=classes[i])
+        for size, *of_image in zip(sizes, boxes, scores, classes, strict=True):
+            clipped = Boxes(of_image[0])
+            clipped.clip(size)
+            instances = Instances(size, pred_boxes=clipped, scores=of_image[1], pred_classes=of_image[2])
             results.append({"instances": instances})
         return results
 

@@ -94,7 +94,7 @@ class Targets:
     @property
     def valid(self) -> Tensor:
         """(B, T) bool, False where padded."""
-        counts = torch.tensor(self.counts, device=self.labels.device)
+        counts = torch.tensor(self.counts).to(self.labels.device, non_blocking=True)
         return torch.arange(self.labels.shape[1], device=self.labels.device) < counts[:, None]
 
     def without_classes(self) -> "Targets":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deim.layers.ops.operator import differentiable, empty_result
 from deim.layers.ops.torch_backend import deform_attn_torch
+from deim.layers.tracing import remembered
 
 
 @functools.cache
@@ -76,7 +77,7 @@ def _backward(
 deform_attn_triton = differentiable("deform_attn_triton", _forward, _backward)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered
 def _levels(shapes: tuple[int, ...], points: tuple[int, ...], device: torch.device) -> Tensor:
     """(P, 3) int32: height, width and first token of the map of each point. Cached: do not write to it."""
     rows, start = [], 0

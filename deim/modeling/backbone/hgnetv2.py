@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.layers.conv import ConvNorm, convolve_apart
 from deim.layers.learnable_affine import LearnableAffine
+from deim.layers.normalization import in_one_step
 from deim.modeling.backbone.staged import StagedBackbone
 
 
@@ -79,7 +80,7 @@ class HGConv(ConvNorm):
         self.affine = LearnableAffine() if activate and learnable_affine else nn.Identity()
 
     def finish(self, convolved: Tensor) -> Tensor:
-        if self.training and isinstance(self.affine, LearnableAffine) and not torch.compiler.is_compiling():
+        if self.fused is None and isinstance(self.affine, LearnableAffine) and in_one_step(self.norm, convolved):
             return self.affine.of_rectified(self.norm, convolved)
         return self.affine(super().finish(convolved))
 

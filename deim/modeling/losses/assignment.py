@@ -144,7 +144,7 @@ def _on_device(plans: Sequence[_Plan], device: torch.device) -> list[GroupAssign
     pairs = torch.from_numpy(joined).to(device, non_blocking=True).split([len(part) for part in parts], dim=1)
 
     numbers = [[p.objects, p.located, p.matched, p.queries] for p in plans]
-    means = torch.tensor([float(n) for row in numbers for n in row], device=device)
+    means = torch.tensor([float(n) for row in numbers for n in row]).to(device, non_blocking=True)
     if comm.get_world_size() > 1:
         dist.all_reduce(means)
         means = means / comm.get_world_size()
