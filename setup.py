@@ -65,7 +65,8 @@ setup(
             "fairscale",
         ],
         "demo": ["gradio>=5"],
-        "export": ["onnx", "onnxscript", "onnxruntime"],
+        # before 1.32, its converter to float16 writes files that it does not open itself
+        "export": ["onnx", "onnxscript", "onnxruntime>=1.32"],
         "openvino": ["openvino"],
         "safetensors": ["safetensors"],
         "slurm": ["submitit"],

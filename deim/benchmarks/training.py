@@ -251,13 +251,16 @@ def run(
     if peer is not None:
         require_checkout(peer)
     forms = forms_of(others)
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        memory = {
-            name: pool.submit(peak_memory, recipe, None, batch, device, amp, overrides).result()
+    # each in a process of its own: a GPU tells them apart, a CPU would be busier with several
+    at_once = 1 if torch.device(device).type == "cpu" else len(forms) + 1
+    with ProcessPoolExecutor(at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
+        measured = {
+            name: pool.submit(peak_memory, recipe, None, batch, device, amp, overrides)
             for name, overrides in forms.items()
         }
         if peer is not None:
-            memory["official"] = pool.submit(peak_memory, recipe, peer, batch, device, amp).result()
+            measured["official"] = pool.submit(peak_memory, recipe, peer, batch, device, amp)
+        memory = {name: one.result() for name, one in measured.items()}
     times = measure(recipe, peer, batch, rounds, device, amp, forms)
     totals = {name: [sum(phases.values()) for phases in values] for name, values in times.items()}
     found = []
