@@ -1,15 +1,19 @@
 """Small models and inputs for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partialmethod
+from unittest import mock
 
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from deim.config import load_config
 from deim.layers import AttentionBlock
-from tests.conftest import ROOT
+from tests.conftest import ROOT, long_but_for
 
 
 def recipe(name: str, *overrides: str):
@@ -58,6 +62,22 @@ def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
     return model
+
+
+# What makes code of the graphs of torch.compile; the first, which is torch's default, takes a minute.
+COMPILERS = long_but_for(["aot_eager"], ["inductor", "aot_eager"])
+
+
+@contextmanager
+def compiled_whole(compiler: str) -> Iterator[None]:
+    """What is compiled inside by torch.compile must not fall into pieces, between which it looks up what to do."""
+    torch._dynamo.reset()
+    counters.clear()
+    compile_module = nn.Module.compile
+    with mock.patch.object(nn.Module, "compile", partialmethod(compile_module, backend=compiler)):
+        yield
+    assert not counters["graph_break"], list(counters["graph_break"])
+    assert counters["stats"]["unique_graphs"] > 0
 
 
 def batch(counts: list[int], size: int = 64, classes: int = 6, seed: int = 0) -> list[dict]:

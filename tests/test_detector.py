@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deim.inference import to_deployment
 from deim.structures.predictions import Predictions
 from tests.conftest import needs_utf8
-from tests.models import FAMILIES, batch, randomize, recipe, tiny_model
+from tests.models import COMPILERS, FAMILIES, REAL_TIME, batch, compiled_whole, randomize, recipe, tiny_model
 
 LOSSES = {
     "dfine": {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_fgl_dn_1", "loss_ddf_aux_1", "loss_mal_enc_0"},
@@ -161,11 +161,15 @@ def test_deployment_keeps_what_encoder_and_decoder_compute(name: str) -> None:
 
 @torch.no_grad()
 @needs_utf8
-def test_deployment_can_be_compiled() -> None:
-    model = randomize(tiny_model()).eval()
-    compiled = to_deployment(model, compile=True)
-    expected, found = (m(batch([1]))[0]["instances"] for m in (model, compiled))
-    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-3)
+@pytest.mark.parametrize("family", REAL_TIME)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_deployment_can_be_compiled(family: str, compiler: str) -> None:
+    model = randomize(tiny_model(family=family)).eval()
+    (expected,) = model(batch([1]))
+    with compiled_whole(compiler):
+        compiled = to_deployment(model, compile=True)
+        (found,) = compiled(batch([1]))
+    torch.testing.assert_close(found["instances"].scores, expected["instances"].scores, atol=1e-4, rtol=1e-3)
 
 
 def test_deployment_leaves_the_original_trainable() -> None:

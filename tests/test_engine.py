@@ -20,7 +20,7 @@ from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule
 from tests.conftest import needs_utf8
-from tests.models import FAMILIES, batch, recipe, tiny_model
+from tests.models import COMPILERS, FAMILIES, batch, compiled_whole, recipe, tiny_model
 
 DEIM_S = Schedule(epochs=132, warmup_iters=2000, warmup="quadratic", flat_epochs=64, no_aug_epochs=12, lr_gamma=0.5)
 
@@ -241,14 +241,18 @@ def test_a_run_goes_on_in_another_memory_format() -> None:
 
 
 @needs_utf8
-def test_a_compiled_model_trains_as_another() -> None:
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_compiled_model_trains_as_another(compiler: str) -> None:
     cfg = recipe(FAMILIES["dfine"], "train.device=cpu", "train.compile=True", "model.decoder.num_layers=2")
     losses = []
-    for prepare in (lambda model: model, lambda model: prepare_for_training(cfg, model)):
+    for surroundings in (nullcontext(), compiled_whole(compiler)):
         torch.manual_seed(0)
-        model = prepare(build_model(cfg))
-        terms = model(batch([2, 1]))
-        sum(terms.values()).backward()
+        model = build_model(cfg)
+        with surroundings:
+            if losses:
+                model = prepare_for_training(cfg, model)
+            terms = model(batch([2, 1]))
+            sum(terms.values()).backward()
         losses.append({**terms, "norm": model.backbone.stem.stem1.conv.weight.grad.norm()})
     for name, value in losses[0].items():
         torch.testing.assert_close(losses[1][name], value, rtol=1e-3, atol=1e-5)

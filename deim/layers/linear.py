@@ -16,11 +16,13 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = min(self.in_features, self.out_features) >= _SMALLEST and x.numel() > 0
-        by_onednn = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         # in a graph a linear layer should be seen as one
-        if not (wide and by_onednn) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not self._by_onednn(x):
             return super().forward(x)
         pixels = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
         computed = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
         return computed.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+    def _by_onednn(self, x: Tensor) -> bool:
+        wide = min(self.in_features, self.out_features) >= _SMALLEST and x.numel() > 0
+        return wide and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()

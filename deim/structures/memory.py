@@ -43,11 +43,15 @@ class Memory:
         """The number of tokens of each map."""
         return [height * width for height, width in self.spatial_shapes]
 
-    @cached_property
+    @property
     def valid_ratios(self) -> Tensor | None:
         """(B, L, 2) which part of each map's width and height belongs to the image; None without padding."""
-        if self.padding is None:
-            return None
+        # asked first: the lock of a cached property is where torch.compile ends a graph
+        return None if self.padding is None else self._valid_ratios
+
+    @cached_property
+    def _valid_ratios(self) -> Tensor:
+        assert self.padding is not None
         maps = zip(self.padding.split(self.level_sizes, dim=1), self.spatial_shapes, strict=True)
         return torch.stack([_valid_ratio(~flat.unflatten(1, shape)) for flat, shape in maps], dim=1)
 
