@@ -14,7 +14,7 @@ from deim.config import build
 from deim.errors import CheckpointError, ConfigError
 from deim.fallback import is_standalone
 from deim.modeling.backbone import HGNetV2, build_resnet, build_swin, build_timm
-from deim.modeling.backbone.hgnetv2 import HGConv
+from deim.modeling.backbone.hgnetv2 import HGConv, Stem
 from tests.models import FAMILIES, batch, randomize, recipe
 
 FEW = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
@@ -152,3 +152,14 @@ def test_the_affine_folds_whatever_its_sign(scale: float) -> None:
     layer.fold()
     assert len(list(layer.modules())) == 4, "the layer, a convolution, a bound and no affine"
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_stem_pools_the_same_with_and_without_gradients() -> None:
+    """Without, it does not look for which pixel is the largest."""
+    stem = Stem(16, 16, learnable_affine=False)
+    x = torch.randn(2, 8, 7, 9)
+    x[0, 0, 3, 3] = torch.nan
+    with torch.no_grad():
+        found = stem._pooled(x)
+    torch.testing.assert_close(found, stem._pooled(x), rtol=0, atol=0, equal_nan=True)
+    assert found.isnan().sum() == 4

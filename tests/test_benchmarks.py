@@ -96,7 +96,11 @@ def test_pictures_for_the_comparison(shapes: Path) -> None:
         ("attention --rounds=1 --cases=1", {"case", "what", "run", "min ms", "/ torch", "error"}),
         ("evaluator --images=20 --detections=10", {"evaluation", "s", "ratio", "AP"}),
         ("latency --recipe={recipe} --size=320 --rounds=1", {"recipe", "run", "min ms", "median ms"}),
-        ("export --recipe={recipe} --size=128 --rounds=1", {"recipe", "run", "min ms", "median ms"}),
+        pytest.param(
+            "export --recipe={recipe} --size=128 --rounds=1",
+            {"recipe", "run", "min ms", "median ms"},
+            marks=pytest.mark.long,
+        ),
         ("kernels --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1", {"kernels", "ms", "share"}),
         ("model --recipe={recipe} --size=128", {"part", "M parameters", "M deployed", "G multiply-adds"}),
         (

@@ -126,7 +126,7 @@ def test_a_file_of_another_family_lists_every_tensor(official: Path) -> None:
 
 def test_averaged_weights_are_taken_and_raw_ones_can_be(official: Path, tmp_path: Path) -> None:
     for raw in (False, True):
-        convert(str(official), str(tmp_path / "out.pth"), use_ema=not raw)
+        convert(str(official), str(tmp_path / "out.pth"), recipe=RECIPE, use_ema=not raw)
         bias = torch.load(tmp_path / "out.pth", weights_only=True)["model"]["decoder.queries.score_head.bias"]
         averaged = weights_of(official)["decoder.enc_score_head.bias"]
         assert torch.equal(bias, averaged + 1 if raw else averaged)
@@ -135,7 +135,7 @@ def test_averaged_weights_are_taken_and_raw_ones_can_be(official: Path, tmp_path
 def test_formats_that_cannot_hold_the_model(official: Path, tmp_path: Path) -> None:
     for to in ("rtdetrv2", "detrex", "h_detr"):
         with pytest.raises(CheckpointError, match=f"cannot be written as '{to}': .* is not for recipes of dfine"):
-            convert(str(official), str(tmp_path / "out"), to=to)
+            convert(str(official), str(tmp_path / "out"), to=to, recipe=RECIPE)
     with pytest.raises(CheckpointError, match="transformers has no model like deim_dfine/deim_dfine_n_coco"):
         convert(str(official), str(tmp_path / "out"), to="hf", recipe="deim_dfine/deim_dfine_n_coco")
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_written_or_is_no_recipe_is_told(official: Path, tmp_path
     (tmp_path / "file").write_text("in the way")
     for to in ("native", "dfine", "hf"):
         with pytest.raises(CheckpointError, match="cannot be written: "):
-            convert(str(official), str(tmp_path / "file" / "out"), to=to)
+            convert(str(official), str(tmp_path / "file" / "out"), to=to, recipe=RECIPE)
     with pytest.raises(ConfigError, match="nor is it the name of a recipe; the nearest names are"):
         convert(str(official), str(tmp_path / "out"), recipe="dfine/dfine_q_coco")
 

@@ -14,6 +14,7 @@ from deim.checkpoint.backbone import load_backbone_weights
 from deim.layers.conv import ConvNorm, convolve_apart
 from deim.layers.learnable_affine import LearnableAffine
 from deim.layers.normalization import in_one_step
+from deim.layers.tracing import is_exporting
 from deim.modeling.backbone.staged import StagedBackbone
 
 
@@ -131,8 +132,15 @@ class Stem(nn.Module):
         # 2x2 kernels at stride 1: one row and column of zeros at the end keeps the size.
         x = F.pad(self.stem1(x), (0, 1, 0, 1))
         convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
-        of_pooled, of_convolved = convolve_apart(self.stem3.convolution, self.pool(x), convolved)
+        of_pooled, of_convolved = convolve_apart(self.stem3.convolution, self._pooled(x), convolved)
         return self.stem4(self.stem3.finish(of_pooled.add_(of_convolved)))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        # Where no gradient asks for it, which pixel is the largest need not be found: an eighth of the time on a CPU.
+        if torch.is_grad_enabled() or x.device.type != "cpu" or is_exporting():
+            return self.pool(x)
+        rows = torch.maximum(x[:, :, :-1], x[:, :, 1:])
+        return torch.maximum(rows[..., :-1], rows[..., 1:])
 
 
 class HGBlock(nn.Module):
