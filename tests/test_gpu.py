@@ -16,9 +16,10 @@ Step = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 @pytest.fixture(autouse=True)
-def in_full_precision() -> None:
+def in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions compute with ten bits otherwise."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", False)
 
 
 @pytest.fixture

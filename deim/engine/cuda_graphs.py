@@ -9,15 +9,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deim.errors import ConfigError
+from deim.inference.cuda_graphs import CAPTURE_MODE, warm_up
 from deim.layers.tracing import remembered_values_in_use
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import HybridEncoder
 
 logger = logging.getLogger("detectron2.deim")
-
-
-# Steps before a recording, in which kernels are chosen and what is kept for a size is made.
-_WARM_UP = 3
 
 
 class Recording:
@@ -34,15 +31,8 @@ class Recording:
         self.images = images.clone()
         parts = (detector.backbone, detector.encoder)
         self.parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP):
-                maps = encode(self.images)
-                self._gradients(maps, [torch.ones_like(one) for one in maps])
-        torch.cuda.current_stream().wait_stream(aside)
-        # of this thread alone: others go on to pin memory for the next batches
-        options: Any = {"pool": pool, "capture_error_mode": "thread_local"}
+        warm_up(lambda: self._gradients(maps := encode(self.images), [torch.ones_like(one) for one in maps]))
+        options: Any = {"pool": pool, "capture_error_mode": CAPTURE_MODE}
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with remembered_values_in_use() as self.used, torch.cuda.graph(self.forward, **options):
             maps = encode(self.images)

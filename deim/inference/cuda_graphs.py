@@ -7,9 +7,20 @@ from torch import Tensor
 
 from deim.layers.tracing import remembered_values_in_use
 
-# Calls before a recording, in which kernels are compiled and chosen, and what is kept for a size is made.
-_WARM_UP = 3
 Function = Callable[[Tensor], tuple[Tensor, ...]]
+# Other threads go on to pin memory and to copy meanwhile.
+CAPTURE_MODE = "thread_local"
+
+
+def warm_up(run: Callable[[], object]) -> None:
+    """What is to be recorded must have run before: kernels are compiled and chosen then, and what is kept for a size is
+    made. As torch has it, aside from the stream that others use."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
 
 
 class Recording:
@@ -20,15 +31,10 @@ class Recording:
         self.given = example.clone()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(example.device):
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(_WARM_UP):
-                    function(self.given)
-            torch.cuda.current_stream().wait_stream(aside)
+            warm_up(lambda: function(self.given))
             with (
                 remembered_values_in_use() as self.used,
-                torch.cuda.graph(self.graph, capture_error_mode="thread_local"),
+                torch.cuda.graph(self.graph, capture_error_mode=CAPTURE_MODE),
             ):
                 self.found = function(self.given)
 
