@@ -47,10 +47,11 @@ def test_a_layout_and_a_precision_are_recorded_apart(monkeypatch: pytest.MonkeyP
     x = torch.rand(1, 3, 4, 4)
     graphs(x)
     graphs(x.to(memory_format=torch.channels_last))
-    with torch.autocast("cpu", torch.bfloat16):
-        graphs(x)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            graphs(x)
     graphs(x)
-    assert len(Fake.made) == 3
+    assert len(Fake.made) == 4
 
 
 def test_graphs_are_refused_without_a_gpu() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deim.errors import ConfigError
-from deim.inference.cuda_graphs import CAPTURE_MODE, warm_up
+from deim.inference.cuda_graphs import CAPTURE_MODE, kind_of, warm_up
 from deim.layers.tracing import remembered_values_in_use
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import HybridEncoder
@@ -81,11 +81,11 @@ class ReplayedEncoding:
     def __call__(self, images: Tensor, padding: Tensor | None = None) -> Any:
         if padding is not None or not (self.detector.training and torch.is_grad_enabled()):
             return self.eager(images, padding)
-        key = (images.shape, images.stride(), torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"))
-        if key not in self.recordings:
-            self.recordings[key] = self._record(images)
+        kind = kind_of(images)
+        if kind not in self.recordings:
+            self.recordings[kind] = self._record(images)
             logger.info(f"Recorded backbone and encoder for batches of {tuple(images.shape)}")
-        return self.recordings[key](images)
+        return self.recordings[kind](images)
 
     def _record(self, images: Tensor) -> Recording:
         if self.pool is None:

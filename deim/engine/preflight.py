@@ -100,14 +100,16 @@ def check_settings(cfg: Any, training: bool) -> None:
 
 
 def _check_for_graphs(train: Any) -> None:
-    others = ("compile", "activation_checkpointing")
-    conflict = next((f"train.{key}" for key in others if train.get(key)), None)
-    if train.get("accumulation_steps", 1) > 1:  # gradients of a part are where those of the next are written
-        conflict = "train.accumulation_steps"
-    if comm.get_world_size() > 1:
-        conflict = "more than one process"
-    if conflict is not None:
-        raise ConfigError(f"train.cuda_graphs cannot be combined with {conflict}")
+    conflicts = {
+        "train.compile": train.compile,
+        "train.activation_checkpointing": train.get("activation_checkpointing"),
+        # gradients of a part are where those of the next are written
+        "train.accumulation_steps": train.get("accumulation_steps", 1) > 1,
+        "more than one process": comm.get_world_size() > 1,
+    }
+    for what, is_there in conflicts.items():
+        if is_there:
+            raise ConfigError(f"train.cuda_graphs cannot be combined with {what}")
 
 
 def warn_of_unused_parts(cfg: Any) -> None:

@@ -45,6 +45,13 @@ class Recording:
         return tuple(value.clone() for value in self.found)  # the next call writes into the same memory
 
 
+def kind_of(x: Tensor) -> tuple:
+    """What a recording is for: equal for tensors that one made with either serves. The device's autocast is part of it."""
+    device = x.device.type
+    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return x.shape, x.stride(), x.dtype, precision
+
+
 class CudaGraphs:
     """A function without gradients on a GPU, recorded for every shape that it is given and replayed from then on.
 
@@ -58,9 +65,9 @@ class CudaGraphs:
         self.recordings: dict[tuple, Recording] = {}
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        key = (x.shape, x.dtype, x.stride(), torch.is_autocast_enabled(x.device.type))
-        if key not in self.recordings:
+        kind = kind_of(x)
+        if kind not in self.recordings:
             if len(self.recordings) == self.most:
                 del self.recordings[next(iter(self.recordings))]
-            self.recordings[key] = Recording(self.function, x)
-        return self.recordings[key](x)
+            self.recordings[kind] = Recording(self.function, x)
+        return self.recordings[kind](x)

@@ -42,8 +42,6 @@ def to_deployment(
     Raises:
         ConfigError: ``cuda_graph`` is for a :class:`DEIMDetector` on a GPU.
     """
-    if cuda_graph:
-        check_for_graphs(model)
     deployed = reparameterized(model).requires_grad_(False)
     fold_norms(deployed)
     deployed = deployed.to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -88,22 +86,19 @@ def halve_weights(model: nn.Module) -> None:
                 parameter.data = parameter.data.half()
 
 
-def check_for_graphs(model: nn.Module) -> None:
-    """
+def record_detections(model: nn.Module) -> None:
+    """Let batches without padding be replayed, in place.
+
     Raises:
         ConfigError: the model is none that can be recorded.
     """
     if not isinstance(model, DEIMDetector) or model.device.type != "cuda":
         place = next(model.parameters()).device
         raise ConfigError(f"CUDA graphs are for a DEIMDetector on a GPU, not for a {type(model).__name__} on {place}")
-
-
-def record_detections(detector: DEIMDetector) -> None:
-    """Let batches without padding be replayed, in place."""
-    eager = detector.detect
+    eager = model.detect
     graphs = CudaGraphs(eager)
 
     def detect(images: Tensor, padding: Tensor | None = None) -> tuple[Tensor, ...]:
         return graphs(images) if padding is None else eager(images, padding)
 
-    detector.detect = detect  # type: ignore[method-assign, assignment]
+    model.detect = detect  # type: ignore[method-assign, assignment]

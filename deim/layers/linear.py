@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deim.layers.tracing import is_traced
+
 # Narrower layers are computed sooner than a convolution is prepared.
 _SMALLEST = 64
 
@@ -17,7 +19,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         # in a graph a linear layer should be seen as one
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not self._by_onednn(x):
+        if is_traced() or not self._by_onednn(x):
             return super().forward(x)
         pixels = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
         computed = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)

@@ -19,6 +19,11 @@ def is_exporting() -> bool:
     return _is_exporting() or torch.jit.is_tracing()
 
 
+def is_traced() -> bool:
+    """Whether torch traces a graph, to export or to compile it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def remembered(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[Arguments, Made]:
     """:func:`functools.lru_cache` for functions that make tensors out of shapes.
 
@@ -33,7 +38,7 @@ def remembered(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[A
 
     @functools.wraps(make)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_traced():
             return make(*args, **kwargs)
         made = kept(*args, **kwargs)  # type: ignore[arg-type]
         for users in _users:

@@ -113,8 +113,7 @@ class DEIMDetector(nn.Module):
         """Ground truth relative to each image's size (height, width), on the device."""
         instances = [x["instances"] for x in batched_inputs]
         targets = Targets.collate([one.gt_classes for one in instances], [one.gt_boxes.tensor for one in instances])
-        scales = torch.tensor([[width, height, width, height] for height, width in sizes], dtype=torch.float32)
-        boxes = box_xyxy_to_cxcywh(targets.boxes / scales[:, None])
+        boxes = box_xyxy_to_cxcywh(targets.boxes / _scales(sizes))
         labels = targets.labels.to(self.device, non_blocking=True)
         return Targets(labels, boxes.to(self.device, non_blocking=True), targets.counts)
 
@@ -126,15 +125,19 @@ class DEIMDetector(nn.Module):
             for given, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
         scores, classes, boxes = found
-        scales = torch.tensor([[width, height, width, height] for height, width in sizes], dtype=boxes.dtype)
-        boxes = boxes * scales[:, None].to(boxes.device, non_blocking=True)
+        boxes = boxes * _scales(sizes).to(boxes.device, non_blocking=True)
         results = []
-        for size, *of_image in zip(sizes, boxes, scores, classes, strict=True):
-            clipped = Boxes(of_image[0])
+        for size, places, best, labels in zip(sizes, boxes, scores, classes, strict=True):
+            clipped = Boxes(places)
             clipped.clip(size)
-            instances = Instances(size, pred_boxes=clipped, scores=of_image[1], pred_classes=of_image[2])
+            instances = Instances(size, pred_boxes=clipped, scores=best, pred_classes=labels)
             results.append({"instances": instances})
         return results
+
+
+def _scales(sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(height, width) of each image -> (B, 1, 4) float32 width, height, width, height."""
+    return torch.tensor([[width, height, width, height] for height, width in sizes], dtype=torch.float32)[:, None]
 
 
 def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tensor, Tensor]:
