@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))
 
 
-def long_but_for(kept: Iterable[str], names: Iterable[str]) -> list:
+def long_but_for(kept: Iterable, names: Iterable) -> list:
     """Parameters of which every change tries these, and ``make test-all`` all."""
     return [name if name in kept else pytest.param(name, marks=pytest.mark.long) for name in names]
 
@@ -41,3 +41,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in write_shapes(folder, train_images=24, val_images=6, size=96):
         pass
     return folder
+
+
+@pytest.fixture
+def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of a test are on the CPU where there are fewer GPUs than the largest of them has processes."""
+    if torch.cuda.device_count() < 4:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

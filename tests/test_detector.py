@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deim.inference import to_deployment
 from deim.structures.predictions import Predictions
-from tests.conftest import needs_utf8
+from tests.conftest import long_but_for, needs_utf8
 from tests.models import COMPILERS, FAMILIES, REAL_TIME, batch, compiled_whole, randomize, recipe, tiny_model
 
 LOSSES = {
@@ -161,15 +161,18 @@ def test_deployment_keeps_what_encoder_and_decoder_compute(name: str) -> None:
 
 @torch.no_grad()
 @needs_utf8
+@pytest.mark.parametrize("amp", long_but_for([False], [False, True]))
 @pytest.mark.parametrize("family", REAL_TIME)
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_deployment_can_be_compiled(family: str, compiler: str) -> None:
+def test_deployment_can_be_compiled(family: str, compiler: str, amp: bool) -> None:
     model = randomize(tiny_model(family=family)).eval()
-    (expected,) = model(batch([1]))
-    with compiled_whole(compiler):
-        compiled = to_deployment(model, compile=True)
-        (found,) = compiled(batch([1]))
-    torch.testing.assert_close(found["instances"].scores, expected["instances"].scores, atol=1e-4, rtol=1e-3)
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=amp)
+    with mixed:
+        (expected,) = to_deployment(model)(batch([1]))
+    with compiled_whole(compiler), mixed:
+        (found,) = to_deployment(model, compile=True)(batch([1]))
+    tolerance = 3e-2 if amp else 1e-4
+    torch.testing.assert_close(found["instances"].scores, expected["instances"].scores, atol=tolerance, rtol=1e-3)
 
 
 def test_deployment_leaves_the_original_trainable() -> None:

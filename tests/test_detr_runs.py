@@ -51,6 +51,7 @@ def test_a_run_is_resumed_and_evaluated(family: str, shapes: Path, tmp_path: Pat
     assert "copypaste: AP,AP50,AP75,APs,APm,APl" in done.stdout
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.parametrize("family", ONE_OF_DETRS)
 def test_two_processes_train_like_one(
     family: str,

@@ -155,6 +155,7 @@ def test_pictures_are_drawn(shapes: Path, finished: Path, tmp_path: Path) -> Non
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (curves, grid))
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_torchrun_starts_the_processes_too(shapes: Path, tmp_path: Path) -> None:
     done = train_net(
         shapes,
@@ -195,6 +196,7 @@ def test_training_batches_are_drawn_and_counted(shapes: Path, tmp_path: Path) ->
     assert "is not in the run of 160 epochs" in visualize(160).stderr
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.long
 def test_rtdetr_trains_in_two_processes_resumes_and_is_evaluated(shapes: Path, tmp_path: Path) -> None:
     config = "projects/deim_rtdetrv2/configs/deim_rtdetrv2_r18vd_shapes.py"

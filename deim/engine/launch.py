@@ -29,6 +29,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         ConfigError: more GPUs are asked for than there are.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        _require_gpus("--nproc-per-node", int(os.environ["LOCAL_WORLD_SIZE"]))
         end_with_parent(_SECONDS_WITHOUT_PARENT)
         _join_torchrun()
         try:
@@ -36,9 +37,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         finally:
             dist.destroy_process_group()
         return
-    available = torch.cuda.device_count()
-    if available and args.num_gpus > available:
-        raise ConfigError(f"--num-gpus {args.num_gpus}, but this machine has {available}")
+    _require_gpus("--num-gpus", args.num_gpus)
     if args.num_gpus < 1:
         raise ConfigError(f"--num-gpus must be at least 1, got {args.num_gpus} (1 also runs on the CPU)")
     machines = {name: getattr(args, name) for name in ("num_machines", "machine_rank", "dist_url")}
@@ -47,6 +46,14 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         return
     with forwarded_signals(lambda: [child.pid for child in multiprocessing.active_children() if child.pid]):
         detectron2_launch(functools.partial(_in_rank, main), args.num_gpus, **machines, args=(args,))
+
+
+def _require_gpus(option: str, processes: int) -> None:
+    available = torch.cuda.device_count()
+    if available and processes > available:
+        raise ConfigError(
+            f"{option} {processes}, but this machine has {available} (CUDA_VISIBLE_DEVICES= runs them on the CPU)"
+        )
 
 
 def _in_rank(main: Callable[[Namespace], None], args: Namespace) -> None:

@@ -7,10 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
+from deim.engine.launch import launch
+from deim.errors import ConfigError
 from deim.processes import PREEMPTED
 from tests.conftest import ROOT
 from tests.faults.runs import (
@@ -28,9 +32,21 @@ from tests.faults.runs import (
 )
 from tests.test_train_net import train_arguments, train_net
 
+pytestmark = pytest.mark.usefixtures("several_processes")
 TWO = ("--num-gpus=2", "--dist-url=auto")
 PLANTED = "model._target_=tests.distributed.planted.PlantedDetector"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
+
+
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_more_processes_than_gpus_are_refused(torchrun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    option = "--nproc-per-node" if torchrun else "--num-gpus"
+    with pytest.raises(ConfigError, match=f"^{option} 2, but this machine has 1"):
+        launch(pytest.fail, Namespace(num_gpus=2))
 
 
 def test_an_error_in_one_process_ends_all_with_its_traceback(shapes: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def losses(shapes: Path, annotations: Path, output: Path, processes: int) -> tup
     return metrics(output), metrics(output, "loss_ddf_aux_0")
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_the_loss_curve_is_that_of_one_process(shapes: Path, equal_counts: Path, tmp_path: Path) -> None:
     one, one_distilled = losses(shapes, equal_counts, tmp_path / "one", 1)
     two, two_distilled = losses(shapes, equal_counts, tmp_path / "two", 2)

@@ -112,6 +112,7 @@ def test_checkpoints_that_do_not_fit(shapes: Path, tmp_path: Path) -> None:
             assert name in message
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_an_error_in_one_of_several_processes_is_as_clear(shapes: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--num-gpus=2", "--dist-url=auto", "model.num_classes=80")
     assert "set model.num_classes=6" in done.stderr

@@ -178,6 +178,7 @@ def test_a_full_disk_leaves_the_former_checkpoint_whole(shapes: Path, tmp_path: 
     assert "Starting training from iteration 5" in done.stdout
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.long
 def test_two_processes_start_the_final_epochs_together(shapes: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--num-gpus=2", *SETTINGS, "schedule.epochs=4")

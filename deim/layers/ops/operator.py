@@ -10,6 +10,8 @@ from torch import Tensor
 Forward = Callable[[Tensor, list[int], Tensor, Tensor, list[int]], Tensor]
 # (gradient, and the same) -> gradients of value, locations and weights
 Backward = Callable[[Tensor, Tensor, list[int], Tensor, Tensor, list[int]], tuple[Tensor, Tensor, Tensor]]
+# The same for torch, which reads annotations such as list[int] from 2.7 on only.
+_INPUTS = "Tensor value, SymInt[] shapes, Tensor locations, Tensor weights, SymInt[] points"
 # See deform_attn.
 DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
 
@@ -18,12 +20,12 @@ def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch
     """:func:`deim.layers.ops.deform_attn` by a kernel, as the operator ``deim::<name>``.
 
     Args:
-        forward, backward: with type annotations; see :func:`deim.layers.ops.deform_attn` for shapes. What they
+        forward, backward: see :func:`deim.layers.ops.deform_attn` for shapes. What they
             return shares no memory with what they get.
         dtype: the only one that the kernel computes in; None if it takes values of any.
     """
-    attend = torch.library.custom_op(f"deim::{name}", forward, mutates_args=())
-    attend_backward = torch.library.custom_op(f"deim::{name}_backward", backward, mutates_args=())
+    attend = _operator(name, forward, f"({_INPUTS}) -> Tensor")
+    attend_backward = _operator(f"{name}_backward", backward, f"(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
 
     def remember(ctx: Any, inputs: tuple, output: Tensor) -> None:
         value, ctx.shapes, locations, weights, ctx.points = inputs
@@ -52,6 +54,10 @@ def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch
         return attend(inputs[0], shapes, inputs[1], inputs[2], list(num_points)).to(value.dtype)
 
     return run
+
+
+def _operator(name: str, function: Callable, schema: str) -> torch.library.CustomOpDef:
+    return torch.library.custom_op(f"deim::{name}", function, mutates_args=(), schema=schema)
 
 
 def empty_result(value: Tensor, locations: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 DINO (arXiv 2203.03605), section 3.4; RT-DETR (arXiv 2304.08069), section 4.3.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -107,11 +109,16 @@ class QuerySelection(TwoStageSource):
         Those are scored once more, with gradients, which all others do without: a token in thirty is chosen of a
         large image's.
         """
-        _, logits = self.score(tokens, valid)
-        if torch.is_autocast_enabled(tokens.device.type):
-            # Up to torch 2.9 the weights cast here are remembered, and without their gradients.
-            torch.clear_autocast_cache()
+        with _casting_anew(tokens.device.type):
+            _, logits = self.score(tokens, valid)
         return self.best(logits.amax(dim=-1))
+
+
+def _casting_anew(device_type: str) -> AbstractContextManager:
+    """Autocast as it is, but up to torch 2.9 it would remember the weights cast here, without their gradients."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, torch.get_autocast_dtype(device_type), cache_enabled=False)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
