@@ -20,8 +20,8 @@ def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch
     """:func:`deim.layers.ops.deform_attn` by a kernel, as the operator ``deim::<name>``.
 
     Args:
-        forward, backward: see :func:`deim.layers.ops.deform_attn` for shapes. What they
-            return shares no memory with what they get.
+        forward, backward: see :func:`deim.layers.ops.deform_attn` for shapes. What they return shares no memory with
+            what they get.
         dtype: the only one that the kernel computes in; None if it takes values of any.
     """
     attend = _operator(name, forward, f"({_INPUTS}) -> Tensor")
