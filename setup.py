@@ -34,7 +34,7 @@ setup(
     package_data={"deim.layers.ops": ["*.c"]},
     cmdclass={"build_py": BuildWithRecipes},
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "numpy>=1.26",
         "scipy>=1.11",
         "opencv-python-headless>=4.8",
@@ -66,7 +66,7 @@ setup(
         ],
         "demo": ["gradio>=5"],
         # before 1.32, its converter to float16 writes files that it does not open itself
-        "export": ["onnx", "onnxscript", "onnxruntime>=1.32"],
+        "export": ["torch>=2.8", "onnx", "onnxscript", "onnxruntime>=1.32"],
         "openvino": ["openvino"],
         "safetensors": ["safetensors"],
         "slurm": ["submitit"],

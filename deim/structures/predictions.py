@@ -1,7 +1,7 @@
 """What a decoder hands to the criterion."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ class EdgeDistributions:
     @staticmethod
     def join(layers: Sequence["EdgeDistributions"]) -> "EdgeDistributions":
         """Stack what refines the same boxes over layers."""
-        return replace(layers[0], corners=torch.cat([one.corners for one in layers]))
+        corners = torch.cat([one.corners for one in layers])
+        return EdgeDistributions(corners, layers[0].references, layers[0].bin_values, layers[0].reg_scale)
 
     def split(self, sizes: list[int]) -> list["EdgeDistributions"]:
         """Cut along the queries."""

@@ -205,6 +205,12 @@ def test_the_size_is_that_of_the_recipes_test_images() -> None:
         input_size(OmegaConf.create({"dataloader": {"test": {"mapper": {"augmentation": []}}}}))
 
 
+def test_an_older_torch_is_told(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    with pytest.raises(ConfigError, match=r"needs torch 2\.8 or later, and this is 2\.6\.0\+cpu"):
+        exporting.export(str(checkpoint), None, str(tmp_path / "m.onnx"), ExportOptions())
+
+
 MISTAKES = {
     "size": (ExportOptions(size=(100, 128)), "m.onnx", "must be multiples of 32"),
     "attention": (ExportOptions(attention="nearby"), "m.onnx", "choose one of grid_sample, gather, plugin"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 import deim
 from deim.errors import ConfigError, ExportError
@@ -24,12 +25,14 @@ from deim.inference.export.int8 import to_int8
 from deim.inference.export.metadata import KEY, STRIDE, Metadata
 from deim.inference.pictures import network_input
 from deim.inference.source import TrainedModel
-from deim.layers.ops import EXPORT_FORMS, exported_as, plugin
+from deim.layers.ops import EXPORT_FORMS, exported_as
 from deim.modeling.detector import DEIMDetector
 
 # LayerNormalization is one node since 17; torch's exporter begins with 18.
 OPSETS = range(18, 24)
 PRECISIONS = ("float32", "float16", "int8")
+# Before, its exporter stops at linear layers of images of any size.
+_TORCH = "2.8"
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class ExportOptions:
         """
         if self.attention not in EXPORT_FORMS:
             raise ConfigError(f"attention={self.attention!r}; choose one of {', '.join(EXPORT_FORMS)}")
-        if self.attention == "plugin":
-            self._check_plugin()
+        if self.attention == "plugin" and self.precision == "int8":
+            raise ConfigError("attention='plugin' is for TensorRT, and int8 for ONNX Runtime and OpenVINO: choose one")
         if self.opset not in OPSETS:
             raise ConfigError(f"opset={self.opset}; choose one from {OPSETS.start} to {OPSETS[-1]}")
         if self.precision not in PRECISIONS:
@@ -72,13 +75,6 @@ class ExportOptions:
             raise ConfigError(f"batch={self.batch} must be at least 1")
         if self.size is not None and any(side < STRIDE or side % STRIDE for side in self.size):
             raise ConfigError(f"size={self.size[0]} x {self.size[1]}: height and width must be multiples of {STRIDE}")
-
-    def _check_plugin(self) -> None:
-        if self.precision == "int8":
-            raise ConfigError("attention='plugin' is for TensorRT, and int8 for ONNX Runtime and OpenVINO: choose one")
-        reason = plugin.problem()
-        if reason is not None:
-            raise ConfigError(f"attention='plugin': {reason}")
 
 
 @dataclass(frozen=True)
@@ -118,13 +114,13 @@ def export_onnx(
         pictures: uint8 (H, W, 3) RGB; needed for int8, whose ranges are taken from them.
 
     Raises:
-        ConfigError: an option makes no sense, a package is missing, or the model is of another project.
+        ConfigError: an option makes no sense, a package is missing or too old, or the model is of another project.
         ExportError: a model of detrex does what torch cannot export.
     """
     options.check()
     if options.precision == "int8" and not pictures:
         raise ConfigError("int8 takes the range of every value from pictures like those to come: give some (--images)")
-    _require_packages()
+    _require_exporter()
     size = options.size or input_size(trained.config)
     model = to_deployment(trained.model.cpu(), memory_format=torch.contiguous_format)
     graph = _graph_of(model, options).eval()
@@ -231,7 +227,9 @@ def _quiet() -> Any:
         logging.disable(level)
 
 
-def _require_packages() -> None:
+def _require_exporter() -> None:
+    if TorchVersion(torch.__version__) < _TORCH:
+        raise ConfigError(f"exporting needs torch {_TORCH} or later, and this is {torch.__version__}")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

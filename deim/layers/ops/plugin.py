@@ -11,13 +11,6 @@ from torch.nn import functional as F
 DOMAIN, OPERATOR = "trt.plugins", "MultiscaleDeformableAttnPlugin_TRT"
 
 
-def problem() -> str | None:
-    """Why the node cannot be written here; None if it can."""
-    if hasattr(torch.onnx, "ops") and hasattr(torch.onnx.ops, "symbolic"):
-        return None
-    return f"torch {torch.__version__} cannot write operators that are not its own: 2.8 and later can"
-
-
 def deform_attn_plugin(
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]],

@@ -49,8 +49,8 @@ class StagedBackbone(Backbone):
     def run_stages(self, x: Tensor, stages: Iterable[nn.Module]) -> dict[str, Tensor]:
         """(B, C, h, w) from the stem -> {feature name: (B, C, H / stride, W / stride)}."""
         features = {}
-        for name, stage in zip(STAGES, stages, strict=False):
+        for index, stage in enumerate(stages):
             x = stage(x)
-            if name in self._out_features:
-                features[name] = x
+            if STAGES[index] in self._out_features:
+                features[STAGES[index]] = x
         return features

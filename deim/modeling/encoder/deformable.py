@@ -119,7 +119,7 @@ class DeformableEncoder(nn.Module):
     def _project(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """(B, dim, h, w) of each level, finest first."""
         given = [features[name] for name in self.in_features]
-        maps = [project(x) for project, x in zip(self.input_proj, given, strict=False)]
+        maps = [project(x) for project, x in zip(self.input_proj[: len(given)], given, strict=True)]
         for index, project in enumerate(self.input_proj[len(given) :]):
             maps.append(project(given[-1] if index == 0 else maps[-1]))
         return maps
