@@ -8,8 +8,6 @@ Needs what the official code needs: torchvision, faster-coco-eval.
 
 import argparse
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,6 +16,7 @@ import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they 
 from tqdm import tqdm
 
 from deim.benchmarks import fidelity, peers
+from deim.benchmarks.isolation import in_its_own_process
 from deim.command_line import run_tool
 from deim.config.files import available
 from deim.errors import ConfigError
@@ -42,12 +41,10 @@ def verify(args: argparse.Namespace) -> None:
         peers.config_path(name)
     images = fidelity.pictures(args.json_file, args.image_root, args.size, 2 * args.batches)
     results = {}
-    # A process for each recipe: the registries of the official code are global.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for name in (progress := tqdm(recipes)):
-            progress.set_description(name)
-            done = pool.submit(fidelity.compare, name, args.peer, images, args.size, args.steps, args.every_token)
-            results[name] = done.result()
+    for name in (progress := tqdm(recipes)):
+        progress.set_description(name)
+        settings = (name, args.peer, images, args.size, args.steps, args.every_token)
+        results[name] = in_its_own_process(fidelity.compare, *settings)
     print(fidelity.report(results))
     if not all(found.groups for found in results.values()):
         raise ConfigError("learning rates or weight decay of some parameters differ")

@@ -5,8 +5,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, set_start_method
+from multiprocessing import set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from detectron2.config import instantiate
 from PIL import Image
 from tabulate import tabulate
 
+from deim.benchmarks.isolation import in_its_own_process
 from deim.benchmarks.peers import official_batches, require_checkout
 from deim.config import load_config
 from deim.data.datasets.shapes import coco_annotation, draw_image
@@ -149,9 +149,7 @@ def run(
         rates = {}
         for name, (source, warmup, *arguments) in sources.items():
             print(f"  {label}: {name} ...", flush=True)
-            # The official code has global registries, so everyone gets a process.
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                rates[name] = pool.submit(_measure, source, threads, batches, warmup, *arguments).result()
+            rates[name] = in_its_own_process(_measure, source, threads, batches, warmup, *arguments)
         rows += _rows(label, rates, decoding["OpenCV"] / decodes)
     header = ["stage", "loader", "images/s", "/ official", "decode limit", "of the limit"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))

@@ -5,9 +5,8 @@ import resource
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from detrex.layers import box_cxcywh_to_xyxy
 from detrex.modeling.ema import EMAState
 from torch import Tensor, nn
 
+from deim.benchmarks.isolation import in_its_own_process
 from deim.benchmarks.peers import official_average, official_config, require_checkout
 from deim.benchmarks.timing import report, synchronize
 from deim.checkpoint.loading import in_our_layout
@@ -253,13 +253,13 @@ def run(
     forms = forms_of(others)
     # each in a process of its own: a GPU tells them apart, a CPU would be busier with several
     at_once = 1 if torch.device(device).type == "cpu" else len(forms) + 1
-    with ProcessPoolExecutor(at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         measured = {
-            name: pool.submit(peak_memory, recipe, None, batch, device, amp, overrides)
+            name: pool.submit(in_its_own_process, peak_memory, recipe, None, batch, device, amp, overrides)
             for name, overrides in forms.items()
         }
         if peer is not None:
-            measured["official"] = pool.submit(peak_memory, recipe, peer, batch, device, amp)
+            measured["official"] = pool.submit(in_its_own_process, peak_memory, recipe, peer, batch, device, amp)
         memory = {name: one.result() for name, one in measured.items()}
     times = measure(recipe, peer, batch, rounds, device, amp, forms)
     totals = {name: [sum(phases.values()) for phases in values] for name, values in times.items()}
