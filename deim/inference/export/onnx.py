@@ -31,7 +31,7 @@ from deim.modeling.detector import DEIMDetector
 # LayerNormalization is one node since 17; torch's exporter begins with 18.
 OPSETS = range(18, 24)
 PRECISIONS = ("float32", "float16", "int8")
-# Before, its exporter stops at linear layers of images of any size.
+# The exporter of 2.6 stops at linear layers of images of any size; 2.7 has not been tried.
 _TORCH = "2.8"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 Forward = Callable[[Tensor, list[int], Tensor, Tensor, list[int]], Tensor]
 # (gradient, and the same) -> gradients of value, locations and weights
 Backward = Callable[[Tensor, Tensor, list[int], Tensor, Tensor, list[int]], tuple[Tensor, Tensor, Tensor]]
-# The same for torch, which reads annotations such as list[int] from 2.7 on only.
+# The same for torch, which in 2.6 does not read annotations such as list[int].
 _INPUTS = "Tensor value, SymInt[] shapes, Tensor locations, Tensor weights, SymInt[] points"
 # See deform_attn.
 DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
