@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from deim.errors import ConfigError
 from deim.inference.cuda_graphs import CAPTURE_MODE, kind_of, warm_up
+from deim.layers.casting import casting_anew
 from deim.layers.tracing import remembered_values_in_use
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import HybridEncoder
@@ -91,12 +92,11 @@ class ReplayedEncoding:
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
         buffers = {buffer: buffer.clone() for buffer in self.detector.buffers()}
-        enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         with (
             torch.cuda.device(images.device),
             torch.random.fork_rng(devices=[images.device]),
             # weights that were cast before would not be cast again by what is replayed
-            torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False),
+            casting_anew("cuda"),
         ):
             recording = Recording(self.detector, self.eager, images, self.pool)
         with torch.no_grad():

@@ -3,12 +3,11 @@
 DINO (arXiv 2203.03605), section 3.4; RT-DETR (arXiv 2304.08069), section 4.3.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor, nn
 
 from deim.layers import MLP, Linear
+from deim.layers.casting import casting_anew
 from deim.modeling.queries.anchors import anchors_of_whole_maps, generate_anchors
 from deim.modeling.queries.heads import classification_head
 from deim.modeling.queries.initial import InitialQueries, QuerySource
@@ -109,16 +108,9 @@ class QuerySelection(TwoStageSource):
         Those are scored once more, with gradients, which all others do without: a token in thirty is chosen of a
         large image's.
         """
-        with _casting_anew(tokens.device.type):
+        with casting_anew(tokens.device.type):  # up to torch 2.9, weights cast here would be kept without gradients
             _, logits = self.score(tokens, valid)
         return self.best(logits.amax(dim=-1))
-
-
-def _casting_anew(device_type: str) -> AbstractContextManager:
-    """Autocast as it is, but up to torch 2.9 it would remember the weights cast here, without their gradients."""
-    if not torch.is_autocast_enabled(device_type):
-        return nullcontext()
-    return torch.autocast(device_type, torch.get_autocast_dtype(device_type), cache_enabled=False)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
