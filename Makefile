@@ -57,7 +57,7 @@ GRAPHS := $(if $(filter cuda%,$(DEVICE)),--with train.cuda_graphs=True)
 gpu: $(VENV)/.installed-dev
 	mkdir -p output/gpu
 	$(BIN)/python -m deim.env
-	$(BIN)/python -m pytest tests/test_gpu.py tests/test_deformable_attention.py tests/test_data.py
+	$(BIN)/python -m pytest tests/test_gpu.py tests/layers/test_deformable_attention.py tests/data/test_data.py
 	for dtype in float32 float16 bfloat16; do \
 		$(BENCHMARK) attention --device $(DEVICE) --rounds $(ROUNDS) --dtype $$dtype --json output/gpu/attention_$$dtype.json || exit 1; \
 	done

@@ -13,8 +13,8 @@ from detectron2.config import instantiate
 from deim import model_zoo
 from deim.config import load_config
 from deim.fallback import is_standalone
+from tests.commands import tool
 from tests.conftest import ROOT
-from tests.test_train_net import tool
 
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]

@@ -15,7 +15,7 @@ from deim.checkpoint import read_weights
 from deim.conversion import convert
 from deim.errors import CheckpointError, ConfigError
 from tests.checkpoint.test_formats import detector, in_their_layout
-from tests.test_train_net import tool
+from tests.commands import tool
 
 RECIPE = "dfine/dfine_n_coco"
 

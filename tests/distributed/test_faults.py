@@ -16,6 +16,7 @@ import torch
 from deim.engine.launch import launch
 from deim.errors import ConfigError
 from deim.processes import PREEMPTED
+from tests.commands import train_arguments, train_net
 from tests.conftest import ROOT
 from tests.faults.runs import (
     SETTINGS,
@@ -30,7 +31,6 @@ from tests.faults.runs import (
     start,
     wait_until,
 )
-from tests.test_train_net import train_arguments, train_net
 
 pytestmark = pytest.mark.usefixtures("several_processes")
 TWO = ("--num-gpus=2", "--dist-url=auto")

@@ -9,8 +9,8 @@ import pytest
 
 from deim.engine.slurm import TrainingJob, submit
 from deim.errors import ConfigError
+from tests.commands import tool, train_arguments, train_net
 from tests.faults.runs import SETTINGS, iterations_done, scalars
-from tests.test_train_net import tool, train_arguments, train_net
 
 submitit = pytest.importorskip("submitit")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_train_net import metrics, train_net
+from tests.commands import metrics, train_net
 
 # What makes processes differ by nature is off: statistics of normalisation over a process's own
 # images, and noise drawn by each process. Denoising queries stay, without noise, and every image

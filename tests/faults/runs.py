@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 import torch
 
+from tests.commands import train_arguments
 from tests.conftest import ROOT
-from tests.test_train_net import train_arguments
 
 # 24 images in batches of 4: six iterations per epoch. Every stage of the schedule comes, and the final epochs begin
 # from the best checkpoint.

@@ -18,10 +18,10 @@ from deim.data.loader import build_train_loader
 from deim.data.mapper import DetectionMapper
 from deim.data.records import annotation_arrays
 from deim.errors import DatasetError
+from tests.commands import RECIPE, tool, train_net
 from tests.conftest import needs_utf8
+from tests.data.test_datasets import FORMATS, write_coco, write_images
 from tests.faults.test_bad_input import refused
-from tests.test_datasets import FORMATS, write_coco, write_images
-from tests.test_train_net import RECIPE, tool, train_net
 
 PICTURE = (np.arange(60 * 100 * 3) % 251).astype(np.uint8).reshape(60, 100, 3)
 

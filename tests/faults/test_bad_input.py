@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands import RECIPE, data_overrides, tool, train_net
 from tests.conftest import ROOT
-from tests.test_train_net import RECIPE, data_overrides, tool, train_net
 
 
 def refused(done) -> str:

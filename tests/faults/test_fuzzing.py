@@ -25,8 +25,8 @@ from deim.data.image import image_size, read_image
 from deim.data.records import annotation_arrays
 from deim.engine.hooks import cut_off
 from deim.errors import DeimError
-from tests.test_datasets import FORMATS
-from tests.test_train_net import RECIPE
+from tests.commands import RECIPE
+from tests.data.test_datasets import FORMATS
 
 EXAMPLES = int(os.environ.get("DEIM_FUZZING", "15"))
 fuzzed = settings(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deim.processes import PREEMPTED
+from tests.commands import train_net
 from tests.faults.killed_at import MOMENTS
 from tests.faults.runs import (
     LAST_ITERATION,
@@ -25,7 +26,6 @@ from tests.faults.runs import (
     wait_until,
 )
 from tests.faults.test_bad_input import refused
-from tests.test_train_net import train_net
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from deim.config import load_config
 from deim.engine.preflight import check_settings
 from deim.engine.run import main
 from deim.errors import ConfigError, DeimError
+from tests.commands import RECIPE, tool, train_arguments
 from tests.faults.test_bad_input import refused
 from tests.models import recipe
-from tests.test_train_net import RECIPE, tool, train_arguments
 
 # overrides -> what the message says
 MISTAKES = {

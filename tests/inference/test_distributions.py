@@ -11,8 +11,8 @@ from deim.errors import ConfigError
 from deim.inference.distributions import refine
 from deim.inference.source import load_trained
 from deim.structures.distribution import expected_offsets, offsets_to_boxes
+from tests.commands import tool
 from tests.inference.conftest import write_checkpoint
-from tests.test_train_net import tool
 
 
 def test_the_distributions_are_those_that_the_boxes_come_from(checkpoint: Path) -> None:

@@ -23,11 +23,11 @@ from deim.inference.export.tensorrt import build_engine, trtexec_command
 from deim.inference.exported import open_session
 from deim.inference.pictures import as_rgb, listed
 from deim.inference.source import load_trained
+from tests.commands import tool
 from tests.conftest import long_but_for
 from tests.inference.conftest import checkpoint_recipe, write_checkpoint
 from tests.inference.test_predictor import same
 from tests.models import FAMILIES
-from tests.test_train_net import tool
 
 
 def operators(path: Path) -> set[str]:

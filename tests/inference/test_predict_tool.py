@@ -14,7 +14,7 @@ from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError, DatasetError
 from deim.inference.predicting import Job
 from deim.inference.writers import Names
-from tests.test_train_net import tool
+from tests.commands import tool
 
 
 @pytest.fixture(scope="module")

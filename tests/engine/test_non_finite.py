@@ -14,9 +14,9 @@ from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
 from deim.engine.randomness import seed_iteration
 from deim.engine.replay import replay
 from deim.errors import CheckpointError
+from tests.commands import tool, train_net
 from tests.faults.test_bad_input import refused
 from tests.models import FAMILIES, batch, recipe, tiny_model
-from tests.test_train_net import tool, train_net
 
 
 class Scripted(nn.Module):

@@ -12,7 +12,7 @@ from deim.engine.report import write_report
 from deim.errors import DeimError
 from deim.visualization.comparison import compare_runs
 from deim.visualization.page import Page
-from tests.test_train_net import tool, train_net
+from tests.commands import tool, train_net
 
 
 @pytest.fixture(scope="module")

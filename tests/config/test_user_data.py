@@ -13,9 +13,9 @@ from deim.config.batch_size import scale_to_batch_size
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.shapes import CLASSES as SHAPES
 from deim.errors import CheckpointError, ConfigError, DatasetError
+from tests.commands import RECIPE, SMALL, metrics, tool, train_net
+from tests.data.test_datasets import CLASSES, OBJECTS, write_coco, write_voc, write_yolo
 from tests.models import recipe
-from tests.test_datasets import CLASSES, OBJECTS, write_coco, write_voc, write_yolo
-from tests.test_train_net import RECIPE, SMALL, metrics, tool, train_net
 
 KINDS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 

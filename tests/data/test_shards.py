@@ -11,8 +11,8 @@ from deim.data.image import image_size, read_image
 from deim.data.loader import build_train_loader
 from deim.data.mapper import DetectionMapper
 from deim.errors import DatasetError
+from tests.commands import metrics, tool, train_net
 from tests.faults.test_bad_input import refused
-from tests.test_train_net import metrics, tool, train_net
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from deim.benchmarks import complexity, evaluator, fidelity, peers
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
-from tests.test_train_net import tool
+from tests.commands import tool
 
 
 def test_the_loader_is_measured(shapes: Path) -> None:

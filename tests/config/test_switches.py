@@ -13,8 +13,8 @@ from deim.config import SWITCHES, build, is_on, load_config, switch
 from deim.data.datasets.shapes import CLASSES
 from deim.engine import ablation
 from deim.errors import ConfigError
+from tests.commands import SMALL, data_overrides, metrics, tool
 from tests.models import DETRS, FAMILIES, REAL_TIME, batch, recipe
-from tests.test_train_net import SMALL, data_overrides, metrics, tool
 
 TINY = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
 # what shows in the losses of a model whether a switch is on

@@ -20,8 +20,8 @@ from deim.data.loader import build_train_loader
 from deim.data.mapper import DetectionMapper
 from deim.data.records import CompactRecords, annotation_arrays
 from deim.errors import DatasetError
+from tests.commands import tool
 from tests.conftest import ROOT
-from tests.test_train_net import tool
 
 CLASSES = ("cat", "dog")
 # class and XYXY box of the objects in each of three images of 100 x 60 (width x height)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands import metrics, train_net
 from tests.conftest import long_but_for
 from tests.distributed.test_two_processes import COMPARABLE, equal_counts  # noqa: F401 - a fixture
 from tests.models import DETRS
-from tests.test_train_net import metrics, train_net
 
 # without denoising there is no noise either
 NOISE = ("model.decoder.denoising.label_noise_ratio=0", "model.decoder.denoising.box_noise_scale=0")
