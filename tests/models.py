@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from deim.config import load_config
+from deim.config.building import WEIGHTS_ARGUMENTS
 from deim.layers import AttentionBlock
 from tests.conftest import ROOT, long_but_for
 
@@ -19,7 +20,15 @@ from tests.conftest import ROOT, long_but_for
 def recipe(name: str, *overrides: str):
     """The config ``projects/<system>/configs/<name>.py``, by its file name."""
     (path,) = ROOT.glob(f"projects/*/configs/{name}.py")
-    return load_config(str(path), overrides)
+    return without_pretrained(load_config(str(path), overrides))
+
+
+def without_pretrained(cfg):
+    """The config with a random backbone, which builds without a download; in place."""
+    for argument, empty in WEIGHTS_ARGUMENTS.items():
+        if argument in cfg.model.get("backbone", {}):
+            cfg.model.backbone[argument] = empty
+    return cfg
 
 
 # The small recipe of each family.

@@ -5,14 +5,13 @@ import math
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import nn
 
 from deim.benchmarks.latency import Network
 from deim.benchmarks.timing import report
-from deim.config import load_config
+from deim.config import build, load_config
 from deim.inference import reparameterized
 
 PARTS = ("backbone", "encoder", "decoder")
@@ -20,7 +19,7 @@ PARTS = ("backbone", "encoder", "decoder")
 
 def run(recipe: str, size: int, path: str | None) -> None:
     """Print parameters in training and deployed, and multiply-adds of one image (fvcore counts one for both), by part."""
-    model = instantiate(load_config(recipe).model)
+    model = build(load_config(recipe), "model")
     deployed = reparameterized(model)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # of operators that count as nothing
     analysis = FlopCountAnalysis(Network(deployed).eval(), torch.zeros(1, 3, size, size))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from torch import Tensor, nn
 
 from deim.benchmarks.latency import OFFICIAL
@@ -14,7 +13,7 @@ from deim.benchmarks.peers import official_config, require_checkout
 from deim.benchmarks.timing import interleaved, report, rows
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
-from deim.config import load_config
+from deim.config import build, load_config
 from deim.inference import to_deployment
 from deim.inference.export.checking import compare, drawn_pictures
 from deim.inference.export.graph import example
@@ -46,7 +45,7 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     """
     torch.manual_seed(0)
     config = load_config(recipe)
-    model = _spread(instantiate(config.model)).eval()
+    model = _spread(build(config, "model")).eval()
     official = None
     if peer is not None:
         require_checkout(peer)

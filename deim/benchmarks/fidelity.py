@@ -21,7 +21,7 @@ from deim.benchmarks import peers
 from deim.checkpoint.formats import Format, recognise
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
-from deim.config import load_config
+from deim.config import build, load_config
 from deim.data.augmentation import Resize
 from deim.data.mapper import DetectionMapper
 from deim.errors import ConfigError
@@ -143,7 +143,7 @@ def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
     queries = [f"model.decoder.queries.num_queries={peers.select_every_token(official, size)}"] if every_token else []
     config = load_config(recipe, queries)
     torch.manual_seed(0)
-    theirs, ours = official.model, instantiate(config.model)
+    theirs, ours = official.model, build(config, "model")
     _perturb(theirs)
     ours.load_state_dict(in_our_layout(Stored("official", theirs.state_dict()), ours), strict=True)
     layout = recognise(theirs.state_dict())

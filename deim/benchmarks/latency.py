@@ -5,14 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from torch import Tensor, nn
 
 from deim.benchmarks.peers import official_config, require_checkout
 from deim.benchmarks.timing import interleaved, report, rows
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
-from deim.config import load_config
+from deim.config import build, load_config
 from deim.engine.model import MEMORY_FORMATS
 from deim.inference import to_deployment
 from deim.inference.cuda_graphs import CudaGraphs
@@ -54,7 +53,7 @@ def run(
         ConfigError: ``peer`` is none, or the official code has no such model.
     """
     device = torch.device(device_name)
-    model, official = instantiate(load_config(recipe).model), None
+    model, official = build(load_config(recipe), "model"), None
     if peer is not None:
         require_checkout(peer)
         official = official_config(peer, recipe, size).model

@@ -38,14 +38,20 @@ def load_weights(
     Raises:
         CheckpointError: the checkpoint is of another model; names every parameter that does not fit.
     """
+    load_stored_weights(model, read_weights(path, use_ema), allow_other_classes=allow_other_classes, classes=classes)
+
+
+def load_stored_weights(
+    model: nn.Module, stored: Stored, *, allow_other_classes: bool = False, classes: Sequence[str] | None = None
+) -> None:
+    """:func:`load_weights` of a file that has been read already."""
     module = model.module if isinstance(model, DistributedDataParallel) else model
-    stored = read_weights(path, use_ema)
     weights = in_our_layout(stored, module)
     if is_deployed(weights):
         raise CheckpointError(
-            f"{path} holds a model in the form for deployment, which cannot be trained: start from the training form"
+            f"{stored.path} holds a model in the form for deployment, which cannot be trained: start from the training form"
         )
-    _load(module, _for_classes(stored, weights, module, classes, allow_other_classes), path)
+    _load(module, _for_classes(stored, weights, module, classes, allow_other_classes), stored.path)
 
 
 def load_for_inference(

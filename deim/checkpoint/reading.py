@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
+from deim.checkpoint.download import local_path
 from deim.errors import CheckpointError
 
 # What official training code puts beside the weights: its arguments, and numbers that NumPy made.
@@ -91,7 +91,10 @@ def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
         return official["module"]
     if use_ema and "ema_model" in content:
         return content["ema_model"]
-    model = content.get("model", content.get("state_dict", content))
+    for key in ("model", "state_dict", "model_state"):  # the last is that of pycls and of MViT's authors
+        if isinstance(content.get(key), Mapping):
+            return content[key]
+    model = content
     return model if isinstance(model, Mapping) else {}
 
 
@@ -144,25 +147,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _weights_file(path: str) -> Path:
-    folder = Path(_downloaded(path))
+    folder = Path(local_path(path))
     if not folder.is_dir():
         return folder
     for name in _FOLDER_FILES:
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"the folder {path} has no weights: none of {', '.join(_FOLDER_FILES)}")
-
-
-def _downloaded(path: str) -> str:
-    """Where an address is on this machine, after its download; a path is itself."""
-    if "://" not in path:
-        return path
-    try:
-        return PathManager.get_local_path(path)
-    except Exception as error:  # iopath passes on what its handlers raise
-        raise CheckpointError(
-            f"{path} cannot be downloaded ({error}): without a network, download it elsewhere and give the path of the file"
-        ) from error
 
 
 def _reason(path: str, error: Exception) -> str:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from torch import nn
 
 from deim.errors import CheckpointError
 
@@ -97,6 +98,12 @@ class RunCheckpointer(DetectionCheckpointer):
         if tagged and _iteration(os.path.basename(tagged)) >= 0:
             return [tagged, *self.numbered(before=_iteration(os.path.basename(tagged)))[::-1]]
         return [*([final] if tagged == final or os.path.isfile(final) else []), *self.numbered()[::-1]]
+
+
+def newest_checkpoint(folder: str) -> str | None:
+    """Return the path of the last undamaged checkpoint of the run in a folder; see
+    :meth:`RunCheckpointer.newest_whole`."""
+    return RunCheckpointer(nn.Module(), folder).newest_whole()
 
 
 def _is_remote(folder: str) -> bool:

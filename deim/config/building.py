@@ -10,29 +10,39 @@ from omegaconf.errors import OmegaConfBaseException
 
 from deim.errors import ConfigError, DeimError
 
+# Arguments of backbones that say where weights come from -> the value for random weights.
+WEIGHTS_ARGUMENTS = {"weights": "", "pretrained": False, "checkpoint_path": ""}
+
 # What constructors, torch's among them, raise for arguments that make no sense.
 _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
 
 
-def build(cfg: Any, key: str) -> Any:
+def build(cfg: Any, key: str, pretrained_backbone: bool = False) -> Any:
     """Instantiate the node ``key`` of a config, such as ``"model"``, as detectron2's ``instantiate`` does.
+
+    Args:
+        pretrained_backbone: load the weights that ``model.backbone`` names, and download them if needed. Only a training
+            run that starts from nothing needs them: by default the backbone is random.
 
     Raises:
         ConfigError: a constructor refuses its arguments, or an interpolation leads nowhere; names the node.
+        CheckpointError: the weights of the backbone cannot be downloaded or do not fit.
     """
-    return _build(OmegaConf.select(cfg, key), key)
+    return _build(OmegaConf.select(cfg, key), key, pretrained_backbone)
 
 
-def _build(node: Any, key: str) -> Any:
+def _build(node: Any, key: str, pretrained_backbone: bool) -> Any:
     if OmegaConf.is_list(node):
-        return [_build(value, f"{key}.{index}") for index, value in enumerate(node)]
+        return [_build(value, f"{key}.{index}", pretrained_backbone) for index, value in enumerate(node)]
     if not OmegaConf.is_dict(node) or "_target_" not in node:
         return node
     try:
         arguments = dict(node.items())
     except OmegaConfBaseException as error:
         raise told_inside(error) or ConfigError(f"{key} of the config: {error}") from error
-    arguments = {name: _build(value, f"{key}.{name}") for name, value in arguments.items()}
+    if key.endswith("backbone") and not pretrained_backbone:
+        arguments.update({name: value for name, value in WEIGHTS_ARGUMENTS.items() if name in arguments})
+    arguments = {name: _build(value, f"{key}.{name}", pretrained_backbone) for name, value in arguments.items()}
     try:
         return instantiate(arguments)
     except _REFUSALS as error:

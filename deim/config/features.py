@@ -14,11 +14,8 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
-from deim.config.building import build
+from deim.config.building import WEIGHTS_ARGUMENTS, build
 from deim.errors import ConfigError
-
-# Arguments of backbones that say where weights come from: widths do not depend on them.
-_WEIGHTS = {"weights": "", "pretrained": False, "checkpoint_path": ""}
 
 # Nodes may hold classes, as those of LazyConfig do.
 _OBJECTS = {"allow_objects": True}
@@ -50,7 +47,8 @@ def _features(backbone: Any) -> dict[str, int]:
         raise ConfigError("the config has no backbone that could be asked for its features")
     description = OmegaConf.to_container(backbone, resolve=True)
     assert isinstance(description, dict)
-    description.update({name: value for name, value in _WEIGHTS.items() if name in description})
+    # Widths do not depend on weights.
+    description.update({name: value for name, value in WEIGHTS_ARGUMENTS.items() if name in description})
     key = repr(description)
     if key not in _known:
         _known[key] = _ask(_built(description))

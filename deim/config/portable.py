@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from deim.config.building import WEIGHTS_ARGUMENTS
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -31,6 +32,10 @@ def to_portable(cfg: Any) -> dict[str, Any] | None:
         if node is None:
             return None
         kept[name] = _plain(OmegaConf.to_container(node, resolve=True))
+    backbone = kept["model"].get("backbone")
+    if isinstance(backbone, dict):
+        # The checkpoint brings the weights: whoever builds the model needs no others.
+        backbone.update({argument: empty for argument, empty in WEIGHTS_ARGUMENTS.items() if argument in backbone})
     foreign = _first_foreign(kept)
     if foreign is not None:
         logger.info(f"Checkpoints will not hold the config, since {foreign} is no data: keep the config with them")

@@ -1,13 +1,13 @@
 """Where the weights are that others have published for our recipes."""
 
-import os
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import get_cache_dir
-
+from deim.checkpoint.download import cache_folder, fetch, local_path
 from deim.errors import CheckpointError
+
+logger = logging.getLogger("detectron2.deim")
 
 _DFINE = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
 _RTDETR = "https://github.com/lyuwenyu/storage/releases/download/"
@@ -26,7 +26,7 @@ class Published:
     Attributes:
         recipe: the name of the recipe whose model it fits.
         data: what it was trained on: "coco", "objects365", or "objects365_coco" for the one and then the other.
-        address: of the file, or of a page from which a browser downloads it.
+        address: of the file, or of its page on Google Drive.
         average_precision: published, on COCO's validation set (on that of Objects365, for "objects365"); None if
             it is not stated.
         file_name: in the cache.
@@ -39,41 +39,9 @@ class Published:
     file_name: str
 
     @property
-    def is_page(self) -> bool:
-        """Whether a browser is needed."""
-        return self.address.startswith(_DRIVE)
-
-    @property
     def path(self) -> Path:
         """Where the file is kept, or is to be put."""
         return cache_folder() / self.file_name
-
-
-def cache_folder() -> Path:
-    """``deim`` in iopath's cache: ``$FVCORE_CACHE``, by default ``~/.torch/iopath_cache``."""
-    return Path(get_cache_dir()) / "deim"
-
-
-def download(published: Published) -> str:
-    """The path of the file, downloaded if it is not there yet.
-
-    Raises:
-        CheckpointError: it cannot be downloaded; says from where to where to do it by hand.
-    """
-    if published.path.is_file():
-        return str(published.path)
-    by_hand = f"download {published.address} and put it at {published.path}"
-    if published.is_page:
-        raise CheckpointError(f"the weights of {published.recipe} need a browser: {by_hand}")
-    try:
-        downloaded = PathManager.get_local_path(published.address)
-    except Exception as error:  # iopath passes on what its handlers raise
-        raise CheckpointError(
-            f"the weights of {published.recipe} cannot be downloaded ({error}): where there is a network, {by_hand}"
-        ) from error
-    published.path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(downloaded, published.path)
-    return str(published.path)
 
 
 def of_recipe(recipe: str) -> list[Published]:
@@ -95,14 +63,61 @@ def find(recipe: str, data: str) -> Published:
     raise CheckpointError(f"there are no published weights {data!r} for {recipe} (there are: {known}), nor such a file")
 
 
+def is_name(weights: str) -> bool:
+    """Whether ``weights`` is a name such as "coco" rather than a path or an address."""
+    return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
+
+
 def path_of(recipe: str, weights: str) -> str:
-    """Where weights are that are given by a path, an address, or as what is published for a recipe, which is downloaded.
+    """Return the path of the weights to predict with, which are downloaded first if needed.
+
+    Args:
+        recipe: name of a recipe.
+        weights: a path, an address, or "coco", "objects365" or "objects365_coco" for what is published for the recipe.
 
     Raises:
         CheckpointError: nothing of that name is published for the recipe, or it cannot be downloaded.
     """
-    is_path = not weights or Path(weights).exists() or Path(weights).suffix or "/" in weights
-    return weights if is_path else download(find(recipe, weights))
+    if not is_name(weights):
+        return local_path(weights)
+    published = find(recipe, weights)
+    try:
+        return str(fetch(published.address, published.path))
+    except CheckpointError as error:
+        relative = substitute(recipe, weights)
+        if relative is None:
+            raise
+        raise CheckpointError(
+            f"{error}. D-FINE of the same size downloads from elsewhere: {relative.recipe}"
+        ) from error
+
+
+def start_of(recipe: str, weights: str) -> str:
+    """Return the path of the weights to start training from, as :func:`path_of`.
+
+    Where DEIM's own file cannot be had, D-FINE of the same size takes its place, and the log says so.
+
+    Raises:
+        CheckpointError: nothing of that name is published for the recipe, or it cannot be downloaded.
+    """
+    if not is_name(weights):
+        return local_path(weights)
+    published, relative = find(recipe, weights), substitute(recipe, weights)
+    try:
+        return str(fetch(published.address, published.path))
+    except CheckpointError as error:
+        if relative is None:
+            raise
+        logger.warning(f"{error}\nTraining starts from {relative.recipe} instead, D-FINE of the same size.")
+    return str(fetch(relative.address, relative.path))
+
+
+def substitute(recipe: str, data: str) -> Published | None:
+    """Return the weights of D-FINE that a DEIM-D-FINE recipe can start from instead; None if there are none."""
+    relative = recipe.replace("deim_dfine", "dfine")
+    if relative == recipe:
+        return None
+    return next((one for one in of_recipe(relative) if one.data == data), None)
 
 
 def _named(recipe: str, data: str, address: str, average_precision: float) -> Published:

@@ -39,11 +39,13 @@ def with_data(cfg: Any, path: str) -> Any:
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_images = _COCO_IMAGES
     known = any(one.data == "coco" for one in published.of_recipe(cfg.train.recipe))
-    cfg.train.init_checkpoint = "coco" if known else ""
+    if known:
+        cfg.train.init_checkpoint = "coco"
     logger.info(f"{path} is in {found.format}'s format, of {len(found.classes)} classes: {', '.join(found.classes)}")
     if not known:
         logger.warning(
-            f"Nothing is published for {cfg.train.recipe}: unless weights are given, it starts from random ones"
+            f"No detector is published for {cfg.train.recipe}: training starts from the weights that the recipe names for "
+            "its backbone, unless train.init_checkpoint is set"
         )
     return cfg
 

@@ -20,9 +20,17 @@ COMPILED_PARTS = ("backbone", "encoder")
 _GRAPHS = 64
 
 
-def build_model(cfg: Any) -> nn.Module:
-    """The model on its device and in ``train.memory_format``."""
-    model = build(cfg, "model").to(cfg.train.device).to(memory_format=MEMORY_FORMATS[cfg.train.memory_format])
+def build_model(cfg: Any, pretrained_backbone: bool = False) -> nn.Module:
+    """Build the model on its device and in ``train.memory_format``.
+
+    Args:
+        pretrained_backbone: load the weights that ``model.backbone`` names.
+    """
+    model = (
+        build(cfg, "model", pretrained_backbone)
+        .to(cfg.train.device)
+        .to(memory_format=MEMORY_FORMATS[cfg.train.memory_format])
+    )
     count = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logger.info(f"Model {type(model).__name__}: {count:,} parameters, {trainable:,} trainable")

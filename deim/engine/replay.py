@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from torch import Tensor, nn
 
 from deim.checkpoint.reading import read_checkpoint
-from deim.config import load_config
+from deim.config import build, load_config
 from deim.config.portable import from_portable
 from deim.engine.non_finite import restored
 from deim.engine.randomness import seed_iteration
@@ -98,11 +97,11 @@ def _read(path: str) -> dict[str, Any]:
 
 def _model(content: Mapping[str, Any], path: str, config_file: str | None) -> nn.Module:
     if config_file is not None:
-        return instantiate(load_config(config_file).model)
+        return build(load_config(config_file), "model")
     kept = content["deim"].get("config")
     if kept is None:
         raise CheckpointError(f"{path} does not hold the config of its run: give it with --config-file")
-    return instantiate(from_portable(kept, path).model)
+    return build(from_portable(kept, path), "model")
 
 
 @contextlib.contextmanager

@@ -15,10 +15,10 @@ from detrex.modeling import ema
 from torch import nn
 
 import deim
-from deim.checkpoint.loading import load_weights, resume
+from deim.checkpoint.loading import resume
 from deim.checkpoint.provenance import Provenance
 from deim.checkpoint.run_checkpointer import RunCheckpointer
-from deim.config import build, find_config, load_config, published
+from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
 from deim.data.loader import clear_deaths_of_workers
@@ -46,6 +46,7 @@ from deim.engine.preflight import (
     make_output_folder,
     warn_of_unused_parts,
 )
+from deim.engine.start import Start, check_pixels, find_start, load_start, thaw_random_backbone
 from deim.engine.trainer import Trainer
 from deim.engine.writers import build_writers
 from deim.errors import ConfigError
@@ -98,6 +99,8 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
     if cfg.train.seed < 0:
         cfg.train.seed = comm.shared_random_seed()
+    start = find_start(cfg, resume_run)
+    check_pixels(cfg)
     loader = build(cfg, "dataloader.train")
     check_classes(cfg, "train")
     build(cfg, "dataloader.test")  # a mistake in the test data shows now and not after an epoch
@@ -109,7 +112,8 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     resolve_schedule(cfg, iters_per_epoch)
     warn_of_unused_parts(cfg)
 
-    model = build_model(cfg)
+    model = build_model(cfg, pretrained_backbone=start.backbone is not None)
+    thaw_random_backbone(cfg, model)
     check_model_runs(cfg, model, getattr(loader, "shapes", ()))
     model = prepare_for_training(cfg, model)
     cfg.optimizer.params.model = model
@@ -136,22 +140,15 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     )
     trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
     with freed_memory_kept(torch.device(cfg.train.device)):
-        trainer.train(_first_iteration(cfg, trainer, checkpointer, resume_run), cfg.train.max_iter)
+        trainer.train(_first_iteration(cfg, trainer, checkpointer, start), cfg.train.max_iter)
 
 
-def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, resume_run: bool) -> int:
-    """Load what a run begins with: its own last checkpoint, or weights, or nothing."""
-    newest = checkpointer.newest_whole() if resume_run else None
-    if newest is not None:
-        resume(checkpointer, trainer.model, newest)
+def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, start: Start) -> int:
+    """Load what the run starts from; the iteration that it begins with."""
+    if start.checkpoint is not None:
+        resume(checkpointer, trainer.model, start.checkpoint)
         return trainer.iter + 1
-    if cfg.train.init_checkpoint:
-        load_weights(
-            trainer.model,
-            published.path_of(cfg.train.recipe, cfg.train.init_checkpoint),
-            allow_other_classes=True,
-            classes=dataset_classes(cfg, "train"),
-        )
+    load_start(start, trainer.model, dataset_classes(cfg, "train"))
     return 0
 
 

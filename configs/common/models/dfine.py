@@ -17,8 +17,7 @@ model = L(DEIMDetector)(
         out_features=["stage2", "stage3", "stage4"],
         freeze_at=1,
         freeze_norm=True,
-        # a file with weights pretrained on ImageNet
-        weights="",
+        weights="imagenet",
     ),
     encoder=L(HybridEncoder)(
         in_features="${deim.features:${..backbone}}",

@@ -18,8 +18,7 @@ model = L(DEIMDetector)(
         freeze_at=2,
         norm="FrozenBN",
         dilated=False,
-        # a file with weights pretrained on ImageNet
-        weights="",
+        weights="imagenet",
     ),
     encoder=L(TransformerEncoder)(
         in_features="${deim.features:${..backbone}}",

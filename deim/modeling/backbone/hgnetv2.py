@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
+from deim.checkpoint.pretrained import path_of
 from deim.layers.conv import ConvNorm, convolve_apart
 from deim.layers.learnable_affine import LearnableAffine
 from deim.layers.normalization import in_one_step
@@ -198,7 +199,8 @@ class HGNetV2(StagedBackbone):
         freeze_at: freeze the parameters of the first parts, as detectron2 counts: 0 none, 1 the
             stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
-        weights: file with pretrained weights, such as D-FINE's ``PPHGNetV2_B0_stage1.pth``; "" for none.
+        weights: "imagenet" for the published weights, or the path or address of a file, such as D-FINE's
+            ``PPHGNetV2_B0_stage1.pth``; "" for random weights.
 
     Raises:
         ValueError: an unknown name, feature or ``freeze_at``.
@@ -229,7 +231,7 @@ class HGNetV2(StagedBackbone):
         )
         self.describe(out_features, (spec.out for spec in specs))
         if weights:
-            load_backbone_weights(self, weights)
+            load_backbone_weights(self, path_of(weights, "HGNetV2", name))
         self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)
 
     @classmethod

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
+from deim.checkpoint.pretrained import path_of
 from deim.layers.conv import ConvNorm
 from deim.modeling.backbone.staged import StagedBackbone
 
@@ -97,8 +98,8 @@ class PResNet(StagedBackbone):
         freeze_at: freeze the parameters of the first parts, as detectron2 counts: 0 none, 1 the
             stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
-        weights: file with pretrained weights under these or under RT-DETR's names, which are the same;
-            "" for none.
+        weights: "imagenet" for the published weights, or the path or address of a file under these or RT-DETR's names,
+            which are the same; "" for random weights.
 
     Raises:
         ValueError: an unknown depth, feature or ``freeze_at``.
@@ -132,7 +133,7 @@ class PResNet(StagedBackbone):
         )
         self.describe(out_features, channels)
         if weights:
-            load_backbone_weights(self, weights)
+            load_backbone_weights(self, path_of(weights, "PResNet", depth))
         self.freeze([self.conv1, *self.res_layers], freeze_at, freeze_norm)
 
     @classmethod

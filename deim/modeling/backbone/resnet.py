@@ -9,6 +9,7 @@ from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
 
 from deim.checkpoint.backbone import load_backbone_weights
+from deim.checkpoint.pretrained import path_of
 
 # blocks in each of the four stages
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -45,7 +46,8 @@ def build_resnet(
         freeze_at: freeze the first parts: 0 none, 1 the stem, 2 the stem and res2 (DETR), and so on.
         norm: "FrozenBN", "BN", "SyncBN" or "GN".
         dilated: res5 keeps the stride of res4, and its convolutions but the first are dilated ("DC5").
-        weights: file with pretrained weights in detectron2's layout, such as its ``R-50.pkl``; "" for none.
+        weights: "imagenet" for torchvision's published weights, or the path or address of a file in the layout of
+            detectron2, torchvision, timm or transformers; "" for random weights.
 
     Raises:
         ValueError: an unknown depth or feature, or "DC5" of a ResNet with less than 50 layers.
@@ -61,7 +63,7 @@ def build_resnet(
     stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
     backbone = ResNet(stem, _stages(depth, norm, dilated), out_features=list(out_features))
     if weights:
-        load_backbone_weights(backbone, weights)
+        load_backbone_weights(backbone, path_of(weights, "build_resnet", depth))
     return backbone.freeze(freeze_at)
 
 

@@ -8,6 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SwinTransformer
 
 from deim.checkpoint.backbone import load_backbone_weights
+from deim.checkpoint.pretrained import path_of
 
 # width, blocks and heads of each stage (Swin, arXiv 2103.14030, section 3.3)
 SIZES = {
@@ -45,7 +46,8 @@ def build_swin(
         size: "tiny", "small", "base" or "large".
         window_size: tokens along a window's side; 12 for weights pretrained at 384 pixels.
         drop_path_rate: how often the last block is left out in training; linearly less often before it.
-        weights: file with pretrained weights in the layout of Swin's authors; "" for none.
+        weights: "imagenet" or "imagenet22k" for the published weights, or the path or address of a file in the layout
+            of Swin's authors or timm; "" for random weights.
 
     Raises:
         ValueError: an unknown size.
@@ -63,5 +65,7 @@ def build_swin(
         out_indices=tuple(out_indices),
     )
     if weights:
-        load_backbone_weights(backbone, weights, fresh=tuple(f"norm{index}." for index in out_indices))
+        load_backbone_weights(
+            backbone, path_of(weights, "build_swin", size), fresh=tuple(f"norm{index}." for index in out_indices)
+        )
     return backbone

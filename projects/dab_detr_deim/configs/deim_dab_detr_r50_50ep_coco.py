@@ -13,6 +13,7 @@ model = with_deim_criterion(_dab_detr.model)
 optimizer = _dab_detr.optimizer
 
 train.output_dir = "output/deim_dab_detr_r50_50ep_coco"
+train.init_checkpoint = _dab_detr.train.init_checkpoint
 model.device = "${train.device}"
 
 schedule.epochs = 50

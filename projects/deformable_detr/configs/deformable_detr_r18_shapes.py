@@ -15,6 +15,7 @@ schedule.dense_epochs = [0, 0]
 # strides 8 and 16, a narrow encoder and a shallow decoder
 model.num_classes = 6
 model.backbone.depth = 18
+model.backbone.weights = ""
 model.backbone.out_features = ["res3", "res4"]
 model.backbone.norm = "BN"
 model.backbone.freeze_at = 0

@@ -25,6 +25,7 @@ dataloader.train.mapper.mosaic.scale = (1.0, 1.5)
 # strides 8 and 16, narrower and shallower than N
 model.num_classes = 6
 model.num_detections = 100
+model.backbone.weights = ""
 model.backbone.out_features = ["stage2", "stage3"]
 model.encoder.hidden_dim = 96
 model.decoder.input_proj.in_channels = [96, 96]

@@ -11,6 +11,7 @@ schedule.eval_epochs = schedule.checkpoint_epochs = 7
 # strides 8 and 16, a narrow encoder and a shallow decoder
 model.num_classes = 6
 model.num_detections = 100
+model.backbone.weights = ""
 model.backbone.out_features = ["stage2", "stage3"]
 model.encoder.hidden_dim = 96
 model.encoder.dim_feedforward = 384

@@ -16,6 +16,8 @@ train = get_config("common/train.py").train
 
 train.output_dir = "output/deim_dino_r50_4scale_12ep_coco"
 train.model_ema.enabled = False
+# the backbone that detrex starts from
+train.init_checkpoint = _dino.train.init_checkpoint
 model.device = "${train.device}"
 
 dataloader.train.total_batch_size = 16

@@ -15,6 +15,7 @@ train.output_dir = "output/dn_deformable_detr_r18_shapes"
 model.num_classes = 6
 model.num_detections = 100
 model.backbone.depth = 18
+model.backbone.weights = ""
 model.backbone.out_features = ["res3", "res4"]
 model.backbone.norm = "BN"
 model.backbone.freeze_at = 0

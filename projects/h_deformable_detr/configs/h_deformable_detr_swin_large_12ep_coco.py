@@ -5,3 +5,4 @@ from .h_deformable_detr_swin_tiny_12ep_coco import dataloader, lr_multiplier, mo
 train.output_dir = "output/h_deformable_detr_swin_large_12ep_coco"
 
 model.backbone.size = "large"
+model.backbone.weights = "imagenet22k"

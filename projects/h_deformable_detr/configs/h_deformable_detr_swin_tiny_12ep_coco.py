@@ -8,4 +8,4 @@ from .h_deformable_detr_r50_12ep_coco import dataloader, lr_multiplier, model, o
 
 train.output_dir = "output/h_deformable_detr_swin_tiny_12ep_coco"
 
-model.backbone = L(build_swin)(size="tiny", out_indices=[1, 2, 3], drop_path_rate=0.2, weights="")
+model.backbone = L(build_swin)(size="tiny", out_indices=[1, 2, 3], drop_path_rate=0.2, weights="imagenet")

@@ -1,0 +1,153 @@
+"""Published weights of backbones, which training starts from, and the normalization of images that they expect."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from deim.checkpoint.download import cache_folder, fetch, local_path, web_address
+from deim.errors import CheckpointError
+
+_HGNETV2 = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
+_RESNET_D = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
+_TORCHVISION = "https://download.pytorch.org/models/"
+_SWIN = "https://github.com/SwinTransformer/storage/releases/download/"
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """What a detector subtracts from pixels in [0, 255] and divides them by, per channel in RGB order."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = PixelStatistics((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# The published detectors on these backbones scale pixels to [0, 1] and do no more.
+UNIT = PixelStatistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+
+
+@dataclass(frozen=True)
+class PretrainedBackbone:
+    """A file with the weights of a backbone.
+
+    Attributes:
+        builder: name of the class or function that builds the backbone.
+        size: the argument of the builder that selects the size.
+        data: what it was trained on: "imagenet" or "imagenet22k". ``weights`` of the backbone takes this name.
+        address: of the file.
+        pixels: the normalization that published detectors use with it.
+    """
+
+    builder: str
+    size: str | int
+    data: str
+    address: str
+    pixels: PixelStatistics
+
+    @property
+    def path(self) -> Path:
+        """Where the file is kept, or is to be put."""
+        return cache_folder() / self.address.rpartition("/")[2]
+
+
+# Builder -> the argument that selects the size.
+SIZE_ARGUMENTS = {"HGNetV2": "name", "PResNet": "depth", "build_resnet": "depth", "build_swin": "size"}
+
+PRETRAINED: tuple[PretrainedBackbone, ...] = (
+    *(
+        PretrainedBackbone("HGNetV2", f"B{i}", "imagenet", f"{_HGNETV2}PPHGNetV2_B{i}_stage1.pth", UNIT)
+        for i in range(7)
+    ),
+    PretrainedBackbone("PResNet", 18, "imagenet", f"{_RESNET_D}ResNet18_vd_pretrained_from_paddle.pth", UNIT),
+    PretrainedBackbone("PResNet", 34, "imagenet", f"{_RESNET_D}ResNet34_vd_pretrained_from_paddle.pth", UNIT),
+    PretrainedBackbone("PResNet", 50, "imagenet", f"{_RESNET_D}ResNet50_vd_ssld_v2_pretrained_from_paddle.pth", UNIT),
+    PretrainedBackbone("PResNet", 101, "imagenet", f"{_RESNET_D}ResNet101_vd_ssld_pretrained_from_paddle.pth", UNIT),
+    PretrainedBackbone("build_resnet", 18, "imagenet", f"{_TORCHVISION}resnet18-f37072fd.pth", IMAGENET),
+    PretrainedBackbone("build_resnet", 34, "imagenet", f"{_TORCHVISION}resnet34-b627a593.pth", IMAGENET),
+    PretrainedBackbone(
+        "build_resnet", 50, "imagenet", "detectron2://ImageNetPretrained/torchvision/R-50.pkl", IMAGENET
+    ),
+    PretrainedBackbone("build_resnet", 101, "imagenet", f"{_TORCHVISION}resnet101-63fe2227.pth", IMAGENET),
+    PretrainedBackbone("build_resnet", 152, "imagenet", f"{_TORCHVISION}resnet152-394f9c45.pth", IMAGENET),
+    PretrainedBackbone("build_swin", "tiny", "imagenet", f"{_SWIN}v1.0.0/swin_tiny_patch4_window7_224.pth", IMAGENET),
+    PretrainedBackbone("build_swin", "small", "imagenet", f"{_SWIN}v1.0.0/swin_small_patch4_window7_224.pth", IMAGENET),
+    PretrainedBackbone("build_swin", "base", "imagenet", f"{_SWIN}v1.0.0/swin_base_patch4_window7_224.pth", IMAGENET),
+    PretrainedBackbone(
+        "build_swin", "base", "imagenet22k", f"{_SWIN}v1.0.0/swin_base_patch4_window7_224_22k.pth", IMAGENET
+    ),
+    PretrainedBackbone(
+        "build_swin", "large", "imagenet22k", f"{_SWIN}v1.0.0/swin_large_patch4_window7_224_22k.pth", IMAGENET
+    ),
+)
+
+# Names of files, of the table above and of others that users of detectron2 and detrex start from.
+_PIXELS_OF_FILES = {
+    "PPHGNetV2_*": UNIT,
+    "ResNet*_vd_*": UNIT,
+    "R-*.pkl": IMAGENET,
+    "resnet*": IMAGENET,
+    "swin_*": IMAGENET,
+    "convnext_*": IMAGENET,
+    "focalnet_*": IMAGENET,
+    "internimage_*": IMAGENET,
+    "mae_pretrain_*": IMAGENET,
+}
+
+
+def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
+    """Return the published weights of a backbone.
+
+    Raises:
+        CheckpointError: none are known. The message lists those that are.
+    """
+    known = [one for one in PRETRAINED if (one.builder, one.size) == (builder, size)]
+    for one in known:
+        if one.data == data:
+            return one
+    names = ", ".join(one.data for one in known) or "none"
+    raise CheckpointError(
+        f"no pretrained weights {data!r} are known for {builder}({size!r}) (known: {names}), and there is no such file: "
+        "set model.backbone.weights to the path or address of a file, or to '' to train from random weights"
+    )
+
+
+def is_name(weights: str) -> bool:
+    """Whether ``weights`` is the name of published weights rather than a path or an address."""
+    return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
+
+
+def path_of(weights: str, builder: str, size: Any) -> str:
+    """Return the path of a backbone's weights, which are downloaded first if needed.
+
+    Args:
+        weights: a path, an address, or a name such as "imagenet" for what is published for this backbone.
+        builder: name of the class or function that builds the backbone.
+        size: its size.
+
+    Raises:
+        CheckpointError: no weights of that name are known, or they cannot be downloaded.
+    """
+    try:
+        if not is_name(weights):
+            return local_path(weights)
+        published = find(builder, size, weights)
+        return str(fetch(web_address(published.address), published.path))
+    except CheckpointError as error:
+        if "cannot be downloaded" not in str(error):
+            raise
+        raise CheckpointError(f"{error}, or train from random weights: model.backbone.weights=''") from error
+
+
+def pixels_of(weights: str, backbone: Mapping[str, Any]) -> PixelStatistics | None:
+    """Return the normalization that weights expect; None where it is not known.
+
+    Args:
+        weights: a path, an address or a name, as in a config.
+        backbone: ``builder`` and ``size``, for a name.
+    """
+    if is_name(weights):
+        return find(backbone["builder"], backbone["size"], weights).pixels
+    file_name = weights.partition("?")[0].replace("\\", "/").rpartition("/")[2]
+    return next((pixels for pattern, pixels in _PIXELS_OF_FILES.items() if fnmatch(file_name, pattern)), None)

@@ -1,0 +1,149 @@
+"""Weights are downloaded once, whole, and from each of the places where authors publish them."""
+
+import io
+import logging
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from deim.checkpoint import download, pretrained
+from deim.checkpoint.download import fetch, local_path
+from deim.config import published
+from deim.errors import CheckpointError
+from tests.web import File, Web, redirect
+
+GITHUB = "https://github.com/Peterande/storage/releases/download/dfinev1.0/dfine_s_coco.pth"
+HUGGING_FACE = "https://huggingface.co/someone/detector/resolve/main/model.pth"
+DRIVE = "https://drive.google.com/file/d/1tB8gVJNrfb6dhFvoHJECKOF5VpkthhfC/view"
+
+
+def weights(size: int = 200_000) -> bytes:
+    file = io.BytesIO()
+    torch.save({"model": {"weight": torch.arange(size // 4, dtype=torch.float32)}}, file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_RETRIES", 0)
+    with Web().running() as web, redirect(web.port):
+        yield web
+
+
+@pytest.mark.parametrize("address", [GITHUB, HUGGING_FACE, DRIVE], ids=["GitHub", "Hugging Face", "Google Drive"])
+def test_each_publisher_is_asked_once(address: str, web: Web, tmp_path: Path) -> None:
+    content, final = weights(), address
+    if address != DRIVE:
+        final = "https://storage.example.com/a-signed-address"
+        web.files[address] = File(moved_to=final)
+    web.files[final] = File(content)
+    target = tmp_path / "kept" / "weights.pth"
+    assert fetch(address, target).read_bytes() == content
+    asked = len(web.requests)
+    fetch(address, target)
+    assert len(web.requests) == asked
+    assert {path.name for path in target.parent.iterdir()} <= {"weights.pth", "weights.pth.lock"}
+
+
+def test_addresses_of_detectron2_and_of_the_web_are_kept_in_iopaths_cache(web: Web, tmp_path: Path) -> None:
+    web.files["https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/torchvision/R-50.pkl"] = File(weights())
+    path = local_path("detectron2://ImageNetPretrained/torchvision/R-50.pkl?matching_heuristics=True")
+    assert path == str(tmp_path / "cache" / "detectron2" / "ImageNetPretrained" / "torchvision" / "R-50.pkl")
+    assert local_path("model.pth") == "model.pth"
+
+
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_an_interrupted_download_continues(has_ranges: bool, web: Web, tmp_path: Path) -> None:
+    """Where the server cannot continue, the file is downloaded anew."""
+    content = weights(2_000_000)
+    web.files[GITHUB] = File(content, breaks_after=1_500_000, has_ranges=has_ranges)
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
+        fetch(GITHUB, tmp_path / "weights.pth")
+    assert not (tmp_path / "weights.pth").exists()
+    assert fetch(GITHUB, tmp_path / "weights.pth").read_bytes() == content
+    ranges = [headers["Range"] for _, headers in web.requests if "Range" in headers]
+    assert ranges == [f"bytes={2**20}-"], "what came in whole blocks is kept"
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (File(b"<!DOCTYPE html><html>Please log in</html>"), "is a web page and not a file of weights"),
+        (File(b"some text" * 100), "is not a file of weights"),
+        (File(weights()[:-100] + b"\0" * 100), "is damaged"),
+        (None, "the server answers 404"),
+    ],
+    ids=["page", "text", "damaged", "nothing"],
+)
+def test_a_wrong_file_never_enters_the_cache(file: File | None, reason: str, web: Web, tmp_path: Path) -> None:
+    if file is not None:
+        web.files[GITHUB] = file
+    with pytest.raises(CheckpointError, match=reason) as error:
+        fetch(GITHUB, tmp_path / "weights.pth")
+    assert GITHUB in str(error.value)
+    assert f"save it as {tmp_path / 'weights.pth'}" in str(error.value)
+    assert not list(tmp_path.glob("weights.pth*[!k]"))  # but for the lock
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(download, "_RETRIES", 0)
+    with redirect(0), pytest.raises(CheckpointError) as error:
+        pretrained.path_of("imagenet", "HGNetV2", "B0")
+    message = str(error.value)
+    assert "PPHGNetV2_B0_stage1.pth cannot be downloaded: there is no connection to the server" in message
+    assert f"save it as {tmp_path / 'deim' / 'PPHGNetV2_B0_stage1.pth'}" in message
+    assert "model.backbone.weights=''" in message
+
+
+def _ask(port: int, target: Path, barrier) -> None:
+    with redirect(port):
+        barrier.wait()
+        assert fetch(GITHUB, target).stat().st_size > 1_000_000
+
+
+def test_of_eight_processes_that_ask_at_once_one_downloads(tmp_path: Path) -> None:
+    with Web({GITHUB: File(weights(4_000_000))}).running() as web:
+        context = multiprocessing.get_context("fork")
+        barrier = context.Barrier(8)
+        processes = [context.Process(target=_ask, args=(web.port, tmp_path / "weights.pth", barrier)) for _ in range(8)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert web.count(GITHUB) == 1
+
+
+def test_training_starts_from_dfine_where_deims_file_cannot_be_had(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    (relative,) = [one for one in published.of_recipe("dfine/dfine_s_coco") if one.data == "coco"]
+    web.files[relative.address] = File(weights())
+    with caplog.at_level(logging.WARNING):
+        assert published.start_of("deim_dfine/deim_dfine_s_coco", "coco") == str(relative.path)
+    assert "Training starts from dfine/dfine_s_coco instead" in caplog.text
+    # A D-FINE in place of the DEIM that was asked for would predict something else.
+    with pytest.raises(CheckpointError, match=r"downloads from elsewhere: dfine/dfine_s_coco"):
+        published.path_of("deim_dfine/deim_dfine_s_coco", "coco")
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded.* save it as "):
+        published.start_of("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "coco")
+
+
+def test_deims_own_file_is_taken_where_it_can_be_had(web: Web) -> None:
+    web.files[DRIVE] = File(weights())
+    for path_of in (published.start_of, published.path_of):
+        assert path_of("deim_dfine/deim_dfine_s_coco", "coco").endswith("deim_dfine_s_coco.pth")
+
+
+@pytest.mark.parametrize("one", pretrained.PRETRAINED, ids=lambda one: f"{one.builder}-{one.size}-{one.data}")
+def test_each_file_of_the_table_says_by_its_name_which_pixels_it_expects(one: pretrained.PretrainedBackbone) -> None:
+    assert pretrained.pixels_of(one.address, {}) == one.pixels
+    assert one.address.startswith(("https://", "detectron2://"))
+
+
+def test_unknown_names_list_what_is_known() -> None:
+    with pytest.raises(CheckpointError, match=r"'imagenet22k' are known for HGNetV2\('B0'\) \(known: imagenet\)"):
+        pretrained.path_of("imagenet22k", "HGNetV2", "B0")

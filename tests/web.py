@@ -1,0 +1,167 @@
+"""A stand-in for the web on loopback: every address that ``requests`` asks for is answered by one local server.
+
+``Web`` runs the server. ``redirect`` makes this process, and ``redirected`` another process, ask it in place of the hosts
+in the addresses, so that the code under test uses the published addresses.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from unittest import mock
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+
+_PORT = "DEIM_TEST_WEB_PORT"
+
+
+@dataclass
+class File:
+    """What the server answers with at an address.
+
+    Attributes:
+        content: the body.
+        moved_to: an address that the server redirects to, as GitHub and Hugging Face do; "" for none.
+        breaks_after: so many bytes the connection breaks, once; None for never.
+        has_ranges: whether the server continues a file in the middle.
+        type: of the content.
+    """
+
+    content: bytes = b""
+    moved_to: str = ""
+    breaks_after: int | None = None
+    has_ranges: bool = True
+    type: str = "application/octet-stream"
+
+
+@dataclass
+class Web:
+    """Files by address, and a log of the requests.
+
+    Files on Google Drive stand under ``https://drive.google.com/file/d/<id>/view``; the server leads to them through a
+    page that asks for confirmation, as Google Drive does for large files.
+    """
+
+    files: dict[str, File] = field(default_factory=dict)
+    requests: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+    port: int = 0
+
+    def count(self, address: str) -> int:
+        """How often the server was asked for an address."""
+        return sum(asked == address for asked, _ in self.requests)
+
+    @contextmanager
+    def running(self) -> Iterator["Web"]:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """Variables with which another process asks this server; ``folder`` gets a file for it."""
+        root = Path(__file__).resolve().parents[1]
+        (folder / "sitecustomize.py").write_text(
+            f"import sys; sys.path.insert(0, {str(root)!r})\nfrom tests.web import redirected\nredirected()\n",
+            encoding="utf-8",
+        )
+        return {_PORT: str(self.port), "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+@contextmanager
+def redirect(port: int) -> Iterator[None]:
+    """Within it, this process asks the local server for every address; nobody answers at port 0."""
+    send = requests.adapters.HTTPAdapter.send
+
+    def local(self, request, **options):
+        there = urlsplit(request.url)
+        if there.hostname != "127.0.0.1":
+            if not port:
+                raise requests.ConnectionError(f"no network: {request.url}")
+            query = f"?{there.query}" if there.query else ""
+            request.url = f"http://127.0.0.1:{port}/{there.netloc}{there.path}{query}"
+        return send(self, request, **options)
+
+    with mock.patch.object(requests.adapters.HTTPAdapter, "send", local):
+        yield
+
+
+def redirected() -> None:
+    """:func:`redirect` for the whole life of this process, to the port in its environment."""
+    if _PORT in os.environ:
+        redirect(int(os.environ[_PORT])).__enter__()
+
+
+def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked = urlsplit(self.path)
+            address = f"https:/{asked.path}"
+            web.requests.append((address, dict(self.headers)))
+            query = {name: values[0] for name, values in parse_qs(asked.query).items()}
+            if address == "https://drive.google.com/uc":
+                self._page(_confirmation(query["id"]))
+            elif address == "https://drive.usercontent.google.com/download":
+                address = f"https://drive.google.com/file/d/{query['id']}/view"
+                self._file(web.files.get(address) if query.get("confirm") == "t" else None)
+            else:
+                self._file(web.files.get(address))
+
+        def _page(self, text: str) -> None:
+            self._file(File(text.encode(), type="text/html; charset=utf-8"), attached=False)
+
+        def _file(self, file: File | None, attached: bool = True) -> None:
+            if file is None:
+                self.send_error(404)
+                return
+            if file.moved_to:
+                self.send_response(302)
+                self.send_header("Location", file.moved_to)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            first = self._first_byte(file)
+            body = file.content[first:]
+            self.send_response(206 if first else 200)
+            if first:
+                self.send_header("Content-Range", f"bytes {first}-{len(file.content) - 1}/{len(file.content)}")
+            self.send_header("Content-Type", file.type)
+            self.send_header("Content-Length", str(len(body)))
+            if attached:
+                self.send_header("Content-Disposition", 'attachment; filename="weights.pth"')
+            self.end_headers()
+            if file.breaks_after is not None:
+                body, file.breaks_after = body[: file.breaks_after], None
+                self.close_connection = True
+            self.wfile.write(body)
+
+        def _first_byte(self, file: File) -> int:
+            wanted = self.headers.get("Range", "")
+            return int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted and file.has_ranges else 0
+
+    return Handler
+
+
+def _confirmation(identifier: str) -> str:
+    """A page as Google Drive shows it for files that are too large for its virus scan."""
+    hidden = "".join(
+        f'<input type="hidden" name="{name}" value="{value}">'
+        for name, value in (("id", identifier), ("export", "download"), ("confirm", "t"), ("uuid", "1234"))
+    )
+    return (
+        "<!DOCTYPE html><html><body><p>Google Drive can't scan this file for viruses.</p>"
+        f'<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">{hidden}</form>'
+        "</body></html>"
+    )
