@@ -4,8 +4,9 @@ import codecs
 import locale
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
+from deim.checkpoint import download
 from deim.data.datasets.shapes import write_shapes
+from tests.web import redirect
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +35,13 @@ sys.path.insert(0, str(ROOT))
 def long_but_for(kept: Iterable, names: Iterable) -> list:
     """Parameters of which every change tries these, and ``make test-all`` all."""
     return [name if name in kept else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Iterator[None]:
+    """Tests never ask the network. Those that download ask a server on loopback; see :mod:`tests.web`."""
+    with redirect(0), mock.patch.object(download, "_RETRIES", 0):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from detectron2.config import instantiate
+from torch import nn
 
 from deim import model_zoo
-from deim.config import load_config
+from deim.config import build, load_config
 from deim.fallback import is_standalone
 from tests.commands import tool
 from tests.conftest import ROOT
+from tests.models import without_pretrained
 
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
@@ -58,7 +61,10 @@ def test_python_on_the_pages_runs(name: str) -> None:
             continue
         found: dict = {}
         exec(compile(block, name, "exec"), found)
-        instantiate(found["cfg"].model if "cfg" in found else found["model"])
+        if "cfg" in found:
+            build(found["cfg"], "model")
+        elif not isinstance(found["model"], nn.Module):
+            instantiate(without_pretrained(SimpleNamespace(model=found["model"])).model)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ in the addresses, so that the code under test uses the published addresses.
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 _PORT = "DEIM_TEST_WEB_PORT"
+_for_life = ExitStack()
 
 
 @dataclass
@@ -96,7 +97,7 @@ def redirect(port: int) -> Iterator[None]:
 def redirected() -> None:
     """:func:`redirect` for the whole life of this process, to the port in its environment."""
     if _PORT in os.environ:
-        redirect(int(os.environ[_PORT])).__enter__()
+        _for_life.enter_context(redirect(int(os.environ[_PORT])))
 
 
 def _handler(web: Web) -> type[BaseHTTPRequestHandler]:

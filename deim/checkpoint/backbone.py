@@ -38,12 +38,14 @@ class BackboneMatch:
         weights: {name in the backbone: tensor of the file}, those of equal shape.
         resized: names in the backbone whose tensor in the file has another shape.
         missing: names in the backbone that the file lacks.
+        used: names in the file that the backbone has.
         left: names in the file that the backbone lacks.
     """
 
     weights: dict[str, Tensor]
     resized: list[str]
     missing: list[str]
+    used: set[str]
     left: list[str]
 
     @property
@@ -55,8 +57,9 @@ class BackboneMatch:
     @property
     def is_whole_stage(self) -> bool:
         """Whether the file has no further blocks in a stage that the backbone has, as that of a deeper model would."""
-        stages = {_stage(name) for name in self.weights}
-        return not any(_stage(name) in stages and _stage(name) != name for name in self.left)
+        stages = {_stage(name) for name in self.used}
+        further = [name for name in self.left if _stage(name) in stages]
+        return not any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
 
 
 def load_backbone_weights(backbone: nn.Module, path: str, fresh: tuple[str, ...] | None = ()) -> None:
@@ -117,6 +120,7 @@ def _match(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Backbo
         fitting,
         resized=[name for name in found if name not in fitting and not name.endswith(COMPUTED)],
         missing=[name for name in state if name not in found and not name.endswith(COMPUTED)],
+        used=set(found.values()),
         left=sorted(name for name in weights.keys() - set(found.values()) if not name.endswith(COMPUTED)),
     )
 

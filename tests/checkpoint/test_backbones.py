@@ -45,7 +45,7 @@ def test_of_a_detector_and_alone(to: str, tmp_path: Path, caplog: pytest.LogCapt
     torch.save(alone | {"fc.weight": torch.zeros(1000, 8)}, tmp_path / "alone.pth")
     with caplog.at_level(logging.INFO):
         assert_same(build(weights=str(tmp_path / "alone.pth")), model.backbone)
-    assert "alone.pth, without fc.weight" in caplog.text
+    assert "alone.pth; without fc.weight" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_caffe2s_resnet_is_refused(tmp_path: Path) -> None:
 
 def test_another_size_is_told(tmp_path: Path) -> None:
     torch.save(PResNet(34).state_dict(), tmp_path / "r34.pth")
-    with pytest.raises(CheckpointError, match=r"are no weights of this PResNet: \d+ of its tensors(.|\n)*res_layers.#"):
+    with pytest.raises(CheckpointError, match=r"does not fit this PResNet: \d+ of its tensors(.|\n)*res_layers.#"):
         PResNet(50, weights=str(tmp_path / "r34.pth"))
 
 

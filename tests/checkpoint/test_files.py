@@ -188,9 +188,7 @@ def test_safetensors_and_parts_of_them(official: Path, tmp_path: Path) -> None:
 def test_the_zoo_tells_what_is_published_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     assert model_zoo.list()["dfine/dfine_s_coco"] == ("coco", "objects365_coco", "objects365")
-    with pytest.raises(
-        CheckpointError, match=f"https://drive.google.com/.* and put it at {tmp_path}/deim/deim_dfine_s"
-    ):
+    with pytest.raises(CheckpointError, match=f"https://drive.google.com/.* save it as {tmp_path}/deim/deim_dfine_s"):
         model_zoo.get("deim_dfine/deim_dfine_s_coco", weights="coco")
     with pytest.raises(CheckpointError, match=r"no published weights 'objects365' for .* \(there are: coco\)"):
         model_zoo.get("dfine/dfine_n_coco", weights="objects365")

@@ -91,7 +91,7 @@ def test_pretrained_backbones_are_loaded_from_a_file(tmp_path: Path) -> None:
     loaded = PResNet(18, freeze_at=1, freeze_norm=True, weights=str(tmp_path / "resnet18.pth"))
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, weights[name])
-    with pytest.raises(CheckpointError, match=r"resnet18\.pth are no weights of this PResNet"):
+    with pytest.raises(CheckpointError, match=r"resnet18\.pth does not fit this PResNet"):
         PResNet(34, weights=str(tmp_path / "resnet18.pth"))
     with pytest.raises(CheckpointError, match="does not exist"):
         PResNet(18, weights=str(tmp_path / "nowhere.pth"))

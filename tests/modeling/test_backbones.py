@@ -109,7 +109,7 @@ def test_weights_of_detectron2_are_loaded(tmp_path: Path) -> None:
     write_pickle(tmp_path / "R-50.pkl", weights)
     loaded = build_resnet(50, weights=str(tmp_path / "R-50.pkl")).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
-    with pytest.raises(CheckpointError, match=r"R-50\.pkl are no weights of this ResNet"):
+    with pytest.raises(CheckpointError, match=r"R-50\.pkl does not fit this ResNet"):
         build_resnet(101, weights=str(tmp_path / "R-50.pkl"))
 
 

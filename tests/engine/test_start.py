@@ -1,0 +1,269 @@
+"""What a run starts from: published weights, or random ones on purpose."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import Backbone
+from detectron2.modeling.backbone import BasicStem, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock
+from torch import nn
+
+from deim.checkpoint import download, pretrained
+from deim.checkpoint.backbone import load_backbone_weights
+from deim.config import build, load_config, model_zoo
+from deim.config.files import available
+from deim.engine.evaluation import evaluate_checkpoint
+from deim.engine.run import train
+from deim.engine.start import check_pixels, find_start, is_random, load_start, thaw_random_backbone
+from deim.errors import CheckpointError
+from deim.fallback import is_standalone
+from deim.inference.source import load_trained
+from deim.modeling.backbone import HGNetV2, PResNet
+from tests.commands import RECIPE, SMALL, data_overrides, tool
+from tests.models import FAMILIES, randomize, recipe
+from tests.web import File, Web, redirect
+
+ADDRESS = pretrained.find("HGNetV2", "B0", "imagenet").address
+BUILT_ON_DETREX = ("dino_deim/", "dab_detr_deim/")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> nn.Module:
+    torch.manual_seed(3)
+    return randomize(HGNetV2("B0", learnable_affine=True))
+
+
+@pytest.fixture
+def web(backbone: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A web that has the published PP-HGNetV2 B0."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_RETRIES", 0)
+    torch.save(backbone.state_dict(), tmp_path / "published.pth")
+    files = {ADDRESS: File((tmp_path / "published.pth").read_bytes())}
+    with Web(files).running() as web, redirect(web.port):
+        yield web
+
+
+def settings(shapes: Path, output: Path, *overrides: str):
+    short = ["train.max_iter=1", "train.eval_period=0", "train.model_ema.enabled=false", "optimizer.lr=1e-12"]
+    short += ["optimizer.params.rules.backbone.lr=1e-12"]
+    return load_config(RECIPE, [*SMALL, *data_overrides(shapes), f"train.output_dir={output}", *short, *overrides])
+
+
+def assert_backbone_of(path: Path, backbone: nn.Module) -> None:
+    """The backbone in a checkpoint after an iteration that moves nothing."""
+    weights, given = torch.load(path, weights_only=True)["model"], backbone.state_dict()
+    name = "stem.stem1.conv.weight"
+    torch.testing.assert_close(weights[f"backbone.{name}"], given[name])
+
+
+def test_a_new_run_downloads_the_backbone_and_nothing_else_does(
+    shapes: Path, backbone: nn.Module, web: Web, tmp_path: Path
+) -> None:
+    imagenet = "model.backbone.weights=imagenet"
+    train(settings(shapes, tmp_path / "run", imagenet))
+    assert web.count(ADDRESS) == 1
+    final = tmp_path / "run" / "model_final.pth"
+    assert_backbone_of(final, backbone)
+
+    (tmp_path / "cache" / "deim" / "PPHGNetV2_B0_stage1.pth").unlink()
+    train(settings(shapes, tmp_path / "run", imagenet, "train.max_iter=2"), resume_run=True)
+    evaluate_checkpoint(settings(shapes, tmp_path / "evaluated", imagenet, f"train.init_checkpoint={final}"))
+    train(settings(shapes, tmp_path / "tuned", imagenet, f"train.init_checkpoint={final}"))
+    load_trained(str(final))
+    model_zoo.get("deim_dfine/deim_dfine_n_coco")
+    assert web.count(ADDRESS) == 1, "a resumed, evaluated, fine-tuned or predicting model has its weights already"
+
+
+def test_a_run_in_a_process_of_its_own(shapes: Path, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in web.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    arguments = [*SMALL, *data_overrides(shapes), f"train.output_dir={tmp_path}/run", "train.max_iter=1"]
+    done = tool("train_net.py", "--config-file", RECIPE, *arguments, "model.backbone.weights=imagenet")
+    assert done.returncode == 0, done.stderr
+    assert f"Downloading {ADDRESS} to {tmp_path}" in done.stdout
+    assert "Loaded the backbone from" in done.stdout
+
+
+def test_without_a_network_a_run_ends_before_it_starts(shapes: Path, tmp_path: Path, web: Web) -> None:
+    web.files.clear()
+    cfg = settings(shapes, tmp_path / "run", "model.backbone.weights=imagenet")
+    cfg.dataloader.train.dataset.json_file = "read only after the weights are there"
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded.* save it as .*model\.backbone\.weights=''"):
+        train(cfg)
+
+
+def test_random_weights_are_announced_and_nothing_random_stays_frozen(
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frozen = ["model.backbone.freeze_at=1", "model.backbone.freeze_norm=true"]
+    with caplog.at_level(logging.INFO):
+        train(settings(shapes, tmp_path, *frozen, "optimizer.lr=1e-3", "optimizer.params.rules.backbone.lr=1e-3"))
+    assert "The model starts from random weights" in caplog.text
+    assert "nothing in it stays frozen" in caplog.text
+    weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert weights["backbone.stem.stem1.norm.num_batches_tracked"] == 1
+    # continued, it is the same model
+    caplog.clear()
+    train(settings(shapes, tmp_path, *frozen, "train.max_iter=2"), resume_run=True)
+    weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert weights["backbone.stem.stem1.norm.num_batches_tracked"] == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_thawed_backbone_computes_the_same(family: str) -> None:
+    overrides = {"deformable": ("norm=FrozenBN", "freeze_at=2")}.get(family, ("freeze_at=2",))
+    if "dfine" in family or "rtdetr" in family:
+        overrides = ("freeze_at=1", "freeze_norm=true")
+    cfg = recipe(FAMILIES[family], *(f"model.backbone.{text}" for text in overrides))
+    model = build(cfg, "model").double().eval()
+    assert any(not parameter.requires_grad for parameter in model.backbone.parameters())
+    images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    before = model.backbone(images)
+    thaw_random_backbone(cfg, model)
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
+    for name, feature in model.double().eval().backbone(images).items():
+        torch.testing.assert_close(feature, before[name])
+
+
+def test_what_starts_from_weights_stays_frozen() -> None:
+    cfg = load_config("dfine/dfine_l_coco")
+    model = build(cfg, "model")
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    thaw_random_backbone(cfg, model)
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == frozen != []
+
+
+@pytest.mark.parametrize("name", [name for name in available() if not name.startswith(BUILT_ON_DETREX)])
+def test_every_recipe_starts_from_a_published_backbone_and_its_normalization(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = load_config(name)
+    if name.endswith("_shapes"):
+        assert is_random(cfg), "which the quick start trains without a network"
+        return
+    node = cfg.model.backbone
+    builder = node._target_ if isinstance(node._target_, str) else node._target_.__name__
+    builder = builder.rpartition(".")[2]
+    published = pretrained.find(builder, node[pretrained.SIZE_ARGUMENTS[builder]], node.weights)
+    assert published.data == ("imagenet22k" if "swin_large" in name else "imagenet")
+    check_pixels(cfg)
+    assert not caplog.records
+
+
+@pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
+@pytest.mark.parametrize("name", [name for name in available() if name.startswith(BUILT_ON_DETREX)])
+def test_recipes_on_detrexs_models_start_where_detrexs_do(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = load_config(name)
+    assert cfg.train.init_checkpoint == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+    check_pixels(cfg)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["+model.pixel_mean=[123.675,116.28,103.53]"], r"imagenet expects .*pixel_mean=\[0\.0, 0\.0, 0\.0\]"),
+        (["train.init_checkpoint=some/R-50.pkl"], r"R-50\.pkl expects .*pixel_mean=\[123\.675, 116\.28, 103\.53\]"),
+    ],
+)
+def test_another_normalization_than_that_of_the_weights_is_warned_of(
+    overrides: list[str], expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_pixels(load_config("dfine/dfine_s_coco", overrides))
+    assert len(caplog.records) == 1
+    assert caplog.records[0].levelno == logging.WARNING
+    assert re.search(expected, caplog.text)
+
+
+class Pyramid(Backbone):
+    """A backbone of another library: a classifier's network inside of a module that adds layers to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stem = BasicStem(in_channels=3, out_channels=64, norm="FrozenBN")
+        stage = ResNet.make_stage(BasicBlock, 2, in_channels=64, out_channels=64, stride_per_block=[1, 1], norm="BN")
+        self.net = ResNet(stem, [stage], out_features=["res2"])
+        self.extra = nn.Conv2d(64, 64, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.net(x)
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.encoder = Pyramid(), nn.Linear(2, 2)
+
+
+def write_classifier(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """Weights of a classifier with the network of another library's backbone, and those random values."""
+    state = {name: torch.rand(value.shape).to(value.dtype) for name, value in model.backbone.net.state_dict().items()}
+    torch.save({"model": state | {"head.fc.weight": torch.zeros(10, 64)}}, path)
+    return state
+
+
+def start_from(path: Path):
+    cfg = recipe("deim_dfine_n_shapes", f"train.init_checkpoint={path}")
+    return find_start(cfg, resume_run=False)
+
+
+def test_a_backbone_of_another_library_starts_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = Detector()
+    state = write_classifier(model, tmp_path / "classifier.pth")
+    with caplog.at_level(logging.INFO):
+        load_start(start_from(tmp_path / "classifier.pth"), model, classes=None)
+    assert all(torch.equal(model.backbone.net.state_dict()[name], value) for name, value in state.items())
+    assert "classifier.pth holds a backbone alone" in caplog.text
+    assert "without head.fc.weight; newly initialized: extra.weight, extra.bias" in caplog.text
+
+
+def test_a_detector_is_never_loaded_in_part(tmp_path: Path) -> None:
+    model = Detector()
+    state = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    torch.save(state | {"encoder.weight": torch.zeros(3, 3)}, tmp_path / "detector.pth")
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit the model.*encoder\.weight is \(3, 3\) there"):
+        load_start(start_from(tmp_path / "detector.pth"), model, classes=None)
+
+
+@pytest.mark.parametrize("change", ["another width", "deeper"])
+def test_a_file_of_another_backbone_is_refused(change: str, tmp_path: Path) -> None:
+    model = Detector()
+    state = write_classifier(model, tmp_path / "classifier.pth")
+    if change == "deeper":
+        state |= {"res2.2.conv1.weight": torch.zeros(64, 64, 3, 3)}
+    else:
+        state["res2.0.conv1.weight"] = torch.zeros(32, 64, 3, 3)
+    torch.save({"model": state}, tmp_path / "other.pth")
+    message = "is of a deeper model" if change == "deeper" else "does not fit this Pyramid: 1 of its tensors"
+    with pytest.raises(CheckpointError, match=message):
+        load_start(start_from(tmp_path / "other.pth"), model, classes=None)
+
+
+def test_a_deeper_resnet_does_not_fit_a_shallower_one(tmp_path: Path) -> None:
+    """Every tensor of the shallower one is in the file, with the same shape."""
+    torch.save(PResNet(101).state_dict(), tmp_path / "r101.pth")
+    with pytest.raises(CheckpointError, match=r"(?s)is of a deeper model than this PResNet.*res_layers.#"):
+        load_backbone_weights(PResNet(50), str(tmp_path / "r101.pth"))
+
+
+def test_a_missing_file_is_named(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"train\.init_checkpoint=.*nowhere\.pth: there is no such file"):
+        start_from(tmp_path / "nowhere.pth")
+
+
+def test_under_a_foreign_trainer_the_backbone_is_pretrained_as_well(web: Web, backbone: nn.Module) -> None:
+    """Which builds what the config says, without asking us."""
+    cfg = recipe("deim_dfine_n_shapes")
+    cfg.model.backbone.weights = "imagenet"
+    built = L(HGNetV2)(**{k: v for k, v in cfg.model.backbone.items() if k != "_target_"})
+    weight = instantiate(built).stem.stem1.conv.weight
+    assert torch.equal(weight, backbone.state_dict()["stem.stem1.conv.weight"])
