@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from deim.checkpoint import download, pretrained
-from deim.checkpoint.download import fetch, local_path
+from deim.checkpoint.download import fetch, local_path, web_address
 from deim.config import published
 from deim.errors import CheckpointError
+from tests.conftest import ROOT
 from tests.web import File, Web, redirect
 
 GITHUB = "https://github.com/Peterande/storage/releases/download/dfinev1.0/dfine_s_coco.pth"
@@ -147,3 +148,11 @@ def test_each_file_of_the_table_says_by_its_name_which_pixels_it_expects(one: pr
 def test_unknown_names_list_what_is_known() -> None:
     with pytest.raises(CheckpointError, match=r"'imagenet22k' are known for HGNetV2\('B0'\) \(known: imagenet\)"):
         pretrained.path_of("imagenet22k", "HGNetV2", "B0")
+
+
+def test_the_page_of_weights_lists_the_table() -> None:
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    for one in pretrained.PRETRAINED:
+        pixels = "ImageNet" if one.pixels == pretrained.IMAGENET else "[0, 1]"
+        file, address = one.address.rpartition("/")[2], web_address(one.address)
+        assert f"| `{one.builder}` | {one.size} | `{one.data}` | [{file}]({address}) | {pixels} |" in page
