@@ -6,11 +6,20 @@ from detectron2.layers import FrozenBatchNorm2d
 from deim.modeling.detector import DEIMDetector
 
 
+class ConstantBatchNorm2d(FrozenBatchNorm2d):
+    """Frozen normalization that stays frozen when a run starts from a random backbone, which thaws FrozenBatchNorm2d."""
+
+
 def frozen_detector(**arguments) -> DEIMDetector:
-    """Without batch statistics, which differ between processes; and with sampling points that do not lie on the edges of
-    pixels, where they begin: the slope of bilinear sampling jumps there, and rounding, which depends on the size of the
-    batch, would choose one side."""
+    """Build a detector without batch statistics and with sampling points inside pixels.
+
+    Batch statistics differ between processes. A new model samples on the edges of pixels, where the slope of bilinear
+    sampling jumps: rounding, which depends on the size of the batch, would choose a side.
+    """
     model = FrozenBatchNorm2d.convert_frozen_batchnorm(DEIMDetector(**arguments))
+    for module in model.modules():
+        if type(module) is FrozenBatchNorm2d:
+            module.__class__ = ConstantBatchNorm2d
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -31,7 +31,7 @@ def refused(done) -> str:
         (["dataloader.train.dataset.json_file=/nowhere.json"], "annotation file /nowhere.json does not exist"),
         (["dataloader.test.dataset.json_file=/nowhere.json"], "annotation file /nowhere.json does not exist"),
         (["model.num_classes=80"], "set model.num_classes=6"),
-        (["train.init_checkpoint=/nowhere.pth"], "checkpoint /nowhere.pth does not exist"),
+        (["train.init_checkpoint=/nowhere.pth"], "train.init_checkpoint=/nowhere.pth: there is no such file"),
         (["--eval-only"], "no weights are given"),
         (["train.amp.enabled=true", "train.amp.dtype=float7"], "float7"),
         (["train.accumulation_steps=0"], "accumulation_steps must be at least 1"),
