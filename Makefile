@@ -76,15 +76,15 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "built build/site/index.html"
 
-# A wheel and a source archive in dist, tried in a fresh environment: a few steps of training from the wheel.
+# A wheel and a source archive in dist. The wheel is tried in a fresh environment: training, prediction, report, export.
 release: $(VENV)/.installed-dev
 	rm -rf dist build/try
 	$(PIP) build
 	$(BIN)/python -m build --quiet --outdir dist .
 	$(PYTHON) -m venv build/try
-	build/try/bin/pip install --quiet --disable-pip-version-check -c requirements.txt dist/*.whl
-	cd build/try && bin/python -m deim.env
-	cd build/try && bin/python ../../tools/try_release.py
+	build/try/bin/pip install --quiet --disable-pip-version-check -c requirements.txt -c requirements-dev.txt \
+		"$$(ls dist/*.whl)[export]"
+	cd build/try && bin/python ../../tools/try_release.py --export
 	@ls dist
 
 $(VENV)/.installed: requirements.txt setup.py

@@ -6,6 +6,7 @@
 import importlib
 import platform
 
+from deim.environment import prepare_environment
 from deim.fallback import is_standalone
 
 
@@ -38,6 +39,12 @@ def describe() -> dict[str, str]:
     return described
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print :func:`describe`."""
     for key, value in describe().items():
         print(f"{key:22}{value}")
+
+
+if __name__ == "__main__":
+    prepare_environment()
+    main()

@@ -1,16 +1,30 @@
-"""How long a process of a run lives."""
+"""Processes of a run: how they are started, and how long they live."""
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Exit status of a run that saved a checkpoint and ended since it was asked to: EX_TEMPFAIL of sysexits.h, "try again".
 PREEMPTED = 75
 # What ends a run with a checkpoint: sent by schedulers before they take the machine away.
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def deim_command(command: str, *arguments: str) -> list[str]:
+    """Return the words that run a subcommand of ``deim`` with this Python; see :func:`deim_environment`."""
+    return [sys.executable, "-m", "deim", command, *arguments]
+
+
+def deim_environment() -> dict[str, str]:
+    """Return the environment of this process, with this ``deim`` importable from any folder."""
+    folder = str(Path(__file__).resolve().parents[1])
+    paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def end_with_parent(grace: float = 0.0) -> None:

@@ -1,39 +1,12 @@
 #!/usr/bin/env python
-"""Train a recipe with parts of it switched on and off, and compare.
+"""Train a recipe with parts of it switched on and off, and compare. The same as ``deim ablate``."""
 
-python tools/ablate.py --config-file deim_dfine/deim_dfine_n_shapes --switches mal dense_o2o fdr denoising --seeds 0 1 --run
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
-from deim.command_line import run_tool
-from deim.config import SWITCHES
-from deim.engine import ablation
-
-
-def ablate(args: argparse.Namespace) -> None:
-    variants = ablation.plan(args.config_file, args.set, args.switches, args.seeds, args.output, args.all_combinations)
-    if args.run:
-        ablation.run(variants, Path(__file__).with_name("train_net.py"), args.num_gpus)
-    print(ablation.report(variants, args.output))
-    print(f"wrote {args.output}/table.md, results.json, curves.png and the config of every run")
-
+from deim.cli import run_script
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help="a file, or the name of a recipe")
-    parser.add_argument("--switches", nargs="+", required=True, help=", ".join(SWITCHES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--output", type=Path, default=Path("output/ablation"), help="folder of all runs")
-    parser.add_argument(
-        "--all-combinations", action="store_true", help="of the switches, instead of one turned at a time"
-    )
-    parser.add_argument("--run", action="store_true", help="train what is not finished; else only write configs")
-    parser.add_argument("--num-gpus", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config overrides for all runs")
-    sys.exit(run_tool(lambda: ablate(parser.parse_args())))
+    sys.exit(run_script("ablate"))

@@ -1,35 +1,46 @@
 #!/usr/bin/env python
-"""Train a few steps with the deim that is installed, from a folder without a checkout, and predict with what comes out.
+"""Use the installed deim from an empty folder: draw a data set, train, predict, write a report, and export.
 
 python tools/try_release.py
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-import deim
-from deim import Predictor, model_zoo
-from deim.config import load_config
-from deim.data.datasets.shapes import write_shapes
-from deim.engine.run import train
+SMALL = [
+    *("model.decoder.queries.num_queries=20", "dataloader.image_size=[64,64]"),
+    *("dataloader.train.total_batch_size=4", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
+    *("train.max_iter=4", "train.eval_period=4", "train.device=cpu", "train.output_dir=run"),
+]
 
 
-def try_in(folder: Path) -> None:
-    for _ in write_shapes(folder / "shapes", train_images=16, val_images=4, size=96):
-        pass
-    overrides = [
-        *("train.max_iter=4", "train.eval_period=4", "train.device=cpu", f"train.output_dir={folder}"),
-        *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
-    ]
-    cfg = load_config("deim_dfine/deim_dfine_n_shapes", overrides, str(folder / "shapes"))
-    train(cfg)
-    found = Predictor(folder / "model_final.pth", threshold=0.0).predict(folder / "shapes" / "val")
-    print(f"deim {deim.__version__} in {Path(deim.__file__).parent}: {len(model_zoo.available())} recipes; trained 4 steps, "
-          f"and looked at {len(found)} images")  # fmt: skip
+def deim(folder: Path, *words: str) -> None:
+    """Run the command ``deim`` that is installed beside this Python, in ``folder``."""
+    print("$ deim", *words, flush=True)
+    subprocess.run([str(Path(sys.executable).parent / "deim"), *words], cwd=folder, check=True)
+
+
+def try_in(folder: Path, export: bool) -> None:
+    deim(folder, "env")
+    deim(folder, "make-shapes", "shapes", "--train-images", "16", "--val-images", "4", "--size", "96")
+    deim(folder, "train", "--config-file", "deim_dfine/deim_dfine_n_shapes", "--data", "shapes", *SMALL)
+    deim(folder, "predict", "run/model_final.pth", "shapes/val", "--output", "found", "--threshold", "0")
+    deim(folder, "report", "run")
+    expected = ["run/model_final.pth", "run/report.html", "found/pictures"]
+    if export:
+        deim(folder, "export", "run/model_final.pth", "--output", "detector.onnx")
+        expected.append("detector.onnx")
+    for name in expected:
+        if not (folder / name).exists():
+            sys.exit(f"{name} was not written")
+    print("the installed deim trains, predicts, reports" + (" and exports" if export else ""))
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--export", action="store_true", help="export to ONNX as well, which needs deim[export]")
     with tempfile.TemporaryDirectory() as name:
-        try_in(Path(name))
+        try_in(Path(name), parser.parse_args().export)

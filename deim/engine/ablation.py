@@ -3,7 +3,6 @@
 import itertools
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tabulate import tabulate
 
 from deim.config import is_on, load_config, switch
 from deim.errors import ConfigError
+from deim.processes import deim_command, deim_environment
 from deim.visualization import draw_runs, last_scores, read_scores
 
 
@@ -91,11 +91,8 @@ def _write(cfg: Any, path: Path) -> None:
         raise ConfigError(f"{path} holds the config of another ablation: choose another --output, or remove it")
 
 
-def run(variants: Sequence[Variant], train_tool: Path, num_gpus: int = 1) -> None:
+def run(variants: Sequence[Variant], num_gpus: int = 1) -> None:
     """Train what is not finished yet, one run after the other, each going on where it was interrupted.
-
-    Args:
-        train_tool: ``tools/train_net.py``.
 
     Raises:
         ConfigError: a run failed; its own message stands above.
@@ -107,8 +104,8 @@ def run(variants: Sequence[Variant], train_tool: Path, num_gpus: int = 1) -> Non
             timedelta(seconds=round((time.monotonic() - start) / number * (len(waiting) - number))) if number else "?"
         )
         print(f"run {number + 1} of {len(waiting)}: {folder} (time left: {left})", flush=True)
-        command = [sys.executable, str(train_tool), "--config-file", str(folder / "planned.yaml"), "--resume"]
-        done = subprocess.run([*command, "--num-gpus", str(num_gpus)], check=False)
+        arguments = ["--config-file", str(folder / "planned.yaml"), "--resume", "--num-gpus", str(num_gpus)]
+        done = subprocess.run(deim_command("train", *arguments), env=deim_environment(), check=False)
         if done.returncode != 0:
             raise ConfigError(f"the run in {folder} ended with status {done.returncode}")
 

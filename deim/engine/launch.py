@@ -26,7 +26,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     processes on the CPU, connected by gloo.
 
     Raises:
-        ConfigError: more GPUs are asked for than there are.
+        ConfigError: more GPUs are asked for than there are, or several machines without an address where they meet.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _require_gpus("--nproc-per-node", int(os.environ["LOCAL_WORLD_SIZE"]))
@@ -38,6 +38,8 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
             dist.destroy_process_group()
         return
     _require_gpus("--num-gpus", args.num_gpus)
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ConfigError("--num-machines needs --dist-url tcp://HOST:PORT, with the name of the first machine")
     if args.num_gpus < 1:
         raise ConfigError(f"--num-gpus must be at least 1, got {args.num_gpus} (1 also runs on the CPU)")
     machines = {name: getattr(args, name) for name in ("num_machines", "machine_rank", "dist_url")}

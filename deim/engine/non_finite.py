@@ -32,7 +32,7 @@ class NonFiniteGuard:
 
     Args:
         model: without DistributedDataParallel around it.
-        folder: where the batch of the last such step is written for ``tools/replay.py``.
+        folder: where the batch of the last such step is written for ``deim replay``.
         allowed: how many steps of the run may be skipped; the next one ends it.
         about: what checkpoints say of the run, to be written with the batch; see :mod:`deim.checkpoint.provenance`.
 
@@ -83,7 +83,7 @@ class NonFiniteGuard:
         }
         with replacing(path) as file:
             torch.save(content, file)
-        return f"\nTo see where it comes from: python tools/replay.py {path}"
+        return f"\nTo see where it comes from: python -m deim replay {path}"
 
 
 def _told(iteration: int, losses: Mapping[str, Tensor], norm: float, samples: Sequence[dict]) -> str:

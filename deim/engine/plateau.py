@@ -14,7 +14,7 @@ from deim.structures.boxes import iou
 logger = logging.getLogger("detectron2.deim")
 
 ADVICE = """What usually helps, in this order:
-  - look at the training data as the model gets it: tools/visualize_data.py
+  - look at the training data as the model gets it: deim view-data
   - start from trained weights: train.init_checkpoint=... or a pretrained backbone
   - begin with boxes of your objects' size: model.decoder.queries.anchor_size=...
   - begin Dense O2O later, when the model has learnt something: schedule.dense_epochs=[...]

@@ -55,7 +55,7 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def main(args: Namespace) -> None:
-    """One process of ``tools/train_net.py``; ``args`` as parsed by detectron2's parser.
+    """Run one process of ``deim train``; ``args`` as detectron2's parser gives them.
 
     Raises:
         DeimError: something that the user can mend is wrong.
@@ -90,7 +90,7 @@ def report(cfg: Any) -> None:
 
         logger.info(f"Wrote {write_report(folder)}")
     else:
-        logger.info(f"What the run is worth: python tools/report.py {folder}")
+        logger.info(f"For a report of the run: python -m deim report {folder}")
 
 
 def train(cfg: Any, resume_run: bool = False) -> None:

@@ -1,26 +1,23 @@
 """A training run as a job of SLURM, which is queued again when it is preempted or its time is over."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from deim.errors import ConfigError, DeimError
-from deim.processes import PREEMPTED
+from deim.processes import PREEMPTED, deim_command, deim_environment
 
-TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
 PORT = 29_500
 
 
 @dataclass
 class TrainingJob:
-    """What every node of a job does: ``tools/train_net.py`` in a process of its own, going on where the run was.
+    """What every node of a job does: it runs ``deim train --resume`` in a process of its own.
 
     Args:
-        arguments: of ``tools/train_net.py``, but for the machines and ``--resume``.
+        arguments: of ``deim train``, but for the machines and ``--resume``.
         gpus_per_node: processes that each node starts.
         grace: seconds for the iteration and its checkpoint after the job is told to end.
     """
@@ -35,7 +32,8 @@ class TrainingJob:
 
         node = submitit.JobEnvironment()
         self.process = subprocess.Popen(
-            [sys.executable, str(TRAIN_NET), *self.command_line(node.num_nodes, node.node, node.hostnames[0])]
+            deim_command("train", *self.command_line(node.num_nodes, node.node, node.hostnames[0])),
+            env=deim_environment(),
         )
         while self.process.poll() is None:
             time.sleep(0.5)

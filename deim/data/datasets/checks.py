@@ -122,7 +122,7 @@ def require_sound(name: str, content: Content, problems_allowed: int = 0) -> Non
     elif fatal:
         lines = [f"data set {name!r} cannot be used:", *(f"  {problem}" for problem in fatal[:5])]
         if len(fatal) > 5:
-            lines.append(f"  and {len(fatal) - 5} more; tools/check_dataset.py lists them all")
+            lines.append(f"  and {len(fatal) - 5} more; deim check-data lists them all")
         lines.append(f"  +dataloader.train.dataset.problems_allowed={len(fatal)} leaves them out")
         error = UnsoundDatasetError("\n".join(lines))
         error.content = content
@@ -131,7 +131,7 @@ def require_sound(name: str, content: Content, problems_allowed: int = 0) -> Non
     if harmless:
         logger.warning(
             f"data set {name!r}: {len(harmless)} objects are left out, the first: {harmless[0]}; "
-            "tools/check_dataset.py lists them all"
+            "deim check-data lists them all"
         )
 
 

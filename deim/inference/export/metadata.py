@@ -47,7 +47,7 @@ class Metadata:
             CheckpointError: it is no file that this package has exported.
         """
         if text is None:
-            raise CheckpointError(f"{path} does not say what it takes and gives: it was not made by tools/export.py")
+            raise CheckpointError(f"{path} does not say what it takes and gives: it was not made by deim export")
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError) as error:

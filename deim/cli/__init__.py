@@ -1,0 +1,9 @@
+"""The command ``deim``: one file per subcommand.
+
+A subcommand is a module with ``add_arguments(parser)`` and ``run(args)``. Its docstring is its help. The scripts in
+``tools`` run the same modules.
+"""
+
+from deim.cli.main import main, run_script
+
+__all__ = ["main", "run_script"]

@@ -1,0 +1,189 @@
+"""Measure speed and memory, beside other implementations in the same run.
+
+deim benchmark dataloader --peer path/to/official/DEIM
+deim benchmark train-step --help
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from deim.benchmarks import (
+    attention,
+    complexity,
+    criterion,
+    dataloader,
+    evaluator,
+    export,
+    kernels,
+    latency,
+    memory,
+    training,
+)
+from deim.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    subparsers = parser.add_subparsers(required=True, metavar="measurement")
+    for add in (
+        _add_dataloader,
+        _add_memory,
+        _add_criterion,
+        _add_train_step,
+        _add_kernels,
+        _add_latency,
+        _add_export,
+        _add_model,
+        _add_attention,
+        _add_evaluator,
+    ):
+        add(subparsers)
+
+
+def run(args: argparse.Namespace) -> None:
+    args.action(args)
+
+
+def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("dataloader", help="training images per second")
+    parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
+    parser.add_argument("--json-file", help="COCO-format annotations of your own images; else some are drawn")
+    parser.add_argument("--image-root")
+    parser.add_argument("--batches", type=int, default=20, help="how many batches of 16 to time")
+    parser.add_argument("--threads", type=int, default=1, help="that libraries may use in one process")
+    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument(
+        "--image-cache", type=float, default=0.0, help="gigabytes: ours with decoded images kept as well"
+    )
+    parser.set_defaults(action=_dataloader)
+
+
+def _add_memory(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("memory", help="growth of a worker process over an epoch")
+    parser.add_argument("--images", type=int, default=118_287, help="size of the data set; COCO's by default")
+    parser.set_defaults(action=lambda args: memory.run(args.images))
+
+
+def _add_criterion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("criterion", help="losses of a step beside detrex's, which must be on PYTHONPATH")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.set_defaults(action=lambda args: criterion.run(args.rounds))
+
+
+def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("train-step", help="parts of a training step, and its memory")
+    _add_step_options(parser)
+    _add_peer(parser)
+    parser.add_argument(
+        "--with",
+        dest="others",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the recipe to measure as well, such as train.compile=True; may be repeated",
+    )
+    parser.set_defaults(action=_training)
+
+
+def _add_kernels(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("kernels", help="what a training step spends its time in")
+    _add_step_options(parser)
+    parser.set_defaults(action=_kernels)
+
+
+def _add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("latency", help="forward pass of the deployed model")
+    _add_model_options(parser)
+    _add_peer(parser)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
+    parser.add_argument("--half", action="store_true", help="in float16, where torch deems it safe")
+    parser.set_defaults(action=_latency)
+
+
+def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("export", help="exported files in ONNX Runtime and OpenVINO, on the CPU")
+    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    parser.add_argument("--peer", help="a checkout of the official DEIM code, to export as well; needs torchvision")
+    parser.add_argument("--size", type=int, default=640, help="of the square images")
+    parser.add_argument("--attention", choices=("grid_sample", "gather"), default="grid_sample")
+    parser.add_argument("--rounds", type=int, default=10, help="which all that is measured goes through in turns")
+    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
+    parser.set_defaults(
+        action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
+    )
+
+
+def _add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("model", help="parameters and operations, by part")
+    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    parser.add_argument("--size", type=int, default=640, help="of the square images")
+    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
+    parser.set_defaults(action=lambda args: complexity.run(args.recipe, args.size, args.json))
+
+
+def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("attention", help="deformable attention by each backend")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of values")
+    parser.add_argument("--cases", type=int, help="only the first so many")
+    _add_options(parser)
+    parser.set_defaults(action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json))
+
+
+def _add_evaluator(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("evaluator", help="COCO's evaluation")
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--detections", type=int, default=100, help="of each image")
+    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
+    parser.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
+
+
+def _dataloader(args: argparse.Namespace) -> None:
+    if (args.json_file is None) != (args.image_root is None):
+        raise ConfigError("give both --json-file and --image-root, or neither")
+    with tempfile.TemporaryDirectory() as folder:
+        if args.json_file is None:
+            print("drawing 256 images ...", flush=True)
+            args.json_file, args.image_root = dataloader.write_images(Path(folder))
+        how = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
+        dataloader.run(args.json_file, args.image_root, *how)
+
+
+def _training(args: argparse.Namespace) -> None:
+    batch = (args.images, args.objects, args.size)
+    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.others, args.json)
+
+
+def _latency(args: argparse.Namespace) -> None:
+    how = (args.device, args.compile, args.half, args.json)
+    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *how)
+
+
+def _kernels(args: argparse.Namespace) -> None:
+    kernels.run(args.recipe, (args.images, args.objects, args.size), args.rounds, args.device, args.amp, args.json)
+
+
+def _add_step_options(parser: argparse.ArgumentParser) -> None:
+    """What measurements of a training step have in common."""
+    _add_model_options(parser)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--objects", type=int, default=20, help="of each image")
+    parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
+
+
+def _add_peer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What measurements of a recipe's model have in common."""
+    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    parser.add_argument("--size", type=int, default=640, help="of the square images")
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """What measurements of torch have in common."""
+    parser.add_argument("--rounds", type=int, default=10, help="which all that is measured goes through in turns")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--json", help="file to write the figures to, with those of the machine")

@@ -1,0 +1,17 @@
+"""Compare runs: a table of their scores, and a picture of their AP.
+
+deim compare-runs output/first output/second --output runs.png
+"""
+
+import argparse
+
+from deim.visualization.comparison import compare_runs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="+", help="train.output_dir of each run")
+    parser.add_argument("--output", required=True, help="the PNG to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    print(compare_runs(args.folders, args.output))

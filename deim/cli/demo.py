@@ -1,0 +1,25 @@
+"""Try a model in the browser.
+
+    deim demo output/deim_dfine_s_coco/model_best.pth
+
+Drop a picture on the page, and move the threshold. Only this machine can open the page, unless --host says otherwise.
+Needs the extra packages of pip install 'deim[demo]'.
+"""
+
+import argparse
+
+from deim.cli.arguments import add_device, add_model
+from deim.inference.demo import LOWEST, build_demo
+from deim.inference.predictor import Predictor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser, exported=True)
+    add_device(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860)
+
+
+def run(args: argparse.Namespace) -> None:
+    predictor = Predictor(args.model, args.weights, device=args.device, threshold=LOWEST)
+    build_demo(predictor).launch(server_name=args.host, server_port=args.port, share=False)

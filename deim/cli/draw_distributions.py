@@ -1,0 +1,22 @@
+"""Draw how D-FINE's decoder refines the edges of its best detections.
+
+deim draw-distributions output/deim_dfine_s_coco/model_best.pth street.jpg --output distributions.png
+"""
+
+import argparse
+
+from deim.cli.arguments import add_model
+from deim.inference.distributions import draw_edges
+from deim.inference.source import load_trained
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("picture")
+    parser.add_argument("--output", required=True, help="the PNG to write")
+    parser.add_argument("--objects", type=int, default=3, help="how many detections to draw")
+
+
+def run(args: argparse.Namespace) -> None:
+    draw_edges(load_trained(args.model, args.weights), args.picture, args.output, args.objects)
+    print(f"wrote {args.output}")

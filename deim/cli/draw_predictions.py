@@ -1,0 +1,24 @@
+"""Draw detections beside the ground truth, on the first test images.
+
+    deim draw-predictions --config-file deim_dfine/deim_dfine_s_coco --output predictions.png \\
+        train.init_checkpoint=output/run/model_final.pth
+"""
+
+import argparse
+
+from deim.cli.arguments import add_config
+from deim.config import load_config
+from deim.engine.drawing import draw_predictions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--output", required=True, help="the PNG to write")
+    parser.add_argument("--images", type=int, default=12, help="how many images to draw")
+    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn")
+
+
+def run(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts, args.data)
+    draw_predictions(cfg, args.output, args.images, args.threshold)
+    print(f"wrote {args.output}")

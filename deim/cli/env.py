@@ -1,0 +1,16 @@
+"""Print versions, device and kernels in use.
+
+deim env
+"""
+
+import argparse
+
+from deim import env
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(args: argparse.Namespace) -> None:
+    env.main()

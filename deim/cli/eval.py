@@ -1,0 +1,22 @@
+"""Evaluate weights on the test images of a recipe, or on your own data.
+
+    deim eval --config-file deim_dfine/deim_dfine_s_coco train.init_checkpoint=coco
+    deim eval --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data train.init_checkpoint=model_best.pth
+
+The same as deim train --eval-only.
+"""
+
+import argparse
+
+from deim.cli import train
+from deim.cli.arguments import add_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    train.add_processes(parser)
+    parser.set_defaults(eval_only=True, resume=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    train.run(args)

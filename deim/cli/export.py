@@ -1,0 +1,56 @@
+"""Export a trained model to ONNX, OpenVINO or TensorRT.
+
+    deim export output/deim_dfine_s_coco/model_best.pth --output deim_dfine_s.onnx
+
+The suffix of --output selects the format: .onnx, .xml (OpenVINO), .engine (TensorRT). The file takes uint8 images and
+holds the names of its classes: use it with deim predict or deim.Predictor. Its detections are compared with those of
+torch. Needs the extra packages of pip install 'deim[export]'.
+"""
+
+import argparse
+
+from deim.cli.arguments import add_model
+from deim.inference.export import exporting
+from deim.inference.export.onnx import OPSETS, ExportOptions
+from deim.layers.ops import EXPORT_FORMS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--output", required=True, help="the file to write: .onnx, .xml or .engine")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: that of the recipe")
+    parser.add_argument("--batch", type=int, help="a fixed number of images; default: any number")
+    parser.add_argument("--dynamic-size", action="store_true", help="any height and width that are multiples of 32")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--half", dest="precision", action="store_const", const="float16", help="float16, but for what overflows"
+    )
+    precision.add_argument(
+        "--int8", dest="precision", action="store_const", const="int8", help="8-bit convolutions; needs --images"
+    )
+    parser.set_defaults(precision="float32")
+    parser.add_argument("--raw", action="store_true", help="logits and boxes of all queries, without post-processing")
+    parser.add_argument(
+        "--attention",
+        choices=tuple(EXPORT_FORMS),
+        help="default: gather for TensorRT, else grid_sample; plugin is for TensorRT alone",
+    )
+    parser.add_argument("--opset", type=int, default=OPSETS.start)
+    parser.add_argument("--images", help="a folder of pictures to compare on, and to calibrate int8 with")
+
+
+def run(args: argparse.Namespace) -> None:
+    exporting.export(args.model, args.weights, args.output, _options(args), args.images, print)
+
+
+def _options(args: argparse.Namespace) -> ExportOptions:
+    return ExportOptions(
+        size=None if args.size is None else tuple(args.size),
+        dynamic_batch=args.batch is None,
+        dynamic_size=args.dynamic_size,
+        postprocess=not args.raw,
+        attention=args.attention or exporting.usual_attention(args.output),
+        opset=args.opset,
+        batch=args.batch or 1,
+        precision=args.precision,
+    )

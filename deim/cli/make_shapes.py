@@ -1,0 +1,23 @@
+"""Draw the small data set of the quick start.
+
+deim make-shapes datasets/deim_shapes
+"""
+
+import argparse
+from pathlib import Path
+
+from deim.data.datasets.shapes import write_shapes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="where train/, val/ and annotations/ are written")
+    parser.add_argument("--train-images", type=int, default=600)
+    parser.add_argument("--val-images", type=int, default=100)
+    parser.add_argument("--size", type=int, default=192, help="longer side of the images in pixels")
+    parser.add_argument("--seed", type=int, default=7)
+
+
+def run(args: argparse.Namespace) -> None:
+    for done, total in write_shapes(args.folder, args.train_images, args.val_images, args.size, args.seed):
+        if done % 50 == 0 or done == total:
+            print(f"\r{done}/{total} images drawn", end="" if done < total else "\n", flush=True)

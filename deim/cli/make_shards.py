@@ -1,0 +1,55 @@
+"""Pack the images of a COCO-format data set into tar archives.
+
+    deim make-shards annotations/instances_train.json train shards --megabytes 500
+
+Also writes annotations that name the images in the archives. Then train with
+dataloader.train.dataset.json_file=shards/instances_train.json dataloader.train.dataset.image_root=tar://shards
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from deim.data.datasets.coco import what_is_wrong
+from deim.data.shards import write_shards
+from deim.errors import DatasetError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("json_file", type=Path)
+    parser.add_argument("image_root", type=Path)
+    parser.add_argument("output", type=Path, help="folder for the archives and the annotations")
+    parser.add_argument("--megabytes", type=float, default=500, help="of an archive")
+
+
+def run(args: argparse.Namespace) -> None:
+    content = _read(args.json_file, args.image_root)
+    files = ((args.image_root / image["file_name"], image["file_name"]) for image in content["images"])
+    places = tqdm(
+        write_shards(files, args.output, int(args.megabytes * 2**20)),
+        "packing",
+        total=len(content["images"]),
+        unit="image",
+    )
+    for image, place in zip(content["images"], places, strict=True):
+        image["file_name"] = place
+    written = args.output / args.json_file.name
+    written.write_text(json.dumps(content), encoding="utf-8")
+    print(f"wrote {len(list(args.output.glob('*.tar')))} archives and {written}: train with")
+    print(f"  dataloader.train.dataset.json_file={written} dataloader.train.dataset.image_root=tar://{args.output}")
+
+
+def _read(json_file: Path, image_root: Path) -> dict:
+    """Read the annotations, and check that all images exist."""
+    if not json_file.is_file():
+        raise DatasetError(f"annotation file {json_file} does not exist")
+    problem = what_is_wrong(str(json_file))
+    if problem is not None:
+        raise DatasetError(f"{json_file}: {problem}")
+    content = json.loads(json_file.read_text(encoding="utf-8"))
+    missing = [image["file_name"] for image in content["images"] if not (image_root / image["file_name"]).is_file()]
+    if missing:
+        raise DatasetError(f"{len(missing)} images are not in {image_root}, the first: {missing[0]}")
+    return content

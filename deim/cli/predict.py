@@ -1,0 +1,49 @@
+"""Detect objects in pictures and videos.
+
+    deim predict output/deim_dfine_s_coco/model_best.pth photos --output found
+    deim predict deim_dfine_s.onnx traffic.mp4 --output found --save pictures csv
+    deim predict deim_dfine/deim_dfine_s_coco 'photos/*.jpg' --weights coco --output found
+
+A file that cannot be read is skipped and named at the end, and the exit status is 2.
+"""
+
+import argparse
+
+from deim.cli.arguments import add_device, add_model
+from deim.inference.predicting import Job
+from deim.inference.predictor import Predictor
+from deim.inference.tiling import Tiling
+from deim.inference.writers import WRITERS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser, exported=True)
+    parser.add_argument("sources", nargs="+", help="pictures, folders, patterns, videos, or the number of a camera")
+    parser.add_argument("--output", required=True, help="the folder to write to")
+    parser.add_argument("--save", nargs="+", choices=tuple(WRITERS), default=["pictures"], help="default: pictures")
+    parser.add_argument("--threshold", type=float, default=0.4, help="lowest score that counts")
+    parser.add_argument("--classes", nargs="+", default=[], help="only these, by name")
+    parser.add_argument("--tile", type=int, help="also detect in tiles of this many pixels, for small objects")
+    parser.add_argument("--overlap", type=float, default=0.2, help="of neighboring tiles, as a part of their size")
+    parser.add_argument("--batch-size", type=int, default=8)
+    add_device(parser)
+    parser.add_argument("--half", action="store_true", help="float16, on a GPU")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--cuda-graph", action="store_true", help="on a GPU, replay what was done for the first batch")
+
+
+def run(args: argparse.Namespace) -> None:
+    tiling = None if args.tile is None else Tiling(args.tile, args.overlap)
+    predictor = Predictor(
+        args.model,
+        args.weights,
+        device=args.device,
+        threshold=args.threshold,
+        half=args.half,
+        compile=args.compile,
+        cuda_graph=args.cuda_graph,
+    )
+    print(f"{len(predictor.class_names)} classes, {predictor.runner.description}")
+    job = Job(predictor, args.save, args.output, args.classes, args.batch_size, tiling)
+    count = job.run(args.sources)
+    print(f"wrote {', '.join(args.save)} of {count} to {args.output}")

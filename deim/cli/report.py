@@ -1,0 +1,21 @@
+"""Write an HTML page about a finished run: scores, classes, errors, thresholds, pictures.
+
+    deim report output/deim_dfine_s_coco
+
+Evaluates the best weights of the run on its test images, and writes report.html into its folder.
+"""
+
+import argparse
+
+from deim.cli.arguments import add_overrides
+from deim.engine.report import write_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="train.output_dir of the run")
+    parser.add_argument("--weights", help="a checkpoint; default: model_best.pth or model_final.pth of the run")
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    print(f"wrote {write_report(args.folder, args.weights, args.opts)}")

@@ -1,0 +1,58 @@
+"""Compare recipes with the official code of DEIM.
+
+    deim verify --peer path/to/official/DEIM --json-file instances.json --image-root images
+
+Both get the same weights, pictures and noise. Needs what the official code needs: torchvision, faster-coco-eval.
+"""
+
+import argparse
+
+from tqdm import tqdm
+
+from deim.benchmarks import fidelity, peers
+from deim.benchmarks.isolation import in_its_own_process
+from deim.config.files import available
+from deim.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peer", required=True, help="a checkout of the official code of DEIM")
+    parser.add_argument("--json-file", required=True, help="COCO-format annotations of pictures to train on")
+    parser.add_argument("--image-root", required=True)
+    parser.add_argument("--recipes", nargs="+", help="names; default: all that the official code has")
+    parser.add_argument("--size", type=int, default=320, help="of the square pictures")
+    parser.add_argument("--batches", type=int, default=4, help="of two pictures, which the steps go through")
+    parser.add_argument("--steps", type=int, default=20, help="of training")
+    parser.add_argument(
+        "--every-token",
+        action="store_true",
+        help="all tokens are queries in place of the best 300, so that the selection makes no difference",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    peers.require_checkout(args.peer)
+    recipes = args.recipes or _official_recipes()
+    for name in recipes:
+        peers.config_path(name)
+    images = fidelity.pictures(args.json_file, args.image_root, args.size, 2 * args.batches)
+    results = {}
+    for name in (progress := tqdm(recipes)):
+        progress.set_description(name)
+        settings = (name, args.peer, images, args.size, args.steps, args.every_token)
+        results[name] = in_its_own_process(fidelity.compare, *settings)
+    print(fidelity.report(results))
+    if not all(found.groups for found in results.values()):
+        raise ConfigError("learning rates or weight decay of some parameters differ")
+
+
+def _official_recipes() -> list[str]:
+    """Recipes that the official code of DEIM has too."""
+    found = []
+    for name in available():
+        try:
+            peers.config_path(name)
+        except ConfigError:
+            continue
+        found.append(name)
+    return found

@@ -1,0 +1,25 @@
+"""Draw the first training batch of an epoch, as the model gets it.
+
+    deim view-data --config-file deim_dfine/deim_dfine_s_coco --epoch 10 --output batch.png
+
+Also counts the objects of several batches, with and without Dense O2O.
+"""
+
+import argparse
+
+from deim.cli.arguments import add_config
+from deim.config import load_config
+from deim.data.inspection import draw_training_batch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
+    parser.add_argument("--output", required=True, help="the PNG to write")
+    parser.add_argument("--batches", type=int, default=8, help="how many batches to count objects in")
+    parser.add_argument("--images", type=int, default=12, help="how many images to draw")
+
+
+def run(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts, args.data)
+    draw_training_batch(cfg, args.epoch, args.output, args.batches, args.images)
