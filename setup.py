@@ -65,6 +65,7 @@ setup(
         "hydra-core>=1.3",
         "pycocotools>=2.0.7",
         "faster-coco-eval>=1.6",
+        "psutil>=5.9",
         "pyyaml>=6",
         "tqdm>=4.60",
         "cloudpickle>=2.2",

@@ -14,6 +14,7 @@ def describe() -> dict[str, str]:
     """Versions, origin of detectron2 and detrex, device, and what computes on it."""
     import torch
 
+    from deim.devices import choose_device
     from deim.layers.ops import BACKENDS, batch_norm, native, selected_backend, unusable
 
     described = {
@@ -28,10 +29,9 @@ def describe() -> dict[str, str]:
         except ImportError as error:
             version = f"cannot be imported: {error}"
         described[package] = f"{origin}, {version}"
-    cuda = torch.cuda.is_available()
-    described["device"] = torch.cuda.get_device_name() if cuda else "cpu"
-    device = "cuda" if cuda else "cpu"
-    in_c = not cuda and native.problem(batch_norm.SOURCE) is None
+    device = choose_device("auto").type
+    described["device"] = torch.cuda.get_device_name() if device == "cuda" else device
+    in_c = device == "cpu" and native.problem(batch_norm.SOURCE) is None
     described["normalisation"] = "c, in training" if in_c else "torch"
     described["deformable attention"] = selected_backend(device)
     for name in BACKENDS:

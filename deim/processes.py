@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 # Exit status of a run that saved a checkpoint and ended since it was asked to: EX_TEMPFAIL of sysexits.h, "try again".
 PREEMPTED = 75
 # What ends a run with a checkpoint: sent by schedulers before they take the machine away.
-PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Windows has the first of them alone.
+PREEMPTION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 def deim_command(command: str, *arguments: str) -> list[str]:
@@ -37,12 +40,15 @@ def end_with_parent(grace: float = 0.0) -> None:
 
 
 def obey_parent_alone() -> None:
-    """From now on, end this process with the one that started it, and when that one says so, and for nobody else:
-    schedulers signal all processes of a run, but the main one needs the others to come to the end of an iteration.
+    """Leave all signals to the parent process, and end with it, from now on.
+
+    Schedulers signal all processes of a run, but the main one needs the others until the end of an iteration.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if not hasattr(signal, "sigtimedwait"):  # macOS
+    for number in PREEMPTION_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigtimedwait"):  # macOS and Windows
         end_with_parent()
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -56,12 +62,13 @@ def obey_parent_alone() -> None:
 
 
 def _watch(wait: Callable[[int], None], grace: float = 0.0) -> None:
-    """End this process once its parent is gone; ``wait`` is called with that again and again until then."""
-    parent = os.getppid()
+    """End this process once its parent has ended; ``wait`` is called again and again until then."""
+    parent = psutil.Process(os.getppid())
 
     def watch() -> None:
-        while os.getppid() == parent:
-            wait(parent)
+        # Elsewhere than on Windows, a process without a parent gets another one.
+        while os.getppid() == parent.pid and parent.is_running():
+            wait(parent.pid)
         time.sleep(grace)
         os._exit(1)
 

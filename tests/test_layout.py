@@ -13,6 +13,8 @@ DEIM = (
     *(
         "errors",
         "environment",
+        "cores",
+        "devices",
         "processes",
         "fallback",
         "structures",

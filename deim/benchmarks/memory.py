@@ -1,9 +1,9 @@
 """How the memory of a worker process grows while it goes through a data set."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from detectron2.structures import BoxMode
 from tabulate import tabulate
@@ -45,9 +45,8 @@ class Touched(Dataset):
 
 
 def private_memory() -> int:
-    """Bytes of this process that it shares with no other; Linux only."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+    """Return the bytes of this process that it shares with no other."""
+    return psutil.Process().memory_full_info().uss
 
 
 def memory_over_an_epoch(records: Records) -> list[int]:

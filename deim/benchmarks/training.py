@@ -1,14 +1,15 @@
 """How long the parts of a training step take, and how much memory: ours, and the official code beside it."""
 
 import copy
-import resource
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import psutil
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
@@ -22,10 +23,10 @@ from deim.benchmarks.timing import report, synchronize
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
 from deim.config import load_config
+from deim.devices import PRECISIONS
 from deim.engine.ema import EMAHook
 from deim.engine.memory import freed_memory_kept
 from deim.engine.model import build_model, prepare_for_training
-from deim.engine.trainer import PRECISIONS
 
 PHASES = ("forward", "criterion", "backward", "update")
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
@@ -226,8 +227,13 @@ def peak_memory(
 
 
 def _resident() -> float:
-    """MiB of this process at its largest so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the MiB of this process at its largest so far."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # which Windows lacks
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def run(

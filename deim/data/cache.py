@@ -1,19 +1,24 @@
 """Decoded images, kept in memory that all worker processes share."""
 
-import fcntl
 import hashlib
 import mmap
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
+import psutil
 
 from deim.data.image import Reader, read_image
 from deim.errors import ConfigError
+
+try:
+    import fcntl
+    from multiprocessing.reduction import DupFd
+except ImportError:  # Windows
+    fcntl = DupFd = None  # type: ignore[assignment]
 
 _GIGABYTE = 2**30
 # Rows of the table: two halves of the key, where the pixels begin, height and width. A row for every so many bytes.
@@ -34,11 +39,18 @@ class ImageCache:
         read: what decodes.
 
     Raises:
-        ConfigError: ``gigabytes`` is not positive, or more than the machine has.
+        ConfigError: ``gigabytes`` is not positive, or more than the machine has, or the system is not supported.
     """
 
+    @staticmethod
+    def is_supported() -> bool:
+        """Return whether this system has what the cache needs; Windows has not."""
+        return fcntl is not None and DupFd is not None
+
     def __init__(self, gigabytes: float, read: Reader = read_image):
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIGABYTE
+        if not self.is_supported():
+            raise ConfigError("an image cache that processes share needs file locks of POSIX, which this system lacks")
+        installed = psutil.virtual_memory().total / _GIGABYTE
         if not 0 < gigabytes < installed:
             raise ConfigError(
                 f"an image cache of {gigabytes} GB: give it more than 0 and less than the {installed:.1f} GB of this machine"

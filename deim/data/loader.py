@@ -10,6 +10,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from deim.cores import available_cores
 from deim.data.cache import ImageCache
 from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup, mix
@@ -215,12 +216,18 @@ def prepare_worker(worker_id: int) -> None:
     obey_parent_alone()
 
 
+def usual_workers() -> int:
+    """Return the usual number of worker processes: 4, or fewer where this process has fewer cores."""
+    cores = len(available_cores()) // max(comm.get_local_size(), 1)
+    return min(max(cores, 1), 4)
+
+
 def build_train_loader(
     dataset: list[dict],
     *,
     mapper: Callable[[dict], dict] | StagedMapper,
     total_batch_size: int,
-    num_workers: int = 4,
+    num_workers: int | None = None,
     seed: int = -1,
     shuffle: bool = True,
     mixup: Mixup | None = None,
@@ -233,7 +240,7 @@ def build_train_loader(
         dataset: detectron2 records.
         mapper: record -> sample, as any mapper of detectron2 or detrex; or a staged one.
         total_batch_size: images per iteration over all processes.
-        num_workers: worker processes of this process; 0 loads in the main one.
+        num_workers: worker processes of this process; 0 loads in the main one; None for :func:`usual_workers`.
         seed: negative draws one that all processes share.
         mixup: blends neighbours of the global batch in the stage of Dense O2O.
         unreadable_images_allowed: in place of an image that cannot be read another one is taken, and the log says so,
@@ -248,17 +255,30 @@ def build_train_loader(
             raise ConfigError(
                 "dataloader.train.image_cache_gigabytes is for StagedMapper and DetectionMapper, which use it"
             )
-        mapper.read = ImageCache(image_cache_gigabytes)
+        if ImageCache.is_supported():
+            mapper.read = ImageCache(image_cache_gigabytes)
+        else:
+            logger.warning("dataloader.train.image_cache_gigabytes is ignored: this system cannot share an image cache")
     seed = comm.shared_random_seed() if seed < 0 else seed
     sampler = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
     mapped = MappedDataset(dataset, mapper, sampler, mixup, skip_unreadable=unreadable_images_allowed > 0)
-    return TrainLoader(mapped, sampler, num_workers, unreadable_images_allowed)
+    workers = usual_workers() if num_workers is None else num_workers
+    return TrainLoader(mapped, sampler, workers, unreadable_images_allowed)
 
 
 def build_test_loader(
-    dataset: list[dict], *, mapper: Callable[[dict], dict], total_batch_size: int = 1, num_workers: int = 4
+    dataset: list[dict],
+    *,
+    mapper: Callable[[dict], dict],
+    total_batch_size: int = 1,
+    num_workers: int | None = None,
 ) -> DataLoader:
-    """detectron2's test loader, with the batch size given over all processes as in training."""
+    """Build detectron2's test loader, with the batch size given over all processes as in training.
+
+    Args:
+        num_workers: as for :func:`build_train_loader`.
+    """
+    num_workers = usual_workers() if num_workers is None else num_workers
     loader = build_detection_test_loader(
         dataset,
         mapper=mapper,

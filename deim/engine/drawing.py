@@ -10,7 +10,7 @@ from deim.config import build
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays
 from deim.engine.evaluation import check_classes, trained_model
-from deim.engine.preflight import fall_back_to_cpu
+from deim.engine.preflight import settle_device
 from deim.visualization import draw_detections
 
 
@@ -22,7 +22,7 @@ def draw_predictions(cfg: Any, output: str, count: int, threshold: float) -> Non
     Raises:
         DeimError: something that the user can mend is wrong.
     """
-    fall_back_to_cpu(cfg)
+    settle_device(cfg)
     loader = build(cfg, "dataloader.test")
     check_classes(cfg, "test")
     model = trained_model(cfg).eval()

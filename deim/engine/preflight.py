@@ -14,18 +14,41 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from deim.config.building import origin, told_inside
+from deim.devices import PRECISIONS, device_for_training, reason_against
 from deim.engine.model import MEMORY_FORMATS
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
 
 
-def fall_back_to_cpu(cfg: Any) -> None:
-    """Without a GPU, run on the CPU in float32; in place."""
-    if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
-        print("No GPU is available: running on the CPU in float32 (train.device=cpu silences this).")
-        cfg.train.device = "cpu"
-        cfg.train.amp.enabled = False
+def settle_device(cfg: Any) -> None:
+    """Write the device of the run into ``cfg``, and a precision that pays on it; in place.
+
+    Without CUDA a run takes Apple's MPS or the CPU. Mixed precision that the device would emulate becomes float32, and
+    on a GPU without bfloat16 float16.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    asked = str(cfg.train.device)
+    device = device_for_training(asked)
+    if asked.startswith("cuda") and device.type != "cuda":
+        logger.info(f"No CUDA device is available: running on {device.type} (train.device={device.type} says the same)")
+        cfg.train.device = str(device)
+    elif asked == "auto":
+        cfg.train.device = str(device)
+    amp = cfg.train.amp
+    if not amp.enabled or amp.dtype not in PRECISIONS:
+        return
+    reason = reason_against(device, PRECISIONS[amp.dtype])
+    if reason is None:
+        return
+    if device.type == "cuda":
+        amp.dtype = "float16"
+        logger.warning(f"{reason}: mixed precision is in float16 (train.amp.dtype=float16 says the same)")
+    else:
+        amp.enabled = False
+        logger.info(f"Computing in float32: {reason} (train.amp.enabled=False says the same)")
 
 
 def ddp_options(cfg: Any) -> dict:

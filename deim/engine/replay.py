@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from deim.checkpoint.reading import read_checkpoint
 from deim.config import build, load_config
 from deim.config.portable import from_portable
+from deim.devices import PRECISIONS
 from deim.engine.non_finite import restored
 from deim.engine.randomness import seed_iteration
-from deim.engine.trainer import PRECISIONS, parts_of
+from deim.engine.trainer import parts_of
 from deim.errors import CheckpointError
 from deim.visualization import draw_objects
 

@@ -23,7 +23,7 @@ from deim.config import build
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays, boxes_of
 from deim.engine.evaluation import check_classes, trained_model
-from deim.engine.preflight import fall_back_to_cpu
+from deim.engine.preflight import settle_device
 from deim.errors import ConfigError
 from deim.visualization import draw_metrics
 from deim.visualization.analysis import bars_figure, confusion_figure, precision_recall_figure
@@ -94,7 +94,7 @@ def write_report(folder: str | Path, weights: str | None = None, overrides: Sequ
     if weights is None and not there:
         raise ConfigError(f"{folder} has no weights yet: neither {' nor '.join(_WEIGHTS)}")
     cfg.train.init_checkpoint = weights or there[0]
-    fall_back_to_cpu(cfg)
+    settle_device(cfg)
     page = compose(cfg, run_on_test_images(cfg), folder)
     page.write(folder / "report.html")
     return folder / "report.html"

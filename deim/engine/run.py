@@ -42,8 +42,8 @@ from deim.engine.preflight import (
     check_model_runs,
     check_settings,
     ddp_options,
-    fall_back_to_cpu,
     make_output_folder,
+    settle_device,
     warn_of_unused_parts,
 )
 from deim.engine.start import Start, check_pixels, find_start, load_start, thaw_random_backbone
@@ -64,7 +64,7 @@ def main(args: Namespace) -> None:
     with said_later(logger) as tell:
         cfg = load_config(args.config_file, args.opts, getattr(args, "data", None))
         check_settings(cfg, training=not args.eval_only)
-        fall_back_to_cpu(cfg)
+        settle_device(cfg)
         make_output_folder(cfg)
         default_setup(cfg, args)
         tell()

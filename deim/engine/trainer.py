@@ -15,13 +15,12 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from deim.devices import PRECISIONS
 from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
 from deim.engine.randomness import seed_iteration
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
-
-PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Trainer(SimpleTrainer):

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from detectron2.structures import Instances
 
+from deim.devices import choose_device
 from deim.errors import ConfigError, DatasetError
 from deim.inference.detections import Detections
 from deim.inference.exported import is_exported, load_exported
 from deim.inference.pictures import CHANNELS, Picture, as_rgb, listed, name_of
-from deim.inference.runner import Runner, TorchRunner, device_of
+from deim.inference.runner import Runner, TorchRunner
 from deim.inference.source import load_trained
 from deim.inference.tiling import Tiling, View, merged
 
@@ -63,7 +64,7 @@ class Predictor:
                 )
             self.runner = load_exported(str(model), device)
         else:
-            place = device_of(device)
+            place = choose_device(device)
             trained = load_trained(str(model), None if weights is None else str(weights), str(place))
             self.runner = TorchRunner(trained, place, half, compile, cuda_graph)
 

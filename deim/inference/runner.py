@@ -8,6 +8,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from deim.config import build
+from deim.cores import share_cores
 from deim.data.mapper import DetectionMapper
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
@@ -68,6 +69,8 @@ class TorchRunner:
         self.model: nn.Module = to_deployment(
             trained.model.to(self.device), compile=compile, half=half, cuda_graph=cuda_graph
         )
+        if self.device.type == "cpu":
+            share_cores(self.model)
         self.description = f"torch on {self.device}"
 
     def prepare(self, image: np.ndarray) -> Tensor:
@@ -82,21 +85,3 @@ class TorchRunner:
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
             results = self.model(batch)
         return [result["instances"].to("cpu") for result in results]
-
-
-def device_of(name: str) -> torch.device:
-    """
-    Args:
-        name: such as "cuda:1"; "auto" takes a GPU if there is one.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ConfigError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
-    return device

@@ -62,7 +62,7 @@ class CsvWriter:
     COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
-        self.file = (folder / "detections.csv").open("w", newline="")
+        self.file = (folder / "detections.csv").open("w", newline="", encoding="utf-8")
         self.table = csv.writer(self.file)
         self.table.writerow(self.COLUMNS)
 

@@ -8,6 +8,8 @@ W(n) are spaced finely around zero and coarsely at the ends (equation 5 of the p
 import torch
 from torch import Tensor
 
+from deim.devices import supports_float64
+
 
 def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
     """The bin values W(0) < ... < W(reg_max), antisymmetric around W(reg_max / 2) = 0.
@@ -25,7 +27,8 @@ def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
     """
     if reg_max < 4 or reg_max % 2:
         raise ValueError(f"reg_max must be even and at least 4, got {reg_max}")
-    bound = (up.double() * reg_scale.double()).abs().reshape(1)
+    precise = torch.float64 if supports_float64(up.device) else torch.float32
+    bound = (up.to(precise) * reg_scale.to(precise)).abs().reshape(1)
     base = (bound + 1) ** (2 / (reg_max - 2))
     steps = torch.arange(1, reg_max // 2, device=bound.device)
     positive = torch.cat([base**steps - 1, 2 * bound])

@@ -113,9 +113,11 @@ def test_an_error_of_the_user_is_one_line(capsys: pytest.CaptureFixture) -> None
 
 def test_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
     prepare_environment()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in os.environ
     assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
 
 

@@ -31,7 +31,8 @@ dataloader = dict(
         ),
         mixup=None,
         total_batch_size=32,
-        num_workers=4,
+        # None: 4, or fewer where a process has fewer cores
+        num_workers=None,
         seed="${train.seed}",
         # in place of one, another image is taken
         unreadable_images_allowed=0,
@@ -46,7 +47,7 @@ dataloader = dict(
             augmentations=[L(T.Resize)(shape="${dataloader.image_size}")],
         ),
         total_batch_size=64,
-        num_workers=4,
+        num_workers=None,
     ),
     evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.name}"),
 )

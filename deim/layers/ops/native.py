@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ _TIMEOUT_SECONDS = 120
 @functools.cache
 def library(source: str) -> ctypes.CDLL | str:
     """The library of a C file beside this one, or why there is none."""
+    if sys.platform == "win32":
+        return "compiled kernels are for Linux and macOS"
     file = Path(__file__).with_name(source)
     compiler = shutil.which(os.environ.get("CC", "cc"))
     flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))

@@ -1,0 +1,48 @@
+"""Makes Python look to our own modules as it does on Windows: modules and names of POSIX are missing.
+
+Python imports this file by itself when its folder is on ``PYTHONPATH``, in every process that a run starts. Libraries
+still see the system as it is: how they support Windows is their matter.
+"""
+
+import builtins
+import multiprocessing
+from types import ModuleType
+from typing import Any
+
+OURS = ("deim", "detectron2", "detrex")
+MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "posix", "triton"}
+NAMES = {
+    "signal": {"SIGUSR1", "SIGUSR2", "SIGKILL", "SIGHUP", "sigtimedwait", "sigwait", "pthread_sigmask"},
+    "os": {"fork", "forkpty", "getuid", "getpgid", "killpg", "memfd_create", "mkfifo", "sched_getaffinity", "setsid",
+           "sysconf", "uname"},
+    "multiprocessing.reduction": {"DupFd"},
+}  # fmt: skip
+
+_import = builtins.__import__
+
+
+class Without(ModuleType):
+    """A module that lacks some names."""
+
+    def __init__(self, module: ModuleType, names: set[str]):
+        super().__init__(module.__name__)
+        self.__dict__.update({name: value for name, value in vars(module).items() if name not in names})
+
+
+_lacking = {name: Without(_import(name, fromlist=["x"]), names) for name, names in NAMES.items()}
+
+
+def _import_as_on_windows(
+    name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+) -> ModuleType:
+    importer = (globals or {}).get("__name__", "").partition(".")[0]
+    if importer not in OURS or level:
+        return _import(name, globals, locals, fromlist, level)
+    if name.partition(".")[0] in MODULES:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    found = _import(name, globals, locals, fromlist, level)
+    return _lacking.get(name if fromlist else name.partition(".")[0], found)
+
+
+builtins.__import__ = _import_as_on_windows
+multiprocessing.set_start_method("spawn")

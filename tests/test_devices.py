@@ -1,0 +1,102 @@
+"""Which device and precision a run takes."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from deim import devices
+from deim.devices import choose_device, device_for_training, reason_against, supports_float64
+from deim.engine.preflight import settle_device
+from deim.errors import ConfigError
+from tests.models import FAMILIES, batch, tiny_model
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    # torch is built for the CPU here: no tensor can be made elsewhere.
+    monkeypatch.setattr(
+        devices, "choose_device", lambda name: torch.device(devices._best_type() if name == "auto" else name)
+    )
+
+
+@pytest.mark.parametrize(("cuda", "mps", "best"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, best: str) -> None:
+    machine(monkeypatch, cuda, mps)
+    assert choose_device("auto").type == best
+    assert device_for_training("auto").type == best
+    assert device_for_training("cuda").type == best
+
+
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="there is no device 'cuda:99' here"):
+        choose_device("cuda:99")
+
+
+def config(device: str, enabled: bool = True, dtype: str = "bfloat16") -> SimpleNamespace:
+    return SimpleNamespace(train=SimpleNamespace(device=device, amp=SimpleNamespace(enabled=enabled, dtype=dtype)))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu", "auto"])
+@pytest.mark.parametrize("supported", [True, False])
+def test_the_cpu_uses_bfloat16_only_with_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str, supported: bool
+) -> None:
+    machine(monkeypatch)
+    monkeypatch.setattr(devices, "_cpu_computes", lambda dtype: supported)
+    cfg = config(device)
+    with caplog.at_level(logging.INFO, logger="detectron2.deim"):
+        settle_device(cfg)
+    assert (cfg.train.device, cfg.train.amp.enabled) == ("cpu", supported)
+    told = [record.message for record in caplog.records if "float32" in record.message]
+    assert told == ([] if supported else ["Computing in float32: this processor has no instructions for bfloat16 "
+                                          "(train.amp.enabled=False says the same)"])  # fmt: skip
+
+
+def test_mps_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, mps=True)
+    cfg = config("cuda")
+    settle_device(cfg)
+    assert (cfg.train.device, cfg.train.amp.enabled) == ("mps", False)
+    assert not supports_float64(torch.device("mps"))
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
+    machine(monkeypatch, cuda=True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    cfg = config("cuda")
+    settle_device(cfg)
+    assert cfg.train.amp.enabled
+    assert cfg.train.amp.dtype == ("bfloat16" if supported else "float16")
+
+
+def test_the_processor_is_asked() -> None:
+    flags = torch.backends.cpu.get_cpu_capability()
+    if flags != "AVX512":
+        assert reason_against(torch.device("cpu"), torch.bfloat16) == "this processor has no instructions for bfloat16"
+    assert isinstance(devices._cpu_computes(torch.float16), bool)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails where an operator gives a tensor in double precision."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_flatten(found)[0]:
+            assert not isinstance(leaf, torch.Tensor) or leaf.dtype != torch.float64, func
+        return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_model_needs_float64_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    monkeypatch.setattr("deim.structures.distribution.supports_float64", lambda device: False)
+    model = tiny_model(family=family)
+    with NoFloat64():
+        sum(model.train()(batch([2, 0, 3])).values()).backward()
+        with torch.no_grad():
+            model.eval()(batch([1]))
