@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from deim.config import published
 from deim.config.files import available
+from deim.config.results import RESULTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,8 @@ def run(args: argparse.Namespace) -> None:
     rows = []
     for name in available():
         if args.part in name:
-            found = published.of_recipe(name)
-            scores = [f"{one.data} {one.average_precision}" for one in found if one.average_precision is not None]
-            rows.append([name, ", ".join(scores), ", ".join(one.data for one in found)])
-    print(tabulate(rows, headers=["recipe", "published AP", "weights"], disable_numparse=True))
+            result = RESULTS.get(name)
+            weights = ", ".join(one.data for one in published.of_recipe(name))
+            cited = [result.average_precision, result.hardware] if result else ["", ""]
+            rows.append([name, *cited, weights])
+    print(tabulate(rows, headers=["recipe", "published AP", "trained on", "weights"], disable_numparse=True))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deim.checkpoint.download import cache_folder, fetch, local_path
+from deim.config.results import RESULTS
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -27,8 +28,8 @@ class Published:
         recipe: the name of the recipe whose model it fits.
         data: what it was trained on: "coco", "objects365", or "objects365_coco" for the one and then the other.
         address: of the file, or of its page on Google Drive.
-        average_precision: published, on COCO's validation set (on that of Objects365, for "objects365"); None if
-            it is not stated.
+        average_precision: published for this file, on COCO's validation set (on that of Objects365, for
+            "objects365"); None if it is not stated. Files that others have converted state what they measured.
         file_name: in the cache.
     """
 
@@ -120,55 +121,56 @@ def substitute(recipe: str, data: str) -> Published | None:
     return next((one for one in of_recipe(relative) if one.data == data), None)
 
 
-def _named(recipe: str, data: str, address: str, average_precision: float) -> Published:
-    return Published(recipe, data, address, average_precision, address.rpartition("/")[2])
+def _named(recipe: str, data: str, address: str, average_precision: float | None = None) -> Published:
+    score = RESULTS[recipe].average_precision if average_precision is None else average_precision
+    return Published(recipe, data, address, score, address.rpartition("/")[2])
 
 
-def _on_drive(recipe: str, identifier: str, average_precision: float) -> Published:
-    name = recipe.rpartition("/")[2]
-    return Published(recipe, "coco", f"{_DRIVE}{identifier}/view", average_precision, f"{name}.pth")
+def _on_drive(recipe: str, identifier: str) -> Published:
+    name, score = recipe.rpartition("/")[2], RESULTS[recipe].average_precision
+    return Published(recipe, "coco", f"{_DRIVE}{identifier}/view", score, f"{name}.pth")
 
 
 _DFINE_FILES = (
-    *(("n", "coco", "n_coco", 42.8), ("s", "coco", "s_coco", 48.5), ("m", "coco", "m_coco", 52.3)),
-    *(("l", "coco", "l_coco", 54.0), ("x", "coco", "x_coco", 55.8)),
+    *(("n", "coco", "n_coco"), ("s", "coco", "s_coco"), ("m", "coco", "m_coco")),
+    *(("l", "coco", "l_coco"), ("x", "coco", "x_coco")),
     *(("s", "objects365_coco", "s_obj2coco", 50.7), ("m", "objects365_coco", "m_obj2coco", 55.1)),
     *(("l", "objects365_coco", "l_obj2coco_e25", 57.3), ("x", "objects365_coco", "x_obj2coco", 59.3)),
     *(("s", "objects365", "s_obj365", 31.0), ("m", "objects365", "m_obj365", 38.6)),
     *(("l", "objects365", "l_obj365_e25", 44.7), ("x", "objects365", "x_obj365", 49.5)),
 )
 _RTDETR_FILES = (
-    ("r18vd_120e", "coco", "v0.2/rtdetrv2_r18vd_120e_coco_rerun_48.1", 48.1),
-    ("r34vd_120e", "coco", "v0.1/rtdetrv2_r34vd_120e_coco_ema", 49.9),
-    ("r50vd_m_7x", "coco", "v0.1/rtdetrv2_r50vd_m_7x_coco_ema", 51.9),
-    ("r50vd_6x", "coco", "v0.1/rtdetrv2_r50vd_6x_coco_ema", 53.4),
-    ("r101vd_6x", "coco", "v0.1/rtdetrv2_r101vd_6x_coco_from_paddle", 54.3),
+    ("r18vd_120e", "coco", "v0.2/rtdetrv2_r18vd_120e_coco_rerun_48.1"),
+    ("r34vd_120e", "coco", "v0.1/rtdetrv2_r34vd_120e_coco_ema"),
+    ("r50vd_m_7x", "coco", "v0.1/rtdetrv2_r50vd_m_7x_coco_ema"),
+    ("r50vd_6x", "coco", "v0.1/rtdetrv2_r50vd_6x_coco_ema"),
+    ("r101vd_6x", "coco", "v0.1/rtdetrv2_r101vd_6x_coco_from_paddle"),
     ("r18vd_120e", "objects365_coco", "v0.1/rtdetrv2_r18vd_5x_coco_objects365_from_paddle", 49.0),
     ("r50vd_6x", "objects365_coco", "v0.1/rtdetrv2_r50vd_2x_coco_objects365_from_paddle", 55.2),
     ("r101vd_6x", "objects365_coco", "v0.1/rtdetrv2_r101vd_2x_coco_objects365_from_paddle", 56.2),
 )
 _DEIM_FILES = (
-    ("deim_dfine/deim_dfine_n_coco", "1ZPEhiU9nhW4M5jLnYOFwTSLQC1Ugf62e", 43.0),
-    ("deim_dfine/deim_dfine_s_coco", "1tB8gVJNrfb6dhFvoHJECKOF5VpkthhfC", 49.0),
-    ("deim_dfine/deim_dfine_m_coco", "18Lj2a6UN6k_n_UzqnJyiaiLGpDzQQit8", 52.7),
-    ("deim_dfine/deim_dfine_l_coco", "1PIRf02XkrA2xAD3wEiKE2FaamZgSGTAr", 54.7),
-    ("deim_dfine/deim_dfine_x_coco", "1dPtbgtGgq1Oa7k_LgH1GXPelg1IVeu0j", 56.5),
-    ("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "153_JKff6EpFgiLKaqkJsoDcLal_0ux_F", 49.0),
-    ("deim_rtdetrv2/deim_rtdetrv2_r34vd_120e_coco", "1O9RjZF6kdFWGv1Etn1Toml4r-YfdMDMM", 50.9),
-    ("deim_rtdetrv2/deim_rtdetrv2_r50vd_m_60e_coco", "10dLuqdBZ6H5ip9BbBiE6S7ZcmHkRbD0E", 53.2),
-    ("deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco", "1mWknAXD5JYknUQ94WCEvPfXz13jcNOTI", 54.3),
-    ("deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco", "1BIevZijOcBO17llTyDX32F_pYppBfnzu", 55.5),
+    ("deim_dfine/deim_dfine_n_coco", "1ZPEhiU9nhW4M5jLnYOFwTSLQC1Ugf62e"),
+    ("deim_dfine/deim_dfine_s_coco", "1tB8gVJNrfb6dhFvoHJECKOF5VpkthhfC"),
+    ("deim_dfine/deim_dfine_m_coco", "18Lj2a6UN6k_n_UzqnJyiaiLGpDzQQit8"),
+    ("deim_dfine/deim_dfine_l_coco", "1PIRf02XkrA2xAD3wEiKE2FaamZgSGTAr"),
+    ("deim_dfine/deim_dfine_x_coco", "1dPtbgtGgq1Oa7k_LgH1GXPelg1IVeu0j"),
+    ("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "153_JKff6EpFgiLKaqkJsoDcLal_0ux_F"),
+    ("deim_rtdetrv2/deim_rtdetrv2_r34vd_120e_coco", "1O9RjZF6kdFWGv1Etn1Toml4r-YfdMDMM"),
+    ("deim_rtdetrv2/deim_rtdetrv2_r50vd_m_60e_coco", "10dLuqdBZ6H5ip9BbBiE6S7ZcmHkRbD0E"),
+    ("deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco", "1mWknAXD5JYknUQ94WCEvPfXz13jcNOTI"),
+    ("deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco", "1BIevZijOcBO17llTyDX32F_pYppBfnzu"),
 )
-# (recipe, before and after the common part of the file's name, published AP)
+# (recipe, before and after the common part of the file's name)
 _HDETR_FILES = (
-    ("r50_12ep", "r50_", "", "_12eps", 48.7),
-    ("r50_36ep", "r50_", "", "_36eps", 50.0),
-    ("swin_tiny_12ep", "swin_tiny_", "", "_12eps", 50.6),
-    ("swin_tiny_36ep", "swin_tiny_", "", "_36eps", 53.2),
-    ("swin_large_12ep", "swin_large_", "", "_12eps", 55.9),
-    ("swin_large_36ep", "drop_path0.5_swin_large_", "", "_36eps", 57.1),
-    ("swin_large_900_queries_12ep", "swin_large_", "n900_", "_12eps", 56.1),
-    ("swin_large_900_queries_36ep", "drop_path0.5_swin_large_", "n900_", "_36eps", 57.4),
+    ("r50_12ep", "r50_", "", "_12eps"),
+    ("r50_36ep", "r50_", "", "_36eps"),
+    ("swin_tiny_12ep", "swin_tiny_", "", "_12eps"),
+    ("swin_tiny_36ep", "swin_tiny_", "", "_36eps"),
+    ("swin_large_12ep", "swin_large_", "", "_12eps"),
+    ("swin_large_36ep", "drop_path0.5_swin_large_", "", "_36eps"),
+    ("swin_large_900_queries_12ep", "swin_large_", "n900_", "_12eps"),
+    ("swin_large_900_queries_36ep", "drop_path0.5_swin_large_", "n900_", "_36eps"),
 )
 _DETREX_FILES = (
     ("deformable_detr/deformable_detr_r50_50ep_coco", "v0.1.0/converted_deformable_detr_r50", 44.59),
@@ -197,21 +199,20 @@ PUBLISHED: tuple[Published, ...] = (
         "deim_dfine_x_objects365.pth",
     ),
     *(
-        _named(f"dfine/dfine_{size}_coco", data, f"{_DFINE}dfine_{name}.pth", ap)
-        for size, data, name, ap in _DFINE_FILES
+        _named(f"dfine/dfine_{size}_coco", data, f"{_DFINE}dfine_{name}.pth", *score)
+        for size, data, name, *score in _DFINE_FILES
     ),
     *(
-        _named(f"rtdetrv2/rtdetrv2_{size}_coco", data, f"{_RTDETR}{name}.pth", ap)
-        for size, data, name, ap in _RTDETR_FILES
+        _named(f"rtdetrv2/rtdetrv2_{size}_coco", data, f"{_RTDETR}{name}.pth", *score)
+        for size, data, name, *score in _RTDETR_FILES
     ),
     *(
         _named(
             f"h_deformable_detr/h_deformable_detr_{recipe}_coco",
             "coco",
             f"{_HDETR}{before}{_HYBRID.format(queries)}{after}.pth",
-            ap,
         )
-        for recipe, before, queries, after, ap in _HDETR_FILES
+        for recipe, before, queries, after in _HDETR_FILES
     ),
     *(_named(recipe, "coco", f"{_DETREX}{name}.pth", ap) for recipe, name, ap in _DETREX_FILES),
 )

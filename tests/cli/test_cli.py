@@ -101,7 +101,7 @@ def test_the_zoo_lists_every_recipe_with_its_weights(capsys: pytest.CaptureFixtu
     assert main(["zoo"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in model_zoo.available())
-    assert re.search(r"deim_dfine/deim_dfine_s_coco +coco 49.0 +coco\n", shown)
+    assert re.search(r"deim_dfine/deim_dfine_s_coco +49.0 +4 GPUs +coco\n", shown)
 
 
 def test_an_error_of_the_user_is_one_line(capsys: pytest.CaptureFixture) -> None:

@@ -1,4 +1,9 @@
-"""Deformable DETR on the coarsest feature map alone, R50, on COCO, 50 epochs. Published: 39.4 AP."""
+"""Deformable DETR on the coarsest feature map alone, R50, on COCO, 50 epochs.
+
+Published: 39.4 AP, from a backbone of ImageNet, on V100 for 160 GPU hours.
+
+    deim train --config-file deformable_detr/deformable_detr_r50_single_scale_50ep_coco --num-gpus 8
+"""
 
 from .deformable_detr_r50_50ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

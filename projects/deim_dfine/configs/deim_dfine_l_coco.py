@@ -1,4 +1,9 @@
-"""DEIM-D-FINE-L on COCO, 58 epochs."""
+"""DEIM-D-FINE-L on COCO, 58 epochs.
+
+Published: 54.7 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_dfine/deim_dfine_l_coco --num-gpus 8
+"""
 
 from deim.config import with_deim_dfine, with_dense_o2o
 

@@ -1,4 +1,9 @@
-"""DEIM-D-FINE-M on COCO, 102 epochs."""
+"""DEIM-D-FINE-M on COCO, 102 epochs.
+
+Published: 52.7 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_dfine/deim_dfine_m_coco --num-gpus 8
+"""
 
 from deim.config import with_deim_dfine
 

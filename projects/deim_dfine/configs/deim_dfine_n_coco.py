@@ -1,4 +1,9 @@
-"""DEIM-D-FINE-N on COCO, 160 epochs at a constant learning rate."""
+"""DEIM-D-FINE-N on COCO, 160 epochs at a constant learning rate.
+
+Published: 43.0 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_dfine/deim_dfine_n_coco --num-gpus 8
+"""
 
 from deim.config import with_deim_dfine, with_dense_o2o
 

@@ -1,4 +1,9 @@
-"""DEIM-D-FINE-S on COCO, 132 epochs."""
+"""DEIM-D-FINE-S on COCO, 132 epochs.
+
+Published: 49.0 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_dfine/deim_dfine_s_coco --num-gpus 8
+"""
 
 from deim.config import with_deim_dfine
 

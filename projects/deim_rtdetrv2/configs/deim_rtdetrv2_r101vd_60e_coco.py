@@ -1,4 +1,9 @@
-"""DEIM-RT-DETRv2-R101 on COCO, 60 epochs."""
+"""DEIM-RT-DETRv2-R101 on COCO, 60 epochs.
+
+Published: 55.5 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco --num-gpus 8
+"""
 
 from .deim_rtdetrv2_r50vd_60e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

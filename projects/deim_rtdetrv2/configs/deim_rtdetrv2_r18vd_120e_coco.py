@@ -1,4 +1,9 @@
-"""DEIM-RT-DETRv2-R18 on COCO, 120 epochs at one scale."""
+"""DEIM-RT-DETRv2-R18 on COCO, 120 epochs at one scale.
+
+Published: 49.0 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco --num-gpus 8
+"""
 
 from .deim_rtdetrv2_r34vd_120e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

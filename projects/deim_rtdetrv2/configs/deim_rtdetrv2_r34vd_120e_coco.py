@@ -1,4 +1,9 @@
-"""DEIM-RT-DETRv2-R34 on COCO, 120 epochs."""
+"""DEIM-RT-DETRv2-R34 on COCO, 120 epochs.
+
+Published: 50.9 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r34vd_120e_coco --num-gpus 8
+"""
 
 from deim.config import with_deim_rtdetr
 

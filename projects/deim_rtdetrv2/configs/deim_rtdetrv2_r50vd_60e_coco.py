@@ -1,4 +1,9 @@
-"""DEIM-RT-DETRv2-R50 on COCO, 60 epochs."""
+"""DEIM-RT-DETRv2-R50 on COCO, 60 epochs.
+
+Published: 54.3 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco --num-gpus 8
+"""
 
 from deim.config import with_deim_rtdetr, with_dense_o2o
 

@@ -1,4 +1,9 @@
-"""D-FINE-L on COCO, 80 epochs."""
+"""D-FINE-L on COCO, 80 epochs.
+
+Published: 54.0 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file dfine/dfine_l_coco --num-gpus 8
+"""
 
 from deim.config import get_config
 

@@ -1,4 +1,9 @@
-"""D-FINE-M on COCO, 132 epochs."""
+"""D-FINE-M on COCO, 132 epochs.
+
+Published: 52.3 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file dfine/dfine_m_coco --num-gpus 8
+"""
 
 from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

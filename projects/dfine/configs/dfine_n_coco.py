@@ -1,4 +1,9 @@
-"""D-FINE-N on COCO, 160 epochs."""
+"""D-FINE-N on COCO, 160 epochs.
+
+Published: 42.8 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file dfine/dfine_n_coco --num-gpus 8
+"""
 
 from .dfine_s_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

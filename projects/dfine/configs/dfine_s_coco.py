@@ -1,4 +1,9 @@
-"""D-FINE-S on COCO, 132 epochs."""
+"""D-FINE-S on COCO, 132 epochs.
+
+Published: 48.5 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file dfine/dfine_s_coco --num-gpus 8
+"""
 
 from .dfine_m_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

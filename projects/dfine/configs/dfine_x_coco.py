@@ -1,4 +1,9 @@
-"""D-FINE-X on COCO, 80 epochs."""
+"""D-FINE-X on COCO, 80 epochs.
+
+Published: 55.8 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file dfine/dfine_x_coco --num-gpus 8
+"""
 
 from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

@@ -1,4 +1,9 @@
-"""DN-DAB-Deformable-DETR with deformable attention in the encoder only, R50, on COCO, 50 epochs. Published: 48.6 AP."""
+"""DN-DAB-Deformable-DETR with deformable attention in the encoder only, R50, on COCO, 50 epochs.
+
+Published: 48.6 AP, from a backbone of ImageNet, on 16 GPUs.
+
+    deim train --config-file dn_detr/dn_deformable_encoder_detr_r50_50ep_coco --num-gpus 8
+"""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,9 @@
-"""DN-DETR, R50-DC5, on COCO, 50 epochs. Published: 46.3 AP."""
+"""DN-DETR, R50-DC5, on COCO, 50 epochs.
+
+Published: 46.3 AP, from a backbone of ImageNet, on 8 GPUs.
+
+    deim train --config-file dn_detr/dn_detr_r50_dc5_50ep_coco --num-gpus 8
+"""
 
 from .dn_detr_r50_50ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

@@ -1,4 +1,9 @@
-"""H-Deformable-DETR with tricks, R50, on COCO, 12 epochs. Published: 48.9 AP."""
+"""H-Deformable-DETR with tricks, R50, on COCO, 12 epochs.
+
+Published: 48.7 AP, from a backbone of ImageNet, on 8 GPUs.
+
+    deim train --config-file h_deformable_detr/h_deformable_detr_r50_12ep_coco --num-gpus 8
+"""
 
 from deim.config import with_hybrid_branch
 

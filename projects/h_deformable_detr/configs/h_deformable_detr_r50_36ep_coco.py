@@ -1,4 +1,9 @@
-"""H-Deformable-DETR with tricks, R50, on COCO, 36 epochs. Published: 50.3 AP."""
+"""H-Deformable-DETR with tricks, R50, on COCO, 36 epochs.
+
+Published: 50.0 AP, from a backbone of ImageNet, on 8 GPUs.
+
+    deim train --config-file h_deformable_detr/h_deformable_detr_r50_36ep_coco --num-gpus 8
+"""
 
 from .h_deformable_detr_r50_12ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

@@ -1,4 +1,9 @@
-"""H-Deformable-DETR with tricks, Swin-L, 900 queries, on COCO, 12 epochs. Published: 56.4 AP."""
+"""H-Deformable-DETR with tricks, Swin-L, 900 queries, on COCO, 12 epochs.
+
+Published: 56.1 AP, from a backbone of ImageNet-22k, on 8 GPUs.
+
+    deim train --config-file h_deformable_detr/h_deformable_detr_swin_large_900_queries_12ep_coco --num-gpus 8
+"""
 
 from .h_deformable_detr_swin_large_12ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

@@ -1,4 +1,9 @@
-"""H-Deformable-DETR with tricks, Swin-L, 900 queries, on COCO, 36 epochs. Published: 57.7 AP."""
+"""H-Deformable-DETR with tricks, Swin-L, 900 queries, on COCO, 36 epochs.
+
+Published: 57.4 AP, from a backbone of ImageNet-22k, on 8 GPUs.
+
+    deim train --config-file h_deformable_detr/h_deformable_detr_swin_large_900_queries_36ep_coco --num-gpus 8
+"""
 
 from .h_deformable_detr_swin_large_36ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

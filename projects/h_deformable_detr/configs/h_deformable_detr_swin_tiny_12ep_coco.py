@@ -1,4 +1,9 @@
-"""H-Deformable-DETR with tricks, Swin-T, on COCO, 12 epochs. Published: 50.6 AP."""
+"""H-Deformable-DETR with tricks, Swin-T, on COCO, 12 epochs.
+
+Published: 50.6 AP, from a backbone of ImageNet, on 8 GPUs.
+
+    deim train --config-file h_deformable_detr/h_deformable_detr_swin_tiny_12ep_coco --num-gpus 8
+"""
 
 from detectron2.config import LazyCall as L
 

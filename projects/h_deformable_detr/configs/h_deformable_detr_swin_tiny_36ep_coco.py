@@ -1,4 +1,9 @@
-"""H-Deformable-DETR with tricks, Swin-T, on COCO, 36 epochs. Published: 53.5 AP."""
+"""H-Deformable-DETR with tricks, Swin-T, on COCO, 36 epochs.
+
+Published: 53.2 AP, from a backbone of ImageNet, on 8 GPUs.
+
+    deim train --config-file h_deformable_detr/h_deformable_detr_swin_tiny_36ep_coco --num-gpus 8
+"""
 
 from .h_deformable_detr_swin_tiny_12ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

@@ -1,4 +1,9 @@
-"""RT-DETRv2-R101 on COCO, 72 epochs."""
+"""RT-DETRv2-R101 on COCO, 72 epochs.
+
+Published: 54.3 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file rtdetrv2/rtdetrv2_r101vd_6x_coco --num-gpus 8
+"""
 
 from .rtdetrv2_r50vd_6x_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

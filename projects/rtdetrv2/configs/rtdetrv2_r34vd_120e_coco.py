@@ -1,4 +1,9 @@
-"""RT-DETRv2-R34 on COCO, 120 epochs."""
+"""RT-DETRv2-R34 on COCO, 120 epochs.
+
+Published: 49.9 AP, from a backbone of ImageNet, on 4 GPUs.
+
+    deim train --config-file rtdetrv2/rtdetrv2_r34vd_120e_coco --num-gpus 8
+"""
 
 from .rtdetrv2_r50vd_6x_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 

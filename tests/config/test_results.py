@@ -1,0 +1,60 @@
+"""What is published is stated in one table; pages and docstrings repeat it without a difference."""
+
+import ast
+import re
+
+import pytest
+
+from deim import model_zoo
+from deim.config import published
+from deim.config.results import RESULTS
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_recipes_and_project_pages_state_the_published_result(name: str) -> None:
+    result = RESULTS[name]
+    system, _, recipe = name.partition("/")
+    told = ast.get_docstring(ast.parse((ROOT / f"projects/{system}/configs/{recipe}.py").read_text(encoding="utf-8")))
+    assert re.search(
+        rf"^Published: {result.average_precision} AP, from .+, on {result.hardware}\.$", told, re.MULTILINE
+    )
+    assert f"deim train --config-file {name} " in told
+    page = (ROOT / "projects" / system / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if f"(configs/{recipe}.py) |" in line]
+    assert row.endswith(f" | {result.average_precision} |")
+    assert result.source in page
+
+
+def test_the_readme_states_the_published_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    recipes = text[text.index("## Recipes") : text.index("## Trained weights")]
+    for system, order in {
+        "deim_dfine": "nsmlx",
+        "dfine": "nsmlx",
+        "deim_rtdetrv2": ("r18vd_120e", "r34vd_120e", "r50vd_m_60e", "r50vd_60e", "r101vd_60e"),
+        "rtdetrv2": ("r18vd_120e", "r34vd_120e", "r50vd_m_7x", "r50vd_6x", "r101vd_6x"),
+        "deformable_detr": (),
+        "h_deformable_detr": (),
+        "dn_detr": (),
+    }.items():
+        (row,) = [line for line in recipes.splitlines() if f"(projects/{system})" in line]
+        stated = [float(number) for number in re.findall(r"\b\d\d\.\d\b", row)]
+        wanted = [result.average_precision for name, result in RESULTS.items() if name.startswith(f"{system}/")]
+        if order:
+            wanted = [RESULTS[f"{system}/{system}_{size}_coco"].average_precision for size in order]
+            assert stated == wanted
+        else:
+            assert set(stated) <= set(wanted)
+            assert stated
+
+
+def test_every_result_is_of_a_recipe() -> None:
+    assert set(RESULTS) <= set(model_zoo.available())
+
+
+def test_files_of_the_authors_state_the_result_of_their_recipe() -> None:
+    others = ("deformable_detr/", "dn_detr/")  # detrex converted these, and measured them itself
+    for one in published.PUBLISHED:
+        if one.data == "coco" and not one.recipe.startswith(others):
+            assert one.average_precision == RESULTS[one.recipe].average_precision
