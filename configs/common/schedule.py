@@ -10,7 +10,11 @@ schedule = L(Schedule)(
     warmup="linear",
     flat_epochs=0,
     no_aug_epochs=0,
+    # the first epoch with Dense O2O, and the first one after it
+    dense_epochs=(0, 0),
     lr_gamma=1.0,
+    # epochs at which the learning rate falls to a tenth, in place of flat_epochs and lr_gamma
+    drop_epochs=(),
     final_from_best=False,
     final_ema_decay=None,
     eval_epochs=1,

@@ -9,6 +9,7 @@ import argparse
 
 from deim.cli.arguments import add_config
 from deim.config import load_config
+from deim.data.limits import Limits
 from deim.data.report import check_dataset
 from deim.errors import ConfigError
 
@@ -22,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    dataset = load_config(args.config_file, args.opts, args.data).dataloader[args.split].get("dataset")
+    cfg = load_config(args.config_file, args.opts, args.data)
+    dataset = cfg.dataloader[args.split].get("dataset")
     if dataset is None or "name" not in dataset:
         raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no name")
-    sound = check_dataset(dataset, args.output, not args.skip_images, args.images)
+    sound = check_dataset(dataset, args.output, not args.skip_images, args.images, Limits.of(cfg), args.split)
     return 0 if sound else 1

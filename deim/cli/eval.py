@@ -15,7 +15,7 @@ from deim.cli.arguments import add_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     train.add_processes(parser)
-    parser.set_defaults(eval_only=True, resume=False)
+    parser.set_defaults(eval_only=True, resume=False, overwrite=False)
 
 
 def run(args: argparse.Namespace) -> None:

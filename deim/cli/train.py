@@ -17,6 +17,7 @@ from deim.engine.run import main
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
+    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the output folder")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, without training")
     add_processes(parser)
 

@@ -15,7 +15,7 @@ from deim.data.cache import ImageCache
 from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup, mix
 from deim.data.packing import pack, unpack
-from deim.data.records import CompactRecords, Records
+from deim.data.records import CompactRecords, Records, annotation_arrays
 from deim.data.sampler import IterationSampler, SampleKey, generators
 from deim.data.staged import StagedMapper
 from deim.errors import ConfigError, DatasetError, DeimError
@@ -125,6 +125,8 @@ class TrainLoader:
         self.sampler = sampler
         self.unreadable_images_allowed = unreadable_images_allowed
         self.unreadable: set[str] = set()
+        records = dataset.records
+        self.objects_per_image = records.objects_per_image if isinstance(records, CompactRecords) else ()
         # every size that images may have, as far as it is known
         self.shapes = dataset.mapper.shapes if isinstance(dataset.mapper, StagedMapper) else []
         self._loader = DataLoader(
@@ -287,4 +289,6 @@ def build_test_loader(
     )
     if num_workers:
         loader.worker_init_fn = prepare_worker
+    # for the limits of the model and the evaluation
+    loader.objects_per_image = [len(annotation_arrays(record)[0]) for record in dataset]
     return loader

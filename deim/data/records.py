@@ -74,6 +74,11 @@ class CompactRecords:
         left = ({k: v for k, v in record.items() if k not in ("annotations", "boxes", "classes")} for record in records)
         self._others = DatasetFromList(list(left), copy=False)
 
+    @property
+    def objects_per_image(self) -> np.ndarray:
+        """(N,) number of objects of each record."""
+        return np.diff(self._ends, prepend=0)
+
     def __len__(self) -> int:
         return len(self._ends)
 

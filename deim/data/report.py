@@ -14,6 +14,7 @@ from tqdm import tqdm
 from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
 from deim.data.datasets.coco import what_is_wrong
 from deim.data.image import read_image
+from deim.data.limits import Limits, beyond_limits, describe_counts
 from deim.data.records import annotation_arrays, stated_size
 from deim.errors import DatasetError
 from deim.visualization import draw_objects, draw_statistics
@@ -58,7 +59,14 @@ def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Proble
                 yield problem
 
 
-def check_dataset(dataset: Mapping[str, Any], output: str, decode: bool, images: int) -> bool:
+def check_dataset(
+    dataset: Mapping[str, Any],
+    output: str,
+    decode: bool,
+    images: int,
+    limits: Limits | None = None,
+    split: str = "train",
+) -> bool:
     """Print counts, classes, sizes and problems of a data set, and draw them.
 
     Args:
@@ -66,6 +74,8 @@ def check_dataset(dataset: Mapping[str, Any], output: str, decode: bool, images:
         output: folder for ``classes.png``, ``images.png`` and ``problems.txt``.
         decode: decode every image, to find broken ones.
         images: how many to draw.
+        limits: of the model and the evaluation that the data set is for.
+        split: "train" or "test".
 
     Returns:
         whether it can be trained on.
@@ -80,6 +90,8 @@ def check_dataset(dataset: Mapping[str, Any], output: str, decode: bool, images:
         problems += image_problems(content.records)
     print(_summary(dataset["name"], content, objects))
     print(_classes(content, objects))
+    for told in beyond_limits([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
+        print(f"warning: {told}")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     draw_statistics([boxes for boxes, _ in objects], _counts(content, objects), content.classes, folder / "classes.png")
@@ -122,7 +134,7 @@ def _summary(name: str, content: Content, objects: Sequence[tuple[np.ndarray, np
         ["data set", name],
         ["images", f"{len(per_image)}, {(per_image == 0).sum()} without objects"],
         ["objects", f"{len(boxes)}, and {crowds} crowds, which are not trained on"],
-        ["objects per image", f"{per_image.mean():.2f} on average, {per_image.max()} at most"],
+        ["objects per image", describe_counts(per_image)],
         *([f"{size} objects", f"{((low <= areas) & (areas < high)).sum() / total:.1%}"] for size, low, high in _SIZES),
     ]
     return tabulate(rows, tablefmt="plain")

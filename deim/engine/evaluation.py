@@ -1,5 +1,6 @@
 """Evaluating the model of a config."""
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +11,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
 from torch import nn
 
 from deim.checkpoint.loading import load_for_inference
 from deim.config import build, published
+from deim.data.limits import USUAL_MAX_DETECTIONS, Limits, beyond_limits
 from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
@@ -53,6 +56,40 @@ def check_classes(cfg: Any, split: str) -> None:
     )
 
 
+def check_limits(cfg: Any, loader: Any, split: str) -> None:
+    """Warn where images hold more objects than the model can find; let the evaluation count enough of them, in place.
+
+    Args:
+        loader: what was built of ``dataloader.<split>``; loaders of others do not state their objects.
+        split: "train" or "test".
+    """
+    counts = getattr(loader, "objects_per_image", ())
+    if split == "test":
+        _evaluate_enough(cfg, int(max(counts, default=0)))
+    if comm.is_main_process():
+        for told in beyond_limits(counts, Limits.of(cfg), split):
+            logger.warning(told)
+
+
+def _evaluate_enough(cfg: Any, largest: int) -> None:
+    """Raise the number of detections that are evaluated to those of the model, where an image holds more objects."""
+    evaluator, detections = cfg.dataloader.get("evaluator"), Limits.of(cfg).detections
+    if evaluator is None or largest <= USUAL_MAX_DETECTIONS or not detections or detections <= USUAL_MAX_DETECTIONS:
+        return
+    if evaluator.get("max_dets_per_image") is not None or not _takes(evaluator.get("_target_"), "max_dets_per_image"):
+        return
+    evaluator.max_dets_per_image = detections
+    logger.info(
+        f"Test images hold up to {largest} objects: {detections} detections of an image are evaluated in place of "
+        f"{USUAL_MAX_DETECTIONS} (dataloader.evaluator.max_dets_per_image={detections})"
+    )
+
+
+def _takes(target: Any, argument: str) -> bool:
+    function = locate(target) if isinstance(target, str) else target
+    return callable(function) and argument in inspect.signature(function).parameters
+
+
 def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
     """Run ``dataloader.test``, or what was built of it, through the model and its evaluator; the results, on the main
     process."""
@@ -80,6 +117,7 @@ def share_statistics(model: nn.Module) -> None:
 def evaluate_checkpoint(cfg: Any) -> dict:
     """``--eval-only``: evaluate ``train.init_checkpoint``, its averaged weights if it has any."""
     loader = build(cfg, "dataloader.test")
+    check_limits(cfg, loader, "test")
     model = trained_model(cfg)
     check_model_runs(cfg, model)
     return evaluate(cfg, create_ddp_model(model, **ddp_options(cfg)), loader)

@@ -1,14 +1,12 @@
 """What is put right or refused before a run starts."""
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -57,20 +55,6 @@ def ddp_options(cfg: Any) -> dict:
     if not torch.cuda.is_available():
         options["device_ids"] = None  # detectron2 would name a GPU
     return options
-
-
-def make_output_folder(cfg: Any) -> None:
-    """
-    Raises:
-        ConfigError: ``train.output_dir`` cannot be made or written to.
-    """
-    folder = cfg.train.output_dir
-    try:
-        PathManager.mkdirs(folder)
-    except OSError as error:
-        raise ConfigError(f"train.output_dir={folder} cannot be made: {error.strerror or error}") from error
-    if os.path.isdir(folder) and not os.access(folder, os.W_OK):
-        raise ConfigError(f"train.output_dir={folder} cannot be written to")
 
 
 # Keys of which the value, where there is one, must be a whole number of at least 1.

@@ -22,9 +22,10 @@ from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
 from deim.data.loader import clear_deaths_of_workers
+from deim.engine.device_memory import explained_memory
 from deim.engine.early_log import said_later
 from deim.engine.ema import EMAHook
-from deim.engine.evaluation import check_classes, dataset_classes, evaluate, evaluate_checkpoint
+from deim.engine.evaluation import check_classes, check_limits, dataset_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import (
     BestCheckpointer,
@@ -36,19 +37,19 @@ from deim.engine.hooks import (
 from deim.engine.memory import freed_memory_kept
 from deim.engine.model import build_model, prepare_for_training
 from deim.engine.non_finite import NonFiniteGuard
+from deim.engine.output_folder import claim_output_folder, make_output_folder
 from deim.engine.plateau import PlateauHook
 from deim.engine.preemption import PreemptionHook
 from deim.engine.preflight import (
     check_model_runs,
     check_settings,
     ddp_options,
-    make_output_folder,
     settle_device,
     warn_of_unused_parts,
 )
 from deim.engine.start import Start, check_pixels, find_start, load_start, thaw_random_backbone
 from deim.engine.trainer import Trainer
-from deim.engine.writers import build_writers
+from deim.engine.writers import build_writers, main_losses_of
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
@@ -65,14 +66,17 @@ def main(args: Namespace) -> None:
         cfg = load_config(args.config_file, args.opts, getattr(args, "data", None))
         check_settings(cfg, training=not args.eval_only)
         settle_device(cfg)
-        make_output_folder(cfg)
+        make_output_folder(cfg.train.output_dir)
+        resume_run = args.resume or started_again()
+        if not args.eval_only and not resume_run:
+            claim_output_folder(cfg.train.output_dir, getattr(args, "overwrite", False))
         default_setup(cfg, args)
         tell()
     with clear_deaths_of_workers():
         if args.eval_only:
             evaluate_checkpoint(cfg)
         else:
-            train(cfg, resume_run=args.resume or started_again())
+            train(cfg, resume_run)
     if cfg.train.report and not args.eval_only:
         report(cfg)
 
@@ -103,7 +107,9 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     check_pixels(cfg)
     loader = build(cfg, "dataloader.train")
     check_classes(cfg, "train")
-    build(cfg, "dataloader.test")  # a mistake in the test data shows now and not after an epoch
+    check_limits(cfg, loader, "train")
+    # A mistake in the test data shows now and not after an epoch.
+    check_limits(cfg, build(cfg, "dataloader.test"), "test")
     check_classes(cfg, "test")
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
     if scale_to_batch_size(cfg, iters_per_epoch) and comm.is_main_process():
@@ -139,7 +145,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         **ema.may_get_ema_checkpointer(cfg, wrapped),
     )
     trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
-    with freed_memory_kept(torch.device(cfg.train.device)):
+    with freed_memory_kept(torch.device(cfg.train.device)), explained_memory(cfg, trainer):
         trainer.train(_first_iteration(cfg, trainer, checkpointer, start), cfg.train.max_iter)
 
 
@@ -200,7 +206,7 @@ def _hooks(
     if comm.is_main_process():
         saving = PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
         best = BestCheckpointer(period, checkpointer, cfg.train.best_metric)
-        writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch)
+        writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch, main_losses_of(model))
         metrics_file = os.path.join(cfg.train.output_dir, "metrics.json")
         writing = PeriodicWriter(writers, cfg.train.log_period, period, metrics_file)
         plateau = PlateauHook() if cfg.train.warn_of_plateau else None

@@ -3,21 +3,36 @@
 import datetime
 import logging
 import os
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from deim.modeling.losses import Criterion
 
 
 class ProgressPrinter(EventWriter):
-    """One readable line: progress, ETA, total loss, the last layer's losses, times, learning rate.
+    """Print one readable line: progress, ETA, total loss, the last layer's losses, times, learning rate.
 
     A model of this family has up to seventy losses, all of which detectron2's printer would show;
     ``metrics.json`` and TensorBoard have them.
+
+    Args:
+        main_losses: names of the losses to show. None shows each loss whose name does not continue the name of
+            another one, as ``loss_bbox_aux_0`` continues ``loss_bbox``.
     """
 
-    def __init__(self, max_iter: int, iters_per_epoch: int | None = None, window_size: int = 20):
+    def __init__(
+        self,
+        max_iter: int,
+        iters_per_epoch: int | None = None,
+        window_size: int = 20,
+        main_losses: Collection[str] | None = None,
+    ):
+        self.main_losses = main_losses
         self.logger = logging.getLogger("detectron2.utils.events")
         self.max_iter, self.iters_per_epoch, self.window_size = max_iter, iters_per_epoch, window_size
 
@@ -36,9 +51,9 @@ class ProgressPrinter(EventWriter):
         if "time" in histories:
             left = histories["time"].median(1000) * (self.max_iter - storage.iter - 1)
             parts.insert(0, f"eta: {datetime.timedelta(seconds=int(left))}")
-        layers = ("_aux_", "_dn_", "_enc_", "_pre")
-        names = [n for n in histories if n.startswith("loss_") and not any(part in n for part in layers)]
-        parts += [f"{name}: {median(name):.4g}" for name in ["total_loss", *names] if name in histories]
+        parts += [
+            f"{name}: {median(name):.4g}" for name in ["total_loss", *self._shown(histories)] if name in histories
+        ]
         for name in ("time", "data_time"):
             if name in histories:
                 parts.append(f"{name}: {histories[name].avg(self.window_size):.3f}")
@@ -48,13 +63,27 @@ class ProgressPrinter(EventWriter):
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         self.logger.info("  ".join(parts))
 
+    def _shown(self, histories: Iterable[str]) -> list[str]:
+        losses = [name for name in histories if name.startswith("loss_")]
+        if self.main_losses is not None:
+            return [name for name in losses if name in self.main_losses]
+        return [name for name in losses if not any(name.startswith(f"{other}_") for other in losses)]
 
-def build_writers(cfg: Any, max_iter: int, iters_per_epoch: int | None) -> list[EventWriter]:
-    """Console, ``metrics.json``, TensorBoard and, if ``train.wandb.enabled``, Weights & Biases."""
+
+def main_losses_of(model: nn.Module) -> Collection[str] | None:
+    """Return the names of the last layer's losses; None for a model that does not state them."""
+    criterion = getattr(getattr(model, "module", model), "criterion", None)
+    return tuple(criterion.weights) if isinstance(criterion, Criterion) else None
+
+
+def build_writers(
+    cfg: Any, max_iter: int, iters_per_epoch: int | None, main_losses: Collection[str] | None = None
+) -> list[EventWriter]:
+    """Build the writers of a run: console, ``metrics.json``, TensorBoard and, if ``train.wandb.enabled``, Weights & Biases."""
     folder = cfg.train.output_dir
     PathManager.mkdirs(folder)
     writers = [
-        ProgressPrinter(max_iter, iters_per_epoch),
+        ProgressPrinter(max_iter, iters_per_epoch, main_losses=main_losses),
         JSONWriter(os.path.join(folder, "metrics.json")),
         TensorboardXWriter(folder),
     ]

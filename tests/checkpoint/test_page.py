@@ -1,7 +1,5 @@
 """The commands of the page on checkpoints do what it says, on random weights."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from transformers import DFineForObjectDetection
 
 from deim.conversion import convert
 from tests.checkpoint.test_formats import detector, in_their_layout
+from tests.commands import tool
 from tests.conftest import ROOT
 from tests.test_docs import commands
 
@@ -47,9 +46,7 @@ def test_the_five_ways(folder: Path) -> None:
     done = {}
     for words in commands(PAGE):
         if words[0] == "tools/convert_checkpoint.py":
-            result = subprocess.run(
-                [sys.executable, ROOT / words[0], *words[1:]], cwd=folder, capture_output=True, text=True
-            )
+            result = tool("convert_checkpoint.py", *words[1:], cwd=folder)
             assert result.returncode == 0, result.stderr
             done[words[2]] = result.stdout
     assert done.keys() == SAID.keys()

@@ -126,6 +126,7 @@ USED = {
         "get_event_storage": [],
     },
     "detectron2.utils.file_io": {"PathManager": []},
+    "detectron2.utils.registry": {"locate": ["name"]},
     "detrex.layers": {"box_cxcywh_to_xyxy": ["bbox"], "box_xyxy_to_cxcywh": ["bbox"]},
     "detrex.modeling": {"ema": []},
     "detrex.modeling.backbone": {"TimmBackbone": ["model_name", "pretrained", "out_indices"]},

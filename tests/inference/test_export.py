@@ -234,7 +234,7 @@ def test_a_file_of_others_is_told(tmp_path: Path) -> None:
         Large().eval(), (torch.zeros(1, 3, 32, 32, dtype=torch.uint8),), dynamo=True, verbose=False
     )
     program.save(str(tmp_path / "other.onnx"))
-    with pytest.raises(CheckpointError, match=r"was not made by tools/export\.py"):
+    with pytest.raises(CheckpointError, match=r"was not made by deim export"):
         Predictor(tmp_path / "other.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     with pytest.raises(CheckpointError, match=r"broken\.onnx cannot be opened"):

@@ -1,0 +1,78 @@
+"""More objects in an image than a model finds or an evaluation counts."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from detectron2.structures import BoxMode
+from omegaconf import OmegaConf
+
+from deim.config import load_config
+from deim.data.limits import Limits, beyond_limits, describe_counts
+from deim.data.records import CompactRecords
+from deim.engine.evaluation import check_limits
+
+COUNTS = [3, 450, 120, 0]
+
+
+def test_the_counts_are_described() -> None:
+    assert describe_counts([1] * 99 + [300]) == "3.99 on average, 4 at the 99th percentile, 300 at most"
+    assert describe_counts([]) == "no images"
+
+
+@pytest.mark.parametrize(
+    ("split", "limits", "words"),
+    [
+        ("train", Limits(300, 300, None), [["1 train images hold more objects (up to 450)", "num_queries"]]),
+        ("train", Limits(500, 300, None), []),
+        ("train", Limits(None, None, None), []),
+        ("test", Limits(500, 300, 300), [["450 objects", "num_detections"], ["300 detections", "max_dets_per_image"]]),
+        ("test", Limits(500, 500, None), [["100 detections", "max_dets_per_image"]]),
+        ("test", Limits(500, 500, 500), []),
+    ],
+)
+def test_each_limit_names_its_key(split: str, limits: Limits, words: list[list[str]]) -> None:
+    told = beyond_limits(COUNTS, limits, split)
+    assert len(told) == len(words)
+    for sentence, expected in zip(told, words, strict=True):
+        assert all(word in sentence for word in expected), sentence
+
+
+def test_limits_are_read_from_recipes() -> None:
+    assert Limits.of(load_config("deim_dfine/deim_dfine_s_coco")) == Limits(300, 300, None)
+    detrex = OmegaConf.create({"model": {"num_queries": 900, "select_box_nums_for_evaluation": 300}, "dataloader": {}})
+    assert Limits.of(detrex) == Limits(900, 300, None)
+
+
+@pytest.mark.parametrize(
+    ("largest", "overrides", "counted"),
+    [
+        (100, [], None),
+        (101, [], 300),
+        (450, ["model.num_detections=500"], 500),
+        (450, ["+dataloader.evaluator.max_dets_per_image=200"], 200),
+    ],
+)
+def test_the_evaluation_counts_enough_detections(
+    largest: int, overrides: list[str], counted: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = load_config(
+        "deim_dfine/deim_dfine_s_coco", [override.lstrip("+") for override in overrides if "evaluator" not in override]
+    )
+    for override in overrides:
+        if "evaluator" in override:
+            cfg.dataloader.evaluator.max_dets_per_image = int(override.partition("=")[2])
+    with caplog.at_level(logging.INFO, logger="detectron2.deim"):
+        check_limits(cfg, SimpleNamespace(objects_per_image=[2, largest]), "test")
+    assert cfg.dataloader.evaluator.get("max_dets_per_image") == counted
+    told = [message for message in caplog.messages if "are evaluated in place of" in message]
+    assert len(told) == int(counted not in (None, 200))
+    assert any("model.decoder.queries.num_queries" in message for message in caplog.messages) == (largest > 300)
+
+
+def test_records_know_their_objects() -> None:
+    counts = (2, 0, 5)
+    box = {"bbox": [0, 0, 4, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    records = CompactRecords([{"file_name": str(count), "annotations": [box] * count} for count in counts])
+    assert np.array_equal(records.objects_per_image, [2, 0, 5])

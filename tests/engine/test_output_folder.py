@@ -1,0 +1,50 @@
+"""A folder holds one run."""
+
+from pathlib import Path
+
+import pytest
+
+from deim.engine.output_folder import claim_output_folder
+from deim.errors import ConfigError
+from tests.commands import metrics, train_net
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A folder with what a run writes, and a file of the user."""
+    for name in ("metrics.json", "model_best.pth", "last_checkpoint", "config.yaml", "log.txt", "notes.txt"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    (tmp_path / "inference").mkdir()
+    return tmp_path
+
+
+def test_an_earlier_run_is_not_mixed_with(used: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds another run .*--resume.*--overwrite") as raised:
+        claim_output_folder(str(used), overwrite=False)
+    assert str(used) in str(raised.value)
+    assert (used / "metrics.json").exists()
+
+
+def test_overwriting_removes_what_a_run_writes_and_nothing_else(used: Path) -> None:
+    claim_output_folder(str(used), overwrite=True)
+    assert [path.name for path in used.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("names", [(), ("notes.txt",), ("log.txt", "config.yaml", "metrics.json")])
+def test_a_folder_without_a_run_is_used_as_it_is(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    claim_output_folder(str(tmp_path / "missing"), overwrite=False)
+    claim_output_folder(str(tmp_path), overwrite=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_second_run_starts_only_if_it_may(shapes: Path, tmp_path: Path) -> None:
+    short = ["train.max_iter=2", "train.eval_period=0"]
+    assert train_net(shapes, tmp_path, *short).returncode == 0
+    again = train_net(shapes, tmp_path, *short)
+    assert again.returncode == 2
+    assert again.stderr.startswith(f"error: train.output_dir={tmp_path} holds another run")
+    done = train_net(shapes, tmp_path, *short, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert sorted(metrics(tmp_path)) == [0, 1]

@@ -1,0 +1,6 @@
+"""What the process that forks scripts for the tests has imported before; see ``tests.commands.tool``."""
+
+import importlib
+
+for _name in ("torch._dynamo", "torch.utils.tensorboard", "deim.cli.train", "deim.engine.report", "deim.visualization"):
+    importlib.import_module(_name)
