@@ -100,3 +100,12 @@ def test_no_model_needs_float64_where_it_is_missing(monkeypatch: pytest.MonkeyPa
         sum(model.train()(batch([2, 0, 3])).values()).backward()
         with torch.no_grad():
             model.eval()(batch([1]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_run_in_float64(family: str) -> None:
+    model = tiny_model(family=family).double()
+    losses = model.train()(batch([2, 0, 3]))
+    assert {loss.dtype for loss in losses.values()} == {torch.float64}
+    with torch.no_grad():
+        assert model.eval()(batch([1]))[0]["instances"].scores.dtype == torch.float64

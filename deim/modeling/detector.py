@@ -9,6 +9,7 @@ from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from torch import Tensor, nn
 
 from deim.modeling.losses import Criterion
+from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions, Targets
 
 
@@ -147,7 +148,7 @@ def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tenso
         scores (B, N) in descending order, classes (B, N) int64, and boxes (B, N, 4) XYXY relative
         to the image; N is ``count``, or all there are.
     """
-    logits, boxes = predictions.logits[-1].float(), predictions.boxes[-1].float()
+    logits, boxes = (in_full_precision(one[-1]) for one in (predictions.logits, predictions.boxes))
     num_classes = logits.shape[-1]
     flat = logits.flatten(1)
     scores, index = flat.sigmoid().topk(min(count, flat.shape[1]), dim=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deim.devices import supports_float64
+from deim.structures.precision import in_full_precision
 
 
 def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
@@ -32,7 +33,9 @@ def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
     base = (bound + 1) ** (2 / (reg_max - 2))
     steps = torch.arange(1, reg_max // 2, device=bound.device)
     positive = torch.cat([base**steps - 1, 2 * bound])
-    return torch.cat([-positive.flip(0), torch.zeros_like(bound), positive]).float()
+    return torch.cat([-positive.flip(0), torch.zeros_like(bound), positive]).to(
+        torch.promote_types(up.dtype, torch.float32)
+    )
 
 
 def expected_offsets(corners: Tensor, bin_values: Tensor) -> Tensor:
@@ -45,7 +48,7 @@ def expected_offsets(corners: Tensor, bin_values: Tensor) -> Tensor:
     Returns:
         (..., 4) float32.
     """
-    return corners.float().softmax(dim=-1) @ bin_values
+    return in_full_precision(corners).softmax(dim=-1) @ bin_values
 
 
 def offsets_to_boxes(references: Tensor, offsets: Tensor, reg_scale: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deim.structures.precision import in_full_precision
+
 
 @dataclass
 class EdgeDistributions:
@@ -34,8 +36,10 @@ class EdgeDistributions:
         parts = zip(self.corners.split(sizes, dim=2), self.references.split(sizes, dim=1), strict=True)
         return [EdgeDistributions(*part, self.bin_values, self.reg_scale) for part in parts]
 
-    def float(self) -> "EdgeDistributions":
-        return EdgeDistributions(self.corners.float(), self.references.float(), self.bin_values, self.reg_scale)
+    def in_full_precision(self) -> "EdgeDistributions":
+        """In float32, or float64 if they are."""
+        corners, references = in_full_precision(self.corners), in_full_precision(self.references)
+        return EdgeDistributions(corners, references, self.bin_values, self.reg_scale)
 
 
 @dataclass
@@ -68,10 +72,10 @@ class Predictions:
         parts = zip(self.logits.split(sizes, dim=2), self.boxes.split(sizes, dim=2), edges, strict=True)
         return [Predictions(*part) for part in parts]
 
-    def float(self) -> "Predictions":
-        """In float32, as losses are computed whatever the precision of the network."""
-        edges = None if self.edges is None else self.edges.float()
-        return Predictions(self.logits.float(), self.boxes.float(), edges)
+    def in_full_precision(self) -> "Predictions":
+        """In float32, or float64 if they are: losses are computed so whatever the precision of the network."""
+        edges = None if self.edges is None else self.edges.in_full_precision()
+        return Predictions(in_full_precision(self.logits), in_full_precision(self.boxes), edges)
 
 
 @dataclass

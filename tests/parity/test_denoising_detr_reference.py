@@ -53,7 +53,7 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
                 expected[-1] = 1  # says that it is a denoising query
                 box = targets.boxes[image, target].logit()
             torch.testing.assert_close(made.content[image, query], expected)
-            torch.testing.assert_close(made.references[image, query], box)
+            torch.testing.assert_close(made.references[image, query], box, check_dtype=False)
     forbidden = dense_mask(who_sees_whom(made, 4, 0, made.content.device), 10)
     for one in range(10):
         for other in range(10):
@@ -78,7 +78,7 @@ def test_noise_is_as_strong_as_published() -> None:
     limit = torch.tensor([0.2, 0.2, 0.4, 0.4])
     inside = ((boxes + boxes * 0.4) < 0.99).all(dim=-1)  # not clipped at the end of the image
     assert (moved[inside] <= limit + 1e-4).all()
-    torch.testing.assert_close(moved[inside].amax(dim=0), limit, atol=0.01, rtol=0)
+    torch.testing.assert_close(moved[inside].amax(dim=0), limit, atol=0.01, rtol=0, check_dtype=False)
 
 
 def reference(predictions: Predictions, targets: Targets, pairs: list, normalizer: float, layer: int) -> tuple:
@@ -125,7 +125,7 @@ def test_losses_of_dn_detr(counts: list[int]) -> None:
             kept.logits[:, image, padded] = -30.0
         expected = reference(kept, targets, pairs, 5 * sum(counts), layer)
         for name, weight, value in zip(("focal", "bbox", "giou"), (1, 5, 2), expected, strict=True):
-            assert float(found[f"loss_{name}_dn_{layer}"]) == pytest.approx(weight * value, rel=1e-5)
+            assert float(found[f"loss_{name}_dn_{layer}"]) == pytest.approx(weight * value, rel=1e-6)
 
 
 @pytest.mark.parametrize("counts", [[1], [2], [3, 0, 1]], ids=str)
@@ -157,7 +157,7 @@ def test_losses_of_h_detr(counts: list[int]) -> None:
             ]
             expected = reference(groups[name], wanted, pairs, sum(wanted.counts), layer)
             for loss, weight, value in zip(("focal", "bbox", "giou"), (2, 5, 2), expected, strict=True):
-                assert float(found[f"loss_{loss}{suffix}"]) == pytest.approx(weight * value, rel=1e-5), (name, layer)
+                assert float(found[f"loss_{loss}{suffix}"]) == pytest.approx(weight * value, rel=1e-6), (name, layer)
 
 
 def test_patterns_come_one_after_the_other_each_with_all_anchors() -> None:
@@ -185,7 +185,7 @@ def test_anchors_are_embedded_by_their_sines() -> None:
     position, modulated = (randomize(kind(DIM), 0.3) for kind in (AnchorPosition, ModulatedAnchorPosition))
     x, y, w, h = boxes[1, 2].tolist()
     embedded = np.concatenate([sines(v, DIM // 2) for v in (y, x, w, h)])
-    plain = position.box_mlp(torch.tensor(embedded, dtype=torch.float32))
+    plain = position.box_mlp(torch.tensor(embedded, dtype=torch.float64))
     torch.testing.assert_close(position(0, queries, boxes, memory).embedding[1, 2], plain)
     scale = position.scale_mlp(queries[1, 2])
     torch.testing.assert_close(position(1, queries, boxes, memory).embedding[1, 2], plain * scale)
@@ -193,7 +193,7 @@ def test_anchors_are_embedded_by_their_sines() -> None:
     width, height = (modulated.size_mlp(queries[1, 2]).sigmoid() / boxes[1, 2, 2:]).tolist()
     expected = np.concatenate([sines(y, DIM // 2) * height, sines(x, DIM // 2) * width])
     centre = modulated(0, queries, boxes, memory).centre[1, 2]
-    torch.testing.assert_close(centre, torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(centre, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
@@ -227,7 +227,7 @@ def test_cross_attention_looks_at_each_map_by_itself() -> None:
         levels.append((shares.repeat_interleave(width, dim=1) * values).sum(dim=0))
     shares = attention.level_weights(weighing[image, query]).softmax(dim=0)
     expected = attention.output_proj(shares[0] * levels[0] + shares[1] * levels[1])
-    torch.testing.assert_close(found[image, query], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[image, query], expected, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
@@ -238,6 +238,6 @@ def test_mixed_selection_takes_the_position_from_the_box_and_learns_the_content(
     assert made.num_one_to_many == 2
     torch.testing.assert_close(made.content[0], queries.content.weight)
     box = made.references[0, 1].sigmoid().tolist()
-    embedded = torch.tensor(np.concatenate([sines(v, DIM // 2) for v in box]), dtype=torch.float32)
+    embedded = torch.tensor(np.concatenate([sines(v, DIM // 2) for v in box]), dtype=torch.float64)
     expected = queries.box_norm(queries.box_projection(embedded))[:DIM]
-    torch.testing.assert_close(made.position[0, 1], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made.position[0, 1], expected, rtol=1e-6, atol=1e-6)

@@ -68,7 +68,7 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
     }
     assert set(found) == set(expected) == set(criterion.weight_dict)
     for name, value in expected.items():
-        assert float(found[name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+        assert float(found[name]) == pytest.approx(value, rel=1e-6, abs=1e-9), name
         assert criterion.weight_dict[name] == WEIGHTS["_".join(name.split("_")[:2])]
         found[name] *= criterion.weight_dict[name]  # in place, as models do
 
@@ -173,7 +173,7 @@ def test_equal_to_the_criterion_of_dino(counts: list[int], binary: bool, monkeyp
         )
         assert set(found) == set(expected)
         for name, value in expected.items():
-            assert float(found[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
+            assert float(found[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
 
 
 def _without_dn(criterion, outputs: dict, targets: list[dict]) -> dict:

@@ -245,7 +245,7 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
         expected = reference_losses(kind, groups, targets, denoising)
         assert set(found) == set(expected)
         for name, value in expected.items():
-            assert float(found[name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+            assert float(found[name]) == pytest.approx(value, rel=1e-6, abs=1e-9), name
 
 
 @pytest.mark.parametrize("kind", ["mal", "vfl"])
@@ -264,7 +264,7 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
         assert set(found) == set(expected)
         for name, value in expected.items():
             weight = criterion.weights["_".join(name.split("_")[:2])]
-            assert float(found[name]) == pytest.approx(weight * value, rel=1e-5, abs=1e-6), name
+            assert float(found[name]) == pytest.approx(weight * value, rel=1e-6, abs=1e-9), name
 
 
 def test_weights_of_positives_and_negatives() -> None:
@@ -298,14 +298,14 @@ def test_the_temperature_of_the_distillation() -> None:
 
     for options, temperature in (({}, 5.0), ({"temperature": 2.0}, 2.0)):
         found = functional.decoupled_distillation_loss(student, teacher, **options)
-        assert float(found[1, 0, 1, 2]) == pytest.approx(divergence(temperature), rel=1e-4)
+        assert float(found[1, 0, 1, 2]) == pytest.approx(divergence(temperature), rel=1e-6)
     groups, targets, _ = make_case(0, [2, 1])
     main = {"main": groups["main"]}
     terms = [
         Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0}, temperature=one)(main, targets)
         for one in (5.0, 2.0)
     ]
-    assert float(terms[0]["loss_ddf_0"]) != pytest.approx(float(terms[1]["loss_ddf_0"]), rel=1e-2)
+    assert float(terms[0]["loss_ddf_0"]) != pytest.approx(float(terms[1]["loss_ddf_0"]), rel=1e-3)
     single = Predictions(*(part[:1] for part in (groups["main"].logits, groups["main"].boxes)), groups["main"].edges)
     single.edges.corners = single.edges.corners[:1]
     assert not Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0})({"main": single}, targets)

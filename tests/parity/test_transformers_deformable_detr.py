@@ -153,10 +153,10 @@ def test_losses_and_gradients_equal_transformers(name: str) -> None:
     for theirs_suffix, ours_suffix in suffixes.items():
         for kind, ours_kind in names.items():
             wanted = expected.loss_dict[f"loss_{kind}{theirs_suffix}"] * scales[kind]
-            torch.testing.assert_close(losses[f"loss_{ours_kind}{ours_suffix}"], wanted, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(losses[f"loss_{ours_kind}{ours_suffix}"], wanted, rtol=1e-6, atol=1e-9)
 
     total = sum(losses.values())
-    torch.testing.assert_close(total, expected.loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(total, expected.loss, rtol=1e-6, atol=0)
     total.backward()
     expected.loss.backward()
     for parameter in theirs.parameters():
@@ -165,7 +165,7 @@ def test_losses_and_gradients_equal_transformers(name: str) -> None:
     for parameter_name, parameter in ours.named_parameters():
         if parameter.grad is not None:
             norm = parameter.grad.norm()
-            torch.testing.assert_close(norm, wanted[parameter_name].norm(), rtol=1e-4, atol=1e-5, msg=parameter_name)
+            torch.testing.assert_close(norm, wanted[parameter_name].norm(), rtol=1e-6, atol=1e-6, msg=parameter_name)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -42,4 +42,4 @@ def test_features_equal_transformers(size: tuple[int, int]) -> None:
     assert list(found) == ["p1", "p2", "p3"]
     for name, feature in zip(found, expected, strict=True):
         assert feature.std() > 0.1, "the comparison must not be of constants"
-        torch.testing.assert_close(found[name], feature, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[name], feature, rtol=1e-6, atol=1e-6)

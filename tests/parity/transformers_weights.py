@@ -80,7 +80,7 @@ def assert_predict_alike(ours: nn.Module, theirs: nn.Module, size: tuple[int, in
     assert_same_predictions(groups["main"], expected.logits, expected.pred_boxes)
 
 
-def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, tolerance: float = 1e-4) -> None:
+def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, tolerance: float = 1e-6) -> None:
     """The last layer's logits (B, Q, K) and boxes (B, Q, 4) are these, for the queries in any order.
 
     Queries come in the order of their tokens' scores, which for scores that are equal up to rounding

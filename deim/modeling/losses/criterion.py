@@ -127,7 +127,7 @@ class Criterion(nn.Module):
                 f"criterion.supervision names {', '.join(missing)}, but the decoder predicts only {', '.join(groups)}: "
                 "take them out, or give the decoder the part that predicts them"
             )
-        predictions = [groups[s.group].float() for s in active]
+        predictions = [groups[s.group].in_full_precision() for s in active]
         assigned = assign(active, predictions, targets, denoising, self.matcher, self.use_union)
         fits = fits_of([one.boxes for one in predictions], [one.boxes for one in assigned], targets.boxes)
         qualities = ious_of([one.boxes for one in predictions], [one.classes for one in assigned], targets.boxes)

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from deim.modeling.matching.cost import MatchingCost
+from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions, Targets
 
 
@@ -83,7 +84,7 @@ class HungarianMatcher:
         costs: dict[int, Tensor] = {}
         for alike in kinds.values():
             logits, boxes = (
-                torch.cat([getattr(groups[i], name).float() for i in alike]) for name in ("logits", "boxes")
+                torch.cat([in_full_precision(getattr(groups[i], name)) for i in alike]) for name in ("logits", "boxes")
             )
             parts = self.cost(logits, boxes, targets[alike[0]]).split([len(groups[i].logits) for i in alike])
             costs.update(zip(alike, parts, strict=True))
