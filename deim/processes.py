@@ -1,5 +1,6 @@
 """Processes of a run: how they are started, and how long they live."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -63,12 +64,20 @@ def obey_parent_alone() -> None:
 
 def _watch(wait: Callable[[int], None], grace: float = 0.0) -> None:
     """End this process once its parent has ended; ``wait`` is called again and again until then."""
-    parent = psutil.Process(os.getppid())
+    # A fork server is the parent of what it forks, but not the process that asked for it.
+    asked_by = multiprocessing.parent_process()
+    pid = os.getppid() if asked_by is None or asked_by.pid is None else asked_by.pid
+    parent, is_child = psutil.Process(pid), os.getppid() == pid
+
+    def lives() -> bool:
+        if not parent.is_running():
+            return False
+        # A parent that has ended may stay as a zombie. Its children get another parent, except on Windows.
+        return os.getppid() == pid if is_child else parent.status() != psutil.STATUS_ZOMBIE
 
     def watch() -> None:
-        # Elsewhere than on Windows, a process without a parent gets another one.
-        while os.getppid() == parent.pid and parent.is_running():
-            wait(parent.pid)
+        while lives():
+            wait(pid)
         time.sleep(grace)
         os._exit(1)
 

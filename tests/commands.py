@@ -71,6 +71,7 @@ def _run_script(
     for stream, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
     sys.stdin = io.StringIO()
+    multiprocessing.set_start_method(None, force=True)  # of worker processes: that of a run that is started as usual
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
