@@ -26,7 +26,7 @@ _DETECTOR_PARTS = re.compile(
     r"bbox_head|rpn_head|sem_seg_head|head\.cls_convs)\b"
 )
 # A backbone of another library may have parameters that a classifier lacks, such as a feature pyramid or norms of
-# features. At least this share of its tensors must be in the file.
+# features. At least this share of the tensors of the classifier's network must be in the file.
 _MIN_SHARE = 0.75
 
 
@@ -40,6 +40,7 @@ class BackboneMatch:
         missing: names in the backbone that the file lacks.
         used: names in the file that the backbone has.
         left: names in the file that the backbone lacks.
+        outer: prefix of the module that the file is of, such as ``net.`` inside of a feature pyramid; "" for all.
     """
 
     weights: dict[str, Tensor]
@@ -47,12 +48,14 @@ class BackboneMatch:
     missing: list[str]
     used: set[str]
     left: list[str]
+    outer: str
 
     @property
     def share(self) -> float:
-        """The share of the backbone's tensors that the file has, in [0, 1]."""
+        """The share of the tensors of the ``outer`` module that the file has, in [0, 1]."""
         found = len(self.weights) + len(self.resized)
-        return found / max(found + len(self.missing), 1)
+        missing = sum(name.startswith(self.outer) for name in self.missing)
+        return found / max(found + missing, 1)
 
     @property
     def is_whole_stage(self) -> bool:
@@ -122,6 +125,7 @@ def _match(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Backbo
         missing=[name for name in state if name not in found and not name.endswith(COMPUTED)],
         used=set(found.values()),
         left=sorted(name for name in weights.keys() - set(found.values()) if not name.endswith(COMPUTED)),
+        outer=outer,
     )
 
 
