@@ -103,10 +103,11 @@ def test_pictures_for_the_comparison(shapes: Path) -> None:
         ),
         ("kernels --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1", {"kernels", "ms", "share"}),
         ("model --recipe={recipe} --size=128", {"part", "M parameters", "M deployed", "G multiply-adds"}),
-        (
+        pytest.param(
             "train-step --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1 "
             "--with=train.activation_checkpointing=[backbone]",
             {"run", "step, ms", "forward, ms", "criterion, ms", "backward, ms", "update, ms", "memory, MiB"},
+            marks=pytest.mark.long,
         ),
     ],
 )

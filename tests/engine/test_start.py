@@ -86,7 +86,8 @@ def test_a_run_in_a_process_of_its_own(shapes: Path, web: Web, tmp_path: Path, m
     for name, value in web.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     arguments = [*SMALL, *data_overrides(shapes), f"train.output_dir={tmp_path}/run", "train.max_iter=1"]
-    done = tool("train_net.py", "--config-file", RECIPE, *arguments, "model.backbone.weights=imagenet")
+    done = tool("train_net.py", "--config-file", RECIPE, *arguments, "model.backbone.weights=imagenet",
+                launcher=("-u",))  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"Downloading {ADDRESS} to {tmp_path}" in done.stdout
     assert "Loaded the backbone from" in done.stdout
