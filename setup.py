@@ -69,7 +69,7 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.60",
         "cloudpickle>=2.2",
-        "gdown>=6.1",  # published weights, of which some lie on Google Drive
+        "gdown>=6.3",  # published weights, of which some lie on Google Drive
         "tabulate>=0.9",
         "termcolor>=2.3",
         "tensorboard>=2.14",

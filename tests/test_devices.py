@@ -5,14 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from deim import devices
+from deim.cli.benchmark import _note_emulation
 from deim.devices import choose_device, device_for_training, reason_against, supports_float64
 from deim.engine.preflight import settle_device
 from deim.errors import ConfigError
-from tests.models import FAMILIES, batch, tiny_model
+from deim.inference.runner import TorchRunner
+from deim.inference.source import TrainedModel
+from tests.models import FAMILIES, batch, recipe, tiny_model
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False) -> None:
@@ -109,3 +113,27 @@ def test_models_run_in_float64(family: str) -> None:
     assert {loss.dtype for loss in losses.values()} == {torch.float64}
     with torch.no_grad():
         assert model.eval()(batch([1]))[0]["instances"].scores.dtype == torch.float64
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_half_on_a_cpu_needs_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, supported: bool
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_computes", lambda dtype: supported)
+    cfg = recipe("deim_dfine_n_shapes", "model.backbone.weights=")
+    trained = TrainedModel(instantiate(cfg.model), cfg, ["a"])
+    runner = TorchRunner(trained, torch.device("cpu"), half=True)
+    assert runner.half is supported
+    assert ("half is ignored" in caplog.text) is not supported
+    in_half = any(parameter.dtype == torch.float16 for parameter in runner.model.parameters())
+    assert in_half is supported
+
+
+def test_measurements_of_emulated_precision_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_computes", lambda dtype: False)
+    _note_emulation("cpu", None)
+    assert capsys.readouterr().out == ""
+    _note_emulation("cpu", "bfloat16")
+    assert "bfloat16 is emulated" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from deim.benchmarks import (
     memory,
     training,
 )
+from deim.devices import PRECISIONS, choose_device, reason_against
 from deim.errors import ConfigError
 
 
@@ -149,17 +150,27 @@ def _dataloader(args: argparse.Namespace) -> None:
         dataloader.run(args.json_file, args.image_root, *how)
 
 
+def _note_emulation(device: str, dtype: str | None) -> None:
+    """Say so where a device only emulates the precision that is measured."""
+    reason = reason_against(choose_device(device), PRECISIONS[dtype]) if dtype else None
+    if reason is not None:
+        print(f"note: {reason}, so that {dtype} is emulated; deim itself computes in float32 here", flush=True)
+
+
 def _training(args: argparse.Namespace) -> None:
+    _note_emulation(args.device, args.amp)
     batch = (args.images, args.objects, args.size)
     training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.others, args.json)
 
 
 def _latency(args: argparse.Namespace) -> None:
+    _note_emulation(args.device, "float16" if args.half else None)
     how = (args.device, args.compile, args.half, args.json)
     latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *how)
 
 
 def _kernels(args: argparse.Namespace) -> None:
+    _note_emulation(args.device, args.amp)
     kernels.run(args.recipe, (args.images, args.objects, args.size), args.rounds, args.device, args.amp, args.json)
 
 

@@ -1,5 +1,6 @@
 """What carries out a model: torch here, exported files elsewhere. All take and give the same."""
 
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 from deim.config import build
 from deim.cores import share_cores
 from deim.data.mapper import DetectionMapper
+from deim.devices import reason_against
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
 from deim.inference.source import TrainedModel
+
+logger = logging.getLogger("detectron2.deim")
 
 
 class Runner(Protocol):
@@ -43,7 +47,7 @@ class TorchRunner:
     """A model of torch in its deployed form.
 
     Args:
-        half: float16 where torch deems it safe (autocast).
+        half: float16 where torch deems it safe (autocast), on a device that computes in it.
         compile: by ``torch.compile``.
         cuda_graph: replay what was recorded for batches of a shape; see :func:`to_deployment`.
 
@@ -59,6 +63,10 @@ class TorchRunner:
         compile: bool = False,
         cuda_graph: bool = False,
     ):
+        reason = reason_against(device, torch.float16) if half else None
+        if reason is not None:
+            logger.warning(f"half is ignored, and predictions are made in float32: {reason}")
+            half = False
         self.device, self.half = device, half
         self.class_names = trained.class_names
         self.mapper = build(trained.config, "dataloader.test.mapper")
