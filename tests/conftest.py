@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
 
 import deim  # noqa: F401 - first: it supplies detectron2 and detrex where they are missing
 from deim.checkpoint import download
+from deim.cores import available_cores
 from deim.data.datasets.shapes import write_shapes
 from tests.web import redirect
 
@@ -30,6 +31,11 @@ needs_utf8 = pytest.mark.skipif(
 # Workers of a parallel test run share the cores; their thread pools would only fight each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes ``-n auto`` means: one more than cores, since tests also wait for processes of their own."""
+    return len(available_cores()) + 1
 
 
 def long_but_for(kept: Iterable, names: Iterable) -> list:

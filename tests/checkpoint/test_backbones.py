@@ -56,7 +56,9 @@ def test_of_a_detector_and_alone(to: str, tmp_path: Path, caplog: pytest.LogCapt
         (PResNet(34), "PResNet(depth=34)"),
         (build_resnet(101), "build_resnet(depth=101)"),
         (build_swin("tiny"), 'build_swin(size="tiny", window_size=7)'),
-        (build_swin("tiny", window_size=12), 'build_swin(size="tiny", window_size=12)'),
+        pytest.param(
+            build_swin("tiny", window_size=12), 'build_swin(size="tiny", window_size=12)', marks=pytest.mark.long
+        ),
     ],
     ids=["hgnetv2-s", "hgnetv2-l", "presnet", "resnet", "swin", "swin-384"],
 )

@@ -52,7 +52,8 @@ def test_a_run_is_resumed_and_evaluated(family: str, shapes: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("several_processes")
-@pytest.mark.parametrize("family", ONE_OF_DETRS)
+@pytest.mark.long
+@pytest.mark.parametrize("family", DETRS)
 def test_two_processes_train_like_one(
     family: str,
     shapes: Path,

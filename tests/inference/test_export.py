@@ -34,7 +34,7 @@ def operators(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
-@pytest.mark.parametrize("family", long_but_for({"dfine", "deformable"}, FAMILIES))
+@pytest.mark.parametrize("family", long_but_for({"dfine"}, FAMILIES))
 def test_every_family_runs_in_onnx_runtime_and_openvino(family: str, tmp_path: Path) -> None:
     trained = load_trained(str(write_checkpoint(tmp_path / "model.pth", family)))
     exported = export_onnx(trained, tmp_path / "model.onnx", ExportOptions(size=(96, 128)))
@@ -62,7 +62,8 @@ def test_images_of_any_size(checkpoint: Path, tmp_path: Path, photos: Path) -> N
     assert [one.image_size for one in found] == [(96, 128), (128, 96), (96, 96), (200, 160), (64, 300)]
 
 
-@pytest.mark.parametrize("family", [pytest.param("dfine", marks=pytest.mark.long), "deformable"])
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["dfine", "deformable"])
 def test_without_grid_sampling(family: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model.pth", family)
     lines: list[str] = []

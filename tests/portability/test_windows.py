@@ -90,6 +90,7 @@ def test_predicting_works(trained: tuple[Path, str], shapes: Path, tmp_path: Pat
     assert "wrote pictures of 2" in done.stdout
 
 
+@pytest.mark.long
 def test_exporting_works(trained: tuple[Path, str], tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     done = run("-m", "deim", "export", str(trained[0] / "model_final.pth"), "--output", str(tmp_path / "model.onnx"))
