@@ -43,6 +43,6 @@ def get_config_file(name: str) -> str:
     path = shipped_folder("projects") / system / "configs" / f"{recipe}.py"
     if not path.is_file():
         raise ConfigError(
-            f"there is no recipe {name!r}; the nearest names are {nearest(name)} (deim.model_zoo.available() has all)"
+            f"there is no recipe {name!r}; the nearest names are {nearest(name)} (deim zoo lists all)"
         )
     return str(path)

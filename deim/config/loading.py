@@ -94,7 +94,7 @@ def find_config(path: str) -> str:
         return get_config_file(path)
     raise ConfigError(
         f"config file {path} does not exist, nor is it the name of a recipe; the nearest names are {nearest(path)} "
-        "(deim.model_zoo.available() has all)"
+        "(deim zoo lists all)"
     )
 
 
