@@ -42,7 +42,5 @@ def get_config_file(name: str) -> str:
     system, _, recipe = name.partition("/")
     path = shipped_folder("projects") / system / "configs" / f"{recipe}.py"
     if not path.is_file():
-        raise ConfigError(
-            f"there is no recipe {name!r}; the nearest names are {nearest(name)} (deim zoo lists all)"
-        )
+        raise ConfigError(f"there is no recipe {name!r}; the nearest names are {nearest(name)} (deim zoo lists all)")
     return str(path)

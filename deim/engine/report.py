@@ -22,7 +22,7 @@ from deim.analysis.judging import CORRECT, IGNORED
 from deim.config import build
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays, boxes_of
-from deim.engine.evaluation import check_classes, trained_model
+from deim.engine.evaluation import check_classes, check_limits, trained_model
 from deim.engine.preflight import settle_device
 from deim.errors import ConfigError
 from deim.visualization import draw_metrics
@@ -105,6 +105,7 @@ def run_on_test_images(cfg: Any) -> Evaluated:
     """Evaluate ``train.init_checkpoint`` on ``dataloader.test``."""
     loader = build(cfg, "dataloader.test")
     check_classes(cfg, "test")
+    check_limits(cfg, loader, "test")
     model, collector = trained_model(cfg).eval(), Collector()
     results = inference_on_dataset(model, loader, [build(cfg, "dataloader.evaluator"), collector])
     found = [

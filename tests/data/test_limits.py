@@ -1,11 +1,17 @@
 """More objects in an image than a model finds or an evaluation counts."""
 
+import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from detectron2.structures import BoxMode
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
 from omegaconf import OmegaConf
 
 from deim.config import load_config
@@ -76,3 +82,24 @@ def test_records_know_their_objects() -> None:
     box = {"bbox": [0, 0, 4, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     records = CompactRecords([{"file_name": str(count), "annotations": [box] * count} for count in counts])
     assert np.array_equal(records.objects_per_image, [2, 0, 5])
+
+
+def test_the_evaluation_of_crowded_images_depends_on_the_number(tmp_path: Path) -> None:
+    """150 objects that are all found: 100 detections leave out a third of them."""
+    corners = torch.cartesian_prod(torch.arange(15.0), torch.arange(10.0)) * 20
+    objects = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": [x, y, 10.0, 10.0], "area": 100.0, "iscrowd": 0}
+        for number, (x, y) in enumerate(corners.tolist(), 1)
+    ]
+    content = {"images": [{"id": 1, "file_name": "a.jpg", "width": 400, "height": 400}], "annotations": objects}
+    path = tmp_path / "crowded.json"
+    path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "a"}]}), encoding="utf-8")
+    register_coco_instances(name := f"crowded_{tmp_path.name}", {}, str(path), str(tmp_path))
+    DatasetCatalog.get(name)
+    found = Instances((400, 400), pred_boxes=Boxes(torch.cat([corners, corners + 10], dim=1)))
+    found.scores, found.pred_classes = torch.linspace(1, 0.5, 150), torch.zeros(150, dtype=torch.long)
+    for counted, expected in ((None, 66.3), (300, 100.0)):
+        evaluator = COCOEvaluator(name, max_dets_per_image=counted)
+        evaluator.reset()
+        evaluator.process([{"image_id": 1}], [{"instances": found}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(expected, abs=0.1)
