@@ -15,6 +15,17 @@ from deim.data.datasets.shapes import CLASSES, draw_image
 from tests.models import FAMILIES, randomize, recipe
 
 
+@pytest.fixture(autouse=True)
+def unlimited_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a limit of instructions that is meant for torch from OpenVINO.
+
+    OpenVINO has a oneDNN of its own, which reads the same variable and then generates no code ("bad combination").
+    """
+    # From its first convolution on, torch does not look at the variable again.
+    torch.nn.functional.conv2d(torch.ones(1, 16, 32, 32), torch.ones(16, 16, 3, 3))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+
+
 def checkpoint_recipe(family: str = "dfine"):
     """A recipe with keys that the command line has set."""
     return recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
