@@ -39,9 +39,8 @@ def tool(name: str, *arguments: str, launcher: tuple[str, ...] = (), cwd: Path =
     With a ``launcher``, it starts as any other.
     """
     if launcher:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *launcher, str(ROOT / "tools" / name), *arguments]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=_TIMEOUT)
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_TIMEOUT)
     return _forked(cwd, str(ROOT / "tools" / name), *arguments)
 
 

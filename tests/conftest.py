@@ -28,7 +28,8 @@ needs_utf8 = pytest.mark.skipif(
     codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8",
     reason="torch's compiler reads its own files, and the system names of files, in the locale's encoding",
 )
-# Workers of a parallel test run share the cores; their thread pools would only fight each other.
+# Workers of a parallel test run share the cores; their thread pools would only fight each other. Processes that tests start
+# inherit it: runs are equal to the bit only with the same number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT))
 

@@ -50,7 +50,7 @@ def start(
         return subprocess.Popen(
             line,
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, **environment},
             stdout=out,
             stderr=err,
             start_new_session=True,
