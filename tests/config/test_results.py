@@ -2,12 +2,14 @@
 
 import ast
 import re
+from dataclasses import fields
 
 import pytest
 
 from deim import model_zoo
-from deim.config import published
+from deim.config import load_config, published
 from deim.config.results import RESULTS
+from deim.schedule import Schedule
 from tests.conftest import ROOT
 
 
@@ -58,3 +60,8 @@ def test_files_of_the_authors_state_the_result_of_their_recipe() -> None:
     for one in published.PUBLISHED:
         if one.data == "coco" and not one.recipe.startswith(others):
             assert one.average_precision == RESULTS[one.recipe].average_precision
+
+
+@pytest.mark.parametrize("name", [name for name in model_zoo.available() if not name.startswith(("dino_", "dab_"))])
+def test_every_key_of_the_schedule_can_be_set_in_every_recipe(name: str) -> None:
+    assert {field.name for field in fields(Schedule)} <= set(load_config(name).schedule)
