@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("dataloader", help="training images per second")
-    parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
+    _add_peer(parser)
     parser.add_argument("--json-file", help="COCO-format annotations of your own images; else some are drawn")
     parser.add_argument("--image-root")
     parser.add_argument("--batches", type=int, default=20, help="how many batches of 16 to time")

@@ -1,4 +1,4 @@
-"""Check a data set before training: counts, classes, sizes, problems, pictures.
+"""Check a data set before training: counts, classes, sizes, problems, sample images.
 
     deim check-data --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data --output check
 
@@ -17,7 +17,7 @@ from deim.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--split", choices=("train", "test"), default="train")
-    parser.add_argument("--output", default="check", help="folder for the pictures")
+    parser.add_argument("--output", default="check", help="folder for the drawn images")
     parser.add_argument("--skip-images", action="store_true", help="do not decode every image")
     parser.add_argument("--images", type=int, default=12, help="how many images to draw")
 

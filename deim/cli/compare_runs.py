@@ -1,4 +1,4 @@
-"""Compare runs: a table of their scores, and a picture of their AP.
+"""Compare runs: a table of their scores, and a plot of their AP.
 
 deim compare-runs output/first output/second --output runs.png
 """

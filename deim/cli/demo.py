@@ -2,7 +2,7 @@
 
     deim demo output/deim_dfine_s_coco/model_best.pth
 
-Drop a picture on the page, and move the threshold. Only this machine can open the page, unless --host says otherwise.
+Drop an image on the page, and move the threshold. Only this machine can open the page, unless --host says otherwise.
 Needs the extra packages of pip install 'deim[demo]'.
 """
 

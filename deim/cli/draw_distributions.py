@@ -12,11 +12,11 @@ from deim.inference.source import load_trained
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("picture")
+    parser.add_argument("image")
     parser.add_argument("--output", required=True, help="the PNG to write")
     parser.add_argument("--objects", type=int, default=3, help="how many detections to draw")
 
 
 def run(args: argparse.Namespace) -> None:
-    draw_edges(load_trained(args.model, args.weights), args.picture, args.output, args.objects)
+    draw_edges(load_trained(args.model, args.weights), args.image, args.output, args.objects)
     print(f"wrote {args.output}")

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: gather for TensorRT, else grid_sample; plugin is for TensorRT alone",
     )
     parser.add_argument("--opset", type=int, default=OPSETS.start)
-    parser.add_argument("--images", help="a folder of pictures to compare on, and to calibrate int8 with")
+    parser.add_argument("--images", help="a folder of images to compare on, and to calibrate int8 with")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Detect objects in pictures and videos.
+"""Detect objects in images and videos.
 
     deim predict output/deim_dfine_s_coco/model_best.pth photos --output found
     deim predict deim_dfine_s.onnx traffic.mp4 --output found --save pictures csv
@@ -18,7 +18,7 @@ from deim.inference.writers import WRITERS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, exported=True)
-    parser.add_argument("sources", nargs="+", help="pictures, folders, patterns, videos, or the number of a camera")
+    parser.add_argument("sources", nargs="+", help="images, folders, patterns, videos, or the number of a camera")
     parser.add_argument("--output", required=True, help="the folder to write to")
     parser.add_argument("--save", nargs="+", choices=tuple(WRITERS), default=["pictures"], help="default: pictures")
     parser.add_argument("--threshold", type=float, default=0.4, help="lowest score that counts")

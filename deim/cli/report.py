@@ -1,4 +1,4 @@
-"""Write an HTML page about a finished run: scores, classes, errors, thresholds, pictures.
+"""Write an HTML page about a finished run: scores, classes, errors, thresholds, sample images.
 
     deim report output/deim_dfine_s_coco
 

@@ -2,7 +2,7 @@
 
     deim verify --peer path/to/official/DEIM --json-file instances.json --image-root images
 
-Both get the same weights, pictures and noise. Needs what the official code needs: torchvision, faster-coco-eval.
+Both get the same weights, images and noise. Needs what the official code needs: torchvision, faster-coco-eval.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from deim.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", required=True, help="a checkout of the official code of DEIM")
-    parser.add_argument("--json-file", required=True, help="COCO-format annotations of pictures to train on")
+    parser.add_argument("--json-file", required=True, help="COCO-format annotations of images to train on")
     parser.add_argument("--image-root", required=True)
     parser.add_argument("--recipes", nargs="+", help="names; default: all that the official code has")
-    parser.add_argument("--size", type=int, default=320, help="of the square pictures")
-    parser.add_argument("--batches", type=int, default=4, help="of two pictures, which the steps go through")
+    parser.add_argument("--size", type=int, default=320, help="of the square images")
+    parser.add_argument("--batches", type=int, default=4, help="of two images, which the steps go through")
     parser.add_argument("--steps", type=int, default=20, help="of training")
     parser.add_argument(
         "--every-token",

@@ -218,8 +218,10 @@ def prepare_worker(worker_id: int) -> None:
     obey_parent_alone()
 
 
-def usual_workers() -> int:
-    """Return the usual number of worker processes: 4, or fewer where this process has fewer cores."""
+def workers_of(asked: int | None) -> int:
+    """Return the number of worker processes: what is asked for, or 4, or fewer where this process has fewer cores."""
+    if asked is not None:
+        return asked
     cores = len(available_cores()) // max(comm.get_local_size(), 1)
     return min(max(cores, 1), 4)
 
@@ -242,7 +244,7 @@ def build_train_loader(
         dataset: detectron2 records.
         mapper: record -> sample, as any mapper of detectron2 or detrex; or a staged one.
         total_batch_size: images per iteration over all processes.
-        num_workers: worker processes of this process; 0 loads in the main one; None for :func:`usual_workers`.
+        num_workers: worker processes of this process; 0 loads in the main one; None for :func:`workers_of`.
         seed: negative draws one that all processes share.
         mixup: blends neighbours of the global batch in the stage of Dense O2O.
         unreadable_images_allowed: in place of an image that cannot be read another one is taken, and the log says so,
@@ -264,8 +266,7 @@ def build_train_loader(
     seed = comm.shared_random_seed() if seed < 0 else seed
     sampler = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
     mapped = MappedDataset(dataset, mapper, sampler, mixup, skip_unreadable=unreadable_images_allowed > 0)
-    workers = usual_workers() if num_workers is None else num_workers
-    return TrainLoader(mapped, sampler, workers, unreadable_images_allowed)
+    return TrainLoader(mapped, sampler, workers_of(num_workers), unreadable_images_allowed)
 
 
 def build_test_loader(
@@ -280,7 +281,7 @@ def build_test_loader(
     Args:
         num_workers: as for :func:`build_train_loader`.
     """
-    num_workers = usual_workers() if num_workers is None else num_workers
+    num_workers = workers_of(num_workers)
     loader = build_detection_test_loader(
         dataset,
         mapper=mapper,
