@@ -1,13 +1,13 @@
 """Configs: loading, changing, building."""
 
 from deim.config.building import build
+from deim.config.detrex import with_deim_criterion
 from deim.config.loading import find_config, get_config, get_detrex_config, load_config
 from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr
 from deim.config.switches import (
     SWITCHES,
     is_on,
     switch,
-    with_deim_criterion,
     with_deim_loss,
     with_denoising,
     with_dense_o2o,

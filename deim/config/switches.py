@@ -17,7 +17,7 @@ from deim.data.mixup import Mixup
 from deim.data.mosaic import Mosaic
 from deim.errors import ConfigError
 from deim.modeling.decoder import BoxPosition, DistributionRefinement, IterativeRefinement
-from deim.modeling.losses import DetrexCriterion, Supervision
+from deim.modeling.losses import Supervision
 from deim.modeling.queries import ContrastiveDenoising, LearnedQueries
 
 # A group of predictions -> the one of the boxes that FDR starts from, and what its loss names end with.
@@ -52,28 +52,6 @@ def _with_classification(model: Any, name: str, alpha: float | None, gamma: floa
     criterion.weights = {f"loss_{name}": 1.0, **{k: v for k, v in criterion.weights.items() if k != former}}
     criterion.classification = name
     criterion.alpha, criterion.gamma = alpha, gamma
-    return model
-
-
-def with_deim_criterion(model: Any, classification: str = "mal") -> Any:
-    """DEIM's loss, and matching of all layers at once, for a model of detrex: its criterion is exchanged.
-
-    Args:
-        model: a config of detrex with a ``criterion`` that has a ``weight_dict``.
-        classification: "mal", "vfl" or "focal". The weights of boxes stay what they are, that of the first two
-            becomes 1.
-    """
-    former = model.criterion
-    weights = {name: former.weight_dict[name] for name in ("loss_class", "loss_bbox", "loss_giou")}
-    if classification != "focal":
-        weights["loss_class"] = 1.0
-    model.criterion = LazyCall(DetrexCriterion)(
-        num_classes="${..num_classes}" if "num_classes" in model else former.num_classes,
-        classification=classification,
-        weight_dict=weights,
-        two_stage_binary_cls=former.get("two_stage_binary_cls", False),
-        group_nums="${..group_nums}" if "group_nums" in model else 1,
-    )
     return model
 
 

@@ -111,6 +111,6 @@ class Targets:
         """From one (n_i,) and one (n_i, 4) tensor per image."""
         return Targets(
             torch.nn.utils.rnn.pad_sequence([one.long() for one in labels], batch_first=True),
-            torch.nn.utils.rnn.pad_sequence([one.float() for one in boxes], batch_first=True),
+            torch.nn.utils.rnn.pad_sequence([in_full_precision(one) for one in boxes], batch_first=True),
             [len(one) for one in labels],
         )

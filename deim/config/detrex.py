@@ -1,0 +1,130 @@
+"""DEIM's criterion for models of detrex."""
+
+from typing import Any
+
+import torch
+from detectron2.config import LazyCall, instantiate
+from torch import Tensor, nn
+
+from deim.errors import ConfigError
+from deim.modeling.losses import DetrexCriterion
+from deim.modeling.matching import HungarianMatcher, MatchingCost
+
+_LOSSES = ("loss_class", "loss_bbox", "loss_giou")
+# Weight of a matching cost in detrex -> in this project.
+_COSTS = {"cost_class": "class_weight", "cost_bbox": "bbox_weight", "cost_giou": "giou_weight"}
+
+
+def with_deim_criterion(model: Any, classification: str = "mal", class_agnostic_proposals: bool | None = None) -> Any:
+    """Replace the criterion of a detrex model by :class:`deim.modeling.DetrexCriterion`, in place.
+
+    The weights of the box losses and of the matching costs stay those of the model.
+
+    Args:
+        model: the ``model`` node of a detrex config. Its ``criterion`` has a ``weight_dict`` and a ``matcher``.
+        classification: "mal", "vfl" or "focal". The weight of "mal" and "vfl" becomes 1. "focal" keeps the weight and the
+            parameters of the model's own loss.
+        class_agnostic_proposals: whether the encoder's proposals learn to find objects of any class, by the first logit
+            alone (Deformable DETR), or of each class (DINO). None asks the model's own criterion.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ConfigError: if ``criterion`` is not one of detrex's, or does not tell how it trains proposals.
+    """
+    former = model.criterion
+    missing = [name for name in _LOSSES if name not in former.get("weight_dict", ())]
+    if missing or "matcher" not in former:
+        raise ConfigError(
+            f"model.criterion is {_name(former)}, which has no matcher or no weight_dict with {', '.join(_LOSSES)}: "
+            "with_deim_criterion takes detrex's detectors of boxes; models of this project take with_deim_loss"
+        )
+    if class_agnostic_proposals is None:
+        class_agnostic_proposals = proposals_are_class_agnostic(model)
+    weights = {name: former.weight_dict[name] for name in _LOSSES}
+    if classification != "focal":
+        weights["loss_class"] = 1.0
+    options = {name: former.get(name) for name in ("alpha", "gamma")} if classification == "focal" else {}
+    model.criterion = LazyCall(DetrexCriterion)(
+        num_classes="${..num_classes}" if "num_classes" in model else former.num_classes,
+        classification=classification,
+        weight_dict=weights,
+        matcher=_matcher(former.matcher),
+        two_stage_binary_cls=class_agnostic_proposals,
+        group_nums="${..group_nums}" if "group_nums" in model else 1,
+        **options,
+    )
+    return model
+
+
+def _matcher(former: Any) -> Any:
+    """The node of a matcher with the costs of detrex's."""
+    costs = {ours: former[theirs] for theirs, ours in _COSTS.items() if theirs in former}
+    costs |= {name: former[name] for name in ("alpha", "gamma") if name in former}
+    return LazyCall(HungarianMatcher)(cost=LazyCall(MatchingCost)(**costs))
+
+
+def proposals_are_class_agnostic(model: Any) -> bool:
+    """Find out whether the encoder's proposals of a detrex model learn to find objects of any class.
+
+    Criteria that descend from DINO's state it as ``two_stage_binary_cls``. Those of Deformable DETR, H-Deformable-DETR and
+    DETA always do it and have no such attribute, so the criterion is called, and the labels that it passes on to the loss of
+    the proposals tell.
+
+    Args:
+        model: the node of a config.
+
+    Raises:
+        ConfigError: if the model has two stages and its criterion cannot be called.
+    """
+    criterion = instantiate(model.criterion)
+    stated = getattr(criterion, "two_stage_binary_cls", None)
+    if stated is not None:
+        return bool(stated)
+    labels, fault = _labels_of_proposals(criterion)
+    if labels is None and fault is not None and _has_two_stages(model):
+        raise ConfigError(
+            f"{_name(model.criterion)} does not tell how it trains the encoder's proposals ({fault}): "
+            "pass class_agnostic_proposals=True or False to with_deim_criterion"
+        )
+    return labels is not None and bool((labels == 0).all())
+
+
+def _labels_of_proposals(criterion: nn.Module) -> tuple[Tensor | None, Exception | None]:
+    """The labels that proposals are trained towards if the objects are of class 1, and what the call ended with.
+
+    The labels are None if the criterion does not train proposals, or fails before it does.
+    """
+    count = 32  # DETA's assigners take the best of several
+    boxes = torch.linspace(0.2, 0.8, count)[None, :, None].repeat(1, 1, 4)
+    predicted = {"pred_logits": torch.zeros(1, count, criterion.num_classes), "pred_boxes": boxes}
+    # DETA also assigns by the boxes that proposals and queries start from
+    proposals = {**predicted, "anchors": boxes}
+    seen: list[Tensor] = []
+    compute = criterion.get_loss
+
+    def watch(loss: str, outputs: Any, targets: Any, *args: Any, **kwargs: Any) -> Any:
+        if outputs is proposals:
+            seen.append(torch.cat([one["labels"] for one in targets]))
+        return compute(loss, outputs, targets, *args, **kwargs)
+
+    criterion.get_loss = watch
+    targets = [{"labels": torch.ones(2, dtype=torch.int64), "boxes": boxes[0, [0, -1]]}]
+    fault = None
+    try:
+        criterion({**predicted, "init_reference": boxes, "enc_outputs": proposals}, targets)
+    except Exception as error:  # some need a GPU, for losses that do not matter here
+        fault = error
+    return (seen[0] if seen else None), fault
+
+
+def _has_two_stages(model: Any) -> bool:
+    """Whether a config says that the encoder proposes the queries."""
+    nodes = [model, model.get("transformer") or {}]
+    return any("two_stage" in key and node[key] is not False for node in nodes for key in node)
+
+
+def _name(node: Any) -> str:
+    target = node.get("_target_", "node")
+    return getattr(target, "__name__", str(target))
