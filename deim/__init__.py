@@ -3,8 +3,6 @@
 import importlib
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from deim.fallback import install_fallbacks
 
 # Before anything below imports detectron2 or detrex.
@@ -14,20 +12,6 @@ __version__ = "0.1.0"
 
 # Short names, imported when they are first asked for: ``import deim`` stays quick.
 _SHORT_NAMES = {"model_zoo": "deim.config.model_zoo", "Predictor": "deim.inference.predictor:Predictor"}
-
-# Functions that configs call, by what they are called there.
-_RESOLVERS = {"deim.features": "feature_names", "deim.channels": "feature_channels"}
-
-
-def _register(resolver: str, function: str) -> None:
-    def resolve(node: Any) -> Any:
-        return getattr(importlib.import_module("deim.config.features"), function)(node)
-
-    OmegaConf.register_new_resolver(resolver, resolve, replace=True)
-
-
-for _name, _function in _RESOLVERS.items():
-    _register(_name, _function)
 
 
 def __getattr__(name: str) -> Any:

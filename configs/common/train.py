@@ -9,10 +9,12 @@ train = dict(
     reference_images=None,
     # name of the recipe, which checkpoints keep; from the config that is run
     recipe="",
-    # None: from the schedule's epochs
-    max_iter=None,
-    eval_period=None,
-    checkpointer=dict(period=None, max_to_keep=3),
+    # The schedule of common/schedule.py on COCO, for trainers that count iterations; see deim.config.with_iterations.
+    # `deim train` derives all three from the schedule and the data, unless they are numbers.
+    iterations=dict(max_iter=266_112, eval_period=3_696, checkpoint_period=14_784),
+    max_iter="${.iterations.max_iter}",
+    eval_period="${.iterations.eval_period}",
+    checkpointer=dict(period="${..iterations.checkpoint_period}", max_to_keep=3),
     # the checkpoint with the best value is kept as model_best.pth
     best_metric="bbox/AP",
     log_period=20,
@@ -41,7 +43,7 @@ train = dict(
         enabled=True,
         decay=0.9999,
         warmup_iters=1000,
-        device="",
+        device="${..device}",
         use_ema_weights_for_eval_only=True,
     ),
     seed=0,

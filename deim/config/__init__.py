@@ -3,7 +3,7 @@
 from deim.config.building import build
 from deim.config.detrex import with_deim_criterion
 from deim.config.loading import find_config, get_config, get_detrex_config, load_config
-from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr
+from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr, with_iterations
 from deim.config.switches import (
     SWITCHES,
     is_on,
@@ -39,6 +39,7 @@ __all__ = [
     "with_dense_o2o",
     "with_fdr",
     "with_hybrid_branch",
+    "with_iterations",
     "with_learned_queries",
     "without_deim_loss",
     "without_denoising",

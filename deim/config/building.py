@@ -8,7 +8,7 @@ from detectron2.config import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deim.errors import ConfigError, DeimError
+from deim.errors import ConfigError
 
 # Arguments of backbones that say where weights come from -> the value for random weights.
 WEIGHTS_ARGUMENTS = {"weights": "", "pretrained": False, "checkpoint_path": ""}
@@ -39,7 +39,7 @@ def _build(node: Any, key: str, pretrained_backbone: bool) -> Any:
     try:
         arguments = dict(node.items())
     except OmegaConfBaseException as error:
-        raise told_inside(error) or ConfigError(f"{key} of the config: {error}") from error
+        raise ConfigError(f"{key} of the config: {error}") from error
     if key.endswith("backbone") and not pretrained_backbone:
         arguments.update({name: value for name, value in WEIGHTS_ARGUMENTS.items() if name in arguments})
     arguments = {name: _build(value, f"{key}.{name}", pretrained_backbone) for name, value in arguments.items()}
@@ -53,14 +53,6 @@ def _taken(node: Any) -> str:
     """Which arguments of a node stand elsewhere in the config, where the mistake may be."""
     written = {name: node._get_node(name)._value() for name in node if OmegaConf.is_interpolation(node, name)}
     return "; it takes " + ", ".join(f"{k} from {v}" for k, v in written.items()) if written else ""
-
-
-def told_inside(error: BaseException) -> DeimError | None:
-    """The fault behind an error of OmegaConf, where a function that the config calls has told one."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, DeimError):
-        cause = cause.__context__
-    return cause
 
 
 def origin(error: BaseException) -> str:

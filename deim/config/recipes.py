@@ -4,6 +4,9 @@ from typing import Any
 
 from deim.config.switches import with_deim_loss
 
+# Training images of COCO 2017, which most recipes are for.
+COCO_IMAGES = 118_287
+
 
 def with_deim_dfine(model: Any) -> Any:
     """A D-FINE model config as DEIM trains it: its loss, SiLU in the decoder, nothing frozen; in place."""
@@ -21,6 +24,27 @@ def _unfrozen_with_silu(model: Any) -> Any:
     model.decoder.layer.activation = "silu"
     model.backbone.freeze_at, model.backbone.freeze_norm = 0, False
     return model
+
+
+def with_iterations(train: Any, schedule: Any, dataloader: Any, images: int = COCO_IMAGES) -> Any:
+    """Write the length and the periods of a schedule in iterations into ``train.iterations``, in place.
+
+    Trainers of detectron2 and detrex count iterations, and take ``train.max_iter``, ``train.eval_period`` and
+    ``train.checkpointer.period`` from there. This project's own trainer derives them from the schedule and the data in use.
+    A recipe calls this last.
+
+    Args:
+        train, schedule, dataloader: the nodes of a recipe.
+        images: number of training images.
+
+    Returns:
+        ``train``.
+    """
+    per_epoch = max(images // dataloader.train.total_batch_size, 1)
+    train.iterations.max_iter = schedule.epochs * per_epoch
+    train.iterations.eval_period = schedule.eval_epochs * per_epoch
+    train.iterations.checkpoint_period = schedule.checkpoint_epochs * per_epoch
+    return train
 
 
 def with_datasets(dataloader: Any, model: Any, datasets: Any) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 from detectron2.config import LazyCall as L
 
 from deim.config import published
-from deim.config.recipes import with_datasets
+from deim.config.recipes import COCO_IMAGES, with_datasets
 from deim.data.datasets.discovery import Discovered, Split, discover
 from deim.data.datasets.held_out import held_out_part
 
 logger = logging.getLogger("detectron2.deim")
 
-# What the recipes' schedules are made for: COCO's training images.
-_COCO_IMAGES = 118_287
 # One image of so many is evaluated where the data have no split for it.
 _EVERY = 10
 
@@ -37,7 +35,7 @@ def with_data(cfg: Any, path: str) -> Any:
     with_datasets(cfg.dataloader, cfg.model, datasets)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
-    cfg.train.reference_images = _COCO_IMAGES
+    cfg.train.reference_images = COCO_IMAGES
     known = any(one.data == "coco" for one in published.of_recipe(cfg.train.recipe))
     if known:
         cfg.train.init_checkpoint = "coco"

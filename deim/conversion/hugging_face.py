@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from detectron2.config import instantiate
+
 from deim.errors import CheckpointError
 from deim.modeling.backbone.hgnetv2 import ARCHITECTURES
 from deim.modeling.backbone.presnet import DEPTHS, WIDTHS
 from deim.modeling.backbone.resnet import DEPTHS as RESNET_DEPTHS
+from deim.modeling.encoder.backbone_features import feature_widths
 
 _STAGES = {"res2": "stage1", "res3": "stage2", "res4": "stage3", "res5": "stage4"}
 
@@ -95,11 +99,19 @@ def _rtdetrv2(model: Any) -> dict[str, Any]:
     }
 
 
+def _encoder_widths(model: Any) -> list[int]:
+    """Widths of the backbone's features, finest first."""
+    if model.encoder.get("in_channels") is not None:
+        return list(model.encoder.in_channels)
+    with torch.device("meta"):
+        return list(feature_widths(instantiate({**model.backbone, "weights": ""})).values())
+
+
 def _real_time(model: Any) -> dict[str, Any]:
     encoder, decoder = model.encoder, model.decoder
     return {
         "freeze_backbone_batch_norms": model.backbone.freeze_norm,
-        "encoder_in_channels": list(encoder.in_channels),
+        "encoder_in_channels": _encoder_widths(model),
         "encoder_hidden_dim": encoder.hidden_dim,
         "encoder_ffn_dim": encoder.dim_feedforward,
         "hidden_expansion": encoder.expansion,

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from deim.config.building import origin, told_inside
+from deim.config.building import origin
 from deim.devices import PRECISIONS, device_for_training, reason_against
 from deim.engine.model import MEMORY_FORMATS
 from deim.errors import ConfigError
@@ -78,8 +78,7 @@ def check_settings(cfg: Any, training: bool) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        told = f"{error.full_key} of the config: {str(error).splitlines()[0]}"
-        raise told_inside(error) or ConfigError(told) from error
+        raise ConfigError(f"{error.full_key} of the config: {str(error).splitlines()[0]}") from error
     for key in _COUNTS:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and not isinstance(value, int):

@@ -12,6 +12,7 @@ from detectron2.engine import default_setup, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detrex.modeling import ema
+from omegaconf import OmegaConf
 from torch import nn
 
 import deim
@@ -159,10 +160,16 @@ def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, 
 
 
 def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
-    """Fill in ``train.max_iter`` and the periods that are None, from the schedule's epochs.
+    """Derive ``train.max_iter``, ``train.eval_period`` and ``train.checkpointer.period`` from the schedule's epochs, in place.
+
+    What is a number in the config stays as it is. A reference to ``train.iterations``, which is for other trainers, and None
+    are replaced.
+
+    Args:
+        iters_per_epoch: of the data in use; None if the loader has no epochs.
 
     Raises:
-        ConfigError: they cannot be known, since the loader has no epochs or the config no schedule.
+        ConfigError: if the loader has no epochs or the config no schedule.
     """
     settings = {
         "max_iter": ("epochs", cfg.train),
@@ -170,11 +177,12 @@ def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
         "period": ("checkpoint_epochs", cfg.train.checkpointer),
     }
     for key, (epochs_key, node) in settings.items():
-        if node.get(key) is not None:
+        if not OmegaConf.is_interpolation(node, key) and node.get(key) is not None:
             continue
         if iters_per_epoch is None or "schedule" not in cfg:
             raise ConfigError(
-                f"train.{key} is not set, and there is no schedule or loader with epochs to derive it from"
+                f"train.{'checkpointer.' if key == 'period' else ''}{key} is not a number, and there is no schedule or loader "
+                "with epochs to derive it from"
             )
         node[key] = cfg.schedule[epochs_key] * iters_per_epoch
     per_epoch = f"{iters_per_epoch} iterations per epoch, " if iters_per_epoch else ""

@@ -1,6 +1,6 @@
 """The meta-architecture: detectron2's inputs in, a dict of losses or Instances out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ class DEIMDetector(nn.Module):
 
     Args:
         backbone: images -> {name: feature map}.
-        encoder: (features, padding) -> list of maps, or a memory.
+        encoder: (features, padding) -> list of maps, or a memory; or a function that builds such a module for ``backbone``,
+            see :meth:`deim.modeling.HybridEncoder.for_backbone`.
         decoder: (what the encoder returns, targets, padding) -> ({name: Predictions}, denoising queries).
         criterion: None for inference alone.
         num_classes: K.
@@ -33,7 +34,7 @@ class DEIMDetector(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        encoder: nn.Module,
+        encoder: nn.Module | Callable[[nn.Module], nn.Module],
         decoder: nn.Module,
         criterion: Criterion | None = None,
         num_classes: int = 80,
@@ -43,7 +44,9 @@ class DEIMDetector(nn.Module):
         size_divisibility: int = 32,
     ):
         super().__init__()
-        self.backbone, self.encoder, self.decoder, self.criterion = backbone, encoder, decoder, criterion
+        self.backbone = backbone
+        self.encoder = encoder if isinstance(encoder, nn.Module) else encoder(backbone)
+        self.decoder, self.criterion = decoder, criterion
         self.num_classes, self.num_detections = num_classes, num_detections
         self.size_divisibility = size_divisibility
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)

@@ -92,7 +92,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     to = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *args, **kwargs: self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self if a and a[0] == "cuda" else to(self, *a, **k))
-    yield
+    return
 
 
 def without_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,20 +58,39 @@ def test_backbones_of_detrex_do_as_well(name: str) -> None:
     assert torch.isfinite(sum(model(batch([2, 1])).values()))
 
 
-def test_asking_a_backbone_draws_no_random_numbers() -> None:
-    """A recipe's random weights are the same whether its widths are written down or read."""
-    cfg = recipe("h_deformable_detr_swin_tiny_12ep_coco", "+model.backbone.window_size=6")
-    torch.manual_seed(0)
-    assert list(cfg.model.encoder.in_channels) == [192, 384, 768]
-    found = torch.rand(1)
-    torch.manual_seed(0)
-    assert torch.equal(found, torch.rand(1))
+class Plain(torch.nn.Module):
+    """Returns two maps of different widths, and says nothing of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = torch.nn.Conv2d(3, 24, 3, 8, 1), torch.nn.Conv2d(24, 40, 3, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        fine = self.fine(images)
+        return {"b": self.coarse(fine), "a": fine}
 
 
-def test_a_backbone_that_says_nothing_of_its_features_is_told() -> None:
+def test_a_backbone_that_states_no_features_is_run_once() -> None:
+    cfg = recipe(FAMILIES["deformable"], *FEW)
+    cfg.model.backbone = LazyCall(Plain)()
+    model = build(cfg, "model").train()
+    assert (model.encoder.in_features, model.encoder.input_proj[1][0].in_channels) == (["a", "b"], 40)
+    assert model.backbone.training
+    assert torch.isfinite(sum(model(batch([2, 1])).values()))
+
+
+def test_features_may_be_chosen_and_must_exist() -> None:
+    cfg = recipe(FAMILIES["deformable"], *FEW, "model.encoder.in_features=[res4]")
+    assert build(cfg, "model").encoder.in_features == ["res4"]
+    cfg.model.encoder.in_features = ["res4", "res9"]
+    with pytest.raises(ConfigError, match="in_features names res9, but the backbone has res3, res4"):
+        build(cfg, "model")
+
+
+def test_a_backbone_without_named_maps_is_an_error_that_says_what_to_write() -> None:
     cfg = recipe(FAMILIES["deformable"])
     cfg.model.backbone = LazyCall(torch.nn.Identity)()
-    with pytest.raises(ConfigError, match=r"write model\.encoder\.in_features and in_channels into the config"):
+    with pytest.raises(ConfigError, match=r"write model\.encoder\.in_features and model\.encoder\.in_channels into"):
         build(cfg, "model")
 
 

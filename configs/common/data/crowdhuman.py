@@ -6,6 +6,7 @@ from deim.data import crowdhuman_dataset
 
 datasets = dict(
     num_classes=1,
+    num_images=15_000,
     train=L(crowdhuman_dataset)(
         name="crowdhuman_train",
         annotation_file="datasets/crowdhuman/annotation_train.odgt",

@@ -6,6 +6,7 @@ from deim.data import coco_dataset
 
 datasets = dict(
     num_classes=365,
+    num_images=1_817_289,
     train=L(coco_dataset)(
         name="objects365_train",
         json_file="datasets/objects365/train/new_zhiyuan_objv2_train_resized.json",

@@ -20,9 +20,10 @@ model = L(DEIMDetector)(
         dilated=False,
         weights="imagenet",
     ),
-    encoder=L(DeformableEncoder)(
-        in_features="${deim.features:${..backbone}}",
-        in_channels="${deim.channels:${..backbone}}",
+    encoder=L(DeformableEncoder.for_backbone)(
+        # None: all features of the backbone
+        in_features=None,
+        in_channels=None,
         dim=256,
         num_levels=4,
         num_layers=6,

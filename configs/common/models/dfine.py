@@ -19,9 +19,10 @@ model = L(DEIMDetector)(
         freeze_norm=True,
         weights="imagenet",
     ),
-    encoder=L(HybridEncoder)(
-        in_features="${deim.features:${..backbone}}",
-        in_channels="${deim.channels:${..backbone}}",
+    encoder=L(HybridEncoder.for_backbone)(
+        # None: all features of the backbone
+        in_features=None,
+        in_channels=None,
         hidden_dim=256,
         dim_feedforward=1024,
         expansion=1.0,

@@ -1,11 +1,13 @@
 """Deformable attention across feature maps (Deformable DETR, arXiv 2010.04159, section 4.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deim.layers import Linear, MultiScaleDeformableAttention, build_activation, map_coordinates, sine_embedding
+from deim.modeling.encoder.backbone_features import for_backbone
 from deim.structures.memory import Memory, resize_padding
 
 
@@ -99,6 +101,11 @@ class DeformableEncoder(nn.Module):
             DeformableEncoderLayer(dim, num_heads, num_levels, num_points, dim_feedforward, dropout, activation)
             for _ in range(num_layers)
         )
+
+    @classmethod
+    def for_backbone(cls, **arguments: Any) -> Callable[[nn.Module], "DeformableEncoder"]:
+        """Return a function that builds the encoder for a backbone; see :func:`for_backbone`."""
+        return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> Memory:
         """

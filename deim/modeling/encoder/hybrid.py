@@ -5,12 +5,14 @@ exchanges the fusion blocks for :class:`~deim.layers.RepELAN` and the strided co
 separable downsampling.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deim.layers import ConvNorm, CSPRepLayer, FusibleConvNorm, RepELAN, sine_position_embedding
+from deim.modeling.encoder.backbone_features import for_backbone
 from deim.modeling.encoder.transformer import TransformerEncoderLayer
 from deim.structures.memory import resize_padding
 
@@ -97,6 +99,11 @@ class HybridEncoder(nn.Module):
         self.fpn_blocks = nn.ModuleList(block() for _ in steps)
         self.downsample_convs = nn.ModuleList(downsample() for _ in steps)
         self.pan_blocks = nn.ModuleList(block() for _ in steps)
+
+    @classmethod
+    def for_backbone(cls, **arguments: Any) -> Callable[[nn.Module], "HybridEncoder"]:
+        """Return a function that builds the encoder for a backbone; see :func:`for_backbone`."""
+        return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> list[Tensor]:
         """

@@ -1,11 +1,13 @@
 """Attention among all tokens of one map (DETR, arXiv 2005.12872; DAB-DETR, arXiv 2201.12329)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deim.layers import MLP, Linear, SelfAttention, build_activation, map_coordinates, sine_embedding
+from deim.modeling.encoder.backbone_features import for_backbone
 from deim.structures.memory import Memory, resize_padding
 
 
@@ -70,6 +72,11 @@ class TransformerEncoder(nn.Module):
         for parameter in [*self.layers.parameters(), *self.position_scale.parameters()]:
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+
+    @classmethod
+    def for_backbone(cls, **arguments: Any) -> Callable[[nn.Module], "TransformerEncoder"]:
+        """Return a function that builds the encoder for a backbone; see :func:`for_backbone`."""
+        return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> Memory:
         """

@@ -3,7 +3,7 @@
 Needs a checkout of detrex on PYTHONPATH.
 """
 
-from deim.config import get_detrex_config, with_deim_criterion
+from deim.config import get_detrex_config, with_deim_criterion, with_iterations
 
 from ...dino_deim.configs.deim_dino_r50_4scale_12ep_coco import dataloader, lr_multiplier, schedule, train
 
@@ -19,3 +19,5 @@ model.device = "${train.device}"
 schedule.epochs = 50
 schedule.drop_epochs = [40]
 schedule.dense_epochs = [4, 29]
+
+with_iterations(train, schedule, dataloader)

@@ -1,6 +1,6 @@
 """Two-stage Deformable DETR, made small, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
 
-from deim.config import without_dense_o2o
+from deim.config import with_iterations, without_dense_o2o
 
 from ...deim_dfine.configs.deim_dfine_n_shapes import dataloader, lr_multiplier, optimizer, schedule, train
 from .deformable_detr_r50_two_stage_50ep_coco import model
@@ -31,3 +31,5 @@ model.decoder.queries.anchor_size = 0.15
 
 optimizer.lr = 1e-3
 optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
+
+with_iterations(train, schedule, dataloader, images=600)

@@ -5,7 +5,7 @@ Published: 44.5 AP, from a backbone of ImageNet, on V100 for 325 GPU hours.
     deim train --config-file deformable_detr/deformable_detr_r50_50ep_coco --num-gpus 8
 """
 
-from deim.config import get_config
+from deim.config import get_config, with_iterations
 
 dataloader = get_config("common/data/coco_detr.py").dataloader
 model = get_config("common/models/deformable_detr.py").model
@@ -27,3 +27,5 @@ optimizer.params.rules = dict(
 schedule.epochs = 50
 schedule.warmup_iters = 0
 schedule.drop_epochs = [40]
+
+with_iterations(train, schedule, dataloader)

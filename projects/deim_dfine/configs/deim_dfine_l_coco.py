@@ -5,7 +5,7 @@ Published: 54.7 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file deim_dfine/deim_dfine_l_coco --num-gpus 8
 """
 
-from deim.config import with_deim_dfine, with_dense_o2o
+from deim.config import with_deim_dfine, with_dense_o2o, with_iterations
 
 from ...dfine.configs.dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
@@ -24,3 +24,5 @@ schedule.flat_epochs = 29
 schedule.dense_epochs = [4, 29]
 schedule.no_aug_epochs = 8
 schedule.lr_gamma = 0.5
+
+with_iterations(train, schedule, dataloader)

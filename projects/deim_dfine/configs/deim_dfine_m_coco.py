@@ -5,7 +5,7 @@ Published: 52.7 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file deim_dfine/deim_dfine_m_coco --num-gpus 8
 """
 
-from deim.config import with_deim_dfine
+from deim.config import with_deim_dfine, with_iterations
 
 from ...dfine.configs.dfine_m_coco import model
 from .deim_dfine_l_coco import dataloader, lr_multiplier, optimizer, schedule, train
@@ -28,3 +28,5 @@ schedule.epochs = 102
 schedule.flat_epochs = 49
 schedule.dense_epochs = [4, 49]
 schedule.no_aug_epochs = 12
+
+with_iterations(train, schedule, dataloader)

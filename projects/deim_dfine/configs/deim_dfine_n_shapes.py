@@ -1,5 +1,7 @@
 """DEIM-D-FINE-N, made smaller, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
 
+from deim.config import with_iterations
+
 from .deim_dfine_n_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/deim_dfine_n_shapes"
@@ -50,3 +52,5 @@ schedule.warmup_iters = 200
 # The final epochs start from the best weights that were evaluated: the last evaluation comes right before them.
 schedule.eval_epochs = 8
 schedule.checkpoint_epochs = 8
+
+with_iterations(train, schedule, dataloader, images=600)

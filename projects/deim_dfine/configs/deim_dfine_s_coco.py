@@ -5,7 +5,7 @@ Published: 49.0 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file deim_dfine/deim_dfine_s_coco --num-gpus 8
 """
 
-from deim.config import with_deim_dfine
+from deim.config import with_deim_dfine, with_iterations
 
 from ...dfine.configs.dfine_s_coco import model
 from .deim_dfine_m_coco import dataloader, lr_multiplier, optimizer, schedule, train
@@ -21,3 +21,5 @@ optimizer.params.rules.backbone.lr = 2e-4
 schedule.epochs = 132
 schedule.flat_epochs = 64
 schedule.dense_epochs = [4, 64]
+
+with_iterations(train, schedule, dataloader)

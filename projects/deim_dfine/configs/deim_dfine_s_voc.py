@@ -1,9 +1,12 @@
 """DEIM-D-FINE-S on Pascal VOC, with COCO's schedule; to fine-tune, give ``train.init_checkpoint``."""
 
-from deim.config import get_config, with_datasets
+from deim.config import get_config, with_datasets, with_iterations
 
 from .deim_dfine_s_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/deim_dfine_s_voc"
 
-with_datasets(dataloader, model, get_config("common/data/voc.py").datasets)
+datasets = get_config("common/data/voc.py").datasets
+with_datasets(dataloader, model, datasets)
+
+with_iterations(train, schedule, dataloader, images=datasets.num_images)

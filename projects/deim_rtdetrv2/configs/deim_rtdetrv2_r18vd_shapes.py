@@ -1,5 +1,7 @@
 """DEIM-RT-DETRv2-R18, made smaller, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
 
+from deim.config import with_iterations
+
 from ...deim_dfine.configs.deim_dfine_n_shapes import dataloader, lr_multiplier, optimizer, schedule, train
 from .deim_rtdetrv2_r18vd_120e_coco import model
 
@@ -25,3 +27,5 @@ model.decoder.queries.anchor_size = 0.15
 
 optimizer.lr = 1e-3
 optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
+
+with_iterations(train, schedule, dataloader, images=600)

@@ -5,7 +5,7 @@ Published: 54.3 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco --num-gpus 8
 """
 
-from deim.config import with_deim_rtdetr, with_dense_o2o
+from deim.config import with_deim_rtdetr, with_dense_o2o, with_iterations
 
 from ...rtdetrv2.configs.rtdetrv2_r50vd_6x_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
@@ -27,3 +27,5 @@ schedule.dense_epochs = [4, 34]
 schedule.no_aug_epochs = 2
 schedule.lr_gamma = 0.5
 schedule.final_from_best = True
+
+with_iterations(train, schedule, dataloader)

@@ -5,7 +5,7 @@ Published: 54.0 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file dfine/dfine_l_coco --num-gpus 8
 """
 
-from deim.config import get_config
+from deim.config import get_config, with_iterations
 
 dataloader = get_config("common/data/coco.py").dataloader
 model = get_config("common/models/dfine.py").model
@@ -22,3 +22,5 @@ dataloader.train.mapper.multi_scale_repeat = 4
 schedule.epochs = 80
 schedule.no_aug_epochs = 8
 schedule.final_from_best = True
+
+with_iterations(train, schedule, dataloader)

@@ -5,6 +5,8 @@ Published: 52.3 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file dfine/dfine_m_coco --num-gpus 8
 """
 
+from deim.config import with_iterations
+
 from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/dfine_m_coco"
@@ -25,3 +27,5 @@ optimizer.params.rules.undecayed.pattern = r"^(encoder|decoder)\..*(norm|bias)"
 
 schedule.epochs = 132
 schedule.no_aug_epochs = 12
+
+with_iterations(train, schedule, dataloader)

@@ -5,6 +5,8 @@ Published: 42.8 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file dfine/dfine_n_coco --num-gpus 8
 """
 
+from deim.config import with_iterations
+
 from .dfine_s_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/dfine_n_coco"
@@ -26,3 +28,5 @@ optimizer.lr = 8e-4
 optimizer.params.rules.backbone.lr = 4e-4
 
 schedule.epochs = 160
+
+with_iterations(train, schedule, dataloader)

@@ -1,12 +1,13 @@
 """D-FINE-S on Objects365, 36 epochs, to be fine-tuned on another data set."""
 
-from deim.config import get_config, with_datasets
+from deim.config import get_config, with_datasets, with_iterations
 
 from .dfine_s_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/dfine_s_objects365"
 
-with_datasets(dataloader, model, get_config("common/data/objects365.py").datasets)
+datasets = get_config("common/data/objects365.py").datasets
+with_datasets(dataloader, model, datasets)
 
 optimizer.lr = 2.5e-4
 optimizer.weight_decay = 1.25e-4
@@ -15,3 +16,5 @@ optimizer.params.rules.backbone.lr = 1.25e-4
 schedule.epochs = 36
 schedule.no_aug_epochs = 0
 schedule.checkpoint_epochs = 1
+
+with_iterations(train, schedule, dataloader, images=datasets.num_images)

@@ -3,7 +3,7 @@
 Needs a checkout of detrex on PYTHONPATH.
 """
 
-from deim.config import get_config, get_detrex_config, with_deim_criterion, with_dense_o2o
+from deim.config import get_config, get_detrex_config, with_deim_criterion, with_dense_o2o, with_iterations
 
 _dino = get_detrex_config("dino/configs/dino-resnet/dino_r50_4scale_12ep.py")
 
@@ -26,3 +26,5 @@ schedule.epochs = 12
 schedule.warmup_iters = 0
 schedule.drop_epochs = [11]
 schedule.dense_epochs = [3, 9]
+
+with_iterations(train, schedule, dataloader)

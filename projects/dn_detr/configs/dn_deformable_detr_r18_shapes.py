@@ -1,5 +1,7 @@
 """DN-DAB-Deformable-DETR, made small, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
 
+from deim.config import with_iterations
+
 from ...deformable_detr.configs.deformable_detr_r18_shapes import (
     dataloader,
     lr_multiplier,
@@ -31,3 +33,5 @@ model.decoder.queries.num_queries = 50
 optimizer.lr = 1.5e-3
 schedule.epochs = 24
 schedule.flat_epochs = 14
+
+with_iterations(train, schedule, dataloader, images=600)

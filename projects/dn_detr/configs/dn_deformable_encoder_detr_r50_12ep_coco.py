@@ -5,9 +5,13 @@ Published: 43.4 AP, from a backbone of ImageNet, on 16 GPUs.
     deim train --config-file dn_detr/dn_deformable_encoder_detr_r50_12ep_coco --num-gpus 8
 """
 
+from deim.config import with_iterations
+
 from .dn_deformable_encoder_detr_r50_50ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/dn_deformable_encoder_detr_r50_12ep_coco"
 
 schedule.epochs = 12
 schedule.drop_epochs = [11]
+
+with_iterations(train, schedule, dataloader)

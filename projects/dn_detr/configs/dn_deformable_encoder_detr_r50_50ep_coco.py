@@ -14,9 +14,10 @@ from .dn_detr_r50_50ep_coco import dataloader, lr_multiplier, model, optimizer, 
 train.output_dir = "output/dn_deformable_encoder_detr_r50_50ep_coco"
 
 model.backbone.out_features = ["res3", "res4", "res5"]
-model.encoder = L(DeformableEncoder)(
-    in_features="${deim.features:${..backbone}}",
-    in_channels="${deim.channels:${..backbone}}",
+model.encoder = L(DeformableEncoder.for_backbone)(
+    # None: all features of the backbone
+    in_features=None,
+    in_channels=None,
     dim=256,
     num_levels=4,
     num_layers=6,

@@ -5,7 +5,7 @@ Published: 44.4 AP, from a backbone of ImageNet, on 8 GPUs.
     deim train --config-file dn_detr/dn_detr_r50_50ep_coco --num-gpus 8
 """
 
-from deim.config import get_config
+from deim.config import get_config, with_iterations
 
 dataloader = get_config("common/data/coco_detr.py").dataloader
 model = get_config("common/models/dn_detr.py").model
@@ -26,3 +26,5 @@ optimizer.params.rules = dict(backbone=dict(pattern=r"^backbone\.", lr=1e-5))
 schedule.epochs = 50
 schedule.warmup_iters = 0
 schedule.drop_epochs = [40]
+
+with_iterations(train, schedule, dataloader)

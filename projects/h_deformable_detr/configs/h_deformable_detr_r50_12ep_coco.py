@@ -5,7 +5,7 @@ Published: 48.7 AP, from a backbone of ImageNet, on 8 GPUs.
     deim train --config-file h_deformable_detr/h_deformable_detr_r50_12ep_coco --num-gpus 8
 """
 
-from deim.config import with_hybrid_branch
+from deim.config import with_hybrid_branch, with_iterations
 
 from ...deformable_detr.configs.deformable_detr_r50_two_stage_50ep_coco import (
     dataloader,
@@ -29,3 +29,5 @@ model.decoder.refinement.look_forward_twice = True
 
 schedule.epochs = 12
 schedule.drop_epochs = [11]
+
+with_iterations(train, schedule, dataloader)

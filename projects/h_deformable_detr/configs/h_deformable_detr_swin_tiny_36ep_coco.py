@@ -5,9 +5,13 @@ Published: 53.2 AP, from a backbone of ImageNet, on 8 GPUs.
     deim train --config-file h_deformable_detr/h_deformable_detr_swin_tiny_36ep_coco --num-gpus 8
 """
 
+from deim.config import with_iterations
+
 from .h_deformable_detr_swin_tiny_12ep_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/h_deformable_detr_swin_tiny_36ep_coco"
 
 schedule.epochs = 36
 schedule.drop_epochs = [30]
+
+with_iterations(train, schedule, dataloader)

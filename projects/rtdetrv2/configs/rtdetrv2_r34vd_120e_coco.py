@@ -5,6 +5,8 @@ Published: 49.9 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file rtdetrv2/rtdetrv2_r34vd_120e_coco --num-gpus 8
 """
 
+from deim.config import with_iterations
+
 from .rtdetrv2_r50vd_6x_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/rtdetrv2_r34vd_120e_coco"
@@ -23,3 +25,5 @@ optimizer.params.rules = dict(
 
 schedule.epochs = 120
 schedule.no_aug_epochs = 3
+
+with_iterations(train, schedule, dataloader)

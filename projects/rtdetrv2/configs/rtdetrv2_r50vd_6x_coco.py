@@ -5,7 +5,7 @@ Published: 53.4 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file rtdetrv2/rtdetrv2_r50vd_6x_coco --num-gpus 8
 """
 
-from deim.config import get_config
+from deim.config import get_config, with_iterations
 
 dataloader = get_config("common/data/coco.py").dataloader
 model = get_config("common/models/rtdetrv2.py").model
@@ -30,3 +30,5 @@ optimizer.params.rules = dict(
 
 schedule.epochs = 72
 schedule.warmup_iters = 2000
+
+with_iterations(train, schedule, dataloader)

@@ -5,6 +5,8 @@ Published: 51.9 AP, from a backbone of ImageNet, on 4 GPUs.
     deim train --config-file rtdetrv2/rtdetrv2_r50vd_m_7x_coco --num-gpus 8
 """
 
+from deim.config import with_iterations
+
 from .rtdetrv2_r50vd_6x_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/rtdetrv2_r50vd_m_7x_coco"
@@ -14,3 +16,5 @@ model.decoder.eval_layer = 2
 
 schedule.epochs = 84
 schedule.no_aug_epochs = 3
+
+with_iterations(train, schedule, dataloader)

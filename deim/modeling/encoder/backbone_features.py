@@ -1,0 +1,101 @@
+"""Encoders read from the backbone which features it has, and their widths.
+
+In a config, an encoder is given without them::
+
+    encoder=L(HybridEncoder.for_backbone)(hidden_dim=256)
+
+so that another backbone under it is one node of the config.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from deim.errors import ConfigError
+
+Encoder = TypeVar("Encoder", bound=nn.Module)
+
+# Side of the image that a backbone is asked with: a multiple of the stride and of the windows of all that are known.
+_PROBE_SIDE = 224
+
+
+def for_backbone(
+    encoder: type[Encoder],
+    in_features: Sequence[str] | None = None,
+    in_channels: Sequence[int] | None = None,
+    **arguments: Any,
+) -> Callable[[nn.Module], Encoder]:
+    """Return a function that builds an encoder for a backbone.
+
+    :class:`deim.modeling.DEIMDetector` calls it with the backbone that it is given.
+
+    Args:
+        encoder: a class with the arguments ``in_features`` and ``in_channels``.
+        in_features: names of the features to use, finest first. None takes all that the backbone returns.
+        in_channels: their widths. None takes what the backbone states.
+        arguments: the other arguments of the encoder.
+
+    Raises:
+        TypeError: if the encoder has no such argument.
+    """
+    inspect.signature(encoder).bind(in_features, in_channels, **arguments)
+    return functools.partial(_build, encoder, in_features, in_channels, arguments)
+
+
+def _build(
+    encoder: type[Encoder],
+    in_features: Sequence[str] | None,
+    in_channels: Sequence[int] | None,
+    arguments: dict[str, Any],
+    backbone: nn.Module,
+) -> Encoder:
+    if in_features is None or in_channels is None:
+        widths = feature_widths(backbone)
+        names = list(widths) if in_features is None else list(in_features)
+        missing = [name for name in names if name not in widths]
+        if missing:
+            raise ConfigError(
+                f"model.encoder.in_features names {', '.join(missing)}, but the backbone has {', '.join(widths)}"
+            )
+        in_features = names
+        in_channels = [widths[name] for name in names] if in_channels is None else in_channels
+    return encoder(in_features, in_channels, **arguments)
+
+
+def feature_widths(backbone: nn.Module) -> dict[str, int]:
+    """Return the width of each feature map of a backbone, finest first.
+
+    Backbones of detectron2 state them by ``output_shape()``. Others are run once on a blank image.
+
+    Args:
+        backbone: returns {name: (B, C, h, w)} for (B, 3, H, W) images.
+
+    Raises:
+        ConfigError: if the backbone neither states its features nor returns a dict of maps.
+    """
+    try:
+        stated = backbone.output_shape()
+    except AttributeError:  # no such method, or no `_out_features` that detectron2's method reads
+        return _measured_widths(backbone)
+    return {name: shape.channels for name, shape in sorted(stated.items(), key=lambda item: item[1].stride)}
+
+
+@torch.no_grad()
+def _measured_widths(backbone: nn.Module) -> dict[str, int]:
+    training, values = backbone.training, next(backbone.parameters(), torch.zeros(()))
+    try:
+        found = backbone.eval()(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE, device=values.device, dtype=values.dtype))
+        sizes = {name: (-int(maps.shape[-1]), int(maps.shape[1])) for name, maps in found.items()}
+    except Exception as error:  # whatever a backbone raises that is made for something else
+        raise ConfigError(
+            f"model.backbone is a {type(backbone).__name__}, which has no output_shape() as detectron2's backbones have, and "
+            f"does not return feature maps by name ({type(error).__name__}: {error}): "
+            "write model.encoder.in_features and model.encoder.in_channels into the config"
+        ) from error
+    finally:
+        backbone.train(training)
+    return {name: width for name, (_, width) in sorted(sizes.items(), key=lambda item: item[1][0])}
