@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyCall, instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
 from deim.errors import ConfigError
 from deim.modeling.losses import DetrexCriterion
@@ -91,7 +91,7 @@ def proposals_are_class_agnostic(model: Any) -> bool:
     return labels is not None and bool((labels == 0).all())
 
 
-def _labels_of_proposals(criterion: nn.Module) -> tuple[Tensor | None, Exception | None]:
+def _labels_of_proposals(criterion: Any) -> tuple[Tensor | None, Exception | None]:
     """The labels that proposals are trained towards if the objects are of class 1, and what the call ended with.
 
     The labels are None if the criterion does not train proposals, or fails before it does.

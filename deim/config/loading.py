@@ -77,6 +77,8 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
         with_data(cfg, data)
     for override in overrides:
         _apply(cfg, override)
+    if OmegaConf.select(cfg, "dataloader.train.seed", default=0) is None:
+        cfg.dataloader.train.seed = "${train.seed}"
     return cfg
 
 

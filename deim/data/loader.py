@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from deim.cores import available_cores
 from deim.data.cache import ImageCache
+from deim.data.iteration import current_iteration
 from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup, mix
 from deim.data.packing import pack, unpack
 from deim.data.records import CompactRecords, Records, annotation_arrays
-from deim.data.sampler import IterationSampler, SampleKey, generators
+from deim.data.sampler import IndexSampler, IterationSampler, SampleKey, generators
 from deim.data.staged import StagedMapper
 from deim.errors import ConfigError, DatasetError, DeimError
 from deim.processes import obey_parent_alone
@@ -52,7 +53,7 @@ class MappedDataset(Dataset):
         self,
         records: list[dict],
         mapper: Callable[[dict], dict] | StagedMapper,
-        sampler: IterationSampler,
+        sampler: IterationSampler | IndexSampler,
         mixup: Mixup | None = None,
         skip_unreadable: bool = False,
     ):
@@ -74,13 +75,10 @@ class MappedDataset(Dataset):
         samples = {key.slot: self._sample(mapper, key) for key in keys}
         if weight is None:
             return list(samples.values())
-        # The neighbour of this process's first slot belongs to another process: both make it.
-        slots = [(key.slot - 1) % self.sampler.total_batch_size for key in keys]
-        neighbours = [
-            samples[slot] if slot in samples else self._sample(mapper, self.sampler.key(iteration, slot))
-            for slot in slots
-        ]
-        return mix(list(samples.values()), neighbours, weight)
+        # The sample before this process's part may belong to another process: both make it.
+        first, own = self.sampler.before(keys), list(samples.values())
+        neighbors = [samples[first.slot] if first.slot in samples else self._sample(mapper, first), *own[:-1]]
+        return mix(own, neighbors, weight)
 
     def _plan(self, iteration: int) -> tuple[Callable[[dict], dict], float | None]:
         """The mapper of an iteration, and the weight of its mixup or None."""
@@ -112,17 +110,23 @@ class MappedDataset(Dataset):
 class TrainLoader:
     """An endless stream of batches, each a list of samples.
 
-    Set ``start_iter`` before iterating to begin in the middle of a run: the batches are those that
-    an uninterrupted run has there.
+    Iterating begins at ``start_iter``: the batches are those that an uninterrupted run has there. Where it is None, the
+    iteration is that of detectron2's event storage, if there is one, so that trainers that do not know this class resume
+    at the right place.
 
     Args:
         unreadable_images_allowed: how many different images that cannot be read this process may pass over.
     """
 
     def __init__(
-        self, dataset: MappedDataset, sampler: IterationSampler, num_workers: int, unreadable_images_allowed: int = 0
+        self,
+        dataset: MappedDataset,
+        sampler: IterationSampler | IndexSampler,
+        num_workers: int,
+        unreadable_images_allowed: int = 0,
     ):
         self.sampler = sampler
+        self.start_iter: int | None = None
         self.unreadable_images_allowed = unreadable_images_allowed
         self.unreadable: set[str] = set()
         records = dataset.records
@@ -140,14 +144,6 @@ class TrainLoader:
         )
 
     @property
-    def start_iter(self) -> int:
-        return self.sampler.start_iter
-
-    @start_iter.setter
-    def start_iter(self, value: int) -> None:
-        self.sampler.start_iter = value
-
-    @property
     def seed(self) -> int:
         return self.sampler.seed
 
@@ -160,6 +156,7 @@ class TrainLoader:
         return self.sampler.iters_per_epoch
 
     def __iter__(self) -> Iterator[list[dict]]:
+        self.sampler.start_iter = current_iteration() if self.start_iter is None else self.start_iter
         for batch in map(unpack, self._loader):
             for sample in batch:
                 self._count(sample.pop("unreadable", ()))
@@ -232,8 +229,9 @@ def build_train_loader(
     mapper: Callable[[dict], dict] | StagedMapper,
     total_batch_size: int,
     num_workers: int | None = None,
-    seed: int = -1,
+    seed: int | None = None,
     shuffle: bool = True,
+    sampler: Iterable[int] | None = None,
     mixup: Mixup | None = None,
     unreadable_images_allowed: int = 0,
     image_cache_gigabytes: float = 0.0,
@@ -245,7 +243,10 @@ def build_train_loader(
         mapper: record -> sample, as any mapper of detectron2 or detrex; or a staged one.
         total_batch_size: images per iteration over all processes.
         num_workers: worker processes of this process; 0 loads in the main one; None for :func:`workers_of`.
-        seed: negative draws one that all processes share.
+        seed: negative draws one that all processes share. None is 0; ``deim train`` sets it to ``train.seed``.
+        sampler: of detectron2, such as ``RepeatFactorTrainingSampler``: an endless stream of this process's indices. None
+            draws every image once in an epoch. With it, ``shuffle`` has no effect, samples also depend on the number of
+            processes, and an epoch is as many iterations as without it.
         mixup: blends neighbours of the global batch in the stage of Dense O2O.
         unreadable_images_allowed: in place of an image that cannot be read another one is taken, and the log says so,
             until there are more of them than this in a process; 0 ends the run at the first.
@@ -263,10 +264,14 @@ def build_train_loader(
             mapper.read = ImageCache(image_cache_gigabytes)
         else:
             logger.warning("dataloader.train.image_cache_gigabytes is ignored: this system cannot share an image cache")
-    seed = comm.shared_random_seed() if seed < 0 else seed
-    sampler = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
-    mapped = MappedDataset(dataset, mapper, sampler, mixup, skip_unreadable=unreadable_images_allowed > 0)
-    return TrainLoader(mapped, sampler, workers_of(num_workers), unreadable_images_allowed)
+    seed = 0 if seed is None else comm.shared_random_seed() if seed < 0 else seed
+    batches: IterationSampler | IndexSampler
+    if sampler is None:
+        batches = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
+    else:
+        batches = IndexSampler(sampler, len(dataset), total_batch_size, seed)
+    mapped = MappedDataset(dataset, mapper, batches, mixup, skip_unreadable=unreadable_images_allowed > 0)
+    return TrainLoader(mapped, batches, workers_of(num_workers), unreadable_images_allowed)
 
 
 def build_test_loader(

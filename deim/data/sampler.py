@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,6 +55,10 @@ class IterationSampler(Sampler[list[SampleKey]]):
     def iters_per_epoch(self) -> int:
         return max(self.dataset_size // self.total_batch_size, 1)
 
+    def before(self, keys: Sequence[SampleKey]) -> SampleKey:
+        """The sample before this process's part of a global batch, which mixup blends with the first one."""
+        return self.key(keys[0].iteration, (keys[0].slot - 1) % self.total_batch_size)
+
     def key(self, iteration: int, slot: int) -> SampleKey:
         """Which image stands at a slot of the global batch."""
         epoch, within = divmod(iteration, self.iters_per_epoch)
@@ -72,6 +76,41 @@ class IterationSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for iteration in itertools.count(self.start_iter):
             yield [self.key(iteration, slot) for slot in self.slots]
+
+
+class IndexSampler(Sampler[list[SampleKey]]):
+    """The batches of a sampler of detectron2, such as ``RepeatFactorTrainingSampler``, from ``start_iter`` on.
+
+    Args:
+        indices: an endless stream of this process's indices, the same each time that it is iterated over.
+        dataset_size, total_batch_size, seed: as of :class:`IterationSampler`. Indices do not depend on ``seed``.
+
+    Raises:
+        ValueError: if the batch cannot be divided among the processes.
+    """
+
+    def __init__(self, indices: Iterable[int], dataset_size: int, total_batch_size: int, seed: int):
+        self._epochs = IterationSampler(dataset_size, total_batch_size, seed)
+        self.indices, self.seed, self.start_iter = indices, seed, 0
+        self.total_batch_size, self.slots = total_batch_size, self._epochs.slots
+
+    @property
+    def iters_per_epoch(self) -> int:
+        """Iterations in which as many images are drawn as the data set has."""
+        return self._epochs.iters_per_epoch
+
+    def before(self, keys: Sequence[SampleKey]) -> SampleKey:
+        """The last of ``keys``: the indices of other processes are not known here."""
+        return keys[-1]
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        size = len(self.slots)
+        stream = itertools.islice(self.indices, self.start_iter * size, None)
+        for iteration in itertools.count(self.start_iter):
+            indices = list(itertools.islice(stream, size))
+            if len(indices) < size:
+                return
+            yield [SampleKey(iteration, *pair) for pair in zip(self.slots, indices, strict=True)]
 
 
 # In place of a slot, for what is drawn once for all samples of an iteration.

@@ -1,6 +1,7 @@
 """The augmentation stages of DEIM and D-FINE."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -10,9 +11,12 @@ from detectron2.data.transforms import Augmentation
 from deim.data.augmentation import Resize
 from deim.data.geometry import PendingImage
 from deim.data.image import Reader, read_image
+from deim.data.iteration import SampleClock
 from deim.data.mapper import DetectionMapper, pending_image
 from deim.data.mosaic import Mosaic
-from deim.data.records import Records, annotation_arrays
+from deim.data.records import CompactRecords, Records, annotation_arrays
+from deim.data.sampler import generators
+from deim.errors import ConfigError
 from deim.schedule import Schedule, Stage
 
 
@@ -30,6 +34,15 @@ def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
     below = [low + 32 * i for i in range(steps)]
     above = [high - 32 * i for i in range(steps)]
     return below + [base_size] * repeat + above
+
+
+@dataclass
+class _Alone:
+    """What a mapper needs under a loader that calls it with a record alone."""
+
+    records: Records
+    iters_per_epoch: int
+    clock: SampleClock
 
 
 class StagedMapper:
@@ -57,9 +70,11 @@ class StagedMapper:
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
         resize: policies that give each image a size of its own (DETR); None for one size per iteration.
         image_format, min_box_size, read: see :class:`deim.data.mapper.DetectionMapper`.
+        dataset, total_batch_size: the records and the images per iteration over all processes. Only loaders other than
+            :func:`deim.data.build_train_loader` need them here, since they call the mapper with a record alone.
 
     Raises:
-        ValueError: ``mosaic_prob`` is no probability.
+        ValueError: if ``mosaic_prob`` is not a probability.
     """
 
     def __init__(
@@ -76,6 +91,8 @@ class StagedMapper:
         image_format: str = "RGB",
         min_box_size: float = 1.0,
         read: Reader = read_image,
+        dataset: Sequence[dict] | None = None,
+        total_batch_size: int | None = None,
     ):
         if not 0 <= mosaic_prob <= 1:
             raise ValueError(f"mosaic_prob must be in [0, 1], got {mosaic_prob}")
@@ -85,6 +102,34 @@ class StagedMapper:
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
         self.image_format, self.min_box_size, self.read = image_format, min_box_size, read
+        self._alone = None
+        if dataset is not None and total_batch_size is not None:
+            self._alone = _Alone(
+                CompactRecords(dataset), max(len(dataset) // total_batch_size, 1), SampleClock(total_batch_size)
+            )
+
+    def __call__(self, record: dict) -> dict:
+        """Augment a record under a loader of detectron2, which does not state the iteration.
+
+        The stage is that of the estimated iteration; see :class:`deim.data.iteration.SampleClock`. Images of one iteration
+        have one size. There is no mixup, which needs a whole batch.
+
+        Args:
+            record: of detectron2.
+
+        Raises:
+            ConfigError: if the mapper was built without ``dataset`` and ``total_batch_size``.
+        """
+        if self._alone is None:
+            raise ConfigError(
+                "StagedMapper is called by a loader that does not state the iteration: use deim.data.build_train_loader, or "
+                "give the mapper dataset= and total_batch_size=, from which it estimates the iteration"
+            )
+        iteration = self._alone.clock.tick()
+        stage = self.stage_of(iteration // self._alone.iters_per_epoch)
+        with generators(0, iteration):
+            shape = self.draw_shape(stage)
+        return self._mapper(stage, shape, self._alone.records)(record)
 
     def stage_of(self, epoch: int) -> Stage:
         return self.schedule.stage(epoch)
@@ -110,7 +155,9 @@ class StagedMapper:
         Args:
             records: where the other images of a mosaic come from.
         """
-        shape = self.draw_shape(stage)
+        return self._mapper(stage, self.draw_shape(stage), records)
+
+    def _mapper(self, stage: Stage, shape: tuple[int, int], records: Records) -> Callable[[dict], dict]:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.colour, *self.strong, *self.always] if augmented else self.always

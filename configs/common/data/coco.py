@@ -33,7 +33,10 @@ dataloader = dict(
         total_batch_size=32,
         # None: 4, or fewer where a process has fewer cores
         num_workers=None,
-        seed="${train.seed}",
+        # None: train.seed, or 0 in the training of others
+        seed=None,
+        # a sampler of detectron2; None draws every image once in an epoch
+        sampler=None,
         # in place of one, another image is taken
         unreadable_images_allowed=0,
         # memory for decoded images, of each process with its workers; 0 decodes them in each epoch

@@ -1,0 +1,138 @@
+"""The data loader under trainers, samplers and loaders of detectron2."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+
+from deim.config import load_config
+from deim.data import build_train_loader, coco_dataset
+from deim.data.staged import StagedMapper
+from deim.errors import ConfigError
+from deim.fallback import is_standalone
+from deim.schedule import Schedule, Stage
+from tests.models import recipe
+
+
+class Recorder(torch.nn.Module):
+    """Keeps which images it is trained on, and how large they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[tuple]] = []
+
+    def forward(self, batch: list[dict]) -> dict:
+        self.seen.append([(sample["image_id"], float(sample["image"].float().mean())) for sample in batch])
+        return {"loss": self.weight * 0}
+
+
+def records(shapes: Path) -> list[dict]:
+    return coco_dataset(
+        f"shapes_{shapes}", str(shapes / "annotations/instances_train.json"), str(shapes / "train"), filter_empty=False
+    )
+
+
+def mapper(**options) -> StagedMapper:
+    """Plain, dense and strong for two epochs each, then plain again."""
+    schedule = Schedule(epochs=8, dense_epochs=(2, 4), no_aug_epochs=2, warmup_iters=0)
+    loader = recipe("deim_dfine_n_shapes").dataloader.train.mapper
+    from detectron2.config import instantiate
+
+    return StagedMapper(schedule, (64, 64), mosaic=instantiate(loader.mosaic), mosaic_prob=1.0, **options)
+
+
+def run(shapes: Path, start: int, stop: int, **options) -> list:
+    """What detectron2's trainer, which does not know this project, trains on."""
+    loader = build_train_loader(records(shapes), mapper=mapper(), total_batch_size=4, num_workers=0, **options)
+    model = Recorder()
+    trainer = SimpleTrainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.train(start, stop)
+    return model.seen
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_trainer_of_detectron2_resumes_where_it_was_stopped(shapes: Path, sampled: bool) -> None:
+    """Six iterations an epoch: the second run begins in the middle of the third epoch, with mosaics."""
+    indices = [int(i) for i in np.random.default_rng(0).integers(24, size=100)]
+    options = {"sampler": indices} if sampled else {}
+    whole = run(shapes, 0, 18, **options)
+    assert run(shapes, 15, 18, **options) == whole[15:]
+    assert len({image for batch in whole for image in batch}) > 40, "mosaics differ from single images"
+
+
+def test_outside_of_a_training_loop_the_loader_begins_at_the_beginning(shapes: Path) -> None:
+    loader = build_train_loader(records(shapes), mapper=mapper(), total_batch_size=4, num_workers=0)
+    first = [sample["image_id"] for sample in next(iter(loader))]
+    with EventStorage(start_iter=5):
+        later = [sample["image_id"] for sample in next(iter(loader))]
+        loader.start_iter = 0
+        assert [sample["image_id"] for sample in next(iter(loader))] == first
+    assert later != first
+
+
+def test_a_sampler_decides_which_images_are_drawn_and_how_often(shapes: Path) -> None:
+    """Repeat-factor sampling with mosaics and mixup: images of rare classes come more often."""
+    loader = build_train_loader(
+        records(shapes), mapper=mapper(), total_batch_size=4, num_workers=1, sampler=itertools.cycle([3, 5, 3, 7])
+    )
+    wanted = [records(shapes)[i]["image_id"] for i in (3, 5, 3, 7)]
+    assert [[sample["image_id"] for sample in batch] for batch in itertools.islice(loader, 2)] == [wanted, wanted]
+
+
+def test_the_mapper_estimates_the_stage_under_a_loader_that_does_not_state_the_iteration(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = records(shapes)
+    staged = mapper(dataset=data, total_batch_size=4)
+    stages: list[Stage] = []
+    monkeypatch.setattr(staged, "stage_of", lambda epoch: stages.append(staged.schedule.stage(epoch)) or stages[-1])
+    samples = [staged(record) for _ in range(8) for record in data]
+    assert stages == [Stage.PLAIN] * 48 + [Stage.DENSE] * 48 + [Stage.STRONG] * 48 + [Stage.FINAL] * 48
+    objects = [len(sample["instances"]) for sample in samples]
+    assert sum(objects[48:96]) > 1.5 * sum(objects[:48]), "mosaics hold more objects"
+    with EventStorage(start_iter=12):
+        resumed = mapper(dataset=data, total_batch_size=4)
+        resumed(data[0])
+    assert resumed._alone.clock.tick() == 12
+
+
+def test_without_its_data_the_mapper_says_what_it_needs(shapes: Path) -> None:
+    with pytest.raises(ConfigError, match="give the mapper dataset= and total_batch_size="):
+        mapper()(records(shapes)[0])
+
+
+def test_our_own_commands_seed_the_loader_with_the_seed_of_the_run() -> None:
+    cfg = load_config("deim_dfine/deim_dfine_n_shapes", ["train.seed=7"])
+    assert cfg.dataloader.train.seed == 7
+    assert load_config("deim_dfine/deim_dfine_n_shapes", ["dataloader.train.seed=3"]).dataloader.train.seed == 3
+
+
+@pytest.mark.skipif(is_standalone("detectron2"), reason="needs the real detectron2")
+def test_under_the_loader_of_detectron2(shapes: Path) -> None:
+    from detectron2.data import build_detection_train_loader
+
+    data = records(shapes)
+    loader = build_detection_train_loader(
+        data, mapper=mapper(dataset=data, total_batch_size=4), total_batch_size=4, num_workers=1
+    )
+    batches = list(itertools.islice(loader, 14))
+    assert {tuple(sample["image"].shape) for batch in batches for sample in batch} == {(3, 64, 64)}
+
+
+@pytest.mark.skipif(is_standalone("detectron2"), reason="needs the real detectron2")
+def test_repeat_factor_sampling_of_detectron2(shapes: Path) -> None:
+    from detectron2.data.samplers import RepeatFactorTrainingSampler as Sampler
+
+    data = records(shapes)
+    factors = Sampler.repeat_factors_from_category_frequency(data, 1.0)
+    loader = build_train_loader(
+        data, mapper=mapper(), total_batch_size=4, num_workers=0, sampler=Sampler(factors, seed=0)
+    )
+    drawn = [sample["image_id"] for batch in itertools.islice(loader, 60) for sample in batch]
+    counts = np.array([drawn.count(record["image_id"]) for record in data])
+    assert np.corrcoef(counts, factors.numpy())[0, 1] > 0.3, "images of rare classes come more often"
