@@ -1,12 +1,9 @@
 """Parameters and operations of a model, by its parts."""
 
 import logging
-import math
-from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from torch import nn
 
 from deim.benchmarks.latency import Network
@@ -23,7 +20,6 @@ def run(recipe: str, size: int, path: str | None) -> None:
     deployed = reparameterized(model)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # of operators that count as nothing
     analysis = FlopCountAnalysis(Network(deployed).eval(), torch.zeros(1, 3, size, size))
-    analysis.set_op_handle("aten::matmul", _matmul)
     operations = analysis.by_module()
     rows = [
         {
@@ -36,11 +32,6 @@ def run(recipe: str, size: int, path: str | None) -> None:
         for part in ("", *PARTS)
     ]
     report(rows, path, torch.device("cpu"))
-
-
-def _matmul(inputs: list[Any], outputs: list[Any]) -> int:
-    """fvcore's own cannot count a product with a vector."""
-    return math.prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]
 
 
 def _millions(model: nn.Module, part: str) -> float:

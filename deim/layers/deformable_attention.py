@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deim.layers.linear import Linear
 from deim.layers.ops import deform_attn, deform_attn_nearest
-from deim.layers.tracing import remembered
+from deim.layers.tracing import remembered, tensor_of_sizes
 
 SAMPLINGS = {"bilinear": deform_attn, "nearest": deform_attn_nearest}
 
@@ -132,4 +132,4 @@ def _level_sizes(
     """(P, 2) width and height of the map of each point. Cached: do not write to it."""
     levels = zip(spatial_shapes, num_points, strict=True)
     rows = [[width, height] for (height, width), count in levels for _ in range(count)]
-    return torch.tensor(rows, dtype=torch.float32, device=device)
+    return tensor_of_sizes(rows, device)

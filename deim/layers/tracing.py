@@ -1,11 +1,12 @@
 """While a model is traced into a graph: whether it is, and tensors that are kept from call to call."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
@@ -22,6 +23,21 @@ def is_exporting() -> bool:
 def is_traced() -> bool:
     """Whether torch traces a graph, to export or to compile it."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def tensor_of_sizes(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:
+    """Return sizes as a tensor.
+
+    Args:
+        rows: N rows of M numbers. While a graph is traced they are tensors, which stay in the graph, so that it serves images
+            of other sizes.
+
+    Returns:
+        (N, M) float32.
+    """
+    if torch.jit.is_tracing():
+        return torch.stack([torch.stack([torch.as_tensor(one) for one in row]) for row in rows]).float().to(device)
+    return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def remembered(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[Arguments, Made]:

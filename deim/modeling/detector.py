@@ -8,6 +8,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from torch import Tensor, nn
 
+from deim.layers.tracing import tensor_of_sizes
 from deim.modeling.losses import Criterion
 from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions, Targets
@@ -56,6 +57,17 @@ class DEIMDetector(nn.Module):
         """Drop what only training needs."""
         self.criterion = None
 
+    def __prepare_scriptable__(self) -> "DEIMDetector":
+        """Refuse ``torch.jit.script``, which calls this first.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "DEIMDetector cannot be scripted, since its parts are chosen by Python code. Trace it (torch.jit.trace with "
+            "detectron2's TracingAdapter; the graph takes images of any size), or write a file with `deim export`"
+        )
+
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
@@ -101,7 +113,8 @@ class DEIMDetector(nn.Module):
         """Normalised images in one tensor, and the (B, H, W) mask of padded pixels if there are any."""
         divisor = self.size_divisibility
         sizes = {tuple(image.shape[-2:]) for image in images}
-        if len(sizes) == 1 and all(side % divisor == 0 for side in next(iter(sizes))):
+        # A traced graph also serves images of other sizes, for which it must be able to pad.
+        if not torch.jit.is_tracing() and len(sizes) == 1 and all(side % divisor == 0 for side in next(iter(sizes))):
             # Bytes travel to the device, each image from where it is, and one kernel normalises them all.
             batch = torch.stack([image.to(self.device, non_blocking=True) for image in images]).contiguous()
             size = (int(batch.shape[-2]), int(batch.shape[-1]))
@@ -140,8 +153,8 @@ class DEIMDetector(nn.Module):
 
 
 def _scales(sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """(height, width) of each image -> (B, 1, 4) float32 width, height, width, height."""
-    return torch.tensor([[width, height, width, height] for height, width in sizes], dtype=torch.float32)[:, None]
+    """Return (B, 1, 4) float32 width, height, width, height of images of (height, width)."""
+    return tensor_of_sizes([(width, height, width, height) for height, width in sizes])[:, None]
 
 
 def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tensor, Tensor]:

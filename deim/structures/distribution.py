@@ -48,7 +48,8 @@ def expected_offsets(corners: Tensor, bin_values: Tensor) -> Tensor:
     Returns:
         (..., 4) float32.
     """
-    return in_full_precision(corners).softmax(dim=-1) @ bin_values
+    # A product of matrices: counters of operations, fvcore's among them, do not know one of a matrix with a vector.
+    return (in_full_precision(corners).softmax(dim=-1) @ bin_values[:, None]).squeeze(-1)
 
 
 def offsets_to_boxes(references: Tensor, offsets: Tensor, reg_scale: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deim.layers.tracing import tensor_of_sizes
+
 
 def deform_attn_torch(
     value: Tensor,
@@ -85,7 +87,7 @@ def deform_attn_nearest(
     """
     indices, start = [], 0
     for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):
-        pixels = (points * points.new_tensor([w, h]) + 0.5).long()
+        pixels = (points * tensor_of_sizes([(w, h)]).to(points) + 0.5).long()
         column, row = pixels[..., 0].clamp(0, w - 1), pixels[..., 1].clamp(0, h - 1)
         indices.append(start + row * w + column)
         start += h * w

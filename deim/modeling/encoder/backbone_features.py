@@ -66,7 +66,7 @@ def _build(
     return encoder(in_features, in_channels, **arguments)
 
 
-def feature_widths(backbone: nn.Module) -> dict[str, int]:
+def feature_widths(backbone: Any) -> dict[str, int]:
     """Return the width of each feature map of a backbone, finest first.
 
     Backbones of detectron2 state them by ``output_shape()``. Others are run once on a blank image.
@@ -85,7 +85,7 @@ def feature_widths(backbone: nn.Module) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _measured_widths(backbone: nn.Module) -> dict[str, int]:
+def _measured_widths(backbone: Any) -> dict[str, int]:
     training, values = backbone.training, next(backbone.parameters(), torch.zeros(()))
     try:
         found = backbone.eval()(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE, device=values.device, dtype=values.dtype))

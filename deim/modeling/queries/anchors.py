@@ -23,8 +23,8 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
     if memory.padding is None or memory.valid_ratios is None:
         return anchors_of_whole_maps(shapes, device, size, eps)
     boxes = _boxes(shapes, device, size)
-    sizes = torch.tensor(memory.level_sizes, device=device)
-    ratios = memory.valid_ratios.repeat_interleave(sizes, dim=1, output_size=boxes.shape[1])
+    levels = zip(memory.valid_ratios.split(1, dim=1), memory.level_sizes, strict=True)
+    ratios = torch.cat([ratio.expand(-1, size, -1) for ratio, size in levels], dim=1)
     return _to_logits(
         torch.cat([boxes[..., :2] / ratios, boxes[..., 2:].expand_as(ratios)], dim=-1), eps, memory.padding
     )

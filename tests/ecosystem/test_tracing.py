@@ -1,0 +1,60 @@
+"""detectron2's tools that look into a model: tracing, scripting, counters of operations."""
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis, flop_count_table
+
+from deim.benchmarks.latency import Network
+from deim.fallback import is_standalone
+from tests.models import FAMILIES, randomize, tiny_model
+
+needs_detectron2 = pytest.mark.skipif(is_standalone("detectron2"), reason="needs the real detectron2")
+
+
+def image(height: int, width: int) -> torch.Tensor:
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(height), dtype=torch.uint8)
+
+
+@needs_detectron2
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_traced_model_serves_images_of_other_sizes(family: str) -> None:
+    """By detectron2's own adapter, as its deployment tools use it."""
+    from detectron2.export import TracingAdapter
+
+    model = randomize(tiny_model(family=family)).double().eval()
+    inputs = [{"image": image(96, 128)}]
+    adapter = TracingAdapter(model, inputs)
+    traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
+    for size in ((96, 128), (160, 96), (130, 101)):
+        flat = traced(image(*size))
+        found = adapter.outputs_schema(flat)[0]["instances"]
+        wanted = model([{"image": image(*size)}])[0]["instances"]
+        torch.testing.assert_close(found.scores, wanted.scores)
+        torch.testing.assert_close(found.pred_boxes.tensor, wanted.pred_boxes.tensor)
+        assert torch.equal(found.pred_classes, wanted.pred_classes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_operations_are_counted_without_handlers_of_our_own(family: str) -> None:
+    model = Network(tiny_model(family=family).eval())
+    analysis = FlopCountAnalysis(model, torch.zeros(1, 3, 128, 128)).unsupported_ops_warnings(False)
+    assert analysis.by_module()["decoder"] > 1e6
+
+
+@needs_detectron2
+@pytest.mark.parametrize("family", ["dfine", "deformable"])
+def test_the_counters_of_detectron2_take_its_inputs(family: str) -> None:
+    from detectron2.utils.analysis import FlopCountAnalysis, activation_count_operators
+
+    model, inputs = tiny_model(family=family).eval(), [{"image": image(128, 128)}]
+    analysis = FlopCountAnalysis(model, inputs)
+    assert analysis.by_module()["model.decoder"] > 1e6
+    assert "decoder" in flop_count_table(analysis, max_depth=1)
+    assert sum(activation_count_operators(model, inputs).values()) > 0
+
+
+@pytest.mark.parametrize("family", ["dfine", "deformable"])
+def test_scripting_is_refused_with_what_to_use_in_its_place(family: str) -> None:
+    with pytest.raises(NotImplementedError, match=r"cannot be scripted.*torch\.jit\.trace.*deim export"):
+        torch.jit.script(tiny_model(family=family).eval())
