@@ -15,7 +15,7 @@
 ``"build_timm"``, or ``"build_resnet"``, which takes detectron2's own keys.
 """
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from deim import modeling
@@ -59,9 +59,27 @@ def add_deim_config(cfg: CfgNode) -> None:
 
 @META_ARCH_REGISTRY.register()
 class DEIMDetector(modeling.DEIMDetector):
-    """:class:`deim.modeling.DEIMDetector` as ``cfg.MODEL.DEIM`` describes it."""
+    """:class:`deim.modeling.DEIMDetector` as ``cfg.MODEL.DEIM`` describes it.
+
+    Images are in the order of ``cfg.INPUT.FORMAT``, which the mappers of detectron2 follow. ``cfg.MODEL.PIXEL_MEAN`` and
+    ``PIXEL_STD`` replace those of the recipe where they are not detectron2's defaults; they are in the order of
+    ``cfg.INPUT.FORMAT``.
+    """
 
     def __init__(self, cfg: CfgNode):
         recipe = model_zoo.get_config(cfg.MODEL.DEIM.RECIPE)
         recipe.model.num_classes = cfg.MODEL.DEIM.NUM_CLASSES
+        recipe.model.input_format = cfg.INPUT.FORMAT
+        recipe.model.update(_pixel_statistics(cfg))
         super().__init__(**{name: build(recipe, f"model.{name}") for name in recipe.model if name != "_target_"})
+
+
+def _pixel_statistics(cfg: CfgNode) -> dict[str, list[float]]:
+    """``pixel_mean`` and ``pixel_std`` of red, green and blue, where a config sets others than detectron2's defaults."""
+    default = get_cfg().MODEL
+    order = -1 if cfg.INPUT.FORMAT == "BGR" else 1
+    return {
+        name.lower(): list(cfg.MODEL[name])[::order]
+        for name in ("PIXEL_MEAN", "PIXEL_STD")
+        if list(cfg.MODEL[name]) != list(default[name])
+    }

@@ -22,26 +22,29 @@ class DetectionMapper:
         augmentations: detectron2 policies, in order. Neighbours among those of ``deim`` are done in one
             pass; others work as well.
         is_train: attach ``instances``.
-        image_format: "RGB" or "BGR", of the sample; augmentations get RGB.
+        img_format: "RGB" or "BGR", the order of the channels of the sample. Augmentations get RGB. The name is detrex's.
         min_box_size: drop objects with a side shorter than this many pixels after augmentation.
         read: what decodes the images.
+        image_format: detectron2's name of ``img_format``.
 
     Raises:
-        ConfigError: another image format.
+        ConfigError: if the format is another one.
     """
 
     def __init__(
         self,
         augmentations: Sequence[Augmentation],
         is_train: bool,
-        image_format: str = "RGB",
+        img_format: str = "RGB",
         min_box_size: float = 1.0,
         read: Reader = read_image,
+        image_format: str | None = None,
     ):
-        if image_format not in IMAGE_FORMATS:
-            raise ConfigError(f"image_format={image_format!r}; choose one of {', '.join(IMAGE_FORMATS)}")
+        img_format = image_format or img_format
+        if img_format not in IMAGE_FORMATS:
+            raise ConfigError(f"img_format={img_format!r} of the mapper; choose one of {', '.join(IMAGE_FORMATS)}")
         self.augmentations = list(augmentations)
-        self.is_train, self.image_format, self.min_box_size = is_train, image_format, min_box_size
+        self.is_train, self.img_format, self.min_box_size = is_train, img_format, min_box_size
         self.read = read
 
     def __call__(self, record: dict) -> dict:
@@ -74,7 +77,7 @@ class DetectionMapper:
         for policy in self.augmentations:
             pending.augment(policy)
         image = pending.render()
-        if self.image_format == "BGR":
+        if self.img_format == "BGR":
             image = image[..., ::-1]
         # Policies of others may leave views that torch cannot take.
         image = np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])

@@ -69,7 +69,7 @@ class StagedMapper:
         mosaic_prob: how often an image of the DENSE stage becomes a mosaic.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
         resize: policies that give each image a size of its own (DETR); None for one size per iteration.
-        image_format, min_box_size, read: see :class:`deim.data.mapper.DetectionMapper`.
+        img_format, min_box_size, read, image_format: see :class:`deim.data.mapper.DetectionMapper`.
         dataset, total_batch_size: the records and the images per iteration over all processes. Only loaders other than
             :func:`deim.data.build_train_loader` need them here, since they call the mapper with a record alone.
 
@@ -88,11 +88,12 @@ class StagedMapper:
         mosaic_prob: float = 0.5,
         multi_scale_repeat: int | None = None,
         resize: Sequence[Augmentation] | None = None,
-        image_format: str = "RGB",
+        img_format: str = "RGB",
         min_box_size: float = 1.0,
         read: Reader = read_image,
         dataset: Sequence[dict] | None = None,
         total_batch_size: int | None = None,
+        image_format: str | None = None,
     ):
         if not 0 <= mosaic_prob <= 1:
             raise ValueError(f"mosaic_prob must be in [0, 1], got {mosaic_prob}")
@@ -101,7 +102,7 @@ class StagedMapper:
         self.mosaic, self.mosaic_prob = mosaic, mosaic_prob
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
-        self.image_format, self.min_box_size, self.read = image_format, min_box_size, read
+        self.img_format, self.min_box_size, self.read = image_format or img_format, min_box_size, read
         self._alone = None
         if dataset is not None and total_batch_size is not None:
             self._alone = _Alone(
@@ -161,7 +162,7 @@ class StagedMapper:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.colour, *self.strong, *self.always] if augmented else self.always
-        how: dict[str, Any] = {"image_format": self.image_format, "min_box_size": self.min_box_size, "read": self.read}
+        how: dict[str, Any] = {"img_format": self.img_format, "min_box_size": self.min_box_size, "read": self.read}
         single = DetectionMapper([*policies, *resize], True, **how)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single

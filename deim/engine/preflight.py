@@ -93,6 +93,7 @@ def check_settings(cfg: Any, training: bool) -> None:
         _check_for_graphs(cfg.train)
     if cfg.train.model_ema.enabled and not 0 < cfg.train.model_ema.decay < 1:
         raise ConfigError(f"train.model_ema.decay must be between 0 and 1, got {cfg.train.model_ema.decay}")
+    _check_channel_order(cfg)
     for key in ("model", "dataloader.test", *(_BUILT_IN_TRAINING if training else ())):
         if "_target_" not in (OmegaConf.select(cfg, key, default=None) or {}):
             raise ConfigError(f"{key} of the config describes nothing to build")
@@ -154,3 +155,21 @@ def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int
             f"the model does not run on an image of {height} x {width}, the smallest of this run "
             f"(dataloader.image_size): {error} ({origin(error)})"
         ) from error
+
+
+def _check_channel_order(cfg: Any) -> None:
+    """Compare the order of the channels of a model of this project with that of the mappers of its data.
+
+    Raises:
+        ConfigError: if they differ.
+    """
+    expected = OmegaConf.select(cfg, "model.input_format", default=None)
+    for split in ("train", "test"):
+        mapper = OmegaConf.select(cfg, f"dataloader.{split}.mapper", default=None) or {}
+        # detectron2's name, and detrex's
+        key = next((name for name in ("image_format", "img_format") if mapper.get(name)), None)
+        if expected is not None and key is not None and mapper[key] != expected:
+            raise ConfigError(
+                f"dataloader.{split}.mapper.{key} is {mapper[key]}, but model.input_format is {expected}: set one of them to "
+                "the other. Pretrained weights are for RGB, to which the model converts what input_format says"
+            )

@@ -25,7 +25,9 @@ class DEIMDetector(nn.Module):
         criterion: None for inference alone.
         num_classes: K.
         num_detections: the best scores per image that are returned, over all queries and classes.
-        pixel_mean, pixel_std: of the three channels; inputs in [0, 255] are normalised by them.
+        pixel_mean, pixel_std: of red, green and blue; images in [0, 255] are normalized by them.
+        input_format: "RGB" or "BGR", the order of the channels of images. The data set mapper decides it; in detectron2 it is
+            the mapper's ``image_format``.
         size_divisibility: height and width of a batch are padded to a multiple of this.
     """
 
@@ -43,8 +45,12 @@ class DEIMDetector(nn.Module):
         pixel_mean: Sequence[float] = (0.0, 0.0, 0.0),
         pixel_std: Sequence[float] = (255.0, 255.0, 255.0),
         size_divisibility: int = 32,
+        input_format: str = "RGB",
     ):
         super().__init__()
+        if input_format not in ("RGB", "BGR"):
+            raise ValueError(f"input_format must be RGB or BGR, got {input_format!r}")
+        self.input_format = input_format
         self.backbone = backbone
         self.encoder = encoder if isinstance(encoder, nn.Module) else encoder(backbone)
         self.decoder, self.criterion = decoder, criterion
@@ -75,7 +81,7 @@ class DEIMDetector(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
-            batched_inputs: one dict per image: ``image`` (3, H, W) RGB in [0, 255], in training
+            batched_inputs: one dict per image: ``image`` (3, H, W) in [0, 255], in the order of ``input_format``, in training
                 ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``, in inference
                 optionally ``height`` and ``width`` of the result.
 
@@ -109,6 +115,16 @@ class DEIMDetector(nn.Module):
         groups, _ = self.decoder(self.encode(images, padding), None, padding)
         return best_detections(groups["main"], self.num_detections)
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return (..., 3, H, W) images as the backbone takes them: RGB, normalized.
+
+        Args:
+            images: in [0, 255], in the order of ``input_format``.
+        """
+        if self.input_format == "BGR":
+            images = images.flip(-3)
+        return (images - self.pixel_mean) / self.pixel_std
+
     def _batch(self, images: list[Tensor]) -> tuple[ImageList, Tensor | None]:
         """Normalised images in one tensor, and the (B, H, W) mask of padded pixels if there are any."""
         divisor = self.size_divisibility
@@ -118,8 +134,8 @@ class DEIMDetector(nn.Module):
             # Bytes travel to the device, each image from where it is, and one kernel normalises them all.
             batch = torch.stack([image.to(self.device, non_blocking=True) for image in images]).contiguous()
             size = (int(batch.shape[-2]), int(batch.shape[-1]))
-            return ImageList((batch - self.pixel_mean) / self.pixel_std, [size] * len(images)), None
-        normalized = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
+            return ImageList(self.normalize(batch), [size] * len(images)), None
+        normalized = [self.normalize(image.to(self.device)) for image in images]
         batched = ImageList.from_tensors(normalized, divisor)
         padding = torch.ones(len(images), *batched.tensor.shape[-2:], dtype=torch.bool, device=self.device)
         for mask, (height, width) in zip(padding, batched.image_sizes, strict=True):

@@ -33,6 +33,26 @@ def test_an_old_style_config_names_the_model() -> None:
     assert model.decoder.refinement.score_heads[0].out_features == 6
 
 
+def test_an_old_style_config_says_in_which_order_and_scale_pixels_are() -> None:
+    """detectron2's default is BGR, and its mappers follow INPUT.FORMAT."""
+    cfg = old_style_config()
+    cfg.MODEL.META_ARCHITECTURE = "DEIMDetector"
+    cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_n_shapes"
+    assert cfg.INPUT.FORMAT == "BGR"
+    model = build_model(cfg)
+    blue = torch.zeros(3, 64, 64)
+    blue[0] = 255.0
+    assert [round(float(one.mean()), 3) for one in model.normalize(blue)] == [0, 0, 1]
+    assert float(model.pixel_std[0]) == 255, "detectron2's default is not for this recipe"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [51.0, 102.0, 153.0], [255.0, 255.0, 510.0]
+    assert [round(float(one.mean()), 3) for one in build_model(cfg).normalize(blue)] == [-0.3, -0.4, 0.8]
+    cfg.INPUT.FORMAT = "RGB"
+    assert [round(float(one.mean()), 3) for one in build_model(cfg).normalize(blue)] == [0.8, -0.4, -0.3]
+    cfg.INPUT.FORMAT = "L"
+    with pytest.raises(ValueError, match="input_format must be RGB or BGR, got 'L'"):
+        build_model(cfg)
+
+
 def test_an_old_style_config_names_the_backbone() -> None:
     cfg = old_style_config()
     cfg.MODEL.BACKBONE.NAME = "HGNetV2"
@@ -80,8 +100,10 @@ def test_those_of_the_ecosystem_as_well(name: str, features: dict[str, tuple[int
     if "RESNETS" not in cfg.MODEL:  # the subset has them not, detectron2 has
         cfg.MODEL.RESNETS = CfgNode({"DEPTH": 50, "NORM": "FrozenBN"})
     cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.RES5_DILATION = ["res4", "res5"], 2
-    shapes = build_backbone(cfg).output_shape()
+    backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
     assert {key: (shape.channels, shape.stride) for key, shape in shapes.items()} == features
+    assert backbone.size_divisibility in (0, 32), "which meta-architectures of detectron2 ask for"
 
 
 def test_pretrained_backbones_are_loaded_from_a_file(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ dataloader = dict(
             mosaic=None,
             mosaic_prob=0.5,
             multi_scale_repeat=None,
+            img_format="RGB",
         ),
         mixup=None,
         total_batch_size=32,
@@ -48,6 +49,7 @@ dataloader = dict(
             is_train=False,
             # detectron2's, by PIL: published weights were evaluated with its filter
             augmentations=[L(T.Resize)(shape="${dataloader.image_size}")],
+            img_format="RGB",
         ),
         total_batch_size=64,
         num_workers=None,

@@ -88,4 +88,5 @@ model = L(DEIMDetector)(
     ),
     num_classes=80,
     num_detections=300,
+    input_format="RGB",
 )

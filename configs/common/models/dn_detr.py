@@ -80,4 +80,5 @@ model = L(DEIMDetector)(
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     size_divisibility=1,
+    input_format="RGB",
 )

@@ -74,6 +74,8 @@ class DEIMGraph(DetectionGraph):
 
     def predictions(self, images: Tensor) -> Predictions:
         detector, pixels = self.detector, images.float()
+        if detector.input_format == "BGR":
+            pixels = pixels.flip(1)
         if self._has_mean:
             pixels = pixels - detector.pixel_mean
         pixels = pixels / detector.pixel_std

@@ -64,6 +64,8 @@ def build_swin(
         drop_path_rate=drop_path_rate,
         out_indices=tuple(out_indices),
     )
+    # detectron2 sets it under a misspelled name, so that its own meta-architectures do not find it.
+    setattr(backbone, "_size_divisibility", 32)  # noqa: B010 - torch types attributes as modules or tensors
     if weights:
         load_backbone_weights(
             backbone, path_of(weights, "build_swin", size), fresh=tuple(f"norm{index}." for index in out_indices)

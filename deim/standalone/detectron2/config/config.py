@@ -22,6 +22,7 @@ def get_cfg() -> CfgNode:
     cfg.MODEL = CfgNode({"DEVICE": "cuda", "META_ARCHITECTURE": "GeneralizedRCNN", "WEIGHTS": ""})
     cfg.MODEL.PIXEL_MEAN = [103.530, 116.280, 123.675]
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    cfg.INPUT = CfgNode({"FORMAT": "BGR"})
     cfg.MODEL.BACKBONE = CfgNode({"NAME": "build_resnet_backbone", "FREEZE_AT": 2})
     return cfg
 
