@@ -220,7 +220,8 @@ class RandomIoUCrop(SizeAugmentation):
     """SSD's crop (arXiv 1512.02325, section 2.2) with probability ``prob``.
 
     A part with sides of 0.3 to 1 of the image's and aspect ratio 0.5 to 2 that overlaps some object
-    by at least a random IoU. Objects whose centre is outside are dropped: their boxes become empty.
+    by at least a random IoU. Objects whose center is outside are dropped: their boxes become empty. Without boxes, the image
+    stays as it is.
     """
 
     input_args = ("image", "boxes")
@@ -237,8 +238,9 @@ class RandomIoUCrop(SizeAugmentation):
         self.prob, self.scale_range, self.aspect_range = prob, scale_range, aspect_range
         self.min_ious, self.trials = tuple(min_ious), trials
 
-    def get_transform(self, image: np.ndarray, boxes: np.ndarray) -> Transform:
-        if np.random.uniform() >= self.prob or len(boxes) == 0:
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> Transform:
+        # detectron2's mappers have no boxes in evaluation
+        if np.random.uniform() >= self.prob or boxes is None or len(boxes) == 0:
             return NoOpTransform()
         size = image.shape[:2]
         while True:

@@ -90,6 +90,20 @@ class AffineTransform(Transform):
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
 
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Map labels (H, W), or masks (H, W, N), by the nearest pixel; 0 where the image does not reach."""
+        # OpenCV has no integers of 32 and 64 bits; float64 holds every label.
+        known = segmentation.dtype in (np.uint8, np.uint16, np.int16, np.float32, np.float64)
+        labels = segmentation if known else segmentation.astype(np.uint8 if segmentation.dtype == bool else np.float64)
+        matrix = self.matrix.copy()
+        matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5
+        mapped = cv2.warpAffine(labels, matrix, self.canvas[::-1], flags=cv2.INTER_NEAREST)
+        return mapped.astype(segmentation.dtype).reshape(*self.canvas, *segmentation.shape[2:])
+
+    def inverse(self) -> "AffineTransform":
+        """Return the map from the canvas to the image, as detectron2's own transforms do."""
+        return AffineTransform(cv2.invertAffineTransform(self.matrix), self.canvas, self.size, self.fill)
+
     def then(self, other: "AffineTransform") -> "AffineTransform | None":
         """Both maps in one; None where two passes give another picture."""
         fill = self.fill
@@ -191,6 +205,13 @@ class ColourTransform(Transform):
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+    def inverse(self) -> Transform:
+        """Return a transform that does nothing, as that of fvcore's transforms of colors: coordinates stay."""
+        return NoOpTransform()
 
 
 def as_affine(transform: Transform, size: tuple[int, int]) -> AffineTransform | None:
