@@ -51,6 +51,8 @@ setup(
     package_data={"deim": ["py.typed"], "deim.layers.ops": ["*.c"]},
     entry_points={"console_scripts": ["deim = deim.cli:main"]},
     cmdclass={"build_py": BuildWithRecipes},
+    # An editable install by a .pth file: the finder that is the default loses to a checkout folder called deim.
+    options={"editable_wheel": {"mode": "compat"}},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

@@ -36,6 +36,15 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+    editable = f"from setuptools import build_meta; print(build_meta.build_editable({str(tmp_path / 'editable')!r}))"
+    made = subprocess.run([sys.executable, "-c", editable], cwd=source, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr
+    (link,) = (tmp_path / "editable").glob("*.whl")
+    with zipfile.ZipFile(link) as archive:
+        links = [name for name in archive.namelist() if ".dist-info/" not in name]
+        content = archive.read(links[0]).decode()
+    # A folder on the path. A finder would lose to a checkout folder called deim in the current folder.
+    assert (len(links), Path(content.strip())) == (1, source)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
