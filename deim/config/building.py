@@ -1,10 +1,12 @@
 """Building what a config describes, with faults that name the node at fault."""
 
+import inspect
 import traceback
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import instantiate
+from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,6 +55,16 @@ def _taken(node: Any) -> str:
     """Which arguments of a node stand elsewhere in the config, where the mistake may be."""
     written = {name: node._get_node(name)._value() for name in node if OmegaConf.is_interpolation(node, name)}
     return "; it takes " + ", ".join(f"{k} from {v}" for k, v in written.items()) if written else ""
+
+
+def accepts(target: Any, argument: str) -> bool:
+    """Return whether what a node calls has an argument of this name.
+
+    Args:
+        target: ``_target_`` of the node: a callable, or its name.
+    """
+    function = locate(target) if isinstance(target, str) else target
+    return callable(function) and argument in inspect.signature(function).parameters
 
 
 def origin(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from deim.config.building import accepts
 from deim.config.switches import with_deim_loss
 
 # Training images of COCO 2017, which most recipes are for.
@@ -22,7 +23,9 @@ def with_deim_rtdetr(model: Any) -> Any:
 
 def _unfrozen_with_silu(model: Any) -> Any:
     model.decoder.layer.activation = "silu"
-    model.backbone.freeze_at, model.backbone.freeze_norm = 0, False
+    for argument, value in (("freeze_at", 0), ("freeze_norm", False)):
+        if accepts(model.backbone._target_, argument):  # another backbone may have no such part
+            model.backbone[argument] = value
     return model
 
 

@@ -8,6 +8,7 @@ multiplied, and done in one pass, on an image that is decoded no finer than the 
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,8 +94,9 @@ class AffineTransform(Transform):
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """Map labels (H, W), or masks (H, W, N), by the nearest pixel; 0 where the image does not reach."""
         # OpenCV has no integers of 32 and 64 bits; float64 holds every label.
-        known = segmentation.dtype in (np.uint8, np.uint16, np.int16, np.float32, np.float64)
-        labels = segmentation if known else segmentation.astype(np.uint8 if segmentation.dtype == bool else np.float64)
+        labels: Any = segmentation
+        if segmentation.dtype not in (np.uint8, np.uint16, np.int16, np.float32, np.float64):
+            labels = segmentation.astype(np.uint8 if segmentation.dtype == bool else np.float64)
         matrix = self.matrix.copy()
         matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5
         mapped = cv2.warpAffine(labels, matrix, self.canvas[::-1], flags=cv2.INTER_NEAREST)

@@ -1,6 +1,5 @@
 """Evaluating the model of a config."""
 
-import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +10,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
 from torch import nn
 
 from deim.checkpoint.loading import load_for_inference
 from deim.config import build, published
+from deim.config.building import accepts
 from deim.data.limits import USUAL_MAX_DETECTIONS, Limits, beyond_limits
 from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
@@ -76,18 +75,13 @@ def _evaluate_enough(cfg: Any, largest: int) -> None:
     evaluator, detections = cfg.dataloader.get("evaluator"), Limits.of(cfg).detections
     if evaluator is None or largest <= USUAL_MAX_DETECTIONS or not detections or detections <= USUAL_MAX_DETECTIONS:
         return
-    if evaluator.get("max_dets_per_image") is not None or not _takes(evaluator.get("_target_"), "max_dets_per_image"):
+    if evaluator.get("max_dets_per_image") is not None or not accepts(evaluator.get("_target_"), "max_dets_per_image"):
         return
     evaluator.max_dets_per_image = detections
     logger.info(
         f"Test images hold up to {largest} objects: {detections} detections of an image are evaluated in place of "
         f"{USUAL_MAX_DETECTIONS} (dataloader.evaluator.max_dets_per_image={detections})"
     )
-
-
-def _takes(target: Any, argument: str) -> bool:
-    function = locate(target) if isinstance(target, str) else target
-    return callable(function) and argument in inspect.signature(function).parameters
 
 
 def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:

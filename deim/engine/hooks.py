@@ -21,11 +21,15 @@ def evaluates_after(iteration: int, eval_period: int, max_iter: int) -> bool:
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """detectron2's, which after ``--resume`` also deletes checkpoints from before it when their time comes."""
+    """Like detectron2's, but ``max_to_keep`` also applies to checkpoints written before ``--resume``.
+
+    This needs a :class:`RunCheckpointer`; with another checkpointer it is detectron2's.
+    """
 
     def before_train(self) -> None:
         super().before_train()
-        self.recent_checkpoints = self.checkpointer.numbered(before=self.trainer.start_iter)
+        if isinstance(self.checkpointer, RunCheckpointer):
+            self.recent_checkpoints = self.checkpointer.numbered(before=self.trainer.start_iter)
 
 
 class BestCheckpointer(hooks.BestCheckpointer):

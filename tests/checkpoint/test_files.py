@@ -117,7 +117,7 @@ def test_faults_are_told(fault: str, official: Path, tmp_path: Path, monkeypatch
 
 def test_a_file_of_another_family_lists_every_tensor(official: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
-        model_zoo.get("rtdetrv2/rtdetrv2_r18vd_120e_coco", str(official))
+        model_zoo.get("rtdetrv2/rtdetrv2_r18vd_120e_coco", weights=str(official))
     assert "backbone.conv#.conv#_#.conv.weight (3) is not in it" in str(caught.value)
     assert "decoder.refinement.quality_heads.#.reg_conf.layers.#.weight (6) has no place in the model" in str(
         caught.value
@@ -192,6 +192,17 @@ def test_the_zoo_tells_what_is_published_and_how_to_get_it(tmp_path: Path, monke
         model_zoo.get("deim_dfine/deim_dfine_s_coco", weights="coco")
     with pytest.raises(CheckpointError, match=r"no published weights 'objects365' for .* \(there are: coco\)"):
         model_zoo.get("dfine/dfine_n_coco", weights="objects365")
+
+
+def test_the_zoo_is_called_as_that_of_detectron2() -> None:
+    assert model_zoo.get_checkpoint_url("dfine/dfine_s_coco").startswith("https://github.com/Peterande/")
+    assert model_zoo.get_config("dfine/dfine_s_coco").train.init_checkpoint == ""
+    assert model_zoo.get_config("dfine/dfine_s_coco", trained=True).train.init_checkpoint == "coco"
+    assert model_zoo.get("deim_dfine/deim_dfine_n_shapes", False, "cpu").device.type == "cpu"
+    with pytest.raises(CheckpointError, match="no published weights 'coco'"):
+        model_zoo.get("deim_dfine/deim_dfine_n_shapes", trained=True)
+    with pytest.raises(TypeError, match="weights are given by name: weights='coco'"):
+        model_zoo.get("dfine/dfine_s_coco", "coco")
 
 
 def test_published_weights_that_are_in_place_are_used(

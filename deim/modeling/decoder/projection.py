@@ -25,5 +25,15 @@ class MapProjection(nn.ModuleList):
                 nn.init.xavier_uniform_(projection.conv.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """(B, C, h, w) of each level -> (B, dim, h, w) of each level."""
+        """Project (B, C, h, w) of each level to (B, dim, h, w).
+
+        Raises:
+            ValueError: if there are not as many maps, or they are of other widths.
+        """
+        widths = [x.shape[1] for x in maps]
+        if len(widths) != len(self):
+            raise ValueError(
+                f"the encoder makes {len(widths)} maps, decoder.input_proj.in_channels is for {len(self)}: set it to "
+                f"{widths}, and decoder.layer.num_points to as many numbers"
+            )
         return [projection(x) for projection, x in zip(self, maps, strict=True)]

@@ -1,0 +1,50 @@
+"""Changes to a config in any order, and what does not fit together."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyCall, instantiate
+from detectron2.engine import SimpleTrainer
+
+from deim.config import build, with_deim_dfine
+from deim.engine.hooks import PeriodicCheckpointer
+from deim.modeling.backbone import build_swin
+from tests.models import FAMILIES, batch, recipe
+
+FEW = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
+
+
+def test_a_backbone_may_be_set_before_and_after_the_rest_of_a_recipe() -> None:
+    swin = LazyCall(build_swin)(size="tiny", out_indices=[1, 2], drop_path_rate=0.0)
+    before, after = (recipe(FAMILIES["dfine"], *FEW).model for _ in range(2))
+    before.backbone = swin
+    with_deim_dfine(before)
+    with_deim_dfine(after)
+    after.backbone = swin
+    assert before == after
+    assert torch.isfinite(sum(instantiate(before)(batch([2, 1])).values()))
+
+
+def test_freezing_is_taken_back_where_a_backbone_freezes() -> None:
+    model = with_deim_dfine(recipe("dfine_l_coco").model)
+    assert (model.backbone.freeze_at, model.backbone.freeze_norm) == (0, False)
+
+
+def test_a_wrong_number_of_levels_is_an_error_that_says_what_to_set() -> None:
+    cfg = recipe(FAMILIES["dfine"], *FEW)
+    cfg.model.backbone.out_features = ["stage1", "stage2", "stage3"]
+    with pytest.raises(
+        ValueError, match=r"makes 3 maps, decoder\.input_proj\.in_channels is for 2: set it to \[96, 96, 96\]"
+    ):
+        build(cfg, "model")(batch([1]))
+
+
+def test_the_periodic_checkpointer_takes_that_of_detectron2(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    losses = type("Model", (torch.nn.Linear,), {"forward": lambda self, x: {"loss": self.weight.sum()}})(1, 1)
+    trainer = SimpleTrainer(losses, [[{}]] * 6, torch.optim.SGD(losses.parameters(), lr=0.1))
+    trainer.register_hooks([PeriodicCheckpointer(DetectionCheckpointer(model, str(tmp_path)), 2, max_to_keep=1)])
+    trainer.train(0, 6)
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_0000005.pth", "model_final.pth"]
