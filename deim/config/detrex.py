@@ -40,6 +40,11 @@ def with_deim_criterion(model: Any, classification: str = "mal", class_agnostic_
             f"model.criterion is {_name(former)}, which has no matcher or no weight_dict with {', '.join(_LOSSES)}: "
             "with_deim_criterion takes detrex's detectors of boxes; models of this project take with_deim_loss"
         )
+    if former.get("loss_class_type") == "ce_loss":
+        raise ConfigError(
+            f"model.criterion is {_name(former)} with a softmax over the classes and one for nothing (DETR, PnP-DETR): "
+            "with_deim_criterion takes models that read each score by a sigmoid"
+        )
     if class_agnostic_proposals is None:
         class_agnostic_proposals = proposals_are_class_agnostic(model)
     weights = {name: former.weight_dict[name] for name in _LOSSES}

@@ -61,6 +61,8 @@ class MappedDataset(Dataset):
             raise ConfigError("dataloader.train.mixup needs a StagedMapper as dataloader.train.mapper")
         # Other mappers expect detectron2's annotations.
         compact = isinstance(mapper, (StagedMapper, DetectionMapper))
+        if compact:
+            _log_what_is_left_out(records)
         self.records: Records = CompactRecords(records) if compact else DatasetFromList(records, copy=False)
         self.mapper, self.sampler, self.mixup = mapper, sampler, mixup
         self.skip_unreadable = skip_unreadable
@@ -180,6 +182,17 @@ class TrainLoader:
                 f"{told}: another one takes its place "
                 f"({len(self.unreadable)} of the {self.unreadable_images_allowed} that may be so)"
             )
+
+
+def _log_what_is_left_out(records: list[dict]) -> None:
+    """Say that masks and keypoints of the first image are not handed over: models that need them would miss them."""
+    annotations = next((record["annotations"] for record in records if record.get("annotations")), [])
+    found = [name for name in ("segmentation", "keypoints") if any(name in one for one in annotations)]
+    if found:
+        logger.info(
+            f"Annotations have {' and '.join(found)}, of which this loader takes boxes and classes only. Models of masks or "
+            "keypoints take detectron2's DatasetMapper, with any augmentations of deim"
+        )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from detectron2.config import instantiate
 from deim import model_zoo
 from deim.config import get_detrex_config, with_deim_criterion
 from deim.config.detrex import proposals_are_class_agnostic
+from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from tests.models import batch
 
@@ -131,6 +132,34 @@ def test_every_loss_equals_that_of_the_models_own_criterion(
     assert any("_enc" in loss for loss in compared) == (name in WITH_PROPOSALS)
     assert any("_dn" in loss for loss in compared) == (name in WITH_DENOISING)
     assert {"loss_class", "loss_class_0", "loss_giou_4"} <= compared
+
+
+@pytest.mark.parametrize("name", ["detr/configs/detr_r50_300ep.py", "pnp_detr/configs/pnp_detr_r50_300ep.py"])
+def test_models_with_a_class_for_nothing_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="with a softmax over the classes and one for nothing"):
+        with_deim_criterion(get_detrex_config(name).model)
+
+
+def test_a_criterion_that_cannot_be_asked_must_be_described() -> None:
+    model = small("deformable_detr, two stages")
+    model.criterion["_target_"] = _Silent
+    with pytest.raises(ConfigError, match="pass class_agnostic_proposals=True or False"):
+        with_deim_criterion(model)
+    assert with_deim_criterion(model, class_agnostic_proposals=True).criterion.two_stage_binary_cls is True
+
+
+class _Silent(torch.nn.Module):
+    """A criterion that wants something that no other has."""
+
+    def __init__(self, num_classes: int, **others: Any):
+        super().__init__()
+        self.num_classes = num_classes
+
+    def get_loss(self, *args: Any) -> dict:
+        return {}
+
+    def forward(self, outputs: dict, targets: list) -> dict:
+        return {"loss": outputs["something"]}
 
 
 CLASS_AGNOSTIC = {"deformable_detr", "deformable_detr, two stages", "h_deformable_detr", "deta", "deta, assigners"}
