@@ -14,8 +14,13 @@ from deim.engine.report import write_report
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="train.output_dir of the run")
     parser.add_argument("--weights", help="a checkpoint; default: model_best.pth or model_final.pth of the run")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="in place of the config.yaml of the run, such as a file that registers data sets",
+    )
     add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    print(f"wrote {write_report(args.folder, args.weights, args.opts)}")
+    print(f"wrote {write_report(args.folder, args.weights, args.opts, args.config_file)}")

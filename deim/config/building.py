@@ -1,6 +1,7 @@
 """Building what a config describes, with faults that name the node at fault."""
 
 import inspect
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def _build(node: Any, key: str, pretrained_backbone: bool) -> Any:
     arguments = {name: _build(value, f"{key}.{name}", pretrained_backbone) for name, value in arguments.items()}
     try:
         return instantiate(arguments)
+    except KeyError as error:
+        unknown = re.match(r"Dataset '(.*?)' is not registered", str(error.args[0]) if error.args else "")
+        if unknown is None:
+            raise
+        raise ConfigError(
+            f"{key} of the config names the data set {unknown[1]!r}, which is not registered with detectron2: register it in "
+            "the config file, so that every command does it"
+        ) from error
     except _REFUSALS as error:
         raise ConfigError(f"{key} of the config cannot be built: {error} ({origin(error)}){_taken(node)}") from error
 

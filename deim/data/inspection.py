@@ -1,64 +1,92 @@
 """Looking at training data: the very batches of an epoch, and how many objects they hold."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
+from deim.data.datasets.names import registered_name
 from deim.data.loader import TrainLoader
 from deim.errors import ConfigError
 from deim.visualization import draw_objects
 
 
 def batches_of_epoch(cfg: Any, epoch: int) -> Iterator[list[dict]]:
-    """The batches that a run of ``cfg`` sees from the start of ``epoch`` (counted from 0) on.
+    """Return the batches that a run of ``cfg`` sees from the start of ``epoch`` on.
+
+    Args:
+        cfg: a config with ``dataloader.train``.
+        epoch: counted from 0.
 
     Raises:
-        ConfigError: the loader has no epochs.
+        ConfigError: if ``epoch`` is not 0 and the loader has no epochs.
     """
     loader = instantiate(cfg.dataloader.train)
-    if not isinstance(loader, TrainLoader):
-        raise ConfigError("dataloader.train is not built by deim.data.build_train_loader, and has no epochs")
-    loader.start_iter = epoch * loader.iters_per_epoch
+    if isinstance(loader, TrainLoader):
+        loader.start_iter = epoch * loader.iters_per_epoch
+    elif epoch:
+        raise ConfigError(
+            "dataloader.train is not built by deim.data.build_train_loader, and has no epochs: use --epoch 0"
+        )
     return iter(loader)
 
 
 def objects_per_image(cfg: Any, epoch: int, count: int) -> float:
-    """Mean number of objects in the images of the first ``count`` batches of an epoch."""
-    samples = [s for batch in itertools.islice(batches_of_epoch(cfg, epoch), count) for s in batch]
+    """Return the mean number of objects in the images of the first ``count`` batches of an epoch."""
+    return _mean_objects(batches_of_epoch(cfg, epoch), count)
+
+
+def _mean_objects(batches: Iterable[list[dict]], count: int) -> float:
+    samples = [sample for batch in itertools.islice(batches, count) for sample in batch]
     return sum(len(sample["instances"]) for sample in samples) / len(samples)
 
 
 def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images: int) -> None:
-    """Draw images of an epoch's first batch and print its stage and its objects per image, with and
-    without Dense O2O.
+    """Draw images of an epoch's first batch, and print its stage and its objects per image with and without Dense O2O.
+
+    Of a data loader of others, the first batch is drawn.
 
     Args:
-        cfg: a recipe.
+        cfg: a recipe, of this project or of detrex.
         epoch: counted from 0.
-        output: the picture to write.
+        output: the PNG to write.
         batches: how many to count objects in.
         images: how many to draw.
 
     Raises:
-        DeimError: something that the user can mend is wrong.
+        DeimError: if something is wrong that the user can mend.
     """
-    if not 0 <= epoch < cfg.schedule.epochs:
-        raise ConfigError(f"epoch {epoch} is not in the run of {cfg.schedule.epochs} epochs (counted from 0)")
+    schedule = instantiate(cfg.schedule) if "schedule" in cfg else None
+    if schedule is not None and not 0 <= epoch < schedule.epochs:
+        raise ConfigError(f"epoch {epoch} is not in the run of {schedule.epochs} epochs (counted from 0)")
     first = next(batches_of_epoch(cfg, epoch))
-    names = MetadataCatalog.get(cfg.dataloader.train.dataset.name).thing_classes
-    shown = first[:images]
-    boxes = [sample["instances"].gt_boxes.tensor.numpy() for sample in shown]
-    classes = [sample["instances"].gt_classes.numpy() for sample in shown]
-    pictures = [sample["image"].numpy().transpose(1, 2, 0) for sample in shown]
-    draw_objects(pictures, list(zip(boxes, classes, strict=True)), names, output)
-    stage = instantiate(cfg.schedule).stage(epoch)
-    print(
-        f"epoch {epoch}: {stage.value}; {len(first)} images of {tuple(first[0]['image'].shape[-2:])}, drawn in {output}"
-    )
-    sparse = OmegaConf.merge(cfg, {"dataloader": {"train": {"mapper": {"mosaic": None}, "mixup": None}}})
+    _draw(first[:images], cfg.dataloader.train, output)
+    size = tuple(first[0]["image"].shape[-2:])
+    stage = f"epoch {epoch}: {schedule.stage(epoch).value}" if schedule is not None else "the first batch"
+    print(f"{stage}; {len(first)} images, the first of {size}, drawn in {output}")
     print(f"objects per image over {batches} batches: {objects_per_image(cfg, epoch, batches):.2f}")
-    print(f"without mosaic and mixup: {objects_per_image(sparse, epoch, batches):.2f}")
+    if OmegaConf.select(cfg, "dataloader.train.mapper.mosaic") or cfg.dataloader.train.get("mixup"):
+        sparse = OmegaConf.merge(cfg, {"dataloader": {"train": {"mapper": {"mosaic": None}, "mixup": None}}})
+        print(f"without mosaic and mixup: {objects_per_image(sparse, epoch, batches):.2f}")
+
+
+def _draw(samples: list[dict], loader: Any, output: str) -> None:
+    """Draw the images of samples with their boxes.
+
+    Args:
+        loader: the node of the loader that the samples are of.
+    """
+    mapper = loader.get("mapper") or {}
+    is_bgr = (mapper.get("image_format") or mapper.get("img_format")) == "BGR"
+    name = registered_name(loader.get("dataset"))
+    names = MetadataCatalog.get(name).get("thing_classes") if name is not None else None
+    boxes = [sample["instances"].gt_boxes.tensor.numpy() for sample in samples]
+    classes = [sample["instances"].gt_classes.numpy() for sample in samples]
+    if names is None:
+        names = [str(number) for number in range(1 + max((int(one.max()) for one in classes if len(one)), default=0))]
+    pixels = [sample["image"].numpy().transpose(1, 2, 0)[..., :: -1 if is_bgr else 1] for sample in samples]
+    draw_objects([np.ascontiguousarray(one) for one in pixels], list(zip(boxes, classes, strict=True)), names, output)

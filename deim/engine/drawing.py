@@ -4,12 +4,11 @@ import itertools
 from typing import Any
 
 import torch
-from detectron2.data import MetadataCatalog
 
 from deim.config import build
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays
-from deim.engine.evaluation import check_classes, trained_model
+from deim.engine.evaluation import check_classes, required_classes, trained_model
 from deim.engine.preflight import settle_device
 from deim.visualization import draw_detections
 
@@ -31,5 +30,4 @@ def draw_predictions(cfg: Any, output: str, count: int, threshold: float) -> Non
     images = [read_image(sample["file_name"], (sample["height"], sample["width"])) for sample in samples]
     truths = [annotation_arrays(records[sample["image_id"]]) for sample in samples]
     found = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
-    names = MetadataCatalog.get(cfg.dataloader.test.dataset.name).thing_classes
-    draw_detections(images, truths, found, names, output, threshold)
+    draw_detections(images, truths, found, required_classes(cfg, "test"), output, threshold)

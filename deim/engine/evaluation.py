@@ -16,6 +16,7 @@ from torch import nn
 from deim.checkpoint.loading import load_for_inference
 from deim.config import build, published
 from deim.config.building import accepts
+from deim.data.datasets.names import registered_name
 from deim.data.limits import USUAL_MAX_DETECTIONS, Limits, beyond_limits
 from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
@@ -25,15 +26,28 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def dataset_classes(cfg: Any, split: str) -> Sequence[str] | None:
-    """Names of the classes of the data set of ``dataloader.<split>``, which its loader has registered; None for one
-    that says nothing of them."""
+    """Return the names of the classes of ``dataloader.<split>``, which its loader has registered; None if it has none."""
     name = _dataset_name(cfg, split)
-    return MetadataCatalog.get(name).get("thing_classes") if isinstance(name, str) else None
+    return None if name is None else MetadataCatalog.get(name).get("thing_classes")
 
 
-def _dataset_name(cfg: Any, split: str) -> Any:
-    dataset = OmegaConf.select(cfg, f"dataloader.{split}.dataset", default=None) or {}
-    return dataset.get("name", dataset.get("names"))
+def required_classes(cfg: Any, split: str) -> Sequence[str]:
+    """Return the names of the classes of ``dataloader.<split>``; see :func:`dataset_classes`.
+
+    Raises:
+        ConfigError: if the data set has no registered name, or is registered without classes.
+    """
+    classes = dataset_classes(cfg, split)
+    if classes is None:
+        raise ConfigError(
+            f"dataloader.{split}.dataset has no names that detectron2 knows the classes of: set dataloader.{split}.dataset.names "
+            "to the name of a registered data set"
+        )
+    return classes
+
+
+def _dataset_name(cfg: Any, split: str) -> str | None:
+    return registered_name(OmegaConf.select(cfg, f"dataloader.{split}.dataset", default=None))
 
 
 def check_classes(cfg: Any, split: str) -> None:

@@ -11,18 +11,18 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from detectron2.config import LazyConfig
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
 from deim.analysis import KINDS, Curve, Found, Judged, confusion_matrix, curves_of_classes, judge
 from deim.analysis.curves import best_threshold
 from deim.analysis.judging import CORRECT, IGNORED
-from deim.config import build
+from deim.config import build, load_config
+from deim.config.files import available
+from deim.data.datasets.names import registered_name
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays, boxes_of
-from deim.engine.evaluation import check_classes, check_limits, trained_model
+from deim.engine.evaluation import check_classes, check_limits, required_classes, trained_model
 from deim.engine.preflight import settle_device
 from deim.errors import ConfigError
 from deim.visualization import draw_metrics
@@ -74,13 +74,16 @@ class Evaluated:
     parameters: int
 
 
-def write_report(folder: str | Path, weights: str | None = None, overrides: Sequence[str] = ()) -> Path:
+def write_report(
+    folder: str | Path, weights: str | None = None, overrides: Sequence[str] = (), config_file: str | None = None
+) -> Path:
     """Evaluate the weights that a run has left, and write ``report.html`` beside them.
 
     Args:
         folder: ``train.output_dir`` of the run.
         weights: a checkpoint; by default the best or the final one of the run.
         overrides: ``key=value``, of the run's config.
+        config_file: in place of the run's ``config.yaml``, such as the file that registers its data sets.
 
     Raises:
         DeimError: the folder holds no run, or what its config names is gone.
@@ -89,7 +92,7 @@ def write_report(folder: str | Path, weights: str | None = None, overrides: Sequ
     file = folder / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder} holds no run: it has no config.yaml")
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(file)), list(overrides))
+    cfg = load_config(config_file or str(file), overrides)  # also that of a run of detrex's trainer
     there = [str(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
     if weights is None and not there:
         raise ConfigError(f"{folder} has no weights yet: neither {' nor '.join(_WEIGHTS)}")
@@ -113,7 +116,7 @@ def run_on_test_images(cfg: Any) -> Evaluated:
         for record in build(cfg, "dataloader.test.dataset")
         if record["image_id"] in collector.detections
     ]
-    names = MetadataCatalog.get(cfg.dataloader.test.dataset.name).thing_classes
+    names = required_classes(cfg, "test")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Evaluated(dict(results["bbox"]), found, names, _seconds(model, loader), parameters)
 
@@ -142,7 +145,8 @@ def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
     threshold = best_threshold(curves)
     kept = [one.above(threshold) for one in evaluated.found]
     shown = [(one, of.first(len(one.scores))) for one, of in zip(kept, judged, strict=True)]
-    page = Page(f"{cfg.train.recipe or folder.name}: what was learned")
+    recipe = cfg.train.recipe
+    page = Page(f"{recipe if recipe in available() else folder.name}: what was learned")
     _add_summary(page, cfg, evaluated, threshold)
     if (folder / "metrics.json").is_file():
         page.heading("Training")
@@ -159,7 +163,7 @@ def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
 def _add_summary(page: Page, cfg: Any, evaluated: Evaluated, threshold: float) -> None:
     scores = evaluated.scores
     page.note(
-        f"{cfg.train.init_checkpoint}, on the {len(evaluated.found)} images of {cfg.dataloader.test.dataset.name}"
+        f"{cfg.train.init_checkpoint}, on the {len(evaluated.found)} images of {registered_name(cfg.dataloader.test.dataset)}"
     )
     page.figures(
         [

@@ -1,0 +1,85 @@
+"""This project's tools on a run with the data loader of detrex."""
+
+from pathlib import Path
+
+import pytest
+
+from deim.fallback import is_standalone
+from tests.commands import tool
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
+
+CONFIG = """
+from detectron2.config import LazyConfig
+from detrex.config import get_config
+
+from deim.data import register_coco
+
+for split in ("train", "val"):
+    register_coco(f"loader_{{split}}", f"{shapes}/annotations/instances_{{split}}.json", f"{shapes}/{{split}}")
+
+_recipe = LazyConfig.load("{recipe}")
+model, optimizer, train = _recipe.model, _recipe.optimizer, _recipe.train
+dataloader = get_config("common/data/coco_detr.py").dataloader
+lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_12ep
+
+dataloader.train.dataset.names = "loader_train"
+dataloader.test.dataset.names = "loader_val"
+dataloader.train.total_batch_size = 2
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+for _mapper in (dataloader.train.mapper, dataloader.test.mapper):
+    _mapper.augmentation_with_crop = None
+    _mapper.augmentation[-1].short_edge_length = 96
+train.max_iter, train.eval_period, train.checkpointer.period = 2, 10, 10
+train.output_dir = "{output}"
+"""
+
+
+@pytest.fixture(scope="module")
+def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config and the folder of its run."""
+    folder = tmp_path_factory.mktemp("detrex_loader")
+    recipe = ROOT / "projects/deim_dfine/configs/deim_dfine_n_shapes.py"
+    config = folder / "config.py"
+    config.write_text(CONFIG.format(shapes=shapes, recipe=recipe, output=folder / "run"), encoding="utf-8")
+    done = tool("train_net.py", "--config-file", str(config))
+    assert done.returncode == 0, done.stderr
+    return config, folder / "run"
+
+
+def test_its_batches_are_drawn(run: tuple[Path, Path], tmp_path: Path) -> None:
+    done = tool("visualize_data.py", "--config-file", str(run[0]), "--output", str(tmp_path / "batch.png"))
+    assert done.returncode == 0, done.stderr
+    assert "the first batch; 2 images" in done.stdout
+    assert (tmp_path / "batch.png").stat().st_size > 1000
+
+
+def test_it_has_no_epochs(run: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ("--config-file", str(run[0]), "--output", str(tmp_path / "batch.png"), "--epoch", "3")
+    done = tool("visualize_data.py", *words)
+    assert done.returncode == 2
+    assert "has no epochs: use --epoch 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_detections_are_drawn(run: tuple[Path, Path], tmp_path: Path) -> None:
+    weights = f"train.init_checkpoint={run[1] / 'model_final.pth'}"
+    done = tool("draw_predictions.py", "--config-file", str(run[0]), "--output", str(tmp_path / "found.png"), weights)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "found.png").stat().st_size > 1000
+
+
+def test_the_run_is_reported_by_the_config_that_registers_its_data(run: tuple[Path, Path]) -> None:
+    done = tool("report.py", str(run[1]))
+    assert done.returncode == 2
+    assert "names the data set 'loader_val', which is not registered with detectron2" in done.stderr
+    done = tool("report.py", str(run[1]), "--config-file", str(run[0]))
+    assert done.returncode == 0, done.stderr
+    assert "run: what was learned" in (run[1] / "report.html").read_text(encoding="utf-8")
+
+
+def test_its_data_are_checked(run: tuple[Path, Path], tmp_path: Path) -> None:
+    done = tool("check_dataset.py", "--config-file", str(run[0]), "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "loader_train" in done.stdout
