@@ -1,0 +1,134 @@
+"""What is found at a path: a format, its splits and its classes."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deim.errors import DatasetError
+
+# What people call the splits, the usual names first. Images for a test are only evaluated on if there are no others.
+TRAIN, VALIDATION, TEST = ("train", "training", "trainval", "default"), ("val", "valid", "validation", "dev"), ("test",)
+SPLITS = (*TRAIN, *VALIDATION, *TEST)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A call that reads a split.
+
+    Attributes:
+        read: Such as :func:`deim.data.coco_dataset`.
+        arguments: Its arguments without ``name``.
+    """
+
+    read: Callable[..., list[dict]]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """A data set that was found.
+
+    Attributes:
+        format: Its name, such as "COCO".
+        classes: Names, in the order of their indices.
+        train: The split to train on.
+        test: The split to evaluate on; None if there is none.
+        notes: What had to be guessed, one sentence each.
+    """
+
+    format: str
+    classes: Sequence[str]
+    train: Split
+    test: Split | None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of data sets.
+
+    Attributes:
+        name: For messages.
+        looks_for: The files that mark the format, as a phrase.
+        signs: Lists the files that mark the format at a path; empty if it is another format. It must be fast.
+        describe: Makes a description of a path, its signs, and the folder of the images if the user has named one.
+    """
+
+    name: str
+    looks_for: str
+    signs: Callable[[Path], list[Path]]
+    describe: Callable[[Path, list[Path], Path | None], Discovered]
+
+    def find(self, place: Path, images: Path | None = None) -> Discovered | None:
+        """Describe the data set at a path; None if it is in another format.
+
+        Raises:
+            DatasetError: It is in this format, but malformed or without a split to train on.
+        """
+        signs = self.signs(place)
+        return self.describe(place, signs, images) if signs else None
+
+
+def described(
+    kind: str, place: Path, classes: Sequence[str], splits: Mapping[str, Split], notes: Sequence[str] = ()
+) -> Discovered:
+    """Choose the splits to train and to evaluate on by their names.
+
+    A single split of another name is trained on.
+
+    Raises:
+        DatasetError: There is no class or no split to train on.
+    """
+    splits = {name.lower(): split for name, split in splits.items()}
+    names = chosen(splits)
+    if not classes:
+        raise DatasetError(f"{place} ({kind}) has no classes")
+    if names[0] is None:
+        raise DatasetError(
+            f"{place} ({kind}) has nothing to train on: its splits are {', '.join(splits) or 'none'}, "
+            f"and none is called {', '.join(TRAIN)}"
+        )
+    train, test = names
+    said = list(notes)
+    if test in TEST:
+        said.append(f"there is no split for validation: the split {test!r} is evaluated on")
+    unused = [name for name in splits if name not in names]
+    if unused:
+        said.append(f"these splits are not used: {', '.join(unused)}")
+    return Discovered(kind, list(classes), splits[train], None if test is None else splits[test], said)
+
+
+def chosen(splits: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the names of the splits to train and to evaluate on; None for those that are not there."""
+    train = next((name for name in TRAIN if name in splits), None)
+    test = next((name for name in (*VALIDATION, *TEST) if name in splits), None)
+    if train is None and len(splits) == 1 and test is None:
+        train = next(iter(splits))
+    return train, test
+
+
+def split_of(path: Path, below: Path) -> str | None:
+    """The name of the split that a file belongs to, by its own name or that of a folder above it; None if by none."""
+    relative = path.relative_to(below) if path.is_relative_to(below) else Path(path.name)
+    words = [part.lower() for part in (relative.stem, *reversed(relative.parent.parts))]
+    return next((word for word in words if word in SPLITS), None)
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The subfolders of a folder that are named like splits, by name in lower case."""
+    found = {one.name.lower(): one for one in sorted(folder.iterdir()) if one.is_dir()}
+    return {name: found[name] for name in SPLITS if name in found}
+
+
+def what_is_there(place: Path) -> str:
+    """Describe a folder in one phrase: its subfolders, and its files counted by suffix."""
+    if not place.is_dir():
+        return f"the file {place.name}"
+    entries = sorted(place.iterdir())
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    counts = Counter(entry.suffix.lower() or "no suffix" for entry in entries if not entry.is_dir())
+    files = [f"{number} x {suffix}" for suffix, number in counts.most_common()]
+    shown = [*folders[:10], *([f"{len(folders) - 10} more folders"] if len(folders) > 10 else []), *files[:10]]
+    return ", ".join(shown) or "nothing"
