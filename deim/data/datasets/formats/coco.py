@@ -187,7 +187,7 @@ def _image_root(folder: Path, file: Path, split: str, images: Sequence[Any], giv
     first = sample[0] if sample else None
     raise DatasetError(
         f"the first image of {file}, {first}, is in none of {', '.join(map(str, places))}: name the folder of the "
-        "images by --images"
+        "images by --image-root"
     )
 
 
