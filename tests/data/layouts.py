@@ -224,7 +224,7 @@ def supervisely(root: Path) -> None:
             {
                 "classTitle": CLASSES[label],
                 "geometryType": "rectangle",
-                "points": {"exterior": [box[:2], box[2:]], "interior": []},
+                "points": {"exterior": [box[:2], [box[2] - 1, box[3] - 1]], "interior": []},
             }
             for label, box in objects
         ]

@@ -479,10 +479,13 @@ def test_of_several_formats_the_first_is_read_and_told(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_told_where_nothing_is_known(tmp_path: Path) -> None:
-    for number in range(3):
+    for number in range(4):
         text(tmp_path / f"{number}.log", "x")
+    text(tmp_path / "mine.json", "[]")
     (tmp_path / "stuff").mkdir()
-    with pytest.raises(DatasetError, match=r"(?s)There is stuff/, 3 x \.log\. Looked for:.*VIA: .*Parquet: "):
+    with pytest.raises(
+        DatasetError, match=r"(?s)There is stuff/, 4 x \.log, 1 x \.json \(mine\.json\)\. Looked for:.*VIA: .*Parquet: "
+    ):
         discover(str(tmp_path))
 
 

@@ -1,6 +1,6 @@
 """What is found at a path: a format, its splits and its classes."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,12 +123,21 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def what_is_there(place: Path) -> str:
-    """Describe a folder in one phrase: its subfolders, and its files counted by suffix."""
+    """Describe a folder in one phrase: its subfolders, and its files counted by suffix, with names if they are few."""
     if not place.is_dir():
         return f"the file {place.name}"
     entries = sorted(place.iterdir())
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
-    counts = Counter(entry.suffix.lower() or "no suffix" for entry in entries if not entry.is_dir())
-    files = [f"{number} x {suffix}" for suffix, number in counts.most_common()]
+    by_suffix = defaultdict(list)
+    for entry in entries:
+        if not entry.is_dir():
+            by_suffix[entry.suffix.lower() or "no suffix"].append(entry.name)
+    files = [
+        f"{len(names)} x {suffix}" + (f" ({', '.join(names)})" if len(names) <= _FEW else "")
+        for suffix, names in sorted(by_suffix.items(), key=lambda one: -len(one[1]))
+    ]
     shown = [*folders[:10], *([f"{len(folders) - 10} more folders"] if len(folders) > 10 else []), *files[:10]]
     return ", ".join(shown) or "nothing"
+
+
+_FEW = 3

@@ -103,7 +103,7 @@ class ImageFiles:
         if folder not in self._listings:
             try:
                 self._listings[folder] = frozenset(os.listdir(self.root / folder))
-            except OSError:
+            except (OSError, ValueError):  # the second, of names that cannot be
                 self._listings[folder] = frozenset()
         return self._listings[folder]
 
@@ -146,7 +146,7 @@ def missing_images(paths: Iterable[str]) -> list[str]:
         if folder not in listings:
             try:
                 listings[folder] = frozenset(os.listdir(folder or os.curdir))
-            except OSError:
+            except (OSError, ValueError):  # the second, of names that cannot be
                 listings[folder] = frozenset()
         # The second question is for file systems on which names in other cases are the same file.
         if name not in listings[folder] and not os.path.lexists(path):

@@ -88,7 +88,7 @@ class Category:
     """
 
     def __init__(self, entry: Mapping[str, Any]):
-        self.key, self.name, self.parent = str(entry["id"]), str(entry["name"]), entry.get("supercategory")
+        self.key, self.name, self.parent = str(entry["id"]), str(entry["name"]), str(entry.get("supercategory"))
 
 
 def categories_of(lists: Mapping[str, list[Any]], source: str | Path) -> list[Category]:

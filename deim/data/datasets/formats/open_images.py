@@ -59,7 +59,7 @@ def read_open_images(
     files = ImageFiles(image_root)
     images: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for line, row in _rows(Path(annotation_file)):
-        images.setdefault(row["ImageID"] or "", []).append((line, row))
+        images.setdefault(row["ImageID"], []).append((line, row))
     present = {image: path for image in images if (path := files.find_stem(image)) is not None}
 
     def listed() -> Iterator[ListedImage | Problem]:
@@ -85,6 +85,8 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DatasetError(f"{file} is not a file of boxes of Open Images: it has no column {' and no '.join(missing)}")
     try:
         for row in reader:
+            if not row["ImageID"] or not row["LabelName"]:
+                raise DatasetError(f"{file}:{reader.line_num} has no ImageID or no LabelName")
             yield reader.line_num, row
     except csv.Error as error:
         raise DatasetError(f"{file}:{reader.line_num}: {error}") from error

@@ -22,7 +22,8 @@ def supervisely_dataset(
 ) -> list[dict]:
     """Read data sets of a project of Supervisely.
 
-    Rectangles, polygons and bitmaps become objects; other figures are left out.
+    Rectangles, polygons and bitmaps become objects; other figures are left out. The right and the lower edge of a
+    rectangle are its last pixels in these files.
 
     Args:
         name: To register it by.
@@ -71,7 +72,7 @@ def _region(found: Mapping[str, Any], size: tuple[int, int]) -> Region:
     points = found["points"]["exterior"]
     if found["geometryType"] == "rectangle":
         (left, top), (right, bottom) = points
-        return rectangle(left, top, right, bottom)
+        return rectangle(left, top, right + 1, bottom + 1)
     return polygon(points)
 
 
