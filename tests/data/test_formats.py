@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
 
 from deim.cli import main
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered, Split
-from deim.data.records import boxes_of
+from deim.data.records import annotation_arrays, boxes_of
 from deim.errors import DatasetError
 from tests.data import layouts
 from tests.data.layouts import LAYOUTS, as_json, coco, image, images, text
-from tests.data.test_datasets import CLASSES, OBJECTS
+from tests.data.test_datasets import CLASSES, OBJECTS, as_tensors
 
 
 def read(split: Split | None, **more: Any) -> list[dict]:
@@ -334,6 +336,28 @@ def test_shapes_of_cvat(tmp_path: Path) -> None:
         ("cat", [30, 20, 70, 40]),
         ("dog", [31, 5, 33, 7]),
     ]
+
+
+def test_outlines_do_not_disturb_the_evaluation(tmp_path: Path) -> None:
+    """Detections that are the boxes of polygons and masks get an AP of 100."""
+    layouts.cvat_images(tmp_path)
+    path = tmp_path / "annotations.xml"
+    shapes = (
+        '<polygon label="dog" points="10.00,20.00;50.00,20.00;30.00,40.00"/>'
+        f'<mask label="cat" rle="{", ".join(["10"] * 40)}" left="30" top="5" width="20" height="20"/>'
+    )
+    content = path.read_text(encoding="utf-8").replace('height="60">', f'height="60">{shapes}')
+    path.write_text(content, encoding="utf-8")
+    split = discover(str(tmp_path)).train
+    records = split.read(name=str(tmp_path), **split.arguments)
+    assert sum("segmentation" in a for record in records for a in record["annotations"]) == 6
+    evaluator = COCOEvaluator(str(tmp_path), output_dir=str(tmp_path / "out"), allow_cached_coco=False)
+    evaluator.reset()
+    for record in records:
+        found, classes = annotation_arrays(record)
+        exact = Instances((60, 100), pred_boxes=Boxes(found), pred_classes=classes, scores=np.ones(len(found)))
+        evaluator.process([record], [{"instances": as_tensors(exact)}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_subsets_of_a_project_of_cvat(tmp_path: Path) -> None:
