@@ -15,6 +15,7 @@ from typing import Any
 from deim.cli.arguments import add_config
 from deim.config import load_config
 from deim.config.loading import data_config
+from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered
 from deim.data.datasets.to_coco import write_coco
 from deim.data.limits import Limits
@@ -54,13 +55,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> tuple[Any, Limits | None, Discovered | None]:
     """The config, the limits of its model if it has one, and what was found at ``--data``, which is printed."""
-    found = None
+    limits, found = None, None
     if args.config_file:
         cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
-    if args.data:
-        own, found = data_config([] if args.config_file else args.opts, args.data, args.image_root)
+        limits = Limits.of(cfg)
+        found = discover(args.data, args.image_root) if args.data else None
+    else:
+        cfg, found = data_config(args.opts, args.data, args.image_root)
+    if found is not None:
         _print_found(args.data, found)
-    return (cfg, Limits.of(cfg), found) if args.config_file else (own, None, found)
+    return cfg, limits, found
 
 
 def _print_found(path: str, found: Discovered) -> None:

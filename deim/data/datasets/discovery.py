@@ -48,6 +48,8 @@ def discover(path: str, images: str | None = None) -> Discovered:
             f"Looked for:{looked_for}"
         )
     first, *others = matching
+    if folder is not None and not first.takes_images:
+        raise DatasetError(f"{path} is {first.name}, which says itself where its images are: leave --image-root out")
     found = first.describe(place, signs[first.name], folder)
     if others:
         told = ", ".join(f"{one.name} ({signs[one.name][0].name})" for one in others)

@@ -1,16 +1,19 @@
 """What is found at a path: a format, its splits and its classes."""
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from deim.errors import DatasetError
 
 # What people call the splits, the usual names first. Images for a test are only evaluated on if there are no others.
 TRAIN, VALIDATION, TEST = ("train", "training", "trainval", "default"), ("val", "valid", "validation", "dev"), ("test",)
 SPLITS = (*TRAIN, *VALIDATION, *TEST)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,16 @@ class Format:
         name: For messages.
         looks_for: The files that mark the format, as a phrase.
         signs: Lists the files that mark the format at a path; empty if it is another format. It must be fast.
-        describe: Makes a description of a path, its signs, and the folder of the images if the user has named one.
+        describe: Makes a description of a path, its signs, and the folder of the images if the user has named one. It
+            raises DatasetError if the data set is malformed or has no split to train on.
+        takes_images: The images may be in a folder that the user names.
     """
 
     name: str
     looks_for: str
     signs: Callable[[Path], list[Path]]
     describe: Callable[[Path, list[Path], Path | None], Discovered]
-
-    def find(self, place: Path, images: Path | None = None) -> Discovered | None:
-        """Describe the data set at a path; None if it is in another format.
-
-        Raises:
-            DatasetError: It is in this format, but malformed or without a split to train on.
-        """
-        signs = self.signs(place)
-        return self.describe(place, signs, images) if signs else None
+    takes_images: bool = False
 
 
 def described(
@@ -76,37 +73,47 @@ def described(
 ) -> Discovered:
     """Choose the splits to train and to evaluate on by their names.
 
-    A single split of another name is trained on.
-
     Raises:
         DatasetError: There is no class or no split to train on.
     """
-    splits = {name.lower(): split for name, split in splits.items()}
-    names = chosen(splits)
+    said = list(notes)
+    train, test = chosen(splits)
     if not classes:
         raise DatasetError(f"{place} ({kind}) has no classes")
-    if names[0] is None:
+    if train is None:
         raise DatasetError(
             f"{place} ({kind}) has nothing to train on: its splits are {', '.join(splits) or 'none'}, "
             f"and none is called {', '.join(TRAIN)}"
         )
-    train, test = names
-    said = list(notes)
-    if test in TEST:
-        said.append(f"there is no split for validation: the split {test!r} is evaluated on")
-    unused = [name for name in splits if name not in names]
-    if unused:
-        said.append(f"these splits are not used: {', '.join(unused)}")
+    used(splits, said)
     return Discovered(kind, list(classes), splits[train], None if test is None else splits[test], said)
 
 
 def chosen(splits: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the names of the splits to train and to evaluate on; None for those that are not there."""
-    train = next((name for name in TRAIN if name in splits), None)
-    test = next((name for name in (*VALIDATION, *TEST) if name in splits), None)
-    if train is None and len(splits) == 1 and test is None:
-        train = next(iter(splits))
+    """Return the names of the splits to train and to evaluate on; None for those that are not there.
+
+    The only split that has no usual name is trained on if no other is.
+    """
+    names = {name.lower(): name for name in splits}
+    train = next((names[name] for name in TRAIN if name in names), None)
+    test = next((names[name] for name in (*VALIDATION, *TEST) if name in names), None)
+    others = [name for lower, name in names.items() if lower not in SPLITS]
+    if train is None and len(others) == 1:
+        train = others[0]
     return train, test
+
+
+def used(splits: Mapping[str, _T], notes: list[str]) -> dict[str, _T]:
+    """Return the splits to train and to evaluate on, or all if there is none to train on; note what is not used."""
+    train, test = chosen(splits)
+    if train is None:
+        return dict(splits)
+    if test is not None and test.lower() in TEST:
+        notes.append(f"there is no split for validation: the split {test!r} is evaluated on")
+    unused = [name for name in splits if name not in (train, test)]
+    if unused:
+        notes.append(f"these splits are not used: {', '.join(unused)}")
+    return {name: splits[name] for name in (train, test) if name is not None}
 
 
 def split_of(path: Path, below: Path) -> str | None:
@@ -116,9 +123,15 @@ def split_of(path: Path, below: Path) -> str | None:
     return next((word for word in words if word in SPLITS), None)
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones; it asks the system once, not for each file."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+
+
 def split_folders(folder: Path) -> dict[str, Path]:
     """The subfolders of a folder that are named like splits, by name in lower case."""
-    found = {one.name.lower(): one for one in sorted(folder.iterdir()) if one.is_dir()}
+    found = {one.name.lower(): one for one in subfolders(folder)}
     return {name: found[name] for name in SPLITS if name in found}
 
 

@@ -187,12 +187,12 @@ def place_of(data_file: Path, settings: dict, entry: str, notes: list[str]) -> P
     parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     shortened = [data_file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
     inside = next((path for path in shortened if path.exists()), None)
-    if written.exists() and (not entry.startswith("..") or inside is None):
-        return written
-    if inside is None:
-        return written
-    notes.append(f"{data_file.name} names {entry}; {inside} is taken for it")
-    return inside
+    if inside is not None and (entry.startswith("..") or not written.exists()):
+        notes.append(f"{data_file.name} names {entry}; {inside} is taken for it")
+        return inside
+    if written.exists() and not written.resolve().is_relative_to(data_file.parent.resolve()):
+        notes.append(f"{data_file.name} names {entry}, which is not in {data_file.parent}: {written.resolve()}")
+    return written
 
 
 def _images(places: Iterable[Path], root: Path, content: Content) -> list[Path]:

@@ -10,7 +10,18 @@ from typing import Any
 from deim.data.datasets.checks import is_box
 from deim.data.datasets.coco import coco_dataset
 from deim.data.datasets.formats.coco_export import Category, categories_of, coco_export_dataset, read_lists
-from deim.data.datasets.found import SPLITS, TEST, TRAIN, VALIDATION, Discovered, Format, Split, described
+from deim.data.datasets.found import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Discovered,
+    Format,
+    Split,
+    described,
+    subfolders,
+    used,
+)
 from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.text import is_plain_utf8
 from deim.errors import DatasetError
@@ -41,7 +52,7 @@ def _signs(place: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    places = [folder, *sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))]
+    places = [folder, *subfolders(folder)]
     places += [one / "annotations" for one in places[1:] if one.name.lower() in SPLITS]
     for place in places[:_MOST_FILES]:
         files = sorted(place.glob("*.json")) if place.is_dir() else []
@@ -67,7 +78,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         folder = folder.parent if folder.name.lower() in SPLITS else folder
     else:
         chosen, folder = _by_split(signs, place, notes), place
-    files = {name: _look_at(path, name, folder, images) for name, path in chosen.items()}
+    files = {name: _look_at(path, name, folder, images) for name, path in used(chosen, notes).items()}
     classes = _classes(files, notes)
     splits = {}
     for name, file in files.items():
@@ -202,4 +213,5 @@ COCO = Format(
     "result.json or train/_annotations.coco.json)",
     _signs,
     _describe,
+    takes_images=True,
 )

@@ -152,4 +152,4 @@ def _labels(tree: ET.Element) -> list[str]:
     return [name for name in names if name] + sorted(used - set(names))
 
 
-CVAT = Format("CVAT for images", "annotations.xml of CVAT", _signs, _describe)
+CVAT = Format("CVAT for images", "annotations.xml of CVAT", _signs, _describe, takes_images=True)

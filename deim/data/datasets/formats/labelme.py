@@ -50,16 +50,17 @@ def labelme_dataset(
 def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[str]) -> Content:
     """Read the files; see :func:`labelme_dataset`."""
     require_folder(Path(annotation_root))
-    images = ImageFiles(image_root)
+    images, files = ImageFiles(image_root), _files(Path(annotation_root))
 
     def listed() -> Iterator[ListedImage | Problem]:
-        for path in _files(Path(annotation_root)):
+        for path in files:
             yield parsed(_image, str(path), path, Path(annotation_root), images)
 
     content = content_of(listed(), class_names, images, annotation_root)
-    left_out = len(images.paths) - len(content.records)
-    if left_out > 0:
-        content.notes.append(f"{left_out} images in {image_root} have no JSON file and are left out")
+    annotated = {path.stem for path in files}
+    left_out = [path for path in images.paths if Path(path).stem not in annotated]
+    if left_out:
+        content.notes.append(f"{len(left_out)} images in {image_root} have no JSON file and are left out")
     return content
 
 
@@ -145,4 +146,4 @@ def _classes(place: Path, folders: Sequence[Path], notes: list[str]) -> list[str
     return sorted(names)
 
 
-LABELME = Format("labelme", "JSON files of labelme, one for each image", _signs, _describe)
+LABELME = Format("labelme", "JSON files of labelme, one for each image", _signs, _describe, takes_images=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.found import Discovered, Format, Split, chosen, described, split_of
+from deim.data.datasets.found import Discovered, Format, Split, chosen, described, split_of, subfolders
 from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
 from deim.data.datasets.regions import Region
@@ -108,7 +108,7 @@ def _image(
 def _signs(place: Path) -> list[Path]:
     if place.is_file():
         return [place] if place.suffix.lower() == ".csv" and _has_boxes(place) else []
-    folders = [place, *(one for one in sorted(place.iterdir()) if one.is_dir())][:50]
+    folders = [place, *subfolders(place)][:50]
     folders += [folder / "labels" for folder in folders[1:]]
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.csv"))[:50]]
     return [path for path in files if _has_boxes(path)]
@@ -162,4 +162,6 @@ def _label_names(folder: Path) -> dict[str, str]:
     return {code: name for code, name, *_ in rows if code != "LabelName"}
 
 
-OPEN_IMAGES = Format("Open Images", "a CSV file with ImageID, LabelName and XMin to YMax", _signs, _describe)
+OPEN_IMAGES = Format(
+    "Open Images", "a CSV file with ImageID, LabelName and XMin to YMax", _signs, _describe, takes_images=True
+)

@@ -181,14 +181,13 @@ def _suffix(data: bytes) -> str:
 def _signs(place: Path) -> list[Path]:
     if place.is_file():
         return [place] if place.suffix.lower() == ".parquet" else []
-    return sorted(path for folder in (place, place / "data", place / "default") for path in folder.glob("*.parquet"))
+    return sorted(path for deep in ("", "*/", "*/*/") for path in place.glob(f"{deep}*.parquet"))
 
 
 def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
     groups: dict[str, list[str]] = {}
     for file in signs:
-        word = re.split(r"[^a-z]+", file.stem.lower())[0]
-        groups.setdefault(word if word in SPLITS else "all", []).append(str(file))
+        groups.setdefault(_split_name(file), []).append(str(file))
     columns = _Columns(signs[0])
     notes: list[str] = []
     classes = columns.names or _found_classes(signs, notes)
@@ -202,6 +201,12 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         for name, files in groups.items()
     }
     return described("Parquet", place, classes, splits, notes)
+
+
+def _split_name(file: Path) -> str:
+    """Of files such as ``train-00000-of-00002.parquet`` or ``train/0000.parquet``."""
+    words = (re.split(r"[^a-z]+", file.stem.lower())[0], file.parent.name.lower())
+    return next((word for word in words if word in SPLITS), "all")
 
 
 def _found_classes(files: Sequence[Path], notes: list[str]) -> list[str]:

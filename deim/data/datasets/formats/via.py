@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.found import Discovered, Format, Split, chosen, described, split_of
+from deim.data.datasets.found import Discovered, Format, Split, chosen, described, split_of, subfolders
 from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
 from deim.data.datasets.regions import Region, ellipse, polygon, rectangle
@@ -145,7 +145,7 @@ def _region(shape: Mapping[str, Any]) -> Region:
 def _signs(place: Path) -> list[Path]:
     if place.is_file():
         return [place] if _is_via(place) else []
-    folders = [place, *(one for one in sorted(place.iterdir()) if one.is_dir())][:50]
+    folders = [place, *subfolders(place)][:50]
     files = [
         path for folder in folders for path in (*sorted(folder.glob("*.json"))[:20], *sorted(folder.glob("*.csv"))[:20])
     ]
@@ -212,4 +212,4 @@ def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[
     return attribute, sorted(values[attribute])
 
 
-VIA = Format("VIA", "a JSON or CSV file of the VGG Image Annotator", _signs, _describe)
+VIA = Format("VIA", "a JSON or CSV file of the VGG Image Annotator", _signs, _describe, takes_images=True)

@@ -22,26 +22,18 @@ def _signs(place: Path) -> list[Path]:
         return []
     if (place / "ImageSets" / "Main").is_dir():
         return [place / "ImageSets" / "Main"]
-    return [*_folders(place).values()]
+    return [folder for _, folder in _folders(place).values()]
 
 
-def _folders(place: Path) -> dict[str, Path]:
-    """The folders of XML files, by split; the only one is "all"."""
+def _folders(place: Path) -> dict[str, tuple[Path, Path]]:
+    """For each split, its folder and the one with the XML files, which is this or inside; the only split is "all"."""
     found = {}
-    for name, folder in (split_folders(place) or {"all": place}).items():
-        for one in (folder, *(folder / inside for inside in ("Annotations", "annotations", "labels", "xml"))):
-            if _has_annotations(one):
-                found[name] = one
-                break
-    if not found and any(_has_annotations(place / "Annotations" / name) for name in split_folders_of(place)):
-        inside = split_folders(place / "Annotations")
-        found = {name: one for name, one in inside.items() if _has_annotations(one)}
+    for name, folder in (split_folders(place) | {"all": place}).items():
+        inside = (folder / one for one in ("Annotations", "annotations", "labels", "xml"))
+        with_files = next((one for one in (folder, *inside) if _has_annotations(one)), None)
+        if with_files is not None:
+            found[name] = (folder, with_files)
     return found
-
-
-def split_folders_of(place: Path) -> Sequence[str]:
-    """The names of the split folders in a folder's ``Annotations``."""
-    return list(split_folders(place / "Annotations")) if (place / "Annotations").is_dir() else []
 
 
 def _has_annotations(folder: Path) -> bool:
@@ -55,21 +47,16 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     if signs[0].name == "Main":
         return _with_lists(place)
     folders = _folders(place)
-    names, _ = _scan(path for folder in folders.values() for path in folder.rglob("*") if path.suffix.lower() == ".xml")
+    names, _ = _scan(path for _, one in folders.values() for path in one.rglob("*") if path.suffix.lower() == ".xml")
     classes = _ordered(names)
     notes = ["boxes count pixels from 0, as annotation tools write them; Pascal VOC itself counts from 1"]
     splits = {}
-    for name, folder in folders.items():
-        root = images or _image_root(folder)
-        arguments = {"annotation_root": str(folder), "image_root": str(root), "class_names": classes}
+    for name, (folder, with_files) in folders.items():
+        inside = (folder / one for one in ("images", "JPEGImages", "Images"))
+        root = images or next((one for one in inside if one.is_dir()), folder)
+        arguments = {"annotation_root": str(with_files), "image_root": str(root), "class_names": classes}
         splits[name] = Split(voc_folder_dataset, arguments | {"first_pixel": 0})
     return described(_NAME, place, classes, splits, notes)
-
-
-def _image_root(folder: Path) -> Path:
-    """The folder of the images beside a folder of XML files, or this folder itself."""
-    beside = [folder.parent / name for name in ("images", "JPEGImages", "Images")]
-    return next((one for one in beside if one.is_dir()), folder) if folder.name.lower() != "train" else folder
 
 
 def _with_lists(place: Path) -> Discovered:
@@ -130,4 +117,5 @@ VOC = Format(
     "ImageSets/Main/train.txt, or XML files in the folder, in Annotations/ or in train/",
     _signs,
     _describe,
+    takes_images=True,
 )
