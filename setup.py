@@ -91,6 +91,7 @@ setup(
         # before 1.32, its converter to float16 writes files that it does not open itself
         "export": ["torch>=2.8", "onnx", "onnxscript", "onnxruntime>=1.32"],
         "openvino": ["openvino"],
+        "parquet": ["pyarrow"],
         "safetensors": ["safetensors"],
         "slurm": ["submitit"],
         "timm": ["timm", "torchvision"],

@@ -4,14 +4,17 @@ import argparse
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--config-file``, ``--data`` and overrides of the config, which :func:`deim.config.load_config` takes."""
+    """Add ``--config-file``, ``--data``, ``--image-root`` and overrides, which :func:`deim.config.load_config` takes."""
     parser.add_argument(
         "--config-file", default="", required=required, metavar="FILE", help="path of a config, or the name of a recipe"
     )
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="your own data in place of the recipe's: a data.yaml (YOLO), or a folder in COCO or Pascal VOC format",
+        help="your own data in place of the recipe's: a folder or an annotation file, as annotation tools write them",
+    )
+    parser.add_argument(
+        "--image-root", metavar="FOLDER", help="the folder of the images of --data, if it is not found by itself"
     )
     add_overrides(parser)
 

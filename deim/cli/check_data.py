@@ -1,31 +1,82 @@
 """Check a data set before training: counts, classes, sizes, problems, sample images.
 
-    deim check-data --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data --output check
+    deim check-data --data path/to/your/data --output check
+    deim check-data --data path/to/your/data --to-coco path/to/annotations
+    deim check-data --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data
 
-The exit status is 1 if the data set cannot be trained on.
+With a config, the objects of an image are also compared with what its model can find. --to-coco writes the splits as
+instances_train.json and instances_val.json. The exit status is 1 if the data set cannot be trained on.
 """
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from deim.cli.arguments import add_config
 from deim.config import load_config
+from deim.config.loading import data_config
+from deim.data.datasets.discovery import discover
+from deim.data.datasets.found import Discovered
+from deim.data.datasets.to_coco import write_coco
 from deim.data.limits import Limits
 from deim.data.report import check_dataset
 from deim.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    add_config(parser, required=False)
     parser.add_argument("--split", choices=("train", "test"), default="train")
     parser.add_argument("--output", default="check", help="folder for the drawn images")
     parser.add_argument("--skip-images", action="store_true", help="do not decode every image")
     parser.add_argument("--images", type=int, default=12, help="how many images to draw")
+    parser.add_argument(
+        "--to-coco",
+        metavar="PATH",
+        help="write the data as COCO: a folder, or a .json file for one split",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    cfg = load_config(args.config_file, args.opts, args.data)
+    if not args.config_file and not args.data:
+        raise ConfigError("give a data set by --data, or a config by --config-file")
+    cfg, limits, found = _config(args)
     dataset = cfg.dataloader[args.split].get("dataset")
     if dataset is None or "name" not in dataset:
         raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no name")
-    sound = check_dataset(dataset, args.output, not args.skip_images, args.images, Limits.of(cfg), args.split)
+    sound = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split)
+    if args.to_coco:
+        splits = {"train": cfg.dataloader.train.dataset, "val": cfg.dataloader.test.dataset}
+        if found is not None and found.test is None:
+            splits = {"train": splits["train"].dataset}
+        written, root = write_coco(splits, Path(args.to_coco))
+        print(f"wrote {', '.join(map(str, written))}: read by --data {args.to_coco} --image-root {root}")
     return 0 if sound else 1
+
+
+def _config(args: argparse.Namespace) -> tuple[Any, Limits | None, Discovered | None]:
+    """The config, the limits of its model if it has one, and what was found at ``--data``, which is printed."""
+    limits, found = None, None
+    if args.config_file:
+        cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
+        limits = Limits.of(cfg)
+        found = discover(args.data, args.image_root) if args.data else None
+    else:
+        cfg, found = data_config(args.opts, args.data, args.image_root)
+    if found is not None:
+        _print_found(args.data, found)
+    return cfg, limits, found
+
+
+def _print_found(path: str, found: Discovered) -> None:
+    print(f"{path}: {found.format}, {len(found.classes)} classes")
+    for name, split in (("train", found.train), ("test", found.test)):
+        if split is not None:
+            shown = [f"{key}={value}" for key, value in split.arguments.items() if key not in _LONG]
+            print(f"{name}: {split.read.__name__}({', '.join(shown)})")
+        else:
+            print(f"{name}: one of ten images of the training split is kept back")
+    for note in found.notes:
+        print(f"note: {note}")
+
+
+_LONG = ("class_names", "label_names")

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
-from deim.config.user_data import with_data
+from deim.config.user_data import own_data, with_data
+from deim.data.datasets.found import Discovered
 from deim.errors import ConfigError
 
 
@@ -46,7 +47,7 @@ def get_detrex_config(path: str) -> Any:
     return LazyConfig.load(str(found[0]))
 
 
-def load_config(path: str, overrides: Sequence[str] = (), data: str | None = None) -> Any:
+def load_config(path: str, overrides: Sequence[str] = (), data: str | None = None, images: str | None = None) -> Any:
     """A config file with command-line overrides applied.
 
     What it does not set under ``train`` gets the value of ``common/train.py``, so that recipes of
@@ -57,6 +58,7 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
         overrides: ``key.sub=value``. A key must exist, so that a misspelt one does not go unnoticed;
             a new one is written ``+key.sub=value``.
         data: path of a data set to take in place of the recipe's; see :func:`deim.config.user_data.with_data`.
+        images: the folder of its images, if they are elsewhere.
 
     Raises:
         ConfigError: the file does not exist or cannot be run, or an override is wrong.
@@ -74,12 +76,36 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     cfg.train.recipe = cfg.train.recipe or recipe_name(path)
     if data is not None:
-        with_data(cfg, data)
+        with_data(cfg, data, images)
     for override in overrides:
         _apply(cfg, override)
     if OmegaConf.select(cfg, "dataloader.train.seed", default=0) is None:
         cfg.dataloader.train.seed = "${train.seed}"
     return cfg
+
+
+def data_config(overrides: Sequence[str], data: str, images: str | None = None) -> tuple[Any, Discovered]:
+    """Make a config of nothing but the data set at a path.
+
+    Args:
+        overrides: See :func:`load_config`.
+        data: Path of the data set; see :func:`deim.config.user_data.own_data`.
+        images: The folder of its images, if they are elsewhere.
+
+    Returns:
+        A config with ``dataloader.train.dataset`` and ``dataloader.test.dataset``, and what was found at the path.
+
+    Raises:
+        ConfigError: An override is wrong.
+        DatasetError: There is no data set at ``data``.
+    """
+    found, (train, test) = own_data(data, images)
+    cfg = OmegaConf.create(
+        {"dataloader": {"train": {"dataset": train}, "test": {"dataset": test}}}, flags={"allow_objects": True}
+    )
+    for override in overrides:
+        _apply(cfg, override)
+    return cfg, found
 
 
 def find_config(path: str) -> str:

@@ -9,7 +9,8 @@ from detectron2.config import LazyCall as L
 
 from deim.config import published
 from deim.config.recipes import COCO_IMAGES, with_datasets
-from deim.data.datasets.discovery import Discovered, Split, discover
+from deim.data.datasets.discovery import discover
+from deim.data.datasets.found import Discovered, Split
 from deim.data.datasets.held_out import held_out_part
 
 logger = logging.getLogger("detectron2.deim")
@@ -18,19 +19,26 @@ logger = logging.getLogger("detectron2.deim")
 _EVERY = 10
 
 
-def with_data(cfg: Any, path: str) -> Any:
+def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     """Train and evaluate a recipe on the data set at ``path``; in place.
 
     Classes, splits and the number of classes are those found there, weights start from what is published for the recipe, with
     the classes that both know, and learning rates, averages and warm-ups are scaled; see
     :func:`deim.config.batch_size.scale_to_batch_size`.
 
+    Args:
+        cfg: A recipe.
+        path: A folder or a file; see :func:`deim.data.datasets.discovery.discover`.
+        images: The folder of the images, if they are elsewhere.
+
+    Returns:
+        The recipe.
+
     Raises:
-        DatasetError: there is nothing to train on; see :func:`deim.data.datasets.discovery.discover`.
+        DatasetError: There is nothing to train on.
     """
-    found = discover(path)
+    found, (train, test) = own_data(path, images)
     name = _name_of(path)
-    train, test = _datasets(found, name)
     datasets = SimpleNamespace(train=train, test=test, num_classes=len(found.classes))
     with_datasets(cfg.dataloader, cfg.model, datasets)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
@@ -40,12 +48,27 @@ def with_data(cfg: Any, path: str) -> Any:
     if known:
         cfg.train.init_checkpoint = "coco"
     logger.info(f"{path} is in {found.format}'s format, of {len(found.classes)} classes: {', '.join(found.classes)}")
+    for note in found.notes:
+        logger.info(f"{path}: {note}")
     if not known:
         logger.warning(
             f"No detector is published for {cfg.train.recipe}: training starts from the weights that the recipe names for "
             "its backbone, unless train.init_checkpoint is set"
         )
     return cfg
+
+
+def own_data(path: str, images: str | None = None) -> tuple[Discovered, tuple[Any, Any]]:
+    """Recognize the data set at ``path``; see :func:`deim.data.datasets.discovery.discover`.
+
+    Returns:
+        What was found, and nodes of a config that read what is trained and what is evaluated on.
+
+    Raises:
+        DatasetError: There is nothing to train on.
+    """
+    found = discover(path, images)
+    return found, _datasets(found, _name_of(path))
 
 
 def _name_of(path: str) -> str:

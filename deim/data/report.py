@@ -24,10 +24,10 @@ _SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0*
 
 
 def read_content(dataset: Mapping[str, Any]) -> Content:
-    """What a ``dataset`` of a config holds, also where it cannot be trained on.
+    """Read a ``dataset`` of a config, even if it cannot be trained on.
 
     Raises:
-        DatasetError: it cannot be read.
+        DatasetError: It cannot be read.
     """
     try:
         records = instantiate(dataset)
@@ -36,9 +36,8 @@ def read_content(dataset: Mapping[str, Any]) -> Content:
     metadata = MetadataCatalog.get(dataset["name"])
     json_file = metadata.get("json_file")
     unnoticed = None if json_file is None else what_is_wrong(json_file)
-    return Content(
-        records, metadata.thing_classes, [] if unnoticed is None else [Problem(str(json_file), unnoticed, True)]
-    )
+    problems = [] if unnoticed is None else [Problem(str(json_file), unnoticed, True)]
+    return Content(records, metadata.thing_classes, problems, metadata.get("notes", []))
 
 
 def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Problem]:
@@ -90,6 +89,8 @@ def check_dataset(
         problems += image_problems(content.records)
     print(_summary(dataset["name"], content, objects))
     print(_classes(content, objects))
+    for note in content.notes:
+        print(f"note: {note}")
     for told in beyond_limits([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
         print(f"warning: {told}")
     folder = Path(output)

@@ -64,7 +64,7 @@ def main(args: Namespace) -> None:
     """
     args.config_file = find_config(args.config_file)
     with said_later(logger) as tell:
-        cfg = load_config(args.config_file, args.opts, getattr(args, "data", None))
+        cfg = load_config(args.config_file, args.opts, getattr(args, "data", None), getattr(args, "image_root", None))
         check_settings(cfg, training=not args.eval_only)
         settle_device(cfg)
         make_output_folder(cfg.train.output_dir)

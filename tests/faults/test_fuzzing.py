@@ -21,11 +21,13 @@ from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
 from deim.checkpoint.reading import read_checkpoint, read_weights
 from deim.checkpoint.run_checkpointer import damage
 from deim.config import load_config
+from deim.data.datasets.discovery import discover
 from deim.data.image import image_size, read_image
 from deim.data.records import annotation_arrays
 from deim.engine.hooks import cut_off
-from deim.errors import DeimError
+from deim.errors import DatasetError, DeimError
 from tests.commands import RECIPE
+from tests.data.layouts import LAYOUTS
 from tests.data.test_datasets import FORMATS
 
 EXAMPLES = int(os.environ.get("DEIM_FUZZING", "15"))
@@ -131,28 +133,95 @@ json_values = st.recursive(
 )
 
 
+def replaced(good: bytes, drawn: tuple[int, object]) -> bytes:
+    """A value somewhere in the first line of JSON becomes any other, or goes."""
+    lines = good.decode().splitlines()
+    content = json.loads(lines[0])
+    draw = random.Random(drawn[0])
+    node = content
+    while True:
+        key = draw.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        inner = node[key]
+        if draw.random() < 0.3 or not isinstance(inner, dict | list) or not inner:
+            break
+        node = inner
+    if drawn[1] is None:
+        del node[key]
+    else:
+        node[key] = drawn[1]
+    return "\n".join([json.dumps(content), *lines[1:]]).encode()
+
+
+other_values = st.tuples(st.integers(0, 10**9), json_values)
+
+
 @pytest.mark.parametrize("name", ["coco", "crowdhuman"])
 def test_other_values_in_json(name: str, tmp_path: Path) -> None:
-    """A value somewhere in the file becomes any other, or goes."""
+    check_annotations(name, FILES[name], tmp_path, other_values, replaced)
 
-    def replace(good: bytes, drawn: tuple[int, object]) -> bytes:
-        lines = good.decode().splitlines()
-        content = json.loads(lines[0])
-        draw = random.Random(drawn[0])
-        node = content
-        while True:
-            key = draw.choice(list(node) if isinstance(node, dict) else range(len(node)))
-            inner = node[key]
-            if draw.random() < 0.3 or not isinstance(inner, dict | list) or not inner:
-                break
-            node = inner
-        if drawn[1] is None:
-            del node[key]
-        else:
-            node[key] = drawn[1]
-        return "\n".join([json.dumps(content), *lines[1:]]).encode()
 
-    check_annotations(name, FILES[name], tmp_path, st.tuples(st.integers(0, 10**9), json_values), replace)
+# What describes the data set or an image, by the tool that writes it.
+EXPORTS = {
+    "CVAT, COCO 1.0": ["annotations/instances_default.json"],
+    "CVAT, YOLO 1.1": ["obj.data", "obj.names", "train.txt", "obj_train_data/0.txt"],
+    "CVAT, Pascal VOC 1.1": ["labelmap.txt", "ImageSets/Main/default.txt"],
+    "CVAT, CVAT for images 1.1": ["annotations.xml"],
+    "Label Studio, COCO": ["result.json"],
+    "LabelImg, Pascal VOC": ["0.xml"],
+    "LabelImg, YOLO": ["classes.txt", "1.txt"],
+    "Roboflow, COCO": ["train/_annotations.coco.json"],
+    "Roboflow, YOLO": ["data.yaml"],
+    "labelme": ["0.json"],
+    "Supervisely": ["meta.json", "ds0/ann/0.jpg.json"],
+    "VIA, JSON": ["via_export_json.json"],
+    "VIA, CSV": ["via_export_csv.csv"],
+    "Open Images": ["train-annotations-bbox.csv", "class-descriptions-boxable.csv"],
+}
+
+
+@pytest.mark.parametrize(("tool", "file"), [(tool, file) for tool, files in EXPORTS.items() for file in files])
+def test_changed_exports_of_annotation_tools(tool: str, file: str, tmp_path: Path) -> None:
+    """Both where the data set is looked for anew, and where the file changes after that."""
+    LAYOUTS[tool][0](tmp_path)
+    path = tmp_path / file
+    good, before = path.read_bytes(), discover(str(tmp_path))
+    is_json = path.suffix == ".json"
+
+    @fuzzed
+    @given(
+        st.tuples(st.just(changed), changes) | (st.tuples(st.just(replaced), other_values) if is_json else st.nothing())
+    )
+    def check(change: tuple[Callable, object]) -> None:
+        path.write_bytes(change[0](good, change[1]))
+        after = outcome(lambda: discover(str(tmp_path)))
+        if isinstance(after, DeimError):
+            assert str(tmp_path) in str(after)
+        for found in (before, after):
+            if isinstance(found, DeimError):
+                continue
+            records = outcome(lambda found=found: found.train.read(tempfile.mktemp(), **found.train.arguments))
+            if isinstance(records, DeimError):
+                assert str(tmp_path) in str(records)
+                continue
+            for record in records:
+                boxes, classes = annotation_arrays(record)
+                assert np.isfinite(boxes).all()
+                assert (boxes[:, 2:] > boxes[:, :2]).all()
+                assert len(boxes) == len(classes)
+
+    check()
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_exports_that_are_cut_are_told_by_their_name(tool: str, tmp_path: Path) -> None:
+    LAYOUTS[tool][0](tmp_path)
+    path = tmp_path / EXPORTS[tool][-1]
+    split = discover(str(tmp_path)).train
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    cut = outcome(lambda: split.read(tempfile.mktemp(), **split.arguments))
+    if path.suffix in (".json", ".xml"):
+        assert isinstance(cut, DatasetError)
+        assert path.name in str(cut)
 
 
 def test_a_yolo_data_file(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,14 +18,16 @@ class Problem:
     """One fault of a data set.
 
     Attributes:
-        place: file, with the line or the object.
-        what: is wrong.
-        fatal: the data set cannot be trained on; else the object is left out.
+        place: The file, with the line or the object.
+        what: What is wrong.
+        fatal: The data set cannot be trained on; else the object is left out.
+        missing: It is an image whose file does not exist.
     """
 
     place: str
     what: str
     fatal: bool
+    missing: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
@@ -81,14 +83,16 @@ class Content:
     """What a reader found.
 
     Attributes:
-        records: of detectron2.
-        classes: their names, in the order of the class indices.
-        problems: what could not be read.
+        records: Records of detectron2.
+        classes: Names of the classes, in the order of their indices.
+        problems: What could not be read.
+        notes: What the reader had to guess, one sentence each.
     """
 
     records: list[dict]
     classes: Sequence[str]
     problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
 
     def all_problems(self) -> list[Problem]:
         return [*self.problems, *object_problems(self.records, len(self.classes))]
@@ -105,13 +109,15 @@ class UnsoundDatasetError(DatasetError):
 
 
 def require_sound(name: str, content: Content, problems_allowed: int = 0) -> None:
-    """Warn of objects that training leaves out.
+    """Raise an error for fatal problems, and warn of objects that training leaves out.
 
     Args:
-        problems_allowed: so many fatal problems are no reason to stop: what they are of is left out of ``content``.
+        name: Of the data set.
+        content: What was read. Unsound objects are taken out of it if their problems are allowed.
+        problems_allowed: The number of fatal problems that are not an error.
 
     Raises:
-        UnsoundDatasetError: more problems are fatal; it tells the first ones.
+        UnsoundDatasetError: There are more fatal problems. The message lists the first ones.
     """
     problems = content.all_problems()
     fatal = [problem for problem in problems if problem.fatal]
@@ -120,7 +126,8 @@ def require_sound(name: str, content: Content, problems_allowed: int = 0) -> Non
         logger.warning(f"data set {name!r}: {len(fatal)} of {problems_allowed} problems allowed are left out:\n{told}")
         leave_out_unsound(content)
     elif fatal:
-        lines = [f"data set {name!r} cannot be used:", *(f"  {problem}" for problem in fatal[:5])]
+        lines = [f"data set {name!r} cannot be used:", *_count_of_missing(content, fatal)]
+        lines += [f"  {problem}" for problem in fatal[:5]]
         if len(fatal) > 5:
             lines.append(f"  and {len(fatal) - 5} more; deim check-data lists them all")
         lines.append(f"  +dataloader.train.dataset.problems_allowed={len(fatal)} leaves them out")
@@ -133,6 +140,13 @@ def require_sound(name: str, content: Content, problems_allowed: int = 0) -> Non
             f"data set {name!r}: {len(harmless)} objects are left out, the first: {harmless[0]}; "
             "deim check-data lists them all"
         )
+
+
+def _count_of_missing(content: Content, problems: Sequence[Problem]) -> list[str]:
+    missing = [problem for problem in problems if problem.missing]
+    if not missing:
+        return []
+    return [f"  {len(missing)} of {len(content.records) + len(missing)} images do not exist"]
 
 
 def leave_out_unsound(content: Content) -> None:

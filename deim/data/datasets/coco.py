@@ -9,6 +9,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
 from deim.data.datasets.checks import Content, is_box, require_inside, require_sound
+from deim.data.datasets.image_files import missing_images
+from deim.data.datasets.listed import missing_image
 from deim.errors import DatasetError
 
 
@@ -72,7 +74,7 @@ def coco_dataset(
         _require(source, metadata.get("image_root"))
     try:
         records = get_detection_dataset_dicts(name, filter_empty=False, check_consistency=False)
-        _require_fit(name, records, metadata, problems_allowed)
+        records = _fit_records(name, records, metadata, problems_allowed)
     except DatasetError:
         raise
     except Exception as error:  # what readers raise for malformed files is of many kinds
@@ -81,7 +83,8 @@ def coco_dataset(
     return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
 
 
-def _require_fit(name: str, records: list[dict], metadata: Any, problems_allowed: int) -> None:
+def _fit_records(name: str, records: list[dict], metadata: Any, problems_allowed: int) -> list[dict]:
+    """Return the records that can be trained on; raise DatasetError if more problems than allowed are in the others."""
     source, root = metadata.get("json_file"), metadata.get("image_root")
     if not any(r.get("annotations") for r in records):
         raise DatasetError(f"data set {name!r} ({source}) has {len(records)} images, but no annotations at all")
@@ -90,7 +93,12 @@ def _require_fit(name: str, records: list[dict], metadata: Any, problems_allowed
         if not all(isinstance(record[side], int | float) for side in ("height", "width")):
             size = f"{record['width']!r} x {record['height']!r}"
             raise DatasetError(f"{source}: the image {record['image_id']!r} has the size {size}, which is no number")
-    require_sound(name, Content(records, metadata.thing_classes, []), problems_allowed)
+    missing = missing_images(record["file_name"] for record in records)
+    problems = [missing_image(str(source), path, str(root)) for path in missing]
+    left = set(missing)
+    content = Content([r for r in records if r["file_name"] not in left], metadata.thing_classes, problems)
+    require_sound(name, content, problems_allowed)
+    return content.records
 
 
 def _require(json_file: str, image_root: str | None) -> None:

@@ -1,5 +1,6 @@
 """Data sets in other formats than COCO's, under a name."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,21 +9,30 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from deim.data.datasets.checks import Content, require_sound
 from deim.errors import DatasetError
 
+logger = logging.getLogger("detectron2.deim")
+
 
 def dataset_of(name: str, source: str, read: Callable[[], Content], problems_allowed: int = 0) -> list[dict]:
-    """The records of a data set, which is registered with detectron2 under ``name``.
+    """Read a data set and register it with detectron2 under ``name``.
 
     Args:
-        source: tells data sets apart: one name stands for one source.
-        problems_allowed: see :func:`deim.data.datasets.checks.require_sound`.
+        name: To register it by.
+        source: Describes where the data come from; one name stands for one source.
+        read: Reads the data.
+        problems_allowed: See :func:`deim.data.datasets.checks.require_sound`.
+
+    Returns:
+        Records of detectron2.
 
     Raises:
-        DatasetError: it cannot be read, holds no images or no objects, or the name is taken.
+        DatasetError: The data cannot be read, have no images or no objects, or the name is taken.
     """
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog and metadata.get("source") != source:
         raise DatasetError(f"the data set name {name!r} is already registered for another source; choose another name")
     content = read()
+    for note in content.notes:
+        logger.info(f"data set {name!r}: {note}")
     require_sound(name, content, problems_allowed)
     if not content.records:
         raise DatasetError(f"data set {name!r} ({source}) has no images")
@@ -30,7 +40,7 @@ def dataset_of(name: str, source: str, read: Callable[[], Content], problems_all
         raise DatasetError(f"data set {name!r} ({source}) has {len(content.records)} images, but no annotations at all")
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: read().records)
-        metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco")
+        metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco", notes=content.notes)
     return content.records
 
 

@@ -1,17 +1,17 @@
-"""Pascal VOC folders: one XML file per image."""
+"""Pascal VOC: one XML file per image."""
 
 import functools
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from detectron2.structures import BoxMode
-from tqdm import tqdm
-
 from deim.data.datasets.checks import Content, Problem, require_inside
-from deim.data.datasets.source import dataset_of, require_file
-from deim.data.image import image_size
+from deim.data.datasets.image_files import ImageFiles
+from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.regions import Region
+from deim.data.datasets.source import dataset_of, require_file, require_folder
+from deim.data.datasets.text import read_text
 from deim.errors import DatasetError
 
 # fmt: off
@@ -20,6 +20,7 @@ VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def voc_dataset(
@@ -29,80 +30,160 @@ def voc_dataset(
     class_names: Sequence[str] = VOC_CLASSES,
     ignore_difficult: bool = False,
     problems_allowed: int = 0,
+    first_pixel: int = 1,
+    unlabeled_allowed: bool = False,
 ) -> list[dict]:
-    """The records of ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml`` and ``JPEGImages/``.
+    """Read a split of a folder in the layout of Pascal VOC.
 
-    Pixels are counted from 1 in these files: a box from 1 to the width covers the image.
+    The folder has ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml`` and ``JPEGImages/``.
 
     Args:
-        name: to register it by.
-        class_names: in the order of the class indices.
-        ignore_difficult: make crowds of objects marked as difficult, as evaluation wants it; else they are
-            objects as others are.
-        problems_allowed: so many images and objects that are wrong are left out, and no more.
+        name: To register it by.
+        root: The folder.
+        split: Name of the split.
+        class_names: Names of the classes, in the order of their indices.
+        ignore_difficult: Objects marked as difficult become crowds, as evaluation wants it; else they are objects like
+            the others.
+        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        first_pixel: The number of the first pixel. It is 1 in Pascal VOC, where a box from 1 to the width covers the
+            image; annotation tools count from 0.
+        unlabeled_allowed: An image without an XML file has no objects; else this is an error.
+
+    Returns:
+        Records of detectron2.
 
     Raises:
-        DatasetError: files are missing or malformed; it names file and line.
+        DatasetError: Files are missing or malformed. The message names file and line.
     """
-    read = functools.partial(read_voc, root, split, tuple(class_names), ignore_difficult)
-    return dataset_of(name, f"{root}, {split}, difficult ignored: {ignore_difficult}", read, problems_allowed)
+    names = tuple(str(one) for one in class_names)
+    read = functools.partial(read_voc, root, split, names, ignore_difficult, first_pixel, unlabeled_allowed)
+    source = f"{root}, {split}, difficult ignored: {ignore_difficult}, first pixel: {first_pixel}"
+    return dataset_of(name, source, read, problems_allowed)
 
 
-def read_voc(root: str, split: str, class_names: Sequence[str], ignore_difficult: bool) -> Content:
+def voc_folder_dataset(
+    name: str,
+    annotation_root: str,
+    image_root: str,
+    class_names: Sequence[str],
+    first_pixel: int = 0,
+    problems_allowed: int = 0,
+) -> list[dict]:
+    """Read all XML files of a folder, as LabelImg, Label Studio and Roboflow write them.
+
+    An image without an XML file is left out: it may not have been annotated yet.
+
+    Args:
+        name: To register it by.
+        annotation_root: The folder of the XML files.
+        image_root: The folder of the images.
+        class_names: Names of the classes, in the order of their indices.
+        first_pixel: See :func:`voc_dataset`.
+        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+
+    Returns:
+        Records of detectron2.
+
+    Raises:
+        DatasetError: Files are missing or malformed. The message names file and line.
+    """
+    names = tuple(str(one) for one in class_names)
+    read = functools.partial(read_voc_folder, annotation_root, image_root, names, first_pixel)
+    return dataset_of(name, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, problems_allowed)
+
+
+def read_voc(
+    root: str,
+    split: str,
+    class_names: Sequence[str],
+    ignore_difficult: bool,
+    first_pixel: int = 1,
+    unlabeled_allowed: bool = False,
+) -> Content:
+    """Read a split; see :func:`voc_dataset`."""
     listing = Path(root) / "ImageSets" / "Main" / f"{split}.txt"
     require_file(listing)
-    stems = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
-    content = Content([], class_names, [])
-    for image_id, stem in enumerate(tqdm(stems, f"reading {listing}", delay=2, mininterval=2, unit="image")):
-        record = {"file_name": str(_image_of(Path(root), stem)), "image_id": image_id, "annotations": []}
-        path = Path(root) / "Annotations" / f"{stem}.xml"
-        record["annotation_file"] = str(path)
-        try:
-            require_inside(str(record["file_name"]), root, str(listing))
-            _read_annotations(path, record, class_names, ignore_difficult, content.problems)
-        except (OSError, ValueError, ET.ParseError, DatasetError) as error:
-            content.problems.append(Problem(str(path), str(error), True))
-            continue
-        content.records.append(record)
+    stems = [stem for stem in map(_stem, read_text(listing).splitlines()) if stem]
+
+    def listed() -> Iterator[ListedImage | Problem]:
+        for stem in stems:
+            path = Path(root) / "Annotations" / f"{stem}.xml"
+            try:
+                require_inside(str(Path(root) / "JPEGImages" / stem), root, str(listing))
+            except DatasetError as error:
+                yield Problem(str(path), str(error), True)
+                continue
+            if unlabeled_allowed and not path.is_file():
+                yield ListedImage(stem, str(path))
+            else:
+                yield from listed_image(path, stem, first_pixel, ignore_difficult)
+
+    files = ImageFiles(Path(root) / "JPEGImages")
+    return content_of(listed(), class_names, files, f"{listing}", by_stem=True)
+
+
+def read_voc_folder(annotation_root: str, image_root: str, class_names: Sequence[str], first_pixel: int) -> Content:
+    """Read a folder; see :func:`voc_folder_dataset`."""
+    require_folder(Path(annotation_root))
+    paths = sorted(path for path in Path(annotation_root).rglob("*") if path.suffix.lower() == ".xml")
+    images = ImageFiles(image_root)
+
+    def listed() -> Iterator[ListedImage | Problem]:
+        for path in paths:
+            stem = path.relative_to(annotation_root).with_suffix("").as_posix()
+            for one in listed_image(path, stem, first_pixel):
+                if isinstance(one, ListedImage) and images.find_stem(stem) is None:
+                    one.name = Path(_file_name(path) or stem).stem
+                yield one
+
+    content = content_of(listed(), class_names, images, annotation_root, by_stem=True)
+    annotated = {path.stem for path in paths}
+    left_out = [path for path in images.paths if Path(path).stem not in annotated]
+    if left_out:
+        content.notes.append(f"{len(left_out)} images in {image_root} have no XML file and are left out")
     return content
 
 
-def _image_of(root: Path, stem: str) -> Path:
-    """The image of a name; JPEG if there are several or none."""
-    found = [root / "JPEGImages" / f"{stem}{end}" for end in (".jpg", ".png", ".jpeg", ".JPG")]
-    return next((path for path in found if path.is_file()), found[0])
+def _stem(line: str) -> str:
+    """The image of a line of a listing: a name, which may be quoted, and a number that says whether it has a class."""
+    line = line.strip()
+    if line.startswith('"') and '"' in line[1:]:
+        return line[1 : line.index('"', 1)]
+    return re.sub(r"\s+-?[01]$", "", line)
 
 
-def _read_annotations(
-    path: Path, record: dict, class_names: Sequence[str], ignore_difficult: bool, problems: list[Problem]
-) -> None:
+def _file_name(path: Path) -> str | None:
+    return ET.fromstring(path.read_bytes()).findtext("filename")
+
+
+def listed_image(
+    path: Path, stem: str, first_pixel: int, ignore_difficult: bool = False
+) -> Iterator[ListedImage | Problem]:
+    """Yield the problems of an XML file, and what it lists unless it is malformed as a whole."""
+    problems: list[Problem] = []
+    image = parsed(_image, str(path), path, stem, first_pixel, ignore_difficult, problems)
+    yield from problems
+    yield image
+
+
+def _image(path: Path, stem: str, first_pixel: int, ignore_difficult: bool, problems: list[Problem]) -> ListedImage:
     content = path.read_bytes()
     tree = ET.fromstring(content)  # which knows the encoding that it declares
-    text = content.decode(errors="replace")
-    lines = [number for number, line in enumerate(text.splitlines(), 1) for _ in re.finditer(r"<object\b", line)]
-    sides = [tree.findtext(f"size/{side}") for side in ("height", "width")]
-    known = all(side and float(side) > 0 for side in sides)
-    size = (int(float(sides[0] or 0)), int(float(sides[1] or 0))) if known else image_size(record["file_name"])
-    record["height"], record["width"] = size
+    lines = [
+        number
+        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1)
+        for _ in re.finditer(r"<object\b", line)
+    ]
+    sides = [float(tree.findtext(f"size/{side}") or 0) for side in ("height", "width")]
+    image = ListedImage(stem, str(path), (int(sides[0]), int(sides[1])) if min(sides) > 0 else None)
     for line, found in zip(lines, tree.iter("object"), strict=True):
-        label = (found.findtext("name") or "").strip()
-        if label not in class_names:
-            problems.append(Problem(f"{path}:{line}", f"class {label!r} is none of {', '.join(class_names)}", True))
-            continue
         try:
             left, top, right, bottom = (float(found.findtext(f"bndbox/{k}") or "") for k in _EDGES)
         except ValueError:
             problems.append(Problem(f"{path}:{line}", f"a number of bndbox ({', '.join(_EDGES)}) is missing", True))
             continue
-        record["annotations"].append(
-            {
-                "bbox": [left - 1, top - 1, right, bottom],
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": class_names.index(label),
-                "iscrowd": int(ignore_difficult and (found.findtext("difficult") or "0").strip() == "1"),
-                "line": line,
-            }
-        )
-
-
-_EDGES = ("xmin", "ymin", "xmax", "ymax")
+        label = (found.findtext("name") or "").strip()
+        difficult = (found.findtext("difficult") or "0").strip() == "1"
+        region = Region([left - first_pixel, top - first_pixel, right, bottom])
+        image.objects.append(ListedObject(label, region, ignore_difficult and difficult, line))
+    return image

@@ -1,7 +1,7 @@
-"""YOLO folders: a text file per image, with a line ``class x y width height`` per object, relative to the image."""
+"""YOLO: a text file per image, with a line ``class x y width height`` per object, relative to the image."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,65 +11,131 @@ from detectron2.structures import BoxMode
 from tqdm import tqdm
 
 from deim.data.datasets.checks import Content, Problem
+from deim.data.datasets.image_files import ImageFiles, images_below
+from deim.data.datasets.listed import missing_image
 from deim.data.datasets.source import dataset_of, require_file
-from deim.data.image import IMAGE_SUFFIXES, image_size
+from deim.data.datasets.text import read_text
+from deim.data.image import image_size
 from deim.errors import DatasetError
 
 
 def yolo_dataset(name: str, data_file: str, split: str, problems_allowed: int = 0) -> list[dict]:
-    """The records of one split of a ``data.yaml``, as Ultralytics defines it.
+    """Read one split of a ``data.yaml``, as Ultralytics defines it.
 
-    The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of
-    folders, or a text file that lists images, relative to ``path``. The labels of
-    ``.../images/x.jpg`` are in ``.../labels/x.txt``; without such a file an image has no objects. Lines
-    with more than five numbers are polygons, which become the boxes around them.
+    The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of folders, or a
+    text file that lists images, relative to ``path``. The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt``;
+    without such a file an image has no objects. After the class, a line has a box, a box and one more number (a track
+    or a confidence), a box and keypoints (with ``kpt_shape`` in the file), or the corners of a polygon.
 
     Args:
-        name: to register it by.
+        name: To register it by.
+        data_file: Path of the ``data.yaml``.
         split: "train", "val" or "test".
-        problems_allowed: so many images and objects that are wrong are left out, and no more.
+        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+
+    Returns:
+        Records of detectron2.
 
     Raises:
-        DatasetError: files are missing or malformed; it names file and line.
+        DatasetError: Files are missing or malformed. The message names file and line.
     """
     return dataset_of(name, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), problems_allowed)
 
 
+def yolo_files_dataset(
+    name: str, root: str, images: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
+) -> list[dict]:
+    """Read images with labels in YOLO's format that no ``data.yaml`` describes.
+
+    Args:
+        name: To register it by.
+        root: The folder of the data set.
+        images: Folders of images, or text files that list images, relative to ``root``.
+        class_names: Names of the classes, in the order of their indices.
+        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+
+    Returns:
+        Records of detectron2.
+
+    Raises:
+        DatasetError: Files are missing or malformed. The message names file and line.
+    """
+    names = [str(one) for one in class_names]
+
+    def read() -> Content:
+        return read_labels([Path(root, entry) for entry in images], Path(root), names, f"{root}, {', '.join(images)}")
+
+    return dataset_of(name, f"{root}, {list(images)}, {names}", read, problems_allowed)
+
+
 def read_yolo(data_file: str, split: str) -> Content:
+    """Read one split; see :func:`yolo_dataset`."""
     settings = read_settings(Path(data_file), split)
-    content = Content([], class_names(settings), [])
-    images = _images(Path(data_file), settings, split)
+    notes: list[str] = []
+    entries = settings[split] if isinstance(settings[split], list) else [settings[split]]
+    places = [place_of(Path(data_file), settings, entry, notes) for entry in entries]
+    for place in places:
+        if not place.exists():
+            raise DatasetError(f"{data_file}: {split} names {place}, which does not exist")
+    root = _base(Path(data_file), settings)
+    content = read_labels(places, root, class_names(settings), f"{data_file}, {split}", _keypoint_numbers(settings))
+    content.notes += notes
+    return content
+
+
+def read_labels(
+    places: Sequence[Path], root: Path, names: Sequence[str], source: str, keypoint_numbers: int = 0
+) -> Content:
+    """Read images and their labels.
+
+    Args:
+        places: Folders of images, or text files that list images.
+        root: The folder that all images of lists must be in.
+        names: Names of the classes.
+        source: For messages.
+        keypoint_numbers: How many numbers follow the box for its keypoints.
+    """
+    content = Content([], list(names), [])
     for image_id, path in enumerate(
-        tqdm(images, f"reading {data_file}, {split}", delay=2, mininterval=2, unit="image")
+        tqdm(_images(places, root, content), f"reading {source}", delay=2, mininterval=2, unit="image")
     ):
-        labels = _label_file(path)
+        labels = label_file(path)
         record: dict[str, Any] = {"file_name": str(path), "image_id": image_id, "annotation_file": str(labels)}
         try:
             record["height"], record["width"] = image_size(str(path))
         except DatasetError as error:
             content.problems.append(Problem(str(path), str(error), True))
             continue
-        record["annotations"] = list(_objects(labels, record["height"], record["width"], content.problems))
+        size = (record["height"], record["width"])
+        record["annotations"] = list(_objects(labels, size, keypoint_numbers, content.problems))
         content.records.append(record)
     return content
 
 
 def read_settings(path: Path, *splits: str) -> dict:
-    """The content of a ``data.yaml``.
+    """Read a ``data.yaml``.
+
+    Without ``names``, classes are numbered up to ``nc``.
+
+    Args:
+        path: The file.
+        splits: Names of splits that it must have.
 
     Raises:
-        DatasetError: it does not exist or is malformed, or has no names or one of ``splits`` not.
+        DatasetError: It does not exist or is malformed, or has no names or one of ``splits`` not.
     """
     require_file(path)
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is no valid YAML: {error}") from error
+    if isinstance(settings, dict) and not settings.get("names") and _is_count(settings.get("nc")):
+        settings["names"] = [str(number) for number in range(settings["nc"])]
     missing = [key for key in ("names", *splits) if not isinstance(settings, dict) or not settings.get(key)]
     if missing:
         raise DatasetError(f"{path} has no {' and no '.join(missing)}")
     names, places = settings["names"], [settings.get("path") or "", *(settings[split] for split in splits)]
-    if isinstance(names, dict) and sorted(names, key=str) != sorted(range(len(names)), key=str):
+    if isinstance(names, dict) and sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise DatasetError(f"{path}: names has the keys {', '.join(map(str, names))}, not 0 to {len(names) - 1}")
     if not isinstance(names, dict | list):
         raise DatasetError(f"{path}: names is {names!r}, and not a list of names")
@@ -79,72 +145,140 @@ def read_settings(path: Path, *splits: str) -> dict:
     return settings
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**5
+
+
 def class_names(settings: dict) -> list[str]:
-    """In the order of their indices."""
+    """The names of the classes in the order of their indices."""
     names = settings["names"]
-    return [str(name) for name in ([names[i] for i in sorted(names)] if isinstance(names, dict) else names)]
+    return [
+        str(name) for name in ([names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names)
+    ]
 
 
-def _images(data_file: Path, settings: dict, split: str) -> list[Path]:
-    root = data_file.parent / (settings.get("path") or ".")
-    entries = settings[split] if isinstance(settings[split], list) else [settings[split]]
+def _keypoint_numbers(settings: dict) -> int:
+    shape = settings.get("kpt_shape")
+    if isinstance(shape, list) and len(shape) == 2 and all(map(_is_count, shape)):
+        return shape[0] * shape[1]
+    return 0
+
+
+def _base(data_file: Path, settings: dict) -> Path:
+    """The folder that the paths of a ``data.yaml`` begin in: its ``path``, or the one that it is in."""
+    path = settings.get("path")
+    base = data_file.parent / path if isinstance(path, str) and path else data_file.parent
+    return base if base.is_dir() else data_file.parent
+
+
+def place_of(data_file: Path, settings: dict, entry: str, notes: list[str]) -> Path:
+    """Find a folder or a list of images that a ``data.yaml`` names.
+
+    Roboflow writes ``../train/images`` for what is in ``train/images`` beside the file; other files have absolute paths
+    of another machine, or backslashes. What is below the folder of the file comes first.
+
+    Args:
+        notes: A sentence is added if the path is not taken as it is written.
+
+    Returns:
+        The path; it does not exist if the entry cannot be found.
+    """
+    written = _base(data_file, settings) / entry
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    shortened = [data_file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
+    inside = next((path for path in shortened if path.exists()), None)
+    if inside is not None and (entry.startswith("..") or not written.exists()):
+        notes.append(f"{data_file.name} names {entry}; {inside} is taken for it")
+        return inside
+    if written.exists() and not written.resolve().is_relative_to(data_file.parent.resolve()):
+        notes.append(f"{data_file.name} names {entry}, which is not in {data_file.parent}: {written.resolve()}")
+    return written
+
+
+def _images(places: Iterable[Path], root: Path, content: Content) -> list[Path]:
     images: list[Path] = []
-    for entry in entries:
-        place = root / entry
+    for place in places:
         if place.is_dir():
-            images += sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        elif place.is_file():
-            images += [
-                place.parent / line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        else:
-            raise DatasetError(f"{data_file}: {split} names {place}, which does not exist")
+            images += images_below(place)
+            continue
+        beside, below = ImageFiles(place.parent), ImageFiles(root)
+        for line in (line.strip() for line in read_text(place).splitlines() if line.strip()):
+            name = _relative(line, root)
+            found = place.parent / name if beside.holds(name) else below.find(name)
+            if found is None:
+                content.problems.append(missing_image(str(place), line, str(root)))
+            else:
+                images.append(found)
+        content.notes += below.note(str(place))
     return images
 
 
-def _label_file(image: Path) -> Path:
+def _relative(line: str, root: Path) -> str:
+    """A path of a list; if it is absolute and below ``root``, relative to it."""
+    path = Path(line)
+    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else line
+
+
+def label_file(image: Path) -> Path:
+    """The file of an image's labels: in ``labels`` in place of ``images``, or beside the image."""
     parts = list(image.parts)
     for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            parts[place] = "labels"
+        if parts[place].lower() == "images":
+            capital = Path(*parts[:place], "Labels")
+            parts[place] = "Labels" if parts[place] == "Images" and capital.is_dir() else "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    path = Path(*parts).with_suffix(".txt")
+    other = path.with_suffix(".TXT")
+    return other if not path.is_file() and other.is_file() else path
 
 
-def _objects(path: Path, height: int, width: int, problems: list[Problem]) -> list[dict]:
+def _objects(path: Path, size: tuple[int, int], keypoint_numbers: int, problems: list[Problem]) -> Iterable[dict]:
     if not path.is_file():
-        return []
-    objects = []
+        return
+    height, width = size
     # what is no text is no number either, and told below
-    for line, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for line, text in enumerate(read_text(path).splitlines(), 1):
         if not text.strip():
             continue
         try:
             label, *numbers = (float(word) for word in text.split())
-            box = _box(numbers)
+            box, corners = _shape(numbers, keypoint_numbers)
             if label != int(label):
                 raise ValueError(f"class {label} is no whole number")
         except (ValueError, OverflowError) as error:
             problems.append(Problem(f"{path}:{line}", f"{text.strip()!r} is no object: {error}", True))
             continue
-        objects.append(
-            {
-                "bbox": (box * [width, height, width, height]).tolist(),
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": int(label),
-                "iscrowd": 0,
-                "line": line,
-            }
-        )
-    return objects
+        found = {
+            "bbox": (box * [width, height, width, height]).tolist(),
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": int(label),
+            "iscrowd": 0,
+            "line": line,
+        }
+        if corners is not None:
+            found["segmentation"] = [(corners * [width, height]).reshape(-1).tolist()]
+        yield found
 
 
-def _box(numbers: Sequence[float]) -> np.ndarray:
-    """(4,) XYXY, relative, of a box or a polygon."""
+def _shape(numbers: Sequence[float], keypoint_numbers: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The box (4,) XYXY, relative, and the corners (N, 2) if it is that of a polygon."""
     values = np.array(numbers)
-    if len(values) == 4:
-        return np.concatenate([values[:2] - values[2:] / 2, values[:2] + values[2:] / 2])
+    with_box = {4, 5, 4 + keypoint_numbers, 5 + keypoint_numbers}
+    if len(values) in with_box:
+        return np.concatenate([values[:2] - values[2:4] / 2, values[:2] + values[2:4] / 2]), None
     if len(values) < 6 or len(values) % 2:
         raise ValueError(f"{len(values)} numbers follow the class, not 4, nor the corners of a polygon")
     corners = values.reshape(-1, 2)
-    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    return np.concatenate([corners.min(axis=0), corners.max(axis=0)]), corners
+
+
+def highest_class(places: Iterable[Path], root: Path) -> int:
+    """The highest class index in the labels of folders or lists of images; -1 if there is none."""
+    highest = -1
+    for image in _images(places, root, Content([], [], [])):
+        path = label_file(image)
+        for text in read_text(path).splitlines() if path.is_file() else ():
+            word = text.split()[:1]
+            if word and word[0].isdecimal() and len(word[0]) < 6:
+                highest = max(highest, int(word[0]))
+    return highest

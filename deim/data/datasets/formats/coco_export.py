@@ -1,0 +1,171 @@
+"""COCO files as annotation tools write them."""
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deim.data.datasets.checks import Content, Problem, is_box
+from deim.data.datasets.image_files import ImageFiles
+from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.regions import Region, coco_region
+from deim.data.datasets.source import dataset_of
+from deim.data.datasets.text import read_json
+from deim.errors import DatasetError
+
+
+def coco_export_dataset(
+    name: str, json_file: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
+) -> list[dict]:
+    """Read a COCO file that an annotation tool has exported.
+
+    In contrast to :func:`deim.data.coco_dataset`, categories are matched by their names, a box that is missing is
+    taken from the segmentation, sizes that are missing are read from the images, ids may be text, and images are found
+    by :class:`deim.data.datasets.image_files.ImageFiles`.
+
+    Args:
+        name: To register it by.
+        json_file: The annotation file.
+        image_root: A folder that has all images below it.
+        class_names: Names of the classes, in the order of their indices.
+        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+
+    Returns:
+        Records of detectron2.
+
+    Raises:
+        DatasetError: The file is missing or malformed, or images do not exist. The message names the entry.
+    """
+    names = [str(one) for one in class_names]
+    read = functools.partial(read_coco_export, json_file, image_root, names)
+    return dataset_of(name, f"{json_file}, {image_root}, {names}", read, problems_allowed)
+
+
+def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]) -> Content:
+    """Read the file; see :func:`coco_export_dataset`."""
+    lists = read_lists(Path(json_file))
+    categories = {category.key: category.name for category in categories_of(lists, json_file)}
+    grouped: dict[str, list[Any]] = defaultdict(list)
+    for annotation in lists["annotations"]:
+        grouped[_key(annotation, "image_id")].append(annotation)
+    listed = list(_listed(lists["images"], grouped, categories, json_file))
+    content = content_of(listed, class_names, ImageFiles(image_root), json_file)
+    known = {_key(image, "id") for image in lists["images"]}
+    for key in grouped.keys() - known:
+        what = f"{len(grouped[key])} annotations are of the image {key}, which 'images' does not list"
+        content.problems.append(Problem(json_file, what, False))
+    return content
+
+
+def read_lists(file: Path) -> dict[str, list[Any]]:
+    """Read a COCO file.
+
+    Returns:
+        Its ``images``, ``annotations`` and ``categories``.
+
+    Raises:
+        DatasetError: It is not in COCO's format, or has no images or no categories.
+    """
+    content = read_json(file)
+    keys = ("images", "annotations", "categories")
+    missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    if missing:
+        raise DatasetError(f"{file} is not in COCO's format: there is no list named {' and '.join(missing)}")
+    empty = [key for key in ("images", "categories") if not content[key]]
+    if empty:
+        raise DatasetError(f"{file} lists no {' and no '.join(empty)}")
+    return {key: content[key] for key in keys}
+
+
+class Category:
+    """A category of a COCO file.
+
+    Attributes:
+        key: Its id as text.
+        name: Its name.
+        parent: Its ``supercategory``.
+    """
+
+    def __init__(self, entry: Mapping[str, Any]):
+        self.key, self.name, self.parent = str(entry["id"]), str(entry["name"]), str(entry.get("supercategory"))
+
+
+def categories_of(lists: Mapping[str, list[Any]], source: str | Path) -> list[Category]:
+    """The categories of a COCO file in the order of their ids.
+
+    Raises:
+        DatasetError: One has no id or no name.
+    """
+    for number, entry in enumerate(lists["categories"], 1):
+        if not isinstance(entry, dict) or not {"id", "name"} <= entry.keys():
+            raise DatasetError(f"{source}: entry {number} of 'categories' has no id or no name")
+    found = [Category(entry) for entry in lists["categories"]]
+    if all(category.key.isdecimal() for category in found):
+        found.sort(key=lambda category: int(category.key))
+    return found
+
+
+def _key(entry: Any, key: str) -> str:
+    return str(entry.get(key)) if isinstance(entry, dict) else ""
+
+
+def _listed(
+    images: Sequence[Any], grouped: Mapping[str, list[Any]], categories: Mapping[str, str], source: str
+) -> Iterator[ListedImage | Problem]:
+    seen: set[str] = set()
+    for number, image in enumerate(images, 1):
+        key = _key(image, "id")
+        if key in seen:
+            yield Problem(f"{source}, entry {number} of 'images'", f"the id {key} stands twice", True)
+            continue
+        seen.add(key)
+        result = parsed(_image, f"{source}, entry {number} of 'images'", image, source)
+        if isinstance(result, ListedImage):
+            for annotation in grouped.get(key, ()):
+                found = _object(annotation, categories, f"{source}, {result.name}")
+                if isinstance(found, Problem):
+                    yield found
+                else:
+                    result.objects.append(found)
+        yield result
+
+
+def _image(image: Mapping[str, Any], source: str) -> ListedImage:
+    name, number, height, width = image["file_name"], image["id"], image.get("height"), image.get("width")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the file_name is {name!r}")
+    if not number and number != 0:
+        raise ValueError(f"the id is {number!r}")
+    size = (int(height), int(width)) if height and width else None
+    return ListedImage(name, source, size, [], int(number) if str(number).isdecimal() else None)
+
+
+def _object(annotation: Mapping[str, Any], categories: Mapping[str, str], place: str) -> ListedObject | Problem:
+    where = f"{place}, annotation {annotation.get('id')}"
+    category = str(annotation.get("category_id"))
+    if category not in categories:
+        return Problem(where, f"the category_id {category} is not one of 'categories'", True)
+    try:
+        region = _region(annotation)
+        crowd = bool(int(annotation.get("iscrowd") or 0) or int(annotation.get("ignore") or 0))
+    except (TypeError, ValueError, OverflowError) as error:
+        return Problem(where, str(error), True)
+    return ListedObject(categories[category], region, crowd)
+
+
+def _region(annotation: Mapping[str, Any]) -> Region:
+    """The box as it is stated, or that of the segmentation; polygons and masks that are sound are kept."""
+    box, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+    if box in (None, []):
+        if not segmentation:
+            raise ValueError("there is neither a bbox nor a segmentation")
+        return coco_region(segmentation)
+    if not is_box(box):
+        raise ValueError(f"the bbox is {box!r}, which is not 4 numbers")
+    x, y, width, height = (float(value) for value in box)
+    try:
+        outline = coco_region(segmentation).segmentation if segmentation else None
+    except (TypeError, ValueError):
+        outline = None  # the box does without it
+    return Region([x, y, x + width, y + height], outline)

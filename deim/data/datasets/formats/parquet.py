@@ -1,0 +1,248 @@
+"""Data sets of Hugging Face in Parquet files, with the images inside."""
+
+import functools
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from iopath.common.file_io import file_lock, get_cache_dir
+from tqdm import tqdm
+
+from deim.data.datasets.checks import Content, Problem
+from deim.data.datasets.found import SPLITS, Discovered, Format, Split, described
+from deim.data.datasets.image_files import ImageFiles
+from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.regions import Region
+from deim.data.datasets.source import dataset_of
+from deim.errors import DatasetError
+
+_CLASS_KEYS = ("category", "categories", "label", "labels", "category_id", "class", "classes")
+_BOX_KEYS = ("bbox", "bboxes", "boxes")
+_OBJECT_COLUMNS = ("objects", "annotations")
+_SIGNATURES = {b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+_ROWS = 64  # that are in memory at a time, with their images
+
+
+def parquet_dataset(
+    name: str, files: Sequence[str], class_names: Sequence[str], corners: bool = False, problems_allowed: int = 0
+) -> list[dict]:
+    """Read Parquet files with a column ``image`` (bytes and path) and a column ``objects``.
+
+    The images are written once to a folder of the cache (``$FVCORE_CACHE``), and read from there.
+
+    Args:
+        name: To register it by.
+        files: Of the split, in their order.
+        class_names: Names of the classes, in the order of their indices.
+        corners: Boxes are XYXY; else XYWH, as in COCO.
+        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+
+    Returns:
+        Records of detectron2.
+
+    Raises:
+        DatasetError: Files are missing or malformed, or pyarrow is not installed. The message names file and row.
+    """
+    names = [str(one) for one in class_names]
+    read = functools.partial(read_parquet, list(files), names, corners)
+    return dataset_of(name, f"{list(files)}, {names}, corners: {corners}", read, problems_allowed)
+
+
+def read_parquet(files: Sequence[str], class_names: Sequence[str], corners: bool) -> Content:
+    """Read the files; see :func:`parquet_dataset`."""
+    folders = {file: _unpacked(Path(file)) for file in files}
+
+    def listed() -> Iterator[ListedImage | Problem]:
+        for file, folder in folders.items():
+            columns = _Columns(Path(file))
+            for row, value in enumerate(columns.rows(columns.objects)):
+                place = f"{file}, row {row}"
+                yield parsed(_image, place, f"{folder.name}/{row:08d}", file, value, columns, class_names, corners)
+
+    root = next(iter(folders.values())).parent
+    return content_of(listed(), class_names, ImageFiles(root), ", ".join(files), by_stem=True)
+
+
+def _image(
+    stem: str, file: str, value: Any, columns: "_Columns", class_names: Sequence[str], corners: bool
+) -> ListedImage:
+    found = ListedImage(stem, file)
+    for box, label in _pairs(value, columns):
+        x, y, a, b = (float(number) for number in box)
+        region = Region([x, y, a, b] if corners else [x, y, x + a, y + b])
+        if isinstance(label, int):
+            label = class_names[label] if 0 <= label < len(class_names) else str(label)
+        found.objects.append(ListedObject(str(label), region))
+    return found
+
+
+def _pairs(value: Any, columns: "_Columns") -> Iterable[tuple[Any, Any]]:
+    """Boxes and classes of a row, which has a dict of lists or a list of dicts."""
+    if isinstance(value, dict):
+        return zip(value[columns.box] or (), value[columns.label] or (), strict=True)
+    return [(one[columns.box], one[columns.label]) for one in value or ()]
+
+
+class _Columns:
+    """The columns of a Parquet file.
+
+    Attributes:
+        objects: The column of objects.
+        box, label: The keys of boxes and classes in it.
+        names: The names of the classes; None if the file does not have them.
+    """
+
+    def __init__(self, file: Path):
+        self.path, self.file = file, _opened(file)
+        schema = self.file.schema_arrow
+        if "image" not in schema.names:
+            raise DatasetError(f"{file} has no column 'image'; its columns are {', '.join(schema.names)}")
+        self.objects = self._one_of(_OBJECT_COLUMNS, schema.names, "columns")
+        inner = schema.field(self.objects).type
+        while hasattr(inner, "value_type"):
+            inner = inner.value_type
+        keys = [inner.field(i).name for i in range(getattr(inner, "num_fields", 0))]
+        self.box, self.label = self._one_of(_BOX_KEYS, keys, "keys"), self._one_of(_CLASS_KEYS, keys, "keys")
+        self.names = _class_names((schema.metadata or {}).get(b"huggingface"), self.objects, self.label)
+
+    def _one_of(self, wanted: Sequence[str], there: Sequence[str], what: str) -> str:
+        found = next((one for one in wanted if one in there), None)
+        if found is None:
+            raise DatasetError(f"{self.path} has no {' or '.join(wanted)}; its {what} are {', '.join(there) or 'none'}")
+        return found
+
+    def rows(self, column: str) -> Iterator[Any]:
+        """The values of a column, row by row."""
+        try:
+            for batch in self.file.iter_batches(batch_size=_ROWS, columns=[column]):
+                yield from batch.column(0).to_pylist()
+        except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+            raise DatasetError(f"{self.path} cannot be read: {error}") from error
+
+
+def _opened(file: Path) -> Any:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DatasetError(f"to read {file}, install pyarrow: pip install 'deim[parquet]'") from error
+    try:
+        return parquet.ParquetFile(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file} is no Parquet file: {error}") from error
+
+
+def _class_names(metadata: bytes | None, column: str, key: str) -> list[str] | None:
+    """The names of a ``ClassLabel`` in the features of Hugging Face."""
+    try:
+        node = json.loads(metadata or b"{}")["info"]["features"][column]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return _names_below(node, key, False)
+
+
+def _names_below(node: Any, key: str, inside: bool) -> list[str] | None:
+    if isinstance(node, dict):
+        if inside and isinstance(node.get("names"), list):
+            return [str(name) for name in node["names"]]
+        found = (_names_below(value, key, inside or name == key) for name, value in node.items())
+    elif isinstance(node, list):
+        found = (_names_below(value, key, inside) for value in node)
+    else:
+        return None
+    return next((names for names in found if names), None)
+
+
+def _unpacked(file: Path) -> Path:
+    """The folder of the cache with the images of a file, which are written if they are not there."""
+    state = file.stat()
+    key = hashlib.blake2b(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode(), digest_size=8).hexdigest()
+    folder = Path(get_cache_dir()) / "deim" / "parquet" / f"{file.stem}-{key}"
+    done = folder / "complete"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(str(folder)):  # of several processes, one writes
+        if not done.is_file():
+            folder.mkdir(exist_ok=True)
+            for row, image in enumerate(tqdm(_Columns(file).rows("image"), f"unpacking {file}", delay=2, unit="image")):
+                data = image.get("bytes") if isinstance(image, dict) else image
+                if isinstance(data, bytes):
+                    (folder / f"{row:08d}{_suffix(data)}").write_bytes(data)
+            done.touch()
+    return folder
+
+
+def _suffix(data: bytes) -> str:
+    return next((suffix for start, suffix in _SIGNATURES.items() if data.startswith(start)), ".jpg")
+
+
+def _signs(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place] if place.suffix.lower() == ".parquet" else []
+    return sorted(path for deep in ("", "*/", "*/*/") for path in place.glob(f"{deep}*.parquet"))
+
+
+def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
+    groups: dict[str, list[str]] = {}
+    for file in signs:
+        groups.setdefault(_split_name(file), []).append(str(file))
+    columns = _Columns(signs[0])
+    notes: list[str] = []
+    classes = columns.names or _found_classes(signs, notes)
+    corners = _are_corners(columns)
+    if corners:
+        notes.append(
+            "boxes are taken for left, top, right, bottom: read as left, top, width, height they leave the images"
+        )
+    splits = {
+        name: Split(parquet_dataset, {"files": files, "class_names": classes, "corners": corners})
+        for name, files in groups.items()
+    }
+    return described("Parquet", place, classes, splits, notes)
+
+
+def _split_name(file: Path) -> str:
+    """Of files such as ``train-00000-of-00002.parquet`` or ``train/0000.parquet``."""
+    words = (re.split(r"[^a-z]+", file.stem.lower())[0], file.parent.name.lower())
+    return next((word for word in words if word in SPLITS), "all")
+
+
+def _found_classes(files: Sequence[Path], notes: list[str]) -> list[str]:
+    """The classes that objects have: names, or numbers up to the highest."""
+    values = set()
+    for file in files:
+        columns = _Columns(file)
+        for row, value in enumerate(columns.rows(columns.objects)):
+            try:
+                values |= {label for _, label in _pairs(value, columns)}
+            except (TypeError, ValueError, KeyError) as error:
+                raise DatasetError(f"{file}, row {row}: {error}") from error
+    if values and all(isinstance(value, int) for value in values):
+        notes.append("the files have no names of classes: they are called by their numbers")
+        return [str(number) for number in range(max(values) + 1)]
+    notes.append("the classes are the names that objects have, by the alphabet")
+    return sorted(str(value) for value in values)
+
+
+def _are_corners(columns: _Columns) -> bool:
+    """Whether boxes are XYXY: all have positive sides as such, and read as XYWH some leave their images."""
+    there = columns.file.schema_arrow.names
+    if not {"width", "height"} <= set(there):
+        return False
+    leaves = False
+    rows = zip(*(columns.rows(column) for column in (columns.objects, "width", "height")), strict=True)
+    for row, (value, width, height) in enumerate(rows):
+        try:
+            for box, _ in _pairs(value, columns):
+                x, y, a, b = box
+                if a <= x or b <= y:
+                    return False
+                leaves |= x + a > width + 1 or y + b > height + 1
+        except (TypeError, ValueError, KeyError) as error:
+            raise DatasetError(f"{columns.path}, row {row}: {error}") from error
+    return leaves
+
+
+PARQUET = Format("Parquet", "train-*.parquet of Hugging Face, here or in data/", _signs, _describe)

@@ -1,0 +1,215 @@
+"""VIA, the VGG Image Annotator: one JSON or CSV file for all images."""
+
+import csv
+import functools
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deim.data.datasets.checks import Content, Problem
+from deim.data.datasets.found import Discovered, Format, Split, chosen, described, split_of, subfolders
+from deim.data.datasets.image_files import ImageFiles
+from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.regions import Region, ellipse, polygon, rectangle
+from deim.data.datasets.source import dataset_of
+from deim.data.datasets.text import read_json, read_text
+from deim.errors import DatasetError
+
+# What people call the attribute that holds the class.
+_USUAL = ("label", "class", "name", "category", "type", "object", "class_name", "label_name")
+# The class of all regions where there is no attribute.
+_ONLY_CLASS = "object"
+_SHAPES = ("rect", "polygon", "circle", "ellipse")
+
+
+def via_dataset(
+    name: str,
+    annotation_file: str,
+    image_root: str,
+    class_names: Sequence[str],
+    attribute: str | None,
+    problems_allowed: int = 0,
+) -> list[dict]:
+    """Read annotations or a project of VIA 1 or 2.
+
+    Rectangles, polygons, circles and ellipses become objects; points and lines are left out.
+
+    Args:
+        name: To register it by.
+        annotation_file: A JSON or CSV file.
+        image_root: A folder that has all images below it.
+        class_names: Names of the classes, in the order of their indices.
+        attribute: The attribute of regions that is their class; None if there is one class only.
+        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+
+    Returns:
+        Records of detectron2.
+
+    Raises:
+        DatasetError: The file is missing or malformed, or images do not exist. The message names the image.
+    """
+    names = [str(one) for one in class_names]
+    read = functools.partial(read_via, annotation_file, image_root, names, attribute)
+    return dataset_of(name, f"{annotation_file}, {image_root}, {attribute}, {names}", read, problems_allowed)
+
+
+def read_via(annotation_file: str, image_root: str, class_names: Sequence[str], attribute: str | None) -> Content:
+    """Read the file; see :func:`via_dataset`."""
+
+    def listed() -> Iterator[ListedImage | Problem]:
+        for number, (written, regions) in enumerate(_entries(Path(annotation_file)), 1):
+            yield parsed(
+                _image, f"{annotation_file}, image {written or number}", written, regions, annotation_file, attribute
+            )
+
+    return content_of(listed(), class_names, ImageFiles(image_root), annotation_file)
+
+
+def _entries(file: Path) -> Iterator[tuple[Any, Any]]:
+    """The name and the regions of each image; a region has ``shape_attributes`` and ``region_attributes``.
+
+    Raises:
+        DatasetError: The file is malformed as a whole.
+    """
+    if file.suffix.lower() == ".csv":
+        yield from _entries_of_table(file)
+        return
+    content = read_json(file)
+    if isinstance(content, dict):
+        content = content.get("_via_img_metadata", content)
+    if not isinstance(content, dict):
+        raise DatasetError(f"{file} is not in VIA's format: it is no object with an entry for each image")
+    for key, entry in content.items():
+        if not isinstance(entry, dict) or "filename" not in entry or "regions" not in entry:
+            raise DatasetError(f"{file} is not in VIA's format: the entry {key!r} has no filename or no regions")
+        yield entry["filename"], entry["regions"]
+
+
+def _entries_of_table(file: Path) -> Iterator[tuple[Any, Any]]:
+    images: dict[str, list[Any]] = defaultdict(list)
+    for number, row in enumerate(csv.DictReader(read_text(file).splitlines()), 2):
+        written = row.get("filename") or row.get("#filename")
+        if not written:
+            raise DatasetError(f"{file}:{number} has no filename")
+        try:
+            region = {key: json.loads(row.get(key) or "{}") for key in ("region_shape_attributes", "region_attributes")}
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{file}:{number}: the attributes are not valid JSON: {error}") from error
+        images[written] += [region] if region["region_shape_attributes"] else []
+    yield from images.items()
+
+
+def _image(written: Any, regions: Any, source: str, attribute: str | None) -> ListedImage:
+    if not isinstance(written, str):
+        raise ValueError(f"the filename is {written!r}")
+    found = ListedImage(written, source)
+    # VIA 1 numbers the regions.
+    for region in regions.values() if isinstance(regions, dict) else regions:
+        shape = _shape_of(region)
+        if shape.get("name") in _SHAPES:
+            found.objects.append(ListedObject(_label(region, attribute), _region(shape)))
+    return found
+
+
+def _shape_of(region: Mapping[str, Any]) -> Mapping[str, Any]:
+    return region["shape_attributes"] if "shape_attributes" in region else region["region_shape_attributes"]
+
+
+def _label(region: Mapping[str, Any], attribute: str | None) -> str:
+    """The class of a region: text, or the only one of several options that is chosen."""
+    if attribute is None:
+        return _ONLY_CLASS
+    value = region["region_attributes"].get(attribute)
+    if isinstance(value, dict):
+        value = next((name for name, is_chosen in value.items() if is_chosen), None)
+    if value is None or value == "":
+        raise ValueError(f"a region has no {attribute!r}")
+    return str(value).strip()
+
+
+def _region(shape: Mapping[str, Any]) -> Region:
+    if shape["name"] == "rect":
+        x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
+        return rectangle(x, y, x + width, y + height)
+    if shape["name"] == "polygon":
+        return polygon(list(zip(shape["all_points_x"], shape["all_points_y"], strict=True)))
+    x, y = float(shape["cx"]), float(shape["cy"])
+    if shape["name"] == "circle":
+        return ellipse(x, y, float(shape["r"]), float(shape["r"]))
+    return ellipse(x, y, float(shape["rx"]), float(shape["ry"]), math.degrees(float(shape.get("theta") or 0)))
+
+
+def _signs(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place] if _is_via(place) else []
+    folders = [place, *subfolders(place)][:50]
+    files = [
+        path for folder in folders for path in (*sorted(folder.glob("*.json"))[:20], *sorted(folder.glob("*.csv"))[:20])
+    ]
+    return [path for path in files if _is_via(path)]
+
+
+def _is_via(path: Path) -> bool:
+    if path.suffix.lower() not in (".json", ".csv"):
+        return False
+    content = path.read_bytes()
+    if path.suffix.lower() == ".csv":
+        return b"region_shape_attributes" in content[:4096]
+    return b'"regions"' in content and b'"filename"' in content
+
+
+def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
+    notes: list[str] = []
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for file in signs:
+        groups["all" if place.is_file() or len(signs) == 1 else split_of(file, place) or file.stem].append(file)
+    files = {name: group[0] for name, group in groups.items()}
+    unread = [path.name for group in groups.values() for path in group[1:]]
+    if unread:
+        notes.append(f"of several files for a split, {', '.join(unread)} are not read")
+    attribute, classes = _classes([files[name] for name in chosen(files) if name], notes)
+    splits = {}
+    for name, file in files.items():
+        beside = [file.parent / "images", place / name, place / "images" / name, place / "images"]
+        root = images or next((one for one in beside if one.is_dir()), file.parent)
+        arguments = {
+            "annotation_file": str(file),
+            "image_root": str(root),
+            "class_names": classes,
+            "attribute": attribute,
+        }
+        splits[name] = Split(via_dataset, arguments)
+    return described("VIA", place, classes, splits, notes)
+
+
+def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[str]]:
+    """The attribute that is the class, and its values."""
+    values: dict[str, Counter] = defaultdict(Counter)
+    for file in files:
+        for _, regions in _entries(file):
+            try:
+                for region in regions.values() if isinstance(regions, dict) else regions:
+                    if _shape_of(region).get("name") in _SHAPES:
+                        for key in region["region_attributes"]:
+                            values[key][_label(region, key)] += 1
+            except (KeyError, TypeError, ValueError, AttributeError):  # told with the image when the file is read
+                continue
+    if not values:
+        notes.append(f"regions have no attributes: all are of one class, {_ONLY_CLASS!r}")
+        return None, [_ONLY_CLASS]
+    usual = [key for key in values if key.lower() in _USUAL]
+    attribute = (
+        min(usual, key=lambda key: _USUAL.index(key.lower()))
+        if usual
+        else max(values, key=lambda key: values[key].total())
+    )
+    notes.append(f"the attribute {attribute!r} of a region is taken for its class" + (
+        f", and not {', '.join(repr(key) for key in values if key != attribute)}" if len(values) > 1 else ""
+    ))  # fmt: skip
+    return attribute, sorted(values[attribute])
+
+
+VIA = Format("VIA", "a JSON or CSV file of the VGG Image Annotator", _signs, _describe, takes_images=True)

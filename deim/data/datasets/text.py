@@ -1,0 +1,59 @@
+"""Text and JSON of annotation files, in the encodings that tools write."""
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any
+
+from deim.errors import DatasetError
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8 or UTF-16 with or without a byte order mark, or else in Latin-1.
+
+    Raises:
+        DatasetError: The file does not exist or cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; see :func:`read_text` for its encoding.
+
+    Raises:
+        DatasetError: The file cannot be read or is not valid JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}") from error
+
+
+def is_plain_utf8(path: Path) -> bool:
+    """Return whether a file is in UTF-8 without a byte order mark."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF8, *_UTF_16)):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def names_of(path: Path) -> list[str]:
+    """Read the class names of a text file that has one on each line.
+
+    Raises:
+        DatasetError: The file cannot be read.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

@@ -1,0 +1,96 @@
+"""Any data set as COCO files."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+from deim.errors import DatasetError
+
+
+def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Path]:
+    """Write data sets as COCO files.
+
+    Boxes, polygons and masks are kept as the records have them. Ids count from 1 in the order of the records, so that
+    the same data set gives the same file.
+
+    Args:
+        splits: Nodes of a config that read the records, by the name of the split.
+        target: A folder for one ``instances_<split>.json`` each, or a ``.json`` file for the only split.
+
+    Returns:
+        The files, and the folder that the names of images begin in: the deepest one that has all images.
+
+    Raises:
+        DatasetError: A data set cannot be read, or there are several splits for one file.
+    """
+    if target.suffix.lower() == ".json" and len(splits) > 1:
+        raise DatasetError(f"{target} is one file, but there are the splits {', '.join(splits)}: name a folder")
+    read = {name: (instantiate(node), MetadataCatalog.get(node["name"]).thing_classes) for name, node in splits.items()}
+    root = _common_folder([record["file_name"] for records, _ in read.values() for record in records])
+    written = []
+    for name, (records, classes) in read.items():
+        file = target if target.suffix.lower() == ".json" else target / f"instances_{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(_content(records, classes, root)), encoding="utf-8")
+        written.append(file)
+    return written, root
+
+
+def _common_folder(paths: Sequence[str]) -> Path:
+    folders = {os.path.abspath(os.path.dirname(path)) for path in paths}
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError as error:
+        raise DatasetError(f"the images have no folder in common: {error}") from error
+
+
+def _content(records: Sequence[dict], classes: Sequence[str], root: Path) -> dict[str, list[dict]]:
+    images, annotations = [], []
+    for number, record in enumerate(records, 1):
+        path = Path(os.path.abspath(record["file_name"])).relative_to(root).as_posix()
+        images.append({"id": number, "file_name": path, "width": int(record["width"]), "height": int(record["height"])})
+        annotations += [_annotation(one, number) for one in record["annotations"]]
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _annotation(found: Mapping[str, Any], image_id: int) -> dict[str, Any]:
+    x, y, width, height = BoxMode.convert(
+        [float(value) for value in found["bbox"]], found["bbox_mode"], BoxMode.XYWH_ABS
+    )
+    segmentation = found.get("segmentation") or []
+    return {
+        "image_id": image_id,
+        "category_id": int(found["category_id"]) + 1,
+        "bbox": [x, y, width, height],
+        "area": _area(segmentation) or width * height,
+        "iscrowd": int(found.get("iscrowd", 0)),
+        "segmentation": _as_json(segmentation),
+    }
+
+
+def _area(segmentation: Any) -> float:
+    """The area of polygons, each counted by itself; 0 for anything else."""
+    if not isinstance(segmentation, list):
+        return 0.0
+    total = 0.0
+    for one in segmentation:
+        x, y = np.array(one).reshape(-1, 2).T
+        total += abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return total
+
+
+def _as_json(segmentation: Any) -> Any:
+    """A run-length encoding with its counts as text; polygons as they are."""
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
+        return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
+    return segmentation
