@@ -75,7 +75,7 @@ def our_batches(
     cfg = load_config(
         RECIPE,
         [
-            f"{train}.dataset.name=benchmark_{Path(json_file).resolve()}",
+            f"{train}.dataset.names=benchmark_{Path(json_file).resolve()}",
             f"{train}.dataset.json_file={json_file}",
             f"{train}.dataset.image_root={image_root}",
             f"{train}.total_batch_size={batch_size}",

@@ -17,6 +17,7 @@ from deim.config import load_config
 from deim.config.loading import data_config
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered
+from deim.data.datasets.names import registered_name
 from deim.data.datasets.to_coco import write_coco
 from deim.data.limits import Limits
 from deim.data.report import check_dataset
@@ -41,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("give a data set by --data, or a config by --config-file")
     cfg, limits, found = _config(args)
     dataset = cfg.dataloader[args.split].get("dataset")
-    if dataset is None or "name" not in dataset:
-        raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no name")
+    if registered_name(dataset) is None:
+        raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no names")
     sound = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split)
     if args.to_coco:
         splits = {"train": cfg.dataloader.train.dataset, "val": cfg.dataloader.test.dataset}

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
+from deim.config.former_keys import present_key, rename_former_keys
 from deim.config.user_data import own_data, with_data
 from deim.data.datasets.found import Discovered
 from deim.errors import ConfigError
@@ -74,6 +75,7 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
         raise ConfigError(f"config file {path} defines no {', '.join(missing)}: it is not a complete recipe")
     # Recipes written for detrex know nothing of the settings that are only ours.
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
+    rename_former_keys(cfg)
     cfg.train.recipe = cfg.train.recipe or recipe_name(path)
     if data is not None:
         with_data(cfg, data, images)
@@ -128,7 +130,9 @@ def find_config(path: str) -> str:
 
 def _apply(cfg: Any, override: str) -> None:
     text = override.lstrip("+")
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
+    key = present_key(key)
+    text = f"{key}={value}"
     if not equals:
         raise ConfigError(f"{override!r} is no override; write key=value")
     known = not override.startswith("+")

@@ -86,7 +86,7 @@ def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
     whole = f"{name}_all"
     parts = [
         L(held_out_part)(
-            name=f"{name}_{part}",
+            names=f"{name}_{part}",
             dataset=_node(found.train, whole),
             whole=whole,
             every=_EVERY,
@@ -98,4 +98,4 @@ def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
 
 
 def _node(split: Split, name: str) -> Any:
-    return L(split.read)(name=name, **split.arguments)
+    return L(split.read)(names=name, **split.arguments)

@@ -186,7 +186,7 @@ class TrainLoader:
 
 def _log_what_is_left_out(records: list[dict]) -> None:
     """Say that masks and keypoints of the first image are not handed over: models that need them would miss them."""
-    annotations = next((record["annotations"] for record in records if record.get("annotations")), [])
+    annotations: list[dict] = next((record["annotations"] for record in records if record.get("annotations")), [])
     found = [name for name in ("segmentation", "keypoints") if any(name in one for one in annotations)]
     if found:
         logger.info(

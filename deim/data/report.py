@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
 from deim.data.datasets.coco import what_is_wrong
+from deim.data.datasets.names import registered_name
 from deim.data.image import read_image
 from deim.data.limits import Limits, beyond_limits, describe_counts
 from deim.data.records import annotation_arrays, stated_size
@@ -33,7 +34,7 @@ def read_content(dataset: Mapping[str, Any]) -> Content:
         records = instantiate(dataset)
     except UnsoundDatasetError as error:
         return error.content
-    metadata = MetadataCatalog.get(dataset["name"])
+    metadata = MetadataCatalog.get(str(registered_name(dataset)))
     json_file = metadata.get("json_file")
     unnoticed = None if json_file is None else what_is_wrong(json_file)
     problems = [] if unnoticed is None else [Problem(str(json_file), unnoticed, True)]
@@ -69,7 +70,7 @@ def check_dataset(
     """Print counts, classes, sizes and problems of a data set, and draw them.
 
     Args:
-        dataset: a ``dataset`` of a config, with a ``name``.
+        dataset: a ``dataset`` of a config, with ``names``.
         output: folder for ``classes.png``, ``images.png`` and ``problems.txt``.
         decode: decode every image, to find broken ones.
         images: how many to draw.
@@ -87,7 +88,7 @@ def check_dataset(
     problems = content.all_problems()
     if decode:
         problems += image_problems(content.records)
-    print(_summary(dataset["name"], content, objects))
+    print(_summary(str(registered_name(dataset)), content, objects))
     print(_classes(content, objects))
     for note in content.notes:
         print(f"note: {note}")

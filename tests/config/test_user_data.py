@@ -25,7 +25,7 @@ def test_every_format_is_told_by_what_lies_there(kind: str, tmp_path: Path) -> N
     KINDS[kind](tmp_path)
     found = discover(str(tmp_path))
     assert list(found.classes) == list(CLASSES)
-    records = found.train.read(name=f"{tmp_path}", **found.train.arguments)
+    records = found.train.read(names=f"{tmp_path}", **found.train.arguments)
     assert [len(record["annotations"]) for record in records] == [len(one) for one in OBJECTS]
     assert found.format == {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO"}[kind]
 
@@ -82,7 +82,7 @@ def test_categories_of_splits_are_matched_by_name(tmp_path: Path) -> None:
     (tmp_path / "val.json").write_text(json.dumps(content))
     found = discover(str(tmp_path))
     assert list(found.classes) == list(CLASSES)
-    records = found.test.read(name=f"{tmp_path}_val", **found.test.arguments)
+    records = found.test.read(names=f"{tmp_path}_val", **found.test.arguments)
     assert [a["category_id"] for a in records[0]["annotations"]] == [1, 0], "3 is the dog in this file"
 
 

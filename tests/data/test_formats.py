@@ -24,7 +24,7 @@ from tests.data.test_datasets import CLASSES, OBJECTS, as_tensors
 
 def read(split: Split | None, **more: Any) -> list[dict]:
     assert split is not None
-    return split.read(name=f"{split.arguments}{more}", **split.arguments, **more)
+    return split.read(names=f"{split.arguments}{more}", **split.arguments, **more)
 
 
 def objects(records: list[dict], classes: Any) -> dict[str, list]:
@@ -248,7 +248,7 @@ def test_images_that_do_not_exist_are_counted(tool: str, tmp_path: Path) -> None
         read(discover(str(tmp_path)).train)
     assert len(str(told.value).splitlines()) <= 8
     found = discover(str(tmp_path))
-    records = found.train.read(name=str(tmp_path), **found.train.arguments, problems_allowed=2)
+    records = found.train.read(names=str(tmp_path), **found.train.arguments, problems_allowed=2)
     assert objects(records, found.classes) == {"1": expected()["1"]}
 
 
@@ -349,7 +349,7 @@ def test_outlines_do_not_disturb_the_evaluation(tmp_path: Path) -> None:
     content = path.read_text(encoding="utf-8").replace('height="60">', f'height="60">{shapes}')
     path.write_text(content, encoding="utf-8")
     split = discover(str(tmp_path)).train
-    records = split.read(name=str(tmp_path), **split.arguments)
+    records = split.read(names=str(tmp_path), **split.arguments)
     assert sum("segmentation" in a for record in records for a in record["annotations"]) == 6
     evaluator = COCOEvaluator(str(tmp_path), output_dir=str(tmp_path / "out"), allow_cached_coco=False)
     evaluator.reset()

@@ -163,7 +163,7 @@ def test_a_process_without_objects_hangs_nobody(shapes: Path, tmp_path: Path) ->
 def test_each_image_is_evaluated_once_by_however_many(images: int, shapes: Path, tmp_path: Path) -> None:
     """Five images among four processes, and one, with which three have nothing to do."""
     annotations = only_images(shapes, tmp_path, "val", slice(images))
-    test = [f"dataloader.test.dataset.json_file={annotations}", "dataloader.test.dataset.name=some"]
+    test = [f"dataloader.test.dataset.json_file={annotations}", "dataloader.test.dataset.names=some"]
     one, four = tmp_path / "one", tmp_path / "four"
     assert train_net(shapes, one, *SETTINGS, *test, "train.max_iter=4").returncode == 0
     weights = f"train.init_checkpoint={one}/model_final.pth"

@@ -59,8 +59,8 @@ def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
         "train.max_iter=1",
         *(f"dataloader.{key}.dataset.json_file={tmp_path}/two.json" for key in ("train", "test")),
         *(f"dataloader.{key}.dataset.image_root={shapes}/train" for key in ("train", "test")),
-        "dataloader.test.dataset.name=two",
-        "dataloader.train.dataset.name=two",
+        "dataloader.test.dataset.names=two",
+        "dataloader.train.dataset.names=two",
     )
     assert done.returncode == 0, done.stderr
     names = [category["name"] for category in content["categories"]]
@@ -128,7 +128,7 @@ def test_training_batches_are_drawn_and_counted(shapes: Path, tmp_path: Path) ->
             "--batches",
             "2",
             *(o for o in data_overrides(shapes) if ".train." in o),
-            "dataloader.train.dataset.name=shapes",
+            "dataloader.train.dataset.names=shapes",
             "dataloader.train.total_batch_size=8",
             "dataloader.train.num_workers=0",
             "dataloader.image_size=[96,96]",

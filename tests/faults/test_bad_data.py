@@ -223,7 +223,7 @@ def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, messa
     path.write_text(json.dumps(coco.content))
     done = tool(
         "check_dataset.py",
-        *("--config-file", RECIPE, "--output", str(tmp_path / "check"), "dataloader.train.dataset.name=checked"),
+        *("--config-file", RECIPE, "--output", str(tmp_path / "check"), "dataloader.train.dataset.names=checked"),
         *(f"dataloader.train.dataset.{key}={value}" for key, value in source.items()),
     )
     assert done.returncode == 1, done.stderr

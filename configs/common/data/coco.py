@@ -2,7 +2,7 @@
 
 Another COCO-format data set takes its place by name and paths:
 
-    dataloader.train.dataset.name=mine_train
+    dataloader.train.dataset.names=mine_train
     dataloader.train.dataset.json_file=... dataloader.train.dataset.image_root=...
 """
 
@@ -18,7 +18,7 @@ dataloader = dict(
     # height and width that the model sees
     image_size=(640, 640),
     train=L(build_train_loader)(
-        dataset=L(coco_dataset)(name="coco_2017_train", json_file=None, image_root=None, filter_empty=False),
+        dataset=L(coco_dataset)(names="coco_2017_train", json_file=None, image_root=None, filter_empty=False),
         mapper=L(StagedMapper)(
             schedule="${schedule}",
             shape="${dataloader.image_size}",
@@ -44,7 +44,7 @@ dataloader = dict(
         image_cache_gigabytes=0.0,
     ),
     test=L(build_test_loader)(
-        dataset=L(coco_dataset)(name="coco_2017_val", json_file=None, image_root=None, filter_empty=False),
+        dataset=L(coco_dataset)(names="coco_2017_val", json_file=None, image_root=None, filter_empty=False),
         mapper=L(DetectionMapper)(
             is_train=False,
             # detectron2's, by PIL: published weights were evaluated with its filter
@@ -54,5 +54,5 @@ dataloader = dict(
         total_batch_size=64,
         num_workers=None,
     ),
-    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.name}"),
+    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
 )

@@ -8,13 +8,13 @@ datasets = dict(
     num_classes=1,
     num_images=15_000,
     train=L(crowdhuman_dataset)(
-        name="crowdhuman_train",
+        names="crowdhuman_train",
         annotation_file="datasets/crowdhuman/annotation_train.odgt",
         image_root="datasets/crowdhuman/Images",
         box="full",
     ),
     test=L(crowdhuman_dataset)(
-        name="crowdhuman_val",
+        names="crowdhuman_val",
         annotation_file="datasets/crowdhuman/annotation_val.odgt",
         image_root="datasets/crowdhuman/Images",
         box="full",

@@ -8,12 +8,12 @@ datasets = dict(
     num_classes=365,
     num_images=1_817_289,
     train=L(coco_dataset)(
-        name="objects365_train",
+        names="objects365_train",
         json_file="datasets/objects365/train/new_zhiyuan_objv2_train_resized.json",
         image_root="datasets/objects365/train",
     ),
     test=L(coco_dataset)(
-        name="objects365_val",
+        names="objects365_val",
         json_file="datasets/objects365/val/new_zhiyuan_objv2_val_resized.json",
         image_root="datasets/objects365/val",
     ),

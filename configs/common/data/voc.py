@@ -8,10 +8,10 @@ from deim.data.datasets.voc import VOC_CLASSES
 datasets = dict(
     num_classes=20,
     num_images=11_540,
-    train=L(voc_dataset)(name="voc_train", root="datasets/VOC2012", split="trainval", class_names=list(VOC_CLASSES)),
+    train=L(voc_dataset)(names="voc_train", root="datasets/VOC2012", split="trainval", class_names=list(VOC_CLASSES)),
     # objects marked as difficult count neither for nor against
     test=L(voc_dataset)(
-        name="voc_test",
+        names="voc_test",
         root="datasets/VOC2007",
         split="test",
         class_names=list(VOC_CLASSES),

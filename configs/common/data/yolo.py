@@ -7,6 +7,6 @@ from deim.data import yolo_dataset
 datasets = dict(
     # as many as data.yaml has names
     num_classes=80,
-    train=L(yolo_dataset)(name="yolo_train", data_file="datasets/yolo/data.yaml", split="train"),
-    test=L(yolo_dataset)(name="yolo_val", data_file="datasets/yolo/data.yaml", split="val"),
+    train=L(yolo_dataset)(names="yolo_train", data_file="datasets/yolo/data.yaml", split="train"),
+    test=L(yolo_dataset)(names="yolo_val", data_file="datasets/yolo/data.yaml", split="val"),
 )

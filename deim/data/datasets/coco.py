@@ -39,7 +39,7 @@ def register_coco(name: str, json_file: str, image_root: str) -> None:
 
 
 def coco_dataset(
-    name: str,
+    names: str,
     json_file: str | None = None,
     image_root: str | None = None,
     filter_empty: bool = False,
@@ -48,7 +48,7 @@ def coco_dataset(
     """The records of a data set, which is registered first if paths are given.
 
     Args:
-        name: of a registered data set, or of the one to register.
+        names: of a registered data set, or of the one to register.
         filter_empty: leave out images without objects; DEIM and D-FINE keep them.
         problems_allowed: so many objects that are wrong are left out, and no more.
 
@@ -60,26 +60,26 @@ def coco_dataset(
             with annotations in the file, none of them has any.
     """
     if (json_file is None) != (image_root is None):
-        raise DatasetError(f"data set {name!r}: give both json_file and image_root, or neither")
+        raise DatasetError(f"data set {names!r}: give both json_file and image_root, or neither")
     if json_file is not None and image_root is not None:
-        register_coco(name, json_file, image_root)
-    if name not in DatasetCatalog:
+        register_coco(names, json_file, image_root)
+    if names not in DatasetCatalog:
         raise DatasetError(
-            f"the data set {name!r} is not registered. Known are: {', '.join(DatasetCatalog.keys())}. "
+            f"the data set {names!r} is not registered. Known are: {', '.join(DatasetCatalog.keys())}. "
             "Name one of them, or give the paths of yours with dataset.json_file=... dataset.image_root=..."
         )
-    metadata = MetadataCatalog.get(name)
+    metadata = MetadataCatalog.get(names)
     source = metadata.get("json_file")
     if source is not None:
         _require(source, metadata.get("image_root"))
     try:
-        records = get_detection_dataset_dicts(name, filter_empty=False, check_consistency=False)
-        records = _fit_records(name, records, metadata, problems_allowed)
+        records = get_detection_dataset_dicts(names, filter_empty=False, check_consistency=False)
+        records = _fit_records(names, records, metadata, problems_allowed)
     except DatasetError:
         raise
     except Exception as error:  # what readers raise for malformed files is of many kinds
         reason = None if source is None else what_is_wrong(source)
-        raise DatasetError(f"data set {name!r} ({source}): {reason or error}") from error
+        raise DatasetError(f"data set {names!r} ({source}): {reason or error}") from error
     return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
 
 

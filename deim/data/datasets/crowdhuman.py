@@ -17,14 +17,14 @@ BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 
 
 def crowdhuman_dataset(
-    name: str, annotation_file: str, image_root: str, box: str = "full", problems_allowed: int = 0
+    names: str, annotation_file: str, image_root: str, box: str = "full", problems_allowed: int = 0
 ) -> list[dict]:
     """The records of an ``annotation_{train,val}.odgt``, with the one class "person".
 
     What is marked to be ignored, and masks over crowds, become crowds.
 
     Args:
-        name: to register it by.
+        names: to register it by.
         image_root: holds ``<ID>.jpg``.
         box: "full", of the whole person, which may reach out of the image; "visible"; or "head".
         problems_allowed: so many images that are wrong are left out, and no more.
@@ -33,9 +33,9 @@ def crowdhuman_dataset(
         DatasetError: files are missing or malformed; it names file and line.
     """
     if box not in BOXES:
-        raise DatasetError(f"data set {name!r}: box={box!r}; choose one of {', '.join(BOXES)}")
+        raise DatasetError(f"data set {names!r}: box={box!r}; choose one of {', '.join(BOXES)}")
     read = functools.partial(read_crowdhuman, annotation_file, image_root, box)
-    return dataset_of(name, f"{annotation_file}, {image_root}, {box} boxes", read, problems_allowed)
+    return dataset_of(names, f"{annotation_file}, {image_root}, {box} boxes", read, problems_allowed)
 
 
 def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:

@@ -24,7 +24,7 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def voc_dataset(
-    name: str,
+    names: str,
     root: str,
     split: str,
     class_names: Sequence[str] = VOC_CLASSES,
@@ -38,7 +38,7 @@ def voc_dataset(
     The folder has ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml`` and ``JPEGImages/``.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         root: The folder.
         split: Name of the split.
         class_names: Names of the classes, in the order of their indices.
@@ -55,14 +55,14 @@ def voc_dataset(
     Raises:
         DatasetError: Files are missing or malformed. The message names file and line.
     """
-    names = tuple(str(one) for one in class_names)
-    read = functools.partial(read_voc, root, split, names, ignore_difficult, first_pixel, unlabeled_allowed)
+    classes = tuple(str(one) for one in class_names)
+    read = functools.partial(read_voc, root, split, classes, ignore_difficult, first_pixel, unlabeled_allowed)
     source = f"{root}, {split}, difficult ignored: {ignore_difficult}, first pixel: {first_pixel}"
-    return dataset_of(name, source, read, problems_allowed)
+    return dataset_of(names, source, read, problems_allowed)
 
 
 def voc_folder_dataset(
-    name: str,
+    names: str,
     annotation_root: str,
     image_root: str,
     class_names: Sequence[str],
@@ -74,7 +74,7 @@ def voc_folder_dataset(
     An image without an XML file is left out: it may not have been annotated yet.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         annotation_root: The folder of the XML files.
         image_root: The folder of the images.
         class_names: Names of the classes, in the order of their indices.
@@ -87,9 +87,9 @@ def voc_folder_dataset(
     Raises:
         DatasetError: Files are missing or malformed. The message names file and line.
     """
-    names = tuple(str(one) for one in class_names)
-    read = functools.partial(read_voc_folder, annotation_root, image_root, names, first_pixel)
-    return dataset_of(name, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, problems_allowed)
+    classes = tuple(str(one) for one in class_names)
+    read = functools.partial(read_voc_folder, annotation_root, image_root, classes, first_pixel)
+    return dataset_of(names, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, problems_allowed)
 
 
 def read_voc(

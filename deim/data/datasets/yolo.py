@@ -19,7 +19,7 @@ from deim.data.image import image_size
 from deim.errors import DatasetError
 
 
-def yolo_dataset(name: str, data_file: str, split: str, problems_allowed: int = 0) -> list[dict]:
+def yolo_dataset(names: str, data_file: str, split: str, problems_allowed: int = 0) -> list[dict]:
     """Read one split of a ``data.yaml``, as Ultralytics defines it.
 
     The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of folders, or a
@@ -28,7 +28,7 @@ def yolo_dataset(name: str, data_file: str, split: str, problems_allowed: int = 
     or a confidence), a box and keypoints (with ``kpt_shape`` in the file), or the corners of a polygon.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         data_file: Path of the ``data.yaml``.
         split: "train", "val" or "test".
         problems_allowed: The number of problems that are not an error: their images and objects are left out.
@@ -39,16 +39,16 @@ def yolo_dataset(name: str, data_file: str, split: str, problems_allowed: int = 
     Raises:
         DatasetError: Files are missing or malformed. The message names file and line.
     """
-    return dataset_of(name, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), problems_allowed)
+    return dataset_of(names, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), problems_allowed)
 
 
 def yolo_files_dataset(
-    name: str, root: str, images: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
+    names: str, root: str, images: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
     """Read images with labels in YOLO's format that no ``data.yaml`` describes.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         root: The folder of the data set.
         images: Folders of images, or text files that list images, relative to ``root``.
         class_names: Names of the classes, in the order of their indices.
@@ -60,12 +60,12 @@ def yolo_files_dataset(
     Raises:
         DatasetError: Files are missing or malformed. The message names file and line.
     """
-    names = [str(one) for one in class_names]
+    classes = [str(one) for one in class_names]
 
     def read() -> Content:
-        return read_labels([Path(root, entry) for entry in images], Path(root), names, f"{root}, {', '.join(images)}")
+        return read_labels([Path(root, entry) for entry in images], Path(root), classes, f"{root}, {', '.join(images)}")
 
-    return dataset_of(name, f"{root}, {list(images)}, {names}", read, problems_allowed)
+    return dataset_of(names, f"{root}, {list(images)}, {classes}", read, problems_allowed)
 
 
 def read_yolo(data_file: str, split: str) -> Content:

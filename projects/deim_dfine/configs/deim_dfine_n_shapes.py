@@ -16,7 +16,7 @@ dataloader.train.num_workers = 1
 dataloader.test.total_batch_size = 20
 dataloader.test.num_workers = 1
 for split, loader in (("train", dataloader.train), ("val", dataloader.test)):
-    loader.dataset.name = f"deim_shapes_{split}"
+    loader.dataset.names = f"deim_shapes_{split}"
     loader.dataset.json_file = f"datasets/deim_shapes/annotations/instances_{split}.json"
     loader.dataset.image_root = f"datasets/deim_shapes/{split}"
 # The objects are small already: no zooming out, and mosaics that do not shrink them further.

@@ -16,7 +16,7 @@ from deim.errors import DatasetError
 
 
 def coco_export_dataset(
-    name: str, json_file: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
+    names: str, json_file: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
     """Read a COCO file that an annotation tool has exported.
 
@@ -25,7 +25,7 @@ def coco_export_dataset(
     by :class:`deim.data.datasets.image_files.ImageFiles`.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         json_file: The annotation file.
         image_root: A folder that has all images below it.
         class_names: Names of the classes, in the order of their indices.
@@ -37,9 +37,9 @@ def coco_export_dataset(
     Raises:
         DatasetError: The file is missing or malformed, or images do not exist. The message names the entry.
     """
-    names = [str(one) for one in class_names]
-    read = functools.partial(read_coco_export, json_file, image_root, names)
-    return dataset_of(name, f"{json_file}, {image_root}, {names}", read, problems_allowed)
+    classes = [str(one) for one in class_names]
+    read = functools.partial(read_coco_export, json_file, image_root, classes)
+    return dataset_of(names, f"{json_file}, {image_root}, {classes}", read, problems_allowed)
 
 
 def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]) -> Content:

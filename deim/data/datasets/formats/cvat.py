@@ -20,7 +20,7 @@ _WITHOUT_AREA = ("tag", "points", "polyline", "skeleton")
 
 
 def cvat_dataset(
-    name: str,
+    names: str,
     annotation_file: str,
     image_root: str,
     class_names: Sequence[str],
@@ -32,7 +32,7 @@ def cvat_dataset(
     Boxes, turned boxes, polygons, ellipses and masks become objects; other shapes are left out.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         annotation_file: The XML file.
         image_root: A folder that has all images below it.
         class_names: Names of the classes, in the order of their indices.
@@ -45,9 +45,9 @@ def cvat_dataset(
     Raises:
         DatasetError: The file is missing or malformed, or images do not exist. The message names the image.
     """
-    names = [str(one) for one in class_names]
-    read = functools.partial(read_cvat, annotation_file, image_root, names, subset)
-    return dataset_of(name, f"{annotation_file}, {image_root}, {subset}, {names}", read, problems_allowed)
+    classes = [str(one) for one in class_names]
+    read = functools.partial(read_cvat, annotation_file, image_root, classes, subset)
+    return dataset_of(names, f"{annotation_file}, {image_root}, {subset}, {classes}", read, problems_allowed)
 
 
 def read_cvat(annotation_file: str, image_root: str, class_names: Sequence[str], subset: str | None) -> Content:

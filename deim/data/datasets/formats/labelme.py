@@ -22,7 +22,7 @@ _NO_CLASSES = ("__ignore__", "_background_")
 
 
 def labelme_dataset(
-    name: str, annotation_root: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
+    names: str, annotation_root: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
     """Read all JSON files of a folder that labelme has written.
 
@@ -30,7 +30,7 @@ def labelme_dataset(
     its group. An image without a JSON file is left out: it may not have been annotated yet.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         annotation_root: The folder of the JSON files.
         image_root: A folder that has all images below it.
         class_names: Names of the classes, in the order of their indices.
@@ -42,9 +42,9 @@ def labelme_dataset(
     Raises:
         DatasetError: Files are missing or malformed. The message names the file.
     """
-    names = [str(one) for one in class_names]
-    read = functools.partial(read_labelme, annotation_root, image_root, names)
-    return dataset_of(name, f"{annotation_root}, {image_root}, {names}", read, problems_allowed)
+    classes = [str(one) for one in class_names]
+    read = functools.partial(read_labelme, annotation_root, image_root, classes)
+    return dataset_of(names, f"{annotation_root}, {image_root}, {classes}", read, problems_allowed)
 
 
 def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[str]) -> Content:

@@ -21,7 +21,7 @@ _COLUMNS = ("ImageID", "LabelName", *_EDGES)
 
 
 def open_images_dataset(
-    name: str,
+    names: str,
     annotation_file: str,
     image_root: str,
     class_names: Sequence[str],
@@ -34,7 +34,7 @@ def open_images_dataset(
     ``image_root`` are left out, and counted in a note.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         annotation_file: The CSV file.
         image_root: A folder that has all images below it, as ``<ImageID>.jpg``.
         class_names: Names of the classes, in the order of their indices.
@@ -47,9 +47,9 @@ def open_images_dataset(
     Raises:
         DatasetError: The file is missing or malformed. The message names the image.
     """
-    names = [str(one) for one in class_names]
-    read = functools.partial(read_open_images, annotation_file, image_root, names, dict(label_names))
-    return dataset_of(name, f"{annotation_file}, {image_root}, {names}", read, problems_allowed)
+    classes = [str(one) for one in class_names]
+    read = functools.partial(read_open_images, annotation_file, image_root, classes, dict(label_names))
+    return dataset_of(names, f"{annotation_file}, {image_root}, {classes}", read, problems_allowed)
 
 
 def read_open_images(

@@ -28,14 +28,14 @@ _ROWS = 64  # that are in memory at a time, with their images
 
 
 def parquet_dataset(
-    name: str, files: Sequence[str], class_names: Sequence[str], corners: bool = False, problems_allowed: int = 0
+    names: str, files: Sequence[str], class_names: Sequence[str], corners: bool = False, problems_allowed: int = 0
 ) -> list[dict]:
     """Read Parquet files with a column ``image`` (bytes and path) and a column ``objects``.
 
     The images are written once to a folder of the cache (``$FVCORE_CACHE``), and read from there.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         files: Of the split, in their order.
         class_names: Names of the classes, in the order of their indices.
         corners: Boxes are XYXY; else XYWH, as in COCO.
@@ -47,9 +47,9 @@ def parquet_dataset(
     Raises:
         DatasetError: Files are missing or malformed, or pyarrow is not installed. The message names file and row.
     """
-    names = [str(one) for one in class_names]
-    read = functools.partial(read_parquet, list(files), names, corners)
-    return dataset_of(name, f"{list(files)}, {names}, corners: {corners}", read, problems_allowed)
+    classes = [str(one) for one in class_names]
+    read = functools.partial(read_parquet, list(files), classes, corners)
+    return dataset_of(names, f"{list(files)}, {classes}, corners: {corners}", read, problems_allowed)
 
 
 def read_parquet(files: Sequence[str], class_names: Sequence[str], corners: bool) -> Content:

@@ -18,7 +18,7 @@ _SHAPES = ("rectangle", "polygon", "bitmap")
 
 
 def supervisely_dataset(
-    name: str, root: str, folders: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
+    names: str, root: str, folders: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
     """Read data sets of a project of Supervisely.
 
@@ -26,7 +26,7 @@ def supervisely_dataset(
     rectangle are its last pixels in these files.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         root: The folder of the project.
         folders: Of the data sets, relative to ``root``; each has ``ann/<image>.json`` and ``img/<image>``.
         class_names: Names of the classes, in the order of their indices.
@@ -38,9 +38,9 @@ def supervisely_dataset(
     Raises:
         DatasetError: Files are missing or malformed. The message names the file.
     """
-    names = [str(one) for one in class_names]
-    read = functools.partial(read_supervisely, root, list(folders), names)
-    return dataset_of(name, f"{root}, {list(folders)}, {names}", read, problems_allowed)
+    classes = [str(one) for one in class_names]
+    read = functools.partial(read_supervisely, root, list(folders), classes)
+    return dataset_of(names, f"{root}, {list(folders)}, {classes}", read, problems_allowed)
 
 
 def read_supervisely(root: str, folders: Sequence[str], class_names: Sequence[str]) -> Content:

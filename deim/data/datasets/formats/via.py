@@ -26,7 +26,7 @@ _SHAPES = ("rect", "polygon", "circle", "ellipse")
 
 
 def via_dataset(
-    name: str,
+    names: str,
     annotation_file: str,
     image_root: str,
     class_names: Sequence[str],
@@ -38,7 +38,7 @@ def via_dataset(
     Rectangles, polygons, circles and ellipses become objects; points and lines are left out.
 
     Args:
-        name: To register it by.
+        names: To register it by.
         annotation_file: A JSON or CSV file.
         image_root: A folder that has all images below it.
         class_names: Names of the classes, in the order of their indices.
@@ -51,9 +51,9 @@ def via_dataset(
     Raises:
         DatasetError: The file is missing or malformed, or images do not exist. The message names the image.
     """
-    names = [str(one) for one in class_names]
-    read = functools.partial(read_via, annotation_file, image_root, names, attribute)
-    return dataset_of(name, f"{annotation_file}, {image_root}, {attribute}, {names}", read, problems_allowed)
+    classes = [str(one) for one in class_names]
+    read = functools.partial(read_via, annotation_file, image_root, classes, attribute)
+    return dataset_of(names, f"{annotation_file}, {image_root}, {attribute}, {classes}", read, problems_allowed)
 
 
 def read_via(annotation_file: str, image_root: str, class_names: Sequence[str], attribute: str | None) -> Content:
