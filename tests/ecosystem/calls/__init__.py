@@ -1,0 +1,121 @@
+"""Calls of detectron2 and detrex whose outcome must not depend on which of the two supplies the names.
+
+Each module of this package holds ``CALLS``: Python expressions, evaluated in the namespace of the module. The test runs them
+against the real packages, and this package runs as a program against the bundled subset.
+"""
+
+import contextlib
+import importlib
+import io
+import logging
+import pickle
+import random
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+GROUPS = ("structures",)
+
+
+def all_calls() -> list[tuple[str, str]]:
+    """The calls of all groups, as (group, expression)."""
+    return [(group, call) for group in GROUPS for call in _module(group).CALLS]
+
+
+def outcome(group: str, call: str) -> Any:
+    """Evaluate an expression and describe its value, or the exception that it raises, by plain objects."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            return plain(eval(call, dict(vars(_module(group)))))
+        except Exception as error:
+            return ("raises", type(error).__name__)
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def plain(value: Any) -> Any:
+    """Describe a value with objects of the standard library: types, dtypes, shapes, numbers."""
+    if isinstance(value, torch.Tensor):
+        return ("tensor", str(value.dtype), tuple(value.shape), str(value.device), _numbers(value.detach().cpu().tolist()))
+    if isinstance(value, np.ndarray):
+        return ("array", str(value.dtype), value.shape, _numbers(value.tolist()))
+    if isinstance(value, Enum):
+        return (type(value).__name__, value.name, value.value)
+    if isinstance(value, (str, bytes)) or value is None:
+        return value
+    if isinstance(value, (bool, int, float, np.generic)):
+        return (type(value).__name__, _numbers(value))
+    if isinstance(value, type):
+        return ("class", value.__name__)
+    return _plain_container(value)
+
+
+def _plain_container(value: Any) -> Any:
+    name = type(value).__name__
+    if isinstance(value, Mapping):
+        return (name, [(plain(key), plain(entry)) for key, entry in value.items()])
+    if isinstance(value, (set, frozenset)):
+        return (name, sorted(map(repr, map(plain, value))))
+    if isinstance(value, (list, tuple)):
+        return (name, [plain(entry) for entry in value])
+    if name == "Instances":
+        return (name, plain(value.image_size), plain(value.get_fields()))
+    if name == "Boxes":
+        return (name, plain(value.tensor))
+    if name == "ImageList":
+        return (name, plain(value.tensor), plain(value.image_sizes))
+    if name.endswith("Transform") or name in ("ShapeSpec", "TransformList"):
+        return (name, plain(vars(value)))
+    return ("object", name)
+
+
+def _numbers(values: Any) -> Any:
+    """NaN equals itself when it is written as text."""
+    if isinstance(values, list):
+        return [_numbers(value) for value in values]
+    return repr(float(values)) if isinstance(values, (float, np.floating)) else values
+
+
+@contextlib.contextmanager
+def messages(logger: str = "") -> Iterator[list[str]]:
+    """Collect what is logged within, as "LEVEL: message"."""
+    lines: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(f"{record.levelname}: {record.getMessage()}")
+
+    target, handler = logging.getLogger(logger), Collect()
+    level, propagates = target.level, target.propagate
+    logging.disable(logging.NOTSET)
+    target.addHandler(handler)
+    target.setLevel(logging.DEBUG)
+    try:
+        yield lines
+    finally:
+        target.removeHandler(handler)
+        target.setLevel(level)
+        target.propagate = propagates
+
+
+def _module(group: str) -> Any:
+    return importlib.import_module(f"tests.ecosystem.calls.{group}")
+
+
+def main(output: str) -> None:
+    """Write the outcomes of all calls to the file ``output``."""
+    outcomes = {(group, call): outcome(group, call) for group, call in all_calls()}
+    Path(output).write_bytes(pickle.dumps(outcomes))
+
+
