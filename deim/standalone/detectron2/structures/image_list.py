@@ -61,7 +61,7 @@ class ImageList:
                 raise AssertionError(f"ImageList.from_tensors needs tensors, got {type(image)}")
             if image.shape[:-2] != tensors[0].shape[:-2]:
                 raise AssertionError(f"The channels differ: {[tuple(t.shape) for t in tensors]}")
-        sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in tensors]
         height, width = _padded_size(sizes, size_divisibility, padding_constraints or {})
         if len(tensors) == 1:
             ((h, w),) = sizes
