@@ -47,7 +47,13 @@ def outcome(group: str, call: str) -> Any:
 def plain(value: Any) -> Any:
     """Describe a value with objects of the standard library: types, dtypes, shapes, numbers."""
     if isinstance(value, torch.Tensor):
-        return ("tensor", str(value.dtype), tuple(value.shape), str(value.device), _numbers(value.detach().cpu().tolist()))
+        return (
+            "tensor",
+            str(value.dtype),
+            tuple(value.shape),
+            str(value.device),
+            _numbers(value.detach().cpu().tolist()),
+        )
     if isinstance(value, np.ndarray):
         return ("array", str(value.dtype), value.shape, _numbers(value.tolist()))
     if isinstance(value, Enum):
@@ -117,5 +123,3 @@ def main(output: str) -> None:
     """Write the outcomes of all calls to the file ``output``."""
     outcomes = {(group, call): outcome(group, call) for group, call in all_calls()}
     Path(output).write_bytes(pickle.dumps(outcomes))
-
-

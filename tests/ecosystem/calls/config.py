@@ -6,7 +6,6 @@ from collections import Counter, OrderedDict  # noqa: F401 - the expressions use
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, LazyCall, LazyConfig, configurable, get_cfg, instantiate
 from detectron2.utils.registry import Registry, _convert_target_to_string, locate  # noqa: F401
 from omegaconf import DictConfig, OmegaConf

@@ -20,7 +20,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.data.datasets.coco import convert_to_coco_json
-from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from detectron2.data.detection_utils import check_image_size
 from detectron2.data.samplers import InferenceSampler  # noqa: F401
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -185,10 +185,33 @@ def same_object(**options: Any) -> tuple[bool, bool]:
 odd = functools.partial(lambda value: value if value % 2 else None)
 LOADER = "build_detection_test_loader"
 ANNOTATIONS = (
-    *("", "{}", "{}, {'image_id': 2}, {'image_id': 5, 'category_id': 8}", "{'iscrowd': 1}", "{'bbox': []}", "{'bbox': [1.5, 2, 0, 0]}"),
-    *("{'category_id': 99}", "{'image_id': 99}", "{}, {'id': 1}", "{'ignore': 1}", "{'ignore': 0}", "{'attributes': 1}"),
-    *("{'segmentation': POLYGON}", "{'segmentation': []}", "{'segmentation': [[1, 2, 3, 4]]}", "{'segmentation': None}"),
-    *("{'segmentation': [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]}", "{'segmentation': RLE}", "{'segmentation': RLE | {'counts': 'PPYo0'}}"),
+    *(
+        "",
+        "{}",
+        "{}, {'image_id': 2}, {'image_id': 5, 'category_id': 8}",
+        "{'iscrowd': 1}",
+        "{'bbox': []}",
+        "{'bbox': [1.5, 2, 0, 0]}",
+    ),
+    *(
+        "{'category_id': 99}",
+        "{'image_id': 99}",
+        "{}, {'id': 1}",
+        "{'ignore': 1}",
+        "{'ignore': 0}",
+        "{'attributes': 1}",
+    ),
+    *(
+        "{'segmentation': POLYGON}",
+        "{'segmentation': []}",
+        "{'segmentation': [[1, 2, 3, 4]]}",
+        "{'segmentation': None}",
+    ),
+    *(
+        "{'segmentation': [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]}",
+        "{'segmentation': RLE}",
+        "{'segmentation': RLE | {'counts': 'PPYo0'}}",
+    ),
     *("{'keypoints': [1, 2, 2, 3, 4, 0]}", "{'keypoints': []}"),
 )
 WITHOUT = ("bbox", "category_id", "iscrowd")

@@ -1,13 +1,11 @@
 """Scalars of a run: their storage, and the writers."""
 
-import json
 import re
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.utils.events import (
     CommonMetricPrinter,
     EventStorage,
@@ -73,7 +71,9 @@ def json_lines(*rounds: tuple, smooth: bool = True, **options: Any) -> list[str]
     return path.read_text().splitlines()
 
 
-def printed(iteration: int = 1, max_iter: int | None = 10, window: int = 20, writes: int = 1, **scalars: Any) -> list[str]:
+def printed(
+    iteration: int = 1, max_iter: int | None = 10, window: int = 20, writes: int = 1, **scalars: Any
+) -> list[str]:
     """The lines that are logged when each scalar has had its values in the last iterations."""
     printer = CommonMetricPrinter(max_iter, window) if max_iter is not None else CommonMetricPrinter(window_size=window)
     with messages("detectron2.utils.events") as lines, EventStorage() as made:
@@ -124,7 +124,19 @@ def board_files(**options: Any) -> tuple:
     return before, len(list(folder.iterdir()))
 
 
-VALUES = ("1", "1.5", "torch.tensor(2.0)", "torch.tensor([2.0])", "True", "float('nan')", "float('inf')", "'3'", "'x'", "None", "[1]")
+VALUES = (
+    "1",
+    "1.5",
+    "torch.tensor(2.0)",
+    "torch.tensor([2.0])",
+    "True",
+    "float('nan')",
+    "float('inf')",
+    "'3'",
+    "'x'",
+    "None",
+    "[1]",
+)
 TWO = "((0, 'loss', 4.0), (0, 'lr', 0.1)), ((1, 'loss', 2.0), (1, 'lr', 0.2))"
 
 CALLS = [

@@ -3,7 +3,6 @@
 import itertools
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, ImageList, Instances  # noqa: F401 - the expressions use them
 
@@ -13,10 +12,27 @@ XYXY, XYWH, REL, ANGLE = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYXY_REL, B
 LISTS = ("[1, 2, 4, 8]", "(1, 2, 4, 8)", "[1.5, 2, 4, 8]", "(0.1, 0.2, 0.3, 0.7)", "[-3, -2, -1, 0]", "[NAN, 0, 1, 2]")
 WRONG_LISTS = ("[1, 2, 3]", "[]", "[1, 2, 3, 4, 5]", "[[1, 2, 4, 8]]", "'abcd'", "None")
 ARRAYS = tuple(f"np.array([[1, 2, 4, 8], [0, 0, 0, 0]], dtype='{d}')" for d in ("int32", "int64", "float32", "float64"))
-TENSORS = tuple(f"torch.tensor([[1, 2, 4, 8]], dtype=torch.{d})" for d in ("int32", "int64", "float16", "float32", "float64"))
-EMPTY = ("np.zeros((0, 4))", "torch.zeros(0, 4)", "np.zeros(4)", "torch.zeros(4)", "torch.zeros(2, 3)", "torch.zeros(2, 3, 4)")
+TENSORS = tuple(
+    f"torch.tensor([[1, 2, 4, 8]], dtype=torch.{d})" for d in ("int32", "int64", "float16", "float32", "float64")
+)
+EMPTY = (
+    "np.zeros((0, 4))",
+    "torch.zeros(0, 4)",
+    "np.zeros(4)",
+    "torch.zeros(4)",
+    "torch.zeros(2, 3)",
+    "torch.zeros(2, 3, 4)",
+)
 MODES = tuple(itertools.permutations(("XYXY", "XYWH"), 2))
-OTHER_MODES = (("XYXY", "XYXY"), ("XYXY", "REL"), ("REL", "XYXY"), ("XYXY", "ANGLE"), ("XYXY", "7"), ("0", "1"), ("1", "0"))
+OTHER_MODES = (
+    ("XYXY", "XYXY"),
+    ("XYXY", "REL"),
+    ("REL", "XYXY"),
+    ("XYXY", "ANGLE"),
+    ("XYXY", "7"),
+    ("0", "1"),
+    ("1", "0"),
+)
 
 BOXES = (
     "[[0, 0, 2, 3]]",
@@ -62,7 +78,12 @@ def shares(made: Any, tensor: torch.Tensor) -> bool:
 THREE = "Boxes([[0, 0, 2, 3], [-5, -5, 30, 40], [4, 4, 4, 9]])"
 INDICES = (
     *("0", "-1", "2", "3", "-4", "slice(1, 3)", "slice(0, 0)", "[0, 2]", "[]", "torch.tensor([2, 0])", "np.array([1])"),
-    *("torch.tensor([True, False, True])", "torch.tensor([False] * 3)", "np.array([True, False, False])", "torch.tensor(1)"),
+    *(
+        "torch.tensor([True, False, True])",
+        "torch.tensor([False] * 3)",
+        "np.array([True, False, False])",
+        "torch.tensor(1)",
+    ),
     *("True", "None", "1.0", "'a'", "torch.tensor([True])", "(0, 1)", "np.int64(1)", "Ellipsis"),
 )
 IMAGES = {

@@ -26,7 +26,9 @@ def read_image(file_name, format=None):
         ValueError: If PIL does not know the format.
     """
     if format == "YUV-BT.601":
-        raise NotImplementedError("The bundled subset of detectron2 does not convert images to YUV; install detectron2.")
+        raise NotImplementedError(
+            "The bundled subset of detectron2 does not convert images to YUV; install detectron2."
+        )
     with PathManager.open(file_name, "rb") as f:
         image = ImageOps.exif_transpose(Image.open(f))
         if format is not None:

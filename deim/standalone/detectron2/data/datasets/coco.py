@@ -113,7 +113,9 @@ def _read_annotation(annotation: dict, keys: list[str], index_of: dict[int, int]
     instance["bbox_mode"] = BoxMode.XYWH_ABS
     if index_of:
         if instance["category_id"] not in index_of:
-            raise KeyError(f"{where}: category_id={instance['category_id']} does not exist in 'categories' of the file.")
+            raise KeyError(
+                f"{where}: category_id={instance['category_id']} does not exist in 'categories' of the file."
+            )
         instance["category_id"] = index_of[instance["category_id"]]
     return instance
 
