@@ -10,7 +10,6 @@ import io
 import logging
 import pickle
 import random
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from enum import Enum

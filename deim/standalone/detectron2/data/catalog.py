@@ -4,7 +4,7 @@ import logging
 import types
 from collections import UserDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
 
@@ -55,7 +55,7 @@ class Metadata(types.SimpleNamespace):
     name: str = "N/A"
 
     # Old name -> name, as in detectron2.
-    _RENAMED: dict[str, str] = {
+    _RENAMED: ClassVar[dict[str, str]] = {
         "class_names": "thing_classes",
         "dataset_id_to_contiguous_id": "thing_dataset_id_to_contiguous_id",
         "stuff_class_names": "stuff_classes",

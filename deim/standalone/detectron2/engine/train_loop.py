@@ -79,7 +79,8 @@ class TrainerBase:
 
     def _iterate(self) -> None:
         self.before_train()
-        for self.iter in range(self.start_iter, self.max_iter):
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
             self.before_step()
             self.run_step()
             self.after_step()
