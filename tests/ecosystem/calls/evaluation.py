@@ -40,12 +40,21 @@ def coco_dataset(objects: int = 40, classes: tuple = ("cat", "dog", "bird"), ima
     random = np.random.default_rng(3)
     boxes = np.concatenate([random.uniform(0, 400, (objects, 2)), random.uniform(4, 180, (objects, 2))], axis=1)
     annotations = [
-        {"id": k + 1, "image_id": 10 + k % images, "category_id": 2 * (k % len(classes)) + 3, "bbox": box, "area": box[2] * box[3], "iscrowd": int(k % 9 == 8)}
+        {
+            "id": k + 1,
+            "image_id": 10 + k % images,
+            "category_id": 2 * (k % len(classes)) + 3,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": int(k % 9 == 8),
+        }
         for k, box in enumerate(boxes.tolist())
     ]
     listed = [{"id": 10 + i, "file_name": f"{i}.jpg", "height": 500, "width": 600} for i in range(images)]
     categories = [{"id": 2 * i + 3, "name": label} for i, label in enumerate(classes)]
-    (FOLDER / f"{name}.json").write_text(json.dumps({"images": listed, "annotations": annotations, "categories": categories} | content))
+    (FOLDER / f"{name}.json").write_text(
+        json.dumps({"images": listed, "annotations": annotations, "categories": categories} | content)
+    )
     register_coco_instances(name, {}, str(FOLDER / f"{name}.json"), str(FOLDER))
     return name
 
@@ -69,7 +78,9 @@ def plain_dataset(objects: int = 10) -> str:
     return name
 
 
-def detections(records: list[dict], seed: int = 0, noise: float = 12.0, extra: int = 20, classes: int = 3) -> list[dict]:
+def detections(
+    records: list[dict], seed: int = 0, noise: float = 12.0, extra: int = 20, classes: int = 3
+) -> list[dict]:
     """Noisy boxes of the annotations, and random ones."""
     random = np.random.default_rng(seed)
     outputs = []
@@ -91,7 +102,15 @@ def records_of(name: str) -> list[dict]:
     return load_coco_json(metadata.json_file, "", name) if metadata.get("json_file") else DatasetCatalog.get(name)
 
 
-def evaluate(name: str, *, img_ids: Any = None, output: bool = True, given: dict | None = None, before: Any = None, **options: Any) -> tuple:
+def evaluate(
+    name: str,
+    *,
+    img_ids: Any = None,
+    output: bool = True,
+    given: dict | None = None,
+    before: Any = None,
+    **options: Any,
+) -> tuple:
     """The metrics of noisy detections, the files that are written, and the levels of what is logged."""
     records = records_of(name)
     folder = Path(tempfile.mkdtemp())
@@ -102,7 +121,15 @@ def evaluate(name: str, *, img_ids: Any = None, output: bool = True, given: dict
             evaluator.process([record], [before(found) if before else found])
         results = evaluator.evaluate(img_ids) if img_ids is not None else evaluator.evaluate()
     files = {path.name: summary(path) for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
-    return rounded(results), files, [line for line in lines if "COCO API" not in line and "Fast COCO" not in line and "Converting" not in line and "Saving" not in line]
+    return (
+        rounded(results),
+        files,
+        [
+            line
+            for line in lines
+            if "COCO API" not in line and "Fast COCO" not in line and "Converting" not in line and "Saving" not in line
+        ],
+    )
 
 
 def summary(path: Path) -> Any:
@@ -212,7 +239,9 @@ class Doubling(nn.Module):
         return 2 * x
 
 
-def looped(evaluator: Any = "one", callbacks: Any = None, size: int = 3, results: Any = None, model: Any = None) -> tuple:
+def looped(
+    evaluator: Any = "one", callbacks: Any = None, size: int = 3, results: Any = None, model: Any = None
+) -> tuple:
     """What an evaluator sees of a loop over a dataset, what is logged without the numbers, and the result."""
     log: list = []
     kinds = {"one": Told(log, results), "list": [Told(log, results), Told(log)], "none": None, "tuple": (Told(log),)}
@@ -220,7 +249,9 @@ def looped(evaluator: Any = "one", callbacks: Any = None, size: int = 3, results
     network.train()
     told = {name: lambda name=name: log.append(name) for name in callbacks} if callbacks else None
     with messages("detectron2.evaluation.evaluator") as lines:
-        found = inference_on_dataset(model or network, list(range(size)), kinds.get(evaluator, evaluator), *([told] if callbacks else []))
+        found = inference_on_dataset(
+            model or network, list(range(size)), kinds.get(evaluator, evaluator), *([told] if callbacks else [])
+        )
     return found, log, [re.sub(r"\d+:\d\d:\d\d(\.\d+)?|\d+\.\d+", "N", line) for line in lines], network.training
 
 
