@@ -1,47 +1,72 @@
 """Calls of detectron2 and detrex whose outcome must not depend on which of the two supplies the names.
 
-Each module of this package holds ``CALLS``: Python expressions, evaluated in the namespace of the module. The test runs them
-against the real packages, and this package runs as a program against the bundled subset.
+Each module of this package holds ``CALLS``: Python expressions that are evaluated in the namespace of the module. The test
+evaluates them with the real packages, and ``python -m tests.ecosystem.calls`` evaluates them with the bundled subset.
+``unsupported`` holds calls that the subset refuses.
 """
 
 import contextlib
 import importlib
 import io
 import logging
-import pickle
+import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-GROUPS = ("structures",)
+GROUPS = ("structures", "transforms", "data", "config", "events", "engine", "evaluation", "modeling", "detrex")
 
 
-def all_calls() -> list[tuple[str, str]]:
-    """The calls of all groups, as (group, expression)."""
-    return [(group, call) for group in GROUPS for call in _module(group).CALLS]
+def calls_of(*groups: str) -> list[tuple[str, str]]:
+    """The calls of groups, as (group, expression)."""
+    return [(group, call) for group in groups for call in _module(group).CALLS]
 
 
 def outcome(group: str, call: str) -> Any:
     """Evaluate an expression and describe its value, or the exception that it raises, by plain objects."""
+    try:
+        return plain(evaluate(group, call))
+    except NameError:
+        raise  # a mistake in the table
+    except Exception as error:
+        return ("raises", type(error).__name__)
+
+
+def evaluate(group: str, call: str) -> Any:
+    """Evaluate an expression without what it prints, logs and warns of."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), unchanged_globals():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
-        try:
-            return plain(eval(call, dict(vars(_module(group)))))
-        except Exception as error:
-            return ("raises", type(error).__name__)
-        finally:
-            logging.disable(logging.NOTSET)
+        return eval(call, dict(vars(_module(group))))
+
+
+@contextlib.contextmanager
+def unchanged_globals() -> Iterator[None]:
+    """Restore what the set-up of a run changes for the whole process."""
+    loggers = [logging.getLogger(name) for name in ("", "detectron2", "fvcore", "other", "same")]
+    before = [(one.level, one.propagate, list(one.handlers)) for one in loggers]
+    seed, benchmark, disabled = os.environ.get("PYTHONHASHSEED"), torch.backends.cudnn.benchmark, logging.root.manager.disable
+    try:
+        yield
+    finally:
+        for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
+            one.setLevel(level)
+            one.propagate, one.handlers = propagate, handlers
+        logging.disable(disabled)
+        torch.backends.cudnn.benchmark = benchmark
+        if seed is None:
+            os.environ.pop("PYTHONHASHSEED", None)
+        else:
+            os.environ["PYTHONHASHSEED"] = seed
 
 
 @dataclass
@@ -136,9 +161,3 @@ def messages(logger: str = "") -> Iterator[list[str]]:
 
 def _module(group: str) -> Any:
     return importlib.import_module(f"tests.ecosystem.calls.{group}")
-
-
-def main(output: str) -> None:
-    """Write the outcomes of all calls to the file ``output``."""
-    outcomes = {(group, call): outcome(group, call) for group, call in all_calls()}
-    Path(output).write_bytes(pickle.dumps(outcomes))

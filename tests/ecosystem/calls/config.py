@@ -1,13 +1,17 @@
 """Lazy and yacs configs."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
 import dataclasses
 import tempfile
-from collections import Counter, OrderedDict  # noqa: F401 - the expressions use them
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, LazyCall, LazyConfig, configurable, get_cfg, instantiate
-from detectron2.utils.registry import Registry, _convert_target_to_string, locate  # noqa: F401
+from detectron2.utils.registry import Registry, _convert_target_to_string, locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 

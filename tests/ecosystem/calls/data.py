@@ -1,5 +1,8 @@
 """Catalogs, datasets in COCO format, loaders and images."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
 import copy
 import functools
 import itertools
@@ -10,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import (  # noqa: F401 - the expressions use them
+from detectron2.data import (
     DatasetCatalog,
     MetadataCatalog,
     build_detection_test_loader,
@@ -20,8 +23,8 @@ from detectron2.data.catalog import Metadata
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.data.datasets.coco import convert_to_coco_json
-from detectron2.data.detection_utils import check_image_size
-from detectron2.data.samplers import InferenceSampler  # noqa: F401
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from detectron2.data.samplers import InferenceSampler
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -218,7 +221,7 @@ WITHOUT = ("bbox", "category_id", "iscrowd")
 
 CALLS = [
     *(f"loaded({a})" for a in ANNOTATIONS),
-    *(f"loaded({a}, name=fresh())" for a in ANNOTATIONS),
+    *(f"loaded({a}{', ' if a else ''}name=fresh())" for a in ANNOTATIONS),
     *(f"learned({a})" for a in ANNOTATIONS[:4]),
     *(f"load_coco_json(without({key!r}), 'root', {name})" for key in WITHOUT for name in ("None", "fresh()")),
     "loaded({'attributes': 1}, {}, extra=['attributes'])",

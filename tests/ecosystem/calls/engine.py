@@ -1,5 +1,8 @@
 """Trainers, hooks, checkpoints and the set-up of a run."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
 import argparse
 import gc
 import json
@@ -16,22 +19,24 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.checkpoint import Checkpointer, DetectionCheckpointer
-from detectron2.checkpoint import PeriodicCheckpointer as PlainPeriodicCheckpointer  # noqa: F401 - the expressions use it
 from detectron2.engine import (
     HookBase,
     SimpleTrainer,
-    create_ddp_model,  # noqa: F401
+    TrainerBase,
+    create_ddp_model,
     default_argument_parser,
     default_setup,
     default_writers,
     hooks,
+    launch,
 )
-from detectron2.engine.launch import DEFAULT_TIMEOUT  # noqa: F401
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage, EventWriter
-from detectron2.utils.logger import create_small_table, log_every_n_seconds, setup_logger  # noqa: F401
-from fvcore.common.param_scheduler import CosineParamScheduler, LinearParamScheduler
+from detectron2.utils.logger import create_small_table, log_every_n_seconds, setup_logger
+from fvcore.common.param_scheduler import CosineParamScheduler, LinearParamScheduler, MultiStepParamScheduler
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -571,7 +576,6 @@ CALLS = [
     "launch(lambda: 5, num_gpus_per_machine=2, num_machines=2, machine_rank=0, dist_url='auto')",
     "launch(lambda: 5, 1, 0, dist_url='auto')",
     "DEFAULT_TIMEOUT.total_seconds()",
-    "SimpleNamespace(a=1).a",
 ]  # fmt: skip
 
 MODEL = nn.Linear(1, 1)

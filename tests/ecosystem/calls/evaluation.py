@@ -1,12 +1,15 @@
 """Evaluation: loops over datasets, COCO's metrics, results."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
 import contextlib
 import itertools
 import json
 import os
 import re
 import tempfile
-from collections import OrderedDict  # noqa: F401 - the expressions use it
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,8 @@ from detectron2.evaluation import (
     inference_on_dataset,
     print_csv_format,
 )
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json  # noqa: F401
-from detectron2.evaluation.testing import flatten_results_dict  # noqa: F401
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, BoxMode, Instances
 from torch import nn
 

@@ -1,15 +1,20 @@
 """Scalars of a run: their storage, and the writers."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+import json
 import re
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.utils.events import (
     CommonMetricPrinter,
     EventStorage,
-    EventWriter,  # noqa: F401 - the expressions use them
+    EventWriter,
     JSONWriter,
     TensorboardXWriter,
     get_event_storage,

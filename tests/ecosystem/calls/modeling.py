@@ -1,19 +1,22 @@
 """Layers, backbones and registries of models."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
 import zlib
 from typing import Any
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling import (  # noqa: F401 - the expressions use them
+from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     Backbone,
     build_backbone,
     build_model,
 )
-from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet, SwinTransformer, make_stage  # noqa: F401
+from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet, SwinTransformer, make_stage
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 

@@ -1,10 +1,14 @@
 """Boxes, instances and batches of images."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
-from detectron2.structures import Boxes, BoxMode, ImageList, Instances  # noqa: F401 - the expressions use them
+from detectron2.structures import Boxes, BoxMode, ImageList, Instances
 
 NAN, INF = float("nan"), float("inf")
 XYXY, XYWH, REL, ANGLE = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYXY_REL, BoxMode.XYWHA_ABS

@@ -1,10 +1,13 @@
 """Augmentations and the transforms that they return."""
 
+# The expressions use what is imported.
+# ruff: noqa: F401
+
 from typing import Any
 
 import numpy as np
 from detectron2.data import transforms as T
-from PIL import Image  # noqa: F401 - the expressions use it
+from PIL import Image
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 GRAY = IMAGE[..., 0].copy()
