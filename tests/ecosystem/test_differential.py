@@ -17,10 +17,8 @@ from tests.conftest import ROOT
 from tests.ecosystem import surface
 from tests.ecosystem.calls import GROUPS, calls_of, equal, outcome
 
-pytestmark = pytest.mark.skipif(
-    is_standalone("detectron2") or is_standalone("detrex"),
-    reason="compares the bundled subset with the real detectron2 and detrex",
-)
+if is_standalone("detectron2") or is_standalone("detrex"):
+    pytest.skip("compares the bundled subset with the real detectron2 and detrex", allow_module_level=True)
 
 
 @pytest.fixture(scope="session")

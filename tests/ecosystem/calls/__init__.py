@@ -54,7 +54,11 @@ def unchanged_globals() -> Iterator[None]:
     """Restore what the set-up of a run changes for the whole process."""
     loggers = [logging.getLogger(name) for name in ("", "detectron2", "fvcore", "other", "same")]
     before = [(one.level, one.propagate, list(one.handlers)) for one in loggers]
-    seed, benchmark, disabled = os.environ.get("PYTHONHASHSEED"), torch.backends.cudnn.benchmark, logging.root.manager.disable
+    seed, benchmark, disabled = (
+        os.environ.get("PYTHONHASHSEED"),
+        torch.backends.cudnn.benchmark,
+        logging.root.manager.disable,
+    )
     try:
         yield
     finally:

@@ -8,4 +8,6 @@ from tests.ecosystem import surface
 from tests.ecosystem.calls import GROUPS, calls_of, outcome
 
 found = {(group, call): outcome(group, call) for group, call in calls_of(*GROUPS, "unsupported")}
-Path(sys.argv[1]).write_bytes(pickle.dumps({"outcomes": found, "surface": surface.public_names("detectron2", "detrex")}))
+Path(sys.argv[1]).write_bytes(
+    pickle.dumps({"outcomes": found, "surface": surface.public_names("detectron2", "detrex")})
+)

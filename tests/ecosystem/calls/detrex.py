@@ -46,7 +46,13 @@ def built(**changes: Any) -> tuple:
     with messages("detrex.modeling.ema") as lines:
         returned = ema.may_build_model_ema(cfg, model)
     added = ema.may_get_ema_checkpointer(cfg, model)
-    return returned, lines, list(added), hasattr(model, "ema_state"), all(one is model.ema_state for one in added.values())
+    return (
+        returned,
+        lines,
+        list(added),
+        hasattr(model, "ema_state"),
+        all(one is model.ema_state for one in added.values()),
+    )
 
 
 def built_twice() -> None:
@@ -107,9 +113,15 @@ def wandb_calls(*rounds: tuple, window_size: int = 20, params: Any = None, **oth
 
     fake = types.ModuleType("wandb")
     fake.init, fake.Image = init, None
-    cfg = OmegaConf.create({"a": 1, "b": "${a}", "train": {"wandb": {"params": {"project": "p"} if params is None else params}}})
+    cfg = OmegaConf.create(
+        {"a": 1, "b": "${a}", "train": {"wandb": {"params": {"project": "p"} if params is None else params}}}
+    )
     events = _events()
-    with mock.patch.dict(sys.modules, wandb=fake), mock.patch.object(events, "wandb", fake, create=True), EventStorage() as storage:
+    with (
+        mock.patch.dict(sys.modules, wandb=fake),
+        mock.patch.object(events, "wandb", fake, create=True),
+        EventStorage() as storage,
+    ):
         writer = events.WandbWriter(cfg, window_size, **others)
         for scalars in rounds:
             for iteration, name, value in scalars:

@@ -14,8 +14,7 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from tests.ecosystem.calls.config import merged
-from tests.ecosystem.calls.data import Stream, build_detection_test_loader, converted, records
-from tests.ecosystem.calls.data import picture, read_image
+from tests.ecosystem.calls.data import Stream, build_detection_test_loader, converted, picture, read_image, records
 from tests.ecosystem.calls.detrex import wandb_calls
 from tests.ecosystem.calls.engine import loads
 from tests.ecosystem.calls.evaluation import coco_dataset, evaluate, found, instances_to_coco_json, with_masks

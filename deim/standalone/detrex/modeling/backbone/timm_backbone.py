@@ -74,5 +74,7 @@ def _create_model(**arguments):
         if "feature_info" in str(error):
             raise AttributeError(f"timm cannot return features of {arguments['model_name']}") from error
         if "norm_layer" in str(error):
-            raise ValueError(f"{arguments['model_name']} does not support the norm_layer; set norm_layer=None") from error
+            raise ValueError(
+                f"{arguments['model_name']} does not support the norm_layer; set norm_layer=None"
+            ) from error
         raise
