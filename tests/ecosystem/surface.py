@@ -65,4 +65,7 @@ def _members(thing: Any) -> list[str]:
 
 
 def _is_member(value: Any) -> bool:
+    """Whether a class attribute is a method or property. Subclasses choose the parameters of abstract ones."""
+    if getattr(value, "__isabstractmethod__", False):
+        return False
     return callable(value) or isinstance(value, (staticmethod, classmethod, property))

@@ -18,8 +18,12 @@ class Backbone(nn.Module, metaclass=ABCMeta):
         super().__init__()
 
     @abstractmethod
-    def forward(self):
-        """Return the feature maps, each of shape (N, C, h, w), by their names. Subclasses take the images."""
+    def forward(self, x):
+        """Return the feature maps, each of shape (N, C, h, w), by their names.
+
+        Args:
+            x: images of shape (N, 3, H, W).
+        """
 
     @property
     def size_divisibility(self) -> int:
