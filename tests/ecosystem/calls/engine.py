@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.checkpoint import Checkpointer, DetectionCheckpointer
+from detectron2.config import get_cfg
 from detectron2.engine import (
     HookBase,
     SimpleTrainer,
@@ -402,6 +403,26 @@ def prepared(cfg: Any, **arguments: Any) -> tuple:
     return returned, files, starts, config, drawn, torch.backends.cudnn.benchmark
 
 
+def prepared_by_yacs(**changes: Any) -> tuple:
+    """What default_setup leaves with a yacs config."""
+    folder = tempfile.mkdtemp()
+    cfg = get_cfg()
+    cfg.merge_from_list([entry for pair in ({"OUTPUT_DIR": folder} | changes).items() for entry in pair])
+    setup_logger.cache_clear()
+    default_setup(cfg, argparse.Namespace(eval_only=False))
+    log = Path(folder, "log.txt").read_text()
+    starts = [
+        line.split("INFO: ")[1].split(":")[0].replace(folder, "") for line in log.splitlines() if "INFO: " in line
+    ]
+    text = Path(folder, "config.yaml").read_text()
+    return (
+        sorted(os.listdir(folder)),
+        starts,
+        re.findall("^SEED.*", text, re.M),
+        random.random() if cfg.SEED >= 0 else None,
+    )
+
+
 def log_line(name: str = "detectron2", level: int = logging.INFO, **options: Any) -> list[str]:
     """The line in the file of a logger, without the date."""
     folder = Path(tempfile.mkdtemp())
@@ -555,6 +576,8 @@ CALLS = [
     "prepared(CFG, config_file='OUT/none.py')",
     "prepared(CFG, config_file='')",
     "prepared(CFG | {'train': {'output_dir': 'OUT', 'cudnn_benchmark': True}}, eval_only=True)",
+    "prepared_by_yacs()",
+    "prepared_by_yacs(SEED=3)",
     *(f"log_line({o})" for o in ("", "level=logging.WARNING", "level=logging.DEBUG", "name='other'", "distributed_rank=2", "suffix='/named.txt'", "suffix='/named.log'", "suffix='/deep/er'")),
     *(f"console_line({o})" for o in ("", "logging.WARNING", "logging.ERROR", "logging.CRITICAL", "logging.DEBUG", "color=False", "name='other'", "abbrev_name='short'", "abbrev_name=''", "distributed_rank=1", "enable_propagation=True", "configure_stdout=False")),
     "setup_logger(name='same') is setup_logger(name='same')",
