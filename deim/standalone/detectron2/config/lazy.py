@@ -16,7 +16,6 @@ import cloudpickle
 import yaml
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import _convert_target_to_string
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
 __all__ = ["LazyCall", "LazyConfig"]
@@ -67,18 +66,19 @@ def _run_config(filename: str, imported: bool = False) -> dict:
 
 
 def _relative_file(importer: str, name: str, level: int) -> str:
+    """Return the path of the config file that a relative import names. Raises ImportError if there is none."""
     folder = os.path.dirname(importer)
     for _ in range(level - 1):
         folder = os.path.dirname(folder)
     path = os.path.join(folder, *name.split("."))
+    if name and PathManager.isfile(path + ".py"):
+        return path + ".py"
     if not name or PathManager.isdir(path):
         raise ImportError(
             f"{importer} imports the folder {path}: within a config file, a relative import can only "
             "import other config files"
         )
-    if not PathManager.isfile(path + ".py"):
-        raise ImportError(f"Cannot import name {name} from {importer}: {path}.py does not exist.")
-    return path + ".py"
+    raise ImportError(f"Cannot import name {name} from {importer}: {path}.py does not exist.")
 
 
 @contextmanager
@@ -195,6 +195,9 @@ class LazyConfig:
             KeyError: If a key leads through a value that is not a config.
             NotImplementedError: If an override deletes a key.
         """
+        # Programs that override nothing start faster without hydra.
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
         for override in OverridesParser.create().parse_overrides(overrides):
             if override.is_delete():
                 raise NotImplementedError("deletion is not yet a supported override")

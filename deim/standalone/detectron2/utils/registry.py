@@ -4,7 +4,6 @@ import pydoc
 from typing import Any
 
 from fvcore.common.registry import Registry
-from hydra.utils import _locate as hydra_locate
 
 __all__ = ["Registry", "locate"]
 
@@ -16,8 +15,12 @@ def locate(name: str) -> Any:
         ImportError: If nothing can be imported at ``name``.
     """
     found = pydoc.locate(name)
-    # pydoc takes torch.optim.sgd, whose package deletes the name "sgd", for missing; hydra imports it.
-    return hydra_locate(name) if found is None else found
+    if found is None:
+        # pydoc takes torch.optim.sgd, whose package deletes the name "sgd", for missing; hydra imports it.
+        from hydra.utils import _locate
+
+        found = _locate(name)
+    return found
 
 
 def _convert_target_to_string(target: Any) -> str:
