@@ -1,4 +1,4 @@
-"""Old-style (yacs) configs: the node class, its defaults and classes that are built from it."""
+"""Yacs configs: the node class, its defaults, and classes that are built from it."""
 
 import functools
 import inspect
@@ -15,9 +15,34 @@ class CfgNode(_CfgNode):
     def _open_cfg(cls, filename):
         return PathManager.open(filename, "r")
 
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = True) -> None:
+        """Merge a YAML file into this config.
+
+        Args:
+            cfg_filename: path of the file.
+            allow_unsafe: whether the file may contain Python objects.
+
+        Raises:
+            AssertionError: If the file does not exist, or is of a newer version.
+            KeyError: If the file has a key that this config lacks.
+            NotImplementedError: If the file is of an older version.
+        """
+        if not PathManager.isfile(cfg_filename):
+            raise AssertionError(f"Config file '{cfg_filename}' does not exist!")
+        loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
+        version = loaded.get("VERSION", self.VERSION)
+        if version > self.VERSION:
+            raise AssertionError(f"Cannot merge a v{version} config into a v{self.VERSION} config.")
+        if version < self.VERSION:
+            raise NotImplementedError(
+                f"{cfg_filename} is a v{version} config. The bundled subset of detectron2 does not upgrade it; "
+                "install detectron2."
+            )
+        self.merge_from_other_cfg(loaded)
+
 
 def get_cfg() -> CfgNode:
-    """A fresh config with the keys that every model reads."""
+    """Return a new config with those of detectron2's keys that every model reads."""
     cfg = CfgNode({"VERSION": 2, "OUTPUT_DIR": "./output", "SEED": -1})
     cfg.MODEL = CfgNode({"DEVICE": "cuda", "META_ARCHITECTURE": "GeneralizedRCNN", "WEIGHTS": ""})
     cfg.MODEL.PIXEL_MEAN = [103.530, 116.280, 123.675]
@@ -28,24 +53,23 @@ def get_cfg() -> CfgNode:
 
 
 def configurable(init_func=None, *, from_config=None):
-    """Let a class (or a function) be called with a config in place of its arguments.
+    """Allow a class or function to be called with a config in place of its arguments.
 
-    ``@configurable`` on ``__init__`` uses the class's ``from_config(cfg, ...)``, which returns the
-    keyword arguments; on a function it is written ``@configurable(from_config=...)``. Extra
-    keyword arguments of the call override those from the config.
+    On ``__init__``, write ``@configurable``. The class then needs a classmethod ``from_config(cfg, ...)`` that returns
+    the keyword arguments. On a function, write ``@configurable(from_config=...)``. Further keyword arguments of a call
+    replace those from the config.
+
+    Raises:
+        AssertionError: If it decorates anything else.
     """
     if init_func is not None:
-
-        @functools.wraps(init_func)
-        def init(self, *args, **kwargs):
-            if _has_config(args, kwargs):
-                init_func(self, **_arguments(type(self).from_config, args, kwargs))
-            else:
-                init_func(self, *args, **kwargs)
-
-        return init
+        if not inspect.isfunction(init_func) or from_config is not None or init_func.__name__ != "__init__":
+            raise AssertionError("@configurable without arguments is for __init__; functions need from_config=...")
+        return _configurable_init(init_func)
     if from_config is None:
         return configurable
+    if not inspect.isfunction(from_config):
+        raise AssertionError(f"from_config of @configurable must be a function, got {from_config!r}")
 
     def decorate(function):
         @functools.wraps(function)
@@ -60,14 +84,33 @@ def configurable(init_func=None, *, from_config=None):
     return decorate
 
 
+def _configurable_init(init_func):
+    @functools.wraps(init_func)
+    def init(self, *args, **kwargs):
+        kind = type(self)
+        if not hasattr(kind, "from_config"):
+            raise AttributeError(f"{kind.__qualname__} with @configurable must have a 'from_config' classmethod.")
+        if not inspect.ismethod(kind.from_config):
+            raise TypeError(f"'from_config' of {kind.__qualname__} with @configurable must be a classmethod.")
+        if _has_config(args, kwargs):
+            init_func(self, **_arguments(kind.from_config, args, kwargs))
+        else:
+            init_func(self, *args, **kwargs)
+
+    return init
+
+
 def _has_config(args, kwargs) -> bool:
     kinds = (_CfgNode, DictConfig)
     return (bool(args) and isinstance(args[0], kinds)) or isinstance(kwargs.get("cfg"), kinds)
 
 
 def _arguments(from_config, args, kwargs) -> dict:
+    """Return the arguments that ``from_config`` makes of a config, with those that it does not take itself."""
     accepted = inspect.signature(from_config).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+    if next(iter(accepted), None) != "cfg":
+        raise TypeError(f"{from_config.__qualname__} must take 'cfg' as the first argument!")
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in accepted.values()):
         return from_config(*args, **kwargs)
     passed = {k: v for k, v in kwargs.items() if k in accepted}
     overrides = {k: v for k, v in kwargs.items() if k not in accepted}

@@ -1,4 +1,4 @@
-"""From a description of a call to its result."""
+"""Building the objects that a config describes."""
 
 import collections.abc as abc
 import dataclasses
@@ -11,9 +11,17 @@ __all__ = ["instantiate"]
 
 
 def instantiate(cfg):
-    """Build, inside out, every object that ``cfg`` describes by ``_target_`` and arguments.
+    """Build the object that ``cfg`` describes by ``_target_`` and arguments, and those among its arguments.
 
-    Anything that is no description is returned as it is.
+    Args:
+        cfg: a mapping with ``_target_``, or a list of them.
+
+    Returns:
+        What the target returns. ``cfg`` itself if it describes nothing.
+
+    Raises:
+        AssertionError: If ``_target_`` is not callable.
+        ImportError: If nothing can be imported at ``_target_``.
     """
     if isinstance(cfg, ListConfig):
         return ListConfig([instantiate(item) for item in cfg], flags={"allow_objects": True})
@@ -26,11 +34,19 @@ def instantiate(cfg):
 
     arguments = {name: instantiate(value) for name, value in cfg.items()}
     target = instantiate(arguments.pop("_target_"))
+    name = target if isinstance(target, str) else _full_name(target)
     target = locate(target) if isinstance(target, str) else target
     if not callable(target):
         raise AssertionError(f"_target_ {target} does not define a callable object")
     try:
         return target(**arguments)
     except TypeError:
-        logging.getLogger(__name__).error(f"Error when instantiating {getattr(target, '__qualname__', target)}!")
+        logging.getLogger(__name__).error(f"Error when instantiating {name}!")
         raise
+
+
+def _full_name(target) -> str:
+    try:
+        return f"{target.__module__}.{target.__qualname__}"
+    except AttributeError:  # e.g. an object with __call__
+        return str(target)

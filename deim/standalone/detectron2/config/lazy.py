@@ -1,4 +1,4 @@
-"""Configs written in Python whose calls are made later."""
+"""Configs in Python. They describe calls that are made later."""
 
 import ast
 import builtins
@@ -20,12 +20,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
 __all__ = ["LazyCall", "LazyConfig"]
 
-# Modules loaded as configs live in packages of this prefix, by which relative imports know them.
+# The package of a config file begins with this prefix; relative imports in such packages go by file location.
 _CONFIG_PACKAGE = "detectron2._cfg_loader"
 
 
 class LazyCall:
-    """``LazyCall(f)(a=1)`` is a config node that says "call ``f`` with a=1"; see ``instantiate``."""
+    """Describe a call. ``LazyCall(f)(a=1)`` is a config from which ``instantiate`` calls ``f(a=1)``."""
 
     def __init__(self, target):
         if not (callable(target) or isinstance(target, (str, abc.Mapping))):
@@ -41,11 +41,17 @@ def _as_config(value):
     return DictConfig(value, flags={"allow_objects": True}) if isinstance(value, dict) else value
 
 
-def _run_config(filename: str) -> dict:
-    """The namespace that running the config file leaves.
+def _run_config(filename: str, imported: bool = False) -> dict:
+    """Execute a config file.
+
+    Args:
+        imported: whether another config imports it. Only then the file sees a name of its own, as with detectron2.
+
+    Returns:
+        The namespace of the file.
 
     Raises:
-        SyntaxError: naming the file.
+        SyntaxError: If the file is not valid Python.
     """
     with PathManager.open(filename) as f:
         source = f.read()
@@ -54,29 +60,30 @@ def _run_config(filename: str) -> dict:
     except SyntaxError as error:
         raise SyntaxError(f"Config file {filename} has syntax error!") from error
     package = f"{_CONFIG_PACKAGE}{uuid.uuid4().hex[:4]}.{os.path.basename(filename)}"
-    namespace = {"__file__": filename, "__package__": package, "__name__": package}
+    namespace = {"__file__": filename, "__package__": package} | ({"__name__": package} if imported else {})
     exec(compile(source, filename, "exec"), namespace)
     return namespace
 
 
 def _relative_file(importer: str, name: str, level: int) -> str:
+    """Return the path of the config file that a relative import names. Raises ImportError if there is none."""
     folder = os.path.dirname(importer)
     for _ in range(level - 1):
         folder = os.path.dirname(folder)
     path = os.path.join(folder, *name.split("."))
+    if name and PathManager.isfile(path + ".py"):
+        return path + ".py"
     if not name or PathManager.isdir(path):
         raise ImportError(
             f"{importer} imports the folder {path}: within a config file, a relative import can only "
             "import other config files"
         )
-    if not PathManager.isfile(path + ".py"):
-        raise ImportError(f"Cannot import name {name} from {importer}: {path}.py does not exist.")
-    return path + ".py"
+    raise ImportError(f"Cannot import name {name} from {importer}: {path}.py does not exist.")
 
 
 @contextmanager
 def _config_imports():
-    """Make relative imports inside config files go by file location, afresh each time."""
+    """Let relative imports in config files go by file location, without a cache of modules."""
     original = builtins.__import__
 
     def config_import(name, globals=None, locals=None, fromlist=(), level=0):
@@ -85,10 +92,10 @@ def _config_imports():
             return original(name, globals, locals, fromlist=fromlist, level=level)
         path = _relative_file(globals["__file__"], name, level)
         module = ModuleType(os.path.basename(path))
-        module.__dict__.update(_run_config(path))
+        module.__dict__.update(_run_config(path, imported=True))
         for wanted in fromlist or ():
             if wanted not in module.__dict__:
-                raise ImportError(f"{path} defines no {wanted!r}, which {globals['__file__']} imports")
+                raise KeyError(f"{path} defines no {wanted!r}, which {globals['__file__']} imports")
             module.__dict__[wanted] = _as_config(module.__dict__[wanted])
         return module
 
@@ -104,8 +111,10 @@ class LazyConfig:
 
     @staticmethod
     def load_rel(filename: str, keys: str | tuple[str, ...] | None = None):
-        """:meth:`load` of a path relative to the calling file."""
+        """Load a config by its path relative to the calling file. See :meth:`load`."""
         caller = inspect.stack()[1].frame.f_code.co_filename
+        if caller == "<string>":
+            raise AssertionError("load_rel must be called from a file")
         return LazyConfig.load(os.path.join(os.path.dirname(caller), filename), keys)
 
     @staticmethod
@@ -113,24 +122,26 @@ class LazyConfig:
         """Load a ``.py`` or ``.yaml`` config.
 
         Args:
-            keys: the name or names to return; by default all that hold a config, in one.
+            filename: path of the file.
+            keys: the name or names to return. By default, all values of a Python file that are configs are returned in
+                one DictConfig, and a YAML file as a whole.
 
         Raises:
-            ValueError: the file is of another type.
+            KeyError: If the file, or a file that it imports from, does not define a name.
+            TypeError: If ``filename`` is not a string.
+            ValueError: If the file is of another type.
         """
-        if not filename.endswith((".py", ".yaml", ".yml")):
+        if not isinstance(filename, str):
+            raise TypeError(f"The filename of a config must be a string, got {filename!r}")
+        if os.path.splitext(filename)[1] not in (".py", ".yaml", ".yml"):
             raise ValueError(f"Config file {filename} has to be a python or yaml file.")
-        if filename.endswith(".py"):
-            with _config_imports():
-                loaded = _run_config(filename)
-        else:
-            with PathManager.open(filename) as f:
-                loaded = OmegaConf.create(yaml.unsafe_load(f), flags={"allow_objects": True})
+        is_python = filename.endswith(".py")
+        loaded = _load_python(filename) if is_python else _load_yaml(filename)
         if isinstance(keys, str):
             return _as_config(loaded[keys])
         if keys is not None:
             return tuple(_as_config(loaded[key]) for key in keys)
-        if isinstance(loaded, DictConfig):
+        if not is_python:
             return loaded
         configs = {
             name: _as_config(value)
@@ -141,77 +152,100 @@ class LazyConfig:
 
     @staticmethod
     def save(cfg, filename: str):
-        """Write ``cfg`` as YAML; what YAML cannot load again is pickled beside it."""
+        """Write a config as YAML.
+
+        A config that YAML cannot write, or cannot load again, is pickled to ``<filename>.pkl``.
+
+        Raises:
+            MissingMandatoryValue: If a value is ``"???"``.
+        """
         logger = logging.getLogger(__name__)
         try:
             cfg = deepcopy(cfg)
         except Exception:
-            logger.debug("The config holds objects that cannot be copied")
-        _name_targets(cfg)
+            logger.debug("The config contains objects that cannot be copied")
+        else:
+            _name_targets(cfg)
         try:
             plain = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
             text = yaml.dump(plain, default_flow_style=None, allow_unicode=True, width=9999)
             with PathManager.open(filename, "w") as f:
                 f.write(text)
+        except Exception:
+            logger.exception("Unable to serialize the config to yaml. Error:")
+            _pickle(cfg, filename + ".pkl")
+            return
+        try:
             yaml.unsafe_load(text)
         except Exception:
-            with PathManager.open(filename + ".pkl", "wb") as f:
-                cloudpickle.dump(cfg, f)
-            logger.warning(f"The config cannot be written as YAML that loads again; pickled at {filename}.pkl")
+            logger.warning(f"{filename} is readable for humans, but contains objects that cannot be loaded from YAML.")
+            _pickle(cfg, filename + ".pkl")
 
     @staticmethod
     def apply_overrides(cfg, overrides: list[str]):
-        """Set ``key.sub=value`` strings (hydra's grammar where hydra is installed) in place.
+        """Set values in place.
+
+        Args:
+            overrides: strings ``key.sub=value`` in the grammar of hydra.
+
+        Returns:
+            ``cfg``.
 
         Raises:
-            KeyError: a key goes through something that is no config node.
+            KeyError: If a key leads through a value that is not a config.
+            NotImplementedError: If an override deletes a key.
         """
-        for key, value in _parse_overrides(overrides):
-            parts = key.split(".")
-            for depth in range(1, len(parts)):
-                prefix = ".".join(parts[:depth])
-                node = OmegaConf.select(cfg, prefix, default=None)
-                if node is None:
-                    break
-                if not OmegaConf.is_config(node):
-                    raise KeyError(
-                        f"Trying to update key {key}, but {prefix} is not a config, but has type {type(node)}."
-                    )
-            OmegaConf.update(cfg, key, value, merge=True)
+        # Programs that override nothing start faster without hydra.
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        for override in OverridesParser.create().parse_overrides(overrides):
+            if override.is_delete():
+                raise NotImplementedError("deletion is not yet a supported override")
+            _update(cfg, override.key_or_group, override.value())
         return cfg
 
 
+def _load_python(filename: str) -> dict:
+    with _config_imports():
+        return _run_config(filename)
+
+
+def _load_yaml(filename: str):
+    with PathManager.open(filename) as f:
+        return OmegaConf.create(yaml.unsafe_load(f), flags={"allow_objects": True})
+
+
+def _update(cfg, key: str, value) -> None:
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        prefix = ".".join(parts[:depth])
+        node = OmegaConf.select(cfg, prefix, default=None)
+        if node is None:
+            break
+        if not OmegaConf.is_config(node):
+            raise KeyError(f"Trying to update key {key}, but {prefix} is not a config, but has type {type(node)}.")
+    OmegaConf.update(cfg, key, value, merge=True)
+
+
+def _pickle(cfg, filename: str) -> None:
+    logger = logging.getLogger(__name__)
+    try:
+        with PathManager.open(filename, "wb") as f:
+            cloudpickle.dump(cfg, f)
+    except Exception:
+        logger.exception(f"The config cannot be pickled at {filename} either; it is not saved.")
+    else:
+        logger.warning(f"Config is saved using cloudpickle at {filename}.")
+
+
 def _name_targets(node) -> None:
-    """Replace callables in ``_target_`` by their dotted paths, in the whole tree."""
+    """Replace the callables in ``_target_`` by their dotted paths, in the whole tree."""
     if isinstance(node, DictConfig):
-        target = node.get("_target_", None)
-        if callable(target):
+        if "_target_" in node and callable(node._target_):
             with suppress(AttributeError):  # a callable without a name stays an object
-                node._target_ = _convert_target_to_string(target)
-        for key in node:
-            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-                _name_targets(node[key])
+                node._target_ = _convert_target_to_string(node._target_)
+        for value in node.values():
+            _name_targets(value)
     elif isinstance(node, ListConfig):
-        for item in node:
-            _name_targets(item)
-
-
-def _parse_overrides(overrides: list[str]) -> list[tuple[str, object]]:
-    try:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-    except ImportError:
-        return [(key, _literal(value)) for key, value in (text.split("=", 1) for text in overrides)]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    if any(override.is_delete() for override in parsed):
-        raise NotImplementedError("deletion is not yet a supported override")
-    return [(override.key_or_group, override.value()) for override in parsed]
-
-
-def _literal(text: str):
-    words = {"true": True, "false": False, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        for value in node:
+            _name_targets(value)

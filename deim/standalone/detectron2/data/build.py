@@ -1,42 +1,123 @@
-"""Records of data sets, and the loader that evaluation reads."""
+"""Records of datasets, and the loader for evaluation."""
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch.utils.data as torchdata
-from detectron2.data.catalog import DatasetCatalog
+from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import InferenceSampler
+from tabulate import tabulate
+from termcolor import colored
 
 __all__ = ["build_detection_test_loader", "get_detection_dataset_dicts", "trivial_batch_collator"]
 
+logger = logging.getLogger(__name__)
+
 
 def get_detection_dataset_dicts(names, filter_empty=True, min_keypoints=0, proposal_files=None, check_consistency=True):
-    """The records of one or several registered data sets, joined.
+    """Load the records of one or several registered datasets.
 
     Args:
         names: a name or a list of names.
-        filter_empty: drop images without annotations other than crowds.
+        filter_empty: whether images without annotations, or with crowds only, are left out.
+        min_keypoints: images with fewer visible keypoints are left out; 0 keeps all.
+        proposal_files: must be None; the bundled subset of detectron2 has no proposals.
+        check_consistency: whether the datasets must have the same classes. If so, the instances of each are logged.
+
+    Returns:
+        The records. Datasets that are no lists but torch datasets are returned as they are, or joined.
+
+    Raises:
+        AssertionError: If there is no name, a dataset is empty, no record is left, or the classes are not consistent.
+        KeyError: If a dataset is not registered.
+        NotImplementedError: If ``proposal_files`` is given.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    records = []
-    for name in names:
-        loaded = DatasetCatalog.get(name)
-        if not len(loaded):
+    names = [names] if isinstance(names, str) else names
+    if not len(names):
+        raise AssertionError("get_detection_dataset_dicts needs at least one name")
+    if proposal_files is not None:
+        raise NotImplementedError("The bundled subset of detectron2 does not load proposals; install detectron2.")
+    datasets = [DatasetCatalog.get(name) for name in names]
+    if isinstance(datasets[0], torchdata.Dataset):
+        return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
+    for name, dataset in zip(names, datasets, strict=True):
+        if not len(dataset):
             raise AssertionError(f"Dataset '{name}' is empty!")
-        records.append(loaded)
-    joined = list(itertools.chain.from_iterable(records))
-    if filter_empty and "annotations" in joined[0]:
-        kept = [r for r in joined if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
-        logging.getLogger(__name__).info(
-            f"Removed {len(joined) - len(kept)} images with no usable annotations. {len(kept)} images left."
-        )
-        joined = kept
-    if not joined:
+    records = list(itertools.chain.from_iterable(datasets))
+    if "annotations" in records[0]:
+        if filter_empty:
+            records = _without_empty_images(records)
+        if min_keypoints > 0:
+            records = _with_keypoints(records, min_keypoints)
+        if check_consistency and MetadataCatalog.get(names[0]).get("thing_classes") is not None:
+            _check_classes(records, names)
+    if not records:
         raise AssertionError(f"No valid data found in {','.join(names)}.")
-    return joined
+    return records
+
+
+def _without_empty_images(records: list[dict]) -> list[dict]:
+    kept = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
+    logger.info(f"Removed {len(records) - len(kept)} images with no usable annotations. {len(kept)} images left.")
+    return kept
+
+
+def _with_keypoints(records: list[dict], least: int) -> list[dict]:
+    def visible(record: dict) -> int:
+        return sum((np.array(a["keypoints"][2::3]) > 0).sum() for a in record["annotations"] if "keypoints" in a)
+
+    kept = [record for record in records if visible(record) >= least]
+    logger.info(f"Removed {len(records) - len(kept)} images with fewer than {least} keypoints.")
+    return kept
+
+
+def _check_classes(records: list[dict], names: list[str]) -> None:
+    """Log how many instances each class has, and check that all datasets have the same classes."""
+    classes = MetadataCatalog.get(names[0]).thing_classes
+    for name in names:
+        others = MetadataCatalog.get(name).get("thing_classes")
+        if others is None:
+            return
+        if others != classes:
+            logger.error(f"Dataset {name} has the classes {others}, and {names[0]} has {classes}")
+            raise ValueError("Datasets have different metadata 'thing_classes'!")
+    counts = np.zeros(len(classes), dtype=int)
+    for record in records:
+        for annotation in record["annotations"]:
+            if annotation.get("iscrowd", 0):
+                continue
+            index = annotation["category_id"]
+            if not 0 <= index < len(classes):
+                raise AssertionError(f"Got an invalid category_id={index} for a dataset of {len(classes)} classes")
+            counts[index] += 1
+    _log_histogram(classes, counts)
+
+
+def _log_histogram(classes: list[str], counts: np.ndarray) -> None:
+    width = min(6, len(classes) * 2)
+    names = [name if len(name) <= 13 else f"{name[:11]}.." for name in classes]
+    cells: list = list(itertools.chain.from_iterable(zip(names, counts.tolist(), strict=True)))
+    cells += [None] * (width - len(cells) % width)
+    if len(classes) > 1:
+        cells += ["total", int(counts.sum())]
+    table = tabulate(
+        itertools.zip_longest(*[cells[start::width] for start in range(width)]),
+        headers=["category", "#instances"] * (width // 2),
+        tablefmt="pipe",
+        numalign="left",
+        stralign="center",
+    )
+    _log_once(f"Distribution of instances among all {len(classes)} categories:\n" + colored(table, "cyan"))
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.info(message)
 
 
 def build_detection_test_loader(
@@ -48,7 +129,24 @@ def build_detection_test_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> torchdata.DataLoader:
-    """A loader that goes once over ``dataset``, split over the processes in contiguous parts."""
+    """Build a loader that reads a dataset once.
+
+    Args:
+        dataset: a list of records, or a map-style dataset.
+        mapper: a function that is applied to each entry, or None.
+        sampler: order of the entries. By default, each process reads a contiguous part of the dataset.
+        batch_size: entries per batch.
+        num_workers: processes that load.
+        collate_fn: a function that makes a batch of a list of entries. By default, the list is the batch.
+
+    Raises:
+        AssertionError: If the dataset is empty.
+        NotImplementedError: If the dataset is iterable only.
+    """
+    if isinstance(dataset, torchdata.IterableDataset):
+        raise NotImplementedError(
+            "The bundled subset of detectron2 does not load an IterableDataset for evaluation; install detectron2."
+        )
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     mapped = dataset if mapper is None else MapDataset(dataset, mapper)
@@ -62,5 +160,5 @@ def build_detection_test_loader(
 
 
 def trivial_batch_collator(batch):
-    """A batch is the list of its samples."""
+    """Return the list of samples as the batch."""
     return batch

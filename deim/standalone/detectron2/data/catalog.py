@@ -1,17 +1,23 @@
-"""Data sets by name: how to load their records, and what is known of them."""
+"""Datasets by name: how to load their records, and their metadata."""
 
+import logging
 import types
 from collections import UserDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
 
 
 class _DatasetCatalog(UserDict):
-    """``name -> function`` that returns the data set's list of records."""
+    """The function that loads the records of each dataset, by the name of the dataset."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
+        """Add a dataset.
+
+        Raises:
+            AssertionError: If ``func`` is not callable, or the name is taken.
+        """
         if not callable(func):
             raise AssertionError("You must register a function with `DatasetCatalog.register`!")
         if name in self:
@@ -19,31 +25,58 @@ class _DatasetCatalog(UserDict):
         self[name] = func
 
     def get(self, name: str) -> list[dict]:
-        """Load the records of ``name``."""
+        """Load the records of a dataset.
+
+        Raises:
+            KeyError: If the dataset is not registered.
+        """
         if name not in self:
             known = ", ".join(self) or "none"
             raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {known}")
         return self[name]()
 
     def list(self) -> list[str]:
+        """Return the names of all datasets."""
         return list(self)
 
     def remove(self, name: str) -> None:
+        """Remove a dataset. Raises KeyError if it is not registered."""
         self.pop(name)
+
+    def __repr__(self) -> str:
+        return f"DatasetCatalog(registered datasets: {', '.join(self)})"
+
+    __str__ = __repr__
 
 
 class Metadata(types.SimpleNamespace):
-    """Facts about one data set; a fact once set can only be set again to the same value."""
+    """What is known of one dataset. An attribute can only be set again to the same value."""
 
     name: str = "N/A"
 
+    # Old name -> name, as in detectron2.
+    _RENAMED: ClassVar[dict[str, str]] = {
+        "class_names": "thing_classes",
+        "dataset_id_to_contiguous_id": "thing_dataset_id_to_contiguous_id",
+        "stuff_class_names": "stuff_classes",
+    }
+
+    def _current_name(self, key: str) -> str:
+        if key not in self._RENAMED:
+            return key
+        logging.getLogger(__name__).warning(f"Metadata '{key}' was renamed to '{self._RENAMED[key]}'!")
+        return self._RENAMED[key]
+
     def __getattr__(self, key: str) -> Any:
+        if key in self._RENAMED:
+            return getattr(self, self._current_name(key))
         raise AttributeError(
             f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'. "
             f"Available keys are {list(self.__dict__)}."
         )
 
     def __setattr__(self, key: str, val: Any) -> None:
+        key = self._current_name(key)
         if key in self.__dict__ and self.__dict__[key] != val:
             raise AssertionError(
                 f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value!\n"
@@ -52,30 +85,47 @@ class Metadata(types.SimpleNamespace):
         super().__setattr__(key, val)
 
     def set(self, **kwargs) -> "Metadata":
+        """Set several attributes and return the metadata."""
         for key, value in kwargs.items():
             setattr(self, key, value)
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self.__dict__.get(key, default)
+        """Return an attribute, or ``default`` if it does not exist."""
+        return getattr(self, key, default)
 
     def as_dict(self) -> dict:
+        """Return a copy of the attributes."""
         return dict(self.__dict__)
 
 
 class _MetadataCatalog(UserDict):
-    """``name -> Metadata``, made on first use."""
+    """The metadata of each dataset, by the name of the dataset."""
 
     def get(self, name: str) -> Metadata:
+        """Return the metadata of a dataset. They are created empty on first use.
+
+        Raises:
+            AssertionError: If the name is empty.
+        """
+        if not len(name):
+            raise AssertionError("The name of a dataset must not be empty")
         if name not in self:
             self[name] = Metadata(name=name)
         return self[name]
 
     def list(self) -> list[str]:
+        """Return the names of all datasets that have metadata."""
         return list(self)
 
     def remove(self, name: str) -> None:
+        """Remove the metadata of a dataset. Raises KeyError if there are none."""
         self.pop(name)
+
+    def __repr__(self) -> str:
+        return f"MetadataCatalog(registered metadata: {', '.join(self)})"
+
+    __str__ = __repr__
 
 
 DatasetCatalog = _DatasetCatalog()

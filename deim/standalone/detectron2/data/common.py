@@ -1,6 +1,8 @@
-"""Map-style data sets over lists of records."""
+"""Map-style datasets over lists of records."""
 
+import copy as copying
 import pickle
+import random
 
 import numpy as np
 import torch.utils.data as torchdata
@@ -9,42 +11,81 @@ __all__ = ["DatasetFromList", "MapDataset"]
 
 
 class MapDataset(torchdata.Dataset):
-    """``map_func(dataset[i])``; a sample mapped to None is replaced by another one."""
+    """The entries of a dataset after ``map_func``. An entry that it maps to None is replaced by a random other one."""
 
     def __init__(self, dataset, map_func):
-        self._dataset, self._map = dataset, map_func
+        """Create the dataset.
+
+        Raises:
+            NotImplementedError: If ``dataset`` is iterable only.
+        """
+        if isinstance(dataset, torchdata.IterableDataset):
+            raise NotImplementedError(
+                "The bundled subset of detectron2 does not map an IterableDataset; install detectron2."
+            )
+        self._dataset, self._map_func = dataset, map_func
+        self._rng = random.Random(42)
+        self._usable = set(range(len(dataset)))
 
     def __len__(self):
         return len(self._dataset)
 
     def __getitem__(self, idx):
-        for offset in range(len(self)):
-            sample = self._map(self._dataset[(int(idx) + offset) % len(self)])
-            if sample is not None:
-                return sample
-        raise ValueError("the mapper returned None for every sample of the dataset")
+        """Return an entry. Raises ValueError if ``map_func`` returns None for every entry."""
+        place = int(idx)
+        while (sample := self._map_func(self._dataset[place])) is None:
+            self._usable.discard(place)
+            place = self._rng.sample(list(self._usable), k=1)[0]
+        self._usable.add(place)
+        return sample
+
+
+class _PickledList:
+    """A list whose entries are pickled into one array of bytes.
+
+    Forked workers share an array. Of a list of Python objects each worker would end up with a copy, because reading an
+    object changes its reference count.
+    """
+
+    def __init__(self, entries):
+        blobs = [np.frombuffer(pickle.dumps(entry, protocol=-1), dtype=np.uint8) for entry in entries]
+        self._ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
+        self._bytes = np.concatenate(blobs)
+
+    def __len__(self):
+        return len(self._ends)
+
+    def __getitem__(self, idx):
+        start = 0 if idx == 0 else self._ends[idx - 1].item()
+        return pickle.loads(memoryview(self._bytes[start : self._ends[idx].item()]))
 
 
 class DatasetFromList(torchdata.Dataset):
-    """A list of records, pickled into one byte array.
-
-    Forked workers share an array; of a list of Python objects each would end up with a copy, since
-    reading an object changes its reference count.
-    """
+    """A list as a dataset."""
 
     def __init__(self, lst, copy=True, serialize=True):
-        if not serialize:
-            self._records, self._ends = lst, None
-            return
-        blobs = [np.frombuffer(pickle.dumps(record, protocol=-1), dtype=np.uint8) for record in lst]
-        self._ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
-        self._records = np.concatenate(blobs) if blobs else np.empty(0, np.uint8)
+        """Store a list.
+
+        Args:
+            lst: the entries.
+            copy: whether an entry is copied when it is read. Serialized entries are always new objects.
+            serialize: whether the entries are pickled into one array that forked workers share; or a function that
+                returns another container of the list.
+
+        Raises:
+            TypeError: If ``serialize`` is neither a bool nor callable.
+            ValueError: If an empty list is serialized.
+        """
+        if not isinstance(serialize, bool) and not callable(serialize):
+            raise TypeError(f"serialize must be a bool or a function, got {serialize!r}")
+        self._copy = copy and serialize is False
+        if serialize is not False:
+            lst = (_PickledList if serialize is True else serialize)(lst)
+        self._lst = lst
 
     def __len__(self):
-        return len(self._records if self._ends is None else self._ends)
+        return len(self._lst)
 
     def __getitem__(self, idx):
-        if self._ends is None:
-            return self._records[idx]
-        start = self._ends[idx - 1] if idx else 0
-        return pickle.loads(memoryview(self._records[start : self._ends[idx]]))
+        entry = self._lst[idx]
+        return copying.deepcopy(entry) if self._copy else entry

@@ -8,18 +8,27 @@ __all__ = ["SizeMismatchError", "check_image_size", "read_image"]
 
 
 class SizeMismatchError(ValueError):
-    """An image has not the size its record states."""
+    """An image has another size than its record states."""
 
 
 def read_image(file_name, format=None):
-    """Read an image, turned as its EXIF orientation says.
+    """Read an image and turn it as its EXIF orientation says.
 
     Args:
-        format: a PIL mode such as "RGB" or "L", or "BGR".
+        file_name: path of the image.
+        format: a mode of PIL such as "RGB" or "L", or "BGR"; None keeps the mode of the file.
 
     Returns:
-        uint8 array of shape (H, W, 3), or (H, W, 1) for "L".
+        Array of shape (H, W, 3), (H, W, 1) for "L", or that of the mode; uint8 in most modes.
+
+    Raises:
+        NotImplementedError: If the format is "YUV-BT.601".
+        ValueError: If PIL does not know the format.
     """
+    if format == "YUV-BT.601":
+        raise NotImplementedError(
+            "The bundled subset of detectron2 does not convert images to YUV; install detectron2."
+        )
     with PathManager.open(file_name, "rb") as f:
         image = ImageOps.exif_transpose(Image.open(f))
         if format is not None:
@@ -31,13 +40,20 @@ def read_image(file_name, format=None):
 
 
 def check_image_size(dataset_dict, image):
-    """Compare ``image`` with the record's ``height`` and ``width``, and fill them in where missing.
+    """Compare an image with the ``height`` and ``width`` of its record, and add them if both are missing.
 
     Raises:
-        SizeMismatchError: they differ.
+        KeyError: If the record has only one of them.
+        SizeMismatchError: If they differ.
     """
     found = (image.shape[1], image.shape[0])
-    stated = (dataset_dict.setdefault("width", found[0]), dataset_dict.setdefault("height", found[1]))
+    if "width" not in dataset_dict and "height" not in dataset_dict:
+        dataset_dict["width"], dataset_dict["height"] = found
+        return
+    stated = (dataset_dict["width"], dataset_dict["height"])
     if found != stated:
         where = f" for image {dataset_dict['file_name']}" if "file_name" in dataset_dict else ""
-        raise SizeMismatchError(f"Mismatched image shape{where}, got {found}, expect {stated}.")
+        raise SizeMismatchError(
+            f"Mismatched image shape{where}, got {found}, expect {stated}. "
+            "Please check the width/height in your annotation."
+        )

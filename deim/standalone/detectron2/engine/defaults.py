@@ -1,4 +1,4 @@
-"""The command line and the set-up that training tools share."""
+"""The command line and the set-up of training tools."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ import os
 import sys
 
 import torch
-from detectron2.config import LazyConfig
+from detectron2.config import CfgNode, LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -20,11 +20,12 @@ __all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "defa
 
 
 def create_ddp_model(model, *, fp16_compression=False, **kwargs):
-    """``model`` in DistributedDataParallel where there are several processes.
+    """Wrap a model in DistributedDataParallel if there are several processes.
 
     Args:
-        fp16_compression: halve the traffic by sending gradients in float16.
-        kwargs: of DistributedDataParallel; ``device_ids`` defaults to this process's GPU.
+        model: the model.
+        fp16_compression: whether gradients are sent in float16.
+        kwargs: arguments of DistributedDataParallel. ``device_ids`` is by default the local rank.
     """
     if comm.get_world_size() == 1:
         return model
@@ -38,7 +39,11 @@ def create_ddp_model(model, *, fp16_compression=False, **kwargs):
 
 
 def default_argument_parser(epilog=None):
-    """``--config-file --resume --eval-only --num-gpus --num-machines --machine-rank --dist-url opts``."""
+    """Return the parser of the command line of training tools.
+
+    Args:
+        epilog: text at the end of the help; by default examples.
+    """
     program = sys.argv[0]
     parser = argparse.ArgumentParser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,8 +71,14 @@ def default_argument_parser(epilog=None):
 
 
 def default_setup(cfg, args):
-    """Make the output folder, start logging, log environment and config, save the config, seed."""
-    output_dir = OmegaConf.select(cfg, "train.output_dir", default=None)
+    """Prepare a run: create the output folder, log the environment and the config, save the config, and seed.
+
+    Args:
+        cfg: a lazy config with ``train.output_dir``, ``train.seed`` and others, or a yacs config with ``OUTPUT_DIR``,
+            ``SEED`` and others.
+        args: the command line; ``config_file`` and ``eval_only`` are used.
+    """
+    output_dir = _first(cfg, "OUTPUT_DIR", "output_dir", "train.output_dir")
     if comm.is_main_process() and output_dir:
         PathManager.mkdirs(output_dir)
     rank = comm.get_rank()
@@ -81,22 +92,56 @@ def default_setup(cfg, args):
             logger.info(f"Contents of args.config_file={args.config_file}:\n{f.read()}")
     if comm.is_main_process() and output_dir:
         path = os.path.join(output_dir, "config.yaml")
-        LazyConfig.save(cfg, path)
+        _save(cfg, path)
         logger.info(f"Full config saved to {path}")
 
-    seed = OmegaConf.select(cfg, "train.seed", default=-1)
+    seed = _first(cfg, "SEED", "train.seed", default=-1)
     seed_all_rng(None if seed < 0 else seed + rank)
     if not getattr(args, "eval_only", False):
-        torch.backends.cudnn.benchmark = OmegaConf.select(cfg, "train.cudnn_benchmark", default=False)
-    precision = OmegaConf.select(cfg, "train.float32_precision", default="")
-    if precision and torch.cuda.is_available():
+        benchmark = _first(cfg, "CUDNN_BENCHMARK", "train.cudnn_benchmark", default=False)
+        torch.backends.cudnn.benchmark = benchmark
+    precision = _first(cfg, "FLOAT32_PRECISION", "train.float32_precision", default="")
+    if precision != "":
+        _set_float32_precision(precision)
+
+
+def _first(cfg, *keys: str, default=None):
+    """Return the value of the first key that a config has."""
+    if isinstance(cfg, CfgNode):
+        cfg = OmegaConf.create(cfg.dump())
+    missing = object()
+    found = (OmegaConf.select(cfg, key, default=missing) for key in keys)
+    return next((value for value in found if value is not missing), default)
+
+
+def _save(cfg, path: str) -> None:
+    if not isinstance(cfg, CfgNode):
+        LazyConfig.save(cfg, path)
+        return
+    logging.getLogger("detectron2").info(f"Running with full config:\n{cfg.dump()}")
+    with PathManager.open(path, "w") as f:
+        f.write(cfg.dump())
+
+
+def _set_float32_precision(precision: str) -> None:
+    """Set the precision of float32 products and convolutions on CUDA. "highest" forbids TF32."""
+    logger = logging.getLogger("detectron2")
+    logger.info(f"Set fp32 precision to {precision}")
+    if torch.cuda.is_available():
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = precision != "highest"
-        logging.getLogger(__name__).info(f"Set fp32 precision to {precision}")
+    logger.info(f"torch.get_float32_matmul_precision()={torch.get_float32_matmul_precision()!r}")
+    logger.info(f"torch.backends.cuda.matmul.allow_tf32={torch.backends.cuda.matmul.allow_tf32!r}")
+    logger.info(f"torch.backends.cudnn.allow_tf32={torch.backends.cudnn.allow_tf32!r}")
 
 
 def default_writers(output_dir: str, max_iter: int | None = None):
-    """Console, ``metrics.json`` and TensorBoard."""
+    """Return the writers to the console, to ``metrics.json`` and to TensorBoard.
+
+    Args:
+        output_dir: their folder, which is created.
+        max_iter: number of iterations, for the remaining time.
+    """
     PathManager.mkdirs(output_dir)
     return [
         CommonMetricPrinter(max_iter),

@@ -11,6 +11,8 @@ import detectron2.utils.comm as comm
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver import LRMultiplier
 from detectron2.solver import LRScheduler as _TorchScheduler
+from detectron2.utils.events import EventWriter
+from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
@@ -64,31 +66,42 @@ class IterationTimer(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Lets ``writers`` write every ``period`` iterations and at the end."""
+    """Lets writers write every ``period`` iterations and at the end."""
 
     def __init__(self, writers, period=20):
-        self._writers, self._period = list(writers), period
+        """Create the hook.
 
-    def _write(self):
-        for writer in self._writers:
-            writer.write()
+        Args:
+            writers: list of EventWriter.
+            period: iterations between two writes.
+
+        Raises:
+            AssertionError: If an entry of ``writers`` is not an EventWriter.
+        """
+        for writer in writers:
+            if not isinstance(writer, EventWriter):
+                raise AssertionError(f"Expected an EventWriter, got {writer!r}")
+        self._writers, self._period = writers, period
 
     def after_step(self):
         done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or done % self._period == 0:
-            self._write()
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
 
     def after_train(self):
-        self._write()
-        while self._writers:
-            self._writers.pop().close()
+        for writer in self._writers:
+            writer.write()
+            writer.close()
 
 
-class PeriodicCheckpointer(HookBase, _PeriodicCheckpointer):
-    """fvcore's periodic checkpointer as a hook: every ``period`` iterations and at the end."""
+class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+    """Saves a checkpoint every ``period`` iterations and at the end."""
+
+    def before_train(self):
+        self.max_iter = self.trainer.max_iter
 
     def after_step(self):
-        self.max_iter = self.trainer.max_iter
         self.step(self.trainer.iter)
 
 
@@ -96,6 +109,13 @@ class LRScheduler(HookBase):
     """Steps the schedule after each iteration and puts the learning rate in the storage."""
 
     def __init__(self, optimizer=None, scheduler=None):
+        """Create the hook.
+
+        Args:
+            optimizer: by default that of the trainer.
+            scheduler: a scheduler of torch, or a ParamScheduler of fvcore as a multiplier of the initial rates; by
+                default that of the trainer.
+        """
         self._optimizer, self._scheduler = optimizer, scheduler
 
     @property
@@ -112,7 +132,10 @@ class LRScheduler(HookBase):
 
     @staticmethod
     def get_best_param_group_id(optimizer):
-        """The group whose learning rate stands for the run: the largest, or of the commonest rate."""
+        """Return the index of the parameter group whose learning rate is reported.
+
+        It is the group with the most parameters, or the first one of the most common rate if all have one parameter.
+        """
         groups = optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         if max(sizes) > 1:
@@ -135,26 +158,37 @@ class LRScheduler(HookBase):
 
 
 def _evaluates_after(hook_period: int, trainer) -> bool:
-    """Whether an evaluation of this period follows the iteration just done (the last has its own)."""
+    """Return whether an evaluation of this period follows the current iteration. The last one has its own."""
     done = trainer.iter + 1
     return hook_period > 0 and done % hook_period == 0 and done != trainer.max_iter
 
 
 class EvalHook(HookBase):
-    """Runs ``eval_function`` every ``eval_period`` iterations and at the end; puts its numbers in the storage."""
+    """Evaluates every ``eval_period`` iterations and at the end, and puts the results in the storage."""
 
     def __init__(self, eval_period, eval_function, eval_after_train=True):
+        """Create the hook.
+
+        Args:
+            eval_period: iterations between evaluations; 0 for none before the end.
+            eval_function: returns a nested dict of numbers, or None on processes that have none.
+            eval_after_train: whether to evaluate at the end.
+        """
         self._period, self._func, self._eval_after_train = eval_period, eval_function, eval_after_train
 
     def _do_eval(self):
         results = self._func()
         if results:
-            try:
-                numbers = {name: float(value) for name, value in flatten_results_dict(results).items()}
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"[EvalHook] eval_function should return a nested dict of float. Got {results!r} instead."
-                ) from error
+            if not isinstance(results, dict):
+                raise AssertionError(f"Eval function must return a dict. Got {results!r} instead.")
+            numbers = flatten_results_dict(results)
+            for name, value in numbers.items():
+                try:
+                    float(value)
+                except Exception as error:
+                    raise ValueError(
+                        f"[EvalHook] eval_function should return a nested dict of float. Got '{name}: {value}' instead."
+                    ) from error
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
         comm.synchronize()  # an evaluation on the main process may take long
 
@@ -170,40 +204,67 @@ class EvalHook(HookBase):
 
 
 class BestCheckpointer(HookBase):
-    """Saves ``<file_prefix>.pth`` whenever ``val_metric`` in the storage is better than before.
+    """Saves ``<file_prefix>.pth`` whenever a metric in the storage is better than before.
 
     Register it after the :class:`EvalHook` of the same period.
     """
 
-    def __init__(self, eval_period, checkpointer, val_metric, mode="max", file_prefix="model_best"):
+    def __init__(
+        self,
+        eval_period: int,
+        checkpointer: Checkpointer,
+        val_metric: str,
+        mode: str = "max",
+        file_prefix: str = "model_best",
+    ) -> None:
+        """Create the hook.
+
+        Args:
+            eval_period: the period of the EvalHook.
+            checkpointer: saves the checkpoints.
+            val_metric: name of the scalar, such as "bbox/AP50".
+            mode: whether the "max" or the "min" is the best.
+            file_prefix: name of the file without its suffix.
+
+        Raises:
+            AssertionError: If ``mode`` is unknown.
+        """
         if mode not in ("max", "min"):
             raise AssertionError(f'Mode "{mode}" to `BestCheckpointer` is unknown. It should be "max" or "min".')
-        self._better = operator.gt if mode == "max" else operator.lt
+        self._compare = operator.gt if mode == "max" else operator.lt
         self._period, self._checkpointer = eval_period, checkpointer
         self._val_metric, self._file_prefix = val_metric, file_prefix
         self.best_metric = self.best_iter = None
         self._logger = logging.getLogger(__name__)
 
     def _best_checking(self):
-        if self._val_metric not in self.trainer.storage.latest():
+        found = self.trainer.storage.latest().get(self._val_metric)
+        if found is None:
             self._logger.warning(
-                f"Given val metric {self._val_metric} does not seem to be computed/stored. "
+                f"Given val metric {self._val_metric} does not seem to be computed/stored."
                 "Will not be checkpointing based on it."
             )
             return
-        value, when = self.trainer.storage.latest()[self._val_metric]
-        if not math.isfinite(value) or (self.best_metric is not None and not self._better(value, self.best_metric)):
+        value, when = found
+        latest, former = f"latest eval score for {self._val_metric} is {value:0.5f}", self.best_metric
+        if former is None:
+            if math.isfinite(value):
+                self._save(value, when)
+                self._logger.info(f"Saved first model at {value:0.5f} @ {when} steps")
+        elif self._compare(value, former):
+            message = f"better than last best score {former:0.5f} @ iteration {self.best_iter}."
+            self._save(value, when)
+            self._logger.info(f"Saved best model as {latest}, {message}")
+        else:
             self._logger.info(
-                f"Not saving as latest eval score for {self._val_metric} is {value:0.5f}, "
-                f"not better than best score {self.best_metric} @ iteration {self.best_iter}."
+                f"Not saving as {latest}, not better than best score {former:0.5f} @ iteration {self.best_iter}."
             )
-            return
+
+    def _save(self, value: float, when: int) -> None:
         self._checkpointer.save(self._file_prefix, iteration=when)
-        self._logger.info(
-            f"Saved best model as latest eval score for {self._val_metric} is {value:0.5f}, "
-            f"better than last best score {self.best_metric} @ iteration {self.best_iter}."
-        )
-        self.best_metric, self.best_iter = value, when
+        # An infinite value is saved, but not remembered, as by detectron2.
+        if math.isfinite(value):
+            self.best_metric, self.best_iter = value, when
 
     def after_step(self):
         if _evaluates_after(self._period, self.trainer):

@@ -22,12 +22,22 @@ def _free_port() -> int:
 def launch(
     main_func, num_gpus_per_machine, num_machines=1, machine_rank=0, dist_url=None, args=(), timeout=DEFAULT_TIMEOUT
 ):  # fmt: skip
-    """Call ``main_func(*args)`` in ``num_gpus_per_machine`` processes; NCCL with GPUs, else gloo.
+    """Call a function in several processes. Call ``launch`` itself on every machine.
 
-    To be called on every machine with the same ``dist_url`` ("auto" on a single machine).
+    Args:
+        main_func: the function. A single process runs it in place.
+        num_gpus_per_machine: processes per machine. They communicate by NCCL on GPUs, otherwise by gloo.
+        num_machines: number of machines.
+        machine_rank: number of this machine.
+        dist_url: address that the processes meet at, or "auto" on a single machine.
+        args: arguments of the function.
+        timeout: of the communication.
+
+    Raises:
+        AssertionError: If ``dist_url`` is "auto" and there are several machines.
     """
     world_size = num_machines * num_gpus_per_machine
-    if world_size == 1:
+    if world_size <= 1:
         main_func(*args)
         return
     if dist_url == "auto":

@@ -14,35 +14,34 @@ __all__ = ["HookBase", "SimpleTrainer", "TrainerBase"]
 
 
 class HookBase:
-    """Something done around training and around each of its iterations.
+    """Something that is done around training and around each of its iterations.
 
-    ``self.trainer`` is set on registration. A hook with state returns it from :meth:`state_dict`
-    and has a ``load_state_dict``.
+    Registration sets ``trainer``. A hook with state returns it from :meth:`state_dict` and has a ``load_state_dict``.
     """
 
-    trainer: "TrainerBase"
+    trainer: "TrainerBase" = None  # type: ignore[assignment]
 
     def before_train(self):
-        """Before the first iteration."""
+        """Run before the first iteration."""
 
     def after_train(self):
-        """After the last iteration, or when one has failed."""
+        """Run after the last iteration, or when one has failed."""
 
     def before_step(self):
-        """Before each iteration."""
+        """Run before each iteration."""
 
     def after_backward(self):
-        """After each iteration's gradients are there."""
+        """Run when the gradients of an iteration are computed."""
 
     def after_step(self):
-        """After each iteration."""
+        """Run after each iteration."""
 
     def state_dict(self):
         return {}
 
 
 class TrainerBase:
-    """Iterates from ``start_iter`` to ``max_iter`` and calls the hooks in order."""
+    """A loop of iterations that calls hooks in the order of their registration."""
 
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
@@ -51,16 +50,21 @@ class TrainerBase:
         self.storage: EventStorage
 
     def register_hooks(self, hooks) -> None:
-        """Append hooks; None among them is skipped."""
-        for hook in hooks:
-            if hook is None:
-                continue
+        """Append hooks, and skip None among them.
+
+        Raises:
+            AssertionError: If an entry is not a hook.
+        """
+        registered = [hook for hook in hooks if hook is not None]
+        for hook in registered:
+            if not isinstance(hook, HookBase):
+                raise AssertionError(f"Expected a HookBase, got {hook!r}")
             # A strong reference from both sides would keep the model alive after the trainer.
             hook.trainer = weakref.proxy(self)
-            self._hooks.append(hook)
+        self._hooks.extend(registered)
 
     def train(self, start_iter: int, max_iter: int):
-        """Run the iterations ``start_iter`` .. ``max_iter - 1``."""
+        """Run the iterations from ``start_iter`` to ``max_iter - 1``."""
         logger = logging.getLogger(__name__)
         logger.info(f"Starting training from iteration {start_iter}")
         self.start_iter, self.max_iter, self.iter = start_iter, max_iter, start_iter
@@ -75,11 +79,13 @@ class TrainerBase:
 
     def _iterate(self) -> None:
         self.before_train()
-        while self.iter < self.max_iter:
-            for do in (self.before_step, self.run_step, self.after_step):
-                do()
-            # Hooks tell by iter == max_iter that training came to its end.
-            self.iter += 1
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self.before_step()
+            self.run_step()
+            self.after_step()
+        # Hooks see by iter == max_iter that no iteration has failed.
+        self.iter += 1
 
     def _notify(self, moment: str) -> None:
         for hook in self._hooks:
@@ -106,7 +112,7 @@ class TrainerBase:
         raise NotImplementedError
 
     def state_dict(self):
-        """``{"iteration": ..., "hooks": {class name: state}}``."""
+        """Return ``{"iteration": ..., "hooks": {class name: state}}``."""
         states: dict[str, dict] = {}
         for hook in self._hooks:
             state = hook.state_dict()
@@ -125,15 +131,19 @@ class TrainerBase:
 
 
 class SimpleTrainer(TrainerBase):
-    """One model that returns a dict of losses, one loader, one optimizer."""
+    """Trains one model, which returns a dict of losses, with one loader and one optimizer."""
 
-    def __init__(
-        self, model, data_loader, optimizer, gather_metric_period=1, zero_grad_before_forward=False,
-        async_write_metrics=False,
-    ):  # fmt: skip
+    def __init__(self, model, data_loader, optimizer, gather_metric_period=1, zero_grad_before_forward=False):
+        """Create the trainer and set the model to training mode.
+
+        Args:
+            model: returns a dict of losses, or one loss, for an entry of ``data_loader``.
+            data_loader: an iterable.
+            optimizer: a torch optimizer.
+            gather_metric_period: iterations between two times that losses are put in the storage.
+            zero_grad_before_forward: whether gradients are cleared before the forward pass instead of after it.
+        """
         super().__init__()
-        if async_write_metrics:
-            raise NotImplementedError("async_write_metrics needs the real detectron2")
         model.train()
         self.model, self.data_loader, self.optimizer = model, data_loader, optimizer
         self.gather_metric_period = gather_metric_period
@@ -166,14 +176,24 @@ class SimpleTrainer(TrainerBase):
     def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix="", iter=None) -> None:
         current = self.iter if iter is None else iter
         if (current + 1) % self.gather_metric_period == 0:
-            SimpleTrainer.write_metrics(loss_dict, data_time, current, prefix)
+            try:
+                SimpleTrainer.write_metrics(loss_dict, data_time, current, prefix)
+            except Exception:
+                logging.getLogger(__name__).exception("Exception in writing metrics: ")
+                raise
 
     @staticmethod
     def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix="") -> None:
         """Put the mean of each loss over the processes, their sum, and the data time in the storage.
 
+        Args:
+            loss_dict: scalar losses of this process.
+            data_time: seconds that this process waited for data.
+            cur_iter: the iteration.
+            prefix: of the name of the sum.
+
         Raises:
-            FloatingPointError: the sum is not finite.
+            FloatingPointError: If the sum is not finite.
         """
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)

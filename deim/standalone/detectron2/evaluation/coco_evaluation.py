@@ -1,4 +1,4 @@
-"""COCO's box AP."""
+"""AP of boxes as COCO defines it."""
 
 import contextlib
 import copy
@@ -31,54 +31,77 @@ _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCOEvaluator(DatasetEvaluator):
-    """AP of predicted boxes, in percent; NaN where it cannot be computed."""
+    """AP of predicted boxes in percent. A value is NaN if it cannot be computed."""
 
     def __init__(
         self, dataset_name, tasks=None, distributed=True, output_dir=None, *, max_dets_per_image=None,
-        use_fast_impl=True, kpt_oks_sigmas=(), allow_cached_coco=True,
+        use_fast_impl=True, allow_cached_coco=True,
     ):  # fmt: skip
-        """
+        """Create the evaluator. Call ``reset`` before the first prediction.
+
         Args:
-            dataset_name: a registered data set. If its metadata has no ``json_file``, it is written to
-                ``output_dir`` in COCO format first.
+            dataset_name: name of a registered dataset. If its metadata has no ``json_file``, the dataset is written to
+                ``output_dir`` in COCO format.
             tasks: ``("bbox",)`` or None.
-            distributed: gather the predictions of all processes on the main one.
-            output_dir: where to write ``instances_predictions.pth`` and ``coco_instances_results.json``.
-            max_dets_per_image: detections per image that count; default 100.
-            use_fast_impl: by faster-coco-eval in place of pycocotools: the same numbers, several times as fast.
-            allow_cached_coco: whether such a file of an earlier run is used.
+            distributed: whether the main process evaluates the predictions of all processes.
+            output_dir: folder of ``instances_predictions.pth`` and ``coco_instances_results.json``, or None.
+            max_dets_per_image: detections per image that count; by default 100.
+            use_fast_impl: whether to use faster-coco-eval instead of pycocotools, for the same numbers in less time.
+            allow_cached_coco: whether a file in COCO format of an earlier run is used.
 
         Raises:
-            ValueError: neither ``json_file`` nor ``output_dir`` is there.
+            NotImplementedError: If ``tasks`` has another task.
+            ValueError: If the dataset has no ``json_file`` and ``output_dir`` is not given.
         """
         if tasks is not None and tuple(tasks) != ("bbox",):
-            raise NotImplementedError(f"only boxes are evaluated here, not {tasks}; install detectron2 for more")
+            raise NotImplementedError(
+                f"The bundled subset of detectron2 evaluates boxes only, not {tasks}; install detectron2."
+            )
         self._logger = logging.getLogger(__name__)
-        self._distributed, self._output_dir = distributed, output_dir
-        self._max_dets = [1, 10, 100 if max_dets_per_image is None else max_dets_per_image]
+        self._tasks, self._distributed, self._output_dir = tasks, distributed, output_dir
+        self._max_dets_per_image = [1, 10, 100 if max_dets_per_image is None else max_dets_per_image]
+        self._use_fast_impl = use_fast_impl
         self._metadata = MetadataCatalog.get(dataset_name)
         if self._metadata.get("json_file") is None:
-            if output_dir is None:
-                raise ValueError("output_dir must be provided for data sets that are not in COCO format")
-            path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
-            convert_to_coco_json(dataset_name, path, allow_cached=allow_cached_coco)
-            self._metadata.json_file = path
+            self._write_dataset(dataset_name, allow_cached_coco)
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api = (FastCOCO if use_fast_impl else COCO)(PathManager.get_local_path(self._metadata.json_file))
-        self._evaluation = COCOeval_faster if use_fast_impl else COCOeval
         self._do_evaluation = "annotations" in self._coco_api.dataset
-        self._predictions: list[dict] = []
+
+    def _write_dataset(self, dataset_name: str, allow_cached: bool) -> None:
+        if self._output_dir is None:
+            raise ValueError(f"output_dir must be provided to COCOEvaluator: {dataset_name} is not in COCO format.")
+        self._logger.info(f"Trying to convert '{dataset_name}' to COCO format ...")
+        path = os.path.join(self._output_dir, f"{dataset_name}_coco_format.json")
+        convert_to_coco_json(dataset_name, path, allow_cached=allow_cached)
+        self._metadata.json_file = path
 
     def reset(self):
-        self._predictions = []
+        self._predictions: list[dict] = []
 
     def process(self, inputs, outputs):
-        for given, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"].to(torch.device("cpu"))
-            image_id = given["image_id"]
-            self._predictions.append({"image_id": image_id, "instances": instances_to_coco_json(instances, image_id)})
+        """Take the predictions of a batch. An output without ``instances`` is skipped.
+
+        Raises:
+            NotImplementedError: If an output has proposals, masks or keypoints.
+        """
+        for given, output in zip(inputs, outputs, strict=False):
+            if "proposals" in output:
+                raise _unsupported("proposals")
+            if "instances" in output:
+                image_id = given["image_id"]
+                found = instances_to_coco_json(output["instances"].to(torch.device("cpu")), image_id)
+                self._predictions.append({"image_id": image_id, "instances": found})
 
     def evaluate(self, img_ids=None):
+        """Return ``{"bbox": {metric: value}}`` on the main process, and an empty dict on others.
+
+        Args:
+            img_ids: ids of the images to evaluate; by default all.
+
+        Raises:
+            AssertionError: If a predicted class does not exist.
+        """
         predictions = self._predictions
         if self._distributed:
             comm.synchronize()
@@ -88,19 +111,20 @@ class COCOEvaluator(DatasetEvaluator):
         if not predictions:
             self._logger.warning("[COCOEvaluator] Did not receive valid predictions.")
             return {}
+        self._save_predictions(predictions)
         self._logger.info("Preparing results for COCO format ...")
         detections = list(itertools.chain(*(p["instances"] for p in predictions)))
         self._to_dataset_ids(detections)
-        if self._output_dir:
-            self._dump(predictions, detections)
+        self._save_results(detections)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return {}
-        self._logger.info("Evaluating predictions ...")
+        kind = "unofficial" if self._use_fast_impl else "official"
+        self._logger.info(f"Evaluating predictions with {kind} COCO API...")
         return copy.deepcopy(OrderedDict(bbox=self._evaluate_boxes(detections, img_ids)))
 
     def _to_dataset_ids(self, detections) -> None:
-        """Replace contiguous class indices by the category ids of the annotation file."""
+        """Replace class indices by the category ids of the annotation file."""
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if mapping is None:
             return
@@ -114,63 +138,104 @@ class COCOEvaluator(DatasetEvaluator):
                 )
             detection["category_id"] = dataset_id[index]
 
-    def _dump(self, predictions, detections) -> None:
-        PathManager.mkdirs(self._output_dir)
-        with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as f:
-            torch.save(predictions, f)
-        path = os.path.join(self._output_dir, "coco_instances_results.json")
-        self._logger.info(f"Saving results to {path}")
-        with PathManager.open(path, "w") as f:
-            json.dump(detections, f)
+    def _save_predictions(self, predictions) -> None:
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as f:
+                torch.save(predictions, f)
+
+    def _save_results(self, detections) -> None:
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            self._logger.info(f"Saving results to {path}")
+            with PathManager.open(path, "w") as f:
+                json.dump(detections, f)
 
     def _evaluate_boxes(self, detections, img_ids):
         if not detections:
             self._logger.warning("No predictions from the model!")
             return {metric: float("nan") for metric in _METRICS}
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = self._coco_api.loadRes(detections)
-            evaluation = self._evaluation(self._coco_api, found, "bbox")
-            evaluation.params.maxDets = self._max_dets
-            if img_ids is not None:
-                evaluation.params.imgIds = img_ids
-            evaluation.evaluate()
-            evaluation.accumulate()
-        evaluation.summarize()
-        stats = evaluation.stats[: len(_METRICS)]
-        results = {m: float(s * 100) if s >= 0 else float("nan") for m, s in zip(_METRICS, stats, strict=True)}
+        evaluation = self._accumulated(detections, img_ids)
+        # pycocotools prints a summary of 100 detections per image whatever their number is.
+        if self._use_fast_impl or self._max_dets_per_image[-1] == 100:
+            evaluation.summarize()
+        results = _metrics(evaluation.eval["precision"], evaluation.params.iouThrs)
         self._logger.info("Evaluation results for bbox: \n" + create_small_table(results))
         if not np.isfinite(sum(results.values())):
             self._logger.info("Some metrics cannot be computed and is shown as NaN.")
         classes = self._metadata.get("thing_classes")
         if classes is not None and len(classes) > 1:
-            per_class = _per_class_ap(evaluation.eval["precision"], classes)
+            precision = evaluation.eval["precision"]
+            if len(classes) != precision.shape[2]:
+                raise AssertionError(f"{len(classes)} classes, but the annotations have {precision.shape[2]}")
+            per_class = [(name, _mean(precision[:, :, index, 0, -1])) for index, name in enumerate(classes)]
             self._logger.info("Per-category bbox AP: \n" + _class_table(per_class))
             results.update({f"AP-{name}": value for name, value in per_class})
         return results
 
+    def _accumulated(self, detections, img_ids):
+        """Match the detections with the annotations, and return the evaluation of the COCO API."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = self._coco_api.loadRes(detections)
+            evaluation = (COCOeval_faster if self._use_fast_impl else COCOeval)(self._coco_api, found, "bbox")
+            evaluation.params.maxDets = self._max_dets_per_image
+            if img_ids is not None:
+                evaluation.params.imgIds = img_ids
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return evaluation
 
-def _per_class_ap(precision, classes) -> list[tuple[str, float]]:
-    """Mean precision per class from COCOeval's (IoU, recall, class, area, detections) array."""
-    rows = []
-    for index, name in enumerate(classes):
-        values = precision[:, :, index, 0, -1]
-        values = values[values > -1]
-        rows.append((name, float(values.mean() * 100) if values.size else float("nan")))
-    return rows
+
+def _metrics(precision: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
+    """Return the metrics of the COCO API in percent.
+
+    Args:
+        precision: (IoU, recall, class, area, detections per image); -1 where it is not defined.
+        thresholds: IoU of each entry of the first dimension.
+    """
+    every = precision[:, :, :, :, -1]
+    at = {name: every[np.isclose(thresholds, iou)][..., 0] for name, iou in (("AP50", 0.5), ("AP75", 0.75))}
+    of_area = {name: every[..., index] for index, name in enumerate(("APs", "APm", "APl"), start=1)}
+    parts = {"AP": every[..., 0], **at, **of_area}
+    return {name: _mean(parts[name]) for name in _METRICS}
+
+
+def _mean(precision: np.ndarray) -> float:
+    """Return the mean of the defined entries in percent, or NaN if there is none."""
+    defined = precision[precision > -1]
+    return float(defined.mean() * 100) if defined.size else float("nan")
 
 
 def _class_table(per_class) -> str:
+    """Return a table of three classes per row."""
     columns = min(3, len(per_class))
     cells = list(itertools.chain(*per_class))
-    rows = [cells[i : i + 2 * columns] for i in range(0, len(cells), 2 * columns)]
+    rows = itertools.zip_longest(*[cells[start :: 2 * columns] for start in range(2 * columns)])
     return tabulate(rows, headers=["category", "AP"] * columns, tablefmt="pipe", floatfmt=".3f", numalign="left")
 
 
 def instances_to_coco_json(instances, img_id):
-    """Predictions of one image as COCO result records; ``category_id`` is the class index."""
+    """Return the predictions of one image as records of COCO's result format.
+
+    Args:
+        instances: ``pred_boxes``, ``scores`` and ``pred_classes`` on the CPU.
+        img_id: id of the image.
+
+    Raises:
+        NotImplementedError: If there are masks or keypoints, or no field.
+    """
+    if not len(instances):
+        return []
+    for field in ("pred_masks", "pred_keypoints"):
+        if instances.has(field):
+            raise _unsupported(field)
     boxes = BoxMode.convert(instances.pred_boxes.tensor.numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
     scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
     return [
         {"image_id": img_id, "category_id": category, "bbox": box, "score": score}
         for box, score, category in zip(boxes, scores, classes, strict=True)
     ]
+
+
+def _unsupported(what: str) -> NotImplementedError:
+    return NotImplementedError(f"The bundled subset of detectron2 does not evaluate {what}; install detectron2.")

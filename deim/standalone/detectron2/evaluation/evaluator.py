@@ -1,4 +1,4 @@
-"""Running a model over a data set and handing its outputs to evaluators."""
+"""Evaluators, and the loop of a model over a dataset."""
 
 import datetime
 import logging
@@ -16,16 +16,16 @@ __all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context", "infere
 
 
 class DatasetEvaluator:
-    """Collects inputs and outputs of a model by :meth:`process`, and judges them by :meth:`evaluate`."""
+    """Collects inputs and outputs of a model by :meth:`process`, and evaluates them by :meth:`evaluate`."""
 
     def reset(self):
-        """Forget what was processed."""
+        """Start a new round."""
 
     def process(self, inputs, outputs):
-        """Take one batch: the inputs given to the model and what it returned."""
+        """Take the inputs and the outputs of the model for one batch."""
 
     def evaluate(self):
-        """``{task: {metric: value}}`` on the main process."""
+        """Return ``{task: {metric: value}}`` on the main process."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
@@ -55,7 +55,7 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 class _Stopwatch:
-    """Seconds per iteration of named phases."""
+    """Seconds of the phases of the loop."""
 
     def __init__(self):
         self.restart()
@@ -74,14 +74,16 @@ class _Stopwatch:
 
 
 def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
-    """Run ``model`` in eval mode over ``data_loader`` and evaluate, logging progress and speed.
+    """Run a model in eval mode over a dataset, evaluate its outputs, and log progress and speed.
 
     Args:
-        evaluator: one, a list of them, or None to measure speed only.
-        callbacks: functions by name: ``on_start``, ``before_inference``, ``after_inference``, ``on_end``.
+        model: a module or a function.
+        data_loader: batches; its length must be known.
+        evaluator: an evaluator, a list of them, or None to measure the speed only.
+        callbacks: functions without arguments by name: on_start, before_inference, after_inference, on_end.
 
     Returns:
-        the evaluator's results; an empty dict on processes that have none.
+        The results of the evaluator, or an empty dict if it returns None.
     """
     if evaluator is None:
         evaluator = DatasetEvaluators([])
@@ -115,16 +117,18 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
             evaluator.process(inputs, outputs)
             watch.lap("Eval")
             counted = index + 1 - warmup * (index >= warmup)
-            if index >= warmup * 2:
+            if index >= warmup * 2 or watch.spent["Inference"] / counted > 5:
                 _log_progress(watch, index + 1, total, counted)
         if call["on_end"]:
             call["on_end"]()
-    for what, seconds in (("time", watch.total()), ("pure compute time", watch.spent["Inference"])):
+    compute = watch.spent["Inference"]
+    for what, seconds, shown in (("time", watch.total(), watch.total()), ("pure compute time", compute, int(compute))):
         logger.info(
-            f"Total inference {what}: {datetime.timedelta(seconds=int(seconds))} "
+            f"Total inference {what}: {datetime.timedelta(seconds=shown)} "
             f"({seconds / (total - warmup):.6f} s / iter per device, on {get_world_size()} devices)"
         )
-    return evaluator.evaluate() or {}
+    results = evaluator.evaluate()
+    return {} if results is None else results
 
 
 def _log_progress(watch: _Stopwatch, done: int, total: int, counted: int) -> None:
@@ -138,7 +142,7 @@ def _log_progress(watch: _Stopwatch, done: int, total: int, counted: int) -> Non
 
 @contextmanager
 def inference_context(model):
-    """Eval mode within, the former mode after."""
+    """Set a model to eval mode within the block, and restore its mode after it."""
     was_training = model.training
     model.eval()
     try:

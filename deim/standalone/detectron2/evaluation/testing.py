@@ -7,7 +7,16 @@ __all__ = ["flatten_results_dict", "print_csv_format"]
 
 
 def print_csv_format(results):
-    """Log the main metrics of each task as two lines to paste into a spreadsheet."""
+    """Log the main metrics of each task as two lines to paste into a spreadsheet.
+
+    Args:
+        results: ``{task: {metric: value}}``. Metrics of single classes are left out.
+
+    Raises:
+        AssertionError: If it is not a mapping, and not empty.
+    """
+    if not isinstance(results, Mapping) and len(results):
+        raise AssertionError(f"Expected a dict of results, got {results!r}")
     logger = logging.getLogger(__name__)
     for task, metrics in results.items():
         if not isinstance(metrics, Mapping):
@@ -20,11 +29,11 @@ def print_csv_format(results):
 
 
 def flatten_results_dict(results):
-    """``{"bbox": {"AP": 1}}`` -> ``{"bbox/AP": 1}``."""
+    """Return a nested dict as a flat one: ``{"bbox": {"AP": 1}}`` becomes ``{"bbox/AP": 1}``."""
     flat = {}
     for name, value in results.items():
         if isinstance(value, Mapping):
-            flat.update({f"{name}/{inner}": v for inner, v in flatten_results_dict(value).items()})
+            flat.update({name + "/" + inner: v for inner, v in flatten_results_dict(value).items()})
         else:
             flat[name] = value
     return flat

@@ -1,4 +1,4 @@
-"""Batch normalisation with constant statistics and affine parameters."""
+"""Batch normalization with constant statistics and affine parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,12 @@ from torch.nn import functional as F
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """``(x - running_mean) / sqrt(running_var + eps) * weight + bias``, all four being buffers."""
+    """``(x - running_mean) / sqrt(running_var + eps) * weight + bias``. All four are buffers."""
 
     _version = 3
 
     def __init__(self, num_features, eps=1e-5):
+        """Create an identity of ``num_features`` channels."""
         super().__init__()
         self.num_features, self.eps = num_features, eps
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0 - eps)):
@@ -27,22 +28,37 @@ class FrozenBatchNorm2d(nn.Module):
             x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )
 
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        if (local_metadata.get("version") or 0) < 2:
+            # The first version had no statistics.
+            state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
+            state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def __repr__(self):
         return f"FrozenBatchNorm2d(num_features={self.num_features}, eps={self.eps})"
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """A copy of the tree in which every BatchNorm is replaced by a frozen one of equal values."""
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            frozen = cls(module.num_features, module.eps)
-            if module.affine:
-                frozen.weight.data.copy_(module.weight.data)
-                frozen.bias.data.copy_(module.bias.data)
-            frozen.running_mean.data.copy_(module.running_mean.data)
-            frozen.running_var.data.copy_(module.running_var.data)
-            return frozen
+        """Replace every BatchNorm2d and SyncBatchNorm in a tree by a frozen one of equal values.
+
+        Returns:
+            The module itself, changed in place, or its replacement if it is such a norm.
+        """
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            return cls._frozen(module)
         for name, child in list(module.named_children()):
             converted = cls.convert_frozen_batchnorm(child)
             if converted is not child:
                 module.add_module(name, converted)
         return module
+
+    @classmethod
+    def _frozen(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> "FrozenBatchNorm2d":
+        frozen = cls(norm.num_features)
+        if norm.affine:
+            frozen.weight.data = norm.weight.data.clone()
+            frozen.bias.data = norm.bias.data.clone()
+        frozen.running_mean.data, frozen.running_var.data = norm.running_mean.data, norm.running_var.data
+        frozen.eps, frozen.num_batches_tracked = norm.eps, norm.num_batches_tracked
+        return frozen

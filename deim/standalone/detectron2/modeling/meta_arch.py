@@ -1,4 +1,4 @@
-"""The registry of whole models."""
+"""Models by name, for yacs configs."""
 
 import torch
 from detectron2.utils.registry import Registry
@@ -8,6 +8,10 @@ META_ARCH_REGISTRY = Registry("META_ARCH")
 
 
 def build_model(cfg) -> nn.Module:
-    """The model that ``cfg.MODEL.META_ARCHITECTURE`` names, on ``cfg.MODEL.DEVICE``, without weights."""
+    """Build the model that ``cfg.MODEL.META_ARCHITECTURE`` names on ``cfg.MODEL.DEVICE``. No weights are loaded.
+
+    Raises:
+        KeyError: If the name is not registered.
+    """
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))

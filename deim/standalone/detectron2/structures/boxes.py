@@ -19,40 +19,63 @@ class BoxMode(IntEnum):
 
     @staticmethod
     def convert(box, from_mode: "BoxMode", to_mode: "BoxMode"):
-        """Convert boxes between XYXY and XYWH.
+        """Convert boxes between XYXY_ABS and XYWH_ABS.
 
         Args:
-            box: 4 numbers, or an array or tensor of shape (N, 4).
+            box: a list or tuple of 4 numbers, or an array or tensor of shape (N, 4). It is not modified.
 
         Returns:
-            the same kind of object.
+            The same type as ``box``, with the same dtype. ``box`` itself if the modes are equal.
 
         Raises:
-            NotImplementedError: for another pair of modes.
+            AssertionError: If a list has a wrong length, or a mode is relative.
+            NotImplementedError: If a mode is XYWHA_ABS.
         """
         if from_mode == to_mode:
             return box
-        signs = {
-            (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS): 1.0,
-            (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS): -1.0,
-        }
-        if (from_mode, to_mode) not in signs:
-            raise NotImplementedError(f"Conversion from {from_mode!r} to {to_mode!r} is not supported")
         if isinstance(box, (list, tuple)):
-            numbers = np.asarray(box, dtype=np.float64)
+            if len(box) not in (4, 5):
+                raise AssertionError(f"BoxMode.convert needs a list of 4 numbers, got {len(box)}")
+            boxes = torch.tensor(box)[None]
         else:
-            numbers = box.clone() if isinstance(box, Tensor) else box.copy()
-        numbers[..., 2:] += signs[from_mode, to_mode] * numbers[..., :2]
-        return type(box)(numbers.tolist()) if isinstance(box, (list, tuple)) else numbers
+            boxes = torch.tensor(box) if isinstance(box, np.ndarray) else box.clone()
+        if {from_mode, to_mode} & {BoxMode.XYXY_REL, BoxMode.XYWH_REL}:
+            raise AssertionError("Relative mode not yet supported!")
+        if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
+            raise NotImplementedError(
+                f"The bundled subset of detectron2 does not convert {from_mode!r} to {to_mode!r}. "
+                "Install detectron2 for rotated boxes."
+            )
+        for near, far in ((0, 2), (1, 3)):
+            if to_mode == BoxMode.XYXY_ABS:
+                boxes[:, far] += boxes[:, near]
+            else:
+                boxes[:, far] -= boxes[:, near]
+        if isinstance(box, (list, tuple)):
+            return type(box)(boxes[0].tolist())
+        return boxes.numpy() if isinstance(box, np.ndarray) else boxes
 
 
 class Boxes:
-    """N boxes as a float tensor of shape (N, 4), absolute XYXY."""
+    """Boxes of one image in absolute XYXY coordinates.
+
+    Attributes:
+        tensor: float32 tensor of shape (N, 4).
+    """
 
     def __init__(self, tensor: Tensor):
-        tensor = torch.as_tensor(tensor)
-        if not tensor.is_floating_point():
+        """Store ``tensor`` as float32.
+
+        Args:
+            tensor: a tensor, array or nested list of shape (N, 4). If it is empty, its shape does not matter.
+
+        Raises:
+            AssertionError: If the shape is not (N, 4).
+        """
+        if isinstance(tensor, Tensor):
             tensor = tensor.to(torch.float32)
+        else:
+            tensor = torch.as_tensor(tensor, dtype=torch.float32, device="cpu")
         if tensor.numel() == 0:
             tensor = tensor.reshape(-1, 4)
         if tensor.dim() != 2 or tensor.size(-1) != 4:
@@ -66,21 +89,28 @@ class Boxes:
         return Boxes(self.tensor.to(device=device))
 
     def area(self) -> Tensor:
-        """(N,) areas."""
+        """Return the areas, shape (N,)."""
         size = self.tensor[:, 2:] - self.tensor[:, :2]
         return size[:, 0] * size[:, 1]
 
     def clip(self, box_size: tuple[int, int]) -> None:
-        """Clip in place to an image of ``(height, width)``."""
+        """Clip the boxes in place to an image of size ``(height, width)``.
+
+        Raises:
+            AssertionError: If a coordinate is infinite or NaN.
+        """
+        if not torch.isfinite(self.tensor).all():
+            raise AssertionError("Box tensor contains infinite or NaN!")
         height, width = box_size
-        limit = self.tensor.new_tensor([width, height, width, height])
-        self.tensor = torch.minimum(self.tensor.clamp(min=0), limit)
+        x, y = self.tensor[:, 0::2].clamp(min=0, max=width), self.tensor[:, 1::2].clamp(min=0, max=height)
+        self.tensor = torch.stack([x, y], dim=-1).flatten(1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """(N,) bool: both sides are longer than ``threshold``."""
+        """Return a bool tensor of shape (N,): whether both sides are longer than ``threshold``."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
     def scale(self, scale_x: float, scale_y: float) -> None:
+        """Multiply the x and y coordinates in place."""
         self.tensor = self.tensor * self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y])
 
     def __getitem__(self, item) -> "Boxes":
@@ -98,7 +128,14 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes_list: list["Boxes"]) -> "Boxes":
-        return cls(torch.cat([b.tensor for b in boxes_list]) if boxes_list else torch.empty(0, 4))
+        """Concatenate boxes.
+
+        Raises:
+            AssertionError: If ``boxes_list`` is not a list or tuple of Boxes.
+        """
+        if not isinstance(boxes_list, (list, tuple)) or not all(isinstance(boxes, Boxes) for boxes in boxes_list):
+            raise AssertionError("Boxes.cat needs a list of Boxes")
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else torch.empty(0))
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,6 @@
-"""A batch of images of possibly different sizes, padded into one tensor."""
+"""A batch of images of different sizes, padded into one tensor."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -6,7 +8,12 @@ from torch.nn import functional as F
 
 
 class ImageList:
-    """``tensor`` (N, C, H, W) and ``image_sizes`` [(height, width)] of the images before padding."""
+    """A batch of padded images.
+
+    Attributes:
+        tensor: the batch, shape (N, C, H, W) or (N, H, W).
+        image_sizes: (height, width) of each image before padding.
+    """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]):
         self.tensor = tensor
@@ -16,29 +23,61 @@ class ImageList:
         return len(self.image_sizes)
 
     def __getitem__(self, idx) -> Tensor:
-        height, width = self.image_sizes[idx]
-        return self.tensor[idx, ..., :height, :width]
+        """Return one image without its padding."""
+        size = self.image_sizes[idx]
+        return self.tensor[idx, ..., : size[0], : size[1]]
+
+    def to(self, *args: Any, **kwargs: Any) -> "ImageList":
+        """Return a batch whose tensor is converted by ``Tensor.to(*args, **kwargs)``."""
+        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
     def device(self) -> torch.device:
         return self.tensor.device
 
     @staticmethod
-    def from_tensors(tensors, size_divisibility=0, pad_value=0.0, padding_constraints=None) -> "ImageList":
-        """Pad (C, Hi, Wi) tensors at the bottom and right to a common size.
+    def from_tensors(
+        tensors: list[Tensor],
+        size_divisibility: int = 0,
+        pad_value: float = 0.0,
+        padding_constraints: dict[str, int] | None = None,
+    ) -> "ImageList":
+        """Pad images at the bottom and right to a common size.
 
         Args:
-            size_divisibility: when above 1, height and width become multiples of it.
-            padding_constraints: ``{"square_size": S}`` pads to S x S.
+            tensors: images of shape (C, Hi, Wi) or (Hi, Wi). The batch has the dtype of the first one.
+            size_divisibility: if above 1, height and width of the batch become multiples of it.
+            pad_value: value of the padded pixels.
+            padding_constraints: may contain "square_size" (side of the batch in pixels; 0 has no effect) and
+                "size_divisibility" (replaces the argument of that name).
+
+        Raises:
+            AssertionError: If ``tensors`` is empty, or its entries are no tensors or have different channels.
         """
-        sizes = [(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]
-        height, width = (max(side) for side in zip(*sizes, strict=True))
-        square = (padding_constraints or {}).get("square_size", 0)
-        if square:
-            height = width = square
-        divisor = max(size_divisibility, 1)
-        height, width = (-(-side // divisor) * divisor for side in (height, width))
-        padded = [
-            F.pad(t, (0, width - w, 0, height - h), value=pad_value) for t, (h, w) in zip(tensors, sizes, strict=True)
-        ]
-        return ImageList(torch.stack(padded), sizes)
+        if not len(tensors) or not isinstance(tensors, (list, tuple)):
+            raise AssertionError("ImageList.from_tensors needs a list of tensors that is not empty")
+        for image in tensors:
+            if not isinstance(image, Tensor):
+                raise AssertionError(f"ImageList.from_tensors needs tensors, got {type(image)}")
+            if image.shape[:-2] != tensors[0].shape[:-2]:
+                raise AssertionError(f"The channels differ: {[tuple(t.shape) for t in tensors]}")
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in tensors]
+        height, width = _padded_size(sizes, size_divisibility, padding_constraints or {})
+        if len(tensors) == 1:
+            ((h, w),) = sizes
+            batch = F.pad(tensors[0], (0, width - w, 0, height - h), value=pad_value)[None]
+        else:
+            batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
+            for place, image in zip(batch, tensors, strict=True):
+                place[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+        return ImageList(batch.contiguous(), sizes)
+
+
+def _padded_size(sizes: list[tuple[int, int]], divisor: int, constraints: dict[str, int]) -> tuple[int, int]:
+    """Return (height, width) of the batch for images of these sizes."""
+    square = constraints.get("square_size", 0)
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    if square > 0:
+        height = width = square
+    divisor = max(constraints.get("size_divisibility", divisor), 1)
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor

@@ -1,4 +1,4 @@
-"""The annotations or predictions of one image: named fields of equal length."""
+"""Annotations or predictions of one image: named fields of equal length."""
 
 import itertools
 from typing import Any
@@ -7,13 +7,18 @@ import torch
 
 
 class Instances:
-    """Fields of one value per instance, e.g. ``gt_boxes``, ``scores``, for an image of ``image_size``.
+    """The instances of one image. Each field, such as ``gt_boxes`` or ``scores``, has one value per instance.
 
-    Fields are attributes; indexing, :meth:`cat` and :meth:`to` apply to all of them.
+    Fields are attributes. Indexing, :meth:`cat` and :meth:`to` apply to all fields.
     """
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any):
-        """``image_size`` is (height, width); ``kwargs`` are fields."""
+        """Create instances.
+
+        Args:
+            image_size: (height, width) of the image in pixels.
+            kwargs: fields.
+        """
         self.__dict__["_image_size"] = image_size
         self.__dict__["_fields"] = {}
         for name, value in kwargs.items():
@@ -27,13 +32,16 @@ class Instances:
         """Add or replace a field.
 
         Raises:
-            AssertionError: its length is not that of the other fields.
+            AssertionError: If its length differs from the length of the other fields.
+            TypeError: If ``value`` has no length.
         """
-        if self._fields and len(value) != len(self):
-            raise AssertionError(f"Adding a field of length {len(value)} to a Instances of length {len(self)}")
+        length = len(value)
+        if self._fields and length != len(self):
+            raise AssertionError(f"Adding a field of length {length} to a Instances of length {len(self)}")
         self._fields[name] = value
 
     def get(self, name: str) -> Any:
+        """Return a field. Raises KeyError if it does not exist."""
         return self._fields[name]
 
     def has(self, name: str) -> bool:
@@ -43,6 +51,7 @@ class Instances:
         del self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
+        """Return the fields by name. A change of the returned dict changes the instances."""
         return self._fields
 
     def __setattr__(self, name: str, val: Any) -> None:
@@ -61,10 +70,11 @@ class Instances:
         return Instances(self._image_size, **{name: change(value) for name, value in self._fields.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
+        """Return new instances on which ``to`` is applied to every field that has it."""
         return self._each(lambda value: value.to(*args, **kwargs) if hasattr(value, "to") else value)
 
     def __getitem__(self, item) -> "Instances":
-        if isinstance(item, int):
+        if type(item) is int:  # a bool is an index of another kind
             if not -len(self) <= item < len(self):
                 raise IndexError("Instances index out of range!")
             item = slice(item, item + 1 or None)
@@ -75,27 +85,50 @@ class Instances:
             return len(value)
         raise NotImplementedError("Empty Instances does not support __len__!")
 
+    def __iter__(self):
+        raise NotImplementedError("`Instances` object is not iterable!")
+
     @staticmethod
     def cat(instance_lists: list["Instances"]) -> "Instances":
-        """Concatenate instances of images of one size."""
+        """Concatenate the instances of images of the same size.
+
+        Returns:
+            The only entry itself if there is one. Otherwise new instances with the fields of the first entry.
+
+        Raises:
+            AssertionError: If the list is empty, or the image sizes differ.
+            KeyError: If an entry lacks a field of the first one.
+            ValueError: If a field is not a tensor, a list, or an object whose class has ``cat``.
+        """
+        if not all(isinstance(one, Instances) for one in instance_lists) or not len(instance_lists):
+            raise AssertionError("Instances.cat needs a list of Instances that is not empty")
         first = instance_lists[0]
-        joined = Instances(first.image_size)
-        for name, value in first.get_fields().items():
-            values = [one.get(name) for one in instance_lists]
-            if isinstance(value, torch.Tensor):
-                joined.set(name, torch.cat(values))
-            elif isinstance(value, list):
-                joined.set(name, list(itertools.chain(*values)))
-            else:
-                joined.set(name, type(value).cat(values))
+        if len(instance_lists) == 1:
+            return first
+        size = first.image_size
+        # Tracing turns the image size into a tensor.
+        if not isinstance(size, torch.Tensor) and any(one.image_size != size for one in instance_lists):
+            raise AssertionError(f"The image sizes differ: {[one.image_size for one in instance_lists]}")
+        joined = Instances(size)
+        for name in first.get_fields():
+            joined.set(name, _joined(name, [one.get(name) for one in instance_lists]))
         return joined
 
     def __repr__(self) -> str:
         height, width = self._image_size
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
-        return (
-            f"Instances(num_instances={len(self) if self._fields else 0}, image_height={height}, "
-            f"image_width={width}, fields=[{fields}])"
-        )
+        return f"Instances(num_instances={len(self)}, image_height={height}, image_width={width}, fields=[{fields}])"
 
     __str__ = __repr__
+
+
+def _joined(name: str, values: list) -> Any:
+    """Concatenate the values of one field."""
+    kind = type(values[0])
+    if isinstance(values[0], torch.Tensor):
+        return torch.cat(values)
+    if isinstance(values[0], list):
+        return list(itertools.chain(*values))
+    if hasattr(kind, "cat"):
+        return kind.cat(values)
+    raise ValueError(f"Unsupported type {kind} for concatenation of the field {name!r}")

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 _LOCAL_GROUP: Any = None
+_LOCAL_SIZE: int | None = None
 _GLOO_GROUP: Any = None
 
 
@@ -14,36 +16,56 @@ def _is_distributed() -> bool:
 
 
 def get_world_size() -> int:
-    """Number of processes over all machines."""
+    """Return the number of processes on all machines."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def get_rank() -> int:
-    """Global rank of this process."""
+    """Return the rank of this process among all."""
     return dist.get_rank() if _is_distributed() else 0
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Make the group of this machine's processes; call once in every process after init."""
-    global _LOCAL_GROUP
+    """Create the group of the processes of this machine. Call it once in every process after the init.
+
+    Raises:
+        AssertionError: If the number of processes is not a multiple of ``num_workers_per_machine``, or a group of
+            another size exists.
+    """
+    global _LOCAL_GROUP, _LOCAL_SIZE
+    if num_workers_per_machine == _LOCAL_SIZE:
+        return
     world_size = get_world_size()
+    if _LOCAL_GROUP is not None:
+        raise AssertionError(f"The local process group of {_LOCAL_SIZE} processes exists already")
     if world_size % num_workers_per_machine:
-        raise ValueError(f"world size {world_size} is no multiple of {num_workers_per_machine} processes per machine")
+        raise AssertionError(
+            f"world size {world_size} is no multiple of {num_workers_per_machine} processes per machine"
+        )
     for first in range(0, world_size, num_workers_per_machine):
         members = range(first, first + num_workers_per_machine)
         group = dist.new_group(list(members))
         if get_rank() in members:
-            _LOCAL_GROUP = group
+            _LOCAL_GROUP, _LOCAL_SIZE = group, num_workers_per_machine
+
+
+def _local_group() -> Any:
+    if _LOCAL_GROUP is None:
+        raise AssertionError(
+            "The local process group is not yet created. Start the processes with launch(), or call "
+            "comm.create_local_process_group() after torch.distributed.init_process_group()."
+        )
+    return _LOCAL_GROUP
 
 
 def get_local_rank() -> int:
-    """Rank of this process among those of its machine."""
-    return dist.get_rank(group=_LOCAL_GROUP) if _is_distributed() else 0
+    """Return the rank of this process among those of its machine."""
+    return dist.get_rank(group=_local_group()) if _is_distributed() else 0
 
 
 def get_local_size() -> int:
-    """Number of processes on this machine."""
-    return dist.get_world_size(group=_LOCAL_GROUP) if _is_distributed() else 1
+    """Return the number of processes on this machine."""
+    return dist.get_world_size(group=_local_group()) if _is_distributed() else 1
 
 
 def is_main_process() -> bool:
@@ -51,7 +73,7 @@ def is_main_process() -> bool:
 
 
 def synchronize() -> None:
-    """Wait until every process has come here."""
+    """Wait for all processes."""
     if get_world_size() == 1:
         return
     if dist.get_backend() == dist.Backend.NCCL:
@@ -62,7 +84,7 @@ def synchronize() -> None:
 
 
 def _object_group() -> Any:
-    """A group whose backend can carry pickled CPU objects."""
+    """Return a group that can send pickled objects from the CPU."""
     global _GLOO_GROUP
     if dist.get_backend() != dist.Backend.NCCL:
         return dist.group.WORLD
@@ -72,7 +94,7 @@ def _object_group() -> Any:
 
 
 def all_gather(data: Any, group: Any = None) -> list[Any]:
-    """Picklable ``data`` of every process, in rank order, on every process."""
+    """Return the picklable ``data`` of all processes, in the order of their ranks."""
     if get_world_size() == 1:
         return [data]
     group = group or _object_group()
@@ -82,7 +104,7 @@ def all_gather(data: Any, group: Any = None) -> list[Any]:
 
 
 def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
-    """Picklable ``data`` of every process on rank ``dst``; an empty list on the others."""
+    """Return the picklable ``data`` of all processes on rank ``dst``, and an empty list on the others."""
     if get_world_size() == 1:
         return [data]
     group = group or _object_group()
@@ -93,6 +115,5 @@ def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
 
 
 def shared_random_seed() -> int:
-    """One random seed, the same on every process."""
-    drawn = int(torch.randint(2**31, (1,)))
-    return all_gather(drawn)[0]
+    """Draw a seed from NumPy's generator that is the same on every process."""
+    return all_gather(np.random.randint(2**31))[0]

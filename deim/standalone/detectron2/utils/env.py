@@ -11,7 +11,11 @@ __all__ = ["seed_all_rng"]
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed Python, NumPy and torch; with ``None``, by a fresh seed that is logged."""
+    """Seed the generators of Python, NumPy and torch.
+
+    Args:
+        seed: the seed; None draws one and logs it.
+    """
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big") % 2**31
         logging.getLogger(__name__).info(f"Using a generated random seed {seed}")

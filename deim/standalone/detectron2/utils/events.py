@@ -1,6 +1,7 @@
-"""Scalars of a run: where they are kept and how they are written out."""
+"""Scalars of a run: their storage, and the writers."""
 
 import datetime
+import itertools
 import json
 import logging
 import os
@@ -27,10 +28,10 @@ _ACTIVE: list["EventStorage"] = []
 
 
 def get_event_storage() -> "EventStorage":
-    """The storage of the innermost ``with EventStorage(...)`` block.
+    """Return the storage of the innermost ``with EventStorage(...)`` block.
 
     Raises:
-        AssertionError: there is none.
+        AssertionError: If there is none.
     """
     if not _ACTIVE:
         raise AssertionError("get_event_storage() has to be called inside a 'with EventStorage(...)' context!")
@@ -42,10 +43,10 @@ def has_event_storage() -> bool:
 
 
 class EventStorage:
-    """History and latest value of every scalar put during training."""
+    """The history and the latest value of each scalar of a run."""
 
     def __init__(self, start_iter=0):
-        self.iter = start_iter
+        self._iter = start_iter
         self._buffers: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._newest: dict[str, tuple[float, int]] = {}
         self._smooth: dict[str, bool] = {}
@@ -60,7 +61,17 @@ class EventStorage:
         self._iter = int(val)
 
     def put_scalar(self, name, value, smoothing_hint=True, cur_iter=None):
-        """Add ``value`` to the history of ``name`` at ``cur_iter`` (default: the current iteration)."""
+        """Add a value to the history of a scalar.
+
+        Args:
+            name: name of the scalar.
+            value: a number.
+            smoothing_hint: whether writers may show a median, because the scalar is noisy.
+            cur_iter: its iteration; by default the current one.
+
+        Raises:
+            AssertionError: If the scalar had another ``smoothing_hint`` before.
+        """
         name, when = self._prefix + name, self._iter if cur_iter is None else cur_iter
         if self._smooth.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"Scalar {name} was put with a different smoothing_hint!")
@@ -72,7 +83,7 @@ class EventStorage:
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def history(self, name):
-        """The :class:`HistoryBuffer` of ``name``; ``KeyError`` where nothing was put."""
+        """Return the :class:`HistoryBuffer` of a scalar. Raises KeyError if it has no value."""
         if name not in self._buffers:
             raise KeyError(f"No history metric available for {name}!")
         return self._buffers[name]
@@ -81,20 +92,21 @@ class EventStorage:
         return self._buffers
 
     def latest(self):
-        """``{name: (latest value, its iteration)}``."""
+        """Return (latest value, its iteration) of each scalar."""
         return self._newest
 
     def smoothing_hints(self):
-        """``{name: whether the scalar is noisy}``."""
+        """Return the smoothing hint of each scalar."""
         return self._smooth
 
     def count_samples(self, name, window_size=20):
-        """How many values of ``name`` fall in the last ``window_size`` iterations."""
+        """Return how many of the newest values of ``name`` are of the last ``window_size`` iterations."""
         iterations = [when for _, when in self._buffers[name].values()]
-        return sum(when > iterations[-1] - window_size for when in iterations)
+        recent = itertools.takewhile(lambda when: when > iterations[-1] - window_size, reversed(iterations))
+        return sum(1 for _ in recent)
 
     def latest_with_smoothing_hint(self, window_size=20):
-        """Like :meth:`latest`, noisy scalars replaced by their median over ``window_size`` iterations."""
+        """Return (value, iteration) of each scalar. A noisy scalar has its median over ``window_size`` iterations."""
         smoothed = {}
         for name, (value, when) in self._newest.items():
             if self._smooth[name]:
@@ -107,7 +119,7 @@ class EventStorage:
 
     @contextmanager
     def name_scope(self, name):
-        """Within it, names are prefixed by ``name/``."""
+        """Prefix the names of scalars by ``name/`` within the block."""
         outer, self._prefix = self._prefix, name.rstrip("/") + "/"
         try:
             yield
@@ -123,17 +135,17 @@ class EventStorage:
 
 
 class EventWriter:
-    """Takes scalars from the active storage to somewhere."""
+    """Writes the scalars of the active storage."""
 
     def write(self):
         raise NotImplementedError
 
     def close(self):
-        """Called once, after the last :meth:`write`."""
+        """Release what the writer holds, after the last :meth:`write`."""
 
 
 def _newer_than(storage, window_size, last):
-    """Scalars put after iteration ``last``: ``[(name, value, iteration)]`` and the newest iteration."""
+    """Return (name, value, iteration) of the scalars after iteration ``last``, and their newest iteration."""
     fresh = [
         (name, value, when)
         for name, (value, when) in storage.latest_with_smoothing_hint(window_size).items()
@@ -155,7 +167,7 @@ class JSONWriter(EventWriter):
         lines: dict[int, dict] = defaultdict(dict)
         for name, value, when in fresh:
             lines[when][name] = value
-        for when, scalars in sorted(lines.items()):
+        for when, scalars in lines.items():
             self._file.write(json.dumps({**scalars, "iteration": when}, sort_keys=True) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -199,7 +211,7 @@ class CommonMetricPrinter(EventWriter):
         self._previous: tuple[int, float] | None = None
 
     def _eta(self, storage) -> str:
-        """Remaining time by the median iteration, or by the time since the last line; "" if unknown."""
+        """Return the remaining time by the median iteration, or by the time since the last line; "" if unknown."""
         if self._max_iter is None:
             return ""
         left, per_iter = self._max_iter - storage.iter - 1, None

@@ -1,11 +1,13 @@
 """Console and file logging in detectron2's format."""
 
+import atexit
 import functools
 import logging
 import os
 import sys
 import time
 
+from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 from termcolor import colored
 
@@ -20,7 +22,7 @@ _MARKED_LEVELS = {
 
 
 class _ColorfulFormatter(logging.Formatter):
-    """Prefixes warnings and errors with their level in colour."""
+    """Prefixes warnings and errors with their level in color."""
 
     def __init__(self, *args, root_name: str, abbrev_name: str, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -40,15 +42,19 @@ def setup_logger(
     output=None, distributed_rank=0, *, color=True, name="detectron2", abbrev_name=None, enable_propagation=False,
     configure_stdout=True,
 ):  # fmt: skip
-    """Give the logger ``name`` a console handler (rank 0) and a ``log.txt`` (every rank).
+    """Let a logger write to the console, on rank 0, and to a file, on every rank.
 
     Args:
-        output: a folder or a ``.txt``/``.log`` file to log to; ``None`` for the console alone.
-        distributed_rank: ranks above 0 write to ``<file>.rank<N>`` and stay off the console.
-        abbrev_name: short form of ``name`` in messages; ``"d2"`` for detectron2.
+        output: a folder, in which ``log.txt`` is written, or a file ``.txt`` or ``.log``; None for the console only.
+        distributed_rank: rank of this process. Ranks above 0 write to ``<file>.rank<N>``.
+        color: whether the console is colored.
+        name: name of the logger.
+        abbrev_name: short form of ``name`` in messages; by default "d2" for detectron2.
+        enable_propagation: whether messages also go to the parent of the logger.
+        configure_stdout: whether to write to the console at all.
 
     Returns:
-        the logger.
+        The logger. A second call with the same arguments adds no handlers.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
@@ -70,33 +76,57 @@ def setup_logger(
         logger.addHandler(console)
 
     if output is not None:
-        is_file = str(output).endswith((".txt", ".log"))
-        path = str(output) if is_file else os.path.join(output, "log.txt")
+        path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
         if distributed_rank > 0:
             path = f"{path}.rank{distributed_rank}"
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        to_file = logging.FileHandler(path)
+        PathManager.mkdirs(os.path.dirname(path))
+        to_file = logging.StreamHandler(_open_log(path))
         to_file.setLevel(logging.DEBUG)
         to_file.setFormatter(plain)
         logger.addHandler(to_file)
     return logger
 
 
+@functools.cache
+def _open_log(path: str):
+    """Open a log to append to. Several loggers share one stream, so that their lines do not mix."""
+    stream = PathManager.open(path, "a")
+    atexit.register(stream.close)
+    return stream
+
+
 _LAST_LOGGED: dict = {}
 
 
 def log_every_n_seconds(lvl, msg, n=1, *, name=None):
-    """Log ``msg`` unless this place in the code has logged within the last ``n`` seconds."""
+    """Log a message unless the calling line has logged within the last ``n`` seconds.
+
+    Args:
+        lvl: level of the message.
+        msg: the message.
+        n: seconds.
+        name: name of the logger; by default the module of the caller.
+    """
     frame = sys._getframe(1)
     place = (frame.f_code.co_filename, frame.f_lineno)
     now = time.time()
     if now - _LAST_LOGGED.get(place, -float("inf")) >= n:
-        logging.getLogger(name or frame.f_globals["__name__"]).log(lvl, msg)
+        module = frame.f_globals["__name__"]
+        logging.getLogger(name or ("detectron2" if module == "__main__" else module)).log(lvl, msg)
         _LAST_LOGGED[place] = now
 
 
 def create_small_table(small_dict):
-    """A one-row table of a dict of numbers, for metrics."""
+    """Return a table of one row.
+
+    Args:
+        small_dict: the numbers by the headers of their columns.
+
+    Raises:
+        ValueError: If it is empty.
+    """
+    if not small_dict:
+        raise ValueError("create_small_table needs at least one number")
     return tabulate(
         [list(small_dict.values())],
         headers=list(small_dict.keys()),

@@ -1,4 +1,4 @@
-"""Name <-> object: the registry class and import by dotted path."""
+"""Registries of objects by name, and import by dotted path."""
 
 import pydoc
 from typing import Any
@@ -12,19 +12,22 @@ def locate(name: str) -> Any:
     """Import the object at a dotted path such as ``"torch.nn.Linear"``.
 
     Raises:
-        ImportError: nothing can be imported at ``name``.
+        ImportError: If nothing can be imported at ``name``.
     """
     found = pydoc.locate(name)
     if found is None:
-        raise ImportError(f"Cannot locate object {name!r}: no module or attribute of that name")
+        # pydoc takes torch.optim.sgd, whose package deletes the name "sgd", for missing; hydra imports it.
+        from hydra.utils import _locate
+
+        found = _locate(name)
     return found
 
 
 def _convert_target_to_string(target: Any) -> str:
-    """The shortest dotted path that leads back to ``target``.
+    """Return the shortest dotted path from which ``target`` can be imported.
 
-    A class defined in ``pkg.sub._impl`` and exported by ``pkg.sub`` is written ``pkg.sub.Class``, so
-    that saved configs survive a move of the implementation.
+    A class that is defined in ``pkg.sub._impl`` and exported by ``pkg.sub`` becomes ``pkg.sub.Class``. Saved configs then
+    stay valid when the implementation moves.
     """
     module, name = target.__module__, target.__qualname__
     parts = module.split(".")

@@ -1,16 +1,16 @@
-"""Box formats."""
+"""Formats of boxes."""
 
 import torch
 from torch import Tensor
 
 
 def box_cxcywh_to_xyxy(bbox: Tensor) -> Tensor:
-    """(..., 4) centre and size -> corners."""
-    centre, half = bbox[..., :2], bbox[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    """Convert boxes of shape (..., 4) from center and size to corners."""
+    x, y, width, height = bbox.unbind(-1)
+    return torch.stack([x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], dim=-1)
 
 
 def box_xyxy_to_cxcywh(bbox: Tensor) -> Tensor:
-    """(..., 4) corners -> centre and size."""
-    low, high = bbox[..., :2], bbox[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
+    """Convert boxes of shape (..., 4) from corners to center and size."""
+    left, top, right, bottom = bbox.unbind(-1)
+    return torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], dim=-1)

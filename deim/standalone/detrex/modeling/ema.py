@@ -1,6 +1,7 @@
-"""The averaged copy of a model's parameters and buffers, as it stands in checkpoints."""
+"""Averages of the parameters and buffers of a model, as checkpoints hold them."""
 
 import itertools
+import logging
 from contextlib import contextmanager
 
 import torch
@@ -9,13 +10,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class EMAState:
-    """Tensors by the names of a model's parameters and buffers."""
+    """Tensors by the names of the parameters and buffers of a model."""
 
     def __init__(self):
         self.state: dict[str, torch.Tensor] = {}
 
     @classmethod
     def FromModel(cls, model: nn.Module, device: str = "") -> "EMAState":
+        """Return copies of the tensors of a model."""
         made = cls()
         made.save_from(model, device)
         return made
@@ -24,14 +26,18 @@ class EMAState:
         return itertools.chain(model.named_parameters(), model.named_buffers())
 
     def save_from(self, model: nn.Module, device: str = "") -> None:
-        """Take copies of the model's tensors, on ``device`` or where they are."""
+        """Copy the tensors of a model to ``device``, or to where they are."""
         for name, value in self.get_model_state_iterator(model):
             copied = value.detach().clone()
             self.state[name] = copied.to(device) if device else copied
 
     @torch.no_grad()
     def apply_to(self, model: nn.Module) -> None:
-        """Write the tensors into the model."""
+        """Write the tensors into a model.
+
+        Raises:
+            AssertionError: If a tensor of the model has no average.
+        """
         for name, value in self.get_model_state_iterator(model):
             if name not in self.state:
                 raise AssertionError(f"Name {name} not existed, available names {self.state.keys()}")
@@ -56,9 +62,13 @@ class EMAState:
         return self.state
 
     def load_state_dict(self, state_dict, strict: bool = True):
+        """Replace all tensors. ``strict`` has no effect: there is nothing that they could fail to match."""
         self.state.clear()
         self.state.update(state_dict)
         return nn.modules.module._IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+
+    def __repr__(self) -> str:
+        return f"EMAState(state=[{','.join(self.state)}])"
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -66,24 +76,43 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def may_build_model_ema(cfg, model) -> None:
-    """Give ``model`` an empty ``ema_state`` if ``cfg.train.model_ema.enabled``."""
-    if cfg.train.model_ema.enabled:
-        _unwrapped(model).ema_state = EMAState()
+    """Give a model an empty ``ema_state`` if ``cfg.train.model_ema.enabled``.
+
+    Raises:
+        AssertionError: If the model has one already.
+    """
+    if not cfg.train.model_ema.enabled:
+        return
+    model = _unwrapped(model)
+    if hasattr(model, "ema_state"):
+        raise AssertionError("Name `ema_state` is reserved for model ema.")
+    model.ema_state = EMAState()
+    logging.getLogger(__name__).info("Using Model EMA.")
 
 
 def may_get_ema_checkpointer(cfg, model) -> dict:
-    """What to add to a checkpointer: ``{"ema_state": ...}`` or nothing."""
+    """Return what a checkpointer saves besides the model: ``{"ema_state": ...}``, or nothing without averages."""
     return {"ema_state": _unwrapped(model).ema_state} if cfg.train.model_ema.enabled else {}
 
 
 def get_model_ema_state(model) -> EMAState:
-    return _unwrapped(model).ema_state
+    """Return the averages of a model. Raises AssertionError if it has none."""
+    model = _unwrapped(model)
+    if not hasattr(model, "ema_state"):
+        raise AssertionError("The model has no averages; call may_build_model_ema first")
+    return model.ema_state
 
 
 def apply_model_ema(model, state=None, save_current=False):
-    """Write the averages into the model; with ``save_current`` return what stood there."""
+    """Write averages into a model.
+
+    Args:
+        model: the model.
+        state: the averages; by default those of the model.
+        save_current: whether to return the tensors that are overwritten.
+    """
     model = _unwrapped(model)
-    state = state or get_model_ema_state(model)
+    state = get_model_ema_state(model) if state is None else state
     former = EMAState.FromModel(model, state.device) if save_current else None
     state.apply_to(model)
     return former
@@ -91,7 +120,7 @@ def apply_model_ema(model, state=None, save_current=False):
 
 @contextmanager
 def apply_model_ema_and_restore(model, state=None):
-    """The averages in the model within, the former values after."""
+    """Write averages into a model within the block, and restore its tensors after it. See :func:`apply_model_ema`."""
     former = apply_model_ema(model, state, save_current=True)
     try:
         yield former

@@ -5,9 +5,18 @@ from omegaconf import OmegaConf
 
 
 class WandbWriter(EventWriter):
-    """Writes scalars to the run that ``cfg.train.wandb.params`` describes."""
+    """Writes scalars to a run of Weights & Biases."""
 
-    def __init__(self, cfg, window_size: int = 20, **kwargs):
+    def __init__(self, cfg, window_size: int = 20):
+        """Start a run.
+
+        Args:
+            cfg: the config, which is sent. ``cfg.train.wandb.params`` are the arguments of ``wandb.init``.
+            window_size: iterations of the median of noisy scalars.
+
+        Raises:
+            ImportError: If wandb is not installed.
+        """
         try:
             import wandb
         except ImportError as error:

@@ -1,16 +1,18 @@
-"""COCO-format annotation files as detectron2 records."""
+"""Annotation files in COCO format as detectron2's records."""
 
 import contextlib
 import io
-import json
 import logging
 import os
+from typing import Any
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import file_lock
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
+
+from ._coco_export import convert_to_coco_json
 
 __all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
 
@@ -18,115 +20,132 @@ logger = logging.getLogger(__name__)
 
 
 def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_keys=None):
-    """Read an ``instances_*.json``.
+    """Read an annotation file in COCO format.
 
-    Category ids become contiguous, in the order of the ids in the file; with ``dataset_name`` the
-    mapping and the class names go to its metadata.
+    Args:
+        json_file: path of the file.
+        image_root: folder of the images.
+        dataset_name: if given, class indices are contiguous, in the order of the category ids, and the names of the
+            classes and the map from category ids to indices become metadata of this dataset.
+        extra_annotation_keys: further keys of the annotations to keep.
 
     Returns:
-        one record per image, in the order of image ids: ``file_name``, ``height``, ``width``,
-        ``image_id`` and ``annotations``, each of these with ``bbox``, ``bbox_mode``
-        (XYWH_ABS), ``category_id`` and ``iscrowd``.
+        One record per image, in the order of the image ids, with ``file_name``, ``height``, ``width``, ``image_id`` and
+        ``annotations``. Each annotation has ``bbox``, ``bbox_mode`` (XYWH_ABS), ``category_id``, ``iscrowd`` and, where
+        the file has them, ``segmentation`` and ``keypoints`` (moved by half a pixel to the centers of the pixels).
 
     Raises:
-        KeyError: an annotation names a category that the file does not list.
-        ValueError: an annotation has an empty ``bbox``.
+        AssertionError: If annotation ids are not unique, or an annotation is to be ignored.
+        KeyError: If an annotation has a category that the file does not list.
+        ValueError: If an annotation has an empty ``bbox``.
     """
+    json_file = PathManager.get_local_path(json_file)
     with contextlib.redirect_stdout(io.StringIO()):
-        api = COCO(PathManager.get_local_path(json_file))
-    category_ids = sorted(api.getCatIds())
-    contiguous = {category: index for index, category in enumerate(category_ids)}
-    if dataset_name is not None:
-        metadata = MetadataCatalog.get(dataset_name)
-        metadata.thing_classes = [c["name"] for c in api.loadCats(category_ids)]
-        if category_ids != list(range(1, len(category_ids) + 1)) and "coco" not in dataset_name:
-            logger.warning(
-                "\nCategory ids in annotations are not in [1, #categories]! We'll apply a mapping for you.\n"
-            )
-        metadata.thing_dataset_id_to_contiguous_id = contiguous
+        api = COCO(json_file)
+    index_of = None if dataset_name is None else _learn_classes(api, dataset_name)
+    image_ids = sorted(api.imgs)
+    _check_annotations(api, image_ids, json_file)
+    logger.info(f"Loaded {len(image_ids)} images in COCO format from {json_file}")
 
-    kept = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
-    listed = [annotation["id"] for image_id in api.imgs for annotation in api.imgToAnns[image_id]]
-    if len(listed) < len(api.anns):
-        logger.warning(f"{json_file}: only {len(listed)} of the {len(api.anns)} annotations are of images in it.")
-    if "minival" not in json_file and len(set(listed)) != len(listed):
-        raise AssertionError(f"Annotation ids in '{json_file}' are not unique!")
-    records = []
-    for image_id in sorted(api.imgs):
+    keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
+    records, skipped = [], 0
+    for image_id in image_ids:
         image = api.imgs[image_id]
+        read = [_read_annotation(a, keys, index_of, f"{json_file}, image {image_id}") for a in api.imgToAnns[image_id]]
+        skipped += read.count(None)
         record = {
             "file_name": os.path.join(image_root, image["file_name"]),
             "height": image["height"],
             "width": image["width"],
             "image_id": image_id,
-            "annotations": [],
+            "annotations": [annotation for annotation in read if annotation is not None],
         }
-        for annotation in api.imgToAnns[image_id]:
-            instance = {key: annotation[key] for key in kept if key in annotation}
-            if "bbox" in instance and len(instance["bbox"]) == 0:
-                raise ValueError(f"{json_file}: one annotation of image {image_id} contains an empty 'bbox' value")
-            instance["bbox_mode"] = BoxMode.XYWH_ABS
-            if dataset_name is not None:
-                if instance["category_id"] not in contiguous:
-                    raise KeyError(
-                        f"{json_file}: an annotation of image {image_id} has category_id="
-                        f"{instance['category_id']}, which does not exist in the 'categories' field"
-                    )
-                instance["category_id"] = contiguous[instance["category_id"]]
-            record["annotations"].append(instance)
         records.append(record)
-    logger.info(f"Loaded {len(records)} images in COCO format from {json_file}")
+    if skipped:
+        logger.warning(f"Filtered out {skipped} instances without valid segmentation of {json_file}.")
     return records
 
 
-def register_coco_instances(name, metadata, json_file, image_root):
-    """Register the data set ``name``: read lazily from ``json_file``, images under ``image_root``."""
-    DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
-    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
+def _learn_classes(api: COCO, dataset_name: str) -> dict[int, int]:
+    """Put the classes of a file into the metadata, and return the index of each category id."""
+    category_ids = sorted(api.getCatIds())
+    metadata = MetadataCatalog.get(dataset_name)
+    metadata.thing_classes = [category["name"] for category in api.loadCats(category_ids)]
+    is_contiguous = (min(category_ids), max(category_ids)) == (1, len(category_ids))
+    if not is_contiguous and "coco" not in dataset_name:
+        logger.warning("\nCategory ids in annotations are not in [1, #categories]! We'll apply a mapping for you.\n")
+    metadata.thing_dataset_id_to_contiguous_id = {category: index for index, category in enumerate(category_ids)}
+    return metadata.thing_dataset_id_to_contiguous_id
 
 
-def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
-    """Write a registered data set as a COCO-format annotation file, unless it is there already.
+def _check_annotations(api: COCO, image_ids: list, json_file: str) -> None:
+    listed = [annotation["id"] for image_id in image_ids for annotation in api.imgToAnns[image_id]]
+    if len(listed) < len(api.anns):
+        logger.warning(
+            f"{json_file} contains {len(api.anns)} annotations, but only {len(listed)} of them match to images in the file."
+        )
+    # COCO's own "minival" files repeat some ids.
+    if "minival" not in json_file and len(set(listed)) != len(listed):
+        raise AssertionError(f"Annotation ids in '{json_file}' are not unique!")
+
+
+def _read_annotation(annotation: dict, keys: list[str], index_of: dict[int, int] | None, where: str) -> dict | None:
+    """Return an annotation in detectron2's format, or None if its segmentation is not valid.
 
     Args:
-        allow_cached: keep a file that is there; else write it anew.
+        keys: keys to keep.
+        index_of: index of each category id, or None to keep the ids.
+        where: file and image, for messages.
     """
-    PathManager.mkdirs(os.path.dirname(output_file))
-    with file_lock(output_file):
-        if PathManager.exists(output_file) and allow_cached:
-            logger.warning(f"Using previously cached COCO format annotations at '{output_file}'.")
-            return
-        content = _as_coco(DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name))
-        with PathManager.open(output_file + ".tmp", "w") as f:
-            json.dump(content, f)
-        os.replace(output_file + ".tmp", output_file)
-
-
-def _as_coco(records, metadata):
-    to_dataset = {index: i for i, index in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
-    images, annotations = [], []
-    for number, record in enumerate(records):
-        image_id = record.get("image_id", number)
-        images.append(
-            {
-                "id": image_id,
-                "width": int(record["width"]),
-                "height": int(record["height"]),
-                "file_name": str(record["file_name"]),
-            }
-        )
-        for instance in record.get("annotations", []):
-            box = BoxMode.convert(list(instance["bbox"]), instance["bbox_mode"], BoxMode.XYWH_ABS)
-            index = instance["category_id"]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "bbox": [round(float(value), 3) for value in box],
-                    "area": float(box[2] * box[3]),
-                    "iscrowd": int(instance.get("iscrowd", 0)),
-                    "category_id": int(to_dataset.get(index, index)),
-                }
+    if annotation.get("ignore", 0) != 0:
+        raise AssertionError(f'{where}: "ignore" in COCO json file is not supported.')
+    instance: dict[str, Any] = {key: annotation[key] for key in keys if key in annotation}
+    if "bbox" in instance and len(instance["bbox"]) == 0:
+        raise ValueError(f"{where}: an annotation contains an empty 'bbox' value! This is no valid COCO format.")
+    if annotation.get("segmentation"):
+        segmentation = _read_segmentation(annotation["segmentation"])
+        if not segmentation:
+            return None
+        instance["segmentation"] = segmentation
+    if instance.get("keypoints"):
+        # COCO numbers pixels; the center of pixel 0 is at 0.5.
+        instance["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(instance["keypoints"])]
+    instance["bbox_mode"] = BoxMode.XYWH_ABS
+    if index_of:
+        if instance["category_id"] not in index_of:
+            raise KeyError(
+                f"{where}: category_id={instance['category_id']} does not exist in 'categories' of the file."
             )
-    categories = [{"id": to_dataset.get(i, i), "name": name} for i, name in enumerate(metadata.thing_classes)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+        instance["category_id"] = index_of[instance["category_id"]]
+    return instance
+
+
+def _read_segmentation(segmentation: list | dict) -> list | dict:
+    """Return the polygons of three points and more, or a compressed run-length encoding."""
+    if not isinstance(segmentation, dict):
+        return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    if isinstance(segmentation["counts"], list):
+        return rle.frPyObjects(segmentation, *segmentation["size"])
+    return segmentation
+
+
+def register_coco_instances(name, metadata, json_file, image_root):
+    """Register a dataset in COCO format. The file is read when the dataset is used.
+
+    Args:
+        name: name of the dataset.
+        metadata: further metadata.
+        json_file: path of the annotation file.
+        image_root: folder of the images.
+
+    Raises:
+        AssertionError: If a name or path has a wrong type, or metadata differ from those that the dataset has.
+    """
+    if not isinstance(name, str):
+        raise AssertionError(f"The name of a dataset must be a string, got {name!r}")
+    for path in (json_file, image_root):
+        if not isinstance(path, (str, os.PathLike)):
+            raise AssertionError(f"Dataset {name}: expected a path, got {path!r}")
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)

@@ -1,9 +1,9 @@
-"""The plain policies."""
+"""Common augmentations."""
 
 import sys
 
 import numpy as np
-from fvcore.transforms.transform import HFlipTransform, NoOpTransform
+from fvcore.transforms.transform import HFlipTransform, NoOpTransform, VFlipTransform
 from PIL import Image
 
 from .augmentation import Augmentation
@@ -13,43 +13,67 @@ __all__ = ["RandomFlip", "Resize", "ResizeShortestEdge"]
 
 
 class RandomFlip(Augmentation):
-    """Mirror left-right with probability ``prob``."""
+    """Flip the image with probability ``prob``, either horizontally or vertically."""
 
     def __init__(self, prob=0.5, *, horizontal=True, vertical=False):
+        """Create the augmentation.
+
+        Raises:
+            ValueError: If both directions are chosen, or none.
+        """
         super().__init__()
-        if vertical or not horizontal:
-            raise NotImplementedError("only horizontal flips; install detectron2 for vertical ones")
-        self.prob, self.horizontal, self.vertical = prob, horizontal, vertical
+        if bool(horizontal) == bool(vertical):
+            raise ValueError("RandomFlip needs either horizontal=True or vertical=True; use two of them for both.")
+        self._init(locals())
 
     def get_transform(self, image):
-        return HFlipTransform(image.shape[1]) if np.random.uniform() < self.prob else NoOpTransform()
+        if self._rand_range() >= self.prob:
+            return NoOpTransform()
+        return HFlipTransform(image.shape[1]) if self.horizontal else VFlipTransform(image.shape[0])
 
 
 class Resize(Augmentation):
-    """Resize to ``shape`` (height, width), whatever the aspect ratio."""
+    """Resize the image to a fixed size."""
 
     def __init__(self, shape, interp=Image.BILINEAR):
+        """Create the augmentation.
+
+        Args:
+            shape: (height, width) in pixels, or one number for both.
+            interp: interpolation method of PIL.
+        """
         super().__init__()
-        self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
-        self.interp = interp
+        shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
+        self._init(locals())
 
     def get_transform(self, image):
         return ResizeTransform(image.shape[0], image.shape[1], self.shape[0], self.shape[1], self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
-    """Resize so that the shorter side has a given length and the longer one at most ``max_size`` pixels.
-
-    The length is drawn from ``short_edge_length``: one of them ("choice"), or between two ("range").
-    """
+    """Resize the shorter side of the image to a random length, and keep the aspect ratio."""
 
     def __init__(self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.BILINEAR):
+        """Create the augmentation.
+
+        Args:
+            short_edge_length: length in pixels, or a list of lengths.
+            max_size: largest length of the longer side in pixels.
+            sample_style: "choice" draws one of the lengths; "range" draws a length between the two given ones.
+            interp: interpolation method of PIL.
+
+        Raises:
+            AssertionError: If ``sample_style`` is unknown, or "range" has not two lengths.
+        """
         super().__init__()
         if sample_style not in ("range", "choice"):
-            raise AssertionError(sample_style)
-        lengths = short_edge_length
-        self.short_edge_length = (lengths, lengths) if isinstance(lengths, int) else tuple(lengths)
-        self.max_size, self.interp, self.is_range = max_size, interp, sample_style == "range"
+            raise AssertionError(f'sample_style must be "range" or "choice", got {sample_style!r}')
+        if isinstance(short_edge_length, int):
+            short_edge_length = (short_edge_length, short_edge_length)
+        self.is_range = sample_style == "range"
+        if self.is_range and len(short_edge_length) != 2:
+            raise AssertionError(f'short_edge_length needs two values with "range", got {short_edge_length}')
+        self._init(locals())
 
     def get_transform(self, image):
         height, width = image.shape[:2]
@@ -57,5 +81,14 @@ class ResizeShortestEdge(Augmentation):
         length = np.random.randint(lengths[0], lengths[1] + 1) if self.is_range else np.random.choice(lengths)
         if length == 0:
             return NoOpTransform()
-        scale = min(length / min(height, width), self.max_size / max(height, width))
-        return ResizeTransform(height, width, int(height * scale + 0.5), int(width * scale + 0.5), self.interp)
+        new_height, new_width = self.get_output_shape(height, width, length, self.max_size)
+        return ResizeTransform(height, width, new_height, new_width, self.interp)
+
+    @staticmethod
+    def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
+        """Return the (height, width) to which an image of size (oldh, oldw) is resized."""
+        scale = short_edge_length / min(oldh, oldw)
+        # The shorter side is exactly the given length; a product could round to another number.
+        height, width = (short_edge_length, scale * oldw) if oldh < oldw else (scale * oldh, short_edge_length)
+        shrink = min(1.0, max_size / max(height, width))
+        return int(height * shrink + 0.5), int(width * shrink + 0.5)

@@ -1,37 +1,64 @@
 """Transforms that fvcore does not have."""
 
 import numpy as np
+import torch
 from fvcore.transforms.transform import Transform
 from PIL import Image
+from torch.nn import functional as F
 
 __all__ = ["ResizeTransform"]
 
+_TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
+
 
 class ResizeTransform(Transform):
-    """Resize from (h, w) to (new_h, new_w), by PIL (which filters when it shrinks)."""
+    """Resize an image from (h, w) to (new_h, new_w) pixels.
+
+    PIL resizes uint8 images, with a filter when it shrinks. torch resizes floating point images, without one.
+    """
 
     def __init__(self, h, w, new_h, new_w, interp=None):
+        """Create the transform. ``interp`` is an interpolation method of PIL, by default bilinear."""
         super().__init__()
-        self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
-        self.interp = Image.BILINEAR if interp is None else interp
+        interp = Image.BILINEAR if interp is None else interp
+        self._set_attributes(locals())
 
     def apply_image(self, img, interp=None):
-        if img.shape[:2] != (self.h, self.w):
-            raise AssertionError(f"image of size {img.shape[:2]}, transform made for {(self.h, self.w)}")
-        if img.dtype != np.uint8:
-            raise TypeError(f"ResizeTransform needs a uint8 image, got {img.dtype}")
-        single = img.ndim == 3 and img.shape[2] == 1
-        picture = Image.fromarray(img[..., 0] if single else img)
-        resized = np.asarray(picture.resize((self.new_w, self.new_h), self.interp if interp is None else interp))
+        """Resize an array of shape (H, W), (H, W, C) or, in floating point, (H, W, C, D).
+
+        Raises:
+            AssertionError: If the image has another size than (h, w).
+            NotImplementedError: If its dtype is neither uint8 nor floating point.
+        """
+        if img.shape[:2] != (self.h, self.w) or img.ndim > 4:
+            raise AssertionError(f"The image has shape {img.shape}; the transform is for {(self.h, self.w)}")
+        interp = self.interp if interp is None else interp
+        return self._resize_by_pil(img, interp) if img.dtype == np.uint8 else self._resize_by_torch(img, interp)
+
+    def _resize_by_pil(self, img, interp):
+        single = img.ndim > 2 and img.shape[2] == 1
+        picture = Image.fromarray(img[:, :, 0] if single else img)
+        resized = np.asarray(picture.resize((self.new_w, self.new_h), interp))
         return resized[..., None] if single else resized
 
+    def _resize_by_torch(self, img, interp):
+        mode = _TORCH_MODES[interp]
+        # (H, W, ...) -> (1, channels, H, W)
+        planes = torch.from_numpy(np.ascontiguousarray(img)).reshape(*img.shape[:2], -1).permute(2, 0, 1)[None]
+        options = {} if mode == "nearest" else {"align_corners": False}
+        resized = F.interpolate(planes, (self.new_h, self.new_w), mode=mode, **options)
+        return resized[0].permute(1, 2, 0).reshape(self.new_h, self.new_w, *img.shape[2:]).numpy()
+
     def apply_coords(self, coords):
-        coords[:, 0] *= self.new_w / self.w
-        coords[:, 1] *= self.new_h / self.h
+        """Scale points in place. ``coords`` has shape (N, 2), x before y."""
+        coords[:, 0] = coords[:, 0] * (self.new_w / self.w)
+        coords[:, 1] = coords[:, 1] * (self.new_h / self.h)
         return coords
 
     def apply_segmentation(self, segmentation):
+        """Resize an array of labels by the nearest neighbor."""
         return self.apply_image(segmentation, interp=Image.NEAREST)
 
     def inverse(self):
+        """Return the transform that restores the size."""
         return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)

@@ -1,4 +1,5 @@
-from .backbone import BACKBONE_REGISTRY, Backbone, build_backbone
+from .backbone import Backbone
+from .build import BACKBONE_REGISTRY, build_backbone
 from .resnet import BasicStem, BottleneckBlock, ResNet, make_stage
 from .swin import SwinTransformer
 

@@ -1,36 +1,43 @@
-"""The interface of backbones and the registry that old-style configs name them from."""
+"""The interface of backbones."""
 
 from abc import ABCMeta, abstractmethod
 
 from detectron2.layers import ShapeSpec
-from detectron2.utils.registry import Registry
 from torch import nn
 
-BACKBONE_REGISTRY = Registry("BACKBONE")
+__all__ = ["Backbone"]
 
 
 class Backbone(nn.Module, metaclass=ABCMeta):
-    """Maps an image batch to named feature maps.
+    """Maps a batch of images to named feature maps.
 
     A subclass sets ``_out_features``, ``_out_feature_channels`` and ``_out_feature_strides``.
     """
 
+    def __init__(self):
+        super().__init__()
+
     @abstractmethod
     def forward(self, x):
-        """(N, 3, H, W) -> {name: (N, C, h, w)}."""
+        """Return the feature maps, each of shape (N, C, h, w), by their names.
+
+        Args:
+            x: images of shape (N, 3, H, W).
+        """
 
     @property
     def size_divisibility(self) -> int:
+        """The number of which height and width of the images must be a multiple; 0 for any size."""
         return 0
 
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """What ``ImageList.from_tensors`` takes as its argument of this name."""
+        return {}
+
     def output_shape(self) -> dict[str, ShapeSpec]:
+        """Return channels and stride of each feature map."""
         return {
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
         }
-
-
-def build_backbone(cfg, input_shape=None) -> Backbone:
-    """The backbone that ``cfg.MODEL.BACKBONE.NAME`` names."""
-    shape = input_shape if input_shape is not None else ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
-    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, shape)

@@ -20,14 +20,21 @@ _NORMS = {
 }
 
 
+def _norm(norm, channels) -> nn.Module | None:
+    """Return the normalization that a name of ``_NORMS`` or a function of the channels stands for."""
+    if norm is None:
+        return None
+    return _NORMS[norm](channels) if isinstance(norm, str) else norm(channels)
+
+
 class _Conv2d(nn.Conv2d):
-    """A convolution without bias, and its normalisation."""
+    """A convolution without bias, and its normalization."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, *, norm, dilation=1, groups=1):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
         )
-        self.norm = _NORMS[norm](out_channels) if isinstance(norm, str) else norm(out_channels)
+        self.norm = _norm(norm, out_channels)
         weight_init.c2_msra_fill(self)
 
     def forward(self, x):
@@ -36,13 +43,14 @@ class _Conv2d(nn.Conv2d):
 
 
 class _Block(nn.Module):
-    """A part with a stride that can be frozen."""
+    """A part with a stride, which can be frozen."""
 
     def __init__(self, in_channels, out_channels, stride):
         super().__init__()
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
 
     def freeze(self):
+        """Stop the training of the block, and fix the statistics of its norms."""
         self.requires_grad_(False)
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         return self
@@ -114,32 +122,57 @@ class ResNet(Backbone):
     """A stem and stages, whose features are called "stem", "res2", "res3" and so on."""
 
     def __init__(self, stem, stages, num_classes=None, out_features=None, freeze_at=0):
+        """Create the network. Stages that no feature needs are dropped.
+
+        Args:
+            stem: the first layers.
+            stages: a list of blocks for each stage.
+            num_classes: must be None; the bundled subset of detectron2 has no classifier.
+            out_features: names of the features to return; by default the last one.
+            freeze_at: see :meth:`freeze`.
+
+        Raises:
+            AssertionError: If a stage has no blocks, or a feature does not exist.
+            NotImplementedError: If ``num_classes`` is given.
+            ValueError: If ``out_features`` is empty.
+        """
         super().__init__()
         if num_classes is not None:
-            raise NotImplementedError("only features; install detectron2 for a classifier")
-        self.stem = stem
-        self._out_feature_strides, self._out_feature_channels = {"stem": stem.stride}, {"stem": stem.out_channels}
+            raise NotImplementedError("The bundled subset of detectron2 has no classifier; install detectron2.")
         names = [f"res{index + 2}" for index in range(len(stages))]
-        self._out_features = list(out_features or names[-1:])
-        unknown = sorted(set(self._out_features) - {"stem", *names})
+        if out_features is None:
+            out_features = names[-1:]
+        needed = max(names.index(name) + 1 if name in names else 0 for name in out_features)
+        self.stem = stem
+        self._add_stages(names[:needed], stages[:needed])
+        self._out_features = out_features
+        unknown = [name for name in out_features if name not in ("stem", *self.stage_names)]
         if unknown:
             raise AssertionError(f"Available children: stem, {', '.join(names)}; not {unknown}")
-        # What nothing reads is not kept.
-        needed = max(names.index(name) + 1 if name in names else 0 for name in self._out_features)
-        self.stage_names = tuple(names[:needed])
-        stride = stem.stride
-        for name, blocks in zip(self.stage_names, stages, strict=False):
+        self.freeze(freeze_at)
+
+    def _add_stages(self, names, stages) -> None:
+        self.stage_names = tuple(names)
+        stride = self.stem.stride
+        self._out_feature_strides = {"stem": stride}
+        self._out_feature_channels = {"stem": self.stem.out_channels}
+        for name, blocks in zip(names, stages, strict=True):
+            if not blocks or not all(isinstance(block, _Block) for block in blocks):
+                raise AssertionError(f"Stage {name} needs blocks, got {blocks}")
             self.add_module(name, nn.Sequential(*blocks))
             stride *= math.prod(block.stride for block in blocks)
             self._out_feature_strides[name], self._out_feature_channels[name] = stride, blocks[-1].out_channels
-        self.freeze(freeze_at)
 
     def forward(self, x):
-        x = self.stem(x)
-        features = {"stem": x}
-        for name in self.stage_names:
-            x = features[name] = getattr(self, name)(x)
-        return {name: features[name] for name in self._out_features}
+        """Return the features of images of shape (N, C, H, W), in the order of the network."""
+        if x.dim() != 4:
+            raise AssertionError(f"ResNet takes an input of shape (N, C, H, W). Got {tuple(x.shape)} instead!")
+        features = {}
+        for name in ("stem", *self.stage_names):
+            x = getattr(self, name)(x)
+            if name in self._out_features:
+                features[name] = x
+        return features
 
     def freeze(self, freeze_at=0):
         """Freeze the stem (1), and the stages up to "res<freeze_at>" (2 and more)."""
@@ -153,7 +186,22 @@ class ResNet(Backbone):
 
     @staticmethod
     def make_stage(block_class, num_blocks, *, in_channels, out_channels, **kwargs):
-        """Blocks of one stage; an argument ``xx_per_block`` lists the ``xx`` of each."""
+        """Return the blocks of one stage.
+
+        Args:
+            block_class: class of the blocks.
+            num_blocks: number of blocks.
+            in_channels: channels before the first block.
+            out_channels: channels after each block.
+            kwargs: arguments of the blocks; ``xx_per_block`` lists the argument ``xx`` of each block.
+
+        Raises:
+            AssertionError: If such a list has another length, or ``xx`` is given too.
+        """
+        for name in kwargs:
+            plain = name.removesuffix("_per_block")
+            if plain != name and (plain in kwargs or len(kwargs[name]) != num_blocks):
+                raise AssertionError(f"{name} needs {num_blocks} values, and excludes {plain}")
         blocks = []
         for index in range(num_blocks):
             options = {
@@ -166,4 +214,5 @@ class ResNet(Backbone):
 
 
 def make_stage(*args, **kwargs):
+    """Call :meth:`ResNet.make_stage`."""
     return ResNet.make_stage(*args, **kwargs)

@@ -74,9 +74,11 @@ class SwinTransformerBlock(nn.Module):
     def __init__(self, dim, num_heads, window_size, shift, drop_path):
         super().__init__()
         self.window_size, self.shift = window_size, shift
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        # Optimizers keep their state by position, so the order of the parameters is part of a checkpoint.
+        self.norm1 = nn.LayerNorm(dim)
         self.attn = _WindowAttention(dim, window_size, num_heads)
         self.drop_path = _DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
         self.mlp = _Mlp(dim, 4 * dim)
 
     def forward(self, x):
@@ -172,9 +174,19 @@ class SwinTransformer(Backbone):
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         window_size=7,
-        out_indices=(0, 1, 2, 3),
         drop_path_rate=0.2,
+        out_indices=(0, 1, 2, 3),
     ):
+        """Create the network. The other arguments of detectron2's are not supported.
+
+        Args:
+            embed_dim: channels of the first stage.
+            depths: blocks of each stage.
+            num_heads: attention heads of each stage.
+            window_size: side of the windows in tokens.
+            drop_path_rate: probability at which the last block is left out in training.
+            out_indices: stages whose features are returned.
+        """
         super().__init__()
         self.out_indices = tuple(out_indices)
         self.patch_embed = _PatchEmbed(4, embed_dim)
@@ -199,10 +211,6 @@ class SwinTransformer(Backbone):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-    @property
-    def size_divisibility(self):
-        return 32
 
     def forward(self, x):
         x = self.patch_embed(x)

@@ -1,12 +1,14 @@
 """Backbones of timm."""
 
+import warnings
+
 from detectron2.modeling import Backbone
 
 __all__ = ["TimmBackbone"]
 
 
 class TimmBackbone(Backbone):
-    """A model of timm that returns features, called "p<index>" after ``out_indices``."""
+    """A network of timm that returns features, called "p<index>" after ``out_indices``."""
 
     def __init__(
         self,
@@ -18,24 +20,61 @@ class TimmBackbone(Backbone):
         out_indices=(0, 1, 2, 3),
         norm_layer=None,
     ):
+        """Create the network by ``timm.create_model``.
+
+        Args:
+            model_name: name of the network.
+            features_only: whether it returns features instead of classes.
+            pretrained: whether timm downloads its weights.
+            checkpoint_path: file of weights.
+            in_channels: channels of the images.
+            out_indices: stages whose features are returned.
+            norm_layer: class of the norms; None for that of the network.
+
+        Raises:
+            AttributeError: If the network cannot return features.
+            RuntimeError: If timm is not installed.
+            TypeError: If ``pretrained`` is not a bool.
+            ValueError: If the network does not support ``norm_layer``.
+        """
         super().__init__()
-        try:
-            import timm
-        except ImportError as error:
-            raise RuntimeError("TimmBackbone needs timm: pip install timm") from error
-        self.timm_model = timm.create_model(
-            model_name,
+        if not isinstance(pretrained, bool):
+            raise TypeError(f"pretrained must be a bool, got {pretrained!r}; a file is given by checkpoint_path")
+        if features_only and checkpoint_path:
+            warnings.warn("features_only and checkpoint_path together may cause an error in timm", stacklevel=2)
+        self.timm_model = _create_model(
+            model_name=model_name,
             features_only=features_only,
             pretrained=pretrained,
-            checkpoint_path=checkpoint_path,
             in_chans=in_channels,
-            out_indices=tuple(out_indices),
-            **({} if norm_layer is None else {"norm_layer": norm_layer}),
+            out_indices=out_indices,
+            checkpoint_path=checkpoint_path,
+            norm_layer=norm_layer,
         )
-        info = self.timm_model.feature_info
-        self._out_features = [f"p{index}" for index in out_indices]
-        self._out_feature_channels = dict(zip(self._out_features, info.channels(), strict=True))
-        self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))
+        self.out_indices = out_indices
+        info = getattr(self.timm_model, "feature_info", None)
+        if info is not None:
+            self._out_features = [f"p{index}" for index in out_indices]
+            self._out_feature_channels = dict(zip(self._out_features, info.channels(), strict=True))
+            self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))
 
     def forward(self, x):
-        return dict(zip(self._out_features, self.timm_model(x), strict=True))
+        """Return the features of images of shape (N, C, H, W) by their names."""
+        return {f"p{index}": feature for index, feature in zip(self.out_indices, self.timm_model(x), strict=False)}
+
+
+def _create_model(**arguments):
+    try:
+        import timm
+    except ImportError as error:
+        raise RuntimeError("TimmBackbone needs timm: pip install timm") from error
+    try:
+        return timm.create_model(**arguments)
+    except Exception as error:
+        if "feature_info" in str(error):
+            raise AttributeError(f"timm cannot return features of {arguments['model_name']}") from error
+        if "norm_layer" in str(error):
+            raise ValueError(
+                f"{arguments['model_name']} does not support the norm_layer; set norm_layer=None"
+            ) from error
+        raise

@@ -1,0 +1,377 @@
+"""Catalogs, datasets in COCO format, loaders and images."""
+
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+import copy
+import functools
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.catalog import Metadata
+from detectron2.data.common import DatasetFromList, MapDataset
+from detectron2.data.datasets import load_coco_json, register_coco_instances
+from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from detectron2.data.samplers import InferenceSampler
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from tests.ecosystem.calls import messages
+
+FOLDER = Path(tempfile.mkdtemp())
+NUMBER = itertools.count()
+
+
+def fresh(prefix: str = "set") -> str:
+    """A name that no dataset has."""
+    return f"{prefix}_{next(NUMBER)}"
+
+
+CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}, {"id": 8, "name": "hippopotamuses"}]
+IMAGES = [{"id": i, "file_name": f"{i}.jpg", "height": 50, "width": 60 + i} for i in (7, 2, 5)]
+ANNOTATION = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
+POLYGON = [[1, 2, 8, 2, 8, 9.5]]
+RLE = {"counts": [10, 20, 30], "size": [6, 10]}
+
+
+def coco(*annotations: dict, **content: Any) -> str:
+    """Write an annotation file; each annotation is given by its differences from ANNOTATION."""
+    listed = [ANNOTATION | {"id": number} | changes for number, changes in enumerate(annotations, start=1)]
+    path = FOLDER / f"{fresh('file')}.json"
+    path.write_text(json.dumps({"images": IMAGES, "annotations": listed, "categories": CATEGORIES} | content))
+    return str(path)
+
+
+def loaded(*annotations: dict, name: str | None = None, **options: Any) -> list[dict]:
+    extra = options.pop("extra", None)
+    return load_coco_json(coco(*annotations, **options), "root", name, extra)
+
+
+def learned(*annotations: dict, prefix: str = "set", **options: Any) -> tuple:
+    """What loading adds to the metadata, and the levels of what it logs."""
+    name = fresh(prefix)
+    with messages("detectron2.data.datasets.coco") as lines:
+        loaded(*annotations, name=name, **options)
+    facts = MetadataCatalog.get(name).as_dict()
+    return {k: v for k, v in facts.items() if k != "name"}, [line.split(":")[0] for line in lines]
+
+
+def records(*annotations: Any, **changes: Any) -> list[dict]:
+    """Records of detectron2's format. Each argument lists the classes of one image."""
+    return [
+        {
+            "file_name": f"{number}.jpg",
+            "height": 10,
+            "width": 20,
+            "image_id": number,
+            "annotations": [
+                {"bbox": [1.0, 2, 3, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": c, "iscrowd": 0} | changes
+                for c in classes
+            ],
+        }
+        for number, classes in enumerate(annotations)
+    ]
+
+
+def registered(items: Any, classes: Any = ("cat", "dog"), **facts: Any) -> str:
+    name = fresh()
+    DatasetCatalog.register(name, lambda: copy.deepcopy(items))
+    if classes is not None:
+        facts["thing_classes"] = list(classes)
+    MetadataCatalog.get(name).set(**facts)
+    return name
+
+
+def table(items: Any, classes: Any) -> list[str]:
+    """What is logged about a dataset."""
+    names = registered(items, classes)
+    with messages("detectron2.data.build") as lines:
+        get_detection_dataset_dicts(names)
+    return lines
+
+
+def converted(items: Any, classes: Any = ("cat", "dog"), **facts: Any) -> dict:
+    """The content of the COCO file of a registered dataset."""
+    path = FOLDER / f"{fresh('converted')}" / "new.json"
+    convert_to_coco_json(registered(items, classes, **facts), str(path))
+    content = json.loads(path.read_text())
+    info = content.get("info")
+    return content | {"info": info and sorted(info)}
+
+
+def converted_twice(**options: Any) -> bool:
+    """Whether a second conversion writes the file again."""
+    path = FOLDER / fresh("converted") / "new.json"
+    convert_to_coco_json(registered(records([0])), str(path))
+    path.write_text("{}")
+    convert_to_coco_json(registered(records([1])), str(path), **options)
+    return path.read_text() != "{}"
+
+
+def metadata(**facts: Any) -> Metadata:
+    return MetadataCatalog.get(fresh()).set(**facts)
+
+
+def facts_of(name: str) -> dict:
+    """What is known of a dataset, without the folder of the datasets."""
+    return {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k not in ("json_file", "image_root")}
+
+
+def register(**changes: Any) -> tuple:
+    given = {"name": fresh(), "metadata": {}, "json_file": coco({}), "image_root": "root"} | changes
+    register_coco_instances(**given)
+    return facts_of(given["name"]).keys() - {"name"}, len(DatasetCatalog.get(given["name"]))
+
+
+def twice(*names: Any) -> None:
+    for name in names:
+        register_coco_instances(name, {}, coco({}), "root")
+
+
+def removed(catalog: Any, name: str) -> tuple:
+    catalog.remove(name)
+    return name in catalog, name in catalog.list()
+
+
+def picture(mode: str, orientation: int = 1) -> str:
+    """Write an image of 4 x 6 pixels, and the EXIF tag that says how it is turned."""
+    path = FOLDER / f"{fresh('picture')}.png"
+    image = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).convert(mode)
+    exif = Image.Exif()
+    exif[274] = orientation
+    image.save(path, exif=exif)
+    return str(path)
+
+
+def filled(record: dict) -> dict:
+    check_image_size(record, np.zeros((4, 6, 3)))
+    return record
+
+
+class Squares(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> int:
+        return index * index
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        return iter(range(3))
+
+
+def mapped(function: Any, size: int = 6) -> list:
+    dataset = MapDataset(list(range(size)), function)
+    return [dataset[index] for index in range(size)]
+
+
+def same_object(**options: Any) -> tuple[bool, bool]:
+    """Whether a list's own entry is returned, and whether two reads return one object."""
+    entries = [{"a": 1}]
+    dataset = DatasetFromList(entries, **options)
+    return dataset[0] is entries[0], dataset[0] is dataset[0]
+
+
+odd = functools.partial(lambda value: value if value % 2 else None)
+LOADER = "build_detection_test_loader"
+ANNOTATIONS = (
+    *(
+        "",
+        "{}",
+        "{}, {'image_id': 2}, {'image_id': 5, 'category_id': 8}",
+        "{'iscrowd': 1}",
+        "{'bbox': []}",
+        "{'bbox': [1.5, 2, 0, 0]}",
+    ),
+    *(
+        "{'category_id': 99}",
+        "{'image_id': 99}",
+        "{}, {'id': 1}",
+        "{'ignore': 1}",
+        "{'ignore': 0}",
+        "{'attributes': 1}",
+    ),
+    *(
+        "{'segmentation': POLYGON}",
+        "{'segmentation': []}",
+        "{'segmentation': [[1, 2, 3, 4]]}",
+        "{'segmentation': None}",
+    ),
+    *(
+        "{'segmentation': [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]}",
+        "{'segmentation': RLE}",
+        "{'segmentation': RLE | {'counts': 'PPYo0'}}",
+    ),
+    *("{'keypoints': [1, 2, 2, 3, 4, 0]}", "{'keypoints': []}"),
+)
+WITHOUT = ("bbox", "category_id", "iscrowd")
+
+CALLS = [
+    *(f"loaded({a})" for a in ANNOTATIONS),
+    *(f"loaded({a}{', ' if a else ''}name=fresh())" for a in ANNOTATIONS),
+    *(f"learned({a})" for a in ANNOTATIONS[:4]),
+    *(f"load_coco_json(without({key!r}), 'root', {name})" for key in WITHOUT for name in ("None", "fresh()")),
+    "loaded({'attributes': 1}, {}, extra=['attributes'])",
+    "loaded({}, images=[])",
+    "loaded({}, categories=[])",
+    "loaded({}, categories=[], name=fresh())",
+    "learned(categories=[{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}])",
+    "learned({'category_id': 0}, categories=[{'id': 0, 'name': 'a'}])",
+    "learned({}, prefix='coco_like')",
+    "loaded(images=IMAGES[:1] + [IMAGES[0] | {'file_name': 'twice.jpg'}])",
+    "load_coco_json('/nothing.json', 'root')",
+    "load_coco_json(Path(coco({})), Path('root'))",
+    "load_coco_json(coco({}).replace('file', 'minival'), 'root')",
+    "register()",
+    "register(metadata={'thing_colors': [1]})",
+    "register(metadata={'evaluator_type': 'x'})",
+    "register(name=3)",
+    "register(json_file=None)",
+    "register(json_file=Path(coco({})))",
+    "register(image_root=3)",
+    "twice('again', 'again')",
+    *(f"facts_of('coco_2017_{split}')" for split in ("train", "val")),
+    *(f"MetadataCatalog.get('coco_2017_{split}').json_file" for split in ("train", "val")),
+    "MetadataCatalog.get('coco_2017_val').image_root, 'coco_2017_val' in DatasetCatalog",
+    "MetadataCatalog.get('coco_2017_val').set(thing_classes=['a'])",
+    "DatasetCatalog.get('nothing')",
+    "DatasetCatalog['nothing']",
+    "DatasetCatalog.register(fresh(), 3)",
+    "DatasetCatalog.register(registered([]), list)",
+    "DatasetCatalog.get(registered([1]))",
+    "registered([]) in DatasetCatalog.list(), registered([]) in DatasetCatalog, registered([]) in DatasetCatalog.keys()",
+    "removed(DatasetCatalog, registered([]))",
+    "removed(MetadataCatalog, registered([]))",
+    "DatasetCatalog.remove('nothing'), 1",
+    "MetadataCatalog.remove('nothing')",
+    "str(DatasetCatalog).split(':')[0], repr(MetadataCatalog).split(':')[0], repr(DatasetCatalog)[-1]",
+    "type(DatasetCatalog.list()), type(MetadataCatalog.list())",
+    "MetadataCatalog.get('')",
+    "MetadataCatalog.get(None)",
+    "facts_of('never heard of'), 'never heard of' in MetadataCatalog.list()",
+    "MetadataCatalog.get('x') is MetadataCatalog.get('x'), MetadataCatalog['x'] is MetadataCatalog.get('x')",
+    "MetadataCatalog['never asked']",
+    "metadata(a=1).a, metadata(a=1).get('a'), metadata().get('b'), metadata().get('b', 3)",
+    "metadata().nothing",
+    "metadata(a=1).nothing",
+    "hasattr(metadata(a=1), 'b')",
+    "metadata(a=1).set(a=1).a",
+    "metadata(a=1).set(a=2)",
+    "metadata(a=1).set(name='other')",
+    "metadata(a=1).__setattr__('a', 2)",
+    "metadata(a=[1]).set(a=(1,))",
+    "metadata(thing_classes=['a']).class_names",
+    "metadata(class_names=['a']).thing_classes",
+    "sorted(metadata(a=1).as_dict())",
+    "metadata(a=1).as_dict().update(a=2)",
+    "Metadata(name='x') == Metadata(name='x'), repr(Metadata(name='x', a=1)), Metadata().name",
+    "get_detection_dataset_dicts(registered(records([0], [1, 1])))",
+    "get_detection_dataset_dicts(names=[registered(records([0])), registered(records([1]))])",
+    "get_detection_dataset_dicts((registered(records([0])),))",
+    "get_detection_dataset_dicts([])",
+    "get_detection_dataset_dicts('nothing')",
+    "get_detection_dataset_dicts(registered([]))",
+    "get_detection_dataset_dicts(registered(records([], [0])))",
+    "get_detection_dataset_dicts(registered(records([], [0])), filter_empty=False)",
+    "get_detection_dataset_dicts(registered(records([], [0])), False)",
+    "get_detection_dataset_dicts(registered(records([])))",
+    "get_detection_dataset_dicts(registered(records([0], iscrowd=1)))",
+    "get_detection_dataset_dicts(registered([{'file_name': 'a'}]))",
+    "get_detection_dataset_dicts(registered(records([0]), None))",
+    "get_detection_dataset_dicts(registered(records([5])))",
+    "get_detection_dataset_dicts(registered(records([-1])))",
+    "get_detection_dataset_dicts(registered(records([5])), check_consistency=False)",
+    "get_detection_dataset_dicts([registered(records([0])), registered(records([0]), ['other'])])",
+    "get_detection_dataset_dicts([registered(records([0])), registered(records([0]), ['other'])], check_consistency=False)",
+    "get_detection_dataset_dicts([registered(records([0])), registered(records([0]), None)])",
+    "get_detection_dataset_dicts(registered(records([0], keypoints=[1, 2, 2]) + records([0])), min_keypoints=1)",
+    "get_detection_dataset_dicts(registered(records([0], keypoints=[1, 2, 0])), min_keypoints=1)",
+    "get_detection_dataset_dicts(registered(Squares()))",
+    "len(get_detection_dataset_dicts([registered(Squares()), registered(Squares())]))",
+    "table(records([0], [1, 1], [1]), ['cat', 'dog'])",
+    "table(records([0], [2, 6], iscrowd=0), ['one', 'two', 'a long name of a class', 'four', 'five', 'six', 'seven'])",
+    "table(records([0, 0]), ['only'])",
+    "table(records([0]) + records([0], [1], iscrowd=1), ['a', 'b', 'c'])",
+    "table(records([3], [1]), list('abcdef'))",
+    "converted(records([0], [1, 1]))",
+    "converted(records([0]), thing_dataset_id_to_contiguous_id={7: 0, 4: 1})",
+    "converted(records([0]), None)",
+    "converted(records([5]))",
+    "converted(records([5]), thing_dataset_id_to_contiguous_id={7: 0, 4: 1})",
+    "converted(records([]))",
+    "converted([])",
+    "converted([{'file_name': Path('a.jpg'), 'height': 3.0, 'width': 4.0}])",
+    "converted([{'file_name': 'a.jpg', 'height': 3}])",
+    *(
+        f"converted(records([0], bbox={box}, bbox_mode=BoxMode.{mode}))"
+        for box in ("[1, 2, 5, 7]", "np.array([1.23456, 2, 5, 7])", "(0.1, 0.2, 0.7, 0.9)", "np.array([[1, 2, 5, 7]])", "[1, 2]", "torch.tensor([1, 2, 5, 7])")
+        for mode in ("XYXY_ABS", "XYWH_ABS")
+    ),
+    "converted(records([0], segmentation=POLYGON))",
+    "converted(records([0], segmentation=POLYGON + POLYGON))",
+    "converted(records([0], segmentation=[np.array([1, 2, 8, 2, 8, 9.5])]))",
+    "converted(records([0], segmentation={'counts': 'PPYo0', 'size': [6, 10]}))",
+    "converted(records([0], segmentation={'counts': b'PPYo0', 'size': [6, 10]}))",
+    "converted(records([0], segmentation='x'))",
+    "converted(records([0], keypoints=[1.5, 2.5, 2, 3, 4, 0]))",
+    "converted(records([0], keypoints=[1.5, 2.5, 2, 3, 4, 0], num_keypoints=9))",
+    "converted_twice(), converted_twice(allow_cached=False), converted_twice(allow_cached=True)",
+    *(f"DatasetFromList([1, 'x', {{'a': [1]}}])[{i}]" for i in ("0", "2", "-1", "-3", "3", "np.int64(1)", "torch.tensor(1)", "slice(0, 2)", "'a'")),
+    *(f"DatasetFromList([1, 'x', {{'a': [1]}}], serialize=False)[{i}]" for i in ("0", "2", "-1", "3", "slice(0, 2)")),
+    "len(DatasetFromList([1, 2])), list(DatasetFromList([1, 2], serialize=False))",
+    *(f"DatasetFromList([], serialize={s}).__len__()" for s in ("True", "False")),
+    *(f"same_object({o})" for o in ("", "copy=False", "serialize=False", "copy=False, serialize=False", "copy=True, serialize=True")),
+    "len(DatasetFromList([1, 2], serialize=tuple)), DatasetFromList([1, 2], serialize=tuple)[1]",
+    "DatasetFromList([1, 2], serialize='x')",
+    "DatasetFromList([1, 2], serialize=None)",
+    "DatasetFromList(range(3))[1]",
+    "mapped(odd)",
+    "mapped(lambda x: x if x == 3 else None)",
+    "mapped(lambda x: None)",
+    "mapped(str)",
+    "MapDataset([1, 2], str)[5]",
+    "MapDataset([1, 2], str)[1.0]",
+    "len(MapDataset([1, 2], str))",
+    *(f"list(InferenceSampler({n}))" for n in ("3", "0", "-1", "1")),
+    "len(InferenceSampler(3)), list(InferenceSampler(size=2))",
+    f"list({LOADER}([1, 2, 3], mapper=str))",
+    f"list({LOADER}([1, 2, 3], mapper=None, batch_size=2))",
+    f"list({LOADER}(dataset=Squares(), mapper=None, batch_size=2))",
+    f"list({LOADER}(Squares(), mapper=lambda x: -x, batch_size=3, collate_fn=sum))",
+    f"list({LOADER}([1, 2, 3], mapper=None, sampler=[2, 0]))",
+    f"list({LOADER}((4, 5), mapper=str))",
+    f"{LOADER}([1, 2, 3])",
+    f"{LOADER}([1, 2, 3], str)",
+    f"{LOADER}([], mapper=None)",
+    f"list({LOADER}([1, 2, 3], mapper=odd))",
+    f"len({LOADER}([1, 2, 3], mapper=None, batch_size=2)), {LOADER}([1], mapper=None).drop_last",
+    *(f"read_image(picture({m!r}), {f!r})" for m in ("RGB", "L", "RGBA", "P", "1", "I;16") for f in (None, "RGB", "BGR", "L")),
+    *(f"read_image(picture('RGB', {o}))" for o in range(10)),
+    "read_image(picture('RGB'), 'nothing')",
+    "read_image('/nothing.png')",
+    "read_image(coco({}))",
+    "read_image(Path(picture('RGB')))",
+    *(f"filled({r})" for r in ("{}", "{'height': 4}", "{'width': 6}", "{'height': 4, 'width': 6}", "{'height': 6, 'width': 4}", "{'height': 5}", "{'height': 4, 'width': 6.0}")),
+    "filled({'height': 6, 'width': 4, 'file_name': 'a.jpg'})",
+    "issubclass(SizeMismatchError, ValueError)",
+]  # fmt: skip
+
+
+def without(key: str) -> str:
+    annotation = {name: value for name, value in ANNOTATION.items() if name != key}
+    path = FOLDER / f"{fresh('file')}.json"
+    path.write_text(json.dumps({"images": IMAGES, "annotations": [annotation], "categories": CATEGORIES}))
+    return str(path)

@@ -1,0 +1,246 @@
+"""detrex: boxes, averaged weights, writers, backbones of timm."""
+
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+import contextlib
+import sys
+import types
+from typing import Any
+from unittest import mock
+
+import torch
+from detectron2.utils.events import EventStorage
+from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from detrex.modeling import ema
+from detrex.modeling.backbone import TimmBackbone
+from omegaconf import OmegaConf
+from torch import nn
+
+from tests.ecosystem.calls import messages
+
+
+def model_of(value: float = 1.0) -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.fill_(value)
+    return model
+
+
+def values(model: nn.Module) -> dict:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def state_of(value: float = 2.0) -> ema.EMAState:
+    return ema.EMAState.FromModel(model_of(value))
+
+
+def cfg_of(**changes: Any) -> Any:
+    return OmegaConf.create({"train": {"model_ema": {"enabled": True, "decay": 0.5, "device": "cpu"} | changes}})
+
+
+def built(**changes: Any) -> tuple:
+    """The model that gets an average, what is logged, and what is added to a checkpointer."""
+    model, cfg = model_of(), cfg_of(**changes)
+    with messages("detrex.modeling.ema") as lines:
+        returned = ema.may_build_model_ema(cfg, model)
+    added = ema.may_get_ema_checkpointer(cfg, model)
+    return (
+        returned,
+        lines,
+        list(added),
+        hasattr(model, "ema_state"),
+        all(one is model.ema_state for one in added.values()),
+    )
+
+
+def built_twice() -> None:
+    model = model_of()
+    ema.may_build_model_ema(cfg_of(), model)
+    ema.may_build_model_ema(cfg_of(), model)
+
+
+def with_state(value: float = 2.0) -> nn.Module:
+    model = model_of()
+    model.ema_state = state_of(value)
+    return model
+
+
+def within(model: nn.Module, *args: Any, fails: bool = False) -> list:
+    """The values of a model within the context and after it."""
+    found = []
+    with contextlib.suppress(RuntimeError), ema.apply_model_ema_and_restore(model, *args) as former:
+        found += [values(model), type(former).__name__, former.state["0.weight"]]
+        if fails:
+            raise RuntimeError
+    return [*found, values(model)] if not fails else found
+
+
+def applied(model: nn.Module, **options: Any) -> tuple:
+    former = ema.apply_model_ema(model, **options)
+    return former and former.state, values(model)
+
+
+def saved_values() -> bool:
+    """Whether a state holds copies, and whether its own dict is what a checkpoint gets."""
+    model = model_of()
+    state = ema.EMAState.FromModel(model)
+    model[0].weight.data.fill_(9)
+    return state.state["0.weight"], state.state_dict() is state.state, state.state["0.weight"].requires_grad
+
+
+def loaded(content: dict, *args: Any) -> tuple:
+    state = state_of()
+    returned = state.load_state_dict(content, *args)
+    return list(returned.missing_keys), list(returned.unexpected_keys), state.state
+
+
+def wandb_calls(*rounds: tuple, window_size: int = 20, params: Any = None, **others: Any) -> list:
+    """What a run of W&B receives."""
+    calls: list = []
+
+    class Run:
+        def log(self, *args: Any, **kwargs: Any) -> None:
+            calls.append(("log", args, kwargs))
+
+        def finish(self) -> None:
+            calls.append(("finish",))
+
+    def init(**kwargs: Any) -> Run:
+        calls.append(("init", kwargs))
+        return Run()
+
+    fake = types.ModuleType("wandb")
+    fake.init, fake.Image = init, None
+    cfg = OmegaConf.create(
+        {"a": 1, "b": "${a}", "train": {"wandb": {"params": {"project": "p"} if params is None else params}}}
+    )
+    events = _events()
+    with (
+        mock.patch.dict(sys.modules, wandb=fake),
+        mock.patch.object(events, "wandb", fake, create=True),
+        EventStorage() as storage,
+    ):
+        writer = events.WandbWriter(cfg, window_size, **others)
+        for scalars in rounds:
+            for iteration, name, value in scalars:
+                storage.iter = iteration
+                storage.put_scalar(name, value)
+            writer.write()
+        writer.close()
+    return calls
+
+
+def _events() -> Any:
+    from detrex.utils import WandbWriter
+
+    return sys.modules[WandbWriter.__module__]
+
+
+class Features(nn.Module):
+    """Stands in for a network of timm."""
+
+    def __init__(self, out_indices: tuple, known: bool = True):
+        super().__init__()
+        self.indices = out_indices
+        if known:
+            self.feature_info = self
+
+    def channels(self) -> list:
+        return [10 * index for index in self.indices]
+
+    def reduction(self) -> list:
+        return [2**index for index in self.indices]
+
+    @property
+    def out_indices(self) -> tuple:
+        return self.indices
+
+    def forward(self, x: torch.Tensor) -> list:
+        return [x + index for index in self.indices]
+
+
+def timm_backbone(fails: str = "", known: bool = True, name: str = "net", **options: Any) -> tuple:
+    """What timm is asked for, the shapes that the backbone states, and its features."""
+    asked: list = []
+
+    def create_model(*args: Any, **kwargs: Any) -> nn.Module:
+        kwargs |= {"model_name": args[0]} if args else {}
+        asked.append(sorted(kwargs.items(), key=str))
+        if fails:
+            raise RuntimeError(fails)
+        return Features(kwargs["out_indices"], known)
+
+    fake = types.ModuleType("timm")
+    fake.create_model = create_model
+    module = sys.modules[TimmBackbone.__module__]
+    with mock.patch.dict(sys.modules, timm=fake), mock.patch.object(module, "timm", fake, create=True):
+        backbone = TimmBackbone(name, **options)
+    shapes = sorted(backbone.output_shape().items()) if known else None
+    return asked, shapes, backbone(torch.zeros(1)), backbone.size_divisibility
+
+
+BOXES = (
+    "torch.tensor([5.0, 6, 2, 4])",
+    "torch.tensor([[5.0, 6, 2, 4], [0, 0, 0, 0], [1, 1, -2, 3]])",
+    "torch.rand(2, 3, 4)",
+    "torch.zeros(0, 4)",
+    "torch.tensor([[1, 2, 3, 5]])",
+    "torch.rand(2, 4).half()",
+    "torch.rand(2, 4).double()",
+    "torch.zeros(2, 5)",
+    "torch.zeros(2, 3)",
+    "torch.zeros(())",
+    "torch.tensor([float('nan'), 1, 2, 3])",
+    "[1, 2, 3, 4]",
+)
+
+CALLS = [
+    *(f"{function}({boxes})" for boxes in BOXES for function in ("box_cxcywh_to_xyxy", "box_xyxy_to_cxcywh")),
+    "box_cxcywh_to_xyxy(bbox=torch.ones(4))",
+    "state_of().state",
+    "ema.EMAState.FromModel(model_of(), 'cpu').state",
+    "ema.EMAState().state, ema.EMAState().device, bool(ema.EMAState().has_inited())",
+    "state_of().device, bool(state_of().has_inited())",
+    "state_of().clear().state, type(state_of().to('cpu')).__name__",
+    "state_of().to(torch.float64).state",
+    "saved_values()",
+    "repr(state_of()), repr(ema.EMAState())",
+    "[name for name, _ in state_of().get_model_state_iterator(model_of())]",
+    "state_of().apply_to(model_of())",
+    "ema.EMAState().apply_to(model_of())",
+    "state_of().apply_to(nn.Linear(3, 3))",
+    "loaded({'x': torch.ones(1)})",
+    "loaded({'x': torch.ones(1)}, False)",
+    "loaded({})",
+    "built()",
+    "built(enabled=False)",
+    "built_twice()",
+    "ema.may_build_model_ema(OmegaConf.create({'train': {}}), model_of())",
+    "ema.get_model_ema_state(model_of())",
+    "ema.get_model_ema_state(with_state()).state",
+    "applied(with_state())",
+    "applied(with_state(), save_current=True)",
+    "applied(model_of(), state=state_of(5.0))",
+    "applied(with_state(), state=ema.EMAState())",
+    "applied(model_of())",
+    "within(with_state())",
+    "within(model_of(), state_of(7.0))",
+    "within(with_state(), fails=True)",
+    "within(model_of())",
+    "wandb_calls(((0, 'a', 4.0), (1, 'a', 2.0), (1, 'b', 1.0)))",
+    "wandb_calls(((0, 'a', 4.0),), ((1, 'a', 2.0),), (), window_size=1)",
+    "wandb_calls(((3, 'a', 4.0), (5, 'b', 1.0)), ((4, 'a', 1.0),))",
+    "wandb_calls(params={'project': 'q', 'name': 'r'})",
+    "wandb_calls(params={'nothing': None})",
+    "timm_backbone()",
+    "timm_backbone(out_indices=(1, 3))",
+    "timm_backbone(out_indices=[0])",
+    "timm_backbone(features_only=False, pretrained=True, checkpoint_path='x', in_channels=4, norm_layer=nn.BatchNorm2d)",
+    "timm_backbone(pretrained='file')",
+    "timm_backbone(checkpoint_path='x')",
+    "timm_backbone(fails='no feature_info here')",
+    "timm_backbone(fails='unexpected norm_layer')",
+    "timm_backbone(known=False)",
+]  # fmt: skip

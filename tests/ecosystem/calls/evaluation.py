@@ -1,0 +1,357 @@
+"""Evaluation: loops over datasets, COCO's metrics, results."""
+
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json, register_coco_instances
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_context,
+    inference_on_dataset,
+    print_csv_format,
+)
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.structures import Boxes, BoxMode, Instances
+from torch import nn
+
+from tests.ecosystem.calls import messages
+
+NAN = float("nan")
+NUMBER = itertools.count()
+FOLDER = Path(tempfile.mkdtemp())
+
+
+def coco_dataset(objects: int = 40, classes: tuple = ("cat", "dog", "bird"), images: int = 5, **content: Any) -> str:
+    """Register a dataset of random boxes in COCO format and return its name."""
+    name = f"evaluated_{next(NUMBER)}"
+    random = np.random.default_rng(3)
+    boxes = np.concatenate([random.uniform(0, 400, (objects, 2)), random.uniform(4, 180, (objects, 2))], axis=1)
+    annotations = [
+        {
+            "id": k + 1,
+            "image_id": 10 + k % images,
+            "category_id": 2 * (k % len(classes)) + 3,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": int(k % 9 == 8),
+        }
+        for k, box in enumerate(boxes.tolist())
+    ]
+    listed = [{"id": 10 + i, "file_name": f"{i}.jpg", "height": 500, "width": 600} for i in range(images)]
+    categories = [{"id": 2 * i + 3, "name": label} for i, label in enumerate(classes)]
+    (FOLDER / f"{name}.json").write_text(
+        json.dumps({"images": listed, "annotations": annotations, "categories": categories} | content)
+    )
+    register_coco_instances(name, {}, str(FOLDER / f"{name}.json"), str(FOLDER))
+    return name
+
+
+def plain_dataset(objects: int = 10) -> str:
+    """Register a dataset of detectron2's format and return its name."""
+    name = f"evaluated_{next(NUMBER)}"
+    random = np.random.default_rng(4)
+    records = [
+        {
+            "file_name": f"{i}.jpg", "height": 500, "width": 600, "image_id": i,
+            "annotations": [
+                {"bbox": [*map(float, random.uniform(0, 200, 2)), *map(float, random.uniform(210, 400, 2))], "bbox_mode": BoxMode.XYXY_ABS, "category_id": k % 2}
+                for k in range(objects)
+            ],
+        }
+        for i in range(3)
+    ]  # fmt: skip
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).thing_classes = ["cat", "dog"]
+    return name
+
+
+def detections(
+    records: list[dict], seed: int = 0, noise: float = 12.0, extra: int = 20, classes: int = 3
+) -> list[dict]:
+    """Noisy boxes of the annotations, and random ones."""
+    random = np.random.default_rng(seed)
+    outputs = []
+    for record in records:
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record.get("annotations", [])]
+        labels = [a["category_id"] for a in record.get("annotations", [])]
+        boxes = np.array(boxes).reshape(-1, 4) + random.normal(0, noise, (len(boxes), 4))
+        more = random.uniform(0, 300, (extra, 2))
+        boxes = np.concatenate([boxes, np.concatenate([more, more + random.uniform(5, 200, (extra, 2))], axis=1)])
+        found = Instances((500, 600), pred_boxes=Boxes(boxes))
+        found.scores = torch.from_numpy(random.uniform(0.05, 1, len(boxes))).float()
+        found.pred_classes = torch.tensor(labels + random.integers(0, classes, extra).tolist())
+        outputs.append({"instances": found})
+    return outputs
+
+
+def records_of(name: str) -> list[dict]:
+    metadata = MetadataCatalog.get(name)
+    return load_coco_json(metadata.json_file, "", name) if metadata.get("json_file") else DatasetCatalog.get(name)
+
+
+def evaluate(
+    name: str,
+    *,
+    img_ids: Any = None,
+    output: bool = True,
+    given: dict | None = None,
+    before: Any = None,
+    **options: Any,
+) -> tuple:
+    """The metrics of noisy detections, the files that are written, and the levels of what is logged."""
+    records = records_of(name)
+    folder = Path(tempfile.mkdtemp())
+    with messages("detectron2.evaluation") as lines:
+        evaluator = COCOEvaluator(name, output_dir=str(folder) if output else None, **options)
+        evaluator.reset()
+        for record, found in zip(records, detections(records, **(given or {})), strict=True):
+            evaluator.process([record], [before(found) if before else found])
+        results = evaluator.evaluate(img_ids) if img_ids is not None else evaluator.evaluate()
+    files = {path.name: summary(path) for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
+    return (
+        rounded(results),
+        files,
+        [
+            line
+            for line in lines
+            if "COCO API" not in line and "Fast COCO" not in line and "Converting" not in line and "Saving" not in line
+        ],
+    )
+
+
+def summary(path: Path) -> Any:
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        return content[:3] if isinstance(content, list) else sorted(content)
+    content = torch.load(path, weights_only=False)
+    return [(one["image_id"], one["instances"][:2]) for one in content]
+
+
+def rounded(results: Any) -> Any:
+    """Implementations of the metrics add in another order."""
+    if isinstance(results, dict):
+        return {name: rounded(value) for name, value in results.items()}
+    return round(results, 9) if isinstance(results, float) else results
+
+
+def without(key: str) -> Any:
+    def change(output: dict) -> dict:
+        output["instances"].remove(key)
+        return output
+
+    return change
+
+
+def moved_class(output: dict) -> dict:
+    output["instances"].pred_classes += 5
+    return output
+
+
+def emptied(output: dict) -> dict:
+    return {"instances": output["instances"][:0]}
+
+
+def renamed(output: dict) -> dict:
+    return {"other": output["instances"]}
+
+
+def with_masks(output: dict) -> dict:
+    output["instances"].pred_masks = torch.ones(len(output["instances"]), 4, 4)
+    return output
+
+
+def restarted() -> tuple:
+    """A second round of an evaluator does not remember the first."""
+    name = coco_dataset()
+    records = records_of(name)
+    evaluator = COCOEvaluator(name)
+    found = []
+    for seed in (1, 0):
+        evaluator.reset()
+        evaluator.process(records, detections(records, seed))
+        found.append(rounded(evaluator.evaluate()))
+    return tuple(found)
+
+
+def changed_results() -> bool:
+    """A change of the returned results does not reach the evaluator."""
+    name = coco_dataset()
+    records = records_of(name)
+    evaluator = COCOEvaluator(name)
+    evaluator.reset()
+    evaluator.process(records, detections(records))
+    evaluator.evaluate()["bbox"].clear()
+    return len(evaluator.evaluate()["bbox"]) > 0
+
+
+def attributes(**options: Any) -> tuple:
+    """Attributes that other packages read from an evaluator."""
+    evaluator = COCOEvaluator(coco_dataset(), **options)
+    names = ("_max_dets_per_image", "_distributed", "_output_dir", "_tasks", "_do_evaluation")
+    return tuple(getattr(evaluator, name) for name in names), len(evaluator._coco_api.imgs)
+
+
+def cached(allow: bool) -> tuple:
+    """Whether a file of an earlier run is used for a dataset that is not in COCO format."""
+    folder = Path(tempfile.mkdtemp())
+    name = plain_dataset()
+    path = folder / f"{name}_coco_format.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    COCOEvaluator(name, output_dir=str(folder), allow_cached_coco=allow)
+    return len(json.loads(path.read_text())["images"]), MetadataCatalog.get(name).json_file == str(path)
+
+
+class Told(DatasetEvaluator):
+    def __init__(self, log: list, results: Any = None):
+        self.log, self.results = log, results
+
+    def reset(self) -> None:
+        self.log.append("reset")
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        self.log.append((inputs, outputs, torch.is_grad_enabled()))
+
+    def evaluate(self) -> Any:
+        self.log.append("evaluate")
+        return self.results
+
+
+class Doubling(nn.Module):
+    def __init__(self, log: list):
+        super().__init__()
+        self.log = log
+
+    def forward(self, x: Any) -> Any:
+        self.log.append(("training", self.training))
+        return 2 * x
+
+
+def looped(
+    evaluator: Any = "one", callbacks: Any = None, size: int = 3, results: Any = None, model: Any = None
+) -> tuple:
+    """What an evaluator sees of a loop over a dataset, what is logged without the numbers, and the result."""
+    log: list = []
+    kinds = {"one": Told(log, results), "list": [Told(log, results), Told(log)], "none": None, "tuple": (Told(log),)}
+    network = Doubling(log)
+    network.train()
+    told = {name: lambda name=name: log.append(name) for name in callbacks} if callbacks else None
+    with messages("detectron2.evaluation.evaluator") as lines:
+        found = inference_on_dataset(
+            model or network, list(range(size)), kinds.get(evaluator, evaluator), *([told] if callbacks else [])
+        )
+    return found, log, [re.sub(r"\d+:\d\d:\d\d(\.\d+)?|\d+\.\d+", "N", line) for line in lines], network.training
+
+
+def modes(fails: bool = False) -> list:
+    """The mode of a model and of a part in evaluation mode, before, within and after the context."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
+    model[1].eval()
+    found = [(model.training, model[1].training)]
+    with contextlib.suppress(RuntimeError), inference_context(model):
+        found.append((model.training, model[1].training))
+        if fails:
+            raise RuntimeError
+    return [*found, *([] if fails else [(model.training, model[1].training)])]
+
+
+def combined(*results: Any) -> Any:
+    log: list = []
+    evaluators = DatasetEvaluators([Told(log, result) for result in results])
+    evaluators.reset()
+    evaluators.process(1, 2)
+    return evaluators.evaluate(), log
+
+
+def csv(results: Any) -> list[str]:
+    with messages("detectron2.evaluation.testing") as lines:
+        print_csv_format(results)
+    return lines
+
+
+def found(count: int = 2, **fields: Any) -> Instances:
+    boxes = torch.arange(4.0 * count).reshape(count, 4) * torch.tensor([1, 1, 2, 2])
+    given = {"pred_boxes": Boxes(boxes), "scores": torch.linspace(0.25, 1, count), "pred_classes": torch.arange(count)}
+    return Instances((10, 20), **(given | fields))
+
+
+CALLS = [
+    *(
+        f"evaluate(coco_dataset(){o})"
+        for o in (
+            *("", ", use_fast_impl=False", ", output=False", ", tasks=('bbox',)", ", tasks=['bbox']", ", distributed=False"),
+            *(", max_dets_per_image=5", ", max_dets_per_image=1", ", max_dets_per_image=300", ", max_dets_per_image=5, use_fast_impl=False"),
+            *(", img_ids=[10, 11]", ", img_ids=[]", ", img_ids=[99]", ", allow_cached_coco=False"),
+            *(", given={'noise': 0.0, 'extra': 0}", ", given={'noise': 300.0}", ", before=moved_class", ", before=emptied", ", before=renamed"),
+            *(", before=without('scores')", ", before=without('pred_classes')"),
+        )
+    ),
+    "evaluate(coco_dataset(classes=('only',)), given={'classes': 1})",
+    "evaluate(coco_dataset(classes=('a', 'b')), given={'classes': 2})",
+    "evaluate(coco_dataset(classes=tuple('abcdefg')), given={'classes': 7})",
+    "evaluate(coco_dataset(objects=0))",
+    "evaluate(coco_dataset(objects=3))",
+    "evaluate(coco_dataset(annotations=[]))",
+    "evaluate(plain_dataset(), given={'classes': 2})",
+    "evaluate(plain_dataset(), given={'classes': 2}, allow_cached_coco=False, use_fast_impl=False)",
+    "COCOEvaluator(plain_dataset())",
+    "COCOEvaluator('not registered', output_dir=str(FOLDER))",
+    "COCOEvaluator('never registered')",
+    "COCOEvaluator('coco_2017_val')",
+    "COCOEvaluator(coco_dataset(), ('bbox',), False, str(FOLDER))",
+    "COCOEvaluator(coco_dataset(), ('bbox',), False, str(FOLDER), 100)",
+    "COCOEvaluator(coco_dataset()).evaluate()",
+    "restarted()",
+    "changed_results()",
+    "attributes()",
+    "attributes(max_dets_per_image=7, distributed=False, output_dir='x', tasks=('bbox',))",
+    "cached(True), cached(False)",
+    "COCOEvaluator(coco_dataset()).process([{}], [{'instances': found()}])",
+    "looped()",
+    "looped(results={'a': 1}), looped(results={})",
+    "looped('list', results={'a': 1})",
+    "looped('none')",
+    "looped('tuple')",
+    "looped(3)",
+    "looped(size=1)",
+    "looped(size=7)",
+    "looped(size=12)",
+    "looped(size=0)",
+    "looped(model=lambda x: x)",
+    "looped(callbacks=['on_start', 'before_inference', 'after_inference', 'on_end'])",
+    "looped(callbacks=['on_start', 'unknown'])",
+    "modes(), modes(True)",
+    "combined({'a': 1}, {'b': 2})",
+    "combined({'a': 1}, None, {})",
+    "combined({'a': 1}, {'a': 1})",
+    "combined()",
+    "DatasetEvaluator().reset(), DatasetEvaluator().process(1, 2), DatasetEvaluator().evaluate()",
+    *(
+        f"csv({r})"
+        for r in (
+            *("{'bbox': {'AP': 12.34567, 'AP50': 50, 'AP-cat': 1.0}}", "OrderedDict(bbox={'AP': NAN})", "{}", "[]", "{'a': 3.5}", "{'a': {}}", "[1]"),
+            *("{'a': {'b': 'x'}}", "{'a': {'b': None}}", "{'a': {'b': {'c': 1.0}}}", "{'a': {'b': np.float32(2)}}", "None", "{'a': {1: 2.0}}"),
+        )
+    ),
+    *(f"flatten_results_dict({r})" for r in ("{'bbox': {'AP': 1}}", "{'a': {'b': {'c': 1, 'd': 2}}, 'e': 3}", "{}", "{'a': {}}", "{1: {'b': 2}}", "OrderedDict(a=OrderedDict(b=1))", "[1]")),
+    "instances_to_coco_json(found(), 7)",
+    "instances_to_coco_json(found(0), 7)",
+    "instances_to_coco_json(Instances((10, 20)), 7)",
+    "instances_to_coco_json(found(1, pred_classes=torch.tensor([2], dtype=torch.int32)), 'name')",
+    "sorted(os.listdir(FOLDER)) != []",
+]  # fmt: skip

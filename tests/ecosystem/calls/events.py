@@ -1,0 +1,213 @@
+"""Scalars of a run: their storage, and the writers."""
+
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+import json
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+    has_event_storage,
+)
+
+from tests.ecosystem.calls import messages
+
+
+def storage(*scalars: tuple, start: int = 0, **hints: Any) -> EventStorage:
+    """A storage in which each of the (iteration, name, value) is put."""
+    made = EventStorage(start)
+    for iteration, name, value in scalars:
+        made.iter = iteration
+        made.put_scalar(name, value, **hints)
+    return made
+
+
+LOSSES = tuple((i, "loss", float(v)) for i, v in enumerate((5, 1, 4, 2, 3)))
+
+
+def after(operation: Any, *scalars: tuple) -> tuple:
+    """What an operation on a storage returns, and the latest values and the iteration after it."""
+    made = storage(*scalars)
+    with made:
+        result = operation(made)
+    return result, made.latest(), made.iter, made.smoothing_hints()
+
+
+def scoped(made: EventStorage) -> None:
+    with made.name_scope("outer/"):
+        made.put_scalar("a", 1)
+        with made.name_scope("inner"):
+            made.put_scalars(b=2, cur_iter=7)
+    made.put_scalar("c", 3)
+
+
+def nested() -> list:
+    with EventStorage(1) as outer:
+        with EventStorage(2) as inner:
+            found = [get_event_storage() is inner]
+        found.append(get_event_storage() is outer)
+        found.append(has_event_storage())
+    return [*found, has_event_storage()]
+
+
+def json_lines(*rounds: tuple, smooth: bool = True, **options: Any) -> list[str]:
+    """What is in the file after each round of (iteration, name, value) is put and written."""
+    path = Path(tempfile.mkdtemp()) / "metrics.json"
+    path.write_text('{"before": 1}\n')
+    writer = JSONWriter(str(path), **options)
+    with EventStorage() as made:
+        for scalars in rounds:
+            for iteration, name, value in scalars:
+                made.iter = iteration
+                made.put_scalar(name, value, smoothing_hint=smooth)
+            writer.write()
+    writer.close()
+    return path.read_text().splitlines()
+
+
+def printed(
+    iteration: int = 1, max_iter: int | None = 10, window: int = 20, writes: int = 1, **scalars: Any
+) -> list[str]:
+    """The lines that are logged when each scalar has had its values in the last iterations."""
+    printer = CommonMetricPrinter(max_iter, window) if max_iter is not None else CommonMetricPrinter(window_size=window)
+    with messages("detectron2.utils.events") as lines, EventStorage() as made:
+        for name, values in scalars.items():
+            for offset, value in enumerate(reversed(values)):
+                made.put_scalar(name.replace("__", "/"), value, cur_iter=max(iteration - offset, 0))
+        made.iter = iteration
+        for _ in range(writes):
+            printer.write()
+            made.iter += 1
+            time.sleep(0.002)
+    return [_without_clock(line, keep_eta="time" in scalars) for line in lines]
+
+
+def _without_clock(line: str, keep_eta: bool) -> str:
+    """Without the scalar "time", the remaining time is what a clock says."""
+    line = re.sub(r"max_mem: \d+M", "max_mem", line)
+    return line if keep_eta else re.sub(r"eta: [0-9:]+", "eta", line)
+
+
+def eta_is_stored() -> tuple:
+    with EventStorage(3) as made:
+        made.put_scalar("time", 2.0)
+        CommonMetricPrinter(10).write()
+    return made.latest(), made.smoothing_hints()
+
+
+def board(*scalars: tuple) -> list:
+    """The scalars in the event file of TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tempfile.mkdtemp()
+    writer = TensorboardXWriter(folder, window_size=3)
+    with storage(*scalars):
+        writer.write()
+        writer.write()
+    writer.close()
+    read = EventAccumulator(folder).Reload()
+    return [(tag, [(event.step, event.value) for event in read.Scalars(tag)]) for tag in read.Tags()["scalars"]]
+
+
+def board_files(**options: Any) -> tuple:
+    """How many files there are before something is written, and after a writer that wrote nothing is closed."""
+    folder = Path(tempfile.mkdtemp())
+    writer = TensorboardXWriter(str(folder), **options)
+    before = len(list(folder.iterdir()))
+    writer.close()
+    return before, len(list(folder.iterdir()))
+
+
+VALUES = (
+    "1",
+    "1.5",
+    "torch.tensor(2.0)",
+    "torch.tensor([2.0])",
+    "True",
+    "float('nan')",
+    "float('inf')",
+    "'3'",
+    "'x'",
+    "None",
+    "[1]",
+)
+TWO = "((0, 'loss', 4.0), (0, 'lr', 0.1)), ((1, 'loss', 2.0), (1, 'lr', 0.2))"
+
+CALLS = [
+    *(f"storage((0, 'a', {v})).latest()" for v in VALUES),
+    "storage(*LOSSES).latest(), storage(*LOSSES).smoothing_hints()",
+    *(f"storage(*LOSSES).latest_with_smoothing_hint({w})" for w in ("", "1", "2", "3", "4", "100", "window_size=3", "0")),
+    "storage(*LOSSES, smoothing_hint=False).latest_with_smoothing_hint()",
+    *(f"storage(*LOSSES).count_samples('loss', {w})" for w in ("1", "2", "5", "6", "0", "-1")),
+    "storage((3, 'a', 1), (9, 'a', 2), (10, 'a', 3)).count_samples('a', 5)",
+    "storage((9, 'a', 1), (3, 'a', 2), (10, 'a', 3)).count_samples('a', 5)",
+    "storage(*LOSSES).count_samples('loss')",
+    "storage(*LOSSES).count_samples('nothing')",
+    "storage(*LOSSES).history('loss').values()",
+    "storage(*LOSSES).history('nothing')",
+    "list(storage(*LOSSES).histories())",
+    "storage(start=5).iter, storage(start=5.7).iter, EventStorage().iter",
+    "storage(start='x').iter",
+    "after(lambda s: s.step(), *LOSSES)",
+    "after(lambda s: setattr(s, 'iter', 7.9))",
+    "after(lambda s: setattr(s, 'iter', 'x'))",
+    "after(lambda s: s.put_scalar('a', 1, cur_iter=9), *LOSSES)",
+    "after(lambda s: s.put_scalar('a', 1, False, 9), *LOSSES)",
+    "after(lambda s: s.put_scalar('loss', 1, smoothing_hint=False), *LOSSES)",
+    "after(lambda s: s.put_scalar('loss', 1, 0), *LOSSES)",
+    "after(lambda s: s.put_scalars(a=1, b=2))",
+    "after(lambda s: s.put_scalars(a=1, b=2, smoothing_hint=False, cur_iter=4))",
+    "after(lambda s: s.put_scalars(1))",
+    "after(lambda s: s.put_scalar(3, 1))",
+    "after(scoped)",
+    "nested()",
+    "get_event_storage()",
+    "has_event_storage()",
+    "EventWriter().write()",
+    "EventWriter().close()",
+    f"json_lines({TWO})",
+    f"json_lines({TWO}, window_size=1)",
+    f"json_lines({TWO}, smooth=False)",
+    "json_lines(((5, 'b', 1.0), (5, 'a', float('nan')), (3, 'c', 2.0)))",
+    "json_lines(((5, 'b', 1.0),), ((4, 'a', 1.0),), ((5, 'a', 2.0),), ((6, 'a', 3.0),))",
+    "json_lines((), ())",
+    "json_lines(((0, 'a', 1),), (), ((0, 'b', 1),))",
+    "json_lines(((0, 'a/b', float('inf')),))",
+    "JSONWriter('/no/such/folder/metrics.json')",
+    "JSONWriter(None)",
+    "JSONWriter('/tmp/x.json', 20).write()",
+    "printed(loss=[3.0, 1.0, 2.0])",
+    "printed(total_loss=[3.14159, 1.0], loss_bbox=[123456.0], lr=[0.000123456], other=[5.0])",
+    "printed(max_iter=None, loss=[3.0])",
+    "printed(max_iter=None, time=[0.25, 0.5], data_time=[0.001, 0.002, 0.5])",
+    "printed(time=[0.25, 0.5], data_time=[0.001, 0.002, 0.5])",
+    "printed(iteration=7, max_iter=100000, time=[3.0] * 5, lr=[1e-3, 1e-4])",
+    "printed(iteration=10, max_iter=10, loss=[1.0])",
+    "printed(iteration=9, max_iter=10, loss=[1.0], time=[1.0])",
+    "printed(iteration=50, loss=list(range(50)), window=5, data_time=list(range(50)))",
+    "printed(rank_data_time=[1.0], data_time=[2.0])",
+    "printed(**{'[metric] a': [1.0], 'x[metric]loss': [2.0], 'loss__b': [3.0]})",
+    "printed(loss=[float('nan')])",
+    "printed(writes=3, max_iter=5000)",
+    "printed(writes=3, max_iter=5000, loss=[1.0])",
+    "printed()",
+    "eta_is_stored()",
+    "CommonMetricPrinter(10).write()",
+    "CommonMetricPrinter(max_iter=10, window_size=3).close()",
+    "board((0, 'a', 1.0), (1, 'a', 3.0), (1, 'b/c', 2.0))",
+    "board((0, 'a', float('nan')))",
+    "board_files()",
+    "board_files(flush_secs=3)",
+    "json.loads(json_lines(((0, 'a', torch.tensor(1.25)),))[1])",
+]  # fmt: skip

@@ -1,0 +1,245 @@
+"""Layers, backbones and registries of models."""
+
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+import zlib
+from typing import Any
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_model,
+)
+from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet, SwinTransformer, make_stage
+from detectron2.modeling.backbone.resnet import BasicBlock
+from torch import nn
+
+from tests.ecosystem.calls import Near
+
+NAN = float("nan")
+
+
+def filled(module: nn.Module) -> nn.Module:
+    """Give every tensor values that depend on its name only."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            values = torch.randn(tensor.shape, generator=generator) * 0.1
+            tensor.copy_(values.abs() + 0.5 if "running_var" in name else values)
+    return module
+
+
+def names(module: nn.Module) -> list:
+    """The layout of a checkpoint of a module, and which of its parameters are trained."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return [
+        (name, tuple(tensor.shape), str(tensor.dtype), name in trained) for name, tensor in module.state_dict().items()
+    ]
+
+
+def features(backbone: nn.Module, height: int = 64, width: int = 96, training: bool = False) -> Any:
+    image = torch.sin(torch.arange(3.0 * height * width)).reshape(1, 3, height, width).repeat(2, 1, 1, 1)
+    found = filled(backbone).train(training)(image)
+    return {name: Near(value) for name, value in found.items()} if isinstance(found, dict) else Near(found)
+
+
+def described(backbone: Backbone) -> tuple:
+    return backbone.output_shape(), backbone.size_divisibility
+
+
+def spread(module: nn.Module) -> dict:
+    """Roughly how wide each kind of weights is initialized."""
+    return {
+        n: round(float(t.std()), 1) if t.numel() > 2000 else None
+        for n, t in module.state_dict().items()
+        if t.is_floating_point()
+    }
+
+
+def resnet(kind: str = "bottleneck", norm: Any = "BN", depths: tuple = (1, 2, 1), **options: Any) -> ResNet:
+    block, extra = (BottleneckBlock, {"bottleneck_channels": 4}) if kind == "bottleneck" else (BasicBlock, {})
+    stages, width = [], 8
+    for index, depth in enumerate(depths):
+        strides = [1 if index == 0 else 2] + [1] * (depth - 1)
+        stages.append(
+            ResNet.make_stage(
+                block,
+                depth,
+                in_channels=width,
+                out_channels=16 * 2**index,
+                stride_per_block=strides,
+                norm=norm,
+                **extra,
+            )
+        )
+        width = 16 * 2**index
+    return ResNet(BasicStem(3, 8, norm), stages, **options)
+
+
+def swin(**options: Any) -> SwinTransformer:
+    return SwinTransformer(
+        **{"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 3), "window_size": 3, "out_indices": (0, 1)} | options
+    )
+
+
+def norm_of(**values: float) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(2, **values).eval()
+    return filled(norm)
+
+
+def normalized(x: torch.Tensor, requires_grad: bool = False, **options: Any) -> Any:
+    frozen = filled(FrozenBatchNorm2d(2, **options)).to(x.dtype)
+    y = frozen(x.requires_grad_(requires_grad))
+    return Near(y)
+
+
+def converted(module: nn.Module) -> list:
+    """The classes of a tree after the conversion, the epsilons, and the names of its tensors."""
+    result = FrozenBatchNorm2d.convert_frozen_batchnorm(module)
+    found = [(name, type(part).__name__, getattr(part, "eps", None)) for name, part in result.named_modules()]
+    return [
+        result is module,
+        found,
+        names(result),
+        Near(torch.cat([t.flatten().float() for t in result.state_dict().values()] or [torch.zeros(0)])),
+    ]
+
+
+def follows_norm() -> bool:
+    """Whether frozen statistics are those of the norm at the conversion or follow the norm."""
+    norm = nn.BatchNorm2d(2)
+    frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
+    norm.running_mean += 1
+    norm.weight.data += 1
+    return bool(frozen.running_mean.sum() > 0), bool(frozen.weight.sum() > 2)
+
+
+class Plain(Backbone):
+    def __init__(self, cfg: Any = None, input_shape: Any = None):
+        super().__init__()
+        self._out_features = ["a", "b"]
+        self._out_feature_channels = {"a": 3, "b": input_shape.channels if input_shape else None, "c": 5}
+        self._out_feature_strides = {"a": 4, "b": 8}
+
+    def forward(self, x: torch.Tensor) -> dict:
+        return {"a": x}
+
+
+class Whole(nn.Linear):
+    def __init__(self, cfg: Any):
+        super().__init__(1, 2)
+
+
+def no_backbone(cfg: Any, shape: Any) -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+for registry, thing in ((BACKBONE_REGISTRY, Plain), (BACKBONE_REGISTRY, no_backbone), (META_ARCH_REGISTRY, Whole)):
+    if thing.__name__ not in registry:
+        registry.register(thing)
+
+
+def cfg_of(**changes: Any) -> Any:
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_list(
+        [entry for key, value in changes.items() for entry in (f"MODEL.{key.replace('__', '.')}", value)]
+    )
+    return cfg
+
+
+def loads_old(version: int | None) -> tuple:
+    """A file of an early version of the layer has no statistics."""
+    state = {"weight": torch.ones(2), "bias": torch.zeros(2)}
+    state = __import__("collections").OrderedDict(state)
+    if version is not None:
+        state._metadata = {"": {"version": version}}
+    layer = filled(FrozenBatchNorm2d(2))
+    result = layer.load_state_dict(state, strict=False)
+    return list(result.missing_keys), layer.running_mean, layer.running_var
+
+
+X = "torch.arange(12.0).reshape(1, 2, 2, 3)"
+STAGE = "make_stage(BasicBlock, 2, in_channels=4, out_channels=4"
+
+CALLS = [
+    "ShapeSpec(), repr(ShapeSpec(3, stride=4)), ShapeSpec(3) == ShapeSpec(channels=3), ShapeSpec(1, 2, 3, 4)",
+    "ShapeSpec(5, 6, 7, 8, 9)",
+    "repr(FrozenBatchNorm2d(3)), repr(FrozenBatchNorm2d(3, eps=0.1)), FrozenBatchNorm2d(3).num_features",
+    "names(FrozenBatchNorm2d(2)), FrozenBatchNorm2d(2, 0.25).state_dict()",
+    "FrozenBatchNorm2d(0).state_dict()",
+    "FrozenBatchNorm2d(-1)",
+    *(f"normalized({X}.to(torch.{d}), {g})" for d in ("float32", "float64", "float16", "bfloat16") for g in (False, True)),
+    f"normalized({X}, eps=0.5)",
+    "normalized(torch.ones(1, 3, 2, 2))",
+    "normalized(torch.ones(1, 3, 2, 2), True)",
+    "normalized(torch.full((1, 2, 1, 1), NAN))",
+    "normalized(torch.zeros(0, 2, 2, 2))",
+    "normalized(torch.zeros(2, 2))",
+    "loads_old(None), loads_old(1), loads_old(2), loads_old(3)",
+    "converted(norm_of())",
+    "converted(norm_of(eps=0.1))",
+    "converted(nn.BatchNorm2d(2, affine=False))",
+    "converted(nn.BatchNorm2d(2, track_running_stats=False))",
+    "converted(nn.Sequential(norm_of(), nn.Sequential(nn.Conv2d(1, 1, 1), norm_of())))",
+    "converted(nn.SyncBatchNorm(2))",
+    "converted(nn.BatchNorm1d(2))",
+    "converted(nn.Sequential(nn.BatchNorm3d(2), nn.GroupNorm(1, 2), nn.LayerNorm(2)))",
+    "converted(FrozenBatchNorm2d(2))",
+    "converted(nn.Linear(1, 1))",
+    "follows_norm()",
+    "Backbone()",
+    "Plain().output_shape(), Plain().size_divisibility",
+    "Plain().padding_constraints",
+    *(f"names(resnet({o}))" for o in ("", "'basic'", "norm='FrozenBN'", "norm='GN', depths=()", "norm=''", "norm='SyncBN'")),
+    *(f"names(resnet({o}))" for o in ("freeze_at=1", "freeze_at=2", "freeze_at=9", "freeze_at=-1", "out_features=['res2']", "out_features=['stem']", "norm='nothing'", "norm=None", "norm=nn.BatchNorm2d")),
+    *(f"described(resnet({o}))" for o in ("", "out_features=['stem', 'res3']", "out_features=['res3', 'res2']", "out_features=[]", "out_features=['nothing']", "out_features=['res9']", "out_features=('res2',)", "depths=(0,)", "out_features=['linear']")),
+    *(f"features(resnet({o}))" for o in ("", "'basic'", "norm='FrozenBN'", "out_features=['res3', 'res2', 'stem']", "norm=''", "norm='SyncBN'")),
+    "features(resnet(), training=True)",
+    "features(resnet(), 33, 47)",
+    "resnet()(torch.zeros(3, 8, 8))",
+    "resnet()(torch.zeros(1, 1, 8, 8))",
+    "resnet(freeze_at=2).freeze(1) is not None",
+    "resnet().stage_names, resnet(out_features=['res3']).stage_names",
+    "spread(resnet(depths=(1, 1, 1)))",
+    "names(BasicStem()), BasicStem().stride, BasicStem().out_channels, BasicStem(norm='').in_channels",
+    "names(BasicBlock(4, 8)), names(BasicBlock(4, 4, stride=2, norm='FrozenBN'))",
+    "names(BottleneckBlock(4, 8, bottleneck_channels=2))",
+    "features(BottleneckBlock(3, 8, bottleneck_channels=4, stride=2, stride_in_1x1=True), 8, 8)",
+    "features(BottleneckBlock(3, 8, bottleneck_channels=4, num_groups=2, dilation=2), 8, 8)",
+    "BottleneckBlock(4, 8)",
+    "BasicBlock(4, 8, 2)",
+    "names(BasicBlock(4, 8).freeze())",
+    f"[block.stride for block in {STAGE}, stride_per_block=[2, 1])]",
+    f"len({STAGE}))",
+    f"{STAGE}, stride_per_block=[2])",
+    f"{STAGE}, stride_per_block=[2, 1], stride=1)",
+    f"{STAGE}, nothing=1)",
+    "make_stage(BasicBlock, 0, in_channels=4, out_channels=4)",
+    *(f"names(swin({o}))" for o in ("", "out_indices=(1,)", "out_indices=[0]", "window_size=4", "depths=(1,), num_heads=(2,), out_indices=(0,)", "embed_dim=8, num_heads=(1, 2)")),
+    # detectron2's has no usable size_divisibility
+    *(f"swin({o}).output_shape()" for o in ("", "out_indices=(1,)", "out_indices=(1, 0)", "out_indices=()")),
+    *(f"features(swin({o}))" for o in ("", "out_indices=(1,)", "window_size=4", "window_size=7", "drop_path_rate=0.0", "depths=(1, 3)")),
+    "features(swin(), 45, 61)",
+    "features(swin(), 5, 7)",
+    "features(swin(drop_path_rate=0.0), training=True)",
+    "swin(num_heads=(5, 7))",
+    "swin(out_indices=(5,))",
+    "swin(nothing=3)",
+    "swin()(torch.zeros(1, 1, 32, 32))",
+    "spread(swin(embed_dim=48, num_heads=(2, 4)))",
+    "described(build_backbone(cfg_of(BACKBONE__NAME='Plain')))",
+    "described(build_backbone(cfg_of(BACKBONE__NAME='Plain'), ShapeSpec(channels=9)))",
+    "build_backbone(cfg_of(BACKBONE__NAME='no_backbone'))",
+    "build_backbone(cfg_of(BACKBONE__NAME='Nothing'))",
+    "names(build_model(cfg_of(META_ARCHITECTURE='Whole')))",
+    "build_model(cfg_of(META_ARCHITECTURE='Nothing'))",
+    "build_model(cfg_of(META_ARCHITECTURE='Whole', DEVICE='nowhere'))",
+    "BACKBONE_REGISTRY._name, META_ARCH_REGISTRY._name",
+]  # fmt: skip

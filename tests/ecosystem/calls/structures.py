@@ -1,0 +1,220 @@
+"""Boxes, instances and batches of images."""
+
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, BoxMode, ImageList, Instances
+
+NAN, INF = float("nan"), float("inf")
+XYXY, XYWH, REL, ANGLE = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYXY_REL, BoxMode.XYWHA_ABS
+
+LISTS = ("[1, 2, 4, 8]", "(1, 2, 4, 8)", "[1.5, 2, 4, 8]", "(0.1, 0.2, 0.3, 0.7)", "[-3, -2, -1, 0]", "[NAN, 0, 1, 2]")
+WRONG_LISTS = ("[1, 2, 3]", "[]", "[1, 2, 3, 4, 5]", "[[1, 2, 4, 8]]", "'abcd'", "None")
+ARRAYS = tuple(f"np.array([[1, 2, 4, 8], [0, 0, 0, 0]], dtype='{d}')" for d in ("int32", "int64", "float32", "float64"))
+TENSORS = tuple(
+    f"torch.tensor([[1, 2, 4, 8]], dtype=torch.{d})" for d in ("int32", "int64", "float16", "float32", "float64")
+)
+EMPTY = (
+    "np.zeros((0, 4))",
+    "torch.zeros(0, 4)",
+    "np.zeros(4)",
+    "torch.zeros(4)",
+    "torch.zeros(2, 3)",
+    "torch.zeros(2, 3, 4)",
+)
+MODES = tuple(itertools.permutations(("XYXY", "XYWH"), 2))
+OTHER_MODES = (
+    ("XYXY", "XYXY"),
+    ("XYXY", "REL"),
+    ("REL", "XYXY"),
+    ("XYXY", "ANGLE"),
+    ("XYXY", "7"),
+    ("0", "1"),
+    ("1", "0"),
+)
+
+BOXES = (
+    "[[0, 0, 2, 3]]",
+    "[[0.5, 0, 2, 3], [5, 5, 5, 9]]",
+    "[]",
+    "[[]]",
+    "torch.zeros(0, 4)",
+    "torch.zeros(0)",
+    "torch.zeros(0, 5)",
+    "torch.zeros(2, 5)",
+    "torch.zeros(4)",
+    "torch.zeros(1, 2, 4)",
+    "np.array([[0, 0, 2, 3]])",
+    "np.array([[0, 0, 2.5, 3]])",
+    "torch.tensor([[0, 0, 2, 3]])",
+    "torch.tensor([[0, 0, 2.5, 3]], dtype=torch.float16)",
+    "torch.tensor([[0, 0, 2.1, 3]], dtype=torch.float64)",
+    "((0, 0, 1, 1),)",
+    "None",
+    "'text'",
+)
+
+
+def changed(value: Any, method: str, *args: Any) -> tuple[Any, Any]:
+    """What a method returns, and the object after it."""
+    return getattr(value, method)(*args), value
+
+
+def some(**fields: Any) -> Instances:
+    return Instances((10, 20), **({"scores": torch.arange(3.0), "names": ["a", "b", "c"]} | fields))
+
+
+def copied_when_converted(box: Any) -> tuple[Any, bool]:
+    """The argument after a conversion, and whether a conversion to the same mode returns the argument itself."""
+    BoxMode.convert(box, XYWH, XYXY)
+    return box, BoxMode.convert(box, XYWH, XYWH) is box
+
+
+def shares(made: Any, tensor: torch.Tensor) -> bool:
+    return made.tensor.data_ptr() == tensor.data_ptr()
+
+
+THREE = "Boxes([[0, 0, 2, 3], [-5, -5, 30, 40], [4, 4, 4, 9]])"
+INDICES = (
+    *("0", "-1", "2", "3", "-4", "slice(1, 3)", "slice(0, 0)", "[0, 2]", "[]", "torch.tensor([2, 0])", "np.array([1])"),
+    *(
+        "torch.tensor([True, False, True])",
+        "torch.tensor([False] * 3)",
+        "np.array([True, False, False])",
+        "torch.tensor(1)",
+    ),
+    *("True", "None", "1.0", "'a'", "torch.tensor([True])", "(0, 1)", "np.int64(1)", "Ellipsis"),
+)
+IMAGES = {
+    "one": "[torch.ones(3, 4, 6)]",
+    "two": "[torch.ones(3, 4, 6), torch.ones(3, 5, 2)]",
+    "gray": "[torch.ones(4, 6), torch.ones(5, 2)]",
+    "bytes": "[torch.ones(3, 4, 6, dtype=torch.uint8)] * 2",
+    "tuple": "(torch.ones(3, 4, 6), torch.ones(3, 5, 2))",
+    "five": "[torch.ones(2, 3, 4, 6), torch.ones(2, 3, 5, 2)]",
+}
+PADDING = (
+    *("", ", 4", ", 0", ", 1", ", -1", ", size_divisibility=32", ", 2, 7.0", ", pad_value=-1"),
+    ", padding_constraints={'square_size': 8}",
+    ", padding_constraints={'square_size': 0}",
+    ", padding_constraints={'size_divisibility': 8}",
+    ", 4, padding_constraints={'size_divisibility': 3, 'square_size': 7}",
+    ", padding_constraints={}",
+    ", padding_constraints={'square_size': 3}",
+)
+
+CALLS = [
+    *(f"BoxMode.convert({box}, {a}, {b})" for box in (*LISTS, *ARRAYS, *TENSORS) for a, b in MODES),
+    *(f"BoxMode.convert({box}, XYWH, XYXY)" for box in (*WRONG_LISTS, *EMPTY)),
+    *(f"BoxMode.convert([1, 2, 4, 8], {a}, {b})" for a, b in OTHER_MODES),
+    "BoxMode.convert(np.array([[1.0, 2, 4, 8]]), XYWH, REL)",
+    "copied_when_converted([1, 2, 3, 4])",
+    "copied_when_converted(np.array([[1, 2, 3, 4]]))",
+    "copied_when_converted(torch.tensor([[1, 2, 3, 4]]))",
+    "list(BoxMode)",
+    "repr(BoxMode.XYXY_ABS), str(BoxMode.XYWH_ABS), BoxMode(1), BoxMode.XYXY_ABS == 0",
+    "BoxMode(9)",
+    *(f"Boxes({boxes})" for boxes in BOXES),
+    *(f"Boxes({boxes}).{call}" for boxes in BOXES[:5] for call in ("area()", "nonempty()", "clone()", "device", "__len__()")),
+    *(f"Boxes({boxes}).to('cpu')" for boxes in BOXES[:3]),
+    "Boxes([[0, 0, 1, 1]]).to(torch.float64)",
+    "repr(Boxes([[0, 0, 1, 2]])), str(Boxes([[0, 0, 1, 2]]))",
+    f"list({THREE})",
+    *(f"{THREE}[{index}]" for index in INDICES),
+    *(f"changed({THREE}, 'clip', {size})" for size in ("(10, 20)", "[10, 20]", "(0, 0)", "(10.5, 20.25)", "(-1, 4)", "(1,)")),
+    *(f"changed(Boxes([[0, 0, {value}, 1]]), 'clip', (4, 4))" for value in ("NAN", "INF", "-INF", "1e38")),
+    "changed(Boxes([]), 'clip', (4, 4))",
+    *(f"{THREE}.nonempty({value})" for value in ("1", "threshold=2.5", "-1", "0")),
+    "Boxes([[0, 0, NAN, 1]]).nonempty()",
+    *(f"changed({THREE}, 'scale', {factors})" for factors in ("2, 3", "0.5, 0.25", "0, 0", "-1, 1")),
+    f"Boxes.cat([{THREE}, Boxes([[1, 1, 2, 2]])])",
+    "Boxes.cat([])",
+    f"Boxes.cat([{THREE}])",
+    f"Boxes.cat(({THREE},))",
+    f"Boxes.cat([{THREE}, torch.zeros(1, 4)])",
+    "shares(Boxes(TENSOR), TENSOR)",
+    "shares(Boxes(TENSOR)[1:], TENSOR[1:])",
+    "shares(Boxes(TENSOR).clone(), TENSOR)",
+    "Instances((10, 20))",
+    "Instances((10, 20), scores=torch.zeros(2), boxes=Boxes(torch.zeros(2, 4)))",
+    "Instances(image_size=(10, 20))",
+    "Instances((10, 20), scores=torch.zeros(2), classes=torch.zeros(3))",
+    "Instances((10, 20), scores=torch.zeros(()))",
+    "Instances((10, 20), scores=3)",
+    "len(Instances((10, 20)))",
+    "len(Instances((10, 20), scores=torch.zeros(0)))",
+    "len(Instances((10, 20), scores=[]))",
+    "list(Instances((10, 20), scores=torch.zeros(2)))",
+    "'scores' in some()",
+    "[x for x in some()]",
+    "some().scores, some().get('names'), some().has('x'), some().has('names'), some().image_size",
+    "some().nothing",
+    "some().get('nothing')",
+    "changed(some(), 'remove', 'names')",
+    "changed(some(), 'remove', 'nothing')",
+    "changed(some(), 'set', 'classes', [1, 2, 3])",
+    "changed(some(), 'set', 'classes', [1, 2])",
+    "changed(some(), 'set', 'scores', torch.ones(3))",
+    "changed(some(), 'set', 'scores', torch.ones(4))",
+    "changed(some(), '__setattr__', 'classes', [1, 2, 3])",
+    "changed(some(), '__setattr__', 'classes', [1])",
+    "changed(some(), '__setattr__', 'image_size', [1, 2, 3])",
+    "changed(Instances((1, 2)), '__setattr__', '_private', 5)",
+    "some()._private",
+    *(f"some()[{index}]" for index in INDICES),
+    *(f"some(names=torch.arange(3))[{index}]" for index in INDICES),
+    f"some(names={THREE})[torch.tensor([True, False, True])]",
+    "some(names=torch.arange(3)).to('cpu')",
+    "some(names=torch.arange(3)).to(torch.float64)",
+    f"some(names={THREE}).to('cpu')",
+    "some().to(torch.device('cpu'))",
+    "some().to('nowhere')",
+    "Instances.cat([some(), some()])",
+    "Instances.cat([some()])",
+    "Instances.cat([])",
+    "Instances.cat((some(), some()))",
+    f"Instances.cat([some(names={THREE}), some(names={THREE})])",
+    "Instances.cat([some(), Instances((11, 20), scores=torch.zeros(1), names=['d'])])",
+    "Instances.cat([some(), Instances([10, 20], scores=torch.zeros(1), names=['d'])])",
+    "Instances.cat([some(), Instances((10, 20), scores=torch.zeros(1))])",
+    "Instances.cat([Instances((10, 20), scores=torch.zeros(1)), some()])",
+    "Instances.cat([Instances((10, 20), a=(1, 2)), Instances((10, 20), a=(3,))])",
+    "Instances.cat([Instances((10, 20)), Instances((10, 20))])",
+    "Instances.cat([Instances((10, 20), a=np.zeros(1)), Instances((10, 20), a=np.zeros(2))])",
+    "Instances.cat([1, 2])",
+    "repr(some()), str(some(names=Boxes(torch.zeros(3, 4))))",
+    "repr(Instances((10, 20)))",
+    "sorted(some().get_fields()), some().get_fields() is SOME.get_fields(), SOME.get_fields() is SOME.get_fields()",
+    "__import__('copy').deepcopy(some())",
+    "__import__('pickle').loads(__import__('pickle').dumps(some()))",
+    "__import__('copy').deepcopy(Boxes([[0, 0, 1, 1]]))",
+    *(f"ImageList.from_tensors({images}{padding})" for images in IMAGES.values() for padding in PADDING[:6]),
+    *(f"ImageList.from_tensors({IMAGES['two']}{padding})" for padding in PADDING[6:]),
+    *(f"ImageList.from_tensors({IMAGES['one']}{padding})" for padding in PADDING[6:]),
+    "ImageList.from_tensors([])",
+    "ImageList.from_tensors(torch.ones(2, 3, 4, 4))",
+    "ImageList.from_tensors([np.ones((3, 4, 4))])",
+    "ImageList.from_tensors([torch.ones(3, 4, 4), torch.ones(1, 4, 4)])",
+    "ImageList.from_tensors([torch.ones(3, 0, 4)])",
+    "ImageList.from_tensors([torch.ones(3, 4, 4), torch.ones(3, 4, 4).double()])",
+    "ImageList.from_tensors(iter([torch.ones(3, 4, 4)]))",
+    f"ImageList.from_tensors({IMAGES['two']})[1]",
+    f"ImageList.from_tensors({IMAGES['two']})[-1]",
+    f"ImageList.from_tensors({IMAGES['two']})[2]",
+    f"ImageList.from_tensors({IMAGES['two']})[0:2]",
+    f"len(ImageList.from_tensors({IMAGES['two']}))",
+    f"list(ImageList.from_tensors({IMAGES['two']}))",
+    f"ImageList.from_tensors({IMAGES['two']}).to(torch.float64)",
+    f"ImageList.from_tensors({IMAGES['two']}).to('cpu', dtype=torch.float16)",
+    f"ImageList.from_tensors({IMAGES['two']}).device",
+    "ImageList(torch.ones(1, 3, 4, 4), [(2, 3)])[0]",
+    "ImageList(torch.ones(1, 3, 4, 4), [(2, 3)])",
+]  # fmt: skip
+
+TENSOR = torch.arange(8.0).reshape(2, 4)
+SOME = some()

@@ -1,0 +1,216 @@
+"""Augmentations and the transforms that they return."""
+
+# The expressions use what is imported.
+# ruff: noqa: F401
+
+from typing import Any
+
+import numpy as np
+from detectron2.data import transforms as T
+from PIL import Image
+
+IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+GRAY = IMAGE[..., 0].copy()
+COLUMN = IMAGE[..., :1].copy()
+SQUARE = np.zeros((5, 5, 3), np.uint8)
+BOXES = np.array([[0.0, 0, 2, 3], [1, 1, 1, 1], [-4, -4, 20, 20]])
+
+
+def applied(policy: Any, image: np.ndarray = IMAGE, **others: Any) -> tuple:
+    """The transform that a policy returns, and what it makes of its input."""
+    given = T.AugInput(image.copy(), **others)
+    transform = policy(given)
+    return transform, given.image, given.boxes, given.sem_seg
+
+
+def chances(policy: Any, image: np.ndarray = IMAGE) -> list:
+    """What a policy draws in a row; the generator is seeded before each expression."""
+    return [policy.get_transform(image) for _ in range(8)]
+
+
+def state(policy: Any) -> dict:
+    return {name: value for name, value in vars(policy).items() if name != "augs"}
+
+
+def shared(transform: T.Transform) -> bool:
+    """Whether coordinates are changed in place."""
+    points = np.array([[1.0, 2.0]])
+    return transform.apply_coords(points) is points
+
+
+class Both(T.Augmentation):
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray) -> T.Transform:
+        return T.HFlipTransform(len(boxes))
+
+
+class Unusual(T.Augmentation):
+    """Its only argument is not called "image"; detectron2 passes the image all the same."""
+
+    def __init__(self, size: int = 3, *, other: Any = None):
+        self._init(locals())
+
+    def get_transform(self, img: np.ndarray) -> T.Transform:
+        return T.HFlipTransform(img.shape[1] + self.size)
+
+
+class Attribute(T.Augmentation):
+    input_args = ("sem_seg",)
+
+    def get_transform(self, anything: Any) -> T.Transform:
+        return T.HFlipTransform(anything.shape[1])
+
+
+class Missing(T.Augmentation):
+    def get_transform(self, image: np.ndarray, depth: Any) -> T.Transform:
+        return T.NoOpTransform()
+
+
+class Variable(T.Augmentation):
+    def get_transform(self, *args: Any) -> T.Transform:
+        return T.NoOpTransform()
+
+
+class WithDefault(T.Augmentation):
+    def get_transform(self, image: np.ndarray, boxes: Any = None) -> T.Transform:
+        return T.NoOpTransform()
+
+
+class Wrong(T.Augmentation):
+    def get_transform(self, image: np.ndarray) -> Any:
+        return "no transform"
+
+
+class NoArguments(T.Augmentation):
+    def get_transform(self) -> T.Transform:
+        return T.HFlipTransform(6)
+
+
+class Unnamed(T.Augmentation):
+    """Without the attributes of its arguments, ``repr`` falls back on the one of object."""
+
+    def __init__(self, size: int = 3):
+        self.other = size
+
+
+class Random(T.Augmentation):
+    def draw(self, *args: Any) -> Any:
+        return self._rand_range(*args)
+
+
+RESIZE = "T.ResizeTransform(4, 6, 8, 3)"
+POLICIES = (
+    "T.RandomFlip()",
+    "T.RandomFlip(1.0)",
+    "T.RandomFlip(prob=0.0)",
+    "T.RandomFlip(1.0, horizontal=False, vertical=True)",
+    "T.RandomFlip(0.3, horizontal=True)",
+    "T.Resize((8, 3))",
+    "T.Resize([8, 3])",
+    "T.Resize(5)",
+    "T.Resize(shape=(8, 3), interp=Image.NEAREST)",
+    "T.Resize((8, 3), Image.BICUBIC)",
+    "T.ResizeShortestEdge(8)",
+    "T.ResizeShortestEdge(8, 9)",
+    "T.ResizeShortestEdge([6, 9], 20)",
+    "T.ResizeShortestEdge((6, 9), sample_style='choice')",
+    "T.ResizeShortestEdge([3], 20, 'choice')",
+    "T.ResizeShortestEdge(0)",
+    "T.ResizeShortestEdge(7, interp=Image.NEAREST)",
+)
+TRANSFORMS = (
+    RESIZE,
+    "T.ResizeTransform(4, 6, 4, 6)",
+    "T.ResizeTransform(4, 6, 2, 2, Image.NEAREST)",
+    "T.ResizeTransform(h=4, w=6, new_h=9, new_w=9, interp=Image.BICUBIC)",
+    "T.HFlipTransform(6)",
+    "T.NoOpTransform()",
+    "T.TransformList([T.HFlipTransform(6), T.ResizeTransform(4, 6, 8, 3)])",
+    "T.TransformList([])",
+)
+
+CALLS = [
+    *(f"repr({p}), str({p}), state({p})" for p in POLICIES),
+    *(f"applied({p})" for p in POLICIES),
+    *(f"applied({p}, boxes=BOXES.copy(), sem_seg=GRAY.copy())" for p in POLICIES),
+    *(f"chances({p})" for p in POLICIES if "Resize(" not in p),
+    *(f"applied({p}, {image})" for p in POLICIES[5:12] for image in ("GRAY", "COLUMN", "SQUARE", "IMAGE.astype('float32')")),
+    *(
+        call
+        for call in (
+            "T.RandomFlip(0.5, horizontal=True, vertical=True)",
+            "T.RandomFlip(0.5, horizontal=False)",
+            "T.RandomFlip(0.5, True)",
+            "state(T.RandomFlip(2.0))",
+            "T.Resize((8,))",
+            "T.Resize(8.0)",
+            "T.Resize('ab')",
+            "T.Resize(None)",
+            "state(T.Resize((8, 3, 2)))",
+            "applied(T.Resize((8,)))",
+            "applied(T.Resize((8.5, 3)))",
+            "applied(T.Resize((0, 3)))",
+            "applied(T.Resize((-1, 3)))",
+            "T.ResizeShortestEdge([1, 2, 3])",
+            "T.ResizeShortestEdge(8, sample_style='other')",
+            "T.ResizeShortestEdge(8.5)",
+            "applied(T.ResizeShortestEdge([9, 6]))",
+            "applied(T.ResizeShortestEdge([], sample_style='choice'))",
+            "state(T.ResizeShortestEdge(8, sample_style='choice'))",
+        )
+    ),
+    *(
+        f"T.ResizeShortestEdge.get_output_shape({args})"
+        for args in ("480, 640, 800, 1333", "640, 480, 800, 1333", "427, 640, 800, 1333", "5, 1000, 800, 1333", "7, 7, 3, 2", "333, 500, 801, 1200")
+    ),
+    *(f"{t}.apply_image(IMAGE)" for t in TRANSFORMS),
+    *(f"{t}.apply_image(GRAY)" for t in TRANSFORMS),
+    *(f"{t}.apply_image(COLUMN)" for t in TRANSFORMS),
+    *(f"{t}.apply_image(IMAGE.astype('{d}'))" for t in TRANSFORMS for d in ("float32", "float64", "int32", "bool")),
+    *(f"{t}.apply_image(IMAGE[:, ::-1])" for t in TRANSFORMS[:3]),
+    *(f"{t}.apply_image(IMAGE.astype('float32')[:, ::-1])" for t in TRANSFORMS[:3]),
+    *(f"{t}.apply_image(SQUARE)" for t in TRANSFORMS),
+    *(f"{t}.apply_segmentation(GRAY)" for t in TRANSFORMS),
+    *(f"{t}.apply_segmentation(GRAY.astype('int64'))" for t in TRANSFORMS[:4]),
+    *(f"{t}.apply_coords(BOXES[:, :2].copy())" for t in TRANSFORMS),
+    *(f"{t}.apply_coords(np.array([[1, 2]]))" for t in TRANSFORMS[:5]),
+    *(f"{t}.apply_box(BOXES.copy())" for t in TRANSFORMS),
+    *(f"{t}.apply_box([0, 0, 2, 3])" for t in TRANSFORMS),
+    *(f"{t}.apply_box(np.zeros((0, 4)))" for t in TRANSFORMS),
+    *(f"{t}.apply_polygons([BOXES[:, :2].copy()])" for t in TRANSFORMS),
+    *(f"{t}.inverse().apply_box(BOXES.copy())" for t in TRANSFORMS),
+    *(f"repr({t})" for t in TRANSFORMS[:6]),
+    *(f"shared({t})" for t in TRANSFORMS),
+    f"vars({RESIZE})",
+    f"{RESIZE}.apply_image(IMAGE, interp=Image.NEAREST)",
+    f"{RESIZE}.apply_image(IMAGE, Image.BICUBIC)",
+    f"{RESIZE}.apply_image(IMAGE.astype('float32'), Image.LANCZOS)",
+    f"{RESIZE}.apply_image(None)",
+    f"{RESIZE} + T.HFlipTransform(3)",
+    f"len(T.TransformList([{RESIZE}, T.HFlipTransform(3)]))",
+    "applied(Both(), boxes=BOXES.copy())",
+    "applied(Unusual())",
+    "applied(Attribute(), sem_seg=GRAY.copy())",
+    *(f"applied({kind}())" for kind in ("Missing", "Variable", "WithDefault", "Wrong", "NoArguments", "T.Augmentation")),
+    *(f"{kind}().input_args" for kind in ("Unusual", "Attribute", "T.RandomFlip")),
+    "repr(Unusual()), repr(Unusual(3)), repr(Unusual(4, other='x')), repr(Both()).split(' at ')[0], str(Unusual(other=list(range(100))))",
+    "'Unnamed object' in repr(Unnamed())",
+    "T.RandomFlip()._rand_range() <= 1.0, Random().draw(3), Random().draw(2, 5), Random().draw(0, 1, (2,)), Random().draw()",
+    "applied(T.AugmentationList([T.RandomFlip(1.0), T.Resize((8, 3))]), boxes=BOXES.copy())",
+    f"applied(T.AugmentationList([{RESIZE}, T.RandomFlip(1.0)]))",
+    "applied(T.AugmentationList([T.AugmentationList([T.RandomFlip(1.0)]), T.NoOpTransform()]))",
+    "applied(T.AugmentationList([]))",
+    "T.AugmentationList([1])",
+    "T.AugmentationList([T.TransformList([])])",
+    "T.AugmentationList(None)",
+    "repr(T.AugmentationList([T.RandomFlip(1.0), T.Resize(3), T.HFlipTransform(3)])), str(T.AugmentationList([]))",
+    "T.AugmentationList([T.RandomFlip()]).get_transform(IMAGE)",
+    "T.AugInput(IMAGE).apply_augmentations([T.RandomFlip(1.0)])",
+    "T.AugInput(IMAGE).apply_augmentations([T.HFlipTransform(6)])",
+    "vars(T.AugInput(IMAGE, boxes=BOXES, sem_seg=GRAY))",
+    *(f"T.AugInput({image}).image.shape" for image in ("IMAGE.astype('float32')", "IMAGE.astype('int64')", "[1]", "None", "np.zeros((2, 2, 3, 1))", "np.zeros(3)")),
+    "T.AugInput(GRAY).image.shape",
+    "T.AugInput(IMAGE, BOXES)",
+    "T.AugInput(IMAGE).transform(T.NoOpTransform())",
+    "T.AugInput(IMAGE).transform(None)",
+    "isinstance(T.RandomFlip(), T.Augmentation), isinstance(T.TransformList([]), T.Transform)",
+]  # fmt: skip

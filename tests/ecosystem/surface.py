@@ -1,0 +1,71 @@
+"""The public names of packages and their parameters."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Parameter(NamedTuple):
+    name: str
+    kind: str
+    default: str | None
+
+
+def public_names(*packages: str) -> dict[str, list[Parameter] | None]:
+    """The parameters of each public class, function and method by its dotted path, or None if it has no signature."""
+    found = {}
+    for package in packages:
+        for module in _modules(package):
+            for name in getattr(module, "__all__", None) or _defined_names(module):
+                found[f"{module.__name__}:{name}"] = parameters_of(getattr(module, name))
+                found |= {
+                    f"{module.__name__}:{name}.{member}": parameters_of(getattr(getattr(module, name), member))
+                    for member in _members(getattr(module, name))
+                }
+    return found
+
+
+def find(path: str) -> Any:
+    """The object at a path of :func:`public_names`. Raises AttributeError or ImportError if there is none."""
+    module, _, names = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in names.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def parameters_of(thing: Any) -> list[Parameter] | None:
+    try:
+        parameters = inspect.signature(thing).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    return [Parameter(p.name, p.kind.name, None if p.default is p.empty else repr(p.default)) for p in parameters]
+
+
+def _modules(package: str) -> Iterator[Any]:
+    root = importlib.import_module(package)
+    yield root
+    for info in pkgutil.walk_packages(root.__path__, f"{package}."):
+        if not info.name.rpartition(".")[2].startswith("_"):
+            yield importlib.import_module(info.name)
+
+
+def _defined_names(module: Any) -> list[str]:
+    return [n for n, v in vars(module).items() if n[0] != "_" and getattr(v, "__module__", "") == module.__name__]
+
+
+def _members(thing: Any) -> list[str]:
+    """The public methods and properties of a class that are defined in the packages."""
+    if not inspect.isclass(thing):
+        return []
+    own = [kind for kind in thing.__mro__ if kind.__module__.split(".")[0] in ("detectron2", "detrex")]
+    return sorted({name for kind in own for name, value in vars(kind).items() if name[0] != "_" and _is_member(value)})
+
+
+def _is_member(value: Any) -> bool:
+    """Whether a class attribute is a method or property. Subclasses choose the parameters of abstract ones."""
+    if getattr(value, "__isabstractmethod__", False):
+        return False
+    return callable(value) or isinstance(value, (staticmethod, classmethod, property))

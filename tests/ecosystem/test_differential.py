@@ -1,0 +1,87 @@
+"""The bundled subset behaves as the real detectron2 and detrex do, call by call.
+
+The calls are in ``tests/ecosystem/calls``. This process evaluates them with the real packages, and another one with the subset.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deim.fallback import STANDALONE, is_standalone
+from tests.conftest import ROOT
+from tests.ecosystem import surface
+from tests.ecosystem.calls import GROUPS, calls_of, equal, outcome
+
+if is_standalone("detectron2") or is_standalone("detrex"):
+    pytest.skip("compares the bundled subset with the real detectron2 and detrex", allow_module_level=True)
+
+
+@pytest.fixture(scope="session")
+def subset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Outcomes of the calls and public names where the subset supplies detectron2 and detrex."""
+    folder = tmp_path_factory.mktemp("subset")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STANDALONE), str(ROOT)])}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.ecosystem.calls", str(folder / "found.pkl")]
+    result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return pickle.loads((folder / "found.pkl").read_bytes())
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that write into the current folder leave nothing behind."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("group", "call"), calls_of(*GROUPS))
+def test_a_call_has_the_same_outcome(group: str, call: str, subset: dict[str, Any]) -> None:
+    expected, found = outcome(group, call), subset["outcomes"][group, call]
+    assert equal(found, expected), f"{call}\nsubset: {found}\nreal:   {expected}"
+
+
+@pytest.mark.parametrize(("group", "call"), calls_of("unsupported"))
+def test_what_the_subset_lacks_is_refused(group: str, call: str, subset: dict[str, Any]) -> None:
+    assert subset["outcomes"][group, call] in (("raises", "NotImplementedError"), ("raises", "TypeError"))
+    assert outcome(group, call)[:1] != ("raises",), "the real package accepts it"
+
+
+def test_signatures_are_those_of_the_real_packages(subset: dict[str, Any]) -> None:
+    problems = []
+    for path, parameters in subset["surface"].items():
+        try:
+            real = surface.parameters_of(surface.find(path))
+        except (AttributeError, ImportError):
+            problems.append(f"{path} does not exist")
+            continue
+        if parameters is not None and not _fits(parameters, real or []):
+            problems.append(f"{path}{[*map(tuple, parameters)]} is {[*map(tuple, real or [])]}")
+    assert len(subset["surface"]) > 200
+    assert not problems, "\n".join(problems)
+
+
+def _fits(parameters: list[surface.Parameter], real: list[surface.Parameter]) -> bool:
+    """Whether every parameter exists with its name, kind and default, in the same order.
+
+    Python refuses a call by position where a parameter is given by keyword only.
+    """
+    by_name = {one.name: one for one in real}
+    if any(one.name not in by_name for one in parameters):
+        return False
+    order = [real.index(by_name[one.name]) for one in parameters]
+    same = (_is_same(one, by_name[one.name]) for one in parameters)
+    return order == sorted(order) and all(same) and _starts_alike(parameters, real)
+
+
+def _is_same(one: surface.Parameter, real: surface.Parameter) -> bool:
+    return one.default == real.default and one.kind in (real.kind, "KEYWORD_ONLY")
+
+
+def _starts_alike(parameters: list[surface.Parameter], real: list[surface.Parameter]) -> bool:
+    """Whether an argument that is given by position is the same parameter in both."""
+    positional = [one.name for one in parameters if one.kind == "POSITIONAL_OR_KEYWORD"]
+    return positional == [one.name for one in real if one.kind == "POSITIONAL_OR_KEYWORD"][: len(positional)]

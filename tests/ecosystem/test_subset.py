@@ -1,0 +1,203 @@
+"""What users rely on in detectron2 and detrex, whether they are installed or bundled.
+
+``test_differential.py`` compares the bundled subset with the real packages where these are installed. The expectations here
+hold without them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deim.fallback import is_standalone
+from tests.ecosystem.calls import calls_of, evaluate
+
+only_subset = pytest.mark.skipif(
+    not (is_standalone("detectron2") and is_standalone("detrex")), reason="the real detectron2 or detrex is installed"
+)
+
+
+@only_subset
+@pytest.mark.parametrize(("group", "call"), calls_of("unsupported"))
+def test_what_the_subset_lacks_is_an_error(group: str, call: str) -> None:
+    with pytest.raises((NotImplementedError, TypeError), match=r"bundled subset|unexpected keyword argument"):
+        evaluate(group, call)
+
+
+@pytest.mark.parametrize(
+    ("box", "kind"),
+    [
+        ([1, 2, 4, 8], list),
+        ((1, 2, 4, 8), tuple),
+        (np.array([[1, 2, 4, 8]]), np.ndarray),
+        (torch.tensor([[1, 2, 4, 8]]), torch.Tensor),
+    ],
+)
+def test_boxes_of_integers_stay_integers(box: Any, kind: type) -> None:
+    from detectron2.structures import BoxMode
+
+    converted = BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+    assert type(converted) is kind
+    numbers = np.asarray(converted)
+    assert np.issubdtype(numbers.dtype, np.integer)
+    assert numbers.flatten().tolist() == [1, 2, 5, 10]
+    assert np.asarray(box).flatten().tolist() == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        np.array([[0.0, 0, 2, 3]]),
+        torch.tensor([[0, 0, 2, 3]]),
+        torch.tensor([[0.0, 0, 2, 3]], dtype=torch.float64),
+        torch.tensor([[0.0, 0, 2, 3]], dtype=torch.float16),
+    ],
+)
+def test_boxes_are_float32(tensor: Any) -> None:
+    from detectron2.structures import Boxes
+
+    assert Boxes(tensor).tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_boxes_that_are_not_finite_are_not_clipped(value: float) -> None:
+    from detectron2.structures import Boxes
+
+    boxes = Boxes([[0.0, 0, value, 1]])
+    with pytest.raises(AssertionError):
+        boxes.clip((4, 4))
+
+
+def test_instances_of_images_of_other_sizes_are_not_joined() -> None:
+    from detectron2.structures import Instances
+
+    one = Instances((4, 6), scores=torch.zeros(2))
+    with pytest.raises(AssertionError):
+        Instances.cat([one, Instances((5, 6), scores=torch.zeros(1))])
+    with pytest.raises(NotImplementedError):
+        iter(one)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "size"),
+    [({"square_size": 8}, (8, 8)), ({"size_divisibility": 8}, (8, 8)), ({"square_size": 0}, (5, 6)), ({}, (5, 6))],
+)
+def test_batches_follow_the_padding_constraints(constraints: dict, size: tuple) -> None:
+    from detectron2.structures import ImageList
+
+    batch = ImageList.from_tensors([torch.ones(3, 4, 6), torch.ones(3, 5, 2)], padding_constraints=constraints)
+    assert batch.tensor.shape[-2:] == size
+    moved = batch.to(torch.float64)
+    assert moved.tensor.dtype == torch.float64
+    assert moved.image_sizes == [(4, 6), (5, 2)]
+
+
+def test_flips_are_horizontal_or_vertical() -> None:
+    from detectron2.data import transforms as T
+
+    image = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    flip = T.RandomFlip(1.0, horizontal=False, vertical=True)
+    assert np.array_equal(flip.get_transform(image).apply_image(image), image[::-1])
+    assert repr(flip) == "RandomFlip(prob=1.0, horizontal=False, vertical=True)"
+    with pytest.raises(ValueError):
+        T.RandomFlip(vertical=True)
+
+
+def test_floating_point_images_are_resized() -> None:
+    from detectron2.data import transforms as T
+
+    image = np.arange(24, dtype=np.float32).reshape(4, 6)
+    resized = T.Resize((8, 3)).get_transform(image).apply_image(image)
+    assert resized.dtype == np.float32
+    assert resized.shape == (8, 3)
+    assert resized[0].tolist() == [0.5, 2.5, 4.5]
+
+
+def test_coco_has_its_classes_before_it_is_read() -> None:
+    from detectron2.data import MetadataCatalog
+
+    metadata = MetadataCatalog.get("coco_2017_val")
+    assert metadata.evaluator_type == "coco"
+    assert (metadata.thing_classes[0], metadata.thing_classes[-1], len(metadata.thing_classes)) == (
+        "person",
+        "toothbrush",
+        80,
+    )
+    assert metadata.thing_dataset_id_to_contiguous_id[90] == 79
+    assert len(metadata.thing_dataset_id_to_contiguous_id) == 80
+    assert metadata.thing_colors[0] == [220, 20, 60]
+    assert len({tuple(color) for color in metadata.thing_colors}) > 70
+
+
+def test_records_keep_masks_and_keypoints() -> None:
+    loaded = evaluate("data", "loaded({'segmentation': POLYGON, 'keypoints': [1, 2, 2]})")
+    annotation = next(record for record in loaded if record["annotations"])["annotations"][0]
+    assert annotation["segmentation"] == [[1, 2, 8, 2, 8, 9.5]]
+    assert annotation["keypoints"] == [1.5, 2.5, 2]
+
+
+def test_records_that_are_not_serialized_are_copied() -> None:
+    from detectron2.data.common import DatasetFromList
+
+    entries = [{"a": 1}]
+    DatasetFromList(entries, serialize=False)[0]["a"] = 2
+    assert entries == [{"a": 1}]
+
+
+def test_the_official_evaluation_counts_as_many_detections_as_asked() -> None:
+    official = evaluate("evaluation", "evaluate(coco_dataset(), max_dets_per_image=5, use_fast_impl=False)")[0]["bbox"]
+    fast = evaluate("evaluation", "evaluate(coco_dataset(), max_dets_per_image=5)")[0]["bbox"]
+    everything = evaluate("evaluation", "evaluate(coco_dataset())")[0]["bbox"]
+    assert official == pytest.approx(fast, nan_ok=True)
+    assert official["AP"] != everything["AP"]
+
+
+@pytest.mark.parametrize(("mode", "saved"), [("max", [1, 5]), ("min", [1, 3])])
+def test_the_best_checkpoint_is_that_of_the_metric(mode: str, saved: list[int]) -> None:
+    calls = evaluate("engine", f"best({{1: 2.0, 3: 1.0, 5: 3.0}}, mode={mode!r})")[0]
+    assert calls == [("model_best", {"iteration": iteration}) for iteration in saved]
+
+
+@pytest.mark.parametrize(("period", "stop", "when"), [(2, 4, [1, 4]), (2, 5, [1, 3, 5]), (0, 3, [3]), (9, 3, [3])])
+def test_evaluations_come_with_their_period_and_at_the_end(period: int, stop: int, when: list[int]) -> None:
+    assert evaluate("engine", f"evaluated({{'a': 1.0}}, {stop}, {period})")[0] == when
+
+
+def test_only_so_many_checkpoints_are_kept() -> None:
+    files, last = evaluate("engine", "checkpoints(1, 5, max_to_keep=2)")
+    assert [name for name in files if name.startswith("model")] == [
+        "model_0000003.pth",
+        "model_0000004.pth",
+        "model_final.pth",
+    ]
+    assert last == "model_final.pth"
+
+
+def test_the_optimizer_of_swin_counts_parameters_in_the_order_of_checkpoints() -> None:
+    from detectron2.modeling.backbone import SwinTransformer
+
+    names = [
+        n for n, _ in SwinTransformer(embed_dim=12, depths=(1,), num_heads=(1,), out_indices=(0,)).named_parameters()
+    ]
+    parts = [name.split(".")[4] for name in names if name.startswith("layers.0.blocks.0")]
+    assert list(dict.fromkeys(parts)) == ["norm1", "attn", "norm2", "mlp"]
+
+
+def test_a_config_with_a_value_to_fill_in_is_not_saved(tmp_path: Path) -> None:
+    from detectron2.config import LazyConfig
+    from omegaconf import MissingMandatoryValue, OmegaConf
+
+    with pytest.raises(MissingMandatoryValue):
+        LazyConfig.save(OmegaConf.create({"a": "???"}), str(tmp_path / "c.yaml"))
+
+
+def test_averages_need_to_be_built_once() -> None:
+    from detrex.modeling import ema
+
+    with pytest.raises(AssertionError):
+        ema.get_model_ema_state(nn.Linear(1, 1))
+    with pytest.raises(AssertionError):
+        evaluate("detrex", "built_twice()")
