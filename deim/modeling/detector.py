@@ -158,12 +158,12 @@ class DEIMDetector(nn.Module):
             for given, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
         scores, classes, boxes = found
-        boxes = boxes * _scales(sizes).to(boxes.device, non_blocking=True)
+        limits = _scales(sizes).to(boxes.device, non_blocking=True)
+        # Boxes.clip would wait for the device, once for each image.
+        boxes = torch.minimum((boxes * limits).clamp(min=0), limits)
         results = []
         for size, places, best, labels in zip(sizes, boxes, scores, classes, strict=True):
-            clipped = Boxes(places)
-            clipped.clip(size)
-            instances = Instances(size, pred_boxes=clipped, scores=best, pred_classes=labels)
+            instances = Instances(size, pred_boxes=Boxes(places), scores=best, pred_classes=labels)
             results.append({"instances": instances})
         return results
 

@@ -124,6 +124,7 @@ USED = {
         "JSONWriter": ["json_file"],
         "TensorboardXWriter": ["log_dir"],
         "get_event_storage": [],
+        "has_event_storage": [],
     },
     "detectron2.utils.file_io": {"PathManager": []},
     "detectron2.utils.registry": {"locate": ["name"]},

@@ -32,7 +32,9 @@ def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Pat
     """
     if target.suffix.lower() == ".json" and len(splits) > 1:
         raise DatasetError(f"{target} is one file, but there are the splits {', '.join(splits)}: name a folder")
-    read = {name: (instantiate(node), MetadataCatalog.get(node["names"]).thing_classes) for name, node in splits.items()}
+    read = {
+        name: (instantiate(node), MetadataCatalog.get(node["names"]).thing_classes) for name, node in splits.items()
+    }
     root = _common_folder([record["file_name"] for records, _ in read.values() for record in records])
     written = []
     for name, (records, classes) in read.items():
