@@ -140,6 +140,11 @@ class Recorder(HookBase):
 
 def run(iterations: int, data: list, **options) -> tuple[list[float], nn.Module]:
     model = tiny_model("model.decoder.denoising=null", "model.backbone.freeze_norm=True")
+    return train(model, iterations, data, **options), model
+
+
+def train(model: nn.Module, iterations: int, data: list, **options) -> list[float]:
+    """The losses of a model whose normalization is frozen."""
     from detectron2.layers import FrozenBatchNorm2d
 
     FrozenBatchNorm2d.convert_frozen_batchnorm(model)
@@ -147,7 +152,7 @@ def run(iterations: int, data: list, **options) -> tuple[list[float], nn.Module]
     trainer, recorder = Trainer(model, data, optimizer, **options), Recorder()
     trainer.register_hooks([recorder])
     trainer.train(0, iterations)
-    return recorder.losses, model
+    return recorder.losses
 
 
 def test_clipping_bounds_the_gradient() -> None:
@@ -178,11 +183,11 @@ def test_accumulation_sees_the_whole_batch() -> None:
 
 
 def test_bfloat16_and_float16_train_on_the_cpu() -> None:
+    """On a model that selects no tokens: which ones an untrained model selects, rounding decides."""
     data = [batch([2, 1])] * 2
-    reference, _ = run(2, data)
-    # In bfloat16, of 3 digits, an untrained model selects other tokens as queries.
-    for precision, tolerance in (("bfloat16", 0.1), ("float16", 0.01)):
-        losses, _ = run(2, data, amp=precision)
+    reference = train(tiny_model(family="deformable"), 2, data)
+    for precision, tolerance in (("bfloat16", 0.03), ("float16", 0.003)):
+        losses = train(tiny_model(family="deformable"), 2, data, amp=precision)
         # After the first update another matching may be the best one.
         assert losses[0] == pytest.approx(reference[0], rel=tolerance)
         assert math.isfinite(losses[1])

@@ -84,5 +84,7 @@ def test_a_recipe_is_found_by_its_name() -> None:
 
 
 def test_a_count_that_is_computed_elsewhere_must_be_overridden_by_a_number() -> None:
-    with pytest.raises(ConfigError, match=r"train\.max_iter must be a whole number, got 'many'"):
-        check_settings(recipe("deim_dfine_n_shapes", "train.max_iter=many"), training=True)
+    with pytest.raises(ConfigError, match=r"override 'train\.max_iter=many' must be a number, such as 1350"):
+        recipe("deim_dfine_n_shapes", "train.max_iter=many")
+    with pytest.raises(ConfigError, match=r"train\.max_iter must be a whole number, got 1\.5"):
+        check_settings(recipe("deim_dfine_n_shapes", "train.max_iter=1.5"), training=True)
