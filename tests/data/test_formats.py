@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detectron2.config import LazyCall
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from pycocotools.coco import COCO
 
 from deim.cli import main
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered, Split
+from deim.data.datasets.to_coco import write_coco
 from deim.data.records import annotation_arrays, boxes_of
 from deim.errors import DatasetError
 from tests.data import layouts
@@ -212,16 +215,20 @@ def test_other_ways_to_write_coco(tmp_path: Path) -> None:
     assert (records[0]["height"], records[0]["width"]) == (60, 100)
 
 
-def test_names_in_latin_1(tmp_path: Path) -> None:
-    images(tmp_path / "images")
-    content = json.dumps
-    coco(tmp_path / "train.json", categories=({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}))
-    loaded = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
-    loaded["categories"][0]["name"] = "kätzchen"
-    (tmp_path / "train.json").write_bytes(content(loaded, ensure_ascii=False).encode("latin-1"))
+@pytest.mark.parametrize(
+    "tool", ["CVAT, COCO 1.0", "LabelImg, Pascal VOC", "CVAT, YOLO 1.1", "CVAT, CVAT for images 1.1"]
+)
+def test_names_in_latin_1(tool: str, tmp_path: Path) -> None:
+    LAYOUTS[tool][0](tmp_path)
+    for path in tmp_path.rglob("*"):
+        if path.suffix in (".json", ".xml", ".names"):
+            path.write_bytes(path.read_text(encoding="utf-8").replace("cat", "kätzchen").encode("latin-1"))
+    if tool == "CVAT, COCO 1.0":
+        path = tmp_path / "annotations" / "instances_default.json"
+        path.write_bytes(path.read_bytes().replace(b"k\xe4tzchenegor", b"categor"))
     found = discover(str(tmp_path))
-    assert list(found.classes) == ["kätzchen", "dog"]
-    assert boxes(found)[0][0] == "kätzchen"
+    assert sorted(found.classes) == ["dog", "kätzchen"]
+    assert boxes(found)[0] == ("kätzchen", expected()["0"][0][1])
 
 
 def test_a_split_with_some_of_the_classes(tmp_path: Path) -> None:
@@ -358,6 +365,31 @@ def test_outlines_do_not_disturb_the_evaluation(tmp_path: Path) -> None:
         exact = Instances((60, 100), pred_boxes=Boxes(found), pred_classes=classes, scores=np.ones(len(found)))
         evaluator.process([record], [{"instances": as_tensors(exact)}])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_outlines_are_kept_in_coco(tmp_path: Path) -> None:
+    layouts.labelme(tmp_path)
+    pixels, picture, _ = layouts.bitmap(10, 20)
+    content = json.loads((tmp_path / "0.json").read_text(encoding="utf-8"))
+    corners = [[10, 20], [50, 20], [30, 40]]
+    content["shapes"] = [
+        {"label": "cat", "points": corners, "shape_type": "polygon"},
+        {"label": "dog", "points": [[5, 6], [24, 15]], "shape_type": "mask", "mask": picture},
+    ]
+    as_json(tmp_path / "0.json", content)
+    split = discover(str(tmp_path)).train
+    node = LazyCall(split.read)(name=str(tmp_path), **split.arguments)
+    (file,), root = write_coco({"train": node}, tmp_path / "coco" / "mine.json")
+    assert root == tmp_path
+    api = COCO(str(file))
+    first, second = api.loadAnns(api.getAnnIds(imgIds=[1]))
+    assert first["segmentation"] == [[float(value) for corner in corners for value in corner]]
+    assert first["area"] == 40 * 20 / 2
+    whole = np.zeros((60, 100), bool)
+    whole[6:16, 5:25] = pixels
+    assert (api.annToMask(second) == whole).all()
+    with pytest.raises(DatasetError, match=r"mine\.json is one file, but there are the splits train, val"):
+        write_coco({"train": node, "val": node}, file)
 
 
 def test_subsets_of_a_project_of_cvat(tmp_path: Path) -> None:

@@ -233,12 +233,12 @@ def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, messa
 # format, file, text in it, other text -> message
 OTHER_FORMATS: dict[str, tuple[str, str, Callable[[str], str | bytes], str]] = {
     "VOC, an unknown class": ("voc", "Annotations/0.xml", lambda t: t.replace("cat", "cow"), "0.xml:3: class 'cow'"),
-    "VOC, no XML": ("voc", "Annotations/0.xml", lambda t: "hello", "0.xml: syntax error"),
+    "VOC, no XML": ("voc", "Annotations/0.xml", lambda t: "hello", "0.xml: is not valid XML: syntax error"),
     "VOC, an entity of another file": (
         "voc",
         "Annotations/0.xml",
         lambda t: '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>' + t.replace("cat", "&b;"),
-        "0.xml: undefined entity",
+        "0.xml: is not valid XML: undefined entity",
     ),
     "VOC, a name that leaves the folder": (
         "voc",

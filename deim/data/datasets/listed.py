@@ -62,7 +62,7 @@ def parsed(parse: Callable[..., ListedImage], place: str, *arguments: Any) -> Li
     except (TypeError, AttributeError, IndexError) as error:
         return Problem(place, f"a value is of the wrong kind: {error}", True)
     except (OSError, SyntaxError, ValueError, OverflowError, DatasetError) as error:
-        return Problem(place, str(error), True)
+        return Problem(place, str(error).removeprefix(f"{place} "), True)
 
 
 def content_of(

@@ -1,7 +1,9 @@
-"""Text and JSON of annotation files, in the encodings that tools write."""
+"""Text, JSON and XML of annotation files, in the encodings that tools write."""
 
 import codecs
 import json
+import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +40,41 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path} is not valid JSON: {error}") from error
 
 
-def is_plain_utf8(path: Path) -> bool:
-    """Return whether a file is in UTF-8 without a byte order mark."""
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF8, *_UTF_16)):
-        return False
+_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+
+
+def read_xml(path: Path) -> ET.Element:
+    """Read an XML file in the encoding that it declares, or in Latin-1 if it is not in that one.
+
+    Raises:
+        DatasetError: The file cannot be read or is not valid XML.
+    """
+    try:
+        data = path.read_bytes()
+        try:
+            return ET.fromstring(data)
+        except ET.ParseError:
+            if _is_utf8(data):
+                raise
+            return ET.fromstring(_DECLARATION.sub("", read_text(path)))
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+    except (ET.ParseError, ValueError, LookupError) as error:  # the last, of an encoding that does not exist
+        raise DatasetError(f"{path} is not valid XML: {error}") from error
+
+
+def _is_utf8(data: bytes) -> bool:
     try:
         data.decode()
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_plain_utf8(path: Path) -> bool:
+    """Return whether a file is in UTF-8 without a byte order mark."""
+    data = path.read_bytes()
+    return not data.startswith((codecs.BOM_UTF8, *_UTF_16)) and _is_utf8(data)
 
 
 def names_of(path: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
 from deim.data.datasets.regions import Region
 from deim.data.datasets.source import dataset_of, require_file, require_folder
-from deim.data.datasets.text import read_text
+from deim.data.datasets.text import read_text, read_xml
 from deim.errors import DatasetError
 
 # fmt: off
@@ -153,7 +152,7 @@ def _stem(line: str) -> str:
 
 
 def _file_name(path: Path) -> str | None:
-    return ET.fromstring(path.read_bytes()).findtext("filename")
+    return read_xml(path).findtext("filename")
 
 
 def listed_image(
@@ -167,11 +166,10 @@ def listed_image(
 
 
 def _image(path: Path, stem: str, first_pixel: int, ignore_difficult: bool, problems: list[Problem]) -> ListedImage:
-    content = path.read_bytes()
-    tree = ET.fromstring(content)  # which knows the encoding that it declares
+    tree = read_xml(path)
     lines = [
         number
-        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1)
+        for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1)
         for _ in re.finditer(r"<object\b", line)
     ]
     sides = [float(tree.findtext(f"size/{side}") or 0) for side in ("height", "width")]

@@ -11,7 +11,8 @@ from deim.data.datasets.found import Discovered, Format, Split, described, split
 from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
 from deim.data.datasets.regions import Region, ellipse, mask, mask_of_runs, polygon, rotated
-from deim.data.datasets.source import dataset_of, require_file
+from deim.data.datasets.source import dataset_of
+from deim.data.datasets.text import read_xml
 from deim.errors import DatasetError
 
 _ROOT = re.compile(rb"<annotations[\s>]")
@@ -70,11 +71,7 @@ def read_cvat(annotation_file: str, image_root: str, class_names: Sequence[str],
 
 
 def _tree(file: Path) -> ET.Element:
-    require_file(file)
-    try:
-        tree = ET.fromstring(file.read_bytes())
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise DatasetError(f"{file} is not valid XML: {error}") from error
+    tree = read_xml(file)
     if tree.tag != "annotations":
         raise DatasetError(f"{file} is not an annotations.xml of CVAT: it begins with {tree.tag!r}")
     if tree.find("track") is not None:

@@ -1,7 +1,6 @@
 """Finds Pascal VOC: with lists of images, or as a folder of XML files."""
 
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from deim.data.datasets.found import VALIDATION, Discovered, Format, Split, described, split_folders
-from deim.data.datasets.text import read_text
+from deim.data.datasets.text import read_text, read_xml
 from deim.data.datasets.voc import VOC_CLASSES, voc_dataset, voc_folder_dataset
 from deim.errors import DatasetError
 
@@ -103,11 +102,11 @@ def _scan(files: Iterable[Path]) -> tuple[set[str], float]:
     names, lowest = set(), float("inf")
     for file in tqdm(files, "reading class names", delay=2, mininterval=2, unit="file"):
         try:
-            for found in ET.parse(file).iter("object"):
+            for found in read_xml(file).iter("object"):
                 names.add((found.findtext("name") or "").strip())
                 edges = (float(found.findtext(f"bndbox/{edge}") or "inf") for edge in ("xmin", "ymin"))
                 lowest = min(lowest, *edges)
-        except (ET.ParseError, ValueError, OSError):  # told with its place when the split is read
+        except (DatasetError, ValueError):  # told with its place when the split is read
             continue
     return names, lowest
 
