@@ -378,7 +378,7 @@ def test_outlines_are_kept_in_coco(tmp_path: Path) -> None:
     ]
     as_json(tmp_path / "0.json", content)
     split = discover(str(tmp_path)).train
-    node = LazyCall(split.read)(name=str(tmp_path), **split.arguments)
+    node = LazyCall(split.read)(names=str(tmp_path), **split.arguments)
     (file,), root = write_coco({"train": node}, tmp_path / "coco" / "mine.json")
     assert root == tmp_path
     api = COCO(str(file))
