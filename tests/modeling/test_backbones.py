@@ -58,6 +58,20 @@ def test_backbones_of_detrex_do_as_well(name: str) -> None:
     assert torch.isfinite(sum(model(batch([2, 1])).values()))
 
 
+@pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
+def test_the_torchvision_backbone_of_detrex_states_nothing_and_works() -> None:
+    pytest.importorskip("torchvision")
+    from detrex.modeling.backbone import TorchvisionBackbone
+
+    cfg = recipe(FAMILIES["deformable"], *FEW)
+    cfg.model.backbone = LazyCall(TorchvisionBackbone)(
+        model_name="resnet18", return_nodes={"layer2": "res3", "layer3": "res4"}
+    )
+    model = build(cfg, "model")
+    assert (model.encoder.in_features, model.encoder.input_proj[1][0].in_channels) == (["res3", "res4"], 256)
+    assert torch.isfinite(sum(model(batch([2, 1])).values()))
+
+
 class Plain(torch.nn.Module):
     """Returns two maps of different widths, and says nothing of them."""
 
