@@ -556,3 +556,20 @@ def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: 
     assert "note: boxes count pixels from 0" in said
     assert "1 problems, 1 of them must be mended" in said
     assert main([*options, "+dataloader.train.dataset.problems_allowed=1"]) == 0
+
+
+def test_a_folder_that_holds_one_data_set_stands_for_it(tmp_path: Path) -> None:
+    """As archives do that unpack into a folder of their name, and checkouts of repositories."""
+    layouts.label_studio_voc(tmp_path / "project")
+    (tmp_path / "scripts").mkdir()
+    found = discover(str(tmp_path))
+    assert found.format == "Pascal VOC"
+    assert "the data set in project/ is read" in found.notes
+    assert objects(read(found.train), found.classes) == objects(
+        read(discover(str(tmp_path / "project")).train), found.classes
+    )
+    layouts.labelme(tmp_path / "second")
+    with pytest.raises(
+        DatasetError, match="holds several data sets, project/, second/: give the folder of one of them"
+    ):
+        discover(str(tmp_path))

@@ -72,7 +72,10 @@ def test_its_inputs_are_those_that_the_plug_in_asks_for(tmp_path: Path) -> None:
     [
         ("dfine", ExportOptions(size=(64, 96), attention="plugin", dynamic_size=True)),
         # Nothing is selected there, which would be decided by the rounding of random weights.
-        ("deformable", ExportOptions(size=(64, 96), attention="plugin", dynamic_batch=False, batch=2, precision="float16")),
+        (
+            "deformable",
+            ExportOptions(size=(64, 96), attention="plugin", dynamic_batch=False, batch=2, precision="float16"),
+        ),
     ],
 )
 def test_models_have_a_node_for_each_attention_and_find_the_same(

@@ -1,5 +1,6 @@
 """What is at a path: which format of data set, its splits and its classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from deim.data.datasets.formats.coco import COCO
@@ -13,7 +14,7 @@ from deim.data.datasets.formats.via import VIA
 from deim.data.datasets.formats.voc import VOC
 from deim.data.datasets.formats.yolo import YOLO
 from deim.data.datasets.formats.yolo_folder import YOLO_FOLDER
-from deim.data.datasets.found import Discovered, what_is_there
+from deim.data.datasets.found import Discovered, subfolders, what_is_there
 from deim.errors import DatasetError
 
 # If a path has the signs of several formats, the first one is read.
@@ -24,7 +25,8 @@ def discover(path: str, images: str | None = None) -> Discovered:
     """Recognize the data set at a path.
 
     Args:
-        path: A folder, or a file that describes a data set.
+        path: A folder, or a file that describes a data set. If a folder is in no known format, but exactly one of its
+            subfolders is, that one is read.
         images: The folder of the images, if they are elsewhere than the annotations.
 
     Returns:
@@ -42,6 +44,14 @@ def discover(path: str, images: str | None = None) -> Discovered:
     signs = {one.name: one.signs(place) for one in FORMATS}
     matching = [one for one in FORMATS if signs[one.name]]
     if not matching:
+        inside = [one for one in (subfolders(place) if place.is_dir() else ()) if any(f.signs(one) for f in FORMATS)]
+        if len(inside) == 1:  # an archive that was unpacked into a folder of its name
+            found = discover(str(inside[0]), images)
+            return replace(found, notes=[*found.notes, f"the data set in {inside[0].name}/ is read"])
+        if inside:
+            raise DatasetError(
+                f"{path} holds several data sets, {', '.join(f'{one.name}/' for one in inside)}: give the folder of one of them"
+            )
         looked_for = "".join(f"\n  {one.name}: {one.looks_for}" for one in FORMATS)
         raise DatasetError(
             f"{path} has nothing to train on: no known format was found. There is {what_is_there(place)}. "
@@ -54,5 +64,5 @@ def discover(path: str, images: str | None = None) -> Discovered:
     if others:
         told = ", ".join(f"{one.name} ({signs[one.name][0].name})" for one in others)
         note = f"{first.name} is read ({signs[first.name][0].name}), and not {told}, which is there as well"
-        return Discovered(found.format, found.classes, found.train, found.test, [*found.notes, note])
+        return replace(found, notes=[*found.notes, note])
     return found

@@ -22,7 +22,7 @@ class Split:
 
     Attributes:
         read: Such as :func:`deim.data.coco_dataset`.
-        arguments: Its arguments without ``name``.
+        arguments: Its arguments without ``names``.
     """
 
     read: Callable[..., list[dict]]
