@@ -573,3 +573,15 @@ def test_a_folder_that_holds_one_data_set_stands_for_it(tmp_path: Path) -> None:
         DatasetError, match="holds several data sets, project/, second/: give the folder of one of them"
     ):
         discover(str(tmp_path))
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    layouts.labelme(tmp_path / "project")
+    archive = shutil.make_archive(str(tmp_path / "project"), "zip", tmp_path / "project")
+    with pytest.raises(DatasetError, match=r"project\.zip is an archive: unpack it, and give the folder"):
+        discover(archive)
+
+
+def test_labels_of_yolo_are_not_another_format(tmp_path: Path) -> None:
+    layouts.cvat_ultralytics(tmp_path)
+    assert not [note for note in discover(str(tmp_path)).notes if "is there as well" in note]

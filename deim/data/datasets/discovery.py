@@ -1,5 +1,7 @@
 """What is at a path: which format of data set, its splits and its classes."""
 
+import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,8 @@ def discover(path: str, images: str | None = None) -> Discovered:
         raise DatasetError(f"there is no data at {path}")
     if folder is not None and not folder.is_dir():
         raise DatasetError(f"the folder of images {images} does not exist")
+    if place.is_file() and (zipfile.is_zipfile(place) or tarfile.is_tarfile(place)):
+        raise DatasetError(f"{path} is an archive: unpack it, and give the folder")
     signs = {one.name: one.signs(place) for one in FORMATS}
     matching = [one for one in FORMATS if signs[one.name]]
     if not matching:
@@ -58,6 +62,8 @@ def discover(path: str, images: str | None = None) -> Discovered:
             f"Looked for:{looked_for}"
         )
     first, *others = matching
+    if first in (YOLO, DARKNET):  # whose labels and images are those of YOLO_FOLDER
+        others = [one for one in others if one is not YOLO_FOLDER]
     if folder is not None and not first.takes_images:
         raise DatasetError(f"{path} is {first.name}, which says itself where its images are: leave --image-root out")
     found = first.describe(place, signs[first.name], folder)
