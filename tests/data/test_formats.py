@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
 from deim.cli import main
+from deim.data.datasets import image_files
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered, Split
 from deim.data.datasets.to_coco import write_coco
@@ -91,6 +93,21 @@ def test_names_of_uploads_have_a_prefix_or_not(written: str, on_disk: str, tmp_p
     layouts.label_studio_coco(tmp_path, written, on_disk)
     found = discover(str(tmp_path))
     assert objects(read(found.train), found.classes) == expected()
+
+
+def test_many_images_of_a_folder_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to find all of them grows with their number, not with its square."""
+    for number in range(200):
+        (tmp_path / f"{number}.jpg").touch()
+    looked_at, listed = [], []
+    listdir, is_image = os.listdir, image_files.is_image
+    monkeypatch.setattr(image_files, "is_image", lambda path: looked_at.append(path) or is_image(path))
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    files = image_files.ImageFiles(tmp_path)
+    for number in range(200):
+        assert files.find_stem(str(number)) == files.find(f"{number}.jpg") == tmp_path / f"{number}.jpg"
+    assert len(listed) == 1
+    assert len(looked_at) <= 400
 
 
 def test_guesses_are_notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
