@@ -548,6 +548,7 @@ def test_of_several_formats_the_first_is_read_and_told(tmp_path: Path) -> None:
     layouts.roboflow_coco(tmp_path)
     found = discover(str(tmp_path))
     assert found.format == "YOLO"
+    assert not any("YOLO labels" in note for note in found.notes), "they are those of data.yaml"
     assert any("YOLO is read (data.yaml), and not COCO (_annotations.coco.json)" in note for note in found.notes)
 
 
@@ -560,6 +561,18 @@ def test_what_is_there_is_told_where_nothing_is_known(tmp_path: Path) -> None:
         DatasetError, match=r"(?s)There is stuff/, 4 x \.log, 1 x \.json \(mine\.json\)\. Looked for:.*VIA: .*Parquet: "
     ):
         discover(str(tmp_path))
+
+
+def test_problems_are_allowed_where_there_is_no_split_for_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = tmp_path / tmp_path.name
+    layouts.cvat_images(data)
+    (data / "images" / "2.jpg").unlink()
+    options = ["check-data", "--data", str(data), "--output", str(tmp_path / "check"), "--skip-images"]
+    assert main(options) == 1
+    assert "1 problems, 1 of them must be mended" in capsys.readouterr().out
+    assert main([*options, "dataloader.train.dataset.problems_allowed=1"]) == 0
 
 
 def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

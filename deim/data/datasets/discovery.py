@@ -48,6 +48,8 @@ def discover(path: str, images: str | None = None) -> Discovered:
             f"Looked for:{looked_for}"
         )
     first, *others = matching
+    if first in (YOLO, DARKNET):
+        others = [one for one in others if one is not YOLO_FOLDER]  # the labels that it describes
     if folder is not None and not first.takes_images:
         raise DatasetError(f"{path} is {first.name}, which says itself where its images are: leave --image-root out")
     found = first.describe(place, signs[first.name], folder)
