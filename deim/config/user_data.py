@@ -87,10 +87,11 @@ def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
     parts = [
         L(held_out_part)(
             names=f"{name}_{part}",
-            dataset=_node(found.train, whole),
+            dataset=L(found.train.read)(names=whole, **found.train.arguments, problems_allowed="${..problems_allowed}"),
             whole=whole,
             every=_EVERY,
             evaluated=part == "val",
+            problems_allowed=0,
         )
         for part in ("train", "val")
     ]

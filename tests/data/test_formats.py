@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
 from deim.cli import main
+from deim.data.datasets import image_files
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered, Split
 from deim.data.datasets.to_coco import write_coco
@@ -91,6 +93,21 @@ def test_names_of_uploads_have_a_prefix_or_not(written: str, on_disk: str, tmp_p
     layouts.label_studio_coco(tmp_path, written, on_disk)
     found = discover(str(tmp_path))
     assert objects(read(found.train), found.classes) == expected()
+
+
+def test_many_images_of_a_folder_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to find all of them grows with their number, not with its square."""
+    for number in range(200):
+        (tmp_path / f"{number}.jpg").touch()
+    looked_at, listed = [], []
+    listdir, is_image = os.listdir, image_files.is_image
+    monkeypatch.setattr(image_files, "is_image", lambda path: looked_at.append(path) or is_image(path))
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    files = image_files.ImageFiles(tmp_path)
+    for number in range(200):
+        assert files.find_stem(str(number)) == files.find(f"{number}.jpg") == tmp_path / f"{number}.jpg"
+    assert len(listed) == 1
+    assert len(looked_at) <= 400
 
 
 def test_guesses_are_notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -531,6 +548,7 @@ def test_of_several_formats_the_first_is_read_and_told(tmp_path: Path) -> None:
     layouts.roboflow_coco(tmp_path)
     found = discover(str(tmp_path))
     assert found.format == "YOLO"
+    assert not any("YOLO labels" in note for note in found.notes), "they are those of data.yaml"
     assert any("YOLO is read (data.yaml), and not COCO (_annotations.coco.json)" in note for note in found.notes)
 
 
@@ -543,6 +561,18 @@ def test_what_is_there_is_told_where_nothing_is_known(tmp_path: Path) -> None:
         DatasetError, match=r"(?s)There is stuff/, 4 x \.log, 1 x \.json \(mine\.json\)\. Looked for:.*VIA: .*Parquet: "
     ):
         discover(str(tmp_path))
+
+
+def test_problems_are_allowed_where_there_is_no_split_for_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = tmp_path / tmp_path.name
+    layouts.cvat_images(data)
+    (data / "images" / "2.jpg").unlink()
+    options = ["check-data", "--data", str(data), "--output", str(tmp_path / "check"), "--skip-images"]
+    assert main(options) == 1
+    assert "1 problems, 1 of them must be mended" in capsys.readouterr().out
+    assert main([*options, "dataloader.train.dataset.problems_allowed=1"]) == 0
 
 
 def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

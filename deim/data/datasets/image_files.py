@@ -59,6 +59,7 @@ class ImageFiles:
         self.root = Path(root)
         self.guesses: list[tuple[str, Path]] = []
         self._listings: dict[Path, frozenset[str]] = {}
+        self._images: dict[Path, dict[str, str]] = {}
 
     def holds(self, written: str) -> bool:
         """Return whether a name is the path of a file below the folder as it is written."""
@@ -85,9 +86,9 @@ class ImageFiles:
         if not parts:
             return None
         folder, name = Path(*parts[:-1]), parts[-1]
-        beside = [one for one in self._names(folder) if is_image(Path(one)) and Path(one).stem == name]
-        if beside:
-            return self.root / folder / min(beside, key=_preference)
+        beside = self._stems(folder).get(name)
+        if beside is not None:
+            return self.root / folder / beside
         found = _longest(parts, self._by_stem.get(_key(name), ()))
         return None if found is None else self.root / found
 
@@ -106,6 +107,13 @@ class ImageFiles:
             except (OSError, ValueError):  # the second, of names that cannot be
                 self._listings[folder] = frozenset()
         return self._listings[folder]
+
+    def _stems(self, folder: Path) -> dict[str, str]:
+        """The image of each stem in a folder."""
+        if folder not in self._images:
+            names = sorted((name for name in self._names(folder) if is_image(Path(name))), key=_preference)
+            self._images[folder] = {Path(name).stem: name for name in reversed(names)}
+        return self._images[folder]
 
     def _has(self, path: Path) -> bool:
         inside = not path.is_absolute() and os.pardir not in path.parts

@@ -78,6 +78,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         folder = folder.parent if folder.name.lower() in SPLITS else folder
     else:
         chosen, folder = _by_split(signs, place, notes), place
+    # A file of a split that is not used, such as COCO's for a test, may have no annotations.
     files = {name: _look_at(path, name, folder, images) for name, path in used(chosen, notes).items()}
     classes = _classes(files, notes)
     splits = {}
@@ -133,8 +134,8 @@ def _look_at(file: Path, split: str, folder: Path, images: Path | None) -> _File
     lists = read_lists(file)
     categories = categories_of(lists, file)
     root = _image_root(folder, file, split, lists["images"], images)
-    used = frozenset(str(one.get("category_id")) for one in lists["annotations"] if isinstance(one, dict))
-    return _File(file, root, categories, used, _is_plain(file, lists, categories, root))
+    ids = frozenset(str(one.get("category_id")) for one in lists["annotations"] if isinstance(one, dict))
+    return _File(file, root, categories, ids, _is_plain(file, lists, categories, root))
 
 
 def _is_plain(file: Path, lists: Mapping[str, list], categories: Sequence[Category], root: Path) -> bool:
