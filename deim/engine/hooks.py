@@ -201,7 +201,11 @@ class MetricsContinuation(HookBase):
         smooth, histories = storage.smoothing_hints(), storage.histories()
         return {
             "kept": {
-                name: {"values": histories[name].values()[-self.window_size :], "smooth": smooth[name]}
+                # Of what is not smoothed, only the latest value is ever written.
+                name: {
+                    "values": histories[name].values()[-self.window_size if smooth[name] else -1 :],
+                    "smooth": smooth[name],
+                }
                 for name in names
             },
             "written": written,

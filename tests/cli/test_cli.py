@@ -72,6 +72,7 @@ def test_options_are_those_of_detectron2() -> None:
     for one in (mine, wanted):
         one.pop("dist_url")  # ours is any free port, so that two runs of one user do not meet
     assert mine.pop("data")[0] == ["--data"]
+    assert mine.pop("image_root")[0] == ["--image-root"]
     assert mine.pop("overwrite")[0] == ["--overwrite"]
     assert mine == wanted
 
