@@ -32,7 +32,7 @@ def describe() -> dict[str, str]:
     device = choose_device("auto").type
     described["device"] = torch.cuda.get_device_name() if device == "cuda" else device
     in_c = device == "cpu" and native.problem(batch_norm.SOURCE) is None
-    described["normalisation"] = "c, in training" if in_c else "torch"
+    described["normalization"] = "c, in training" if in_c else "torch"
     described["deformable attention"] = selected_backend(device)
     for name in BACKENDS:
         described[f"  {name}"] = unusable(name, device) or "can be used"

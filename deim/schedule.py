@@ -16,8 +16,8 @@ class Stage(Enum):
     """How training images are augmented (DEIM, section 4.1; the names are ours)."""
 
     PLAIN = "flip and resize"
-    DENSE = "Dense O2O: mosaic or zoom-out and crop, colours, mixup"
-    STRONG = "zoom-out and crop, colours"
+    DENSE = "Dense O2O: mosaic or zoom-out and crop, colors, mixup"
+    STRONG = "zoom-out and crop, colors"
     FINAL = "flip and resize, at one scale"
 
 

@@ -51,7 +51,7 @@ def test_the_report_names_versions_and_backend() -> None:
     )
     assert {"deim", "python", "torch", "detectron2", "detrex", "device", "attention"} <= set(lines)
     assert lines["attention"] in BACKENDS
-    assert lines["normalisation"] in ("c, in training", "torch")
+    assert lines["normalization"] in ("c, in training", "torch")
     assert lines["torch"] == "can be used"
 
 
@@ -67,5 +67,5 @@ def test_without_a_compiler_torch_does_it(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("deformable attention")]
         assert line.split()[-1] == "torch"
-        assert "normalisation         torch" in done.stdout
+        assert "normalization         torch" in done.stdout
         assert reason in done.stdout

@@ -121,7 +121,7 @@ def test_replayed_detections_are_those_of_the_model(family: str, half: bool) -> 
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("family", REAL_TIME)
 def test_replayed_training_is_training(family: str, amp: bool) -> None:
-    """Two sizes of images in turns: losses, gradients, and what normalisation has seen."""
+    """Two sizes of images in turns: losses, gradients, and what normalization has seen."""
     eager = randomize(tiny_model(family=family)).cuda().train()
     replayed = copy.deepcopy(eager)
     record_features(replayed)

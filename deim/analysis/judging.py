@@ -12,7 +12,7 @@ from deim.structures.boxes import area, intersection, iou
 
 CORRECT, DUPLICATE, CLASS, LOCALISATION, BACKGROUND, IGNORED = range(6)
 # By their number; what lies on a crowd of its class counts neither for nor against.
-KINDS = ("correct", "duplicate", "class", "localisation", "background", "ignored")
+KINDS = ("correct", "duplicate", "class", "localization", "background", "ignored")
 # From this overlap on a detection is of an object; from the second one on it is near one.
 SAME, NEAR = 0.5, 0.1
 

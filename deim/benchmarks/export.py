@@ -27,7 +27,7 @@ _OFFICIAL_OPSET = 16
 
 
 class OfficialGraph(nn.Module):
-    """What the official script exports: normalised images and their sizes -> labels, boxes, scores."""
+    """What the official script exports: normalized images and their sizes -> labels, boxes, scores."""
 
     def __init__(self, config: Any):
         super().__init__()

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from deim.benchmarks import peers
-from deim.checkpoint.formats import Format, recognise
+from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.loading import in_our_layout
 from deim.checkpoint.reading import Stored
 from deim.config import build, load_config
@@ -146,7 +146,7 @@ def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
     theirs, ours = official.model, build(config, "model")
     _perturb(theirs)
     ours.load_state_dict(in_our_layout(Stored("official", theirs.state_dict()), ours), strict=True)
-    layout = recognise(theirs.state_dict())
+    layout = recognize(theirs.state_dict())
     assert layout is not None, "which it was loaded by"
     return _Pair(ours, theirs, layout, official.criterion, config, official)
 

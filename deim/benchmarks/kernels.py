@@ -11,7 +11,7 @@ from deim.benchmarks.training import Stopwatch, our_step, random_batch
 # {group: what the names of its operators contain}
 GROUPS = {
     "convolutions": ("convolution",),
-    "batch normalisation": ("batch_norm", "BatchNorm"),  # torch's, and ours with the activation behind it
+    "batch normalization": ("batch_norm", "BatchNorm"),  # torch's, and ours with the activation behind it
     "attention": ("scaled_dot_product", "flash_attention", "efficient_attention"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
 }

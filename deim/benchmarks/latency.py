@@ -1,4 +1,4 @@
-"""How long a deployed model takes for an image: from normalised pixels to logits and boxes."""
+"""How long a deployed model takes for an image: from normalized pixels to logits and boxes."""
 
 import copy
 from collections.abc import Callable

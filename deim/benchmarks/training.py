@@ -39,10 +39,10 @@ def random_batch(recipe: str, images: int, objects: int, size: int) -> Batch:
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
     targets = []
     for _ in range(images):
-        centre = torch.rand(objects, 2, generator=generator) * 0.6 + 0.2
+        center = torch.rand(objects, 2, generator=generator) * 0.6 + 0.2
         side = torch.rand(objects, 2, generator=generator) * 0.3 + 0.02
         labels = torch.randint(classes, (objects,), generator=generator)
-        targets.append({"labels": labels, "boxes": torch.cat([centre, side], dim=1)})
+        targets.append({"labels": labels, "boxes": torch.cat([center, side], dim=1)})
     return pixels, targets
 
 

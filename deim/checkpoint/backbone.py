@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deim.checkpoint.formats import recognise
+from deim.checkpoint.formats import recognize
 from deim.checkpoint.formats.backbones import BACKBONE_FORMATS
 from deim.checkpoint.reading import Stored, read_weights
 from deim.checkpoint.renaming import grouped, to_ours
@@ -153,7 +153,7 @@ def holds_backbone(model: nn.Module, weights: Mapping[str, Tensor], path: str) -
         CheckpointError: the weights are of Caffe2's ResNets, which are built differently.
     """
     backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, nn.Module) or recognise(weights) is not None:
+    if not isinstance(backbone, nn.Module) or recognize(weights) is not None:
         return False
     others = {name for name in model.state_dict() if not name.startswith("backbone.")}
     if any(name in others or _DETECTOR_PARTS.match(name) for name in weights):
@@ -163,7 +163,7 @@ def holds_backbone(model: nn.Module, weights: Mapping[str, Tensor], path: str) -
 
 def _looks_like_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> bool:
     match = match_backbone(backbone, weights, path)
-    return match.share >= _MIN_SHARE / 2 or any(one.recognises(weights) for one in BACKBONE_FORMATS)
+    return match.share >= _MIN_SHARE / 2 or any(one.recognizes(weights) for one in BACKBONE_FORMATS)
 
 
 def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -177,12 +177,12 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
             f"{path} is a ResNet of Caffe2, which has its strides in other convolutions and takes BGR images; "
             "use the one of torchvision: detectron2://ImageNetPretrained/torchvision/R-50.pkl"
         )
-    detector = recognise(weights)
+    detector = recognize(weights)
     if detector is not None:
         weights, _ = detector.to_ours(weights)
     if any(name.startswith("backbone.") for name in weights):
         return {n.removeprefix("backbone."): v for n, v in weights.items() if n.startswith("backbone.")}
-    found = next((one for one in BACKBONE_FORMATS if one.recognises(weights)), None)
+    found = next((one for one in BACKBONE_FORMATS if one.recognizes(weights)), None)
     if found is None:
         return dict(weights)
     translated, left_over = to_ours(weights, found.rules)

@@ -80,7 +80,7 @@ def report(path: str, stored: Sequence[str], wanted: Sequence[str], rows: Sequen
     new = [wanted[row] for row, source in enumerate(rows) if source is None]
     logger.info(f"Classes that keep their weights from {path}: {', '.join(kept) or 'none'}")
     if new:
-        logger.warning(f"Classes that {path} does not know, newly initialised: {', '.join(new)}")
+        logger.warning(f"Classes that {path} does not know, newly initialized: {', '.join(new)}")
 
 
 def _plain(name: str) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from deim.checkpoint import classes as class_names
-from deim.checkpoint.formats import Format, recognise
+from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.formats.format import shared_names
 from deim.checkpoint.layouts import present_name, with_present_names
 from deim.checkpoint.reading import Stored, read_checkpoint, read_weights, weights_of
@@ -126,7 +126,7 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
     """
     weights, state = stored.weights, model.state_dict()
     shared = shared_names(model)
-    format_there = None if state.keys() <= weights.keys() else recognise(weights)
+    format_there = None if state.keys() <= weights.keys() else recognize(weights)
     if format_there is None:
         weights = with_present_names(weights)
     else:
@@ -140,7 +140,7 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
     for name, original in shared.items():
         if original in weights and not torch.equal(weights.setdefault(name, weights[original]), weights[original]):
             raise CheckpointError(f"{name} and {original} are one tensor in this model, but differ in {stored.path}")
-    # Averages also hold the buffers that a model makes anew; frozen normalisation counts no batches.
+    # Averages also hold the buffers that a model makes anew; frozen normalization counts no batches.
     made_anew = {name for name, _ in model.named_buffers()} - state.keys()
     return {
         name: value
@@ -195,7 +195,7 @@ def _for_classes(
 def _without_class_parts(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights with the model's own initial values for what depends on the number of classes."""
     new = {name: value for name, value in state.items() if name in weights and class_names.depends_on_classes(name)}
-    logger.warning(f"{path} has other classes, and does not say which; newly initialised: {', '.join(grouped(new))}")
+    logger.warning(f"{path} has other classes, and does not say which; newly initialized: {', '.join(grouped(new))}")
     return weights | new
 
 

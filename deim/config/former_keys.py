@@ -12,14 +12,21 @@ logger = logging.getLogger("detectron2.deim")
 _SPLITS = ("train", "test")
 
 
+# Former names of keys -> present ones.
+_PRESENT = {f"dataloader.{split}.dataset.name": f"dataloader.{split}.dataset.names" for split in _SPLITS}
+_PRESENT["dataloader.train.mapper.colour"] = "dataloader.train.mapper.color"
+
+
 def present_key(key: str) -> str:
     """Return the present name of a key on the command line.
 
     Args:
         key: such as ``dataloader.train.dataset.name``.
     """
-    former = {f"dataloader.{split}.dataset.name" for split in _SPLITS}
-    return f"{key}s" if key in former else key
+    for former, present in _PRESENT.items():
+        if key == former or key.startswith(f"{former}."):
+            return present + key[len(former) :]
+    return key
 
 
 def rename_former_keys(cfg: Any) -> None:
@@ -31,6 +38,10 @@ def rename_former_keys(cfg: Any) -> None:
                 node["names"] = node.pop("name")
                 logger.warning(f"dataloader.{split}.dataset.name is called names by now, as in detectron2")
             node = node.get("dataset")  # the whole of which it is a part
+    mapper = OmegaConf.select(cfg, "dataloader.train.mapper", default=None)
+    if OmegaConf.is_dict(mapper) and "colour" in mapper and accepts(mapper.get("_target_"), "color"):
+        mapper["color"] = mapper.pop("colour")
+        logger.warning("dataloader.train.mapper.colour is called color by now")
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator", default=None)
     if OmegaConf.is_dict(evaluator) and OmegaConf.is_interpolation(evaluator, "dataset_name"):
         reference = str(evaluator._get_node("dataset_name")._value())

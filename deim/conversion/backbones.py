@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deim.checkpoint.backbone import COMPUTED, backbone_weights
-from deim.checkpoint.formats import recognise
+from deim.checkpoint.formats import recognize
 from deim.checkpoint.reading import Stored
 from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, hgnetv2, presnet, resnet, swin
 
@@ -34,7 +34,7 @@ def identify_backbone(stored: Stored) -> Backbone | None:
     Raises:
         CheckpointError: it is a ResNet of Caffe2, which we have not.
     """
-    if recognise(stored.weights) is not None or any(name.startswith("backbone.") for name in stored.weights):
+    if recognize(stored.weights) is not None or any(name.startswith("backbone.") for name in stored.weights):
         return None
     weights = backbone_weights(stored.weights, stored.path)
     for config, build in _backbones(weights):

@@ -73,7 +73,7 @@ class _Candidate:
     native: bool  # whether it has the recipe's own number of classes
 
     @property
-    def behaviour(self) -> str:
+    def behavior(self) -> str:
         """Equal for models that predict alike from equal weights."""
         return str(_of_predictions(OmegaConf.to_container(self.config.model, resolve=True)))
 
@@ -83,8 +83,8 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
 
     Args:
         stored: from :func:`deim.checkpoint.reading.read_weights`.
-        source: a format's name; "auto" to recognise it.
-        recipe: a name of :mod:`deim.config.model_zoo`, or a config file; None to recognise it.
+        source: a format's name; "auto" to recognize it.
+        recipe: a name of :mod:`deim.config.model_zoo`, or a config file; None to recognize it.
 
     Raises:
         ConfigError: there is no such recipe.
@@ -102,7 +102,7 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
             f"{stored.path} fits none of {len(names)} recipes, {nearest.recipe} best:\n{nearest.problem}"
         )
     best = _best(stored, fitting, origin)
-    others = [one.recipe for one in fitting if one is not best and one.behaviour == best.behaviour]
+    others = [one.recipe for one in fitting if one is not best and one.behavior == best.behavior]
     classes = stored_classes(stored) or (class_names.known_classes(best.weights) if origin is not None else None)
     if classes is not None and len(classes) != count:
         classes = None
@@ -116,7 +116,7 @@ def format_of(stored: Stored, source: str = "auto") -> Format | None:
         CheckpointError: it is not of the format ``source``, or of none that we know.
     """
     names = list(stored.weights)
-    found = [one for one in FORMATS if one.recognises(names)]
+    found = [one for one in FORMATS if one.recognizes(names)]
     if source not in ("auto", "native"):
         found = [one for one in found if one.name == source]
         if not found:
@@ -180,7 +180,7 @@ def _best(stored: Stored, fitting: Sequence[_Candidate], origin: Format | None) 
     fitting = [one for one in fitting if _writes_as(stored, one, origin)] or fitting
     ranked = sorted(fitting, key=lambda one: _score(stored.path, one), reverse=True)
     best = ranked[0]
-    rivals = [one for one in ranked if one.behaviour != best.behaviour]
+    rivals = [one for one in ranked if one.behavior != best.behavior]
     said = _words(stored.path) & _words(best.recipe)
     if rivals and (_score(stored.path, rivals[0]) == _score(stored.path, best) or not said):
         raise CheckpointError(
@@ -197,7 +197,7 @@ def _agrees(stored: Stored, model: Any) -> bool:
 
 
 def _writes_as(stored: Stored, candidate: _Candidate, origin: Format | None) -> bool:
-    """Whether a file of this candidate would hold exactly these tensors: frozen normalisation has no counters, and
+    """Whether a file of this candidate would hold exactly these tensors: frozen normalization has no counters, and
     decoders that do not refine boxes have no heads of their own."""
     if origin is None:
         return True

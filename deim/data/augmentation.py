@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from detectron2.data.transforms import NoOpTransform, Transform
 
-from deim.data.geometry import AffineTransform, ColourTransform, SizeAugmentation
+from deim.data.geometry import AffineTransform, PixelTransform, SizeAugmentation
 
 
 class Resize(SizeAugmentation):
@@ -121,8 +121,8 @@ class RandomPhotometricDistort(SizeAugmentation):
         return PhotometricTransform(brightness, contrast, saturation, hue, contrast_first, order)
 
 
-class PhotometricTransform(ColourTransform):
-    """Changes colours only. Any of the factors may be None; ``order`` permutes the channels.
+class PhotometricTransform(PixelTransform):
+    """Changes colors only. Any of the factors may be None; ``order`` permutes the channels.
 
     All but the hue is linear and done at once, without rounding or clipping in between.
     """
@@ -264,25 +264,25 @@ class RandomIoUCrop(SizeAugmentation):
         return np.concatenate([corners, corners + sides], axis=1)[fits]
 
 
-def _centred_inside(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """(M, N) bool: the centre of box n lies inside of window m."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])).all(axis=2)
+def _centered_inside(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """(M, N) bool: the center of box n lies inside of window m."""
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((windows[:, None, :2] < centers) & (centers < windows[:, None, 2:])).all(axis=2)
 
 
 def _best_overlaps(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """(M,) the largest IoU of each window with a box that is centred in it, or -1 if there is none."""
+    """(M,) the largest IoU of each window with a box that is centered in it, or -1 if there is none."""
     low = np.maximum(windows[:, None, :2], boxes[:, :2])
     high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
     shared = (high - low).clip(min=0).prod(axis=2)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     window_areas = (windows[:, 2:] - windows[:, :2]).prod(axis=1)[:, None]
     ious = shared / (areas + window_areas - shared)
-    return np.where(_centred_inside(boxes, windows), ious, -1.0).max(axis=1)
+    return np.where(_centered_inside(boxes, windows), ious, -1.0).max(axis=1)
 
 
 class IoUCropTransform(AffineTransform):
-    """Cut ``window`` (left, top, right, bottom) out of an image of ``size``; boxes centred outside of it
+    """Cut ``window`` (left, top, right, bottom) out of an image of ``size``; boxes centered outside of it
     become empty."""
 
     def __init__(self, window: tuple[int, int, int, int], size: tuple[int, int]):
@@ -294,5 +294,5 @@ class IoUCropTransform(AffineTransform):
         left, top, right, bottom = self.window
         corner = [left, top, left, top]
         cropped = np.clip(box, corner, [right, bottom, right, bottom]) - corner
-        cropped[~_centred_inside(box, np.array([self.window]))[0]] = 0
+        cropped[~_centered_inside(box, np.array([self.window]))[0]] = 0
         return cropped

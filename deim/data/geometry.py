@@ -27,7 +27,7 @@ class AffineTransform(Transform):
             the square from (i, j) to (i + 1, j + 1).
         size: (height, width) of the image.
         canvas: (height, width) of the result.
-        fill: colour of what the image does not cover.
+        fill: color of what the image does not cover.
     """
 
     def __init__(self, matrix: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], fill: int = 0):
@@ -198,10 +198,10 @@ class SizeAugmentation(Augmentation):
     """A policy that looks at the size of the image and at boxes, and not at pixels."""
 
 
-class ColourTransform(Transform):
+class PixelTransform(Transform):
     """A transform that leaves every pixel where it is and does the same at any scale."""
 
-    def for_image(self, img: np.ndarray) -> "ColourTransform":
+    def for_image(self, img: np.ndarray) -> "PixelTransform":
         """The transform, with what it takes from the whole image fixed: to be applied to a part of it."""
         return self
 
@@ -239,7 +239,7 @@ class PendingImage:
 
     def __init__(self, source: np.ndarray | Callable[[int], np.ndarray], size: tuple[int, int], boxes: np.ndarray):
         self.source, self.size, self.boxes = source, size, boxes
-        self._pending: list[ColourTransform | AffineTransform] = []
+        self._pending: list[PixelTransform | AffineTransform] = []
 
     def augment(self, policy: Augmentation) -> None:
         """Transform by what a policy draws. One that is not known to do without pixels gets them."""
@@ -259,7 +259,7 @@ class PendingImage:
         if affine is not None:
             self._add(affine)
             self.size = affine.canvas
-        elif isinstance(transform, ColourTransform):
+        elif isinstance(transform, PixelTransform):
             self._pending.append(transform)
         else:
             self._hold(transform.apply_image(self.render()))
@@ -283,11 +283,9 @@ class PendingImage:
         affine = self._pending[place]
         assert isinstance(affine, AffineTransform)
         image, affine = self.read_for(affine)
-        if place <= 1:  # a second colour transform would have to know the whole image after the first
+        if place <= 1:  # a second color transform would have to know the whole image after the first
             left, top, right, bottom = window = affine.visible_window()
-            self._pending[:place] = [
-                t.for_image(image) for t in self._pending[:place] if isinstance(t, ColourTransform)
-            ]
+            self._pending[:place] = [t.for_image(image) for t in self._pending[:place] if isinstance(t, PixelTransform)]
             image, affine = image[top:bottom, left:right], affine.of_part(window)
         self._pending[place] = affine
         return image

@@ -260,7 +260,7 @@ def build_train_loader(
         sampler: of detectron2, such as ``RepeatFactorTrainingSampler``: an endless stream of this process's indices. None
             draws every image once in an epoch. With it, ``shuffle`` has no effect, samples also depend on the number of
             processes, and an epoch is as many iterations as without it.
-        mixup: blends neighbours of the global batch in the stage of Dense O2O.
+        mixup: blends neighbors of the global batch in the stage of Dense O2O.
         unreadable_images_allowed: in place of an image that cannot be read another one is taken, and the log says so,
             until there are more of them than this in a process; 0 ends the run at the first.
         image_cache_gigabytes: memory of this process and its workers for decoded images; 0 decodes them in each epoch.

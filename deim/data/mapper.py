@@ -19,7 +19,7 @@ class DetectionMapper:
     """Reads the image of a record and augments it together with its boxes.
 
     Args:
-        augmentations: detectron2 policies, in order. Neighbours among those of ``deim`` are done in one
+        augmentations: detectron2 policies, in order. Neighbors among those of ``deim`` are done in one
             pass; others work as well.
         is_train: attach ``instances``.
         img_format: "RGB" or "BGR", the order of the channels of the sample. Augmentations get RGB. The name is detrex's.

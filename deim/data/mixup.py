@@ -11,11 +11,11 @@ from detectron2.structures import Instances
 
 @dataclass(frozen=True)
 class Mixup:
-    """Blends every image of a batch with its neighbour.
+    """Blends every image of a batch with its neighbor.
 
     Args:
         prob: how often a batch is blended.
-        ratio: range of the weight of an image itself; its neighbour has the rest.
+        ratio: range of the weight of an image itself; its neighbor has the rest.
     """
 
     prob: float = 0.5
@@ -27,11 +27,11 @@ class Mixup:
         return weight if np.random.uniform() < self.prob else None
 
 
-def mix(samples: Sequence[dict], neighbours: Sequence[dict], weight: float) -> list[dict]:
+def mix(samples: Sequence[dict], neighbors: Sequence[dict], weight: float) -> list[dict]:
     """Blend samples with others of the same size.
 
     Args:
-        samples, neighbours: with ``image`` uint8 (3, H, W) and ``instances``; not changed.
+        samples, neighbors: with ``image`` uint8 (3, H, W) and ``instances``; not changed.
         weight: of the sample's own image.
 
     Returns:
@@ -39,7 +39,7 @@ def mix(samples: Sequence[dict], neighbours: Sequence[dict], weight: float) -> l
         both.
     """
     mixed = []
-    for own, other in zip(samples, neighbours, strict=True):
+    for own, other in zip(samples, neighbors, strict=True):
         image, behind = (one["image"].permute(1, 2, 0).numpy() for one in (own, other))
         blended = torch.from_numpy(cv2.addWeighted(image, weight, behind, 1 - weight, 0))
         instances = Instances.cat([own["instances"], other["instances"]])

@@ -12,7 +12,7 @@ class Mosaic:
     """Draws where four images go: 2 x 2 tiles, rotated, shifted and scaled together.
 
     Every image is resized to ``tile_size`` on its short side and put into the corner of its tile; the
-    tiles are as large as the largest of the four. The canvas is then turned about its centre and
+    tiles are as large as the largest of the four. The canvas is then turned about its center and
     resized to the wanted shape. All of it is one transform per image.
 
     Args:
@@ -20,7 +20,7 @@ class Mosaic:
         degrees: largest rotation either way.
         translate: largest shift, relative to the canvas.
         scale: range of the scale.
-        fill: colour between the images.
+        fill: color between the images.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Mosaic:
         return transforms
 
     def _canvas_to_output(self, canvas: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-        """(3, 3): rotation and scale about the centre, shift, then the resize."""
+        """(3, 3): rotation and scale about the center, shift, then the resize."""
         height, width = canvas
         angle = math.radians(np.random.uniform(-self.degrees, self.degrees))
         scale = np.random.uniform(*self.scale)
         shift = np.random.uniform(-self.translate, self.translate, 2) * [width, height]
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-        centre = np.array([width, height]) / 2
+        center = np.array([width, height]) / 2
         turn = np.array([[cos, -sin], [sin, cos]])
         moved = np.eye(3)
         moved[:2, :2] = turn
-        moved[:2, 2] = centre - turn @ centre + shift
+        moved[:2, 2] = center - turn @ center + shift
         return np.diag([shape[1] / width, shape[0] / height, 1.0]) @ moved

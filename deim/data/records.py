@@ -60,7 +60,7 @@ class CompactRecords:
 
     A worker that reads a Python object writes its reference count, and so gets a copy of its memory
     page; with a list of dicts, every worker ends with a copy of all annotations. Here nothing is
-    written. What is not an annotation goes into detectron2's serialised list.
+    written. What is not an annotation goes into detectron2's serialized list.
 
     A record has ``boxes`` (N, 4) float32 XYXY and ``classes`` (N,) int64 in place of ``annotations``;
     see :func:`annotation_arrays`.

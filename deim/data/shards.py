@@ -90,7 +90,7 @@ def write_shards(files: Iterable[tuple[Path, str]], folder: Path, max_bytes: int
 
 
 def _groups(files: Iterable[tuple[Path, str]], max_bytes: int) -> Iterator[list[tuple[Path, str]]]:
-    """Neighbours that have no more than ``max_bytes`` together, or are one."""
+    """Neighbors that have no more than ``max_bytes`` together, or are one."""
     group: list[tuple[Path, str]] = []
     size = 0
     for file in files:

@@ -52,8 +52,8 @@ class StagedMapper:
     stage    augmentation
     =======  ===================================================================================
     PLAIN    ``always``
-    DENSE    ``colour``, then a mosaic with probability ``mosaic_prob``, else ``strong``; ``always``
-    STRONG   ``colour``, ``strong``, ``always``
+    DENSE    ``color``, then a mosaic with probability ``mosaic_prob``, else ``strong``; ``always``
+    STRONG   ``color``, ``strong``, ``always``
     FINAL    ``always``
     =======  ===================================================================================
 
@@ -64,7 +64,7 @@ class StagedMapper:
     Args:
         schedule: of the run.
         shape: (height, width) that the model is evaluated at.
-        colour, strong, always: detectron2 policies.
+        color, strong, always: detectron2 policies.
         mosaic: None for none.
         mosaic_prob: how often an image of the DENSE stage becomes a mosaic.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
@@ -81,7 +81,7 @@ class StagedMapper:
         self,
         schedule: Schedule,
         shape: Sequence[int],
-        colour: Sequence[Augmentation] = (),
+        color: Sequence[Augmentation] = (),
         strong: Sequence[Augmentation] = (),
         always: Sequence[Augmentation] = (),
         mosaic: Mosaic | None = None,
@@ -98,7 +98,7 @@ class StagedMapper:
         if not 0 <= mosaic_prob <= 1:
             raise ValueError(f"mosaic_prob must be in [0, 1], got {mosaic_prob}")
         self.schedule, self.shape = schedule, (int(shape[0]), int(shape[1]))
-        self.colour, self.strong, self.always = list(colour), list(strong), list(always)
+        self.color, self.strong, self.always = list(color), list(strong), list(always)
         self.mosaic, self.mosaic_prob = mosaic, mosaic_prob
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
@@ -161,13 +161,13 @@ class StagedMapper:
     def _mapper(self, stage: Stage, shape: tuple[int, int], records: Records) -> Callable[[dict], dict]:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
-        policies = [*self.colour, *self.strong, *self.always] if augmented else self.always
+        policies = [*self.color, *self.strong, *self.always] if augmented else self.always
         how: dict[str, Any] = {"img_format": self.img_format, "min_box_size": self.min_box_size, "read": self.read}
         single = DetectionMapper([*policies, *resize], True, **how)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single
         # The mosaic itself has the wanted size.
-        joined = MosaicMapper(self.mosaic, shape, [*self.colour, *self.always], records, **how)
+        joined = MosaicMapper(self.mosaic, shape, [*self.color, *self.always], records, **how)
         return lambda record: (joined if np.random.uniform() < self.mosaic_prob else single)(record)
 
 

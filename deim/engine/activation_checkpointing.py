@@ -31,7 +31,7 @@ BLOCKS: tuple[type[nn.Module], ...] = (
 def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
     """Keep of every block in these parts no more than its inputs, in place (arXiv 1604.06174, section 4).
 
-    Losses, gradients and statistics of normalisation stay what they are: random numbers are drawn again as they
+    Losses, gradients and statistics of normalization stay what they are: random numbers are drawn again as they
     were, and batches are counted once.
 
     Args:
@@ -63,7 +63,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContext
 
 @contextmanager
 def _batches_counted_once(block: nn.Module) -> Iterator[None]:
-    """Normalisation updates copies of its statistics within, which nobody keeps."""
+    """Normalization updates copies of its statistics within, which nobody keeps."""
     kept = [
         (norm, name, statistic)
         for norm in block.modules()

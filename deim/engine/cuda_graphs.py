@@ -70,7 +70,7 @@ class ReplayedEncoding:
     """:meth:`DEIMDetector.encode` that is recorded in training for every shape of images and precision when it first comes,
     and replayed from then on.
 
-    Statistics of normalisation and random numbers are as without. All recordings share their memory: a step is over before
+    Statistics of normalization and random numbers are as without. All recordings share their memory: a step is over before
     the next one begins.
     """
 

@@ -13,7 +13,7 @@ class EMAHook(HookBase):
 
     The decay at the n-th update is ``decay * (1 - exp(-n / warmup_iters))``, so that the average
     soon forgets the random weights (as in YOLOv5, RT-DETR and DEIM). Floating-point buffers, the
-    statistics of normalisation among them, are averaged too; others are copied.
+    statistics of normalization among them, are averaged too; others are copied.
 
     Args:
         model: without DistributedDataParallel around it.

@@ -114,8 +114,8 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
-    """Give every process the statistics of normalisation that the main one has, which checkpoints hold: where they are
-    not synchronised, each would evaluate its images by its own."""
+    """Give every process the statistics of normalization that the main one has, which checkpoints hold: where they are
+    not synchronized, each would evaluate its images by its own."""
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():

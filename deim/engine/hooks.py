@@ -223,7 +223,7 @@ class MetricsContinuation(HookBase):
 
 def cut_off(metrics_file: str, iteration: int) -> None:
     """Take out of a ``metrics.json``, in place, what it says of an iteration and those after it, and what a kill has left
-    of a line. Lines are in order but for neighbours."""
+    of a line. Lines are in order but for neighbors."""
     with suppress(FileNotFoundError), open(metrics_file, "r+b") as file:
         lines = file.readlines()
         dropped = [_iteration_of(line) >= iteration for line in lines]

@@ -41,7 +41,7 @@ def build_model(cfg: Any, pretrained_backbone: bool = False) -> nn.Module:
 
 
 def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
-    """With synchronised normalisation if asked for and possible, ``train.activation_checkpointing``, ``train.compile``
+    """With synchronized normalization if asked for and possible, ``train.activation_checkpointing``, ``train.compile``
     and ``train.cuda_graphs``.
 
     Raises:

@@ -46,7 +46,7 @@ class NonFiniteGuard:
         self._buffers: list[Tensor] = []
 
     def before_step(self) -> None:
-        """Remember what a forward pass changes, where it may have to be undone: statistics of normalisation."""
+        """Remember what a forward pass changes, where it may have to be undone: statistics of normalization."""
         if self.allowed:
             self._buffers = [buffer.clone() for buffer in self.model.buffers()]
 

@@ -204,7 +204,7 @@ def _add_errors(
     counts["missed objects"] = sum(len(one.truth_classes) for one in kept) - counts["correct"]
     page.plot(bars_figure(counts, f"Detections with a score of at least {threshold:.2f}", "count"), "kinds of errors")
     page.note(
-        "duplicate: of an object that a better detection has; class: in the place of an object of another class; localisation: near an "
+        "duplicate: of an object that a better detection has; class: in the place of an object of another class; localization: near an "
         "object of its class (IoU 0.1 to 0.5); background: none of these."
     )
     page.plot(confusion_figure(confusion_matrix(kept, len(class_names)), class_names), "confusion")
@@ -236,11 +236,11 @@ def _picture(shown: tuple[Found, Judged], names: Sequence[str]) -> tuple[np.ndar
     missed = np.setdiff1d(np.arange(len(found.truth_classes)), judged.truths)
     boxes = np.concatenate([found.truth_boxes[missed], found.boxes])
     labels = [names[index] for index in found.truth_classes[missed]]
-    colours = [_WHITE] * len(missed)
+    colors = [_WHITE] * len(missed)
     for kind, score, index in zip(judged.kinds, found.scores, found.classes, strict=True):
         labels.append(f"{names[index]} {score:.2f}" + ("" if kind == CORRECT else f" ({KINDS[kind]})"))
-        colours.append(_GREEN if kind == CORRECT else _RED)
-    drawn = annotate(image, boxes * scale, labels, colours)
+        colors.append(_GREEN if kind == CORRECT else _RED)
+    drawn = annotate(image, boxes * scale, labels, colors)
     return drawn, f"{Path(found.file_name).name}: {_mistakes(found, judged)} mistakes"
 
 

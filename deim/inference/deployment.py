@@ -23,7 +23,7 @@ def to_deployment(
     half: bool = False,
     cuda_graph: bool = False,
 ) -> nn.Module:
-    """A copy in eval mode that only predicts: without what training needs, with normalisation, affines and the
+    """A copy in eval mode that only predicts: without what training needs, with normalization, affines and the
     branches of convolutions folded into convolutions.
 
     Detections stay the same up to rounding. The copy cannot be trained, and its weights have names that no checkpoint
@@ -66,7 +66,7 @@ def reparameterized(model: nn.Module) -> nn.Module:
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Fold batch normalisation into the convolutions before it, in place: ours, and those of detectron2's backbones."""
+    """Fold batch normalization into the convolutions before it, in place: ours, and those of detectron2's backbones."""
     for module in list(model.modules()):
         if isinstance(module, ConvNorm):
             module.fold()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deim.checkpoint.class_lists import BY_COUNT, COCO
 from deim.errors import ConfigError
-from deim.visualization.annotation import annotate, colour_of
+from deim.visualization.annotation import annotate, color_of
 
 
 class Detections(Instances):
@@ -124,7 +124,7 @@ class Detections(Instances):
             self._image,
             self.boxes.numpy()[order],
             [f"{labels[i]} {scores[i]:.2f}" for i in order],
-            [colour_of(classes[i]) for i in order],
+            [color_of(classes[i]) for i in order],
         )
         return Image.fromarray(drawn)
 

@@ -89,7 +89,7 @@ def draw_edges(trained: TrainedModel, picture: Picture, output: str, count: int 
 
 
 def _apart(boxes: Tensor, scores: Tensor, count: int) -> list[int]:
-    """The best queries whose centres are not in each other's boxes."""
+    """The best queries whose centers are not in each other's boxes."""
     chosen: list[int] = []
     for query in scores.argsort(descending=True).tolist():
         distances = (boxes[chosen, :2] - boxes[query, :2]).abs()

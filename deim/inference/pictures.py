@@ -81,10 +81,10 @@ def as_rgb(picture: Picture, channels: str = "RGB") -> np.ndarray:
         )
         array = picture.permute(1, 2, 0).cpu().numpy()
     else:
-        grey = picture.ndim == 2
-        fits = picture.dtype == np.uint8 and (grey or (picture.ndim == 3 and picture.shape[2] == 3))
+        gray = picture.ndim == 2
+        fits = picture.dtype == np.uint8 and (gray or (picture.ndim == 3 and picture.shape[2] == 3))
         _check(picture, fits and picture.size > 0, "(H, W, 3)")
-        array = np.repeat(picture[..., None], 3, axis=2) if grey else picture
+        array = np.repeat(picture[..., None], 3, axis=2) if gray else picture
     return np.ascontiguousarray(array[..., ::-1] if channels == "BGR" else array)
 
 
@@ -102,6 +102,6 @@ def network_input(image: np.ndarray, size: tuple[int, int], channels: str) -> np
 def _check(picture: np.ndarray | torch.Tensor, fits: bool, wanted: str) -> None:
     if not fits:
         raise DatasetError(
-            f"a picture in memory is uint8 {wanted} with values from 0 to 255, neither scaled nor normalised; "
+            f"a picture in memory is uint8 {wanted} with values from 0 to 255, neither scaled nor normalized; "
             f"got {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}"
         )

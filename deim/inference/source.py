@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from deim.checkpoint import classes as class_lists
-from deim.checkpoint.formats import recognise
+from deim.checkpoint.formats import recognize
 from deim.checkpoint.loading import load_stored_for_inference, stored_classes, stored_num_classes
 from deim.checkpoint.reading import Stored, read_weights
 from deim.config import build, load_config, published
@@ -35,7 +35,7 @@ class TrainedModel:
 def load_trained(source: str, weights: str | None = None, device: str = "cpu") -> TrainedModel:
     """
     Args:
-        source: a checkpoint of any known layout, whose recipe is told by what it says or recognised by its tensors;
+        source: a checkpoint of any known layout, whose recipe is told by what it says or recognized by its tensors;
             or a config file or the name of a recipe, with ``weights``.
         weights: a checkpoint; or "coco", "objects365" or "objects365_coco" for what is published.
         device: of detrex's models, which stay where they are built; ours are on the CPU.
@@ -62,7 +62,7 @@ def _of_recipe(source: str, weights: str | None) -> tuple[Any, Stored]:
             f"{source} is a recipe, which has no weights: give a checkpoint as well, or 'coco' for published ones"
         )
     stored = read_weights(published.path_of(source, weights))
-    config.model.num_classes = stored_num_classes(stored, recognise(stored.weights)) or config.model.num_classes
+    config.model.num_classes = stored_num_classes(stored, recognize(stored.weights)) or config.model.num_classes
     return config, stored
 
 

@@ -21,7 +21,7 @@ class Tiling:
     """
     Attributes:
         side: of the square tiles, in pixels of the picture.
-        overlap: of neighbours, as a share of the side; objects smaller than that are whole in one of them.
+        overlap: of neighbors, as a share of the side; objects smaller than that are whole in one of them.
     """
 
     side: int

@@ -76,7 +76,7 @@ class CsvWriter:
 
 
 class YoloWriter:
-    """``labels/<name>.txt``: class, centre and size relative to the picture, score. ``classes.txt`` has the names."""
+    """``labels/<name>.txt``: class, center and size relative to the picture, score. ``classes.txt`` has the names."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.folder = folder / "labels"
@@ -90,9 +90,9 @@ class YoloWriter:
             found.pred_classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
         ):
             left, top, right, bottom = box
-            centre = (left + right) / 2 / width, (top + bottom) / 2 / height
+            center = (left + right) / 2 / width, (top + bottom) / 2 / height
             sides = (right - left) / width, (bottom - top) / height
-            lines.append(" ".join([str(label), *(f"{value:.6f}" for value in (*centre, *sides, score))]))
+            lines.append(" ".join([str(label), *(f"{value:.6f}" for value in (*center, *sides, score))]))
         (self.folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Attention of several heads, also where only neighbours see each other."""
+"""Attention of several heads, also where only neighbors see each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 @dataclass
 class AttentionBlock:
-    """Neighbouring queries that look at the same neighbouring keys.
+    """Neighboring queries that look at the same neighboring keys.
 
     A mask over all pairs says as much, but pairs that it forbids cost as much as others, and the fastest kernels take none.
 

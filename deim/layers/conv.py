@@ -1,4 +1,4 @@
-"""Convolution followed by batch normalisation."""
+"""Convolution followed by batch normalization."""
 
 import copy
 from typing import Any
@@ -42,7 +42,7 @@ def convolve_apart(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch normalisation, activation; "same" padding for odd kernels."""
+    """Convolution without bias, batch normalization, activation; "same" padding for odd kernels."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ConvNorm(nn.Module):
 
     @property
     def convolution(self) -> nn.Conv2d:
-        """What is computed first: without the normalisation, or with it folded in."""
+        """What is computed first: without the normalization, or with it folded in."""
         return self.conv if self.fused is None else self.fused
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class ConvNorm(nn.Module):
         return normalize(self.norm, self.activation, convolved)
 
     def fold(self) -> None:
-        """Fold the normalisation into the convolution, in place; a second call does nothing."""
+        """Fold the normalization into the convolution, in place; a second call does nothing."""
         if self.fused is None:
             self.fused = fuse_conv_norm(self.conv, self.norm)
             self.activation = in_place(self.activation)
@@ -95,7 +95,7 @@ class FusionConvNorm(FusibleConvNorm):
     """A pointwise one which, of a map and one of half its resolution, does not need both in one.
 
     A pointwise convolution of an enlarged map is the enlarged convolution of the map, for a quarter of the work in both
-    directions: with nearest neighbours, a value is the same four times.
+    directions: with nearest neighbors, a value is the same four times.
     """
 
     def __init__(self, in_channels: int, out_channels: int, activation: str | None = None):

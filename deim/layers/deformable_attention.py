@@ -115,14 +115,14 @@ class MultiScaleDeformableAttention(nn.Module):
         valid_ratios: Tensor | None,
     ) -> Tensor:
         """(B, Q, H, P, 2) sampling positions in the maps; ``references`` are (B, Q, 1, 1, 2 or 4)."""
-        centre, size = references[..., :2], references[..., 2:]
+        center, size = references[..., :2], references[..., 2:]
         if valid_ratios is not None:
             ratios = torch.cat([valid_ratios[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(self.num_points)], 1)
             ratios = ratios[:, None, None]
-            centre, size = centre * ratios, size * ratios if size.shape[-1] else size
+            center, size = center * ratios, size * ratios if size.shape[-1] else size
         if size.shape[-1]:
-            return centre + offsets * self.point_scale * size * self.offset_scale
-        return centre + offsets / _level_sizes(tuple(spatial_shapes), tuple(self.num_points), offsets.device)
+            return center + offsets * self.point_scale * size * self.offset_scale
+        return center + offsets / _level_sizes(tuple(spatial_shapes), tuple(self.num_points), offsets.device)
 
 
 @remembered

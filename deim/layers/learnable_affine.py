@@ -1,4 +1,4 @@
-"""A learnable affine after normalisation and ReLU, which normalisation in one step does as well."""
+"""A learnable affine after normalization and ReLU, which normalization in one step does as well."""
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ class LearnableAffine(nn.Module):
         return (self.scale.squeeze() * x).add_(self.bias.squeeze())
 
     def of_rectified(self, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-        """``self(relu(norm(x)))`` to rounding, in one step with the normalisation.
+        """``self(relu(norm(x)))`` to rounding, in one step with the normalization.
 
         ``scale * relu(y) + bias`` is ``scale * y + bias``, held on the side of ``bias`` that the sign of ``scale`` says; and a
-        normalisation ends in an affine map already. Its gradients need nothing but what it returns, so that a third of
+        normalization ends in an affine map already. Its gradients need nothing but what it returns, so that a third of
         the activations are not kept.
 
         Args:

@@ -1,4 +1,4 @@
-"""Normalisation and the activation behind it, with fewer passes over memory where that can be."""
+"""Normalization and the activation behind it, with fewer passes over memory where that can be."""
 
 from typing import Any, TypeGuard
 

@@ -55,7 +55,7 @@ def map_coordinates(padding: Tensor, offset: float = 0.0, eps: float = 1e-6) -> 
 
     Args:
         padding: (B, h, w) bool, True on padding.
-        offset: added to rows and columns, which count from 1 (Deformable DETR: -0.5, the centre).
+        offset: added to rows and columns, which count from 1 (Deformable DETR: -0.5, the center).
     """
     inside = (~padding).float()
     rows, columns = inside.cumsum(1), inside.cumsum(2)

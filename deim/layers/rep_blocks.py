@@ -13,7 +13,7 @@ from deim.layers.conv import ConvNorm, FusibleConvNorm, FusionConvNorm, fuse_con
 
 
 class RepVGGBlock(nn.Module):
-    """Sum of a 3x3 and a 1x1 convolution, each normalised; one 3x3 convolution in deployment."""
+    """Sum of a 3x3 and a 1x1 convolution, each normalized; one 3x3 convolution in deployment."""
 
     def __init__(self, channels: int, activation: str | None = "silu"):
         super().__init__()

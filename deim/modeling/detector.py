@@ -102,7 +102,7 @@ class DEIMDetector(nn.Module):
     def encode(self, images: Tensor, padding: Tensor | None = None) -> Any:
         """
         Args:
-            images: (B, 3, H, W) normalised.
+            images: (B, 3, H, W) normalized.
             padding: (B, H, W) bool, True where padded; None where nothing is.
 
         Returns:
@@ -126,12 +126,12 @@ class DEIMDetector(nn.Module):
         return (images - self.pixel_mean) / self.pixel_std
 
     def _batch(self, images: list[Tensor]) -> tuple[ImageList, Tensor | None]:
-        """Normalised images in one tensor, and the (B, H, W) mask of padded pixels if there are any."""
+        """Normalized images in one tensor, and the (B, H, W) mask of padded pixels if there are any."""
         divisor = self.size_divisibility
         sizes = {tuple(image.shape[-2:]) for image in images}
         # A traced graph also serves images of other sizes, for which it must be able to pad.
         if not torch.jit.is_tracing() and len(sizes) == 1 and all(side % divisor == 0 for side in next(iter(sizes))):
-            # Bytes travel to the device, each image from where it is, and one kernel normalises them all.
+            # Bytes travel to the device, each image from where it is, and one kernel normalizes them all.
             batch = torch.stack([image.to(self.device, non_blocking=True) for image in images]).contiguous()
             size = (int(batch.shape[-2]), int(batch.shape[-1]))
             return ImageList(self.normalize(batch), [size] * len(images)), None

@@ -63,9 +63,9 @@ def offsets_to_boxes(references: Tensor, offsets: Tensor, reg_scale: Tensor) -> 
         (..., 4) cxcywh.
     """
     scale = reg_scale.abs()
-    centre, unit = references[..., :2], references[..., 2:] / scale
-    low = centre - (0.5 * scale + offsets[..., :2]) * unit
-    high = centre + (0.5 * scale + offsets[..., 2:]) * unit
+    center, unit = references[..., :2], references[..., 2:] / scale
+    low = center - (0.5 * scale + offsets[..., :2]) * unit
+    high = center + (0.5 * scale + offsets[..., 2:]) * unit
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
@@ -80,10 +80,10 @@ def boxes_to_offsets(references: Tensor, boxes: Tensor, reg_scale: Tensor) -> Te
         (..., 4) left, top, right, bottom, in units of ``side / reg_scale``.
     """
     scale = reg_scale.abs()
-    centre = references[..., :2]
+    center = references[..., :2]
     unit = references[..., 2:] / scale + 1e-16
-    low = (centre - boxes[..., :2]) / unit - 0.5 * scale
-    high = (boxes[..., 2:] - centre) / unit - 0.5 * scale
+    low = (center - boxes[..., :2]) / unit - 0.5 * scale
+    high = (boxes[..., 2:] - center) / unit - 0.5 * scale
     return torch.cat([low, high], dim=-1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from deim.analysis import Curve
-from deim.visualization.figures import class_colours
+from deim.visualization.figures import class_colors
 
 # More names than this do not fit beside a matrix or a curve.
 _READABLE = 40
@@ -18,12 +18,12 @@ def precision_recall_figure(curves: Sequence[Curve], class_names: Sequence[str])
     axes = figure.subplots()
     shown = [(name, curve) for name, curve in zip(class_names, curves, strict=True) if curve.objects]
     recalls = np.linspace(0, 1, 101)
-    for (name, curve), colour in zip(shown, class_colours([name for name, _ in shown]), strict=True):
+    for (name, curve), color in zip(shown, class_colors([name for name, _ in shown]), strict=True):
         few = len(shown) <= 12
         axes.plot(
             curve.recall,
             curve.precision,
-            color=colour,
+            color=color,
             linewidth=1,
             alpha=0.9 if few else 0.4,
             label=name if few else None,

@@ -9,29 +9,29 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def annotate(
-    image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colours: Sequence[tuple[int, int, int]]
+    image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[tuple[int, int, int]]
 ) -> np.ndarray:
     """A copy of an image, at its own resolution, with boxes.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         boxes: (N, 4) XYXY in pixels; the last is drawn on top.
-        labels, colours: of each box; colours are RGB in [0, 255].
+        labels, colors: of each box; colors are RGB in [0, 255].
     """
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     # readable on a thumbnail as on a poster
     scale = max(image.shape[:2]) / 640
     width, font = max(round(2 * scale), 1), _font(max(round(12 * scale), 9))
-    for box, label, colour in zip(boxes.tolist(), labels, colours, strict=True):
-        draw.rectangle(_ordered(box), outline=colour, width=width)
+    for box, label, color in zip(boxes.tolist(), labels, colors, strict=True):
+        draw.rectangle(_ordered(box), outline=color, width=width)
         if label:
-            _draw_label(draw, box, label, colour, font)
+            _draw_label(draw, box, label, color, font)
     return np.asarray(canvas)
 
 
-def colour_of(index: int) -> tuple[int, int, int]:
-    """RGB of a class; neighbours are far apart, and a class has the same colour in every picture."""
+def color_of(index: int) -> tuple[int, int, int]:
+    """RGB of a class; neighbors are far apart, and a class has the same color in every picture."""
     # the golden ratio spreads hues evenly however many there are
     hue = index * 0.618033988749895 % 1.0
     red, green, blue = (np.clip(np.abs((hue * 6 + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2))
@@ -47,7 +47,7 @@ def _draw_label(
     draw: ImageDraw.ImageDraw,
     box: Sequence[float],
     label: str,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
     """Above the box, or inside where there is no room above; always within the picture."""
@@ -55,8 +55,8 @@ def _draw_label(
     right, bottom = draw.im.size
     left = max(min(box[0], right - width - 4), 0)
     top = box[1] - depth - 2 if box[1] >= depth + 2 else max(min(box[1], bottom - depth - 2), 0)
-    draw.rectangle((left, top, left + width + 4, top + depth + 2), fill=colour)
-    bright = sum(share * part for share, part in zip((0.3, 0.6, 0.1), colour, strict=True)) > 110
+    draw.rectangle((left, top, left + width + 4, top + depth + 2), fill=color)
+    bright = sum(share * part for share, part in zip((0.3, 0.6, 0.1), color, strict=True)) > 110
     draw.text((left + 2, top), label, fill="black" if bright else "white", font=font)
 
 

@@ -51,7 +51,7 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output:
     """Draw the AP of several runs over their iterations as a PNG.
 
     Args:
-        runs: {name: one [(iteration, AP)] for each of its runs, which share a colour}.
+        runs: {name: one [(iteration, AP)] for each of its runs, which share a color}.
         output: the picture to write.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -31,18 +31,18 @@ def draw_distributions(
     figure = Figure(figsize=(15, 2.9 * len(objects)), layout="constrained")
     axes = figure.subplots(len(objects), 5, squeeze=False, width_ratios=[1.25, 1, 1, 1, 1])
     for row, (caption, boxes, probabilities) in zip(axes, objects, strict=True):
-        colours = colormaps["viridis_r"](np.linspace(0.1, 1, len(boxes)))
+        colors = colormaps["viridis_r"](np.linspace(0.1, 1, len(boxes)))
         row[0].imshow(image)
         row[0].set_title(caption, fontsize=9)
         row[0].axis("off")
-        for (left, top, right, bottom), colour in zip(boxes.tolist(), colours, strict=True):
+        for (left, top, right, bottom), color in zip(boxes.tolist(), colors, strict=True):
             row[0].add_patch(
-                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.5)
+                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.5)
             )
         for edge, name in enumerate(EDGES):
             panel = row[edge + 1]
-            for layer, colour in enumerate(colours):
-                panel.plot(bin_values, probabilities[layer, edge], color=colour, label=f"layer {layer + 1}")
+            for layer, color in enumerate(colors):
+                panel.plot(bin_values, probabilities[layer, edge], color=color, label=f"layer {layer + 1}")
             panel.axvline(0, color="gray", linewidth=0.6)
             panel.set(title=f"{name} edge", xlabel="W(n), outwards", ylim=(0, None))
             panel.set_xscale("symlog", linthresh=0.02)

@@ -19,7 +19,7 @@ def grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def class_colours(class_names: Sequence[str]) -> np.ndarray:
+def class_colors(class_names: Sequence[str]) -> np.ndarray:
     """(K, 4) RGBA."""
     return matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
 

@@ -8,7 +8,7 @@ from detectron2.structures import Instances
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from deim.visualization.figures import class_colours, grid, save
+from deim.visualization.figures import class_colors, grid, save
 
 
 def draw_objects(
@@ -27,14 +27,14 @@ def draw_objects(
         titles: of the images; none by default.
     """
     figure, axes = grid(len(images), columns)
-    colours = class_colours(class_names)
+    colors = class_colors(class_names)
     for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=6)
     for axis, image, (boxes, classes) in zip(axes, images, objects, strict=False):
         axis.imshow(image)
         for box, index in zip(boxes.tolist(), classes.tolist(), strict=True):
             if 0 <= index < len(class_names):
-                _draw_box(axis, box, colours[index], class_names[index])
+                _draw_box(axis, box, colors[index], class_names[index])
     save(figure, output)
 
 
@@ -47,7 +47,7 @@ def draw_detections(
     threshold: float = 0.5,
     columns: int = 4,
 ) -> None:
-    """Draw images in a grid, ground truth in white dashes, detections in the colour of their class.
+    """Draw images in a grid, ground truth in white dashes, detections in the color of their class.
 
     Args:
         images: (H, W, 3) RGB uint8.
@@ -56,7 +56,7 @@ def draw_detections(
         threshold: detections of a lower score are left out.
     """
     figure, axes = grid(len(images), columns)
-    colours = class_colours(class_names)
+    colors = class_colors(class_names)
     for axis, image, (boxes, _), found in zip(axes, images, truths, detections, strict=False):
         axis.imshow(image)
         for box in boxes:
@@ -65,16 +65,14 @@ def draw_detections(
             found.pred_boxes.tensor.tolist(), found.scores.tolist(), found.pred_classes.tolist(), strict=True
         ):
             if score >= threshold:
-                _draw_box(axis, box, colours[index], f"{class_names[index]} {score:.2f}")
-    figure.suptitle(f"dashed white: ground truth; coloured: detections with score ≥ {threshold:g}", fontsize=9)
+                _draw_box(axis, box, colors[index], f"{class_names[index]} {score:.2f}")
+    figure.suptitle(f"dashed white: ground truth; colored: detections with score ≥ {threshold:g}", fontsize=9)
     save(figure, output)
 
 
-def _draw_box(axis: Axes, box: Sequence[float], colour: object, label: str = "", linestyle: str = "-") -> None:
+def _draw_box(axis: Axes, box: Sequence[float], color: object, label: str = "", linestyle: str = "-") -> None:
     left, top, right, bottom = box
-    axis.add_patch(
-        Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linestyle=linestyle)
-    )
+    axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linestyle=linestyle))
     if label:
         axis.text(
             left,
@@ -83,6 +81,6 @@ def _draw_box(axis: Axes, box: Sequence[float], colour: object, label: str = "",
             fontsize=6,
             color="black",
             verticalalignment="bottom",
-            bbox={"facecolor": colour, "alpha": 0.7, "pad": 0.6, "edgecolor": "none"},
+            bbox={"facecolor": color, "alpha": 0.7, "pad": 0.6, "edgecolor": "none"},
             clip_on=True,
         )

@@ -101,7 +101,7 @@ def test_every_kind_of_error_is_told() -> None:
     ]
     judged = judge(found(truths, detections, crowds=[(0, [100, 100, 140, 140])]))
     kinds = [KINDS[kind] for kind in judged.kinds]
-    assert kinds == ["correct", "duplicate", "class", "localisation", "background", "ignored", "correct"]
+    assert kinds == ["correct", "duplicate", "class", "localization", "background", "ignored", "correct"]
     assert judged.truths.tolist() == [0, -1, -1, -1, -1, -1, 1]
 
 

@@ -62,7 +62,7 @@ def test_of_a_detector_and_alone(to: str, tmp_path: Path, caplog: pytest.LogCapt
     ],
     ids=["hgnetv2-s", "hgnetv2-l", "presnet", "resnet", "swin", "swin-384"],
 )
-def test_it_is_recognised(backbone: nn.Module, config: str, tmp_path: Path) -> None:
+def test_it_is_recognized(backbone: nn.Module, config: str, tmp_path: Path) -> None:
     torch.save({"model": backbone.state_dict() | {"head.fc.weight": torch.zeros(2)}}, tmp_path / "file.pth")
     found = convert_backbone(str(tmp_path / "file.pth"), str(tmp_path / "out.pth"))
     assert found is not None
@@ -122,6 +122,6 @@ def test_features_are_those_of_timms_swin(tmp_path: Path) -> None:
         x = layer(x)
         found[f"p{index}"] = x.permute(0, 3, 1, 2)
     for name, feature in ours.eval()(images).items():
-        # which normalises each feature, with norms that a classifier has not
+        # which normalizes each feature, with norms that a classifier has not
         expected = nn.functional.layer_norm(found[name].permute(0, 2, 3, 1), found[name].shape[1:2]).permute(0, 3, 1, 2)
         torch.testing.assert_close(feature, expected, rtol=1e-3, atol=1e-3)

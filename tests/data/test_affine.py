@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fvcore.transforms.transform import HFlipTransform, VFlipTransform
 
-from deim.data.geometry import AffineTransform, ColourTransform, PendingImage, as_affine
+from deim.data.geometry import AffineTransform, PendingImage, PixelTransform, as_affine
 
 FILL = 77
 
@@ -20,12 +20,12 @@ def slopes(height: int, width: int, dtype: type = np.uint8, channels: int = 3) -
 
 
 def by_definition(transform: AffineTransform, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The canvas (H, W, C), each pixel's centre taken back to the image and interpolated there; and how far inside
+    """The canvas (H, W, C), each pixel's center taken back to the image and interpolated there; and how far inside
     the image it lies, in pixels of the canvas (negative outside)."""
     inverse = np.linalg.inv(np.vstack([transform.matrix, [0, 0, 1]]))
     height, width = transform.canvas
-    centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
-    x, y = np.moveaxis(centres @ inverse[:2, :2].T + inverse[:2, 2], -1, 0)
+    centers = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
+    x, y = np.moveaxis(centers @ inverse[:2, :2].T + inverse[:2, 2], -1, 0)
     rows, columns = image.shape[:2]
     stretch_x, stretch_y = np.linalg.norm(inverse[:2, :2], axis=1)
     inside = np.minimum(np.minimum(x, columns - x) / stretch_x, np.minimum(y, rows - y) / stretch_y)
@@ -63,7 +63,7 @@ def random_maps(seed: int, count: int) -> Iterator[AffineTransform]:
             angle, shear = rng.uniform(0, 2 * np.pi), rng.uniform(-0.5, 0.5)
             turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
             scale = turn @ np.array([[1, shear], [0, 1]]) @ scale
-        # the centre of the image falls somewhere on the canvas, or a little beside it
+        # the center of the image falls somewhere on the canvas, or a little beside it
         shift = rng.uniform(-0.3, 1.3, 2) * canvas[::-1] - scale @ (np.array(size[::-1]) / 2)
         yield AffineTransform(np.column_stack([scale, shift]), size, canvas, FILL)
 
@@ -179,7 +179,7 @@ def test_flips_of_fvcore_are_known() -> None:
         )
 
 
-class Levels(ColourTransform):
+class Levels(PixelTransform):
     """Subtracts the mean of the whole image, and remembers what it was given."""
 
     def __init__(self) -> None:
@@ -200,7 +200,7 @@ class Levels(ColourTransform):
 CROP = np.array([[1, 0, -20], [0, 1, -10]])
 
 
-def test_only_the_visible_part_is_coloured_by_what_the_whole_image_tells() -> None:
+def test_only_the_visible_part_is_colored_by_what_the_whole_image_tells() -> None:
     image, levels = slopes(60, 80), Levels()
     pending = PendingImage(image, (60, 80), np.zeros((0, 4)))
     pending.transform(levels)
@@ -210,7 +210,7 @@ def test_only_the_visible_part_is_coloured_by_what_the_whole_image_tells() -> No
     assert levels.seen == [(22, 32)], "with a margin of one pixel"
 
 
-def test_a_second_colour_transform_gets_the_whole_image() -> None:
+def test_a_second_color_transform_gets_the_whole_image() -> None:
     image, first, second = slopes(60, 80), Levels(), Levels()
     pending = PendingImage(image, (60, 80), np.zeros((0, 4)))
     for transform in (first, second, AffineTransform(CROP, (60, 80), (20, 30))):

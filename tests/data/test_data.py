@@ -63,7 +63,7 @@ def test_the_box_stays_around_what_it_marks(name: str, seed: int, left: int, top
     assert np.abs(np.array(seen) - found).max() <= 2
 
 
-def test_a_crop_drops_objects_centred_outside() -> None:
+def test_a_crop_drops_objects_centered_outside() -> None:
     np.random.seed(3)
     boxes = np.array([[10.0, 10, 40, 40], [150, 60, 190, 110]])
     dropped = 0

@@ -85,8 +85,8 @@ def sample(value: int, label: int) -> dict:
 
 
 def test_mixup_blends_images_and_unites_objects() -> None:
-    samples, neighbours = [sample(100, 0), sample(200, 1)], [sample(200, 1), sample(100, 0)]
-    first, second = mix(samples, neighbours, 0.45)
+    samples, neighbors = [sample(100, 0), sample(200, 1)], [sample(200, 1), sample(100, 0)]
+    first, second = mix(samples, neighbors, 0.45)
     assert first["image"].unique().tolist() == [155]
     assert second["image"].unique().tolist() == [145]
     assert first["instances"].gt_classes.tolist() == [0, 1]
@@ -104,7 +104,7 @@ def test_sizes_are_those_of_the_published_recipes() -> None:
 
 def mapper(**options) -> StagedMapper:
     settings = {
-        "colour": [RandomPhotometricDistort()],
+        "color": [RandomPhotometricDistort()],
         "strong": [RandomZoomOut(), RandomIoUCrop()],
         "always": [T.RandomFlip()],
         "mosaic": Mosaic(tile_size=64),

@@ -47,15 +47,15 @@ COLOURS = np.array([colorsys.hsv_to_rgb(i / HUES, 1, 1) for i in range(HUES)]) *
 
 @pytest.fixture(scope="module")
 def rectangles(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """Black JPEG files of many sizes, each with one rectangle of its own colour."""
+    """Black JPEG files of many sizes, each with one rectangle of its own color."""
     folder, rng = tmp_path_factory.mktemp("rectangles"), np.random.default_rng(3)
     records = []
-    for index, colour in enumerate(COLOURS):
+    for index, color in enumerate(COLOURS):
         height, width = (int(side) for side in rng.integers(70, 500, 2))
         image = np.zeros((height, width, 3), np.uint8)
         left, top = int(width * rng.uniform(0.05, 0.4)), int(height * rng.uniform(0.05, 0.4))
         right, bottom = left + int(width * rng.uniform(0.3, 0.5)), top + int(height * rng.uniform(0.3, 0.5))
-        image[top:bottom, left:right] = colour[::-1]
+        image[top:bottom, left:right] = color[::-1]
         path = folder / f"{index}.jpg"
         sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 98, *sampling])
@@ -204,7 +204,7 @@ def test_what_was_cut_off_does_not_come_back() -> None:
     assert not result.any()
 
 
-def test_each_gap_has_the_colour_of_its_own_transform() -> None:
+def test_each_gap_has_the_color_of_its_own_transform() -> None:
     image = np.full((20, 20, 3), 200, np.uint8)
     for inner, outer in ((50, 50), (50, 90)):
         pending = PendingImage(image, (20, 20), np.zeros((0, 4)))

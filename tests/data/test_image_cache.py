@@ -112,7 +112,7 @@ def loader(records: list[dict], workers: int, gigabytes: float):
     mapper = StagedMapper(
         Schedule(epochs=2, dense_epochs=(0, 2)),
         (64, 64),
-        colour=[RandomPhotometricDistort(prob=0.5)],
+        color=[RandomPhotometricDistort(prob=0.5)],
         mosaic=Mosaic(tile_size=32),
     )
     return build_train_loader(

@@ -35,7 +35,7 @@ def test_ordinary_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "L", "LA", "1"])
-def test_other_colour_models(tmp_path: Path, mode: str) -> None:
+def test_other_color_models(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(picture()).convert(mode)
     path = str(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"))
     image.save(path)

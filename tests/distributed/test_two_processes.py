@@ -7,14 +7,14 @@ import pytest
 
 from tests.commands import metrics, train_net
 
-# What makes processes differ by nature is off: statistics of normalisation over a process's own
+# What makes processes differ by nature is off: statistics of normalization over a process's own
 # images, and noise drawn by each process. Denoising queries stay, without noise, and every image
 # has the same number of objects, so that all processes make as many groups.
 COMPARABLE = [
     "model.decoder.denoising.label_noise_ratio=0",
     "model.decoder.denoising.box_noise_scale=0",
     "model._target_=tests.distributed.frozen.frozen_detector",
-    "dataloader.train.mapper.colour=[]",
+    "dataloader.train.mapper.color=[]",
     "dataloader.train.mapper.always=[]",
     "train.max_iter=10",
     "train.eval_period=0",

@@ -276,7 +276,7 @@ def test_a_resumed_run_deletes_its_own_old_checkpoints_and_no_others(tmp_path: P
         assert {int(path.stem[-7:]) for path in tmp_path.glob("model_*.pth")} == kept
 
 
-def test_metrics_are_cut_back_whatever_the_order_of_neighbours(tmp_path: Path) -> None:
+def test_metrics_are_cut_back_whatever_the_order_of_neighbors(tmp_path: Path) -> None:
     """detectron2 writes what was put at several iterations in no particular order."""
     path = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": i, "x": 1}) + "\n" for i in (3, 7, 5, 11, 9)]

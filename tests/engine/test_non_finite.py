@@ -20,7 +20,7 @@ from tests.models import FAMILIES, batch, recipe, tiny_model
 
 
 class Scripted(nn.Module):
-    """Its loss is the weight times a factor of each sample; normalises a one beside it."""
+    """Its loss is the weight times a factor of each sample; normalizes a one beside it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The learnable affine that normalisation does computes, and learns, what the plain one does."""
+"""The learnable affine that normalization does computes, and learns, what the plain one does."""
 
 import copy
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def norm() -> nn.Module:
 
 
 def learnt(how: Affine, affine: LearnableAffine, norm: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The result, its gradients and the statistics of normalisation."""
+    """The result, its gradients and the statistics of normalization."""
     torch.manual_seed(1)
     x, upstream = torch.randn(2, 2, 6, 9, 7, dtype=torch.float64).to(dtype)
     affine, norm = copy.deepcopy(affine).to(dtype), copy.deepcopy(norm).to(dtype)
@@ -76,7 +76,7 @@ def test_results_gradients_and_statistics_are_those_of_the_plain_affine(
         torch.testing.assert_close(value.to(expected[name].dtype), expected[name], rtol=tolerance, atol=tolerance)
 
 
-def test_normalisation_that_is_frozen_has_the_affine_as_well(affine: LearnableAffine, norm: nn.Module) -> None:
+def test_normalization_that_is_frozen_has_the_affine_as_well(affine: LearnableAffine, norm: nn.Module) -> None:
     conv = HGConv(6, 6, 1, learnable_affine=True).double().train()
     conv.norm = FrozenBatchNorm2d.convert_frozen_batchnorm(copy.deepcopy(norm)).double()
     conv.affine = affine

@@ -1,4 +1,4 @@
-"""Normalisation and activation in one step, in C, against torch in double precision."""
+"""Normalization and activation in one step, in C, against torch in double precision."""
 
 import copy
 

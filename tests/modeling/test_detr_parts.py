@@ -78,7 +78,7 @@ def test_cross_attention_compares_content_and_position_apart(padding: bool, firs
     if first:
         content = content + where
         wanted = wanted + part.query_position(position.embedding[image, query])
-    own = side_by_side(wanted, part.query_sine(position.centre[image, query]))
+    own = side_by_side(wanted, part.query_sine(position.center[image, query]))
     seen = torch.ones(8, dtype=torch.bool) if memory.padding is None else ~memory.padding[image]
     expected = part.output_proj(
         attended(own, side_by_side(content, where), part.value_proj(memory.tokens[image]), seen)
@@ -121,10 +121,10 @@ def test_a_layer_is_post_norm_and_weighs_levels_by_the_self_attention_queries() 
     assert single.num_levels is None, "all tokens at once: maps are not told apart"
 
 
-@pytest.mark.parametrize("lacking", ["centre", "position"])
+@pytest.mark.parametrize("lacking", ["center", "position"])
 def test_what_cannot_be_compared_is_refused(lacking: str) -> None:
     memory, position = memory_of(), QueryPosition(torch.randn(2, 3, DIM), torch.randn(2, 3, DIM))
-    setattr(position if lacking == "centre" else memory, lacking, None)
+    setattr(position if lacking == "center" else memory, lacking, None)
     with pytest.raises(ValueError, match="conditional cross-attention compares positions"):
         ConditionalDecoderLayer(DIM, HEADS, 24)(torch.randn(2, 3, DIM), position, torch.zeros(2, 3, 4), memory)
 

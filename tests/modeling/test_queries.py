@@ -132,7 +132,7 @@ def test_noised_boxes_stay_in_the_image_and_their_noise_has_a_scale() -> None:
         1, 2
     )
     assert moved[:, 0, :, :2].max() <= 0.2 / 2 + 1e-3, (
-        "a centre moves by the mean of two edges, each by half a side at most"
+        "a center moves by the mean of two edges, each by half a side at most"
     )
     assert moved[:, 1, :, :2].max() > 0.2 / 2
 

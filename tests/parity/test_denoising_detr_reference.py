@@ -63,7 +63,7 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
 
 
 def test_noise_is_as_strong_as_published() -> None:
-    """A fifth of the labels is drawn anew; centres move by up to 0.4 of half a side, sides by up to 0.4 of one."""
+    """A fifth of the labels is drawn anew; centers move by up to 0.4 of half a side, sides by up to 0.4 of one."""
     torch.manual_seed(0)
     targets = targets_of([200] * 4)
     denoising = QueryDenoising(DIM, CLASSES)
@@ -192,8 +192,8 @@ def test_anchors_are_embedded_by_their_sines() -> None:
     # DAB-DETR, equation 6: the width modulates the columns, the height the rows
     width, height = (modulated.size_mlp(queries[1, 2]).sigmoid() / boxes[1, 2, 2:]).tolist()
     expected = np.concatenate([sines(y, DIM // 2) * height, sines(x, DIM // 2) * width])
-    centre = modulated(0, queries, boxes, memory).centre[1, 2]
-    torch.testing.assert_close(centre, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    center = modulated(0, queries, boxes, memory).center[1, 2]
+    torch.testing.assert_close(center, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
@@ -207,7 +207,7 @@ def test_cross_attention_looks_at_each_map_by_itself() -> None:
     found = attention(queries, position, memory, weighing)
     image, query, width = 1, 2, DIM // heads
     wanted = attention.query_content(queries[image, query]) + attention.query_position(position.embedding[image, query])
-    sine = attention.query_sine(position.centre[image, query])
+    sine = attention.query_sine(position.center[image, query])
     levels, start = [], 0
     for height, columns in shapes:
         keys, scores = range(start, start + height * columns), []

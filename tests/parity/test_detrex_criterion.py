@@ -116,9 +116,9 @@ def test_tokens_may_learn_objects_of_any_class() -> None:
     of_one = [{"labels": torch.zeros_like(one["labels"]), "boxes": one["boxes"]} for one in targets]
     outputs = {name: outputs[name] for name in ("pred_logits", "pred_boxes", "enc_outputs")}
     found = DetrexCriterion(CLASSES, **FOCAL, two_stage_binary_cls=True)(outputs, targets)
-    relabelled = DetrexCriterion(CLASSES, **FOCAL)(outputs, of_one)
+    relabeled = DetrexCriterion(CLASSES, **FOCAL)(outputs, of_one)
     for name in ("loss_class_enc", "loss_bbox_enc", "loss_giou_enc"):
-        torch.testing.assert_close(found[name], relabelled[name])
+        torch.testing.assert_close(found[name], relabeled[name])
     plain = DetrexCriterion(CLASSES, **FOCAL)(outputs, targets)
     assert not torch.allclose(found["loss_class_enc"], plain["loss_class_enc"])
     torch.testing.assert_close(found["loss_class"], plain["loss_class"])

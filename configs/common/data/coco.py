@@ -22,7 +22,7 @@ dataloader = dict(
         mapper=L(StagedMapper)(
             schedule="${schedule}",
             shape="${dataloader.image_size}",
-            colour=[L(RandomPhotometricDistort)(prob=0.5)],
+            color=[L(RandomPhotometricDistort)(prob=0.5)],
             strong=[L(RandomZoomOut)(prob=0.5, fill=0), L(RandomIoUCrop)(prob=0.8)],
             always=[L(T.RandomFlip)(prob=0.5)],
             mosaic=None,

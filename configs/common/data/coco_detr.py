@@ -9,7 +9,7 @@ from deim.data.augmentation import OneOf, RandomSizeCrop, ResizeShortestEdge
 dataloader = get_config("common/data/coco.py").dataloader
 # what images of the Dense O2O stage have, should there be one
 dataloader.image_size = (800, 800)
-dataloader.train.mapper.colour = []
+dataloader.train.mapper.color = []
 dataloader.train.mapper.strong = []
 dataloader.train.mapper.resize = [
     L(OneOf)(

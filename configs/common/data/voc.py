@@ -1,4 +1,4 @@
-"""Pascal VOC 2007 + 2012 has this layout; so have many data sets that were labelled with LabelImg."""
+"""Pascal VOC 2007 + 2012 has this layout; so have many data sets that were labeled with LabelImg."""
 
 from detectron2.config import LazyCall as L
 

@@ -27,10 +27,10 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
-def recognise(names: Iterable[str]) -> Format | None:
+def recognize(names: Iterable[str]) -> Format | None:
     """The format of a file that has tensors of these names; None if it is none of these."""
     listed = list(names)
-    return next((one for one in FORMATS if one.recognises(listed)), None)
+    return next((one for one in FORMATS if one.recognizes(listed)), None)
 
 
-__all__ = ["FORMATS", "Format", "recognise"]
+__all__ = ["FORMATS", "Format", "recognize"]

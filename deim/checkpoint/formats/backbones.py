@@ -23,7 +23,7 @@ class BackboneFormat:
     signature: tuple[str, ...]
     rules: Sequence[Rule]
 
-    def recognises(self, names: Iterable[str]) -> bool:
+    def recognizes(self, names: Iterable[str]) -> bool:
         """Whether a file with tensors of these names is of this format."""
         return has_names(self.signature, names)
 

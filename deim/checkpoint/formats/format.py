@@ -68,7 +68,7 @@ class Format:
     constants: Callable[[nn.Module, Sequence[int]], dict[str, Tensor]] = _nothing
     constant_names: tuple[str, ...] = ()
 
-    def recognises(self, names: Sequence[str]) -> bool:
+    def recognizes(self, names: Sequence[str]) -> bool:
         """Whether a file with tensors of these names is of this format."""
         return has_names(self.signature, names)
 
@@ -167,7 +167,7 @@ def shared_names(model: nn.Module) -> dict[str, str]:
 
 
 def with_counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights with the counters of batches that normalisation has in a model, and a file may lack."""
+    """Weights with the counters of batches that normalization has in a model, and a file may lack."""
     counter, mean = "num_batches_tracked", "running_mean"
     names = [name for name in model.state_dict() if name.endswith(counter) and name not in weights]
     return {**weights, **{name: torch.tensor(0) for name in names if name.replace(counter, mean) in weights}}

@@ -53,18 +53,18 @@ _OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
 }
 
 
-def _figure_mask(name: str, centre: np.ndarray, radius: float, turn: float, size: tuple[int, int]) -> np.ndarray:
+def _figure_mask(name: str, center: np.ndarray, radius: float, turn: float, size: tuple[int, int]) -> np.ndarray:
     """(H, W) uint8 mask of one figure."""
     mask = np.zeros(size, np.uint8)
-    points = np.round((_OUTLINES[name](turn) * radius + centre) * 16).astype(np.int32)
+    points = np.round((_OUTLINES[name](turn) * radius + center) * 16).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, shift=4)
     if name == "ring":
-        cv2.circle(mask, tuple(int(c) for c in np.round(centre * 16)), int(radius * 0.55 * 16), 0, -1, cv2.LINE_AA, 4)
+        cv2.circle(mask, tuple(int(c) for c in np.round(center * 16)), int(radius * 0.55 * 16), 0, -1, cv2.LINE_AA, 4)
     return mask
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8: smooth noise of two scales around a random colour, with fine grain."""
+    """(H, W, 3) uint8: smooth noise of two scales around a random color, with fine grain."""
     height, width = size
     image = np.full((height, width, 3), rng.uniform(60, 190, 3), np.float32)
     for cells, strength in ((4, 45), (24, 20)):
@@ -81,27 +81,27 @@ def draw_image(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndar
     for _ in range(rng.integers(1, 9)):
         index = int(rng.integers(len(CLASSES)))
         radius = min(size) * 0.5 * rng.uniform(0.08, 0.45)
-        centre = rng.uniform([radius, radius], [width - radius, height - radius])
-        mask = _figure_mask(CLASSES[index], centre, radius, rng.uniform(0, 2 * np.pi), size)
+        center = rng.uniform([radius, radius], [width - radius, height - radius])
+        mask = _figure_mask(CLASSES[index], center, radius, rng.uniform(0, 2 * np.pi), size)
         covered = mask > 127
         remaining = [old & ~covered for _, old, _ in placed]
         if any(left.sum() < area * (1 - _MAX_HIDDEN) for left, (_, _, area) in zip(remaining, placed, strict=True)):
             continue
         placed = [(i, left, area) for left, (i, _, area) in zip(remaining, placed, strict=True)]
-        colour = _colour(rng, image[covered].mean(axis=0))
+        color = _color(rng, image[covered].mean(axis=0))
         opacity = mask[..., None] / 255.0
-        shaded = colour + rng.normal(0, 8, (*size, 1))
+        shaded = color + rng.normal(0, 8, (*size, 1))
         image = (image * (1 - opacity) + shaded * opacity).clip(0, 255).astype(np.uint8)
         placed.append((index, covered, int(covered.sum())))
     return image, [(index, _box(visible)) for index, visible, _ in placed]
 
 
-def _colour(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
-    """A colour that can be told from what lies behind it."""
+def _color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
+    """A color that can be told from what lies behind it."""
     while True:
-        colour = rng.uniform(0, 255, 3)
-        if np.abs(colour - behind).sum() > 120:
-            return colour
+        color = rng.uniform(0, 255, 3)
+        if np.abs(color - behind).sum() > 120:
+            return color
 
 
 def _box(mask: np.ndarray) -> list[float]:

@@ -38,8 +38,8 @@ class DetectionGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """
         Args:
-            images: uint8 (B, 3, H, W), in the order of channels of the recipe (RGB in ours). It is normalised inside, and
-                bytes cannot be normalised twice by mistake.
+            images: uint8 (B, 3, H, W), in the order of channels of the recipe (RGB in ours). It is normalized inside, and
+                bytes cannot be normalized twice by mistake.
 
         Returns:
             scores (B, N), best first, labels int64 (B, N) and boxes (B, N, 4), XYXY relative to the image; or logits

@@ -20,7 +20,7 @@ class Metadata:
         class_names: of the labels.
         size: (height, width) of the images; of any size, those that it was made for.
         dynamic_size: whether it takes images of any height and width that are multiples of 32.
-        channels: of the images, "RGB" or "BGR". They are bytes, and normalised inside.
+        channels: of the images, "RGB" or "BGR". They are bytes, and normalized inside.
         postprocess: whether there are scores, labels and boxes, or logits and boxes of all queries.
         dtype: "float32", "float16" or "int8".
     """

@@ -1,4 +1,4 @@
-/* Batch normalisation in training and the activation behind it, on a CPU, in single precision.
+/* Batch normalization in training and the activation behind it, on a CPU, in single precision.
 
    Maps are channels-last, which is to say rows of channels, a pixel in each:
      out = activation(slope * x + intercept)
@@ -72,7 +72,7 @@ INLINE void merge(double *mean, double *squares, double count, double other_mean
 
 /* Of a part's rows. block is room for 2 * channels. */
 INLINE void statistics(const float *x, int64_t rows, int64_t channels, double *mean, double *squares, float *block) {
-  float *centre = block, *spread = block + channels;
+  float *center = block, *spread = block + channels;
   memset(mean, 0, channels * sizeof *mean);
   memset(squares, 0, channels * sizeof *squares);
   for (int64_t first = 0; first < rows; first += rows_of_block(channels)) {
@@ -81,15 +81,15 @@ INLINE void statistics(const float *x, int64_t rows, int64_t channels, double *m
     memset(block, 0, 2 * channels * sizeof *block);
     for (int64_t row = 0; row < count; row++)
 #pragma omp simd
-      for (int64_t c = 0; c < channels; c++) centre[c] += from[row * channels + c];
-    for (int64_t c = 0; c < channels; c++) centre[c] /= (float)count;
+      for (int64_t c = 0; c < channels; c++) center[c] += from[row * channels + c];
+    for (int64_t c = 0; c < channels; c++) center[c] /= (float)count;
     for (int64_t row = 0; row < count; row++)
 #pragma omp simd
       for (int64_t c = 0; c < channels; c++) {
-        float distance = from[row * channels + c] - centre[c];
+        float distance = from[row * channels + c] - center[c];
         spread[c] += distance * distance;
       }
-    for (int64_t c = 0; c < channels; c++) merge(mean + c, squares + c, first, centre[c], spread[c], count);
+    for (int64_t c = 0; c < channels; c++) merge(mean + c, squares + c, first, center[c], spread[c], count);
   }
 }
 
@@ -168,13 +168,13 @@ EXPORT void batch_norm_forward(const float *x, const float *weight, const float 
 #undef CALL
   }
   for (int64_t c = 0; c < s.channels; c++) {
-    double centre = 0.0, squares = 0.0;
+    double center = 0.0, squares = 0.0;
     for (int64_t part = 0; part < s.parts; part++) {
       const double *own = sums + part * 4 * s.channels + c;
       int64_t begin = begin_of(&s, part), rows = begin_of(&s, part + 1) - begin;
-      if (rows) merge(&centre, &squares, begin, own[0], own[s.channels], rows);
+      if (rows) merge(&center, &squares, begin, own[0], own[s.channels], rows);
     }
-    mean[c] = (float)centre;
+    mean[c] = (float)center;
     variance[c] = (float)(squares / s.rows);
     slope[c] = weight[c] * (float)(1.0 / sqrt(squares / s.rows + eps));
     intercept[c] = bias[c] - mean[c] * slope[c];

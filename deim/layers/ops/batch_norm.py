@@ -1,4 +1,4 @@
-"""Batch normalisation in training and the activation behind it in C, on the CPU.
+"""Batch normalization in training and the activation behind it in C, on the CPU.
 
 The two are limited by how fast memory is. Here the map between them is neither written nor kept for the gradients, and a
 map is read twice where torch reads it three times.

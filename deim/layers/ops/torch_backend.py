@@ -43,7 +43,7 @@ def deform_attn_gather(
     of the map with weight zero."""
     indices, shares, start = [], [], 0
     for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):
-        columns, rows = _neighbours(points[..., 0], w), _neighbours(points[..., 1], h)
+        columns, rows = _neighbors(points[..., 0], w), _neighbors(points[..., 1], h)
         indices += [start + row * w + column for column, _ in columns for row, _ in rows]
         shares += [across * down for _, across in columns for _, down in rows]
         start += h * w
@@ -51,7 +51,7 @@ def deform_attn_gather(
     return _attend(value, torch.cat(indices, dim=-1), torch.cat(shares, dim=-1) * repeated)
 
 
-def _neighbours(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+def _neighbors(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
     """The pixels before and after positions in [0, 1] of an axis: index, and share, which is zero outside."""
     place = position * length - 0.5
     before = place.floor()

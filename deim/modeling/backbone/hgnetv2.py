@@ -63,7 +63,7 @@ class Bound(nn.Module):
 
 
 class HGConv(ConvNorm):
-    """Convolution, normalisation and, with ``activate``, ReLU and optionally a learnable affine."""
+    """Convolution, normalization and, with ``activate``, ReLU and optionally a learnable affine."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class HGConv(ConvNorm):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Also fold the affine, which the convolution computes as normalisation does in training; see
+        """Also fold the affine, which the convolution computes as normalization does in training; see
         :meth:`LearnableAffine.of_rectified`."""
         super().fold()
         if not isinstance(self.affine, LearnableAffine):

@@ -32,7 +32,7 @@ class StagedBackbone(Backbone):
         self._out_feature_strides = {n: 4 * 2**index for index, n in enumerate(self._out_feature_channels)}
 
     def freeze(self, parts: Sequence[nn.Module], freeze_at: int, freeze_norm: bool) -> None:
-        """Freeze the first ``freeze_at`` of the stem and the stages, and if asked all normalisation."""
+        """Freeze the first ``freeze_at`` of the stem and the stages, and if asked all normalization."""
         for part in parts[:freeze_at]:
             part.requires_grad_(False)
         if freeze_norm:

@@ -62,13 +62,13 @@ class ConditionalCrossAttention(nn.Module):
     def forward(self, queries: Tensor, position: QueryPosition, memory: Memory, weighing: Tensor) -> Tensor:
         """(B, Q, dim); ``weighing`` (B, Q, dim) is what the levels are weighed by."""
         assert memory.position is not None
-        assert position.centre is not None
+        assert position.center is not None
         content, token_position = self.key_content(memory.tokens), self.key_position(memory.position)
         token_position = token_position.expand_as(content)
         query = self.query_content(queries)
         if self.query_position is not None:
             query, content = query + self.query_position(position.embedding), content + token_position
-        query = join_heads(query, self.query_sine(position.centre), self.num_heads)
+        query = join_heads(query, self.query_sine(position.center), self.num_heads)
         key = join_heads(content, token_position, self.num_heads)
         value, padding = self.value_proj(memory.tokens), memory.padding
         forbidden = None if padding is None else padding[:, None, None]
@@ -140,7 +140,7 @@ class ConditionalDecoderLayer(DecoderLayer):
         Raises:
             ValueError: queries or tokens have no position to compare.
         """
-        if position.centre is None or memory.position is None:
+        if position.center is None or memory.position is None:
             raise ValueError(
                 "conditional cross-attention compares positions: it needs decoder.position=ModulatedAnchorPosition "
                 "and an encoder that gives the positions of its tokens (DeformableEncoder, TransformerEncoder)"

@@ -15,12 +15,12 @@ class QueryPosition:
 
     Attributes:
         embedding: (B, Q, dim), added to queries and keys.
-        centre: (B, Q, dim) sine embedding of the centre, to be compared with the positions of tokens;
+        center: (B, Q, dim) sine embedding of the center, to be compared with the positions of tokens;
             only for layers with conditional cross-attention.
     """
 
     embedding: Tensor
-    centre: Tensor | None = None
+    center: Tensor | None = None
 
 
 class PositionEmbedding(nn.Module):
@@ -88,7 +88,7 @@ class AnchorPosition(PositionEmbedding):
 
 
 class ModulatedAnchorPosition(AnchorPosition):
-    """That of DAB-DETR itself: layers compare the sines of the centre with those of the tokens, scaled
+    """That of DAB-DETR itself: layers compare the sines of the center with those of the tokens, scaled
     by what the query holds and modulated by the box's width and height (section 4.4)."""
 
     def __init__(self, dim: int):
@@ -98,12 +98,12 @@ class ModulatedAnchorPosition(AnchorPosition):
 
     def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
         sines = box_sines(boxes, self.dim // 2).to(queries.dtype)
-        centre = sines[..., : self.dim]
+        center = sines[..., : self.dim]
         if index > 0:
-            centre = centre * self.scale_mlp(queries)
+            center = center * self.scale_mlp(queries)
         # The column's sines are in the second half, the row's in the first.
         across, along = (self.size_mlp(queries).sigmoid() / boxes[..., 2:]).unbind(dim=-1)
-        row, column = centre.chunk(2, dim=-1)
+        row, column = center.chunk(2, dim=-1)
         parts = torch.cat([row * along[..., None], column * across[..., None]], dim=-1)
         return QueryPosition(self.box_mlp(sines), parts)
 

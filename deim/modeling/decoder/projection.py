@@ -8,7 +8,7 @@ from deim.layers import ConvNorm
 
 
 class MapProjection(nn.ModuleList):
-    """A 1x1 convolution with normalisation for each map.
+    """A 1x1 convolution with normalization for each map.
 
     Args:
         in_channels: widths of the maps.

@@ -166,7 +166,7 @@ class IterativeRefinement(FixedBoxes):
 
 
 class NormalizedRefinement(IterativeRefinement):
-    """Predictions are read from normalised queries, by one LayerNorm for all layers; the boxes of the
+    """Predictions are read from normalized queries, by one LayerNorm for all layers; the boxes of the
     next layer from the queries as they are (DAB-DETR)."""
 
     def __init__(self, dim: int, num_classes: int, num_layers: int, **options: Any):

@@ -159,7 +159,7 @@ def _projection(in_channels: int, dim: int, downsample: bool) -> nn.Sequential:
 
 
 def token_references(memory: Memory, device: torch.device) -> Tensor:
-    """(B, S, 2) centre of each token, x and y relative to the image without padding; B is that of the batch."""
+    """(B, S, 2) center of each token, x and y relative to the image without padding; B is that of the batch."""
     levels = []
     for level, (height, width) in enumerate(memory.spatial_shapes):
         rows, columns = torch.meshgrid(
@@ -167,6 +167,6 @@ def token_references(memory: Memory, device: torch.device) -> Tensor:
             (torch.arange(width, device=device) + 0.5) / width,
             indexing="ij",
         )
-        centres = torch.stack([columns, rows], dim=-1).flatten(0, 1)[None]
-        levels.append(centres if memory.valid_ratios is None else centres / memory.valid_ratios[:, level : level + 1])
+        centers = torch.stack([columns, rows], dim=-1).flatten(0, 1)[None]
+        levels.append(centers if memory.valid_ratios is None else centers / memory.valid_ratios[:, level : level + 1])
     return torch.cat(levels, dim=1).expand(memory.tokens.shape[0], -1, -1)

@@ -41,14 +41,14 @@ class Pairs:
         return predicted[self.layer, self.image, self.query]
 
     def sum_by_layer(self, values: Tensor, layers: int) -> Tensor:
-        """(M,) -> (layers,), divided by the normaliser."""
+        """(M,) -> (layers,), divided by the normalizer."""
         return values.new_zeros(layers).index_add(0, self.layer, values) / self.normalizer
 
 
 @dataclass
 class GroupAssignment:
-    """One group's pairs for classification and for localisation, and the mean number per process of
-    queries of a layer that localisation has ``matched``, and of ``others``; ``classified`` (B, Q) bool
+    """One group's pairs for classification and for localization, and the mean number per process of
+    queries of a layer that localization has ``matched``, and of ``others``; ``classified`` (B, Q) bool
     says which queries are classified, None that all are."""
 
     classes: Pairs
@@ -60,7 +60,7 @@ class GroupAssignment:
 
 @dataclass
 class _Plan:
-    """A group's assignment on the host; ``objects`` and ``located`` are the normalisers before reduction."""
+    """A group's assignment on the host; ``objects`` and ``located`` are the normalizers before reduction."""
 
     classes: Matches
     boxes: Matches
@@ -80,14 +80,14 @@ def assign(
 ) -> list[GroupAssignment]:
     """Match all groups of a step together.
 
-    Costs come to the host in one copy, pairs go back in one, and the normalisers of all processes
+    Costs come to the host in one copy, pairs go back in one, and the normalizers of all processes
     are reduced together.
 
     Args:
         supervision: of each group.
         predictions: of each group.
         denoising: the queries of the denoising groups; needed if there are any.
-        use_union: localisation uses the union of the matches of all layers and one-to-one groups.
+        use_union: localization uses the union of the matches of all layers and one-to-one groups.
     """
     pairs = list(zip(supervision, predictions, strict=True))
     matched = iter(_plan_matched([one for one in pairs if not one[0].denoising], targets, matcher, use_union))
@@ -133,7 +133,7 @@ def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | 
     query = (starts[:, None] + target).flatten()
     once = Matches(np.zeros_like(query), np.tile(image, groups), query, np.tile(target, groups))
     pairs = once.for_layers(layers)
-    # Normalised by the mean number of objects times this process's groups, as published.
+    # Normalized by the mean number of objects times this process's groups, as published.
     scale = max(groups, 1)
     return _Plan(pairs, pairs, targets.total * scale, targets.total * scale, len(once), len(counts) * len(denoising))
 

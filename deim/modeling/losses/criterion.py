@@ -36,7 +36,7 @@ class Criterion(nn.Module):
         classification: "mal", "vfl" or "focal".
         weights: {loss name without suffix: weight}; a loss that is not named is not computed.
         alpha, gamma: of the classification loss; None takes the loss's own default.
-        use_union: localisation losses use the union of the matches of all layers (GO-LSD).
+        use_union: localization losses use the union of the matches of all layers (GO-LSD).
         temperature: of the distillation.
 
     Raises:

@@ -1,7 +1,7 @@
 """Losses as pure functions.
 
 All of them are elementwise over leading dimensions and return sums over the stated dimensions;
-weighting and normalisation are the caller's.
+weighting and normalization are the caller's.
 """
 
 import torch

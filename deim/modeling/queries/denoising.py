@@ -62,7 +62,7 @@ class Denoising(nn.Module):
 
 
 class ContrastiveDenoising(Denoising):
-    """Positives to be recognised, and negatives, further off, to be rejected.
+    """Positives to be recognized, and negatives, further off, to be rejected.
 
     Args:
         dim: width of queries.
@@ -122,7 +122,7 @@ class QueryDenoising(Denoising):
         dim: width of queries.
         num_groups: noised copies of each target.
         label_noise_ratio: how often a label is replaced by a random one.
-        box_noise_scale: centres move by up to half a side times this, sides grow or shrink by up to a side
+        box_noise_scale: centers move by up to half a side times this, sides grow or shrink by up to a side
             times this.
         logit_eps: coordinates are kept so far away from 0 and 1.
         spare_labels: rows of the embedding that no query has: the official DN-DAB-Deformable-DETR has one.

@@ -20,8 +20,8 @@ class LearnedQueries(QuerySource):
         self.content = nn.Embedding(num_queries + num_one_to_many, dim)
         self.references = nn.Embedding(num_queries + num_one_to_many, 4)
         nn.init.zeros_(self.references.weight)
-        centres = self.references.weight.data[:, :2].uniform_(0, 1)
-        centres.copy_(centres.logit(eps=1e-3))
+        centers = self.references.weight.data[:, :2].uniform_(0, 1)
+        centers.copy_(centers.logit(eps=1e-3))
 
     def forward(self, memory: Memory) -> InitialQueries:
         """See :class:`QuerySource`; of ``memory`` only the number of images counts."""

@@ -113,7 +113,7 @@ def _from_windows(windows, shape, size):
 
 
 def _same_region(shape, size, shift, device):
-    """(windows, size^2, size^2) bool: whether two tokens were neighbours before the cyclic shift."""
+    """(windows, size^2, size^2) bool: whether two tokens were neighbors before the cyclic shift."""
 
     def regions(length):
         steps = torch.arange(length, device=device)
@@ -125,7 +125,7 @@ def _same_region(shape, size, shift, device):
 
 
 class _PatchMerging(nn.Module):
-    """Four neighbours become one token of twice the width."""
+    """Four neighbors become one token of twice the width."""
 
     def __init__(self, dim):
         super().__init__()
