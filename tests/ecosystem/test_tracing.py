@@ -15,6 +15,28 @@ def image(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(height), dtype=torch.uint8)
 
 
+class Single(torch.nn.Module):
+    """A detector of one image, from tensor to tensors."""
+
+    def __init__(self, detector: torch.nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.detector([{"image": pixels}])[0]["instances"]
+        return found.pred_boxes.tensor, found.scores
+
+
+@pytest.mark.parametrize("family", ["dfine", "dn"])
+@torch.no_grad()
+def test_a_model_traced_by_torch_alone_serves_images_of_other_sizes(family: str) -> None:
+    model = Single(randomize(tiny_model(family=family)).double().eval())
+    traced = torch.jit.trace(model, image(96, 128), check_trace=False)
+    for size in ((96, 128), (130, 101)):
+        for found, wanted in zip(traced(image(*size)), model(image(*size)), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
 @needs_detectron2
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()

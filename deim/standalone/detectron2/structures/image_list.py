@@ -61,7 +61,7 @@ class ImageList:
                 raise AssertionError(f"ImageList.from_tensors needs tensors, got {type(image)}")
             if image.shape[:-2] != tensors[0].shape[:-2]:
                 raise AssertionError(f"The channels differ: {[tuple(t.shape) for t in tensors]}")
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in tensors]
+        sizes = [_size(image) for image in tensors]
         height, width = _padded_size(sizes, size_divisibility, padding_constraints or {})
         if len(tensors) == 1:
             ((h, w),) = sizes
@@ -71,6 +71,14 @@ class ImageList:
             for place, image in zip(batch, tensors, strict=True):
                 place[..., : image.shape[-2], : image.shape[-1]].copy_(image)
         return ImageList(batch.contiguous(), sizes)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    """Return (height, width). While a graph is traced, both are tensors that stay in the graph."""
+    height, width = image.shape[-2:]
+    if torch.jit.is_tracing():
+        return torch.as_tensor(height), torch.as_tensor(width)  # type: ignore[return-value]
+    return int(height), int(width)
 
 
 def _padded_size(sizes: list[tuple[int, int]], divisor: int, constraints: dict[str, int]) -> tuple[int, int]:
