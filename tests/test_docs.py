@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from detectron2.config import instantiate
 from torch import nn
 
@@ -19,7 +20,7 @@ from deim.config import build, load_config
 from deim.fallback import is_standalone
 from tests.commands import tool
 from tests.conftest import ROOT
-from tests.models import without_pretrained
+from tests.models import batch, recipe, without_pretrained
 
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
@@ -69,6 +70,15 @@ def test_python_on_the_pages_runs(name: str) -> None:
             build(found["cfg"], "model")
         elif not isinstance(found["model"], nn.Module):
             instantiate(without_pretrained(SimpleNamespace(model=found["model"])).model)
+
+
+def test_a_backbone_is_added_as_on_the_page() -> None:
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    backbone, config = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    found: dict = {"model": recipe("deim_dfine_n_shapes", "model.decoder.queries.num_queries=20").model}
+    exec(compile(backbone + config, "docs/extending.md", "exec"), found)
+    losses = instantiate(found["model"])(batch([2, 1]))
+    assert torch.isfinite(sum(losses.values()))
 
 
 @pytest.mark.parametrize("name", NAMES)
