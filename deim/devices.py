@@ -1,21 +1,21 @@
-"""Which device to compute on, and in which precision: the only place that decides it."""
+"""Choice of the device and of the precision. No other module decides them."""
 
 import torch
 
 from deim.errors import ConfigError
 
-# Types of mixed precision, by their names in configs.
+# Name in configs -> dtype for mixed precision.
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name.
+    """Return the device for a name.
 
     Args:
-        name: such as "cuda:1", "mps" or "cpu"; "auto" takes CUDA, else Apple's MPS, else the CPU.
+        name: such as "cuda:1", "mps" or "cpu"; "auto" selects CUDA, then Apple's MPS, then the CPU.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: if the device is not available.
     """
     if name == "auto":
         return torch.device(_best_type())
@@ -23,15 +23,15 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ConfigError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
     return device
 
 
 def device_for_training(name: str) -> torch.device:
-    """Return the device of ``train.device``: recipes ask for CUDA, and take what there is where CUDA is missing.
+    """Return the device for ``train.device``. Recipes request CUDA; without CUDA, this is "auto".
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: if the device is not available.
     """
     if name.startswith("cuda") and not torch.cuda.is_available():
         name = "auto"
@@ -39,22 +39,22 @@ def device_for_training(name: str) -> torch.device:
 
 
 def supports_float64(device: torch.device) -> bool:
-    """Return whether a device has double precision; Apple's MPS has not."""
+    """Return True if a device supports float64; Apple's MPS does not."""
     return device.type != "mps"
 
 
 def reason_against(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why mixed precision in ``dtype`` does not pay on a device; None if it does.
+    """Return the reason why mixed precision in ``dtype`` is not useful on a device, or None if it is.
 
-    A processor without instructions for a type emulates it: training in bfloat16 is then more than ten times slower
-    than in float32.
+    A CPU without instructions for a dtype emulates it: training in bfloat16 is then more than ten times slower than in
+    float32.
     """
     if device.type == "cpu":
-        return None if _cpu_computes(dtype) else f"this processor has no instructions for {_name(dtype)}"
+        return None if _cpu_computes(dtype) else f"this CPU has no instructions for {_name(dtype)}"
     if device.type == "cuda":
         computes = dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
-        return None if computes else "this GPU has no bfloat16"
-    return f"mixed precision is for CUDA and the CPU, not {device.type}"
+        return None if computes else "this GPU does not support bfloat16"
+    return f"mixed precision is supported on CUDA and the CPU, not on {device.type}"
 
 
 def _best_type() -> str:
@@ -65,7 +65,7 @@ def _best_type() -> str:
 
 def _cpu_computes(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
-        # Not in torch.ops.mkldnn: that counts processors that emulate it by AVX-512.
+        # The check of torch.ops.mkldnn also accepts CPUs that emulate bfloat16 by AVX-512.
         checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
         return any(check is not None and check() for check in checks)
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -1,4 +1,4 @@
-"""Which detectron2, detrex and kernels this installation uses.
+"""Description of the installation: versions, origin of detectron2 and detrex, device, kernels.
 
 ``python -m deim.env`` prints it.
 """
@@ -11,7 +11,7 @@ from deim.fallback import is_standalone
 
 
 def describe() -> dict[str, str]:
-    """Versions, origin of detectron2 and detrex, device, and what computes on it."""
+    """Return versions, the origin of detectron2 and detrex, the device, and the kernels used on it."""
     import torch
 
     from deim.devices import choose_device

@@ -1,21 +1,21 @@
-"""Errors that a user can mend: command-line tools print their message without a traceback."""
+"""Errors that a user can fix. Command-line tools print their message without a traceback."""
 
 
 class DeimError(Exception):
-    """Base of the errors below."""
+    """Base class of the errors of this module."""
 
 
 class ConfigError(DeimError):
-    """A config file, a key of it or an override is wrong."""
+    """An invalid config file, config key or override."""
 
 
 class DatasetError(DeimError):
-    """A data set is missing, empty or malformed."""
+    """A missing, empty or malformed dataset."""
 
 
 class CheckpointError(DeimError):
-    """A checkpoint is missing or does not fit the model."""
+    """A checkpoint that is missing or does not fit the model."""
 
 
 class ExportError(DeimError):
-    """An exported model does not do what the model in torch does."""
+    """An exported model whose outputs differ from those of the torch model."""

@@ -1,4 +1,4 @@
-"""Processes of a run: how they are started, and how long they live."""
+"""Process lifetime: start commands, exit with the parent, forward preemption signals."""
 
 import multiprocessing
 import os
@@ -12,38 +12,38 @@ from pathlib import Path
 
 import psutil
 
-# Exit status of a run that saved a checkpoint and ended since it was asked to: EX_TEMPFAIL of sysexits.h, "try again".
+# Exit status of a run that saved a checkpoint and stopped on request: EX_TEMPFAIL of sysexits.h, "try again".
 PREEMPTED = 75
-# What ends a run with a checkpoint: sent by schedulers before they take the machine away.
-# Windows has the first of them alone.
+# Signals that schedulers send before they reclaim the machine; the run saves a checkpoint and stops.
+# Windows has only SIGTERM.
 PREEMPTION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 def deim_command(command: str, *arguments: str) -> list[str]:
-    """Return the words that run a subcommand of ``deim`` with this Python; see :func:`deim_environment`."""
+    """Return the command line of a ``deim`` subcommand with this Python; use it with :func:`deim_environment`."""
     return [sys.executable, "-m", "deim", command, *arguments]
 
 
 def deim_environment() -> dict[str, str]:
-    """Return the environment of this process, with this ``deim`` importable from any folder."""
+    """Return a copy of the environment in which this ``deim`` can be imported from any folder."""
     folder = str(Path(__file__).resolve().parents[1])
     paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def end_with_parent(grace: float = 0.0) -> None:
-    """From now on, end this process ``grace`` seconds after the one that started it has ended, in whatever way.
+    """Exit this process ``grace`` seconds after its parent process ends, for whatever reason.
 
-    Nothing else is sure to do so: a worker that hands over a large batch waits for a reader for ever, and a rank for
-    the others.
+    Without this, a worker blocked on writing a large batch never exits, and neither does a rank blocked in a
+    collective.
     """
     _watch(lambda parent: time.sleep(0.5), grace)
 
 
 def obey_parent_alone() -> None:
-    """Leave all signals to the parent process, and end with it, from now on.
+    """Ignore preemption and interrupt signals, except SIGTERM from the parent process, and exit with the parent.
 
-    Schedulers signal all processes of a run, but the main one needs the others until the end of an iteration.
+    Schedulers signal all processes of a run, but the main process needs the other ranks until the end of an iteration.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in PREEMPTION_SIGNALS:
@@ -63,8 +63,8 @@ def obey_parent_alone() -> None:
 
 
 def _watch(wait: Callable[[int], None], grace: float = 0.0) -> None:
-    """End this process once its parent has ended; ``wait`` is called again and again until then."""
-    # A fork server is the parent of what it forks, but not the process that asked for it.
+    """Exit this process when its parent ends; until then, call ``wait`` in a loop from a daemon thread."""
+    # A process started by a fork server is a child of the server, not of the process that requested it.
     asked_by = multiprocessing.parent_process()
     pid = os.getppid() if asked_by is None or asked_by.pid is None else asked_by.pid
     parent, is_child = psutil.Process(pid), os.getppid() == pid
@@ -72,7 +72,7 @@ def _watch(wait: Callable[[int], None], grace: float = 0.0) -> None:
     def lives() -> bool:
         if not parent.is_running():
             return False
-        # A parent that has ended may stay as a zombie. Its children get another parent, except on Windows.
+        # An ended parent may remain as a zombie. Its children are reparented, except on Windows.
         return os.getppid() == pid if is_child else parent.status() != psutil.STATUS_ZOMBIE
 
     def watch() -> None:
@@ -86,7 +86,11 @@ def _watch(wait: Callable[[int], None], grace: float = 0.0) -> None:
 
 @contextmanager
 def forwarded_signals(pids: Callable[[], list[int]]) -> Iterator[None]:
-    """Within it, this process hands signals of preemption on to the processes it started, and waits for them."""
+    """Forward preemption signals to child processes within the context, instead of handling them.
+
+    Args:
+        pids: function that returns the process ids of the children.
+    """
 
     def forward(number: int, frame: object) -> None:
         for pid in pids():
@@ -100,7 +104,7 @@ def forwarded_signals(pids: Callable[[], list[int]]) -> Iterator[None]:
 
 
 def _take_over(handler: Callable[[int, object], None]) -> Callable[[], None]:
-    """Handle signals of preemption; what this gives leaves them to whom they were left before."""
+    """Install ``handler`` for preemption signals. Return a function that restores the previous handlers."""
     former = {number: signal.signal(number, handler) for number in PREEMPTION_SIGNALS}
 
     def restore() -> None:
@@ -111,11 +115,11 @@ def _take_over(handler: Callable[[int, object], None]) -> Callable[[], None]:
 
 
 class SignalNotice:
-    """Notes signals of preemption for the main thread to look at, instead of ending the process.
+    """A handler that records preemption signals for the main thread, instead of ending the process.
 
     Attributes:
-        received: the number of the first such signal; None before.
-        close: leaves signals to whom they were left before.
+        received: number of the first preemption signal, or None before it arrives.
+        close: function that restores the previous handlers.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The schedule of a run, in epochs, and the learning rate that follows from it."""
+"""Training schedule in epochs, and its learning rate."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ WARMUPS = {"linear": 1, "quadratic": 2}
 
 
 class Stage(Enum):
-    """How training images are augmented (DEIM, section 4.1; the names are ours)."""
+    """Augmentation stages of training images (DEIM, section 4.1; the paper does not name them)."""
 
     PLAIN = "flip and resize"
     DENSE = "Dense O2O: mosaic or zoom-out and crop, colors, mixup"
@@ -23,27 +23,27 @@ class Stage(Enum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Everything that happens at a certain time of a run.
+    """Schedule of a run: learning rate, augmentation stages, evaluation and checkpoint periods.
 
     Attributes:
-        epochs: length of the run.
-        warmup_iters: iterations in which the learning rate rises from zero.
+        epochs: number of epochs of the run.
+        warmup_iters: number of iterations in which the learning rate rises from zero.
         warmup: "linear" or "quadratic".
-        flat_epochs: epochs, warm-up included, until the learning rate starts to fall.
-        no_aug_epochs: epochs at the end with the lowest learning rate and without augmentation.
-        dense_epochs: the first epoch with Dense O2O and the first one after it. Before it images are
-            plain, after it they are augmented one by one.
-        lr_gamma: the lowest learning rate relative to the base.
-        drop_epochs: the learning rate falls to a tenth at the start of each of these (DETR's step schedule)
-            in place of flat_epochs and lr_gamma.
-        final_from_best: the epochs without augmentation start from the best weights before them.
-        final_ema_decay: and average with this decay from there on; None keeps the one before. The official
-            code means to change it, but its averaging goes on with the one that it was built with.
-        eval_epochs: epochs between evaluations.
-        checkpoint_epochs: epochs between checkpoints.
+        flat_epochs: number of epochs, including warm-up, before the learning rate starts to fall.
+        no_aug_epochs: number of epochs at the end with the lowest learning rate and without augmentation.
+        dense_epochs: (start, end) of Dense O2O; the end is exclusive. Before it, images are only flipped and resized;
+            after it, they are augmented individually.
+        lr_gamma: lowest learning rate relative to the base.
+        drop_epochs: epochs at whose start the learning rate falls to a tenth (DETR's step schedule), instead of
+            flat_epochs and lr_gamma.
+        final_from_best: start the epochs without augmentation from the best weights so far.
+        final_ema_decay: EMA decay in the epochs without augmentation; None keeps the previous decay. The official code
+            intends this change, but its EMA keeps the decay it was constructed with.
+        eval_epochs: number of epochs between evaluations.
+        checkpoint_epochs: number of epochs between checkpoints.
 
     Raises:
-        ConfigError: the values contradict each other.
+        ConfigError: if a value is invalid or values contradict each other.
     """
 
     epochs: int
@@ -61,7 +61,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.warmup not in WARMUPS:
-            raise ConfigError(f"schedule.warmup={self.warmup!r}; choose one of {', '.join(WARMUPS)}")
+            raise ConfigError(f"schedule.warmup={self.warmup!r} is not valid; choose one of {', '.join(WARMUPS)}")
         for name in ("epochs", "eval_epochs", "checkpoint_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"schedule.{name} must be at least 1, got {getattr(self, name)}")
@@ -73,22 +73,24 @@ class Schedule:
         if self.drop_epochs and self.lr_gamma != 1:
             raise ConfigError(
                 f"schedule.drop_epochs={list(self.drop_epochs)} and lr_gamma={self.lr_gamma}: "
-                "the learning rate falls either in steps or along a cosine; empty the one or set the other to 1"
+                "use either the step schedule or the cosine schedule: set drop_epochs=[] or lr_gamma=1"
             )
         if self.final_ema_decay is not None and not 0 < self.final_ema_decay < 1:
             raise ConfigError(f"schedule.final_ema_decay must be between 0 and 1, got {self.final_ema_decay}")
         if self.final_ema_decay is not None and not self.final_from_best:
-            raise ConfigError("schedule.final_ema_decay is set, but not schedule.final_from_best, which it belongs to")
+            raise ConfigError("schedule.final_ema_decay requires schedule.final_from_best=True")
         if not 0 <= self.dense_epochs[0] <= self.dense_epochs[1]:
-            raise ConfigError(f"schedule.dense_epochs must ascend from at least 0, got {list(self.dense_epochs)}")
+            raise ConfigError(
+                f"schedule.dense_epochs must be [start, end] with 0 <= start <= end, got {list(self.dense_epochs)}"
+            )
 
     @property
     def final_epoch(self) -> int:
-        """The first epoch without augmentation, ``epochs`` if there is none."""
+        """Index of the first epoch without augmentation; ``epochs`` if all epochs have augmentation."""
         return self.epochs - self.no_aug_epochs
 
     def stage(self, epoch: int) -> Stage:
-        """How images of this epoch (counted from 0) are augmented."""
+        """Return the augmentation stage of an epoch, counted from 0."""
         if epoch >= self.final_epoch:
             return Stage.FINAL
         if epoch < self.dense_epochs[0]:
@@ -96,11 +98,10 @@ class Schedule:
         return Stage.DENSE if epoch < self.dense_epochs[1] else Stage.STRONG
 
     def learning_rate(self, iteration: float, max_iter: int) -> float:
-        """Multiplier of the base learning rate at ``iteration`` of ``max_iter``.
+        """Return the multiplier of the base learning rate at ``iteration`` of ``max_iter``.
 
-        Warm-up, flat, cosine, then the lowest value (DEIM's flat-cosine schedule, after RTMDet), or
-        warm-up and steps. The epochs are spread over ``max_iter``, so a shortened run goes through all
-        phases.
+        Warm-up, flat, cosine, then the lowest value (DEIM's flat-cosine schedule, after RTMDet), or warm-up and steps.
+        Epochs are spread evenly over ``max_iter``, so a shortened run passes through all phases.
         """
         if iteration < self.warmup_iters:
             return (iteration / self.warmup_iters) ** WARMUPS[self.warmup]
@@ -123,5 +124,5 @@ class LearningRate(ParamScheduler):
         self.schedule, self.max_iter = schedule, max_iter
 
     def __call__(self, where: float) -> float:
-        # where is iteration / max_iter: undo the rounding, so that phases start on time.
+        # `where` is iteration / max_iter: undo its rounding, so that phases start at the exact iteration.
         return self.schedule.learning_rate(round(where * self.max_iter, 6), self.max_iter)

@@ -37,7 +37,7 @@ def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="there is no device 'cuda:99' here"):
+    with pytest.raises(ConfigError, match="device 'cuda:99' is not available"):
         choose_device("cuda:99")
 
 
@@ -57,7 +57,7 @@ def test_the_cpu_uses_bfloat16_only_with_instructions_for_it(
         settle_device(cfg)
     assert (cfg.train.device, cfg.train.amp.enabled) == ("cpu", supported)
     told = [record.message for record in caplog.records if "float32" in record.message]
-    assert told == ([] if supported else ["Computing in float32: this processor has no instructions for bfloat16 "
+    assert told == ([] if supported else ["Computing in float32: this CPU has no instructions for bfloat16 "
                                           "(train.amp.enabled=False says the same)"])  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch, s
 def test_the_processor_is_asked() -> None:
     flags = torch.backends.cpu.get_cpu_capability()
     if flags != "AVX512":
-        assert reason_against(torch.device("cpu"), torch.bfloat16) == "this processor has no instructions for bfloat16"
+        assert reason_against(torch.device("cpu"), torch.bfloat16) == "this CPU has no instructions for bfloat16"
     assert isinstance(devices._cpu_computes(torch.float16), bool)
 
 

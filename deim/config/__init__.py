@@ -1,4 +1,4 @@
-"""Configs: loading, changing, building."""
+"""Loading, modifying and building of configs."""
 
 from deim.config.building import build
 from deim.config.detrex import with_deim_criterion

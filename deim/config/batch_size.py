@@ -1,4 +1,4 @@
-"""Learning rates, averages and warm-ups for another batch size, or other data, than those of the recipe."""
+"""Scaling of learning rates, EMA decay and warm-ups to the batch size and the dataset in use."""
 
 import logging
 from typing import Any
@@ -9,21 +9,22 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
-    """Scale what depends on the batch size from ``train.reference_batch_size`` to the one in use, and what depends on the
-    length of an epoch from ``train.reference_images`` to the data in use; in place.
+    """Scale the hyperparameters of a recipe to the batch size and the dataset in use, in place.
 
-    By the rule that D-FINE and DEIM publish ("Customizing Batch Size"): of a batch k times as large, learning rates are k times
-    as high; and of a run that has r times as many iterations (1 / k, on the same data), both warm-ups are r times as
-    long, and so is what the averages remember, ``1 / (1 - decay)``.
+    The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_images``. The rule is the one that
+    D-FINE and DEIM publish ("Customizing Batch Size"): if the batch is k times as large, learning rates are multiplied
+    by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
+    window of the EMA, ``1 / (1 - decay)``, are multiplied by r.
 
     Args:
-        iters_per_epoch: of the data in use; None where the loader has no epochs.
+        cfg: a complete config.
+        iters_per_epoch: number of iterations per epoch on the data in use; None if the loader has no epochs.
 
     Returns:
-        whether anything was scaled; not if ``train.reference_batch_size`` is None.
+        True if the values were scaled, False if ``train.reference_batch_size`` is None.
 
     Raises:
-        ConfigError: the sizes make no sense.
+        ConfigError: if a batch size or the number of images is less than 1.
     """
     reference, images = cfg.train.reference_batch_size, cfg.train.reference_images
     size = cfg.dataloader.train.total_batch_size
@@ -31,20 +32,21 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
         return False
     if min(reference, size, 1 if images is None else images) < 1:
         raise ConfigError(
-            f"train.reference_batch_size={reference}, .reference_images={images} and total_batch_size={size} must be at least 1"
+            f"train.reference_batch_size={reference}, .reference_images={images} and total_batch_size={size} "
+            "must be at least 1"
         )
     of_known_length = images is not None and iters_per_epoch is not None
     length = iters_per_epoch * reference / images if of_known_length else reference / size
-    # what the run is saved as is scaled already
+    # The saved config holds the scaled values: a run that loads it must not scale them again.
     cfg.train.reference_batch_size = cfg.train.reference_images = None
     _scale_learning_rates(cfg.optimizer, size / reference)
     _scale_lengths(cfg, length)
     averages = cfg.train.model_ema
     logger.info(
-        f"For a batch of {size} where the recipe has {reference}, and {length:.3g} times its iterations an epoch: "
+        f"Scaled from batch size {reference} to {size}, with {length:.3g} times the iterations per epoch: "
         f"optimizer.lr={cfg.optimizer.lr:g} and its rules, schedule.warmup_iters={cfg.schedule.warmup_iters}, "
         f"train.model_ema.decay={averages.decay:g}, .warmup_iters={averages.warmup_iters} "
-        "(train.reference_batch_size=null leaves all as it is)"
+        "(train.reference_batch_size=null turns scaling off)"
     )
     return True
 
@@ -67,5 +69,5 @@ def _scale_lengths(cfg: Any, factor: float) -> None:
 
 
 def _remembering(decay: float, factor: float) -> float:
-    """The decay of averages over so many times as many iterations; at least the last two."""
+    """Return the EMA decay whose averaging window is ``factor`` times as long, but at least two iterations."""
     return 1 - min((1 - decay) / factor, 0.5)

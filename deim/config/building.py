@@ -1,4 +1,4 @@
-"""Building what a config describes, with faults that name the node at fault."""
+"""Instantiation of config nodes, with errors that name the node."""
 
 import inspect
 import re
@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from deim.errors import ConfigError
 
-# Arguments of backbones that say where weights come from -> the value for random weights.
+# Backbone arguments that select pretrained weights -> their value for random weights.
 WEIGHTS_ARGUMENTS = {"weights": "", "pretrained": False, "checkpoint_path": ""}
 
-# What constructors, torch's among them, raise for arguments that make no sense.
+# Exceptions that constructors, including torch's, raise for invalid arguments.
 _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
 
 
@@ -24,12 +24,14 @@ def build(cfg: Any, key: str, pretrained_backbone: bool = False) -> Any:
     """Instantiate the node ``key`` of a config, such as ``"model"``, as detectron2's ``instantiate`` does.
 
     Args:
-        pretrained_backbone: load the weights that ``model.backbone`` names, and download them if needed. Only a training
-            run that starts from nothing needs them: by default the backbone is random.
+        cfg: a config.
+        key: dotted key of the node.
+        pretrained_backbone: load the weights that ``model.backbone`` names, downloading them if needed. Only training
+            from scratch needs them; by default the backbone has random weights.
 
     Raises:
-        ConfigError: a constructor refuses its arguments, or an interpolation leads nowhere; names the node.
-        CheckpointError: the weights of the backbone cannot be downloaded or do not fit.
+        ConfigError: if a constructor rejects its arguments or an interpolation cannot be resolved; names the node.
+        CheckpointError: if the backbone weights cannot be downloaded or do not fit.
     """
     return _build(OmegaConf.select(cfg, key), key, pretrained_backbone)
 
@@ -53,31 +55,32 @@ def _build(node: Any, key: str, pretrained_backbone: bool) -> Any:
         if unknown is None:
             raise
         raise ConfigError(
-            f"{key} of the config names the data set {unknown[1]!r}, which is not registered with detectron2: register it in "
-            "the config file, so that every command does it"
+            f"{key} of the config names the dataset {unknown[1]!r}, which is not registered with detectron2: "
+            "register it in the config file, so that every command registers it"
         ) from error
     except _REFUSALS as error:
         raise ConfigError(f"{key} of the config cannot be built: {error} ({origin(error)}){_taken(node)}") from error
 
 
 def _taken(node: Any) -> str:
-    """Which arguments of a node stand elsewhere in the config, where the mistake may be."""
+    """Return a list of the interpolated arguments of a node, since the mistake may be in the keys they refer to."""
     written = {name: node._get_node(name)._value() for name in node if OmegaConf.is_interpolation(node, name)}
     return "; it takes " + ", ".join(f"{k} from {v}" for k, v in written.items()) if written else ""
 
 
 def accepts(target: Any, argument: str) -> bool:
-    """Return whether what a node calls has an argument of this name.
+    """Return True if the target of a node has an argument of this name.
 
     Args:
-        target: ``_target_`` of the node: a callable, or its name.
+        target: ``_target_`` of the node, a callable or its dotted name.
+        argument: name of the argument.
     """
     function = locate(target) if isinstance(target, str) else target
     return callable(function) and argument in inspect.signature(function).parameters
 
 
 def origin(error: BaseException) -> str:
-    """Where an exception was raised, for a message that stands without its traceback."""
+    """Return the type and source line of an exception, for messages printed without a traceback."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     path = Path(last.filename)
     return f"{type(error).__name__} in {path.parent.name}/{path.name}, line {last.lineno}"

@@ -1,4 +1,4 @@
-"""DEIM's criterion for models of detrex."""
+"""DEIM's criterion for detrex models."""
 
 from typing import Any
 
@@ -11,39 +11,39 @@ from deim.modeling.losses import DetrexCriterion
 from deim.modeling.matching import HungarianMatcher, MatchingCost
 
 _LOSSES = ("loss_class", "loss_bbox", "loss_giou")
-# Weight of a matching cost in detrex -> in this project.
+# Weights of the matching costs: name in detrex -> name in this project.
 _COSTS = {"cost_class": "class_weight", "cost_bbox": "bbox_weight", "cost_giou": "giou_weight"}
 
 
 def with_deim_criterion(model: Any, classification: str = "mal", class_agnostic_proposals: bool | None = None) -> Any:
     """Replace the criterion of a detrex model by :class:`deim.modeling.DetrexCriterion`, in place.
 
-    The weights of the box losses and of the matching costs stay those of the model.
+    The weights of the box losses and of the matching costs are kept.
 
     Args:
         model: the ``model`` node of a detrex config. Its ``criterion`` has a ``weight_dict`` and a ``matcher``.
-        classification: "mal", "vfl" or "focal". The weight of "mal" and "vfl" becomes 1. "focal" keeps the weight and the
-            parameters of the model's own loss.
-        class_agnostic_proposals: whether the encoder's proposals learn to find objects of any class, by the first logit
-            alone (Deformable DETR), or of each class (DINO). None asks the model's own criterion.
+        classification: "mal", "vfl" or "focal". The weight of "mal" and "vfl" becomes 1. "focal" keeps the weight and
+            the parameters of the model's classification loss.
+        class_agnostic_proposals: True if only the first logit of the encoder proposals is trained, for objects of any
+            class (Deformable DETR); False if each class is trained (DINO). None detects it from the model's criterion.
 
     Returns:
         ``model``.
 
     Raises:
-        ConfigError: if ``criterion`` is not one of detrex's, or does not tell how it trains proposals.
+        ConfigError: if ``criterion`` is not a detrex criterion, or if its training of proposals cannot be detected.
     """
     former = model.criterion
     missing = [name for name in _LOSSES if name not in former.get("weight_dict", ())]
     if missing or "matcher" not in former:
         raise ConfigError(
             f"model.criterion is {_name(former)}, which has no matcher or no weight_dict with {', '.join(_LOSSES)}: "
-            "with_deim_criterion takes detrex's detectors of boxes; models of this project take with_deim_loss"
+            "with_deim_criterion supports box detectors of detrex; use with_deim_loss for models of this project"
         )
     if former.get("loss_class_type") == "ce_loss":
         raise ConfigError(
-            f"model.criterion is {_name(former)} with a softmax over the classes and one for nothing (DETR, PnP-DETR): "
-            "with_deim_criterion takes models that read each score by a sigmoid"
+            f"model.criterion is {_name(former)} with a softmax over the classes and a no-object class "
+            "(DETR, PnP-DETR): with_deim_criterion supports only models with sigmoid scores"
         )
     if class_agnostic_proposals is None:
         class_agnostic_proposals = proposals_are_class_agnostic(model)
@@ -64,21 +64,21 @@ def with_deim_criterion(model: Any, classification: str = "mal", class_agnostic_
 
 
 def _matcher(former: Any) -> Any:
-    """The node of a matcher with the costs of detrex's."""
+    """Return the config node of a matcher with the cost weights of a detrex matcher."""
     costs = {ours: former[theirs] for theirs, ours in _COSTS.items() if theirs in former}
     costs |= {name: former[name] for name in ("alpha", "gamma") if name in former}
     return LazyCall(HungarianMatcher)(cost=LazyCall(MatchingCost)(**costs))
 
 
 def proposals_are_class_agnostic(model: Any) -> bool:
-    """Find out whether the encoder's proposals of a detrex model learn to find objects of any class.
+    """Return True if the encoder proposals of a detrex model are trained without regard to class.
 
-    Criteria that descend from DINO's state it as ``two_stage_binary_cls``. Those of Deformable DETR, H-Deformable-DETR and
-    DETA always do it and have no such attribute, so the criterion is called, and the labels that it passes on to the loss of
-    the proposals tell.
+    Criteria derived from DINO's have the attribute ``two_stage_binary_cls``. Those of Deformable DETR,
+    H-Deformable-DETR and DETA always train class-agnostic proposals and have no such attribute. For them the criterion
+    is called, and the labels that it passes to the proposal loss are inspected.
 
     Args:
-        model: the node of a config.
+        model: the ``model`` node of a config.
 
     Raises:
         ConfigError: if the model has two stages and its criterion cannot be called.
@@ -90,21 +90,21 @@ def proposals_are_class_agnostic(model: Any) -> bool:
     labels, fault = _labels_of_proposals(criterion)
     if labels is None and fault is not None and _has_two_stages(model):
         raise ConfigError(
-            f"{_name(model.criterion)} does not tell how it trains the encoder's proposals ({fault}): "
+            f"cannot detect whether {_name(model.criterion)} trains class-agnostic encoder proposals ({fault}): "
             "pass class_agnostic_proposals=True or False to with_deim_criterion"
         )
     return labels is not None and bool((labels == 0).all())
 
 
 def _labels_of_proposals(criterion: Any) -> tuple[Tensor | None, Exception | None]:
-    """The labels that proposals are trained towards if the objects are of class 1, and what the call ended with.
+    """Return the training labels of the proposals for objects of class 1, and the exception of the call, if any.
 
     The labels are None if the criterion does not train proposals, or fails before it does.
     """
-    count = 32  # DETA's assigners take the best of several
+    count = 32  # DETA's assigners need several candidates per object
     boxes = torch.linspace(0.2, 0.8, count)[None, :, None].repeat(1, 1, 4)
     predicted = {"pred_logits": torch.zeros(1, count, criterion.num_classes), "pred_boxes": boxes}
-    # DETA also assigns by the boxes that proposals and queries start from
+    # DETA also assigns by the initial boxes of proposals and queries
     proposals = {**predicted, "anchors": boxes}
     seen: list[Tensor] = []
     compute = criterion.get_loss
@@ -119,13 +119,13 @@ def _labels_of_proposals(criterion: Any) -> tuple[Tensor | None, Exception | Non
     fault = None
     try:
         criterion({**predicted, "init_reference": boxes, "enc_outputs": proposals}, targets)
-    except Exception as error:  # some need a GPU, for losses that do not matter here
+    except Exception as error:  # some criteria need a GPU for losses that are not inspected here
         fault = error
     return (seen[0] if seen else None), fault
 
 
 def _has_two_stages(model: Any) -> bool:
-    """Whether a config says that the encoder proposes the queries."""
+    """Return True if the queries come from encoder proposals."""
     nodes = [model, model.get("transformer") or {}]
     return any("two_stage" in key and node[key] is not False for node in nodes for key in node)
 

@@ -1,4 +1,4 @@
-"""Keys of configs that have another name by now. Their former names still work, with a warning."""
+"""Renamed config keys. The former names still work, with a warning."""
 
 import logging
 from typing import Any
@@ -12,7 +12,7 @@ logger = logging.getLogger("detectron2.deim")
 _SPLITS = ("train", "test")
 
 
-# Former names of keys -> present ones.
+# Former name of a key -> present name.
 _PRESENT = {f"dataloader.{split}.dataset.name": f"dataloader.{split}.dataset.names" for split in _SPLITS}
 _PRESENT["dataloader.train.mapper.colour"] = "dataloader.train.mapper.color"
 
@@ -21,7 +21,7 @@ def present_key(key: str) -> str:
     """Return the present name of a key on the command line.
 
     Args:
-        key: such as ``dataloader.train.dataset.name``.
+        key: dotted key, such as ``dataloader.train.dataset.name``.
     """
     for former, present in _PRESENT.items():
         if key == former or key.startswith(f"{former}."):
@@ -30,18 +30,18 @@ def present_key(key: str) -> str:
 
 
 def rename_former_keys(cfg: Any) -> None:
-    """Give the nodes of a config, such as one that an earlier version has saved, the keys of this version, in place."""
+    """Rename the former keys of a config, for example one saved by an earlier version, in place."""
     for split in _SPLITS:
         node = OmegaConf.select(cfg, f"dataloader.{split}.dataset", default=None)
         while OmegaConf.is_dict(node):
             if "name" in node and "names" not in node and accepts(node.get("_target_"), "names"):
                 node["names"] = node.pop("name")
-                logger.warning(f"dataloader.{split}.dataset.name is called names by now, as in detectron2")
-            node = node.get("dataset")  # the whole of which it is a part
+                logger.warning(f"dataloader.{split}.dataset.name has been renamed to names, as in detectron2")
+            node = node.get("dataset")  # a split node wraps the node of the whole dataset
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper", default=None)
     if OmegaConf.is_dict(mapper) and "colour" in mapper and accepts(mapper.get("_target_"), "color"):
         mapper["color"] = mapper.pop("colour")
-        logger.warning("dataloader.train.mapper.colour is called color by now")
+        logger.warning("dataloader.train.mapper.colour has been renamed to color")
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator", default=None)
     if OmegaConf.is_dict(evaluator) and OmegaConf.is_interpolation(evaluator, "dataset_name"):
         reference = str(evaluator._get_node("dataset_name")._value())

@@ -1,4 +1,4 @@
-"""Loading and overriding of LazyConfigs."""
+"""Loading of LazyConfigs and command-line overrides."""
 
 import importlib
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from deim.errors import ConfigError
 
 
 def get_config(path: str) -> Any:
-    """The common config at ``path``, such as ``"common/train.py"``, wherever deim is installed.
+    """Return the common config at ``path``, such as ``"common/train.py"``, relative to the configs shipped with deim.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: if the file does not exist.
     """
     folder = shipped_folder("configs")
     if not (folder / path).is_file():
-        raise ConfigError(f"there is no config {path} in {folder}")
+        raise ConfigError(f"config {path} does not exist in {folder}")
     return LazyConfig.load(str(folder / path))
 
 
 def get_detrex_config(path: str) -> Any:
-    """A config of detrex's own projects, such as ``"dino/configs/dino-resnet/dino_r50_4scale_12ep.py"``.
+    """Return a config of a detrex project, such as ``"dino/configs/dino-resnet/dino_r50_4scale_12ep.py"``.
 
     Raises:
-        ConfigError: Python finds no checkout of detrex, or it has no such file.
+        ConfigError: if no checkout of detrex is on the Python path, or the checkout has no such file.
     """
     try:
         folders = [Path(folder) for folder in importlib.import_module("projects").__path__]
@@ -42,28 +42,28 @@ def get_detrex_config(path: str) -> Any:
     found = [folder / path for folder in folders if (folder / path).is_file()]
     if not found:
         raise ConfigError(
-            f"this config builds on projects/{path} of detrex, which is not there: "
-            "put a checkout of detrex, and of detectron2, on PYTHONPATH"
+            f"this config imports projects/{path} of detrex, which was not found: "
+            "add checkouts of detrex and of detectron2 to PYTHONPATH"
         )
     return LazyConfig.load(str(found[0]))
 
 
 def load_config(path: str, overrides: Sequence[str] = (), data: str | None = None, images: str | None = None) -> Any:
-    """A config file with command-line overrides applied.
+    """Load a config file and apply command-line overrides.
 
-    What it does not set under ``train`` gets the value of ``common/train.py``, so that recipes of
-    detrex run as well.
+    Keys that the file does not set under ``train`` get their values from ``common/train.py``, so that detrex recipes
+    run as well.
 
     Args:
         path: a file, or the name of a recipe in :mod:`deim.config.model_zoo`.
-        overrides: ``key.sub=value``. A key must exist, so that a misspelt one does not go unnoticed;
-            a new one is written ``+key.sub=value``.
-        data: path of a data set to take in place of the recipe's; see :func:`deim.config.user_data.with_data`.
-        images: the folder of its images, if they are elsewhere.
+        overrides: items ``key.sub=value``. The key must exist, so that misspelled keys are reported; ``+key.sub=value``
+            adds a new key.
+        data: path of a dataset that replaces the recipe's; see :func:`deim.config.user_data.with_data`.
+        images: folder of the images of ``data``, if they are stored elsewhere.
 
     Raises:
-        ConfigError: the file does not exist or cannot be run, or an override is wrong.
-        DatasetError: there is no data set at ``data``.
+        ConfigError: if the file does not exist or cannot be executed, or an override is invalid.
+        DatasetError: if there is no dataset at ``data``.
     """
     path = find_config(path)
     try:
@@ -72,8 +72,8 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
         raise ConfigError(f"config file {path} cannot be loaded: {error}") from error
     missing = [key for key in ("train", "dataloader", "model", "optimizer") if key not in cfg]
     if missing:
-        raise ConfigError(f"config file {path} defines no {', '.join(missing)}: it is not a complete recipe")
-    # Recipes written for detrex know nothing of the settings that are only ours.
+        raise ConfigError(f"config file {path} is not a complete recipe: it does not define {', '.join(missing)}")
+    # Recipes written for detrex lack the settings that exist only in this project.
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     rename_former_keys(cfg)
     cfg.train.recipe = cfg.train.recipe or recipe_name(path)
@@ -87,19 +87,19 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
 
 
 def data_config(overrides: Sequence[str], data: str, images: str | None = None) -> tuple[Any, Discovered]:
-    """Make a config of nothing but the data set at a path.
+    """Return a config that contains only the dataset at a path.
 
     Args:
-        overrides: See :func:`load_config`.
-        data: Path of the data set; see :func:`deim.config.user_data.own_data`.
-        images: The folder of its images, if they are elsewhere.
+        overrides: see :func:`load_config`.
+        data: path of the dataset; see :func:`deim.config.user_data.own_data`.
+        images: folder of its images, if they are stored elsewhere.
 
     Returns:
-        A config with ``dataloader.train.dataset`` and ``dataloader.test.dataset``, and what was found at the path.
+        A config with ``dataloader.train.dataset`` and ``dataloader.test.dataset``, and the description of the dataset.
 
     Raises:
-        ConfigError: An override is wrong.
-        DatasetError: There is no data set at ``data``.
+        ConfigError: if an override is invalid.
+        DatasetError: if there is no dataset at ``data``.
     """
     found, (train, test) = own_data(data, images)
     cfg = OmegaConf.create(
@@ -111,19 +111,19 @@ def data_config(overrides: Sequence[str], data: str, images: str | None = None) 
 
 
 def find_config(path: str) -> str:
-    """The file that a path, or the name of a recipe, stands for.
+    """Return the config file for a path or the name of a recipe.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: if neither a file nor a recipe has this name.
     """
     if not path:
-        raise ConfigError("no config is given: --config-file projects/<system>/configs/<recipe>.py")
+        raise ConfigError("no config given: pass --config-file projects/<system>/configs/<recipe>.py")
     if Path(path).is_file():
         return path
     if path in available():
         return get_config_file(path)
     raise ConfigError(
-        f"config file {path} does not exist, nor is it the name of a recipe; the nearest names are {nearest(path)} "
+        f"config file {path} does not exist, and no recipe has this name; the closest names are {nearest(path)} "
         "(deim zoo lists all)"
     )
 
@@ -134,20 +134,20 @@ def _apply(cfg: Any, override: str) -> None:
     key = present_key(key)
     text = f"{key}={value}"
     if not equals:
-        raise ConfigError(f"{override!r} is no override; write key=value")
+        raise ConfigError(f"{override!r} is not a valid override; write key=value")
     known = not override.startswith("+")
     if known:
         _require_key(cfg, key)
     former = _value(cfg, key) if known else None
     try:
         LazyConfig.apply_overrides(cfg, [text])
-    except Exception as error:  # hydra and omegaconf have many kinds for malformed overrides
+    except Exception as error:  # hydra and omegaconf raise many types for malformed overrides
         raise ConfigError(f"override {override!r} cannot be applied: {error}") from error
     _require_kind(override, former, _value(cfg, key))
 
 
 def _value(cfg: Any, key: str) -> Any:
-    """What stands at ``key``; None if it refers to something that is not there."""
+    """Return the value at ``key``, or None if its interpolation cannot be resolved."""
     try:
         return OmegaConf.select(cfg, key)
     except OmegaConfBaseException:
@@ -155,7 +155,7 @@ def _value(cfg: Any, key: str) -> Any:
 
 
 def _kind(value: Any) -> str | None:
-    """What may only be replaced by its like; None for what may be replaced by anything."""
+    """Return the kind that an override of ``value`` must have, or None if every kind is allowed."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, Number):
@@ -172,7 +172,7 @@ def _require_kind(override: str, former: Any, value: Any) -> None:
 
 
 def _require_key(cfg: Any, key: str) -> None:
-    """Raise where ``key`` is not in the config, naming what is there."""
+    """Raise ConfigError if ``key`` is not in the config, listing the keys that exist."""
     node: Any = cfg
     done: list[str] = []
     for part in key.split("."):
@@ -187,7 +187,7 @@ def _require_key(cfg: Any, key: str) -> None:
             where = ".".join(done) or "the config"
             raise ConfigError(
                 f"unknown key {key!r}: {where} has {', '.join(k for k in known if k != '_target_') or 'no keys'} "
-                f"(to add a key write +{key}=...)"
+                f"(to add a key, write +{key}=...)"
             )
         done.append(part)
         node = node[part] if OmegaConf.is_dict(node) else node[int(part)]

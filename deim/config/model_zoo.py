@@ -1,4 +1,4 @@
-"""Recipes by name, wherever deim is installed, and the weights that are published for them."""
+"""Recipes by name, and the weights published for them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["PUBLISHED", "Published", "available", "get", "get_checkpoint_url", "
 
 
 def list() -> dict[str, tuple[str, ...]]:
-    """Names of all recipes -> the weights that :func:`get` finds for them, such as ``("coco", "objects365")``."""
+    """Return {recipe name: names of its published weights for :func:`get`, such as ``("coco", "objects365")``}."""
     return {name: tuple(one.data for one in published.of_recipe(name)) for name in available()}
 
 
@@ -25,11 +25,12 @@ def get_config(config_path: str, trained: bool = False) -> Any:
 
     Args:
         config_path: name of the recipe, such as ``"dfine/dfine_s_coco"``.
-        trained: set ``train.init_checkpoint`` to what is published for the recipe, preferably on COCO.
+        trained: set ``train.init_checkpoint`` to the weights published for the recipe, preferably those trained on
+            COCO.
 
     Raises:
-        ConfigError: if there is no such recipe.
-        CheckpointError: if ``trained`` and nothing is published for it.
+        ConfigError: if the recipe does not exist.
+        CheckpointError: if ``trained`` is True and no weights are published for the recipe.
     """
     cfg = LazyConfig.load(get_config_file(config_path))
     if trained:
@@ -38,10 +39,10 @@ def get_config(config_path: str, trained: bool = False) -> Any:
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """Return the address of the weights that are published for a recipe, preferably on COCO.
+    """Return the URL of the weights published for a recipe, preferably those trained on COCO.
 
     Raises:
-        CheckpointError: if nothing is published.
+        CheckpointError: if no weights are published for the recipe.
     """
     return _preferred(config_path).address
 
@@ -60,25 +61,27 @@ def get(
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Build a recipe's model, in eval mode. The first three arguments are those of detectron2's ``model_zoo.get``.
+    """Build a recipe's model, in eval mode. The first three arguments match detectron2's ``model_zoo.get``.
 
     Args:
         config_path: name of the recipe, such as ``"dfine/dfine_s_coco"``.
-        trained: load what is published for the recipe, preferably on COCO.
-        device: such as "cuda". None leaves the model on the CPU.
-        weights: "coco", "objects365" or "objects365_coco" for what is published, downloaded once into
-            :func:`deim.config.published.cache_folder`; or a file or folder of any known layout. None gives random weights,
-            unless ``trained``. A file in the form for deployment gives a model that cannot be trained.
-        num_classes: other than the recipe's.
-        classes: names of the model's classes. Those that the weights know keep them, others start anew.
+        trained: load the weights published for the recipe, preferably those trained on COCO.
+        device: such as "cuda". None keeps the model on the CPU.
+        weights: "coco", "objects365" or "objects365_coco" for published weights, downloaded once into
+            :func:`deim.config.published.cache_folder`; or a file or folder in any supported checkpoint layout. None
+            gives random weights unless ``trained`` is True. A file in deployment form gives a model that cannot be
+            trained.
+        num_classes: number of classes, if it differs from the recipe's.
+        classes: names of the model's classes. Classes that the checkpoint also has keep their weights; the others are
+            newly initialized.
 
     Raises:
         TypeError: if ``trained`` is not a bool.
-        ConfigError: if there is no such recipe.
-        CheckpointError: if the weights cannot be had, or do not fit.
+        ConfigError: if the recipe does not exist.
+        CheckpointError: if the weights cannot be found or downloaded, or do not fit.
     """
     if not isinstance(trained, bool):
-        raise TypeError(f"trained is True or False, got {trained!r}; weights are given by name: weights={trained!r}")
+        raise TypeError(f"trained must be True or False, got {trained!r}; to select weights, pass weights={trained!r}")
     cfg = get_config(config_path)
     if num_classes is not None or classes is not None:
         cfg.model.num_classes = len(classes) if classes is not None else num_classes

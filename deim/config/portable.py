@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the config that it was trained by, as plain data: enough to predict from a path alone."""
+"""Model and mapper config stored in checkpoints as plain data, so that a checkpoint path suffices for inference."""
 
 import logging
 import pydoc
@@ -13,9 +13,9 @@ from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
-# Parts of a config that predicting needs, by the names that they are kept under.
+# Parts of a config that inference needs: name in the checkpoint -> key in the config.
 KEPT = {"model": "model", "mapper": "dataloader.test.mapper"}
-# What a checkpoint may have called: modules, from these packages, and what lies here, which makes no more than them.
+# Targets that a checkpoint may call: nn.Module classes from `_PACKAGES`, and callables defined below `_HARMLESS`.
 _PACKAGES = ("deim", "detectron2", "detrex", "projects", "torch")
 _HARMLESS = (
     *("deim.modeling.", "deim.layers.", "deim.data.mapper", "deim.data.augmentation"),
@@ -25,7 +25,11 @@ _HARMLESS = (
 
 
 def to_portable(cfg: Any) -> dict[str, Any] | None:
-    """The parts of a config that predicting needs, with every reference resolved; None if they hold what is no data."""
+    """Return the parts of a config that inference needs, with interpolations resolved.
+
+    Returns:
+        Plain data, or None if the parts contain an object that is not plain data.
+    """
     kept = {}
     for name, key in KEPT.items():
         node = OmegaConf.select(cfg, key)
@@ -34,29 +38,31 @@ def to_portable(cfg: Any) -> dict[str, Any] | None:
         kept[name] = _plain(OmegaConf.to_container(node, resolve=True))
     backbone = kept["model"].get("backbone")
     if isinstance(backbone, dict):
-        # The checkpoint brings the weights: whoever builds the model needs no others.
+        # The checkpoint contains the weights, so the pretrained backbone is not needed.
         backbone.update({argument: empty for argument, empty in WEIGHTS_ARGUMENTS.items() if argument in backbone})
     foreign = _first_foreign(kept)
     if foreign is not None:
-        logger.info(f"Checkpoints will not hold the config, since {foreign} is no data: keep the config with them")
+        logger.info(f"Checkpoints will not contain the config: {foreign} is not plain data. Keep the config with them")
         return None
     return kept
 
 
 def from_portable(kept: Mapping[str, Any], path: str) -> DictConfig:
-    """The config that :func:`to_portable` has kept: ``model``, and ``dataloader.test.mapper``.
+    """Return the config stored by :func:`to_portable`: ``model`` and ``dataloader.test.mapper``.
 
     Args:
-        path: of the checkpoint, for messages.
+        kept: plain data from :func:`to_portable`.
+        path: path of the checkpoint, for messages.
 
     Raises:
-        CheckpointError: it would call what is no part of a detector: a file of unknown origin shall not run code.
+        CheckpointError: if the config calls anything but known detector parts, since a file of unknown origin must not
+            run code.
     """
     for target in _targets(dict(kept)):
         if not _is_harmless(target):
             raise CheckpointError(
-                f"the config in {path} calls {target}, which is no part of a detector that is known here. "
-                "If you trust it, give the config file yourself and the checkpoint as its weights"
+                f"the config in {path} calls {target}, which is not a known part of a detector. "
+                "If you trust the file, pass its config file, and the checkpoint as the weights"
             )
     cfg = DictConfig({}, flags={"allow_objects": True})
     for name, key in KEPT.items():
@@ -65,7 +71,7 @@ def from_portable(kept: Mapping[str, Any], path: str) -> DictConfig:
 
 
 def _plain(node: Any) -> Any:
-    """With the names of what is called in place of it."""
+    """Replace the callables of ``_target_`` keys by their dotted names."""
     if isinstance(node, dict):
         return {
             key: f"{value.__module__}.{value.__qualname__}" if key == "_target_" and callable(value) else _plain(value)
@@ -82,7 +88,7 @@ def _first_foreign(node: Any) -> str | None:
 
 
 def _targets(node: Any) -> list[str]:
-    """Everything that a config calls."""
+    """Return the targets of all nodes of a config."""
     if isinstance(node, dict):
         own = [str(node["_target_"])] if "_target_" in node else []
         return own + [target for value in node.values() for target in _targets(value)]
@@ -95,5 +101,5 @@ def _is_harmless(target: str) -> bool:
     found = pydoc.locate(target)
     if isinstance(found, type) and issubclass(found, nn.Module):
         return True
-    # by where it is defined: a name may lead through a module to whatever that imports
+    # Check the defining module: a dotted name may reach any object that a module imports.
     return callable(found) and str(getattr(found, "__module__", "")).startswith(_HARMLESS)

@@ -1,4 +1,4 @@
-"""Where the weights are that others have published for our recipes."""
+"""URLs of published weights for the recipes."""
 
 import logging
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ _DETREX = "https://github.com/IDEA-Research/detrex-storage/releases/download/"
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights that its authors have published.
+    """A published file of weights.
 
-    Their authors state no checksums; the file is checked when it is loaded, where every tensor has its place.
+    The authors publish no checksums. The file is checked when it is loaded: every tensor must fit the model.
 
     Attributes:
-        recipe: the name of the recipe whose model it fits.
-        data: what it was trained on: "coco", "objects365", or "objects365_coco" for the one and then the other.
-        address: of the file, or of its page on Google Drive.
-        average_precision: published for this file, on COCO's validation set (on that of Objects365, for
-            "objects365"); None if it is not stated. Files that others have converted state what they measured.
-        file_name: in the cache.
+        recipe: name of the recipe whose model the file fits.
+        data: training data: "coco", "objects365", or "objects365_coco" for pretraining on Objects365, then COCO.
+        address: URL of the file, or of its page on Google Drive.
+        average_precision: published AP in percent for this file, on the validation set of COCO (of Objects365 for
+            "objects365"); None if none is published. For converted files, the AP measured by the converting project.
+        file_name: file name in the cache.
     """
 
     recipe: str
@@ -41,43 +41,45 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept, or is to be put."""
+        """Path of the file in the cache, whether or not it exists."""
         return cache_folder() / self.file_name
 
 
 def of_recipe(recipe: str) -> list[Published]:
-    """All that is published for a recipe."""
+    """Return all published weights of a recipe."""
     return [one for one in PUBLISHED if one.recipe == recipe]
 
 
 def find(recipe: str, data: str) -> Published:
-    """What is published for a recipe.
+    """Return the published weights of a recipe for the training data ``data``.
 
     Raises:
-        CheckpointError: nothing; says what there is.
+        CheckpointError: if there are none; lists the available names.
     """
     found = of_recipe(recipe)
     for one in found:
         if one.data == data:
             return one
     known = ", ".join(one.data for one in found) or "none"
-    raise CheckpointError(f"there are no published weights {data!r} for {recipe} (there are: {known}), nor such a file")
+    raise CheckpointError(
+        f"no weights {data!r} are published for {recipe} (available: {known}), and no such file exists"
+    )
 
 
 def is_name(weights: str) -> bool:
-    """Whether ``weights`` is a name such as "coco" rather than a path or an address."""
+    """Return True if ``weights`` is a name such as "coco" rather than a path or a URL."""
     return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
 
 
 def path_of(recipe: str, weights: str) -> str:
-    """Return the path of the weights to predict with, which are downloaded first if needed.
+    """Return the path of weights for inference, downloading them if needed.
 
     Args:
         recipe: name of a recipe.
-        weights: a path, an address, or "coco", "objects365" or "objects365_coco" for what is published for the recipe.
+        weights: a path, a URL, or "coco", "objects365" or "objects365_coco" for the published weights of the recipe.
 
     Raises:
-        CheckpointError: nothing of that name is published for the recipe, or it cannot be downloaded.
+        CheckpointError: if no such weights are published for the recipe, or the download fails.
     """
     if not is_name(weights):
         return local_path(weights)
@@ -88,18 +90,16 @@ def path_of(recipe: str, weights: str) -> str:
         relative = substitute(recipe, weights)
         if relative is None:
             raise
-        raise CheckpointError(
-            f"{error}. D-FINE of the same size downloads from elsewhere: {relative.recipe}"
-        ) from error
+        raise CheckpointError(f"{error}. D-FINE of the same size is hosted elsewhere: {relative.recipe}") from error
 
 
 def start_of(recipe: str, weights: str) -> str:
-    """Return the path of the weights to start training from, as :func:`path_of`.
+    """Return the path of the initial weights for training; arguments as for :func:`path_of`.
 
-    Where DEIM's own file cannot be had, D-FINE of the same size takes its place, and the log says so.
+    If DEIM's own file cannot be downloaded, D-FINE of the same size is used instead, with a warning in the log.
 
     Raises:
-        CheckpointError: nothing of that name is published for the recipe, or it cannot be downloaded.
+        CheckpointError: if no such weights are published for the recipe, or the download fails.
     """
     if not is_name(weights):
         return local_path(weights)
@@ -109,12 +109,12 @@ def start_of(recipe: str, weights: str) -> str:
     except CheckpointError as error:
         if relative is None:
             raise
-        logger.warning(f"{error}\nTraining starts from {relative.recipe} instead, D-FINE of the same size.")
+        logger.warning(f"{error}\nTraining starts from {relative.recipe} (D-FINE of the same size) instead.")
     return str(fetch(relative.address, relative.path))
 
 
 def substitute(recipe: str, data: str) -> Published | None:
-    """Return the weights of D-FINE that a DEIM-D-FINE recipe can start from instead; None if there are none."""
+    """Return the D-FINE weights that can replace those of a DEIM-D-FINE recipe, or None."""
     relative = recipe.replace("deim_dfine", "dfine")
     if relative == recipe:
         return None
@@ -161,7 +161,7 @@ _DEIM_FILES = (
     ("deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco", "1mWknAXD5JYknUQ94WCEvPfXz13jcNOTI"),
     ("deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco", "1BIevZijOcBO17llTyDX32F_pYppBfnzu"),
 )
-# (recipe, before and after the common part of the file's name)
+# (recipe, file name parts before, inside and after `_HYBRID`)
 _HDETR_FILES = (
     ("r50_12ep", "r50_", "", "_12eps"),
     ("r50_36ep", "r50_", "", "_36eps"),

@@ -1,22 +1,24 @@
-"""What makes DEIM out of a recipe for another detector."""
+"""Conversion of D-FINE and RT-DETRv2 recipes to DEIM, and other changes to whole recipes."""
 
 from typing import Any
 
 from deim.config.building import accepts
 from deim.config.switches import with_deim_loss
 
-# Training images of COCO 2017, which most recipes are for.
+# Number of training images of COCO 2017, the dataset of most recipes.
 COCO_IMAGES = 118_287
 
 
 def with_deim_dfine(model: Any) -> Any:
-    """A D-FINE model config as DEIM trains it: its loss, SiLU in the decoder, nothing frozen; in place."""
+    """Apply DEIM's changes to a D-FINE model config, in place: DEIM's loss, SiLU in the decoder, nothing frozen."""
     return with_deim_loss(_unfrozen_with_silu(model))
 
 
 def with_deim_rtdetr(model: Any) -> Any:
-    """An RT-DETRv2 model config as DEIM trains it: its loss, SiLU in the decoder, a deeper position
-    embedding, nothing frozen; in place."""
+    """Apply DEIM's changes to an RT-DETRv2 model config, in place.
+
+    They are DEIM's loss, SiLU in the decoder, a position embedding of 3 layers, and nothing frozen.
+    """
     model.decoder.position.num_layers = 3
     return with_deim_loss(_unfrozen_with_silu(model))
 
@@ -24,17 +26,17 @@ def with_deim_rtdetr(model: Any) -> Any:
 def _unfrozen_with_silu(model: Any) -> Any:
     model.decoder.layer.activation = "silu"
     for argument, value in (("freeze_at", 0), ("freeze_norm", False)):
-        if accepts(model.backbone._target_, argument):  # another backbone may have no such part
+        if accepts(model.backbone._target_, argument):  # other backbones may lack these arguments
             model.backbone[argument] = value
     return model
 
 
 def with_iterations(train: Any, schedule: Any, dataloader: Any, images: int = COCO_IMAGES) -> Any:
-    """Write the length and the periods of a schedule in iterations into ``train.iterations``, in place.
+    """Write the length and periods of a schedule into ``train.iterations``, in iterations and in place.
 
-    Trainers of detectron2 and detrex count iterations, and take ``train.max_iter``, ``train.eval_period`` and
-    ``train.checkpointer.period`` from there. This project's own trainer derives them from the schedule and the data in use.
-    A recipe calls this last.
+    Trainers of detectron2 and detrex count iterations and read ``train.max_iter``, ``train.eval_period`` and
+    ``train.checkpointer.period`` from there. The trainer of this project derives them from the schedule and the dataset
+    in use. A recipe calls this function last.
 
     Args:
         train, schedule, dataloader: the nodes of a recipe.
@@ -51,14 +53,14 @@ def with_iterations(train: Any, schedule: Any, dataloader: Any, images: int = CO
 
 
 def with_datasets(dataloader: Any, model: Any, datasets: Any) -> None:
-    """Train and test on other data sets; in place.
+    """Replace the datasets of a recipe, in place.
 
     Args:
-        dataloader, model: of a recipe.
-        datasets: ``train``, ``test`` and ``num_classes``, as in ``common/data/voc.py``.
+        dataloader, model: the nodes of a recipe.
+        datasets: an object with ``train``, ``test`` and ``num_classes``, as in ``common/data/voc.py``.
     """
     dataloader.train.dataset, dataloader.test.dataset = datasets.train, datasets.test
-    # Where the evaluator writes what it needs in COCO's format.
+    # The evaluator writes the converted COCO annotations here.
     dataloader.evaluator.output_dir = "${train.output_dir}/evaluation"
     dataloader.evaluator.allow_cached_coco = False
     model.num_classes = datasets.num_classes

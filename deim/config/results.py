@@ -1,6 +1,6 @@
-"""What the authors of each recipe have published: the only place in the repository that states it.
+"""Published AP of each recipe.
 
-Pages, docstrings of recipes and ``deim zoo`` are tested against this table.
+This table is the single source: tests compare the documentation, the docstrings of recipes and ``deim zoo`` with it.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ class Result:
     """A published result.
 
     Attributes:
-        recipe: name of the recipe that it was obtained with.
-        average_precision: in percent, on COCO's validation set.
-        source: address of the page that states it.
-        hardware: what it was trained on.
+        recipe: name of the recipe.
+        average_precision: AP in percent on COCO's validation set.
+        source: URL of the page that publishes it.
+        hardware: training hardware.
     """
 
     recipe: str
@@ -30,7 +30,7 @@ _DEFORMABLE = "https://github.com/fundamentalvision/Deformable-DETR"
 _HYBRID = "https://github.com/HDETR/H-Deformable-DETR"
 _DENOISING = "https://github.com/IDEA-Research/DN-DETR"
 
-# (system, source, hardware, {recipe: AP}); no duration means that the authors publish none.
+# (system, source, hardware, {recipe: AP}); the duration is missing where the authors publish none.
 _TABLES = (
     ("deim_dfine", _DEIM, "4 GPUs", {
         "deim_dfine_n_coco": 43.0,

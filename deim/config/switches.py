@@ -1,8 +1,8 @@
-"""Parts of the methods that a recipe can have or not, each by a line.
+"""Switches that add a component of a method to a recipe or remove it, with one line each.
 
-In a recipe, the functions ``with_...`` and ``without_...`` change its ``model`` or ``dataloader``; for a whole
-config there is :func:`switch`. All change in place, and expect a ``decoder`` that is a
-:class:`deim.modeling.Decoder` and a ``criterion`` that is a :class:`deim.modeling.Criterion`.
+In a recipe, the functions ``with_...`` and ``without_...`` modify its ``model`` or ``dataloader``; :func:`switch`
+modifies a complete config. All of them work in place. They require that ``decoder`` is a :class:`deim.modeling.Decoder`
+and ``criterion`` a :class:`deim.modeling.Criterion`.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from deim.modeling.decoder import BoxPosition, DistributionRefinement, Iterative
 from deim.modeling.losses import Supervision
 from deim.modeling.queries import ContrastiveDenoising, LearnedQueries
 
-# A group of predictions -> the one of the boxes that FDR starts from, and what its loss names end with.
+# Group of predictions -> (group of the initial boxes of its FDR, suffix of the loss names of that group).
 _INITIAL = {
     "main": ("initial", "_pre"),
     "denoising": ("denoising_initial", "_dn_pre"),
     "hybrid": ("hybrid_initial", "_o2m_pre"),
 }
 
-# What a refinement takes over from the rest of its decoder.
+# Arguments of a refinement, interpolated from the rest of the decoder.
 _SIZES = {
     "dim": "${..layer.dim}",
     "num_classes": "${...num_classes}",
@@ -37,12 +37,12 @@ _SIZES = {
 
 
 def with_deim_loss(model: Any) -> Any:
-    """The matchability-aware loss (MAL) as classification loss (DEIM, section 3.3)."""
+    """Use the matchability-aware loss (MAL) for classification (DEIM, section 3.3)."""
     return _with_classification(model, "mal", alpha=None, gamma=1.5)
 
 
 def without_deim_loss(model: Any) -> Any:
-    """The varifocal loss as classification loss, as in RT-DETR and D-FINE."""
+    """Use the varifocal loss for classification, as in RT-DETR and D-FINE."""
     return _with_classification(model, "vfl", alpha=0.75, gamma=2.0)
 
 
@@ -56,10 +56,10 @@ def _with_classification(model: Any, name: str, alpha: float | None, gamma: floa
 
 
 def with_dense_o2o(dataloader: Any) -> Any:
-    """Mosaic and mixup in the training data, in the schedule's ``dense_epochs`` (DEIM, section 3.2).
+    """Add mosaic and mixup to the training data, during ``dense_epochs`` of the schedule (DEIM, section 3.2).
 
     Args:
-        dataloader: a config whose ``train.mapper`` is a :class:`deim.data.staged.StagedMapper`.
+        dataloader: the node of a recipe; its ``train.mapper`` must be a :class:`deim.data.staged.StagedMapper`.
     """
     dataloader.train.mapper.mosaic = LazyCall(Mosaic)(
         tile_size=min(dataloader.image_size) // 2, degrees=10.0, translate=0.1, scale=(0.5, 1.5), fill=0
@@ -69,13 +69,13 @@ def with_dense_o2o(dataloader: Any) -> Any:
 
 
 def without_dense_o2o(dataloader: Any) -> Any:
-    """Single images in all epochs."""
+    """Remove mosaic and mixup from the training data."""
     dataloader.train.mapper.mosaic = dataloader.train.mixup = None
     return dataloader
 
 
 def with_fdr(model: Any) -> Any:
-    """Fine-grained distribution refinement and its self-distillation (D-FINE, section 4)."""
+    """Use fine-grained distribution refinement (FDR) and its self-distillation (D-FINE, section 4)."""
     model.decoder.refinement = LazyCall(DistributionRefinement)(**_SIZES, reg_max=32, reg_scale=4.0)
     criterion = model.criterion
     criterion.weights = {**criterion.weights, "loss_fgl": 0.15, "loss_ddf": 1.5}
@@ -85,7 +85,7 @@ def with_fdr(model: Any) -> Any:
 
 
 def without_fdr(model: Any) -> Any:
-    """Boxes that every layer corrects, looking forward twice, as in RT-DETR."""
+    """Use iterative box refinement with look forward twice, as in RT-DETR."""
     model.decoder.refinement = LazyCall(IterativeRefinement)(**_SIZES, look_forward_twice=True)
     criterion = model.criterion
     criterion.weights = {k: v for k, v in criterion.weights.items() if k not in ("loss_fgl", "loss_ddf")}
@@ -96,31 +96,33 @@ def without_fdr(model: Any) -> Any:
 
 
 def _located(criterion: Any) -> list[Any]:
-    """The supervisions whose boxes are refined."""
+    """Return the supervisions of the groups whose boxes are refined."""
     return [one for one in criterion.supervision if one.group in _INITIAL]
 
 
 def _supervise(criterion: Any, supervision: Any) -> None:
-    """One more supervision, and that of the boxes that FDR starts from, if it is on."""
+    """Add a supervision and, if FDR is on, the supervision of its initial boxes."""
     refined = any(one.group == "initial" for one in criterion.supervision)
     also = [_initial_of(supervision)] if refined else []
     criterion.supervision = [*criterion.supervision, supervision, *also]
 
 
 def _initial_of(supervision: Any) -> Any:
-    """How the boxes are supervised that the refinement of a group starts from."""
+    """Return the supervision of the initial boxes of a group's refinement."""
     group, suffix = _INITIAL[supervision.group]
     return OmegaConf.merge(supervision, {"group": group, "suffix": suffix, "last_suffix": None})
 
 
 def with_hybrid_branch(model: Any, num_queries: int = 1500, repeats: int = 6, weight: float = 1.0) -> Any:
-    """More queries in training, each object matched to several of them (H-DETR, arXiv 2207.13080, section
-    3.2); evaluation and deployment are without them.
+    """Add a one-to-many branch to training (H-DETR, arXiv 2207.13080, section 3.2).
+
+    Each object is matched to several of the additional queries. Evaluation and deployment do not use them.
 
     Args:
-        num_queries: of the branch; fewer where an image has not so many tokens.
-        repeats: how many queries each object is matched to.
-        weight: of the branch's losses.
+        model: the node of a recipe.
+        num_queries: number of queries of the branch, at most the number of tokens of an image.
+        repeats: number of queries that each object is matched to.
+        weight: weight of the branch's losses.
     """
     model.decoder.queries.num_one_to_many = num_queries
     branch = LazyCall(Supervision)(group="hybrid", suffix="_o2m_{}", last_suffix="_o2m", repeats=repeats, weight=weight)
@@ -129,7 +131,7 @@ def with_hybrid_branch(model: Any, num_queries: int = 1500, repeats: int = 6, we
 
 
 def without_hybrid_branch(model: Any) -> Any:
-    """One-to-one matching alone."""
+    """Remove the one-to-many branch, so that matching is one-to-one only."""
     model.decoder.queries.num_one_to_many = 0
     criterion = model.criterion
     criterion.supervision = [one for one in criterion.supervision if not one.group.startswith("hybrid")]
@@ -137,7 +139,7 @@ def without_hybrid_branch(model: Any) -> Any:
 
 
 def with_denoising(model: Any) -> Any:
-    """Contrastive denoising queries (DINO, arXiv 2203.03605, section 3.3), beside queries that begin as boxes."""
+    """Add contrastive denoising queries (DINO, arXiv 2203.03605, section 3.3), for decoders whose queries are boxes."""
     model.decoder.denoising = LazyCall(ContrastiveDenoising)(
         dim="${..layer.dim}",
         num_classes="${...num_classes}",
@@ -152,7 +154,7 @@ def with_denoising(model: Any) -> Any:
 
 
 def without_denoising(model: Any) -> Any:
-    """No denoising queries."""
+    """Remove the denoising queries."""
     model.decoder.denoising = None
     criterion = model.criterion
     criterion.supervision = [one for one in criterion.supervision if not one.get("denoising")]
@@ -160,7 +162,7 @@ def without_denoising(model: Any) -> Any:
 
 
 def with_learned_queries(model: Any) -> Any:
-    """Queries that are learned and the same for every image, in place of selected encoder tokens."""
+    """Use learned queries, the same for every image, instead of selected encoder tokens."""
     former = model.decoder.queries
     model.decoder.queries = LazyCall(LearnedQueries)(
         dim="${..layer.dim}", num_queries=former.num_queries, num_one_to_many=former.get("num_one_to_many", 0)
@@ -173,7 +175,7 @@ def with_learned_queries(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class Switch:
-    """A part that a config has or not."""
+    """A component that can be added to a config and removed from it."""
 
     is_on: Callable[[Any], bool]
     turn_on: Callable[[Any], Any]
@@ -184,7 +186,7 @@ def _dense_on(cfg: Any) -> None:
     with_dense_o2o(cfg.dataloader)
     schedule = cfg.schedule
     if not any(schedule.get("dense_epochs", ())):
-        # As in DEIM's recipes: from the fifth epoch on, for half of the epochs with augmentation.
+        # As in DEIM's recipes: from the fifth epoch, for half of the epochs with augmentation.
         start = min(4, schedule.epochs // 4)
         schedule.dense_epochs = [start, start + (schedule.epochs - schedule.no_aug_epochs) // 2]
 
@@ -221,13 +223,13 @@ SWITCHES = {
 
 
 def is_on(cfg: Any, name: str) -> bool:
-    """Whether a config has a part of :data:`SWITCHES`.
+    """Return True if a config has the component ``name`` of :data:`SWITCHES`.
 
     Raises:
-        ConfigError: there is no such switch, or the config is not made of parts that it knows.
+        ConfigError: if the switch does not exist, or does not apply to the components of the config.
     """
     if name not in SWITCHES:
-        raise ConfigError(f"there is no switch {name!r}; there are {', '.join(SWITCHES)}")
+        raise ConfigError(f"switch {name!r} does not exist; choose one of {', '.join(SWITCHES)}")
     try:
         return SWITCHES[name].is_on(cfg)
     except (AttributeError, OmegaConfBaseException) as error:
@@ -235,11 +237,11 @@ def is_on(cfg: Any, name: str) -> bool:
 
 
 def switch(cfg: Any, **states: bool) -> Any:
-    """Give a config parts of :data:`SWITCHES`, or take them away; what is as wanted already stays untouched.
+    """Turn components of :data:`SWITCHES` on or off. Components already in the requested state are not modified.
 
     Args:
-        cfg: a whole config; changed in place.
-        states: {name of a switch: on or off}.
+        cfg: a complete config, modified in place.
+        states: {name of the switch: True for on, False for off}.
 
     Raises:
         ConfigError: see :func:`is_on`.

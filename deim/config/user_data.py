@@ -1,4 +1,4 @@
-"""A recipe on one's own data, by their path alone."""
+"""Recipes on a user's dataset, given by its path."""
 
 import logging
 from pathlib import Path
@@ -15,27 +15,27 @@ from deim.data.datasets.held_out import held_out_part
 
 logger = logging.getLogger("detectron2.deim")
 
-# One image of so many is evaluated where the data have no split for it.
+# Without a split for evaluation, one of this many images is held out.
 _EVERY = 10
 
 
 def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
-    """Train and evaluate a recipe on the data set at ``path``; in place.
+    """Train and evaluate a recipe on the dataset at ``path``; modifies the recipe in place.
 
-    Classes, splits and the number of classes are those found there, weights start from what is published for the recipe, with
-    the classes that both know, and learning rates, averages and warm-ups are scaled; see
+    Classes and splits are read from the dataset. Training starts from the weights published for the recipe, including
+    those of the classes that both have. Learning rates, EMA decay and warm-ups are scaled; see
     :func:`deim.config.batch_size.scale_to_batch_size`.
 
     Args:
-        cfg: A recipe.
-        path: A folder or a file; see :func:`deim.data.datasets.discovery.discover`.
-        images: The folder of the images, if they are elsewhere.
+        cfg: a recipe.
+        path: a directory or a file; see :func:`deim.data.datasets.discovery.discover`.
+        images: folder of the images, if they are stored elsewhere.
 
     Returns:
-        The recipe.
+        ``cfg``.
 
     Raises:
-        DatasetError: There is nothing to train on.
+        DatasetError: if there are no training data at ``path``.
     """
     found, (train, test) = own_data(path, images)
     name = _name_of(path)
@@ -47,25 +47,25 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     known = any(one.data == "coco" for one in published.of_recipe(cfg.train.recipe))
     if known:
         cfg.train.init_checkpoint = "coco"
-    logger.info(f"{path} is in {found.format}'s format, of {len(found.classes)} classes: {', '.join(found.classes)}")
+    logger.info(f"{path}: {found.format} format, {len(found.classes)} classes: {', '.join(found.classes)}")
     for note in found.notes:
         logger.info(f"{path}: {note}")
     if not known:
         logger.warning(
-            f"No detector is published for {cfg.train.recipe}: training starts from the weights that the recipe names for "
-            "its backbone, unless train.init_checkpoint is set"
+            f"No detector weights are published for {cfg.train.recipe}: training starts from the recipe's backbone "
+            "weights; set train.init_checkpoint to start from another checkpoint"
         )
     return cfg
 
 
 def own_data(path: str, images: str | None = None) -> tuple[Discovered, tuple[Any, Any]]:
-    """Recognize the data set at ``path``; see :func:`deim.data.datasets.discovery.discover`.
+    """Detect the format of the dataset at ``path``; see :func:`deim.data.datasets.discovery.discover`.
 
     Returns:
-        What was found, and nodes of a config that read what is trained and what is evaluated on.
+        The description of the dataset, and the config nodes of its training and evaluation splits.
 
     Raises:
-        DatasetError: There is nothing to train on.
+        DatasetError: if there are no training data at ``path``.
     """
     found = discover(path, images)
     return found, _datasets(found, _name_of(path))
@@ -77,11 +77,12 @@ def _name_of(path: str) -> str:
 
 
 def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
-    """Nodes that read the splits."""
+    """Return the config nodes of the training and evaluation splits."""
     if found.test is not None:
         return _node(found.train, f"{name}_train"), _node(found.test, f"{name}_val")
     logger.warning(
-        f"There is no split to evaluate on: one of {_EVERY} images is kept back for that, the others are trained on"
+        f"The dataset has no evaluation split: one of every {_EVERY} images is held out for evaluation, "
+        "the others are used for training"
     )
     whole = f"{name}_all"
     parts = [

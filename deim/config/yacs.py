@@ -1,4 +1,4 @@
-"""Old-style (yacs) configs: naming this project's models in ``cfg.MODEL.META_ARCHITECTURE``.
+"""Old-style (yacs) configs: this project's models as ``cfg.MODEL.META_ARCHITECTURE``.
 
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
@@ -11,8 +11,8 @@
     cfg.MODEL.DEIM.NUM_CLASSES = 20
     model = build_model(cfg)
 
-``cfg.MODEL.BACKBONE.NAME`` gives other models of detectron2 a backbone: ``"HGNetV2"``, ``"PResNet"``, ``"build_swin"``,
-``"build_timm"``, or ``"build_resnet"``, which takes detectron2's own keys.
+``cfg.MODEL.BACKBONE.NAME`` selects a backbone of this project for other detectron2 models: ``"HGNetV2"``,
+``"PResNet"``, ``"build_swin"``, ``"build_timm"``, or ``"build_resnet"``, which reads detectron2's keys.
 """
 
 from detectron2.config import CfgNode, get_cfg
@@ -24,10 +24,9 @@ from deim.config.building import build
 
 
 def add_deim_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.DEIM``, ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN`` and ``MODEL.TIMM`` with their
-    defaults, in place."""
+    """Add ``MODEL.DEIM``, ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN`` and ``MODEL.TIMM`` to ``cfg``."""
     cfg.MODEL.DEIM = CfgNode()
-    # a recipe of deim.model_zoo, which describes backbone, encoder, decoder and losses
+    # name of a recipe in deim.config.model_zoo, which defines backbone, encoder, decoder and losses
     cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_l_coco"
     cfg.MODEL.DEIM.NUM_CLASSES = 80
 
@@ -59,10 +58,10 @@ def add_deim_config(cfg: CfgNode) -> None:
 
 @META_ARCH_REGISTRY.register()
 class DEIMDetector(modeling.DEIMDetector):
-    """:class:`deim.modeling.DEIMDetector` as ``cfg.MODEL.DEIM`` describes it.
+    """A :class:`deim.modeling.DEIMDetector` configured by ``cfg.MODEL.DEIM``.
 
-    Images are in the order of ``cfg.INPUT.FORMAT``, which the mappers of detectron2 follow. ``cfg.MODEL.PIXEL_MEAN`` and
-    ``PIXEL_STD`` replace those of the recipe where they are not detectron2's defaults; they are in the order of
+    The channel order of the images is ``cfg.INPUT.FORMAT``, as in detectron2's mappers. If ``cfg.MODEL.PIXEL_MEAN`` or
+    ``PIXEL_STD`` differs from detectron2's default, it replaces the recipe's value; both are in the order of
     ``cfg.INPUT.FORMAT``.
     """
 
@@ -75,7 +74,7 @@ class DEIMDetector(modeling.DEIMDetector):
 
 
 def _pixel_statistics(cfg: CfgNode) -> dict[str, list[float]]:
-    """``pixel_mean`` and ``pixel_std`` of red, green and blue, where a config sets others than detectron2's defaults."""
+    """Return ``pixel_mean`` and ``pixel_std`` in RGB order, as far as they differ from detectron2's defaults."""
     default = get_cfg().MODEL
     order = -1 if cfg.INPUT.FORMAT == "BGR" else 1
     return {

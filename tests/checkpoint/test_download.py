@@ -125,9 +125,9 @@ def test_training_starts_from_dfine_where_deims_file_cannot_be_had(web: Web, cap
     web.files[relative.address] = File(weights())
     with caplog.at_level(logging.WARNING):
         assert published.start_of("deim_dfine/deim_dfine_s_coco", "coco") == str(relative.path)
-    assert "Training starts from dfine/dfine_s_coco instead" in caplog.text
+    assert "Training starts from dfine/dfine_s_coco (D-FINE of the same size) instead" in caplog.text
     # A D-FINE in place of the DEIM that was asked for would predict something else.
-    with pytest.raises(CheckpointError, match=r"downloads from elsewhere: dfine/dfine_s_coco"):
+    with pytest.raises(CheckpointError, match=r"is hosted elsewhere: dfine/dfine_s_coco"):
         published.path_of("deim_dfine/deim_dfine_s_coco", "coco")
     with pytest.raises(CheckpointError, match=r"cannot be downloaded.* save it as "):
         published.start_of("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "coco")

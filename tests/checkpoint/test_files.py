@@ -145,7 +145,7 @@ def test_what_cannot_be_written_or_is_no_recipe_is_told(official: Path, tmp_path
     for to in ("native", "dfine", "hf"):
         with pytest.raises(CheckpointError, match="cannot be written: "):
             convert(str(official), str(tmp_path / "file" / "out"), to=to, recipe=RECIPE)
-    with pytest.raises(ConfigError, match="nor is it the name of a recipe; the nearest names are"):
+    with pytest.raises(ConfigError, match="and no recipe has this name; the closest names are"):
         convert(str(official), str(tmp_path / "out"), recipe="dfine/dfine_q_coco")
 
 
@@ -190,7 +190,7 @@ def test_the_zoo_tells_what_is_published_and_how_to_get_it(tmp_path: Path, monke
     assert model_zoo.list()["dfine/dfine_s_coco"] == ("coco", "objects365_coco", "objects365")
     with pytest.raises(CheckpointError, match=f"https://drive.google.com/.* save it as {tmp_path}/deim/deim_dfine_s"):
         model_zoo.get("deim_dfine/deim_dfine_s_coco", weights="coco")
-    with pytest.raises(CheckpointError, match=r"no published weights 'objects365' for .* \(there are: coco\)"):
+    with pytest.raises(CheckpointError, match=r"no weights 'objects365' are published for .* \(available: coco\)"):
         model_zoo.get("dfine/dfine_n_coco", weights="objects365")
 
 
@@ -199,9 +199,9 @@ def test_the_zoo_is_called_as_that_of_detectron2() -> None:
     assert model_zoo.get_config("dfine/dfine_s_coco").train.init_checkpoint == ""
     assert model_zoo.get_config("dfine/dfine_s_coco", trained=True).train.init_checkpoint == "coco"
     assert model_zoo.get("deim_dfine/deim_dfine_n_shapes", False, "cpu").device.type == "cpu"
-    with pytest.raises(CheckpointError, match="no published weights 'coco'"):
+    with pytest.raises(CheckpointError, match="no weights 'coco' are published"):
         model_zoo.get("deim_dfine/deim_dfine_n_shapes", trained=True)
-    with pytest.raises(TypeError, match="weights are given by name: weights='coco'"):
+    with pytest.raises(TypeError, match="to select weights, pass weights='coco'"):
         model_zoo.get("dfine/dfine_s_coco", "coco")
 
 

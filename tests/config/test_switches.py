@@ -101,7 +101,7 @@ def test_dense_o2o_gets_its_epochs() -> None:
 
 
 def test_what_cannot_be_switched_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no switch 'magic'; there are dense_o2o, mal, fdr, hybrid"):
+    with pytest.raises(ConfigError, match="switch 'magic' does not exist; choose one of dense_o2o, mal, fdr, hybrid"):
         switch(recipe("dfine_l_coco"), magic=True)
     path = tmp_path / "foreign.py"
     path.write_text("train = dict()\ndataloader = dict()\nmodel = dict()\noptimizer = dict()\n")

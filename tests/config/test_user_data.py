@@ -168,7 +168,7 @@ def test_weights_are_a_path_or_the_name_of_what_is_published(tmp_path: Path, mon
     assert published.path_of("deim_dfine/deim_dfine_s_coco", "coco") == str(file.path)
     for path in ("", "somewhere/model", "model.pth", str(tmp_path)):
         assert published.path_of("deim_dfine/deim_dfine_s_coco", path) == path
-    with pytest.raises(CheckpointError, match=r"no published weights 'imagenet' for .* \(there are: coco\)"):
+    with pytest.raises(CheckpointError, match=r"no weights 'imagenet' are published for .* \(available: coco\)"):
         published.path_of("deim_dfine/deim_dfine_s_coco", "imagenet")
 
 
@@ -192,7 +192,7 @@ def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, 
                 "train.eval_period=2", f"train.output_dir={output}",
                 f"train.init_checkpoint={tmp_path / 'first' / 'model_final.pth'}")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "is in COCO's format, of 3 classes: star, circle, blob" in done.stdout
+    assert "COCO format, 3 classes: star, circle, blob" in done.stdout
     assert "optimizer.lr=" in done.stdout
     assert sorted(metrics(output)) == [0, 1]
     said = torch.load(output / "model_final.pth", weights_only=True)["deim"]

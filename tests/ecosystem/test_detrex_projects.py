@@ -136,7 +136,7 @@ def test_every_loss_equals_that_of_the_models_own_criterion(
 
 @pytest.mark.parametrize("name", ["detr/configs/detr_r50_300ep.py", "pnp_detr/configs/pnp_detr_r50_300ep.py"])
 def test_models_with_a_class_for_nothing_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="with a softmax over the classes and one for nothing"):
+    with pytest.raises(ConfigError, match="with a softmax over the classes and a no-object class"):
         with_deim_criterion(get_detrex_config(name).model)
 
 

@@ -66,4 +66,4 @@ def test_the_former_name_of_a_key_still_works(caplog: pytest.LogCaptureFixture, 
         "deim_shapes_val",
     )
     assert len(loaded.dataloader.train.mapper.color) == 1
-    assert "dataloader.test.dataset.name is called names by now" in caplog.text
+    assert "dataloader.test.dataset.name has been renamed to names" in caplog.text

@@ -79,7 +79,7 @@ def test_the_command_ends_with_status_2(shapes: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_is_found_by_its_name() -> None:
     assert load_config("deim_dfine/deim_dfine_n_shapes") == load_config(RECIPE)
-    with pytest.raises(DeimError, match="the nearest names are deim_dfine/deim_dfine_"):
+    with pytest.raises(DeimError, match="the closest names are deim_dfine/deim_dfine_"):
         load_config("deim_dfine/deim_dfine_xxl")
 
 

@@ -50,7 +50,7 @@ def test_a_checkpoint_calls_nothing_but_parts_of_detectors(target: str, checkpoi
     content = torch.load(checkpoint)
     content["deim"]["config"]["model"]["encoder"] = {"_target_": target, "command": "touch here"}
     torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match=f"calls {target}, which is no part of a detector"):
+    with pytest.raises(CheckpointError, match=f"calls {target}, which is not a known part of a detector"):
         load_trained(str(tmp_path / "model.pth"))
 
 

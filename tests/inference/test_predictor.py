@@ -156,7 +156,7 @@ def test_an_empty_folder_and_several_pictures_for_one_are_told(
     ("arguments", "error", "message"),
     [
         (("deim_dfine/deim_dfine_n_shapes",), ConfigError, "is a recipe, which has no weights"),
-        (("deim_dfine/deim_dfine_z_coco", "x.pth"), ConfigError, "the nearest names are"),
+        (("deim_dfine/deim_dfine_z_coco", "x.pth"), ConfigError, "the closest names are"),
         (("nowhere.pth",), CheckpointError, "nowhere.pth does not exist"),
         (("nowhere.onnx",), CheckpointError, "exported model nowhere.onnx does not exist"),
     ],
@@ -169,7 +169,7 @@ def test_models_that_are_not_there_are_told(arguments: tuple, error: type[DeimEr
 def test_settings_without_sense_are_told(checkpoint: Path, predictor: Predictor, photos: Path) -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         Predictor(checkpoint, threshold=40)
-    with pytest.raises(ConfigError, match="there is no device 'abacus'"):
+    with pytest.raises(ConfigError, match="device 'abacus' is not available"):
         Predictor(checkpoint, device="abacus")
     with pytest.raises(ConfigError, match="channels='GBR'"):
         predictor(photos / "0.png", channels="GBR")

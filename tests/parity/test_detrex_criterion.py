@@ -140,5 +140,5 @@ def test_a_softmax_with_a_class_for_nothing_is_refused() -> None:
 
 @pytest.mark.skipif(not is_standalone("detrex"), reason="detrex is installed")
 def test_without_detrex_its_recipes_say_what_they_need() -> None:
-    with pytest.raises(ConfigError, match="put a checkout of detrex, and of detectron2, on PYTHONPATH"):
+    with pytest.raises(ConfigError, match="add checkouts of detrex and of detectron2 to PYTHONPATH"):
         model_zoo.get_config("dino_deim/deim_dino_r50_4scale_12ep_coco")
