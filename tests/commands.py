@@ -44,6 +44,11 @@ def tool(name: str, *arguments: str, launcher: tuple[str, ...] = (), cwd: Path =
     return _forked(cwd, str(ROOT / "tools" / name), *arguments)
 
 
+def script(path: Path, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a script of another project as :func:`tool` runs ours."""
+    return _forked(cwd, str(path), *arguments)
+
+
 _TIMEOUT = 600
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["tests.preloaded"])

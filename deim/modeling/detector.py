@@ -137,10 +137,7 @@ class DEIMDetector(nn.Module):
             return ImageList(self.normalize(batch), [size] * len(images)), None
         normalized = [self.normalize(image.to(self.device)) for image in images]
         batched = ImageList.from_tensors(normalized, divisor)
-        padding = torch.ones(len(images), *batched.tensor.shape[-2:], dtype=torch.bool, device=self.device)
-        for mask, (height, width) in zip(padding, batched.image_sizes, strict=True):
-            mask[:height, :width] = False
-        return batched, padding
+        return batched, padded_pixels(batched)
 
     def _targets(self, batched_inputs: list[dict], sizes: Sequence[tuple[int, int]]) -> Targets:
         """Ground truth relative to each image's size (height, width), on the device."""
@@ -166,6 +163,17 @@ class DEIMDetector(nn.Module):
             instances = Instances(size, pred_boxes=Boxes(places), scores=best, pred_classes=labels)
             results.append({"instances": instances})
         return results
+
+
+def padded_pixels(images: ImageList) -> Tensor:
+    """Return (B, H, W) bool, True where a pixel of the batch is padding.
+
+    Nothing is assigned in place, since torch.onnx drops assignments to views of a traced graph.
+    """
+    height, width = images.tensor.shape[-2:]
+    device = images.tensor.device
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return torch.stack([(rows >= h)[:, None] | (columns >= w) for h, w in images.image_sizes])
 
 
 def _scales(sizes: Sequence[tuple[int, int]]) -> Tensor:
