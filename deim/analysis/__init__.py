@@ -1,4 +1,4 @@
-"""What a detector gets right and wrong, out of arrays: no model and no picture is needed."""
+"""Error analysis of detections, computed from arrays without a model or images."""
 
 from deim.analysis.confusion import confusion_matrix
 from deim.analysis.curves import Curve, curves_of_classes

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrix of detections and ground truth."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,17 @@ from deim.analysis.judging import SAME, Found, on_crowds, overlaps_with_truths
 
 
 def confusion_matrix(found: Sequence[Found], num_classes: int) -> np.ndarray:
-    """Objects and detections counted by their classes, where they are in the same place (IoU of at least 0.5); the
-    better detection takes an object first, and an object of its own class before others.
+    """Count detections and objects by class, matched by location with an IoU of at least 0.5.
+
+    Detections are matched in the order of their scores. Each takes an unmatched object, preferably of its own class.
+
+    Args:
+        found: ground truth and detections of each image.
+        num_classes: K.
 
     Returns:
-        (K + 1, K + 1) int64: rows are objects, columns detections; the last row counts detections of no object, the
-        last column objects that were not found. Detections on crowds of their class do not count.
+        (K + 1, K + 1) int64. Rows are objects, columns detections. The last row counts detections without an object,
+        the last column objects without a detection. Unmatched detections on crowds of their class do not count.
     """
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     for one in found:

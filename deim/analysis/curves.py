@@ -1,4 +1,4 @@
-"""Precision and recall over the threshold, and the threshold that is best."""
+"""Precision-recall curves and the best score threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from deim.analysis.judging import CORRECT, IGNORED, Found, Judged
 
 @dataclass(frozen=True)
 class Curve:
-    """Of one class.
+    """Precision-recall curve of one class.
 
     Attributes:
-        objects: how many there are.
-        scores: (D,) of its detections, best first: the thresholds at which the values below hold.
-        precision, recall: (D,).
+        objects: number of ground-truth objects.
+        scores: (D,) scores of the detections in descending order: the thresholds of the values below.
+        precision, recall: (D,) values in [0, 1].
     """
 
     objects: int
@@ -31,17 +31,17 @@ class Curve:
 
     @property
     def best(self) -> int | None:
-        """The place of the best F1; None if nothing of the class was found or is there."""
+        """Index of the best F1; None if the class has no detections or no objects."""
         return int(self.f1.argmax()) if len(self.scores) and self.objects else None
 
     def f1_at(self, threshold: float) -> float:
-        """F1 of the detections with at least this score."""
+        """Return the F1 of the detections with at least this score."""
         count = int((self.scores >= threshold).sum())
         return float(self.f1[count - 1]) if count else 0.0
 
 
 def curves_of_classes(found: Sequence[Found], judged: Sequence[Judged], num_classes: int) -> list[Curve]:
-    """One curve for each class."""
+    """Return one curve per class."""
     scores = np.concatenate([one.scores for one in found]) if found else np.zeros(0)
     classes = np.concatenate([one.classes for one in found]) if found else np.zeros(0, int)
     kinds = np.concatenate([one.kinds for one in judged]) if judged else np.zeros(0, int)
@@ -55,7 +55,7 @@ def curves_of_classes(found: Sequence[Found], judged: Sequence[Judged], num_clas
 
 
 def best_threshold(curves: Sequence[Curve]) -> float:
-    """The threshold at which the mean F1 of the classes is highest; 0.5 if nothing was found."""
+    """Return the threshold with the highest mean F1 over classes; 0.5 if there are no correct detections."""
     known = [curve for curve in curves if curve.objects]
     candidates = np.linspace(0.05, 0.95, 91)
     sums = np.array([sum(curve.f1_at(value) for curve in known) for value in candidates])

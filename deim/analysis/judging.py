@@ -1,6 +1,6 @@
-"""What each detection of an image is: right, or wrong in which way.
+"""Classification of detections as correct or as one of several kinds of errors.
 
-Kinds of errors as in TIDE (Bolya et al. 2020, arXiv 2008.08115, section 2.2), without its mixed one.
+The kinds follow TIDE (Bolya et al. 2020, arXiv 2008.08115, section 2.2), without its combined error "both".
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,25 @@ import torch
 from deim.structures.boxes import area, intersection, iou
 
 CORRECT, DUPLICATE, CLASS, LOCALISATION, BACKGROUND, IGNORED = range(6)
-# By their number; what lies on a crowd of its class counts neither for nor against.
+# Names by index. "ignored" detections lie on a crowd of their class and count neither as correct nor as errors.
 KINDS = ("correct", "duplicate", "class", "localization", "background", "ignored")
-# From this overlap on a detection is of an object; from the second one on it is near one.
+# Minimum IoU for a detection to match an object, and to be a localization error near one.
 SAME, NEAR = 0.5, 0.1
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is in an image, and what was found there.
+    """Ground truth and detections of one image.
 
     Attributes:
-        file_name: of the image.
+        file_name: file name of the image.
         truth_boxes: (N, 4) XYXY in pixels.
-        truth_classes: (N,).
-        crowds: (C, 4) boxes around many objects, of ``crowd_classes`` (C,).
-        boxes: (M, 4) XYXY of detections, best first.
-        scores: (M,).
-        classes: (M,).
+        truth_classes: (N,) class indices.
+        crowds: (C, 4) XYXY boxes around groups of objects.
+        crowd_classes: (C,) class indices of the crowds.
+        boxes: (M, 4) XYXY of the detections, best score first.
+        scores: (M,) scores of the detections.
+        classes: (M,) class indices of the detections.
     """
 
     file_name: str
@@ -41,7 +42,7 @@ class Found:
     classes: np.ndarray
 
     def above(self, threshold: float) -> "Found":
-        """With the detections of at least this score."""
+        """Return a copy with only the detections of at least this score."""
         kept = self.scores >= threshold
         truths = (self.truth_boxes, self.truth_classes, self.crowds, self.crowd_classes)
         return Found(self.file_name, *truths, self.boxes[kept], self.scores[kept], self.classes[kept])
@@ -49,23 +50,27 @@ class Found:
 
 @dataclass(frozen=True)
 class Judged:
-    """
+    """Results of :func:`judge` for one image.
+
     Attributes:
         kinds: (M,) index into :data:`KINDS` of each detection.
-        truths: (M,) the object that a correct one is of; -1 for others.
+        truths: (M,) index of the object that a correct detection matches; -1 for all other detections.
     """
 
     kinds: np.ndarray
     truths: np.ndarray
 
     def first(self, count: int) -> "Judged":
-        """Of the best so many detections: what one is does not depend on worse ones."""
+        """Return the results of the ``count`` best detections, which do not depend on detections with lower scores."""
         return Judged(self.kinds[:count], self.truths[:count])
 
 
 def judge(found: Found) -> Judged:
-    """Give each detection, best first, the object of its class that it overlaps most and that no better one has, as
-    COCO's evaluation does at an IoU of 0.5; and tell what the others are."""
+    """Match detections with objects and classify the unmatched detections.
+
+    Each detection, best score first, takes the unmatched object of its class with the highest IoU of at least 0.5, as
+    in COCO's evaluation.
+    """
     overlap, on_crowd = overlaps_with_truths(found), on_crowds(found)
     same_class = found.classes[:, None] == found.truth_classes[None]
     kinds = np.full(len(found.boxes), BACKGROUND)
@@ -83,10 +88,11 @@ def judge(found: Found) -> Judged:
 
 
 def _error(own: np.ndarray, overlaps: np.ndarray) -> int:
-    """
+    """Return the kind of error of an unmatched detection.
+
     Args:
-        own: (N,) overlaps with objects of the detection's class, zero for others.
-        overlaps: (N,) with all objects.
+        own: (N,) IoU with objects of the detection's class, zero for objects of other classes.
+        overlaps: (N,) IoU with all objects.
     """
     if own.size and own.max() >= SAME:
         return DUPLICATE
@@ -96,12 +102,12 @@ def _error(own: np.ndarray, overlaps: np.ndarray) -> int:
 
 
 def overlaps_with_truths(found: Found) -> np.ndarray:
-    """(M, N) IoU of detections and objects."""
+    """Return the (M, N) IoU of detections and objects."""
     return iou(torch.from_numpy(found.boxes)[:, None], torch.from_numpy(found.truth_boxes)).numpy()
 
 
 def on_crowds(found: Found) -> np.ndarray:
-    """(M,) bool: detections of which half or more lies on a crowd of their class."""
+    """Return (M,) bool: at least half of the detection lies on a crowd of its class."""
     boxes = torch.from_numpy(found.boxes)[:, None]
     covered = intersection(boxes, torch.from_numpy(found.crowds)) / area(boxes).clamp(min=1e-9)
     return ((covered.numpy() >= SAME) & (found.classes[:, None] == found.crowd_classes)).any(axis=1)

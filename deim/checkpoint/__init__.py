@@ -1,4 +1,4 @@
-"""Checkpoints: of whole models and of backbones, ours and those of others."""
+"""Checkpoints of models and backbones, in the layout of this package and of other libraries."""
 
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.loading import load_for_inference, load_weights, resume

@@ -1,4 +1,4 @@
-"""Weights of a backbone that was trained to classify, or inside of a detector."""
+"""Loading of backbone weights from classification checkpoints or whole detectors."""
 
 import logging
 import re
@@ -16,31 +16,32 @@ from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
-# Buffers that a backbone computes by itself, and files may lack.
+# Buffers that a backbone computes itself; files may lack them.
 COMPUTED = ("num_batches_tracked", "relative_position_index", "attn_mask")
-# The ResNets of Caffe2, which detectron2 also has as R-50.pkl.
+# A tensor name of Caffe2's ResNets, which detectron2 publishes as R-50.pkl.
 _CAFFE2 = "conv1_w"
-# First parts of names that only detectors have.
+# First components of names that occur in detectors only.
 _DETECTOR_PARTS = re.compile(
     r"(encoder|decoder|transformer|input_proj|class_embed|bbox_embed|query_embed|neck|proposal_generator|roi_heads|"
     r"bbox_head|rpn_head|sem_seg_head|head\.cls_convs)\b"
 )
-# A backbone of another library may have parameters that a classifier lacks, such as a feature pyramid or norms of
-# features. At least this share of the tensors of the classifier's network must be in the file.
+# A backbone of another library may have parameters that a classifier lacks, such as a feature pyramid or output norms.
+# The file must contain at least this fraction of the tensors of the classifier's network.
 _MIN_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class BackboneMatch:
-    """How the tensors of a file fit a backbone.
+    """Result of matching the tensors of a file with a backbone.
 
     Attributes:
-        weights: {name in the backbone: tensor of the file}, those of equal shape.
-        resized: names in the backbone whose tensor in the file has another shape.
+        weights: {name in the backbone: tensor of the file}, for tensors of equal shape.
+        resized: names in the backbone whose tensor has another shape in the file.
         missing: names in the backbone that the file lacks.
         used: names in the file that the backbone has.
         left: names in the file that the backbone lacks.
-        outer: prefix of the module that the file is of, such as ``net.`` inside of a feature pyramid; "" for all.
+        outer: prefix of the submodule that the file matches, such as ``net.`` inside a feature pyramid; "" if the file
+            matches the whole backbone.
     """
 
     weights: dict[str, Tensor]
@@ -52,37 +53,37 @@ class BackboneMatch:
 
     @property
     def share(self) -> float:
-        """The share of the tensors of the ``outer`` module that the file has, in [0, 1]."""
+        """Fraction of the tensors of the ``outer`` module that the file contains, in [0, 1]."""
         found = len(self.weights) + len(self.resized)
         missing = sum(name.startswith(self.outer) for name in self.missing)
         return found / max(found + missing, 1)
 
     @property
     def is_whole_stage(self) -> bool:
-        """Whether the file has no further blocks in a stage that the backbone has, as that of a deeper model would."""
+        """True unless the file has more blocks in a stage than the backbone, as a deeper model does."""
         stages = {_stage(name) for name in self.used}
         further = [name for name in self.left if _stage(name) in stages]
         return not any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
 
 
 def load_backbone_weights(backbone: nn.Module, path: str, fresh: tuple[str, ...] | None = ()) -> None:
-    """Load the weights in ``path`` into a backbone, and log what the backbone has no place for, such as a classifier.
+    """Load the weights in ``path`` into a backbone and log the tensors it does not use, such as a classifier's.
 
     Args:
-        backbone: of this package, detectron2, detrex or any other library.
-        path: a file of any layout in :mod:`deim.checkpoint.formats.backbones`, under the backbone's own names, or with
-            the weights of a whole detector.
+        backbone: backbone of this package, detectron2, detrex or any other library.
+        path: a file in any layout of :mod:`deim.checkpoint.formats.backbones`, a file with the backbone's own names,
+            or a checkpoint of a whole detector.
         fresh: prefixes of parameters that a classifier does not have. They keep their values if the file lacks
-            them. None allows any, up to a quarter of the backbone's tensors.
+            them. None allows any parameters, up to a quarter of the backbone's tensors.
 
     Raises:
-        CheckpointError: the file cannot be read, or does not fit the backbone.
+        CheckpointError: if the file cannot be read or does not fit the backbone.
     """
     load_stored_backbone(backbone, read_weights(path), fresh)
 
 
 def load_stored_backbone(backbone: nn.Module, stored: Stored, fresh: tuple[str, ...] | None = ()) -> None:
-    """:func:`load_backbone_weights` of a file that has been read already."""
+    """Load weights as :func:`load_backbone_weights` does, from a file that has been read already."""
     path = stored.path
     match = match_backbone(backbone, stored.weights, path)
     missing = [name for name in match.missing if fresh is not None and not name.startswith(fresh)]
@@ -91,24 +92,24 @@ def load_stored_backbone(backbone: nn.Module, stored: Stored, fresh: tuple[str, 
     if wrong:
         raise CheckpointError(
             f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing in the file "
-            "or have another shape:\n  " + "\n  ".join(grouped(wrong))
+            "or have a different shape:\n  " + "\n  ".join(grouped(wrong))
         )
     if not match.is_whole_stage:
         raise CheckpointError(
-            f"{path} is of a deeper model than this {type(backbone).__name__}. The backbone has no place for\n  "
+            f"{path} belongs to a deeper model than this {type(backbone).__name__}. Tensors without a counterpart:\n  "
             + "\n  ".join(grouped(match.left))
         )
     backbone.load_state_dict(match.weights, strict=False)
-    details = [f"without {', '.join(grouped(match.left))}" if match.left else ""]
+    details = [f"unused: {', '.join(grouped(match.left))}" if match.left else ""]
     details.append(f"newly initialized: {', '.join(grouped(match.missing))}" if match.missing else "")
     logger.info("; ".join([f"Loaded the backbone from {path}", *filter(None, details)]))
 
 
 def match_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> BackboneMatch:
-    """Match the tensors of a file with those of a backbone, by whichever naming fits best.
+    """Match the tensors of a file with those of a backbone, under the naming that fits best.
 
     Raises:
-        CheckpointError: the weights are of Caffe2's ResNets, which are built differently.
+        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.
     """
     namings = [dict(weights), backbone_weights(weights, path)]
     matches = [_match(backbone.state_dict(), naming) for naming in namings]
@@ -130,7 +131,7 @@ def _match(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Backbo
 
 
 def _outer_module(state: Iterable[str], weights: Mapping[str, Tensor]) -> str:
-    """The prefix, such as ``net.`` or ``bottom_up.``, without which most names are those of the file; "" for none."""
+    """Return the prefix, such as ``net.`` or ``bottom_up.``, whose removal matches most names; "" for none."""
     names = list(state)
     prefixes = {"", *(".".join(name.split(".")[:depth]) + "." for name in names for depth in (1, 2))}
     return max(
@@ -140,17 +141,17 @@ def _outer_module(state: Iterable[str], weights: Mapping[str, Tensor]) -> str:
 
 
 def _stage(name: str) -> str:
-    """The stage that a tensor belongs to, such as ``res4`` or ``layers.2``."""
+    """Return the stage of a tensor, such as ``res4`` or ``layers.2``."""
     first, _, rest = name.partition(".")
     number = rest.partition(".")[0]
     return f"{first}.{number}" if number.isdigit() and not first[-1:].isdigit() else first
 
 
 def holds_backbone(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> bool:
-    """Whether a file holds the backbone of ``model`` alone, and not a whole detector.
+    """Return True if a file contains only the backbone of ``model`` and not a whole detector.
 
     Raises:
-        CheckpointError: the weights are of Caffe2's ResNets, which are built differently.
+        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module) or recognize(weights) is not None:
@@ -167,15 +168,15 @@ def _looks_like_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], pat
 
 
 def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return the weights of a backbone, or of the backbone of a detector, under our names; others keep theirs.
+    """Return backbone weights under our names, taken from a backbone or detector file; unknown names are kept.
 
     Raises:
-        CheckpointError: they are of Caffe2's ResNets, which are built differently.
+        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.
     """
     if _CAFFE2 in weights:
         raise CheckpointError(
-            f"{path} is a ResNet of Caffe2, which has its strides in other convolutions and takes BGR images; "
-            "use the one of torchvision: detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+            f"{path} is a ResNet of Caffe2, which has its strides in different convolutions and expects BGR images; "
+            "use torchvision's ResNet instead: detectron2://ImageNetPretrained/torchvision/R-50.pkl"
         )
     detector = recognize(weights)
     if detector is not None:
@@ -190,12 +191,12 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
 
 
 def thaw(backbone: nn.Module) -> list[str]:
-    """Make everything in a backbone learn that is frozen, in place.
+    """Make all frozen parts of a backbone trainable, in place.
 
-    Parameters get gradients, and frozen normalization becomes batch normalization with the same values.
+    Parameters require gradients, and frozen normalization becomes batch normalization with the same values.
 
     Returns:
-        the names of the modules and parameters that were frozen.
+        names of the modules and parameters that were frozen.
     """
     thawed = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
     backbone.requires_grad_(True)
@@ -208,7 +209,7 @@ def thaw(backbone: nn.Module) -> list[str]:
 
 
 def _batch_norm(frozen: nn.Module) -> nn.BatchNorm2d:
-    """Batch normalization with the values of a frozen one."""
+    """Return a batch normalization with the values of a frozen one."""
     values: Iterable[tuple[str, Tensor]] = frozen.state_dict().items()
     kept = {name: value for name, value in values if name != "num_batches_tracked"}
     norm = nn.BatchNorm2d(len(kept["weight"]), eps=getattr(frozen, "eps", 1e-5), device=kept["weight"].device)

@@ -1,4 +1,4 @@
-"""Names of the classes that published weights are of, in the order of their scores."""
+"""Class names of published weights, in the order of their scores."""
 
 _COCO = """
     person; bicycle; car; motorcycle; airplane; bus; train; truck; boat; traffic light; fire hydrant; stop sign;
@@ -9,7 +9,7 @@ _COCO = """
     table; toilet; tv; laptop; mouse; remote; keyboard; cell phone; microwave; oven; toaster; sink;
     refrigerator; book; clock; vase; scissors; teddy bear; hair drier; toothbrush
 """
-# In the order of their category ids, which begin with 1.
+# In the order of the category ids, which start at 1.
 _OBJECTS365 = """
     Person; Sneakers; Chair; Other Shoes; Hat; Car; Lamp; Glasses; Bottle; Desk; Cup; Street Lights;
     Cabinet/shelf; Handbag/Satchel; Bracelet; Plate; Picture/Frame; Helmet; Book; Gloves; Storage box; Boat;
@@ -47,7 +47,7 @@ _OBJECTS365 = """
     Oyster; Table Teniis paddle; Cosmetics Brush/Eyeliner Pencil; Chainsaw; Eraser; Lobster; Durian; Okra;
     Lipstick; Cosmetics Mirror; Curling; Table Tennis
 """
-# Category ids of COCO that no object has.
+# Category ids without a COCO class.
 _UNUSED_COCO_IDS = frozenset((0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 
@@ -58,7 +58,7 @@ def _listed(text: str) -> tuple[str, ...]:
 COCO = _listed(_COCO)
 OBJECTS365 = _listed(_OBJECTS365)
 
-# COCO's name -> that of the class of Objects365 which D-FINE's and DEIM's authors take for it, where they differ.
+# COCO class -> the Objects365 class that the authors of D-FINE and DEIM map to it, where the names differ.
 COCO_AS_OBJECTS365 = {
     "bird": "Wild Bird",
     "handbag": "Handbag/Satchel",
@@ -75,12 +75,12 @@ COCO_AS_OBJECTS365 = {
 
 
 def _coco_by_id() -> tuple[str, ...]:
-    """A score for each category id up to the largest, as in DETR: those of unused ids have no name."""
+    """Return one name for each category id up to the largest, as in DETR; unused ids have an empty name."""
     names = iter(COCO)
     return tuple("" if number in _UNUSED_COCO_IDS else next(names) for number in range(91))
 
 
-# Classes of weights that do not say what they are of, by their number.
+# Class lists by length, for weights that do not name their classes.
 BY_COUNT: dict[int, tuple[str, ...]] = {
     80: COCO,
     91: _coco_by_id(),

@@ -8,7 +8,7 @@ import torch
 
 from deim.errors import CheckpointError
 
-# What such a file is made of; anything else could run code while it is read.
+# The only types in such a file. Any other type could run code during unpickling.
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -21,15 +21,15 @@ _ALLOWED = {
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise CheckpointError(f"{module}.{name} does not belong into a file of weights")
+            raise CheckpointError(f"{module}.{name} is not allowed in a weights file")
         return super().find_class(module, name)
 
 
 def read_detectron2_pickle(path: str) -> dict[str, Any]:
-    """The content of a file, arrays as tensors: ``{"model": {name: tensor}, ...}``.
+    """Read a file and convert its arrays to tensors: ``{"model": {name: tensor}, ...}``.
 
     Raises:
-        CheckpointError: it holds something else than arrays.
+        CheckpointError: if the file contains anything other than arrays.
     """
     with open(path, "rb") as file:
         try:

@@ -1,4 +1,4 @@
-"""Download files of weights once, through iopath: GitHub, Hugging Face, Google Drive and detectron2's storage."""
+"""Download and cache of weights through iopath: GitHub, Hugging Face, Google Drive and detectron2's storage."""
 
 import logging
 import os
@@ -20,28 +20,28 @@ logger = logging.getLogger("detectron2.deim")
 
 _DETECTRON2 = "detectron2://"
 _DETECTRON2_STORAGE = "https://dl.fbaipublicfiles.com/detectron2/"
-# Seconds that a server may be silent, and how often a broken connection is made again.
+# Timeout in seconds without data from the server, and number of retries after a broken connection.
 _TIMEOUT, _RETRIES = 60, 3
-# What gdown's error says where a server cannot continue a file that was interrupted.
+# Part of gdown's error message if a server cannot resume an interrupted download.
 _CANNOT_CONTINUE = "byte range"
 
 
 def cache_folder() -> Path:
-    """Return the folder of published weights: ``deim`` in iopath's cache (``$FVCORE_CACHE``, by default
+    """Return the cache folder of published weights: ``deim`` in iopath's cache (``$FVCORE_CACHE``, by default
     ``~/.torch/iopath_cache``)."""
     return Path(get_cache_dir()) / "deim"
 
 
 class WeightsHandler(HTTPURLHandler):
-    """iopath's handler of web addresses, for files of several hundred megabytes.
+    """iopath handler of web addresses for files of several hundred megabytes.
 
-    It continues an interrupted download, follows the confirmation pages of Google Drive, and never leaves a partial or
-    wrong file in the cache.
+    It resumes interrupted downloads, follows the confirmation pages of Google Drive, and never leaves a partial or
+    invalid file in the cache.
     """
 
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
-        # The place that iopath's own handler uses, so that files in its cache are found.
+        # Same location as iopath's own handler, so that files already in its cache are found.
         place = urlsplit(path).path.lstrip("/")
         return str(fetch(path, Path(get_cache_dir(cache_dir), *place.split("/"))))
 
@@ -51,13 +51,14 @@ _web_paths.register_handler(WeightsHandler())
 
 
 def local_path(address: str) -> str:
-    """Return the path of an address on this machine, and download it first if it is not in the cache.
+    """Return the local path of an address; download the file first if it is not in the cache.
 
     Args:
-        address: a path, a web address, ``detectron2://...``, or what else detectron2's ``PathManager`` knows.
+        address: a path, a web address, ``detectron2://...``, or any other address that detectron2's ``PathManager``
+            supports.
 
     Raises:
-        CheckpointError: the address cannot be downloaded, or is not a file of weights.
+        CheckpointError: if the address cannot be downloaded or is not a weights file.
     """
     if "://" not in address:
         return address
@@ -66,35 +67,35 @@ def local_path(address: str) -> str:
         return _web_paths.get_local_path(address)
     try:
         return detectron2_paths.get_local_path(address)
-    except Exception as error:  # iopath passes on what its handlers raise
+    except Exception as error:  # iopath passes on all errors of its handlers
         raise CheckpointError(
-            f"{address} cannot be downloaded ({error}). Download it elsewhere and give the path of the file."
+            f"{address} cannot be downloaded ({error}). Download it on another machine and pass the path of the file."
         ) from error
 
 
 def web_address(address: str) -> str:
-    """Return the web address of a ``detectron2://`` address, without detectron2's options; others stay as they are."""
+    """Return the web address of a ``detectron2://`` address, without detectron2's options; others are unchanged."""
     if not address.startswith(_DETECTRON2):
         return address
     return _DETECTRON2_STORAGE + address.removeprefix(_DETECTRON2).partition("?")[0]
 
 
 def fetch(address: str, target: Path) -> Path:
-    """Download a file of weights to ``target`` unless it is there.
+    """Download a weights file to ``target`` unless it exists.
 
-    Of several processes that ask at once, one downloads and the others wait for it. An interrupted download continues
-    where it stopped.
+    If several processes request the same file, one downloads it and the others wait. An interrupted download is
+    resumed.
 
     Args:
-        address: a web address; a page of Google Drive stands for the file that it shows.
-        target: where the file is kept.
+        address: web address; a Google Drive page stands for the file it shows.
+        target: path of the downloaded file.
 
     Returns:
         ``target``.
 
     Raises:
-        CheckpointError: the file cannot be downloaded or is not a file of weights. The message names the address and
-            the target.
+        CheckpointError: if the file cannot be downloaded or is not a weights file. The message contains the address
+            and the target.
     """
     if target.is_file():
         return target
@@ -124,7 +125,7 @@ def _download(address: str, target: Path) -> None:
     problem = _problem(arriving)
     if problem is not None:
         arriving.unlink()
-        raise CheckpointError(_failure(address, target, f"what the server sent {problem}"))
+        raise CheckpointError(_failure(address, target, f"the response {problem}"))
     os.replace(arriving, target)
 
 
@@ -153,21 +154,21 @@ def _failure(address: str, target: Path, reason: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server answers {error.response.status_code} {error.response.reason}"
+        return f"the server responded with {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.ConnectionError) or isinstance(error.__cause__, requests.ConnectionError):
-        return "there is no connection to the server"
+        return "no connection to the server"
     return " ".join(str(error).split())
 
 
 def _problem(path: Path) -> str | None:
-    """What shows that a file holds no weights, or is damaged; None where nothing does."""
+    """Return the reason why a file is not a valid weights file; None if it looks valid."""
     with path.open("rb") as file:
         start = file.read(512)
     if start.startswith(b"PK"):
         return damage(str(path))
-    # a pickle, or the header of a safetensors file after its length
+    # A pickle, or the JSON header of a safetensors file, which follows 8 bytes of length.
     if start.startswith(b"\x80") or start[8:9] == b"{":
         return None
     if b"<html" in start.lower() or b"<!doctype" in start.lower():
-        return "is a web page and not a file of weights"
-    return "is not a file of weights"
+        return "is a web page and not a weights file"
+    return "is not a weights file"

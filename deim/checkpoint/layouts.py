@@ -1,11 +1,11 @@
-"""Names that parameters had in earlier versions of this package."""
+"""Parameter names of earlier versions of this package."""
 
 import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-# Before the decoder was put together from parts.
+# Names from before the decoder was split into parts.
 _FORMER_NAMES = (
     (re.compile(r"^decoder\.selection\."), "decoder.queries."),
     (re.compile(r"^decoder\.query_pos_head\."), "decoder.position.mlp."),
@@ -17,12 +17,12 @@ _FORMER_NAMES = (
 
 
 def present_name(name: str) -> str:
-    """What a parameter of an earlier version is called now."""
+    """Return the current name of a parameter of an earlier version."""
     for pattern, replacement in _FORMER_NAMES:
         name = pattern.sub(replacement, name)
     return name
 
 
 def with_present_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of any version of this package under the names of this one."""
+    """Return weights of any version of this package under their current names."""
     return {present_name(name): value for name, value in weights.items()}

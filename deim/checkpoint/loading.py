@@ -1,4 +1,4 @@
-"""Loading weights of any layout into a model, saying clearly what does not fit."""
+"""Loading of weights in any layout into a model, with a full report of mismatches."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,13 +30,14 @@ def load_weights(
     """Load the weights in ``path`` into ``model``, from any layout in :data:`deim.checkpoint.formats.FORMATS`.
 
     Args:
-        use_ema: take the averaged weights where the checkpoint has them.
-        allow_other_classes: for fine-tuning: classes that the checkpoint does not have keep their initial values.
-        classes: names of the model's; weights of a class are found by its name, where the checkpoint says or its
-            number of classes tells what it is of.
+        use_ema: load the EMA weights if the checkpoint has them.
+        allow_other_classes: for fine-tuning: classes that the checkpoint lacks keep their initial values.
+        classes: class names of the model. Class weights are matched by name if the checkpoint names its classes or
+            their number identifies them.
 
     Raises:
-        CheckpointError: the checkpoint is of another model; names every parameter that does not fit.
+        CheckpointError: if the checkpoint belongs to a different model. The message names all parameters that do not
+            fit.
     """
     load_stored_weights(model, read_weights(path, use_ema), allow_other_classes=allow_other_classes, classes=classes)
 
@@ -44,12 +45,12 @@ def load_weights(
 def load_stored_weights(
     model: nn.Module, stored: Stored, *, allow_other_classes: bool = False, classes: Sequence[str] | None = None
 ) -> None:
-    """:func:`load_weights` of a file that has been read already."""
+    """Load weights as :func:`load_weights` does, from a file that has been read already."""
     module = model.module if isinstance(model, DistributedDataParallel) else model
     weights = in_our_layout(stored, module)
     if is_deployed(weights):
         raise CheckpointError(
-            f"{stored.path} holds a model in the form for deployment, which cannot be trained: start from the training form"
+            f"{stored.path} contains a model in deployment form, which cannot be trained: start from the training form"
         )
     _load(module, _for_classes(stored, weights, module, classes, allow_other_classes), stored.path)
 
@@ -57,17 +58,20 @@ def load_stored_weights(
 def load_for_inference(
     model: nn.Module, path: str, *, use_ema: bool = True, classes: Sequence[str] | None = None
 ) -> None:
-    """:func:`load_weights` for a model that will only predict; weights of no more than prediction needs, such as those
-    in the form for deployment, bring the model into that form, in place."""
+    """Load weights as :func:`load_weights` does, into a model that only predicts.
+
+    If the file lacks weights that only training needs, as files in deployment form do, the model is converted to that
+    form in place.
+    """
     load_stored_for_inference(model, read_weights(path, use_ema), classes)
 
 
 def load_stored_for_inference(model: nn.Module, stored: Stored, classes: Sequence[str] | None = None) -> None:
-    """:func:`load_for_inference` of what has been read already."""
+    """Load weights as :func:`load_for_inference` does, from a file that has been read already."""
     path, weights = stored.path, in_our_layout(stored, model)
     if can_be_trained(weights, model):
         return _load(model, _for_classes(stored, weights, model, classes, False), path)
-    logger.info(f"{path} holds what prediction needs, and not all that training needs")
+    logger.info(f"{path} contains the weights for inference, but not all weights for training")
     kept = deploy_as(model, weights)
     _load(model, _for_classes(stored, kept, model, classes, False), path)
     reparameterize(model)
@@ -75,12 +79,12 @@ def load_stored_for_inference(model: nn.Module, stored: Stored, classes: Sequenc
 
 
 def is_deployed(weights: Mapping[str, Tensor]) -> bool:
-    """Whether weights under our names are of a model whose convolutions are re-parameterised."""
+    """Return True if weights under our names contain re-parameterized convolutions."""
     return any(".fused." in name for name in weights)
 
 
 def can_be_trained(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
-    """Whether there are weights for all of a model in the form for training, and none of re-parameterised
+    """Return True if the weights cover the whole model in training form and contain no re-parameterized
     convolutions."""
     return not is_deployed(weights) and all(
         name in weights or name.endswith("num_batches_tracked") for name in model.state_dict()
@@ -88,11 +92,12 @@ def can_be_trained(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
 
 
 def deploy_as(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring a model into the form for deployment as far as weights are, in place: RT-DETRv2's code re-parameterises
-    fewer convolutions than we do.
+    """Convert a model to deployment form as far as its weights are converted, in place.
+
+    RT-DETRv2's code re-parameterizes fewer convolutions than we do.
 
     Returns:
-        the weights without what only training needs, which may still be there.
+        weights without those that only training needs.
     """
     trained = model.state_dict().keys()
     for name, module in list(model.named_modules()):
@@ -103,7 +108,7 @@ def deploy_as(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def reparameterize(model: nn.Module) -> None:
-    """Bring a model into the form for deployment, in place."""
+    """Convert a model to deployment form, in place."""
     for module in list(model.modules()):
         _reparameterize(module)
 
@@ -115,14 +120,16 @@ def _reparameterize(module: nn.Module) -> None:
 
 
 def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict[str, Tensor]:
-    """Weights under the names of ``model``; those that have no place there keep their names.
+    """Return weights under the names of ``model``; weights that the model lacks keep their names.
 
     Args:
-        quiet: do not say in the log what the file is.
+        stored: content of the file.
+        model: model whose names are used.
+        quiet: do not log the format of the file.
 
     Raises:
-        CheckpointError: a value that follows from the shape of the model is another in the file, or what is one
-            tensor in the model is several there.
+        CheckpointError: if a constant that follows from the model's shape differs in the file, or if copies of a tensor
+            that the model shares differ.
     """
     weights, state = stored.weights, model.state_dict()
     shared = shared_names(model)
@@ -136,11 +143,11 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
             format_there.check_constants(weights, model)
         weights = translated | {name: weights[name] for name in left_over}
         if not quiet:
-            logger.info(f"{stored.path} is of {format_there.title}")
+            logger.info(f"{stored.path} has the format of {format_there.title}")
     for name, original in shared.items():
         if original in weights and not torch.equal(weights.setdefault(name, weights[original]), weights[original]):
             raise CheckpointError(f"{name} and {original} are one tensor in this model, but differ in {stored.path}")
-    # Averages also hold the buffers that a model makes anew; frozen normalization counts no batches.
+    # EMA weights also contain the buffers that a model recomputes. Frozen normalization has no batch counters.
     made_anew = {name for name, _ in model.named_buffers()} - state.keys()
     return {
         name: value
@@ -150,12 +157,12 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
 
 
 def stored_num_classes(stored: Stored, layout: Format | None) -> int | None:
-    """How many classes the model in a file of this layout (None for ours) tells apart; None if no tensor says so."""
+    """Return the number of classes of a model in this layout (None for ours); None if no tensor shows it."""
     return class_names.num_classes(stored.weights if layout is None else layout.to_ours(stored.weights)[0])
 
 
 def stored_classes(stored: Stored) -> Sequence[str] | None:
-    """The classes that a file says its weights are of."""
+    """Return the class names that a file contains; None if it has none."""
     if stored.metadata.get("classes"):
         return stored.metadata["classes"]
     labels = stored.config.get("id2label") or {}
@@ -170,7 +177,7 @@ def _for_classes(
     classes: Sequence[str] | None,
     allow_new: bool,
 ) -> dict[str, Tensor]:
-    """Weights whose rows are the model's classes."""
+    """Return weights whose class rows are those of the model."""
     state = model.state_dict()
     count, wanted = class_names.num_classes(weights), class_names.num_classes(state)
     if count is None or wanted is None:
@@ -186,16 +193,16 @@ def _for_classes(
         return weights
     unknown = [name for name, row in zip(classes, rows, strict=True) if row is None]
     if unknown and not allow_new:
-        raise CheckpointError(f"{stored.path} does not know {len(unknown)} of the classes: {', '.join(unknown)}")
+        raise CheckpointError(f"{stored.path} lacks {len(unknown)} of the classes: {', '.join(unknown)}")
     class_names.report(stored.path, found, classes, rows)
     by_place = tuple(n for n, m in model.named_modules() if not getattr(m, "scores_are_of_classes", True))
     return class_names.with_rows(weights, state, rows, by_place)
 
 
 def _without_class_parts(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with the model's own initial values for what depends on the number of classes."""
+    """Replace weights that depend on the number of classes by the model's initial values."""
     new = {name: value for name, value in state.items() if name in weights and class_names.depends_on_classes(name)}
-    logger.warning(f"{path} has other classes, and does not say which; newly initialized: {', '.join(grouped(new))}")
+    logger.warning(f"{path} has an unknown list of classes; newly initialized: {', '.join(grouped(new))}")
     return weights | new
 
 
@@ -208,30 +215,30 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
 
 
 def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
-    """Everything in which weights differ from what a model holds, for a message; None if they fit."""
+    """Return a message with all differences between weights and the state of a model; None if they fit."""
     missing = [name for name in state if name not in weights and not name.endswith("num_batches_tracked")]
     left_over = [name for name in weights if name not in state]
     resized = [name for name in state if name in weights and weights[name].shape != state[name].shape]
     if not (missing or left_over or resized):
         return None
-    lines = [f"checkpoint {path} does not fit the model: is it of another size or another family?"]
-    lines += [f"  {n} is {tuple(weights[n].shape)} there and {tuple(state[n].shape)} here" for n in resized]
-    lines += [f"  {name} is not in it" for name in grouped(missing)]
-    lines += [f"  {name} has no place in the model" for name in grouped(left_over)]
+    lines = [f"checkpoint {path} does not fit the model; check the model's size and family:"]
+    lines += [f"  {n} is {tuple(weights[n].shape)} in the file, {tuple(state[n].shape)} in the model" for n in resized]
+    lines += [f"  {name} is missing in the file" for name in grouped(missing)]
+    lines += [f"  {name} does not exist in the model" for name in grouped(left_over)]
     if any(class_names.depends_on_classes(name) for name in resized):
         lines.append("  (the number of classes differs; set model.num_classes to that of the checkpoint)")
     return "\n".join(lines)
 
 
 def resume(checkpointer: DetectionCheckpointer, model: nn.Module, path: str) -> None:
-    """Continue from a checkpoint of the run, everything included.
+    """Resume from a checkpoint of the run, including optimizer, schedule and iteration.
 
     Raises:
-        CheckpointError: it does not fit the model, or an earlier version of this package wrote it.
+        CheckpointError: if it does not fit the model, or was written by an earlier version of this package.
     """
     former = [name for name in weights_of(read_checkpoint(path), use_ema=False) if present_name(name) != name]
     if former:
-        # The optimizer's state is kept by position, and positions have changed with the names.
+        # The optimizer state is stored by position, and positions changed with the names.
         raise CheckpointError(
             f"{path} was written by an earlier version of deim ({former[0]} is now {present_name(former[0])}), "
             f"which cannot be resumed: start a new run from its weights, with train.init_checkpoint={path}"

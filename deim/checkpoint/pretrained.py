@@ -1,4 +1,4 @@
-"""Published weights of backbones, which training starts from, and the normalization of images that they expect."""
+"""Published backbone weights for the start of training, and the image normalization that they expect."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,27 +17,27 @@ _SWIN = "https://github.com/SwinTransformer/storage/releases/download/"
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """What a detector subtracts from pixels in [0, 255] and divides them by, per channel in RGB order."""
+    """Mean and standard deviation of pixels in [0, 255], per channel in RGB order."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 IMAGENET = PixelStatistics((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-# The published detectors on these backbones scale pixels to [0, 1] and do no more.
+# The published detectors on these backbones only scale pixels to [0, 1].
 UNIT = PixelStatistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
 
 @dataclass(frozen=True)
 class PretrainedBackbone:
-    """A file with the weights of a backbone.
+    """A file of published backbone weights.
 
     Attributes:
         builder: name of the class or function that builds the backbone.
-        size: the argument of the builder that selects the size.
-        data: what it was trained on: "imagenet" or "imagenet22k". ``weights`` of the backbone takes this name.
-        address: of the file.
-        pixels: the normalization that published detectors use with it.
+        size: value of the builder's argument that selects the size.
+        data: pretraining dataset: "imagenet" or "imagenet22k". The backbone's ``weights`` argument accepts this name.
+        address: web address of the file.
+        pixels: normalization that published detectors use with it.
     """
 
     builder: str
@@ -48,7 +48,7 @@ class PretrainedBackbone:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept, or is to be put."""
+        """Path of the downloaded file."""
         return cache_folder() / self.address.rpartition("/")[2]
 
 
@@ -82,7 +82,7 @@ PRETRAINED: tuple[PretrainedBackbone, ...] = (
     ),
 )
 
-# Names of files, of the table above and of others that users of detectron2 and detrex start from.
+# File names from the table above and from other weights that users of detectron2 and detrex start from.
 _PIXELS_OF_FILES = {
     "PPHGNetV2_*": UNIT,
     "ResNet*_vd_*": UNIT,
@@ -100,7 +100,7 @@ def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
     """Return the published weights of a backbone.
 
     Raises:
-        CheckpointError: none are known. The message lists those that are.
+        CheckpointError: if none are known. The message lists the known ones.
     """
     known = [one for one in PRETRAINED if (one.builder, one.size) == (builder, size)]
     for one in known:
@@ -108,26 +108,26 @@ def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
             return one
     names = ", ".join(one.data for one in known) or "none"
     raise CheckpointError(
-        f"no pretrained weights {data!r} are known for {builder}({size!r}) (known: {names}), and there is no such file: "
+        f"no pretrained weights {data!r} are known for {builder}({size!r}) (known: {names}), and no file has this name: "
         "set model.backbone.weights to the path or address of a file, or to '' to train from random weights"
     )
 
 
 def is_name(weights: str) -> bool:
-    """Whether ``weights`` is the name of published weights rather than a path or an address."""
+    """Return True if ``weights`` is the name of published weights and not a path or an address."""
     return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
 
 
 def path_of(weights: str, builder: str, size: Any) -> str:
-    """Return the path of a backbone's weights, which are downloaded first if needed.
+    """Return the path of a backbone's weights; download them first if needed.
 
     Args:
-        weights: a path, an address, or a name such as "imagenet" for what is published for this backbone.
+        weights: a path, an address, or a name such as "imagenet" for the published weights of this backbone.
         builder: name of the class or function that builds the backbone.
-        size: its size.
+        size: size of the backbone.
 
     Raises:
-        CheckpointError: no weights of that name are known, or they cannot be downloaded.
+        CheckpointError: if no weights with that name are known, or they cannot be downloaded.
     """
     try:
         if not is_name(weights):
@@ -141,11 +141,11 @@ def path_of(weights: str, builder: str, size: Any) -> str:
 
 
 def pixels_of(weights: str, backbone: Mapping[str, Any]) -> PixelStatistics | None:
-    """Return the normalization that weights expect; None where it is not known.
+    """Return the normalization that weights expect; None if unknown.
 
     Args:
         weights: a path, an address or a name, as in a config.
-        backbone: ``builder`` and ``size``, for a name.
+        backbone: ``builder`` and ``size``, used for names.
     """
     if is_name(weights):
         return find(backbone["builder"], backbone["size"], weights).pixels

@@ -1,18 +1,18 @@
-"""What a checkpoint says of itself."""
+"""Metadata of a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class Provenance:
-    """Saved with every checkpoint under the key ``deim``.
+    """Metadata that every checkpoint stores under the key ``deim``.
 
     Args:
-        version: of this package.
+        version: version of this package.
         recipe: name of the recipe, or path of the config.
-        classes: names, in the order of the scores; None where they are not known.
+        classes: class names in the order of the scores; None if unknown.
         form: "training" or "deployment".
-        config: what predicting needs of the config, as plain data; see :mod:`deim.config.portable`.
+        config: part of the config that inference needs, as plain data; see :mod:`deim.config.portable`.
     """
 
     def __init__(
@@ -36,4 +36,4 @@ class Provenance:
         return dict(self.content)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """A resumed run keeps saying what it is now."""
+        """Ignore the stored state: a resumed run keeps its current metadata."""

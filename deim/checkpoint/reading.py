@@ -1,4 +1,4 @@
-"""Reading files of weights, of any kind, without running what is in them."""
+"""Reading of weight files of any kind without running code in them."""
 
 import argparse
 import collections
@@ -18,7 +18,7 @@ from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
 from deim.checkpoint.download import local_path
 from deim.errors import CheckpointError
 
-# What official training code puts beside the weights: its arguments, and numbers that NumPy made.
+# Objects that official training code stores beside the weights: its arguments, and NumPy numbers.
 _MULTIARRAY: Any = getattr(np, "_core", None) or np.core
 _ALLOWED = [
     argparse.Namespace,
@@ -31,7 +31,7 @@ _ALLOWED = [
     _MULTIARRAY.multiarray.scalar,
     _MULTIARRAY.multiarray._reconstruct,
 ]
-# Where a folder of Hugging Face transformers has its weights.
+# Weight files in a folder of Hugging Face transformers.
 _FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -40,11 +40,11 @@ class Stored:
     """Weights from a file.
 
     Attributes:
-        path: of the file.
-        weights: name -> tensor, on the CPU.
-        metadata: what a checkpoint of this package says of itself; see :mod:`deim.checkpoint.provenance`.
-        config: that of a folder of ``transformers``; empty elsewhere.
-        arguments: of the command line that trained it, where the file has them.
+        path: path of the file.
+        weights: {name: tensor}, on the CPU.
+        metadata: metadata of a checkpoint of this package; see :mod:`deim.checkpoint.provenance`.
+        config: ``config.json`` of a ``transformers`` folder; otherwise empty.
+        arguments: command-line arguments of the training, if the file contains them.
     """
 
     path: str
@@ -55,21 +55,22 @@ class Stored:
 
 
 def read_weights(path: str, use_ema: bool = True) -> Stored:
-    """The weights in a checkpoint, a file of weights or a folder of ``transformers``.
+    """Read the weights in a checkpoint, a weights file or a ``transformers`` folder.
 
     Args:
-        use_ema: averaged weights where the checkpoint has them.
+        path: path or address.
+        use_ema: return the EMA weights if the checkpoint has them.
 
     Raises:
-        CheckpointError: it does not exist, cannot be read, or holds no weights.
+        CheckpointError: if the file does not exist, cannot be read, or contains no weights.
     """
     file = _weights_file(path)
     content = read_checkpoint(str(file))
     weights = {name.removeprefix("module."): value for name, value in weights_of(content, use_ema).items()}
     others = [name for name, value in weights.items() if not isinstance(value, Tensor)]
     if others or not weights:
-        what = f"{others[0]} in it is a {type(weights[others[0]]).__name__}" if others else "it is empty"
-        raise CheckpointError(f"{path} holds no weights of a model: {what}")
+        what = f"{others[0]} has type {type(weights[others[0]]).__name__}" if others else "it is empty"
+        raise CheckpointError(f"{path} contains no model weights: {what}")
     config = file.with_name("config.json")
     arguments = content.get("args")
     return Stored(
@@ -82,8 +83,8 @@ def read_weights(path: str, use_ema: bool = True) -> Stored:
 
 
 def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
-    """The weights in a checkpoint of this package or of the official ones: averaged ones if wanted and there,
-    else the trained ones."""
+    """Return the weights in a checkpoint of this package or of official code: EMA weights if requested and present,
+    otherwise the trained weights."""
     official = content.get("ema")
     if use_ema and content.get("ema_state"):
         return content["ema_state"]
@@ -91,7 +92,7 @@ def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
         return official["module"]
     if use_ema and "ema_model" in content:
         return content["ema_model"]
-    for key in ("model", "state_dict", "model_state"):  # the last is that of pycls and of MViT's authors
+    for key in ("model", "state_dict", "model_state"):  # "model_state" is used by pycls and MViT's authors
         if isinstance(content.get(key), Mapping):
             return content[key]
     model = content
@@ -99,10 +100,10 @@ def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU.
+    """Read a checkpoint file onto the CPU.
 
     Raises:
-        CheckpointError: it does not exist or cannot be read, or holds what is no data.
+        CheckpointError: if the file does not exist, cannot be read, or contains anything other than data.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"checkpoint {path} does not exist (set train.init_checkpoint)")
@@ -112,10 +113,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         content = _load(path)
     except CheckpointError:
         raise
-    except Exception as error:  # torch raises many kinds for files that are no checkpoints
+    except Exception as error:  # torch raises many exception types for files that are not checkpoints
         raise CheckpointError(_reason(path, error)) from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the weights of a model")
+        raise CheckpointError(f"{path} contains an object of type {type(content).__name__}, not the weights of a model")
     return dict(content)
 
 
@@ -135,7 +136,7 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f"{path} needs the package safetensors: pip install safetensors") from error
+        raise CheckpointError(f"{path} requires the package safetensors: pip install safetensors") from error
     return load_file(path)
 
 
@@ -153,25 +154,25 @@ def _weights_file(path: str) -> Path:
     for name in _FOLDER_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"the folder {path} has no weights: none of {', '.join(_FOLDER_FILES)}")
+    raise CheckpointError(f"the folder {path} has no weights: none of {', '.join(_FOLDER_FILES)} exists")
 
 
 def _reason(path: str, error: Exception) -> str:
     foreign = _foreign_types(path)
     if not foreign:
-        # not torch's own words, which advise to read such a file as a program
-        reason = str(error) if isinstance(error, OSError) else "it is damaged, incomplete, or something else"
+        # torch's own message advises to disable the safe mode.
+        reason = str(error) if isinstance(error, OSError) else "the file is damaged, incomplete, or not a checkpoint"
         return f"{path} cannot be read as a checkpoint: {reason}"
     return (
-        f"{path} holds more than data, namely {', '.join(foreign)}, which could run code while it is read. If you trust "
-        "where it comes from, keep its weights alone, there where it was written:\n"
+        f"{path} contains objects other than data ({', '.join(foreign)}), which could run code during loading. If you "
+        "trust the source of the file, extract its weights in the environment where it was written:\n"
         f"""  python -c "import torch; c = torch.load('{path}', weights_only=False, map_location='cpu'); """
         """torch.save({k: c[k] for k in ('model', 'ema') if k in c} or c, 'weights.pth')\""""
     )
 
 
 def _foreign_types(path: str) -> Sequence[str]:
-    """What in a file is neither a tensor nor plain data; nothing if the file cannot even be searched."""
+    """Return the types in a file that are neither tensors nor plain data; empty if the file cannot be inspected."""
     with suppress(Exception), torch.serialization.safe_globals(_ALLOWED):
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     return []

@@ -1,4 +1,4 @@
-"""Renaming of parameters between two layouts, by tables that are read in both directions."""
+"""Renaming of parameters between two layouts, with tables that work in both directions."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# What a template's wildcards stand for: any text, and a number.
+# Wildcards of templates: any text, and a number.
 _WILDCARDS = {"*": "(.+)", "#": r"(\d+)"}
 
 
@@ -18,32 +18,32 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def matches(template: str, name: str) -> tuple[str, ...] | None:
-    """What the wildcards of ``template`` stand for in ``name``; None if it is no such name."""
+    """Return the text that the wildcards of ``template`` match in ``name``; None if the name does not match."""
     found = _pattern(template).fullmatch(name)
     return None if found is None else found.groups()
 
 
 def has_names(signature: Sequence[str], names: Iterable[str]) -> bool:
-    """Whether each of these templates matches one of the names."""
+    """Return True if every template matches at least one of the names."""
     listed = list(names)
     return all(any(matches(template, name) is not None for name in listed) for template in signature)
 
 
 def filled(template: str, captured: Sequence[str]) -> str:
-    """``template`` with its wildcards replaced, in order."""
+    """Return ``template`` with its wildcards replaced, in order."""
     values = iter(captured)
     return re.sub(r"[*#]", lambda _: next(values), template)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What one or several tensors there are called here.
+    """Mapping between one or more tensors of another library and ours.
 
     Args:
         theirs, ours: templates with the same wildcards in the same order: ``*`` for any text, ``#`` for a
-            number. Where there are several, they are the parts of what the other side holds as one tensor.
-        dim: along which parts are joined.
-        last: the size of the last part; None for equal parts.
+            number. Several templates on one side are the parts of one tensor on the other side.
+        dim: dimension along which parts are concatenated.
+        last: size of the last part; None for parts of equal size.
     """
 
     theirs: tuple[str, ...]
@@ -52,7 +52,7 @@ class Rule:
     last: int | None = None
 
     def split(self, whole: Tensor, count: int) -> tuple[Tensor, ...]:
-        """``whole`` in ``count`` parts."""
+        """Split ``whole`` into ``count`` parts."""
         if count == 1:
             return (whole,)
         if self.last is not None:
@@ -61,12 +61,12 @@ class Rule:
 
 
 def rename(theirs: str, ours: str) -> Rule:
-    """One tensor on both sides; see :class:`Rule`."""
+    """Return a rule for one tensor on both sides; see :class:`Rule`."""
     return Rule((theirs,), (ours,))
 
 
 def inside(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
-    """The same renamings of what has a prefix on both sides, such as ``"backbone."``."""
+    """Return the rules with a prefix on both sides, such as ``"backbone."``."""
     return [
         replace(
             rule, theirs=tuple(prefix + name for name in rule.theirs), ours=tuple(prefix + name for name in rule.ours)
@@ -76,12 +76,12 @@ def inside(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def to_ours(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights under our names, and the names that no rule knows or whose other parts are missing."""
+    """Return weights under our names, and the names without a matching rule or with missing parts."""
     return _translate(weights, [(rule.theirs, rule.ours, rule) for rule in rules])
 
 
 def to_theirs(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
-    """The other way round of :func:`to_ours`."""
+    """Return weights under the names of the other library; the inverse of :func:`to_ours`."""
     return _translate(weights, [(rule.ours, rule.theirs, rule) for rule in rules])
 
 
@@ -110,7 +110,7 @@ def _translate(weights: Mapping[str, Tensor], table: Sequence[_Direction]) -> tu
 
 
 def _first(name: str, table: Sequence[_Direction]) -> tuple[_Direction, tuple[str, ...]] | None:
-    """The first entry with a source that ``name`` matches, and what its wildcards stand for."""
+    """Return the first entry with a source that ``name`` matches, and the text that its wildcards match."""
     for entry in table:
         for template in entry[0]:
             captured = matches(template, name)
@@ -120,7 +120,7 @@ def _first(name: str, table: Sequence[_Direction]) -> tuple[_Direction, tuple[st
 
 
 def grouped(names: Iterable[str]) -> list[str]:
-    """Names for a message: those that differ in numbers alone together, with how many they are."""
+    """Group names that differ only in numbers, with the size of each group, for messages."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"\d+", "#", name), []).append(name)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run that outlive whatever ends it."""
+"""Atomic checkpoints of a training run."""
 
 import math
 import os
@@ -21,19 +21,20 @@ FINAL = "model_final.pth"
 
 
 class RunCheckpointer(DetectionCheckpointer):
-    """detectron2's, of which every file is whole or not there: each is written beside its place and then moved there.
+    """detectron2's ``DetectionCheckpointer`` with atomic writes: files get a temporary name until they are complete.
 
-    ``last_checkpoint`` names the last one to resume from; ``model_best.pth`` is none of these.
+    ``last_checkpoint`` names the newest checkpoint to resume from; ``model_best.pth`` is never resumed from.
     """
 
     def save(self, name: str, **others: Any) -> None:
-        """
+        """Save a checkpoint.
+
         Raises:
-            CheckpointError: the disk is full, or cannot be written to; a file of the name is as it was.
+            CheckpointError: if the disk is full or not writable; an existing file with this name is unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        if _is_remote(self.save_dir):  # stores of objects show whole ones only
+        if _is_remote(self.save_dir):  # object stores only show complete files
             super().save(name, **others)
             return
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
@@ -45,7 +46,7 @@ class RunCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def save_after(self, iteration: int) -> None:
-        """The checkpoint of an iteration, named as detectron2's periodic ones."""
+        """Save the checkpoint of an iteration, named as detectron2's periodic checkpoints."""
         self.save(f"model_{iteration:07d}", iteration=iteration)
 
     def has_saved_after(self, iteration: int) -> bool:
@@ -59,20 +60,21 @@ class RunCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename.encode())
 
     def numbered(self, before: float = math.inf) -> list[str]:
-        """Paths of the checkpoints of iterations, the oldest first.
+        """Return the paths of numbered checkpoints, oldest first.
 
         Args:
-            before: only of iterations before this one; a folder may hold later ones of another run.
+            before: only iterations before this one; the folder may contain later ones of another run.
         """
         found = {_iteration(path.name): str(path) for path in Path(self.save_dir).glob("model_*.pth")}
         return [path for iteration, path in sorted(found.items()) if 0 <= iteration < before]
 
     def newest_whole(self) -> str | None:
-        """Path of the last checkpoint, or, where that is damaged or missing, of the last one before it that is not;
-        None where there never was one. The main process decides for all.
+        """Return the path of the newest undamaged checkpoint, or None if the folder has no checkpoints.
+
+        The search starts at ``last_checkpoint`` and goes back in time. The main process decides for all ranks.
 
         Raises:
-            CheckpointError: all are damaged.
+            CheckpointError: if all checkpoints are damaged.
         """
         return comm.all_gather(self._newest_whole() if comm.is_main_process() else None)[0]
 
@@ -87,8 +89,8 @@ class RunCheckpointer(DetectionCheckpointer):
             self.logger.warning(f"{path} {problem}: looking for the checkpoint before it")
         if candidates:
             raise CheckpointError(
-                f"none of the checkpoints in {self.save_dir} can be resumed from: {', '.join(candidates)} are damaged; "
-                "start without --resume, or in another train.output_dir"
+                f"no checkpoint in {self.save_dir} can be resumed from: {', '.join(candidates)} are damaged; "
+                "start without --resume, or set another train.output_dir"
             )
         return None
 
@@ -101,8 +103,7 @@ class RunCheckpointer(DetectionCheckpointer):
 
 
 def newest_checkpoint(folder: str) -> str | None:
-    """Return the path of the last undamaged checkpoint of the run in a folder; see
-    :meth:`RunCheckpointer.newest_whole`."""
+    """Return the path of the newest undamaged checkpoint in a folder; see :meth:`RunCheckpointer.newest_whole`."""
     return RunCheckpointer(nn.Module(), folder).newest_whole()
 
 
@@ -111,28 +112,28 @@ def _is_remote(folder: str) -> bool:
 
 
 def _iteration(name: str) -> int:
-    """Of the checkpoint of an iteration, by its name; -1 for others."""
+    """Return the iteration of a numbered checkpoint's name; -1 for other names."""
     match = _NUMBERED.fullmatch(name)
     return -1 if match is None else int(match[1])
 
 
 def damage(path: str) -> str | None:
-    """What is wrong with a file that torch has written; None if every byte is as it was."""
+    """Return a description of the damage to a file that torch has written; None if its checksums match."""
     try:
         with zipfile.ZipFile(path) as archive:
             return None if archive.testzip() is None else "is damaged"
     except FileNotFoundError:
         return "does not exist"
-    except Exception as error:  # zipfile has many kinds for tables of contents that make no sense
+    except Exception as error:  # zipfile raises many exception types for invalid directories
         return f"is damaged ({error})"
 
 
 @contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of ``path`` once it is whole and on the disk.
+    """Open a file for writing that replaces ``path`` once it is complete and synced to disk.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: if it cannot be written.
     """
     partial = f"{path}.part"
     try:
@@ -141,11 +142,11 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if a write fails
         with suppress(OSError):
             os.unlink(partial)
         raise CheckpointError(
-            f"cannot write {path}: {_reason(error)}. A file of this name that was there before is untouched"
+            f"cannot write {path}: {_reason(error)}. An existing file with this name is unchanged"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints from one layout into another."""
+"""Conversion of checkpoints between layouts."""
 
 from deim.conversion.conversion import NATIVE, TARGETS, convert, convert_backbone
 from deim.conversion.identification import Identified, identify

@@ -1,4 +1,4 @@
-"""Which backbone the weights in a file are of."""
+"""Identification of the backbone architecture that weights belong to."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, h
 
 @dataclass
 class Backbone:
-    """A file with a backbone alone.
+    """A file with the weights of a backbone only.
 
     Attributes:
-        config: how a recipe names it, such as ``build_resnet(depth=50)``.
-        weights: under our names.
-        left: names of what the backbone has not, such as a classifier.
+        config: call that builds it in a recipe, such as ``build_resnet(depth=50)``.
+        weights: weights under our names.
+        left: names of tensors that the backbone lacks, such as a classifier's.
     """
 
     config: str
@@ -29,16 +29,16 @@ class Backbone:
 
 
 def identify_backbone(stored: Stored) -> Backbone | None:
-    """What backbone a file holds; None if it is a detector, or none that we know.
+    """Identify the backbone in a file; return None if the file contains a detector or an unknown backbone.
 
     Raises:
-        CheckpointError: it is a ResNet of Caffe2, which we have not.
+        CheckpointError: if it is a Caffe2 ResNet, which is not supported.
     """
     if recognize(stored.weights) is not None or any(name.startswith("backbone.") for name in stored.weights):
         return None
     weights = backbone_weights(stored.weights, stored.path)
     for config, build in _backbones(weights):
-        # detectron2's Swin Transformer reads values of a tensor while it is built, which those on "meta" have not.
+        # detectron2's Swin Transformer reads tensor values during construction, which fails on the meta device.
         with torch.device("cpu" if config.startswith("build_swin") else "meta"):
             state = build().state_dict()
         needed = {name for name in state if not name.endswith(COMPUTED)}
@@ -50,7 +50,7 @@ def identify_backbone(stored: Stored) -> Backbone | None:
 
 
 def _backbones(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """All that we have, the largest first: a smaller one may be contained in a larger one."""
+    """Yield all backbones, largest first, because a larger one may contain a smaller one."""
     affine = any(".affine." in name for name in weights)
     for name in reversed(hgnetv2.ARCHITECTURES):
         yield f'HGNetV2(name="{name}", learnable_affine={affine})', partial(HGNetV2, name, learnable_affine=affine)

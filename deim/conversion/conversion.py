@@ -1,4 +1,4 @@
-"""Writing an identified checkpoint in another layout."""
+"""Writing of identified checkpoints in another layout."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from deim.conversion.identification import Identified, identify
 from deim.errors import CheckpointError
 
 NATIVE = "native"
-# Formats that checkpoints can be written in; "native" is ours.
+# Target formats; "native" is the format of this package.
 TARGETS = (NATIVE, *dict.fromkeys(one.name for one in FORMATS))
 
 
@@ -38,18 +38,18 @@ def convert(
     """Write the weights in ``source`` to ``out`` in the layout ``to``.
 
     Args:
-        source: a file of any format, or a folder of ``transformers``.
-        out: a file, or for "hf" a folder.
+        source: a file of any supported format, or a ``transformers`` folder.
+        out: output file, or output folder for "hf".
         to: one of :data:`TARGETS`.
         source_format, recipe: see :func:`identify`.
-        use_ema: averaged weights where the source has them.
-        image_size: (height, width) for which the official real-time detectors keep anchors; None for the recipe's.
+        use_ema: read the EMA weights if the source has them.
+        image_size: (height, width) for which the official real-time detectors store anchors; None for the recipe's.
 
     Returns:
-        what the source was.
+        the identified source.
 
     Raises:
-        CheckpointError: the source is not understood, or the target has no place for it.
+        CheckpointError: if the source cannot be identified, or the target format cannot store it.
     """
     found = identify(read_weights(source, use_ema), source_format, recipe)
     write = {NATIVE: _write_native, "hf": write_hugging_face}.get(to, _writer(to, image_size))
@@ -58,10 +58,13 @@ def convert(
 
 
 def convert_backbone(source: str, out: str) -> Backbone | None:
-    """Write the backbone in ``source`` to ``out``, for ``model.backbone.weights``; None if it is no backbone alone.
+    """Write the backbone in ``source`` to ``out``, for ``model.backbone.weights``.
+
+    Returns:
+        the identified backbone; None if the source is not a file of only a backbone.
 
     Raises:
-        CheckpointError: the source cannot be read, or is a ResNet that we have not.
+        CheckpointError: if the source cannot be read, or is an unsupported ResNet.
     """
     found = identify_backbone(read_weights(source))
     if found is not None:
@@ -70,14 +73,14 @@ def convert_backbone(source: str, out: str) -> Backbone | None:
 
 
 def in_layout(found: Identified, to: str, image_size: Sequence[int] = (640, 640)) -> dict[str, Tensor]:
-    """Weights under the names of the format ``to``.
+    """Return the weights under the names of the format ``to``.
 
     Raises:
-        CheckpointError: it has no place for them.
+        CheckpointError: if the format cannot store them.
     """
     system = found.recipe.partition("/")[0]
     suitable = [one for one in FORMATS if one.name == to and system in one.systems and one.suits(found.model)]
-    refusal = f"the format {to!r} is not for recipes of {system}"
+    refusal = f"the format {to!r} does not support recipes of {system}"
     weights = with_counters(found.weights, found.model)
     for one in suitable:
         try:
@@ -104,10 +107,10 @@ def write_hugging_face(found: Identified, out: Path) -> None:
     """Write a folder that ``from_pretrained`` of ``transformers`` loads.
 
     Raises:
-        CheckpointError: ``transformers`` has no such model.
+        CheckpointError: if ``transformers`` has no such model.
     """
     if is_deployed(found.weights):
-        raise CheckpointError("transformers has no re-parameterised convolutions: convert the form for training")
+        raise CheckpointError("transformers has no re-parameterized convolutions: convert the training form instead")
     config, processor = hugging_face.config_of(found.config, found.classes)
     weights = in_layout(found, "hf")
     if config["model_type"] == "rt_detr_v2":
@@ -122,14 +125,14 @@ def write_hugging_face(found: Identified, out: Path) -> None:
 
 
 def _beyond(name: str, layers: int) -> bool:
-    """Whether a tensor is of a layer of the decoder after the first ``layers``, or of its heads."""
+    """Return True if a tensor belongs to a decoder layer after the first ``layers``, or to the heads of one."""
     templates = (f"model.decoder.{part}.#.*" for part in ("layers", "class_embed", "bbox_embed"))
     found = [captured for template in templates if (captured := matches(template, name)) is not None]
     return any(int(captured[0]) >= layers for captured in found)
 
 
 def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that hold no more memory than they show, with those that are shared still shared."""
+    """Copy tensors that are views of larger storage; shared tensors stay shared."""
     copies: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
     result = {}
     for name, value in weights.items():
@@ -139,13 +142,13 @@ def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(content: dict[str, Any], out: Path) -> None:
-    """Written beside and renamed: an interrupted conversion leaves no half file of that name."""
+    """Write to a temporary name and rename, so that an interrupted conversion leaves no partial file."""
     partial = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, partial)
         partial.replace(out)
-    except (OSError, RuntimeError) as error:  # torch has its own for a file that it cannot open
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for files that it cannot open
         raise CheckpointError(f"{out} cannot be written: {error}") from error
 
 
@@ -153,5 +156,5 @@ def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError as error:
-        raise CheckpointError("this needs the package safetensors: pip install safetensors") from error
+        raise CheckpointError("this requires the package safetensors: pip install safetensors") from error
     save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})

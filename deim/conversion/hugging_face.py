@@ -1,4 +1,4 @@
-"""The ``config.json`` with which ``transformers`` builds the model of a recipe."""
+"""``config.json`` of Hugging Face ``transformers`` for the model of a recipe."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,32 +16,32 @@ _STAGES = {"res2": "stage1", "res3": "stage2", "res4": "stage3", "res5": "stage4
 
 
 def config_of(recipe: Any, classes: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``config.json`` and ``preprocessor_config.json`` of a recipe's model.
+    """Return ``config.json`` and ``preprocessor_config.json`` for a recipe's model.
 
     Args:
-        recipe: its LazyConfig.
-        classes: names; None for numbers.
+        recipe: LazyConfig of the recipe.
+        classes: class names; None for numbered labels.
 
     Raises:
-        CheckpointError: ``transformers`` has no such model.
+        CheckpointError: if ``transformers`` has no such model.
     """
     system = recipe.train.recipe.partition("/")[0]
     builders = {"dfine": _dfine, "rtdetrv2": _rtdetrv2, "deformable_detr": _deformable_detr}
     if system not in builders:
         raise CheckpointError(
-            f"transformers has no model like {recipe.train.recipe}: it has D-FINE and RT-DETRv2 as their authors trained "
-            "them, without DEIM's SiLU and deeper position embedding, and Deformable DETR"
+            f"transformers has no equivalent of {recipe.train.recipe}: it supports D-FINE and RT-DETRv2 as published "
+            "by their authors, without DEIM's SiLU and deeper position embedding, and Deformable DETR"
         )
     model = recipe.model
     if model.decoder.layer.activation != "relu":
-        raise CheckpointError("transformers has a ReLU in all heads, where this model has another activation")
+        raise CheckpointError("transformers uses ReLU in all heads, but this model has a different activation")
     config = builders[system](model) | _labels(model.num_classes, classes)
     size = list(recipe.dataloader.get("image_size", (640, 640)))
     return config, _deformable_processor() if system == "deformable_detr" else _real_time_processor(size)
 
 
 def num_layers(model: Any) -> int:
-    """How many layers of the decoder a prediction passes; ``transformers``' RT-DETRv2 always asks the last."""
+    """Return the number of decoder layers used for inference; ``transformers``' RT-DETRv2 always uses the last."""
     chosen, count = model.decoder.eval_layer, model.decoder.num_layers
     return chosen + 1 if chosen >= 0 else count + chosen + 1
 
@@ -100,7 +100,7 @@ def _rtdetrv2(model: Any) -> dict[str, Any]:
 
 
 def _encoder_widths(model: Any) -> list[int]:
-    """Widths of the backbone's features, finest first."""
+    """Return the widths of the backbone's features, finest first."""
     if model.encoder.get("in_channels") is not None:
         return list(model.encoder.in_channels)
     with torch.device("meta"):
@@ -127,7 +127,7 @@ def _real_time(model: Any) -> dict[str, Any]:
 def _deformable_detr(model: Any) -> dict[str, Any]:
     backbone, encoder, decoder = model.backbone, model.encoder, model.decoder
     if backbone.dilated:
-        raise CheckpointError("transformers' own ResNet has no dilated form (DC5)")
+        raise CheckpointError("the ResNet of transformers has no dilated form (DC5)")
     two_stage = "RegionProposals" in str(decoder.queries["_target_"])
     return {
         "architectures": ["DeformableDetrForObjectDetection"],

@@ -1,4 +1,4 @@
-"""Which recipe the weights in a file belong to."""
+"""Identification of the recipe that weights belong to."""
 
 import copy
 import re
@@ -28,7 +28,7 @@ from deim.config.files import available
 from deim.config.portable import from_portable
 from deim.errors import CheckpointError, ConfigError
 
-# What a model predicts does not depend on these keys of its config.
+# Config keys that do not affect predictions.
 _ONLY_TRAINING = (
     *("criterion", "num_classes", "num_detections", "denoising", "dropout", "drop_path_rate"),
     *("freeze_at", "freeze_norm", "weights", "num_one_to_many"),
@@ -37,18 +37,18 @@ _ONLY_TRAINING = (
 
 @dataclass
 class Identified:
-    """A checkpoint and what it is.
+    """An identified checkpoint.
 
     Attributes:
-        stored: what is in the file.
-        origin: the format of the file; None for one of this package.
-        recipe: name of the recipe that describes its model.
-        config: of that recipe, with the file's number of classes.
-        model: on the meta device, in the form for training.
-        weights: under our names.
-        classes: names, where they are known.
-        others: recipes that differ from ``recipe`` in their training alone.
-        form: "training", or "deployment" where there is no more than prediction needs.
+        stored: content of the file.
+        origin: format of the file; None for the format of this package.
+        recipe: name of the recipe that describes the model.
+        config: config of that recipe, with the file's number of classes.
+        model: model on the meta device, in training form.
+        weights: weights under our names.
+        classes: class names; None if unknown.
+        others: recipes that differ from ``recipe`` only in training.
+        form: "training", or "deployment" if the file has only the weights for inference.
     """
 
     stored: Stored
@@ -70,25 +70,26 @@ class _Candidate:
     weights: dict[str, Tensor]
     form: str
     problem: str | None
-    native: bool  # whether it has the recipe's own number of classes
+    native: bool  # the recipe itself has this number of classes
 
     @property
     def behavior(self) -> str:
-        """Equal for models that predict alike from equal weights."""
+        """Key that is equal for models with equal predictions from equal weights."""
         return str(_of_predictions(OmegaConf.to_container(self.config.model, resolve=True)))
 
 
 def identify(stored: Stored, source: str = "auto", recipe: str | None = None) -> Identified:
-    """Find out what a file holds.
+    """Identify the format, recipe and classes of a file.
 
     Args:
-        stored: from :func:`deim.checkpoint.reading.read_weights`.
-        source: a format's name; "auto" to recognize it.
-        recipe: a name of :mod:`deim.config.model_zoo`, or a config file; None to recognize it.
+        stored: result of :func:`deim.checkpoint.reading.read_weights`.
+        source: name of the format; "auto" to detect it.
+        recipe: name from :mod:`deim.config.model_zoo`, or a config file; None to detect it.
 
     Raises:
-        ConfigError: there is no such recipe.
-        CheckpointError: it is no model that we know, or of several; says what does not fit.
+        ConfigError: if the recipe does not exist.
+        CheckpointError: if no recipe fits, or several recipes with different predictions fit. The message lists the
+            mismatches or the recipes.
     """
     origin = format_of(stored, source)
     said = stored.metadata.get("recipe")
@@ -99,7 +100,7 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
     if not fitting:
         nearest = min(candidates, key=lambda one: one.problem.count("\n") if one.problem else 0)
         raise CheckpointError(
-            f"{stored.path} fits none of {len(names)} recipes, {nearest.recipe} best:\n{nearest.problem}"
+            f"{stored.path} does not fit any of {len(names)} recipes. Closest: {nearest.recipe}\n{nearest.problem}"
         )
     best = _best(stored, fitting, origin)
     others = [one.recipe for one in fitting if one is not best and one.behavior == best.behavior]
@@ -110,29 +111,29 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
 
 
 def format_of(stored: Stored, source: str = "auto") -> Format | None:
-    """The format of a file; None for one of this package.
+    """Return the format of a file; None for the format of this package.
 
     Raises:
-        CheckpointError: it is not of the format ``source``, or of none that we know.
+        CheckpointError: if the file does not have the format ``source``, or has an unknown format.
     """
     names = list(stored.weights)
     found = [one for one in FORMATS if one.recognizes(names)]
     if source not in ("auto", "native"):
         found = [one for one in found if one.name == source]
         if not found:
-            raise CheckpointError(f"{stored.path} is not of the format {source!r}")
+            raise CheckpointError(f"{stored.path} does not have the format {source!r}")
     if found and source != "native":
         return found[0]
     if not any(name.startswith(("decoder.refinement.", "decoder.queries.", "decoder.score_heads.")) for name in names):
         raise CheckpointError(
-            f"{stored.path} is of no format that is known here (its tensors have names such as "
-            f"{', '.join(names[:3])}); known are {', '.join(sorted({one.name for one in FORMATS}))}, and ours"
+            f"{stored.path} has an unknown format (its tensors have names such as {', '.join(names[:3])}); known "
+            f"formats are {', '.join(sorted({one.name for one in FORMATS}))}, and that of this package"
         )
     return None
 
 
 def _possible(origin: Format | None, source: str) -> list[str]:
-    """Names of the recipes that a file of this format can be of."""
+    """Return the names of the recipes whose models this format can store."""
     systems = origin.systems if origin is not None else sorted({s for one in FORMATS for s in one.systems})
     if source == "dfine":
         systems = ("dfine",)
@@ -145,7 +146,7 @@ def _candidate(stored: Stored, recipe: str, count: int | None) -> _Candidate:
     config = load_config(recipe)
     kept = stored.metadata.get("config")
     if kept and recipe == stored.metadata.get("recipe"):
-        config.model = from_portable(kept, stored.path).model  # with what was set for its run
+        config.model = from_portable(kept, stored.path).model  # with the overrides of its run
     native = config.model.num_classes
     config.model.num_classes = count or native
     is_native, model = native == config.model.num_classes, _build(config)
@@ -162,19 +163,19 @@ def _candidate(stored: Stored, recipe: str, count: int | None) -> _Candidate:
 
 
 def _build(config: Any) -> nn.Module:
-    """A recipe's model, without memory for its parameters if it can be built so."""
+    """Build a recipe's model, without allocating its parameters if possible."""
     try:
         with torch.device("meta"):
             return build(config, "model")
-    except ConfigError:  # detectron2's Swin Transformer reads values of a tensor while it is built
+    except ConfigError:  # detectron2's Swin Transformer reads tensor values during construction
         return build(config, "model")
 
 
 def _best(stored: Stored, fitting: Sequence[_Candidate], origin: Format | None) -> _Candidate:
-    """The candidate that the file's tensors, its arguments and its name speak for.
+    """Return the candidate that agrees best with the file's tensors, training arguments and name.
 
     Raises:
-        CheckpointError: models that predict differently fit, and nothing tells which it is.
+        CheckpointError: if several candidates with different predictions fit equally well.
     """
     fitting = [one for one in fitting if _agrees(stored, one.config.model)] or list(fitting)
     fitting = [one for one in fitting if _writes_as(stored, one, origin)] or fitting
@@ -184,21 +185,23 @@ def _best(stored: Stored, fitting: Sequence[_Candidate], origin: Format | None) 
     said = _words(stored.path) & _words(best.recipe)
     if rivals and (_score(stored.path, rivals[0]) == _score(stored.path, best) or not said):
         raise CheckpointError(
-            f"{stored.path} fits recipes that predict differently, and nothing in it tells which it is of: "
+            f"{stored.path} fits several recipes with different predictions, and the file does not identify one: "
             f"{', '.join(one.recipe for one in ranked)}; choose one with --recipe"
         )
     return best
 
 
 def _agrees(stored: Stored, model: Any) -> bool:
-    """Whether a model is dilated as the arguments say that trained the weights: it shows in no tensor."""
+    """Return True unless the training arguments contradict the model's dilation, which no tensor shows."""
     dilated = stored.arguments.get("dilation")
     return dilated is None or bool(dilated) == bool(model.backbone.get("dilated", False))
 
 
 def _writes_as(stored: Stored, candidate: _Candidate, origin: Format | None) -> bool:
-    """Whether a file of this candidate would hold exactly these tensors: frozen normalization has no counters, and
-    decoders that do not refine boxes have no heads of their own."""
+    """Return True if a file of this candidate would have exactly these tensors.
+
+    Frozen normalization has no counters, and decoders without box refinement have no heads of their own.
+    """
     if origin is None:
         return True
     counted = with_counters(candidate.weights, candidate.model)
@@ -211,7 +214,7 @@ def _score(path: str, candidate: _Candidate) -> tuple[int, int]:
 
 
 def _words(name: str) -> set[str]:
-    """Of a recipe's name, or of a file's and its folder's."""
+    """Return the words in a recipe's name, or in the names of a file and its folder."""
     parts: Iterable[str] = Path(name).with_suffix("").parts[-2:]
     return {word for part in parts for word in re.split(r"[^a-z0-9]+", part.casefold()) if word}
 

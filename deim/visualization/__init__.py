@@ -1,4 +1,4 @@
-"""Pictures that people look at, out of arrays that they are given."""
+"""Plots and annotated images."""
 
 from deim.visualization.curves import draw_metrics, draw_runs, last_scores, read_scores
 from deim.visualization.objects import draw_detections, draw_objects

@@ -1,4 +1,4 @@
-"""Figures about what a detector gets right and wrong."""
+"""Figures of the error analysis."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from deim.analysis import Curve
 from deim.visualization.figures import class_colors
 
-# More names than this do not fit beside a matrix or a curve.
+# Maximum number of class names that are readable beside a matrix or curve.
 _READABLE = 40
 
 
 def precision_recall_figure(curves: Sequence[Curve], class_names: Sequence[str]) -> Figure:
-    """Precision over recall of each class that there are objects of, and their mean."""
+    """Plot the precision-recall curve of each class that has objects, and their mean."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     shown = [(name, curve) for name, curve in zip(class_names, curves, strict=True) if curve.objects]
@@ -38,7 +38,7 @@ def precision_recall_figure(curves: Sequence[Curve], class_names: Sequence[str])
 
 
 def interpolated(curve: Curve, recalls: np.ndarray) -> np.ndarray:
-    """The best precision at each recall or beyond it, as AP is defined by."""
+    """Return the maximum precision at each recall or higher, as in the definition of AP."""
     if not len(curve.recall):
         return np.zeros_like(recalls)
     best = np.maximum.accumulate(curve.precision[::-1])[::-1]
@@ -47,22 +47,25 @@ def interpolated(curve: Curve, recalls: np.ndarray) -> np.ndarray:
 
 
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Rows in shares of the objects of a class; of many classes those that are confused most."""
+    """Plot the confusion matrix: counts, colored by the fraction of the row.
+
+    If there are more than 40 classes, only the most confused ones are shown.
+    """
     names, matrix = _most_confused(matrix, class_names)
     side = max(4.5, 0.32 * len(matrix) + 2.5)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names) + 1), [*names, "not found"], rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names) + 1), [*names, "nothing there"], fontsize=8)
-    axes.set(xlabel="found as", ylabel="what is there")
+    axes.set_xticks(range(len(names) + 1), [*names, "not detected"], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names) + 1), [*names, "background"], fontsize=8)
+    axes.set(xlabel="detected class", ylabel="ground truth")
     for row, column in zip(*np.nonzero(matrix), strict=True):
         dark = shares[row, column] > 0.5
         axes.text(
             column, row, matrix[row, column], ha="center", va="center", fontsize=7, color="white" if dark else "black"
         )
-    figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the row")
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="fraction of the row")
     return figure
 
 
@@ -76,7 +79,7 @@ def _most_confused(matrix: np.ndarray, class_names: Sequence[str]) -> tuple[list
 
 
 def bars_figure(values: Mapping[str, float], title: str, unit: str) -> Figure:
-    """A bar for each name, in their order from the top."""
+    """Plot one horizontal bar per name, in order from the top."""
     figure = Figure(figsize=(7, 0.24 * max(len(values), 4) + 1), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(values))[::-1]

@@ -1,4 +1,4 @@
-"""Boxes with labels drawn into the pixels of an image."""
+"""Drawing of boxes and labels into images."""
 
 import functools
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from PIL import Image, ImageDraw, ImageFont
 def annotate(
     image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[tuple[int, int, int]]
 ) -> np.ndarray:
-    """A copy of an image, at its own resolution, with boxes.
+    """Return a copy of an image, at its own resolution, with boxes and labels.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        boxes: (N, 4) XYXY in pixels; the last is drawn on top.
-        labels, colors: of each box; colors are RGB in [0, 255].
+        boxes: (N, 4) XYXY in pixels; the last box is drawn on top.
+        labels, colors: label and color of each box; colors are RGB in [0, 255].
     """
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
-    # readable on a thumbnail as on a poster
+    # Line width and font size scale with the image, so that boxes are readable at any resolution.
     scale = max(image.shape[:2]) / 640
     width, font = max(round(2 * scale), 1), _font(max(round(12 * scale), 9))
     for box, label, color in zip(boxes.tolist(), labels, colors, strict=True):
@@ -31,8 +31,8 @@ def annotate(
 
 
 def color_of(index: int) -> tuple[int, int, int]:
-    """RGB of a class; neighbors are far apart, and a class has the same color in every picture."""
-    # the golden ratio spreads hues evenly however many there are
+    """Return the RGB color of a class: different for neighboring indices, and the same in every image."""
+    # Steps of the golden ratio spread any number of hues evenly.
     hue = index * 0.618033988749895 % 1.0
     red, green, blue = (np.clip(np.abs((hue * 6 + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2))
     return int(55 + 200 * red), int(55 + 200 * green), int(55 + 200 * blue)
@@ -50,7 +50,7 @@ def _draw_label(
     color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
-    """Above the box, or inside where there is no room above; always within the picture."""
+    """Draw a label above the box, or inside it if there is no space above; always within the image."""
     _, _, width, depth = draw.textbbox((0, 0), label, font=font)
     right, bottom = draw.im.size
     left = max(min(box[0], right - width - 4), 0)
@@ -62,5 +62,5 @@ def _draw_label(
 
 @functools.lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The one that comes with matplotlib: it has more alphabets than PIL's."""
+    """Return matplotlib's font, which supports more scripts than PIL's."""
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

@@ -1,4 +1,4 @@
-"""Several runs side by side."""
+"""Comparison of several runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from deim.visualization.curves import COCO_SCORES, draw_runs, read_scores
 
 
 def compare_runs(folders: Sequence[str], output: str | Path) -> str:
-    """Draw the AP of runs over their iterations.
+    """Plot the AP of runs over their iterations and return a table of their best scores.
 
     Args:
         folders: ``train.output_dir`` of each run.
-        output: the PNG to write.
+        output: path of the PNG file.
 
     Returns:
-        a table: for each run the iteration with the best AP, and its scores there in percent.
+        Markdown table with the iteration of the best AP of each run, and all scores at this iteration in percent.
 
     Raises:
-        DeimError: a folder has no ``metrics.json``, or no evaluation in it.
+        DeimError: if a folder has no ``metrics.json``, or the file contains no evaluation.
     """
     names = _short(folders)
     rows, curves = [], {}
@@ -28,7 +28,7 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
         file = Path(folder) / "metrics.json"
         points = {score: dict(read_scores(file, score)) for score in COCO_SCORES}
         if not points["AP"]:
-            raise DeimError(f"{file} holds no AP: the run has not been evaluated yet")
+            raise DeimError(f"{file} contains no AP: the run has not been evaluated yet")
         best = max(points["AP"], key=lambda iteration: points["AP"][iteration])
         rows.append([name, best, *(points[score].get(best) for score in COCO_SCORES)])
         curves[name] = [sorted(points["AP"].items())]
@@ -40,6 +40,6 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
 
 
 def _short(folders: Sequence[str]) -> list[str]:
-    """Names that tell the runs apart: those of the folders, or their paths if two have one name."""
+    """Return unique names for the runs: their folder names, or the full paths if two folder names are equal."""
     names = [Path(folder).resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

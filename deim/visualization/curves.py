@@ -1,4 +1,4 @@
-"""Curves of a run."""
+"""Curves of training metrics."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ _SCORES = COCO_SCORES[:3]
 
 
 def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
-    """Draw total loss, learning rate and AP over the iterations of a run as a PNG.
+    """Plot the total loss, learning rate and AP of a run over its iterations as a PNG.
 
     Args:
         metrics_file: detectron2's ``metrics.json``.
-        output: the picture to write.
+        output: path of the PNG file.
 
     Raises:
-        DeimError: the file is missing, malformed or holds no losses.
+        DeimError: if the file is missing, malformed or contains no losses.
     """
     losses, rates = _series(metrics_file, "total_loss"), _series(metrics_file, "lr")
     if not losses:
-        raise DeimError(f"{metrics_file} holds no total_loss: has the run written any metrics yet?")
+        raise DeimError(f"{metrics_file} contains no total_loss: has the run written any metrics yet?")
     scores = {name: read_scores(metrics_file, name) for name in _SCORES}
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -48,11 +48,11 @@ def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
 
 
 def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output: str | Path) -> None:
-    """Draw the AP of several runs over their iterations as a PNG.
+    """Plot the AP of several runs over their iterations as a PNG.
 
     Args:
-        runs: {name: one [(iteration, AP)] for each of its runs, which share a color}.
-        output: the picture to write.
+        runs: {name: [(iteration, AP)] of each run with this name}; runs with the same name share a color.
+        output: path of the PNG file.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -68,26 +68,26 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output:
 
 
 def read_scores(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
-    """[(iteration, value in %)] of the evaluations of a run, of "AP", "AP50" or another of COCO's metrics.
+    """Return [(iteration, value in %)] of the evaluations of a run for a COCO metric, such as "AP" or "AP50".
 
     Raises:
-        DeimError: the file is missing or malformed.
+        DeimError: if the file is missing or malformed.
     """
     return _series(metrics_file, f"bbox/{name}")
 
 
 def last_scores(metrics_file: str | Path) -> dict[str, float]:
-    """{"AP": ..., "AP50": ..., "AP75": ...} of the last evaluation of a run, in %; empty if there was none.
+    """Return {"AP": ..., "AP50": ..., "AP75": ...} of the last evaluation of a run, in %; empty if there was none.
 
     Raises:
-        DeimError: the file is missing or malformed.
+        DeimError: if the file is missing or malformed.
     """
     scores = {name: read_scores(metrics_file, name) for name in _SCORES}
     return {name: points[-1][1] for name, points in scores.items() if points}
 
 
 def _series(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
-    """[(iteration, value)] of one scalar, in order; of a repeated iteration the last."""
+    """Return [(iteration, value)] of one scalar in order; the last value wins if an iteration occurs repeatedly."""
     path = Path(metrics_file)
     if not path.is_file():
         raise DeimError(f"metrics file {path} does not exist")

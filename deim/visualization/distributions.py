@@ -1,4 +1,4 @@
-"""D-FINE's boxes as what they are inside: a distribution for each edge, refined layer by layer."""
+"""Plots of D-FINE's box distributions: one distribution per edge, refined layer by layer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +19,15 @@ def draw_distributions(
     bin_values: np.ndarray,
     output: str | Path,
 ) -> None:
-    """Draw for each object its box and its four distributions after each layer, from light to dark, as a PNG.
+    """Plot the boxes and the four edge distributions of each object after each layer, from light to dark, as a PNG.
 
     Args:
         image: (H, W, 3) RGB uint8.
-        objects: a caption, boxes (L, 4) XYXY in pixels, and probabilities (L, 4, N) of the edges, in the order of
-            :data:`EDGES`.
-        bin_values: (N,) W(n), how far outwards of the first box an edge is in bin n; see
+        objects: caption, boxes (L, 4) XYXY in pixels, and probabilities (L, 4, N) of the edges in the order of
+            :data:`EDGES`, for each object.
+        bin_values: (N,) W(n), the outward offset of an edge from the initial box in bin n; see
             :func:`deim.structures.distribution.weighting_function`.
+        output: path of the PNG file.
     """
     figure = Figure(figsize=(15, 2.9 * len(objects)), layout="constrained")
     axes = figure.subplots(len(objects), 5, squeeze=False, width_ratios=[1.25, 1, 1, 1, 1])
@@ -44,7 +45,7 @@ def draw_distributions(
             for layer, color in enumerate(colors):
                 panel.plot(bin_values, probabilities[layer, edge], color=color, label=f"layer {layer + 1}")
             panel.axvline(0, color="gray", linewidth=0.6)
-            panel.set(title=f"{name} edge", xlabel="W(n), outwards", ylim=(0, None))
+            panel.set(title=f"{name} edge", xlabel="W(n), outward", ylim=(0, None))
             panel.set_xscale("symlog", linthresh=0.02)
             panel.tick_params(labelsize=7)
     axes[0][1].legend(fontsize=7)

@@ -1,4 +1,4 @@
-"""What pictures have in common."""
+"""Shared helpers for figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 def grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """A figure with room for ``count`` images."""
+    """Return a figure with axes for ``count`` images."""
     rows = max(-(-count // columns), 1)
     figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -20,7 +20,7 @@ def grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
 
 
 def class_colors(class_names: Sequence[str]) -> np.ndarray:
-    """(K, 4) RGBA."""
+    """Return (K, 4) RGBA colors, one per class."""
     return matplotlib.colormaps["hsv"](np.linspace(0, 1, len(class_names), endpoint=False))
 
 

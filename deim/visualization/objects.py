@@ -1,4 +1,4 @@
-"""Boxes on images."""
+"""Plots of boxes on images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,15 @@ def draw_objects(
     titles: Sequence[str] = (),
     columns: int = 4,
 ) -> None:
-    """Draw images in a grid with their objects.
+    """Draw a grid of images with their objects as a PNG.
 
     Args:
         images: (H, W, 3) RGB uint8.
-        objects: boxes (N, 4) XYXY and classes (N,) of each image; classes without a name are left out.
-        titles: of the images; none by default.
+        objects: boxes (N, 4) XYXY and classes (N,) of each image; classes without a name are omitted.
+        class_names: names of the classes.
+        output: path of the PNG file.
+        titles: titles of the images; none by default.
+        columns: images per row.
     """
     figure, axes = grid(len(images), columns)
     colors = class_colors(class_names)
@@ -47,13 +50,16 @@ def draw_detections(
     threshold: float = 0.5,
     columns: int = 4,
 ) -> None:
-    """Draw images in a grid, ground truth in white dashes, detections in the color of their class.
+    """Draw a grid of images as a PNG, ground truth in dashed white, detections in the color of their class.
 
     Args:
         images: (H, W, 3) RGB uint8.
         truths: boxes (N, 4) XYXY and classes (N,) of each image.
-        detections: predictions of each image, at its size.
-        threshold: detections of a lower score are left out.
+        detections: predictions for each image, at the size of the image.
+        class_names: names of the classes.
+        output: path of the PNG file.
+        threshold: detections with a lower score are omitted.
+        columns: images per row.
     """
     figure, axes = grid(len(images), columns)
     colors = class_colors(class_names)

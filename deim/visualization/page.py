@@ -1,4 +1,4 @@
-"""A self-contained HTML page: text, tables and pictures in one file."""
+"""Self-contained HTML pages with text, tables and images in one file."""
 
 import base64
 import html
@@ -26,7 +26,7 @@ img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { color: #666; fo
 
 
 class Page:
-    """Content is added from top to bottom."""
+    """An HTML page. Methods append content from top to bottom."""
 
     def __init__(self, title: str):
         self.title = title
@@ -39,7 +39,7 @@ class Page:
         self._parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def figures(self, values: Sequence[tuple[str, str]]) -> None:
-        """A few large numbers: (number, what it is)."""
+        """Append a few large numbers: (number, description)."""
         items = "".join(f"<div><b>{html.escape(number)}</b>{html.escape(name)}</div>" for number, name in values)
         self._parts.append(f'<div class="big">{items}</div>')
 
@@ -54,11 +54,11 @@ class Page:
         self._parts.append(f"<figure>{_image('png', buffer.getvalue(), description)}</figure>")
 
     def file(self, path: Path, description: str) -> None:
-        """A PNG."""
+        """Append a PNG file."""
         self._parts.append(f"<figure>{_image('png', path.read_bytes(), description)}</figure>")
 
     def pictures(self, pictures: Sequence[tuple[np.ndarray, str]]) -> None:
-        """uint8 (H, W, 3) RGB pictures with captions, side by side."""
+        """Append uint8 (H, W, 3) RGB images with captions, side by side."""
         items = []
         for picture, caption in pictures:
             buffer = io.BytesIO()
@@ -70,7 +70,7 @@ class Page:
         self._parts.append(f'<div class="pictures">{"".join(items)}</div>')
 
     def folded(self, summary: str, text: str) -> None:
-        """Text that opens by a click."""
+        """Append text that is collapsed until a click."""
         self._parts.append(
             f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
         )

@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers."""
+"""Plots of dataset statistics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,13 @@ from deim.visualization.figures import save
 def draw_statistics(
     boxes: Sequence[np.ndarray], class_counts: np.ndarray, class_names: Sequence[str], output: str | Path
 ) -> None:
-    """Draw how often classes, sizes of objects and numbers of objects in an image occur.
+    """Plot histograms of classes, object sizes and objects per image as a PNG.
 
     Args:
         boxes: (N, 4) XYXY of each image.
-        class_counts: (K,) objects of each class; the forty commonest are shown.
+        class_counts: (K,) objects of each class; the 40 most frequent classes are shown.
+        class_names: names of the classes.
+        output: path of the PNG file.
     """
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     classes, sizes, numbers = figure.subplots(1, 3, width_ratios=(2, 1, 1))
@@ -31,8 +33,8 @@ def draw_statistics(
         sizes.set_xscale("log")
     for side in (32, 96):
         sizes.axvline(side, color="gray", linestyle="--", linewidth=1)
-    sizes.set(xlabel="square root of the area in pixels", title="sizes (dashed: COCO's small, medium, large)")
+    sizes.set(xlabel="square root of the box area in pixels", title="object sizes (dashed: COCO small, medium, large)")
     counts = [len(one) for one in boxes]
     numbers.hist(counts, bins=np.arange(max(counts) + 2) - 0.5 if max(counts) < 60 else 60)
-    numbers.set(xlabel="objects", ylabel="images", title="objects in an image")
+    numbers.set(xlabel="objects", ylabel="images", title="objects per image")
     save(figure, output)

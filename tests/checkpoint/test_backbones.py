@@ -45,7 +45,7 @@ def test_of_a_detector_and_alone(to: str, tmp_path: Path, caplog: pytest.LogCapt
     torch.save(alone | {"fc.weight": torch.zeros(1000, 8)}, tmp_path / "alone.pth")
     with caplog.at_level(logging.INFO):
         assert_same(build(weights=str(tmp_path / "alone.pth")), model.backbone)
-    assert "alone.pth; without fc.weight" in caplog.text
+    assert "alone.pth; unused: fc.weight" in caplog.text
 
 
 @pytest.mark.parametrize(

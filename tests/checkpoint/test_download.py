@@ -73,10 +73,10 @@ def test_an_interrupted_download_continues(has_ranges: bool, web: Web, tmp_path:
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        (File(b"<!DOCTYPE html><html>Please log in</html>"), "is a web page and not a file of weights"),
-        (File(b"some text" * 100), "is not a file of weights"),
+        (File(b"<!DOCTYPE html><html>Please log in</html>"), "is a web page and not a weights file"),
+        (File(b"some text" * 100), "is not a weights file"),
         (File(weights()[:-100] + b"\0" * 100), "is damaged"),
-        (None, "the server answers 404"),
+        (None, "the server responded with 404"),
     ],
     ids=["page", "text", "damaged", "nothing"],
 )
@@ -96,7 +96,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch
     with redirect(0), pytest.raises(CheckpointError) as error:
         pretrained.path_of("imagenet", "HGNetV2", "B0")
     message = str(error.value)
-    assert "PPHGNetV2_B0_stage1.pth cannot be downloaded: there is no connection to the server" in message
+    assert "PPHGNetV2_B0_stage1.pth cannot be downloaded: no connection to the server" in message
     assert f"save it as {tmp_path / 'deim' / 'PPHGNetV2_B0_stage1.pth'}" in message
     assert "model.backbone.weights=''" in message
 

@@ -78,7 +78,7 @@ def test_runs_side_by_side(run: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "runs.png").size[0] > 500
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.0}\n')
-    with pytest.raises(DeimError, match="holds no AP"):
+    with pytest.raises(DeimError, match="contains no AP"):
         compare_runs([str(tmp_path / "empty")], tmp_path / "runs.png")
     with pytest.raises(DeimError, match="does not exist"):
         compare_runs([str(tmp_path / "nowhere")], tmp_path / "runs.png")

@@ -224,14 +224,14 @@ def test_a_backbone_of_another_library_starts_from_a_file(tmp_path: Path, caplog
         load_start(start_from(tmp_path / "classifier.pth"), model, classes=None)
     assert all(torch.equal(model.backbone.net.state_dict()[name], value) for name, value in state.items())
     assert "classifier.pth holds a backbone alone" in caplog.text
-    assert "without head.fc.weight; newly initialized: extra.weight, extra.bias" in caplog.text
+    assert "unused: head.fc.weight; newly initialized: extra.weight, extra.bias" in caplog.text
 
 
 def test_a_detector_is_never_loaded_in_part(tmp_path: Path) -> None:
     model = Detector()
     state = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
     torch.save(state | {"encoder.weight": torch.zeros(3, 3)}, tmp_path / "detector.pth")
-    with pytest.raises(CheckpointError, match=r"(?s)does not fit the model.*encoder\.weight is \(3, 3\) there"):
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit the model.*encoder\.weight is \(3, 3\) in the file"):
         load_start(start_from(tmp_path / "detector.pth"), model, classes=None)
 
 
@@ -244,7 +244,7 @@ def test_a_file_of_another_backbone_is_refused(change: str, tmp_path: Path) -> N
     else:
         state["res2.0.conv1.weight"] = torch.zeros(32, 64, 3, 3)
     torch.save({"model": state}, tmp_path / "other.pth")
-    message = "is of a deeper model" if change == "deeper" else "does not fit this Pyramid: 1 of its tensors"
+    message = "belongs to a deeper model" if change == "deeper" else "does not fit this Pyramid: 1 of its tensors"
     with pytest.raises(CheckpointError, match=message):
         load_start(start_from(tmp_path / "other.pth"), model, classes=None)
 
@@ -252,7 +252,7 @@ def test_a_file_of_another_backbone_is_refused(change: str, tmp_path: Path) -> N
 def test_a_deeper_resnet_does_not_fit_a_shallower_one(tmp_path: Path) -> None:
     """Every tensor of the shallower one is in the file, with the same shape."""
     torch.save(PResNet(101).state_dict(), tmp_path / "r101.pth")
-    with pytest.raises(CheckpointError, match=r"(?s)is of a deeper model than this PResNet.*res_layers.#"):
+    with pytest.raises(CheckpointError, match=r"(?s)belongs to a deeper model than this PResNet.*res_layers.#"):
         load_backbone_weights(PResNet(50), str(tmp_path / "r101.pth"))
 
 

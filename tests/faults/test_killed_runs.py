@@ -164,7 +164,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error(shapes: Path, tmp_path: Pat
     (tmp_path / "model_0000004.pth").write_bytes(b"PK")
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
     message = refused(train_net(shapes, tmp_path, "--resume", *SETTINGS))
-    assert f"none of the checkpoints in {tmp_path} can be resumed from" in message
+    assert f"no checkpoint in {tmp_path} can be resumed from" in message
 
 
 def test_a_full_disk_leaves_the_former_checkpoint_whole(shapes: Path, tmp_path: Path) -> None:

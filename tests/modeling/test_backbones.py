@@ -153,7 +153,7 @@ class Malicious:
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"model": Malicious()}))
-    with pytest.raises(CheckpointError, match=r"builtins\.print does not belong into a file of weights"):
+    with pytest.raises(CheckpointError, match=r"builtins\.print is not allowed in a weights file"):
         build_resnet(50, weights=str(tmp_path / "R-50.pkl"))
     assert "run" not in capsys.readouterr().out
 

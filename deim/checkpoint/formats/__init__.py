@@ -1,11 +1,11 @@
-"""Foreign layouts of weights: one file for each library."""
+"""Weight layouts of other libraries, one module per library."""
 
 from collections.abc import Iterable
 
 from deim.checkpoint.formats import deformable_detr, detrex, dfine, dn_detr, rtdetrv2, transformers
 from deim.checkpoint.formats.format import Format
 
-# A file is of the first whose signature it has.
+# The first format whose signature matches is used.
 FORMATS: tuple[Format, ...] = (
     dfine.DFINE,
     dfine.DEIM,
@@ -28,7 +28,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 def recognize(names: Iterable[str]) -> Format | None:
-    """The format of a file that has tensors of these names; None if it is none of these."""
+    """Return the format of a file with these tensor names; None if no format matches."""
     listed = list(names)
     return next((one for one in FORMATS if one.recognizes(listed)), None)
 

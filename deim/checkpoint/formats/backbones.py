@@ -1,4 +1,4 @@
-"""Backbones alone, as those who trained them to classify publish them."""
+"""Layouts of backbone weights as published by the authors of classification models."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from deim.checkpoint.renaming import Rule, has_names, rename
 
 @dataclass(frozen=True)
 class BackboneFormat:
-    """A layout of a backbone's weights.
+    """A layout of backbone weights.
 
     Args:
-        title: for people.
-        signature: templates; such a file has names like each of them.
-        rules: names there and here.
+        title: name in messages.
+        signature: templates; a file of this layout has a matching name for each of them.
+        rules: mapping between the names in the file and ours.
     """
 
     title: str
@@ -24,11 +24,11 @@ class BackboneFormat:
     rules: Sequence[Rule]
 
     def recognizes(self, names: Iterable[str]) -> bool:
-        """Whether a file with tensors of these names is of this format."""
+        """Return True if a file with these tensor names has this format."""
         return has_names(self.signature, names)
 
 
-# timm puts a downsampling before the layers that it leads to, Swin's authors after those that it comes from.
+# timm stores a downsampling in the stage after it, Swin's authors in the stage before it.
 _TIMM_SWIN = (
     *(rename(f"layers.{i + 1}.downsample.*", f"layers.{i}.downsample.*") for i in range(3)),
     rename("layers.#.blocks.*", "layers.#.blocks.*"),

@@ -1,4 +1,4 @@
-"""The official code of Deformable DETR, and of H-Deformable-DETR, which is built on it."""
+"""Layouts of the official code of Deformable DETR and of H-Deformable-DETR, which is based on it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ BACKBONE: tuple[Rule, ...] = (
     *(rename(f"backbone.0.body.{part}", f"backbone.{part}") for part in _SWIN),
 )
 
-# What detrex names alike.
+# Names that detrex shares.
 PROPOSALS: tuple[Rule, ...] = (
     rename("transformer.enc_output.*", "decoder.queries.projection.*"),
     rename("transformer.enc_output_norm.*", "decoder.queries.norm.*"),
@@ -27,18 +27,18 @@ TRANSFORMER: tuple[Rule, ...] = (
     rename("input_proj.#.#.*", "encoder.input_proj.#.#.*"),
     rename("transformer.level_embed", "encoder.level_embedding"),
     rename("transformer.encoder.layers.#.*", "encoder.layers.#.*"),
-    # There, the first norm follows the cross-attention and the second the self-attention, which comes before.
+    # In the official code norm1 follows the cross-attention and norm2 the self-attention, which comes first.
     rename("transformer.decoder.layers.#.norm1.*", "decoder.layers.#.norm2.*"),
     rename("transformer.decoder.layers.#.norm2.*", "decoder.layers.#.norm1.*"),
     rename("transformer.decoder.layers.#.*", "decoder.layers.#.*"),
 )
 
-# Position in the first half of the channels, content in the second.
+# The first half of the channels is the position, the second half the content.
 QUERIES = Rule(("query_embed.weight",), ("decoder.queries.position.weight", "decoder.queries.content.weight"), dim=1)
 
 
 def heads(num_layers: int) -> list[Rule]:
-    """One head for each layer; one more, if there, for the proposals."""
+    """Return the rules of one head per layer, and of one more for the proposals if it exists."""
     return [
         rename(f"class_embed.{num_layers}.*", "decoder.queries.score_head.*"),
         rename(f"bbox_embed.{num_layers}.*", "decoder.queries.bbox_head.*"),
@@ -48,13 +48,13 @@ def heads(num_layers: int) -> list[Rule]:
 
 
 def refines(model: Any) -> bool:
-    """Whether each layer corrects the boxes of the one before."""
+    """Return True if each layer corrects the boxes of the previous layer."""
     first, second = model.decoder.refinement.bbox_heads[:2]
     return first is not second
 
 
 def two_stage(model: Any) -> bool:
-    """Whether queries begin as the encoder's proposals."""
+    """Return True if the initial queries are proposals of the encoder."""
     return hasattr(model.decoder.queries, "score_head")
 
 

@@ -1,4 +1,4 @@
-"""detrex's Deformable DETR, H-Deformable-DETR, DN-DETR and DN-Deformable-DETR."""
+"""Layouts of detrex's Deformable DETR, H-Deformable-DETR, DN-DETR and DN-Deformable-DETR."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from deim.checkpoint.renaming import Rule, rename
 
 _BACKBONE = rename("backbone.*", "backbone.*")
 
-# Three maps of the backbone, and smaller ones made from the last.
+# Three maps come from the backbone; the smaller ones are computed from the last map.
 _NECK: tuple[Rule, ...] = (
     *(rename(f"neck.extra_convs.{i}.conv.*", f"encoder.input_proj.{3 + i}.0.*") for i in range(2)),
     *(rename(f"neck.extra_convs.{i}.norm.*", f"encoder.input_proj.{3 + i}.1.*") for i in range(2)),
@@ -20,7 +20,7 @@ _NECK: tuple[Rule, ...] = (
 
 
 def _layers(part: str) -> list[Rule]:
-    """Feed-forward network and norms of the layers of the encoder or the decoder."""
+    """Return the rules of the feed-forward networks and norms of the encoder's or decoder's layers."""
     theirs, ours = f"transformer.{part}.layers.#", f"{part}.layers.#"
     return [
         rename(f"{theirs}.ffns.0.activation.weight", f"{ours}.activation.weight"),
@@ -124,7 +124,7 @@ def _is_dilated(model: Any) -> bool:
 
 DN_DETR_DC5 = Format(
     name="detrex",
-    title="detrex's DN-DETR with a dilated backbone, which is torchvision's",
+    title="detrex's DN-DETR with torchvision's dilated backbone",
     systems=("dn_detr",),
     signature=(_LABELS, "anchor_box_embed.weight", "backbone.body.*"),
     rules=fixed(*torchvision_resnet("backbone.body.", "backbone."), *_DN_TRANSFORMER),

@@ -1,4 +1,4 @@
-"""The official code of D-FINE and of DEIM with D-FINE, which name everything alike."""
+"""Layouts of the official code of D-FINE and of DEIM with D-FINE, which use the same names."""
 
 from deim.checkpoint.formats import real_time
 from deim.checkpoint.formats.format import Format, Repeat, fixed

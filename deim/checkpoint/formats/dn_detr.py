@@ -1,4 +1,4 @@
-"""The official code of DN-DETR: on DAB-DETR, and on Deformable DETR in two ways."""
+"""Layouts of the official code of DN-DETR: on DAB-DETR, and two variants on Deformable DETR."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from deim.checkpoint.formats import deformable_detr
 from deim.checkpoint.formats.format import Format, Repeat, fixed
 from deim.checkpoint.renaming import Rule, rename
 
-# What detrex names alike.
+# Names that detrex shares.
 POSITION: tuple[Rule, ...] = (
     rename("transformer.encoder.query_scale.*", "encoder.position_scale.*"),
     rename("transformer.decoder.query_scale.*", "decoder.position.scale_mlp.*"),
@@ -14,13 +14,13 @@ POSITION: tuple[Rule, ...] = (
     rename("transformer.decoder.ref_anchor_head.*", "decoder.position.size_mlp.*"),
 )
 
-# One head for all layers.
+# All layers share one head.
 SHARED_HEADS: tuple[Rule, ...] = (
     rename("class_embed.*", "decoder.refinement.score_heads.0.*"),
     rename("bbox_embed.*", "decoder.refinement.bbox_heads.0.*"),
 )
 
-# The rows of the classes, and in the last row what is no noised object: all other queries.
+# One row per class; the last row is the content of all queries that are not denoising queries.
 LABELS_AND_CONTENT = ("decoder.denoising.class_embedding.weight", "decoder.queries.content.weight")
 
 _SELF_ATTENTION = {
@@ -42,7 +42,7 @@ _CROSS_ATTENTION = {
 
 
 def conditional_attention(kind: str, names: dict[str, str]) -> list[Rule]:
-    """Projections of the ``kind`` ("self", "cross") attention of the decoder's layers."""
+    """Return the rules of the projections of the decoder's "self" or "cross" attention (``kind``)."""
     return [
         rename(f"transformer.decoder.layers.#.{theirs}.*", f"decoder.layers.#.{kind}_attn.{ours}.*")
         for theirs, ours in names.items()
@@ -50,7 +50,7 @@ def conditional_attention(kind: str, names: dict[str, str]) -> list[Rule]:
 
 
 def queries_with_content(labels: str) -> list[Rule]:
-    """Anchors with a content of their own, beside the embedding of labels, which is called ``labels``."""
+    """Return the rules of anchors with their own content, next to a label embedding named ``labels``."""
     return [
         rename("tgt_embed.weight", "decoder.queries.content.weight"),
         rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
@@ -108,7 +108,7 @@ DN_DETR = Format(
 
 DN_DEFORMABLE_ENCODER = Format(
     name="dn_detr",
-    title="the official code of DN-DETR, with deformable attention in the encoder",
+    title="the official code of DN-DETR with deformable attention in the encoder",
     systems=("dn_detr",),
     signature=("label_enc.weight", "transformer.decoder.layers.#.ca_out_v_proj.*", "backbone.0.body.*"),
     rules=fixed(*_DEFORMABLE_ENCODER),
@@ -117,7 +117,7 @@ DN_DEFORMABLE_ENCODER = Format(
 
 DN_DEFORMABLE = Format(
     name="dn_detr",
-    title="the official code of DN-DETR, with deformable attention throughout",
+    title="the official code of DN-DETR with deformable attention in encoder and decoder",
     systems=("dn_detr",),
     signature=("label_enc.weight", "tgt_embed.weight", "backbone.0.body.*"),
     rules=_deformable_rules,

@@ -1,4 +1,4 @@
-"""What there is to know of a foreign layout of weights."""
+"""Description of a weight layout of another library."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ def _nothing(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
 
 
 def fixed(*rules: Rule) -> Callable[[int], Sequence[Rule]]:
-    """The same rules for a decoder of however many layers."""
+    """Return a function that gives the same rules for any number of decoder layers."""
     return lambda num_layers: rules
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A tensor that a file holds again under a second name.
+    """A tensor that a file stores again under a second name.
 
     Args:
-        copy, original: templates, as in :class:`Rule`, of names there.
-        when: whether files of such a model of ours have the copy.
-        instead: files have only the copy.
+        copy, original: templates of the names in the file, as in :class:`Rule`.
+        when: predicate on our model: do its files have the copy?
+        instead: the file has only the copy.
     """
 
     copy: str
@@ -41,20 +41,20 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Format:
-    """A layout of weights that another library reads and writes.
+    """A weight layout that another library reads and writes.
 
     Args:
-        name: how ``--from`` and ``--to`` call it.
-        title: for people.
-        systems: folders of ``projects/`` whose recipes it can hold.
-        signature: templates; such a file has names like each of them, and no other has.
-        rules: for a decoder of that many layers.
-        repeats: tensors that are there twice.
-        suits: whether a model of ours, of one of the systems, is written in it.
-        once: files hold what several layers share once, under the first of its names.
-        constants: what files hold beside weights, from a model of ours and the (height, width) of images:
-            buffers that follow from its shape.
-        constant_names: templates of their names.
+        name: value of ``--from`` and ``--to``.
+        title: name in messages.
+        systems: folders of ``projects/`` with the recipes that this format supports.
+        signature: templates; only files of this format have a matching name for each of them.
+        rules: function of the number of decoder layers.
+        repeats: tensors that are stored twice.
+        suits: predicate: can this format store a given model of ours, of one of the ``systems``?
+        once: files store parameters that layers share only once, under the first name.
+        constants: function of our model and the (height, width) of images that returns tensors that files store beside
+            the weights: buffers that follow from the model's shape.
+        constant_names: templates of the names of the constants.
     """
 
     name: str
@@ -69,14 +69,14 @@ class Format:
     constant_names: tuple[str, ...] = ()
 
     def recognizes(self, names: Sequence[str]) -> bool:
-        """Whether a file with tensors of these names is of this format."""
+        """Return True if a file with these tensor names has this format."""
         return has_names(self.signature, names)
 
     def to_ours(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Weights under our names, and the names of tensors that have no place here.
+        """Return weights under our names, and the names of unused tensors.
 
         Raises:
-            CheckpointError: a tensor that should be there twice differs from its copy.
+            CheckpointError: if a tensor that is stored twice differs from its copy.
         """
         own = self._without_copies({n: v for n, v in weights.items() if not self._is_constant(n)})
         return to_ours(own, self.rules(num_decoder_layers(own)))
@@ -84,14 +84,15 @@ class Format:
     def to_theirs(
         self, weights: Mapping[str, Tensor], model: nn.Module, image_size: Sequence[int] = (640, 640)
     ) -> dict[str, Tensor]:
-        """Weights of a model of ours under names there, with all that a file there holds.
+        """Return the content of a file of this format for one of our models.
 
         Args:
-            model: of the recipe; it may be on the meta device.
-            image_size: (height, width) for which the official real-time detectors keep anchors.
+            weights: weights under our names.
+            model: model of the recipe; it may be on the meta device.
+            image_size: (height, width) for which the official real-time detectors store anchors.
 
         Raises:
-            CheckpointError: the format has no place for some of them.
+            CheckpointError: if the format cannot store some of the weights.
         """
         shared = shared_names(model)
         if self.once:
@@ -101,7 +102,7 @@ class Format:
         left_over = [name for name in left_over if name not in shared]
         if left_over:
             raise CheckpointError(
-                f"{self.title} has no place for {len(left_over)} tensors, such as {', '.join(left_over[:3])}"
+                f"{self.title} has no tensor for {len(left_over)} weights, such as {', '.join(left_over[:3])}"
             )
         for repeat in self.repeats:
             if repeat.when(model):
@@ -110,15 +111,15 @@ class Format:
         return result | {name: value for name, value in constants.items() if num_decoder_layers((name,)) <= layers}
 
     def check_constants(self, weights: Mapping[str, Tensor], model: nn.Module) -> None:
-        """Raise where what follows from the model's shape is another there.
+        """Check the constants of a file against those that follow from the model's shape.
 
         Raises:
-            CheckpointError: naming it.
+            CheckpointError: if a constant differs. The message names it.
         """
         for name, value in self.constants(model, (640, 640)).items():
             found = weights.get(name)
             if found is not None and found.shape == value.shape and not torch.allclose(found.float(), value.float()):
-                raise CheckpointError(f"{name} is {_short(found)} in the file, where this model has {_short(value)}")
+                raise CheckpointError(f"{name} is {_short(found)} in the file, but {_short(value)} in this model")
 
     def _is_constant(self, name: str) -> bool:
         return any(matches(template, name) is not None for template in self.constant_names)
@@ -150,13 +151,13 @@ def _with_copies(weights: Mapping[str, Tensor], repeat: Repeat) -> dict[str, Ten
 
 
 def num_decoder_layers(names: Iterable[str]) -> int:
-    """How many layers the decoder of a model has, by any of the names they have."""
+    """Return the number of decoder layers, under any known naming."""
     numbers = (matches("*decoder.layers.#.*", f".{name}") for name in names)
     return max((int(number[1]) + 1 for number in numbers if number is not None), default=0)
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:
-    """Names under which parameters of a model are there again -> the names they had first."""
+    """Return {further name of a shared parameter: its first name}."""
     first: dict[int, str] = {}
     again = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -167,7 +168,7 @@ def shared_names(model: nn.Module) -> dict[str, str]:
 
 
 def with_counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights with the counters of batches that normalization has in a model, and a file may lack."""
+    """Add the batch counters of normalization layers that a model has and a file may lack."""
     counter, mean = "num_batches_tracked", "running_mean"
     names = [name for name in model.state_dict() if name.endswith(counter) and name not in weights]
     return {**weights, **{name: torch.tensor(0) for name in names if name.replace(counter, mean) in weights}}

@@ -1,4 +1,4 @@
-"""What the official code of D-FINE, DEIM and RT-DETRv2 has in common."""
+"""Rules and constants shared by the official code of D-FINE, DEIM and RT-DETRv2."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from deim.checkpoint.renaming import Rule, rename
 
 HYBRID_ENCODER: tuple[Rule, ...] = (
     rename("encoder.encoder.0.layers.#.*", "encoder.encoder.#.*"),
-    # in deployment
+    # Re-parameterized convolutions in deployment form.
     rename("encoder.*.bottlenecks.#.conv.*", "encoder.*.bottlenecks.#.fused.*"),
     rename("encoder.downsample_convs.#.0.*.conv_bn_fused.*", "encoder.downsample_convs.#.*.fused.*"),
     rename("encoder.*.conv_bn_fused.*", "encoder.*.fused.*"),
@@ -30,8 +30,8 @@ DECODER: tuple[Rule, ...] = (
 
 
 def point_scales(model: Any, template: str) -> dict[str, Tensor]:
-    """One over the number of points of its level, for each point of each decoder layer; ``template`` with ``#``
-    for the layer is their name."""
+    """Return, for each decoder layer, the reciprocal of the number of points of each point's level. ``template`` is the
+    name, with ``#`` for the layer."""
     scales = {}
     for index, layer in enumerate(model.decoder.layers):
         values = [1 / n for n in layer.cross_attn.num_points for _ in range(n)]
@@ -40,7 +40,7 @@ def point_scales(model: Any, template: str) -> dict[str, Tensor]:
 
 
 def anchors(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
-    """The anchors of every token of an image of this (height, width), and which of them are valid."""
+    """Return the anchors of all tokens of an image of this (height, width), and the mask of valid anchors."""
     strides = sorted(model.backbone._out_feature_strides[name] for name in model.backbone._out_features)
     shapes = tuple((image_size[0] // stride, image_size[1] // stride) for stride in strides)
     values, valid = model.decoder.queries.anchors(shapes)
@@ -48,7 +48,7 @@ def anchors(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
 
 
 def constants(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
-    """The buffers that the official code keeps among the weights."""
+    """Return the buffers that the official code stores beside the weights."""
     return anchors(model, image_size) | point_scales(model, "decoder.decoder.layers.#.cross_attn.num_points_scale")
 
 

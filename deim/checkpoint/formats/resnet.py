@@ -1,4 +1,4 @@
-"""Names of ResNets, there and in detectron2."""
+"""Rules between ResNet names of other libraries and detectron2's names."""
 
 from deim.checkpoint.renaming import Rule, rename
 
@@ -6,7 +6,8 @@ STAGES = range(1, 5)
 
 
 def torchvision_resnet(theirs: str, ours: str) -> list[Rule]:
-    """torchvision's, which timm and the DETR family share; ``theirs`` and ``ours`` begin the names."""
+    """Return the rules of torchvision's names, which timm and the DETR family share; ``theirs`` and ``ours`` are
+    prefixes."""
     blocks = [(f"{theirs}layer{i}.#", f"{ours}res{i + 1}.#") for i in STAGES]
     return [
         rename(f"{theirs}conv1.weight", f"{ours}stem.conv1.weight"),
@@ -19,7 +20,7 @@ def torchvision_resnet(theirs: str, ours: str) -> list[Rule]:
 
 
 def transformers_resnet(theirs: str, ours: str) -> list[Rule]:
-    """That of Hugging Face ``transformers``."""
+    """Return the rules of the names of Hugging Face ``transformers``; ``theirs`` and ``ours`` are prefixes."""
     blocks = [(f"{theirs}encoder.stages.{i - 1}.layers.#", f"{ours}res{i + 1}.#") for i in STAGES]
     convolutions = [(f"{a}.layer.{k}", f"{b}.conv{k + 1}") for a, b in blocks for k in range(3)]
     convolutions += [(f"{a}.shortcut", f"{b}.shortcut") for a, b in blocks]

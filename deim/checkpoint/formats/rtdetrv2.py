@@ -1,11 +1,11 @@
-"""The official code of RT-DETR, RT-DETRv2 and DEIM with RT-DETRv2, which name everything alike."""
+"""Layout of the official code of RT-DETR, RT-DETRv2 and DEIM with RT-DETRv2, which use the same names."""
 
 from deim.checkpoint.formats import real_time
 from deim.checkpoint.formats.format import Format, fixed
 from deim.checkpoint.renaming import Rule, inside, rename
 
 PRESNET: tuple[Rule, ...] = (
-    # The first stage has no stride, and its shortcut no pooling before the convolution.
+    # The first stage has stride 1, so its shortcut has no pooling before the convolution.
     rename("res_layers.0.blocks.#.short.conv.weight", "res_layers.0.blocks.#.short.conv.conv.weight"),
     rename("res_layers.0.blocks.#.short.norm.*", "res_layers.0.blocks.#.short.conv.norm.*"),
     rename("res_layers.*", "res_layers.*"),

@@ -1,4 +1,4 @@
-"""Hugging Face ``transformers``' D-FINE, RT-DETRv2 and Deformable DETR, as it writes them to files."""
+"""Layouts of D-FINE, RT-DETRv2 and Deformable DETR in Hugging Face ``transformers``."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from deim.checkpoint.renaming import Rule, rename
 
 
 def _attention(theirs: str, ours: str) -> list[Rule]:
-    """Query, key and value projections, which are one here."""
+    """Return the rules of query, key and value projections, which are one tensor in our models."""
     parts = {kind: tuple(f"{theirs}.{one}_proj.{kind}" for one in "qkv") for kind in ("weight", "bias")}
     return [
         *(Rule(parts[kind], (f"{ours}.in_proj_{kind}",)) for kind in ("weight", "bias")),
@@ -88,7 +88,7 @@ _PRESNET: tuple[Rule, ...] = tuple(
     for theirs, ours in (
         *((f"model.backbone.model.embedder.embedder.{i}", f"conv1.conv1_{i + 1}") for i in range(3)),
         *((f"{_STAGE}.#.layers.#.layer.{i}", f"res_layers.#.blocks.#.branch2{name}") for i, name in enumerate("abc")),
-        # The first stage has no stride, and its shortcut no pooling before the convolution.
+        # The first stage has stride 1, so its shortcut has no pooling before the convolution.
         (f"{_STAGE}.0.layers.#.shortcut", "res_layers.0.blocks.#.short.conv"),
         (f"{_STAGE}.#.layers.#.shortcut.1", "res_layers.#.blocks.#.short.conv"),
     )
@@ -138,11 +138,11 @@ def _never(model: nn.Module) -> bool:
     return False
 
 
-# Some versions write these, and all read them.
+# Some versions of transformers write these copies; all versions read them.
 _COPIED_HEADS = tuple(
     Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", when=_never) for head in ("class_embed", "bbox_embed")
 )
-# The other way round: the heads of Deformable DETR are the decoder's only if it refines boxes.
+# In Deformable DETR, by contrast, the heads belong to the decoder only if it refines boxes.
 _DEFORMABLE_HEADS = tuple(
     Repeat(f"model.decoder.{head}.#.*", f"{head}.#.*", when=when, instead=True)
     for head, when in (("bbox_embed", deformable_detr.refines), ("class_embed", deformable_detr.two_stage))
