@@ -1,4 +1,4 @@
-"""Train a recipe with parts of it switched on and off, and compare.
+"""Train a recipe with its components switched on and off, and compare the results.
 
 deim ablate --config-file deim_dfine/deim_dfine_n_shapes --switches mal dense_o2o fdr denoising --seeds 0 1 --run
 """
@@ -11,16 +11,18 @@ from deim.engine import ablation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a file, or the name of a recipe")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config file or recipe name")
     parser.add_argument("--switches", nargs="+", required=True, help=", ".join(SWITCHES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--output", type=Path, default=Path("output/ablation"), help="folder of all runs")
+    parser.add_argument("--output", type=Path, default=Path("output/ablation"), help="parent directory of all runs")
     parser.add_argument(
-        "--all-combinations", action="store_true", help="of the switches, instead of one turned at a time"
+        "--all-combinations",
+        action="store_true",
+        help="all combinations of the switches; default: toggle one at a time",
     )
-    parser.add_argument("--run", action="store_true", help="train what is not finished; else only write configs")
+    parser.add_argument("--run", action="store_true", help="train unfinished runs; default: only write the configs")
     parser.add_argument("--num-gpus", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config overrides for all runs")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config overrides for every run")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,4 +30,4 @@ def run(args: argparse.Namespace) -> None:
     if args.run:
         ablation.run(variants, args.num_gpus)
     print(ablation.report(variants, args.output))
-    print(f"wrote {args.output}/table.md, results.json, curves.png and the config of every run")
+    print(f"wrote table.md, results.json, curves.png and the config of every run to {args.output}")

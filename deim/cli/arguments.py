@@ -1,40 +1,38 @@
-"""Arguments that several subcommands have in common."""
+"""Command-line arguments shared by several subcommands."""
 
 import argparse
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--config-file``, ``--data``, ``--image-root`` and overrides, which :func:`deim.config.load_config` takes."""
+    """Add ``--config-file``, ``--data``, ``--image-root`` and config overrides; see :func:`deim.config.load_config`."""
     parser.add_argument(
-        "--config-file", default="", required=required, metavar="FILE", help="path of a config, or the name of a recipe"
+        "--config-file", default="", required=required, metavar="FILE", help="config file or recipe name"
     )
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="your own data in place of the recipe's: a folder or an annotation file, as annotation tools write them",
+        help="train and evaluate on your own dataset: a dataset directory or an annotation file (format is detected)",
     )
-    parser.add_argument(
-        "--image-root", metavar="FOLDER", help="the folder of the images of --data, if it is not found by itself"
-    )
+    parser.add_argument("--image-root", metavar="FOLDER", help="image directory of --data; default: searched for")
     add_overrides(parser)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="config overrides")
 
 
 def add_model(parser: argparse.ArgumentParser, exported: bool = False) -> None:
-    """Add the model and its weights.
+    """Add ``model`` and ``--weights``.
 
     Args:
-        exported: the model may be an exported file.
+        exported: whether exported files are accepted.
     """
-    kinds = "a checkpoint, an exported file (.onnx, .xml)," if exported else "a checkpoint,"
-    parser.add_argument("model", help=f"{kinds} or the name of a recipe with --weights")
-    parser.add_argument("--weights", help="weights of a recipe: a checkpoint, or coco for the published ones")
+    kinds = "checkpoint, exported file (.onnx, .xml)" if exported else "checkpoint"
+    parser.add_argument("model", help=f"{kinds}, or recipe name together with --weights")
+    parser.add_argument("--weights", help="weights for a recipe name: a checkpoint, or coco for the published weights")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", default="auto", help="such as cpu, cuda:1 or mps; default: a GPU if there is one, else the CPU"
+        "--device", default="auto", help="torch device, such as cpu, cuda:1 or mps; default: GPU if available, else CPU"
     )

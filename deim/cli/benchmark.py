@@ -1,4 +1,4 @@
-"""Measure speed and memory, beside other implementations in the same run.
+"""Measure speed and memory, optionally side by side with other implementations.
 
 deim benchmark dataloader --peer path/to/official/DEIM
 deim benchmark train-step --help
@@ -46,33 +46,33 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("dataloader", help="training images per second")
+    parser = subparsers.add_parser("dataloader", help="training images per second of the data loader")
     _add_peer(parser)
-    parser.add_argument("--json-file", help="COCO-format annotations of your own images; else some are drawn")
+    parser.add_argument("--json-file", help="COCO annotations of your own images; default: 256 generated images")
     parser.add_argument("--image-root")
-    parser.add_argument("--batches", type=int, default=20, help="how many batches of 16 to time")
-    parser.add_argument("--threads", type=int, default=1, help="that libraries may use in one process")
+    parser.add_argument("--batches", type=int, default=20, help="number of batches of 16 images to time")
+    parser.add_argument("--threads", type=int, default=1, help="maximum number of library threads per process")
     parser.add_argument("--num-workers", type=int, default=0)
     parser.add_argument(
-        "--image-cache", type=float, default=0.0, help="gigabytes: ours with decoded images kept as well"
+        "--image-cache", type=float, default=0.0, help="size in GB of our decoded-image cache, measured in addition"
     )
     parser.set_defaults(action=_dataloader)
 
 
 def _add_memory(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("memory", help="growth of a worker process over an epoch")
-    parser.add_argument("--images", type=int, default=118_287, help="size of the data set; COCO's by default")
+    parser = subparsers.add_parser("memory", help="memory growth of a worker process over one epoch")
+    parser.add_argument("--images", type=int, default=118_287, help="dataset size; default: that of COCO")
     parser.set_defaults(action=lambda args: memory.run(args.images))
 
 
 def _add_criterion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("criterion", help="losses of a step beside detrex's, which must be on PYTHONPATH")
+    parser = subparsers.add_parser("criterion", help="loss computation, compared with detrex (must be on PYTHONPATH)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.set_defaults(action=lambda args: criterion.run(args.rounds))
 
 
 def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("train-step", help="parts of a training step, and its memory")
+    parser = subparsers.add_parser("train-step", help="time per phase of a training step, and its memory")
     _add_step_options(parser)
     _add_peer(parser)
     parser.add_argument(
@@ -81,13 +81,13 @@ def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="a setting of the recipe to measure as well, such as train.compile=True; may be repeated",
+        help="also measure with this config override, such as train.compile=True; can be repeated",
     )
     parser.set_defaults(action=_training)
 
 
 def _add_kernels(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("kernels", help="what a training step spends its time in")
+    parser = subparsers.add_parser("kernels", help="time of a training step per kernel")
     _add_step_options(parser)
     parser.set_defaults(action=_kernels)
 
@@ -97,45 +97,45 @@ def _add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     _add_model_options(parser)
     _add_peer(parser)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
-    parser.add_argument("--half", action="store_true", help="in float16, where torch deems it safe")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--half", action="store_true", help="float16 autocast")
     parser.set_defaults(action=_latency)
 
 
 def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("export", help="exported files in ONNX Runtime and OpenVINO, on the CPU")
+    parser = subparsers.add_parser("export", help="exported models in ONNX Runtime and OpenVINO on the CPU")
     parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
-    parser.add_argument("--peer", help="a checkout of the official DEIM code, to export as well; needs torchvision")
-    parser.add_argument("--size", type=int, default=640, help="of the square images")
+    parser.add_argument("--peer", help="checkout of the official DEIM code, exported for comparison; needs torchvision")
+    parser.add_argument("--size", type=int, default=640, help="height and width of the images")
     parser.add_argument("--attention", choices=("grid_sample", "gather"), default="grid_sample")
-    parser.add_argument("--rounds", type=int, default=10, help="which all that is measured goes through in turns")
-    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
+    parser.add_argument("--rounds", type=int, default=10, help="number of interleaved measurement rounds")
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(
         action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
     )
 
 
 def _add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("model", help="parameters and operations, by part")
+    parser = subparsers.add_parser("model", help="parameters and FLOPs per component")
     parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
-    parser.add_argument("--size", type=int, default=640, help="of the square images")
-    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
+    parser.add_argument("--size", type=int, default=640, help="height and width of the images")
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(action=lambda args: complexity.run(args.recipe, args.size, args.json))
 
 
 def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("attention", help="deformable attention by each backend")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of values")
-    parser.add_argument("--cases", type=int, help="only the first so many")
+    parser = subparsers.add_parser("attention", help="deformable attention per backend")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the values")
+    parser.add_argument("--cases", type=int, help="measure only the first N cases")
     _add_options(parser)
     parser.set_defaults(action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json))
 
 
 def _add_evaluator(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("evaluator", help="COCO's evaluation")
+    parser = subparsers.add_parser("evaluator", help="COCO evaluation")
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--detections", type=int, default=100, help="of each image")
-    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
+    parser.add_argument("--detections", type=int, default=100, help="detections per image")
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
 
 
@@ -144,17 +144,17 @@ def _dataloader(args: argparse.Namespace) -> None:
         raise ConfigError("give both --json-file and --image-root, or neither")
     with tempfile.TemporaryDirectory() as folder:
         if args.json_file is None:
-            print("drawing 256 images ...", flush=True)
+            print("generating 256 images ...", flush=True)
             args.json_file, args.image_root = dataloader.write_images(Path(folder))
         how = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
         dataloader.run(args.json_file, args.image_root, *how)
 
 
 def _note_emulation(device: str, dtype: str | None) -> None:
-    """Say so where a device only emulates the precision that is measured."""
+    """Print a note if the device only emulates the measured precision."""
     reason = reason_against(choose_device(device), PRECISIONS[dtype]) if dtype else None
     if reason is not None:
-        print(f"note: {reason}, so that {dtype} is emulated; deim itself computes in float32 here", flush=True)
+        print(f"note: {reason}. {dtype} is emulated here; deim itself computes in float32 on this device", flush=True)
 
 
 def _training(args: argparse.Namespace) -> None:
@@ -175,26 +175,26 @@ def _kernels(args: argparse.Namespace) -> None:
 
 
 def _add_step_options(parser: argparse.ArgumentParser) -> None:
-    """What measurements of a training step have in common."""
+    """Add the options shared by measurements of a training step."""
     _add_model_options(parser)
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--objects", type=int, default=20, help="of each image")
+    parser.add_argument("--objects", type=int, default=20, help="objects per image")
     parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
 
 
 def _add_peer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--peer", help="a checkout of the official DEIM code, to measure as well; needs torchvision")
+    parser.add_argument("--peer", help="checkout of the official DEIM code, measured for comparison; needs torchvision")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What measurements of a recipe's model have in common."""
+    """Add the options shared by measurements of a recipe's model."""
     parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
-    parser.add_argument("--size", type=int, default=640, help="of the square images")
+    parser.add_argument("--size", type=int, default=640, help="height and width of the images")
     _add_options(parser)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    """What measurements of torch have in common."""
-    parser.add_argument("--rounds", type=int, default=10, help="which all that is measured goes through in turns")
-    parser.add_argument("--device", default="cpu", help="such as cuda")
-    parser.add_argument("--json", help="file to write the figures to, with those of the machine")
+    """Add the options shared by measurements of torch code."""
+    parser.add_argument("--rounds", type=int, default=10, help="number of interleaved measurement rounds")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")

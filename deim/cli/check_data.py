@@ -1,11 +1,11 @@
-"""Check a data set before training: counts, classes, sizes, problems, sample images.
+"""Check a dataset before training: counts, classes, sizes, problems, sample images.
 
     deim check-data --data path/to/your/data --output check
     deim check-data --data path/to/your/data --to-coco path/to/annotations
     deim check-data --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data
 
-With a config, the objects of an image are also compared with what its model can find. --to-coco writes the splits as
-instances_train.json and instances_val.json. The exit status is 1 if the data set cannot be trained on.
+With a config, also checks whether the model can detect as many objects per image as the dataset has. --to-coco writes
+the splits as instances_train.json and instances_val.json. The exit status is 1 if the dataset cannot be trained on.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from deim.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
     parser.add_argument("--split", choices=("train", "test"), default="train")
-    parser.add_argument("--output", default="check", help="folder for the drawn images")
-    parser.add_argument("--skip-images", action="store_true", help="do not decode every image")
-    parser.add_argument("--images", type=int, default=12, help="how many images to draw")
+    parser.add_argument("--output", default="check", help="directory for the sample images")
+    parser.add_argument("--skip-images", action="store_true", help="skip decoding all images")
+    parser.add_argument("--images", type=int, default=12, help="number of sample images to draw")
     parser.add_argument(
         "--to-coco",
         metavar="PATH",
-        help="write the data as COCO: a folder, or a .json file for one split",
+        help="convert the dataset to COCO format: output directory, or .json file for a single split",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     if not args.config_file and not args.data:
-        raise ConfigError("give a data set by --data, or a config by --config-file")
+        raise ConfigError("give a dataset with --data or a config with --config-file")
     cfg, limits, found = _config(args)
     dataset = cfg.dataloader[args.split].get("dataset")
     if registered_name(dataset) is None:
@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
         if found is not None and found.test is None:
             splits = {"train": splits["train"].dataset}
         written, root = write_coco(splits, Path(args.to_coco))
-        print(f"wrote {', '.join(map(str, written))}: read by --data {args.to_coco} --image-root {root}")
+        print(f"wrote {', '.join(map(str, written))}. Read them with --data {args.to_coco} --image-root {root}")
     return 0 if sound else 1
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, Limits | None, Discovered | None]:
-    """The config, the limits of its model if it has one, and what was found at ``--data``, which is printed."""
+    """Return the config, the limits of its model (if any) and the dataset found at ``--data``; print the latter."""
     limits, found = None, None
     if args.config_file:
         cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
@@ -75,7 +75,7 @@ def _print_found(path: str, found: Discovered) -> None:
             shown = [f"{key}={value}" for key, value in split.arguments.items() if key not in _LONG]
             print(f"{name}: {split.read.__name__}({', '.join(shown)})")
         else:
-            print(f"{name}: one of ten images of the training split is kept back")
+            print(f"{name}: 10% of the training images are held out")
     for note in found.notes:
         print(f"note: {note}")
 

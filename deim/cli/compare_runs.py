@@ -1,4 +1,4 @@
-"""Compare runs: a table of their scores, and a plot of their AP.
+"""Compare runs: a table of scores and a plot of AP.
 
 deim compare-runs output/first output/second --output runs.png
 """
@@ -10,7 +10,7 @@ from deim.visualization.comparison import compare_runs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", help="train.output_dir of each run")
-    parser.add_argument("--output", required=True, help="the PNG to write")
+    parser.add_argument("--output", required=True, help="PNG file to write")
 
 
 def run(args: argparse.Namespace) -> None:

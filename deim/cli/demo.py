@@ -2,8 +2,8 @@
 
     deim demo output/deim_dfine_s_coco/model_best.pth
 
-Drop an image on the page, and move the threshold. Only this machine can open the page, unless --host says otherwise.
-Needs the extra packages of pip install 'deim[demo]'.
+Drop an image on the page and adjust the score threshold. By default only this machine can open the page; see --host.
+Requires pip install 'deim[demo]'.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from deim.inference.predictor import Predictor
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, exported=True)
     add_device(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
     parser.add_argument("--port", type=int, default=7860)
 
 

@@ -1,4 +1,4 @@
-"""Draw how D-FINE's decoder refines the edges of its best detections.
+"""Plot how the D-FINE decoder refines the box edges of its best detections.
 
 deim draw-distributions output/deim_dfine_s_coco/model_best.pth street.jpg --output distributions.png
 """
@@ -13,8 +13,8 @@ from deim.inference.source import load_trained
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("image")
-    parser.add_argument("--output", required=True, help="the PNG to write")
-    parser.add_argument("--objects", type=int, default=3, help="how many detections to draw")
+    parser.add_argument("--output", required=True, help="PNG file to write")
+    parser.add_argument("--objects", type=int, default=3, help="number of detections to plot")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Draw detections beside the ground truth, on the first test images.
+"""Draw detections next to the ground truth for the first test images.
 
     deim draw-predictions --config-file deim_dfine/deim_dfine_s_coco --output predictions.png \\
         train.init_checkpoint=output/run/model_final.pth
@@ -13,9 +13,9 @@ from deim.engine.drawing import draw_predictions
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--output", required=True, help="the PNG to write")
-    parser.add_argument("--images", type=int, default=12, help="how many images to draw")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn")
+    parser.add_argument("--output", required=True, help="PNG file to write")
+    parser.add_argument("--images", type=int, default=12, help="number of images to draw")
+    parser.add_argument("--threshold", type=float, default=0.5, help="minimum score")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""How command lines end."""
+"""Exit statuses and error messages of the commands."""
 
 import importlib
 import sys
@@ -9,14 +9,14 @@ from deim.processes import PREEMPTED
 
 
 def run_tool(action: Callable[[], int | None]) -> int:
-    """Run an action and return the exit status of the process.
+    """Run a command and return the exit status of the process.
 
-    An error that the user can correct becomes one message on standard error and status 2, also when it was raised in
-    one of several processes. Other errors keep their traceback. A run that a signal ended after it saved a checkpoint
-    has the status :data:`deim.processes.PREEMPTED`.
+    A :class:`~deim.errors.DeimError`, also if raised in a rank, is printed to standard error as one message and the
+    exit status is 2. Other errors keep their traceback. A run that was ended by a signal after saving a checkpoint
+    returns :data:`deim.processes.PREEMPTED`.
 
     Args:
-        action: does the work; returns an exit status, or None for 0.
+        action: runs the command; returns an exit status, or None for 0.
     """
     try:
         return action() or 0
@@ -30,7 +30,7 @@ def run_tool(action: Callable[[], int | None]) -> int:
 
 
 def _status_of_process(error: Exception) -> int | None:
-    """Return the exit status for the failure of one of several processes; None for other errors."""
+    """Return the exit status for an error raised by a rank; None for other errors."""
     spawn = importlib.import_module("torch.multiprocessing")
     if isinstance(error, spawn.ProcessRaisedException):
         return _status_of_traceback(str(error))
@@ -41,7 +41,7 @@ def _status_of_process(error: Exception) -> int | None:
     if error.signal_name is None:
         return None
     return _report(
-        f"process {error.error_index} of the run was ended by {error.signal_name}: by the system, if memory ran out"
+        f"rank {error.error_index} was killed by {error.signal_name}. The system kills processes when memory runs out"
     )
 
 

@@ -1,9 +1,9 @@
-"""Evaluate weights on the test images of a recipe, or on your own data.
+"""Evaluate weights on the test images of a recipe or on your own dataset.
 
     deim eval --config-file deim_dfine/deim_dfine_s_coco train.init_checkpoint=coco
     deim eval --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data train.init_checkpoint=model_best.pth
 
-The same as deim train --eval-only.
+Equivalent to deim train --eval-only.
 """
 
 import argparse

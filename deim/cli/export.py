@@ -2,9 +2,9 @@
 
     deim export output/deim_dfine_s_coco/model_best.pth --output deim_dfine_s.onnx
 
-The suffix of --output selects the format: .onnx, .xml (OpenVINO), .engine (TensorRT). The file takes uint8 images and
-holds the names of its classes: use it with deim predict or deim.Predictor. Its detections are compared with those of
-torch. Needs the extra packages of pip install 'deim[export]'.
+The suffix of --output selects the format: .onnx, .xml (OpenVINO), .engine (TensorRT). The exported model takes uint8
+images and contains the class names: use it with deim predict or deim.Predictor. Its detections are verified against
+those of torch. Requires pip install 'deim[export]'.
 """
 
 import argparse
@@ -17,26 +17,26 @@ from deim.layers.ops import EXPORT_FORMS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--output", required=True, help="the file to write: .onnx, .xml or .engine")
+    parser.add_argument("--output", required=True, help="file to write: .onnx, .xml or .engine")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: that of the recipe")
-    parser.add_argument("--batch", type=int, help="a fixed number of images; default: any number")
+    parser.add_argument("--batch", type=int, help="fixed batch size; default: dynamic")
     parser.add_argument("--dynamic-size", action="store_true", help="any height and width that are multiples of 32")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
-        "--half", dest="precision", action="store_const", const="float16", help="float16, but for what overflows"
+        "--half", dest="precision", action="store_const", const="float16", help="float16, except for ops that overflow"
     )
     precision.add_argument(
         "--int8", dest="precision", action="store_const", const="int8", help="8-bit convolutions; needs --images"
     )
     parser.set_defaults(precision="float32")
-    parser.add_argument("--raw", action="store_true", help="logits and boxes of all queries, without post-processing")
+    parser.add_argument("--raw", action="store_true", help="output logits and boxes of all queries, not postprocessed")
     parser.add_argument(
         "--attention",
         choices=tuple(EXPORT_FORMS),
-        help="default: gather for TensorRT, else grid_sample; plugin is for TensorRT alone",
+        help="form of deformable attention; default: gather for TensorRT, else grid_sample; plugin: TensorRT only",
     )
     parser.add_argument("--opset", type=int, default=OPSETS.start)
-    parser.add_argument("--images", help="a folder of images to compare on, and to calibrate int8 with")
+    parser.add_argument("--images", help="directory of images for verification and int8 calibration")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
-"""Find the subcommand, parse its command line, and run it.
+"""Command-line entry point: select the subcommand, parse its arguments and run it.
 
-Only the subcommand that is asked for is imported, so that ``deim --help`` needs no torch.
+Only the selected subcommand is imported, so ``deim --help`` does not import torch.
 """
 # PYTHON_ARGCOMPLETE_OK
 
@@ -14,30 +14,30 @@ from types import ModuleType
 from deim.cli.errors import run_tool
 from deim.environment import prepare_environment
 
-# Name of the subcommand -> what it does. The module is named alike, with underscores.
+# Subcommand name -> summary. Its module has the same name, with underscores.
 COMMANDS = {
-    "train": "Train a recipe, on COCO or on your own data.",
-    "eval": "Evaluate weights on the test images of a recipe, or on your own data.",
+    "train": "Train a recipe on COCO or on your own dataset.",
+    "eval": "Evaluate weights on the test images of a recipe or on your own dataset.",
     "predict": "Detect objects in images and videos.",
     "export": "Export a trained model to ONNX, OpenVINO or TensorRT.",
-    "report": "Write an HTML page about a finished run: scores, classes, errors, thresholds, sample images.",
+    "report": "Write an HTML report of a finished run: scores, classes, errors, thresholds, sample images.",
     "demo": "Try a model in the browser.",
-    "zoo": "List the recipes, their published AP and their published weights.",
-    "check-data": "Check a data set before training: counts, classes, sizes, problems, sample images.",
-    "view-data": "Draw the first training batch of an epoch, as the model gets it.",
-    "plot": "Draw loss, learning rate and AP of a run.",
-    "compare-runs": "Compare runs: a table of their scores, and a plot of their AP.",
-    "draw-predictions": "Draw detections beside the ground truth, on the first test images.",
-    "draw-distributions": "Draw how D-FINE's decoder refines the edges of its best detections.",
-    "convert": "Convert a checkpoint: official, detrex's, Hugging Face's or ours, in either direction.",
-    "ablate": "Train a recipe with parts of it switched on and off, and compare.",
-    "slurm": "Queue a training run with SLURM, which continues after each preemption.",
-    "replay": "Repeat a training step whose loss or gradient was not finite.",
-    "make-shapes": "Draw the small data set of the quick start.",
-    "make-shards": "Pack the images of a COCO-format data set into tar archives.",
+    "zoo": "List the recipes with their published AP and weights.",
+    "check-data": "Check a dataset before training: counts, classes, sizes, problems, sample images.",
+    "view-data": "Draw the first training batch of an epoch as the model receives it.",
+    "plot": "Plot loss, learning rate and AP of a run.",
+    "compare-runs": "Compare runs: a table of scores and a plot of AP.",
+    "draw-predictions": "Draw detections next to the ground truth for the first test images.",
+    "draw-distributions": "Plot how the D-FINE decoder refines the box edges of its best detections.",
+    "convert": "Convert checkpoints between the official, detrex, Hugging Face and native formats.",
+    "ablate": "Train a recipe with its components switched on and off, and compare the results.",
+    "slurm": "Submit a training run to SLURM that resumes after preemption.",
+    "replay": "Repeat a training step that had NaN/Inf loss or gradients.",
+    "make-shapes": "Generate the small dataset of the quick start.",
+    "make-shards": "Pack the images of a COCO-format dataset into tar archives.",
     "prepare-objects365": "Prepare Objects365 v2 for training, as D-FINE does.",
-    "benchmark": "Measure speed and memory, beside other implementations in the same run.",
-    "verify": "Compare recipes with the official code of DEIM.",
+    "benchmark": "Measure speed and memory, optionally side by side with other implementations.",
+    "verify": "Compare recipes numerically with the official DEIM code.",
     "env": "Print versions, device and kernels in use.",
 }
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``deim <command> ...``.
 
     Args:
-        arguments: words after ``deim``; those of the process by default.
+        arguments: words after ``deim``; default: those of the process.
 
     Returns:
         the exit status.
@@ -57,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         return _run(words[0], words[1:], f"deim {words[0]}")
     parser = _top_parser()
-    parser.parse_args(words)  # prints the help or the version, or an error
+    parser.parse_args(words)  # exits on --help, --version and errors
     parser.print_help()
     return 0
 
 
 def run_script(command: str) -> int:
-    """Run a subcommand as a script of its own, with the command line of the process.
+    """Run a subcommand as a standalone script with the command line of the process.
 
     Returns:
         the exit status.
@@ -78,7 +78,7 @@ def _run(command: str, words: Sequence[str], program: str | None) -> int:
         prog=program, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
-    # Options may follow overrides of the config.
+    # Options are allowed after config overrides.
     intermixed = any(action.dest == "opts" for action in parser._get_positional_actions())
     args = (parser.parse_intermixed_args if intermixed else parser.parse_args)(words)
     return run_tool(lambda: module.run(args))
@@ -95,7 +95,7 @@ def _top_parser() -> argparse.ArgumentParser:
         prog="deim",
         usage="deim <command> [options]",
         description="Train, evaluate and ship real-time detection transformers: DEIM, D-FINE and their relatives.",
-        epilog=f"commands:\n{listed}\n\nEach explains itself: deim train --help",
+        epilog=f"commands:\n{listed}\n\nHelp for a command: deim train --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     from deim import __version__
@@ -106,7 +106,7 @@ def _top_parser() -> argparse.ArgumentParser:
 
 
 def _complete() -> None:
-    """Complete the words of a shell's command line, where argcomplete is installed, and end the process."""
+    """Print shell completions with argcomplete and exit."""
     import argcomplete
 
     parser = argparse.ArgumentParser(prog="deim")

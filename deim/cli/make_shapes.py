@@ -1,4 +1,4 @@
-"""Draw the small data set of the quick start.
+"""Generate the small dataset of the quick start.
 
 deim make-shapes datasets/deim_shapes
 """
@@ -10,7 +10,7 @@ from deim.data.datasets.shapes import write_shapes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="where train/, val/ and annotations/ are written")
+    parser.add_argument("folder", type=Path, help="output directory for train/, val/ and annotations/")
     parser.add_argument("--train-images", type=int, default=600)
     parser.add_argument("--val-images", type=int, default=100)
     parser.add_argument("--size", type=int, default=192, help="longer side of the images in pixels")
@@ -20,4 +20,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     for done, total in write_shapes(args.folder, args.train_images, args.val_images, args.size, args.seed):
         if done % 50 == 0 or done == total:
-            print(f"\r{done}/{total} images drawn", end="" if done < total else "\n", flush=True)
+            print(f"\r{done}/{total} images", end="" if done < total else "\n", flush=True)

@@ -1,8 +1,8 @@
-"""Pack the images of a COCO-format data set into tar archives.
+"""Pack the images of a COCO-format dataset into tar archives.
 
     deim make-shards annotations/instances_train.json train shards --megabytes 500
 
-Also writes annotations that name the images in the archives. Then train with
+Also writes annotations that refer to the images in the archives. To train on them, set
 dataloader.train.dataset.json_file=shards/instances_train.json dataloader.train.dataset.image_root=tar://shards
 """
 
@@ -20,8 +20,8 @@ from deim.errors import DatasetError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("json_file", type=Path)
     parser.add_argument("image_root", type=Path)
-    parser.add_argument("output", type=Path, help="folder for the archives and the annotations")
-    parser.add_argument("--megabytes", type=float, default=500, help="of an archive")
+    parser.add_argument("output", type=Path, help="directory for the archives and the annotations")
+    parser.add_argument("--megabytes", type=float, default=500, help="maximum size of an archive")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> None:
         image["file_name"] = place
     written = args.output / args.json_file.name
     written.write_text(json.dumps(content), encoding="utf-8")
-    print(f"wrote {len(list(args.output.glob('*.tar')))} archives and {written}: train with")
+    print(f"wrote {len(list(args.output.glob('*.tar')))} archives and {written}. To train on them, set")
     print(f"  dataloader.train.dataset.json_file={written} dataloader.train.dataset.image_root=tar://{args.output}")
 
 
 def _read(json_file: Path, image_root: Path) -> dict:
-    """Read the annotations, and check that all images exist."""
+    """Read the annotations and check that all images exist."""
     if not json_file.is_file():
         raise DatasetError(f"annotation file {json_file} does not exist")
     problem = what_is_wrong(str(json_file))
@@ -51,5 +51,5 @@ def _read(json_file: Path, image_root: Path) -> dict:
     content = json.loads(json_file.read_text(encoding="utf-8"))
     missing = [image["file_name"] for image in content["images"] if not (image_root / image["file_name"]).is_file()]
     if missing:
-        raise DatasetError(f"{len(missing)} images are not in {image_root}, the first: {missing[0]}")
+        raise DatasetError(f"{len(missing)} images do not exist in {image_root}; the first is {missing[0]}")
     return content

@@ -1,8 +1,8 @@
-"""Draw loss, learning rate and AP of a run.
+"""Plot loss, learning rate and AP of a run.
 
     deim plot output/run/metrics.json curves.png
 
-Also prints the last AP.
+Also prints the final AP.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from deim.visualization import draw_metrics, last_scores
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("metrics", help="metrics.json of the run")
-    parser.add_argument("output", help="the PNG to write")
+    parser.add_argument("output", help="PNG file to write")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@
     deim predict deim_dfine_s.onnx traffic.mp4 --output found --save pictures csv
     deim predict deim_dfine/deim_dfine_s_coco 'photos/*.jpg' --weights coco --output found
 
-A file that cannot be read is skipped and named at the end, and the exit status is 2.
+Files that cannot be read are skipped and listed at the end; the exit status is then 2.
 """
 
 import argparse
@@ -18,18 +18,18 @@ from deim.inference.writers import WRITERS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, exported=True)
-    parser.add_argument("sources", nargs="+", help="images, folders, patterns, videos, or the number of a camera")
-    parser.add_argument("--output", required=True, help="the folder to write to")
+    parser.add_argument("sources", nargs="+", help="images, directories, glob patterns, videos, or a camera index")
+    parser.add_argument("--output", required=True, help="output directory")
     parser.add_argument("--save", nargs="+", choices=tuple(WRITERS), default=["pictures"], help="default: pictures")
-    parser.add_argument("--threshold", type=float, default=0.4, help="lowest score that counts")
-    parser.add_argument("--classes", nargs="+", default=[], help="only these, by name")
-    parser.add_argument("--tile", type=int, help="also detect in tiles of this many pixels, for small objects")
-    parser.add_argument("--overlap", type=float, default=0.2, help="of neighboring tiles, as a part of their size")
+    parser.add_argument("--threshold", type=float, default=0.4, help="minimum score")
+    parser.add_argument("--classes", nargs="+", default=[], help="names of the classes to keep; default: all")
+    parser.add_argument("--tile", type=int, help="tile side in pixels: also detect in tiles, to find small objects")
+    parser.add_argument("--overlap", type=float, default=0.2, help="overlap of tiles, as a fraction of --tile")
     parser.add_argument("--batch-size", type=int, default=8)
     add_device(parser)
-    parser.add_argument("--half", action="store_true", help="float16, on a GPU")
+    parser.add_argument("--half", action="store_true", help="float16 (GPU only)")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
-    parser.add_argument("--cuda-graph", action="store_true", help="on a GPU, replay what was done for the first batch")
+    parser.add_argument("--cuda-graph", action="store_true", help="replay the model as a CUDA graph (GPU only)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
     ln -s ../../val/images/v1 ../../val/images/v2 datasets/objects365/train/images_from_val/
     deim prepare-objects365 datasets/objects365
 
-Keeps 5000 validation images and trains on the others. The longer side of all images becomes 640 pixels at most.
+Moves all but 5000 validation images to the training set and resizes images to a longer side of at most 640 pixels.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from deim.data.datasets import objects365
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="holds train/ and val/ with zhiyuan_objv2_{train,val}.json")
-    parser.add_argument("--val-images", type=int, default=5000, help="how many stay in the validation set")
-    parser.add_argument("--max-size", type=int, default=640, help="of the longer side, in pixels")
+    parser.add_argument("folder", type=Path, help="contains train/ and val/ with zhiyuan_objv2_{train,val}.json")
+    parser.add_argument("--val-images", type=int, default=5000, help="images that remain in the validation set")
+    parser.add_argument("--max-size", type=int, default=640, help="maximum length of the longer side in pixels")
     parser.add_argument("--workers", type=int, default=4)
 
 
@@ -27,4 +27,4 @@ def run(args: argparse.Namespace) -> None:
         annotations = annotations.with_name(objects365.PREFIX + annotations.name)
         faults = objects365.resize_images(annotations, args.folder / split, args.max_size, args.workers)
         for fault in faults:
-            print(f"left out: {fault}", file=sys.stderr)
+            print(f"skipped: {fault}", file=sys.stderr)

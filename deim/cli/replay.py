@@ -1,8 +1,9 @@
-"""Repeat a training step whose loss or gradient was not finite.
+"""Repeat a training step that had NaN/Inf loss or gradients.
 
     deim replay output/run/non_finite_0001234_rank0.pth
 
-Prints the losses and where the numbers stop being finite, and draws the batch beside the file.
+Prints the losses, the first module with NaN/Inf output and the parameters with NaN/Inf gradients. Draws the batch to a
+PNG next to the file.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from deim.engine.replay import draw_batch, replay
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("batch", help="non_finite_*.pth in train.output_dir of the run")
-    parser.add_argument("--config-file", help="of the run, where the file does not hold its config")
+    parser.add_argument("--config-file", help="config of the run, if the file does not contain it")
     parser.add_argument("--device", default="cpu")
 
 
@@ -21,4 +22,4 @@ def run(args: argparse.Namespace) -> None:
     print(replay(args.batch, args.config_file, args.device))
     picture = Path(args.batch).with_suffix(".png")
     draw_batch(args.batch, picture)
-    print(f"the images and their objects: {picture}")
+    print(f"wrote the images with their ground truth to {picture}")

@@ -1,8 +1,8 @@
-"""Write an HTML page about a finished run: scores, classes, errors, thresholds, sample images.
+"""Write an HTML report of a finished run: scores, classes, errors, thresholds, sample images.
 
     deim report output/deim_dfine_s_coco
 
-Evaluates the best weights of the run on its test images, and writes report.html into its folder.
+Evaluates the best weights of the run on its test images and writes report.html to its output directory.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from deim.engine.report import write_report
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="train.output_dir of the run")
-    parser.add_argument("--weights", help="a checkpoint; default: model_best.pth or model_final.pth of the run")
+    parser.add_argument("--weights", help="checkpoint; default: model_best.pth or model_final.pth of the run")
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="in place of the config.yaml of the run, such as a file that registers data sets",
+        help="config to use instead of the run's config.yaml, for example one that registers datasets",
     )
     add_overrides(parser)
 

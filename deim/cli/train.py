@@ -1,10 +1,10 @@
-"""Train a recipe, on COCO or on your own data.
+"""Train a recipe on COCO or on your own dataset.
 
     deim train --config-file deim_dfine/deim_dfine_s_coco --num-gpus 8
     deim train --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data
     deim train --config-file deim_dfine/deim_dfine_s_coco --num-gpus 8 --resume
 
-The options are those of detectron2's training tools. tools/train_net.py is the same command.
+The options are those of detectron2's training tools. Equivalent to tools/train_net.py.
 """
 
 import argparse
@@ -16,20 +16,20 @@ from deim.engine.run import main
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
-    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run in the output folder")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, without training")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in train.output_dir")
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier run in train.output_dir")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint without training")
     add_processes(parser)
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on each machine, one for each GPU")
-    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, counted from 0")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs (ranks) per machine")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
     parser.add_argument(
         "--dist-url",
         default="auto",
-        help="where processes meet, such as tcp://HOST:PORT; default: a free port of this machine",
+        help="rendezvous address of the ranks, such as tcp://HOST:PORT; default: a free port of this machine",
     )
 
 

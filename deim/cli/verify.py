@@ -1,8 +1,9 @@
-"""Compare recipes with the official code of DEIM.
+"""Compare recipes numerically with the official DEIM code.
 
     deim verify --peer path/to/official/DEIM --json-file instances.json --image-root images
 
-Both get the same weights, images and noise. Needs what the official code needs: torchvision, faster-coco-eval.
+Both get the same weights, images and noise. Requires the dependencies of the official code: torchvision,
+faster-coco-eval.
 """
 
 import argparse
@@ -16,17 +17,17 @@ from deim.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--peer", required=True, help="a checkout of the official code of DEIM")
-    parser.add_argument("--json-file", required=True, help="COCO-format annotations of images to train on")
+    parser.add_argument("--peer", required=True, help="checkout of the official DEIM code")
+    parser.add_argument("--json-file", required=True, help="COCO-format annotations of the training images")
     parser.add_argument("--image-root", required=True)
-    parser.add_argument("--recipes", nargs="+", help="names; default: all that the official code has")
-    parser.add_argument("--size", type=int, default=320, help="of the square images")
-    parser.add_argument("--batches", type=int, default=4, help="of two images, which the steps go through")
-    parser.add_argument("--steps", type=int, default=20, help="of training")
+    parser.add_argument("--recipes", nargs="+", help="recipe names; default: all that the official code has")
+    parser.add_argument("--size", type=int, default=320, help="height and width of the images")
+    parser.add_argument("--batches", type=int, default=4, help="number of distinct batches of two images")
+    parser.add_argument("--steps", type=int, default=20, help="number of training steps")
     parser.add_argument(
         "--every-token",
         action="store_true",
-        help="all tokens are queries in place of the best 300, so that the selection makes no difference",
+        help="use all tokens as queries instead of the top 300, so that query selection has no effect",
     )
 
 
@@ -43,11 +44,11 @@ def run(args: argparse.Namespace) -> None:
         results[name] = in_its_own_process(fidelity.compare, *settings)
     print(fidelity.report(results))
     if not all(found.groups for found in results.values()):
-        raise ConfigError("learning rates or weight decay of some parameters differ")
+        raise ConfigError("learning rate or weight decay differs for some parameters; see the report above")
 
 
 def _official_recipes() -> list[str]:
-    """Recipes that the official code of DEIM has too."""
+    """Return the recipes that the official DEIM code has as well."""
     found = []
     for name in available():
         try:

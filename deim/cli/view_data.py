@@ -1,8 +1,8 @@
-"""Draw the first training batch of an epoch, as the model gets it.
+"""Draw the first training batch of an epoch as the model receives it.
 
     deim view-data --config-file deim_dfine/deim_dfine_s_coco --epoch 10 --output batch.png
 
-Also counts the objects of several batches, with and without Dense O2O.
+Also prints the number of objects in several batches, with and without Dense O2O.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from deim.data.inspection import draw_training_batch
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
-    parser.add_argument("--output", required=True, help="the PNG to write")
-    parser.add_argument("--batches", type=int, default=8, help="how many batches to count objects in")
-    parser.add_argument("--images", type=int, default=12, help="how many images to draw")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch, from 0")
+    parser.add_argument("--output", required=True, help="PNG file to write")
+    parser.add_argument("--batches", type=int, default=8, help="number of batches in which to count objects")
+    parser.add_argument("--images", type=int, default=12, help="number of images to draw")
 
 
 def run(args: argparse.Namespace) -> None:

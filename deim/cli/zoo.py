@@ -1,10 +1,10 @@
-"""List the recipes, their published AP and their published weights.
+"""List the recipes with their published AP and weights.
 
     deim zoo
     deim zoo dfine
 
-AP is cited from the authors, on COCO's validation set. The weights are named as train.init_checkpoint and --weights
-take them.
+AP is the authors' published value on COCO val2017. The names of the weights can be given to train.init_checkpoint and
+--weights.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from deim.config.results import RESULTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("part", nargs="?", default="", help="only recipes whose names contain this")
+    parser.add_argument("part", nargs="?", default="", help="list only recipes whose names contain this")
 
 
 def run(args: argparse.Namespace) -> None:

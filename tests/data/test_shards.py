@@ -76,5 +76,5 @@ def test_what_is_not_there_is_told(shapes: Path, shards: Path, tmp_path: Path) -
             read_image(wrong)
     assert image_size(f"tar://{shards}/00000.tar/000000.jpg") == image_size(str(shapes / "train" / "000000.jpg"))
     arguments = (str(shapes / "annotations" / "instances_train.json"), str(shapes / "val"), str(tmp_path))
-    assert "images are not in" in refused(tool("make_shards.py", *arguments))
+    assert "images do not exist in" in refused(tool("make_shards.py", *arguments))
     assert "does not exist" in refused(tool("make_shards.py", "nowhere.json", *arguments[1:]))

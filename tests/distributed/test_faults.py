@@ -61,7 +61,7 @@ def test_a_process_that_is_killed_ends_all_with_its_number(shapes: Path, tmp_pat
     process = start(shapes, tmp_path, *TWO, *SETTINGS, PLANTED, environment={"PLANTED": "kill:1:3"})
     wait_until(lambda: "Starting training" in said(tmp_path), process, tmp_path)
     assert process.wait(timeout=60) == 2, "within a minute of the first step"
-    assert "process 1 of the run was ended by SIGKILL" in said(tmp_path)
+    assert "rank 1 was killed by SIGKILL" in said(tmp_path)
     assert all_end(process.pid)
 
 
