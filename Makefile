@@ -1,4 +1,4 @@
-# Everything happens in .venv; delete it to start afresh.
+# All targets use the environment in .venv; delete it to rebuild it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,8 +19,8 @@ quickstart: $(VENV)/.installed
 		"  curves.png       loss and AP" \
 		"  predictions.png  detections over ground truth" \
 		"  report.html      scores, classes, errors and thresholds: open it in a browser" \
-		"  model_final.pth  the weights; log.txt and metrics.json tell how they came about" \
-		"Next, your own pictures, and your own data (docs/predict.md, docs/your_data.md):" \
+		"  model_final.pth  the weights; log.txt and metrics.json record the training" \
+		"Next, predict on your own images and train on your own data (docs/predict.md, docs/your_data.md):" \
 		"  $(BIN)/python tools/predict.py $(RUN)/model_best.pth datasets/deim_shapes/val --output found" \
 		"  $(BIN)/python tools/train_net.py --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data"
 
@@ -28,14 +28,14 @@ test: $(VENV)/.installed-dev
 	$(MAKE) lint
 	$(BIN)/python -m pytest -n auto
 
-# What is too long for every change: kills at random moments, thousands of objects, fuzzing, a soak, mutants.
+# Tests that take hours: kills at random moments, thousands of objects, fuzzing, a soak test, mutation tests.
 test-all: $(VENV)/.installed-dev
 	$(MAKE) lint
 	DEIM_FUZZING=500 $(BIN)/python -m pytest -n auto -m "long or not long"
 	PYTHONHASHSEED=7 LC_ALL=C PYTHONUTF8=0 $(BIN)/python -m pytest -n auto
 	$(MAKE) mutants
 
-# Changes of one operator or number in the core, each of which some test must notice; what survives is listed.
+# Mutation tests: change single operators and numbers in the core, and list the changes that no test detects.
 mutants: $(VENV)/.installed-dev
 	$(PIP) mutmut==3.8.1
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
@@ -46,9 +46,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# What only a GPU can tell: tests of what is done there in another way, and figures into output/gpu. DEVICE=cpu tries
-# the target without one; ROUNDS=1 is quick. PEER=--peer=path/to/DEIM measures the official code as well,
-# PYTHONPATH=path/to/detrex its operator.
+# GPU tests, and benchmarks written to output/gpu. DEVICE=cpu runs the target without a GPU; ROUNDS=1 is quick.
+# PEER=--peer=path/to/DEIM also measures the official code, PYTHONPATH=path/to/detrex also detrex's operator.
 DEVICE ?= cuda
 ROUNDS ?= 10
 BENCHMARK := $(BIN)/python tools/benchmark.py
@@ -70,13 +69,13 @@ gpu: $(VENV)/.installed-dev
 			--json output/gpu/latency_$$size.json || exit 1; \
 	done
 
-# The pages as a site in build/site; a link that leads nowhere is an error.
+# The documentation as a site in build/site; broken links are errors.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/gather_docs.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "built build/site/index.html"
 
-# A wheel and a source archive in dist. The wheel is tried in a fresh environment: training, prediction, report, export.
+# Build a wheel and a source archive in dist. Test the wheel in a new environment: training, prediction, report, export.
 release: $(VENV)/.installed-dev
 	rm -rf dist build/try
 	$(PIP) build

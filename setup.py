@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithRecipes(build_py):
-    """Puts the configs and the recipes into the built package; a checkout is used where it lies."""
+    """Copies configs and recipes into the built package; an editable install reads them from the checkout."""
 
     def run(self):
         super().run()
@@ -47,11 +47,11 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["deim", "deim.*"]),
-    # kernels that are compiled where they are first used
+    # C kernels, compiled at first use
     package_data={"deim": ["py.typed"], "deim.layers.ops": ["*.c"]},
     entry_points={"console_scripts": ["deim = deim.cli:main"]},
     cmdclass={"build_py": BuildWithRecipes},
-    # An editable install by a .pth file: the finder that is the default loses to a checkout folder called deim.
+    # Editable install by a .pth file: a folder named deim in the current directory would shadow the default finder.
     options={"editable_wheel": {"mode": "compat"}},
     install_requires=[
         "torch>=2.6",
@@ -60,7 +60,7 @@ setup(
         "opencv-python-headless>=4.8",
         "pillow>=10",
         "matplotlib>=3.8",
-        # what detectron2 itself is built on
+        # dependencies of detectron2 itself
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "omegaconf>=2.3",
@@ -71,7 +71,7 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.60",
         "cloudpickle>=2.2",
-        "gdown>=6.3",  # published weights, of which some lie on Google Drive
+        "gdown>=6.3",  # some published weights are on Google Drive
         "tabulate>=0.9",
         "termcolor>=2.3",
         "tensorboard>=2.14",
@@ -88,7 +88,7 @@ setup(
         ],
         "completion": ["argcomplete"],
         "demo": ["gradio>=5"],
-        # before 1.32, its converter to float16 writes files that it does not open itself
+        # before 1.32, the float16 converter of ONNX Runtime writes files that it cannot open
         "export": ["torch>=2.8", "onnx", "onnxscript", "onnxruntime>=1.32"],
         "openvino": ["openvino"],
         "parquet": ["pyarrow"],

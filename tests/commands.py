@@ -1,4 +1,4 @@
-"""Command-line tools and short training runs in processes of their own."""
+"""Command-line tools and short training runs in separate processes."""
 
 import io
 import json
@@ -33,10 +33,10 @@ def data_overrides(shapes: Path) -> list[str]:
 
 
 def tool(name: str, *arguments: str, launcher: tuple[str, ...] = (), cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Run a script of ``tools`` in a process of its own.
+    """Run a script of ``tools`` in a separate process.
 
-    The process is forked from one that has imported torch and deim already, which takes half of the time of a short run.
-    With a ``launcher``, it starts as any other.
+    The process is forked from one that has already imported torch and deim, since the imports take half of the time of
+    a short run. With a ``launcher``, a new interpreter is started.
     """
     if launcher:
         command = [sys.executable, *launcher, str(ROOT / "tools" / name), *arguments]
@@ -71,11 +71,11 @@ def _forked(cwd: Path, script: str, *arguments: str) -> subprocess.CompletedProc
 def _run_script(
     cwd: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], outputs: list[Path]
 ) -> None:
-    """What the forked process does."""
+    """Run a script in the forked process."""
     for stream, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
     sys.stdin = io.StringIO()
-    multiprocessing.set_start_method(None, force=True)  # of worker processes: that of a run that is started as usual
+    multiprocessing.set_start_method(None, force=True)  # workers start as in a normal run
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -88,7 +88,7 @@ def _run_script(
 
 
 def train_arguments(shapes: Path, output: Path, *arguments: str, config: str = RECIPE) -> list[str]:
-    """What follows ``tools/train_net.py`` for a short run."""
+    """Return the arguments of ``tools/train_net.py`` for a short run."""
     flags = [a for a in arguments if a.startswith("--")]
     values = [a for a in arguments if not a.startswith("--")]
     return [

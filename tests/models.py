@@ -18,13 +18,13 @@ from tests.conftest import ROOT, long_but_for
 
 
 def recipe(name: str, *overrides: str):
-    """The config ``projects/<system>/configs/<name>.py``, by its file name."""
+    """Load the config ``projects/<system>/configs/<name>.py`` by its file name."""
     (path,) = ROOT.glob(f"projects/*/configs/{name}.py")
     return without_pretrained(load_config(str(path), overrides))
 
 
 def without_pretrained(cfg):
-    """The config with a random backbone, which builds without a download; in place."""
+    """Disable the pretrained weights of the backbone in place, so that building needs no download."""
     for argument, empty in WEIGHTS_ARGUMENTS.items():
         if argument in cfg.model.get("backbone", {}):
             cfg.model.backbone[argument] = empty
@@ -42,7 +42,7 @@ FAMILIES = REAL_TIME | DETRS
 
 
 def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Module:
-    """A trainable detector of 6 classes with few queries."""
+    """Return a trainable detector with 6 classes and few queries."""
     torch.manual_seed(seed)
     return instantiate(
         recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3", *overrides).model
@@ -50,7 +50,7 @@ def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Modu
 
 
 def dense_mask(blocks: Sequence[AttentionBlock], total: int) -> Tensor:
-    """(total, total) bool, True where one query does not see another."""
+    """Return the attention mask (total, total), bool, True where a query must not attend to another."""
     forbidden, first = torch.ones(total, total, dtype=torch.bool), 0
     for block in blocks:
         forbidden[first : first + block.size, block.seen] = False if block.forbidden is None else block.forbidden
@@ -60,7 +60,7 @@ def dense_mask(blocks: Sequence[AttentionBlock], total: int) -> Tensor:
 
 
 def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:
-    """Random values also where layers start at zero, and statistics that are not trivial; in place."""
+    """Add noise to the parameters, since some layers start at zero, and set random norm statistics, in place."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -73,13 +73,13 @@ def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:
     return model
 
 
-# What makes code of the graphs of torch.compile; the first, which is torch's default, takes a minute.
+# Backends of torch.compile. "inductor", torch's default, takes a minute.
 COMPILERS = long_but_for(["aot_eager"], ["inductor", "aot_eager"])
 
 
 @contextmanager
 def compiled_whole(compiler: str) -> Iterator[None]:
-    """What is compiled inside by torch.compile must not fall into pieces, between which it looks up what to do."""
+    """Assert that torch.compile produces no graph breaks within the block."""
     torch._dynamo.reset()
     counters.clear()
     compile_module = nn.Module.compile
@@ -90,7 +90,7 @@ def compiled_whole(compiler: str) -> Iterator[None]:
 
 
 def batch(counts: list[int], size: int = 64, classes: int = 6, seed: int = 0) -> list[dict]:
-    """One square random image per entry of ``counts``, with that many objects."""
+    """Return one random square image per entry of ``counts``, with that number of objects."""
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for count in counts:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a recipe with parts of it switched on and off, and compare. The same as ``deim ablate``."""
+"""Train a recipe with components switched on and off, and compare the results. Same as ``deim ablate``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure speed and memory, beside other implementations in the same run. The same as ``deim benchmark``."""
+"""Measure speed and memory, compared with other implementations. Same as ``deim benchmark``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check a data set before training: counts, classes, sizes, problems, sample images. The same as ``deim check-data``."""
+"""Check a dataset before training: counts, classes, sizes, problems, sample images. Same as ``deim check-data``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert a checkpoint: official, detrex's, Hugging Face's or ours, in either direction. The same as ``deim convert``."""
+"""Convert a checkpoint between this project, the official code, detrex and Hugging Face. Same as ``deim convert``."""
 
 import sys
 from pathlib import Path

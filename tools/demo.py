@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Try a model in the browser. The same as ``deim demo``."""
+"""Run a model in the browser. Same as ``deim demo``."""
 
 import sys
 from pathlib import Path

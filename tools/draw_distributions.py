@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw how D-FINE's decoder refines the edges of its best detections. The same as ``deim draw-distributions``."""
+"""Plot how D-FINE's decoder refines the box edges of its best detections. Same as ``deim draw-distributions``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw detections beside the ground truth, on the first test images. The same as ``deim draw-predictions``."""
+"""Draw detections next to the ground truth, on the first test images. Same as ``deim draw-predictions``."""
 
 import sys
 from pathlib import Path

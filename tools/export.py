@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export a trained model to ONNX, OpenVINO or TensorRT. The same as ``deim export``."""
+"""Export a trained model to ONNX, OpenVINO or TensorRT. Same as ``deim export``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Gather the pages for the site in ``build/docs``, each where it lies in the repository; mkdocs calls it as its hook.
+"""Copy the documentation pages to ``build/docs``, with their paths in the repository. mkdocs runs this as a hook.
 
 python tools/gather_docs.py
 """
@@ -21,7 +21,7 @@ _PAGES = (
     "configs/**/*.py",
 )
 _RECIPES = "projects/*/configs/*.py"
-# What docstrings call each other by, for Sphinx.
+# Sphinx roles in docstrings.
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):(<code>)~?(?:[\w.]+\.)?(\w+)(</code>)")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the small data set of the quick start. The same as ``deim make-shapes``."""
+"""Generate the small dataset of the quick start. Same as ``deim make-shapes``."""
 
 import sys
 from pathlib import Path

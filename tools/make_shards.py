@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pack the images of a COCO-format data set into tar archives. The same as ``deim make-shards``."""
+"""Pack the images of a COCO-format dataset into tar archives. Same as ``deim make-shards``."""
 
 import sys
 from pathlib import Path

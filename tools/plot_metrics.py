@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw loss, learning rate and AP of a run. The same as ``deim plot``."""
+"""Plot loss, learning rate and AP of a run. Same as ``deim plot``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detect objects in images and videos. The same as ``deim predict``."""
+"""Detect objects in images and videos. Same as ``deim predict``."""
 
 import sys
 from pathlib import Path

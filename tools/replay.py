@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Repeat a training step whose loss or gradient was not finite. The same as ``deim replay``."""
+"""Repeat a training step with a NaN/Inf loss or gradient. Same as ``deim replay``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write an HTML page about a finished run: scores, classes, errors, thresholds, sample images. The same as ``deim report``."""
+"""Write an HTML report of a run: scores, classes, errors, thresholds, sample images. Same as ``deim report``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Queue a training run with SLURM, which continues after each preemption. The same as ``deim slurm``."""
+"""Submit a training run to SLURM and resume it after each preemption. Same as ``deim slurm``."""
 
 import sys
 from pathlib import Path

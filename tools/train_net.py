@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a recipe, on COCO or on your own data. The same as ``deim train``."""
+"""Train a recipe, on COCO or on your own data. Same as ``deim train``."""
 
 import sys
 from pathlib import Path

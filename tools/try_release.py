@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Use the installed deim from an empty folder: draw a data set, train, predict, write a report, and export.
+"""Test the installed deim in an empty folder: generate a dataset, train, predict, write a report, and export.
 
 python tools/try_release.py
 """
@@ -18,7 +18,7 @@ SMALL = [
 
 
 def deim(folder: Path, *words: str) -> None:
-    """Run the command ``deim`` that is installed beside this Python, in ``folder``."""
+    """Run the ``deim`` command of this Python environment in ``folder``."""
     print("$ deim", *words, flush=True)
     subprocess.run([str(Path(sys.executable).parent / "deim"), *words], cwd=folder, check=True)
 
@@ -41,6 +41,6 @@ def try_in(folder: Path, export: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--export", action="store_true", help="export to ONNX as well, which needs deim[export]")
+    parser.add_argument("--export", action="store_true", help="also export to ONNX; requires deim[export]")
     with tempfile.TemporaryDirectory() as name:
         try_in(Path(name), parser.parse_args().export)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare recipes with the official code of DEIM. The same as ``deim verify``."""
+"""Compare recipes with the official DEIM code. Same as ``deim verify``."""
 
 import sys
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Measurements beside the code of others: of speed, and of how exactly it does the same."""
+"""Comparisons with other implementations: speed, memory and numerical agreement."""

@@ -1,5 +1,4 @@
-"""How long deformable attention takes, by each backend that can be used, forwards and with its gradients; on a GPU, its memory
-as well."""
+"""Time of deformable attention for each usable backend, forward and backward; on a GPU, also its memory."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ from deim.benchmarks.timing import interleaved, on_gpu, report, rows
 from deim.layers.ops import BACKENDS, unusable
 
 Shapes = list[tuple[int, int]]
-# images, maps, queries (None for one at each pixel), heads, channels of a head, points of each level
+# images, feature map shapes, queries (None: one per pixel), heads, channels per head, points of each level
 CASES: dict[str, tuple[int, Shapes, int | None, int, int, list[int]]] = {
     "D-FINE-L, training, batch 4": (4, [(80, 80), (40, 40), (20, 20)], 500, 8, 32, [3, 6, 3]),
     "D-FINE-N, training, batch 4": (4, [(40, 40), (20, 20)], 500, 8, 16, [6, 6]),
@@ -22,7 +21,7 @@ CASES: dict[str, tuple[int, Shapes, int | None, int, int, list[int]]] = {
 
 
 def example(case: str, device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], Shapes, list[int]]:
-    """Values, locations and weights with gradient, in random order but for the maps' own pixels, and the maps."""
+    """Return random values, sampling locations and attention weights that require gradients, shapes and points."""
     images, shapes, queries, heads, dim, points = CASES[case]
     generator = torch.Generator().manual_seed(0)
     tokens = sum(height * width for height, width in shapes)
@@ -35,15 +34,19 @@ def example(case: str, device: torch.device, dtype: torch.dtype) -> tuple[list[T
 
 
 def run(rounds: int, cases: int | None, device_name: str, dtype_name: str, path: str | None) -> None:
-    """Print a table: every backend beside torch's ``grid_sample``, and how far it is from float64.
+    """Print a table of all backends, relative to torch's ``grid_sample``, with their largest difference from float64.
 
     Args:
-        cases: only the first so many of :data:`CASES`; None for all.
+        rounds: number of timed rounds.
+        cases: number of cases of :data:`CASES` to run; None for all.
+        device_name: such as "cpu" or "cuda".
+        dtype_name: dtype of the values, such as "float32".
+        path: JSON file for the results; None for none.
     """
     device, dtype = torch.device(device_name), getattr(torch, dtype_name)
     usable = [name for name in BACKENDS if unusable(name, device.type) is None]
     for name in BACKENDS.keys() - set(usable):
-        print(f"not measured: {name}, since {unusable(name, device.type)}")
+        print(f"not measured: {name}: {unusable(name, device.type)}")
     found: list[dict[str, Any]] = []
     for case in list(CASES)[:cases]:
         inputs, shapes, points = example(case, device, dtype)

@@ -1,4 +1,4 @@
-"""Parameters and operations of a model, by its parts."""
+"""Number of parameters and multiply-adds of each part of a model."""
 
 import logging
 
@@ -15,10 +15,15 @@ PARTS = ("backbone", "encoder", "decoder")
 
 
 def run(recipe: str, size: int, path: str | None) -> None:
-    """Print parameters in training and deployed, and multiply-adds of one image (fvcore counts one for both), by part."""
+    """Print the parameters in training and deployed form, and the multiply-adds for one image, of each part.
+
+    fvcore counts a multiply-add as one operation.
+    """
     model = build(load_config(recipe), "model")
     deployed = reparameterized(model)
-    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # of operators that count as nothing
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(
+        logging.ERROR
+    )  # hides warnings about operators that are not counted
     analysis = FlopCountAnalysis(Network(deployed).eval(), torch.zeros(1, 3, size, size))
     operations = analysis.by_module()
     rows = [

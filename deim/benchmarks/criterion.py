@@ -1,4 +1,4 @@
-"""How long the losses of a training step take, matching included, beside detrex's."""
+"""Time of the losses of a training step, including matching, compared with detrex."""
 
 import importlib
 import time
@@ -12,13 +12,13 @@ from torch import Tensor
 from deim.errors import ConfigError
 from deim.modeling.losses import DetrexCriterion
 
-LAYERS, QUERIES, CLASSES = 6, 900, 80  # DINO's
-# images in a batch, and objects in each
+LAYERS, QUERIES, CLASSES = 6, 900, 80  # as in DINO
+# (images per batch, objects per image)
 BATCHES = ((2, 8), (4, 20), (16, 80))
 
 
 def random_step(images: int, objects: int) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-    """Outputs of a model of detrex with proposals, and targets."""
+    """Return random outputs of a detrex model with encoder proposals, and random targets."""
     generator = torch.Generator().manual_seed(0)
 
     def layer() -> dict[str, Tensor]:
@@ -38,29 +38,31 @@ def random_step(images: int, objects: int) -> tuple[dict[str, Any], list[dict[st
 
 
 def detrex_criterion() -> Callable[..., dict[str, Tensor]]:
-    """DINO's criterion, without its denoising, which needs a GPU.
+    """Return DINO's criterion without denoising, which needs a GPU.
 
     Raises:
-        ConfigError: Python finds no checkout of detrex.
+        ConfigError: if no checkout of detrex is on the Python path.
     """
     try:
         matcher = importlib.import_module("detrex.modeling.matcher").HungarianMatcher
         criterion = importlib.import_module("projects.dino.modeling.two_stage_criterion").TwoStageCriterion
     except ImportError as error:
-        raise ConfigError(f"put checkouts of detectron2 and detrex on PYTHONPATH to compare with ({error})") from error
+        raise ConfigError(
+            f"this comparison needs checkouts of detectron2 and detrex on PYTHONPATH ({error})"
+        ) from error
     cost = matcher(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, cost_class_type="focal_loss_cost")
     return criterion(CLASSES, cost, weight_dict={})
 
 
 def seconds(criterion: Callable[..., dict[str, Tensor]], step: tuple[dict, list[dict]]) -> float:
-    """Of the losses and their gradients."""
+    """Return the time in seconds of the losses and their gradients."""
     start = time.perf_counter()
     sum(criterion(*step).values()).backward()  # type: ignore[union-attr]
     return time.perf_counter() - start
 
 
 def run(rounds: int) -> None:
-    """Print the fastest of ``rounds`` for each kind of batch; ours and theirs take turns."""
+    """Print the minimum time over ``rounds`` for each batch size; the implementations are timed in turn."""
     kinds: Sequence[Callable] = (
         detrex_criterion(),
         DetrexCriterion(CLASSES, "focal", alpha=0.25, gamma=2.0),

@@ -1,4 +1,4 @@
-"""How many training images per second a process makes ready."""
+"""Throughput of the training data loader in images per second."""
 
 import io
 import itertools
@@ -28,7 +28,16 @@ BATCH_SIZE = 16
 
 
 def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tuple[str, str]:
-    """JPEG files of 640 x 480 and 480 x 640 with their annotations; (annotation file, image folder)."""
+    """Write JPEG images of 640 x 480 and 480 x 640 and their annotations.
+
+    Args:
+        folder: target folder.
+        count: number of images.
+        mean_bytes: target file size of an image.
+
+    Returns:
+        Paths of the annotation file (COCO format) and of the image folder.
+    """
     images: list[dict] = []
     annotations: list[dict] = []
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -49,7 +58,7 @@ def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tu
 
 
 def _encode(picture: np.ndarray, wanted_bytes: int) -> bytes:
-    """As JPEG, at the quality that comes next to a size."""
+    """Encode an image as JPEG, with the highest quality that stays within a file size."""
     low, high = 10, 98
     while low < high:
         quality = (low + high + 1) // 2
@@ -70,7 +79,7 @@ def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmu
 def our_batches(
     json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int, image_cache: float = 0.0
 ) -> Iterator[Any]:
-    """Batches of 640 x 640 as the recipe for DEIM-D-FINE-S makes them, in one of its stages."""
+    """Return an iterator over the 640 x 640 batches of the DEIM-D-FINE-S recipe, in the dense or the strong stage."""
     train = "dataloader.train"
     cfg = load_config(
         RECIPE,
@@ -90,7 +99,7 @@ def our_batches(
 
 
 def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:
-    """Images per second that are decoded and nothing else, in one thread."""
+    """Return the decoding throughput of OpenCV and Pillow in images per second, in one thread."""
     files = [path.read_bytes() for path in sorted(Path(image_root).iterdir())[:256]]
     decoders: dict[str, Callable[[bytes], Any]] = {
         "OpenCV": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR),
@@ -107,8 +116,8 @@ def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:
 
 
 def _measure(source: Callable[..., Iterator[Any]], threads: int, batches: int, warmup: int, *arguments: Any) -> float:
-    """The rate of a source of batches; runs in a process of its own."""
-    set_start_method("fork", force=True)  # of workers; a spawned process would spawn them, unlike a training run
+    """Return the throughput of a source of batches; run it in a separate process."""
+    set_start_method("fork", force=True)  # training forks its workers; a spawned process would spawn them
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     return images_per_second(source(*arguments), BATCH_SIZE, batches, warmup)
@@ -117,23 +126,26 @@ def _measure(source: Callable[..., Iterator[Any]], threads: int, batches: int, w
 def run(
     json_file: str, image_root: str, peer: str | None, batches: int, threads: int, num_workers: int, image_cache: float
 ) -> None:
-    """Measure our loader, and the official one if ``peer`` names a checkout of it, and print both.
+    """Print the throughput of this project's loader and, if ``peer`` is given, of the official loader.
 
     Args:
-        batches: how many of 16 images to time.
-        threads: that the libraries of one process may use.
-        num_workers: worker processes; 0 loads in the main one.
-        image_cache: measure ours with a cache of so many gigabytes as well, once it is filled; 0 for not.
+        json_file: annotation file in COCO format.
+        image_root: folder of its images.
+        peer: checkout of the official DEIM code, or None.
+        batches: number of batches of 16 images to time.
+        threads: maximum number of threads of the libraries in a process.
+        num_workers: number of worker processes; 0 loads in the main process.
+        image_cache: size in gigabytes of an image cache; a filled cache is measured as well. 0 for none.
 
     Raises:
-        ConfigError: ``peer`` is no such checkout.
+        ConfigError: if ``peer`` is not a checkout of the official DEIM code.
     """
     if peer is not None:
         require_checkout(peer)
     sizes = [path.stat().st_size for path in Path(image_root).iterdir()]
     decoding = decode_rates(image_root)
     print(
-        f"{len(sizes)} images of {np.mean(sizes) / 1000:.0f} KB; decoding alone, in one thread: "
+        f"{len(sizes)} images of {np.mean(sizes) / 1000:.0f} KB; decoding only, in one thread: "
         + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in decoding.items())
     )
     print(f"batches of {BATCH_SIZE}, 640 x 640, {num_workers} workers, {threads} threads per process")
@@ -143,7 +155,7 @@ def run(
         place = (json_file, image_root, dense, BATCH_SIZE, num_workers)
         sources: dict[str, tuple] = {"deim": (our_batches, 2, *place)}
         if image_cache:
-            sources["deim, images kept"] = (our_batches, batches_to_fill, *place, image_cache)
+            sources["deim, image cache"] = (our_batches, batches_to_fill, *place, image_cache)
         if peer is not None:
             sources["official"] = (official_batches, 2, peer, *place)
         rates = {}
@@ -156,7 +168,7 @@ def run(
 
 
 def _rows(stage: str, rates: dict[str, float], limit: float) -> list[list[str]]:
-    """Cells of a table, a row for each loader."""
+    """Return the table rows of a stage, one for each loader."""
     official = rates.get("official")
     return [
         [

@@ -1,4 +1,4 @@
-"""How long COCO's evaluation takes."""
+"""Time of COCO evaluation."""
 
 import contextlib
 import io
@@ -18,7 +18,12 @@ CATEGORIES = 80
 
 
 def annotations(images: int, objects: int) -> dict[str, list[dict]]:
-    """A data set of so many images with so many objects each."""
+    """Return a random dataset in COCO format.
+
+    Args:
+        images: number of images.
+        objects: number of objects per image.
+    """
     random = np.random.default_rng(0)
     boxes = _boxes(random, images * objects)
     found = [
@@ -40,7 +45,7 @@ def annotations(images: int, objects: int) -> dict[str, list[dict]]:
 
 
 def detections(dataset: dict[str, list[dict]], per_image: int) -> list[dict]:
-    """So many for each image: every object, a little off, and random boxes."""
+    """Return ``per_image`` detections for each image: its objects with perturbed boxes, then random boxes."""
     random = np.random.default_rng(1)
     found: list[dict] = []
     objects: dict[int, list[dict]] = {image["id"]: [] for image in dataset["images"]}
@@ -65,7 +70,7 @@ def _detection(image: int, category: int, box: list[float], score: float) -> dic
 
 
 def evaluate(dataset: Any, found: list[dict], api: Any, evaluation: Any) -> tuple[float, np.ndarray]:
-    """Seconds from a list of detections to the numbers, and these."""
+    """Return the seconds from a list of detections to the metrics, and the 12 metrics."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = api()
         truth.dataset = dataset
@@ -79,7 +84,7 @@ def evaluate(dataset: Any, found: list[dict], api: Any, evaluation: Any) -> tupl
 
 
 def run(images: int, per_image: int, path: str | None) -> None:
-    """Print the times of both implementations that there are for ``COCOEvaluator``, and how far their numbers differ."""
+    """Print the times of both backends of ``COCOEvaluator``, and the largest difference of their metrics."""
     dataset = annotations(images, 7)
     found = detections(dataset, per_image)
     slow, expected = evaluate(dataset, [dict(one) for one in found], COCO, COCOeval)
@@ -87,4 +92,4 @@ def run(images: int, per_image: int, path: str | None) -> None:
     rows = [{"evaluation": "pycocotools", "s": slow, "ratio": 1.0, "AP": 100 * expected[0]}]
     rows.append({"evaluation": "faster-coco-eval", "s": fast, "ratio": slow / fast, "AP": 100 * numbers[0]})
     report(rows, path, torch.device("cpu"))
-    print(f"largest difference of the twelve numbers: {float(np.abs(numbers - expected).max()):.1e}")
+    print(f"largest difference of the twelve metrics: {float(np.abs(numbers - expected).max()):.1e}")

@@ -1,4 +1,4 @@
-"""Exported files beside torch, and beside the official export: how long an image takes, and whether they find the same."""
+"""Latency and agreement of exported files, compared with torch and with the official export."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from deim.inference.export.openvino import to_openvino
 from deim.inference.exported import compile_openvino, open_session, start_onnx
 from deim.inference.source import TrainedModel
 
-# As the official script exports.
+# The opset of the official export script.
 _OFFICIAL_OPSET = 16
 
 
 class OfficialGraph(nn.Module):
-    """What the official script exports: normalized images and their sizes -> labels, boxes, scores."""
+    """The module that the official script exports: normalized images and their sizes -> labels, boxes, scores."""
 
     def __init__(self, config: Any):
         super().__init__()
@@ -38,10 +38,11 @@ class OfficialGraph(nn.Module):
 
 
 def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, path: str | None) -> None:
-    """Print a table of a recipe's model, with random weights, in torch, ONNX Runtime and OpenVINO, batch 1.
+    """Print the latency of a recipe's model with random weights in torch, ONNX Runtime and OpenVINO, at batch size 1.
 
     Raises:
-        ConfigError: ``peer`` is no checkout, or the official code has no such model, or a package is missing.
+        ConfigError: if ``peer`` is not a checkout of the official DEIM code, if that code has no such model, or if a
+            package is missing.
     """
     torch.manual_seed(0)
     config = load_config(recipe)
@@ -62,7 +63,7 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
 
 
 def _spread(model: nn.Module) -> nn.Module:
-    """Random values also where layers begin at zero, so that scores and boxes differ."""
+    """Add noise to all parameters: some layers are initialized to zero, and scores and boxes must differ."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -72,7 +73,7 @@ def _spread(model: nn.Module) -> nn.Module:
 def _ours(
     model: nn.Module, config: Any, size: int, attention: str, folder: Path
 ) -> tuple[dict[str, Callable], dict[str, dict]]:
-    """What to time, and what else to say of each."""
+    """Return the functions to time, and further table columns for each of them."""
     names = [f"class {index}" for index in range(config.model.num_classes)]
     trained = TrainedModel(model, config, names)
     images, batch = example(1, (size, size)), [{"image": example(1, (size, size))[0]}]

@@ -1,6 +1,6 @@
-"""How exactly a recipe does what the official code of DEIM does: the same weights, pictures and noise in both.
+"""Numerical comparison of a recipe with the official DEIM code, with the same weights, images and noise.
 
-Run :func:`compare` in a process of its own for each recipe: the registries of the official code are global.
+Run :func:`compare` in a separate process for each recipe: the registries of the official code are global.
 """
 
 import random
@@ -27,26 +27,27 @@ from deim.data.mapper import DetectionMapper
 from deim.errors import ConfigError
 from deim.schedule import LearningRate
 
-# Iterations of an epoch for the comparison of learning rates; schedules count warm-up in iterations.
+# Iterations per epoch for the comparison of learning rates; schedules count warm-up in iterations.
 ITERS_PER_EPOCH = 100
-# Adam's first steps turn rounding into direction: small ones keep both on one path.
+# Adam's first steps amplify rounding errors. A small learning rate keeps both models close.
 RATE_DIVISOR = 100
 
 
 @dataclass
 class Fidelity:
-    """Differences between ours and the official code.
+    """Differences between this project and the official code.
 
     Attributes:
-        outputs: the largest of a logit or a coordinate, relative to the image, in evaluation; the median over images,
-            since rounding may exchange two tokens of nearly equal score, which moves all predictions of an image.
-        losses: of a term of the loss at the first step, relative to the sum of all.
-        gradients: of an element of a gradient at the first step, relative to the largest norm of a parameter's.
-        rounding: the same between ours on all threads and ours on one.
-        groups: whether learning rates and weight decay are those of every parameter.
-        rates: of the learning rate over the whole schedule, relative to the base.
-        steps: the median over the steps of the difference of the sum of the losses, relative to it.
-        largest_step: the largest of them.
+        outputs: largest difference of a logit or of a relative box coordinate in evaluation. This is the median over
+            images: rounding may swap two tokens with nearly equal scores, which changes all predictions of an image.
+        losses: largest difference of a loss term at the first step, relative to the total loss.
+        gradients: largest difference of a gradient element at the first step, relative to the largest norm of a
+            parameter's gradient.
+        rounding: the same difference between this project's gradients on all threads and on one thread.
+        groups: True if all parameters have the same learning rate and weight decay.
+        rates: largest difference of the learning rate over the whole schedule, relative to the base.
+        steps: median over the training steps of the relative difference of the total loss.
+        largest_step: maximum over the training steps of the relative difference of the total loss.
     """
 
     outputs: float
@@ -61,7 +62,7 @@ class Fidelity:
 
 @dataclass
 class _Pair:
-    """Both models with their criteria and optimizers."""
+    """This project's model and the official model, with their configs."""
 
     ours: Any
     theirs: nn.Module
@@ -74,16 +75,15 @@ class _Pair:
 def compare(
     recipe: str, checkout: str, images: Sequence[dict], size: int, steps: int, every_token: bool = False
 ) -> Fidelity:
-    """Build both, and compare everything.
+    """Build the model of this project and the official model, and compare them.
 
     Args:
-        recipe: name of a recipe that the official code has too.
-        checkout: of the official code of DEIM.
-        images: samples of :func:`pictures`, in batches of two.
-        size: of the square images.
-        steps: of training.
-        every_token: make all tokens queries in place of the best, so that there is no selection that rounding could
-            change.
+        recipe: name of a recipe that the official code also has.
+        checkout: checkout of the official DEIM code.
+        images: samples from :func:`pictures`, used in batches of two.
+        size: side of the square images in pixels.
+        steps: number of training steps.
+        every_token: use all tokens as queries instead of the best, so that rounding cannot change the selection.
     """
     pair = _build(recipe, checkout, size, every_token)
     samples = [images[i : i + 2] for i in range(0, len(images) - 1, 2)]
@@ -104,20 +104,20 @@ def compare(
 
 
 def pictures(json_file: str, image_root: str, size: int, count: int) -> list[dict]:
-    """The first ``count`` images with objects, resized to a square, as training samples.
+    """Return the first ``count`` images with objects, resized to squares of ``size`` pixels, as training samples.
 
     Raises:
-        ConfigError: there are too few.
+        ConfigError: if fewer images have objects.
     """
     records = [record for record in load_coco_json(json_file, image_root, "fidelity") if record["annotations"]]
     if len(records) < count:
-        raise ConfigError(f"{json_file} has {len(records)} images with objects, {count} are needed")
+        raise ConfigError(f"{json_file} has only {len(records)} images with objects, {count} are needed")
     mapper = DetectionMapper([Resize(size)], is_train=True)
     return [mapper(record) for record in records[:count]]
 
 
 def report(results: Mapping[str, Fidelity]) -> str:
-    """A table with a row for each recipe."""
+    """Return a table with a row for each recipe."""
     head = [
         "recipe",
         "predictions",
@@ -147,13 +147,13 @@ def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
     _perturb(theirs)
     ours.load_state_dict(in_our_layout(Stored("official", theirs.state_dict()), ours), strict=True)
     layout = recognize(theirs.state_dict())
-    assert layout is not None, "which it was loaded by"
+    assert layout is not None, "in_our_layout has recognized it"
     return _Pair(ours, theirs, layout, official.criterion, config, official)
 
 
 @torch.no_grad()
 def _perturb(model: nn.Module) -> None:
-    """Random values where layers start at zero, and statistics that are not trivial."""
+    """Add noise to the parameters, since some layers start at zero, and set random batch-norm statistics."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not name.startswith("backbone"):
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -174,7 +174,7 @@ def _compare_outputs(pair: _Pair, samples: Sequence[Sequence[dict]]) -> float:
         groups, _ = pair.ours.decoder(pair.ours.encoder(pair.ours.backbone(pixels)))
         found = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
         wanted = torch.cat([expected["pred_logits"], expected["pred_boxes"]], dim=-1)
-        # Queries come in the order of their tokens' scores.
+        # Queries are ordered by token score, which rounding changes: compare each with its nearest counterpart.
         distances = torch.cdist(wanted, found, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
         largest.extend(distances.amin(dim=-1).amax(dim=-1).tolist())
     return statistics.median(largest)
@@ -184,7 +184,7 @@ def _compare_gradients(pair: _Pair, samples: Sequence[dict]) -> tuple[float, flo
     found, wanted = _losses(pair, samples, seed=0)
     alone = found.keys() ^ wanted.keys()
     if alone:
-        raise AssertionError(f"losses that only one side has: {sorted(alone)}")
+        raise AssertionError(f"losses that only one of the two models has: {sorted(alone)}")
     total = sum(wanted.values(), torch.zeros(()))
     losses = max(float((found[name] - wanted[name]).detach().abs() / total.detach()) for name in wanted)
     ours = _gradients(pair.ours, found)
@@ -203,13 +203,13 @@ def _gradients(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def _largest_difference(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
-    """Of an element, relative to the largest norm of a parameter's gradient."""
+    """Return the largest difference of an element, relative to the largest norm of a parameter's gradient."""
     largest = max(float(gradient.norm()) for gradient in wanted.values())
     return max(float((found[name] - wanted[name]).abs().max()) / largest for name in found.keys() & wanted.keys())
 
 
 def _losses(pair: _Pair, samples: Sequence[dict], seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Terms of both for one batch, with the same noise."""
+    """Return the loss terms of both models for one batch, with the same random seed."""
     pair.ours.train(), pair.theirs.train()
     pixels, targets = _official_batch(samples)
     _seed(seed)
@@ -227,7 +227,7 @@ def _seed(seed: int) -> None:
 
 
 def _official_batch(samples: Sequence[dict]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Pixels (B, 3, H, W) in [0, 1] and targets as the official code takes them."""
+    """Return pixels (B, 3, H, W) in [0, 1], and targets in the format of the official code."""
     pixels = torch.stack([sample["image"].float() / 255 for sample in samples])
     targets = []
     for sample in samples:
@@ -244,7 +244,7 @@ def _our_optimizer(pair: _Pair) -> torch.optim.Optimizer:
 
 
 def _same_groups(pair: _Pair) -> bool:
-    """Whether each parameter has the same learning rate and weight decay in both."""
+    """Return True if each parameter has the same learning rate and weight decay in both optimizers."""
     names = {id(p): n for n, p in pair.theirs.named_parameters()}
 
     def settings(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""What is measured in a process of its own."""
+"""Measurements in a separate process."""
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def in_its_own_process(function: Callable, *arguments: Any) -> Any:
-    """``function(*arguments)`` by a fresh process, which ends with it.
+    """Return ``function(*arguments)``, computed in a new process that exits afterwards.
 
-    The official code has global registries, and the peak of a process's memory never falls.
+    The official code has global registries, and the peak memory of a process never falls.
 
     Raises:
-        BrokenProcessPool: the process was killed. What the function raises is raised here.
+        BrokenProcessPool: if the process was killed. Exceptions of the function are raised here as well.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()

@@ -1,4 +1,4 @@
-"""Which kernels a training step of ours spends its time in: what no code around them makes faster, and the rest."""
+"""Time of a training step by kernel group: compute kernels, which set the lower bound, and all other operators."""
 
 from collections import Counter
 
@@ -8,10 +8,10 @@ from torch.profiler import ProfilerActivity, profile
 from deim.benchmarks.timing import report
 from deim.benchmarks.training import Stopwatch, our_step, random_batch
 
-# {group: what the names of its operators contain}
+# {group: substrings of the names of its operators}
 GROUPS = {
     "convolutions": ("convolution",),
-    "batch normalization": ("batch_norm", "BatchNorm"),  # torch's, and ours with the activation behind it
+    "batch normalization": ("batch_norm", "BatchNorm"),  # torch's, and ours fused with the activation
     "attention": ("scaled_dot_product", "flash_attention", "efficient_attention"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
 }
@@ -22,10 +22,17 @@ _MOST = 8
 def measure(
     recipe: str, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None
 ) -> dict[str, dict[str, float]]:
-    """{group: {operator: ms of a step}}, of :data:`GROUPS` and "others".
+    """Profile training steps of a recipe.
 
     Args:
-        batch: images, objects of each, and size of the square images.
+        recipe: name of the recipe.
+        batch: (images, objects per image, side of the square images in pixels).
+        rounds: number of profiled steps.
+        device: such as "cpu" or "cuda".
+        amp: dtype of mixed precision, such as "bfloat16", or None.
+
+    Returns:
+        {group: {operator: milliseconds per step}} for :data:`GROUPS` and "others".
     """
     watch = Stopwatch(torch.device(device))
     torch.manual_seed(0)
@@ -49,7 +56,7 @@ def _group_of(operator: str) -> str:
 
 
 def run(recipe: str, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, path: str | None) -> None:
-    """Print what each group takes of a step, and the largest of the others."""
+    """Print the time of each group per step, and the slowest operators of the group "others"."""
     found = measure(recipe, batch, rounds, device, amp)
     groups = {name: sum(operators.values()) for name, operators in found.items()}
     total = sum(groups.values())

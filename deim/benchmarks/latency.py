@@ -1,4 +1,4 @@
-"""How long a deployed model takes for an image: from normalized pixels to logits and boxes."""
+"""Latency of deployed models, from normalized pixels to logits and boxes."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ OFFICIAL = "official"
 
 
 class Network(nn.Module):
-    """A detector without what comes before and after it: (B, 3, H, W) -> logits and boxes."""
+    """A detector without pre- and postprocessing: (B, 3, H, W) -> logits and boxes."""
 
     def __init__(self, detector: nn.Module):
         super().__init__()
@@ -43,14 +43,21 @@ def run(
     half: bool,
     path: str | None,
 ) -> None:
-    """Print a table of our forms of a recipe, and the official model's deployed form if ``peer`` names a checkout.
+    """Print the latency of the deployed forms of a recipe and, if ``peer`` is given, of the official deployed model.
 
     Args:
-        compile: measure ours by ``torch.compile`` as well.
-        half: in float16 where torch deems it safe, all of them.
+        recipe: name of the recipe.
+        peer: checkout of the official DEIM code, or None.
+        batch: number of images per call.
+        size: side of the square images in pixels.
+        rounds: number of timed rounds.
+        device_name: such as "cpu" or "cuda".
+        compile: also measure this project's model with ``torch.compile``.
+        half: run all models under autocast to float16.
+        path: JSON file for the results; None for none.
 
     Raises:
-        ConfigError: ``peer`` is none, or the official code has no such model.
+        ConfigError: if ``peer`` is not a checkout of the official DEIM code, or if that code has no such model.
     """
     device = torch.device(device_name)
     model, official = build(load_config(recipe), "model"), None

@@ -1,4 +1,4 @@
-"""How the memory of a worker process grows while it goes through a data set."""
+"""Memory growth of a data loader worker over an epoch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ from deim.data.records import CompactRecords, Records, annotation_arrays
 
 
 def synthetic_records(count: int, objects: int = 7) -> list[dict]:
-    """Records as detectron2's reader makes them."""
+    """Return ``count`` dataset records in the format of detectron2's reader, with ``objects`` annotations each."""
     rng = np.random.default_rng(0)
     return [
         {
@@ -31,7 +31,7 @@ def synthetic_records(count: int, objects: int = 7) -> list[dict]:
 
 
 class Touched(Dataset):
-    """Reads the annotations of a record, and its process's private memory in bytes."""
+    """A dataset that reads the annotations of a record and returns the private memory of its process in bytes."""
 
     def __init__(self, records: Records):
         self.records = records
@@ -45,18 +45,18 @@ class Touched(Dataset):
 
 
 def private_memory() -> int:
-    """Return the bytes of this process that it shares with no other."""
+    """Return the unique set size of this process in bytes: memory not shared with other processes."""
     return psutil.Process().memory_full_info().uss
 
 
 def memory_over_an_epoch(records: Records) -> list[int]:
-    """Private memory of a worker at each thousandth record."""
+    """Return the private memory in bytes of a worker at every thousandth record."""
     loader = DataLoader(Touched(records), batch_size=100, num_workers=1)
     return [int(value) for batch in loader for value in batch if value]
 
 
 def run(count: int) -> None:
-    """Print how much a worker grows with a list of dicts, and with the arrays of deim."""
+    """Print the memory growth of a worker with a list of dicts, and with the arrays of deim."""
     records = synthetic_records(count)
     rows: list[Sequence[str]] = []
     for name, source in _sources(records):

@@ -1,4 +1,4 @@
-"""Running parts of the official DEIM code, from a checkout of it."""
+"""Access to parts of the official DEIM code in a checkout."""
 
 import re
 import sys
@@ -9,25 +9,26 @@ from typing import Any
 from deim.errors import ConfigError
 
 CONFIG = "configs/deim_dfine/deim_hgnetv2_s_coco.yml"
-# Epochs of that config inside of its stages.
+# An epoch of that config within the stage with mosaic and mixup, and one within the stage after it.
 DENSE_EPOCH, STRONG_EPOCH = 10, 100
 
 
 def require_checkout(folder: str) -> None:
-    """
+    """Check that a folder is a checkout of the official code.
+
     Raises:
-        ConfigError: the folder is no checkout of the official code.
+        ConfigError: if it is not.
     """
     if not (Path(folder) / CONFIG).is_file():
-        raise ConfigError(f"{folder} is no checkout of the official DEIM code: {CONFIG} is not in it")
+        raise ConfigError(f"{folder} is not a checkout of the official DEIM code: it does not contain {CONFIG}")
 
 
 def official_batches(
     checkout: str, json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int
 ) -> Iterator[Any]:
-    """Batches of the official loader, of 640 x 640, with or without mosaic and mixup.
+    """Yield 640 x 640 batches of the official loader, with or without mosaic and mixup.
 
-    Call it in a process of its own: the registries of the official code are global.
+    Call it in a separate process: the registries of the official code are global.
     """
     sys.path.insert(0, checkout)
     from engine.core import YAMLConfig  # type: ignore[import-not-found]
@@ -35,7 +36,7 @@ def official_batches(
     _rename_for_torchvision()
     loader = {
         "dataset": {"img_folder": image_root, "ann_file": json_file},
-        "collate_fn": {"base_size_repeat": None},  # one size
+        "collate_fn": {"base_size_repeat": None},  # a fixed image size
         "total_batch_size": batch_size,
         "num_workers": num_workers,
     }
@@ -46,10 +47,10 @@ def official_batches(
 
 
 def config_path(recipe: str) -> str:
-    """Where the official code has the config of a recipe, in its checkout.
+    """Return the path of a recipe's config in a checkout of the official code.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: if the official code has no config for the recipe.
     """
     system, _, name = recipe.partition("/")
     patterns = {
@@ -60,14 +61,14 @@ def config_path(recipe: str) -> str:
     }
     pattern, path = patterns.get(system, ("$^", ""))
     if not re.fullmatch(pattern, name):
-        raise ConfigError(f"the official code of DEIM has no config for {recipe}")
+        raise ConfigError(f"the official DEIM code has no config for {recipe}")
     return re.sub(pattern, path, name)
 
 
 def official_config(checkout: str, recipe: str, size: int) -> Any:
-    """The official config of a recipe, with random weights, for square images of that size.
+    """Return the official config of a recipe, with random weights, for square images of ``size`` pixels.
 
-    Call it in a process of its own: the registries of the official code are global.
+    Call it in a separate process: the registries of the official code are global.
     """
     sys.path.insert(0, checkout)
     from engine.core import YAMLConfig
@@ -81,15 +82,20 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
 
 
 def official_average(model: Any) -> Any:
-    """The official moving average of a model's weights."""
+    """Return the official EMA of a model."""
     from engine.optim.ema import ModelEMA  # type: ignore[import-not-found]
 
     return ModelEMA(model, 0.9999, 1000)
 
 
 def select_every_token(config: Any, size: int) -> int:
-    """Make as many queries of an official config as a square image of that size has tokens, before its model is
-    built; how many that is."""
+    """Set the number of queries of an official config to the number of tokens of a square image of ``size`` pixels.
+
+    Call it before the model is built.
+
+    Returns:
+        The number of queries.
+    """
     decoder = next(
         config.yaml_cfg[name] for name in ("DFINETransformer", "RTDETRTransformerv2") if name in config.yaml_cfg
     )
@@ -98,7 +104,7 @@ def select_every_token(config: Any, size: int) -> int:
 
 
 def official_rates(config: Any, iters_per_epoch: int) -> Iterator[float]:
-    """The learning rate of every iteration of the official schedule, relative to the base."""
+    """Yield the learning rate of every iteration of the official schedule, relative to the base."""
     optimizer = config.optimizer
     base = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -132,7 +138,7 @@ def _step_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[N
 
 
 def _rename_for_torchvision() -> None:
-    """torchvision 0.21 renamed the methods that the official transforms override."""
+    """Rename the methods of the official transforms that override methods renamed by torchvision 0.21."""
     from torchvision.transforms.v2 import Transform  # type: ignore[import-not-found]
 
     if not hasattr(Transform, "make_params"):

@@ -1,4 +1,4 @@
-"""Timing several implementations beside each other, and what the machine can do at most."""
+"""Interleaved timing of several implementations, and measured limits of the machine."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Of a call, with all that it left the device to do."""
+    """Return the seconds of a call, including the work that it queues on the device."""
     synchronize(device)
     start = time.perf_counter()
     run()
@@ -25,7 +25,10 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
 def interleaved(
     runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of every round of every run; they take turns, so that whatever else the machine does meets all alike."""
+    """Return the seconds of every round of every run.
+
+    The runs are timed in turn, so that other load on the machine affects all of them alike.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(warmup + rounds):
         for name, run in runs.items():
@@ -36,7 +39,10 @@ def interleaved(
 
 
 def rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> list[dict[str, Any]]:
-    """One for each run: minimum, median and 95th percentile in ms, and the ratio of the minimum to ``reference``'s."""
+    """Return a table row for each run: minimum, median and 95th percentile in ms.
+
+    If ``reference`` names a run, a further column is the minimum divided by the minimum of that run.
+    """
     found = []
     for name, values in times.items():
         row: dict[str, Any] = {
@@ -52,7 +58,7 @@ def rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> 
 
 
 def report(found: Sequence[Mapping[str, Any]], path: str | None, device: torch.device) -> None:
-    """Print rows as a table, and write them with the machine's description as JSON where ``path`` says."""
+    """Print rows as a table. If ``path`` is given, write them and the description of the machine to it as JSON."""
     print(tabulate([dict(row) for row in found], headers="keys", tablefmt="github", floatfmt=".4g"))
     if path is not None:
         Path(path).write_text(
@@ -62,8 +68,12 @@ def report(found: Sequence[Mapping[str, Any]], path: str | None, device: torch.d
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What is measured on, with its measured limits: GFLOP/s of a matrix product and of a convolution in float32, and
-    GB/s read and written by a copy."""
+    """Return a description of the machine.
+
+    It includes measured limits: GFLOP/s of a matrix product and of a convolution in float32, and GB/s read and written
+        by a
+    copy.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": name,
@@ -94,8 +104,10 @@ def _processor() -> str:
 
 
 def on_gpu(run: Callable[[], Any], device: torch.device, calls: int = 10) -> dict[str, float]:
-    """Time that a call takes of the GPU alone, whatever the host needs to launch it, and memory that it needs; nothing of
-    other devices."""
+    """Return the time of a call on the GPU in ms, without launch overhead, and its peak memory in MiB.
+
+    Returns an empty dict for other devices.
+    """
     if device.type != "cuda":
         return {}
     before = torch.cuda.memory_allocated(device)
@@ -111,6 +123,6 @@ def on_gpu(run: Callable[[], Any], device: torch.device, calls: int = 10) -> dic
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what the device is still doing."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""How long the parts of a training step take, and how much memory: ours, and the official code beside it."""
+"""Time of the phases of a training step, and its memory, compared with the official code."""
 
 import copy
 import statistics
@@ -33,7 +33,18 @@ Batch = tuple[Tensor, list[dict[str, Tensor]]]
 
 
 def random_batch(recipe: str, images: int, objects: int, size: int) -> Batch:
-    """(B, 3, size, size) bytes, and for each image labels of the recipe's and boxes cxcywh relative to it."""
+    """Return a random batch.
+
+    Args:
+        recipe: name of the recipe, for the number of classes.
+        images: number of images B.
+        objects: number of objects per image.
+        size: side of the square images in pixels.
+
+    Returns:
+        Pixels (B, 3, size, size), uint8, and for each image ``labels`` (N,) and ``boxes`` (N, 4), CXCYWH relative to
+        the image.
+    """
     classes = load_config(recipe).model.num_classes
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
@@ -47,7 +58,7 @@ def random_batch(recipe: str, images: int, objects: int, size: int) -> Batch:
 
 
 class Stopwatch:
-    """Seconds of each phase of a step, with all that it left the device to do."""
+    """Timer for the phases of a step, in seconds, including the work queued on the device."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -58,7 +69,7 @@ class Stopwatch:
         self.last = self._now()
 
     def end(self, phase: str) -> None:
-        """What has passed since the last end was ``phase``."""
+        """Add the time since the previous call, or since :meth:`start`, to ``phase``."""
         before, self.last = self.last, self._now()
         self.phases[phase] += self.last - before
 
@@ -68,18 +79,18 @@ class Stopwatch:
 
 
 class Step:
-    """A step of training, in the surroundings of its code."""
+    """A training step, and the context that its implementation trains in."""
 
     def __call__(self) -> None:
         raise NotImplementedError
 
     def surroundings(self) -> AbstractContextManager:
-        """What its code trains in."""
+        """Return the context in which the implementation trains."""
         return nullcontext()
 
 
 class OurStep(Step):
-    """A step as :class:`deim.engine.Trainer` makes it, with its average of the weights."""
+    """A step of :class:`deim.engine.Trainer`, including its EMA."""
 
     def __init__(self, config: Any, model: nn.Module, batch: Batch, amp: str | None, watch: Stopwatch):
         self.model, self.amp, self.watch = model.train(), amp, watch
@@ -110,7 +121,7 @@ class OurStep(Step):
 
 
 class OfficialStep(Step):
-    """A step as the official code makes it."""
+    """A step of the official code, including its EMA."""
 
     def __init__(self, official: Any, batch: Batch, amp: str | None, watch: Stopwatch):
         self.model, self.criterion = official.model.to(watch.device).train(), official.criterion.to(watch.device)
@@ -148,10 +159,15 @@ def _sample(image: Tensor, target: Mapping[str, Tensor]) -> dict:
 def our_step(
     recipe: str, overrides: Sequence[str], weights: dict | None, batch: Batch, amp: str | None, watch: Stopwatch
 ) -> OurStep:
-    """A step of a recipe.
+    """Return the training step of a recipe.
 
     Args:
-        weights: in the official layout; None for random ones.
+        recipe: name of the recipe.
+        overrides: config overrides.
+        weights: state dict in the official layout; None for random weights.
+        batch: the batch from :func:`random_batch`.
+        amp: dtype of mixed precision, such as "bfloat16", or None.
+        watch: the timer of the phases.
     """
     config = load_config(recipe, [f"train.device={watch.device}", *overrides])
     model = build_model(config)
@@ -160,12 +176,12 @@ def our_step(
     return OurStep(config, prepare_for_training(config, model), batch, amp, watch)
 
 
-# {name of a step of ours: what it overrides of the recipe}
+# {name of a variant of our step: its config overrides}
 Forms = Mapping[str, Sequence[str]]
 
 
 def forms_of(others: Sequence[str]) -> Forms:
-    """The recipe's own step, in the other memory format, and with each of these overrides."""
+    """Return the variants to measure: the recipe unchanged, with contiguous memory format, and with each override."""
     forms = {"deim": [], "deim, contiguous": ["train.memory_format=contiguous"]}
     return forms | {f"deim, {override}": [override] for override in others}
 
@@ -173,11 +189,21 @@ def forms_of(others: Sequence[str]) -> Forms:
 def measure(
     recipe: str, peer: str | None, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, forms: Forms
 ) -> dict[str, list[dict[str, float]]]:
-    """Seconds of the phases of every round, of each of several steps that take turns, each after one that finds the
-    memory that it needs.
+    """Time the phases of several training steps in turn.
+
+    Each timed step follows an untimed one of the same kind, which allocates the memory.
 
     Args:
-        batch: images, objects of each, and size of the square images.
+        recipe: name of the recipe.
+        peer: checkout of the official DEIM code, or None.
+        batch: (images, objects per image, side of the square images in pixels).
+        rounds: number of timed rounds.
+        device: such as "cpu" or "cuda".
+        amp: dtype of mixed precision, such as "bfloat16", or None.
+        forms: variants from :func:`forms_of`.
+
+    Returns:
+        {name of the step: for each round, {phase: seconds}}.
     """
     watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
     torch.manual_seed(0)
@@ -209,8 +235,11 @@ def peak_memory(
     amp: str | None,
     overrides: Sequence[str] = (),
 ) -> float:
-    """MiB that a process comes to need for three steps beyond what it needs for the model: of the official code if
-    ``peer`` names a checkout, else of ours. Call it in a process of its own."""
+    """Return the peak memory in MiB of three training steps; call it in a separate process.
+
+    On the CPU, the memory before the first step, with the model, is subtracted; on a GPU, the peak of torch's allocator
+    includes it. Measures the official code if ``peer`` names a checkout, else this project.
+    """
     watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
     step: Step
     if peer is not None:
@@ -227,10 +256,10 @@ def peak_memory(
 
 
 def _resident() -> float:
-    """Return the MiB of this process at its largest so far."""
+    """Return the peak resident memory of this process so far, in MiB."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20
-    import resource  # which Windows lacks
+    import resource  # not available on Windows
 
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
@@ -246,18 +275,25 @@ def run(
     others: Sequence[str],
     path: str | None,
 ) -> None:
-    """Print the smallest of several rounds of each phase, their ratios to the official code's, and memory.
+    """Print the minimum time of each phase over several rounds, the ratio to the official code, and the memory.
 
     Args:
-        others: overrides of the recipe, each of which is measured as well.
+        recipe: name of the recipe.
+        peer: checkout of the official DEIM code, or None.
+        batch: (images, objects per image, side of the square images in pixels).
+        rounds: number of timed rounds.
+        device: such as "cpu" or "cuda".
+        amp: dtype of mixed precision, such as "bfloat16", or None.
+        others: config overrides, each measured as a further variant.
+        path: JSON file for the results; None for none.
 
     Raises:
-        ConfigError: ``peer`` is no checkout of the official code.
+        ConfigError: if ``peer`` is not a checkout of the official DEIM code.
     """
     if peer is not None:
         require_checkout(peer)
     forms = forms_of(others)
-    # each in a process of its own: a GPU tells them apart, a CPU would be busier with several
+    # Each in a separate process: a GPU accounts memory per process, while parallel runs would overload a CPU.
     at_once = 1 if torch.device(device).type == "cpu" else len(forms) + 1
     with ThreadPoolExecutor(at_once) as pool:
         measured = {

@@ -23,7 +23,7 @@ def test_the_loader_is_measured(shapes: Path) -> None:
     table = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("|")]
     rows = {(cells[1], cells[2]): cells for cells in table}
     for stage in ("mosaic + mixup", "neither"):
-        for loader in ("deim", "deim, images kept"):
+        for loader in ("deim", "deim, image cache"):
             assert float(rows[stage, loader][3]) > 1
             assert float(rows[stage, loader][5]) > 1
 
@@ -32,7 +32,7 @@ def test_a_peer_that_is_none_is_refused(shapes: Path, tmp_path: Path) -> None:
     source = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
     done = tool("benchmark.py", "dataloader", *source, "--batches=1", f"--peer={tmp_path}")
     assert done.returncode == 2
-    assert "is no checkout of the official DEIM code" in done.stderr
+    assert "is not a checkout of the official DEIM code" in done.stderr
     assert "Traceback" not in done.stderr
     assert tool("benchmark.py", "dataloader", "--image-root=x").returncode == 2
 
@@ -47,7 +47,7 @@ def test_losses_are_measured_beside_detrex() -> None:
     done = tool("benchmark.py", "criterion", "--rounds=1")
     if is_standalone("detrex"):
         assert done.returncode == 2
-        assert "put checkouts of detectron2 and detrex on PYTHONPATH" in done.stderr
+        assert "needs checkouts of detectron2 and detrex on PYTHONPATH" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
         assert "| 4 x 20 " in done.stdout
@@ -76,7 +76,7 @@ def test_verification_needs_a_checkout_of_the_official_code(shapes: Path, tmp_pa
     data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
     done = tool("verify.py", "--peer", str(tmp_path), *data)
     assert done.returncode == 2
-    assert "is no checkout of the official DEIM code" in done.stderr
+    assert "is not a checkout of the official DEIM code" in done.stderr
 
 
 def test_pictures_for_the_comparison(shapes: Path) -> None:

@@ -1,4 +1,4 @@
-"""A program that kills itself at a place of the code, named by the environment variable ``KILLED_AT``.
+"""A program that kills itself at a point of the code, named by the environment variable ``KILLED_AT``.
 
 KILLED_AT=checkpoint python -m tests.faults.killed_at tools/train_net.py ...
 """
@@ -40,7 +40,7 @@ def die_instead_of_moving(name: str) -> None:
     run_checkpointer.os.replace = replace
 
 
-# In an order in which each comes to pass.
+# In the order in which a sequence of resumed runs reaches them.
 MOMENTS = {
     "the best checkpoint is replaced": lambda: die_instead_of_moving("model_best.pth"),
     "the best checkpoint has no facts yet": lambda: die_instead_of_moving("model_best.json"),

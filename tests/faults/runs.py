@@ -1,4 +1,4 @@
-"""Runs to be killed: small, with everything in them that a checkpoint must bring back."""
+"""Small runs to be killed, with every kind of state that a checkpoint must restore."""
 
 import json
 import os
@@ -15,8 +15,8 @@ import torch
 from tests.commands import train_arguments
 from tests.conftest import ROOT
 
-# 24 images in batches of 4: six iterations per epoch. Every stage of the schedule comes, and the final epochs begin
-# from the best checkpoint.
+# 24 images in batches of 4: six iterations per epoch. The run passes through all stages of the schedule, and the final
+# epochs start from the best checkpoint.
 SETTINGS = [
     "schedule.epochs=8",
     "schedule.dense_epochs=[2,4]",
@@ -32,7 +32,7 @@ SETTINGS = [
     "train.log_period=4",
 ]
 LAST_ITERATION = 47
-# What differs between two runs of the same: how long things took.
+# Durations, the only metrics that differ between two equal runs.
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
 
@@ -43,7 +43,7 @@ def start(
     command: Sequence[str] = (),
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen:
-    """``tools/train_net.py`` as the leader of a session of its own, by which its processes are known."""
+    """Start ``tools/train_net.py`` as the leader of a new session, which identifies its processes."""
     line = [sys.executable, *command, "tools/train_net.py", *train_arguments(shapes, output, *arguments)]
     output.mkdir(exist_ok=True)
     with open(output / "stdout.txt", "ab") as out, open(output / "stderr.txt", "ab") as err:
@@ -58,12 +58,12 @@ def start(
 
 
 def said(output: Path) -> str:
-    """Everything that the runs in a folder have printed."""
+    """Return the output of all runs in a folder."""
     return (output / "stdout.txt").read_text(encoding="utf-8") + (output / "stderr.txt").read_text(encoding="utf-8")
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output: Path, seconds: float = 200) -> None:
-    """Until a condition holds; the process must live so long."""
+    """Wait until a condition holds. Fails if the process ends before."""
     limit = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, said(output)[-3000:]
@@ -72,14 +72,14 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output:
 
 
 def iterations_done(output: Path) -> int:
-    """How many iterations ``metrics.json`` tells of."""
+    """Return the number of iterations recorded in ``metrics.json``."""
     file = output / "metrics.json"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return max((json.loads(line)["iteration"] + 1 for line in lines if line.endswith("}")), default=0)
 
 
 def members(group: int) -> dict[int, str]:
-    """The living processes of a session: pid -> command line."""
+    """Return {pid: command line} of the running processes of a session."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -89,7 +89,7 @@ def members(group: int) -> dict[int, str]:
             if int(fields[3]) == group and fields[0] != "Z":
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
+            continue  # the process has ended meanwhile
     return found
 
 
@@ -99,7 +99,7 @@ def children(pid: int) -> list[int]:
 
 
 def all_end(group: int, seconds: float = 30) -> bool:
-    """Whether every process of a session ends in time."""
+    """Return True if all processes of a session end in time."""
     limit = time.monotonic() + seconds
     while members(group):
         if time.monotonic() > limit:
@@ -109,13 +109,13 @@ def all_end(group: int, seconds: float = 30) -> bool:
 
 
 def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
-    """Signal the main process of a run; its exit status, once it has ended."""
+    """Signal the main process of a run, wait until it ends, and return its exit status."""
     process.send_signal(number)
     return process.wait(timeout=90)
 
 
 def scalars(output: Path, name: str = "metrics.json") -> list[dict]:
-    """The lines of ``metrics.json`` without how long things took."""
+    """Return the lines of ``metrics.json`` without durations."""
     lines = [json.loads(line) for line in (output / name).read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
@@ -139,10 +139,14 @@ def assert_equal_to_the_bit(one: object, other: object, place: str = "") -> None
 
 
 def assert_same_run(whole: Path, pieces: Path, but_for: int | None = None) -> None:
-    """Weights, averages, the optimizer's state, that of the hooks, and what was written on the way, but for one
-    iteration."""
+    """Assert that two runs have the same weights, EMA weights, optimizer and hook states, and metrics.
+
+    Args:
+        whole, pieces: output folders of the runs.
+        but_for: iteration whose metrics are not compared.
+    """
     one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, pieces))
     assert_equal_to_the_bit(one, other)
     told = [[line for line in scalars(folder) if line["iteration"] != but_for] for folder in (whole, pieces)]
-    # as text, in which NaN is equal to itself
+    # compare as text, since NaN != NaN
     assert json.dumps(told[0]) == json.dumps(told[1])

@@ -1,5 +1,7 @@
-"""What becomes of data that is wrong, case by case: it is read all the same, left out with a warning, or refused with a
-message that names it. By default a run ends at the first that is refused; a limit lets it pass over some."""
+"""Handling of invalid data: read, skipped with a warning, or rejected with a message that names the file or record.
+
+By default, a run stops at the first rejected item; a limit allows it to skip some.
+"""
 
 import json
 import os
@@ -27,7 +29,7 @@ PICTURE = (np.arange(60 * 100 * 3) % 251).astype(np.uint8).reshape(60, 100, 3)
 
 
 def saved(**options) -> Callable[[Path], None]:
-    """A picture of 100 x 60 as PIL writes it."""
+    """Return a function that writes an image of 100 x 60 with PIL."""
     return lambda path: Image.fromarray(PICTURE).save(path, **options)
 
 
@@ -60,7 +62,7 @@ def sixteen_bits(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """Some kilobytes that say they are 3 gigabytes of pixels."""
+    """Write a file of a few kilobytes whose header declares 3 gigabytes of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -79,7 +81,7 @@ def text(content: bytes) -> Callable[[Path], None]:
 
 
 SIZE = (60, 100)
-# name of the file, what is in it -> the (height, width) that is read, or the message
+# {case: (file name, writer, (height, width) of the image or error message)}
 PICTURES: dict[str, tuple[str, Callable[[Path], object], tuple[int, int] | str]] = {
     "gray": ("a.jpg", converted("L", "JPEG"), SIZE),
     "CMYK": ("a.jpg", converted("CMYK", "JPEG"), SIZE),
@@ -131,7 +133,7 @@ LEFT_OUT = "left out"
 
 
 def change(entry: str, **values: object) -> Callable[[SimpleNamespace], None]:
-    """Give the first entry of a list of a COCO file other values; None takes a key away."""
+    """Return a function that changes the first entry of a list of a COCO file; a value of None removes the key."""
 
     def do(coco: SimpleNamespace) -> None:
         first = coco.content[entry][0]
@@ -151,7 +153,7 @@ def whole(content: object) -> Callable[[SimpleNamespace], None]:
 
 
 NAN, INF = float("nan"), float("inf")
-# what is done to a COCO file of three images and three objects -> objects that are read, or the message
+# changes of a COCO file of three images and three objects -> objects that are read, or error message
 ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | str]] = {
     "nothing": (lambda coco: None, [2, 1, 0]),
     "a bbox of NaN": (change("annotations", bbox=[NAN, 0, 5, 5]), "object 1 .* is not finite"),
@@ -173,7 +175,7 @@ ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | st
     "no size": (change("images", height=None), "entry 1 of 'images' has no height"),
     "an image without an id": (change("images", id=None), "entry 1 of 'images' has no id"),
     "a category without a name": (change("categories", name=None), "entry 1 of 'categories' has no name"),
-    # tools/check_dataset.py tells these two
+    # tools/check_dataset.py reports these two
     "the id of an image twice": (repeat("images"), [2, 1, 0]),
     "an annotation of no image": (change("annotations", image_id=99), [1, 1, 0]),
     "the id of an annotation twice": (repeat("annotations"), "the id 0 stands twice in 'annotations'"),
@@ -230,7 +232,7 @@ def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, messa
     assert message in (tmp_path / "check" / "problems.txt").read_text(encoding="utf-8")
 
 
-# format, file, text in it, other text -> message
+# format, file, text in it, replacement, error message
 OTHER_FORMATS: dict[str, tuple[str, str, Callable[[str], str | bytes], str]] = {
     "VOC, an unknown class": ("voc", "Annotations/0.xml", lambda t: t.replace("cat", "cow"), "0.xml:3: class 'cow'"),
     "VOC, no XML": ("voc", "Annotations/0.xml", lambda t: "hello", "0.xml: is not valid XML: syntax error"),

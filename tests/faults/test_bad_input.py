@@ -1,4 +1,4 @@
-"""What a user may get wrong ends in one clear message."""
+"""User errors produce one clear message."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ from tests.conftest import ROOT
 
 
 def refused(done) -> str:
-    """The message of a run that ended as it should: status 2, one message, no traceback."""
+    """Assert that a run failed with status 2, one message and no traceback, and return the message."""
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Traceback" not in done.stderr
-    # Before it, the real detectron2 and detrex may warn of what is deprecated.
+    # The real detectron2 and detrex may print deprecation warnings before it.
     _, found, message = done.stderr.partition("error: ")
     assert found
     return message

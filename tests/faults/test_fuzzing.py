@@ -1,7 +1,6 @@
-"""Whatever bytes a file holds, a reader gives what it is for or an error that names the file; it neither runs away nor
-leaves the package with another error.
+"""Fuzzing of readers: for any file content, a reader returns a valid result or raises a DeimError that names the file.
 
-``DEIM_FUZZING=2000`` tries so many examples of each, others every time; without it they are few and the same.
+``DEIM_FUZZING=2000`` runs 2000 random examples of each test; by default, the examples are few and fixed.
 """
 
 import json
@@ -39,7 +38,7 @@ fuzzed = settings(
     database=None,
 )
 
-# a place, as a share of the file; what happens there; with these bytes
+# (position as a fraction of the file, operation, bytes)
 changes = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from(["replace", "insert", "delete", "cut"]), st.binary(max_size=12)),
     min_size=1,
@@ -48,7 +47,7 @@ changes = st.lists(
 
 
 def outcome(action: Callable) -> object:
-    """What comes of it, or the error of ours that it ends in; others are passed on."""
+    """Return the result of an action, or the DeimError that it raises; other errors are raised."""
     try:
         return action()
     except DeimError as error:
@@ -108,7 +107,7 @@ def check_annotations(name: str, file: str, root: Path, content: st.SearchStrate
     @given(content)
     def check(value: object) -> None:
         path.write_bytes(change(good, value))
-        records = outcome(lambda: read(tempfile.mktemp(), **source))  # a name of its own for each
+        records = outcome(lambda: read(tempfile.mktemp(), **source))  # a new dataset name for each call
         if isinstance(records, DeimError):
             assert str(records)
             return
@@ -134,7 +133,7 @@ json_values = st.recursive(
 
 
 def replaced(good: bytes, drawn: tuple[int, object]) -> bytes:
-    """A value somewhere in the first line of JSON becomes any other, or goes."""
+    """Replace or remove a value in the first line of JSON."""
     lines = good.decode().splitlines()
     content = json.loads(lines[0])
     draw = random.Random(drawn[0])
@@ -160,7 +159,7 @@ def test_other_values_in_json(name: str, tmp_path: Path) -> None:
     check_annotations(name, FILES[name], tmp_path, other_values, replaced)
 
 
-# What describes the data set or an image, by the tool that writes it.
+# {annotation tool and format: files that describe the dataset or an image}
 EXPORTS = {
     "CVAT, COCO 1.0": ["annotations/instances_default.json"],
     "CVAT, YOLO 1.1": ["obj.data", "obj.names", "train.txt", "obj_train_data/0.txt"],
@@ -181,7 +180,7 @@ EXPORTS = {
 
 @pytest.mark.parametrize(("tool", "file"), [(tool, file) for tool, files in EXPORTS.items() for file in files])
 def test_changed_exports_of_annotation_tools(tool: str, file: str, tmp_path: Path) -> None:
-    """Both where the data set is looked for anew, and where the file changes after that."""
+    """Change a file before the dataset is detected, and between detection and reading."""
     LAYOUTS[tool][0](tmp_path)
     path = tmp_path / file
     good, before = path.read_bytes(), discover(str(tmp_path))
@@ -277,7 +276,7 @@ def test_metrics_files_are_cut_anywhere(tmp_path: Path) -> None:
         cut_off(str(path), iteration)
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)
         assert kept == lines[: len(kept)]
-        whole_lines = place // len(lines[0])  # and one more, if what follows completes it
+        whole_lines = place // len(lines[0])  # plus one, if the appended bytes complete a line
         assert min(iteration, whole_lines) <= len(kept) <= min(iteration, whole_lines + 1, 5)
 
     check()

@@ -1,4 +1,4 @@
-"""A run that is killed, wherever that is, and resumed ends as one that was not, to the bit; and nothing of it stays."""
+"""A run killed at any point and resumed is bit-identical to an uninterrupted run, and leaves no processes behind."""
 
 import os
 import random
@@ -30,7 +30,7 @@ from tests.faults.test_bad_input import refused
 
 @pytest.fixture(scope="module")
 def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing has stopped."""
+    """Return the folder of an uninterrupted run."""
     output = tmp_path_factory.mktemp("whole")
     done = train_net(shapes, output, *SETTINGS)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def finish(shapes: Path, output: Path, *arguments: str) -> None:
 
 @pytest.mark.long
 def test_killed_in_every_stage(shapes: Path, tmp_path: Path, whole: Path) -> None:
-    """Plain, dense, strong and final."""
+    """Kill a run in the stages plain, dense, strong and final."""
     for done in (10, 17, 29, 40):
         process = start(shapes, tmp_path, "--resume", *SETTINGS)
         wait_until(lambda done=done: iterations_done(tmp_path) >= done, process, tmp_path)
@@ -56,8 +56,10 @@ def test_killed_in_every_stage(shapes: Path, tmp_path: Path, whole: Path) -> Non
 
 
 def test_killed_in_the_middle_of_everything(shapes: Path, tmp_path: Path, whole: Path) -> None:
-    """One run that kills itself at one place of the code after another. Its checkpoints are of iterations that are also
-    evaluated."""
+    """Resume one run repeatedly, each time killed at another point of the code.
+
+    Its checkpoints are written at iterations that are also evaluated.
+    """
     for moment in MOMENTS:
         process = start(
             shapes,
@@ -76,7 +78,7 @@ def test_killed_in_the_middle_of_everything(shapes: Path, tmp_path: Path, whole:
 
 @pytest.mark.long
 def test_killed_at_twenty_random_moments(shapes: Path, tmp_path: Path) -> None:
-    """The main process, or a worker, or all of them; the seed of the moments is fixed, the speed of machines is not."""
+    """Kill the main process, a worker, or all processes. The seed is fixed; the exact moments depend on the machine."""
     settings = [*SETTINGS, "schedule.epochs=40", "dataloader.test.num_workers=1"]
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert train_net(shapes, whole, *settings).returncode == 0
@@ -89,7 +91,7 @@ def test_killed_at_twenty_random_moments(shapes: Path, tmp_path: Path) -> None:
         victim = draw.choice(["main", "worker", "all"])
         workers = children(process.pid)
         if process.poll() is not None:
-            break  # it came to its end before
+            break  # the run has finished
         if victim == "all":
             os.killpg(process.pid, signal.SIGKILL)
         else:
@@ -113,7 +115,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(shapes: Path, tmp_p
 
 
 def test_no_worker_stays_behind_with_a_batch_that_nobody_reads(shapes: Path, tmp_path: Path) -> None:
-    """Batches of several megabytes, which do not fit into a pipe; they are made faster than they are used."""
+    """Use batches of several megabytes, larger than a pipe buffer, that are produced faster than they are consumed."""
     large = ["dataloader.image_size=[640,640]", "dataloader.train.num_workers=2", "dataloader.train.total_batch_size=8"]
     process = start(shapes, tmp_path, *SETTINGS, *large, "train.log_period=1")
     wait_until(lambda: iterations_done(tmp_path) > 0, process, tmp_path)
@@ -125,7 +127,7 @@ def test_no_worker_stays_behind_with_a_batch_that_nobody_reads(shapes: Path, tmp
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.long)])
 def test_preempted(number: signal.Signals, shapes: Path, tmp_path: Path, whole: Path) -> None:
-    """A signal to all processes of the run, as schedulers send it: the iteration is finished and kept."""
+    """Signal all processes of a run, as schedulers do: the run finishes the iteration and saves a checkpoint."""
     process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.period=1000")
     wait_until(lambda: iterations_done(tmp_path) >= 8, process, tmp_path)
     os.killpg(process.pid, number)
@@ -136,11 +138,11 @@ def test_preempted(number: signal.Signals, shapes: Path, tmp_path: Path, whole: 
     assert int(told) < LAST_ITERATION
     finish(shapes, tmp_path, "train.checkpointer.period=1000")
     assert f"Starting training from iteration {int(told) + 1}" in (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert_same_run(whole, tmp_path, but_for=int(told))  # of which the end of the run has told in addition
+    assert_same_run(whole, tmp_path, but_for=int(told))  # the preempted run logs this iteration in addition
 
 
 def test_damaged_checkpoints_are_passed_over(shapes: Path, tmp_path: Path, whole: Path) -> None:
-    """One is cut short, one has a wrong byte, one is not there any more."""
+    """Truncate one checkpoint, change a byte of another, and delete a third."""
     process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.max_to_keep=10")
     wait_until((tmp_path / "model_0000029.pth").exists, process, tmp_path)
     kill(process)

@@ -1,4 +1,4 @@
-"""A mistake in a config is one message that names the key, before training starts."""
+"""Config errors are reported before training starts, in one message that names the key."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.commands import RECIPE, tool, train_arguments
 from tests.faults.test_bad_input import refused
 from tests.models import recipe
 
-# overrides -> what the message says
+# {overrides: part of the error message}
 MISTAKES = {
     "optimizer.lr=abc": "'optimizer.lr=abc' must be a number, such as",
     "optimizer.lr=-1": "optimizer of the config cannot be built: Invalid learning rate: -1",

@@ -1,4 +1,4 @@
-"""A long run takes no more memory, descriptors and threads at its end than at its beginning."""
+"""Memory, file descriptors and threads do not grow during a long run."""
 
 import os
 import time
@@ -12,7 +12,7 @@ ITERATIONS = int(os.environ.get("DEIM_SOAK", "5000"))
 
 
 def kept(pid: int) -> tuple[float, ...]:
-    """What a process takes without what it has for a moment, such as the file of a checkpoint."""
+    """Return the minimum of several samples of :func:`taken`, to exclude transient use, such as checkpoint files."""
     samples = []
     for _ in range(10):
         samples.append(taken(pid))
@@ -21,7 +21,7 @@ def kept(pid: int) -> tuple[float, ...]:
 
 
 def taken(pid: int) -> tuple[float, int, int]:
-    """Megabytes, descriptors and threads of a process."""
+    """Return the resident memory in MiB, the file descriptors and the threads of a process."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
     return (
         int(status["VmRSS"].split()[0]) / 1024,
@@ -32,7 +32,7 @@ def taken(pid: int) -> tuple[float, int, int]:
 
 @pytest.mark.long
 def test_thousands_of_iterations(shapes: Path, tmp_path: Path) -> None:
-    """With an evaluation and a checkpoint every hundred or so."""
+    """Run with an evaluation and a checkpoint about every hundred iterations."""
     settings = [f"train.max_iter={ITERATIONS}", f"schedule.epochs={ITERATIONS // 6 + 1}", "train.eval_period=102"]
     process = start(shapes, tmp_path, *SETTINGS, *settings, "train.checkpointer.period=100", "train.log_period=20")
     measured = {}

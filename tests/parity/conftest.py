@@ -1,7 +1,7 @@
-"""Comparisons of gradients, and of what lies behind a ReLU, a sort or a top-k, are made in float64.
+"""Set float64 as the default dtype for comparisons of gradients and of values after a ReLU, a sort or a top-k.
 
-In float32, the rounding of a processor moves a value across zero now and then, or swaps two tokens of nearly equal
-score, and gradients differ in the fourth digit.
+In float32, rounding, which differs between CPUs, sometimes moves a value across zero or swaps two tokens with nearly
+equal scores. Gradients then differ in the fourth digit.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What DN-DETR and H-DETR add to DAB-DETR and Deformable DETR, against slow references written from their papers."""
+"""DN-DETR and H-DETR, as far as they differ from DAB-DETR and Deformable DETR, against references from the papers."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
             expected, box = torch.zeros(DIM), torch.zeros(4)
             if there:
                 expected[:-1] = denoising.class_embedding.weight[targets.labels[image, target]]
-                expected[-1] = 1  # says that it is a denoising query
+                expected[-1] = 1  # indicator of denoising queries
                 box = targets.boxes[image, target].logit()
             torch.testing.assert_close(made.content[image, query], expected)
             torch.testing.assert_close(made.references[image, query], box, check_dtype=False)
@@ -63,7 +63,7 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
 
 
 def test_noise_is_as_strong_as_published() -> None:
-    """A fifth of the labels is drawn anew; centers move by up to 0.4 of half a side, sides by up to 0.4 of one."""
+    """A fifth of the labels is redrawn; centers move by up to 0.4 half sides, sides change by up to 0.4 sides."""
     torch.manual_seed(0)
     targets = targets_of([200] * 4)
     denoising = QueryDenoising(DIM, CLASSES)
@@ -76,13 +76,13 @@ def test_noise_is_as_strong_as_published() -> None:
     assert float(changed) == pytest.approx(0.2 * (1 - 1 / CLASSES), abs=0.02)
     moved = (made.references.sigmoid() - boxes).abs() / boxes[..., 2:].repeat(1, 1, 2)
     limit = torch.tensor([0.2, 0.2, 0.4, 0.4])
-    inside = ((boxes + boxes * 0.4) < 0.99).all(dim=-1)  # not clipped at the end of the image
+    inside = ((boxes + boxes * 0.4) < 0.99).all(dim=-1)  # not clipped at the image border
     assert (moved[inside] <= limit + 1e-4).all()
     torch.testing.assert_close(moved[inside].amax(dim=0), limit, atol=0.01, rtol=0, check_dtype=False)
 
 
 def reference(predictions: Predictions, targets: Targets, pairs: list, normalizer: float, layer: int) -> tuple:
-    """Focal, L1 and GIoU loss of one layer; ``pairs`` of (query, target) for each image."""
+    """Return the focal, L1 and GIoU losses of one layer; ``pairs`` are (query, target) for each image."""
     logits, boxes = predictions.logits[layer], predictions.boxes[layer]
     classes = located = overlapped = 0.0
     for image, (found, count) in enumerate(zip(pairs, targets.counts, strict=True)):
@@ -94,7 +94,7 @@ def reference(predictions: Predictions, targets: Targets, pairs: list, normalize
 
 
 def assignment(logits: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor) -> list:
-    """(query, target) of the smallest cost."""
+    """Return the (query, target) pairs with the smallest cost."""
     cost = [
         [matching_cost(float(one[label]), box, target) for label, target in zip(labels, wanted, strict=True)]
         for one, box in zip(logits, boxes, strict=True)
@@ -110,14 +110,14 @@ def predictions_of(images: int, queries: int, seed: int, layers: int = 2) -> Pre
 
 @pytest.mark.parametrize("counts", [[1], [2], [3, 0, 1]], ids=str)
 def test_losses_of_dn_detr(counts: list[int]) -> None:
-    """Padded denoising queries count for nothing, not even as background."""
+    """Padded denoising queries do not contribute to the losses, not even as background."""
     criterion = instantiate(recipe("dn_detr_r50_50ep_coco", f"model.num_classes={CLASSES}").model.criterion)
     targets, images, size = targets_of(counts), len(counts), max(counts)
     denoising = QueryDenoising(DIM, CLASSES)(targets)
     groups = {"main": predictions_of(images, 8, 0), "denoising": predictions_of(images, 5 * size, 1)}
     found = criterion(groups, targets, denoising)
     for layer in range(2):
-        # as if each image had only its own denoising queries
+        # as if each image had only its own denoising queries, without padding
         pairs = [[(g * size + t, t) for g in range(5) for t in range(n)] for n in counts]
         kept = Predictions(groups["denoising"].logits.clone(), groups["denoising"].boxes)
         for image, found_pairs in enumerate(pairs):
@@ -172,7 +172,7 @@ def test_patterns_come_one_after_the_other_each_with_all_anchors() -> None:
 
 
 def sines(value: float, dim: int) -> np.ndarray:
-    """DETR's embedding of one coordinate."""
+    """Return DETR's sine embedding of one coordinate."""
     angles = [2 * math.pi * value / 10000 ** (2 * (k // 2) / dim) for k in range(dim)]
     return np.array([math.cos(angle) if k % 2 else math.sin(angle) for k, angle in enumerate(angles)])
 

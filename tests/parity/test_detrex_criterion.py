@@ -1,4 +1,4 @@
-"""Our criterion behind detrex's call, compared with an independent reference."""
+"""The criterion for detrex models, compared with an independent reference."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ FOCAL = {"classification": "focal", "alpha": 0.25, "gamma": 2.0}
 
 
 def as_outputs(predictions) -> dict:
-    """As models of detrex give them."""
+    """Return predictions in the format of detrex models."""
     layers = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(predictions.logits, predictions.boxes, strict=True)]
     return {**layers[-1], "aux_outputs": layers[:-1]}
 
 
 def case(seed: int, counts: list[int]):
-    """Outputs, targets and dn_metas of detrex; and the same as ours."""
+    """Return random outputs, targets and dn_metas in detrex's format, and the same in this project's format."""
     groups, targets, denoising = make_case(seed, counts)
     groups = {name: groups[name] for name in ("main", "encoder", "denoising") if name in groups}
     for predictions in groups.values():
@@ -43,7 +43,7 @@ def case(seed: int, counts: list[int]):
 
 
 def detrex_name(name: str, kind: str, layers: int) -> str:
-    """Ours -> theirs."""
+    """Return detrex's name of a loss term of this project."""
     name = name.replace(f"loss_{kind}", "loss_class").replace("_aux_", "_").replace("_enc_0", "_enc")
     return name.removesuffix(f"_{layers - 1}") if "_dn_" in name and name.endswith(f"_{layers - 1}") else name
 
@@ -75,7 +75,7 @@ def test_groups_of_queries_are_matched_each_by_itself() -> None:
 
 
 def test_without_further_words_it_is_mal_with_the_weights_of_deformable_detr() -> None:
-    """As its signature says; a matcher and the parameters of the loss may be others."""
+    """By default the criterion uses MAL; the matcher and the loss parameters can be changed."""
     theirs, _ = case(0, [2, 3])
     criterion = DetrexCriterion(CLASSES)
     found = criterion(*theirs)

@@ -1,4 +1,4 @@
-"""The criterion agrees with a slow one written, object by object, from the papers' equations."""
+"""The criterion agrees with a slow reference that evaluates the papers' equations object by object."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ def corners_of(box):
 
 
 def overlap(a, b):
-    """IoU and GIoU of two cxcywh boxes."""
+    """Return IoU and GIoU of two CXCYWH boxes."""
     a, b = corners_of(a), corners_of(b)
     width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
     height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
@@ -46,7 +46,7 @@ def matching_cost(logit, box, target):
 
 
 def best_assignment(logits, boxes, labels, targets):
-    """Query of each target, by trying all."""
+    """Return the query of each target by exhaustive search."""
     candidates = itertools.permutations(range(len(boxes)), len(targets))
     return min(
         candidates,
@@ -57,7 +57,7 @@ def best_assignment(logits, boxes, labels, targets):
 
 
 def class_loss(kind, logits, boxes, pairs, labels, targets):
-    """Sum over all queries and classes of one image."""
+    """Return the classification loss of one image, summed over queries and classes."""
     total = 0.0
     matched = dict(pairs)
     for q, k in itertools.product(range(len(boxes)), range(CLASSES)):
@@ -102,7 +102,7 @@ def fgl_loss(corners, references, boxes, pairs, targets, bins):
 
 
 def ddf_parts(corners, teacher, teacher_logits, boxes, pairs, targets):
-    """Weighted divergences of the edges of one image: of matched and of other queries."""
+    """Return the weighted divergences of the box edges of one image, for matched and for unmatched queries."""
     matched, parts = dict(pairs), ([], [])
     for q in range(len(boxes)):
         if q in matched:
@@ -177,7 +177,7 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
         for pairs in own.values():
             for q, t in pairs[b]:
                 votes.setdefault(q, []).append(t)
-        # max() takes the first of equals, sorted() makes that the smallest target
+        # max() returns the first maximum; sorted() makes that the smallest target
         union.append([(q, max(sorted(set(ts)), key=ts.count)) for q, ts in votes.items()])
     noised = 0 if denoising is None else denoising.num_groups
     dn = [[(g * 2 * max(counts) + t, t) for g in range(noised) for t in range(n)] for n in counts]
@@ -251,7 +251,7 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
 @pytest.mark.parametrize("kind", ["mal", "vfl"])
 @pytest.mark.parametrize("counts", [[1], [2], [2, 0, 4], [0, 0]], ids=str)
 def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int]) -> None:
-    """Without distributions, every layer by its own matches."""
+    """Without distributions, each layer uses its own matching."""
     config = recipe("rtdetrv2_r50vd_6x_coco" if kind == "vfl" else "deim_rtdetrv2_r50vd_60e_coco").model.criterion
     config.num_classes = CLASSES
     criterion = instantiate(config)
@@ -268,7 +268,7 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
 
 
 def test_weights_of_positives_and_negatives() -> None:
-    """Two logits, one of an object: what the parameters of the classification losses weigh."""
+    """Check the parameters of the classification losses on two logits, one of them of an object."""
     x = torch.tensor([0.3, -0.8], dtype=torch.float64)
     positive, quality = torch.tensor([True, False]), torch.tensor([0.6, 0.0], dtype=torch.float64)
     p, negative = sigmoid(0.3), sigmoid(-0.8)

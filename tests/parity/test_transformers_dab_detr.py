@@ -1,5 +1,5 @@
-"""Without its denoising queries, DN-DETR is DAB-DETR: the same weights give the predictions of Hugging Face
-``transformers``' model, for batches of unequal images."""
+"""DN-DETR without denoising queries agrees with DAB-DETR of Hugging Face ``transformers`` with the same weights, for
+batches of images of different sizes."""
 
 import torch
 from detectron2.config import instantiate
@@ -23,11 +23,11 @@ SMALL = (
     "model.encoder.dim_feedforward=96",
     "model.decoder.num_layers=3",
     "model.decoder.queries.num_queries=20",
-    # theirs, where the authors' code has 1e-3
+    # the value of transformers; the authors' code has 1e-3
     "model.decoder.refinement.logit_eps=1e-5",
 )
 
-# Names there -> names here, applied in this order.
+# (pattern in transformers, name in this project), applied in this order.
 RENAMINGS = [
     *resnet_renamings(r"model\.backbone\.conv_encoder\.model\."),
     (r"^model\.query_refpoint_embeddings\.", "decoder.queries.anchors."),
@@ -81,7 +81,7 @@ def test_predictions_equal_transformers() -> None:
             weights[f"decoder.refinement.score_heads.{layer}.{name}"] = state[f"class_embed.{name}"]
         for name in [n for n in state if n.startswith("bbox_predictor.")]:
             weights[f"decoder.refinement.bbox_heads.{layer}.{name.removeprefix('bbox_predictor.')}"] = state[name]
-    # Their queries begin empty.
+    # In transformers, the content of the queries starts as zeros.
     weights["decoder.queries.content.weight"] = torch.zeros(1, config.encoder.dim - 1)
     incompatible = ours.load_state_dict(weights, strict=False)
     assert incompatible.missing_keys == ["decoder.denoising.class_embedding.weight"]

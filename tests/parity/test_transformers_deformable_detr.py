@@ -1,5 +1,5 @@
-"""The same weights give the predictions, losses and gradients of Hugging Face ``transformers``' Deformable DETR,
-for batches of unequal images."""
+"""Predictions, losses and gradients agree with Deformable DETR of Hugging Face ``transformers`` with the same weights,
+for batches of images of different sizes."""
 
 import copy
 import re
@@ -64,19 +64,19 @@ def their_model(config) -> nn.Module:
         )
     )
     if "IterativeRefinement" in str(refinement._target_):
-        # Theirs shares one class head among all layers, where the paper has a head for each.
+        # transformers shares one class head among all layers; the paper has a head for each layer.
         model.class_embed, model.bbox_embed = (
             nn.ModuleList(copy.deepcopy(head) for head in heads) for heads in (model.class_embed, model.bbox_embed)
         )
         model.model.decoder.bbox_embed = model.bbox_embed
         if model.config.two_stage:
             model.model.decoder.class_embed = model.class_embed
-    # Theirs looks for "stage." in the names of a native backbone, finds none, and freezes everything.
+    # transformers freezes native backbones completely, since it expects "stage." in their parameter names.
     return model.requires_grad_(True)
 
 
 def renamings(config) -> list[tuple[str, str]]:
-    """Names there -> names here, applied in this order."""
+    """Return (pattern in transformers, name in this project), applied in this order."""
     layers = config.decoder.num_layers
     return [
         (r"^(class|bbox)_embed\.", r"model.decoder.\1_embed."),
@@ -141,7 +141,7 @@ def test_predictions_equal_transformers(name: str) -> None:
 def test_losses_and_gradients_equal_transformers(name: str) -> None:
     ours, theirs, config = both_models(name)
     ours.criterion.weights["loss_focal"] = 1.0  # as there
-    # They leave out the loss of the proposals.
+    # transformers does not compute the loss of the proposals.
     ours.criterion.supervision = [one for one in ours.criterion.supervision if one.group != "encoder"]
     samples, pixels, mask, labels = padded_batch(config)
     expected = theirs(pixel_values=pixels, pixel_mask=mask, labels=labels)

@@ -1,5 +1,5 @@
-"""Hugging Face ``transformers``' D-FINE predicts what ours does, from the folders that the one writes for the other,
-in every size."""
+"""D-FINE agrees with D-FINE of Hugging Face ``transformers`` in every size, with checkpoint folders converted in both
+directions."""
 
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from tests.parity.transformers_weights import assert_folders_agree
 @pytest.mark.parametrize("size", long_but_for("nsm", "nsmlx"))
 @torch.no_grad()
 def test_folders_go_both_ways(size: str, tmp_path: Path) -> None:
-    # Every token becomes a query: which of two tokens of equal score is the last to be selected
-    # would depend on rounding.
+    # Use every token as a query, since rounding decides which of two tokens with equal scores is selected.
     height, width = 128, 160
     tokens = sum(height // stride * width // stride for stride in ((16, 32) if size == "n" else (8, 16, 32)))
     config = recipe(f"dfine_{size}_coco", f"model.decoder.queries.num_queries={tokens}")

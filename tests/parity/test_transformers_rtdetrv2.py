@@ -1,5 +1,5 @@
-"""Hugging Face ``transformers``' RT-DETRv2 predicts what ours does, from the folders that the one writes for the other,
-in every size."""
+"""RT-DETRv2 agrees with RT-DETRv2 of Hugging Face ``transformers`` in every size, with checkpoint folders converted in
+both directions."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ CASES["r18vd_120e nearest"] = "r18vd_120e", "nearest"
 @torch.no_grad()
 def test_folders_go_both_ways(case: str, tmp_path: Path) -> None:
     size, sampling = CASES[case]
-    # Every token becomes a query: which of two tokens of equal score is the last to be selected
-    # would depend on rounding. Square, as their discrete sampling takes one side for both.
+    # Use every token as a query, since rounding decides which of two tokens with equal scores is selected. Images are
+    # square, since the discrete sampling of transformers uses one side for both dimensions.
     side = 128
     tokens = sum((side // stride) ** 2 for stride in (8, 16, 32))
     config = recipe(

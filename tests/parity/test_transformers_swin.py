@@ -1,4 +1,4 @@
-"""The Swin Transformer in use, bundled or detectron2's, is that of Hugging Face ``transformers``."""
+"""The Swin Transformer, bundled or detectron2's, agrees with that of Hugging Face ``transformers``."""
 
 import pytest
 import torch
@@ -26,17 +26,19 @@ RENAMINGS = [
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 96), (70, 90)], ids=str)
 def test_features_equal_transformers(size: tuple[int, int]) -> None:
-    """Also of images that are no multiple of windows and patches."""
+    """Includes image sizes that are not multiples of the window and patch sizes."""
     torch.manual_seed(0)
     theirs = SwinBackbone(SwinConfig(depths=[2, 2, 6, 2], out_features=["stage2", "stage3", "stage4"]))
     theirs = randomize(theirs, 0.02).eval()
     ours = build_swin("tiny", drop_path_rate=0.0).eval()
-    # which only takes what is in a model, and joins query, key and value as torch does
+    # `translated` expects the prefix "model." and joins query, key and value as torch's attention does
     weights = translated({f"model.{name}": value for name, value in theirs.state_dict().items()}, RENAMINGS)
     weights = {name.replace(".attn.in_proj_", ".attn.qkv."): value for name, value in weights.items()}
     missing, unexpected = ours.load_state_dict(weights, strict=False)
     assert [name for name in missing if "relative_position_index" not in name] == []
-    assert unexpected == ["model.swin.layernorm.weight", "model.swin.layernorm.bias"], "which no feature goes through"
+    assert unexpected == ["model.swin.layernorm.weight", "model.swin.layernorm.bias"], (
+        "the final norm is not part of a feature"
+    )
     images = torch.randn(2, 3, *size)
     expected, found = theirs(images).feature_maps, ours(images)
     assert list(found) == ["p1", "p2", "p3"]

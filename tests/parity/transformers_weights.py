@@ -1,4 +1,4 @@
-"""Weights of ``transformers``' detectors under our names, and the comparison of predictions."""
+"""Conversion of the weights of ``transformers``' detectors, and comparison of predictions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,16 @@ from tests.models import randomize
 
 
 def translated(weights: Mapping[str, Tensor], renamings: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """Their state dict under our names; query, key and value projections joined.
+    """Rename a state dict of ``transformers`` and join the query, key and value projections.
 
     Args:
+        weights: state dict of the ``transformers`` model.
         renamings: (pattern, replacement), applied in this order.
     """
     result: dict[str, Tensor] = {}
     for name, value in weights.items():
         if not name.startswith("model.") or name.endswith("points_scale"):
-            continue  # heads outside of "model." are the same tensors again
+            continue  # heads outside of "model." share their tensors with those inside
         for pattern, replacement in renamings:
             name = re.sub(pattern, replacement, name)
         result[name.replace(".o_proj.", ".out_proj.")] = value
@@ -41,13 +42,15 @@ def translated(weights: Mapping[str, Tensor], renamings: Sequence[tuple[str, str
 
 
 def assert_folders_agree(config: Any, their_class: type, size: tuple[int, int], folder: Path) -> None:
-    """A model of ours, written for ``transformers``, predicts the same there; and what ``transformers`` writes
-    predicts the same here, and is written again bit for bit.
+    """Assert that checkpoint folders written for and by ``transformers`` give the same predictions.
+
+    Converting a folder written by ``transformers`` there and back is bit-identical.
 
     Args:
-        config: of our recipe.
-        their_class: the model there.
+        config: config of the recipe.
+        their_class: model class of ``transformers``.
         size: (height, width) of the images.
+        folder: folder for the files.
     """
     torch.manual_seed(0)
     ours = randomize(instantiate(config.model), scale=0.02).eval()
@@ -81,10 +84,9 @@ def assert_predict_alike(ours: nn.Module, theirs: nn.Module, size: tuple[int, in
 
 
 def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, tolerance: float = 1e-6) -> None:
-    """The last layer's logits (B, Q, K) and boxes (B, Q, 4) are these, for the queries in any order.
+    """Assert that the logits (B, Q, K) and boxes (B, Q, 4) of the last layer agree, in any order of the queries.
 
-    Queries come in the order of their tokens' scores, which for scores that are equal up to rounding
-    is any.
+    Queries are ordered by token score; the order of nearly equal scores depends on rounding.
     """
     wanted = torch.cat([logits, boxes], dim=-1)
     ours = torch.cat([found.logits[-1], found.boxes[-1]], dim=-1)
@@ -94,12 +96,12 @@ def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, t
         torch.testing.assert_close(ours_one[order], theirs_one, atol=tolerance, rtol=0)
 
 
-# height and width of the images of :func:`padded_batch`
+# (height, width) of the images of :func:`padded_batch`
 SIZES = [(96, 128), (128, 72)]
 
 
 def padded_batch(config: Any) -> tuple[list[dict], Tensor, Tensor, list[dict]]:
-    """Two images of unequal size with objects: our samples, their pixels, mask and labels."""
+    """Return two images of different sizes: samples of this project, and pixels, mask and labels of transformers."""
     generator = torch.Generator().manual_seed(0)
     samples, labels = [], []
     mean, std = (torch.tensor(list(value))[:, None, None] for value in (config.pixel_mean, config.pixel_std))
@@ -119,7 +121,7 @@ def padded_batch(config: Any) -> tuple[list[dict], Tensor, Tensor, list[dict]]:
 
 
 def resnet_config(config: Any) -> ResNetConfig:
-    """Their ResNet-18 with the features of ours."""
+    """Return the config of ResNet-18 of ``transformers`` with the same features."""
     features = config.backbone.out_features
     return ResNetConfig(
         embedding_size=64,
@@ -131,7 +133,7 @@ def resnet_config(config: Any) -> ResNetConfig:
 
 
 def resnet_renamings(prefix: str) -> list[tuple[str, str]]:
-    """Names of their ResNet, after ``prefix``, -> names of detectron2's."""
+    """Return (pattern, replacement) from ResNet names of ``transformers``, after ``prefix``, to detectron2's names."""
     block = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
     return [
         (rf"^{prefix}embedder\.embedder\.convolution\.", "backbone.stem.conv1."),
