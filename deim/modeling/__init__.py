@@ -1,4 +1,4 @@
-"""The parts of a detector, as configs and programs name them."""
+"""Parts of detectors, under the names that configs and programs use."""
 
 from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, build_timm
 from deim.modeling.decoder import (

@@ -1,4 +1,4 @@
-"""The meta-architecture: detectron2's inputs in, a dict of losses or Instances out."""
+"""Meta-architecture with detectron2's interface: list of dicts in, dict of losses or list of Instances out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,20 +15,23 @@ from deim.structures.predictions import Predictions, Targets
 
 
 class DEIMDetector(nn.Module):
-    """Backbone, encoder and decoder; with a criterion, trainable.
+    """Detector of backbone, encoder and decoder; trainable with a criterion.
 
     Args:
         backbone: images -> {name: feature map}.
-        encoder: (features, padding) -> list of maps, or a memory; or a function that builds such a module for ``backbone``,
-            see :meth:`deim.modeling.HybridEncoder.for_backbone`.
-        decoder: (what the encoder returns, targets, padding) -> ({name: Predictions}, denoising queries).
-        criterion: None for inference alone.
+        encoder: (features, padding) -> list of maps, or a memory; or a function that builds such a module for
+            ``backbone``, see :meth:`deim.modeling.HybridEncoder.for_backbone`.
+        decoder: (output of the encoder, targets, padding) -> ({name: Predictions}, denoising queries).
+        criterion: loss computation; None for inference only.
         num_classes: K.
-        num_detections: the best scores per image that are returned, over all queries and classes.
-        pixel_mean, pixel_std: of red, green and blue; images in [0, 255] are normalized by them.
-        input_format: "RGB" or "BGR", the order of the channels of images. The data set mapper decides it; in detectron2 it is
-            the mapper's ``image_format``.
-        size_divisibility: height and width of a batch are padded to a multiple of this.
+        num_detections: number of returned detections per image: the best scores over all queries and classes.
+        pixel_mean, pixel_std: normalization of images in [0, 255], per channel in RGB order.
+        input_format: "RGB" or "BGR", the channel order of the images. It must match the dataset mapper's; in detectron2
+            this is the mapper's ``image_format``.
+        size_divisibility: height and width of a batch are padded to a multiple of this value.
+
+    Raises:
+        ValueError: if ``input_format`` is invalid.
     """
 
     pixel_mean: Tensor
@@ -60,18 +63,18 @@ class DEIMDetector(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     def reparameterize(self) -> None:
-        """Drop what only training needs."""
+        """Remove the parts that only training needs."""
         self.criterion = None
 
     def __prepare_scriptable__(self) -> "DEIMDetector":
-        """Refuse ``torch.jit.script``, which calls this first.
+        """Reject ``torch.jit.script``, which calls this method first.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "DEIMDetector cannot be scripted, since its parts are chosen by Python code. Trace it (torch.jit.trace with "
-            "detectron2's TracingAdapter; the graph takes images of any size), or write a file with `deim export`"
+            "DEIMDetector cannot be scripted because Python code selects its parts. Trace it (torch.jit.trace with "
+            "detectron2's TracingAdapter; the graph accepts images of any size), or export it with `deim export`"
         )
 
     @property
@@ -79,15 +82,19 @@ class DEIMDetector(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """
+        """Compute losses in training mode, detections in inference mode.
+
         Args:
-            batched_inputs: one dict per image: ``image`` (3, H, W) in [0, 255], in the order of ``input_format``, in training
-                ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``, in inference
-                optionally ``height`` and ``width`` of the result.
+            batched_inputs: one dict per image: ``image`` (3, H, W) in [0, 255], in the channel order ``input_format``;
+                in training ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``; in inference optionally
+                ``height`` and ``width`` of the result.
 
         Returns:
-            in training {loss name: () tensor}; in inference one {"instances": Instances} per image
-            with ``pred_boxes``, ``scores`` and ``pred_classes``, best first.
+            in training {loss name: () tensor}; in inference one {"instances": Instances} per image with
+            ``pred_boxes``, ``scores`` and ``pred_classes``, best score first.
+
+        Raises:
+            RuntimeError: if the model is in training mode and has no criterion.
         """
         images, padding = self._batch([x["image"] for x in batched_inputs])
         targets = self._targets(batched_inputs, images.image_sizes) if self.training else None
@@ -100,38 +107,39 @@ class DEIMDetector(nn.Module):
             return self.criterion(groups, targets, denoising)
 
     def encode(self, images: Tensor, padding: Tensor | None = None) -> Any:
-        """
+        """Run backbone and encoder.
+
         Args:
             images: (B, 3, H, W) normalized.
-            padding: (B, H, W) bool, True where padded; None where nothing is.
+            padding: (B, H, W) bool, True on padded pixels; None without padding.
 
         Returns:
-            what the decoder takes.
+            input of the decoder.
         """
         return self.encoder(self.backbone(images), padding)
 
     def detect(self, images: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """:func:`best_detections` of images; see :meth:`encode`."""
+        """Return :func:`best_detections` for normalized images; for arguments see :meth:`encode`."""
         groups, _ = self.decoder(self.encode(images, padding), None, padding)
         return best_detections(groups["main"], self.num_detections)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return (..., 3, H, W) images as the backbone takes them: RGB, normalized.
+        """Convert (..., 3, H, W) images to the backbone's input: RGB, normalized.
 
         Args:
-            images: in [0, 255], in the order of ``input_format``.
+            images: in [0, 255], in the channel order ``input_format``.
         """
         if self.input_format == "BGR":
             images = images.flip(-3)
         return (images - self.pixel_mean) / self.pixel_std
 
     def _batch(self, images: list[Tensor]) -> tuple[ImageList, Tensor | None]:
-        """Normalized images in one tensor, and the (B, H, W) mask of padded pixels if there are any."""
+        """Return normalized images in one tensor, and the (B, H, W) mask of padded pixels, None without padding."""
         divisor = self.size_divisibility
         sizes = {tuple(image.shape[-2:]) for image in images}
-        # A traced graph also serves images of other sizes, for which it must be able to pad.
+        # A traced graph is also used for images of other sizes, so it must contain the padding.
         if not torch.jit.is_tracing() and len(sizes) == 1 and all(side % divisor == 0 for side in next(iter(sizes))):
-            # Bytes travel to the device, each image from where it is, and one kernel normalizes them all.
+            # Transfer uint8 images one by one, without a copy on the host, and normalize them with one kernel.
             batch = torch.stack([image.to(self.device, non_blocking=True) for image in images]).contiguous()
             size = (int(batch.shape[-2]), int(batch.shape[-1]))
             return ImageList(self.normalize(batch), [size] * len(images)), None
@@ -140,7 +148,7 @@ class DEIMDetector(nn.Module):
         return batched, padded_pixels(batched)
 
     def _targets(self, batched_inputs: list[dict], sizes: Sequence[tuple[int, int]]) -> Targets:
-        """Ground truth relative to each image's size (height, width), on the device."""
+        """Return ground truth relative to each image's size (height, width), on the device."""
         instances = [x["instances"] for x in batched_inputs]
         targets = Targets.collate([one.gt_classes for one in instances], [one.gt_boxes.tensor for one in instances])
         boxes = box_xyxy_to_cxcywh(targets.boxes / _scales(sizes))
@@ -156,7 +164,7 @@ class DEIMDetector(nn.Module):
         ]
         scores, classes, boxes = found
         limits = _scales(sizes).to(boxes.device, non_blocking=True)
-        # Boxes.clip would wait for the device, once for each image.
+        # Boxes.clip would synchronize with the device once per image.
         boxes = torch.minimum((boxes * limits).clamp(min=0), limits)
         results = []
         for size, places, best, labels in zip(sizes, boxes, scores, classes, strict=True):
@@ -177,21 +185,21 @@ def padded_pixels(images: ImageList) -> Tensor:
 
 
 def _scales(sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Return (B, 1, 4) float32 width, height, width, height of images of (height, width)."""
+    """Return (B, 1, 4) float32 [width, height, width, height] for images of (height, width)."""
     return tensor_of_sizes([(width, height, width, height) for height, width in sizes])[:, None]
 
 
 def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best (query, class) pairs of the last layer.
+    """Return the best (query, class) pairs of the last layer.
 
     Returns:
-        scores (B, N) in descending order, classes (B, N) int64, and boxes (B, N, 4) XYXY relative
-        to the image; N is ``count``, or all there are.
+        scores (B, N) in descending order, classes (B, N) int64, and boxes (B, N, 4) XYXY relative to the image; N is
+        ``count``, or the number of pairs if it is smaller.
     """
     logits, boxes = (in_full_precision(one[-1]) for one in (predictions.logits, predictions.boxes))
     num_classes = logits.shape[-1]
     flat = logits.flatten(1)
     scores, index = flat.sigmoid().topk(min(count, flat.shape[1]), dim=1)
-    query = index // num_classes  # torch.div would be exported as a division of floats, which float16 cannot hold
+    query = index // num_classes  # torch.div is exported as a float division, which overflows float16
     picked = boxes.gather(1, query[..., None].expand(-1, -1, 4))
     return scores, index % num_classes, box_cxcywh_to_xyxy(picked)

@@ -36,7 +36,8 @@ def test_a_wrong_number_of_levels_is_an_error_that_says_what_to_set() -> None:
     cfg = recipe(FAMILIES["dfine"], *FEW)
     cfg.model.backbone.out_features = ["stage1", "stage2", "stage3"]
     with pytest.raises(
-        ValueError, match=r"makes 3 maps, decoder\.input_proj\.in_channels is for 2: set it to \[96, 96, 96\]"
+        ValueError,
+        match=r"returns 3 maps, but decoder\.input_proj\.in_channels has 2 entries: set it to \[96, 96, 96\]",
     ):
         build(cfg, "model")(batch([1]))
 

@@ -333,7 +333,7 @@ def test_a_decoder_says_what_it_takes() -> None:
     with pytest.raises(ValueError, match="set it to null"):
         decoder(Memory.from_maps(decoder.input_proj(maps)))
     decoder.layers[0].num_levels = 3
-    with pytest.raises(ValueError, match=r"look at 3 maps \(layer.num_points\), the encoder makes 2"):
+    with pytest.raises(ValueError, match=r"attend to 3 maps \(layer.num_points\), the encoder returns 2"):
         decoder(maps)
 
 

@@ -134,7 +134,7 @@ def test_groups_of_queries_are_there_in_training_alone() -> None:
 
 def test_a_softmax_with_a_class_for_nothing_is_refused() -> None:
     (outputs, targets, _), _ = case(0, [2])
-    with pytest.raises(ValueError, match=f"predicts {CLASSES} logits, the criterion knows {CLASSES - 1} classes"):
+    with pytest.raises(ValueError, match=f"predicts {CLASSES} logits, but num_classes is {CLASSES - 1}"):
         DetrexCriterion(CLASSES - 1)(outputs, targets)
 
 

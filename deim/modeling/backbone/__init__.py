@@ -1,4 +1,4 @@
-"""Backbones: ours, which are also in detectron2's ``BACKBONE_REGISTRY``, and those of the ecosystem."""
+"""Backbones: ours, also registered in detectron2's ``BACKBONE_REGISTRY``, and those of other libraries."""
 
 from deim.modeling.backbone.hgnetv2 import HGNetV2
 from deim.modeling.backbone.presnet import PResNet

@@ -21,7 +21,7 @@ from deim.modeling.backbone.staged import StagedBackbone
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: ``blocks`` blocks of ``layers`` layers of width ``mid`` that end in width ``out``."""
+    """One stage: ``blocks`` blocks with ``layers`` layers of width ``mid`` and output width ``out``."""
 
     mid: int
     out: int
@@ -32,7 +32,7 @@ class StageSpec:
 
 
 def _stages(mids: Sequence[int], outs: Sequence[int], blocks: Sequence[int], layers: int) -> tuple[StageSpec, ...]:
-    """The four stages; the last two are made of light layers with 5x5 kernels."""
+    """Return the four stages; the last two have light layers with 5x5 kernels."""
     return tuple(
         StageSpec(mid, out, count, layers, light=index >= 2, kernel_size=5 if index >= 2 else 3)
         for index, (mid, out, count) in enumerate(zip(mids, outs, blocks, strict=True))
@@ -52,7 +52,7 @@ ARCHITECTURES: dict[str, tuple[tuple[int, int], tuple[StageSpec, ...]]] = {
 
 
 class Bound(nn.Module):
-    """Values beyond a bound become the bound, in place."""
+    """In-place clamping to a lower and an upper bound."""
 
     def __init__(self, lower: float | None = None, upper: float | None = None):
         super().__init__()
@@ -63,7 +63,7 @@ class Bound(nn.Module):
 
 
 class HGConv(ConvNorm):
-    """Convolution, normalization and, with ``activate``, ReLU and optionally a learnable affine."""
+    """Convolution and normalization; with ``activate`` also ReLU and an optional learnable affine."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class HGConv(ConvNorm):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Also fold the affine, which the convolution computes as normalization does in training; see
+        """Also fold the affine, which the convolution computes like a normalization in training; see
         :meth:`LearnableAffine.of_rectified`."""
         super().fold()
         if not isinstance(self.affine, LearnableAffine):
@@ -103,7 +103,7 @@ class HGConv(ConvNorm):
 
 
 class LightHGConv(nn.Module):
-    """Pointwise convolution without activation, then a depthwise one with it."""
+    """Pointwise convolution without activation, then a depthwise convolution with activation."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, learnable_affine: bool = False):
         super().__init__()
@@ -117,7 +117,7 @@ class LightHGConv(nn.Module):
 
 
 class Stem(nn.Module):
-    """3 channels at stride 1 -> ``out_channels`` at stride 4, by a pooled and a convolved branch."""
+    """3 channels at stride 1 -> ``out_channels`` at stride 4, through a pooled and a convolved branch."""
 
     def __init__(self, mid_channels: int, out_channels: int, learnable_affine: bool):
         super().__init__()
@@ -130,14 +130,14 @@ class Stem(nn.Module):
         self.pool = nn.MaxPool2d(kernel_size=2, stride=1, ceil_mode=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        # 2x2 kernels at stride 1: one row and column of zeros at the end keeps the size.
+        # 2x2 kernels at stride 1: one row and one column of zeros at the end keep the size.
         x = F.pad(self.stem1(x), (0, 1, 0, 1))
         convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
         of_pooled, of_convolved = convolve_apart(self.stem3.convolution, self._pooled(x), convolved)
         return self.stem4(self.stem3.finish(of_pooled.add_(of_convolved)))
 
     def _pooled(self, x: Tensor) -> Tensor:
-        # Where no gradient asks for it, which pixel is the largest need not be found: an eighth of the time on a CPU.
+        # Without gradients, the index of the maximum is not needed: this takes an eighth of the time on a CPU.
         if torch.is_grad_enabled() or x.device.type != "cpu" or is_exporting():
             return self.pool(x)
         rows = torch.maximum(x[:, :, :-1], x[:, :, 1:])
@@ -145,7 +145,7 @@ class Stem(nn.Module):
 
 
 class HGBlock(nn.Module):
-    """Chained layers whose inputs and outputs are all concatenated, squeezed and expanded by 1x1."""
+    """Chain of layers; the input and all outputs are concatenated, then squeezed and expanded by 1x1 convolutions."""
 
     def __init__(self, in_channels: int, spec: StageSpec, residual: bool, learnable_affine: bool):
         super().__init__()
@@ -170,7 +170,7 @@ class HGBlock(nn.Module):
 
 
 class HGStage(nn.Module):
-    """Optional depthwise downsampling by 2, then blocks; all but the first are residual."""
+    """Optional depthwise downsampling by 2, then blocks; all blocks but the first are residual."""
 
     def __init__(self, in_channels: int, spec: StageSpec, downsample: bool, learnable_affine: bool):
         super().__init__()
@@ -195,16 +195,15 @@ class HGNetV2(StagedBackbone):
     Args:
         name: "B0" .. "B6".
         learnable_affine: add a learnable affine after each activation (D-FINE N, S and M).
-        out_features: of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
-        freeze_at: freeze the parameters of the first parts, as detectron2 counts: 0 none, 1 the
-            stem, 2 the stem and stage1, and so on.
+        out_features: subset of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
+        freeze_at: number of frozen parts, as in detectron2: 0 none, 1 the stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
         weights: "imagenet" for the published weights, or the path or address of a file, such as D-FINE's
             ``PPHGNetV2_B0_stage1.pth``; "" for random weights.
 
     Raises:
-        ValueError: an unknown name, feature or ``freeze_at``.
-        CheckpointError: ``weights`` does not fit.
+        ValueError: if ``name``, a feature or ``freeze_at`` is invalid.
+        CheckpointError: if ``weights`` does not fit.
     """
 
     @configurable
@@ -236,7 +235,7 @@ class HGNetV2(StagedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        """Arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
+        """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
         options = cfg.MODEL.HGNETV2
         return {
             "name": options.NAME,
@@ -248,5 +247,5 @@ class HGNetV2(StagedBackbone):
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> {feature name: (B, C, H / stride, W / stride)}."""
+        """Map (B, 3, H, W) images to {feature name: (B, C, H / stride, W / stride)}."""
         return self.run_stages(self.stem(x), self.stages)

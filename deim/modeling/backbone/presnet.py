@@ -1,4 +1,4 @@
-"""PResNet, the backbone of RT-DETR: ResNet-D (arXiv 1812.01187, section 4) as PaddleDetection trains it."""
+"""PResNet, the backbone of RT-DETR: ResNet-D (arXiv 1812.01187, section 4) as in PaddleDetection."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ from deim.checkpoint.pretrained import path_of
 from deim.layers.conv import ConvNorm
 from deim.modeling.backbone.staged import StagedBackbone
 
-# blocks in each of the four stages
+# Number of blocks in each of the four stages.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 WIDTHS = (64, 128, 256, 512)
 
 
 class Shortcut(nn.Sequential):
-    """1x1 convolution; with a stride, after an average over the pixels that it would skip."""
+    """1x1 convolution; with a stride, average pooling first, so that no pixel is skipped."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -29,10 +29,13 @@ class Shortcut(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """A branch of convolutions added to its input, or to a projection of that.
+    """Convolutions whose output is added to the input, or to a projection of the input.
 
     Args:
-        project: give the shortcut a convolution: in the first block of every stage.
+        in_channels: input width.
+        width: width of the convolutions.
+        stride: stride of the block.
+        project: use a convolution in the shortcut, as in the first block of every stage.
     """
 
     expansion: int
@@ -49,7 +52,7 @@ class ResidualBlock(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions."""
+    """Residual block of two 3x3 convolutions."""
 
     expansion = 1
 
@@ -63,7 +66,7 @@ class BasicBlock(ResidualBlock):
 
 
 class BottleneckBlock(ResidualBlock):
-    """1x1, strided 3x3 and widening 1x1 convolution."""
+    """Residual block of a 1x1, a strided 3x3 and a widening 1x1 convolution."""
 
     expansion = 4
 
@@ -94,16 +97,15 @@ class PResNet(StagedBackbone):
 
     Args:
         depth: number of layers.
-        out_features: of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
-        freeze_at: freeze the parameters of the first parts, as detectron2 counts: 0 none, 1 the
-            stem, 2 the stem and stage1, and so on.
+        out_features: subset of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
+        freeze_at: number of frozen parts, as in detectron2: 0 none, 1 the stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
-        weights: "imagenet" for the published weights, or the path or address of a file under these or RT-DETR's names,
-            which are the same; "" for random weights.
+        weights: "imagenet" for the published weights, or the path or address of a file with the names of RT-DETR, which
+            are also ours; "" for random weights.
 
     Raises:
-        ValueError: an unknown depth, feature or ``freeze_at``.
-        CheckpointError: ``weights`` does not fit.
+        ValueError: if ``depth``, a feature or ``freeze_at`` is invalid.
+        CheckpointError: if ``weights`` does not fit.
     """
 
     @configurable
@@ -118,7 +120,7 @@ class PResNet(StagedBackbone):
     ):
         super().__init__()
         if depth not in DEPTHS:
-            raise ValueError(f"there is no PResNet with {depth} layers; choose one of {', '.join(map(str, DEPTHS))}")
+            raise ValueError(f"unknown PResNet depth {depth}; choose one of {', '.join(map(str, DEPTHS))}")
         widths = WIDTHS[: self.stages_to_build(out_features, freeze_at)]
         self.conv1 = nn.Sequential()
         for number, (before, after, stride) in enumerate(((3, 32, 2), (32, 32, 1), (32, 64, 1)), 1):
@@ -138,7 +140,7 @@ class PResNet(StagedBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        """Arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
+        """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
         options = cfg.MODEL.PRESNET
         return {
             "depth": options.DEPTH,
@@ -149,5 +151,5 @@ class PResNet(StagedBackbone):
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> {feature name: (B, C, H / stride, W / stride)}."""
+        """Map (B, 3, H, W) images to {feature name: (B, C, H / stride, W / stride)}."""
         return self.run_stages(F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1), self.res_layers)

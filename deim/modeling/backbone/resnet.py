@@ -1,4 +1,4 @@
-"""detectron2's ResNet, as the DETR family uses it."""
+"""detectron2's ResNet in the variants of the DETR family."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.pretrained import path_of
 
-# blocks in each of the four stages
+# Number of blocks in each of the four stages.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 FEATURES = ("res2", "res3", "res4", "res5")
 
 
 def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-    """Arguments from an old-style config, which has detectron2's keys."""
+    """Return the arguments from an old-style config with detectron2's keys."""
     options = cfg.MODEL.RESNETS
     return {
         "depth": options.DEPTH,
@@ -38,28 +38,28 @@ def build_resnet(
     dilated: bool = False,
     weights: str = "",
 ) -> ResNet:
-    """A ResNet with the stride in the 3x3 convolutions, as torchvision's.
+    """Build a ResNet with the stride in the 3x3 convolutions, as in torchvision.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        out_features: of "res2" .. "res5", at strides 4, 8, 16 and 32.
-        freeze_at: freeze the first parts: 0 none, 1 the stem, 2 the stem and res2 (DETR), and so on.
+        out_features: subset of "res2" .. "res5", at strides 4, 8, 16 and 32.
+        freeze_at: number of frozen parts: 0 none, 1 the stem, 2 the stem and res2 (DETR), and so on.
         norm: "FrozenBN", "BN", "SyncBN" or "GN".
-        dilated: res5 keeps the stride of res4, and its convolutions but the first are dilated ("DC5").
+        dilated: res5 keeps the stride of res4, and all its convolutions but the first are dilated ("DC5").
         weights: "imagenet" for torchvision's published weights, or the path or address of a file in the layout of
             detectron2, torchvision, timm or transformers; "" for random weights.
 
     Raises:
-        ValueError: an unknown depth or feature, or "DC5" of a ResNet with less than 50 layers.
-        CheckpointError: ``weights`` does not fit.
+        ValueError: if ``depth`` or a feature is invalid, or ``dilated`` is set for fewer than 50 layers.
+        CheckpointError: if ``weights`` does not fit.
     """
     if depth not in DEPTHS:
-        raise ValueError(f"there is no ResNet with {depth} layers; choose one of {', '.join(map(str, DEPTHS))}")
+        raise ValueError(f"unknown ResNet depth {depth}; choose one of {', '.join(map(str, DEPTHS))}")
     unknown = sorted(set(out_features) - set(FEATURES))
     if unknown or not out_features:
         raise ValueError(f"ResNet has no features {unknown}; choose from {list(FEATURES)}")
     if dilated and depth < 50:
-        raise ValueError(f"a ResNet with {depth} layers has no dilated form; choose 50 or more")
+        raise ValueError(f"a ResNet with {depth} layers has no dilated form; choose at least 50 layers")
     stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
     backbone = ResNet(stem, _stages(depth, norm, dilated), out_features=list(out_features))
     if weights:

@@ -1,4 +1,4 @@
-"""detectron2's Swin Transformer, by size."""
+"""detectron2's Swin Transformer in its published sizes."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from detectron2.modeling.backbone import SwinTransformer
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.pretrained import path_of
 
-# width, blocks and heads of each stage (Swin, arXiv 2103.14030, section 3.3)
+# Width, and blocks and heads of each stage (Swin, arXiv 2103.14030, section 3.3).
 SIZES = {
     "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
@@ -20,7 +20,7 @@ SIZES = {
 
 
 def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-    """Arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
+    """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
     options = cfg.MODEL.SWIN
     return {
         "size": options.SIZE,
@@ -40,21 +40,22 @@ def build_swin(
     drop_path_rate: float = 0.2,
     weights: str = "",
 ) -> SwinTransformer:
-    """A Swin Transformer with features "p0" .. "p3" at strides 4, 8, 16 and 32, those of ``out_indices``.
+    """Build a Swin Transformer.
 
     Args:
         size: "tiny", "small", "base" or "large".
-        window_size: tokens along a window's side; 12 for weights pretrained at 384 pixels.
-        drop_path_rate: how often the last block is left out in training; linearly less often before it.
+        out_indices: subset of 0 .. 3, for features "p0" .. "p3" at strides 4, 8, 16 and 32.
+        window_size: window side in tokens; 12 for weights pretrained at 384 pixels.
+        drop_path_rate: drop-path probability of the last block in training; it increases linearly over the blocks.
         weights: "imagenet" or "imagenet22k" for the published weights, or the path or address of a file in the layout
             of Swin's authors or timm; "" for random weights.
 
     Raises:
-        ValueError: an unknown size.
-        CheckpointError: ``weights`` does not fit.
+        ValueError: if ``size`` is invalid.
+        CheckpointError: if ``weights`` does not fit.
     """
     if size not in SIZES:
-        raise ValueError(f"there is no Swin {size!r}; choose one of {', '.join(SIZES)}")
+        raise ValueError(f"unknown Swin size {size!r}; choose one of {', '.join(SIZES)}")
     embed_dim, depths, num_heads = SIZES[size]
     backbone = SwinTransformer(
         embed_dim=embed_dim,
@@ -64,7 +65,7 @@ def build_swin(
         drop_path_rate=drop_path_rate,
         out_indices=tuple(out_indices),
     )
-    # detectron2 sets it under a misspelled name, so that its own meta-architectures do not find it.
+    # detectron2 sets this attribute under a misspelled name, so its own meta-architectures do not find it.
     setattr(backbone, "_size_divisibility", 32)  # noqa: B010 - torch types attributes as modules or tensors
     if weights:
         load_backbone_weights(

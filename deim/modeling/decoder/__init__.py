@@ -1,4 +1,4 @@
-"""Decoders: one loop over layers, and the parts that published decoders are put together from.
+"""Decoders: a loop over layers, and the parts of the published decoders.
 
 =================  ==================================================================================
 part               choices
@@ -12,11 +12,11 @@ part               choices
 ``denoising``      :class:`~deim.modeling.queries.ContrastiveDenoising` (DINO),
                    :class:`~deim.modeling.queries.QueryDenoising` (DN-DETR), or None
 ``position``       :class:`BoxPosition` (RT-DETR, D-FINE), :class:`AnchorPosition`,
-                   :class:`ModulatedAnchorPosition` (DAB-DETR); None takes the queries' own
+                   :class:`ModulatedAnchorPosition` (DAB-DETR); None uses the positions of the queries
 ``layer``          :class:`AddNormDecoderLayer` (Deformable DETR, RT-DETR),
                    :class:`GatedDecoderLayer` (D-FINE), :class:`ConditionalDecoderLayer` (DAB-DETR)
-``refinement``     :class:`FixedBoxes` (none), :class:`IterativeRefinement` (Deformable DETR; looking
-                   forward twice: DINO, RT-DETR), :class:`NormalizedRefinement` (DAB-DETR),
+``refinement``     :class:`FixedBoxes` (none), :class:`IterativeRefinement` (Deformable DETR; with
+                   look forward twice: DINO, RT-DETR), :class:`NormalizedRefinement` (DAB-DETR),
                    :class:`DistributionRefinement` (FDR: D-FINE)
 =================  ==================================================================================
 """

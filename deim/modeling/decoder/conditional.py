@@ -1,5 +1,7 @@
-"""Decoder layers with conditional cross-attention (Conditional DETR, arXiv 2108.06152; DAB-DETR, arXiv
-2201.12329, figure 5), which compares what queries hold and where they are apart."""
+"""Decoder layers with conditional cross-attention, which compares content and position separately.
+
+Conditional DETR (arXiv 2108.06152); DAB-DETR (arXiv 2201.12329), figure 5.
+"""
 
 from collections.abc import Sequence
 
@@ -13,13 +15,13 @@ from deim.structures.memory import Memory
 
 
 def join_heads(content: Tensor, position: Tensor, num_heads: int) -> Tensor:
-    """(B, N, C) and (B, N, C) -> (B, N, 2 C), content and position side by side in each head."""
+    """Concatenate content and position, both (B, N, C), within each head: (B, N, 2 C)."""
     parts = [x.unflatten(-1, (num_heads, -1)) for x in (content, position)]
     return torch.cat(parts, dim=-1).flatten(2)
 
 
 class ConditionalSelfAttention(nn.Module):
-    """Attention among queries, content and position being projected by themselves."""
+    """Self-attention among queries with separate projections of content and position."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -31,7 +33,7 @@ class ConditionalSelfAttention(nn.Module):
     def forward(
         self, queries: Tensor, position: Tensor, blocks: Sequence[AttentionBlock] = ()
     ) -> tuple[Tensor, Tensor]:
-        """The result and the projected queries, both (B, Q, dim)."""
+        """Return the attention output and the projected queries, both (B, Q, dim)."""
         query = self.query_content(queries) + self.query_position(position)
         key = self.key_content(queries) + self.key_position(position)
         dropout = self.dropout if self.training else 0.0
@@ -40,13 +42,16 @@ class ConditionalSelfAttention(nn.Module):
 
 
 class ConditionalCrossAttention(nn.Module):
-    """Attention of queries to tokens, content and position being compared apart.
+    """Cross-attention from queries to tokens that compares content and position separately.
 
     Args:
-        num_levels: how many maps are attended to, each by itself, their results being weighed by the
-            queries; 1 attends to all tokens at once.
+        dim: width of the queries.
+        num_heads: number of attention heads.
+        dropout: dropout of the attention weights.
+        num_levels: number of maps with separate attention, whose outputs are weighted by the queries; 1 attends to all
+            tokens at once.
 
-    In the first layer the embedded box and the tokens' positions also count as content; the others have no
+    In the first layer, the embedded box and the tokens' positions also count as content; later layers have no
     ``query_position``.
     """
 
@@ -60,7 +65,7 @@ class ConditionalCrossAttention(nn.Module):
         self.level_weights = Linear(dim, num_levels) if num_levels > 1 else None
 
     def forward(self, queries: Tensor, position: QueryPosition, memory: Memory, weighing: Tensor) -> Tensor:
-        """(B, Q, dim); ``weighing`` (B, Q, dim) is what the levels are weighed by."""
+        """Return (B, Q, dim); ``weighing`` (B, Q, dim) determines the weights of the levels."""
         assert memory.position is not None
         assert position.center is not None
         content, token_position = self.key_content(memory.tokens), self.key_position(memory.position)
@@ -86,15 +91,15 @@ class ConditionalDecoderLayer(DecoderLayer):
     """Self-attention, conditional cross-attention, feed-forward; post-norm.
 
     Args:
-        dim: of the queries.
-        num_heads: of both attentions.
-        dim_feedforward: width of the feed-forward part.
-        num_levels: 1 attends to all tokens at once; more attend to each map by itself (DN-DETR's models
-            with a deformable encoder only).
-        dropout, activation: of the attentions and the feed-forward part.
+        dim: width of the queries.
+        num_heads: number of heads of both attentions.
+        dim_feedforward: width of the feed-forward network.
+        num_levels: 1 attends to all tokens at once; a larger number attends to each map separately (only in DN-DETR's
+            models with a deformable encoder).
+        dropout, activation: dropout and activation of the attentions and the feed-forward network.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``.
+        ValueError: if ``num_heads`` does not divide ``dim``.
     """
 
     def __init__(
@@ -136,14 +141,15 @@ class ConditionalDecoderLayer(DecoderLayer):
         memory: Memory,
         blocks: Sequence[AttentionBlock] = (),
     ) -> Tensor:
-        """
+        """Apply the layer; see :meth:`DecoderLayer.forward`.
+
         Raises:
-            ValueError: queries or tokens have no position to compare.
+            ValueError: if the queries or the tokens have no position embedding.
         """
         if position.center is None or memory.position is None:
             raise ValueError(
                 "conditional cross-attention compares positions: it needs decoder.position=ModulatedAnchorPosition "
-                "and an encoder that gives the positions of its tokens (DeformableEncoder, TransformerEncoder)"
+                "and an encoder that returns token positions (DeformableEncoder, TransformerEncoder)"
             )
         attended, weighing = self.self_attn(queries, position.embedding, blocks)
         queries = self.norm1(queries + self.dropout(attended))

@@ -1,4 +1,4 @@
-"""The decoder: a loop over layers between exchangeable parts."""
+"""Decoder: a loop over layers, composed of exchangeable parts."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
 
-# What the predictions of the denoising and of the one-to-many queries are called.
+# Names of the predictions of denoising queries and of one-to-many queries.
 _NOISED = {"main": "denoising", "initial": "denoising_initial"}
 _ONE_TO_MANY = {"main": "hybrid", "initial": "hybrid_initial"}
 
@@ -24,13 +24,13 @@ _ONE_TO_MANY = {"main": "hybrid", "initial": "hybrid_initial"}
 def who_sees_whom(
     noised: DenoisingGroups | None, one_to_one: int, one_to_many: int, device: torch.device
 ) -> list[AttentionBlock]:
-    """Self-attention among denoising, one-to-one and one-to-many queries, which stand in this order.
+    """Return the self-attention pattern of denoising, one-to-one and one-to-many queries, which are in this order.
 
-    Denoising queries see their group and the one-to-one queries (DN-DETR, arXiv 2203.01305, section 4.3); the others their
-    own kind alone (H-DETR, arXiv 2207.13080, section 3.2).
+    Denoising queries attend to their own group and to the one-to-one queries (DN-DETR, arXiv 2203.01305, section 4.3).
+    One-to-one and one-to-many queries attend only to their own kind (H-DETR, arXiv 2207.13080, section 3.2).
 
     Returns:
-        no blocks where all see all.
+        blocks of queries with the keys that they attend to; empty if all queries attend to all queries.
     """
     before = 0 if noised is None else len(noised)
     after = before + one_to_one
@@ -45,24 +45,23 @@ def who_sees_whom(
 
 
 class Decoder(nn.Module):
-    """Queries from a source, and noised ones beside them in training, go through layers that refine
-    their boxes.
+    """Decoder: layers that refine the boxes of queries, with additional denoising queries in training.
 
-    Layers beyond ``eval_layer`` only train the others and are skipped in evaluation.
+    Layers after ``eval_layer`` only contribute to training and are skipped in evaluation.
 
     Args:
-        queries: where the queries come from.
-        layer: the first layer; the others begin as copies of it (as in DETR).
-        refinement: how boxes change from layer to layer; of ``num_layers`` layers.
-        input_proj: makes the encoder's maps as wide as the queries; None for encoders that return a
+        queries: source of the queries.
+        layer: the first layer; the other layers are initialized as copies of it (as in DETR).
+        refinement: update of the boxes from layer to layer, built for ``num_layers`` layers.
+        input_proj: projection of the encoder's maps to the width of the queries; None for encoders that return a
             :class:`Memory`.
-        position: boxes -> position embeddings, before each layer; None takes those of the query source.
+        position: boxes -> position embeddings, before each layer; None uses the embeddings of the query source.
         num_layers: L.
-        eval_layer: index of the layer whose output is the model's; negative counts from the end.
-        denoising: makes denoising queries in training; None for none.
+        eval_layer: index of the layer that gives the model's output; negative values count from the end.
+        denoising: source of denoising queries in training; None for none.
 
     Raises:
-        ValueError: ``eval_layer`` is out of range, or parts do not fit each other.
+        ValueError: if ``eval_layer`` is out of range, or parts do not fit each other.
     """
 
     def __init__(
@@ -86,11 +85,11 @@ class Decoder(nn.Module):
         if len(refinement.score_heads) != num_layers:
             raise ValueError(f"refinement is made for {len(refinement.score_heads)} layers, num_layers is {num_layers}")
         if position is None and not queries.gives_positions:
-            raise ValueError(f"position is missing: {type(queries).__name__} gives none")
+            raise ValueError(f"decoder.position is missing: {type(queries).__name__} has no position embeddings")
         if not queries.gives_boxes and (denoising is not None or position is not None or refinement.needs_boxes):
             raise ValueError(
                 f"{type(queries).__name__} gives points, but denoising queries, position embeddings and "
-                "DistributionRefinement need boxes: take them out, or take other queries"
+                "DistributionRefinement need boxes: remove them, or use a different query source"
             )
         self.eval_layer = eval_layer % num_layers
         self.input_proj, self.queries, self.denoising = input_proj, queries, denoising
@@ -98,27 +97,27 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList([layer, *(layer.following() for _ in range(num_layers - 1))])
 
     def reparameterize(self) -> None:
-        """Drop what evaluation never uses."""
+        """Remove the parts that evaluation does not use."""
         self.layers = self.layers[: self.eval_layer + 1]
         self.refinement.keep_layers(len(self.layers))
 
     def forward(
         self, encoded: Memory | Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
     ) -> tuple[dict[str, Predictions], DenoisingQueries | None]:
-        """
+        """Predict classes and boxes.
+
         Args:
-            encoded: what the encoder returns: a memory, or (B, C, h, w) of each level, finest first.
-            targets: ground truth, for the denoising queries; only in training.
-            padding: (B, H, W) bool, True on padded pixels; of maps, since a memory knows it.
+            encoded: output of the encoder: a memory, or the maps (B, C, h, w) of all levels, finest first.
+            targets: ground truth for the denoising queries; only in training.
+            padding: (B, H, W) bool, True on padded pixels; only for maps, because a memory contains it.
 
         Returns:
-            named predictions and the denoising queries behind them. In evaluation only ``main``,
-            with one layer. In training ``main`` (L layers), what the query source and the refinement
-            predict on the way, the same of the denoising queries, and as ``hybrid`` that of the
-            one-to-many queries, where there are any.
+            named predictions, and the denoising queries that some of them belong to. In evaluation only ``main``, with
+            one layer. In training ``main`` (L layers), the intermediate predictions of the query source and the
+            refinement, the same for denoising queries, and ``hybrid`` for one-to-many queries, if there are any.
 
         Raises:
-            ValueError: the encoder does not return what the decoder takes.
+            ValueError: if the decoder does not support the output of the encoder.
         """
         memory = self._memory(encoded, padding)
         initial = self.queries(memory)
@@ -134,15 +133,15 @@ class Decoder(nn.Module):
         is_memory = isinstance(encoded, Memory)
         if is_memory == (self.input_proj is not None):
             raise ValueError(
-                "decoder.input_proj makes the queries' width out of an encoder's maps: "
+                "decoder.input_proj projects an encoder's maps to the width of the queries: "
                 + ("this encoder returns tokens of one width; set it to null" if is_memory else "this encoder needs it")
             )
         memory = encoded if isinstance(encoded, Memory) else Memory.from_maps(self._project(encoded), padding)
         expected = self.layers[0].num_levels
         if expected not in (len(memory.spatial_shapes), None):
             raise ValueError(
-                f"the decoder's layers look at {expected} maps (layer.num_points), "
-                f"the encoder makes {len(memory.spatial_shapes)}"
+                f"the decoder's layers attend to {expected} maps (layer.num_points), "
+                f"the encoder returns {len(memory.spatial_shapes)}"
             )
         return memory
 
@@ -153,7 +152,7 @@ class Decoder(nn.Module):
     def _begin(
         self, initial: InitialQueries, noised: DenoisingQueries | None
     ) -> tuple[Tensor, Tensor, Tensor | None, list[AttentionBlock]]:
-        """Content, references (as boxes or points), position and self-attention of all queries together."""
+        """Return content, references (boxes or points), position and self-attention pattern of all queries."""
         content, references, position = initial.content, initial.references, initial.position
         one_to_one = content.shape[1] - initial.num_one_to_many
         if noised is not None:
@@ -167,7 +166,7 @@ class Decoder(nn.Module):
     def _by_kind(
         self, refined: dict[str, Predictions], noised: DenoisingQueries | None, one_to_many: int
     ) -> dict[str, Predictions]:
-        """Predictions of denoising, one-to-one and one-to-many queries, which stand in this order, apart."""
+        """Split the predictions of denoising, one-to-one and one-to-many queries, which are in this order."""
         groups = {}
         for name, predictions in refined.items():
             before, total = 0 if noised is None else len(noised), predictions.logits.shape[2]
@@ -187,12 +186,14 @@ class Decoder(nn.Module):
         blocks: Sequence[AttentionBlock],
         memory: Memory,
     ) -> dict[str, Predictions]:
-        """
+        """Run the layers that are used in the current mode.
+
         Args:
             queries: (B, Q, C).
             references: (B, Q, 4) cxcywh or (B, Q, 2).
             position: (B, Q, C) for all layers, or None.
-            blocks: which queries see which.
+            blocks: attention pattern of the self-attention.
+            memory: output of the encoder.
         """
         last = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}

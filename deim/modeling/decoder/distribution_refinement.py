@@ -13,7 +13,7 @@ from deim.structures.predictions import EdgeDistributions, Predictions
 
 
 class LocationQualityEstimator(nn.Module):
-    """Corrects class logits by how peaked the four edge distributions are (LQE; GFLv2's statistics)."""
+    """Correction of class logits by the sharpness of the four edge distributions (LQE; statistics of GFLv2)."""
 
     def __init__(self, top_k: int = 4, hidden_dim: int = 64, num_layers: int = 2, activation: str = "relu"):
         super().__init__()
@@ -21,7 +21,7 @@ class LocationQualityEstimator(nn.Module):
         self.reg_conf = MLP(4 * (top_k + 1), hidden_dim, 1, num_layers, activation=activation, zero_init=True)
 
     def forward(self, logits: Tensor, corners: Tensor) -> Tensor:
-        """(..., K) class logits and (..., 4, reg_max + 1) corner logits -> (..., K)."""
+        """Map (..., K) class logits and (..., 4, reg_max + 1) corner logits to (..., K) logits."""
         highest = corners.softmax(dim=-1).topk(self.top_k, dim=-1).values
         statistics = torch.cat([highest, highest.mean(dim=-1, keepdim=True)], dim=-1)
         return logits + self.reg_conf(statistics.flatten(-2).to(logits.dtype))
@@ -29,13 +29,13 @@ class LocationQualityEstimator(nn.Module):
 
 @dataclass
 class DistributionState(RefinementState):
-    """Beside ``references``: what the distributions of the next layer are added to.
+    """``references``, and the state that the next layer's distributions are added to.
 
     Attributes:
         bin_values: (reg_max + 1,).
         anchor: (B, Q, 4) cxcywh, the boxes that the distributions refine, without gradient.
-        corners: (B, Q, 4, reg_max + 1) logits of the layer before, () zero before the first.
-        queries: (B, Q, dim) of the layer before, without gradient, () zero before the first.
+        corners: (B, Q, 4, reg_max + 1) logits of the previous layer; () zero before the first layer.
+        queries: (B, Q, dim) of the previous layer, without gradient; () zero before the first layer.
     """
 
     bin_values: Tensor
@@ -45,12 +45,11 @@ class DistributionState(RefinementState):
 
 
 class DistributionRefinement(Refinement):
-    """A plain head predicts boxes after the first layer; every layer refines the distributions of
-    where their edges lie.
+    """Boxes from a plain head after the first layer, whose edges each layer refines as distributions.
 
     Args:
         dim, num_classes, num_layers: see :class:`Refinement`.
-        activation: of the box heads and of the location quality estimators.
+        activation: activation of the box heads and of the location quality estimators.
         reg_max, up, reg_scale: see :func:`deim.structures.distribution.weighting_function`.
     """
 
@@ -68,10 +67,10 @@ class DistributionRefinement(Refinement):
     ):
         super().__init__(dim, num_classes, num_layers)
         self.reg_max = reg_max
-        # Parameters that are never trained, since published checkpoints carry them.
+        # Never trained, but parameters because published checkpoints contain them.
         self.up = nn.Parameter(torch.tensor([up]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([reg_scale]), requires_grad=False)
-        weighting_function(reg_max, self.up, self.reg_scale)  # refuses a bad reg_max now
+        weighting_function(reg_max, self.up, self.reg_scale)  # raises for an invalid reg_max
         self.corner_heads = nn.ModuleList(
             MLP(dim, dim, 4 * (reg_max + 1), 3, activation=activation, zero_init=True) for _ in range(num_layers)
         )
@@ -86,7 +85,7 @@ class DistributionRefinement(Refinement):
     def forward(
         self, index: int, queries: Tensor, state: RefinementState, predict: bool
     ) -> tuple[DistributionState, dict[str, Predictions]]:
-        """See :class:`Refinement`; in training ``initial`` are the boxes of the plain head."""
+        """Predict and update the state; see :class:`Refinement`. In training ``initial`` are the plain head's boxes."""
         assert isinstance(state, DistributionState)
         predicted, anchor = {}, state.anchor
         if index == 0:
@@ -104,7 +103,7 @@ class DistributionRefinement(Refinement):
         return DistributionState(boxes.detach(), state.bin_values, anchor, corners, queries.detach()), predicted
 
     def keep_layers(self, count: int) -> None:
-        """Only the last of the kept layers votes: the others lose their class heads."""
+        """Keep the heads of the first ``count`` layers; only the last of them predicts and keeps its class head."""
         self.corner_heads = self.corner_heads[:count]
         for name in ("score_heads", "quality_heads"):
             last = getattr(self, name)[count - 1]

@@ -1,4 +1,4 @@
-"""Decoder layers with deformable cross-attention, by how its result joins the queries."""
+"""Decoder layers with deformable cross-attention, in variants for the fusion of its output with the queries."""
 
 import copy
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ _HALF_RANGE = 65504.0
 
 
 class DecoderLayer(nn.Module):
-    """Base of decoder layers.
+    """Base class of decoder layers.
 
     Args:
-        dim: of the queries.
-        num_levels: how many maps the layer looks at; None if it does not tell them apart.
+        dim: width of the queries.
+        num_levels: number of maps that the layer attends to; None if it does not distinguish maps.
     """
 
     def __init__(self, dim: int, num_levels: int | None):
@@ -27,7 +27,7 @@ class DecoderLayer(nn.Module):
         self.dim, self.num_levels = dim, num_levels
 
     def following(self) -> "DecoderLayer":
-        """A layer to come after this one: a copy."""
+        """Return a copy of the layer, to be used as a later layer."""
         return copy.deepcopy(self)
 
     def forward(
@@ -38,13 +38,14 @@ class DecoderLayer(nn.Module):
         memory: Memory,
         blocks: Sequence[AttentionBlock] = (),
     ) -> Tensor:
-        """
+        """Apply the layer.
+
         Args:
             queries: (B, Q, dim).
-            position: of the queries.
+            position: position embeddings of the queries.
             references: (B, Q, 4) cxcywh boxes or (B, Q, 2) points, relative to the image without padding.
-            memory: what the encoder made of the image.
-            blocks: which queries see which in self-attention; empty for all.
+            memory: output of the encoder.
+            blocks: attention pattern of the self-attention; empty if all queries attend to all queries.
 
         Returns:
             (B, Q, dim).
@@ -55,18 +56,18 @@ class DecoderLayer(nn.Module):
 class DeformableDecoderLayer(DecoderLayer):
     """Self-attention, deformable cross-attention, feed-forward; post-norm.
 
-    A subclass says how the result of the cross-attention joins the queries.
+    A subclass defines the fusion of the cross-attention output with the queries.
 
     Args:
-        dim: of the queries.
-        num_heads: of both attentions.
-        dim_feedforward: width of the feed-forward part.
-        num_points: deformable sampling points on each map.
-        dropout, activation: of the attentions and the feed-forward part.
-        project, sampling: of the cross-attention; see :class:`deim.layers.MultiScaleDeformableAttention`.
+        dim: width of the queries.
+        num_heads: number of heads of both attentions.
+        dim_feedforward: width of the feed-forward network.
+        num_points: number of deformable sampling points on each map.
+        dropout, activation: dropout and activation of the attentions and the feed-forward network.
+        project, sampling: options of the cross-attention; see :class:`deim.layers.MultiScaleDeformableAttention`.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``, or an unknown ``sampling`` or ``activation``.
+        ValueError: if ``num_heads`` does not divide ``dim``, or ``sampling`` or ``activation`` is invalid.
     """
 
     def __init__(
@@ -96,15 +97,15 @@ class DeformableDecoderLayer(DecoderLayer):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def build_fusion(self, dim: int) -> None:
-        """Make the modules that :meth:`fuse` needs."""
+        """Create the modules that :meth:`fuse` needs."""
         raise NotImplementedError
 
     def fuse(self, queries: Tensor, sampled: Tensor) -> Tensor:
-        """Queries and what the cross-attention found for them, both (B, Q, dim), in one."""
+        """Fuse the queries and the cross-attention output, both (B, Q, dim)."""
         raise NotImplementedError
 
     def normalize(self, queries: Tensor) -> Tensor:
-        """The layer's last step."""
+        """Normalize the queries as the last step of the layer."""
         return self.norm3(queries)
 
     def forward(
@@ -131,7 +132,7 @@ class DeformableDecoderLayer(DecoderLayer):
 
 
 class AddNormDecoderLayer(DeformableDecoderLayer):
-    """The result of the cross-attention is added to the queries (Deformable DETR, RT-DETR)."""
+    """Layer that adds the cross-attention output to the queries (Deformable DETR, RT-DETR)."""
 
     def build_fusion(self, dim: int) -> None:
         self.norm2 = nn.LayerNorm(dim)
@@ -141,7 +142,7 @@ class AddNormDecoderLayer(DeformableDecoderLayer):
 
 
 class Gate(nn.Module):
-    """Learnt mixture of the residual and the cross-attention path (D-FINE, section 4.3, "target gating layer")."""
+    """Learned mixture of the residual and the cross-attention path (D-FINE, section 4.3, "target gating layer")."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -157,7 +158,7 @@ class Gate(nn.Module):
 
 
 class GatedDecoderLayer(DeformableDecoderLayer):
-    """The result of the cross-attention and the queries are mixed by a gate (D-FINE)."""
+    """Layer that mixes the queries and the cross-attention output with a gate (D-FINE)."""
 
     def build_fusion(self, dim: int) -> None:
         self.gateway = Gate(dim)

@@ -11,12 +11,12 @@ from deim.structures.memory import Memory
 
 @dataclass
 class QueryPosition:
-    """Where queries are, for a layer.
+    """Position embeddings of the queries for one layer.
 
     Attributes:
         embedding: (B, Q, dim), added to queries and keys.
-        center: (B, Q, dim) sine embedding of the center, to be compared with the positions of tokens;
-            only for layers with conditional cross-attention.
+        center: (B, Q, dim) sine embedding of the center, compared with the positions of tokens; only for layers with
+            conditional cross-attention.
     """
 
     embedding: Tensor
@@ -24,30 +24,31 @@ class QueryPosition:
 
 
 class PositionEmbedding(nn.Module):
-    """Base of what embeds the positions of queries before each layer."""
+    """Base class of position embeddings, computed before each layer."""
 
     def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
-        """
+        """Return the position embeddings for a layer.
+
         Args:
-            index: of the layer.
-            queries: (B, Q, dim) before it.
-            boxes: (B, Q, 4) cxcywh that the queries stand for at present.
-            memory: what the layer attends to.
+            index: index of the layer.
+            queries: (B, Q, dim), input of the layer.
+            boxes: (B, Q, 4) cxcywh, current boxes of the queries.
+            memory: output of the encoder.
         """
         raise NotImplementedError
 
 
 class BoxPosition(PositionEmbedding):
-    """An MLP on the box that a query stands for at present, so that it moves with the box.
+    """MLP on the current box of a query, so that the embedding follows the box.
 
     Args:
-        dim: of the queries.
-        num_layers: 2, twice as wide inside (RT-DETR, D-FINE), or 3 of one width (DEIM-RT-DETRv2).
-        activation: of the MLP.
-        limit: the embedding is clipped to this on both sides (D-FINE: 10); None for no limit.
+        dim: width of the queries.
+        num_layers: 2 with doubled hidden width (RT-DETR, D-FINE), or 3 with equal widths (DEIM-RT-DETRv2).
+        activation: activation of the MLP.
+        limit: the embedding is clipped to [-limit, limit] (D-FINE: 10); None for no limit.
 
     Raises:
-        ValueError: another number of layers.
+        ValueError: if ``num_layers`` is not 2 or 3.
     """
 
     def __init__(self, dim: int, num_layers: int = 2, activation: str = "relu", limit: float | None = None):
@@ -65,11 +66,12 @@ class BoxPosition(PositionEmbedding):
 
 
 class AnchorPosition(PositionEmbedding):
-    """Sines of the box's coordinates, embedded, and from the second layer on scaled by what the query
-    holds (DAB-DETR, arXiv 2201.12329, sections 4.2 and 4.3, with deformable cross-attention).
+    """MLP on the sine embedding of the box; after the first layer scaled by a function of the query.
+
+    DAB-DETR (arXiv 2201.12329), sections 4.2 and 4.3, with deformable cross-attention.
 
     Args:
-        dim: of the queries.
+        dim: width of the queries.
     """
 
     def __init__(self, dim: int):
@@ -81,15 +83,18 @@ class AnchorPosition(PositionEmbedding):
 
     def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
         if memory.valid_ratios is not None:
-            # As published: relative to the batch, while all else is relative to the image.
+            # As in the official code: relative to the padded batch, while all other code is relative to the image.
             boxes = boxes * memory.valid_ratios[:, :1].repeat(1, 1, 2)
         embedding = self.box_mlp(box_sines(boxes, self.dim // 2).to(queries.dtype))
         return QueryPosition(embedding if index == 0 else embedding * self.scale_mlp(queries))
 
 
 class ModulatedAnchorPosition(AnchorPosition):
-    """That of DAB-DETR itself: layers compare the sines of the center with those of the tokens, scaled
-    by what the query holds and modulated by the box's width and height (section 4.4)."""
+    """Position embedding of DAB-DETR with modulated attention (section 4.4).
+
+    Layers compare the sine embeddings of the center and of the tokens. The embedding of the center is scaled by a
+    function of the query and modulated by the width and height of the box.
+    """
 
     def __init__(self, dim: int):
         super().__init__(dim)
@@ -101,7 +106,7 @@ class ModulatedAnchorPosition(AnchorPosition):
         center = sines[..., : self.dim]
         if index > 0:
             center = center * self.scale_mlp(queries)
-        # The column's sines are in the second half, the row's in the first.
+        # The column's sines are in the second half, the row's in the first half.
         across, along = (self.size_mlp(queries).sigmoid() / boxes[..., 2:]).unbind(dim=-1)
         row, column = center.chunk(2, dim=-1)
         parts = torch.cat([row * along[..., None], column * across[..., None]], dim=-1)
@@ -109,7 +114,7 @@ class ModulatedAnchorPosition(AnchorPosition):
 
 
 def box_sines(boxes: Tensor, dim: int) -> Tensor:
-    """(B, Q, 4) cxcywh -> (B, Q, 4 * dim): sines of the row, the column, the width and the height."""
+    """Map (B, Q, 4) cxcywh to (B, Q, 4 * dim): sine embeddings of row, column, width and height."""
     x, y, width, height = boxes.unbind(dim=-1)
     return sine_embedding(torch.stack([y, x, width, height], dim=-1), dim)
 

@@ -1,4 +1,4 @@
-"""The encoder's maps, made as wide as the queries."""
+"""Projection of the encoder's maps to the width of the queries."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from deim.layers import ConvNorm
 
 
 class MapProjection(nn.ModuleList):
-    """A 1x1 convolution with normalization for each map.
+    """1x1 convolution with normalization for each map.
 
     Args:
         in_channels: widths of the maps.
-        dim: of the queries.
-        skip_equal: leave maps alone that are as wide as the queries (D-FINE); RT-DETR projects all.
+        dim: width of the queries.
+        skip_equal: do not project maps that have the width of the queries (D-FINE); RT-DETR projects all maps.
     """
 
     def __init__(self, in_channels: Sequence[int], dim: int, skip_equal: bool = False):
@@ -28,12 +28,12 @@ class MapProjection(nn.ModuleList):
         """Project (B, C, h, w) of each level to (B, dim, h, w).
 
         Raises:
-            ValueError: if there are not as many maps, or they are of other widths.
+            ValueError: if the number or the widths of the maps differ from ``in_channels``.
         """
         widths = [x.shape[1] for x in maps]
         if len(widths) != len(self):
             raise ValueError(
-                f"the encoder makes {len(widths)} maps, decoder.input_proj.in_channels is for {len(self)}: set it to "
-                f"{widths}, and decoder.layer.num_points to as many numbers"
+                f"the encoder returns {len(widths)} maps, but decoder.input_proj.in_channels has {len(self)} entries: "
+                f"set it to {widths}, and decoder.layer.num_points to the same number of entries"
             )
         return [projection(x) for projection, x in zip(self, maps, strict=True)]

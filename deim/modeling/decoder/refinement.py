@@ -1,6 +1,6 @@
-"""How the boxes of queries change from layer to layer.
+"""Refinement of the boxes of queries from layer to layer.
 
-A refinement holds the heads of all layers. The decoder asks it once a layer::
+A refinement contains the heads of all layers. The decoder calls it once per layer::
 
     state = refinement.start(references)
     for index, layer in enumerate(layers):
@@ -21,26 +21,26 @@ from deim.structures.predictions import Predictions
 
 @dataclass
 class RefinementState:
-    """Where refinement stands before a layer.
+    """State of the refinement before a layer.
 
     Attributes:
-        references: (B, Q, 4) cxcywh, the boxes around which the layer looks, or (B, Q, 2) points; after the
-            first layer without gradient.
+        references: (B, Q, 4) cxcywh boxes or (B, Q, 2) points that the layer attends around; without gradient after the
+            first layer.
     """
 
     references: Tensor
 
 
 class Refinement(nn.Module):
-    """Base of the kinds of refinement.
+    """Base class of refinements.
 
     Args:
-        dim: of the queries.
+        dim: width of the queries.
         num_classes: K.
         num_layers: L.
     """
 
-    # Whether queries must begin as boxes, or may as points.
+    # True if the initial queries must be boxes, False if they can also be points.
     needs_boxes = False
 
     def __init__(self, dim: int, num_classes: int, num_layers: int):
@@ -48,43 +48,47 @@ class Refinement(nn.Module):
         self.score_heads = nn.ModuleList(classification_head(dim, num_classes) for _ in range(num_layers))
 
     def start(self, references: Tensor) -> RefinementState:
-        """The state before the first layer.
+        """Return the state before the first layer.
 
         Args:
-            references: (B, Q, 4) cxcywh of the initial queries, or (B, Q, 2) points.
+            references: (B, Q, 4) cxcywh or (B, Q, 2) points of the initial queries.
         """
         return RefinementState(references)
 
     def forward(
         self, index: int, queries: Tensor, state: RefinementState, predict: bool
     ) -> tuple[RefinementState, dict[str, Predictions]]:
-        """
+        """Predict from the output of a layer and update the state.
+
         Args:
-            index: of the layer.
-            queries: (B, Q, dim) that come out of it.
-            predict: whether this layer's predictions are wanted.
+            index: index of the layer.
+            queries: (B, Q, dim), output of the layer.
+            state: state before the layer.
+            predict: return predictions of this layer.
 
         Returns:
-            the state for the next layer; and, if wanted, ``main`` predictions of one layer, in
-            training with whatever else is to be supervised.
+            state for the next layer; and if ``predict``, the ``main`` predictions of this layer, in training with
+            further predictions to be supervised.
         """
         raise NotImplementedError
 
     def keep_layers(self, count: int) -> None:
-        """Drop what layers beyond the first ``count`` need, and what only training needs of these."""
+        """Keep the parts that the first ``count`` layers need for inference."""
         self.score_heads = self.score_heads[:count]
 
 
 class FixedBoxes(Refinement):
-    """No refinement: every layer corrects the initial references anew (Deformable DETR without
-    iterative box refinement).
+    """No refinement: every layer predicts a correction of the initial references.
+
+    Deformable DETR without iterative box refinement.
 
     Args:
-        activation: of the box heads.
-        shared_heads: all layers have the same heads (Deformable DETR without refinement, DAB-DETR).
-        size_bias: the first box head begins with this as the logit of width and height (Deformable DETR
-            where queries begin as points: -2).
-        logit_eps: references are kept so far away from 0 and 1 when they are corrected.
+        dim, num_classes, num_layers: see :class:`Refinement`.
+        activation: activation of the box heads.
+        shared_heads: all layers share one head (Deformable DETR without refinement, DAB-DETR).
+        size_bias: initial logit of width and height in the first box head (-2 in Deformable DETR, if queries start as
+            points).
+        logit_eps: minimum distance of references to 0 and 1 before the conversion to logits.
     """
 
     def __init__(
@@ -120,18 +124,20 @@ class FixedBoxes(Refinement):
 
 @dataclass
 class IterativeState(RefinementState):
-    """Beside ``references``, ``start``: the same boxes where corrections begin, with gradient if the
-    refinement looks forward twice."""
+    """``references``, and ``start``: the same boxes, to which corrections are added.
+
+    ``start`` has a gradient if the refinement looks forward twice.
+    """
 
     start: Tensor
 
 
 class IterativeRefinement(FixedBoxes):
-    """Every layer corrects the boxes of the layer before (Deformable DETR, appendix A.4).
+    """Refinement in which every layer corrects the boxes of the previous layer (Deformable DETR, appendix A.4).
 
     Args:
-        look_forward_twice: the gradient of a layer's box also reaches the box head before it (DINO,
-            section 3.5).
+        dim, num_classes, num_layers, activation: see :class:`FixedBoxes`.
+        look_forward_twice: the gradient of a layer's box also reaches the previous box head (DINO, section 3.5).
         options: see :class:`FixedBoxes`.
     """
 
@@ -166,8 +172,10 @@ class IterativeRefinement(FixedBoxes):
 
 
 class NormalizedRefinement(IterativeRefinement):
-    """Predictions are read from normalized queries, by one LayerNorm for all layers; the boxes of the
-    next layer from the queries as they are (DAB-DETR)."""
+    """Refinement with predictions from normalized queries (DAB-DETR).
+
+    All layers share one LayerNorm. The boxes of the next layer are computed from the queries without normalization.
+    """
 
     def __init__(self, dim: int, num_classes: int, num_layers: int, **options: Any):
         super().__init__(dim, num_classes, num_layers, **options)

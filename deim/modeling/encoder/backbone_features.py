@@ -1,10 +1,10 @@
-"""Encoders read from the backbone which features it has, and their widths.
+"""Construction of encoders from the feature names and widths of a backbone.
 
-In a config, an encoder is given without them::
+Configs omit these arguments::
 
     encoder=L(HybridEncoder.for_backbone)(hidden_dim=256)
 
-so that another backbone under it is one node of the config.
+so that replacing the backbone only changes one config node.
 """
 
 import functools
@@ -19,7 +19,7 @@ from deim.errors import ConfigError
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
 
-# Side of the image that a backbone is asked with: a multiple of the stride and of the windows of all that are known.
+# Side of the probe image: a multiple of the strides and window sizes of all known backbones.
 _PROBE_SIDE = 224
 
 
@@ -31,16 +31,16 @@ def for_backbone(
 ) -> Callable[[nn.Module], Encoder]:
     """Return a function that builds an encoder for a backbone.
 
-    :class:`deim.modeling.DEIMDetector` calls it with the backbone that it is given.
+    :class:`deim.modeling.DEIMDetector` calls the function with its backbone.
 
     Args:
-        encoder: a class with the arguments ``in_features`` and ``in_channels``.
-        in_features: names of the features to use, finest first. None takes all that the backbone returns.
-        in_channels: their widths. None takes what the backbone states.
-        arguments: the other arguments of the encoder.
+        encoder: class with the arguments ``in_features`` and ``in_channels``.
+        in_features: names of the features to use, finest first. None uses all features of the backbone.
+        in_channels: widths of the features. None reads them from the backbone.
+        arguments: the remaining arguments of the encoder.
 
     Raises:
-        TypeError: if the encoder has no such argument.
+        TypeError: if the encoder does not have one of the arguments.
     """
     inspect.signature(encoder).bind(in_features, in_channels, **arguments)
     return functools.partial(_build, encoder, in_features, in_channels, arguments)
@@ -69,17 +69,17 @@ def _build(
 def feature_widths(backbone: Any) -> dict[str, int]:
     """Return the width of each feature map of a backbone, finest first.
 
-    Backbones of detectron2 state them by ``output_shape()``. Others are run once on a blank image.
+    detectron2 backbones report them by ``output_shape()``. Other backbones are run once on a blank image.
 
     Args:
         backbone: returns {name: (B, C, h, w)} for (B, 3, H, W) images.
 
     Raises:
-        ConfigError: if the backbone neither states its features nor returns a dict of maps.
+        ConfigError: if the backbone neither reports its features nor returns a dict of maps.
     """
     try:
         stated = backbone.output_shape()
-    except AttributeError:  # no such method, or no `_out_features` that detectron2's method reads
+    except AttributeError:  # no output_shape(), or no `_out_features`, which detectron2's method reads
         return _measured_widths(backbone)
     return {name: shape.channels for name, shape in sorted(stated.items(), key=lambda item: item[1].stride)}
 
@@ -90,11 +90,11 @@ def _measured_widths(backbone: Any) -> dict[str, int]:
     try:
         found = backbone.eval()(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE, device=values.device, dtype=values.dtype))
         sizes = {name: (-int(maps.shape[-1]), int(maps.shape[1])) for name, maps in found.items()}
-    except Exception as error:  # whatever a backbone raises that is made for something else
+    except Exception as error:  # a model with a different purpose may raise any exception
         raise ConfigError(
-            f"model.backbone is a {type(backbone).__name__}, which has no output_shape() as detectron2's backbones have, and "
+            f"model.backbone is a {type(backbone).__name__}, which has no output_shape() method as in detectron2, and "
             f"does not return feature maps by name ({type(error).__name__}: {error}): "
-            "write model.encoder.in_features and model.encoder.in_channels into the config"
+            "set model.encoder.in_features and model.encoder.in_channels in the config"
         ) from error
     finally:
         backbone.train(training)

@@ -1,4 +1,4 @@
-"""Deformable attention across feature maps (Deformable DETR, arXiv 2010.04159, section 4.1)."""
+"""Encoder with deformable attention across feature maps (Deformable DETR, arXiv 2010.04159, section 4.1)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from deim.structures.memory import Memory, resize_padding
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention around each token, and feed-forward; post-norm."""
+    """Deformable self-attention of tokens, and feed-forward network; post-norm."""
 
     def __init__(
         self,
@@ -36,11 +36,12 @@ class DeformableEncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, tokens: Tensor, position: Tensor, references: Tensor, memory: Memory) -> Tensor:
-        """
+        """Apply the layer.
+
         Args:
             tokens: (B, S, dim).
-            position: (B, S, dim) or (1, S, dim).
-            references: (B, S, 2) where the tokens are.
+            position: (B, S, dim) or (1, S, dim) position embeddings.
+            references: (B, S, 2) centers of the tokens.
             memory: shapes and padding of the maps.
         """
         attended = self.self_attn(
@@ -52,21 +53,20 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformableEncoder(nn.Module):
-    """Every token of every map looks at a few points of all maps.
+    """Encoder in which every token attends to a few points of all maps.
 
     Args:
         in_features: names of the backbone's features, finest first.
-        in_channels: their widths.
-        dim: of the tokens.
-        num_levels: number of maps; those beyond the backbone's are convolved, with stride 2, from the
-            coarsest.
-        num_layers, num_heads, num_points, dim_feedforward, dropout, activation: of the layers;
-            ``num_points`` on each map.
-        temperature: of the sine embedding of positions.
-        position_offset: added to rows and columns, which count from 1, before they are embedded.
+        in_channels: widths of the features.
+        dim: width of the tokens.
+        num_levels: number of maps; additional ones are computed from the coarsest by convolutions with stride 2.
+        num_layers, num_heads, dim_feedforward, dropout, activation: transformer layers.
+        num_points: number of sampling points on each map.
+        temperature: temperature of the sine embedding of positions.
+        position_offset: offset of the 1-based row and column numbers before the embedding.
 
     Raises:
-        ValueError: not as many ``in_channels`` as ``in_features``, or fewer maps than features.
+        ValueError: if ``in_channels`` and ``in_features`` differ in length, or there are fewer maps than features.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DeformableEncoder(nn.Module):
         if len(in_channels) != len(in_features):
             raise ValueError(f"{len(in_channels)} in_channels for {len(in_features)} in_features")
         if num_levels < len(in_features):
-            raise ValueError(f"num_levels is {num_levels}, but in_features has {len(in_features)}")
+            raise ValueError(f"num_levels is {num_levels}, but in_features has {len(in_features)} entries")
         self.in_features = list(in_features)
         self.temperature, self.position_offset = temperature, position_offset
         extra = num_levels - len(in_channels)
@@ -108,7 +108,8 @@ class DeformableEncoder(nn.Module):
         return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> Memory:
-        """
+        """Encode the backbone's features.
+
         Args:
             features: {name: (B, C, h, w)} from the backbone.
             padding: (B, H, W) bool at any resolution, True on padded pixels; None without padding.
@@ -124,7 +125,7 @@ class DeformableEncoder(nn.Module):
         return Memory(tokens, memory.spatial_shapes, memory.padding, position)
 
     def _project(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """(B, dim, h, w) of each level, finest first."""
+        """Return (B, dim, h, w) of each level, finest first."""
         given = [features[name] for name in self.in_features]
         maps = [project(x) for project, x in zip(self.input_proj[: len(given)], given, strict=True)]
         for index, project in enumerate(self.input_proj[len(given) :]):
@@ -134,7 +135,7 @@ class DeformableEncoder(nn.Module):
     def _coordinates(
         self, spatial_shapes: Sequence[tuple[int, int]], padding: Tensor | None, device: torch.device
     ) -> Tensor:
-        """(B, S, 2) row and column of each token, to be embedded; B is 1 without padding."""
+        """Return the (B, S, 2) row and column of each token for the embedding; B is 1 without padding."""
         masks = [
             torch.zeros(1, *shape, dtype=torch.bool, device=device)
             if padding is None
@@ -144,7 +145,7 @@ class DeformableEncoder(nn.Module):
         return torch.cat([map_coordinates(mask, self.position_offset).flatten(1, 2) for mask in masks], dim=1)
 
     def _positions(self, coordinates: Tensor, memory: Memory) -> Tensor:
-        """(B, S, dim): row, column and level of each token; B is 1 without padding."""
+        """Return the (B, S, dim) embedding of row, column and level of each token; B is 1 without padding."""
         embedded = sine_embedding(coordinates, self.level_embedding.shape[1] // 2, self.temperature)
         levels = zip(self.level_embedding, memory.level_sizes, strict=True)
         return embedded + torch.cat([level.expand(size, -1) for level, size in levels])
@@ -159,7 +160,7 @@ def _projection(in_channels: int, dim: int, downsample: bool) -> nn.Sequential:
 
 
 def token_references(memory: Memory, device: torch.device) -> Tensor:
-    """(B, S, 2) center of each token, x and y relative to the image without padding; B is that of the batch."""
+    """Return the (B, S, 2) center of each token, x and y relative to the image without padding."""
     levels = []
     for level, (height, width) in enumerate(memory.spatial_shapes):
         rows, columns = torch.meshgrid(

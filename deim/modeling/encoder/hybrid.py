@@ -1,8 +1,7 @@
-"""The hybrid encoder: attention on the coarsest map, convolutional fusion across maps.
+"""Hybrid encoder: attention on the coarsest map, convolutional fusion across maps.
 
-RT-DETR (arXiv 2304.08069), section 4.2: AIFI and CCFF; D-FINE (arXiv 2410.13842), section 4.3,
-exchanges the fusion blocks for :class:`~deim.layers.RepELAN` and the strided convolutions for a
-separable downsampling.
+RT-DETR (arXiv 2304.08069), section 4.2: AIFI and CCFF. D-FINE (arXiv 2410.13842), section 4.3, replaces the fusion
+blocks by :class:`~deim.layers.RepELAN` and the strided convolutions by separable downsampling.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from deim.structures.memory import resize_padding
 
 
 class SeparableDownsample(nn.Module):
-    """Pointwise, then depthwise 3x3 convolution of stride 2, without activations."""
+    """Pointwise convolution, then depthwise 3x3 convolution with stride 2, without activations."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -30,23 +29,23 @@ class SeparableDownsample(nn.Module):
 
 
 class HybridEncoder(nn.Module):
-    """Backbone features -> maps of one width at the same strides.
+    """Encoder from backbone features to maps of one width at the same strides.
 
     Args:
         in_features: names of the backbone's features, finest first.
-        in_channels: their widths.
-        hidden_dim: width inside and of the outputs.
-        num_heads, dim_feedforward, dropout: of the transformer layer on the coarsest map.
-        num_layers: transformer layers.
+        in_channels: widths of the features.
+        hidden_dim: width of the hidden layers and outputs.
+        num_heads, dim_feedforward, dropout: transformer layers on the coarsest map.
+        num_layers: number of transformer layers.
         expansion: width of the fusion stages relative to half of ``hidden_dim``.
         depth_multiplier: depth of the fusion stages relative to 3 blocks.
-        activation, attention_activation: of the fusion and of the transformer layer.
-        fusion: "elan" (D-FINE), or "csp" (RT-DETR): CSP blocks, a full convolution to downsample and
-            an activation after the lateral convolutions. Its ``expansion`` is relative to ``hidden_dim``.
+        activation, attention_activation: activations of the fusion stages and of the transformer layers.
+        fusion: "elan" (D-FINE), or "csp" (RT-DETR): CSP blocks, full convolutions for downsampling and an activation
+            after the lateral convolutions. With "csp", ``expansion`` is relative to ``hidden_dim``.
 
     Raises:
-        ValueError: an unknown ``fusion``; not as many ``in_channels`` as ``in_features``; ``num_heads`` does
-            not divide ``hidden_dim``.
+        ValueError: if ``fusion`` is unknown, ``in_channels`` and ``in_features`` differ in length, or ``num_heads``
+            does not divide ``hidden_dim``.
     """
 
     def __init__(
@@ -106,20 +105,21 @@ class HybridEncoder(nn.Module):
         return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> list[Tensor]:
-        """
+        """Encode the backbone's features.
+
         Args:
             features: {name: (B, C, h, w)} from the backbone.
             padding: (B, H, W) bool at any resolution, True on padded pixels; None without padding.
 
         Returns:
-            the maps (B, hidden_dim, h, w), finest first.
+            maps (B, hidden_dim, h, w), finest first.
         """
         maps = [proj(features[name]) for proj, name in zip(self.input_proj, self.in_features, strict=True)]
         maps[-1] = self._attend(maps[-1], padding)
         return self._aggregate(self._top_down(maps))
 
     def _attend(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """AIFI: self-attention among the positions of the coarsest map."""
+        """Apply self-attention (AIFI) to the coarsest map."""
         if not len(self.encoder):
             return x
         height, width = x.shape[-2:]
@@ -131,7 +131,7 @@ class HybridEncoder(nn.Module):
         return tokens.transpose(1, 2).unflatten(-1, (height, width)).contiguous()
 
     def _top_down(self, maps: list[Tensor]) -> list[Tensor]:
-        """From coarse to fine; returns the fused maps, finest first."""
+        """Fuse from coarse to fine; return the fused maps, finest first."""
         fused = [maps[-1]]
         for lateral, block, finer in zip(self.lateral_convs, self.fpn_blocks, reversed(maps[:-1]), strict=True):
             fused[0] = lateral(fused[0])
@@ -139,7 +139,7 @@ class HybridEncoder(nn.Module):
         return fused
 
     def _aggregate(self, maps: list[Tensor]) -> list[Tensor]:
-        """From fine to coarse; returns the outputs, finest first."""
+        """Fuse from fine to coarse; return the outputs, finest first."""
         outputs = [maps[0]]
         for downsample, block, coarser in zip(self.downsample_convs, self.pan_blocks, maps[1:], strict=True):
             outputs.append(block(torch.cat([downsample(outputs[-1]), coarser], dim=1)))

@@ -1,4 +1,4 @@
-"""Attention among all tokens of one map (DETR, arXiv 2005.12872; DAB-DETR, arXiv 2201.12329)."""
+"""Transformer encoder on one map (DETR, arXiv 2005.12872; DAB-DETR, arXiv 2201.12329)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from deim.structures.memory import Memory, resize_padding
 
 
 class TransformerEncoderLayer(nn.Module):
-    """Post-norm self-attention and feed-forward layer; position embeddings go to queries and keys."""
+    """Post-norm self-attention and feed-forward layer; position embeddings are added to queries and keys."""
 
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str):
         super().__init__()
@@ -25,11 +25,12 @@ class TransformerEncoderLayer(nn.Module):
         self.activation = build_activation(activation)
 
     def forward(self, tokens: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
-        """
+        """Apply the layer.
+
         Args:
             tokens: (B, N, dim).
             position: (B, N, dim) or (1, N, dim).
-            padding: (B, N) bool, True where a token is to be ignored.
+            padding: (B, N) bool, True for tokens to ignore.
         """
         attended = self.self_attn(tokens + position, tokens, padding=padding)
         tokens = self.norm1(tokens + self.dropout(attended))
@@ -38,14 +39,17 @@ class TransformerEncoderLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """The encoder of DAB-DETR (section 4): position embeddings are scaled by what the tokens hold.
+    """Encoder of DAB-DETR (section 4): position embeddings are scaled by a function of the tokens.
 
     Args:
-        in_features: names of the backbone's features, finest first; the last is used.
-        in_channels: their widths.
-        dim: of the tokens.
-        num_layers, num_heads, dim_feedforward, dropout, activation: of the layers.
-        temperature: of the sine embedding of positions.
+        in_features: names of the backbone's features, finest first; only the last is used.
+        in_channels: widths of the features.
+        dim: width of the tokens.
+        num_layers, num_heads, dim_feedforward, dropout, activation: transformer layers.
+        temperature: temperature of the sine embedding of positions.
+
+    Raises:
+        ValueError: if ``num_heads`` does not divide ``dim``.
     """
 
     def __init__(
@@ -79,7 +83,8 @@ class TransformerEncoder(nn.Module):
         return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> Memory:
-        """
+        """Encode the backbone's last feature map.
+
         Args:
             features: {name: (B, C, h, w)} from the backbone.
             padding: (B, H, W) bool at any resolution, True on padded pixels; None without padding.
@@ -92,7 +97,7 @@ class TransformerEncoder(nn.Module):
         return Memory(tokens, memory.spatial_shapes, memory.padding, position)
 
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """(B, h * w, dim) or (1, h * w, dim), the row in the first half, the column in the second."""
+        """Return (B or 1, h * w, dim): the row in the first half of the channels, the column in the second."""
         size = (x.shape[-2], x.shape[-1])
         mask = torch.zeros(1, *size, dtype=torch.bool, device=x.device)
         coordinates = map_coordinates(mask if padding is None else resize_padding(padding, size))

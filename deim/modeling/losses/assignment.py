@@ -1,4 +1,4 @@
-"""Which query is trained towards which object, for all groups of a step."""
+"""Assignment of queries to objects for all groups of a training step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from deim.structures.predictions import Predictions, Targets
 
 @dataclass
 class Pairs:
-    """M pairs on the device, and what losses over them are divided by.
+    """M pairs on the device, and the normalizer of losses over them.
 
     Attributes:
-        layer, image, query, target: (M,) int64.
-        normalizer: () mean number of objects per process, at least 1.
+        layer, image, query, target: (M,) int64 indices.
+        normalizer: () mean number of objects per rank, at least 1.
     """
 
     layer: Tensor
@@ -32,24 +32,30 @@ class Pairs:
 
     @staticmethod
     def of(stacked: Tensor, normalizer: Tensor) -> "Pairs":
-        """From the (4, M) rows of :meth:`Matches.stacked`."""
+        """Create pairs from the (4, M) rows of :meth:`Matches.stacked`."""
         layer, image, query, target = stacked.unbind()
         return Pairs(layer, image, query, target, normalizer)
 
     def take(self, predicted: Tensor) -> Tensor:
-        """(L, B, Q, ...) -> (M, ...)."""
+        """Select (L, B, Q, ...) -> (M, ...)."""
         return predicted[self.layer, self.image, self.query]
 
     def sum_by_layer(self, values: Tensor, layers: int) -> Tensor:
-        """(M,) -> (layers,), divided by the normalizer."""
+        """Sum (M,) -> (layers,), divided by the normalizer."""
         return values.new_zeros(layers).index_add(0, self.layer, values) / self.normalizer
 
 
 @dataclass
 class GroupAssignment:
-    """One group's pairs for classification and for localization, and the mean number per process of
-    queries of a layer that localization has ``matched``, and of ``others``; ``classified`` (B, Q) bool
-    says which queries are classified, None that all are."""
+    """Assignment of one group.
+
+    Attributes:
+        classes: pairs for classification.
+        boxes: pairs for localization.
+        matched: () mean number per rank of queries of a layer that are matched for localization.
+        others: () mean number per rank of queries of a layer that are not.
+        classified: (B, Q) bool, queries with a classification loss; None for all queries.
+    """
 
     classes: Pairs
     boxes: Pairs
@@ -60,7 +66,7 @@ class GroupAssignment:
 
 @dataclass
 class _Plan:
-    """A group's assignment on the host; ``objects`` and ``located`` are the normalizers before reduction."""
+    """Assignment of one group on the host; ``objects`` and ``located`` are the normalizers before reduction."""
 
     classes: Matches
     boxes: Matches
@@ -80,14 +86,18 @@ def assign(
 ) -> list[GroupAssignment]:
     """Match all groups of a step together.
 
-    Costs come to the host in one copy, pairs go back in one, and the normalizers of all processes
-    are reduced together.
+    Costs are copied to the host once, pairs are copied back once, and all normalizers are reduced over ranks together.
 
     Args:
-        supervision: of each group.
-        predictions: of each group.
-        denoising: the queries of the denoising groups; needed if there are any.
-        use_union: localization uses the union of the matches of all layers and one-to-one groups.
+        supervision: supervision of each group.
+        predictions: predictions of each group.
+        targets: ground truth of the batch.
+        denoising: queries of the denoising groups; required if a denoising group is supervised.
+        matcher: matcher of all groups but the denoising groups.
+        use_union: use the union of the matches of all layers and one-to-one groups for localization.
+
+    Raises:
+        ValueError: if ``denoising`` is missing.
     """
     pairs = list(zip(supervision, predictions, strict=True))
     matched = iter(_plan_matched([one for one in pairs if not one[0].denoising], targets, matcher, use_union))
@@ -123,9 +133,9 @@ def _plan_matched(
 
 
 def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | None) -> _Plan:
-    """Target t of an image belongs to positive t of every group."""
+    """Assign target t of an image to positive t of every denoising group."""
     if denoising is None:
-        raise ValueError("a denoising group is supervised, but the denoising queries behind it are not given")
+        raise ValueError("a denoising group is supervised, but its denoising queries are missing")
     counts, groups = targets.counts, denoising.num_groups
     image = np.repeat(np.arange(len(counts)), counts)
     target = np.concatenate([np.arange(n) for n in counts])
@@ -133,7 +143,7 @@ def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | 
     query = (starts[:, None] + target).flatten()
     once = Matches(np.zeros_like(query), np.tile(image, groups), query, np.tile(target, groups))
     pairs = once.for_layers(layers)
-    # Normalized by the mean number of objects times this process's groups, as published.
+    # Normalized by the mean number of objects times the number of groups of this rank, as in the official code.
     scale = max(groups, 1)
     return _Plan(pairs, pairs, targets.total * scale, targets.total * scale, len(once), len(counts) * len(denoising))
 

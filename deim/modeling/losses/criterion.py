@@ -1,4 +1,4 @@
-"""The losses of a training step."""
+"""Losses of a training step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -31,16 +31,16 @@ class Criterion(nn.Module):
 
     Args:
         num_classes: K.
-        supervision: the groups of predictions and how each is trained, in the order of the matching.
-        matcher: one-to-one matching of all but the denoising groups.
+        supervision: groups of predictions and their training settings, in the order of the matching.
+        matcher: one-to-one matcher for all groups but the denoising groups.
         classification: "mal", "vfl" or "focal".
-        weights: {loss name without suffix: weight}; a loss that is not named is not computed.
-        alpha, gamma: of the classification loss; None takes the loss's own default.
-        use_union: localization losses use the union of the matches of all layers (GO-LSD).
-        temperature: of the distillation.
+        weights: {loss name without suffix: weight}; a loss without a weight is not computed.
+        alpha, gamma: parameters of the classification loss; None uses the default of the loss.
+        use_union: use the union of the matches of all layers for localization losses (GO-LSD).
+        temperature: temperature of the distillation.
 
     Raises:
-        ValueError: an unknown classification loss or loss name.
+        ValueError: if a classification loss or loss name is unknown.
     """
 
     def __init__(
@@ -74,17 +74,19 @@ class Criterion(nn.Module):
     def forward(
         self, groups: Mapping[str, Predictions], targets: Targets, denoising: DenoisingGroups | None = None
     ) -> dict[str, Tensor]:
-        """
+        """Compute the weighted losses.
+
         Args:
-            groups: named predictions. Every supervision needs its group, but the denoising ones
-                only where there are denoising queries; groups without a supervision are ignored.
-            denoising: the queries behind the denoising groups.
+            groups: named predictions. Every supervised group is required, the denoising groups only if there are
+                denoising queries. Groups without supervision are ignored.
+            targets: ground truth of the batch.
+            denoising: queries of the denoising groups.
 
         Returns:
-            {name: () loss}, weighted, to be summed.
+            {name: () weighted loss}, to be summed.
 
         Raises:
-            ConfigError: a supervised group is missing.
+            ConfigError: if a supervised group is missing.
         """
         terms: dict[str, Tensor] = {}
         for one, layers, losses in self._losses(groups, targets, denoising, self.supervision):
@@ -99,10 +101,11 @@ class Criterion(nn.Module):
         denoising: DenoisingGroups | None = None,
         supervision: Sequence[Supervision] | None = None,
     ) -> dict[str, tuple[Tensor, float]]:
-        """The same as :meth:`forward`, each as a loss and the weight that it is to be multiplied by.
+        """Compute the losses as :meth:`forward` does, but return {name: (unweighted loss, weight)}.
 
         Args:
-            supervision: in place of the criterion's own.
+            groups, targets, denoising: see :meth:`forward`.
+            supervision: used instead of the criterion's own.
         """
         terms: dict[str, tuple[Tensor, float]] = {}
         for one, layers, losses in self._losses(groups, targets, denoising, supervision or self.supervision):
@@ -118,20 +121,22 @@ class Criterion(nn.Module):
         denoising: DenoisingGroups | None,
         supervision: Sequence[Supervision],
     ) -> Iterator[tuple[Supervision, int, dict[str, Tensor]]]:
-        """Of each group its number of layers L and {name: (L,) losses}; of the distillation, which the last layer teaches,
-        there are (L - 1,)."""
+        """Yield for each group its number of layers L and {name: (L,) losses}.
+
+        The distillation loss has L - 1 values, because the last layer is the teacher.
+        """
         active = [s for s in supervision if denoising is not None or not s.denoising]
         missing = [s.group for s in active if s.group not in groups]
         if missing:
             raise ConfigError(
                 f"criterion.supervision names {', '.join(missing)}, but the decoder predicts only {', '.join(groups)}: "
-                "take them out, or give the decoder the part that predicts them"
+                "remove these groups, or add the part of the decoder that predicts them"
             )
         predictions = [groups[s.group].in_full_precision() for s in active]
         assigned = assign(active, predictions, targets, denoising, self.matcher, self.use_union)
         fits = fits_of([one.boxes for one in predictions], [one.boxes for one in assigned], targets.boxes)
         qualities = ious_of([one.boxes for one in predictions], [one.classes for one in assigned], targets.boxes)
-        # D-FINE's also has a factor of the number of images here, which cancels out of the weighted mean.
+        # D-FINE's code also multiplies by the number of images here, which cancels out in the weighted mean.
         balance = (assigned[0].matched.sqrt(), assigned[0].others.sqrt())
         for one, found, assignment, fit, quality in zip(active, predictions, assigned, fits, qualities, strict=True):
             labels = one.targets(targets).labels
@@ -180,9 +185,9 @@ class Criterion(nn.Module):
         quality: Tensor,
         balance: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Mean divergence over the edges of matched and of other queries, weighted by ``balance``.
+        """Return the mean divergence over the edges of matched and of unmatched queries, weighted by ``balance``.
 
-        A matched query weighs by its IoU, another by the teacher's highest class probability.
+        A matched query is weighted by its IoU, an unmatched one by the teacher's highest class probability.
         """
         pairs = assignment.boxes
         where = (pairs.layer, pairs.image, pairs.query)
@@ -194,6 +199,6 @@ class Criterion(nn.Module):
         divergence = divergence.sum(dim=-1) * weight
         means = []
         for chosen, count in ((matched, assignment.matched), (~matched, assignment.others)):
-            # Where there is none of a kind, its sum is 0 as well.
+            # If there are no such queries, the sum is 0 as well.
             means.append((divergence * chosen).sum(dim=(1, 2)) / (4 * count).clamp(min=1e-6))
         return (means[0] * balance[0] + means[1] * balance[1]) / (balance[0] + balance[1])

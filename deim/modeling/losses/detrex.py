@@ -1,4 +1,4 @@
-"""Our criterion behind the call of detrex's, for detrex's own models::
+"""Our criterion with the interface of detrex's criteria, for detrex's own models::
 
 model.criterion = L(DetrexCriterion)(num_classes="${..num_classes}", classification="mal")
 """
@@ -17,19 +17,21 @@ from deim.structures.predictions import Predictions, Targets
 
 
 class DetrexCriterion(nn.Module):
-    """Takes the place of detrex's ``SetCriterion``, ``TwoStageCriterion``, ``DNCriterion``, ``DINOCriterion`` and
-    ``GroupSetCriterion``: a model calls it with its outputs and targets, and multiplies what it returns by
+    """Criterion for detrex models that replaces detrex's own.
+
+    It can replace ``SetCriterion``, ``TwoStageCriterion``, ``DNCriterion``, ``DINOCriterion`` and
+    ``GroupSetCriterion``: a model calls it with its outputs and targets, and multiplies the returned losses by
     ``weight_dict``.
 
     Args:
-        num_classes: K; the model predicts as many logits, each read by a sigmoid.
+        num_classes: K; the model predicts K sigmoid logits.
         classification: "mal", "vfl" or "focal".
-        weight_dict: weights of ``loss_class``, ``loss_bbox`` and ``loss_giou``. As detrex's, the attribute of this
-            name holds those of all losses, under the names that were returned so far.
-        matcher: of all but the denoising queries.
-        alpha, gamma: of the classification loss; None takes the loss's own default.
-        two_stage_binary_cls: the encoder's tokens are trained to tell objects of any class.
-        group_nums: how many groups of queries are matched each by itself (Group DETR).
+        weight_dict: weights of ``loss_class``, ``loss_bbox`` and ``loss_giou``. As in detrex, the attribute with this
+            name contains the weights of all losses, under the names returned so far.
+        matcher: matcher of all queries but the denoising queries.
+        alpha, gamma: parameters of the classification loss; None uses the default of the loss.
+        two_stage_binary_cls: train the encoder's tokens with one class for all objects.
+        group_nums: number of query groups that are matched separately (Group DETR).
     """
 
     def __init__(
@@ -66,21 +68,22 @@ class DetrexCriterion(nn.Module):
     def forward(
         self, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]], dn_metas: Mapping | None = None
     ) -> dict[str, Tensor]:
-        """
+        """Compute the losses.
+
         Args:
             outputs: ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) of the last layer, cxcywh in [0, 1];
-                ``aux_outputs``, a list of the same of the other layers; ``enc_outputs``, the same of the
-                encoder's tokens; ``denoising_output`` with ``denoising_groups`` and ``max_gt_num_per_image``
-                (DN-DETR). All but the first two may be missing.
+                ``aux_outputs``, a list with the same entries of the other layers; ``enc_outputs``, the same entries of
+                the encoder's tokens; ``denoising_output`` with ``denoising_groups`` and ``max_gt_num_per_image``
+                (DN-DETR). Only the first two are required.
             targets: ``labels`` (n,) int64 and ``boxes`` (n, 4) cxcywh in [0, 1] of each image.
             dn_metas: ``output_known_lbs_bboxes`` with ``dn_num`` and ``single_padding`` (DINO).
 
         Returns:
-            {name: () loss}, not weighted, named as detrex names them: ``loss_class``, ``loss_bbox_0``,
-            ``loss_giou_enc``, ``loss_class_dn_1`` and so on.
+            {name: () unweighted loss} with detrex's names: ``loss_class``, ``loss_bbox_0``, ``loss_giou_enc``,
+            ``loss_class_dn_1`` and so on.
 
         Raises:
-            ValueError: the model predicts another number of logits than classes.
+            ValueError: if the number of logits differs from ``num_classes``.
         """
         known, denoising = _denoising(outputs, dn_metas)
         supervised = {self.main: outputs, self.encoder: outputs.get("enc_outputs"), self.denoising: known}
@@ -93,7 +96,7 @@ class DetrexCriterion(nn.Module):
         classification = f"loss_{self.criterion.classification}"
         named = {name.replace(classification, "loss_class"): term for name, term in terms.items()}
         self.weight_dict.update({name: weight for name, (_, weight) in named.items()})
-        # Copies, since models multiply them in place.
+        # Cloned because models multiply them in place.
         return {name: value.clone() for name, (value, _) in named.items()}
 
     def _stacked(self, outputs: Mapping[str, Any]) -> Predictions:
@@ -101,14 +104,14 @@ class DetrexCriterion(nn.Module):
         logits = torch.stack([one["pred_logits"] for one in layers])
         if logits.shape[-1] != self.criterion.num_classes:
             raise ValueError(
-                f"the model predicts {logits.shape[-1]} logits, the criterion knows {self.criterion.num_classes} classes: "
-                "models with a class for nothing, read by a softmax (DETR, PnP-DETR), cannot be trained by it"
+                f"the model predicts {logits.shape[-1]} logits, but num_classes is {self.criterion.num_classes}: "
+                "models with a softmax and a background class (DETR, PnP-DETR) are not supported"
             )
         return Predictions(logits, torch.stack([one["pred_boxes"] for one in layers]))
 
 
 def _denoising(outputs: Mapping[str, Any], dn_metas: Mapping | None) -> tuple[Mapping | None, DenoisingGroups | None]:
-    """What the model made of denoising queries, and how they are ordered; None where there are none."""
+    """Return the outputs of the denoising queries, and their order; None without denoising queries."""
     if dn_metas and "output_known_lbs_bboxes" in dn_metas:
         known, groups, size = (dn_metas[name] for name in ("output_known_lbs_bboxes", "dn_num", "single_padding"))
     elif "denoising_output" in outputs:
@@ -123,7 +126,7 @@ def _denoising(outputs: Mapping[str, Any], dn_metas: Mapping | None) -> tuple[Ma
 def _group_by_group(
     targets: Targets, groups: Mapping[str, Predictions], count: int
 ) -> tuple[Targets, dict[str, Predictions]]:
-    """Each group of queries as an image of its own: (L, B, count * Q, ...) -> (L, B * count, Q, ...)."""
+    """Treat each query group as a separate image: (L, B, count * Q, ...) -> (L, B * count, Q, ...)."""
     apart = {
         name: Predictions(*(x.unflatten(2, (count, -1)).flatten(1, 2) for x in (one.logits, one.boxes)))
         for name, one in groups.items()

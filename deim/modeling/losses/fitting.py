@@ -1,4 +1,4 @@
-"""How well predicted boxes fit the objects that they are assigned to, for the pairs of all groups at once."""
+"""Fit of predicted boxes to their assigned objects, for the pairs of all groups at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from deim.structures.boxes import iou, iou_and_generalized
 
 @dataclass
 class Fit:
-    """Of the M pairs of a group.
+    """Fit of the M pairs of a group.
 
     Attributes:
         wanted: (M, 4) XYXY boxes of the objects.
-        l1: (M,) summed difference of the coordinates (cxcywh).
-        giou: (M,) in [-1, 1].
-        iou: (M,), without gradient.
+        l1: (M,) summed absolute difference of the coordinates (cxcywh).
+        giou: (M,) GIoU in [-1, 1].
+        iou: (M,) IoU, without gradient.
     """
 
     wanted: Tensor
@@ -30,10 +30,11 @@ class Fit:
 
 
 def fits_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Fit]:
-    """The fit of each group.
+    """Return the fit of each group.
 
     Args:
-        predicted: (L, B, Q, 4) cxcywh of each group, L and Q of its own.
+        predicted: (L, B, Q, 4) cxcywh of each group; L and Q may differ between groups.
+        pairs: pairs of each group.
         targets: (B, T, 4) cxcywh.
     """
     found, wanted = _boxes_of(predicted, pairs, targets)
@@ -46,13 +47,13 @@ def fits_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor
 
 @torch.no_grad()
 def ious_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Tensor]:
-    """(M,) IoU of the pairs of each group, without gradient; see :func:`fits_of`."""
+    """Return the (M,) IoU of the pairs of each group, without gradient; see :func:`fits_of`."""
     found, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in _boxes_of(predicted, pairs, targets))
     return list(iou(found, wanted).split([len(one.layer) for one in pairs]))
 
 
 def _boxes_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes of the pairs of all groups, and of their objects, both (M, 4) cxcywh."""
+    """Return the predicted boxes of the pairs of all groups, and the boxes of their objects, both (M, 4) cxcywh."""
     found = torch.cat([one.take(boxes) for one, boxes in zip(pairs, predicted, strict=True)])
     image, target = (torch.cat([getattr(one, name) for one in pairs]) for name in ("image", "target"))
     return found, targets[image, target]

@@ -1,7 +1,7 @@
 """Losses as pure functions.
 
-All of them are elementwise over leading dimensions and return sums over the stated dimensions;
-weighting and normalization are the caller's.
+All functions are elementwise over leading dimensions and return sums over the stated dimensions. The caller applies
+weights and normalization.
 """
 
 import torch
@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 
 def focal_loss(logits: Tensor, positive: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss (RetinaNet, equation 5), elementwise.
+    """Compute the sigmoid focal loss (RetinaNet, equation 5), elementwise.
 
     Args:
         logits: (...) any shape.
         positive: bool or 0/1, same shape.
+        alpha, gamma: class balance and focusing parameter; a negative alpha disables the class balance.
     """
     positive = positive.to(logits.dtype)
     probability = logits.sigmoid()
@@ -27,12 +28,13 @@ def focal_loss(logits: Tensor, positive: Tensor, alpha: float = 0.25, gamma: flo
 def varifocal_loss(
     logits: Tensor, positive: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float = 2.0
 ) -> Tensor:
-    """Varifocal loss (VarifocalNet, arXiv 2008.13367, equation 2), elementwise.
+    """Compute the varifocal loss (VarifocalNet, arXiv 2008.13367, equation 2), elementwise.
 
     Args:
         logits: (...) any shape.
         positive: bool, True at the matched class of matched queries.
         quality: IoU in [0, 1] where positive, 0 elsewhere.
+        alpha, gamma: weight and focusing parameter of negatives.
     """
     score = logits.sigmoid().detach()
     weight = torch.where(positive, quality, alpha * score**gamma)
@@ -42,15 +44,16 @@ def varifocal_loss(
 def matchability_aware_loss(
     logits: Tensor, positive: Tensor, quality: Tensor, gamma: float = 1.5, alpha: float | None = None
 ) -> Tensor:
-    """Matchability-aware loss (DEIM, arXiv 2412.04234, equation 2), elementwise.
+    """Compute the matchability-aware loss (DEIM, arXiv 2412.04234, equation 2), elementwise.
 
-    The target of a match of IoU q is q^gamma, and a poor match weighs as much as a good one.
+    The target of a match with IoU q is q^gamma, and matches of low and high quality have the same weight.
 
     Args:
         logits: (...) any shape.
         positive: bool, True at the matched class of matched queries.
         quality: IoU in [0, 1] where positive, 0 elsewhere.
-        alpha: extra weight of negatives; None for none.
+        gamma: exponent of the target.
+        alpha: additional weight of negatives; None for none.
     """
     score = logits.sigmoid().detach()
     negative = _power(score, gamma)
@@ -61,17 +64,17 @@ def matchability_aware_loss(
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """``x ** exponent`` of what is not negative; torch is slow at the one that DEIM has chosen."""
+    """Return ``x ** exponent`` for non-negative x, with a faster path for DEIM's exponent."""
     return x * x.sqrt() if exponent == 1.5 else x**exponent
 
 
 def l1_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """(..., 4) and (..., 4) -> (...,) summed absolute difference of the coordinates."""
+    """Return the summed absolute difference of coordinates: (..., 4) and (..., 4) -> (...,)."""
     return (boxes - targets).abs().sum(dim=-1)
 
 
 def fine_grained_localization_loss(corners: Tensor, left: Tensor, right_weight: Tensor, quality: Tensor) -> Tensor:
-    """FGL (D-FINE, equation 7): cross-entropy to the two bins around each target offset, times IoU.
+    """Compute the FGL loss (D-FINE, equation 7): cross-entropy to the two bins around each target offset, times IoU.
 
     Args:
         corners: (..., 4, reg_max + 1) logits.
@@ -79,7 +82,7 @@ def fine_grained_localization_loss(corners: Tensor, left: Tensor, right_weight: 
         quality: (...,) IoU of the decoded box with its target, without gradient.
 
     Returns:
-        (...,) summed over the four edges.
+        (...,) sum over the four edges.
     """
     log_probability = corners.log_softmax(dim=-1)
     left = left.expand(log_probability.shape[:-1])[..., None]
@@ -90,13 +93,14 @@ def fine_grained_localization_loss(corners: Tensor, left: Tensor, right_weight: 
 
 
 def decoupled_distillation_loss(corners: Tensor, teacher: Tensor, temperature: float = 5.0) -> Tensor:
-    """KL divergence of the teacher's edge distributions from the student's (D-FINE, equation 8).
+    """Compute the KL divergence of the teacher's edge distributions from the student's (D-FINE, equation 8).
 
     Args:
-        corners, teacher: (..., 4, reg_max + 1) logits; no gradient goes to the teacher.
+        corners, teacher: (..., 4, reg_max + 1) logits; the teacher gets no gradient.
+        temperature: temperature of both softmax functions.
 
     Returns:
-        (..., 4), times the square of the temperature.
+        (..., 4), multiplied by the squared temperature.
     """
     student = (corners / temperature).log_softmax(dim=-1)
     target = (teacher.detach() / temperature).log_softmax(dim=-1)

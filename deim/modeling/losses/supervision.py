@@ -1,4 +1,4 @@
-"""Which group of predictions is matched how and trained by which losses."""
+"""Matching and loss settings of groups of predictions."""
 
 from torch import Tensor
 
@@ -6,23 +6,23 @@ from deim.structures.predictions import Targets
 
 
 class Supervision:
-    """How one group of predictions is trained.
+    """Training settings of one group of predictions.
 
     Args:
-        group: its name in the decoder's output.
-        suffix: what its loss names end with; ``{}`` stands for the layer.
-        last_suffix: that of the last layer, if another.
-        denoising: matched by construction, not by the Hungarian algorithm.
-        repeats: how many queries are matched to each object: 1, or more for a one-to-many group
+        group: name of the group in the decoder's output.
+        suffix: suffix of its loss names; ``{}`` stands for the layer.
+        last_suffix: suffix of the last layer, if different.
+        denoising: assign queries by construction, not by the Hungarian algorithm.
+        repeats: number of queries matched to each object: 1, or more for a one-to-many group
             (H-DETR, arXiv 2207.13080, section 3.2).
-        weight: of the group's losses.
-        class_agnostic: any object is of the first class (the tokens of two-stage Deformable DETR).
+        weight: weight of the group's losses.
+        class_agnostic: treat all objects as the first class (the tokens of two-stage Deformable DETR).
 
     Raises:
-        ValueError: fewer than one query to an object.
+        ValueError: if ``repeats`` is less than 1.
     """
 
-    # Not a dataclass: OmegaConf makes configs of those that stand in a list.
+    # Not a dataclass, because OmegaConf converts dataclasses in lists to configs.
     def __init__(
         self,
         group: str,
@@ -41,20 +41,22 @@ class Supervision:
 
     @property
     def one_to_one(self) -> bool:
-        """Whether the group is of queries that are each matched to one object, so that its matches count for
-        those of other groups (GO-LSD's union); class-agnostic ones are of tokens."""
+        """True if the matches of the group belong to the union for localization (GO-LSD).
+
+        The queries of such a group are matched one-to-one. Class-agnostic groups consist of tokens and do not count.
+        """
         return self.repeats == 1 and not self.denoising and not self.class_agnostic
 
     def targets(self, targets: Targets) -> Targets:
-        """What the group is trained towards."""
+        """Return the targets of the group."""
         return targets.without_classes() if self.class_agnostic else targets
 
     def named(self, loss: str, values: Tensor, num_layers: int) -> dict[str, Tensor]:
-        """A loss's values of the first layers by their names."""
+        """Return {name: value} of a loss for the first layers."""
         return {self.name(loss, layer, num_layers): value for layer, value in enumerate(values.unbind())}
 
     def name(self, loss: str, layer: int, num_layers: int) -> str:
-        """What a loss of one layer is called."""
+        """Return the name of the loss of one layer."""
         if self.last_suffix is not None and layer == num_layers - 1:
             return loss + self.last_suffix
         return loss + self.suffix.format(layer)

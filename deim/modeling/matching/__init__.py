@@ -1,4 +1,4 @@
-"""Assignment of queries to objects."""
+"""Matching of queries and objects."""
 
 from deim.modeling.matching.cost import MatchingCost
 from deim.modeling.matching.hungarian import HungarianMatcher, Matches

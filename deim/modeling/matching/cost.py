@@ -1,4 +1,4 @@
-"""How badly a query fits an object."""
+"""Cost of matching a query with an object."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class MatchingCost:
     """Weighted sum of a focal class cost, L1 and negative GIoU (Deformable DETR, DINO).
 
     Args:
-        class_weight, bbox_weight, giou_weight: weights of the three.
-        alpha, gamma: of the focal class cost.
+        class_weight, bbox_weight, giou_weight: weights of the three terms.
+        alpha, gamma: parameters of the focal class cost.
     """
 
     class_weight: float = 2.0
@@ -26,13 +26,15 @@ class MatchingCost:
     gamma: float = 2.0
 
     def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
-        """
+        """Compute the cost of all pairs of queries and targets.
+
         Args:
             logits: (L, B, Q, K), any L sets of queries.
             boxes: (L, B, Q, 4) cxcywh.
+            targets: ground truth, padded to T objects per image.
 
         Returns:
-            (L, B, Q, T); meaningless where ``targets`` is padded.
+            (L, B, Q, T); values of padded targets have no meaning.
         """
         layers, _, queries, _ = logits.shape
         index = targets.labels[None, :, None].expand(layers, -1, queries, -1)

@@ -15,9 +15,9 @@ from deim.structures.predictions import Predictions, Targets
 
 @dataclass
 class Matches:
-    """M matched pairs on the host: four (M,) int64 arrays.
+    """M matched pairs on the host, as four (M,) int64 arrays.
 
-    ``layer``, ``image`` and ``query`` index predictions; ``image`` and ``target`` the targets.
+    ``layer``, ``image`` and ``query`` index predictions; ``image`` and ``target`` index targets.
     """
 
     layer: np.ndarray
@@ -29,18 +29,18 @@ class Matches:
         return len(self.layer)
 
     def for_layers(self, count: int) -> "Matches":
-        """Pairs of one layer, repeated for ``count`` layers."""
+        """Repeat pairs of one layer for ``count`` layers."""
         layer = np.repeat(np.arange(count), len(self))
         return Matches(layer, *(np.tile(part, count) for part in (self.image, self.query, self.target)))
 
     @staticmethod
     def join(parts: Sequence["Matches"]) -> "Matches":
-        """All pairs, each part's layers counted from its own 0."""
+        """Concatenate pairs; the layers of each part start at 0."""
         layer, image, query, target = np.concatenate([part.stacked() for part in parts], axis=1)
         return Matches(layer, image, query, target)
 
     def stacked(self) -> np.ndarray:
-        """(4, M) layer, image, query and target."""
+        """Return (4, M): layer, image, query and target."""
         return np.stack([self.layer, self.image, self.query, self.target]).astype(np.int64)
 
 
@@ -48,7 +48,7 @@ _BEYOND_ANY_COST = 1e9
 
 
 class HungarianMatcher:
-    """Assigns to every object a query of its own, so that the summed cost is smallest."""
+    """Assigns a different query to every object with the minimum total cost."""
 
     def __init__(self, cost: MatchingCost | None = None):
         self.cost = cost or MatchingCost()
@@ -57,18 +57,17 @@ class HungarianMatcher:
     def __call__(
         self, groups: Sequence[Predictions], targets: Sequence[Targets], repeats: Sequence[int] | None = None
     ) -> list[Matches]:
-        """
-        Costs are computed on the device and copied to the host once.
+        """Match every layer of every group separately. Costs are computed on the device and copied to the host once.
 
         Args:
-            groups: every layer of each is matched by itself.
-            targets: of each group.
-            repeats: how many queries of its own each object gets in a group; 1 by default.
+            groups: predictions of each group.
+            targets: targets of each group.
+            repeats: number of queries per object in each group; 1 by default.
 
         Returns:
-            for each group min(Q, n * repeats) pairs for each layer and each image of n objects. Predictions
-            that are NaN or infinite are matched first, so that the losses are too: a process that raised here would
-            leave the others waiting for its gradients.
+            for each group min(Q, n * repeats) pairs for each layer and each image with n objects. NaN and infinite
+            predictions are matched first, so that the losses are NaN or Inf too: raising on one rank would leave the
+            other ranks waiting for its gradients.
         """
         repeats = repeats or [1] * len(groups)
         costs = self._costs_on_host(groups, targets)
@@ -77,7 +76,7 @@ class HungarianMatcher:
         ]
 
     def _costs_on_host(self, groups: Sequence[Predictions], targets: Sequence[Targets]) -> list[np.ndarray]:
-        """(L, B, Q, T) of each group; groups of as many queries and of the same targets are computed together."""
+        """Return the (L, B, Q, T) costs of each group; groups with equal Q and targets are computed together."""
         kinds: dict[tuple[int, int], list[int]] = {}
         for index, (group, wanted) in enumerate(zip(groups, targets, strict=True)):
             kinds.setdefault((group.logits.shape[2], id(wanted)), []).append(index)
@@ -104,8 +103,8 @@ class HungarianMatcher:
 
     @staticmethod
     def _assign(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Queries and targets of the pairs of one (Q, n) cost matrix."""
+        """Return the queries and targets of the pairs of one (Q, n) cost matrix."""
         try:
             return linear_sum_assignment(matrix)
-        except ValueError:  # which it raises for what is not finite
+        except ValueError:  # raised for NaN and Inf
             return linear_sum_assignment(np.where(np.isfinite(matrix), matrix, -_BEYOND_ANY_COST))

@@ -1,4 +1,4 @@
-"""The union of the matches of all layers (D-FINE, arXiv 2410.13842, section 4.2: GO-LSD)."""
+"""Union of the matches of all layers (D-FINE, arXiv 2410.13842, section 4.2: GO-LSD)."""
 
 import numpy as np
 import torch
@@ -7,10 +7,10 @@ from deim.modeling.matching.hungarian import Matches
 
 
 def union_of_matches(matches: Matches) -> Matches:
-    """Every query that some layer has matched, with the target that most layers give it.
+    """Return every query that is matched in at least one layer, with the target of most layers.
 
-    Ties are decided as in the official code, by torch's sort, which is not stable: for the same
-    matches always alike, but by no rule. A target may end up with several queries.
+    Ties are resolved as in the official code, by torch's unstable sort: reproducible for the same matches, but without
+    a defined rule. A target may be assigned to several queries.
 
     Returns:
         pairs of layer 0, in the order of images.
@@ -18,7 +18,7 @@ def union_of_matches(matches: Matches) -> Matches:
     images, queries, targets = [], [], []
     for image in np.unique(matches.image):
         chosen = matches.image == image
-        # a pair as one number: NumPy takes ten times as long for the unique columns of two rows
+        # Each pair is encoded as one number: np.unique over the columns of two rows takes ten times as long.
         width = matches.target[chosen].max() + 1
         votes, counts = np.unique(matches.query[chosen] * width + matches.target[chosen], return_counts=True)
         order = torch.from_numpy(counts).argsort(descending=True).numpy()

@@ -1,4 +1,4 @@
-"""Where decoder queries come from."""
+"""Sources of decoder queries."""
 
 from deim.modeling.queries.denoising import (
     ContrastiveDenoising,

@@ -1,4 +1,4 @@
-"""One box around every token, from which two-stage models predict."""
+"""Anchor boxes of tokens, from which two-stage models predict."""
 
 import torch
 from torch import Tensor
@@ -8,16 +8,16 @@ from deim.structures.memory import Memory
 
 
 def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> tuple[Tensor, Tensor]:
-    """Boxes in logit space (Deformable DETR, appendix A.4).
+    """Return one anchor box per token, in logit space (Deformable DETR, appendix A.4).
 
     Args:
         memory: the tokens.
-        size: sides of the finest level's anchors, relative to the image; doubles with each level.
-        eps: anchors with a coordinate outside of (eps, 1 - eps), or on padding, are invalid.
+        size: side of the anchors of the finest level, relative to the image; it doubles with each level.
+        eps: anchors with a coordinate outside (eps, 1 - eps), or on padding, are invalid.
 
     Returns:
-        anchors (B, S, 4), logits of cxcywh, infinite where invalid, and the (B, S, 1) bool mask of
-        valid ones; B is 1 without padding. Do not write to them.
+        anchors (B, S, 4), logits of cxcywh, infinite where invalid, and the (B, S, 1) bool mask of valid anchors; B is
+        1 without padding. The tensors are cached: do not modify them.
     """
     shapes, device = tuple(memory.spatial_shapes), memory.tokens.device
     if memory.padding is None or memory.valid_ratios is None:
@@ -34,12 +34,12 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
 def anchors_of_whole_maps(
     spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float, eps: float = 0.01
 ) -> tuple[Tensor, Tensor]:
-    """:func:`generate_anchors` without padding, for maps of these (height, width)."""
+    """Return :func:`generate_anchors` without padding, for maps with these (height, width)."""
     return _to_logits(_boxes(spatial_shapes, device, size), eps)
 
 
 def _boxes(spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float) -> Tensor:
-    """(1, S, 4) cxcywh relative to the maps."""
+    """Return (1, S, 4) cxcywh relative to the maps."""
     levels = []
     for level, (height, width) in enumerate(spatial_shapes):
         y, x = torch.meshgrid(

@@ -12,15 +12,16 @@ from deim.structures.predictions import Targets
 
 @dataclass(kw_only=True)
 class DenoisingGroups:
-    """How denoising queries are ordered: ``num_groups`` groups of one size.
+    """Order of the denoising queries: ``num_groups`` groups of equal size.
 
-    The first T of a group are positives made from the T (padded) targets; others, if there are any, negatives.
+    The first T queries of a group are positives made from the T (padded) targets; the remaining ones, if any, are
+    negatives.
 
     Attributes:
-        num_groups: how often each target is there.
-        group_size: queries of each group.
-        classified: (B, N) bool, which queries the classification loss looks at; None for all, those of
-            padded targets being negatives.
+        num_groups: number of copies of each target.
+        group_size: number of queries of each group.
+        classified: (B, N) bool, queries with a classification loss; None for all queries, with padded targets as
+            negatives.
     """
 
     num_groups: int
@@ -31,17 +32,17 @@ class DenoisingGroups:
         return self.num_groups * self.group_size
 
     def apart(self, device: torch.device) -> Tensor:
-        """(N, N) bool, True for queries of two groups."""
+        """Return (N, N) bool, True for pairs of queries from different groups."""
         group = torch.arange(len(self), device=device) // max(self.group_size, 1)
         return group[:, None] != group[None, :]
 
 
 @dataclass(kw_only=True)
 class DenoisingQueries(DenoisingGroups):
-    """Noised copies of the ground truth as queries.
+    """Queries made from noised ground truth.
 
     Attributes:
-        content: (B, N, C) label embeddings, zero where padded.
+        content: (B, N, C) label embeddings, zero for padded targets.
         references: (B, N, 4) box logits.
     """
 
@@ -50,26 +51,28 @@ class DenoisingQueries(DenoisingGroups):
 
 
 class Denoising(nn.Module):
-    """Base of what makes :class:`DenoisingQueries`."""
+    """Base class of sources of :class:`DenoisingQueries`."""
 
     def forward(self, targets: Targets) -> DenoisingQueries:
-        """
+        """Create the denoising queries of a batch.
+
         Args:
-            targets: of the batch. Without any object the result has 0 queries, still connected to
-                the embedding, so that every process of a distributed run has the same graph.
+            targets: ground truth. Without objects the result has 0 queries, but is still connected to the embedding, so
+                that all ranks of a distributed run have the same graph.
         """
         raise NotImplementedError
 
 
 class ContrastiveDenoising(Denoising):
-    """Positives to be recognized, and negatives, further off, to be rejected.
+    """Contrastive denoising: positives to be recognized, and negatives with more noise to be rejected.
 
     Args:
-        dim: width of queries.
-        num_queries: about how many positives to make per image, over all groups.
-        label_noise_ratio: a positive's label is replaced by a random one with half this probability.
-        box_noise_scale: edges of positives move by up to half a side times this, those of negatives
-            by between half a side and a whole one times this.
+        dim: width of the queries.
+        num_classes: K.
+        num_queries: approximate number of positives per image, over all groups.
+        label_noise_ratio: twice the probability that the label of a positive is replaced by a random one.
+        box_noise_scale: edges of positives move by up to 0.5 times this value times the side; edges of negatives by
+            between 0.5 and 1 times.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class ContrastiveDenoising(Denoising):
         return replace_labels(labels, ~padded, self.num_classes, self.label_noise_ratio * 0.5)
 
     def _noise_boxes(self, boxes: Tensor, negative: Tensor) -> Tensor:
-        """Move each edge in- or outwards at random; boxes turned inside out are turned back."""
+        """Move each edge inward or outward at random; swap edges that end up in reversed order."""
         if self.box_noise_scale <= 0:
             return boxes
         sign = torch.randint_like(boxes, 2) * 2 - 1
@@ -115,17 +118,19 @@ class ContrastiveDenoising(Denoising):
 
 
 class QueryDenoising(Denoising):
-    """DN-DETR's own: positives alone, in a fixed number of groups; the last channel of their content says
-    that they are denoising queries (section 4.3, "indicator").
+    """Denoising of DN-DETR: only positives, in a fixed number of groups.
+
+    The last channel of their content marks them as denoising queries (section 4.3, "indicator").
 
     Args:
-        dim: width of queries.
-        num_groups: noised copies of each target.
-        label_noise_ratio: how often a label is replaced by a random one.
-        box_noise_scale: centers move by up to half a side times this, sides grow or shrink by up to a side
-            times this.
-        logit_eps: coordinates are kept so far away from 0 and 1.
-        spare_labels: rows of the embedding that no query has: the official DN-DAB-Deformable-DETR has one.
+        dim: width of the queries.
+        num_classes: K.
+        num_groups: number of noised copies of each target.
+        label_noise_ratio: probability that a label is replaced by a random one.
+        box_noise_scale: centers move by up to 0.5 times this value times the side; sides change by up to this value
+            times the side.
+        logit_eps: minimum distance of coordinates to 0 and 1 before the conversion to logits.
+        spare_labels: number of unused rows of the embedding; the official DN-DAB-Deformable-DETR has one.
     """
 
     def __init__(
@@ -165,7 +170,7 @@ class QueryDenoising(Denoising):
 
 
 def replace_labels(labels: Tensor, valid: Tensor, num_classes: int, ratio: float) -> Tensor:
-    """Valid labels are replaced by random ones with probability ``ratio``."""
+    """Replace valid labels by random labels with probability ``ratio``."""
     if ratio <= 0:
         return labels
     replaced = torch.rand(labels.shape, device=labels.device) < ratio

@@ -1,4 +1,4 @@
-"""What decoders begin with."""
+"""Initial queries of decoders."""
 
 from dataclasses import dataclass, field
 
@@ -14,10 +14,10 @@ class InitialQueries:
 
     Attributes:
         content: (B, Q, C).
-        references: (B, Q, 4) box logits, or (B, Q, 2) those of points.
-        num_one_to_many: how many of them, the last, are to be matched one-to-many.
-        groups: predictions made on the way that are to be supervised, by name.
-        position: (B, Q, C) position embedding for all layers; None where each layer's is made from boxes.
+        references: (B, Q, 4) box logits, or (B, Q, 2) point logits.
+        num_one_to_many: number of queries, at the end, that are matched one-to-many.
+        groups: {name: intermediate predictions to be supervised}.
+        position: (B, Q, C) position embedding for all layers; None if each layer's is computed from boxes.
     """
 
     content: Tensor
@@ -28,20 +28,20 @@ class InitialQueries:
 
 
 class QuerySource(nn.Module):
-    """Base of what queries come from.
+    """Base class of query sources.
 
     Args:
-        num_queries: Q, matched one-to-one.
-        num_one_to_many: how many more there are in training, for a hybrid branch (H-DETR, arXiv
-            2207.13080, section 3.2), as far as the image has tokens for them.
+        num_queries: Q, number of queries that are matched one-to-one.
+        num_one_to_many: number of additional queries in training, for a hybrid branch (H-DETR, arXiv 2207.13080,
+            section 3.2); fewer if the image has fewer tokens.
 
     Raises:
-        ValueError: fewer than one query, or fewer than no others.
+        ValueError: if ``num_queries`` is less than 1, or ``num_one_to_many`` is negative.
     """
 
-    # Whether queries begin as boxes, beside which noised ones make sense, or as points.
+    # True if queries start as boxes, which denoising requires; False if they start as points.
     gives_boxes = True
-    # Whether queries come with position embeddings.
+    # True if the source returns position embeddings.
     gives_positions = False
 
     def __init__(self, num_queries: int, num_one_to_many: int = 0):
@@ -54,21 +54,21 @@ class QuerySource(nn.Module):
 
     @property
     def total(self) -> int:
-        """How many queries of the most there may be are used at present: all in training."""
+        """Maximum number of queries in the current mode; one-to-many queries are only used in training."""
         return self.num_queries + (self.num_one_to_many if self.training else 0)
 
     def forward(self, memory: Memory) -> InitialQueries:
         raise NotImplementedError
 
     def embed_positions(self, references: Tensor) -> Tensor:
-        """Position embeddings (B, Q, C) of other boxes (B, Q, 4), given as logits.
+        """Return position embeddings (B, Q, C) of other boxes (B, Q, 4), given as logits.
 
-        Only of sources that give both boxes and positions.
+        Only for sources with both boxes and position embeddings.
         """
         raise NotImplementedError
 
     def forget_one_to_many(self, *names: str) -> None:
-        """Drop the one-to-many queries from embeddings with a row for each query; in place."""
+        """Remove the rows of one-to-many queries from embeddings with one row per query; in place."""
         for name in names:
             kept = getattr(self, name).weight[: self.num_queries].detach().clone()
             setattr(self, name, nn.Embedding.from_pretrained(kept))

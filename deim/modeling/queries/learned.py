@@ -1,4 +1,4 @@
-"""Learned queries: the same for every image."""
+"""Learned queries, which are the same for every image."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from deim.structures.memory import Memory
 
 
 class LearnedQueries(QuerySource):
-    """Embeddings of content and of a box for each query (DAB-DETR, arXiv 2201.12329, section 4.1, with
-    content as in Deformable DETR).
+    """Learned embeddings of the content and box of each query.
 
-    Boxes start anywhere in the image, half of its sides large.
+    DAB-DETR, arXiv 2201.12329, section 4.1, with content as in Deformable DETR. Initial centers are spread over the
+    image; initial sides are half of the image's.
     """
 
     def __init__(self, dim: int, num_queries: int, num_one_to_many: int = 0):
@@ -24,7 +24,7 @@ class LearnedQueries(QuerySource):
         centers.copy_(centers.logit(eps=1e-3))
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """See :class:`QuerySource`; of ``memory`` only the number of images counts."""
+        """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
         tokens = memory.tokens
         return InitialQueries(
             _for_batch(self.content.weight[: self.total], tokens).to(tokens.dtype),
@@ -33,13 +33,15 @@ class LearnedQueries(QuerySource):
         )
 
     def reparameterize(self) -> None:
-        """Drop the queries that are only trained with."""
+        """Remove the queries that are only used in training."""
         self.forget_one_to_many("content", "references")
 
 
 class LearnedPoints(QuerySource):
-    """Embeddings of content and of position for each query; the position says around which point it
-    begins to look (Deformable DETR, arXiv 2010.04159, section 4.1)."""
+    """Learned embeddings of the content and position of each query.
+
+    The position determines the reference point (Deformable DETR, arXiv 2010.04159, section 4.1).
+    """
 
     gives_boxes = False
     gives_positions = True
@@ -53,7 +55,7 @@ class LearnedPoints(QuerySource):
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """See :class:`QuerySource`; of ``memory`` only the number of images counts."""
+        """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
         tokens = memory.tokens
         position = self.position.weight[: self.total]
         return InitialQueries(
@@ -64,20 +66,22 @@ class LearnedPoints(QuerySource):
         )
 
     def reparameterize(self) -> None:
-        """Drop the queries that are only trained with."""
+        """Remove the queries that are only used in training."""
         self.forget_one_to_many("content", "position")
 
 
 class LearnedAnchors(QuerySource):
-    """An anchor box for each query (DAB-DETR, section 4.1), whose content leaves the last channel to the
-    mark of denoising queries (DN-DETR, arXiv 2203.01305, section 4.3).
+    """Learned anchor box for each query (DAB-DETR, section 4.1).
+
+    The last channel of the content is reserved for the indicator of denoising queries (DN-DETR, arXiv 2203.01305,
+    section 4.3).
 
     Args:
-        dim: width of queries.
-        num_queries, num_one_to_many: anchors; see :class:`QuerySource`.
-        num_patterns: each of the ``num_queries`` anchors is there once with each of so many learned patterns
-            (Anchor DETR, arXiv 2109.07107, section 3.3); 0 for once, without a pattern.
-        shared_content: one content for all queries (DN-DETR), or one for each (DN-DAB-Deformable-DETR).
+        dim: width of the queries.
+        num_queries, num_one_to_many: number of anchors; see :class:`QuerySource`.
+        num_patterns: number of learned patterns. Each of the ``num_queries`` anchors is used once with each pattern
+            (Anchor DETR, arXiv 2109.07107, section 3.3); 0 uses each anchor once without a pattern.
+        shared_content: all queries share one content (DN-DETR) instead of one per query (DN-DAB-Deformable-DETR).
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class LearnedAnchors(QuerySource):
         self.patterns = nn.Embedding(num_patterns, dim) if num_patterns else None
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """See :class:`QuerySource`; of ``memory`` only the number of images counts."""
+        """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
         anchors, content = self.anchors.weight[: self.total], self.content.weight[: self.total]
         content = nn.functional.pad(content, (0, 1)).expand(self.total, -1)
         if self.patterns is not None:
@@ -110,10 +114,10 @@ class LearnedAnchors(QuerySource):
         )
 
     def reparameterize(self) -> None:
-        """Drop the queries that are only trained with."""
+        """Remove the queries that are only used in training."""
         self.forget_one_to_many("anchors", *([] if self.shared_content else ["content"]))
 
 
 def _for_batch(rows: Tensor, tokens: Tensor) -> Tensor:
-    """(Q, C) -> (B, Q, C) for the images of ``tokens``."""
+    """Expand (Q, C) to (B, Q, C) for the images of ``tokens``."""
     return rows.expand(tokens.shape[0], -1, -1)

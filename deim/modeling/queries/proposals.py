@@ -10,19 +10,19 @@ from deim.structures.predictions import Predictions
 
 
 class RegionProposals(TwoStageSource):
-    """A box is predicted for every token; content and position of the queries are embeddings of the best.
+    """Queries from box predictions of all tokens: embeddings of the best boxes give content and position.
 
-    All tokens are supervised, as the group ``encoder``, whatever the class of an object: only the first
-    class's logit counts as a token's score.
+    All tokens are supervised as the group ``encoder``, independent of the class of an object. Only the logit of the
+    first class counts as a token's score.
 
     Args:
         dim, num_classes, num_queries, activation, num_one_to_many, anchor_size: see :class:`TwoStageSource`.
-        mixed_selection: the content is learned, and only the position comes from the box (DINO, section 3.4;
-            H-DETR's "tricks").
+        mixed_selection: learn the content and compute only the position from the box (DINO, section 3.4; H-DETR's
+            "tricks").
     """
 
     gives_positions = True
-    # Scores are told from their place and not from a class: other classes do not move them.
+    # The score is the first logit, not the score of a class, so it keeps its position for other classes.
     scores_are_of_classes = False
 
     def __init__(
@@ -42,7 +42,7 @@ class RegionProposals(TwoStageSource):
         nn.init.xavier_uniform_(self.box_projection.weight)
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """See :class:`TwoStageSource`."""
+        """Return the queries; see :class:`TwoStageSource`."""
         tokens, anchors, valid = self.candidates(memory)
         tokens, logits = self.score(tokens, valid)
         best = self.best(logits[..., 0])
@@ -62,10 +62,10 @@ class RegionProposals(TwoStageSource):
         return self._embed(references).chunk(2, dim=-1)[0]
 
     def _embed(self, references: Tensor) -> Tensor:
-        """(B, Q, 4) box logits -> (B, Q, 2 * dim) position and content."""
+        """Map (B, Q, 4) box logits to (B, Q, 2 * dim) position and content."""
         sines = sine_embedding(references.sigmoid(), self.box_projection.in_features // 4)
         return self.box_norm(self.box_projection(sines.to(self.box_projection.weight.dtype)))
 
     def reparameterize(self) -> None:
-        """Drop the queries that are only trained with."""
+        """Remove the queries that are only used in training."""
         self.forget_one_to_many(*([] if self.content is None else ["content"]))

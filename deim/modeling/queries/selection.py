@@ -16,20 +16,20 @@ from deim.structures.predictions import Predictions
 
 
 class TwoStageSource(QuerySource):
-    """Base of sources that score every encoder token and predict boxes from the best ones.
+    """Base class of sources that score every encoder token and predict boxes from the best tokens.
 
-    The next best ones after the first ``num_queries`` are the one-to-many queries of training.
+    In training, the best tokens after the first ``num_queries`` are the one-to-many queries.
 
     Args:
-        dim: of the queries.
+        dim: width of the queries.
         num_classes: K.
-        activation: of the box head.
-        anchor_size: the boxes that are corrected begin with this side, relative to the image, on the finest
-            map, and with twice the size on each coarser one. A model that learns from random weights begins
-            sooner if it is that of the data's objects.
+        num_queries, num_one_to_many: see :class:`QuerySource`.
+        activation: activation of the box head.
+        anchor_size: side of the anchor boxes on the finest map, relative to the image; doubled on each coarser map.
+            A model trained from random weights converges faster if this is the size of the objects.
 
     Raises:
-        ValueError: ``anchor_size`` is not between 0 and 1.
+        ValueError: if ``anchor_size`` is not between 0 and 1.
     """
 
     scores_are_of_classes = True
@@ -54,11 +54,14 @@ class TwoStageSource(QuerySource):
         nn.init.xavier_uniform_(self.projection.weight)
 
     def candidates(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, S, dim), anchors (1 or B, S, 4), as logits, and which of them are valid (1 or B, S, 1): all that
-        may become queries; tokens on padding are never valid.
+        """Return the tokens that can become queries, their anchors and the mask of valid tokens.
+
+        Returns:
+            tokens (B, S, dim), anchors (1 or B, S, 4) as logits, and the mask (1 or B, S, 1); tokens on padding are
+            invalid.
 
         Raises:
-            ValueError: there are fewer tokens than queries.
+            ValueError: if there are fewer tokens than queries.
         """
         count = memory.tokens.shape[1]
         if count < self.num_queries:
@@ -69,28 +72,28 @@ class TwoStageSource(QuerySource):
         return memory.tokens, *generate_anchors(memory, self.anchor_size)
 
     def score(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Candidates (B, N, dim), which of them are valid -> the content of queries (B, N, dim), logits (B, N, K)."""
+        """Return query content (B, N, dim) and logits (B, N, K) of tokens (B, N, dim) with a mask of valid tokens."""
         content = self.norm(self.projection(valid.to(tokens.dtype) * tokens))
         return content, self.score_head(content)
 
     def anchors(self, spatial_shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
-        """The anchors of unpadded maps of these (height, width): (1, S, 4) logits, and which are valid (1, S, 1)."""
+        """Return anchors (1, S, 4), as logits, and the mask (1, S, 1) for unpadded maps with these (height, width)."""
         return anchors_of_whole_maps(spatial_shapes, torch.device("cpu"), self.anchor_size)
 
     def best(self, scores: Tensor) -> Tensor:
-        """(B, S) -> (B, N, 1) indices of the best, best first; N includes the one-to-many queries."""
+        """Return the (B, N, 1) indices of the best of (B, S) scores, best first; N includes one-to-many queries."""
         return scores.topk(min(self.total, scores.shape[1]), dim=1).indices[..., None]
 
 
 class QuerySelection(TwoStageSource):
-    """The best tokens are the content of the queries, and boxes are predicted for them alone (RT-DETR, D-FINE)."""
+    """Queries whose content are the best tokens; boxes are predicted for these only (RT-DETR, D-FINE)."""
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """See :class:`TwoStageSource`.
+        """Select the queries; see :class:`TwoStageSource`.
 
         Returns:
-            the best tokens, without gradient; as the group ``encoder``, with gradient, what the first
-            ``num_queries`` were chosen by and the boxes predicted for them.
+            queries without gradient; and as the group ``encoder``, with gradient, the selection logits and predicted
+            boxes of the first ``num_queries``.
         """
         tokens, anchors, valid = self.candidates(memory)
         best = self._choose(tokens, valid)
@@ -103,16 +106,16 @@ class QuerySelection(TwoStageSource):
 
     @torch.no_grad()
     def _choose(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """(B, N, 1) indices of the best tokens.
+        """Return the (B, N, 1) indices of the best tokens.
 
-        Those are scored once more, with gradients, which all others do without: a token in thirty is chosen of a
-        large image's.
+        Scores are computed here without gradients; the caller recomputes those of the selected tokens with gradients.
+        This is cheaper because only one token in thirty of a large image is selected.
         """
-        with casting_anew(tokens.device.type):  # up to torch 2.9, weights cast here would be kept without gradients
+        with casting_anew(tokens.device.type):  # up to torch 2.9, autocast would cache these weights without gradients
             _, logits = self.score(tokens, valid)
         return self.best(logits.amax(dim=-1))
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of (1 or B, S, C) at (B, N, 1) -> (B, N, C)."""
+    """Select rows of (1 or B, S, C) at the indices (B, N, 1) -> (B, N, C)."""
     return x.expand(index.shape[0], -1, -1).gather(1, index.expand(-1, -1, x.shape[-1]))

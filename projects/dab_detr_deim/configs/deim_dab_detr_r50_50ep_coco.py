@@ -1,6 +1,6 @@
-"""DEIM on detrex's DAB-DETR, R50, on COCO, 50 epochs. Trained by nobody yet.
+"""DEIM on detrex's DAB-DETR, R50, on COCO, 50 epochs. No results exist yet.
 
-Needs a checkout of detrex on PYTHONPATH.
+Requires a checkout of detrex on PYTHONPATH.
 """
 
 from deim.config import get_detrex_config, with_deim_criterion, with_iterations

@@ -1,4 +1,4 @@
-"""Two-stage Deformable DETR, made small, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
+"""Two-stage Deformable DETR at reduced size on ``deim_shapes``: trains from random weights on a CPU in minutes."""
 
 from deim.config import with_iterations, without_dense_o2o
 
@@ -12,7 +12,7 @@ schedule.epochs = 16
 schedule.eval_epochs = schedule.checkpoint_epochs = 7
 schedule.dense_epochs = [0, 0]
 
-# strides 8 and 16, a narrow encoder and a shallow decoder
+# Strides 8 and 16, a narrow encoder and a shallow decoder.
 model.num_classes = 6
 model.backbone.depth = 18
 model.backbone.weights = ""

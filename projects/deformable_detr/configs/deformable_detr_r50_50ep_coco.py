@@ -1,6 +1,6 @@
 """Deformable DETR, R50, on COCO, 50 epochs.
 
-Published: 44.5 AP, from a backbone of ImageNet, on V100 for 325 GPU hours.
+Published: 44.5 AP, from an ImageNet backbone, on V100 for 325 GPU hours.
 
     deim train --config-file deformable_detr/deformable_detr_r50_50ep_coco --num-gpus 8
 """

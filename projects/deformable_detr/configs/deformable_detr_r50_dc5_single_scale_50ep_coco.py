@@ -1,6 +1,6 @@
 """Deformable DETR on one feature map of stride 16 (DC5), R50, on COCO, 50 epochs.
 
-Published: 41.5 AP, from a backbone of ImageNet, on V100 for 215 GPU hours.
+Published: 41.5 AP, from an ImageNet backbone, on V100 for 215 GPU hours.
 
     deim train --config-file deformable_detr/deformable_detr_r50_dc5_single_scale_50ep_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """Deformable DETR with iterative box refinement, R50, on COCO, 50 epochs.
 
-Published: 46.2 AP, from a backbone of ImageNet, on V100 for 325 GPU hours.
+Published: 46.2 AP, from an ImageNet backbone, on V100 for 325 GPU hours.
 
     deim train --config-file deformable_detr/deformable_detr_r50_refine_50ep_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
-"""Deformable DETR on the coarsest feature map alone, R50, on COCO, 50 epochs.
+"""Deformable DETR on the coarsest feature map only, R50, on COCO, 50 epochs.
 
-Published: 39.4 AP, from a backbone of ImageNet, on V100 for 160 GPU hours.
+Published: 39.4 AP, from an ImageNet backbone, on V100 for 160 GPU hours.
 
     deim train --config-file deformable_detr/deformable_detr_r50_single_scale_50ep_coco --num-gpus 8
 """

@@ -1,4 +1,4 @@
-"""DEIM on two-stage Deformable DETR, R50, on COCO, 50 epochs. Trained by nobody yet."""
+"""DEIM on two-stage Deformable DETR, R50, on COCO, 50 epochs. No results exist yet."""
 
 from deim.config import with_deim_loss, with_dense_o2o
 

@@ -1,6 +1,6 @@
 """DEIM-D-FINE-L on COCO, 58 epochs.
 
-Published: 54.7 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 54.7 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_dfine/deim_dfine_l_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """DEIM-D-FINE-M on COCO, 102 epochs.
 
-Published: 52.7 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 52.7 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_dfine/deim_dfine_m_coco --num-gpus 8
 """
@@ -18,7 +18,7 @@ dataloader.train.mapper.multi_scale_repeat = 6
 
 optimizer.lr = 4e-4
 optimizer.weight_decay = 1e-4
-# In this order: the backbone's norms learn at the full rate, without decay.
+# The order matters: the backbone's norms have the full learning rate and no weight decay.
 optimizer.params.rules = dict(
     undecayed=dict(pattern=r"norm", weight_decay=0.0),
     backbone=dict(pattern=r"^backbone\.", lr=4e-5),

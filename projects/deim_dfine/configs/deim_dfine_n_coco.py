@@ -1,6 +1,6 @@
 """DEIM-D-FINE-N on COCO, 160 epochs at a constant learning rate.
 
-Published: 43.0 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 43.0 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_dfine/deim_dfine_n_coco --num-gpus 8
 """

@@ -1,4 +1,4 @@
-"""DEIM-D-FINE-N, made smaller, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
+"""DEIM-D-FINE-N at reduced size on ``deim_shapes``: trains from random weights on a CPU in minutes."""
 
 from deim.config import with_iterations
 
@@ -19,12 +19,12 @@ for split, loader in (("train", dataloader.train), ("val", dataloader.test)):
     loader.dataset.names = f"deim_shapes_{split}"
     loader.dataset.json_file = f"datasets/deim_shapes/annotations/instances_{split}.json"
     loader.dataset.image_root = f"datasets/deim_shapes/{split}"
-# The objects are small already: no zooming out, and mosaics that do not shrink them further.
+# The objects are small: no zoom-out augmentation, and mosaics that do not shrink them further.
 dataloader.train.mapper.strong = []
 dataloader.train.mapper.mosaic.tile_size = 64
 dataloader.train.mapper.mosaic.scale = (1.0, 1.5)
 
-# strides 8 and 16, narrower and shallower than N
+# Strides 8 and 16, narrower and shallower than N.
 model.num_classes = 6
 model.num_detections = 100
 model.backbone.weights = ""
@@ -36,8 +36,8 @@ model.decoder.num_layers = 2
 model.decoder.layer.num_points = [4, 4]
 model.decoder.queries.num_queries = 50
 
-# From random weights: anchors as large as the objects, a high rate reached slowly, and Dense O2O once the first objects
-# are found (docs/small_data.md).
+# For random weights: anchors of the objects' size, a high learning rate with long warm-up, and Dense O2O only after the
+# model detects the first objects (docs/small_data.md).
 model.decoder.queries.anchor_size = 0.15
 optimizer.lr = 2e-3
 optimizer.params.rules.backbone.lr = 2e-3
@@ -49,7 +49,7 @@ schedule.no_aug_epochs = 2
 schedule.final_from_best = True
 schedule.lr_gamma = 0.05
 schedule.warmup_iters = 200
-# The final epochs start from the best weights that were evaluated: the last evaluation comes right before them.
+# The final epochs start from the best evaluated weights, so an evaluation takes place directly before them.
 schedule.eval_epochs = 8
 schedule.checkpoint_epochs = 8
 

@@ -1,6 +1,6 @@
 """DEIM-D-FINE-S on COCO, 132 epochs.
 
-Published: 49.0 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 49.0 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_dfine/deim_dfine_s_coco --num-gpus 8
 """

@@ -1,4 +1,4 @@
-"""DEIM-D-FINE-S on CrowdHuman, with COCO's schedule; to fine-tune, give ``train.init_checkpoint``."""
+"""DEIM-D-FINE-S on CrowdHuman, with COCO's schedule; set ``train.init_checkpoint`` to fine-tune."""
 
 from deim.config import get_config, with_datasets, with_iterations
 

@@ -1,6 +1,6 @@
 """DEIM-D-FINE-X on COCO, 58 epochs.
 
-Published: 56.5 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 56.5 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_dfine/deim_dfine_x_coco --num-gpus 8
 """

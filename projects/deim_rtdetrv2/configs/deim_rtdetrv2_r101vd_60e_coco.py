@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R101 on COCO, 60 epochs.
 
-Published: 55.5 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 55.5 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R18 on COCO, 120 epochs at one scale.
 
-Published: 49.0 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 49.0 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco --num-gpus 8
 """

@@ -1,4 +1,4 @@
-"""DEIM-RT-DETRv2-R18, made smaller, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
+"""DEIM-RT-DETRv2-R18 at reduced size on ``deim_shapes``: trains from random weights on a CPU in minutes."""
 
 from deim.config import with_iterations
 
@@ -10,7 +10,7 @@ train.output_dir = "output/deim_rtdetrv2_r18vd_shapes"
 schedule.epochs = 16
 schedule.eval_epochs = schedule.checkpoint_epochs = 7
 
-# strides 8 and 16, a narrow encoder and a shallow decoder
+# Strides 8 and 16, a narrow encoder and a shallow decoder.
 model.num_classes = 6
 model.num_detections = 100
 model.backbone.weights = ""

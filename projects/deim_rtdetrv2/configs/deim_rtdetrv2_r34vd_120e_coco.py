@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R34 on COCO, 120 epochs.
 
-Published: 50.9 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 50.9 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r34vd_120e_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """DEIM-RT-DETRv2-R50 on COCO, 60 epochs.
 
-Published: 54.3 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 54.3 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """D-FINE-L on COCO, 80 epochs.
 
-Published: 54.0 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 54.0 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file dfine/dfine_l_coco --num-gpus 8
 """

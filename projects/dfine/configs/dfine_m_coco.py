@@ -1,6 +1,6 @@
 """D-FINE-M on COCO, 132 epochs.
 
-Published: 52.3 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 52.3 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file dfine/dfine_m_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """D-FINE-N on COCO, 160 epochs.
 
-Published: 42.8 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 42.8 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file dfine/dfine_n_coco --num-gpus 8
 """

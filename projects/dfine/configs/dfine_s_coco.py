@@ -1,6 +1,6 @@
 """D-FINE-S on COCO, 132 epochs.
 
-Published: 48.5 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 48.5 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file dfine/dfine_s_coco --num-gpus 8
 """

@@ -1,4 +1,4 @@
-"""D-FINE-S on Objects365, 36 epochs, to be fine-tuned on another data set."""
+"""D-FINE-S on Objects365, 36 epochs, for fine-tuning on another dataset."""
 
 from deim.config import get_config, with_datasets, with_iterations
 

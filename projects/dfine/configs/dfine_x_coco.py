@@ -1,6 +1,6 @@
 """D-FINE-X on COCO, 80 epochs.
 
-Published: 55.8 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 55.8 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file dfine/dfine_x_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
-"""DEIM on detrex's DINO, R50, four scales, on COCO, 12 epochs. Trained by nobody yet.
+"""DEIM on detrex's DINO, R50, four scales, on COCO, 12 epochs. No results exist yet.
 
-Needs a checkout of detrex on PYTHONPATH.
+Requires a checkout of detrex on PYTHONPATH.
 """
 
 from deim.config import get_config, get_detrex_config, with_deim_criterion, with_dense_o2o, with_iterations
@@ -16,7 +16,7 @@ train = get_config("common/train.py").train
 
 train.output_dir = "output/deim_dino_r50_4scale_12ep_coco"
 train.model_ema.enabled = False
-# the backbone that detrex starts from
+# The pretrained backbone of detrex's recipe.
 train.init_checkpoint = _dino.train.init_checkpoint
 model.device = "${train.device}"
 

@@ -1,4 +1,4 @@
-"""DEIM on DN-DAB-Deformable-DETR (v2), R50, on COCO, 24 epochs. Trained by nobody yet."""
+"""DEIM on DN-DAB-Deformable-DETR (v2), R50, on COCO, 24 epochs. No results exist yet."""
 
 from deim.config import with_deim_loss, with_dense_o2o
 

@@ -1,4 +1,4 @@
-"""DN-DAB-Deformable-DETR, made small, on ``deim_shapes``: from random weights, on a CPU, in minutes."""
+"""DN-DAB-Deformable-DETR at reduced size on ``deim_shapes``: trains from random weights on a CPU in minutes."""
 
 from deim.config import with_iterations
 
@@ -13,7 +13,7 @@ from .dn_deformable_detr_r50_50ep_coco import model
 
 train.output_dir = "output/dn_deformable_detr_r18_shapes"
 
-# strides 8 and 16, a narrow encoder and a shallow decoder
+# Strides 8 and 16, a narrow encoder and a shallow decoder.
 model.num_classes = 6
 model.num_detections = 100
 model.backbone.depth = 18
@@ -29,7 +29,7 @@ model.decoder.num_layers = 3
 model.decoder.layer.num_points = [4, 4]
 model.decoder.queries.num_queries = 50
 
-# Learned anchors take longer to spread than selected tokens.
+# Learned anchors need more training than selected tokens to spread over the image.
 optimizer.lr = 1.5e-3
 schedule.epochs = 24
 schedule.flat_epochs = 14

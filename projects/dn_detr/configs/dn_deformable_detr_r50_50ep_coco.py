@@ -1,6 +1,6 @@
 """DN-DAB-Deformable-DETR (v2: deformable attention in encoder and decoder), R50, on COCO, 50 epochs.
 
-Published: 49.5 AP, from a backbone of ImageNet, on 4 to 8 A100.
+Published: 49.5 AP, from an ImageNet backbone, on 4 to 8 A100.
 
     deim train --config-file dn_detr/dn_deformable_detr_r50_50ep_coco --num-gpus 8
 """

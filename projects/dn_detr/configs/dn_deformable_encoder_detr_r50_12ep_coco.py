@@ -1,6 +1,6 @@
 """DN-DAB-Deformable-DETR with deformable attention in the encoder only, R50, on COCO, 12 epochs.
 
-Published: 43.4 AP, from a backbone of ImageNet, on 16 GPUs.
+Published: 43.4 AP, from an ImageNet backbone, on 16 GPUs.
 
     deim train --config-file dn_detr/dn_deformable_encoder_detr_r50_12ep_coco --num-gpus 8
 """

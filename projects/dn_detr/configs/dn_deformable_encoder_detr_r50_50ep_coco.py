@@ -1,6 +1,6 @@
 """DN-DAB-Deformable-DETR with deformable attention in the encoder only, R50, on COCO, 50 epochs.
 
-Published: 48.6 AP, from a backbone of ImageNet, on 16 GPUs.
+Published: 48.6 AP, from an ImageNet backbone, on 16 GPUs.
 
     deim train --config-file dn_detr/dn_deformable_encoder_detr_r50_50ep_coco --num-gpus 8
 """
@@ -15,7 +15,7 @@ train.output_dir = "output/dn_deformable_encoder_detr_r50_50ep_coco"
 
 model.backbone.out_features = ["res3", "res4", "res5"]
 model.encoder = L(DeformableEncoder.for_backbone)(
-    # None: all features of the backbone
+    # None uses all features of the backbone.
     in_features=None,
     in_channels=None,
     dim=256,
@@ -29,6 +29,6 @@ model.encoder = L(DeformableEncoder.for_backbone)(
     temperature=20.0,
     position_offset=0.0,
 )
-# each map is attended to by itself
+# Each map has separate cross-attention.
 model.decoder.layer.num_levels = "${...encoder.num_levels}"
 model.decoder.queries.num_patterns = 3

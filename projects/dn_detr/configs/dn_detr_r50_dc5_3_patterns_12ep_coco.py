@@ -1,6 +1,6 @@
 """DN-DETR with three patterns for each anchor, R50-DC5, on COCO, 12 epochs.
 
-Published: 41.7 AP, from a backbone of ImageNet, on 8 GPUs.
+Published: 41.7 AP, from an ImageNet backbone, on 8 GPUs.
 
     deim train --config-file dn_detr/dn_detr_r50_dc5_3_patterns_12ep_coco --num-gpus 8
 """

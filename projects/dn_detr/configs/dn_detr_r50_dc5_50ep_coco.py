@@ -1,6 +1,6 @@
 """DN-DETR, R50-DC5, on COCO, 50 epochs.
 
-Published: 46.3 AP, from a backbone of ImageNet, on 8 GPUs.
+Published: 46.3 AP, from an ImageNet backbone, on 8 GPUs.
 
     deim train --config-file dn_detr/dn_detr_r50_dc5_50ep_coco --num-gpus 8
 """

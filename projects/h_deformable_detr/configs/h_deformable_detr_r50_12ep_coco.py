@@ -1,6 +1,6 @@
-"""H-Deformable-DETR with tricks, R50, on COCO, 12 epochs.
+"""H-Deformable-DETR with the "tricks" of its authors, R50, on COCO, 12 epochs.
 
-Published: 48.7 AP, from a backbone of ImageNet, on 8 GPUs.
+Published: 48.7 AP, from an ImageNet backbone, on 8 GPUs.
 
     deim train --config-file h_deformable_detr/h_deformable_detr_r50_12ep_coco --num-gpus 8
 """
@@ -22,7 +22,7 @@ dataloader.train.total_batch_size = 16
 
 model = with_hybrid_branch(model, num_queries=1500, repeats=6, weight=1.0)
 model.encoder.dim_feedforward = 2048
-# the tricks
+# The "tricks" of H-Deformable-DETR's authors.
 model.encoder.dropout = 0.0
 model.decoder.queries.mixed_selection = True
 model.decoder.refinement.look_forward_twice = True

@@ -1,6 +1,6 @@
-"""H-Deformable-DETR with tricks, R50, on COCO, 36 epochs.
+"""H-Deformable-DETR with the "tricks" of its authors, R50, on COCO, 36 epochs.
 
-Published: 50.0 AP, from a backbone of ImageNet, on 8 GPUs.
+Published: 50.0 AP, from an ImageNet backbone, on 8 GPUs.
 
     deim train --config-file h_deformable_detr/h_deformable_detr_r50_36ep_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
-"""H-Deformable-DETR with tricks, Swin-L, on COCO, 12 epochs.
+"""H-Deformable-DETR with the "tricks" of its authors, Swin-L, on COCO, 12 epochs.
 
-Published: 55.9 AP, from a backbone of ImageNet-22k, on 8 GPUs.
+Published: 55.9 AP, from an ImageNet-22k backbone, on 8 GPUs.
 
     deim train --config-file h_deformable_detr/h_deformable_detr_swin_large_12ep_coco --num-gpus 8
 """

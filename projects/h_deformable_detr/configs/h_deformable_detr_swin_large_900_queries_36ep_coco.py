@@ -1,6 +1,6 @@
-"""H-Deformable-DETR with tricks, Swin-L, 900 queries, on COCO, 36 epochs.
+"""H-Deformable-DETR with the "tricks" of its authors, Swin-L, 900 queries, on COCO, 36 epochs.
 
-Published: 57.4 AP, from a backbone of ImageNet-22k, on 8 GPUs.
+Published: 57.4 AP, from an ImageNet-22k backbone, on 8 GPUs.
 
     deim train --config-file h_deformable_detr/h_deformable_detr_swin_large_900_queries_36ep_coco --num-gpus 8
 """

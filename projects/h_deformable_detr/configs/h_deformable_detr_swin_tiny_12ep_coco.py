@@ -1,6 +1,6 @@
-"""H-Deformable-DETR with tricks, Swin-T, on COCO, 12 epochs.
+"""H-Deformable-DETR with the "tricks" of its authors, Swin-T, on COCO, 12 epochs.
 
-Published: 50.6 AP, from a backbone of ImageNet, on 8 GPUs.
+Published: 50.6 AP, from an ImageNet backbone, on 8 GPUs.
 
     deim train --config-file h_deformable_detr/h_deformable_detr_swin_tiny_12ep_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
-"""H-Deformable-DETR with tricks, Swin-T, on COCO, 36 epochs.
+"""H-Deformable-DETR with the "tricks" of its authors, Swin-T, on COCO, 36 epochs.
 
-Published: 53.2 AP, from a backbone of ImageNet, on 8 GPUs.
+Published: 53.2 AP, from an ImageNet backbone, on 8 GPUs.
 
     deim train --config-file h_deformable_detr/h_deformable_detr_swin_tiny_36ep_coco --num-gpus 8
 """

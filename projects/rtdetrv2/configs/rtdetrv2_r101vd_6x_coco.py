@@ -1,6 +1,6 @@
 """RT-DETRv2-R101 on COCO, 72 epochs.
 
-Published: 54.3 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 54.3 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file rtdetrv2/rtdetrv2_r101vd_6x_coco --num-gpus 8
 """

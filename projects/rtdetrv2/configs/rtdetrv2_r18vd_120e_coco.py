@@ -1,6 +1,6 @@
 """RT-DETRv2-R18 on COCO, 120 epochs at one scale.
 
-Published: 48.1 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 48.1 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file rtdetrv2/rtdetrv2_r18vd_120e_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """RT-DETRv2-R34 on COCO, 120 epochs.
 
-Published: 49.9 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 49.9 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file rtdetrv2/rtdetrv2_r34vd_120e_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
 """RT-DETRv2-R50 on COCO, 72 epochs.
 
-Published: 53.4 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 53.4 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file rtdetrv2/rtdetrv2_r50vd_6x_coco --num-gpus 8
 """

@@ -1,6 +1,6 @@
-"""RT-DETRv2-R50-m on COCO, 84 epochs: a narrower encoder, and half of the decoder layers in evaluation.
+"""RT-DETRv2-R50-m on COCO, 84 epochs: a narrower encoder, and half of the decoder layers for inference.
 
-Published: 51.9 AP, from a backbone of ImageNet, on 4 GPUs.
+Published: 51.9 AP, from an ImageNet backbone, on 4 GPUs.
 
     deim train --config-file rtdetrv2/rtdetrv2_r50vd_m_7x_coco --num-gpus 8
 """
