@@ -1,4 +1,4 @@
-"""Saving and loading of runs."""
+"""Saving and loading of checkpoints."""
 
 import logging
 import pickle
@@ -9,7 +9,7 @@ from fvcore.common.checkpoint import Checkpointer
 
 
 class DetectionCheckpointer(Checkpointer):
-    """The checkpointer of fvcore with detectron2's path manager. Only the main process writes."""
+    """fvcore's checkpointer with detectron2's path manager. Only rank 0 writes."""
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, **checkpointables):
         """Create the checkpointer.
@@ -17,8 +17,8 @@ class DetectionCheckpointer(Checkpointer):
         Args:
             model: the model.
             save_dir: folder of the checkpoints.
-            save_to_disk: whether this process writes; by default whether it is the main process.
-            checkpointables: other objects with ``state_dict`` and ``load_state_dict``.
+            save_to_disk: whether this rank writes; by default only rank 0 does.
+            checkpointables: further objects with ``state_dict`` and ``load_state_dict``.
         """
         main = comm.is_main_process()
         super().__init__(
@@ -30,14 +30,14 @@ class DetectionCheckpointer(Checkpointer):
         """Load a checkpoint.
 
         Args:
-            path: path of the file; nothing is loaded if it is empty.
+            path: path of the file; if it is empty, nothing is loaded.
 
         Returns:
-            What the file holds apart from the model and the checkpointables.
+            The content of the file apart from the model and the checkpointables.
 
         Raises:
-            NotImplementedError: If the names of its tensors have to be matched by detectron2's heuristics.
-            ValueError: If the path ends with a query.
+            NotImplementedError: if the tensor names must be matched by detectron2's heuristics.
+            ValueError: if the path ends with a query.
         """
         logging.getLogger(__name__).info(f"[DetectionCheckpointer] Loading from {path} ...")
         if path and "?" in str(path):
@@ -47,7 +47,7 @@ class DetectionCheckpointer(Checkpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, f):
-        """Return a checkpoint as a dict with the entry ``model``. A plain state dict becomes this entry."""
+        """Read a checkpoint as a dict with the entry ``model``; a plain state dict becomes this entry."""
         if f.endswith(".pyth"):
             raise _unsupported(f)
         if f.endswith(".pkl"):
@@ -67,10 +67,10 @@ class DetectionCheckpointer(Checkpointer):
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)
         buffers = dict(self.model.named_buffers(recurse=False))
-        # The config has their values.
+        # The config defines their values.
         constants = {"pixel_mean", "pixel_std"} & set(buffers)
         incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in constants]
-        # Earlier versions of detectron2 saved these.
+        # Earlier versions of detectron2 saved these buffers.
         anchors = "anchor_generator.cell_anchors"
         incompatible.unexpected_keys[:] = [key for key in incompatible.unexpected_keys if anchors not in key]
         return incompatible

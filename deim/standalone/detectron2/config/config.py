@@ -1,4 +1,4 @@
-"""Yacs configs: the node class, its defaults, and classes that are built from it."""
+"""Yacs configs: the node class, its defaults, and the ``configurable`` decorator."""
 
 import functools
 import inspect
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 
 class CfgNode(_CfgNode):
-    """A yacs node whose files are opened by the path manager."""
+    """A yacs node that opens files with the path manager."""
 
     @classmethod
     def _open_cfg(cls, filename):
@@ -23,9 +23,9 @@ class CfgNode(_CfgNode):
             allow_unsafe: whether the file may contain Python objects.
 
         Raises:
-            AssertionError: If the file does not exist, or is of a newer version.
-            KeyError: If the file has a key that this config lacks.
-            NotImplementedError: If the file is of an older version.
+            AssertionError: if the file does not exist, or has a newer config version.
+            KeyError: if the file has a key that this config lacks.
+            NotImplementedError: if the file has an older config version.
         """
         if not PathManager.isfile(cfg_filename):
             raise AssertionError(f"Config file '{cfg_filename}' does not exist!")
@@ -42,7 +42,7 @@ class CfgNode(_CfgNode):
 
 
 def get_cfg() -> CfgNode:
-    """Return a new config with those of detectron2's keys that every model reads."""
+    """Return a new config with the keys of detectron2 that every model reads."""
     cfg = CfgNode({"VERSION": 2, "OUTPUT_DIR": "./output", "SEED": -1})
     cfg.MODEL = CfgNode({"DEVICE": "cuda", "META_ARCHITECTURE": "GeneralizedRCNN", "WEIGHTS": ""})
     cfg.MODEL.PIXEL_MEAN = [103.530, 116.280, 123.675]
@@ -53,14 +53,14 @@ def get_cfg() -> CfgNode:
 
 
 def configurable(init_func=None, *, from_config=None):
-    """Allow a class or function to be called with a config in place of its arguments.
+    """Decorate ``__init__`` or a function so that it also accepts a config instead of its arguments.
 
     On ``__init__``, write ``@configurable``. The class then needs a classmethod ``from_config(cfg, ...)`` that returns
     the keyword arguments. On a function, write ``@configurable(from_config=...)``. Further keyword arguments of a call
-    replace those from the config.
+    override those from the config.
 
     Raises:
-        AssertionError: If it decorates anything else.
+        AssertionError: if the decorated object is neither.
     """
     if init_func is not None:
         if not inspect.isfunction(init_func) or from_config is not None or init_func.__name__ != "__init__":
@@ -106,7 +106,7 @@ def _has_config(args, kwargs) -> bool:
 
 
 def _arguments(from_config, args, kwargs) -> dict:
-    """Return the arguments that ``from_config`` makes of a config, with those that it does not take itself."""
+    """Return the keyword arguments from ``from_config``, and those of the call that ``from_config`` does not accept."""
     accepted = inspect.signature(from_config).parameters
     if next(iter(accepted), None) != "cfg":
         raise TypeError(f"{from_config.__qualname__} must take 'cfg' as the first argument!")

@@ -1,4 +1,4 @@
-"""Building the objects that a config describes."""
+"""Instantiation of the objects described by a config."""
 
 import collections.abc as abc
 import dataclasses
@@ -11,17 +11,17 @@ __all__ = ["instantiate"]
 
 
 def instantiate(cfg):
-    """Build the object that ``cfg`` describes by ``_target_`` and arguments, and those among its arguments.
+    """Call ``_target_`` of a config with its arguments, which are instantiated first, recursively.
 
     Args:
-        cfg: a mapping with ``_target_``, or a list of them.
+        cfg: a mapping with ``_target_``, or a list of such mappings.
 
     Returns:
-        What the target returns. ``cfg`` itself if it describes nothing.
+        The return value of the target, or ``cfg`` itself if it has no ``_target_``.
 
     Raises:
-        AssertionError: If ``_target_`` is not callable.
-        ImportError: If nothing can be imported at ``_target_``.
+        AssertionError: if ``_target_`` is not callable.
+        ImportError: if ``_target_`` cannot be imported.
     """
     if isinstance(cfg, ListConfig):
         return ListConfig([instantiate(item) for item in cfg], flags={"allow_objects": True})

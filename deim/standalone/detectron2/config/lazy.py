@@ -1,4 +1,4 @@
-"""Configs in Python. They describe calls that are made later."""
+"""Lazy configs: Python files that describe calls to be made later."""
 
 import ast
 import builtins
@@ -20,12 +20,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
 __all__ = ["LazyCall", "LazyConfig"]
 
-# The package of a config file begins with this prefix; relative imports in such packages go by file location.
+# Prefix of the package name of config files. Relative imports in such packages are resolved by file location.
 _CONFIG_PACKAGE = "detectron2._cfg_loader"
 
 
 class LazyCall:
-    """Describe a call. ``LazyCall(f)(a=1)`` is a config from which ``instantiate`` calls ``f(a=1)``."""
+    """A deferred call. ``LazyCall(f)(a=1)`` is a config for which ``instantiate`` calls ``f(a=1)``."""
 
     def __init__(self, target):
         if not (callable(target) or isinstance(target, (str, abc.Mapping))):
@@ -45,13 +45,14 @@ def _run_config(filename: str, imported: bool = False) -> dict:
     """Execute a config file.
 
     Args:
-        imported: whether another config imports it. Only then the file sees a name of its own, as with detectron2.
+        filename: path of the file.
+        imported: whether another config imports the file. Only then ``__name__`` of the file is set, as in detectron2.
 
     Returns:
         The namespace of the file.
 
     Raises:
-        SyntaxError: If the file is not valid Python.
+        SyntaxError: if the file is not valid Python.
     """
     with PathManager.open(filename) as f:
         source = f.read()
@@ -66,7 +67,7 @@ def _run_config(filename: str, imported: bool = False) -> dict:
 
 
 def _relative_file(importer: str, name: str, level: int) -> str:
-    """Return the path of the config file that a relative import names. Raises ImportError if there is none."""
+    """Return the path of the config file for a relative import. Raises ImportError if it does not exist."""
     folder = os.path.dirname(importer)
     for _ in range(level - 1):
         folder = os.path.dirname(folder)
@@ -83,7 +84,7 @@ def _relative_file(importer: str, name: str, level: int) -> str:
 
 @contextmanager
 def _config_imports():
-    """Let relative imports in config files go by file location, without a cache of modules."""
+    """Resolve relative imports of config files by file location within the context, without caching modules."""
     original = builtins.__import__
 
     def config_import(name, globals=None, locals=None, fromlist=(), level=0):
@@ -95,7 +96,7 @@ def _config_imports():
         module.__dict__.update(_run_config(path, imported=True))
         for wanted in fromlist or ():
             if wanted not in module.__dict__:
-                raise KeyError(f"{path} defines no {wanted!r}, which {globals['__file__']} imports")
+                raise KeyError(f"{path} does not define {wanted!r}, which {globals['__file__']} imports")
             module.__dict__[wanted] = _as_config(module.__dict__[wanted])
         return module
 
@@ -107,7 +108,7 @@ def _config_imports():
 
 
 class LazyConfig:
-    """Load, save and override configs."""
+    """Functions to load, save and override configs."""
 
     @staticmethod
     def load_rel(filename: str, keys: str | tuple[str, ...] | None = None):
@@ -123,13 +124,13 @@ class LazyConfig:
 
         Args:
             filename: path of the file.
-            keys: the name or names to return. By default, all values of a Python file that are configs are returned in
-                one DictConfig, and a YAML file as a whole.
+            keys: the name or names to return. By default, all configs of a Python file are returned in one DictConfig,
+                and a YAML file is returned completely.
 
         Raises:
-            KeyError: If the file, or a file that it imports from, does not define a name.
-            TypeError: If ``filename`` is not a string.
-            ValueError: If the file is of another type.
+            KeyError: if the file, or a file that it imports from, does not define a name.
+            TypeError: if ``filename`` is not a string.
+            ValueError: if the file is neither a Python nor a YAML file.
         """
         if not isinstance(filename, str):
             raise TypeError(f"The filename of a config must be a string, got {filename!r}")
@@ -154,10 +155,10 @@ class LazyConfig:
     def save(cfg, filename: str):
         """Write a config as YAML.
 
-        A config that YAML cannot write, or cannot load again, is pickled to ``<filename>.pkl``.
+        A config that cannot be written as YAML, or cannot be loaded again, is pickled to ``<filename>.pkl``.
 
         Raises:
-            MissingMandatoryValue: If a value is ``"???"``.
+            MissingMandatoryValue: if a value is ``"???"``.
         """
         logger = logging.getLogger(__name__)
         try:
@@ -186,16 +187,17 @@ class LazyConfig:
         """Set values in place.
 
         Args:
-            overrides: strings ``key.sub=value`` in the grammar of hydra.
+            cfg: the config.
+            overrides: strings ``key.sub=value`` in hydra's grammar.
 
         Returns:
             ``cfg``.
 
         Raises:
-            KeyError: If a key leads through a value that is not a config.
-            NotImplementedError: If an override deletes a key.
+            KeyError: if a key leads through a value that is not a config.
+            NotImplementedError: if an override deletes a key.
         """
-        # Programs that override nothing start faster without hydra.
+        # Import hydra only if needed: programs without overrides start faster.
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         for override in OverridesParser.create().parse_overrides(overrides):
@@ -239,10 +241,10 @@ def _pickle(cfg, filename: str) -> None:
 
 
 def _name_targets(node) -> None:
-    """Replace the callables in ``_target_`` by their dotted paths, in the whole tree."""
+    """Replace all callables in ``_target_`` by their dotted paths, recursively and in place."""
     if isinstance(node, DictConfig):
         if "_target_" in node and callable(node._target_):
-            with suppress(AttributeError):  # a callable without a name stays an object
+            with suppress(AttributeError):  # callables without a name are kept
                 node._target_ = _convert_target_to_string(node._target_)
         for value in node.values():
             _name_targets(value)

@@ -1,4 +1,4 @@
-"""Records of datasets, and the loader for evaluation."""
+"""Loading of dataset records, and the data loader for evaluation."""
 
 import functools
 import itertools
@@ -24,18 +24,18 @@ def get_detection_dataset_dicts(names, filter_empty=True, min_keypoints=0, propo
 
     Args:
         names: a name or a list of names.
-        filter_empty: whether images without annotations, or with crowds only, are left out.
-        min_keypoints: images with fewer visible keypoints are left out; 0 keeps all.
-        proposal_files: must be None; the bundled subset of detectron2 has no proposals.
-        check_consistency: whether the datasets must have the same classes. If so, the instances of each are logged.
+        filter_empty: whether to remove images without annotations or with only crowd annotations.
+        min_keypoints: images with fewer visible keypoints are removed; 0 keeps all.
+        proposal_files: must be None; the bundled subset of detectron2 does not support proposals.
+        check_consistency: whether to check that the datasets have the same classes and to log the instances per class.
 
     Returns:
-        The records. Datasets that are no lists but torch datasets are returned as they are, or joined.
+        The records. Torch datasets are returned unchanged, or concatenated.
 
     Raises:
-        AssertionError: If there is no name, a dataset is empty, no record is left, or the classes are not consistent.
-        KeyError: If a dataset is not registered.
-        NotImplementedError: If ``proposal_files`` is given.
+        AssertionError: if ``names`` or a dataset is empty, no record remains, or the classes are inconsistent.
+        KeyError: if a dataset is not registered.
+        NotImplementedError: if ``proposal_files`` is given.
     """
     names = [names] if isinstance(names, str) else names
     if not len(names):
@@ -77,7 +77,7 @@ def _with_keypoints(records: list[dict], least: int) -> list[dict]:
 
 
 def _check_classes(records: list[dict], names: list[str]) -> None:
-    """Log how many instances each class has, and check that all datasets have the same classes."""
+    """Log the number of instances of each class, and check that all datasets have the same classes."""
     classes = MetadataCatalog.get(names[0]).thing_classes
     for name in names:
         others = MetadataCatalog.get(name).get("thing_classes")
@@ -129,19 +129,19 @@ def build_detection_test_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> torchdata.DataLoader:
-    """Build a loader that reads a dataset once.
+    """Build a data loader that reads a dataset once.
 
     Args:
         dataset: a list of records, or a map-style dataset.
         mapper: a function that is applied to each entry, or None.
-        sampler: order of the entries. By default, each process reads a contiguous part of the dataset.
-        batch_size: entries per batch.
-        num_workers: processes that load.
-        collate_fn: a function that makes a batch of a list of entries. By default, the list is the batch.
+        sampler: sampler of the indices. By default, each rank reads a contiguous part of the dataset.
+        batch_size: number of entries per batch.
+        num_workers: number of worker processes.
+        collate_fn: function from a list of entries to a batch. By default, the list is the batch.
 
     Raises:
-        AssertionError: If the dataset is empty.
-        NotImplementedError: If the dataset is iterable only.
+        AssertionError: if the dataset is empty.
+        NotImplementedError: if the dataset is an IterableDataset.
     """
     if isinstance(dataset, torchdata.IterableDataset):
         raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""Datasets by name: how to load their records, and their metadata."""
+"""Catalogs of datasets by name: functions that load their records, and their metadata."""
 
 import logging
 import types
@@ -10,13 +10,13 @@ __all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
 
 
 class _DatasetCatalog(UserDict):
-    """The function that loads the records of each dataset, by the name of the dataset."""
+    """Catalog of {dataset name: function that loads its records}."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
         """Add a dataset.
 
         Raises:
-            AssertionError: If ``func`` is not callable, or the name is taken.
+            AssertionError: if ``func`` is not callable, or the name is already registered.
         """
         if not callable(func):
             raise AssertionError("You must register a function with `DatasetCatalog.register`!")
@@ -28,7 +28,7 @@ class _DatasetCatalog(UserDict):
         """Load the records of a dataset.
 
         Raises:
-            KeyError: If the dataset is not registered.
+            KeyError: if the dataset is not registered.
         """
         if name not in self:
             known = ", ".join(self) or "none"
@@ -50,11 +50,11 @@ class _DatasetCatalog(UserDict):
 
 
 class Metadata(types.SimpleNamespace):
-    """What is known of one dataset. An attribute can only be set again to the same value."""
+    """Metadata of one dataset. An attribute can only be set again to an equal value."""
 
     name: str = "N/A"
 
-    # Old name -> name, as in detectron2.
+    # Former name -> present name, as in detectron2.
     _RENAMED: ClassVar[dict[str, str]] = {
         "class_names": "thing_classes",
         "dataset_id_to_contiguous_id": "thing_dataset_id_to_contiguous_id",
@@ -100,13 +100,13 @@ class Metadata(types.SimpleNamespace):
 
 
 class _MetadataCatalog(UserDict):
-    """The metadata of each dataset, by the name of the dataset."""
+    """Catalog of {dataset name: metadata}."""
 
     def get(self, name: str) -> Metadata:
-        """Return the metadata of a dataset. They are created empty on first use.
+        """Return the metadata of a dataset, created empty on first use.
 
         Raises:
-            AssertionError: If the name is empty.
+            AssertionError: if the name is empty.
         """
         if not len(name):
             raise AssertionError("The name of a dataset must not be empty")
@@ -115,11 +115,11 @@ class _MetadataCatalog(UserDict):
         return self[name]
 
     def list(self) -> list[str]:
-        """Return the names of all datasets that have metadata."""
+        """Return the names of all datasets with metadata."""
         return list(self)
 
     def remove(self, name: str) -> None:
-        """Remove the metadata of a dataset. Raises KeyError if there are none."""
+        """Remove the metadata of a dataset. Raises KeyError if they do not exist."""
         self.pop(name)
 
     def __repr__(self) -> str:

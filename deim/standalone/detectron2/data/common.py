@@ -11,13 +11,13 @@ __all__ = ["DatasetFromList", "MapDataset"]
 
 
 class MapDataset(torchdata.Dataset):
-    """The entries of a dataset after ``map_func``. An entry that it maps to None is replaced by a random other one."""
+    """A dataset that applies ``map_func``. Entries mapped to None are replaced by other random entries."""
 
     def __init__(self, dataset, map_func):
         """Create the dataset.
 
         Raises:
-            NotImplementedError: If ``dataset`` is iterable only.
+            NotImplementedError: if ``dataset`` is an IterableDataset.
         """
         if isinstance(dataset, torchdata.IterableDataset):
             raise NotImplementedError(
@@ -31,7 +31,7 @@ class MapDataset(torchdata.Dataset):
         return len(self._dataset)
 
     def __getitem__(self, idx):
-        """Return an entry. Raises ValueError if ``map_func`` returns None for every entry."""
+        """Return an entry. Raises ValueError if ``map_func`` returns None for all entries."""
         place = int(idx)
         while (sample := self._map_func(self._dataset[place])) is None:
             self._usable.discard(place)
@@ -43,8 +43,8 @@ class MapDataset(torchdata.Dataset):
 class _PickledList:
     """A list whose entries are pickled into one array of bytes.
 
-    Forked workers share an array. Of a list of Python objects each worker would end up with a copy, because reading an
-    object changes its reference count.
+    Forked workers share the memory of an array. A list of Python objects would be copied in each worker, because
+    reading an object changes its reference count.
     """
 
     def __init__(self, entries):
@@ -68,13 +68,13 @@ class DatasetFromList(torchdata.Dataset):
 
         Args:
             lst: the entries.
-            copy: whether an entry is copied when it is read. Serialized entries are always new objects.
-            serialize: whether the entries are pickled into one array that forked workers share; or a function that
-                returns another container of the list.
+            copy: whether to copy an entry when it is read. Serialized entries are always new objects.
+            serialize: whether to pickle the entries into one array that forked workers share, or a function that
+                converts the list to another container.
 
         Raises:
-            TypeError: If ``serialize`` is neither a bool nor callable.
-            ValueError: If an empty list is serialized.
+            TypeError: if ``serialize`` is neither a bool nor callable.
+            ValueError: if an empty list is serialized.
         """
         if not isinstance(serialize, bool) and not callable(serialize):
             raise TypeError(f"serialize must be a bool or a function, got {serialize!r}")

@@ -8,22 +8,22 @@ __all__ = ["SizeMismatchError", "check_image_size", "read_image"]
 
 
 class SizeMismatchError(ValueError):
-    """An image has another size than its record states."""
+    """An image whose size differs from its dataset record."""
 
 
 def read_image(file_name, format=None):
-    """Read an image and turn it as its EXIF orientation says.
+    """Read an image and apply its EXIF orientation.
 
     Args:
         file_name: path of the image.
         format: a mode of PIL such as "RGB" or "L", or "BGR"; None keeps the mode of the file.
 
     Returns:
-        Array of shape (H, W, 3), (H, W, 1) for "L", or that of the mode; uint8 in most modes.
+        Array of shape (H, W, 3), (H, W, 1) for "L", or the shape of another mode; uint8 in most modes.
 
     Raises:
-        NotImplementedError: If the format is "YUV-BT.601".
-        ValueError: If PIL does not know the format.
+        NotImplementedError: if the format is "YUV-BT.601".
+        ValueError: if PIL does not know the format.
     """
     if format == "YUV-BT.601":
         raise NotImplementedError(
@@ -40,11 +40,11 @@ def read_image(file_name, format=None):
 
 
 def check_image_size(dataset_dict, image):
-    """Compare an image with the ``height`` and ``width`` of its record, and add them if both are missing.
+    """Check the size of an image against ``height`` and ``width`` of its record; add them if both are missing.
 
     Raises:
-        KeyError: If the record has only one of them.
-        SizeMismatchError: If they differ.
+        KeyError: if the record has only one of the two keys.
+        SizeMismatchError: if the sizes differ.
     """
     found = (image.shape[1], image.shape[0])
     if "width" not in dataset_dict and "height" not in dataset_dict:

@@ -1,4 +1,4 @@
-"""The command line and the set-up of training tools."""
+"""Command line and setup of training tools."""
 
 import argparse
 import logging
@@ -20,12 +20,12 @@ __all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "defa
 
 
 def create_ddp_model(model, *, fp16_compression=False, **kwargs):
-    """Wrap a model in DistributedDataParallel if there are several processes.
+    """Wrap a model in DistributedDataParallel if the world size is greater than 1.
 
     Args:
         model: the model.
-        fp16_compression: whether gradients are sent in float16.
-        kwargs: arguments of DistributedDataParallel. ``device_ids`` is by default the local rank.
+        fp16_compression: whether gradients are communicated in float16.
+        kwargs: arguments of DistributedDataParallel. ``device_ids`` defaults to the local rank.
     """
     if comm.get_world_size() == 1:
         return model
@@ -39,7 +39,7 @@ def create_ddp_model(model, *, fp16_compression=False, **kwargs):
 
 
 def default_argument_parser(epilog=None):
-    """Return the parser of the command line of training tools.
+    """Return the command-line parser of training tools.
 
     Args:
         epilog: text at the end of the help; by default examples.
@@ -57,7 +57,7 @@ def default_argument_parser(epilog=None):
     parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
     parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)")
-    # A port that depends on the user only: processes left over from an earlier run show themselves.
+    # The port depends only on the user, so that leftover processes of an earlier run cause a visible conflict.
     port = 49152 + hash(os.getuid() if hasattr(os, "getuid") else 1) % 16384
     parser.add_argument(
         "--dist-url",
@@ -71,12 +71,11 @@ def default_argument_parser(epilog=None):
 
 
 def default_setup(cfg, args):
-    """Prepare a run: create the output folder, log the environment and the config, save the config, and seed.
+    """Prepare a run: create the output folder, log environment and config, save the config, and seed the generators.
 
     Args:
-        cfg: a lazy config with ``train.output_dir``, ``train.seed`` and others, or a yacs config with ``OUTPUT_DIR``,
-            ``SEED`` and others.
-        args: the command line; ``config_file`` and ``eval_only`` are used.
+        cfg: a lazy config (``train.output_dir``, ``train.seed``, ...) or a yacs config (``OUTPUT_DIR``, ``SEED``, ...).
+        args: the parsed command line; ``config_file`` and ``eval_only`` are used.
     """
     output_dir = _first(cfg, "OUTPUT_DIR", "output_dir", "train.output_dir")
     if comm.is_main_process() and output_dir:
@@ -106,7 +105,7 @@ def default_setup(cfg, args):
 
 
 def _first(cfg, *keys: str, default=None):
-    """Return the value of the first key that a config has."""
+    """Return the value of the first of several keys that exists in a config."""
     if isinstance(cfg, CfgNode):
         cfg = OmegaConf.create(cfg.dump())
     missing = object()
@@ -124,7 +123,7 @@ def _save(cfg, path: str) -> None:
 
 
 def _set_float32_precision(precision: str) -> None:
-    """Set the precision of float32 products and convolutions on CUDA. "highest" forbids TF32."""
+    """Set the precision of float32 matrix products and convolutions on CUDA. "highest" disables TF32."""
     logger = logging.getLogger("detectron2")
     logger.info(f"Set fp32 precision to {precision}")
     if torch.cuda.is_available():
@@ -136,11 +135,11 @@ def _set_float32_precision(precision: str) -> None:
 
 
 def default_writers(output_dir: str, max_iter: int | None = None):
-    """Return the writers to the console, to ``metrics.json`` and to TensorBoard.
+    """Return the writers for the console, ``metrics.json`` and TensorBoard.
 
     Args:
-        output_dir: their folder, which is created.
-        max_iter: number of iterations, for the remaining time.
+        output_dir: output folder, created if needed.
+        max_iter: number of iterations, to estimate the remaining time.
     """
     PathManager.mkdirs(output_dir)
     return [

@@ -1,4 +1,4 @@
-"""The hooks of an ordinary run."""
+"""Standard training hooks."""
 
 import datetime
 import logging
@@ -27,7 +27,7 @@ def _clock(seconds: float) -> str:
 
 
 class IterationTimer(HookBase):
-    """Puts the seconds of each iteration in the storage, and logs the speed at the end."""
+    """Hook that writes the seconds of each iteration to the storage and logs the speed at the end."""
 
     def __init__(self, warmup_iter=3):
         self._warmup_iter = warmup_iter
@@ -66,17 +66,17 @@ class IterationTimer(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Lets writers write every ``period`` iterations and at the end."""
+    """Hook that calls event writers every ``period`` iterations and at the end."""
 
     def __init__(self, writers, period=20):
         """Create the hook.
 
         Args:
             writers: list of EventWriter.
-            period: iterations between two writes.
+            period: number of iterations between writes.
 
         Raises:
-            AssertionError: If an entry of ``writers`` is not an EventWriter.
+            AssertionError: if an entry of ``writers`` is not an EventWriter.
         """
         for writer in writers:
             if not isinstance(writer, EventWriter):
@@ -96,7 +96,7 @@ class PeriodicWriter(HookBase):
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Saves a checkpoint every ``period`` iterations and at the end."""
+    """Hook that saves a checkpoint every ``period`` iterations and at the end."""
 
     def before_train(self):
         self.max_iter = self.trainer.max_iter
@@ -106,15 +106,15 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class LRScheduler(HookBase):
-    """Steps the schedule after each iteration and puts the learning rate in the storage."""
+    """Hook that steps the scheduler after each iteration and writes the learning rate to the storage."""
 
     def __init__(self, optimizer=None, scheduler=None):
         """Create the hook.
 
         Args:
-            optimizer: by default that of the trainer.
-            scheduler: a scheduler of torch, or a ParamScheduler of fvcore as a multiplier of the initial rates; by
-                default that of the trainer.
+            optimizer: a torch optimizer; defaults to the trainer's.
+            scheduler: a torch scheduler, or an fvcore ParamScheduler as multiplier of the initial learning rates;
+                defaults to the trainer's.
         """
         self._optimizer, self._scheduler = optimizer, scheduler
 
@@ -134,7 +134,8 @@ class LRScheduler(HookBase):
     def get_best_param_group_id(optimizer):
         """Return the index of the parameter group whose learning rate is reported.
 
-        It is the group with the most parameters, or the first one of the most common rate if all have one parameter.
+        This is the group with the most parameters. If all groups have one parameter, it is the first group with the
+        most common learning rate.
         """
         groups = optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
@@ -158,20 +159,20 @@ class LRScheduler(HookBase):
 
 
 def _evaluates_after(hook_period: int, trainer) -> bool:
-    """Return whether an evaluation of this period follows the current iteration. The last one has its own."""
+    """Return True if a periodic evaluation follows the current iteration. The last iteration is handled separately."""
     done = trainer.iter + 1
     return hook_period > 0 and done % hook_period == 0 and done != trainer.max_iter
 
 
 class EvalHook(HookBase):
-    """Evaluates every ``eval_period`` iterations and at the end, and puts the results in the storage."""
+    """Hook that evaluates every ``eval_period`` iterations and at the end, and writes the results to the storage."""
 
     def __init__(self, eval_period, eval_function, eval_after_train=True):
         """Create the hook.
 
         Args:
-            eval_period: iterations between evaluations; 0 for none before the end.
-            eval_function: returns a nested dict of numbers, or None on processes that have none.
+            eval_period: number of iterations between evaluations; 0 evaluates only at the end.
+            eval_function: function that returns a nested dict of numbers, or None on ranks without results.
             eval_after_train: whether to evaluate at the end.
         """
         self._period, self._func, self._eval_after_train = eval_period, eval_function, eval_after_train
@@ -190,21 +191,21 @@ class EvalHook(HookBase):
                         f"[EvalHook] eval_function should return a nested dict of float. Got '{name}: {value}' instead."
                     ) from error
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
-        comm.synchronize()  # an evaluation on the main process may take long
+        comm.synchronize()  # evaluation on rank 0 may take long
 
     def after_step(self):
         if _evaluates_after(self._period, self.trainer):
             self._do_eval()
 
     def after_train(self):
-        # After a failure there is nothing to evaluate.
+        # Do not evaluate after a failure.
         if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
             self._do_eval()
-        del self._func  # may be a closure over the trainer
+        del self._func  # the function may reference the trainer
 
 
 class BestCheckpointer(HookBase):
-    """Saves ``<file_prefix>.pth`` whenever a metric in the storage is better than before.
+    """Hook that saves ``<file_prefix>.pth`` whenever a metric in the storage improves.
 
     Register it after the :class:`EvalHook` of the same period.
     """
@@ -220,14 +221,14 @@ class BestCheckpointer(HookBase):
         """Create the hook.
 
         Args:
-            eval_period: the period of the EvalHook.
-            checkpointer: saves the checkpoints.
-            val_metric: name of the scalar, such as "bbox/AP50".
-            mode: whether the "max" or the "min" is the best.
-            file_prefix: name of the file without its suffix.
+            eval_period: period of the EvalHook.
+            checkpointer: the checkpointer that saves the file.
+            val_metric: name of the metric, such as "bbox/AP50".
+            mode: "max" or "min", for metrics to maximize or to minimize.
+            file_prefix: file name without suffix.
 
         Raises:
-            AssertionError: If ``mode`` is unknown.
+            AssertionError: if ``mode`` is unknown.
         """
         if mode not in ("max", "min"):
             raise AssertionError(f'Mode "{mode}" to `BestCheckpointer` is unknown. It should be "max" or "min".')
@@ -262,7 +263,7 @@ class BestCheckpointer(HookBase):
 
     def _save(self, value: float, when: int) -> None:
         self._checkpointer.save(self._file_prefix, iteration=when)
-        # An infinite value is saved, but not remembered, as by detectron2.
+        # As in detectron2, an infinite value is saved, but does not become the best metric.
         if math.isfinite(value):
             self.best_metric, self.best_iter = value, when
 

@@ -1,4 +1,4 @@
-"""Starting of the processes of a run."""
+"""Launching of distributed runs."""
 
 import socket
 from datetime import timedelta
@@ -22,19 +22,19 @@ def _free_port() -> int:
 def launch(
     main_func, num_gpus_per_machine, num_machines=1, machine_rank=0, dist_url=None, args=(), timeout=DEFAULT_TIMEOUT
 ):  # fmt: skip
-    """Call a function in several processes. Call ``launch`` itself on every machine.
+    """Run a function on all ranks. ``launch`` must be called on every machine.
 
     Args:
-        main_func: the function. A single process runs it in place.
-        num_gpus_per_machine: processes per machine. They communicate by NCCL on GPUs, otherwise by gloo.
+        main_func: the function. With a world size of 1, it runs in this process.
+        num_gpus_per_machine: number of ranks per machine. They communicate by NCCL on GPUs, otherwise by gloo.
         num_machines: number of machines.
-        machine_rank: number of this machine.
-        dist_url: address that the processes meet at, or "auto" on a single machine.
+        machine_rank: rank of this machine.
+        dist_url: initialization URL of torch.distributed, or "auto" on a single machine.
         args: arguments of the function.
-        timeout: of the communication.
+        timeout: timeout of collectives.
 
     Raises:
-        AssertionError: If ``dist_url`` is "auto" and there are several machines.
+        AssertionError: if ``dist_url`` is "auto" and ``num_machines`` is greater than 1.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:

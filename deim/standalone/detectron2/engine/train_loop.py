@@ -14,9 +14,9 @@ __all__ = ["HookBase", "SimpleTrainer", "TrainerBase"]
 
 
 class HookBase:
-    """Something that is done around training and around each of its iterations.
+    """Base class of hooks, which run before and after training and each iteration.
 
-    Registration sets ``trainer``. A hook with state returns it from :meth:`state_dict` and has a ``load_state_dict``.
+    Registration sets ``trainer``. A hook with state implements :meth:`state_dict` and ``load_state_dict``.
     """
 
     trainer: "TrainerBase" = None  # type: ignore[assignment]
@@ -25,13 +25,13 @@ class HookBase:
         """Run before the first iteration."""
 
     def after_train(self):
-        """Run after the last iteration, or when one has failed."""
+        """Run after the last iteration, or after an iteration has failed."""
 
     def before_step(self):
         """Run before each iteration."""
 
     def after_backward(self):
-        """Run when the gradients of an iteration are computed."""
+        """Run after the backward pass of an iteration."""
 
     def after_step(self):
         """Run after each iteration."""
@@ -41,7 +41,7 @@ class HookBase:
 
 
 class TrainerBase:
-    """A loop of iterations that calls hooks in the order of their registration."""
+    """A training loop that calls hooks in the order of their registration."""
 
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
@@ -50,16 +50,16 @@ class TrainerBase:
         self.storage: EventStorage
 
     def register_hooks(self, hooks) -> None:
-        """Append hooks, and skip None among them.
+        """Append hooks; entries that are None are skipped.
 
         Raises:
-            AssertionError: If an entry is not a hook.
+            AssertionError: if an entry is not a hook.
         """
         registered = [hook for hook in hooks if hook is not None]
         for hook in registered:
             if not isinstance(hook, HookBase):
                 raise AssertionError(f"Expected a HookBase, got {hook!r}")
-            # A strong reference from both sides would keep the model alive after the trainer.
+            # A strong reference would form a cycle, which keeps the model alive after the trainer.
             hook.trainer = weakref.proxy(self)
         self._hooks.extend(registered)
 
@@ -84,7 +84,7 @@ class TrainerBase:
             self.before_step()
             self.run_step()
             self.after_step()
-        # Hooks see by iter == max_iter that no iteration has failed.
+        # iter == max_iter indicates to hooks that no iteration has failed.
         self.iter += 1
 
     def _notify(self, moment: str) -> None:
@@ -131,17 +131,17 @@ class TrainerBase:
 
 
 class SimpleTrainer(TrainerBase):
-    """Trains one model, which returns a dict of losses, with one loader and one optimizer."""
+    """A trainer of one model, which returns a dict of losses, with one data loader and one optimizer."""
 
     def __init__(self, model, data_loader, optimizer, gather_metric_period=1, zero_grad_before_forward=False):
         """Create the trainer and set the model to training mode.
 
         Args:
-            model: returns a dict of losses, or one loss, for an entry of ``data_loader``.
-            data_loader: an iterable.
+            model: module that returns a dict of losses, or one loss, for a batch.
+            data_loader: iterable of batches.
             optimizer: a torch optimizer.
-            gather_metric_period: iterations between two times that losses are put in the storage.
-            zero_grad_before_forward: whether gradients are cleared before the forward pass instead of after it.
+            gather_metric_period: number of iterations between writes of the losses to the storage.
+            zero_grad_before_forward: whether to clear gradients before the forward pass instead of after it.
         """
         super().__init__()
         model.train()
@@ -184,16 +184,16 @@ class SimpleTrainer(TrainerBase):
 
     @staticmethod
     def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix="") -> None:
-        """Put the mean of each loss over the processes, their sum, and the data time in the storage.
+        """Write the mean of each loss over all ranks, their sum, and the data time to the storage.
 
         Args:
-            loss_dict: scalar losses of this process.
-            data_time: seconds that this process waited for data.
+            loss_dict: scalar losses of this rank.
+            data_time: seconds that this rank waited for data.
             cur_iter: the iteration.
-            prefix: of the name of the sum.
+            prefix: prefix of the name of the sum.
 
         Raises:
-            FloatingPointError: If the sum is not finite.
+            FloatingPointError: if the sum is NaN or infinite.
         """
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)

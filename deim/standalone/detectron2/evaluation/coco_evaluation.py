@@ -1,4 +1,4 @@
-"""AP of boxes as COCO defines it."""
+"""COCO box AP."""
 
 import contextlib
 import copy
@@ -31,7 +31,7 @@ _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCOEvaluator(DatasetEvaluator):
-    """AP of predicted boxes in percent. A value is NaN if it cannot be computed."""
+    """Evaluator of COCO box AP in percent. Metrics that cannot be computed are NaN."""
 
     def __init__(
         self, dataset_name, tasks=None, distributed=True, output_dir=None, *, max_dets_per_image=None,
@@ -43,15 +43,15 @@ class COCOEvaluator(DatasetEvaluator):
             dataset_name: name of a registered dataset. If its metadata has no ``json_file``, the dataset is written to
                 ``output_dir`` in COCO format.
             tasks: ``("bbox",)`` or None.
-            distributed: whether the main process evaluates the predictions of all processes.
-            output_dir: folder of ``instances_predictions.pth`` and ``coco_instances_results.json``, or None.
-            max_dets_per_image: detections per image that count; by default 100.
-            use_fast_impl: whether to use faster-coco-eval instead of pycocotools, for the same numbers in less time.
-            allow_cached_coco: whether a file in COCO format of an earlier run is used.
+            distributed: whether rank 0 evaluates the predictions of all ranks.
+            output_dir: folder for ``instances_predictions.pth`` and ``coco_instances_results.json``, or None.
+            max_dets_per_image: maximum number of evaluated detections per image; by default 100.
+            use_fast_impl: whether to use faster-coco-eval, which computes the same metrics faster than pycocotools.
+            allow_cached_coco: whether to use a converted COCO file of an earlier run.
 
         Raises:
-            NotImplementedError: If ``tasks`` has another task.
-            ValueError: If the dataset has no ``json_file`` and ``output_dir`` is not given.
+            NotImplementedError: if ``tasks`` contains another task.
+            ValueError: if the dataset has no ``json_file`` and ``output_dir`` is not given.
         """
         if tasks is not None and tuple(tasks) != ("bbox",):
             raise NotImplementedError(
@@ -80,10 +80,10 @@ class COCOEvaluator(DatasetEvaluator):
         self._predictions: list[dict] = []
 
     def process(self, inputs, outputs):
-        """Take the predictions of a batch. An output without ``instances`` is skipped.
+        """Collect the predictions of a batch. Outputs without ``instances`` are skipped.
 
         Raises:
-            NotImplementedError: If an output has proposals, masks or keypoints.
+            NotImplementedError: if an output contains proposals, masks or keypoints.
         """
         for given, output in zip(inputs, outputs, strict=False):
             if "proposals" in output:
@@ -94,13 +94,13 @@ class COCOEvaluator(DatasetEvaluator):
                 self._predictions.append({"image_id": image_id, "instances": found})
 
     def evaluate(self, img_ids=None):
-        """Return ``{"bbox": {metric: value}}`` on the main process, and an empty dict on others.
+        """Return ``{"bbox": {metric: value}}`` on rank 0, and an empty dict on the other ranks.
 
         Args:
             img_ids: ids of the images to evaluate; by default all.
 
         Raises:
-            AssertionError: If a predicted class does not exist.
+            AssertionError: if a predicted class does not exist.
         """
         predictions = self._predictions
         if self._distributed:
@@ -156,7 +156,7 @@ class COCOEvaluator(DatasetEvaluator):
             self._logger.warning("No predictions from the model!")
             return {metric: float("nan") for metric in _METRICS}
         evaluation = self._accumulated(detections, img_ids)
-        # pycocotools prints a summary of 100 detections per image whatever their number is.
+        # The summary of pycocotools always assumes 100 detections per image.
         if self._use_fast_impl or self._max_dets_per_image[-1] == 100:
             evaluation.summarize()
         results = _metrics(evaluation.eval["precision"], evaluation.params.iouThrs)
@@ -174,7 +174,7 @@ class COCOEvaluator(DatasetEvaluator):
         return results
 
     def _accumulated(self, detections, img_ids):
-        """Match the detections with the annotations, and return the evaluation of the COCO API."""
+        """Match detections with annotations, and return the accumulated COCOeval object."""
         with contextlib.redirect_stdout(io.StringIO()):
             found = self._coco_api.loadRes(detections)
             evaluation = (COCOeval_faster if self._use_fast_impl else COCOeval)(self._coco_api, found, "bbox")
@@ -190,8 +190,8 @@ def _metrics(precision: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
     """Return the metrics of the COCO API in percent.
 
     Args:
-        precision: (IoU, recall, class, area, detections per image); -1 where it is not defined.
-        thresholds: IoU of each entry of the first dimension.
+        precision: array (IoU, recall, class, area, detections per image); -1 where undefined.
+        thresholds: IoU threshold of each entry of the first dimension.
     """
     every = precision[:, :, :, :, -1]
     at = {name: every[np.isclose(thresholds, iou)][..., 0] for name, iou in (("AP50", 0.5), ("AP75", 0.75))}
@@ -201,13 +201,13 @@ def _metrics(precision: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
 
 
 def _mean(precision: np.ndarray) -> float:
-    """Return the mean of the defined entries in percent, or NaN if there is none."""
+    """Return the mean of the defined entries in percent, or NaN if all are undefined."""
     defined = precision[precision > -1]
     return float(defined.mean() * 100) if defined.size else float("nan")
 
 
 def _class_table(per_class) -> str:
-    """Return a table of three classes per row."""
+    """Return a table with three classes per row."""
     columns = min(3, len(per_class))
     cells = list(itertools.chain(*per_class))
     rows = itertools.zip_longest(*[cells[start :: 2 * columns] for start in range(2 * columns)])
@@ -215,14 +215,14 @@ def _class_table(per_class) -> str:
 
 
 def instances_to_coco_json(instances, img_id):
-    """Return the predictions of one image as records of COCO's result format.
+    """Return the predictions of one image in COCO's result format.
 
     Args:
         instances: ``pred_boxes``, ``scores`` and ``pred_classes`` on the CPU.
         img_id: id of the image.
 
     Raises:
-        NotImplementedError: If there are masks or keypoints, or no field.
+        NotImplementedError: if the instances have masks or keypoints, or no fields.
     """
     if not len(instances):
         return []

@@ -1,4 +1,4 @@
-"""Evaluators, and the loop of a model over a dataset."""
+"""Evaluators, and the evaluation loop over a dataset."""
 
 import datetime
 import logging
@@ -16,20 +16,20 @@ __all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context", "infere
 
 
 class DatasetEvaluator:
-    """Collects inputs and outputs of a model by :meth:`process`, and evaluates them by :meth:`evaluate`."""
+    """Base class of evaluators. :meth:`process` collects outputs of a model, and :meth:`evaluate` evaluates them."""
 
     def reset(self):
-        """Start a new round."""
+        """Discard all collected outputs, before a new evaluation."""
 
     def process(self, inputs, outputs):
-        """Take the inputs and the outputs of the model for one batch."""
+        """Collect the inputs and outputs of the model for one batch."""
 
     def evaluate(self):
-        """Return ``{task: {metric: value}}`` on the main process."""
+        """Return ``{task: {metric: value}}`` on rank 0."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one."""
+    """A combination of several evaluators."""
 
     def __init__(self, evaluators):
         self._evaluators = evaluators
@@ -55,7 +55,7 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 class _Stopwatch:
-    """Seconds of the phases of the loop."""
+    """Timer for the phases of the loop, in seconds."""
 
     def __init__(self):
         self.restart()
@@ -78,9 +78,9 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
 
     Args:
         model: a module or a function.
-        data_loader: batches; its length must be known.
-        evaluator: an evaluator, a list of them, or None to measure the speed only.
-        callbacks: functions without arguments by name: on_start, before_inference, after_inference, on_end.
+        data_loader: iterable of batches with a known length.
+        evaluator: an evaluator, a list of evaluators, or None to measure only the speed.
+        callbacks: {name: function without arguments} for on_start, before_inference, after_inference, on_end.
 
     Returns:
         The results of the evaluator, or an empty dict if it returns None.
@@ -142,7 +142,7 @@ def _log_progress(watch: _Stopwatch, done: int, total: int, counted: int) -> Non
 
 @contextmanager
 def inference_context(model):
-    """Set a model to eval mode within the block, and restore its mode after it."""
+    """Set a model to eval mode within the context, and restore the mode of all its modules afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Results of evaluations, printed and flattened."""
+"""Printing and flattening of evaluation results."""
 
 import logging
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ def print_csv_format(results):
     """Log the main metrics of each task as two lines to paste into a spreadsheet.
 
     Args:
-        results: ``{task: {metric: value}}``. Metrics of single classes are left out.
+        results: ``{task: {metric: value}}``. Per-class metrics are skipped.
 
     Raises:
-        AssertionError: If it is not a mapping, and not empty.
+        AssertionError: if ``results`` is neither a mapping nor empty.
     """
     if not isinstance(results, Mapping) and len(results):
         raise AssertionError(f"Expected a dict of results, got {results!r}")
@@ -29,7 +29,7 @@ def print_csv_format(results):
 
 
 def flatten_results_dict(results):
-    """Return a nested dict as a flat one: ``{"bbox": {"AP": 1}}`` becomes ``{"bbox/AP": 1}``."""
+    """Flatten a nested dict: ``{"bbox": {"AP": 1}}`` becomes ``{"bbox/AP": 1}``."""
     flat = {}
     for name, value in results.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Batch normalization with constant statistics and affine parameters."""
+"""Batch normalization with fixed statistics and affine parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ class FrozenBatchNorm2d(nn.Module):
     _version = 3
 
     def __init__(self, num_features, eps=1e-5):
-        """Create an identity of ``num_features`` channels."""
+        """Create a layer of ``num_features`` channels, initialized to the identity up to ``eps``."""
         super().__init__()
         self.num_features, self.eps = num_features, eps
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0 - eps)):
@@ -20,7 +20,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
-            # F.batch_norm would keep what the backward of its affine part needs: more memory.
+            # F.batch_norm would store tensors for the backward of its affine part and need more memory.
             scale = self.weight * (self.running_var + self.eps).rsqrt()
             shift = self.bias - self.running_mean * scale
             return x * scale.view(1, -1, 1, 1).to(x.dtype) + shift.view(1, -1, 1, 1).to(x.dtype)
@@ -30,7 +30,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
         if (local_metadata.get("version") or 0) < 2:
-            # The first version had no statistics.
+            # Version 1 had no statistics.
             state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
             state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
@@ -40,10 +40,10 @@ class FrozenBatchNorm2d(nn.Module):
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every BatchNorm2d and SyncBatchNorm in a tree by a frozen one of equal values.
+        """Replace every BatchNorm2d and SyncBatchNorm in a module by a frozen layer with the same values.
 
         Returns:
-            The module itself, changed in place, or its replacement if it is such a norm.
+            ``module``, modified in place, or its replacement if it is itself such a norm.
         """
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             return cls._frozen(module)

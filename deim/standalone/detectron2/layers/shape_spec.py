@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ShapeSpec:
-    """The shape of a feature map. None stands for what is not known."""
+    """The shape of a feature map. Unknown values are None."""
 
     channels: int | None = None
     height: int | None = None

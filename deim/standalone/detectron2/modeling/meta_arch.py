@@ -1,4 +1,4 @@
-"""Models by name, for yacs configs."""
+"""Registry of models, for yacs configs."""
 
 import torch
 from detectron2.utils.registry import Registry
@@ -8,10 +8,10 @@ META_ARCH_REGISTRY = Registry("META_ARCH")
 
 
 def build_model(cfg) -> nn.Module:
-    """Build the model that ``cfg.MODEL.META_ARCHITECTURE`` names on ``cfg.MODEL.DEVICE``. No weights are loaded.
+    """Build the model named by ``cfg.MODEL.META_ARCHITECTURE`` on ``cfg.MODEL.DEVICE``, without loading weights.
 
     Raises:
-        KeyError: If the name is not registered.
+        KeyError: if the name is not registered.
     """
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))

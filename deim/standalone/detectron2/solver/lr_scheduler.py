@@ -1,4 +1,4 @@
-"""Learning rates as a multiple of each group's initial one."""
+"""Learning rate scheduler with a multiplier of the initial learning rates."""
 
 from fvcore.common.param_scheduler import ParamScheduler
 from torch.optim import Optimizer
@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class LRMultiplier(LRScheduler):
-    """Sets each group's ``lr`` to its ``initial_lr`` times ``multiplier(iteration / max_iter)``."""
+    """Scheduler that sets ``lr`` of each group to ``initial_lr * multiplier(iteration / max_iter)``."""
 
     def __init__(self, optimizer: Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1):
         if not isinstance(multiplier, ParamScheduler):
@@ -15,7 +15,7 @@ class LRMultiplier(LRScheduler):
         super().__init__(optimizer, last_epoch=last_iter)
 
     def state_dict(self):
-        # The multiplier is a pure function of the config; only the count belongs to the run.
+        # The multiplier is determined by the config, so only the iteration is saved.
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
     def get_lr(self) -> list[float]:

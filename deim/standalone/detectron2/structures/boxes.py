@@ -1,4 +1,4 @@
-"""Axis-aligned boxes in absolute XYXY coordinates, and the ways of writing one."""
+"""Axis-aligned boxes in absolute XYXY coordinates, and box formats."""
 
 from enum import IntEnum, unique
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @unique
 class BoxMode(IntEnum):
-    """Ways to write a box; the numbers are part of detectron2's dataset format."""
+    """Box formats. The numbers are part of detectron2's dataset format."""
 
     XYXY_ABS = 0
     XYWH_ABS = 1
@@ -25,11 +25,11 @@ class BoxMode(IntEnum):
             box: a list or tuple of 4 numbers, or an array or tensor of shape (N, 4). It is not modified.
 
         Returns:
-            The same type as ``box``, with the same dtype. ``box`` itself if the modes are equal.
+            The converted box with the type and dtype of ``box``, or ``box`` itself if the modes are equal.
 
         Raises:
-            AssertionError: If a list has a wrong length, or a mode is relative.
-            NotImplementedError: If a mode is XYWHA_ABS.
+            AssertionError: if a list does not have 4 numbers, or a mode is relative.
+            NotImplementedError: if a mode is XYWHA_ABS.
         """
         if from_mode == to_mode:
             return box
@@ -67,10 +67,10 @@ class Boxes:
         """Store ``tensor`` as float32.
 
         Args:
-            tensor: a tensor, array or nested list of shape (N, 4). If it is empty, its shape does not matter.
+            tensor: a tensor, array or nested list of shape (N, 4), or empty with any shape.
 
         Raises:
-            AssertionError: If the shape is not (N, 4).
+            AssertionError: if the shape is not (N, 4).
         """
         if isinstance(tensor, Tensor):
             tensor = tensor.to(torch.float32)
@@ -97,7 +97,7 @@ class Boxes:
         """Clip the boxes in place to an image of size ``(height, width)``.
 
         Raises:
-            AssertionError: If a coordinate is infinite or NaN.
+            AssertionError: if a coordinate is NaN or infinite.
         """
         if not torch.isfinite(self.tensor).all():
             raise AssertionError("Box tensor contains infinite or NaN!")
@@ -106,7 +106,7 @@ class Boxes:
         self.tensor = torch.stack([x, y], dim=-1).flatten(1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """Return a bool tensor of shape (N,): whether both sides are longer than ``threshold``."""
+        """Return a bool tensor of shape (N,), True where both sides are longer than ``threshold``."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
     def scale(self, scale_x: float, scale_y: float) -> None:
@@ -131,7 +131,7 @@ class Boxes:
         """Concatenate boxes.
 
         Raises:
-            AssertionError: If ``boxes_list`` is not a list or tuple of Boxes.
+            AssertionError: if ``boxes_list`` is not a list or tuple of Boxes.
         """
         if not isinstance(boxes_list, (list, tuple)) or not all(isinstance(boxes, Boxes) for boxes in boxes_list):
             raise AssertionError("Boxes.cat needs a list of Boxes")

@@ -28,7 +28,7 @@ class ImageList:
         return self.tensor[idx, ..., : size[0], : size[1]]
 
     def to(self, *args: Any, **kwargs: Any) -> "ImageList":
-        """Return a batch whose tensor is converted by ``Tensor.to(*args, **kwargs)``."""
+        """Return a batch with ``Tensor.to(*args, **kwargs)`` applied to its tensor."""
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
@@ -45,17 +45,17 @@ class ImageList:
         """Pad images at the bottom and right to a common size.
 
         Args:
-            tensors: images of shape (C, Hi, Wi) or (Hi, Wi). The batch has the dtype of the first one.
-            size_divisibility: if above 1, height and width of the batch become multiples of it.
+            tensors: images of shape (C, Hi, Wi) or (Hi, Wi). The batch has the dtype of the first image.
+            size_divisibility: if greater than 1, height and width of the batch become multiples of it.
             pad_value: value of the padded pixels.
             padding_constraints: may contain "square_size" (side of the batch in pixels; 0 has no effect) and
                 "size_divisibility" (replaces the argument of that name).
 
         Raises:
-            AssertionError: If ``tensors`` is empty, or its entries are no tensors or have different channels.
+            AssertionError: if ``tensors`` is empty, or its entries are not tensors or have different channels.
         """
         if not len(tensors) or not isinstance(tensors, (list, tuple)):
-            raise AssertionError("ImageList.from_tensors needs a list of tensors that is not empty")
+            raise AssertionError("ImageList.from_tensors needs a non-empty list of tensors")
         for image in tensors:
             if not isinstance(image, Tensor):
                 raise AssertionError(f"ImageList.from_tensors needs tensors, got {type(image)}")

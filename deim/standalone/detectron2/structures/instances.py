@@ -9,7 +9,7 @@ import torch
 class Instances:
     """The instances of one image. Each field, such as ``gt_boxes`` or ``scores``, has one value per instance.
 
-    Fields are attributes. Indexing, :meth:`cat` and :meth:`to` apply to all fields.
+    Fields are accessed as attributes. Indexing, :meth:`cat` and :meth:`to` apply to all fields.
     """
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any):
@@ -32,8 +32,8 @@ class Instances:
         """Add or replace a field.
 
         Raises:
-            AssertionError: If its length differs from the length of the other fields.
-            TypeError: If ``value`` has no length.
+            AssertionError: if the length differs from that of the other fields.
+            TypeError: if ``value`` has no length.
         """
         length = len(value)
         if self._fields and length != len(self):
@@ -51,7 +51,7 @@ class Instances:
         del self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """Return the fields by name. A change of the returned dict changes the instances."""
+        """Return {name: field}. Changes of the returned dict change the instances."""
         return self._fields
 
     def __setattr__(self, name: str, val: Any) -> None:
@@ -70,11 +70,11 @@ class Instances:
         return Instances(self._image_size, **{name: change(value) for name, value in self._fields.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
-        """Return new instances on which ``to`` is applied to every field that has it."""
+        """Return new instances, with ``to`` applied to every field that has this method."""
         return self._each(lambda value: value.to(*args, **kwargs) if hasattr(value, "to") else value)
 
     def __getitem__(self, item) -> "Instances":
-        if type(item) is int:  # a bool is an index of another kind
+        if type(item) is int:  # excludes bool, which indexes differently
             if not -len(self) <= item < len(self):
                 raise IndexError("Instances index out of range!")
             item = slice(item, item + 1 or None)
@@ -93,15 +93,15 @@ class Instances:
         """Concatenate the instances of images of the same size.
 
         Returns:
-            The only entry itself if there is one. Otherwise new instances with the fields of the first entry.
+            The entry itself if the list has one entry. Otherwise new instances with the fields of the first entry.
 
         Raises:
-            AssertionError: If the list is empty, or the image sizes differ.
-            KeyError: If an entry lacks a field of the first one.
-            ValueError: If a field is not a tensor, a list, or an object whose class has ``cat``.
+            AssertionError: if the list is empty, or the image sizes differ.
+            KeyError: if an entry lacks a field of the first one.
+            ValueError: if a field is not a tensor, a list, or an object whose class has ``cat``.
         """
         if not all(isinstance(one, Instances) for one in instance_lists) or not len(instance_lists):
-            raise AssertionError("Instances.cat needs a list of Instances that is not empty")
+            raise AssertionError("Instances.cat needs a non-empty list of Instances")
         first = instance_lists[0]
         if len(instance_lists) == 1:
             return first

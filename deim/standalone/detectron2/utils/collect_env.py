@@ -1,4 +1,4 @@
-"""A table of the versions and devices that a run depends on."""
+"""Table of library versions and devices."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ __all__ = ["collect_env_info"]
 
 
 def collect_env_info() -> str:
-    """Versions of Python, torch and the libraries around it, and the CUDA devices, as a table."""
+    """Return a table of the versions of Python, torch and related libraries, and of the CUDA devices."""
     rows = [
         ("sys.platform", sys.platform),
         ("Python", platform.python_version()),

@@ -16,21 +16,21 @@ def _is_distributed() -> bool:
 
 
 def get_world_size() -> int:
-    """Return the number of processes on all machines."""
+    """Return the number of ranks on all machines."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def get_rank() -> int:
-    """Return the rank of this process among all."""
+    """Return the global rank of this process."""
     return dist.get_rank() if _is_distributed() else 0
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Create the group of the processes of this machine. Call it once in every process after the init.
+    """Create the process group of each machine. Call it once on every rank after ``init_process_group``.
 
     Raises:
-        AssertionError: If the number of processes is not a multiple of ``num_workers_per_machine``, or a group of
-            another size exists.
+        AssertionError: if the world size is not a multiple of ``num_workers_per_machine``, or a group of another size
+            exists.
     """
     global _LOCAL_GROUP, _LOCAL_SIZE
     if num_workers_per_machine == _LOCAL_SIZE:
@@ -40,7 +40,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         raise AssertionError(f"The local process group of {_LOCAL_SIZE} processes exists already")
     if world_size % num_workers_per_machine:
         raise AssertionError(
-            f"world size {world_size} is no multiple of {num_workers_per_machine} processes per machine"
+            f"world size {world_size} is not a multiple of {num_workers_per_machine} processes per machine"
         )
     for first in range(0, world_size, num_workers_per_machine):
         members = range(first, first + num_workers_per_machine)
@@ -59,12 +59,12 @@ def _local_group() -> Any:
 
 
 def get_local_rank() -> int:
-    """Return the rank of this process among those of its machine."""
+    """Return the rank of this process within its machine."""
     return dist.get_rank(group=_local_group()) if _is_distributed() else 0
 
 
 def get_local_size() -> int:
-    """Return the number of processes on this machine."""
+    """Return the number of ranks on this machine."""
     return dist.get_world_size(group=_local_group()) if _is_distributed() else 1
 
 
@@ -73,18 +73,18 @@ def is_main_process() -> bool:
 
 
 def synchronize() -> None:
-    """Wait for all processes."""
+    """Wait until all ranks have called this function."""
     if get_world_size() == 1:
         return
     if dist.get_backend() == dist.Backend.NCCL:
-        # Without a device NCCL guesses one from the rank, wrong on machines that hide some GPUs.
+        # Without device_ids, NCCL derives the device from the rank, which is wrong if some GPUs are hidden.
         dist.barrier(device_ids=[torch.cuda.current_device()])
     else:
         dist.barrier()
 
 
 def _object_group() -> Any:
-    """Return a group that can send pickled objects from the CPU."""
+    """Return a process group that can send pickled objects from the CPU."""
     global _GLOO_GROUP
     if dist.get_backend() != dist.Backend.NCCL:
         return dist.group.WORLD
@@ -94,7 +94,7 @@ def _object_group() -> Any:
 
 
 def all_gather(data: Any, group: Any = None) -> list[Any]:
-    """Return the picklable ``data`` of all processes, in the order of their ranks."""
+    """Return the picklable ``data`` of all ranks, in rank order."""
     if get_world_size() == 1:
         return [data]
     group = group or _object_group()
@@ -104,7 +104,7 @@ def all_gather(data: Any, group: Any = None) -> list[Any]:
 
 
 def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
-    """Return the picklable ``data`` of all processes on rank ``dst``, and an empty list on the others."""
+    """Return the picklable ``data`` of all ranks on rank ``dst``, and an empty list on the other ranks."""
     if get_world_size() == 1:
         return [data]
     group = group or _object_group()
@@ -115,5 +115,5 @@ def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
 
 
 def shared_random_seed() -> int:
-    """Draw a seed from NumPy's generator that is the same on every process."""
+    """Return a random seed from NumPy's generator that is the same on all ranks."""
     return all_gather(np.random.randint(2**31))[0]

@@ -1,4 +1,4 @@
-"""Seeding of every random generator that training uses."""
+"""Seeding of all random generators used in training."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Scalars of a run: their storage, and the writers."""
+"""Storage of the scalars of a run, and event writers."""
 
 import datetime
 import itertools
@@ -31,7 +31,7 @@ def get_event_storage() -> "EventStorage":
     """Return the storage of the innermost ``with EventStorage(...)`` block.
 
     Raises:
-        AssertionError: If there is none.
+        AssertionError: if no such block is active.
     """
     if not _ACTIVE:
         raise AssertionError("get_event_storage() has to be called inside a 'with EventStorage(...)' context!")
@@ -66,11 +66,11 @@ class EventStorage:
         Args:
             name: name of the scalar.
             value: a number.
-            smoothing_hint: whether writers may show a median, because the scalar is noisy.
-            cur_iter: its iteration; by default the current one.
+            smoothing_hint: whether the scalar is noisy, so that writers may show its median.
+            cur_iter: iteration of the value; by default the current iteration.
 
         Raises:
-            AssertionError: If the scalar had another ``smoothing_hint`` before.
+            AssertionError: if ``smoothing_hint`` differs from that of earlier values.
         """
         name, when = self._prefix + name, self._iter if cur_iter is None else cur_iter
         if self._smooth.setdefault(name, smoothing_hint) != smoothing_hint:
@@ -83,7 +83,7 @@ class EventStorage:
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def history(self, name):
-        """Return the :class:`HistoryBuffer` of a scalar. Raises KeyError if it has no value."""
+        """Return the :class:`HistoryBuffer` of a scalar. Raises KeyError if the scalar does not exist."""
         if name not in self._buffers:
             raise KeyError(f"No history metric available for {name}!")
         return self._buffers[name]
@@ -92,21 +92,21 @@ class EventStorage:
         return self._buffers
 
     def latest(self):
-        """Return (latest value, its iteration) of each scalar."""
+        """Return {name: (latest value, its iteration)}."""
         return self._newest
 
     def smoothing_hints(self):
-        """Return the smoothing hint of each scalar."""
+        """Return {name: smoothing hint}."""
         return self._smooth
 
     def count_samples(self, name, window_size=20):
-        """Return how many of the newest values of ``name`` are of the last ``window_size`` iterations."""
+        """Return the number of values of ``name`` in the last ``window_size`` iterations."""
         iterations = [when for _, when in self._buffers[name].values()]
         recent = itertools.takewhile(lambda when: when > iterations[-1] - window_size, reversed(iterations))
         return sum(1 for _ in recent)
 
     def latest_with_smoothing_hint(self, window_size=20):
-        """Return (value, iteration) of each scalar. A noisy scalar has its median over ``window_size`` iterations."""
+        """Return {name: (value, iteration)}, for noisy scalars with the median over ``window_size`` iterations."""
         smoothed = {}
         for name, (value, when) in self._newest.items():
             if self._smooth[name]:
@@ -119,7 +119,7 @@ class EventStorage:
 
     @contextmanager
     def name_scope(self, name):
-        """Prefix the names of scalars by ``name/`` within the block."""
+        """Prefix the names of scalars with ``name/`` within the context."""
         outer, self._prefix = self._prefix, name.rstrip("/") + "/"
         try:
             yield
@@ -135,13 +135,13 @@ class EventStorage:
 
 
 class EventWriter:
-    """Writes the scalars of the active storage."""
+    """Base class of writers of the scalars of the active storage."""
 
     def write(self):
         raise NotImplementedError
 
     def close(self):
-        """Release what the writer holds, after the last :meth:`write`."""
+        """Release resources after the last :meth:`write`."""
 
 
 def _newer_than(storage, window_size, last):
@@ -155,7 +155,7 @@ def _newer_than(storage, window_size, last):
 
 
 class JSONWriter(EventWriter):
-    """Appends one JSON object per line and iteration to ``json_file``."""
+    """Writer that appends one line with a JSON object per iteration to ``json_file``."""
 
     def __init__(self, json_file, window_size=20):
         self._file = PathManager.open(json_file, "a")
@@ -177,7 +177,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Writes scalars to TensorBoard event files in ``log_dir``."""
+    """Writer of TensorBoard event files in ``log_dir``."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         self._settings = {"log_dir": log_dir, **kwargs}
@@ -186,7 +186,7 @@ class TensorboardXWriter(EventWriter):
 
     @cached_property
     def _writer(self):
-        # tensorboard is slow to import, and evaluation never writes.
+        # Import tensorboard only when needed: the import is slow, and evaluation does not write.
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(**self._settings)
@@ -202,7 +202,7 @@ class TensorboardXWriter(EventWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """Logs one line with ETA, losses, times, learning rate and memory."""
+    """Writer that logs one line with ETA, losses, times, learning rate and memory."""
 
     def __init__(self, max_iter=None, window_size=20):
         self.logger = logging.getLogger("detectron2.utils.events")
@@ -211,7 +211,7 @@ class CommonMetricPrinter(EventWriter):
         self._previous: tuple[int, float] | None = None
 
     def _eta(self, storage) -> str:
-        """Return the remaining time by the median iteration, or by the time since the last line; "" if unknown."""
+        """Return the remaining time, from the median iteration time or the time since the last line; "" if unknown."""
         if self._max_iter is None:
             return ""
         left, per_iter = self._max_iter - storage.iter - 1, None
@@ -230,7 +230,7 @@ class CommonMetricPrinter(EventWriter):
     def write(self):
         storage = get_event_storage()
         if storage.iter == self._max_iter:
-            return  # after the last iteration there is no progress left to report
+            return  # nothing to report after the last iteration
 
         def shown(name, template, pick):
             return template.format(pick(storage.history(name))) if name in storage.histories() else ""

@@ -1,4 +1,4 @@
-"""The one path manager through which files are opened (local paths and URLs)."""
+"""Path manager for local paths and URLs."""
 
 from iopath.common.file_io import HTTPURLHandler
 from iopath.common.file_io import PathManager as _PathManager

@@ -22,7 +22,7 @@ _MARKED_LEVELS = {
 
 
 class _ColorfulFormatter(logging.Formatter):
-    """Prefixes warnings and errors with their level in color."""
+    """Formatter that prefixes warnings and errors with their level in color."""
 
     def __init__(self, *args, root_name: str, abbrev_name: str, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -42,15 +42,15 @@ def setup_logger(
     output=None, distributed_rank=0, *, color=True, name="detectron2", abbrev_name=None, enable_propagation=False,
     configure_stdout=True,
 ):  # fmt: skip
-    """Let a logger write to the console, on rank 0, and to a file, on every rank.
+    """Set up a logger that writes to the console on rank 0, and to a file on every rank.
 
     Args:
-        output: a folder, in which ``log.txt`` is written, or a file ``.txt`` or ``.log``; None for the console only.
+        output: a folder for ``log.txt``, or a file ``.txt`` or ``.log``; None for only the console.
         distributed_rank: rank of this process. Ranks above 0 write to ``<file>.rank<N>``.
-        color: whether the console is colored.
+        color: whether to color the console output.
         name: name of the logger.
         abbrev_name: short form of ``name`` in messages; by default "d2" for detectron2.
-        enable_propagation: whether messages also go to the parent of the logger.
+        enable_propagation: whether to propagate messages to the parent logger.
         configure_stdout: whether to write to the console at all.
 
     Returns:
@@ -89,7 +89,7 @@ def setup_logger(
 
 @functools.cache
 def _open_log(path: str):
-    """Open a log to append to. Several loggers share one stream, so that their lines do not mix."""
+    """Open a log file for appending. Loggers of the same file share one stream, so that their lines do not mix."""
     stream = PathManager.open(path, "a")
     atexit.register(stream.close)
     return stream
@@ -99,12 +99,12 @@ _LAST_LOGGED: dict = {}
 
 
 def log_every_n_seconds(lvl, msg, n=1, *, name=None):
-    """Log a message unless the calling line has logged within the last ``n`` seconds.
+    """Log a message, unless the calling line has already logged within the last ``n`` seconds.
 
     Args:
         lvl: level of the message.
         msg: the message.
-        n: seconds.
+        n: interval in seconds.
         name: name of the logger; by default the module of the caller.
     """
     frame = sys._getframe(1)
@@ -117,13 +117,13 @@ def log_every_n_seconds(lvl, msg, n=1, *, name=None):
 
 
 def create_small_table(small_dict):
-    """Return a table of one row.
+    """Return a table with one row.
 
     Args:
-        small_dict: the numbers by the headers of their columns.
+        small_dict: {column header: number}.
 
     Raises:
-        ValueError: If it is empty.
+        ValueError: if ``small_dict`` is empty.
     """
     if not small_dict:
         raise ValueError("create_small_table needs at least one number")

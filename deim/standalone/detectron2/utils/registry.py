@@ -1,4 +1,4 @@
-"""Registries of objects by name, and import by dotted path."""
+"""Registry, and import by dotted path."""
 
 import pydoc
 from typing import Any
@@ -12,11 +12,11 @@ def locate(name: str) -> Any:
     """Import the object at a dotted path such as ``"torch.nn.Linear"``.
 
     Raises:
-        ImportError: If nothing can be imported at ``name``.
+        ImportError: if ``name`` cannot be imported.
     """
     found = pydoc.locate(name)
     if found is None:
-        # pydoc takes torch.optim.sgd, whose package deletes the name "sgd", for missing; hydra imports it.
+        # pydoc does not find torch.optim.sgd, since its package deletes the name "sgd"; hydra does.
         from hydra.utils import _locate
 
         found = _locate(name)
@@ -26,8 +26,8 @@ def locate(name: str) -> Any:
 def _convert_target_to_string(target: Any) -> str:
     """Return the shortest dotted path from which ``target`` can be imported.
 
-    A class that is defined in ``pkg.sub._impl`` and exported by ``pkg.sub`` becomes ``pkg.sub.Class``. Saved configs then
-    stay valid when the implementation moves.
+    A class defined in ``pkg.sub._impl`` and exported by ``pkg.sub`` becomes ``pkg.sub.Class``, so that saved configs
+    stay valid if the implementation moves.
     """
     module, name = target.__module__, target.__qualname__
     parts = module.split(".")

@@ -1,4 +1,4 @@
-"""Averages of the parameters and buffers of a model, as checkpoints hold them."""
+"""EMA of the parameters and buffers of a model, in detrex's checkpoint layout."""
 
 import itertools
 import logging
@@ -10,14 +10,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class EMAState:
-    """Tensors by the names of the parameters and buffers of a model."""
+    """EMA state: {name of a parameter or buffer: tensor}."""
 
     def __init__(self):
         self.state: dict[str, torch.Tensor] = {}
 
     @classmethod
     def FromModel(cls, model: nn.Module, device: str = "") -> "EMAState":
-        """Return copies of the tensors of a model."""
+        """Return a state with copies of the tensors of a model."""
         made = cls()
         made.save_from(model, device)
         return made
@@ -26,7 +26,7 @@ class EMAState:
         return itertools.chain(model.named_parameters(), model.named_buffers())
 
     def save_from(self, model: nn.Module, device: str = "") -> None:
-        """Copy the tensors of a model to ``device``, or to where they are."""
+        """Copy the tensors of a model to ``device``, by default to their own device."""
         for name, value in self.get_model_state_iterator(model):
             copied = value.detach().clone()
             self.state[name] = copied.to(device) if device else copied
@@ -36,7 +36,7 @@ class EMAState:
         """Write the tensors into a model.
 
         Raises:
-            AssertionError: If a tensor of the model has no average.
+            AssertionError: if a tensor of the model is missing in the state.
         """
         for name, value in self.get_model_state_iterator(model):
             if name not in self.state:
@@ -62,7 +62,7 @@ class EMAState:
         return self.state
 
     def load_state_dict(self, state_dict, strict: bool = True):
-        """Replace all tensors. ``strict`` has no effect: there is nothing that they could fail to match."""
+        """Replace all tensors. ``strict`` has no effect, since the names are not checked."""
         self.state.clear()
         self.state.update(state_dict)
         return nn.modules.module._IncompatibleKeys(missing_keys=[], unexpected_keys=[])
@@ -76,10 +76,10 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def may_build_model_ema(cfg, model) -> None:
-    """Give a model an empty ``ema_state`` if ``cfg.train.model_ema.enabled``.
+    """Add an empty ``ema_state`` to a model if ``cfg.train.model_ema.enabled`` is True.
 
     Raises:
-        AssertionError: If the model has one already.
+        AssertionError: if the model already has an ``ema_state``.
     """
     if not cfg.train.model_ema.enabled:
         return
@@ -91,25 +91,25 @@ def may_build_model_ema(cfg, model) -> None:
 
 
 def may_get_ema_checkpointer(cfg, model) -> dict:
-    """Return what a checkpointer saves besides the model: ``{"ema_state": ...}``, or nothing without averages."""
+    """Return the checkpointables for EMA: ``{"ema_state": ...}``, or an empty dict if EMA is disabled."""
     return {"ema_state": _unwrapped(model).ema_state} if cfg.train.model_ema.enabled else {}
 
 
 def get_model_ema_state(model) -> EMAState:
-    """Return the averages of a model. Raises AssertionError if it has none."""
+    """Return the EMA state of a model. Raises AssertionError if it has none."""
     model = _unwrapped(model)
     if not hasattr(model, "ema_state"):
-        raise AssertionError("The model has no averages; call may_build_model_ema first")
+        raise AssertionError("The model has no ema_state; call may_build_model_ema first")
     return model.ema_state
 
 
 def apply_model_ema(model, state=None, save_current=False):
-    """Write averages into a model.
+    """Write EMA weights into a model.
 
     Args:
         model: the model.
-        state: the averages; by default those of the model.
-        save_current: whether to return the tensors that are overwritten.
+        state: the EMA state; by default the model's.
+        save_current: whether to return a state with the overwritten tensors.
     """
     model = _unwrapped(model)
     state = get_model_ema_state(model) if state is None else state
@@ -120,7 +120,7 @@ def apply_model_ema(model, state=None, save_current=False):
 
 @contextmanager
 def apply_model_ema_and_restore(model, state=None):
-    """Write averages into a model within the block, and restore its tensors after it. See :func:`apply_model_ema`."""
+    """Apply EMA weights to a model within the context and restore its tensors; see :func:`apply_model_ema`."""
     former = apply_model_ema(model, state, save_current=True)
     try:
         yield former

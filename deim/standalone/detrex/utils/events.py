@@ -1,21 +1,21 @@
-"""Scalars to Weights & Biases."""
+"""Event writer for Weights & Biases."""
 
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
 
 
 class WandbWriter(EventWriter):
-    """Writes scalars to a run of Weights & Biases."""
+    """Writer of scalars to a run of Weights & Biases."""
 
     def __init__(self, cfg, window_size: int = 20):
         """Start a run.
 
         Args:
-            cfg: the config, which is sent. ``cfg.train.wandb.params`` are the arguments of ``wandb.init``.
-            window_size: iterations of the median of noisy scalars.
+            cfg: the config, which is uploaded. ``cfg.train.wandb.params`` are the arguments of ``wandb.init``.
+            window_size: number of iterations for the median of noisy scalars.
 
         Raises:
-            ImportError: If wandb is not installed.
+            ImportError: if wandb is not installed.
         """
         try:
             import wandb

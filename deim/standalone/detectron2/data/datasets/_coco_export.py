@@ -1,4 +1,4 @@
-"""Registered datasets as annotation files in COCO format."""
+"""Export of registered datasets to COCO annotation files."""
 
 import datetime
 import json
@@ -24,11 +24,11 @@ def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
     Args:
         dataset_name: name of the dataset.
         output_file: path of the file.
-        allow_cached: whether a file that exists is kept.
+        allow_cached: whether to keep an existing file.
 
     Raises:
-        NotImplementedError: If a box is rotated.
-        ValueError: If a box does not have 4 numbers.
+        NotImplementedError: if a box is rotated.
+        ValueError: if a box does not have 4 numbers.
     """
     PathManager.mkdirs(os.path.dirname(output_file))
     with file_lock(output_file):

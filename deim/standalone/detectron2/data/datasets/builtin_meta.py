@@ -1,4 +1,4 @@
-"""What is known of COCO before its annotations are read."""
+"""Metadata of COCO that do not depend on an annotation file."""
 
 # "category id, name: color as RGB in hexadecimal", as published with COCO's annotations.
 _COCO_CATEGORIES = """
@@ -22,7 +22,7 @@ _COCO_CATEGORIES = """
 
 
 def _coco_metadata() -> dict:
-    """Return class names, colors (RGB, 0-255) and the map from category ids to class indices."""
+    """Return class names, colors (RGB, 0-255) and {category id: class index}."""
     names, colors, ids = [], [], []
     for entry in " ".join(_COCO_CATEGORIES.split()).split("; "):
         category, color = entry.split(": ")

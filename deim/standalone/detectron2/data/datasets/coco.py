@@ -1,4 +1,4 @@
-"""Annotation files in COCO format as detectron2's records."""
+"""Reading of COCO annotation files into detectron2's dataset records."""
 
 import contextlib
 import io
@@ -25,19 +25,19 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
     Args:
         json_file: path of the file.
         image_root: folder of the images.
-        dataset_name: if given, class indices are contiguous, in the order of the category ids, and the names of the
-            classes and the map from category ids to indices become metadata of this dataset.
-        extra_annotation_keys: further keys of the annotations to keep.
+        dataset_name: if given, class indices are contiguous, in the order of the category ids. The class names and the
+            map from category ids to indices are added to the metadata of this dataset.
+        extra_annotation_keys: additional keys of annotations to keep.
 
     Returns:
         One record per image, in the order of the image ids, with ``file_name``, ``height``, ``width``, ``image_id`` and
         ``annotations``. Each annotation has ``bbox``, ``bbox_mode`` (XYWH_ABS), ``category_id``, ``iscrowd`` and, where
-        the file has them, ``segmentation`` and ``keypoints`` (moved by half a pixel to the centers of the pixels).
+        the file has them, ``segmentation`` and ``keypoints`` (shifted by half a pixel to pixel centers).
 
     Raises:
-        AssertionError: If annotation ids are not unique, or an annotation is to be ignored.
-        KeyError: If an annotation has a category that the file does not list.
-        ValueError: If an annotation has an empty ``bbox``.
+        AssertionError: if annotation ids are not unique, or an annotation has a nonzero "ignore".
+        KeyError: if an annotation has a category that the file does not list.
+        ValueError: if an annotation has an empty ``bbox``.
     """
     json_file = PathManager.get_local_path(json_file)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -67,7 +67,7 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
 
 
 def _learn_classes(api: COCO, dataset_name: str) -> dict[int, int]:
-    """Put the classes of a file into the metadata, and return the index of each category id."""
+    """Add the classes of a file to the metadata, and return {category id: class index}."""
     category_ids = sorted(api.getCatIds())
     metadata = MetadataCatalog.get(dataset_name)
     metadata.thing_classes = [category["name"] for category in api.loadCats(category_ids)]
@@ -84,7 +84,7 @@ def _check_annotations(api: COCO, image_ids: list, json_file: str) -> None:
         logger.warning(
             f"{json_file} contains {len(api.anns)} annotations, but only {len(listed)} of them match to images in the file."
         )
-    # COCO's own "minival" files repeat some ids.
+    # COCO's "minival" files contain duplicate ids.
     if "minival" not in json_file and len(set(listed)) != len(listed):
         raise AssertionError(f"Annotation ids in '{json_file}' are not unique!")
 
@@ -94,21 +94,21 @@ def _read_annotation(annotation: dict, keys: list[str], index_of: dict[int, int]
 
     Args:
         keys: keys to keep.
-        index_of: index of each category id, or None to keep the ids.
-        where: file and image, for messages.
+        index_of: {category id: class index}, or None to keep the ids.
+        where: file and image, for error messages.
     """
     if annotation.get("ignore", 0) != 0:
         raise AssertionError(f'{where}: "ignore" in COCO json file is not supported.')
     instance: dict[str, Any] = {key: annotation[key] for key in keys if key in annotation}
     if "bbox" in instance and len(instance["bbox"]) == 0:
-        raise ValueError(f"{where}: an annotation contains an empty 'bbox' value! This is no valid COCO format.")
+        raise ValueError(f"{where}: an annotation contains an empty 'bbox' value! This is not valid COCO format.")
     if annotation.get("segmentation"):
         segmentation = _read_segmentation(annotation["segmentation"])
         if not segmentation:
             return None
         instance["segmentation"] = segmentation
     if instance.get("keypoints"):
-        # COCO numbers pixels; the center of pixel 0 is at 0.5.
+        # COCO keypoints are pixel indices; the center of pixel 0 is at 0.5.
         instance["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(instance["keypoints"])]
     instance["bbox_mode"] = BoxMode.XYWH_ABS
     if index_of:
@@ -121,7 +121,7 @@ def _read_annotation(annotation: dict, keys: list[str], index_of: dict[int, int]
 
 
 def _read_segmentation(segmentation: list | dict) -> list | dict:
-    """Return the polygons of three points and more, or a compressed run-length encoding."""
+    """Return the polygons with at least three points, or a compressed run-length encoding."""
     if not isinstance(segmentation, dict):
         return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
     if isinstance(segmentation["counts"], list):
@@ -139,7 +139,7 @@ def register_coco_instances(name, metadata, json_file, image_root):
         image_root: folder of the images.
 
     Raises:
-        AssertionError: If a name or path has a wrong type, or metadata differ from those that the dataset has.
+        AssertionError: if a name or path has the wrong type, or metadata differ from existing metadata of the dataset.
     """
     if not isinstance(name, str):
         raise AssertionError(f"The name of a dataset must be a string, got {name!r}")

@@ -1,4 +1,4 @@
-"""Which samples a process reads in evaluation."""
+"""Sampler for evaluation."""
 
 import detectron2.utils.comm as comm
 from torch.utils.data.sampler import Sampler
@@ -7,11 +7,11 @@ __all__ = ["InferenceSampler"]
 
 
 class InferenceSampler(Sampler):
-    """This process's contiguous share of ``range(size)``; the first processes take the remainder."""
+    """A sampler of this rank's contiguous share of ``range(size)``; the first ranks take the remainder."""
 
     def __init__(self, size: int):
         if size <= 0:
-            raise AssertionError(f"InferenceSampler needs a data set that is not empty, got size {size}")
+            raise AssertionError(f"InferenceSampler needs a non-empty dataset, got size {size}")
         share, extra = divmod(size, comm.get_world_size())
         rank = comm.get_rank()
         start = rank * share + min(rank, extra)

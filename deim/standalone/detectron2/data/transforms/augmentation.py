@@ -10,9 +10,9 @@ __all__ = ["AugInput", "Augmentation", "AugmentationList"]
 
 
 class Augmentation:
-    """A policy. :meth:`get_transform` decides at random; the transform that it returns is deterministic.
+    """A random policy: :meth:`get_transform` samples a deterministic transform.
 
-    The names of the parameters of ``get_transform`` say which attributes of the :class:`AugInput` it receives. A single
+    ``get_transform`` receives the attributes of the :class:`AugInput` that its parameters are named after; a single
     parameter is always the image. ``input_args``, if set, lists the attributes instead.
     """
 
@@ -25,7 +25,7 @@ class Augmentation:
                 setattr(self, name, value)
 
     def _rand_range(self, low=1.0, high=None, size=None):
-        """Draw from [low, high), or from [0, low) without ``high``."""
+        """Return a random number in [low, high), or in [0, low) without ``high``."""
         low, high = (0, low) if high is None else (low, high)
         return np.random.uniform(low, high, [] if size is None else size)
 
@@ -36,9 +36,9 @@ class Augmentation:
         """Transform ``aug_input`` in place and return the transform.
 
         Raises:
-            AssertionError: If ``get_transform`` does not return a transform.
-            AttributeError: If ``aug_input`` lacks an attribute that ``get_transform`` needs.
-            TypeError: If ``get_transform`` has a variable number of arguments.
+            AssertionError: if ``get_transform`` does not return a transform.
+            AttributeError: if ``aug_input`` lacks an attribute that ``get_transform`` needs.
+            TypeError: if ``get_transform`` has a variable number of arguments.
         """
         if self.input_args is None:
             self.input_args = self._names_of_inputs()
@@ -61,7 +61,7 @@ class Augmentation:
     def __repr__(self):
         """Return the call that creates the augmentation, with the arguments that differ from their defaults.
 
-        A class whose attributes do not have the names of its arguments is shown as a plain object.
+        Falls back to ``object.__repr__`` if the attributes are not named after the arguments.
         """
         parameters = inspect.signature(self.__init__).parameters.values()
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or not hasattr(self, p.name) for p in parameters):
@@ -75,7 +75,7 @@ class Augmentation:
 
 
 class _Always(Augmentation):
-    """A fixed transform as a policy."""
+    """A policy that always returns the same transform."""
 
     def __init__(self, tfm: Transform):
         self.tfm = tfm
@@ -90,7 +90,7 @@ class _Always(Augmentation):
 
 
 class AugmentationList(Augmentation):
-    """Several augmentations in a row. Each one receives what the previous one has made."""
+    """A sequence of augmentations, each applied to the output of the previous one."""
 
     def __init__(self, augs):
         """Create the list.
@@ -99,7 +99,7 @@ class AugmentationList(Augmentation):
             augs: augmentations or transforms.
 
         Raises:
-            AssertionError: If an entry is neither.
+            AssertionError: if an entry is neither an augmentation nor a transform.
         """
         super().__init__()
         for aug in augs:
@@ -117,7 +117,7 @@ class AugmentationList(Augmentation):
 
 
 class AugInput:
-    """What augmentations transform together.
+    """The arrays that augmentations transform together.
 
     Attributes:
         image: array of shape (H, W) or (H, W, C), uint8 or floating point.
@@ -129,7 +129,7 @@ class AugInput:
         """Store the arrays.
 
         Raises:
-            AssertionError: If the image is not an array of two or three dimensions.
+            AssertionError: if the image is not an array of two or three dimensions.
         """
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
             raise AssertionError(f"An image must be an array of shape (H, W) or (H, W, C), got {type(image)}")

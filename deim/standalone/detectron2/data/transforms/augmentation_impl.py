@@ -19,7 +19,7 @@ class RandomFlip(Augmentation):
         """Create the augmentation.
 
         Raises:
-            ValueError: If both directions are chosen, or none.
+            ValueError: if both directions are enabled, or neither is.
         """
         super().__init__()
         if bool(horizontal) == bool(vertical):
@@ -39,7 +39,7 @@ class Resize(Augmentation):
         """Create the augmentation.
 
         Args:
-            shape: (height, width) in pixels, or one number for both.
+            shape: (height, width) in pixels, or one number for a square.
             interp: interpolation method of PIL.
         """
         super().__init__()
@@ -51,19 +51,19 @@ class Resize(Augmentation):
 
 
 class ResizeShortestEdge(Augmentation):
-    """Resize the shorter side of the image to a random length, and keep the aspect ratio."""
+    """Resize the shorter side of the image to a random length, keeping the aspect ratio."""
 
     def __init__(self, short_edge_length, max_size=sys.maxsize, sample_style="range", interp=Image.BILINEAR):
         """Create the augmentation.
 
         Args:
             short_edge_length: length in pixels, or a list of lengths.
-            max_size: largest length of the longer side in pixels.
-            sample_style: "choice" draws one of the lengths; "range" draws a length between the two given ones.
+            max_size: maximum length of the longer side in pixels.
+            sample_style: "choice" samples one of the lengths; "range" samples a length between two given lengths.
             interp: interpolation method of PIL.
 
         Raises:
-            AssertionError: If ``sample_style`` is unknown, or "range" has not two lengths.
+            AssertionError: if ``sample_style`` is unknown, or is "range" without exactly two lengths.
         """
         super().__init__()
         if sample_style not in ("range", "choice"):
@@ -88,7 +88,7 @@ class ResizeShortestEdge(Augmentation):
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
         """Return the (height, width) to which an image of size (oldh, oldw) is resized."""
         scale = short_edge_length / min(oldh, oldw)
-        # The shorter side is exactly the given length; a product could round to another number.
+        # Set the shorter side directly: the scaled value could round to another number.
         height, width = (short_edge_length, scale * oldw) if oldh < oldw else (scale * oldh, short_edge_length)
         shrink = min(1.0, max_size / max(height, width))
         return int(height * shrink + 0.5), int(width * shrink + 0.5)

@@ -1,4 +1,4 @@
-"""Transforms that fvcore does not have."""
+"""Transforms that are missing in fvcore."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ _TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICU
 class ResizeTransform(Transform):
     """Resize an image from (h, w) to (new_h, new_w) pixels.
 
-    PIL resizes uint8 images, with a filter when it shrinks. torch resizes floating point images, without one.
+    uint8 images are resized by PIL, with antialiasing when shrinking; floating point images by torch, without it.
     """
 
     def __init__(self, h, w, new_h, new_w, interp=None):
@@ -27,8 +27,8 @@ class ResizeTransform(Transform):
         """Resize an array of shape (H, W), (H, W, C) or, in floating point, (H, W, C, D).
 
         Raises:
-            AssertionError: If the image has another size than (h, w).
-            NotImplementedError: If its dtype is neither uint8 nor floating point.
+            AssertionError: if the size of the image is not (h, w).
+            NotImplementedError: if its dtype is neither uint8 nor floating point.
         """
         if img.shape[:2] != (self.h, self.w) or img.ndim > 4:
             raise AssertionError(f"The image has shape {img.shape}; the transform is for {(self.h, self.w)}")
@@ -56,9 +56,9 @@ class ResizeTransform(Transform):
         return coords
 
     def apply_segmentation(self, segmentation):
-        """Resize an array of labels by the nearest neighbor."""
+        """Resize an array of labels by nearest-neighbor interpolation."""
         return self.apply_image(segmentation, interp=Image.NEAREST)
 
     def inverse(self):
-        """Return the transform that restores the size."""
+        """Return the transform back to the original size."""
         return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)

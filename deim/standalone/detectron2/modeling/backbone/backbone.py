@@ -9,7 +9,7 @@ __all__ = ["Backbone"]
 
 
 class Backbone(nn.Module, metaclass=ABCMeta):
-    """Maps a batch of images to named feature maps.
+    """Base class of backbones, which map a batch of images to named feature maps.
 
     A subclass sets ``_out_features``, ``_out_feature_channels`` and ``_out_feature_strides``.
     """
@@ -19,7 +19,7 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
     @abstractmethod
     def forward(self, x):
-        """Return the feature maps, each of shape (N, C, h, w), by their names.
+        """Return {name: feature map of shape (N, C, h, w)}.
 
         Args:
             x: images of shape (N, 3, H, W).
@@ -27,16 +27,16 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
     @property
     def size_divisibility(self) -> int:
-        """The number of which height and width of the images must be a multiple; 0 for any size."""
+        """Required divisor of the image height and width; 0 allows any size."""
         return 0
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """What ``ImageList.from_tensors`` takes as its argument of this name."""
+        """Value of the argument ``padding_constraints`` of ``ImageList.from_tensors``."""
         return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of each feature map."""
+        """Return the channels and stride of each feature map."""
         return {
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features

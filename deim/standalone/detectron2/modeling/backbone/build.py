@@ -1,4 +1,4 @@
-"""Backbones by name, for yacs configs."""
+"""Registry of backbones, for yacs configs."""
 
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
@@ -9,15 +9,15 @@ BACKBONE_REGISTRY = Registry("BACKBONE")
 
 
 def build_backbone(cfg, input_shape=None) -> Backbone:
-    """Build the backbone that ``cfg.MODEL.BACKBONE.NAME`` names.
+    """Build the backbone named by ``cfg.MODEL.BACKBONE.NAME``.
 
     Args:
         cfg: a yacs config.
-        input_shape: channels of the images; by default those of ``cfg.MODEL.PIXEL_MEAN``.
+        input_shape: channels of the images; by default the length of ``cfg.MODEL.PIXEL_MEAN``.
 
     Raises:
-        AssertionError: If the registered function returns anything else.
-        KeyError: If the name is not registered.
+        AssertionError: if the registered function does not return a Backbone.
+        KeyError: if the name is not registered.
     """
     shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)) if input_shape is None else input_shape
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, shape)

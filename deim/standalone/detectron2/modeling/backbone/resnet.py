@@ -1,4 +1,4 @@
-"""ResNet (arXiv 1512.03385) with the layout of detectron2's checkpoints."""
+"""ResNet (arXiv 1512.03385) with detectron2's checkpoint layout."""
 
 import math
 
@@ -21,14 +21,14 @@ _NORMS = {
 
 
 def _norm(norm, channels) -> nn.Module | None:
-    """Return the normalization that a name of ``_NORMS`` or a function of the channels stands for."""
+    """Return the normalization layer for a name of ``_NORMS`` or a function of the channels."""
     if norm is None:
         return None
     return _NORMS[norm](channels) if isinstance(norm, str) else norm(channels)
 
 
 class _Conv2d(nn.Conv2d):
-    """A convolution without bias, and its normalization."""
+    """A convolution without bias, followed by normalization."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, *, norm, dilation=1, groups=1):
         super().__init__(
@@ -43,14 +43,14 @@ class _Conv2d(nn.Conv2d):
 
 
 class _Block(nn.Module):
-    """A part with a stride, which can be frozen."""
+    """Base class of blocks, which have a stride and can be frozen."""
 
     def __init__(self, in_channels, out_channels, stride):
         super().__init__()
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
 
     def freeze(self):
-        """Stop the training of the block, and fix the statistics of its norms."""
+        """Freeze the parameters of the block and the statistics of its norms."""
         self.requires_grad_(False)
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         return self
@@ -70,7 +70,7 @@ class _ResidualBlock(_Block):
 
 
 class BasicBlock(_ResidualBlock):
-    """Two 3x3 convolutions (ResNet-18 and -34)."""
+    """Residual block of two 3x3 convolutions (ResNet-18 and -34)."""
 
     def __init__(self, in_channels, out_channels, *, stride=1, norm="BN"):
         super().__init__(in_channels, out_channels, stride, norm)
@@ -82,7 +82,7 @@ class BasicBlock(_ResidualBlock):
 
 
 class BottleneckBlock(_ResidualBlock):
-    """1x1, 3x3 and 1x1 convolution; the stride is in the 3x3 one, or in the first (MSRA's weights)."""
+    """Residual block of 1x1, 3x3 and 1x1 convolutions, with the stride in the 3x3 or in the first (MSRA's weights)."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class BottleneckBlock(_ResidualBlock):
 
 
 class BasicStem(_Block):
-    """A 7x7 convolution and a pooling, each of stride 2."""
+    """A 7x7 convolution and a max pooling, each with stride 2."""
 
     def __init__(self, in_channels=3, out_channels=64, norm="BN"):
         super().__init__(in_channels, out_channels, 4)
@@ -119,22 +119,22 @@ class BasicStem(_Block):
 
 
 class ResNet(Backbone):
-    """A stem and stages, whose features are called "stem", "res2", "res3" and so on."""
+    """A stem and stages, with the features "stem", "res2", "res3" and so on."""
 
     def __init__(self, stem, stages, num_classes=None, out_features=None, freeze_at=0):
-        """Create the network. Stages that no feature needs are dropped.
+        """Create the network. Stages after the last returned feature are dropped.
 
         Args:
             stem: the first layers.
             stages: a list of blocks for each stage.
             num_classes: must be None; the bundled subset of detectron2 has no classifier.
-            out_features: names of the features to return; by default the last one.
+            out_features: names of the features to return; by default the last feature.
             freeze_at: see :meth:`freeze`.
 
         Raises:
-            AssertionError: If a stage has no blocks, or a feature does not exist.
-            NotImplementedError: If ``num_classes`` is given.
-            ValueError: If ``out_features`` is empty.
+            AssertionError: if a stage has no blocks, or a feature does not exist.
+            NotImplementedError: if ``num_classes`` is given.
+            ValueError: if ``out_features`` is empty.
         """
         super().__init__()
         if num_classes is not None:
@@ -164,7 +164,7 @@ class ResNet(Backbone):
             self._out_feature_strides[name], self._out_feature_channels[name] = stride, blocks[-1].out_channels
 
     def forward(self, x):
-        """Return the features of images of shape (N, C, H, W), in the order of the network."""
+        """Return {name: feature} for images of shape (N, C, H, W), in network order."""
         if x.dim() != 4:
             raise AssertionError(f"ResNet takes an input of shape (N, C, H, W). Got {tuple(x.shape)} instead!")
         features = {}
@@ -191,12 +191,12 @@ class ResNet(Backbone):
         Args:
             block_class: class of the blocks.
             num_blocks: number of blocks.
-            in_channels: channels before the first block.
-            out_channels: channels after each block.
+            in_channels: input channels of the first block.
+            out_channels: output channels of all blocks.
             kwargs: arguments of the blocks; ``xx_per_block`` lists the argument ``xx`` of each block.
 
         Raises:
-            AssertionError: If such a list has another length, or ``xx`` is given too.
+            AssertionError: if such a list does not have ``num_blocks`` entries, or ``xx`` is given as well.
         """
         for name in kwargs:
             plain = name.removesuffix("_per_block")

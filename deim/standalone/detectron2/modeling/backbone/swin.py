@@ -1,4 +1,4 @@
-"""Swin Transformer (arXiv 2103.14030) with the layout of detectron2's and the original's checkpoints."""
+"""Swin Transformer (arXiv 2103.14030) with the checkpoint layout of detectron2 and of the original code."""
 
 import itertools
 
@@ -12,7 +12,7 @@ __all__ = ["SwinTransformer"]
 
 
 class _DropPath(nn.Module):
-    """Leaves the whole branch of some images out (arXiv 1603.09382)."""
+    """Stochastic depth: drops the residual branch of random images (arXiv 1603.09382)."""
 
     def __init__(self, prob):
         super().__init__()
@@ -35,7 +35,7 @@ class _Mlp(nn.Module):
 
 
 def _relative_positions(size):
-    """(size^2, size^2) index into the table of position biases for each pair of a window's tokens."""
+    """Return the indices (size^2, size^2) into the table of position biases, for each pair of tokens of a window."""
     steps = torch.arange(size)
     rows, columns = (axis.flatten() for axis in torch.meshgrid(steps, steps, indexing="ij"))
     down = rows[:, None] - rows[None, :] + size - 1
@@ -44,7 +44,7 @@ def _relative_positions(size):
 
 
 class _WindowAttention(nn.Module):
-    """Attention among the tokens of a window, with a learned bias for each relative position."""
+    """Self-attention within windows, with a learned bias for each relative position."""
 
     def __init__(self, dim, window_size, num_heads):
         super().__init__()
@@ -55,7 +55,7 @@ class _WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, windows, allowed=None):
-        """(B, W, N, C) tokens of windows, and (W, N, N) bool which may see which."""
+        """Apply attention to the tokens of windows (B, W, N, C); ``(W, N, N)`` bool is True for allowed pairs."""
         batch, count, _, dim = windows.shape
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
@@ -69,12 +69,12 @@ class _WindowAttention(nn.Module):
 
 
 class SwinTransformerBlock(nn.Module):
-    """Attention in windows, which every other block shifts by half their size, and a feed-forward part."""
+    """Transformer block: window attention, with windows shifted by half their size in every other block, and an MLP."""
 
     def __init__(self, dim, num_heads, window_size, shift, drop_path):
         super().__init__()
         self.window_size, self.shift = window_size, shift
-        # Optimizers keep their state by position, so the order of the parameters is part of a checkpoint.
+        # Optimizer states are stored by position, so the order of the parameters is part of the checkpoint layout.
         self.norm1 = nn.LayerNorm(dim)
         self.attn = _WindowAttention(dim, window_size, num_heads)
         self.drop_path = _DropPath(drop_path)
@@ -82,7 +82,7 @@ class SwinTransformerBlock(nn.Module):
         self.mlp = _Mlp(dim, 4 * dim)
 
     def forward(self, x):
-        """(B, h, w, C) -> (B, h, w, C)."""
+        """Map tokens (B, h, w, C) to (B, h, w, C)."""
         x = x + self.drop_path(self._attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -102,18 +102,18 @@ class SwinTransformerBlock(nn.Module):
 
 
 def _to_windows(x, size):
-    """(B, H, W, C) -> (B, windows, size^2, C)."""
+    """Partition (B, H, W, C) into windows (B, windows, size^2, C)."""
     return x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
 
 def _from_windows(windows, shape, size):
-    """(B, windows, size^2, C) -> (B, H, W, C)."""
+    """Merge windows (B, windows, size^2, C) into (B, H, W, C)."""
     grid = (shape[0] // size, shape[1] // size)
     return windows.unflatten(2, (size, size)).unflatten(1, grid).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def _same_region(shape, size, shift, device):
-    """(windows, size^2, size^2) bool: whether two tokens were neighbors before the cyclic shift."""
+    """Return a mask (windows, size^2, size^2), bool, True for tokens of the same region before the cyclic shift."""
 
     def regions(length):
         steps = torch.arange(length, device=device)
@@ -125,7 +125,7 @@ def _same_region(shape, size, shift, device):
 
 
 class _PatchMerging(nn.Module):
-    """Four neighbors become one token of twice the width."""
+    """Patch merging: 2 x 2 tokens become one token with twice the channels."""
 
     def __init__(self, dim):
         super().__init__()
@@ -149,7 +149,7 @@ class _Stage(nn.Module):
 
 
 class _PatchEmbed(nn.Module):
-    """Squares of pixels as tokens."""
+    """Patch embedding: squares of pixels become tokens."""
 
     def __init__(self, patch_size, embed_dim):
         super().__init__()
@@ -158,14 +158,14 @@ class _PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, x):
-        """(B, 3, H, W) -> (B, h, w, C)."""
+        """Map images (B, 3, H, W) to tokens (B, h, w, C)."""
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
 class SwinTransformer(Backbone):
-    """Features "p0" .. "p3" at strides 4, 8, 16 and 32, those of ``out_indices``; tokens of 4 x 4 pixels."""
+    """Swin Transformer with patches of 4 x 4 pixels. The features "p0" .. "p3" have strides 4, 8, 16 and 32."""
 
     def __init__(
         self,
@@ -177,21 +177,21 @@ class SwinTransformer(Backbone):
         drop_path_rate=0.2,
         out_indices=(0, 1, 2, 3),
     ):
-        """Create the network. The other arguments of detectron2's are not supported.
+        """Create the network. The other arguments of detectron2's SwinTransformer are not supported.
 
         Args:
-            embed_dim: channels of the first stage.
-            depths: blocks of each stage.
-            num_heads: attention heads of each stage.
+            embed_dim: number of channels of the first stage.
+            depths: number of blocks of each stage.
+            num_heads: number of attention heads of each stage.
             window_size: side of the windows in tokens.
-            drop_path_rate: probability at which the last block is left out in training.
-            out_indices: stages whose features are returned.
+            drop_path_rate: probability of dropping the last block in training; it rises linearly over the blocks.
+            out_indices: indices of the stages whose features are returned.
         """
         super().__init__()
         self.out_indices = tuple(out_indices)
         self.patch_embed = _PatchEmbed(4, embed_dim)
         self.num_features = [embed_dim * 2**index for index in range(len(depths))]
-        # rising from block to block
+        # drop probabilities, rising linearly over the blocks
         steps = max(sum(depths) - 1, 1)
         rates = iter([drop_path_rate * block / steps for block in range(sum(depths))])
         self.layers = nn.ModuleList(

@@ -1,4 +1,4 @@
-"""Backbones of timm."""
+"""Backbones from timm."""
 
 import warnings
 
@@ -8,7 +8,7 @@ __all__ = ["TimmBackbone"]
 
 
 class TimmBackbone(Backbone):
-    """A network of timm that returns features, called "p<index>" after ``out_indices``."""
+    """A timm network that returns features named "p<index>" for ``out_indices``."""
 
     def __init__(
         self,
@@ -20,26 +20,26 @@ class TimmBackbone(Backbone):
         out_indices=(0, 1, 2, 3),
         norm_layer=None,
     ):
-        """Create the network by ``timm.create_model``.
+        """Create the network with ``timm.create_model``.
 
         Args:
             model_name: name of the network.
-            features_only: whether it returns features instead of classes.
-            pretrained: whether timm downloads its weights.
-            checkpoint_path: file of weights.
-            in_channels: channels of the images.
-            out_indices: stages whose features are returned.
-            norm_layer: class of the norms; None for that of the network.
+            features_only: whether to return features instead of classes.
+            pretrained: whether to download pretrained weights.
+            checkpoint_path: path of a file of weights.
+            in_channels: number of channels of the images.
+            out_indices: indices of the stages whose features are returned.
+            norm_layer: class of the norm layers; None for the network's default.
 
         Raises:
-            AttributeError: If the network cannot return features.
-            RuntimeError: If timm is not installed.
-            TypeError: If ``pretrained`` is not a bool.
-            ValueError: If the network does not support ``norm_layer``.
+            AttributeError: if the network cannot return features.
+            RuntimeError: if timm is not installed.
+            TypeError: if ``pretrained`` is not a bool.
+            ValueError: if the network does not support ``norm_layer``.
         """
         super().__init__()
         if not isinstance(pretrained, bool):
-            raise TypeError(f"pretrained must be a bool, got {pretrained!r}; a file is given by checkpoint_path")
+            raise TypeError(f"pretrained must be a bool, got {pretrained!r}; to load a file, pass checkpoint_path")
         if features_only and checkpoint_path:
             warnings.warn("features_only and checkpoint_path together may cause an error in timm", stacklevel=2)
         self.timm_model = _create_model(
@@ -59,7 +59,7 @@ class TimmBackbone(Backbone):
             self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))
 
     def forward(self, x):
-        """Return the features of images of shape (N, C, H, W) by their names."""
+        """Return {name: feature} for images of shape (N, C, H, W)."""
         return {f"p{index}": feature for index, feature in zip(self.out_indices, self.timm_model(x), strict=False)}
 
 
