@@ -16,8 +16,9 @@ from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
-# Buffers that a backbone computes by itself, and files may lack.
-COMPUTED = ("num_batches_tracked", "relative_position_index", "attn_mask")
+# Buffers that a backbone computes by itself. Files may lack them, or hold those of another image size: the last two are
+# the rotary embeddings of EVA-02.
+COMPUTED = ("num_batches_tracked", "relative_position_index", "attn_mask", "freqs_cos", "freqs_sin")
 # The ResNets of Caffe2, which detectron2 also has as R-50.pkl.
 _CAFFE2 = "conv1_w"
 # First parts of names that only detectors have.

@@ -94,15 +94,15 @@ def test_it_starts_from_a_file_of_its_classifier(build: Callable[[], nn.Module],
     network = getattr(model.backbone, "net", model.backbone)
     # Norms that a detector adds to a classifier are in no file.
     added = {name for name in network.state_dict() if name.startswith(("norm0", "norm1", "norm2", "norm3"))}
-    # Rotary embeddings are computed for the size of the images, whatever a file holds.
-    computed = ("freqs_cos", "freqs_sin")
+    # The classifier has rotary embeddings for images of another size.
+    rotary = {name: torch.zeros(3, 16) for name in network.state_dict() if name.endswith(("freqs_cos", "freqs_sin"))}
     stored = {
-        name: torch.rand(value.shape) if value.is_floating_point() and not name.endswith(computed) else value
+        name: torch.rand(value.shape).to(value.dtype) if value.is_floating_point() else value
         for name, value in network.state_dict().items()
-        if name not in added
+        if name not in added | rotary.keys()
     }
     head = {"head.weight": torch.zeros(10, 4), "head.bias": torch.zeros(10)}
-    torch.save({"model": stored | head}, tmp_path / "classifier.pth")
+    torch.save({"model": stored | rotary | head}, tmp_path / "classifier.pth")
     load_start(Start(weights=str(tmp_path / "classifier.pth")), model, classes=None)
     loaded = network.state_dict()
     assert len(stored) > 10
