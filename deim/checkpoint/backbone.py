@@ -16,8 +16,9 @@ from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
-# Buffers that a backbone computes itself; files may lack them.
-COMPUTED = ("num_batches_tracked", "relative_position_index", "attn_mask")
+# Buffers that a backbone computes itself. A file may lack them, or hold those of another image size. The last two are the
+# rotary embeddings of EVA-02.
+COMPUTED = ("num_batches_tracked", "relative_position_index", "attn_mask", "freqs_cos", "freqs_sin")
 # A tensor name of Caffe2's ResNets, which detectron2 publishes as R-50.pkl.
 _CAFFE2 = "conv1_w"
 # First components of names that occur in detectors only.

@@ -241,15 +241,31 @@ class PendingImage:
         self.source, self.size, self.boxes = source, size, boxes
         self._pending: list[PixelTransform | AffineTransform] = []
 
-    def augment(self, policy: Augmentation) -> None:
-        """Transform by what a policy draws. One that is not known to do without pixels gets them."""
+    @property
+    def image(self) -> np.ndarray:
+        """The image as it is now, for policies that read it themselves."""
+        return self.render()
+
+    def augment(self, policy: Augmentation | Transform) -> None:
+        """Transform by a policy, or by a fixed transform, as detectron2's ``AugmentationList`` does.
+
+        A policy with a ``__call__`` of its own, such as ``RandomApply``, gets this object in place of an ``AugInput``. Others
+        get the pixels, unless they are known to do without.
+        """
+        if isinstance(policy, Transform):
+            self.transform(policy)
+            return
+        if type(policy).__call__ is not Augmentation.__call__:
+            policy(self)
+            return
         if isinstance(policy, SizeAugmentation) or type(policy) is RandomFlip:
             image = np.broadcast_to(np.uint8(0), (*self.size, 3))
         else:
             image = self.render()
         given = {"image": image, "boxes": self.boxes}
-        if policy.input_args is None:  # as detectron2 does: the names of the arguments tell
-            policy.input_args = tuple(inspect.signature(policy.get_transform).parameters)
+        if policy.input_args is None:  # as in detectron2: a single argument is the image, names tell several apart
+            names = tuple(inspect.signature(policy.get_transform).parameters)
+            policy.input_args = ("image",) if len(names) == 1 else names
         self.transform(policy.get_transform(*(given[name] for name in policy.input_args)))
 
     def transform(self, transform: Transform) -> None:

@@ -166,8 +166,8 @@ class StagedMapper:
         single = DetectionMapper([*policies, *resize], True, **how)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single
-        # The mosaic itself has the wanted size.
-        joined = MosaicMapper(self.mosaic, shape, [*self.color, *self.always], records, **how)
+        # The mosaic itself has the wanted size, unless a policy that follows changes it.
+        joined = MosaicMapper(self.mosaic, shape, [*self.color, *self.always, Resize(shape)], records, **how)
         return lambda record: (joined if np.random.uniform() < self.mosaic_prob else single)(record)
 
 

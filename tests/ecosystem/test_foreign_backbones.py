@@ -1,14 +1,17 @@
-"""Backbones of detectron2 and detrex start from files of their own classifiers, under our decoders."""
+"""Backbones of detectron2 and detrex under our encoders, and started from files of their own classifiers."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from detectron2.config import LazyCall, instantiate
 from torch import nn
 
 from deim.engine.start import Start, load_start
 from deim.fallback import is_standalone
+from tests.models import FAMILIES, batch, recipe
 
 pytestmark = pytest.mark.skipif(
     is_standalone("detectron2") or is_standalone("detrex"), reason="needs the real detectron2 and detrex"
@@ -31,6 +34,15 @@ def vit() -> nn.Module:
     from detectron2.modeling import SimpleFeaturePyramid, ViT
 
     net = ViT(img_size=64, embed_dim=32, depth=2, num_heads=2, out_feature="last_feat", use_rel_pos=True)
+    return SimpleFeaturePyramid(net, "last_feat", 16, scale_factors=[2.0, 1.0, 0.5], square_pad=64)
+
+
+def eva02() -> nn.Module:
+    from detrex.modeling.backbone import EVA02_ViT
+    from detrex.modeling.backbone.eva_02 import SimpleFeaturePyramid
+
+    small = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "pt_hw_seq_len": 4}
+    net = EVA02_ViT(**small, window_size=2, window_block_indexes=[0], out_feature="last_feat")
     return SimpleFeaturePyramid(net, "last_feat", 16, scale_factors=[2.0, 1.0, 0.5], square_pad=64)
 
 
@@ -65,7 +77,7 @@ def internimage() -> nn.Module:
     return InternImage(core_op="DCNv3_pytorch", channels=16, depths=[1, 1, 1, 1], groups=[1, 2, 4, 8])
 
 
-BUILDERS = (resnet, swin, vit, mvit, regnet, convnext, focalnet, internimage)
+BUILDERS = (resnet, swin, vit, eva02, mvit, regnet, convnext, focalnet, internimage)
 
 
 class Detector(nn.Module):
@@ -82,14 +94,75 @@ def test_it_starts_from_a_file_of_its_classifier(build: Callable[[], nn.Module],
     network = getattr(model.backbone, "net", model.backbone)
     # Norms that a detector adds to a classifier are in no file.
     added = {name for name in network.state_dict() if name.startswith(("norm0", "norm1", "norm2", "norm3"))}
+    # The classifier has rotary embeddings for images of another size.
+    rotary = {name: torch.zeros(3, 16) for name in network.state_dict() if name.endswith(("freqs_cos", "freqs_sin"))}
     stored = {
         name: torch.rand(value.shape).to(value.dtype) if value.is_floating_point() else value
         for name, value in network.state_dict().items()
-        if name not in added
+        if name not in added | rotary.keys()
     }
     head = {"head.weight": torch.zeros(10, 4), "head.bias": torch.zeros(10)}
-    torch.save({"model": stored | head}, tmp_path / "classifier.pth")
+    torch.save({"model": stored | rotary | head}, tmp_path / "classifier.pth")
     load_start(Start(weights=str(tmp_path / "classifier.pth")), model, classes=None)
     loaded = network.state_dict()
     assert len(stored) > 10
     assert all(torch.equal(loaded[name], value) for name, value in stored.items())
+
+
+def pyramid(net: Any) -> Any:
+    """A config of ViTDet's pyramid at strides 16 and 32."""
+    from detectron2.modeling import SimpleFeaturePyramid
+
+    return LazyCall(SimpleFeaturePyramid)(
+        net=net, in_feature="last_feat", out_channels=32, scale_factors=[1.0, 0.5], norm="LN", square_pad=64
+    )
+
+
+def eva02_config() -> Any:
+    from detrex.modeling.backbone import EVA02_ViT
+
+    small = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "pt_hw_seq_len": 4}
+    return pyramid(LazyCall(EVA02_ViT)(**small, window_size=2, window_block_indexes=[0], out_feature="last_feat"))
+
+
+def eva_config() -> Any:
+    from detrex.modeling.backbone import EVAViT
+
+    small = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    return pyramid(LazyCall(EVAViT)(**small, window_size=2, window_block_indexes=[0], out_feature="last_feat"))
+
+
+def vit_config() -> Any:
+    from detectron2.modeling import ViT
+
+    return pyramid(LazyCall(ViT)(img_size=64, embed_dim=48, depth=2, num_heads=3, out_feature="last_feat"))
+
+
+def torchvision_config() -> Any:
+    from detrex.modeling.backbone import TorchvisionBackbone
+
+    return LazyCall(TorchvisionBackbone)(model_name="resnet18", return_nodes={"layer2": "res3", "layer3": "res4"})
+
+
+def internimage_config() -> Any:
+    from detrex.modeling.backbone.internimage import InternImage
+
+    small = {"channels": 16, "depths": [1, 1, 1, 1], "groups": [1, 2, 4, 8]}
+    return LazyCall(InternImage)(core_op="DCNv3_pytorch", **small, out_indices=(1, 2))
+
+
+CONFIGS = (eva02_config, eva_config, vit_config, torchvision_config, internimage_config)
+
+
+@pytest.mark.parametrize("family", ["dfine", "dn"])
+@pytest.mark.parametrize("build", CONFIGS, ids=lambda one: one.__name__)
+def test_our_encoders_read_its_features_from_the_backbone(build: Callable[[], Any], family: str) -> None:
+    """The config names neither features nor widths of the backbone."""
+    cfg = recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
+    cfg.model.backbone = build()
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    sum(model(batch([2, 1])).values()).backward()
+    gradients = [one.grad for one in model.backbone.parameters() if one.grad is not None]
+    assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)

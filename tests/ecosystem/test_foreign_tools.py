@@ -490,7 +490,10 @@ def test_the_evaluator_of_pascal_voc_takes_our_loader_and_detections(shapes: Pat
     assert evaluated(name, PascalVOCDetectionEvaluator(name), randomize(tiny_model())) < 50
 
 
-def test_the_evaluator_of_lvis_takes_our_loader_and_detections(shapes: Path, tmp_path: Path) -> None:
+def test_the_evaluator_of_lvis_takes_our_loader_and_detections(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 uses a name that numpy 1.24 has removed
     pytest.importorskip("lvis", reason="LVISEvaluator needs the package lvis")
     from detectron2.data.datasets import register_lvis_instances
     from detectron2.evaluation import LVISEvaluator
@@ -498,13 +501,16 @@ def test_the_evaluator_of_lvis_takes_our_loader_and_detections(shapes: Path, tmp
     content = json.loads((shapes / "annotations/instances_train.json").read_text(encoding="utf-8"))
     for image in content["images"]:
         image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-        image["coco_url"] = f"http://images.cocodataset.org/{image['file_name']}"
+        image["coco_url"] = f"http://images.cocodataset.org/images/{image['file_name']}"
+    for one in content["annotations"]:
+        x, y, width, height = one["bbox"]
+        one["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
     for category in content["categories"]:
         category |= {"frequency": "f", "image_count": 1}
     (tmp_path / "lvis.json").write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "images").symlink_to(shapes / "train")
     name = f"lvis_v1_{tmp_path}"  # detectron2 reads LVIS under such names alone
-    register_lvis_instances(name, {}, str(tmp_path / "lvis.json"), str(tmp_path))
+    register_lvis_instances(name, {}, str(tmp_path / "lvis.json"), f"{tmp_path}/")
     evaluator = LVISEvaluator(name, tasks=("bbox",), output_dir=str(tmp_path))
     assert evaluated(name, evaluator, Oracle()) == pytest.approx(100)
     assert evaluated(name, evaluator, randomize(tiny_model())) < 50
@@ -526,8 +532,8 @@ def test_a_traced_model_becomes_onnx(family: str, tmp_path: Path) -> None:
     wanted = model([{"image": image}])[0]["instances"]
     np.testing.assert_allclose(found[2], wanted.scores.numpy(), atol=1e-4)
     # Detections of nearly the same score may change places.
-    distances = torch.cdist(torch.from_numpy(found[0][:50]), wanted.pred_boxes.tensor)
-    assert distances.min(dim=1).values.max() < 0.05
+    distances = torch.cdist(torch.from_numpy(found[0][:50]), wanted.pred_boxes.tensor, p=1)
+    assert distances.min(dim=1).values.max() < 0.01
 
 
 def test_test_time_augmentation_is_for_models_of_detectron2() -> None:

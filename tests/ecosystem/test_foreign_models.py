@@ -1,0 +1,184 @@
+"""Our data loader, augmentation stages and backbones under models and training scripts of detectron2 and detrex."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data import transforms as T
+from detectron2.engine import SimpleTrainer
+
+from deim.config import load_config
+from deim.data import DetectionMapper, coco_dataset
+from deim.data.augmentation import Resize
+from deim.fallback import is_standalone
+from deim.schedule import Stage
+from tests.commands import RECIPE, data_overrides, metrics, script
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(
+    is_standalone("detectron2") or is_standalone("detrex"), reason="needs the real detectron2 and detrex"
+)
+
+# Our data, with mosaics and mixup from the first iteration on, under the name that configs of detectron2 give them.
+OURS = """
+from deim import model_zoo
+
+_ours = model_zoo.get_config("deim_dfine/deim_dfine_n_shapes")
+dataloader, schedule = _ours.dataloader, _ours.schedule
+schedule.dense_epochs = [0, 8]
+dataloader.image_size = [64, 64]
+dataloader.train.mapper.mosaic_prob = 1.0
+dataloader.train.mixup.prob = 1.0
+dataloader.train.total_batch_size = 4
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+"""
+RETINANET = """
+from detectron2.config import LazyConfig
+_theirs = LazyConfig.load("{detectron2}/configs/COCO-Detection/retinanet_R_50_FPN_1x.py")
+model, optimizer, lr_multiplier, train = _theirs.model, _theirs.optimizer, _theirs.lr_multiplier, _theirs.train
+model.num_classes = 6
+dataloader.train.mapper.img_format = dataloader.test.mapper.img_format = "BGR"
+"""
+FASTER_RCNN = """
+from detectron2.config import LazyConfig
+model = LazyConfig.load("{detectron2}/configs/common/models/mask_rcnn_fpn.py").model
+for _key in ("mask_in_features", "mask_pooler", "mask_head"):
+    model.roi_heads.pop(_key)
+_theirs = LazyConfig.load("{detectron2}/configs/COCO-Detection/retinanet_R_50_FPN_1x.py")
+optimizer, lr_multiplier, train = _theirs.optimizer, _theirs.lr_multiplier, _theirs.train
+model.roi_heads.num_classes = 6
+dataloader.train.mapper.img_format = dataloader.test.mapper.img_format = "BGR"
+"""
+DINO = """
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from deim.config import get_detrex_config, with_deim_criterion
+from deim.modeling.backbone import HGNetV2
+
+_theirs = get_detrex_config("dino/configs/dino-resnet/dino_r50_4scale_12ep.py")
+model, optimizer, lr_multiplier, train = _theirs.model, _theirs.optimizer, _theirs.lr_multiplier, _theirs.train
+with_deim_criterion(model)  # DINO's own needs a GPU, as do its denoising queries
+model.num_classes, model.num_queries, model.dn_number, model.device = 6, 60, 0, "cpu"
+model.backbone = L(HGNetV2)(name="B0", out_features=["stage2", "stage3", "stage4"])
+model.neck.input_shapes = dict(
+    stage2=ShapeSpec(channels=256), stage3=ShapeSpec(channels=512), stage4=ShapeSpec(channels=1024)
+)
+model.neck.in_features = ["stage2", "stage3", "stage4"]
+model.pixel_mean, model.pixel_std = [0.0, 0.0, 0.0], [255.0, 255.0, 255.0]
+train.model_ema.enabled = True
+"""
+LENGTH = ["train.max_iter=3", "train.eval_period=3", "train.log_period=1", "train.checkpointer.period=3"]
+
+
+def checkout(package: str) -> Path:
+    return Path(__import__(package).__file__).parents[1]
+
+
+def train(text: str, tool: list[str], shapes: Path, folder: Path) -> subprocess.CompletedProcess:
+    """Train a config, whose text is given, by a script."""
+    path = Path(tool[-1])
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not beside its package")
+    file = folder / "config.py"
+    file.write_text(OURS + text.replace("{detectron2}", str(checkout("detectron2"))), encoding="utf-8")
+    where = ["train.device=cpu", "train.init_checkpoint=''", f"train.output_dir={folder}/output"]
+    return script(Path(tool[0]), *tool[1:], "--config-file", str(file), *where, *LENGTH, *data_overrides(shapes))
+
+
+@pytest.mark.parametrize("text", [RETINANET, FASTER_RCNN], ids=["retinanet", "faster_rcnn"])
+def test_dense_o2o_trains_models_of_detectron2_by_its_script(text: str, shapes: Path, tmp_path: Path) -> None:
+    done = train(text, [str(checkout("detectron2") / "tools/lazyconfig_train_net.py")], shapes, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = metrics(tmp_path / "output")
+    assert sorted(losses) == [0, 1, 2]
+    assert all(np.isfinite(value) for value in losses.values())
+    assert "bbox/AP" in (tmp_path / "output/metrics.json").read_text(encoding="utf-8")
+
+
+def test_dense_o2o_and_our_backbone_train_dino_by_detrexs_script(shapes: Path, tmp_path: Path) -> None:
+    tool = [str(ROOT / "tests/ecosystem/detrex_without_gpu.py"), str(checkout("detrex") / "tools/train_net.py")]
+    done = train(DINO, tool, shapes, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = metrics(tmp_path / "output")
+    assert sorted(losses) == [0, 1, 2]
+    assert all(np.isfinite(value) for value in losses.values())
+    assert "ema_state" in torch.load(tmp_path / "output/model_final.pth", weights_only=False)
+
+
+def records(shapes: Path) -> list[dict]:
+    return coco_dataset(
+        f"shapes_{shapes}", str(shapes / "annotations/instances_train.json"), str(shapes / "train"), filter_empty=False
+    )
+
+
+POLICIES = {
+    "RandomRotation": lambda: T.RandomRotation([-30, 30]),
+    "RandomCrop": lambda: T.RandomCrop("relative_range", (0.6, 0.6)),
+    "RandomBrightness": lambda: T.RandomBrightness(0.5, 1.5),
+    "RandomContrast": lambda: T.RandomContrast(0.5, 1.5),
+    "RandomSaturation": lambda: T.RandomSaturation(0.5, 1.5),
+    "RandomLighting": lambda: T.RandomLighting(25.0),
+    "RandomExtent": lambda: T.RandomExtent((0.8, 1.2), (0.1, 0.1)),
+    "ResizeShortestEdge": lambda: T.ResizeShortestEdge([48, 80], 100, "choice"),
+    "ResizeScale": lambda: T.ResizeScale(0.5, 2.0, 64, 64),
+    "FixedSizeCrop": lambda: T.FixedSizeCrop((64, 64)),
+    "RandomApply": lambda: T.RandomApply(T.RandomRotation([-30, 30]), 0.9),
+    "AugmentationList": lambda: T.AugmentationList([T.RandomFlip(prob=1.0), T.RandomRotation([-30, 30])]),
+    "a transform": lambda: T.CropTransform(10, 10, 50, 50),
+    "an argument of another name": lambda: Mirror(),
+}
+
+
+class Mirror(T.Augmentation):
+    """A policy whose only argument is not called image, which detectron2 allows."""
+
+    def get_transform(self, img: np.ndarray) -> T.Transform:
+        return T.HFlipTransform(img.shape[1])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_our_mapper_does_what_the_mapper_of_detectron2_does(name: str, seed: int, shapes: Path) -> None:
+    """With a policy of detectron2 behind one of ours that is not applied yet when the policy asks for the image."""
+    from detectron2.data import DatasetMapper
+
+    record, resize = records(shapes)[0], Resize((60, 90))
+    policy = POLICIES[name]()
+    np.random.seed(seed)
+    theirs = DatasetMapper(True, augmentations=[resize, policy], image_format="RGB")(record)
+    np.random.seed(seed)
+    ours = DetectionMapper([resize, policy], is_train=True, min_box_size=1e-5)(record)
+    assert torch.equal(ours["image"], theirs["image"])
+    boxes, wanted = ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor
+    torch.testing.assert_close(boxes, wanted, rtol=0, atol=1e-4)
+    assert torch.equal(ours["instances"].gt_classes, theirs["instances"].gt_classes)
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_our_stages_take_policies_of_detectron2(stage: Stage, shapes: Path) -> None:
+    cfg = load_config(RECIPE, [*data_overrides(shapes), "dataloader.image_size=[64,64]"])
+    mapper = instantiate(cfg.dataloader.train.mapper)
+    mapper.always = [POLICIES[name]() for name in ("RandomRotation", "RandomCrop", "RandomBrightness")]
+    mapper.strong = [POLICIES["RandomExtent"]()]
+    mapper.mosaic_prob = 1.0
+    data = records(shapes)
+    for record in data[:6]:
+        sample = mapper.at(stage, data)(record)
+        assert tuple(sample["image"].shape) == (3, 64, 64)
+        boxes = sample["instances"].gt_boxes.tensor
+        assert (boxes >= 0).all()
+        assert (boxes <= 64).all()
+
+
+def test_the_simple_trainer_of_detectron2_trains_a_model_of_ours(shapes: Path) -> None:
+    cfg = load_config(
+        RECIPE, [*data_overrides(shapes), "dataloader.train.num_workers=0", "dataloader.image_size=[64,64]"]
+    )
+    model = instantiate(cfg.model)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), torch.optim.SGD(model.parameters(), lr=0.01))
+    trainer.train(0, 1)
+    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
