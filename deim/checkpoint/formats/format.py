@@ -29,8 +29,8 @@ class Repeat:
 
     Args:
         copy, original: templates of the names in the file, as in :class:`Rule`.
-        when: predicate on our model: do its files have the copy?
-        instead: the file has only the copy.
+        when: function of our model; True if its files have the copy.
+        instead: files have only the copy.
     """
 
     copy: str
@@ -50,7 +50,7 @@ class Format:
         signature: templates; only files of this format have a matching name for each of them.
         rules: function of the number of decoder layers.
         repeats: tensors that are stored twice.
-        suits: predicate: can this format store a given model of ours, of one of the ``systems``?
+        suits: function of our model from one of the ``systems``; True if the format can store it.
         once: files store parameters that layers share only once, under the first name.
         constants: function of our model and the (height, width) of images that returns tensors that files store beside
             the weights: buffers that follow from the model's shape.

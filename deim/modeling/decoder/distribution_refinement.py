@@ -45,7 +45,7 @@ class DistributionState(RefinementState):
 
 
 class DistributionRefinement(Refinement):
-    """Boxes from a plain head after the first layer, whose edges each layer refines as distributions.
+    """Refinement of edge distributions: a plain head predicts boxes after the first layer, every layer refines them.
 
     Args:
         dim, num_classes, num_layers: see :class:`Refinement`.

@@ -78,7 +78,7 @@ class Refinement(nn.Module):
 
 
 class FixedBoxes(Refinement):
-    """No refinement: every layer predicts a correction of the initial references.
+    """No refinement: every layer predicts a correction to the initial references.
 
     Deformable DETR without iterative box refinement.
 

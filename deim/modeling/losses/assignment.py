@@ -53,7 +53,7 @@ class GroupAssignment:
         classes: pairs for classification.
         boxes: pairs for localization.
         matched: () mean number per rank of queries of a layer that are matched for localization.
-        others: () mean number per rank of queries of a layer that are not.
+        others: () mean number per rank of queries of a layer that are not matched for localization.
         classified: (B, Q) bool, queries with a classification loss; None for all queries.
     """
 

@@ -23,7 +23,7 @@ CLASSIFICATION_LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 class Criterion(nn.Module):
-    """Computes a dict of weighted losses from a decoder's predictions.
+    """Weighted losses of a decoder's predictions.
 
     Every loss is computed for all layers of a group at once. Names follow D-FINE and DEIM:
     ``loss_bbox``, ``loss_bbox_aux_0``, ``loss_bbox_pre``, ``loss_bbox_enc_0``, ``loss_bbox_dn_0``,

@@ -48,7 +48,7 @@ _BEYOND_ANY_COST = 1e9
 
 
 class HungarianMatcher:
-    """Assigns a different query to every object with the minimum total cost."""
+    """Hungarian matcher, which assigns a different query to every object at the minimum total cost."""
 
     def __init__(self, cost: MatchingCost | None = None):
         self.cost = cost or MatchingCost()

@@ -10,7 +10,7 @@ from deim.structures.predictions import Predictions
 
 
 class RegionProposals(TwoStageSource):
-    """Queries from box predictions of all tokens: embeddings of the best boxes give content and position.
+    """Query source that predicts a box for every token; content and position are embeddings of the best boxes.
 
     All tokens are supervised as the group ``encoder``, independent of the class of an object. Only the logit of the
     first class counts as a token's score.

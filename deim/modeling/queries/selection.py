@@ -86,7 +86,7 @@ class TwoStageSource(QuerySource):
 
 
 class QuerySelection(TwoStageSource):
-    """Queries whose content are the best tokens; boxes are predicted for these only (RT-DETR, D-FINE)."""
+    """Query source with the best tokens as content; boxes are predicted only for these tokens (RT-DETR, D-FINE)."""
 
     def forward(self, memory: Memory) -> InitialQueries:
         """Select the queries; see :class:`TwoStageSource`.
