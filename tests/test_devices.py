@@ -58,7 +58,7 @@ def test_the_cpu_uses_bfloat16_only_with_instructions_for_it(
     assert (cfg.train.device, cfg.train.amp.enabled) == ("cpu", supported)
     told = [record.message for record in caplog.records if "float32" in record.message]
     assert told == ([] if supported else ["Computing in float32: this CPU has no instructions for bfloat16 "
-                                          "(train.amp.enabled=False says the same)"])  # fmt: skip
+                                          "(same as train.amp.enabled=False)"])  # fmt: skip
 
 
 def test_mps_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_half_on_a_cpu_needs_instructions_for_it(
     trained = TrainedModel(instantiate(cfg.model), cfg, ["a"])
     runner = TorchRunner(trained, torch.device("cpu"), half=True)
     assert runner.half is supported
-    assert ("half is ignored" in caplog.text) is not supported
+    assert ("Ignoring half" in caplog.text) is not supported
     in_half = any(parameter.dtype == torch.float16 for parameter in runner.model.parameters())
     assert in_half is supported
 

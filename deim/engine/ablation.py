@@ -1,4 +1,4 @@
-"""Runs of one recipe with parts of it switched on and off."""
+"""Ablation runs: one recipe with components switched on and off."""
 
 import itertools
 import json
@@ -21,12 +21,12 @@ from deim.visualization import draw_runs, last_scores, read_scores
 
 @dataclass(frozen=True)
 class Variant:
-    """One cell of the matrix.
+    """One cell of the ablation matrix.
 
     Attributes:
-        name: what differs from the recipe.
-        states: of the switches.
-        runs: an output folder with ``planned.yaml``, its config, for each seed.
+        name: difference from the recipe.
+        states: {switch: whether it is on}.
+        runs: output directory per seed, each with the run's config in ``planned.yaml``.
     """
 
     name: str
@@ -51,12 +51,13 @@ def plan(
     Args:
         config_file, overrides: see :func:`deim.config.load_config`.
         switches: names in :data:`deim.config.SWITCHES`.
-        seeds: each variant runs once with each.
-        output: folder of the ablation.
-        all_combinations: of all switches; else the recipe as it is, and with one switch turned at a time.
+        seeds: each variant is trained once per seed.
+        output: directory of the ablation.
+        all_combinations: plan all combinations of the switches; otherwise the unchanged recipe and one variant per
+            switch, with that switch toggled.
 
     Raises:
-        ConfigError: an unknown switch, or a recipe that has no such part.
+        ConfigError: if a switch is unknown or the recipe lacks the component.
     """
     start = load_config(config_file, overrides)
     now = {name: is_on(start, name) for name in switches}
@@ -79,23 +80,24 @@ def plan(
 
 
 def _write(cfg: Any, path: Path) -> None:
-    """
+    """Write the config of a run.
+
     Raises:
-        ConfigError: another config stands there: that of another ablation.
+        ConfigError: if ``path`` already holds a different config.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     former = path.read_text(encoding="utf-8") if path.is_file() else None
     LazyConfig.save(cfg, str(path))
     if former is not None and path.read_text(encoding="utf-8") != former:
         path.write_text(former, encoding="utf-8")
-        raise ConfigError(f"{path} holds the config of another ablation: choose another --output, or remove it")
+        raise ConfigError(f"{path} holds the config of a different ablation. Choose another --output or delete it")
 
 
 def run(variants: Sequence[Variant], num_gpus: int = 1) -> None:
-    """Train what is not finished yet, one run after the other, each going on where it was interrupted.
+    """Train all unfinished runs sequentially, resuming interrupted ones.
 
     Raises:
-        ConfigError: a run failed; its own message stands above.
+        ConfigError: if a run fails; its own error message is printed before.
     """
     waiting = [run for variant in variants for run in variant.runs if run not in variant.finished]
     start = time.monotonic()
@@ -107,11 +109,11 @@ def run(variants: Sequence[Variant], num_gpus: int = 1) -> None:
         arguments = ["--config-file", str(folder / "planned.yaml"), "--resume", "--num-gpus", str(num_gpus)]
         done = subprocess.run(deim_command("train", *arguments), env=deim_environment(), check=False)
         if done.returncode != 0:
-            raise ConfigError(f"the run in {folder} ended with status {done.returncode}")
+            raise ConfigError(f"the run in {folder} failed with exit status {done.returncode}; its error is above")
 
 
 def report(variants: Sequence[Variant], output: Path) -> str:
-    """Write ``table.md``, ``results.json`` and ``curves.png`` of the finished runs; the table."""
+    """Write ``table.md``, ``results.json`` and ``curves.png`` of the finished runs, and return the table."""
     rows, results = [], {}
     for variant in variants:
         scores = [last_scores(run / "metrics.json") for run in variant.finished]
@@ -131,7 +133,7 @@ def report(variants: Sequence[Variant], output: Path) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean, and from where to where."""
+    """Format the mean and the range of ``values``."""
     if not values:
         return "-"
     mean = f"{sum(values) / len(values):.1f}"

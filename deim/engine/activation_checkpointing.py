@@ -1,4 +1,4 @@
-"""Memory for time: blocks whose activations are not kept for the backward pass, but computed once more there."""
+"""Activation checkpointing: recompute activations in the backward pass to save memory."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -29,41 +29,41 @@ BLOCKS: tuple[type[nn.Module], ...] = (
 
 
 def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
-    """Keep of every block in these parts no more than its inputs, in place (arXiv 1604.06174, section 4).
+    """Checkpoint the activations of every block of these modules, in place (arXiv 1604.06174, section 4).
 
-    Losses, gradients and statistics of normalization stay what they are: random numbers are drawn again as they
-    were, and batches are counted once.
+    Losses, gradients and normalization statistics do not change: the recomputation uses the same random numbers and
+    does not update the statistics a second time.
 
     Args:
-        parts: names of modules, such as "backbone", "encoder" and "decoder".
+        parts: module names, such as "backbone", "encoder" and "decoder".
 
     Raises:
-        ConfigError: there is no such part, or it has none of the ``BLOCKS``.
+        ConfigError: if a module does not exist or contains none of the ``BLOCKS``.
     """
     for name in parts:
         part = dict(model.named_modules()).get(name)
         blocks = [] if part is None else [module for module in part.modules() if isinstance(module, BLOCKS)]
         if not blocks:
             raise ConfigError(
-                f"train.activation_checkpointing: the model has no {name}"
+                f"train.activation_checkpointing: the model has no module {name}"
                 if part is None
-                else f"train.activation_checkpointing: {name} is a {type(part).__name__} without blocks that are known; "
-                "its own configuration may have a switch such as use_checkpoint"
+                else f"train.activation_checkpointing: {name} ({type(part).__name__}) has no supported blocks. Its own "
+                "configuration may have a switch such as use_checkpoint"
             )
         for block in blocks:
             again = partial(_contexts, block)
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=again)
-        logger.info(f"Activations of {len(blocks)} blocks of model.{name} are computed again in the backward pass")
+        logger.info(f"Checkpointing activations of {len(blocks)} blocks of model.{name}")
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Around a block's first pass, and around its second."""
+    """Return the contexts for the forward pass of a block and for its recomputation."""
     return nullcontext(), _batches_counted_once(block)
 
 
 @contextmanager
 def _batches_counted_once(block: nn.Module) -> Iterator[None]:
-    """Normalization updates copies of its statistics within, which nobody keeps."""
+    """Let normalization layers update temporary copies of their statistics, so each batch counts only once."""
     kept = [
         (norm, name, statistic)
         for norm in block.modules()

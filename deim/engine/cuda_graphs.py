@@ -1,4 +1,4 @@
-"""Training where all that comes before the decoder is replayed: a launch in each direction instead of a thousand."""
+"""CUDA graphs for training: replay backbone and encoder with one launch per direction instead of about a thousand."""
 
 import logging
 from collections.abc import Callable
@@ -19,13 +19,14 @@ logger = logging.getLogger("detectron2.deim")
 
 
 class Recording:
-    """Backbone and encoder for images like those that it was recorded with, and their gradients.
+    """CUDA graphs of the forward and backward pass of backbone and encoder, for one shape of images.
 
-    Weights are read where they are, so that it goes on to hold while they learn.
+    The graphs read the weights in place and therefore stay valid while the weights are trained.
 
     Args:
-        encode: carries them out.
-        pool: memory for what passes by, shared with recordings that are never in use at the same time.
+        encode: runs backbone and encoder.
+        images: example batch to capture with.
+        pool: memory pool, shared with recordings that never run at the same time.
     """
 
     def __init__(self, detector: DEIMDetector, encode: Callable[[Tensor], list[Tensor]], images: Tensor, pool: Any):
@@ -67,11 +68,10 @@ class _Replay(torch.autograd.Function):
 
 
 class ReplayedEncoding:
-    """:meth:`DEIMDetector.encode` that is recorded in training for every shape of images and precision when it first comes,
-    and replayed from then on.
+    """Replacement for :meth:`DEIMDetector.encode` that captures and replays CUDA graphs in training.
 
-    Statistics of normalization and random numbers are as without. All recordings share their memory: a step is over before
-    the next one begins.
+    Graphs are captured on the first batch of each image shape and precision. Normalization statistics and random
+    numbers are the same as without graphs. All recordings share one memory pool, as steps never overlap.
     """
 
     def __init__(self, detector: DEIMDetector):
@@ -85,7 +85,7 @@ class ReplayedEncoding:
         kind = kind_of(images)
         if kind not in self.recordings:
             self.recordings[kind] = self._record(images)
-            logger.info(f"Recorded backbone and encoder for batches of {tuple(images.shape)}")
+            logger.info(f"Captured CUDA graphs of backbone and encoder for batches of shape {tuple(images.shape)}")
         return self.recordings[kind](images)
 
     def _record(self, images: Tensor) -> Recording:
@@ -95,7 +95,7 @@ class ReplayedEncoding:
         with (
             torch.cuda.device(images.device),
             torch.random.fork_rng(devices=[images.device]),
-            # weights that were cast before would not be cast again by what is replayed
+            # Weights cast earlier would be reused: the cast would not be part of the graph.
             casting_anew("cuda"),
         ):
             recording = Recording(self.detector, self.eager, images, self.pool)
@@ -106,13 +106,13 @@ class ReplayedEncoding:
 
 
 def record_features(model: nn.Module) -> None:
-    """Let a detector's backbone and encoder be replayed in training, in place.
+    """Replay a detector's backbone and encoder as CUDA graphs in training, in place.
 
     Raises:
-        ConfigError: it is none with a hybrid encoder, without padded images; or it is not on a GPU.
+        ConfigError: if the model is not a DEIMDetector with a HybridEncoder, or is not on a GPU.
     """
     if not isinstance(model, DEIMDetector) or not isinstance(model.encoder, HybridEncoder):
-        raise ConfigError("train.cuda_graphs is for detectors with a HybridEncoder, as D-FINE and RT-DETR have it")
+        raise ConfigError("train.cuda_graphs requires a detector with a HybridEncoder, such as D-FINE or RT-DETR")
     if model.device.type != "cuda":
-        raise ConfigError(f"train.cuda_graphs needs a GPU, and the model is on {model.device}")
+        raise ConfigError(f"train.cuda_graphs requires a GPU, but the model is on {model.device}")
     model.encode = ReplayedEncoding(model)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Pictures of what a checkpoint detects."""
+"""Figures of a checkpoint's detections."""
 
 import itertools
 from typing import Any
@@ -15,11 +15,12 @@ from deim.visualization import draw_detections
 
 @torch.no_grad()
 def draw_predictions(cfg: Any, output: str, count: int, threshold: float) -> None:
-    """Draw what a checkpoint detects on the first ``count`` images of ``dataloader.test``; see
-    :func:`deim.visualization.draw_detections`.
+    """Draw the detections of a checkpoint on the first ``count`` images of ``dataloader.test``.
+
+    See :func:`deim.visualization.draw_detections`.
 
     Raises:
-        DeimError: something that the user can mend is wrong.
+        DeimError: if the config or the checkpoint is wrong.
     """
     settle_device(cfg)
     loader = build(cfg, "dataloader.test")

@@ -1,4 +1,4 @@
-"""What is said before a run has its log."""
+"""Log records emitted before the log of a run is set up."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from logging.handlers import MemoryHandler
 
 @contextmanager
 def said_later(logger: logging.Logger) -> Iterator[Callable[[], None]]:
-    """Keep what ``logger`` is told. Calling what this gives, once handlers are there, tells them."""
+    """Buffer the records of ``logger``. Yields a function that passes them to the handlers once these exist."""
     buffer = MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     level = logger.level
     logger.addHandler(buffer)

@@ -9,18 +9,18 @@ from torch import nn
 
 
 class EMAHook(HookBase):
-    """Updates an :class:`EMAState` after each iteration.
+    """Hook that updates an :class:`EMAState` after each iteration.
 
-    The decay at the n-th update is ``decay * (1 - exp(-n / warmup_iters))``, so that the average
-    soon forgets the random weights (as in YOLOv5, RT-DETR and DEIM). Floating-point buffers, the
-    statistics of normalization among them, are averaged too; others are copied.
+    The decay at the n-th update is ``decay * (1 - exp(-n / warmup_iters))``, so that the random initial weights are
+    soon forgotten (as in YOLOv5, RT-DETR and DEIM). Floating-point buffers, including normalization statistics, are
+    averaged as well; other buffers are copied.
 
     Args:
-        model: without DistributedDataParallel around it.
-        state: filled from the model before training, unless a checkpoint has filled it.
+        model: model without its DistributedDataParallel wrapper.
+        state: EMA state; initialized from the model before training unless loaded from a checkpoint.
         decay: in (0, 1).
-        warmup_iters: 0 for none.
-        device: where the averages are kept; "" where the model is.
+        warmup_iters: 0 for no warm-up.
+        device: device of the EMA weights; "" for that of the model.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class EMAHook(HookBase):
             self.state.to(self.device or next(self.model.parameters()).device)
         else:
             self.state.save_from(self.model, self.device)
-        # Looked up once: walking through a model takes as long as updating it. What it consists of stays the same, whereas
-        # averages may be loaded anew.
+        # Looked up once, because walking through a model takes as long as the update. The model's tensors stay the same
+        # objects; the EMA tensors may be replaced by loading a checkpoint.
         values = dict(self.state.get_model_state_iterator(self.model))
         self.averaged = {name: value for name, value in values.items() if value.is_floating_point()}
         self.copied = {name: value for name, value in values.items() if name not in self.averaged}

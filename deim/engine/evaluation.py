@@ -1,4 +1,4 @@
-"""Evaluating the model of a config."""
+"""Evaluation of the model of a config."""
 
 import logging
 from collections.abc import Sequence
@@ -26,22 +26,22 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def dataset_classes(cfg: Any, split: str) -> Sequence[str] | None:
-    """Return the names of the classes of ``dataloader.<split>``, which its loader has registered; None if it has none."""
+    """Return the class names of ``dataloader.<split>``, registered by its loader; None if there are none."""
     name = _dataset_name(cfg, split)
     return None if name is None else MetadataCatalog.get(name).get("thing_classes")
 
 
 def required_classes(cfg: Any, split: str) -> Sequence[str]:
-    """Return the names of the classes of ``dataloader.<split>``; see :func:`dataset_classes`.
+    """Return the class names of ``dataloader.<split>``; see :func:`dataset_classes`.
 
     Raises:
-        ConfigError: if the data set has no registered name, or is registered without classes.
+        ConfigError: if the dataset has no registered name or is registered without classes.
     """
     classes = dataset_classes(cfg, split)
     if classes is None:
         raise ConfigError(
-            f"dataloader.{split}.dataset has no names that detectron2 knows the classes of: set dataloader.{split}.dataset.names "
-            "to the name of a registered data set"
+            f"dataloader.{split}.dataset has no names with registered classes: set dataloader.{split}.dataset.names "
+            "to the name of a registered dataset"
         )
     return classes
 
@@ -51,12 +51,12 @@ def _dataset_name(cfg: Any, split: str) -> str | None:
 
 
 def check_classes(cfg: Any, split: str) -> None:
-    """Compare the model's number of classes with that of the data set of ``dataloader.<split>``.
+    """Compare the number of classes of the model with that of the dataset of ``dataloader.<split>``.
 
-    Call it after the loader is built, which registers the data set.
+    Call it after building the loader, which registers the dataset.
 
     Raises:
-        DatasetError: they differ.
+        DatasetError: if they differ.
     """
     name, classes = _dataset_name(cfg, split), dataset_classes(cfg, split)
     expected = OmegaConf.select(cfg, "model.num_classes", default=None)
@@ -64,16 +64,16 @@ def check_classes(cfg: Any, split: str) -> None:
         return
     shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
     raise DatasetError(
-        f"the model has {expected} classes, but the data set {name!r} has {len(classes)} ({shown}): "
+        f"the model has {expected} classes, but the dataset {name!r} has {len(classes)} ({shown}): "
         f"set model.num_classes={len(classes)}"
     )
 
 
 def check_limits(cfg: Any, loader: Any, split: str) -> None:
-    """Warn where images hold more objects than the model can find; let the evaluation count enough of them, in place.
+    """Warn if images hold more objects than the model can detect, and raise the evaluated detections, in place.
 
     Args:
-        loader: what was built of ``dataloader.<split>``; loaders of others do not state their objects.
+        loader: loader built from ``dataloader.<split>``; foreign loaders do not provide object counts.
         split: "train" or "test".
     """
     counts = getattr(loader, "objects_per_image", ())
@@ -85,7 +85,7 @@ def check_limits(cfg: Any, loader: Any, split: str) -> None:
 
 
 def _evaluate_enough(cfg: Any, largest: int) -> None:
-    """Raise the number of detections that are evaluated to those of the model, where an image holds more objects."""
+    """Raise the number of evaluated detections to that of the model if an image holds more objects."""
     evaluator, detections = cfg.dataloader.get("evaluator"), Limits.of(cfg).detections
     if evaluator is None or largest <= USUAL_MAX_DETECTIONS or not detections or detections <= USUAL_MAX_DETECTIONS:
         return
@@ -93,16 +93,15 @@ def _evaluate_enough(cfg: Any, largest: int) -> None:
         return
     evaluator.max_dets_per_image = detections
     logger.info(
-        f"Test images hold up to {largest} objects: {detections} detections of an image are evaluated in place of "
+        f"Test images hold up to {largest} objects: evaluating {detections} detections per image instead of "
         f"{USUAL_MAX_DETECTIONS} (dataloader.evaluator.max_dets_per_image={detections})"
     )
 
 
 def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
-    """Run ``dataloader.test``, or what was built of it, through the model and its evaluator; the results, on the main
-    process."""
+    """Evaluate a model on ``loader`` (default: ``dataloader.test``) and return the results on the main rank."""
     if "evaluator" not in cfg.dataloader:
-        logger.warning("The config has no dataloader.evaluator: nothing is evaluated")
+        logger.warning("The config has no dataloader.evaluator: skipping evaluation")
         return {}
     loader = build(cfg, "dataloader.test") if loader is None else loader
     check_classes(cfg, "test")
@@ -114,8 +113,10 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
-    """Give every process the statistics of normalization that the main one has, which checkpoints hold: where they are
-    not synchronized, each would evaluate its images by its own."""
+    """Broadcast the normalization statistics of the main rank, which are those of the checkpoints.
+
+    Without synchronized normalization, each rank would otherwise evaluate its images with its own statistics.
+    """
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():
@@ -123,7 +124,7 @@ def share_statistics(model: nn.Module) -> None:
 
 
 def evaluate_checkpoint(cfg: Any) -> dict:
-    """``--eval-only``: evaluate ``train.init_checkpoint``, its averaged weights if it has any."""
+    """Evaluate ``train.init_checkpoint`` (``--eval-only``), with its EMA weights if it has any."""
     loader = build(cfg, "dataloader.test")
     check_limits(cfg, loader, "test")
     model = trained_model(cfg)
@@ -132,14 +133,15 @@ def evaluate_checkpoint(cfg: Any) -> dict:
 
 
 def trained_model(cfg: Any) -> nn.Module:
-    """The model of a config with the weights of ``train.init_checkpoint``, of the classes of its test data: call it after
-    their loader is built, which registers them.
+    """Build the model of a config with the weights of ``train.init_checkpoint`` and the classes of its test data.
+
+    Call it after building the test loader, which registers the classes.
 
     Raises:
-        DeimError: there is no checkpoint, or it does not fit.
+        DeimError: if no checkpoint is given, or it does not fit the model.
     """
     if not cfg.train.init_checkpoint:
-        raise ConfigError("no weights are given: train.init_checkpoint=path/to/model.pth")
+        raise ConfigError("no weights to evaluate: set train.init_checkpoint=path/to/model.pth")
     model = build_model(cfg)
     load_for_inference(
         model,

@@ -1,4 +1,4 @@
-"""How the final epochs of DEIM and D-FINE begin, and begin again."""
+"""Final stage of DEIM and D-FINE: restart from the best checkpoint."""
 
 import logging
 import math
@@ -18,24 +18,24 @@ logger = logging.getLogger("detectron2.deim")
 
 
 class FinalStageHook(HookBase):
-    """Starts the final epochs, those without augmentation, from the best checkpoint before them.
+    """Hook that starts the final epochs (without augmentation) from the best earlier checkpoint.
 
-    At ``start_iter`` the weights, their averages and the optimizer's state become those of
-    ``model_best.pth``, which is kept as ``model_best_stage1.pth``, and the averages may get another decay.
-    After each evaluation in the final epochs that is no better than the best one since the last such
-    start, the same is done again; with a decay of its own, with one that is lower by ``decay_step``.
+    At ``start_iter`` the weights, EMA weights and optimizer state are restored from ``model_best.pth``, which is kept
+    as ``model_best_stage1.pth``, and the EMA decay is set to ``decay``. Each evaluation in the final epochs that does
+    not exceed the best one since the last restart triggers another restart. If ``decay`` is given, every further
+    restart lowers the EMA decay by ``decay_step``.
 
-    Register it after the hooks that evaluate and that save the best checkpoint, and before the one that saves what
-    came of it.
+    Register it after the hooks that evaluate and that save the best checkpoint, and before the hook that saves the
+    resulting state.
 
     Args:
-        averaging: the hook that averages the weights.
-        best: the hook that saves the best checkpoint; None on processes that do not save.
+        averaging: EMA hook of the run.
+        best: hook that saves the best checkpoint; None on ranks that do not save.
         start_iter: first iteration of the final epochs.
-        eval_period: iterations between evaluations; 0 for none before the end.
-        metric: in the event storage, such as "bbox/AP".
-        decay: of the averaging from ``start_iter`` on; None keeps it as it is, always, which is the effect of the
-            official code.
+        eval_period: iterations between evaluations; 0 to evaluate only at the end.
+        metric: scalar in the event storage, such as "bbox/AP".
+        decay: EMA decay from ``start_iter`` on; None to never change it, as the official code does in effect.
+        decay_step: reduction of the EMA decay per further restart.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FinalStageHook(HookBase):
         self.averaging, self.best = averaging, best
         self.start_iter, self.eval_period, self.metric = start_iter, eval_period, metric
         self.decay, self.decay_step = decay, decay_step
-        # what an evaluation must exceed; None before the final epochs, and if there was none before them
+        # Score that an evaluation must exceed; None before the final epochs, or if no evaluation preceded them.
         self.reference: float | None = None
 
     @property
@@ -73,10 +73,10 @@ class FinalStageHook(HookBase):
         if self.best is not None and self.best.best_metric is not None:
             score = self.best.best_metric
             shutil.copyfile(os.path.join(self.checkpointer.save_dir, "model_best.pth"), self.path)
-        # The main process decides for all, which also wait here for its copy.
+        # The main rank decides for all ranks. The collective also makes them wait until it has copied the file.
         self.reference = comm.all_gather(score)[0]
         if self.reference is None:
-            logger.warning("There was no evaluation before the final epochs: they go on from the present weights")
+            logger.warning("No evaluation before the final epochs: continuing from the current weights")
             self.averaging.decay = self._decay_at_start
         else:
             self._restart(self._decay_at_start)
@@ -86,7 +86,7 @@ class FinalStageHook(HookBase):
         if self.reference is None or not evaluated or self.trainer.iter < self.start_iter:
             return
         latest = self.trainer.storage.latest().get(self.metric, (-math.inf, -1))[0]
-        score = comm.all_gather(latest)[0]  # only the main process has evaluated
+        score = comm.all_gather(latest)[0]  # only the main rank has results
         if score > self.reference:
             self.reference = score
         else:
@@ -100,12 +100,12 @@ class FinalStageHook(HookBase):
         device = averages.device
         averages.load_state_dict(content["ema_state"])
         averages.to(device)
-        rates = [group["lr"] for group in self.optimizer.param_groups]  # those of now, not of then
+        rates = [group["lr"] for group in self.optimizer.param_groups]  # the schedule continues
         self.optimizer.load_state_dict(content["trainer"]["optimizer"])
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.averaging.decay = decay
-        logger.info(f"Started from the best weights before the final epochs, averaging with a decay of {decay:g}")
+        logger.info(f"Restarted from the best weights before the final epochs, with EMA decay {decay:g}")
 
     def state_dict(self) -> dict:
         return {"decay": self.averaging.decay, "reference": self.reference}

@@ -1,4 +1,4 @@
-"""Hooks beyond detectron2's, which let a run go on from a checkpoint as if it had never stopped."""
+"""Hooks beyond detectron2's: a resumed run is identical to an uninterrupted one."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def evaluates_after(iteration: int, eval_period: int, max_iter: int) -> bool:
-    """Whether detectron2 evaluates after an iteration of a run; the evaluation at its end is another."""
+    """Return whether detectron2 evaluates after an iteration, not counting the evaluation at the end of the run."""
     following = iteration + 1
     return eval_period > 0 and following % eval_period == 0 and following != max_iter
 
@@ -23,7 +23,7 @@ def evaluates_after(iteration: int, eval_period: int, max_iter: int) -> bool:
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     """Like detectron2's, but ``max_to_keep`` also applies to checkpoints written before ``--resume``.
 
-    This needs a :class:`RunCheckpointer`; with another checkpointer it is detectron2's.
+    With a checkpointer other than :class:`RunCheckpointer`, it behaves like detectron2's.
     """
 
     def before_train(self) -> None:
@@ -33,10 +33,10 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """detectron2's, remembering the best value across ``--resume``.
+    """detectron2's hook, remembering the best value across ``--resume``.
 
-    What is known of ``model_best.pth`` stands in ``model_best.json``: ``value`` and ``iteration``. A
-    checkpoint cannot hold it, being written before the evaluation of its iteration.
+    ``model_best.json`` stores ``value`` and ``iteration`` of ``model_best.pth``. A checkpoint cannot store them, as it
+    is written before the evaluation of its iteration.
     """
 
     @property
@@ -57,14 +57,14 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
 
 class PeriodicWriter(hooks.PeriodicWriter):
-    """detectron2's, which also writes when there are results of an evaluation: they would be lost with the run.
+    """detectron2's hook, which also writes after evaluations so that their results are not lost if the run is killed.
 
     Args:
-        eval_period: as of :class:`EvaluationRecord`.
-        metrics_file: where one of the writers writes JSON; may not be there yet.
+        eval_period: see :class:`EvaluationRecord`.
+        metrics_file: JSON file of one of the writers; need not exist yet.
 
     Attributes:
-        written: the iteration at whose end it last wrote; -1 for none.
+        written: last iteration after which metrics were written; -1 for none.
     """
 
     def __init__(self, writers: Sequence, period: int, eval_period: int, metrics_file: str):
@@ -79,13 +79,15 @@ class PeriodicWriter(hooks.PeriodicWriter):
             self.written = self.trainer.iter
 
     def go_on_from(self, written: int) -> None:
-        """Cut off all that was written since an iteration."""
+        """Remove all metrics written after iteration ``written``."""
         cut_off(self.metrics_file, written + 1)
         self.written = written
 
     def misses(self, iteration: int) -> bool:
-        """Whether nothing was written at the end of an iteration, though it was due. After evaluations, that is for
-        :class:`EvaluationRecord` to see."""
+        """Return whether metrics were due but not written after an iteration.
+
+        Iterations with an evaluation are excluded: :class:`EvaluationRecord` handles them.
+        """
         return self.written < iteration and self._is_due(iteration) and not self._follows_evaluation(iteration)
 
     def _is_due(self, iteration: int) -> bool:
@@ -96,17 +98,17 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
 
 class EvaluationRecord(HookBase):
-    """Makes sure that no evaluation is lost, and none done twice.
+    """Hook that makes sure every evaluation is done exactly once.
 
-    A checkpoint is written before the evaluation of its iteration, so that nothing is lost if the evaluation fails,
-    and once more after it. A run that goes on from one of the first kind does the evaluation first.
+    A checkpoint is written before the evaluation of its iteration, so that it exists even if the evaluation fails, and
+    again afterwards. A run resumed from the earlier version of the checkpoint repeats the evaluation first.
 
     Register it last.
 
     Args:
-        eval_period: iterations between evaluations; 0 for none before the end.
-        checkpointer: None on processes that do not save.
-        evaluating: hooks that evaluate, and that use the results, in order.
+        eval_period: iterations between evaluations; 0 to evaluate only at the end.
+        checkpointer: None on ranks that do not save.
+        evaluating: hooks that evaluate or use the results, in order.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class EvaluationRecord(HookBase):
         last = self.trainer.start_iter - 1
         if last < 0 or not self._is_due(last) or self.evaluated >= last:
             return
-        logger.info(f"The run ended before the evaluation of iteration {last} was done: it is done now")
+        logger.info(f"The run was interrupted before the evaluation of iteration {last}: evaluating now")
         with at_iteration(self.trainer, last):
             for hook in self.evaluating:
                 hook.after_step()
@@ -147,22 +149,22 @@ class EvaluationRecord(HookBase):
         self.evaluated = state_dict["evaluated"]
 
 
-# How long things took says nothing of another time.
+# Timings are not restored: those of an earlier process do not describe this one.
 _OF_THE_MACHINE = {"time", "data_time", "rank_data_time"}
 
 
 class MetricsContinuation(HookBase):
-    """Makes ``metrics.json`` of a run that went on the file of one that never stopped.
+    """Hook that makes ``metrics.json`` of a resumed run identical to that of an uninterrupted one.
 
-    What was written since a checkpoint is cut off. Checkpoints keep the latest values of what is written as a median over
-    many iterations, and what has not been written yet: a line that was due at the end of their iteration, but comes
-    after them, is written when the run goes on.
+    Lines written after the checkpoint are removed. Checkpoints store the latest values of scalars that are written as
+    a median over many iterations, and values not written yet: a line that was due at the checkpoint's iteration, but
+    is written after the checkpoint, is written on resume.
 
-    Register it after the hooks that put values at every iteration, and before the others.
+    Register it after the hooks that put scalars at every iteration, and before all others.
 
     Args:
-        writing: None on processes that do not write.
-        window_size: values kept of each scalar.
+        writing: None on ranks that do not write.
+        window_size: number of values to keep per scalar.
     """
 
     def __init__(self, writing: PeriodicWriter | None, window_size: int = 20):
@@ -179,7 +181,7 @@ class MetricsContinuation(HookBase):
             writing.go_on_from(last if self._written is None else self._written)
         is_missing = writing is not None and writing.misses(last)
         if last + 1 >= self.trainer.max_iter and not is_missing:
-            return  # they are written, and no others will come
+            return  # everything is written, and no further iterations follow
         self._restore()
         if writing is not None and is_missing:
             with at_iteration(self.trainer, last):
@@ -201,7 +203,7 @@ class MetricsContinuation(HookBase):
         smooth, histories = storage.smoothing_hints(), storage.histories()
         return {
             "kept": {
-                # Of what is not smoothed, only the latest value is ever written.
+                # Only the latest value of an unsmoothed scalar is ever written.
                 name: {
                     "values": histories[name].values()[-self.window_size if smooth[name] else -1 :],
                     "smooth": smooth[name],
@@ -212,18 +214,20 @@ class MetricsContinuation(HookBase):
         }
 
     def _put_since(self, iteration: float) -> list[str]:
-        """Scalars with a value of a later iteration."""
+        """Return the scalars that have a value newer than ``iteration``."""
         latest = self.trainer.storage.latest()
         return [name for name, (_, when) in latest.items() if when > iteration and name not in _OF_THE_MACHINE]
 
     def load_state_dict(self, state_dict: dict) -> None:
-        # checkpoints of earlier versions do not say what was written
+        # checkpoints of earlier versions lack "written"
         self._kept, self._written = state_dict["kept"], state_dict.get("written")
 
 
 def cut_off(metrics_file: str, iteration: int) -> None:
-    """Take out of a ``metrics.json``, in place, what it says of an iteration and those after it, and what a kill has left
-    of a line. Lines are in order but for neighbors."""
+    """Remove the lines of ``iteration`` and later ones from a ``metrics.json``, in place, and an incomplete last line.
+
+    Lines are in order, except for neighbors.
+    """
     with suppress(FileNotFoundError), open(metrics_file, "r+b") as file:
         lines = file.readlines()
         dropped = [_iteration_of(line) >= iteration for line in lines]
@@ -235,7 +239,7 @@ def cut_off(metrics_file: str, iteration: int) -> None:
 
 @contextmanager
 def at_iteration(trainer: TrainerBase, iteration: int) -> Iterator[None]:
-    """The trainer, and what it stores, are at the end of an iteration that it has done before."""
+    """Within this context, set trainer and event storage back to the end of an earlier iteration."""
     present = trainer.iter
     trainer.iter = trainer.storage.iter = iteration
     yield
@@ -243,7 +247,7 @@ def at_iteration(trainer: TrainerBase, iteration: int) -> Iterator[None]:
 
 
 def _iteration_of(line: bytes) -> float:
-    """What a line tells of; infinity where it is not whole."""
+    """Return the iteration of a line; infinity if the line is incomplete."""
     try:
         return json.loads(line)["iteration"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Processes of a run, whoever starts them."""
+"""Launching the ranks of a run, by torchrun or detectron2."""
 
 import functools
 import multiprocessing
@@ -14,19 +14,19 @@ from detectron2.utils import comm
 from deim.errors import ConfigError
 from deim.processes import end_with_parent, forwarded_signals
 
-# Processes that wait for one another for ever once the one that started them is gone get so long to say what is wrong.
+# Seconds that a rank gets to log its error after its parent has died. Without a limit, ranks would wait for each other
+# forever.
 _SECONDS_WITHOUT_PARENT = 10
 
 
 def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
-    """Call ``main(args)`` in every process that the command line asks for.
+    """Call ``main(args)`` in every rank.
 
-    Under torchrun the processes are there already, and ``--num-gpus`` and the like are not looked
-    at; otherwise detectron2's launcher starts them. Without a GPU, ``--num-gpus N`` starts N
-    processes on the CPU, connected by gloo.
+    Under torchrun the ranks already exist, and ``--num-gpus`` and related options are ignored. Otherwise detectron2's
+    launcher starts them. Without a GPU, ``--num-gpus N`` starts N ranks on the CPU, connected by gloo.
 
     Raises:
-        ConfigError: more GPUs are asked for than there are, or several machines without an address where they meet.
+        ConfigError: if fewer GPUs are available than requested, or several machines have no rendezvous address.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _require_gpus("--nproc-per-node", int(os.environ["LOCAL_WORLD_SIZE"]))
@@ -39,9 +39,9 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         return
     _require_gpus("--num-gpus", args.num_gpus)
     if args.num_machines > 1 and args.dist_url == "auto":
-        raise ConfigError("--num-machines needs --dist-url tcp://HOST:PORT, with the name of the first machine")
+        raise ConfigError("--num-machines requires --dist-url tcp://HOST:PORT, where HOST is the first machine")
     if args.num_gpus < 1:
-        raise ConfigError(f"--num-gpus must be at least 1, got {args.num_gpus} (1 also runs on the CPU)")
+        raise ConfigError(f"--num-gpus must be at least 1, got {args.num_gpus}; 1 also works on a CPU")
     machines = {name: getattr(args, name) for name in ("num_machines", "machine_rank", "dist_url")}
     if args.num_gpus * args.num_machines == 1:
         main(args)
@@ -54,7 +54,7 @@ def _require_gpus(option: str, processes: int) -> None:
     available = torch.cuda.device_count()
     if available and processes > available:
         raise ConfigError(
-            f"{option} {processes}, but this machine has {available} (CUDA_VISIBLE_DEVICES= runs them on the CPU)"
+            f"{option} {processes}, but this machine has {available} GPUs. Set CUDA_VISIBLE_DEVICES= to run on the CPU"
         )
 
 
@@ -64,12 +64,12 @@ def _in_rank(main: Callable[[Namespace], None], args: Namespace) -> None:
 
 
 def _join_torchrun() -> None:
-    """Become a member of the group that torchrun describes in the environment."""
+    """Join the process group that torchrun describes in the environment."""
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank)
-    # Of its own for every start: in a common one, processes that are started again find the addresses of dead ones.
+    # One store per restart: in a shared one, restarted ranks would find the addresses of dead ones.
     store, rank, size = next(iter(dist.rendezvous("env://")))
     store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)

@@ -1,4 +1,4 @@
-"""Memory that training on a CPU frees, to ask for it again in the next layer."""
+"""Reuse of freed memory when training on a CPU."""
 
 import ctypes
 import sys
@@ -9,17 +9,18 @@ import torch
 
 # options of glibc's mallopt(3)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# what its malloc comes to by itself (DEFAULT_MMAP_THRESHOLD_MAX, and twice that)
+# Values that its dynamic adjustment ends at: DEFAULT_MMAP_THRESHOLD_MAX, and twice that.
 _USUAL = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
 _KEPT = dict.fromkeys(_USUAL, 2**31 - 1)
 
 
 @contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Within it the process keeps, if ``device`` is a CPU, the blocks below 2 GiB that it frees.
+    """Within this context, keep freed blocks below 2 GiB in the process if ``device`` is a CPU.
 
-    glibc's malloc gives those of more than 32 MiB back to the system at once: each activation of that size is made of
-    pages that the system clears and maps one by one. Without glibc nothing changes. Afterwards kept blocks are given back.
+    By default glibc's malloc returns blocks of more than 32 MiB to the system at once, and the system has to map and
+    clear the pages of every large activation again. Kept blocks are returned when the context exits. No effect
+    without glibc.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
     if libc is None or not hasattr(libc, "mallopt"):

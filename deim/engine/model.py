@@ -1,4 +1,4 @@
-"""The model of a run: on its device, laid out in memory, and compiled if asked for."""
+"""Building the model of a run: device, memory format, compilation."""
 
 import logging
 from typing import Any
@@ -15,9 +15,9 @@ from deim.engine.cuda_graphs import record_features
 logger = logging.getLogger("detectron2.deim")
 
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# What is the same for every batch of one size; decoders see a varying number of queries and targets.
+# Parts with static shapes for a given image size; decoders see a varying number of queries and targets.
 COMPILED_PARTS = ("backbone", "encoder")
-# Sizes of images in training times two forms, training and evaluation, with room to spare.
+# Number of training image sizes times two modes (training and evaluation), with a margin.
 _GRAPHS = 64
 
 
@@ -25,7 +25,7 @@ def build_model(cfg: Any, pretrained_backbone: bool = False) -> nn.Module:
     """Build the model on its device and in ``train.memory_format``.
 
     Args:
-        pretrained_backbone: load the weights that ``model.backbone`` names.
+        pretrained_backbone: whether to load the weights given by ``model.backbone``.
     """
     model = (
         build(cfg, "model", pretrained_backbone)
@@ -41,15 +41,15 @@ def build_model(cfg: Any, pretrained_backbone: bool = False) -> nn.Module:
 
 
 def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
-    """With synchronized normalization if asked for and possible, ``train.activation_checkpointing``, ``train.compile``
-    and ``train.cuda_graphs``.
+    """Apply ``train.sync_bn`` (if possible), ``train.activation_checkpointing``, ``train.compile`` and
+    ``train.cuda_graphs`` to a model, and return it.
 
     Raises:
-        ConfigError: activations of a part cannot be computed again, or the model cannot be recorded.
+        ConfigError: if activation checkpointing or CUDA graphs do not support the model.
     """
     if cfg.train.sync_bn and comm.get_world_size() > 1 and torch.cuda.is_available():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # not in the config.yaml of runs of earlier versions
+    # missing from config.yaml of earlier versions
     checkpoint_activations(model, cfg.train.get("activation_checkpointing", []))
     if cfg.train.compile:
         limits = torch._dynamo.config
@@ -58,7 +58,7 @@ def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
             part = getattr(model, name, None)
             if part is not None:
                 part.compile(dynamic=False)
-                logger.info(f"model.{name} is compiled for each size of images when it first comes")
+                logger.info(f"model.{name} will be compiled on the first batch of each image size")
     if cfg.train.get("cuda_graphs", False):
         record_features(model)
     return model

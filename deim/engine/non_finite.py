@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is not finite."""
+"""Handling of NaN/Inf losses and gradients."""
 
 import logging
 import math
@@ -18,26 +18,26 @@ logger = logging.getLogger("detectron2.deim")
 
 
 ADVICE = (
-    "Most often the model has diverged: lower optimizer.lr, clip gradients (train.clip_grad) or warm up longer. "
-    "train.non_finite_steps_allowed=10 leaves such steps out, up to ten"
+    "Usually the model has diverged: lower optimizer.lr, clip gradients (train.clip_grad) or use a longer warm-up. "
+    "To skip up to ten such steps, set train.non_finite_steps_allowed=10"
 )
 
 
 class NonFiniteError(DeimError, FloatingPointError):
-    """A loss or a gradient is infinite or not a number."""
+    """Raised when a loss or a gradient is NaN or Inf."""
 
 
 class NonFiniteGuard:
-    """Ends a run, or skips a step, before a loss or a gradient that is not finite spoils the weights.
+    """Guard that stops the run or skips the step before NaN/Inf losses or gradients reach the weights.
 
     Args:
-        model: without DistributedDataParallel around it.
-        folder: where the batch of the last such step is written for ``deim replay``.
-        allowed: how many steps of the run may be skipped; the next one ends it.
-        about: what checkpoints say of the run, to be written with the batch; see :mod:`deim.checkpoint.provenance`.
+        model: model without its DistributedDataParallel wrapper.
+        folder: directory for the batch of the step that ends the run, for ``deim replay``; "" to not write it.
+        allowed: number of steps of the run that may be skipped; the next one ends it.
+        about: provenance that is saved with the batch; see :mod:`deim.checkpoint.provenance`.
 
     Attributes:
-        skipped: how many were skipped so far.
+        skipped: number of steps skipped so far.
     """
 
     def __init__(self, model: nn.Module, folder: str = "", allowed: int = 0, about: Mapping[str, Any] | None = None):
@@ -46,27 +46,30 @@ class NonFiniteGuard:
         self._buffers: list[Tensor] = []
 
     def before_step(self) -> None:
-        """Remember what a forward pass changes, where it may have to be undone: statistics of normalization."""
+        """Save the buffers, which the forward pass changes (normalization statistics), if steps may be skipped."""
         if self.allowed:
             self._buffers = [buffer.clone() for buffer in self.model.buffers()]
 
     def skips(self, place: Mapping[str, Any], losses: Mapping[str, Tensor], norm: float, samples: list[dict]) -> bool:
-        """Decide on a step with a number that is not finite in some process: True to leave it out.
+        """Decide whether to skip a step with NaN/Inf losses or gradients in any rank.
 
         Args:
-            place: ``iteration``, and what else is needed to do the step again.
+            place: ``iteration`` and the other values needed to repeat the step.
             losses: scalars on the CPU.
-            norm: that of all gradients.
-            samples: the batch of this process.
+            norm: norm of all gradients.
+            samples: batch of this rank.
+
+        Returns:
+            True: the step must be skipped. The buffers are restored.
 
         Raises:
-            NonFiniteError: no further step may be left out.
+            NonFiniteError: if no further step may be skipped.
         """
         told = _told(place["iteration"], losses, norm, samples)
         if self.skipped >= self.allowed:
             raise NonFiniteError(f"{told}\n{ADVICE}" + (self._write(place, losses, samples) if self.folder else ""))
         self.skipped += 1
-        logger.warning(f"{told}\nThis step is left out: {self.skipped} of the {self.allowed} that may be")
+        logger.warning(f"{told}\nSkipping this step: {self.skipped} of {self.allowed} allowed")
         with torch.no_grad():
             for buffer, former in zip(self.model.buffers(), self._buffers, strict=True):
                 buffer.copy_(former)
@@ -83,27 +86,27 @@ class NonFiniteGuard:
         }
         with replacing(path) as file:
             torch.save(content, file)
-        return f"\nTo see where it comes from: python -m deim replay {path}"
+        return f"\nTo find the cause: python -m deim replay {path}"
 
 
 def _told(iteration: int, losses: Mapping[str, Tensor], norm: float, samples: Sequence[dict]) -> str:
     wrong = {name: float(value) for name, value in losses.items() if not math.isfinite(value)}
     finite = {name: round(float(value), 4) for name, value in losses.items() if name not in wrong}
     images = ", ".join(str(s.get("image_id", s.get("file_name", "?"))) for s in samples)
-    where = f", in process {comm.get_rank()} of {comm.get_world_size()}" if comm.get_world_size() > 1 else ""
+    where = f", in rank {comm.get_rank()} of {comm.get_world_size()}" if comm.get_world_size() > 1 else ""
     lines = [
-        f"a number is not finite at iteration {iteration}{where}: norm of the gradients {norm:g}, "
+        f"NaN/Inf loss or gradient at iteration {iteration}{where}: gradient norm {norm:g}, "
         + (", ".join(f"{name} {value:g}" for name, value in wrong.items()) or "all losses finite"),
         f"images: {images}",
-        f"other losses: {finite}" if finite else "no other losses",
+        f"finite losses: {finite}" if finite else "no finite losses",
     ]
     return "\n".join(lines)
 
 
 def _plain(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a sample can be kept as plain data: numbers, texts and tensors, those of its objects among them."""
+    """Return the plain data of a sample: numbers, strings and tensors, including those of its instances."""
     kept: dict[str, Any] = {n: value for n, value in sample.items() if isinstance(value, (str, int, float, Tensor))}
-    kept["image"] = sample["image"].clone()  # of its own, where it was a view of the whole batch
+    kept["image"] = sample["image"].clone()  # it may be a view of the whole batch
     instances = sample.get("instances")
     if isinstance(instances, Instances):
         kept["instances"] = {
@@ -114,7 +117,7 @@ def _plain(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restored(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample of a written batch as a model takes it."""
+    """Convert a sample of a saved batch to the input format of a model."""
     whole = {name: value for name, value in sample.items() if name not in ("instances", "size")}
     if "instances" in sample:
         fields = {name: Boxes(v) if name.endswith("boxes") else v for name, v in sample["instances"].items()}

@@ -1,4 +1,4 @@
-"""Parameter groups by rules."""
+"""Parameter groups defined by rules."""
 
 import re
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ from deim.errors import ConfigError
 
 
 def param_groups(model: nn.Module, rules: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Trainable parameters grouped for an optimizer.
+    """Group the trainable parameters of a model for an optimizer.
 
     Args:
         model: its ``named_parameters`` are grouped.
-        rules: {rule name: {"pattern": regular expression, option: value, ...}}. A parameter gets
-            the options (``lr``, ``weight_decay`` ...) of the first rule whose pattern is found in its
-            name, and the optimizer's defaults if there is none.
+        rules: {rule name: {"pattern": regular expression, option: value, ...}}. A parameter gets the options (``lr``,
+            ``weight_decay`` ...) of the first rule whose pattern is found in its name, or else the optimizer's
+            defaults.
 
     Returns:
-        one group per rule that some parameter follows, then the rest.
+        one group per rule that matches at least one parameter, then the remaining parameters.
 
     Raises:
-        ConfigError: a rule without pattern, or whose pattern is no regular expression.
+        ConfigError: if a rule has no pattern, or its pattern is not a valid regular expression.
     """
     compiled = {}
     for name, rule in (rules or {}).items():

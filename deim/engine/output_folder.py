@@ -1,4 +1,4 @@
-"""The folder of a run: one run in each."""
+"""Output directory of a run; each directory holds one run."""
 
 import os
 import shutil
@@ -9,35 +9,35 @@ from detectron2.utils.file_io import PathManager
 
 from deim.errors import ConfigError
 
-# What a run writes. The first three show that a run has begun to train there.
+# Files written by a run. The first three show that training has begun.
 _SIGNS = ("metrics.json", "last_checkpoint", "*.pth")
 _FILES = (*_SIGNS, "config.yaml", "log.txt*", "events.out.tfevents.*", "report.html", "inference")
 
 
 def make_output_folder(folder: str) -> None:
-    """Make ``train.output_dir``.
+    """Create ``train.output_dir``.
 
     Raises:
-        ConfigError: it cannot be made or written to.
+        ConfigError: if the directory cannot be created or is not writable.
     """
     try:
         PathManager.mkdirs(folder)
     except OSError as error:
-        raise ConfigError(f"train.output_dir={folder} cannot be made: {error.strerror or error}") from error
+        raise ConfigError(f"train.output_dir={folder} cannot be created: {error.strerror or error}") from error
     if os.path.isdir(folder) and not os.access(folder, os.W_OK):
-        raise ConfigError(f"train.output_dir={folder} cannot be written to")
+        raise ConfigError(f"train.output_dir={folder} is not writable")
 
 
 def claim_output_folder(folder: str, overwrite: bool) -> None:
-    """Make sure that a new run does not mix with an older one in the same folder.
+    """Make sure that a new run does not mix with an earlier one in the same directory.
 
-    Call it on every process, before the run writes anything.
+    Call it on every rank before the run writes anything.
 
     Args:
-        overwrite: remove what the older run has written.
+        overwrite: delete the files of the earlier run.
 
     Raises:
-        ConfigError: the folder holds another run.
+        ConfigError: if the directory holds another run and ``overwrite`` is False.
     """
     # A run that ended before its first step leaves an empty metrics.json.
     held = sorted(path.name for pattern in _SIGNS for path in Path(folder).glob(pattern) if path.stat().st_size)
@@ -46,8 +46,8 @@ def claim_output_folder(folder: str, overwrite: bool) -> None:
     if not overwrite:
         shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
         raise ConfigError(
-            f"train.output_dir={folder} holds another run ({shown}). Continue it with --resume, choose another "
-            "train.output_dir, or remove it with --overwrite"
+            f"train.output_dir={folder} already holds a run ({shown}). Continue it with --resume, choose another "
+            "train.output_dir, or delete it with --overwrite"
         )
     comm.synchronize()
     if comm.is_main_process():

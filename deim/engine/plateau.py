@@ -1,4 +1,4 @@
-"""Noticing that a run goes nowhere."""
+"""Detecting runs that do not learn."""
 
 import logging
 
@@ -13,31 +13,30 @@ from deim.structures.boxes import iou
 
 logger = logging.getLogger("detectron2.deim")
 
-ADVICE = """What usually helps, in this order:
-  - look at the training data as the model gets it: deim view-data
+ADVICE = """Possible remedies, in this order:
+  - look at the training data as the model receives it: deim view-data
   - start from trained weights: train.init_checkpoint=... or a pretrained backbone
-  - begin with boxes of your objects' size: model.decoder.queries.anchor_size=...
-  - begin Dense O2O later, when the model has learnt something: schedule.dense_epochs=[...]
-  - warm up longer: schedule.warmup_iters={longer_warmup}
+  - start from boxes of your objects' size: model.decoder.queries.anchor_size=...
+  - start Dense O2O later, once the model has begun to learn: schedule.dense_epochs=[...]
+  - use a longer warm-up: schedule.warmup_iters={longer_warmup}
   - lower the learning rate: optimizer.lr=..., and that of the backbone"""
 
 
 class PlateauHook(HookBase):
-    """Warns while a model finds no more objects than it would by chance.
+    """Hook that warns if a model does not find more objects than by chance.
 
-    The ``num_boxes`` best detections of training images are compared with the objects of these images,
-    and with those of another image of the batch. A model that looks at its images finds more of the
-    former. This is done on ``num_batches`` batches after each tenth of the run, from ``first_tenth`` on,
-    until the difference of both recalls is at least ``margin`` once.
+    The ``num_boxes`` best detections of a training image are compared with the objects of that image (recall) and
+    with those of another image of the batch (chance). After each tenth of the run, from ``first_tenth`` on, this is
+    measured on ``num_batches`` batches, until recall exceeds chance by at least ``margin``.
 
-    The scalars ``plateau/recall`` and ``plateau/chance`` hold both recalls. Models that return no detected boxes
-    are left alone.
+    Both values are logged as the scalars ``plateau/recall`` and ``plateau/chance``. Models that do not return
+    detected boxes are ignored.
 
     Args:
-        first_tenth: of the run after which to look first, in [1, 9].
-        num_batches: to look at, in consecutive iterations.
-        num_boxes: best detections of an image.
-        margin: in [0, 1].
+        first_tenth: tenth of the run after which to measure first, in [1, 9].
+        num_batches: number of consecutive iterations to measure.
+        num_boxes: number of best detections per image.
+        margin: required difference between recall and chance, in [0, 1].
     """
 
     trainer: Trainer
@@ -60,7 +59,7 @@ class PlateauHook(HookBase):
 
     @torch.no_grad()
     def _look_at(self, samples: list[dict]) -> Tensor:
-        """(3,) objects found, found by chance, and looked for."""
+        """Return (3,) counts: objects found, objects found by chance, all objects."""
         model = self.trainer.model
         model = model.module if isinstance(model, DistributedDataParallel) else model
         inputs = [{"image": s["image"], "height": s["image"].shape[1], "width": s["image"].shape[2]} for s in samples]
@@ -84,8 +83,9 @@ class PlateauHook(HookBase):
             iteration, max_iter = self.trainer.iter + 1, self.trainer.max_iter
             advice = ADVICE.format(longer_warmup=max_iter // 8)
             logger.warning(
-                f"After {iteration} of {max_iter} iterations the model has not started to learn: its best boxes "
-                f"find {recall:.1%} of the objects of their image, and {chance:.1%} of those of another one. {advice}"
+                f"After {iteration} of {max_iter} iterations the model does not detect objects better than by chance: "
+                f"its best boxes find {recall:.1%} of the objects of their image and {chance:.1%} of the objects of "
+                f"another image. {advice}"
             )
 
     def state_dict(self) -> dict:
@@ -97,7 +97,7 @@ class PlateauHook(HookBase):
 
 
 def count_found(boxes: Tensor, objects: Tensor, threshold: float = 0.5) -> int:
-    """How many of the objects (T, 4) some of the boxes (N, 4) overlaps by at least ``threshold`` in IoU; XYXY."""
+    """Count the objects (T, 4) that overlap at least one box (N, 4) with an IoU of ``threshold`` or more; XYXY."""
     if len(boxes) == 0:
         return 0
     return int((iou(objects[:, None], boxes[None]).amax(dim=1) >= threshold).sum())

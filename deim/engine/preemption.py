@@ -1,4 +1,4 @@
-"""Ending a run on demand, with a checkpoint to go on from."""
+"""Preemption: save a checkpoint and exit when a signal arrives."""
 
 import logging
 import signal
@@ -14,13 +14,13 @@ logger = logging.getLogger("detectron2.deim")
 
 
 class PreemptionHook(HookBase):
-    """On SIGTERM or SIGUSR1, which schedulers send before they take a machine away, ends the run after the iteration
-    that it is in, with exit status :data:`deim.processes.PREEMPTED`.
+    """Hook that ends a run after the current iteration when it receives SIGTERM or SIGUSR1.
 
-    A signal to any of several processes ends all of them after the same iteration.
+    Schedulers send these signals before they take a machine away. The exit status is
+    :data:`deim.processes.PREEMPTED`. A signal to any rank ends all ranks after the same iteration.
 
     Args:
-        save: called on every process with that iteration, which is counted from 0.
+        save: called on every rank with the iteration, counted from 0.
 
     Raises:
         SystemExit: in ``after_step``.
@@ -31,7 +31,7 @@ class PreemptionHook(HookBase):
         self._notice: SignalNotice | None = None
 
     def before_train(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # the only one that gets signals
+        if threading.current_thread() is threading.main_thread():  # signals are delivered to the main thread only
             self._notice = SignalNotice()
 
     def after_step(self) -> None:
@@ -40,9 +40,9 @@ class PreemptionHook(HookBase):
         if not received or self.trainer.iter + 1 >= self.trainer.max_iter:
             return
         name = signal.Signals(received[0]).name
-        logger.warning(f"Ending after iteration {self.trainer.iter}, since {name} was received: go on with --resume")
+        logger.warning(f"Received {name}: exiting after iteration {self.trainer.iter}. Continue the run with --resume")
         self.save(self.trainer.iter)
-        comm.synchronize()  # the first process to end may be the end of all
+        comm.synchronize()  # launchers kill the remaining ranks when the first one exits
         raise SystemExit(PREEMPTED)
 
     def after_train(self) -> None:

@@ -1,4 +1,4 @@
-"""What is put right or refused before a run starts."""
+"""Adjustments and checks before a run starts."""
 
 import logging
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def settle_device(cfg: Any) -> None:
-    """Write the device of the run into ``cfg``, and a precision that pays on it; in place.
+    """Set the device of the run and a precision that it supports natively in ``cfg``, in place.
 
-    Without CUDA a run takes Apple's MPS or the CPU. Mixed precision that the device would emulate becomes float32, and
-    on a GPU without bfloat16 float16.
+    Without CUDA, Apple's MPS or the CPU is used. Mixed precision that the device would only emulate is replaced: by
+    float16 on a GPU without bfloat16, by float32 elsewhere.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: if this machine does not have the device.
     """
     asked = str(cfg.train.device)
     device = device_for_training(asked)
     if asked.startswith("cuda") and device.type != "cuda":
-        logger.info(f"No CUDA device is available: running on {device.type} (train.device={device.type} says the same)")
+        logger.info(f"No CUDA device is available: running on {device.type}, as with train.device={device.type}")
         cfg.train.device = str(device)
     elif asked == "auto":
         cfg.train.device = str(device)
@@ -43,21 +43,21 @@ def settle_device(cfg: Any) -> None:
         return
     if device.type == "cuda":
         amp.dtype = "float16"
-        logger.warning(f"{reason}: mixed precision is in float16 (train.amp.dtype=float16 says the same)")
+        logger.warning(f"{reason}: using float16 for mixed precision, as with train.amp.dtype=float16")
     else:
         amp.enabled = False
-        logger.info(f"Computing in float32: {reason} (train.amp.enabled=False says the same)")
+        logger.info(f"Computing in float32: {reason} (same as train.amp.enabled=False)")
 
 
 def ddp_options(cfg: Any) -> dict:
-    """Arguments of detectron2's ``create_ddp_model``."""
+    """Return the arguments of detectron2's ``create_ddp_model``."""
     options = dict(cfg.train.ddp)
     if not torch.cuda.is_available():
-        options["device_ids"] = None  # detectron2 would name a GPU
+        options["device_ids"] = None  # detectron2's default is a GPU
     return options
 
 
-# Keys of which the value, where there is one, must be a whole number of at least 1.
+# Keys whose value, if set, must be an integer of at least 1.
 _COUNTS = (
     *("train.max_iter", "train.log_period", "train.checkpointer.period", "train.accumulation_steps"),
     *("dataloader.train.total_batch_size", "dataloader.test.total_batch_size"),
@@ -67,13 +67,13 @@ _BUILT_IN_TRAINING = ("dataloader.train", "optimizer", "lr_multiplier")
 
 
 def check_settings(cfg: Any, training: bool) -> None:
-    """
+    """Check settings that no constructor checks.
+
     Args:
-        training: whether the run trains, or only evaluates.
+        training: whether the run trains or only evaluates.
 
     Raises:
-        ConfigError: an interpolation leads nowhere, or a setting that no constructor looks at is missing or
-            out of its range.
+        ConfigError: if an interpolation cannot be resolved, or a setting is missing or out of range.
     """
     try:
         OmegaConf.to_container(cfg, resolve=True)
@@ -82,12 +82,12 @@ def check_settings(cfg: Any, training: bool) -> None:
     for key in _COUNTS:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and not isinstance(value, int):
-            raise ConfigError(f"{key} must be a whole number, got {value!r}")
+            raise ConfigError(f"{key} must be an integer, got {value!r}")
         if value is not None and value < 1:
             raise ConfigError(f"{key} must be at least 1, got {value}")
     if cfg.train.compile and cfg.train.get("activation_checkpointing"):
         raise ConfigError(
-            "train.compile decides by itself which activations are kept: take out train.activation_checkpointing"
+            "train.compile already selects the activations to recompute: remove train.activation_checkpointing"
         )
     if cfg.train.get("cuda_graphs"):
         _check_for_graphs(cfg.train)
@@ -96,7 +96,7 @@ def check_settings(cfg: Any, training: bool) -> None:
     _check_channel_order(cfg)
     for key in ("model", "dataloader.test", *(_BUILT_IN_TRAINING if training else ())):
         if "_target_" not in (OmegaConf.select(cfg, key, default=None) or {}):
-            raise ConfigError(f"{key} of the config describes nothing to build")
+            raise ConfigError(f"{key} of the config has no _target_: it must describe an object to build")
     if cfg.train.memory_format not in MEMORY_FORMATS:
         choices = ", ".join(MEMORY_FORMATS)
         raise ConfigError(f"train.memory_format={cfg.train.memory_format!r}; choose one of {choices}")
@@ -110,9 +110,9 @@ def _check_for_graphs(train: Any) -> None:
     conflicts = {
         "train.compile": train.compile,
         "train.activation_checkpointing": train.get("activation_checkpointing"),
-        # gradients of a part are where those of the next are written
+        # The next part of the batch would overwrite the gradients of the previous one.
         "train.accumulation_steps": train.get("accumulation_steps", 1) > 1,
-        "more than one process": comm.get_world_size() > 1,
+        "more than one rank": comm.get_world_size() > 1,
     }
     for what, is_there in conflicts.items():
         if is_there:
@@ -120,24 +120,24 @@ def _check_for_graphs(train: Any) -> None:
 
 
 def warn_of_unused_parts(cfg: Any) -> None:
-    """Say so where something is configured that will never happen."""
+    """Log a warning if mosaic or mixup is configured but never active."""
     train = cfg.dataloader.train
     dense = OmegaConf.select(train, "mapper.mosaic") is not None or train.get("mixup") is not None
     if dense and not any(OmegaConf.select(cfg, "schedule.dense_epochs") or ()):
-        logger.warning("dataloader.train has mosaic or mixup, but schedule.dense_epochs is empty: they are never used")
+        logger.warning("dataloader.train has mosaic or mixup, but schedule.dense_epochs is empty: they have no effect")
 
 
 @torch.no_grad()
 def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int]] = ()) -> None:
-    """Run a black image through the model, of the smallest size in ``shapes`` and
-    ``dataloader.image_size``: parts that do not fit each other, or too few tokens for the queries, show
-    now and not in the middle of a run.
+    """Run a black image of the smallest size in ``shapes`` and ``dataloader.image_size`` through the model.
+
+    Incompatible components, or too few tokens for the queries, are then reported before the run starts.
 
     Args:
         shapes: (height, width) of training images.
 
     Raises:
-        ConfigError: the model refuses it; says why.
+        ConfigError: if the forward pass fails.
     """
     stated = OmegaConf.select(cfg, "dataloader.image_size", default=None)
     shapes = [*shapes, *([tuple(stated)] if stated is not None else [])]
@@ -152,13 +152,13 @@ def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int
         raise
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"the model does not run on an image of {height} x {width}, the smallest of this run "
+            f"the model fails on an image of {height} x {width}, the smallest of this run "
             f"(dataloader.image_size): {error} ({origin(error)})"
         ) from error
 
 
 def _check_channel_order(cfg: Any) -> None:
-    """Compare the order of the channels of a model of this project with that of the mappers of its data.
+    """Compare the channel order of the model with that of the mappers.
 
     Raises:
         ConfigError: if they differ.
@@ -166,10 +166,10 @@ def _check_channel_order(cfg: Any) -> None:
     expected = OmegaConf.select(cfg, "model.input_format", default=None)
     for split in ("train", "test"):
         mapper = OmegaConf.select(cfg, f"dataloader.{split}.mapper", default=None) or {}
-        # detectron2's name, and detrex's
+        # the names in detectron2 and in detrex
         key = next((name for name in ("image_format", "img_format") if mapper.get(name)), None)
         if expected is not None and key is not None and mapper[key] != expected:
             raise ConfigError(
-                f"dataloader.{split}.mapper.{key} is {mapper[key]}, but model.input_format is {expected}: set one of them to "
-                "the other. Pretrained weights are for RGB, to which the model converts what input_format says"
+                f"dataloader.{split}.mapper.{key} is {mapper[key]}, but model.input_format is {expected}: set both "
+                "to the same value. Pretrained weights expect RGB, to which the model converts its input"
             )

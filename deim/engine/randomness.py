@@ -1,4 +1,4 @@
-"""Random numbers that depend on the place in a run and not on its past."""
+"""Random seeds that depend only on the position in a run, not on its history."""
 
 import random
 
@@ -7,8 +7,10 @@ import torch
 
 
 def seed_iteration(seed: int, iteration: int, rank: int) -> None:
-    """Seed the generators of Python, NumPy and torch for an iteration of a process: what a model draws there, such as
-    the noise of denoising queries, is the same after ``--resume``."""
+    """Seed the generators of Python, NumPy and torch for an iteration of a rank.
+
+    Random numbers in the model, such as the noise of denoising queries, are then the same after ``--resume``.
+    """
     state = np.random.SeedSequence([seed, iteration, rank]).generate_state(3)
     random.seed(int(state[0]))
     np.random.seed(int(state[1]))

@@ -1,4 +1,4 @@
-"""Doing a step again whose loss or gradient was not finite, and looking for where that begins."""
+"""Repeating a training step with NaN/Inf loss or gradients, to find their origin."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -22,12 +22,12 @@ from deim.visualization import draw_objects
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a step that was done again.
+    """Result of a repeated step.
 
     Attributes:
-        losses: of this process's batch.
-        first_module: name of the first module whose output is not finite; None if all are.
-        gradients: names of the parameters whose gradient is not finite.
+        losses: losses of this rank's batch.
+        first_module: name of the first module with NaN/Inf output; None if there is none.
+        gradients: names of the parameters with NaN/Inf gradients.
     """
 
     losses: dict[str, float]
@@ -36,21 +36,24 @@ class Replayed:
 
     def __str__(self) -> str:
         lines = [f"  {name}: {value:g}" for name, value in self.losses.items()]
-        lines.append(f"first module with an output that is not finite: {self.first_module or 'none'}")
+        lines.append(f"first module with NaN/Inf output: {self.first_module or 'none'}")
         shown = ", ".join(self.gradients[:5]) + (", ..." if len(self.gradients) > 5 else "")
-        lines.append(f"parameters with a gradient that is not finite: {len(self.gradients)} {shown}".rstrip())
+        lines.append(f"parameters with NaN/Inf gradients: {len(self.gradients)} {shown}".rstrip())
         return "\n".join(lines)
 
 
 def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Replayed:
-    """Do the step again whose batch :class:`deim.engine.non_finite.NonFiniteGuard` has written to ``path``, with the same
-    weights, images and random numbers.
+    """Repeat a step saved by :class:`deim.engine.non_finite.NonFiniteGuard`.
+
+    Weights, images and random numbers are those of the original step.
 
     Args:
-        config_file: of the run, where the file does not hold its config.
+        path: ``non_finite_*.pth`` of the run.
+        config_file: config of the run, if the file does not contain it.
+        device: torch device to run on.
 
     Raises:
-        CheckpointError: it does not exist, is no such file, or holds no config and none is given.
+        CheckpointError: if the file does not exist or is not such a file, or if no config is available.
     """
     content = _read(path)
     model = _model(content, path, config_file).to(device).train()
@@ -72,10 +75,10 @@ def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Re
 
 
 def draw_batch(path: str, output: str | Path) -> None:
-    """Draw the images of such a file with their objects.
+    """Draw the images of a saved step with their ground truth.
 
     Raises:
-        CheckpointError: it does not exist, or is no such file.
+        CheckpointError: if the file does not exist or is not such a file.
     """
     samples = (content := _read(path))["samples"]
     pictures = [sample["image"].permute(1, 2, 0).numpy() for sample in samples]
@@ -92,7 +95,7 @@ def _read(path: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist")
     content = read_checkpoint(path)
     if not {"samples", "losses", "model", "iteration"} <= content.keys():
-        raise CheckpointError(f"{path} is no batch of a step that was not finite (non_finite_*.pth of a run)")
+        raise CheckpointError(f"{path} is not the saved batch of a NaN/Inf step (non_finite_*.pth of a run)")
     return content
 
 
@@ -101,13 +104,13 @@ def _model(content: Mapping[str, Any], path: str, config_file: str | None) -> nn
         return build(load_config(config_file), "model")
     kept = content["deim"].get("config")
     if kept is None:
-        raise CheckpointError(f"{path} does not hold the config of its run: give it with --config-file")
+        raise CheckpointError(f"{path} does not contain the config of its run: give it with --config-file")
     return build(from_portable(kept, path), "model")
 
 
 @contextlib.contextmanager
 def _watched(model: nn.Module) -> Iterator[list[str]]:
-    """The names of modules whose output is not finite, in the order in which they come to their end."""
+    """Collect the names of modules with NaN/Inf output, in order of completion."""
     wrong: list[str] = []
 
     def watch(name: str) -> Any:

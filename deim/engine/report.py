@@ -1,4 +1,4 @@
-"""What a run is worth, on one page."""
+"""HTML report of a finished run."""
 
 import itertools
 import statistics
@@ -31,16 +31,16 @@ from deim.visualization.annotation import annotate
 from deim.visualization.curves import COCO_SCORES
 from deim.visualization.page import Page
 
-# The weights that are reported, the first that is there.
+# Default weights to evaluate; the first existing file is used.
 _WEIGHTS = ("model_best.pth", "model_final.pth")
 _GREEN, _RED, _WHITE = (40, 180, 70), (230, 40, 50), (255, 255, 255)
 _SHOWN_PICTURES, _TIMED_IMAGES = 9, 20
-# The longer side of a picture on the page, in pixels.
+# Longer side of the images on the page, in pixels.
 _SIDE = 640
 
 
 class Collector(DatasetEvaluator):
-    """Keeps all detections: {image id: (boxes (M, 4) XYXY, scores (M,), classes (M,)), best first}."""
+    """Evaluator that stores all detections: {image id: (boxes (M, 4) XYXY, scores (M,), classes (M,)), best first}."""
 
     def __init__(self) -> None:
         self.detections: dict[Any, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -57,14 +57,14 @@ class Collector(DatasetEvaluator):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run's weights on its test images.
+    """Results of a run's weights on its test images.
 
     Attributes:
-        scores: COCO's, in percent, with ``AP-<class>``.
-        found: what is in the images and what was found there.
-        class_names: of the data.
-        seconds: that the model takes for one image, the median of a few.
-        parameters: of the model.
+        scores: COCO metrics in percent, including ``AP-<class>``.
+        found: ground truth and detections of each image.
+        class_names: classes of the dataset.
+        seconds: median inference time per image.
+        parameters: number of parameters of the model.
     """
 
     scores: dict[str, float]
@@ -77,25 +77,28 @@ class Evaluated:
 def write_report(
     folder: str | Path, weights: str | None = None, overrides: Sequence[str] = (), config_file: str | None = None
 ) -> Path:
-    """Evaluate the weights that a run has left, and write ``report.html`` beside them.
+    """Evaluate the weights of a run and write ``report.html`` to its output directory.
 
     Args:
         folder: ``train.output_dir`` of the run.
-        weights: a checkpoint; by default the best or the final one of the run.
-        overrides: ``key=value``, of the run's config.
-        config_file: in place of the run's ``config.yaml``, such as the file that registers its data sets.
+        weights: checkpoint; default: the best or else the final one of the run.
+        overrides: ``key=value`` overrides of the run's config.
+        config_file: config to use instead of the run's ``config.yaml``, for example one that registers its datasets.
+
+    Returns:
+        path of the report.
 
     Raises:
-        DeimError: the folder holds no run, or what its config names is gone.
+        DeimError: if the directory holds no run, or files named in its config do not exist.
     """
     folder = Path(folder)
     file = folder / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"{folder} holds no run: it has no config.yaml")
-    cfg = load_config(config_file or str(file), overrides)  # also that of a run of detrex's trainer
+        raise ConfigError(f"{folder} holds no run: config.yaml does not exist")
+    cfg = load_config(config_file or str(file), overrides)  # also accepts runs of detrex's trainer
     there = [str(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
     if weights is None and not there:
-        raise ConfigError(f"{folder} has no weights yet: neither {' nor '.join(_WEIGHTS)}")
+        raise ConfigError(f"{folder} has no weights yet: neither {' nor '.join(_WEIGHTS)} exists")
     cfg.train.init_checkpoint = weights or there[0]
     settle_device(cfg)
     page = compose(cfg, run_on_test_images(cfg), folder)
@@ -133,25 +136,25 @@ def _seconds(model: nn.Module, loader: Any) -> float:
     times = []
     for sample in samples:
         start = time.perf_counter()
-        model([sample])[0]["instances"].scores.sum().item()  # which waits for the device
+        model([sample])[0]["instances"].scores.sum().item()  # synchronizes with the device
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
 def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
-    """The page of a run."""
+    """Compose the report page of a run."""
     judged = [judge(one) for one in evaluated.found]
     curves = curves_of_classes(evaluated.found, judged, len(evaluated.class_names))
     threshold = best_threshold(curves)
     kept = [one.above(threshold) for one in evaluated.found]
     shown = [(one, of.first(len(one.scores))) for one, of in zip(kept, judged, strict=True)]
     recipe = cfg.train.recipe
-    page = Page(f"{recipe if recipe in available() else folder.name}: what was learned")
+    page = Page(f"{recipe if recipe in available() else folder.name}: evaluation report")
     _add_summary(page, cfg, evaluated, threshold)
     if (folder / "metrics.json").is_file():
         page.heading("Training")
         draw_metrics(folder / "metrics.json", folder / "curves.png")
-        page.file(folder / "curves.png", "loss and AP over the iterations")
+        page.file(folder / "curves.png", "Loss and AP over iterations")
     _add_classes(page, evaluated, curves)
     _add_errors(page, shown, evaluated.class_names, threshold)
     _add_pictures(page, shown, evaluated.class_names)
@@ -163,20 +166,21 @@ def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
 def _add_summary(page: Page, cfg: Any, evaluated: Evaluated, threshold: float) -> None:
     scores = evaluated.scores
     page.note(
-        f"{cfg.train.init_checkpoint}, on the {len(evaluated.found)} images of {registered_name(cfg.dataloader.test.dataset)}"
+        f"Weights: {cfg.train.init_checkpoint}. "
+        f"Dataset: {registered_name(cfg.dataloader.test.dataset)}, {len(evaluated.found)} images."
     )
     page.figures(
         [
             (f"{scores['AP']:.1f}", "AP"),
             (f"{scores['AP50']:.1f}", "AP50"),
-            (f"{threshold:.2f}", "best threshold"),
+            (f"{threshold:.2f}", "best threshold (mean F1)"),
             (f"{evaluated.parameters / 1e6:.1f} M", "parameters"),
-            (f"{1000 * evaluated.seconds:.1f} ms", f"an image on {cfg.train.device}, as it was trained"),
+            (f"{1000 * evaluated.seconds:.1f} ms", f"per image on {cfg.train.device}, not deployed"),
         ]
     )
-    page.heading("COCO's figures")
+    page.heading("COCO metrics")
     page.table(COCO_SCORES, [[_percent(scores[name]) for name in COCO_SCORES]])
-    page.note("APs, APm and APl: objects of an area below 32², between, and above 96² pixels; - where there are none.")
+    page.note("APs, APm, APl: AP of small (area < 32²), medium and large (area > 96²) objects; -: no such objects.")
 
 
 def _add_classes(page: Page, evaluated: Evaluated, curves: Sequence[Curve]) -> None:
@@ -190,8 +194,8 @@ def _add_classes(page: Page, evaluated: Evaluated, curves: Sequence[Curve]) -> N
             at_best = [f"{value:.2f}" for value in values]
         rows.append([name, str(curve.objects), _percent(evaluated.scores.get(f"AP-{name}", np.nan)), *at_best])
     page.table(("class", "objects", "AP", "best threshold", "F1", "precision", "recall"), rows)
-    page.note("Threshold, F1, precision and recall at the threshold with the best F1, at an IoU of 0.5.")
-    page.plot(precision_recall_figure(curves, evaluated.class_names), "precision over recall")
+    page.note("Best threshold: score with the highest F1. F1, precision and recall hold at this score and IoU 0.5.")
+    page.plot(precision_recall_figure(curves, evaluated.class_names), "Precision-recall curves")
 
 
 def _add_errors(
@@ -202,19 +206,19 @@ def _add_errors(
     kinds = np.concatenate([judged.kinds for _, judged in shown])
     counts = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS) if number != IGNORED}
     counts["missed objects"] = sum(len(one.truth_classes) for one in kept) - counts["correct"]
-    page.plot(bars_figure(counts, f"Detections with a score of at least {threshold:.2f}", "count"), "kinds of errors")
+    page.plot(bars_figure(counts, f"Detections with a score of at least {threshold:.2f}", "count"), "Error types")
     page.note(
-        "duplicate: of an object that a better detection has; class: in the place of an object of another class; localization: near an "
-        "object of its class (IoU 0.1 to 0.5); background: none of these."
+        "duplicate: the object has a better detection; class: overlaps an object of another class; localization: "
+        "overlaps an object of its class too little (IoU 0.1 to 0.5); background: none of these."
     )
-    page.plot(confusion_figure(confusion_matrix(kept, len(class_names)), class_names), "confusion")
+    page.plot(confusion_figure(confusion_matrix(kept, len(class_names)), class_names), "Confusion matrix")
 
 
 def _add_pictures(page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str]) -> None:
     mistakes = [_mistakes(*one) for one in shown]
     worst = np.argsort([-count for count in mistakes], kind="stable")[:_SHOWN_PICTURES]
-    page.heading("Images with the most mistakes")
-    page.note("green: correct; red: wrong; white: missed")
+    page.heading("Images with the most errors")
+    page.note("Green: correct detection. Red: wrong detection. White: missed object.")
     page.pictures([_picture(shown[index], class_names) for index in worst])
     page.heading("Samples")
     evenly = np.linspace(0, len(shown) - 1, min(_SHOWN_PICTURES, len(shown))).astype(int)
@@ -222,7 +226,7 @@ def _add_pictures(page: Page, shown: Sequence[tuple[Found, Judged]], class_names
 
 
 def _mistakes(found: Found, judged: Judged) -> int:
-    """Detections that are wrong, and objects that are missed."""
+    """Count wrong detections and missed objects."""
     correct = int((judged.kinds == CORRECT).sum())
     return int((judged.kinds != IGNORED).sum()) - correct + len(found.truth_classes) - correct
 
@@ -241,7 +245,7 @@ def _picture(shown: tuple[Found, Judged], names: Sequence[str]) -> tuple[np.ndar
         labels.append(f"{names[index]} {score:.2f}" + ("" if kind == CORRECT else f" ({KINDS[kind]})"))
         colors.append(_GREEN if kind == CORRECT else _RED)
     drawn = annotate(image, boxes * scale, labels, colors)
-    return drawn, f"{Path(found.file_name).name}: {_mistakes(found, judged)} mistakes"
+    return drawn, f"{Path(found.file_name).name}: {_mistakes(found, judged)} errors"
 
 
 def _percent(value: float) -> str:

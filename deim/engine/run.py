@@ -1,4 +1,4 @@
-"""A training or evaluation run described by a LazyConfig."""
+"""Training and evaluation runs described by a LazyConfig."""
 
 import logging
 import os
@@ -57,10 +57,13 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def main(args: Namespace) -> None:
-    """Run one process of ``deim train``; ``args`` as detectron2's parser gives them.
+    """Run one rank of ``deim train``.
+
+    Args:
+        args: arguments of detectron2's parser.
 
     Raises:
-        DeimError: something that the user can mend is wrong.
+        DeimError: if the run fails for a reason that the user can fix.
     """
     args.config_file = find_config(args.config_file)
     with said_later(logger) as tell:
@@ -83,23 +86,23 @@ def main(args: Namespace) -> None:
 
 
 def started_again() -> bool:
-    """Whether torchrun has started this process in place of one that failed."""
+    """Return whether torchrun has restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def report(cfg: Any) -> None:
-    """Write what the run is worth, where it is one process: others would evaluate parts of the images."""
+    """Write the report of a finished run; with several ranks, log the command instead (each has only some images)."""
     folder = cfg.train.output_dir
     if comm.get_world_size() == 1:
-        from deim.engine.report import write_report  # here, so that no run waits for what draws it
+        from deim.engine.report import write_report  # deferred: imports plotting libraries
 
         logger.info(f"Wrote {write_report(folder)}")
     else:
-        logger.info(f"For a report of the run: python -m deim report {folder}")
+        logger.info(f"To write a report of the run: python -m deim report {folder}")
 
 
 def train(cfg: Any, resume_run: bool = False) -> None:
-    """Train as ``cfg`` says, evaluating and saving on the way."""
+    """Train the model of ``cfg``, with evaluations and checkpoints."""
     if cfg.train.fast_dev_run.enabled:
         cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
     if cfg.train.seed < 0:
@@ -109,12 +112,12 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     loader = build(cfg, "dataloader.train")
     check_classes(cfg, "train")
     check_limits(cfg, loader, "train")
-    # A mistake in the test data shows now and not after an epoch.
+    # Errors in the test data show before training starts.
     check_limits(cfg, build(cfg, "dataloader.test"), "test")
     check_classes(cfg, "test")
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
     if scale_to_batch_size(cfg, iters_per_epoch) and comm.is_main_process():
-        # where default_setup has saved it before
+        # default_setup has saved the unscaled config
         LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
     resolve_schedule(cfg, iters_per_epoch)
     warn_of_unused_parts(cfg)
@@ -151,7 +154,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
 
 
 def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, start: Start) -> int:
-    """Load what the run starts from; the iteration that it begins with."""
+    """Load the initial weights or the checkpoint of a run, and return the first iteration."""
     if start.checkpoint is not None:
         resume(checkpointer, trainer.model, start.checkpoint)
         return trainer.iter + 1
@@ -160,16 +163,16 @@ def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, 
 
 
 def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
-    """Derive ``train.max_iter``, ``train.eval_period`` and ``train.checkpointer.period`` from the schedule's epochs, in place.
+    """Derive ``train.max_iter``, ``train.eval_period`` and ``train.checkpointer.period`` from the schedule's epochs.
 
-    What is a number in the config stays as it is. A reference to ``train.iterations``, which is for other trainers, and None
-    are replaced.
+    Works in place. Numbers in the config are kept. References to ``train.iterations``, which exists for foreign
+    trainers, and None are replaced.
 
     Args:
-        iters_per_epoch: of the data in use; None if the loader has no epochs.
+        iters_per_epoch: of the training loader; None if it has no epochs.
 
     Raises:
-        ConfigError: if the loader has no epochs or the config no schedule.
+        ConfigError: if a value is missing and the loader has no epochs or the config no schedule.
     """
     settings = {
         "max_iter": ("epochs", cfg.train),
@@ -181,13 +184,13 @@ def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
             continue
         if iters_per_epoch is None or "schedule" not in cfg:
             raise ConfigError(
-                f"train.{'checkpointer.' if key == 'period' else ''}{key} is not a number, and there is no schedule or loader "
-                "with epochs to derive it from"
+                f"train.{'checkpointer.' if key == 'period' else ''}{key} is not a number and cannot be "
+                "derived: the config has no schedule or the loader no epochs"
             )
         node[key] = cfg.schedule[epochs_key] * iters_per_epoch
     per_epoch = f"{iters_per_epoch} iterations per epoch, " if iters_per_epoch else ""
     logger.info(
-        f"Schedule: {per_epoch}{cfg.train.max_iter} in all, evaluation every {cfg.train.eval_period}, "
+        f"Schedule: {per_epoch}{cfg.train.max_iter} in total, evaluation every {cfg.train.eval_period}, "
         f"checkpoint every {cfg.train.checkpointer.period}"
     )
 

@@ -1,4 +1,4 @@
-"""A training run as a job of SLURM, which is queued again when it is preempted or its time is over."""
+"""Training as a SLURM job that is requeued when it is preempted or reaches its time limit."""
 
 import subprocess
 import time
@@ -14,12 +14,12 @@ PORT = 29_500
 
 @dataclass
 class TrainingJob:
-    """What every node of a job does: it runs ``deim train --resume`` in a process of its own.
+    """Job of one node: runs ``deim train --resume`` in a subprocess.
 
     Args:
-        arguments: of ``deim train``, but for the machines and ``--resume``.
-        gpus_per_node: processes that each node starts.
-        grace: seconds for the iteration and its checkpoint after the job is told to end.
+        arguments: arguments of ``deim train``, except ``--resume`` and those about machines and GPUs.
+        gpus_per_node: number of ranks per node.
+        grace: seconds to finish the iteration and save a checkpoint after the job is signaled to end.
     """
 
     arguments: Sequence[str]
@@ -38,7 +38,7 @@ class TrainingJob:
         while self.process.poll() is None:
             time.sleep(0.5)
         if self.process.returncode not in (0, PREEMPTED):
-            raise DeimError(f"training ended with status {self.process.returncode}; its output tells why")
+            raise DeimError(f"training failed with exit status {self.process.returncode}; see its output for the error")
 
     def command_line(self, machines: int, rank: int, first_host: str) -> list[str]:
         flags = ["--resume", f"--num-gpus={self.gpus_per_node}"]
@@ -50,7 +50,7 @@ class TrainingJob:
         return [*flags, *self.arguments]
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """Called by submitit, on the first node, before the job ends: what is to be queued in its place."""
+        """Return the job to requeue. submitit calls this on the first node before the job ends."""
         import submitit
 
         if self.process is not None:
@@ -63,23 +63,23 @@ class TrainingJob:
 
 
 def submit(job: TrainingJob, folder: str, cluster: str, **settings: Any) -> Any:
-    """Queue a job.
+    """Submit a job.
 
     Args:
-        folder: for the job's output.
-        cluster: "slurm", or "local" to try it on this machine.
-        settings: of submitit's executor, such as ``nodes`` and ``timeout_min``.
+        folder: directory for the logs of the job.
+        cluster: "slurm", or "local" to run on this machine.
+        settings: parameters of submitit's executor, such as ``nodes`` and ``timeout_min``.
 
     Returns:
-        submitit's handle of the job.
+        submitit's job handle.
 
     Raises:
-        ConfigError: submitit is not installed, or there is no SLURM here.
+        ConfigError: if submitit is not installed or SLURM is not available.
     """
     try:
         import submitit
     except ImportError as error:
-        raise ConfigError("this needs submitit: pip install deim[slurm]") from error
+        raise ConfigError("submitting jobs requires submitit: pip install 'deim[slurm]'") from error
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a training run starts from: its own checkpoint, a detector, a backbone, or random weights."""
+"""Initial state of a training run: its own checkpoint, a detector, a backbone, or random weights."""
 
 import logging
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ logger = logging.getLogger("detectron2.deim")
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from; at most one of the three.
+    """Initial state of a run; at most one attribute is set.
 
     Attributes:
-        checkpoint: path of the run's own checkpoint, to continue from.
-        weights: path of a file with a detector or a backbone.
+        checkpoint: path of the run's own checkpoint to resume from.
+        weights: path of a detector or backbone checkpoint.
         backbone: value of ``model.backbone.weights`` or of another argument in ``WEIGHTS_ARGUMENTS``.
     """
 
@@ -39,10 +39,10 @@ class Start:
 
 
 def find_start(cfg: Any, resume_run: bool) -> Start:
-    """Determine what a run starts from, and download it if needed, before anything large is built.
+    """Determine the initial state of a run, and download weights if needed, before the model is built.
 
     Raises:
-        CheckpointError: weights cannot be downloaded, or all checkpoints of the run are damaged.
+        CheckpointError: if weights cannot be downloaded, or all checkpoints of the run are damaged.
     """
     checkpoint = newest_checkpoint(cfg.train.output_dir) if resume_run else None
     if checkpoint is not None:
@@ -50,7 +50,7 @@ def find_start(cfg: Any, resume_run: bool) -> Start:
     if cfg.train.init_checkpoint:
         weights = published.start_of(cfg.train.recipe, cfg.train.init_checkpoint)
         if not Path(weights).exists():
-            raise CheckpointError(f"train.init_checkpoint={weights}: there is no such file")
+            raise CheckpointError(f"train.init_checkpoint={weights} does not exist")
         return Start(weights=weights)
     backbone = _backbone_weights(cfg)
     description = _describe(cfg)
@@ -60,17 +60,17 @@ def find_start(cfg: Any, resume_run: bool) -> Start:
 
 
 def is_random(cfg: Any) -> bool:
-    """Whether a new run of this config starts from random weights alone.
+    """Return whether a new run of this config starts from random weights only.
 
-    A resumed run asks as well: it builds the model as the run did that it continues.
+    Resumed runs use this as well, to build the same model as the original run.
     """
     return not cfg.train.init_checkpoint and _backbone_weights(cfg) is None
 
 
 def thaw_random_backbone(cfg: Any, model: nn.Module) -> None:
-    """Make a random backbone learn as a whole where a run starts from random weights; in place.
+    """Unfreeze the backbone if the run starts from random weights; in place.
 
-    Recipes freeze parts of pretrained backbones. Random ones would never learn.
+    Recipes freeze parts of pretrained backbones. Random parts must be trained instead.
     """
     if not is_random(cfg):
         return
@@ -82,33 +82,33 @@ def thaw_random_backbone(cfg: Any, model: nn.Module) -> None:
     thawed = thaw(backbone) if isinstance(backbone, nn.Module) else []
     if thawed:
         logger.warning(
-            f"The backbone is random, so nothing in it stays frozen: {len(thawed)} frozen parameters and normalization "
-            "layers learn as well (model.backbone.freeze_at and the like have no effect)"
+            f"The backbone has random weights, so freezing is disabled: {len(thawed)} frozen parameters and "
+            "normalization layers will be trained (model.backbone.freeze_at and similar keys have no effect)"
         )
 
 
 def load_start(start: Start, model: nn.Module, classes: Sequence[str] | None) -> None:
-    """Load ``start.weights`` into a model: a whole detector, or a backbone alone.
+    """Load ``start.weights`` into a model: a detector or a backbone checkpoint.
 
     Args:
-        classes: names of the model's classes; None if they are not known.
+        classes: class names of the model; None if unknown.
 
     Raises:
-        CheckpointError: the file is of another model.
+        CheckpointError: if the checkpoint does not fit the model.
     """
     if start.weights is None:
         return
     stored, module = read_weights(start.weights), getattr(model, "module", model)
     backbone = getattr(module, "backbone", None)
     if isinstance(backbone, nn.Module) and holds_backbone(module, stored.weights, stored.path):
-        logger.info(f"{stored.path} holds a backbone alone: the rest of the model starts from random weights")
+        logger.info(f"{stored.path} is a backbone checkpoint: the rest of the model starts from random weights")
         load_stored_backbone(backbone, stored, fresh=None)
     else:
         load_stored_weights(model, stored, allow_other_classes=True, classes=classes)
 
 
 def check_pixels(cfg: Any) -> None:
-    """Warn where the model normalizes images in another way than its pretrained backbone expects."""
+    """Warn if the model's pixel normalization differs from that of its pretrained backbone."""
     wanted, weights = _expected_pixels(cfg)
     mean, std = (OmegaConf.select(cfg, f"model.{key}", default=None) for key in ("pixel_mean", "pixel_std"))
     used = PixelStatistics(*(tuple(values or default) for values, default in ((mean, (0,) * 3), (std, (255,) * 3))))
@@ -117,14 +117,14 @@ def check_pixels(cfg: Any) -> None:
     logger.warning(
         f"{weights} expects images normalized with model.pixel_mean={list(wanted.mean)} "
         f"model.pixel_std={list(wanted.std)}, but the model uses {list(used.mean)} and {list(used.std)}: "
-        "results will be worse than they could be"
+        "expect lower accuracy"
     )
 
 
 def _expected_pixels(cfg: Any) -> tuple[PixelStatistics | None, str]:
     given = cfg.train.init_checkpoint
     if given:
-        # A file may hold a whole detector, of which only the config knows the normalization.
+        # The file may hold a whole detector, whose normalization is stated only in the config.
         return (None if published.is_name(given) else pretrained.pixels_of(given, {})), given
     weights, description = _backbone_weights(cfg), _describe(cfg)
     if not isinstance(weights, str) or description is None:
@@ -133,7 +133,7 @@ def _expected_pixels(cfg: Any) -> tuple[PixelStatistics | None, str]:
 
 
 def _backbone_weights(cfg: Any) -> str | bool | None:
-    """What the config says of the backbone's weights; None for random ones."""
+    """Return the backbone's weights argument in the config; None for random weights."""
     node = OmegaConf.select(cfg, "model.backbone", default=None)
     if not OmegaConf.is_dict(node):
         return None
@@ -141,7 +141,7 @@ def _backbone_weights(cfg: Any) -> str | bool | None:
 
 
 def _describe(cfg: Any) -> dict[str, Any] | None:
-    """Builder and size of the backbone, where it is one of ours."""
+    """Return builder and size of the backbone, or None for a foreign backbone."""
     node = OmegaConf.select(cfg, "model.backbone", default=None)
     target = node.get("_target_") if OmegaConf.is_dict(node) else None
     builder = target.rpartition(".")[2] if isinstance(target, str) else getattr(target, "__name__", "")

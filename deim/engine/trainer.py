@@ -1,4 +1,4 @@
-"""detectron2's loop with mixed precision, accumulation and clipping."""
+"""detectron2's training loop with mixed precision, gradient accumulation and gradient clipping."""
 
 import logging
 import math
@@ -24,18 +24,18 @@ logger = logging.getLogger("detectron2.deim")
 
 
 class Trainer(SimpleTrainer):
-    """Runs a model that maps a list of samples to a dict of losses, on CPU or CUDA.
+    """Trainer of models that map a list of samples to a dict of losses, on CPU or GPU.
 
     Args:
         amp: "bfloat16", "float16" (with a gradient scaler) or None for float32.
         clip_grad: arguments of ``clip_grad_norm_``, such as ``max_norm``; None for no clipping.
-        accumulation_steps: each batch is cut into this many parts whose gradients are summed, each
-            weighted by its share of the images; the rest of the schedule does not notice.
-        seed: of what the model draws, at each iteration anew; None leaves generators alone.
-        guard: of steps with numbers that are not finite; by default, the first ends the run.
+        accumulation_steps: number of parts of each batch. Their gradients are summed, weighted by their share of the
+            images. The schedule is not affected.
+        seed: seed of the model's random numbers, applied at each iteration; None to not seed.
+        guard: handles NaN/Inf losses and gradients; by default, the first such step ends the run.
 
     Raises:
-        ConfigError: an unknown precision or fewer than one step.
+        ConfigError: if the precision is unknown, or ``accumulation_steps`` is less than 1.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Trainer(SimpleTrainer):
             raise ConfigError(f"train.accumulation_steps must be at least 1, got {accumulation_steps}")
         self.amp, self.clip_grad, self.accumulation_steps = amp, clip_grad, accumulation_steps
         self.seed, self.guard = seed, guard or NonFiniteGuard(getattr(model, "module", model))
-        # the batch of the present step, for hooks to look at
+        # batch of the current step, for hooks
         self.samples: list[dict] = []
-        # walking through the model for them takes a millisecond
+        # cached, since walking through the model takes a millisecond
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type) if amp == "float16" else None
@@ -70,7 +70,7 @@ class Trainer(SimpleTrainer):
             self.data_loader.start_iter = self.start_iter
 
     def after_train(self) -> None:
-        # detectron2 counts on by one also where nothing was left to do.
+        # detectron2 increments the iteration even if nothing was left to do.
         self.iter = min(self.iter, self.max_iter)
         super().after_train()
 
@@ -88,7 +88,7 @@ class Trainer(SimpleTrainer):
         self._finish(_to_host(losses, norm, with_norm=self.grad_scaler is None), data_time)
 
     def _clip(self) -> Tensor:
-        """Bring the gradients to their own scale and, if asked for, into their bounds; their norm before that."""
+        """Unscale and clip the gradients, and return their norm before clipping."""
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         if self.clip_grad is not None:
@@ -97,7 +97,7 @@ class Trainer(SimpleTrainer):
         return torch.stack(torch._foreach_norm(gradients)).norm()
 
     def _finish(self, step: "StepNumbers", data_time: float) -> None:
-        """Take the step, unless its numbers forbid it, and tell them."""
+        """Write the metrics and update the weights, unless the step is skipped."""
         place = {"iteration": self.iter, "seed": self.seed, "rank": comm.get_rank(), "amp": self.amp}
         place["accumulation_steps"] = self.accumulation_steps
         skipped = step.not_finite and self.guard.skips(place, step.losses, step.norm, self.samples)
@@ -109,16 +109,16 @@ class Trainer(SimpleTrainer):
                 self.optimizer.step()
             return
         if not skipped:
-            self.grad_scaler.step(self.optimizer)  # which leaves out steps whose gradients it has made too large
+            self.grad_scaler.step(self.optimizer)  # skips the update if scaling made gradients overflow
         self.grad_scaler.update()
         if not math.isfinite(step.norm) and self.grad_scaler.get_scale() < 1:
             raise NonFiniteError(
-                f"gradients are not finite at iteration {self.iter}, and not because of the scale for float16, which is "
-                "below 1 by now: train with train.amp.dtype=bfloat16, or in float32 by train.amp.enabled=false"
+                f"NaN/Inf gradients at iteration {self.iter} that are not caused by float16 loss scaling, whose "
+                "scale has dropped below 1: set train.amp.dtype=bfloat16 or train.amp.enabled=false"
             )
 
     def _accumulate(self, samples: list[dict]) -> dict[str, Tensor]:
-        """Gradients of the whole batch, and its mean losses."""
+        """Accumulate the gradients of the whole batch and return the mean losses."""
         parts = parts_of(samples, self.accumulation_steps)
         mean: dict[str, Tensor] = {}
         for number, (part, share) in enumerate(parts, 1):
@@ -132,7 +132,7 @@ class Trainer(SimpleTrainer):
         return mean
 
     def _synchronized(self, last: bool) -> Any:
-        """Gradients travel between processes once per step, with the last part."""
+        """Synchronize gradients between ranks once per step, with the last part of the batch."""
         return nullcontext() if last or not isinstance(self.model, DistributedDataParallel) else self.model.no_sync()
 
     def state_dict(self) -> dict:
@@ -151,25 +151,28 @@ class Trainer(SimpleTrainer):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
     def _go_on_with_seed(self, seed: int | None) -> None:
-        """A run keeps the seed that it began with."""
+        """Continue with the seed of the original run."""
         if seed is None or seed == self.seed:
             return
-        logger.info(f"The run goes on with its seed {seed}, not with {self.seed}")
+        logger.info(f"Continuing with the seed {seed} of the original run instead of {self.seed}")
         self.seed = seed
         if hasattr(self.data_loader, "seed"):
             self.data_loader.seed = seed
 
 
 def parts_of(samples: list[dict], steps: int) -> list[tuple[list[dict], float]]:
-    """A batch in at most ``steps`` parts, each with its share of the images."""
+    """Split a batch into at most ``steps`` parts, and return each with its share of the images."""
     size = -(-len(samples) // steps)
     parts = [samples[i : i + size] for i in range(0, len(samples), size)]
     return [(part, len(part) / len(samples)) for part in parts]
 
 
 def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
-    """Lay out what an optimizer keeps of each parameter as the parameter itself, in place: fused optimizers go through
-    their memory side by side, whatever the elements are, and a checkpoint may be of a run in another format."""
+    """Convert the optimizer state to the memory format of each parameter, in place.
+
+    Fused optimizers walk through parameter and state in memory order, and a checkpoint may come from a run with
+    another memory format.
+    """
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -178,12 +181,12 @@ def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """The numbers of a step, on the CPU.
+    """Losses and gradient norm of a step, on the CPU.
 
     Attributes:
-        losses: {name: () float32} of this process.
-        norm: of the gradients of all processes.
-        not_finite: whether a loss, or the norm where it counts, is not finite in any process.
+        losses: {name: () float32} of this rank.
+        norm: gradient norm over all ranks.
+        not_finite: whether a loss (or the norm, if it counts) is NaN/Inf in any rank.
     """
 
     losses: dict[str, Tensor]
@@ -192,10 +195,10 @@ class StepNumbers:
 
 
 def _to_host(losses: dict[str, Tensor], norm: Tensor, with_norm: bool) -> StepNumbers:
-    """The numbers of a step by a single copy.
+    """Copy the losses and the gradient norm to the CPU in a single transfer.
 
     Args:
-        with_norm: the norm must be finite as well.
+        with_norm: whether a NaN/Inf norm counts.
     """
     values = torch.stack([*(value.float() for value in losses.values()), norm.float()])
     wrong = (~values[: len(values) - (not with_norm)].isfinite()).any().float()

@@ -1,4 +1,4 @@
-"""Where the scalars of a run go."""
+"""Writers of a run's scalars."""
 
 import datetime
 import logging
@@ -15,14 +15,14 @@ from deim.modeling.losses import Criterion
 
 
 class ProgressPrinter(EventWriter):
-    """Print one readable line: progress, ETA, total loss, the last layer's losses, times, learning rate.
+    """Writer that logs one line: progress, ETA, total loss, losses of the last layer, times, learning rate.
 
-    A model of this family has up to seventy losses, all of which detectron2's printer would show;
-    ``metrics.json`` and TensorBoard have them.
+    Models of this family have up to seventy losses, all of which detectron2's printer would show. ``metrics.json``
+    and TensorBoard contain them.
 
     Args:
-        main_losses: names of the losses to show. None shows each loss whose name does not continue the name of
-            another one, as ``loss_bbox_aux_0`` continues ``loss_bbox``.
+        main_losses: names of the losses to show. None: every loss whose name does not extend the name of another
+            loss, as ``loss_bbox_aux_0`` extends ``loss_bbox``.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ProgressPrinter(EventWriter):
 
 
 def main_losses_of(model: nn.Module) -> Collection[str] | None:
-    """Return the names of the last layer's losses; None for a model that does not state them."""
+    """Return the names of the last layer's losses; None if the model does not define them."""
     criterion = getattr(getattr(model, "module", model), "criterion", None)
     return tuple(criterion.weights) if isinstance(criterion, Criterion) else None
 
@@ -79,7 +79,7 @@ def main_losses_of(model: nn.Module) -> Collection[str] | None:
 def build_writers(
     cfg: Any, max_iter: int, iters_per_epoch: int | None, main_losses: Collection[str] | None = None
 ) -> list[EventWriter]:
-    """Build the writers of a run: console, ``metrics.json``, TensorBoard and, if ``train.wandb.enabled``, Weights & Biases."""
+    """Build the writers of a run: console, ``metrics.json``, TensorBoard and, if ``train.wandb.enabled``, W&B."""
     folder = cfg.train.output_dir
     PathManager.mkdirs(folder)
     writers = [

@@ -1,4 +1,4 @@
-"""Using a trained model."""
+"""Inference with trained models."""
 
 from deim.inference.deployment import reparameterized, to_deployment
 

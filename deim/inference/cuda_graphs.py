@@ -1,4 +1,4 @@
-"""What a GPU was told to do once, told again by a single launch instead of hundreds."""
+"""CUDA graphs for inference: replay a captured call with one launch instead of hundreds."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,15 @@ from torch import Tensor
 from deim.layers.tracing import remembered_values_in_use
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
-# Other threads go on to pin memory and to copy meanwhile.
+# Other threads keep pinning memory and copying during the capture.
 CAPTURE_MODE = "thread_local"
 
 
 def warm_up(run: Callable[[], object]) -> None:
-    """What is to be recorded must have run before: kernels are compiled and chosen then, and what is kept for a size is
-    made. As torch has it, aside from the stream that others use."""
+    """Run a function three times on a side stream before it is captured, as torch recommends.
+
+    Kernels are then compiled and selected, and values cached per size exist.
+    """
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -24,7 +26,7 @@ def warm_up(run: Callable[[], object]) -> None:
 
 
 class Recording:
-    """A call of a function, for tensors like the one that it was recorded with."""
+    """CUDA graph of a function call, for tensors of the same kind as the example."""
 
     @torch.inference_mode()
     def __init__(self, function: Function, example: Tensor):
@@ -42,22 +44,22 @@ class Recording:
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         self.given.copy_(x)
         self.graph.replay()
-        return tuple(value.clone() for value in self.found)  # the next call writes into the same memory
+        return tuple(value.clone() for value in self.found)  # the next replay overwrites the graph's outputs
 
 
 def kind_of(x: Tensor) -> tuple:
-    """What a recording is for: equal for tensors that one made with either serves. The device's autocast is part of it."""
+    """Return a key that is equal for tensors that can share a recording; includes the device's autocast dtype."""
     device = x.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return x.shape, x.stride(), x.dtype, precision
 
 
 class CudaGraphs:
-    """A function without gradients on a GPU, recorded for every shape that it is given and replayed from then on.
+    """Function without gradients on a GPU, captured on the first call with each shape and replayed afterwards.
 
     Args:
-        function: does the same with all tensors of a shape, and waits for nothing that the GPU computes.
-        most: shapes to keep, each of which takes the memory of a call; the one recorded first gives way.
+        function: function whose work depends only on the shape, and that never synchronizes with the GPU.
+        most: maximum number of shapes to keep, each of which holds the memory of a call; the oldest is dropped.
     """
 
     def __init__(self, function: Function, most: int = 8):

@@ -1,4 +1,4 @@
-"""A page in the browser: drop a picture, see what is found."""
+"""Demo page for the browser: drop an image, see the detections."""
 
 import time
 from collections.abc import Sequence
@@ -9,23 +9,24 @@ import numpy as np
 from deim.errors import ConfigError
 from deim.inference.predictor import Predictor
 
-# What the slider can still show.
+# Lowest threshold of the slider.
 LOWEST = 0.05
 
 
 def look(predictor: Predictor, picture: np.ndarray | None, threshold: float, classes: Sequence[str]) -> tuple:
-    """
+    """Detect objects in an image and prepare the outputs of the page.
+
     Args:
-        predictor: of threshold :data:`LOWEST` or below.
-        picture: uint8 (H, W, 3) RGB; None before one is chosen.
-        threshold: lowest score that is shown.
-        classes: only these; none for all.
+        predictor: predictor with a threshold of at most :data:`LOWEST`.
+        picture: uint8 (H, W, 3) RGB; None if no image is selected.
+        threshold: minimum score.
+        classes: names of the classes to show; empty for all.
 
     Returns:
-        the picture with boxes, rows (class, score, left, top, right, bottom), and a line about the time it took.
+        the image with boxes, rows (class, score, left, top, right, bottom), and a line with the inference time.
     """
     if picture is None:
-        return None, [], "Drop a picture, or choose one."
+        return None, [], "Drop or select an image."
     start = time.perf_counter()
     found = predictor(picture)
     passed = time.perf_counter() - start
@@ -38,20 +39,20 @@ def look(predictor: Predictor, picture: np.ndarray | None, threshold: float, cla
     return (
         np.asarray(shown.draw()),
         rows,
-        f"{len(shown)} found in {1000 * passed:.0f} ms, {predictor.runner.description}",
+        f"{len(shown)} detections in {1000 * passed:.0f} ms, {predictor.runner.description}",
     )
 
 
 def build_demo(predictor: Predictor) -> Any:
-    """The page, as ``gradio.Blocks``.
+    """Build the page, as ``gradio.Blocks``.
 
     Raises:
-        ConfigError: gradio is not installed.
+        ConfigError: if gradio is not installed.
     """
     try:
         import gradio
     except ImportError as error:
-        raise ConfigError("the demo needs gradio: pip install '.[demo]'") from error
+        raise ConfigError("the demo requires gradio: pip install '.[demo]'") from error
 
     def update(picture: np.ndarray | None, threshold: float, classes: Sequence[str]) -> tuple:
         return look(predictor, picture, threshold, classes)
@@ -59,11 +60,11 @@ def build_demo(predictor: Predictor) -> Any:
     with gradio.Blocks(title="deim") as page:
         with gradio.Row():
             with gradio.Column():
-                picture = gradio.Image(type="numpy", image_mode="RGB", label="picture")
+                picture = gradio.Image(type="numpy", image_mode="RGB", label="image")
                 threshold = gradio.Slider(LOWEST, 1.0, value=0.4, step=0.01, label="threshold")
-                classes = gradio.Dropdown(predictor.class_names, multiselect=True, label="only these classes")
+                classes = gradio.Dropdown(predictor.class_names, multiselect=True, label="classes (default: all)")
             with gradio.Column():
-                drawn = gradio.Image(label="found", interactive=False)
+                drawn = gradio.Image(label="detections", interactive=False)
                 told = gradio.Markdown(elem_id="told")
                 columns = ["class", "score", "left", "top", "right", "bottom"]
                 table = gradio.Dataframe(headers=columns, interactive=False)

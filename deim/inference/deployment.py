@@ -1,4 +1,4 @@
-"""A trained model in the form in which it predicts fastest."""
+"""Conversion of a trained model to its fastest form for inference."""
 
 import copy
 
@@ -23,24 +23,23 @@ def to_deployment(
     half: bool = False,
     cuda_graph: bool = False,
 ) -> nn.Module:
-    """A copy in eval mode that only predicts: without what training needs, with normalization, affines and the
-    branches of convolutions folded into convolutions.
+    """Return a copy of a model for inference: in eval mode, with training-only parts removed.
 
-    Detections stay the same up to rounding. The copy cannot be trained, and its weights have names that no checkpoint
-    has: keep the model that it was made of.
+    Normalization, affine layers and parallel branches are folded into convolutions. Detections are the same up to
+    rounding. The copy cannot be trained or saved as a checkpoint: keep the original model.
 
     Args:
-        memory_format: of convolutions. Channels-last is the faster one (``docs/benchmarks.md``);
-            ``torch.contiguous_format`` for torch's default.
-        compile: by ``torch.compile``, once for every size of images, which takes a while the first time. The CPU needs a
-            C++ compiler for it.
-        half: for float16 where torch deems it safe: call the copy under ``torch.autocast(device, torch.float16)``, which
-            finds its weights in float16 already.
-        cuda_graph: on a GPU, record what is done for every shape of a batch without padding when it first comes, and
-            replay it from then on, which takes one launch (:class:`deim.inference.cuda_graphs.CudaGraphs`).
+        memory_format: memory format of convolutions. Channels-last is the fastest (``docs/benchmarks.md``);
+            ``torch.contiguous_format`` is torch's default.
+        compile: use ``torch.compile``. It compiles once per image size, which takes a while, and requires a C++
+            compiler on the CPU.
+        half: store weights in float16 for mixed precision: call the copy under
+            ``torch.autocast(device, torch.float16)``.
+        cuda_graph: capture and replay a CUDA graph for every shape of unpadded batches, on a GPU
+            (:class:`deim.inference.cuda_graphs.CudaGraphs`).
 
     Raises:
-        ConfigError: ``cuda_graph`` is for a :class:`DEIMDetector` on a GPU.
+        ConfigError: if ``cuda_graph`` is set and the model is not a :class:`DEIMDetector` on a GPU.
     """
     deployed = reparameterized(model).requires_grad_(False)
     fold_norms(deployed)
@@ -48,7 +47,7 @@ def to_deployment(
     if half:
         halve_weights(deployed)
     if compile:
-        # chosen now: the compiler does not see through how it is done
+        # The compiler cannot trace the selection of a backend, so select it now.
         selected_backend(next(deployed.parameters()).device.type)
         for part in ("backbone", "encoder", "decoder"):
             deployed.get_submodule(part).compile(dynamic=False)
@@ -58,15 +57,17 @@ def to_deployment(
 
 
 def reparameterized(model: nn.Module) -> nn.Module:
-    """A copy in eval mode without what inference never uses, and with its re-parameterisable convolutions in one, as the
-    official codes deploy theirs: its weights can be saved, converted and loaded again for inference."""
+    """Return a copy in eval mode without training-only parts and with re-parameterized convolutions.
+
+    This is the deployed form of the official codes: its weights can be saved, converted and loaded for inference.
+    """
     copied = copy.deepcopy(model).eval()
     reparameterize(copied)
     return copied
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Fold batch normalization into the convolutions before it, in place: ours, and those of detectron2's backbones."""
+    """Fold batch normalization into the preceding convolutions, in place: ours and those of detectron2's backbones."""
     for module in list(model.modules()):
         if isinstance(module, ConvNorm):
             module.fold()
@@ -78,8 +79,10 @@ def fold_norms(model: nn.Module) -> None:
 
 
 def halve_weights(model: nn.Module) -> None:
-    """Keep the weights of convolutions and matrix products in float16, in place, as autocast would make them anew at each
-    call; everything else stays as it is."""
+    """Convert the weights of convolutions and matrix products to float16, in place.
+
+    Autocast would otherwise convert them at each call.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | SelfAttention):
             for parameter in module.parameters(recurse=False):
@@ -87,14 +90,14 @@ def halve_weights(model: nn.Module) -> None:
 
 
 def record_detections(model: nn.Module) -> None:
-    """Let batches without padding be replayed, in place.
+    """Replay unpadded batches as CUDA graphs, in place.
 
     Raises:
-        ConfigError: the model is none that can be recorded.
+        ConfigError: if the model is not a :class:`DEIMDetector` on a GPU.
     """
     if not isinstance(model, DEIMDetector) or model.device.type != "cuda":
         place = next(model.parameters()).device
-        raise ConfigError(f"CUDA graphs are for a DEIMDetector on a GPU, not for a {type(model).__name__} on {place}")
+        raise ConfigError(f"CUDA graphs require a DEIMDetector on a GPU, got a {type(model).__name__} on {place}")
     eager = model.detect
     graphs = CudaGraphs(eager)
 

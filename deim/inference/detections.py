@@ -1,4 +1,4 @@
-"""What a predictor finds in a picture."""
+"""Detections in one image, as returned by a predictor."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,22 +16,23 @@ from deim.visualization.annotation import annotate, color_of
 
 
 class Detections(Instances):
-    """detectron2's ``Instances`` with ``pred_boxes`` (XYXY in pixels of the picture), ``scores`` in [0, 1] and int64
-    ``pred_classes``, best first, on the CPU; and with the names of the classes and the picture.
+    """detectron2's ``Instances`` together with the image and the class names.
 
-    What is made of it by an index, a mask or :meth:`to` is one as well.
+    Fields, best detection first, on the CPU: ``pred_boxes`` (XYXY in pixels of the image), ``scores`` in [0, 1] and
+    ``pred_classes`` (int64). Indexing, masking and :meth:`to` return ``Detections`` as well.
     """
 
     @classmethod
     def of(
         cls, found: Instances, class_names: Sequence[str], image: np.ndarray, file_name: str | None = None
     ) -> "Detections":
-        """
+        """Create detections from a model's predictions.
+
         Args:
-            found: a model's predictions for the picture.
-            class_names: of all that the model knows.
-            image: uint8 (H, W, 3) RGB; kept, not copied.
-            file_name: where the picture is from.
+            found: predictions for the image.
+            class_names: all classes of the model.
+            image: uint8 (H, W, 3) RGB; kept by reference.
+            file_name: path of the image.
         """
         made = cls(found.image_size, **found.get_fields())
         made._class_names, made._image, made._file_name = list(class_names), image, file_name
@@ -44,22 +45,22 @@ class Detections(Instances):
 
     @property
     def image(self) -> np.ndarray:
-        """uint8 (H, W, 3) RGB."""
+        """The image, uint8 (H, W, 3) RGB."""
         return self._image
 
     @property
     def file_name(self) -> str | None:
-        """Of the picture; None for one in memory."""
+        """Path of the image; None for an image in memory."""
         return self._file_name
 
     @property
     def labels(self) -> list[str]:
-        """The name of each detection's class."""
+        """Class name of each detection."""
         return [self._class_names[index] for index in self.pred_classes.tolist()]
 
     @property
     def boxes(self) -> Tensor:
-        """(N, 4) XYXY in pixels."""
+        """Boxes (N, 4), XYXY in pixels."""
         return self.pred_boxes.tensor
 
     def __getitem__(self, item: Any) -> "Detections":
@@ -72,20 +73,20 @@ class Detections(Instances):
         return self.of(found, self._class_names, self._image, self._file_name)
 
     def of_classes(self, names: Sequence[str]) -> "Detections":
-        """Those of the named classes.
+        """Return the detections of the given classes.
 
         Raises:
-            ConfigError: the model has no such class.
+            ConfigError: if the model does not have one of the classes.
         """
         wanted = torch.tensor(class_indices(names, self._class_names), dtype=torch.int64)
         return self[torch.isin(self.pred_classes, wanted)]
 
     def to_coco(self, image_id: int | str | None = None, category_ids: Sequence[int] | None = None) -> list[dict]:
-        """In COCO's format for results: boxes are XYWH.
+        """Return the detections in COCO's results format, with XYWH boxes.
 
         Args:
-            image_id: the file's name without folder and suffix if it is not given.
-            category_ids: of the model's classes; by default COCO's own for COCO's 80, else numbers from 1.
+            image_id: default: name of the image file without directory and suffix.
+            category_ids: id of each class; default: COCO's own ids for its 80 classes, else numbers from 1.
         """
         if image_id is None:
             image_id = Path(self._file_name).stem if self._file_name else 0
@@ -100,15 +101,15 @@ class Detections(Instances):
         return [{"image_id": image_id, "category_id": ids[c], "bbox": box, "score": score} for box, score, c in rows]
 
     def to_supervision(self) -> Any:
-        """As ``supervision.Detections``.
+        """Return the detections as ``supervision.Detections``.
 
         Raises:
-            ConfigError: the library supervision is not installed.
+            ConfigError: if the package supervision is not installed.
         """
         try:
             import supervision
         except ImportError as error:
-            raise ConfigError("this needs the library supervision: pip install supervision") from error
+            raise ConfigError("conversion requires the package supervision: pip install supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.numpy(),
             confidence=self.scores.numpy(),
@@ -117,7 +118,7 @@ class Detections(Instances):
         )
 
     def draw(self) -> Image.Image:
-        """The picture with boxes, names and scores."""
+        """Return the image with boxes, class names and scores."""
         order = list(range(len(self)))[::-1]  # the best on top
         classes, scores, labels = self.pred_classes.tolist(), self.scores.tolist(), self.labels
         drawn = annotate(
@@ -138,9 +139,10 @@ class Detections(Instances):
 
 
 def class_indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
-    """
+    """Return the index of each name.
+
     Raises:
-        ConfigError: the model has no class of one of the names.
+        ConfigError: if the model does not have one of the classes.
     """
     unknown = [name for name in names if name not in class_names]
     if unknown:
@@ -149,7 +151,7 @@ def class_indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]
 
 
 def default_category_ids(class_names: Sequence[str]) -> list[int]:
-    """COCO's own ids for COCO's classes, else numbers from 1."""
+    """Return COCO's own ids for COCO's 80 classes, else numbers from 1."""
     if tuple(class_names) == COCO:
         return [number for number, name in enumerate(BY_COUNT[91]) if name]
     return list(range(1, len(class_names) + 1))

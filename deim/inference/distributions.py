@@ -1,4 +1,4 @@
-"""The edge distributions behind a D-FINE model's detections."""
+"""Edge distributions of a D-FINE model's detections."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,11 @@ from deim.visualization.distributions import draw_distributions
 
 @dataclass(frozen=True)
 class Refined:
-    """What the layers of a decoder made of one picture.
+    """Outputs of all decoder layers for one image.
 
     Attributes:
-        boxes: (L, Q, 4) cxcywh relative to the picture, after each layer.
-        probabilities: (L, Q, 4, reg_max + 1) of each edge.
+        boxes: (L, Q, 4) cxcywh relative to the image, after each layer.
+        probabilities: (L, Q, 4, reg_max + 1) distribution of each edge.
         bin_values: (reg_max + 1,) W(n).
         scores: (Q, K) of the last layer.
     """
@@ -36,17 +36,17 @@ class Refined:
 
 @torch.no_grad()
 def refine(model: nn.Module, image: Tensor) -> Refined:
-    """Follow the decoder of a model over one picture.
+    """Run a model on one image and collect the outputs of its decoder layers.
 
     Args:
-        image: uint8 (3, H, W), as the model takes it.
+        image: uint8 (3, H, W), in the input format of the model.
 
     Raises:
-        ConfigError: the model does not refine distributions.
+        ConfigError: if the model does not refine distributions.
     """
     refinement = getattr(getattr(model, "decoder", None), "refinement", None)
     if not isinstance(refinement, DistributionRefinement):
-        raise ConfigError("this model has no edge distributions: only those with DistributionRefinement have (D-FINE)")
+        raise ConfigError("this model has no edge distributions; only models with DistributionRefinement (D-FINE) do")
     states: list[DistributionState] = []
     last: list[Predictions] = []
 
@@ -68,12 +68,13 @@ def refine(model: nn.Module, image: Tensor) -> Refined:
 
 
 def draw_edges(trained: TrainedModel, picture: Picture, output: str, count: int = 3) -> None:
-    """Draw the distributions of the best detections of a picture; see
-    :func:`deim.visualization.distributions.draw_distributions`.
+    """Plot the distributions of the best detections in an image.
+
+    See :func:`deim.visualization.distributions.draw_distributions`.
 
     Raises:
         ConfigError: see :func:`refine`.
-        DatasetError: the picture cannot be read.
+        DatasetError: if the image cannot be read.
     """
     image = as_rgb(picture)
     found = refine(trained.model, instantiate(trained.config.dataloader.test.mapper).image(image))
@@ -89,7 +90,7 @@ def draw_edges(trained: TrainedModel, picture: Picture, output: str, count: int 
 
 
 def _apart(boxes: Tensor, scores: Tensor, count: int) -> list[int]:
-    """The best queries whose centers are not in each other's boxes."""
+    """Return the best queries whose centers do not lie in each other's boxes."""
     chosen: list[int] = []
     for query in scores.argsort(descending=True).tolist():
         distances = (boxes[chosen, :2] - boxes[query, :2]).abs()

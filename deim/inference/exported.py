@@ -1,4 +1,4 @@
-"""Carrying out exported files: by ONNX Runtime, by OpenVINO."""
+"""Inference with exported files in ONNX Runtime and OpenVINO."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from deim.inference.pictures import network_input
 
 
 class Session(Protocol):
-    """An open file: bytes (B, 3, H, W) -> its outputs."""
+    """Loaded file that maps uint8 images (B, 3, H, W) to its outputs."""
 
     metadata: Metadata
     description: str
@@ -26,13 +26,13 @@ class Session(Protocol):
 
 
 class ExportedRunner:
-    """A :class:`~deim.inference.runner.Runner` by an exported file."""
+    """:class:`~deim.inference.runner.Runner` of an exported file."""
 
     def __init__(self, path: str, session: Session):
         metadata = session.metadata
         if not metadata.postprocess:
             raise ConfigError(
-                f"{path} gives logits and no detections: export it with post-processing to predict with it"
+                f"{path} returns logits instead of detections: export it without --raw to predict with it"
             )
         self.session, self.metadata = session, metadata
         self.class_names, self.description = list(metadata.class_names), session.description
@@ -42,17 +42,17 @@ class ExportedRunner:
         return torch.from_numpy(network_input(image, size, self.metadata.channels))
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that a picture gets."""
+        """Return the (height, width) to resize an image to."""
         wanted = self.metadata.size
         if not self.metadata.dynamic_size:
             return wanted[0], wanted[1]
-        # as many pixels as the size it was made for, in the picture's proportions
+        # about as many pixels as the export size, with the aspect ratio of the image
         scale = (wanted[0] * wanted[1] / (height * width)) ** 0.5
         rows, columns = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
         return rows, columns
 
     def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
-        """Images of one size go through together."""
+        """Run images of the same size as one batch."""
         found: dict[int, Instances] = {}
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
@@ -73,7 +73,7 @@ def _instances(size: tuple[int, int], scores: np.ndarray, labels: np.ndarray, bo
 
 
 class OnnxSession:
-    """A ``.onnx`` in ONNX Runtime, on a GPU if its GPU build is installed and one is asked for."""
+    """ONNX Runtime session of an ``.onnx`` file; on a GPU if requested and the GPU build is installed."""
 
     def __init__(self, path: str, device: str = "auto"):
         runtime = _import("onnxruntime", path)
@@ -81,7 +81,7 @@ class OnnxSession:
         providers = runtime.get_available_providers()
         on_gpu = device.startswith("cuda") or (device == "auto" and "CUDAExecutionProvider" in providers)
         if on_gpu and "CUDAExecutionProvider" not in providers:
-            raise ConfigError("this ONNX Runtime has no CUDA: pip install onnxruntime-gpu, or device='cpu'")
+            raise ConfigError("this ONNX Runtime has no CUDA support: pip install onnxruntime-gpu, or use device='cpu'")
         self.session = _open(path, lambda: start_onnx(path, on_gpu))
         self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.input = self.session.get_inputs()[0].name
@@ -92,7 +92,7 @@ class OnnxSession:
 
 
 class OpenVINOSession:
-    """An ``.xml`` in OpenVINO, on the CPU unless "gpu" or another of its devices is asked for."""
+    """OpenVINO session of an ``.xml`` file; on the CPU unless "gpu" or another of its devices is requested."""
 
     def __init__(self, path: str, device: str = "auto"):
         openvino = _import("openvino", path)
@@ -109,7 +109,7 @@ class OpenVINOSession:
 
 
 def start_onnx(path: str, on_gpu: bool = False) -> Any:
-    """Any ONNX file in ONNX Runtime, on as many threads as torch has."""
+    """Create an ONNX Runtime session for any ONNX file, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -119,12 +119,12 @@ def start_onnx(path: str, on_gpu: bool = False) -> Any:
 
 
 def compile_openvino(model: Any, name: str = "CPU") -> Any:
-    """Any model of OpenVINO, or ONNX file, on one of its devices; on the CPU on as many threads as torch has."""
+    """Compile an OpenVINO model or ONNX file for a device; on the CPU with as many threads as torch has."""
     import openvino
 
     options: dict[str, Any] = {}
     if name == "CPU":
-        # of its own accord it computes in bfloat16 where a processor can, and loses detections
+        # The default is bfloat16 on processors that support it, which loses detections.
         options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     return openvino.Core().compile_model(model, name, options)
 
@@ -133,15 +133,16 @@ SESSIONS: dict[str, Callable[[str, str], Session]] = {".onnx": OnnxSession, ".xm
 
 
 def is_exported(path: str | os.PathLike) -> bool:
-    """Whether a path has the suffix of an exported file."""
+    """Return whether a path has the suffix of an exported file."""
     return Path(path).suffix.lower() in SESSIONS
 
 
 def open_session(path: str, device: str = "auto") -> Session:
-    """
+    """Open an exported file.
+
     Raises:
-        CheckpointError: there is no such file, or it cannot be read.
-        ConfigError: what carries it out is not installed, or the device is not there.
+        CheckpointError: if the file does not exist or cannot be read.
+        ConfigError: if the runtime is not installed or the device is not available.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"exported model {path} does not exist")
@@ -149,7 +150,7 @@ def open_session(path: str, device: str = "auto") -> Session:
 
 
 def load_exported(path: str, device: str = "auto") -> ExportedRunner:
-    """See :func:`open_session`."""
+    """Open an exported file for prediction; see :func:`open_session`."""
     return ExportedRunner(path, open_session(path, device))
 
 
@@ -157,11 +158,11 @@ def _import(name: str, path: str) -> Any:
     try:
         return __import__(name)
     except ImportError as error:
-        raise ConfigError(f"{path} needs {name}: pip install {name}") from error
+        raise ConfigError(f"{path} requires {name}: pip install {name}") from error
 
 
 def _open(path: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except Exception as error:  # both raise kinds of their own, and plain RuntimeErrors
+    except Exception as error:  # the runtimes raise their own exceptions, and plain RuntimeErrors
         raise CheckpointError(f"{path} cannot be opened: {str(error).strip().splitlines()[-1]}") from error

@@ -1,4 +1,4 @@
-"""What a predictor can be given to look at, and how it becomes 8-bit RGB."""
+"""Input images of a predictor, and their conversion to 8-bit RGB."""
 
 import glob
 from collections.abc import Iterable, Iterator
@@ -18,10 +18,10 @@ CHANNELS = ("RGB", "BGR")
 
 
 def listed(pictures: Picture | Iterable[Picture]) -> Iterator[Picture]:
-    """Single pictures, in order: those of a folder and of a pattern such as ``"photos/*.jpg"`` by name.
+    """Yield single images in order. Files of a directory or a pattern such as ``"photos/*.jpg"`` are sorted by name.
 
     Raises:
-        DatasetError: a folder or a pattern has none, or an address is given.
+        DatasetError: if a directory or pattern has no images, or a URL is given.
     """
     if isinstance(pictures, str | Path):
         yield from _files(str(pictures))
@@ -36,40 +36,41 @@ def listed(pictures: Picture | Iterable[Picture]) -> Iterator[Picture]:
 
 def _files(path: str) -> Iterator[str]:
     if "://" in path:
-        raise DatasetError(f"{path} is an address: download the picture and give the path of the file")
+        raise DatasetError(f"{path} is a URL: download the image and give the path of the file")
     if Path(path).is_dir():
         found = sorted(str(file) for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
-            raise DatasetError(f"the folder {path} has no pictures: none of {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise DatasetError(f"the directory {path} has no images with suffix {', '.join(sorted(IMAGE_SUFFIXES))}")
         yield from found
     elif not Path(path).exists() and glob.has_magic(path):
         found = sorted(file for file in glob.glob(path, recursive=True) if Path(file).is_file())
         if not found:
-            raise DatasetError(f"no file is called {path}")
+            raise DatasetError(f"no file matches {path}")
         yield from found
     else:
         yield path
 
 
 def name_of(picture: Picture) -> str | None:
-    """The path of a picture that is a file."""
+    """Return the path of an image that comes from a file, else None."""
     if isinstance(picture, Image.Image):
         return getattr(picture, "filename", None) or None
     return str(picture) if isinstance(picture, str | Path) else None
 
 
 def as_rgb(picture: Picture, channels: str = "RGB") -> np.ndarray:
-    """
+    """Convert an image to an RGB array.
+
     Args:
-        picture: a file, of any kind that :func:`deim.data.image.read_image` reads; a picture of PIL; an array
-            (H, W, 3) or (H, W); or a tensor (3, H, W). Arrays and tensors are of bytes.
-        channels: order of those of arrays and tensors, "RGB" or "BGR"; that of other pictures is known.
+        picture: path of a file that :func:`deim.data.image.read_image` reads; PIL image; uint8 array (H, W, 3) or
+            (H, W); or uint8 tensor (3, H, W).
+        channels: channel order of arrays and tensors, "RGB" or "BGR"; ignored for other images.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        DatasetError: a file cannot be read, or an array has another shape or type.
+        DatasetError: if a file cannot be read, or an array has the wrong shape or dtype.
     """
     if isinstance(picture, str | Path):
         return read_image(str(picture))
@@ -89,12 +90,12 @@ def as_rgb(picture: Picture, channels: str = "RGB") -> np.ndarray:
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, 3) at another (height, width), as the recipes resize their test images."""
+    """Resize uint8 (H, W, 3) to another (height, width), as the recipes resize test images."""
     return T.Resize(list(size)).get_transform(image).apply_image(image)
 
 
 def network_input(image: np.ndarray, size: tuple[int, int], channels: str) -> np.ndarray:
-    """uint8 (H, W, 3) RGB as an exported file takes it: (3, height, width), in its order of channels."""
+    """Convert uint8 (H, W, 3) RGB to the input of an exported file: (3, height, width), in its channel order."""
     shown = resized(image, size)
     return np.ascontiguousarray((shown[..., ::-1] if channels == "BGR" else shown).transpose(2, 0, 1))
 
@@ -102,6 +103,6 @@ def network_input(image: np.ndarray, size: tuple[int, int], channels: str) -> np
 def _check(picture: np.ndarray | torch.Tensor, fits: bool, wanted: str) -> None:
     if not fits:
         raise DatasetError(
-            f"a picture in memory is uint8 {wanted} with values from 0 to 255, neither scaled nor normalized; "
+            f"images in memory must be uint8 {wanted} with values from 0 to 255, not scaled or normalized; "
             f"got {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}"
         )

@@ -1,4 +1,4 @@
-"""Predicting for many pictures or a video, into files."""
+"""Prediction on many images and videos, with results written to files."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,16 +17,16 @@ from deim.inference.writers import Names, Writer, open_writers
 
 
 class Job:
-    """What is to be done with every picture.
+    """Prediction job: writes the detections of all images and videos.
 
     Args:
-        kinds: of files to write; see :data:`deim.inference.writers.WRITERS`.
-        folder: to write to.
-        classes: names of those that are wanted; none for all.
+        kinds: kinds of files to write; see :data:`deim.inference.writers.WRITERS`.
+        folder: output directory.
+        classes: names of the classes to keep; empty for all.
         batch_size, tiling: see :meth:`Predictor.stream`.
 
     Raises:
-        ConfigError: the model has no such class, or the folder cannot be written to.
+        ConfigError: if the model does not have one of the classes, or the directory is not writable.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Job:
         self._writers: list[Writer] = []
 
     def run(self, sources: Sequence[str]) -> int:
-        """The number of pictures and frames that were looked at.
+        """Process all sources and return the number of images and frames.
 
         Raises:
-            DatasetError: some could not be read; says which, after the others are done.
+            DatasetError: if some sources could not be read; raised after all others are processed, and lists them.
         """
         videos = [source for source in sources if is_video(source)]
         pictures = list(listed([source for source in sources if not is_video(source)]))
@@ -64,7 +64,7 @@ class Job:
         if self.failures:
             listing = "\n".join(f"  {failure}" for failure in self.failures)
             raise DatasetError(
-                f"{len(self.failures)} of {self._count + len(self.failures)} could not be read:\n{listing}"
+                f"{len(self.failures)} of {self._count + len(self.failures)} images could not be read:\n{listing}"
             )
         return self._count
 
@@ -88,8 +88,8 @@ class Job:
                     writer.add(found, f"{name}_{number:06d}")
                 if drawing is not None:
                     drawing.add(np.asarray(found.draw()))
-        except KeyboardInterrupt:  # how one stops a camera
-            print(f"stopped: what was seen of {source} is kept", file=sys.stderr)
+        except KeyboardInterrupt:  # the usual way to stop a camera
+            print(f"stopped: keeping the results of {source} so far", file=sys.stderr)
         finally:
             if drawing is not None:
                 drawing.close()

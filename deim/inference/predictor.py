@@ -1,4 +1,4 @@
-"""From pictures to boxes, in one class."""
+"""Predictor: from images to detections."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -18,28 +18,27 @@ from deim.inference.tiling import Tiling, View, merged
 
 
 class Predictor:
-    """A trained detector.
-
-    Three lines are enough:
+    """Trained detector for prediction.
 
         predictor = Predictor("output/deim_dfine_s_coco/model_best.pth")
         detections = predictor("street.jpg")
         detections.draw().save("found.png")
 
     Args:
-        model: a checkpoint, of this package or of others (see docs/checkpoints.md), or an exported file (``.onnx``, or
-            ``.xml`` of OpenVINO), which know their classes; or a config file or the name of
-            a recipe, with ``weights``.
-        weights: of a recipe: a checkpoint, or "coco" and the like for published ones (see docs/checkpoints.md).
-        device: such as "cuda:1"; "auto" takes a GPU if there is one.
-        threshold: detections of a lower score are left out.
-        half: compute in float16 where torch deems it safe; for GPUs. Not of exported files, which are what they are.
-        compile: by ``torch.compile``: faster, after a minute for each size of batch. Not of exported files.
-        cuda_graph: on a GPU, let it do at once what it did for the first batch of a size: several times as fast for single
-            pictures. Not of exported files.
+        model: checkpoint of this package or another supported one (see docs/checkpoints.md); exported file (``.onnx``,
+            or ``.xml`` for OpenVINO); or, together with ``weights``, a config file or recipe name.
+        weights: weights of a recipe: a checkpoint, or a name of published weights such as "coco" (see
+            docs/checkpoints.md).
+        device: torch device, such as "cuda:1"; "auto" selects a GPU if available.
+        threshold: minimum score of detections, in [0, 1].
+        half: use float16 autocast, on a GPU. Not for exported files.
+        compile: use ``torch.compile``: faster, after about a minute of compilation per batch size. Not for exported
+            files.
+        cuda_graph: replay the model as a CUDA graph, on a GPU: several times faster for single images. Not for
+            exported files.
 
     Raises:
-        DeimError: the model cannot be had; says why.
+        DeimError: if the model cannot be loaded.
     """
 
     def __init__(
@@ -54,13 +53,13 @@ class Predictor:
         cuda_graph: bool = False,
     ):
         if not 0 <= threshold <= 1:
-            raise ConfigError(f"threshold={threshold} is no score: it must be between 0 and 1")
+            raise ConfigError(f"threshold={threshold} must be between 0 and 1")
         self.threshold = threshold
         self.runner: Runner
         if is_exported(model):
             if weights is not None or half or compile or cuda_graph:
                 raise ConfigError(
-                    f"{model} is exported with its weights and as it is: weights, half, compile, cuda_graph are of others"
+                    f"{model} is an exported file: weights, half, compile and cuda_graph cannot be set for it"
                 )
             self.runner = load_exported(str(model), device)
         else:
@@ -73,10 +72,10 @@ class Predictor:
         return self.runner.class_names
 
     def __call__(self, picture: Picture, *, channels: str = "RGB") -> Detections:
-        """The detections of one picture; see :meth:`stream`."""
+        """Return the detections in one image; see :meth:`stream`."""
         found = self.predict(picture, channels=channels)
         if len(found) != 1:
-            raise DatasetError(f"this is for one picture, and these are {len(found)}: use predict")
+            raise DatasetError(f"expected one image, got {len(found)}: use predict for several images")
         return found[0]
 
     def predict(
@@ -87,7 +86,7 @@ class Predictor:
         channels: str = "RGB",
         tiling: Tiling | None = None,
     ) -> list[Detections]:
-        """The detections of each picture, in order; see :meth:`stream`."""
+        """Return the detections in each image, in order; see :meth:`stream`."""
         return list(self.stream(pictures, batch_size=batch_size, channels=channels, tiling=tiling))
 
     def stream(
@@ -99,20 +98,20 @@ class Predictor:
         tiling: Tiling | None = None,
         skip: Callable[[DatasetError], None] | None = None,
     ) -> Iterator[Detections]:
-        """Detections as they come, in order; for more pictures than fit into memory.
+        """Yield the detections in each image, in order; for more images than fit into memory.
 
         Args:
-            pictures: a file, a folder, a pattern such as ``"photos/*.jpg"``, a picture of PIL, a uint8 array
-                (H, W, 3) or tensor (3, H, W), or any number of these.
-            batch_size: how many go through the model together.
-            channels: order of those of arrays and tensors, "RGB" or "BGR".
-            tiling: look at parts of large pictures as well, for small objects.
-            skip: called with the error of a picture that cannot be read, which is then left out. Without it,
-                the error is raised.
+            pictures: file, directory, pattern such as ``"photos/*.jpg"``, PIL image, uint8 array (H, W, 3) or tensor
+                (3, H, W); or an iterable of these.
+            batch_size: number of images per forward pass.
+            channels: channel order of arrays and tensors, "RGB" or "BGR".
+            tiling: also detect in tiles of large images, to find small objects.
+            skip: called with the error of each image that cannot be read, which is then skipped. If None, the error
+                is raised.
 
         Raises:
-            DatasetError: see ``skip``.
-            ConfigError: ``channels`` or ``batch_size`` makes no sense.
+            DatasetError: if an image cannot be read and ``skip`` is None.
+            ConfigError: if ``channels`` or ``batch_size`` is invalid.
         """
         if channels not in CHANNELS:
             raise ConfigError(f"channels={channels!r}; choose one of {', '.join(CHANNELS)}")
@@ -151,7 +150,7 @@ class Predictor:
             yield Detections.of(own[0] if len(own) == 1 else merged(own, places, size), self.class_names, image, name)
 
     def _run(self, images: list[np.ndarray], batch_size: int) -> Iterator[Instances]:
-        """Detections of at least the threshold's score."""
+        """Run the model in batches and drop detections below the threshold."""
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             prepared = [self.runner.prepare(image) for image in part]

@@ -1,4 +1,4 @@
-"""What carries out a model: torch here, exported files elsewhere. All take and give the same."""
+"""Runners: a common interface for models in torch and exported files."""
 
 import logging
 from typing import Protocol
@@ -20,39 +20,41 @@ logger = logging.getLogger("detectron2.deim")
 
 
 class Runner(Protocol):
-    """
+    """Interface of a loaded model.
+
     Attributes:
-        class_names: of the scores.
-        description: of what carries it out and where, for a log.
+        class_names: classes of the scores.
+        description: runtime and device, for logs.
     """
 
     class_names: list[str]
     description: str
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        """uint8 (H, W, 3) RGB -> uint8 (3, h, w), as the model takes it."""
+        """Convert uint8 (H, W, 3) RGB to the input format of the model, uint8 (3, h, w)."""
 
     def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
-        """
+        """Detect objects in a batch.
+
         Args:
-            images: from :meth:`prepare`.
-            sizes: (height, width) of each picture.
+            images: outputs of :meth:`prepare`.
+            sizes: original (height, width) of each image.
 
         Returns:
-            for each the detections in pixels of the picture, on the CPU, best first.
+            detections of each image in pixels of the original image, on the CPU, best first.
         """
 
 
 class TorchRunner:
-    """A model of torch in its deployed form.
+    """Runner of a torch model in its deployed form.
 
     Args:
-        half: float16 where torch deems it safe (autocast), on a device that computes in it.
-        compile: by ``torch.compile``.
-        cuda_graph: replay what was recorded for batches of a shape; see :func:`to_deployment`.
+        half: use float16 autocast, if the device supports it.
+        compile: use ``torch.compile``.
+        cuda_graph: use CUDA graphs; see :func:`to_deployment`.
 
     Raises:
-        ConfigError: its test data are mapped by what knows nothing of single images, or there is nothing to record.
+        ConfigError: if the mapper of the test data is not a DetectionMapper, or CUDA graphs are not supported.
     """
 
     def __init__(
@@ -65,14 +67,14 @@ class TorchRunner:
     ):
         reason = reason_against(device, torch.float16) if half else None
         if reason is not None:
-            logger.warning(f"half is ignored, and predictions are made in float32: {reason}")
+            logger.warning(f"Ignoring half and predicting in float32: {reason}")
             half = False
         self.device, self.half = device, half
         self.class_names = trained.class_names
         self.mapper = build(trained.config, "dataloader.test.mapper")
         if not isinstance(self.mapper, DetectionMapper):
             raise ConfigError(
-                f"predicting needs a DetectionMapper as dataloader.test.mapper, not {type(self.mapper).__name__}"
+                f"prediction requires a DetectionMapper as dataloader.test.mapper, got {type(self.mapper).__name__}"
             )
         self.model: nn.Module = to_deployment(
             trained.model.to(self.device), compile=compile, half=half, cuda_graph=cuda_graph

@@ -1,4 +1,4 @@
-"""Which model is meant by the path of a checkpoint, or by the name of a recipe and weights."""
+"""Loading a trained model from a checkpoint, or from a recipe and weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from deim.errors import ConfigError
 
 @dataclass
 class TrainedModel:
-    """A model that can predict.
+    """Model ready for prediction.
 
     Attributes:
-        model: in eval mode, with its weights.
-        config: with at least ``model`` and ``dataloader.test.mapper``.
-        class_names: of its scores.
+        model: model in eval mode, with its weights.
+        config: config with at least ``model`` and ``dataloader.test.mapper``.
+        class_names: classes of the scores.
     """
 
     model: nn.Module
@@ -33,15 +33,16 @@ class TrainedModel:
 
 
 def load_trained(source: str, weights: str | None = None, device: str = "cpu") -> TrainedModel:
-    """
+    """Load a trained model.
+
     Args:
-        source: a checkpoint of any known layout, whose recipe is told by what it says or recognized by its tensors;
-            or a config file or the name of a recipe, with ``weights``.
-        weights: a checkpoint; or "coco", "objects365" or "objects365_coco" for what is published.
-        device: of detrex's models, which stay where they are built; ours are on the CPU.
+        source: checkpoint in any supported format, whose recipe is read from its metadata or identified by its
+            tensors; or a config file or recipe name, together with ``weights``.
+        weights: checkpoint, or "coco", "objects365" or "objects365_coco" for published weights.
+        device: device of detrex models, which cannot be moved after they are built; our models are built on the CPU.
 
     Raises:
-        DeimError: there is no such file or recipe, or they do not fit each other.
+        DeimError: if a file or recipe does not exist, or they do not match.
     """
     if source.endswith(".py") or source in available() or weights is not None:
         config, stored = _of_recipe(source, weights)
@@ -59,7 +60,7 @@ def _of_recipe(source: str, weights: str | None) -> tuple[Any, Stored]:
     config = load_config(source)
     if weights is None:
         raise ConfigError(
-            f"{source} is a recipe, which has no weights: give a checkpoint as well, or 'coco' for published ones"
+            f"{source} is a recipe, which has no weights: also give a checkpoint, or 'coco' for published weights"
         )
     stored = read_weights(published.path_of(source, weights))
     config.model.num_classes = stored_num_classes(stored, recognize(stored.weights)) or config.model.num_classes
@@ -74,5 +75,5 @@ def _config_of(stored: Stored) -> Any:
 def _names(stored: Stored, model: nn.Module, count: int | None) -> list[str]:
     names: Sequence[str] = stored_classes(stored) or class_lists.known_classes(model.state_dict()) or ()
     if not names and count is None:
-        raise ConfigError(f"{stored.path} does not say which classes its scores are of")
+        raise ConfigError(f"{stored.path} does not contain its class names or their number")
     return [name or f"class {index}" for index, name in enumerate(names or [""] * (count or 0))]

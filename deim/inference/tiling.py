@@ -1,4 +1,4 @@
-"""Looking at a large picture in parts, so that its small objects are seen as large ones."""
+"""Tiled inference: detect in tiles of a large image to find small objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from deim.errors import ConfigError
 from deim.structures.boxes import area, intersection
 
-# Of two boxes of a class from different views, how much of the smaller one lies in the other for them to be one object.
+# Boxes of a class from different views are duplicates if they overlap by more than this fraction of the smaller box.
 _SAME = 0.6
 
 View = tuple[int, int, int, int]
@@ -18,10 +18,12 @@ View = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Tiling:
-    """
+    """Tiling of an image.
+
     Attributes:
-        side: of the square tiles, in pixels of the picture.
-        overlap: of neighbors, as a share of the side; objects smaller than that are whole in one of them.
+        side: side of the square tiles, in pixels of the image.
+        overlap: overlap of neighboring tiles, as a fraction of the side. Objects smaller than the overlap lie
+            completely in at least one tile.
     """
 
     side: int
@@ -30,11 +32,11 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.side < 32 or not 0 <= self.overlap < 1:
             raise ConfigError(
-                f"tiles of {self.side} pixels with overlap {self.overlap}: at least 32 pixels, and an overlap below 1"
+                f"tile side {self.side} must be at least 32 pixels, and overlap {self.overlap} at least 0 and below 1"
             )
 
     def views(self, height: int, width: int) -> list[View]:
-        """The whole picture, for what is larger than a tile, and its tiles: left, top, right, bottom."""
+        """Return the whole image (for objects larger than a tile) and its tiles, as (left, top, right, bottom)."""
         if height <= self.side and width <= self.side:
             return [(0, 0, width, height)]
         rows, columns = self._starts(height), self._starts(width)
@@ -42,14 +44,17 @@ class Tiling:
         return [(0, 0, width, height), *tiles]
 
     def _starts(self, length: int) -> list[int]:
-        """Where tiles begin: the last one ends with the picture."""
+        """Return the start of each tile; the last tile ends at the image border."""
         last, step = max(length - self.side, 0), max(int(self.side * (1 - self.overlap)), 1)
         return sorted({*range(0, last, step), last})
 
 
 def merged(found: Sequence[Instances], views: Sequence[View], size: tuple[int, int]) -> Instances:
-    """Detections in views of a picture as detections of the picture of this (height, width), best first: of an object that
-    several views show, the best one is kept. Those of one view are all kept, as the model means them."""
+    """Merge the detections of several views of an image of size (height, width), best first.
+
+    If several views contain the same object, only its best detection is kept. Detections of the same view are never
+    merged with each other.
+    """
     boxes = torch.cat(
         [one.pred_boxes.tensor + torch.tensor(view[:2]).repeat(2) for one, view in zip(found, views, strict=True)]
     )
@@ -63,7 +68,7 @@ def merged(found: Sequence[Instances], views: Sequence[View], size: tuple[int, i
 
 
 def _kept(boxes: Tensor, classes: Tensor, origin: Tensor) -> Tensor:
-    """(N,) bool: which of the boxes, best first, are no repetition of a better one that is kept."""
+    """Return (N,) bool: boxes, sorted best first, that do not duplicate a better one."""
     repeats = (_shared(boxes) > _SAME) & (classes[:, None] == classes) & (origin[:, None] != origin)
     kept = torch.ones(len(boxes), dtype=torch.bool)
     for place in range(len(boxes)):
@@ -73,6 +78,6 @@ def _kept(boxes: Tensor, classes: Tensor, origin: Tensor) -> Tensor:
 
 
 def _shared(boxes: Tensor) -> Tensor:
-    """(N, N) intersections as shares of the smaller box."""
+    """Return (N, N) intersections as fractions of the smaller box."""
     areas = area(boxes)
     return intersection(boxes[:, None], boxes) / torch.minimum(areas[:, None], areas).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""Frames of videos and cameras in, videos with boxes out."""
+"""Reading videos and cameras, and writing videos."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +12,19 @@ SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", "
 
 
 def is_video(source: str) -> bool:
-    """Whether a source is a video by its suffix, or the number of a camera."""
+    """Return whether a source is a video, by its suffix, or a camera index."""
     return source.isdigit() or Path(source).suffix.lower() in SUFFIXES
 
 
 class Video:
-    """A file, or a camera by its number.
+    """Video file, or camera given by its index.
 
     Attributes:
         fps: frames per second.
-        count: of frames; None where it is not known, as of cameras.
+        count: number of frames; None if unknown, as for cameras.
 
     Raises:
-        DatasetError: it cannot be opened.
+        DatasetError: if it cannot be opened.
     """
 
     def __init__(self, source: str):
@@ -32,15 +32,13 @@ class Video:
         self._capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
         if not self._capture.isOpened():
             what = "camera" if source.isdigit() else "video"
-            raise DatasetError(
-                f"the {what} {source} cannot be opened: it is not there, or of a kind that OpenCV cannot read"
-            )
+            raise DatasetError(f"cannot open {what} {source}: it does not exist or OpenCV does not support its format")
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = count if count > 0 else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """uint8 (H, W, 3) RGB frames."""
+        """Yield uint8 (H, W, 3) RGB frames."""
         try:
             while True:
                 read, frame = self._capture.read()
@@ -52,19 +50,20 @@ class Video:
 
 
 class VideoWriter:
-    """An ``.mp4`` of frames of one size."""
+    """Writer of an ``.mp4`` file with frames of one size."""
 
     def __init__(self, path: str | Path, fps: float):
         self.path, self.fps = Path(path), fps
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, frame: np.ndarray) -> None:
-        """
+        """Append a frame.
+
         Args:
             frame: uint8 (H, W, 3) RGB.
 
         Raises:
-            ConfigError: OpenCV cannot write videos here.
+            ConfigError: if OpenCV cannot write the video.
         """
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +71,7 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
             if not self._writer.isOpened():
                 raise ConfigError(
-                    f"{self.path} cannot be written: this OpenCV has no codec for it, or the folder is not writable"
+                    f"cannot write {self.path}: this OpenCV has no mp4v codec, or the directory is not writable"
                 )
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 

@@ -1,4 +1,4 @@
-"""Detections as files: pictures, COCO's results, a table, YOLO's text files."""
+"""Writers of detections: images with boxes, COCO JSON, CSV, YOLO text files."""
 
 import csv
 import json
@@ -12,14 +12,14 @@ from deim.inference.detections import Detections, default_category_ids
 
 class Writer(Protocol):
     def add(self, found: Detections, name: str) -> None:
-        """Take the detections of one picture; ``name`` is its file's, made unique, without folder and suffix."""
+        """Add the detections in one image; ``name`` is its file name without directory and suffix, made unique."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write everything not yet written."""
 
 
 class PictureWriter:
-    """``pictures/<name>.jpg`` with boxes."""
+    """Writer of ``pictures/<name>.jpg``: images with boxes."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.folder = folder / "pictures"
@@ -33,7 +33,7 @@ class PictureWriter:
 
 
 class CocoWriter:
-    """``coco.json``: a whole data set in COCO's format, annotations with scores. Its ``annotations`` are COCO's results."""
+    """Writer of ``coco.json``: a COCO dataset with scored annotations, which are valid COCO results."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.path, self.ids = folder / "coco.json", default_category_ids(class_names)
@@ -42,7 +42,7 @@ class CocoWriter:
 
     def add(self, found: Detections, name: str) -> None:
         height, width = found.image_size
-        # as in COCO's own files, whose names are their numbers
+        # As in COCO's own files, where the image id is the number in the file name.
         image_id = int(name) if name.isdigit() else len(self.content["images"]) + 1
         self.content["images"].append(
             {"id": image_id, "file_name": Path(found.file_name or name).name, "height": height, "width": width}
@@ -57,7 +57,7 @@ class CocoWriter:
 
 
 class CsvWriter:
-    """``detections.csv``: a line for each detection, boxes in pixels."""
+    """Writer of ``detections.csv``: one line per detection, boxes in pixels."""
 
     COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
 
@@ -76,7 +76,7 @@ class CsvWriter:
 
 
 class YoloWriter:
-    """``labels/<name>.txt``: class, center and size relative to the picture, score. ``classes.txt`` has the names."""
+    """Writer of ``labels/<name>.txt``: class, center and size relative to the image, score; and ``classes.txt``."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.folder = folder / "labels"
@@ -108,27 +108,29 @@ WRITERS: dict[str, Callable[[Path, Sequence[str]], Writer]] = {
 
 
 def open_writers(kinds: Sequence[str], folder: str | Path, class_names: Sequence[str]) -> list[Writer]:
-    """
+    """Open the writers of the given kinds.
+
     Raises:
-        ConfigError: the folder cannot be written to.
+        ConfigError: if the directory is not writable.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         return [WRITERS[kind](Path(folder), class_names) for kind in kinds]
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written to: {error.strerror or error}") from error
+        raise ConfigError(f"{folder} is not writable: {error.strerror or error}") from error
 
 
 class Names:
-    """Names for files of results: that of the picture, with a number if another one has the same."""
+    """Unique names for result files: the name of the image, with a number appended if it is taken."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def of(self, file_name: str | None, number: int) -> str:
-        """
+        """Return a unique name for an image.
+
         Args:
-            number: of the picture, which names one that is no file.
+            number: number of the image, used as its name if it does not come from a file.
         """
         stem = Path(file_name).stem if file_name else f"{number:06d}"
         name, repetition = stem, 1

@@ -139,7 +139,7 @@ def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> N
     assert len(metrics(tmp_path / "mal-off" / "seed0")) == 2
     other = tool("ablate.py", *arguments, "train.log_period=2")
     assert other.returncode == 2
-    assert "holds the config of another ablation" in other.stderr
+    assert "holds the config of a different ablation" in other.stderr
 
 
 def test_all_combinations_are_planned(tmp_path: Path) -> None:

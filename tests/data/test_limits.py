@@ -72,7 +72,7 @@ def test_the_evaluation_counts_enough_detections(
     with caplog.at_level(logging.INFO, logger="detectron2.deim"):
         check_limits(cfg, SimpleNamespace(objects_per_image=[2, largest]), "test")
     assert cfg.dataloader.evaluator.get("max_dets_per_image") == counted
-    told = [message for message in caplog.messages if "are evaluated in place of" in message]
+    told = [message for message in caplog.messages if "detections per image instead of" in message]
     assert len(told) == int(counted not in (None, 200))
     assert any("model.decoder.queries.num_queries" in message for message in caplog.messages) == (largest > 300)
 

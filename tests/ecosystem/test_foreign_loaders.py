@@ -76,7 +76,7 @@ def test_the_run_is_reported_by_the_config_that_registers_its_data(run: tuple[Pa
     assert "names the dataset 'loader_val', which is not registered with detectron2" in done.stderr
     done = tool("report.py", str(run[1]), "--config-file", str(run[0]))
     assert done.returncode == 0, done.stderr
-    assert "run: what was learned" in (run[1] / "report.html").read_text(encoding="utf-8")
+    assert "run: evaluation report" in (run[1] / "report.html").read_text(encoding="utf-8")
 
 
 def test_its_data_are_checked(run: tuple[Path, Path], tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_evaluation_is_as_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "told"), [("neck", "the model has no neck"), ("criterion", "Criterion without blocks that are known")]
+    ("part", "told"),
+    [("neck", "the model has no module neck"), ("criterion", r"criterion \(Criterion\) has no supported blocks")],
 )
 def test_parts_that_cannot_be_computed_again_are_named(part: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):

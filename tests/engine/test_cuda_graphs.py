@@ -56,14 +56,14 @@ def test_a_layout_and_a_precision_are_recorded_apart(monkeypatch: pytest.MonkeyP
 
 def test_graphs_are_refused_without_a_gpu() -> None:
     model = tiny_model()
-    with pytest.raises(ConfigError, match="for a DEIMDetector on a GPU, not for a DEIMDetector on cpu"):
+    with pytest.raises(ConfigError, match="require a DEIMDetector on a GPU, got a DEIMDetector on cpu"):
         to_deployment(model, cuda_graph=True)
-    with pytest.raises(ConfigError, match="needs a GPU, and the model is on cpu"):
+    with pytest.raises(ConfigError, match="requires a GPU, but the model is on cpu"):
         record_features(model)
 
 
 def test_training_graphs_are_for_images_without_padding() -> None:
-    with pytest.raises(ConfigError, match="for detectors with a HybridEncoder"):
+    with pytest.raises(ConfigError, match="requires a detector with a HybridEncoder"):
         record_features(tiny_model(family="deformable"))
 
 

@@ -59,7 +59,7 @@ def test_running_out_of_memory_names_sizes_and_keys() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
     told = str(raised.value)
     assert "2 images of 640 x 480, 320 x 320 with 5 objects" in told
-    order = [told.index(key) for key in ("total_batch_size, now 32", "amp.enabled", "activation_checkpointing", "accumulation_steps")]  # fmt: skip
+    order = [told.index(key) for key in ("total_batch_size (now 32)", "amp.enabled", "activation_checkpointing", "accumulation_steps")]  # fmt: skip
     assert order == sorted(order)
     assert told.endswith("CUDA out of memory. Tried to allocate 2.00 GiB.")
     cfg.train.amp.enabled = True

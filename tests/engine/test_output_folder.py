@@ -19,7 +19,7 @@ def used(tmp_path: Path) -> Path:
 
 
 def test_an_earlier_run_is_not_mixed_with(used: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds another run .*--resume.*--overwrite") as raised:
+    with pytest.raises(ConfigError, match=r"already holds a run .*--resume.*--overwrite") as raised:
         claim_output_folder(str(used), overwrite=False)
     assert str(used) in str(raised.value)
     assert (used / "metrics.json").exists()
@@ -44,7 +44,7 @@ def test_a_second_run_starts_only_if_it_may(shapes: Path, tmp_path: Path) -> Non
     assert train_net(shapes, tmp_path, *short).returncode == 0
     again = train_net(shapes, tmp_path, *short)
     assert again.returncode == 2
-    assert again.stderr.startswith(f"error: train.output_dir={tmp_path} holds another run")
+    assert again.stderr.startswith(f"error: train.output_dir={tmp_path} already holds a run")
     done = train_net(shapes, tmp_path, *short, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert sorted(metrics(tmp_path)) == [0, 1]

@@ -108,7 +108,7 @@ def test_random_weights_are_announced_and_nothing_random_stays_frozen(
     with caplog.at_level(logging.INFO):
         train(settings(shapes, tmp_path, *frozen, "optimizer.lr=1e-3", "optimizer.params.rules.backbone.lr=1e-3"))
     assert "The model starts from random weights" in caplog.text
-    assert "nothing in it stays frozen" in caplog.text
+    assert "so freezing is disabled" in caplog.text
     weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert weights["backbone.stem.stem1.norm.num_batches_tracked"] == 1
     # continued, it is the same model
@@ -223,7 +223,7 @@ def test_a_backbone_of_another_library_starts_from_a_file(tmp_path: Path, caplog
     with caplog.at_level(logging.INFO):
         load_start(start_from(tmp_path / "classifier.pth"), model, classes=None)
     assert all(torch.equal(model.backbone.net.state_dict()[name], value) for name, value in state.items())
-    assert "classifier.pth holds a backbone alone" in caplog.text
+    assert "classifier.pth is a backbone checkpoint" in caplog.text
     assert "unused: head.fc.weight; newly initialized: extra.weight, extra.bias" in caplog.text
 
 
@@ -257,7 +257,7 @@ def test_a_deeper_resnet_does_not_fit_a_shallower_one(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(shapes: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"train\.init_checkpoint=.*nowhere\.pth: there is no such file"):
+    with pytest.raises(CheckpointError, match=r"train\.init_checkpoint=.*nowhere\.pth does not exist"):
         start_from(tmp_path / "nowhere.pth")
 
 

@@ -31,8 +31,8 @@ def refused(done) -> str:
         (["dataloader.train.dataset.json_file=/nowhere.json"], "annotation file /nowhere.json does not exist"),
         (["dataloader.test.dataset.json_file=/nowhere.json"], "annotation file /nowhere.json does not exist"),
         (["model.num_classes=80"], "set model.num_classes=6"),
-        (["train.init_checkpoint=/nowhere.pth"], "train.init_checkpoint=/nowhere.pth: there is no such file"),
-        (["--eval-only"], "no weights are given"),
+        (["train.init_checkpoint=/nowhere.pth"], "train.init_checkpoint=/nowhere.pth does not exist"),
+        (["--eval-only"], "no weights to evaluate"),
         (["train.amp.enabled=true", "train.amp.dtype=float7"], "float7"),
         (["train.accumulation_steps=0"], "accumulation_steps must be at least 1"),
         (["--num-gpus=0"], "--num-gpus must be at least 1"),
@@ -124,7 +124,7 @@ def test_other_tools_are_as_clear(shapes: Path, tmp_path: Path) -> None:
     assert "does not exist" in refused(tool("plot_metrics.py", "/nowhere.json", str(tmp_path / "a.png")))
     assert "no total_loss" in refused(tool("plot_metrics.py", f"{tmp_path}/metrics.json", str(tmp_path / "a.png")))
     done = tool("draw_predictions.py", "--config-file", RECIPE, "--output", "/tmp/a.png", *data_overrides(shapes))
-    assert "no weights are given" in refused(done)
+    assert "no weights to evaluate" in refused(done)
 
 
 def test_the_tests_look_at_the_recipe_that_exists() -> None:

@@ -34,7 +34,7 @@ def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole")
     done = train_net(shapes, output, *SETTINGS)
     assert done.returncode == 0, done.stderr
-    assert "Started from the best weights before the final epochs" in done.stdout
+    assert "Restarted from the best weights before the final epochs" in done.stdout
     return output
 
 
@@ -133,7 +133,7 @@ def test_preempted(number: signal.Signals, shapes: Path, tmp_path: Path, whole: 
     os.killpg(process.pid, number)
     assert process.wait(timeout=60) == PREEMPTED, said(tmp_path)[-3000:]
     assert all_end(process.pid)
-    (told,) = re.findall(rf"Ending after iteration (\d+), since {number.name} was received", said(tmp_path))
+    (told,) = re.findall(rf"Received {number.name}: exiting after iteration (\d+)", said(tmp_path))
     assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"
     assert int(told) < LAST_ITERATION
     finish(shapes, tmp_path, "train.checkpointer.period=1000")
@@ -185,5 +185,5 @@ def test_a_full_disk_leaves_the_former_checkpoint_whole(shapes: Path, tmp_path: 
 def test_two_processes_start_the_final_epochs_together(shapes: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--num-gpus=2", *SETTINGS, "schedule.epochs=4")
     assert done.returncode == 0, done.stderr
-    assert "Started from the best weights before the final epochs" in done.stdout
+    assert "Restarted from the best weights before the final epochs" in done.stdout
     assert iterations_done(tmp_path) >= 24

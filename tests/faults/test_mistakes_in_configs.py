@@ -20,7 +20,7 @@ MISTAKES = {
     "optimizer.lr=-1": "optimizer of the config cannot be built: Invalid learning rate: -1",
     "train.amp.enabled=yes": "must be true or false",
     "dataloader.image_size=640": "must be a list, such as [64, 64]",
-    "dataloader.image_size=[32,32] model.decoder.queries.num_queries=21": "the model does not run on an image of 32 x 32, the smallest of this run",
+    "dataloader.image_size=[32,32] model.decoder.queries.num_queries=21": "the model fails on an image of 32 x 32, the smallest of this run",
     "dataloader.train.mapper.multi_scale_repeat=1 model.decoder.queries.num_queries=21": "an image of 32 x 32, the smallest of this run",
     "dataloader.train.mapper.mosaic_prob=2": "dataloader.train.mapper of the config cannot be built",
     "dataloader.train.mapper.strong.0.prob=2": "unknown key",
@@ -28,9 +28,9 @@ MISTAKES = {
     "dataloader.test.total_batch_size=0": "dataloader.test.total_batch_size must be at least 1, got 0",
     "dataloader.train.num_workers=-1": "dataloader.train of the config cannot be built",
     "train.memory_format=upside_down": "train.memory_format='upside_down'; choose one of channels_last, contiguous",
-    "train.compile=true train.activation_checkpointing=[backbone]": "take out train.activation_checkpointing",
-    "train.activation_checkpointing=[neck]": "train.activation_checkpointing: the model has no neck",
-    "model=null": "model of the config describes nothing to build",
+    "train.compile=true train.activation_checkpointing=[backbone]": "remove train.activation_checkpointing",
+    "train.activation_checkpointing=[neck]": "train.activation_checkpointing: the model has no module neck",
+    "model=null": "model of the config has no _target_: it must describe an object to build",
     "model.num_classes=0": "set model.num_classes=6",
     "model.backbone.name=B9": "model.backbone of the config cannot be built: Unknown HGNetV2 'B9'; choose one of B0",
     "model.backbone.out_features=[stage9]": "model.backbone of the config cannot be built: HGNetV2 has no features",
@@ -48,13 +48,13 @@ MISTAKES = {
     "model.decoder.queries.num_queries=0": "model.decoder.queries of the config cannot be built",
     "model.decoder.queries.dim=${nowhere}": "model.decoder.queries.dim of the config: Interpolation key 'nowhere' not found",
     "model.criterion.classification=x": "model.criterion of the config cannot be built",
-    "train.output_dir=/dev/null/x": "train.output_dir=/dev/null/x cannot be made",
+    "train.output_dir=/dev/null/x": "train.output_dir=/dev/null/x cannot be created",
     "train.device=tpu": "train.device='tpu'",
     "train.log_period=0": "train.log_period must be at least 1, got 0",
     "train.max_iter=0": "train.max_iter must be at least 1, got 0",
     "train.checkpointer.period=0": "train.checkpointer.period must be at least 1, got 0",
     "train.model_ema.decay=2": "train.model_ema.decay must be between 0 and 1, got 2",
-    "lr_multiplier=null": "lr_multiplier of the config describes nothing to build",
+    "lr_multiplier=null": "lr_multiplier of the config has no _target_: it must describe an object to build",
     "schedule.epochs=0": "schedule.epochs must be at least 1, got 0",
 }
 
@@ -86,5 +86,5 @@ def test_a_recipe_is_found_by_its_name() -> None:
 def test_a_count_that_is_computed_elsewhere_must_be_overridden_by_a_number() -> None:
     with pytest.raises(ConfigError, match=r"override 'train\.max_iter=many' must be a number, such as 1350"):
         recipe("deim_dfine_n_shapes", "train.max_iter=many")
-    with pytest.raises(ConfigError, match=r"train\.max_iter must be a whole number, got 1\.5"):
+    with pytest.raises(ConfigError, match=r"train\.max_iter must be an integer, got 1\.5"):
         check_settings(recipe("deim_dfine_n_shapes", "train.max_iter=1.5"), training=True)

@@ -29,7 +29,7 @@ def test_what_the_page_shows_is_what_is_found(predictor: Predictor, photos: Path
     drawn, rows, told = look(predictor, found.image, threshold, [])
     assert drawn.shape == found.image.shape
     assert len(rows) == int((found.scores >= threshold).sum())
-    assert told.startswith(f"{len(rows)} found in ")
+    assert told.startswith(f"{len(rows)} detections in ")
     name = found.labels[0]
     assert {row[0] for row in look(predictor, found.image, threshold, [name])[1]} == {name}
     assert look(predictor, None, 0.5, [])[:2] == (None, [])
@@ -75,7 +75,7 @@ def test_a_browser_shows_boxes_and_the_slider_takes_them_away(checkpoint: Path, 
         patience.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(
             str(photos / "3.png")
         )
-        patience.until(lambda page: re.match(r"[1-9]\d* found in", page.find_element(By.ID, "told").text))
+        patience.until(lambda page: re.match(r"[1-9]\d* detections in", page.find_element(By.ID, "told").text))
         browser.save_screenshot(str(tmp_path / "page.png"))
         slider = browser.find_element(By.CSS_SELECTOR, "input[type=number]")
         browser.execute_script(
@@ -83,7 +83,7 @@ def test_a_browser_shows_boxes_and_the_slider_takes_them_away(checkpoint: Path, 
             "arguments[0].dispatchEvent(new Event('change', {bubbles: true}));",
             slider,
         )
-        patience.until(lambda page: page.find_element(By.ID, "told").text.startswith("0 found"))
+        patience.until(lambda page: page.find_element(By.ID, "told").text.startswith("0 detections"))
     finally:
         if browser is not None:
             browser.quit()

@@ -80,7 +80,7 @@ def test_detections_are_those_that_the_detector_chooses() -> None:
 
 
 def test_another_choice_is_refused_but_for_raw_outputs() -> None:
-    with pytest.raises(ConfigError, match=r"LikeDetrex chooses its detections in a way of its own.*--raw"):
+    with pytest.raises(ConfigError, match=r"LikeDetrex selects its detections in an unsupported way.*--raw"):
         DetrexGraph(LikeDetrex(softmax=True).eval()).settle(IMAGES)
     graph = DetrexGraph(LikeDetrex(softmax=True).eval(), postprocess=False)
     graph.settle(IMAGES)
@@ -92,7 +92,7 @@ def test_what_is_no_detector_of_either_is_refused() -> None:
         def forward(self, batched_inputs: list[dict]) -> list[dict]:
             return []
 
-    with pytest.raises(ConfigError, match="Other cannot be exported: it is no detector of deim"):
+    with pytest.raises(ConfigError, match="Other cannot be exported: it is neither a detector of deim"):
         DetrexGraph(Other()).settle(IMAGES)
 
 
@@ -100,7 +100,7 @@ def test_its_graphs_are_for_one_shape(tmp_path: Path) -> None:
     config = OmegaConf.create({"dataloader": {"test": {"mapper": {}}}})
     trained = TrainedModel(LikeDetrex().eval(), config, list("abcd"))
     for options in (ExportOptions(size=(32, 64)), ExportOptions(size=(32, 64), dynamic_batch=False, dynamic_size=True)):
-        with pytest.raises(ConfigError, match=r"a fixed number of images of one size: give --batch"):
+        with pytest.raises(ConfigError, match=r"a fixed batch size and image size only: give --batch"):
             export_onnx(trained, tmp_path / "model.onnx", options)
     assert not list(tmp_path.iterdir())
 

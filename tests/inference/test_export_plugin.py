@@ -93,7 +93,8 @@ def test_models_have_a_node_for_each_attention_and_find_the_same(
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "told"), [("m.xml", "float32", "only TensorRT knows"), ("m.onnx", "int8", "choose one")]
+    ("name", "precision", "told"),
+    [("m.xml", "float32", "supported by TensorRT only"), ("m.onnx", "int8", "choose one")],
 )
 def test_what_it_is_not_for_is_told(name: str, precision: str, told: str, checkpoint: Path, tmp_path: Path) -> None:
     options = ExportOptions(attention="plugin", precision=precision)

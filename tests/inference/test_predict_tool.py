@@ -45,7 +45,7 @@ def test_all_kinds_of_files_say_the_same(predictor: Predictor, photos: Path, tmp
 def test_a_bad_file_is_skipped_and_told_at_the_end(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     job = Job(predictor, ["csv"], str(tmp_path / "out"))
-    with pytest.raises(DatasetError, match=r"1 of 6 could not be read:\n  cannot read image .*broken.jpg"):
+    with pytest.raises(DatasetError, match=r"1 of 6 images could not be read:\n  cannot read image .*broken.jpg"):
         job.run([str(tmp_path / "broken.jpg"), str(photos)])
     assert "4.png" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
 

@@ -130,9 +130,9 @@ MISTAKES = {
     "float": (np.zeros((8, 8, 3), np.float32), r"uint8 \(H, W, 3\).*got float32 \(8, 8, 3\)"),
     "channels first": (np.zeros((3, 8, 8), np.uint8), r"got uint8 \(3, 8, 8\)"),
     "channels last": (torch.zeros(8, 8, 3, dtype=torch.uint8), r"uint8 \(3, H, W\).*got uint8 \(8, 8, 3\)"),
-    "address": ("https://example.com/a.jpg", "is an address: download"),
+    "address": ("https://example.com/a.jpg", "is a URL: download"),
     "missing": ("nowhere.jpg", "cannot read image nowhere.jpg: No such file"),
-    "pattern": ("nowhere/*.jpg", r"no file is called nowhere/\*.jpg"),
+    "pattern": ("nowhere/*.jpg", r"no file matches nowhere/\*.jpg"),
 }
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_picture_is_told(predictor: Predictor, mistake: str) -> None:
 def test_an_empty_folder_and_several_pictures_for_one_are_told(
     predictor: Predictor, photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DatasetError, match="has no pictures"):
+    with pytest.raises(DatasetError, match="has no images with suffix"):
         predictor.predict(tmp_path)
     with pytest.raises(DatasetError, match="these are 5: use predict"):
         predictor(photos)

@@ -1,1 +1,1 @@
-"""Models as files of other runtimes."""
+"""Export of models to other runtimes."""

@@ -1,4 +1,4 @@
-"""Whether an exported file finds what the model in torch finds."""
+"""Verification of exported files: compare their detections with those of the torch model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from deim.modeling.detector import best_detections
 from deim.structures.boxes import iou
 from deim.structures.predictions import Predictions
 
-# A detection counts from this score on; of a picture without any, the best few do.
+# Minimum score of the compared detections; in images without any, the best few are compared.
 _SCORE, _FEW = 0.3, 10
 _SAME_PLACE = 0.9
-# What has to be found again, and by how much scores and relative coordinates may differ.
+# Per dtype: minimum share of detections found again, and maximum difference of scores and relative coordinates.
 LIMITS = {"float32": (1.0, 1e-3), "float16": (0.95, 5e-2), "int8": (0.9, 0.5)}
-# Other than the size that a file was made for.
+# Second size for files with dynamic size.
 _ANOTHER_SIZE = (320, 448)
 
 Outputs = Sequence[Tensor]
@@ -29,12 +29,13 @@ Outputs = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Agreement:
-    """
+    """Result of a comparison.
+
     Attributes:
-        kept: how many detections torch has.
-        found: how many of them the file has in the same place, of the same class.
-        difference: the largest of their scores, and of coordinates relative to the image.
-        batches: what was compared, such as "3 x 640 x 640".
+        kept: number of detections of torch.
+        found: number of them that the file finds as well, with the same class and an IoU of at least 0.9.
+        difference: maximum difference of scores, and of coordinates relative to the image.
+        batches: shapes of the compared batches, such as "3 x 640 x 640".
     """
 
     kept: int
@@ -43,15 +44,17 @@ class Agreement:
     batches: Sequence[str]
 
     def check(self, path: str, dtype: str) -> None:
-        """
+        """Check the agreement against :data:`LIMITS`.
+
         Raises:
-            ExportError: the file does not find what it should.
+            ExportError: if the file's detections differ too much.
         """
         share, limit = LIMITS[dtype]
         if self.found < share * self.kept or self.difference > limit:
             raise ExportError(
-                f"{path} was written, but does not find what torch finds: {self.found} of {self.kept} detections, scores and "
-                f"coordinates differ by up to {self.difference:.1g} (at least {share:.0%} and at most {limit:g} for {dtype})"
+                f"{path} was written, but its detections differ from those of torch: it finds {self.found} of "
+                f"{self.kept} detections, and scores and coordinates differ by up to {self.difference:.1g} (limits for {dtype}: "
+                f"at least {share:.0%}, at most {limit:g})"
             )
 
 
@@ -62,12 +65,12 @@ def compare(
     batch: int | None,
     pictures: Sequence[np.ndarray] = (),
 ) -> Agreement:
-    """Run both on the same pictures.
+    """Run the torch model and an exported file on the same images.
 
     Args:
-        session: an opened file.
-        batch: how many images the file takes; None for any number.
-        pictures: uint8 (H, W, 3) RGB; some are drawn if there are none.
+        session: opened file.
+        batch: fixed batch size of the file; None if it is dynamic.
+        pictures: uint8 (H, W, 3) RGB; generated if empty.
     """
     kept = found = 0
     difference, shapes = 0.0, []
@@ -85,7 +88,7 @@ def compare(
 
 
 def _batches(metadata: Metadata, batch: int | None, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """All pictures as uint8 (B, 3, H, W), in every number and size that a file should be able to take."""
+    """Yield the images as uint8 (B, 3, H, W), in every batch size and image size to verify."""
     sizes = [(metadata.size[0], metadata.size[1])] + [_ANOTHER_SIZE] * metadata.dynamic_size
     for size in sizes:
         images = [network_input(picture, size, metadata.channels) for picture in pictures]
@@ -97,13 +100,13 @@ def _batches(metadata: Metadata, batch: int | None, pictures: Sequence[np.ndarra
 
 
 def drawn_pictures() -> list[np.ndarray]:
-    """Three pictures uint8 (480, 640, 3) RGB, where there are no others."""
+    """Generate three images, uint8 (480, 640, 3) RGB."""
     rng = np.random.default_rng(0)
     return [draw_image(rng, (480, 640))[0][..., ::-1] for _ in range(3)]
 
 
 def _detections(outputs: Outputs, postprocessed: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Scores, labels and boxes (XYXY) of each image."""
+    """Return scores, labels and boxes (XYXY) of each image."""
     if not postprocessed:
         logits, boxes = outputs
         outputs = best_detections(Predictions(logits[None], boxes[None]), 100)
@@ -111,8 +114,10 @@ def _detections(outputs: Outputs, postprocessed: bool) -> list[tuple[Tensor, Ten
 
 
 def _differences(wanted: Outputs, given: Outputs) -> Tensor:
-    """(N,) of each detection of torch that counts, from the nearest of its class; infinite where there is none in its
-    place."""
+    """Return (N,) differences between the compared torch detections and the closest of their class in the file.
+
+    The difference is infinite if the file has no detection in the same place.
+    """
     count = int((wanted[0] >= _SCORE).sum()) or min(_FEW, len(wanted[0]))
     scores, labels, boxes = (one[:count].float() for one in wanted)
     other_scores, other_labels, other_boxes = (one.float() for one in given)

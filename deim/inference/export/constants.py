@@ -1,4 +1,4 @@
-"""Weights that a model uses in parts, stored in parts."""
+"""Constant folding of split weights in ONNX models."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def store_parts(model: Any) -> None:
-    """Put constants in place of the ``Split`` nodes of an ONNX model that divide constants, in place.
+    """Replace ``Split`` nodes with constant inputs by their results, in place.
 
-    Runtimes on a CPU divide them as they load the file; TensorRT takes the weights of a convolution for constants only if they
-    are stored as such.
+    CPU runtimes fold them when loading the file, but TensorRT accepts the weights of a convolution as constants only
+    if they are stored as such.
     """
     from onnx import numpy_helper
 

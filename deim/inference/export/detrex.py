@@ -1,4 +1,4 @@
-"""Detectors of detrex as a function of one tensor."""
+"""detrex detectors as functions of one tensor, for export."""
 
 import importlib
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ _ATTENTION = "detrex.layers.multi_scale_deform_attn"
 
 
 class DetrexGraph(DetectionGraph):
-    """A detector that chooses its detections in ``inference(logits, boxes, image_sizes)``, as nearly all of detrex's do:
-    logits and boxes are taken there, in place of it.
+    """Graph of a detector that selects its detections in ``inference(logits, boxes, image_sizes)``, as most in detrex.
 
-    Its code makes plain numbers of the sizes of maps and the number of images, so that a graph is for one of each.
+    ``inference`` is replaced to capture logits and boxes. detrex's code converts map sizes and batch size to Python
+    numbers, so a graph is valid for one image size and one batch size only.
     """
 
     any_shape = False
@@ -34,22 +34,24 @@ class DetrexGraph(DetectionGraph):
 
     def _take(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list:
         self._taken.append(Predictions(logits[None], boxes[None]))
-        return []  # of no image are there results to be scaled
+        return []  # no results to rescale
 
     def predictions(self, images: Tensor) -> Predictions:
         self.detector([{"image": image} for image in images.unbind(dim=0)])
         if not self._taken:
             raise ConfigError(
-                f"{type(self.detector).__name__} cannot be exported: it is no detector of deim, and none that hands logits and "
-                "boxes to its method inference, as detrex's do"
+                f"{type(self.detector).__name__} cannot be exported: it is neither a detector of deim nor one that "
+                "passes logits and boxes to its method inference, as those of detrex do"
             )
         return self._taken.pop()
 
     @torch.no_grad()
     def settle(self, images: Tensor) -> None:
-        """
+        """Determine the number of detections, and check that they are selected as in deim.
+
         Raises:
-            ConfigError: it has no ``inference``, or its own choice is not that of the best pairs of a query and a class by a sigmoid.
+            ConfigError: if the detector has no ``inference``, or does not select the (query, class) pairs with the best
+                sigmoid scores.
         """
         found = self.predictions(images)
         sizes = [(images.shape[2], images.shape[3])] * len(images)
@@ -64,14 +66,14 @@ class DetrexGraph(DetectionGraph):
             same = torch.allclose(one.scores[order], scores[index], atol=1e-5)
             if not same or not torch.allclose(one.pred_boxes.tensor[order], boxes[index] * scale, atol=0.1):
                 raise ConfigError(
-                    f"{type(self.detector).__name__} chooses its detections in a way of its own, which is not exported: "
-                    "export its logits and boxes (--raw)"
+                    f"{type(self.detector).__name__} selects its detections in an unsupported way: export logits and "
+                    "boxes instead (--raw)"
                 )
 
 
 @contextmanager
 def attention_as(form: str) -> Iterator[None]:
-    """detrex's deformable attention has one of :data:`deim.layers.ops.EXPORT_FORMS` inside."""
+    """Within this context, use one of :data:`deim.layers.ops.EXPORT_FORMS` for detrex's deformable attention."""
     module: Any = importlib.import_module(_ATTENTION)
     theirs = module.multi_scale_deformable_attn_pytorch
 

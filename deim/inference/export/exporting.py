@@ -1,4 +1,4 @@
-"""From a checkpoint to a checked file."""
+"""Exporting a checkpoint to a verified file."""
 
 import itertools
 import tempfile
@@ -15,12 +15,12 @@ from deim.inference.pictures import as_rgb, listed
 from deim.inference.source import load_trained
 
 SUFFIXES = (".onnx", ".xml", ".engine")
-# Pictures of a folder that are looked at.
+# Maximum number of images to read from a directory.
 _FEW = 16
 
 
 def usual_attention(output: str) -> str:
-    """The form of deformable attention that is best for what runs the file."""
+    """Return the best form of deformable attention for the runtime of the output file."""
     return "gather" if output.endswith(".engine") else "grid_sample"
 
 
@@ -32,32 +32,32 @@ def export(
     images: str | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Write a model and check what was written.
+    """Export a model and verify the file.
 
     Args:
         model, weights: see :class:`deim.Predictor`.
-        output: the file; its suffix, one of :data:`SUFFIXES`, is its format.
-        images: a folder of pictures to check with; drawn ones by default.
-        tell: called with lines that say what is done.
+        output: output file; its suffix, one of :data:`SUFFIXES`, selects the format.
+        images: directory of images for verification and int8 calibration; default: generated images, no calibration.
+        tell: called with progress messages.
 
     Raises:
-        ConfigError: an option makes no sense, or what writes a format is not here.
-        ExportError: the file does not find what torch finds.
+        ConfigError: if an option is invalid, or a required package or program is not installed.
+        ExportError: if the file's detections differ from those of torch.
     """
     suffix = Path(output).suffix
     if suffix not in SUFFIXES:
-        raise ConfigError(f"--output={output}: its suffix says the format; choose one of {', '.join(SUFFIXES)}")
+        raise ConfigError(f"--output={output}: unknown suffix; choose one of {', '.join(SUFFIXES)}")
     options.check()
     if suffix == ".engine" and options.precision == "int8":
         raise ConfigError(
-            "TensorRT makes its own int8 of a float32 file: export .onnx, then trtexec --int8 --calib=..."
+            "TensorRT quantizes float32 files itself: export .onnx without --int8, then run trtexec --int8 --calib=..."
         )
     if suffix == ".xml" and options.attention == "plugin":
-        raise ConfigError("attention='plugin' is a node that only TensorRT knows: export .engine or .onnx")
+        raise ConfigError("attention='plugin' is supported by TensorRT only: export .engine or .onnx")
     pictures = [as_rgb(one) for one in itertools.islice(listed(images), _FEW)] if images else []
     trained = load_trained(model, weights)
     with tempfile.TemporaryDirectory() as folder:
-        # an engine's graph is kept: it is what other GPUs' engines are made of
+        # The .onnx of an engine is kept, as engines for other GPUs are built from it.
         onnx_file = Path(folder, "model.onnx") if suffix == ".xml" else Path(output).with_suffix(".onnx")
         exported = export_onnx(trained, onnx_file, options, pictures)
         if suffix == ".xml":
@@ -68,7 +68,7 @@ def export(
         batches = (1, 4, 16) if options.dynamic_batch else None
         build_engine(trtexec_command(onnx_file, output, exported.metadata, batches))
         Path(output + ".json").write_text(exported.metadata.to_json(), encoding="utf-8")
-        tell(f"wrote {output}; what it takes and gives stands in {output}.json")
+        tell(f"wrote {output}; its inputs and outputs are described in {output}.json")
 
 
 def _check(path: str, exported: Exported, options: ExportOptions, pictures: list, tell: Callable[[str], None]) -> None:
@@ -78,6 +78,7 @@ def _check(path: str, exported: Exported, options: ExportOptions, pictures: list
     agreement.check(path, exported.metadata.dtype)
     size = Path(path).stat().st_size + (Path(path).with_suffix(".bin").stat().st_size if path.endswith(".xml") else 0)
     tell(
-        f"wrote {path} ({size / 2**20:.1f} MiB). In {session.description} it finds {agreement.found} of {agreement.kept} detections "
-        f"of torch, which differ by at most {agreement.difference:.1g}; images: {', '.join(agreement.batches)}"
+        f"wrote {path} ({size / 2**20:.1f} MiB). {session.description} finds {agreement.found} of {agreement.kept} "
+        f"detections of torch; maximum difference {agreement.difference:.1g}; "
+        f"batches: {', '.join(agreement.batches)}"
     )

@@ -1,4 +1,4 @@
-"""What is exported of a detector: everything between the bytes of a picture and its boxes."""
+"""Exported part of a detector: everything from uint8 images to boxes."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ from deim.modeling.detector import DEIMDetector, best_detections
 from deim.structures.predictions import Predictions
 
 INPUT = "images"
-# Names of the outputs, with and without post-processing.
+# Output names with and without postprocessing.
 DETECTIONS = ("scores", "labels", "boxes")
 RAW = ("logits", "boxes")
 
 
 class DetectionGraph(nn.Module):
-    """Base: a detector as a function of one tensor.
+    """Base class: a detector as a function of one tensor.
 
     Args:
-        detector: in its deployed form.
-        postprocess: choose the best detections; without it, the logits and boxes of all queries are returned.
+        detector: detector in its deployed form.
+        postprocess: select the best detections; otherwise return logits and boxes of all queries.
     """
 
-    # Whether one graph is for any number of images and any size of them.
+    # Whether a graph supports any batch size and image size.
     any_shape = True
     detector: Any
 
@@ -36,10 +36,11 @@ class DetectionGraph(nn.Module):
         return DETECTIONS if self.postprocess else RAW
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """
+        """Detect objects in a batch of images.
+
         Args:
-            images: uint8 (B, 3, H, W), in the order of channels of the recipe (RGB in ours). It is normalized inside, and
-                bytes cannot be normalized twice by mistake.
+            images: uint8 (B, 3, H, W), in the channel order of the recipe (RGB in ours). Normalization is part of the
+                graph; uint8 input rules out normalizing twice.
 
         Returns:
             scores (B, N), best first, labels int64 (B, N) and boxes (B, N, 4), XYXY relative to the image; or logits
@@ -52,7 +53,7 @@ class DetectionGraph(nn.Module):
         return scores, labels, boxes.clamp(0, 1)
 
     def predictions(self, images: Tensor) -> Predictions:
-        """What is predicted for ``images`` (see :meth:`forward`), of the last layer or of all."""
+        """Return the predictions for ``images`` (see :meth:`forward`), of the last layer or of all layers."""
         raise NotImplementedError
 
     def detections(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,16 +61,16 @@ class DetectionGraph(nn.Module):
         return best_detections(predictions, self.num_detections)
 
     def settle(self, images: Tensor) -> None:
-        """Learn, before the export, what only a run on ``images`` tells."""
+        """Run once on ``images`` before the export, to determine values that are known only at run time."""
 
 
 class DEIMGraph(DetectionGraph):
-    """A detector of ours."""
+    """Graph of a deim detector."""
 
     def __init__(self, detector: DEIMDetector, postprocess: bool = True):
         super().__init__(detector, postprocess)
         self.num_detections = detector.num_detections
-        # a pass over all pixels, and for nothing where the mean is zero
+        # Skips a pass over all pixels if the mean is zero.
         self._has_mean = bool(detector.pixel_mean.any())
 
     def predictions(self, images: Tensor) -> Predictions:
@@ -84,6 +85,6 @@ class DEIMGraph(DetectionGraph):
 
 
 def example(batch: int, size: tuple[int, int]) -> Tensor:
-    """Bytes of noise (batch, 3, height, width), to trace with."""
+    """Return uint8 noise (batch, 3, height, width), to trace with."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (batch, 3, *size), dtype=torch.uint8, generator=generator)

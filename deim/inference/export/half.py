@@ -1,4 +1,4 @@
-"""An ONNX file in float16, but for what does not fit into it."""
+"""Conversion of ONNX files to float16, except for values that overflow."""
 
 import copy
 from pathlib import Path
@@ -11,28 +11,28 @@ from deim.inference.export.graph import example
 from deim.inference.export.plugin import define_plugin
 from deim.layers.ops.plugin import OPERATOR
 
-# Largest float16, and how much of it a value may take on sample pictures: others have larger ones.
+# Largest float16 value, and the fraction of it that values on sample images may reach; other images may exceed them.
 _LARGEST, _SHARE = 65504.0, 0.1
-# float32, as ONNX numbers it, and what the casts to float16 are called that the converter inserts.
+# ONNX's code of float32, and the suffix of the casts to float16 that the converter inserts.
 _FLOAT, _INSERTED = 1, "_cast_to_fp16_node"
-# Operators of which float16 is coarser than what they decide on.
+# Operators that need more precision than float16 has.
 _IN_SINGLE = ("TopK", "GridSample", "Range", "Resize", OPERATOR)
 
 
 def to_half(path: str | Path) -> None:
-    """Rewrite an ONNX file with float16 inside, in place; its inputs and outputs stay as they are.
+    """Convert an ONNX file to float16, in place; inputs and outputs keep their dtypes.
 
-    Nodes that make or take a value beyond a tenth of float16's range, seen by running the file on noise, stay in
-    float32: beyond the range there is only infinity, and a model that finds nothing.
+    The file is run on noise, and nodes with an input or output beyond a tenth of float16's range stay in float32.
+    Values beyond the range would become Inf, and the model would find nothing.
 
     Raises:
-        ConfigError: ONNX Runtime is not installed.
+        ConfigError: if ONNX Runtime is not installed.
     """
     try:
         import onnx
         from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     except ImportError as error:
-        raise ConfigError(f"float16 needs the package {error.name}: pip install '.[export]'") from error
+        raise ConfigError(f"float16 requires the package {error.name}: pip install '.[export]'") from error
     model = onnx.load(str(path))
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{index}"
@@ -50,7 +50,7 @@ def to_half(path: str | Path) -> None:
 
 
 def _join_casts(graph: Any) -> None:
-    """Leave out casts to float16 and back between nodes that stay in float32: what is between them is what overflows."""
+    """Remove casts to float16 and back between float32 nodes: the values between them would overflow."""
     producers = {name: node for node in graph.node for name in node.output}
     direct: dict[str, str] = {}
     for node in graph.node:
@@ -70,7 +70,7 @@ def _target(cast: Any) -> int:
 
 
 def _large_values(model: Any) -> set[str]:
-    """Names of the values in a graph that are too large."""
+    """Return the names of the values in a graph that are too large for float16."""
     import onnx
     import onnxruntime
 

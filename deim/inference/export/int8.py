@@ -1,4 +1,4 @@
-"""An ONNX file whose convolutions are computed in 8-bit integers."""
+"""Quantization of the convolutions in ONNX files to int8."""
 
 import tempfile
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from deim.inference.export.graph import INPUT
 
 
 class _Feed:
-    """Batches, one at a time, as ONNX Runtime asks for them."""
+    """Calibration data reader: batches one at a time, in ONNX Runtime's interface."""
 
     def __init__(self, batches: Iterable[np.ndarray]):
         self.batches = iter(batches)
@@ -22,19 +22,20 @@ class _Feed:
 
 
 def to_int8(path: str | Path, batches: Iterable[np.ndarray]) -> None:
-    """Rewrite an ONNX file with its convolutions quantized (QDQ), in place; all else stays in float32: attention and the
-    heads are small, and coarse numbers there move boxes.
+    """Quantize the convolutions of an ONNX file (QDQ), in place.
+
+    Everything else stays in float32: attention and heads are small, and quantizing them shifts boxes.
 
     Args:
-        batches: uint8 (B, 3, H, W) pictures, from which the range of every value is taken.
+        batches: uint8 (B, 3, H, W) calibration images, which determine the range of every value.
 
     Raises:
-        ConfigError: ONNX Runtime is not installed.
+        ConfigError: if ONNX Runtime is not installed.
     """
     try:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     except ImportError as error:
-        raise ConfigError(f"int8 needs the package {error.name}: pip install '.[export]'") from error
+        raise ConfigError(f"int8 requires the package {error.name}: pip install '.[export]'") from error
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "int8.onnx")
         quantize_static(

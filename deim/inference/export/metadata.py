@@ -1,4 +1,4 @@
-"""What an exported file says of itself, so that it alone is enough to predict with."""
+"""Metadata of exported files: everything that prediction needs besides the file."""
 
 import dataclasses
 import json
@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 from deim.errors import CheckpointError
 
-# Under which it stands in files of all formats.
+# Metadata key in files of all formats.
 KEY = "deim"
-# Height and width of images are multiples of it.
+# Height and width of images must be multiples of it.
 STRIDE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """
+    """Description of an exported file.
+
     Attributes:
-        version: of this package.
-        class_names: of the labels.
-        size: (height, width) of the images; of any size, those that it was made for.
-        dynamic_size: whether it takes images of any height and width that are multiples of 32.
-        channels: of the images, "RGB" or "BGR". They are bytes, and normalized inside.
-        postprocess: whether there are scores, labels and boxes, or logits and boxes of all queries.
+        version: version of this package.
+        class_names: names of the labels.
+        size: (height, width) of the images; with dynamic size, the size at export.
+        dynamic_size: whether any height and width that are multiples of 32 are accepted.
+        channels: channel order of the images, "RGB" or "BGR". Images are uint8; normalization is part of the graph.
+        postprocess: whether the outputs are scores, labels and boxes, or logits and boxes of all queries.
         dtype: "float32", "float16" or "int8".
     """
 
@@ -38,17 +39,18 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str | None, path: str) -> "Metadata":
-        """
+        """Parse the metadata of a file.
+
         Args:
-            text: None where the file says nothing.
-            path: for messages.
+            text: JSON text; None if the file has no metadata.
+            path: path of the file, for error messages.
 
         Raises:
-            CheckpointError: it is no file that this package has exported.
+            CheckpointError: if the file was not exported by this package.
         """
         if text is None:
-            raise CheckpointError(f"{path} does not say what it takes and gives: it was not made by deim export")
+            raise CheckpointError(f"{path} has no deim metadata: it was not made by deim export")
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} describes itself in a way that is not known here: {error}") from error
+            raise CheckpointError(f"{path} has metadata of an unknown format: {error}") from error

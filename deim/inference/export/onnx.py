@@ -1,4 +1,4 @@
-"""A detector as an ONNX file."""
+"""Export of detectors to ONNX."""
 
 import contextlib
 import io
@@ -28,25 +28,27 @@ from deim.inference.source import TrainedModel
 from deim.layers.ops import EXPORT_FORMS, exported_as
 from deim.modeling.detector import DEIMDetector
 
-# LayerNormalization is one node since 17; torch's exporter begins with 18.
+# LayerNormalization is a single node since opset 17; torch's exporter starts at 18.
 OPSETS = range(18, 24)
 PRECISIONS = ("float32", "float16", "int8")
-# The exporter of 2.6 stops at linear layers of images of any size; 2.7 has not been tried.
+# torch 2.6 cannot export linear layers with dynamic image size; 2.7 is untested.
 _TORCH = "2.8"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """
+    """Options of an export.
+
     Attributes:
         size: (height, width) of the images, multiples of 32; None for that of the recipe's test images.
-        dynamic_batch: any number of images; else ``batch``.
-        dynamic_size: any height and width that are multiples of 32.
+        dynamic_batch: accept any batch size instead of only ``batch``.
+        dynamic_size: accept any height and width that are multiples of 32.
         postprocess: see :class:`DetectionGraph`.
         attention: one of :data:`deim.layers.ops.EXPORT_FORMS`.
-        opset: of ONNX.
-        batch: the number of images where it is fixed.
-        precision: one of :data:`PRECISIONS`; see :mod:`deim.inference.export.half` and :mod:`deim.inference.export.int8`.
+        opset: ONNX opset.
+        batch: batch size, if it is fixed.
+        precision: one of :data:`PRECISIONS`; see :mod:`deim.inference.export.half` and
+            :mod:`deim.inference.export.int8`.
     """
 
     size: tuple[int, int] | None = None
@@ -59,14 +61,15 @@ class ExportOptions:
     precision: str = "float32"
 
     def check(self) -> None:
-        """
+        """Check the options.
+
         Raises:
-            ConfigError: an option makes no sense.
+            ConfigError: if an option is invalid.
         """
         if self.attention not in EXPORT_FORMS:
             raise ConfigError(f"attention={self.attention!r}; choose one of {', '.join(EXPORT_FORMS)}")
         if self.attention == "plugin" and self.precision == "int8":
-            raise ConfigError("attention='plugin' is for TensorRT, and int8 for ONNX Runtime and OpenVINO: choose one")
+            raise ConfigError("attention='plugin' is for TensorRT, but int8 for ONNX Runtime and OpenVINO: choose one")
         if self.opset not in OPSETS:
             raise ConfigError(f"opset={self.opset}; choose one from {OPSETS.start} to {OPSETS[-1]}")
         if self.precision not in PRECISIONS:
@@ -79,12 +82,12 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file and what it was made of.
+    """Exported file and its origin.
 
     Attributes:
-        path: of the file.
-        graph: the model in torch that gives the same.
-        metadata: what the file says of itself.
+        path: path of the file.
+        graph: equivalent torch model.
+        metadata: metadata of the file.
     """
 
     path: Path
@@ -93,8 +96,8 @@ class Exported:
 
 
 def input_size(config: Any) -> tuple[int, int]:
-    """(height, width) of a recipe's test images; a square of the shorter side where they keep their proportions."""
-    # detrex names them otherwise, and leaves their arguments unnamed
+    """Return (height, width) of a recipe's test images; a square of the shorter side if their aspect ratio is kept."""
+    # Mappers of detrex use another key and positional arguments; their size is not read.
     for augmentation in config.dataloader.test.mapper.get("augmentations", ()):
         if "shape" in augmentation:
             height, width = augmentation.shape
@@ -102,29 +105,29 @@ def input_size(config: Any) -> tuple[int, int]:
         if "short_edge_length" in augmentation:
             side = -(-int(augmentation.short_edge_length) // STRIDE) * STRIDE
             return side, side
-    raise ConfigError("the recipe does not say to which size test images are resized: give it (--size HEIGHT WIDTH)")
+    raise ConfigError("the recipe does not define the size of test images: set it with --size HEIGHT WIDTH")
 
 
 def export_onnx(
     trained: TrainedModel, path: str | Path, options: ExportOptions, pictures: Sequence[np.ndarray] = ()
 ) -> Exported:
-    """Write a model, on the CPU, as a ``.onnx`` file.
+    """Export a model to an ``.onnx`` file, on the CPU.
 
     Args:
-        pictures: uint8 (H, W, 3) RGB; needed for int8, whose ranges are taken from them.
+        pictures: calibration images for int8 (required there), uint8 (H, W, 3) RGB.
 
     Raises:
-        ConfigError: an option makes no sense, a package is missing or too old, or the model is of another project.
-        ExportError: a model of detrex does what torch cannot export.
+        ConfigError: if an option is invalid, a package is missing or too old, or the model is not supported.
+        ExportError: if torch cannot export a model of detrex.
     """
     options.check()
     if options.precision == "int8" and not pictures:
-        raise ConfigError("int8 takes the range of every value from pictures like those to come: give some (--images)")
+        raise ConfigError("int8 requires calibration images similar to those to predict on: give some with --images")
     _require_exporter()
     size = options.size or input_size(trained.config)
     model = to_deployment(trained.model.cpu(), memory_format=torch.contiguous_format)
     graph = _graph_of(model, options).eval()
-    # two images, since tracing takes what is 1 for a constant
+    # Two images, because tracing treats a dimension of size 1 as a constant.
     images = example(2 if options.dynamic_batch else options.batch, size)
     graph.settle(images)
     metadata = Metadata(
@@ -154,18 +157,18 @@ def _graph_of(model: nn.Module, options: ExportOptions) -> DetectionGraph:
         return DEIMGraph(model, options.postprocess)
     if options.attention == "plugin":
         raise ConfigError(
-            f"{type(model).__name__} is a model of detrex, whose attention is exported as grid_sample or gather"
+            f"{type(model).__name__} is a detrex model: its attention can be exported as grid_sample or gather only"
         )
     if options.dynamic_batch or options.dynamic_size:
         raise ConfigError(
-            f"{type(model).__name__} is a model of detrex, of which a graph is for a fixed number of images of one size: "
-            "give --batch, and no --dynamic-size"
+            f"{type(model).__name__} is a detrex model, which can be exported for a fixed batch size and image size "
+            "only: give --batch, and omit --dynamic-size"
         )
     return DetrexGraph(model, options.postprocess)
 
 
 def _channels(mapper: Any) -> str:
-    """Of our mappers or detrex's: RGB or BGR."""
+    """Return the channel order of a mapper of ours or detrex's: RGB or BGR."""
     return mapper.get("image_format") or mapper.get("img_format") or "RGB"
 
 
@@ -185,7 +188,7 @@ def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptio
 
 
 def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
-    """By tracing, which takes numbers that a model computes in Python for constants."""
+    """Export by tracing, which turns Python numbers computed by the model into constants."""
     names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(graph.outputs)}
     with attention_as(options.attention):
         try:
@@ -196,7 +199,7 @@ def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptio
 
 
 def _finish(path: str, metadata: str) -> None:
-    """What the file says of itself, and its weights as runtimes want them; in the file."""
+    """Add the metadata and fold split weights, in the file."""
     import onnx
 
     written = onnx.load(path)
@@ -216,7 +219,7 @@ def _dynamic_sides(options: ExportOptions) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Without what the exporter says of its own steps."""
+    """Suppress the messages of the exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -229,9 +232,9 @@ def _quiet() -> Any:
 
 def _require_exporter() -> None:
     if TorchVersion(torch.__version__) < _TORCH:
-        raise ConfigError(f"exporting needs torch {_TORCH} or later, and this is {torch.__version__}")
+        raise ConfigError(f"export requires torch {_TORCH} or later, but this is {torch.__version__}")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"exporting needs the package {error.name}: pip install '.[export]'") from error
+        raise ConfigError(f"export requires the package {error.name}: pip install '.[export]'") from error

@@ -1,12 +1,12 @@
-"""What TensorRT's plug-in does, in ONNX's own operators, so that files with its node can be run and checked without it."""
+"""ONNX definition of TensorRT's deformable-attention plugin, to run and verify files that use it without TensorRT."""
 
 from pathlib import Path
 from typing import Any
 
 from deim.layers.ops.plugin import DOMAIN, OPERATOR
 
-# In ONNX's language. Of each of P points of L levels, M heads, Q queries and N images: the four pixels around it, those
-# outside of the map with share zero.
+# In ONNX's textual syntax. For each of P points of L levels, M heads, Q queries and N images: bilinear interpolation of
+# the four surrounding pixels, where pixels outside of the map have weight zero.
 _DEFINITION = f"""
 <domain: "{DOMAIN}", opset_import: ["": 18]>
 {OPERATOR} (value, spatial_shapes, level_start_index, sampling_locations, attention_weights) => (attended)
@@ -77,13 +77,15 @@ _DEFINITION = f"""
 
 
 def has_plugin(model: Any) -> bool:
-    """Whether an ``onnx.ModelProto`` has the node."""
+    """Return whether an ``onnx.ModelProto`` contains the plugin node."""
     return any(node.op_type == OPERATOR and node.domain == DOMAIN for node in model.graph.node)
 
 
 def define_plugin(model: Any) -> Any:
-    """The same ``onnx.ModelProto`` with the definition beside the graph, if it has the node. TensorRT would take the
-    definition before its own plug-in: only files that it is not to see may have it."""
+    """Add the definition to an ``onnx.ModelProto`` that contains the plugin node, in place, and return the model.
+
+    TensorRT would prefer the definition to its own plugin, so do not add it to files for TensorRT.
+    """
     import onnx
 
     if has_plugin(model):
@@ -92,10 +94,10 @@ def define_plugin(model: Any) -> Any:
 
 
 def runnable(path: str | Path) -> str | bytes:
-    """An ONNX file as ONNX Runtime takes it: where it has the node, with the definition.
+    """Return an ONNX file as ONNX Runtime accepts it: with the definition if it contains the plugin node.
 
     Raises:
-        ImportError: it has the node, and ``onnx`` is not installed.
+        ImportError: if the file contains the plugin node and ``onnx`` is not installed.
     """
     if OPERATOR.encode() not in Path(path).read_bytes():
         return str(path)

@@ -1,4 +1,4 @@
-"""An ONNX file as an engine of TensorRT, by the command ``trtexec`` that comes with it."""
+"""Conversion of ONNX files to TensorRT engines with ``trtexec``, which is part of TensorRT."""
 
 import shutil
 import subprocess
@@ -13,10 +13,10 @@ from deim.inference.export.metadata import Metadata
 def trtexec_command(
     onnx_file: str | Path, engine: str | Path, metadata: Metadata, batches: Sequence[int] | None
 ) -> list[str]:
-    """The words of the command that builds an engine.
+    """Return the command that builds an engine.
 
     Args:
-        batches: the smallest, the usual and the largest number of images; None where the file's is fixed.
+        batches: minimum, optimal and maximum batch size; None if the file's batch size is fixed.
     """
     words = ["trtexec", f"--onnx={onnx_file}", f"--saveEngine={engine}"]
     if batches is not None:
@@ -27,14 +27,15 @@ def trtexec_command(
 
 
 def build_engine(command: Sequence[str]) -> None:
-    """
+    """Run a command of :func:`trtexec_command`.
+
     Raises:
-        ConfigError: there is no ``trtexec`` here, or it fails; the message has the command.
+        ConfigError: if ``trtexec`` is not installed or fails; the message contains the command.
     """
     text = " ".join(command)
     if shutil.which(command[0]) is None:
         raise ConfigError(
-            f"there is no trtexec here; on the machine that is to run the engine (engines are made for one GPU):\n  {text}"
+            f"trtexec is not installed. Engines work on one GPU model only: on the machine with that GPU, run\n  {text}"
         )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
