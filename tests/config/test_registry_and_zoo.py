@@ -131,7 +131,7 @@ def test_recipes_have_names() -> None:
 def test_unknown_names_are_reported_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match="deim_dfine/deim_dfine_x_coco"):
         model_zoo.get_config("deim_dfine/deim_dfine_xxl")
-    with pytest.raises(ConfigError, match=r"no config common/nothing\.py"):
+    with pytest.raises(ConfigError, match=r"config common/nothing\.py does not exist"):
         get_config("common/nothing.py")
 
 

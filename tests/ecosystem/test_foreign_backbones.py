@@ -1,4 +1,4 @@
-"""Backbones of detectron2 and detrex start from files of their own classifiers, under our decoders."""
+"""Backbones of detectron2 and detrex load their pretrained classifiers when used with the decoders of this project."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -78,9 +78,9 @@ class Detector(nn.Module):
 def test_it_starts_from_a_file_of_its_classifier(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Detector(build())
-    # A pyramid of detectron2 holds the classifier's network as "net".
+    # In detectron2's feature pyramid, the network of the classifier is named "net".
     network = getattr(model.backbone, "net", model.backbone)
-    # Norms that a detector adds to a classifier are in no file.
+    # A classifier checkpoint does not contain the norms that a detector adds.
     added = {name for name in network.state_dict() if name.startswith(("norm0", "norm1", "norm2", "norm3"))}
     stored = {
         name: torch.rand(value.shape).to(value.dtype) if value.is_floating_point() else value
