@@ -65,7 +65,7 @@ def _build(node: Any, key: str, pretrained_backbone: bool) -> Any:
 def _taken(node: Any) -> str:
     """Return a list of the interpolated arguments of a node, since the mistake may be in the keys they refer to."""
     written = {name: node._get_node(name)._value() for name in node if OmegaConf.is_interpolation(node, name)}
-    return "; it takes " + ", ".join(f"{k} from {v}" for k, v in written.items()) if written else ""
+    return "; interpolated arguments: " + ", ".join(f"{k} from {v}" for k, v in written.items()) if written else ""
 
 
 def accepts(target: Any, argument: str) -> bool:

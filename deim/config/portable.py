@@ -15,7 +15,7 @@ logger = logging.getLogger("detectron2.deim")
 
 # Parts of a config that inference needs: name in the checkpoint -> key in the config.
 KEPT = {"model": "model", "mapper": "dataloader.test.mapper"}
-# Targets that a checkpoint may call: nn.Module classes from `_PACKAGES`, and callables defined below `_HARMLESS`.
+# Targets that a checkpoint may call: nn.Module classes of `_PACKAGES`, and callables defined in modules of `_HARMLESS`.
 _PACKAGES = ("deim", "detectron2", "detrex", "projects", "torch")
 _HARMLESS = (
     *("deim.modeling.", "deim.layers.", "deim.data.mapper", "deim.data.augmentation"),

@@ -1,4 +1,4 @@
-"""The public names of packages and their parameters."""
+"""Public names of packages, and their parameters."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ class Parameter(NamedTuple):
 
 
 def public_names(*packages: str) -> dict[str, list[Parameter] | None]:
-    """The parameters of each public class, function and method by its dotted path, or None if it has no signature."""
+    """Return {dotted path: parameters} of public classes, functions and methods; None for those without a signature."""
     found = {}
     for package in packages:
         for module in _modules(package):
@@ -28,7 +28,7 @@ def public_names(*packages: str) -> dict[str, list[Parameter] | None]:
 
 
 def find(path: str) -> Any:
-    """The object at a path of :func:`public_names`. Raises AttributeError or ImportError if there is none."""
+    """Return the object at a path of :func:`public_names`. Raises AttributeError or ImportError if it is missing."""
     module, _, names = path.partition(":")
     found: Any = importlib.import_module(module)
     for name in names.split("."):
@@ -57,7 +57,7 @@ def _defined_names(module: Any) -> list[str]:
 
 
 def _members(thing: Any) -> list[str]:
-    """The public methods and properties of a class that are defined in the packages."""
+    """Return the public methods and properties of a class that the packages define."""
     if not inspect.isclass(thing):
         return []
     own = [kind for kind in thing.__mro__ if kind.__module__.split(".")[0] in ("detectron2", "detrex")]
@@ -65,7 +65,7 @@ def _members(thing: Any) -> list[str]:
 
 
 def _is_member(value: Any) -> bool:
-    """Whether a class attribute is a method or property. Subclasses choose the parameters of abstract ones."""
+    """Return True for methods and properties, except abstract methods, whose parameters subclasses choose."""
     if getattr(value, "__isabstractmethod__", False):
         return False
     return callable(value) or isinstance(value, (staticmethod, classmethod, property))

@@ -1,4 +1,4 @@
-"""Changes to a config in any order, and what does not fit together."""
+"""Combination of config switches in any order, and errors for invalid combinations."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""detectron2 and detrex offer what this project uses, whether installed or the bundled subset.
+"""detectron2 and detrex, installed or bundled, provide the API that this project uses.
 
-Every name that the project imports from them is here with the parameters that it relies on; the
-test runs against whichever is present.
+Every name that the project imports from them is listed here with the parameters that it uses. The test runs against the
+packages that are present.
 """
 
 import ast
@@ -20,7 +20,7 @@ from torch import nn
 
 from tests.conftest import ROOT
 
-# module: {name: parameters that are passed, in any order}
+# {module: {name: parameters used, in any order}}
 USED = {
     "detectron2.checkpoint": {"DetectionCheckpointer": ["model", "save_dir", "save_to_disk"]},
     "detectron2.config": {

@@ -1,4 +1,4 @@
-"""``with_deim_criterion`` on each project of detrex: every loss equals that of the model's own criterion."""
+"""``with_deim_criterion`` on each detrex project: every loss equals that of the model's original criterion."""
 
 import sys
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.models import batch
 
 pytestmark = pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
 
-# Name -> a config of the project.
+# {project: one of its configs}
 PROJECTS = {
     "anchor_detr": "anchor_detr/configs/anchor_detr_r50_50ep.py",
     "conditional_detr": "conditional_detr/configs/conditional_detr_r50_50ep.py",
@@ -48,12 +48,12 @@ WITH_PROPOSALS = {
     ),
 }
 WITH_DENOISING = {"dino", "dn_detr", "dn_deformable_detr", "focus_detr"}
-# Their own criteria match several queries to an object, or train scores towards a mixture of score and overlap.
+# The original criteria of these match several queries to an object, or train scores towards a mix of score and IoU.
 OTHER_LOSSES = ("deta, assigners", "align_detr")
 
 
 class Recorder(torch.nn.Module):
-    """Stands in for a criterion and keeps what the model calls it with."""
+    """A stand-in for a criterion that records its arguments."""
 
     def __init__(self, criterion: torch.nn.Module):
         super().__init__()
@@ -74,7 +74,7 @@ def in_float64(value: Any) -> Any:
 
 
 def small(name: str) -> Any:
-    """The model of a project with few queries."""
+    """Return the model of a project, with few queries."""
     model = get_detrex_config(PROJECTS[name]).model
     model.device = "cpu"
     if "dn_number" in model:
@@ -89,7 +89,7 @@ def small(name: str) -> Any:
 
 @pytest.fixture
 def no_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What these projects put on a GPU whatever the model's device is stays where it is."""
+    """Disable ``.cuda()``, which these projects call regardless of the device of the model."""
     to = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *args, **kwargs: self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self if a and a[0] == "cuda" else to(self, *a, **k))
@@ -97,7 +97,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def without_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """detrex adds 1e-6 to the areas that it divides by, which are 1e-3 for a small box: take torchvision's overlap."""
+    """Use torchvision's IoU: detrex adds 1e-6 to the divisor, which is significant for boxes with an area of 1e-3."""
     from detrex.layers import generalized_box_iou
     from torchvision.ops import generalized_box_iou as exact
 
@@ -110,13 +110,13 @@ def without_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_loss_equals_that_of_the_models_own_criterion(
     name: str, no_cuda: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those of proposals, of denoising queries, of the one-to-many branch and of all layers."""
+    """Includes the losses of proposals, denoising queries, the one-to-many branch and all layers."""
     cfg = small(name)
     torch.manual_seed(0)
     model = instantiate(cfg).train()
     recorder = Recorder(model.criterion)
     model.criterion = recorder
-    size = 512 if name == "focus_detr" else 256  # which attends to 300 tokens of each layer at least
+    size = 512 if name == "focus_detr" else 256  # it selects at least 300 tokens per level
     model([{**one, "height": size, "width": size} for one in batch([3, 0, 1], size=size, classes=80)])
     ours = instantiate(with_deim_criterion(cfg, "focal").criterion)
     without_epsilon(monkeypatch)
@@ -124,7 +124,7 @@ def test_every_loss_equals_that_of_the_models_own_criterion(
     for inputs, named in recorder.calls:
         expected = recorder.criterion.double()(*in_float64(inputs), **in_float64(named))
         found = ours(*in_float64(inputs), **in_float64(named))
-        expected.pop("select_loss", None)  # Focus-DETR also trains a mask of the foreground
+        expected.pop("select_loss", None)  # Focus-DETR also trains a foreground mask
         assert set(found) == set(expected)
         for loss, value in expected.items():
             assert float(found[loss]) == pytest.approx(float(value), rel=1e-9, abs=1e-12), loss
@@ -149,7 +149,7 @@ def test_a_criterion_that_cannot_be_asked_must_be_described() -> None:
 
 
 class _Silent(torch.nn.Module):
-    """A criterion that wants something that no other has."""
+    """A criterion with an additional required argument."""
 
     def __init__(self, num_classes: int, **others: Any):
         super().__init__()
@@ -177,7 +177,7 @@ def test_models_of_detrex_learn_with_it(name: str) -> None:
     cfg = model_zoo.get_config(name)
     cfg.model.device = "cpu"
     if "dn_number" in cfg.model:
-        cfg.model.dn_number = 0  # DINO's denoising queries are made on a GPU, or not at all
+        cfg.model.dn_number = 0  # DINO creates denoising queries only on a GPU
         cfg.model.num_queries = 50
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()

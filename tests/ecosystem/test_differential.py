@@ -1,6 +1,7 @@
-"""The bundled subset behaves as the real detectron2 and detrex do, call by call.
+"""The bundled subset behaves like the real detectron2 and detrex, call by call.
 
-The calls are in ``tests/ecosystem/calls``. This process evaluates them with the real packages, and another one with the subset.
+The calls are in ``tests/ecosystem/calls``. This process evaluates them with the real packages, a second process with
+the subset.
 """
 
 import os
@@ -23,7 +24,7 @@ if is_standalone("detectron2") or is_standalone("detrex"):
 
 @pytest.fixture(scope="session")
 def subset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Outcomes of the calls and public names where the subset supplies detectron2 and detrex."""
+    """Return the outcomes of the calls and the public names with the bundled subset."""
     folder = tmp_path_factory.mktemp("subset")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STANDALONE), str(ROOT)])}
     command = [sys.executable, "-W", "ignore", "-m", "tests.ecosystem.calls", str(folder / "found.pkl")]
@@ -34,7 +35,7 @@ def subset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls that write into the current folder leave nothing behind."""
+    """Run each test in an empty current folder, since some calls write to it."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -65,9 +66,9 @@ def test_signatures_are_those_of_the_real_packages(subset: dict[str, Any]) -> No
 
 
 def _fits(parameters: list[surface.Parameter], real: list[surface.Parameter]) -> bool:
-    """Whether every parameter exists with its name, kind and default, in the same order.
+    """Return True if every parameter exists with the same name, kind and default, in the same order.
 
-    Python refuses a call by position where a parameter is given by keyword only.
+    Keyword-only parameters of the subset may be positional in the real package.
     """
     by_name = {one.name: one for one in real}
     if any(one.name not in by_name for one in parameters):
@@ -82,6 +83,6 @@ def _is_same(one: surface.Parameter, real: surface.Parameter) -> bool:
 
 
 def _starts_alike(parameters: list[surface.Parameter], real: list[surface.Parameter]) -> bool:
-    """Whether an argument that is given by position is the same parameter in both."""
+    """Return True if positional arguments are assigned to the same parameters in both."""
     positional = [one.name for one in parameters if one.kind == "POSITIONAL_OR_KEYWORD"]
     return positional == [one.name for one in real if one.kind == "POSITIONAL_OR_KEYWORD"][: len(positional)]

@@ -90,9 +90,9 @@ class Detector(nn.Module):
 def test_it_starts_from_a_file_of_its_classifier(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Detector(build())
-    # A pyramid of detectron2 holds the classifier's network as "net".
+    # In detectron2's feature pyramid, the network of the classifier is named "net".
     network = getattr(model.backbone, "net", model.backbone)
-    # Norms that a detector adds to a classifier are in no file.
+    # A classifier checkpoint does not contain the norms that a detector adds.
     added = {name for name in network.state_dict() if name.startswith(("norm0", "norm1", "norm2", "norm3"))}
     # The classifier has rotary embeddings for images of another size.
     rotary = {name: torch.zeros(3, 16) for name in network.state_dict() if name.endswith(("freqs_cos", "freqs_sin"))}

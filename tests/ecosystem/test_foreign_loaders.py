@@ -1,4 +1,4 @@
-"""This project's tools on a run with the data loader of detrex."""
+"""This project's tools with detrex's data loader."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ train.output_dir = "{output}"
 
 @pytest.fixture(scope="module")
 def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A config and the folder of its run."""
+    """Return a config file and the output folder of its run."""
     folder = tmp_path_factory.mktemp("detrex_loader")
     recipe = ROOT / "projects/deim_dfine/configs/deim_dfine_n_shapes.py"
     config = folder / "config.py"

@@ -1,4 +1,4 @@
-"""Channel orders, and keys of data sets and mappers under the names of detectron2 and detrex."""
+"""Channel orders, and config keys of datasets and mappers with the names of detectron2 and detrex."""
 
 from pathlib import Path
 

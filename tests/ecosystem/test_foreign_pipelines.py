@@ -1,4 +1,4 @@
-"""Augmentations of this project in pipelines of detectron2."""
+"""Augmentations of this project in detectron2 pipelines."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_stacked_masks_are_mapped_one_by_one() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_without_boxes_policies_do_what_they_can(name: str) -> None:
-    """As in the evaluation of detectron2's mapper."""
+    """detectron2's mapper applies policies without boxes in evaluation."""
     np.random.seed(0)
     augmented = given(boxes=False)
     T.AugmentationList([POLICIES[name]()])(augmented)

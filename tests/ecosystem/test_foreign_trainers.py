@@ -1,4 +1,4 @@
-"""The data loader under trainers, samplers and loaders of detectron2."""
+"""The data loader with trainers, samplers and loaders of detectron2."""
 
 import itertools
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.models import recipe
 
 
 class Recorder(torch.nn.Module):
-    """Keeps which images it is trained on, and how large they are."""
+    """A model that records the ids and sizes of its training images."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ def records(shapes: Path) -> list[dict]:
 
 
 def mapper(**options) -> StagedMapper:
-    """Plain, dense and strong for two epochs each, then plain again."""
+    """Return a mapper with two epochs each of the stages plain, dense and strong, then without augmentation."""
     schedule = Schedule(epochs=8, dense_epochs=(2, 4), no_aug_epochs=2, warmup_iters=0)
     loader = recipe("deim_dfine_n_shapes").dataloader.train.mapper
     from detectron2.config import instantiate
@@ -47,7 +47,7 @@ def mapper(**options) -> StagedMapper:
 
 
 def run(shapes: Path, start: int, stop: int, **options) -> list:
-    """What detectron2's trainer, which does not know this project, trains on."""
+    """Train with detectron2's trainer, which does not depend on this project; return the recorded images."""
     loader = build_train_loader(records(shapes), mapper=mapper(), total_batch_size=4, num_workers=0, **options)
     model = Recorder()
     trainer = SimpleTrainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.1))
@@ -57,7 +57,7 @@ def run(shapes: Path, start: int, stop: int, **options) -> list:
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_trainer_of_detectron2_resumes_where_it_was_stopped(shapes: Path, sampled: bool) -> None:
-    """Six iterations an epoch: the second run begins in the middle of the third epoch, with mosaics."""
+    """With six iterations per epoch, the second run starts in the middle of the third epoch, with mosaics."""
     indices = [int(i) for i in np.random.default_rng(0).integers(24, size=100)]
     options = {"sampler": indices} if sampled else {}
     whole = run(shapes, 0, 18, **options)
@@ -76,7 +76,7 @@ def test_outside_of_a_training_loop_the_loader_begins_at_the_beginning(shapes: P
 
 
 def test_a_sampler_decides_which_images_are_drawn_and_how_often(shapes: Path) -> None:
-    """Repeat-factor sampling with mosaics and mixup: images of rare classes come more often."""
+    """With repeat-factor sampling, mosaics and mixup, images of rare classes are used more often."""
     loader = build_train_loader(
         records(shapes), mapper=mapper(), total_batch_size=4, num_workers=1, sampler=itertools.cycle([3, 5, 3, 7])
     )
@@ -94,7 +94,7 @@ def test_the_mapper_estimates_the_stage_under_a_loader_that_does_not_state_the_i
     samples = [staged(record) for _ in range(8) for record in data]
     assert stages == [Stage.PLAIN] * 48 + [Stage.DENSE] * 48 + [Stage.STRONG] * 48 + [Stage.FINAL] * 48
     objects = [len(sample["instances"]) for sample in samples]
-    assert sum(objects[48:96]) > 1.5 * sum(objects[:48]), "mosaics hold more objects"
+    assert sum(objects[48:96]) > 1.5 * sum(objects[:48]), "mosaics contain more objects"
     with EventStorage(start_iter=12):
         resumed = mapper(dataset=data, total_batch_size=4)
         resumed(data[0])
@@ -143,4 +143,4 @@ def test_repeat_factor_sampling_of_detectron2(shapes: Path) -> None:
     )
     drawn = [sample["image_id"] for batch in itertools.islice(loader, 60) for sample in batch]
     counts = np.array([drawn.count(record["image_id"]) for record in data])
-    assert np.corrcoef(counts, factors.numpy())[0, 1] > 0.3, "images of rare classes come more often"
+    assert np.corrcoef(counts, factors.numpy())[0, 1] > 0.3, "images of rare classes are used more often"

@@ -1,4 +1,4 @@
-"""Recipes and saved configs are plain to programs that do not know this project."""
+"""Recipes and saved configs can be read by programs that do not depend on this project."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.models import recipe
 
 RECIPES = sorted(ROOT.glob("projects/*/configs/*.py"))
-# Images of what the recipes train on; COCO where the name says no other.
+# Number of training images by dataset in the recipe's name; COCO otherwise.
 IMAGES = {"coco": 118_287, "shapes": 600, "voc": 11_540, "crowdhuman": 15_000, "objects365": 1_817_289}
 
 

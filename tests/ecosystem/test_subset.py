@@ -1,7 +1,7 @@
-"""What users rely on in detectron2 and detrex, whether they are installed or bundled.
+"""Behavior of detectron2 and detrex, installed or bundled, that users rely on.
 
-``test_differential.py`` compares the bundled subset with the real packages where these are installed. The expectations here
-hold without them.
+``test_differential.py`` compares the bundled subset with the real packages if these are installed. The expectations
+here do not require them.
 """
 
 from pathlib import Path

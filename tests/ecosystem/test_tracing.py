@@ -1,4 +1,4 @@
-"""detectron2's tools that look into a model: tracing, scripting, counters of operations."""
+"""detectron2's tools for model analysis and export: tracing, scripting, operation counts."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_a_model_traced_by_torch_alone_serves_images_of_other_sizes(family: str)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_a_traced_model_serves_images_of_other_sizes(family: str) -> None:
-    """By detectron2's own adapter, as its deployment tools use it."""
+    """Uses detectron2's TracingAdapter, like its deployment tools."""
     from detectron2.export import TracingAdapter
 
     model = randomize(tiny_model(family=family)).double().eval()

@@ -1,8 +1,8 @@
-"""Calls of detectron2 and detrex whose outcome must not depend on which of the two supplies the names.
+"""Calls of detectron2 and detrex that must have the same outcome with the real packages and with the bundled subset.
 
-Each module of this package holds ``CALLS``: Python expressions that are evaluated in the namespace of the module. The test
-evaluates them with the real packages, and ``python -m tests.ecosystem.calls`` evaluates them with the bundled subset.
-``unsupported`` holds calls that the subset refuses.
+Each module of this package defines ``CALLS``: Python expressions, evaluated in the namespace of the module. The test
+evaluates them with the real packages; ``python -m tests.ecosystem.calls`` evaluates them with the bundled subset.
+``unsupported`` lists calls that the subset rejects.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ GROUPS = ("structures", "transforms", "data", "config", "events", "engine", "eva
 
 
 def calls_of(*groups: str) -> list[tuple[str, str]]:
-    """The calls of groups, as (group, expression)."""
+    """Return the calls of groups as (group, expression)."""
     return [(group, call) for group in groups for call in _module(group).CALLS]
 
 
 def outcome(group: str, call: str) -> Any:
-    """Evaluate an expression and describe its value, or the exception that it raises, by plain objects."""
+    """Evaluate an expression and return its value, or the exception that it raises, as plain objects."""
     try:
         return plain(evaluate(group, call))
     except NameError:
-        raise  # a mistake in the table
+        raise  # an error in the table of calls
     except Exception as error:
         return ("raises", type(error).__name__)
 
 
 def evaluate(group: str, call: str) -> Any:
-    """Evaluate an expression without what it prints, logs and warns of."""
+    """Evaluate an expression, suppressing output, log messages and warnings."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def evaluate(group: str, call: str) -> Any:
 
 @contextlib.contextmanager
 def unchanged_globals() -> Iterator[None]:
-    """Restore what the set-up of a run changes for the whole process."""
+    """Restore the process-wide state that the setup of a run changes."""
     loggers = [logging.getLogger(name) for name in ("", "detectron2", "fvcore", "other", "same")]
     before = [(one.level, one.propagate, list(one.handlers)) for one in loggers]
     seed, benchmark, disabled = (
@@ -75,13 +75,13 @@ def unchanged_globals() -> Iterator[None]:
 
 @dataclass
 class Near:
-    """Floating point numbers that two implementations may round differently."""
+    """Floating-point numbers that two implementations may round differently."""
 
     tensor: torch.Tensor
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Compare two descriptions. Numbers that stand in :class:`Near` may differ by rounding."""
+    """Return True if two descriptions agree. Numbers in :class:`Near` may differ by rounding."""
     if isinstance(first, tuple) and first[:1] == ("near",) and isinstance(second, tuple) and second[:1] == ("near",):
         return first[1:3] == second[1:3] and np.allclose(first[3], second[3], rtol=1e-4, atol=1e-5, equal_nan=True)
     if isinstance(first, (list, tuple)) and type(first) is type(second):
@@ -90,7 +90,7 @@ def equal(first: Any, second: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Describe a value with objects of the standard library: types, dtypes, shapes, numbers."""
+    """Convert a value to objects of the standard library: types, dtypes, shapes, numbers."""
     if isinstance(value, Near):
         tensor = value.tensor.detach().cpu()
         return ("near", str(tensor.dtype), tuple(tensor.shape), tensor.double().flatten().tolist())
@@ -135,7 +135,7 @@ def _plain_container(value: Any) -> Any:
 
 
 def _numbers(values: Any) -> Any:
-    """NaN equals itself when it is written as text."""
+    """Convert numbers so that they can be compared; NaN becomes text, since NaN != NaN."""
     if isinstance(values, list):
         return [_numbers(value) for value in values]
     return repr(float(values)) if isinstance(values, (float, np.floating)) else values
@@ -143,7 +143,7 @@ def _numbers(values: Any) -> Any:
 
 @contextlib.contextmanager
 def messages(logger: str = "") -> Iterator[list[str]]:
-    """Collect what is logged within, as "LEVEL: message"."""
+    """Collect the messages logged within the context, as "LEVEL: message"."""
     lines: list[str] = []
 
     class Collect(logging.Handler):

@@ -58,7 +58,7 @@ def load(name: str, *keys: Any, **options: Any) -> Any:
 
 
 def shown(cfg: Any) -> Any:
-    """A config and its kind, without interpolations resolved."""
+    """Return the type and content of a config, with unresolved interpolations."""
     if isinstance(cfg, tuple):
         return tuple(shown(one) for one in cfg)
     if OmegaConf.is_config(cfg):
@@ -91,7 +91,7 @@ class Point:
 
 
 def saved(cfg: Any) -> Any:
-    """What is written for a config, what is told, and what loads again."""
+    """Save a config; return the written files, the log messages and the reloaded config."""
     folder = Path(tempfile.mkdtemp())
     with messages("detectron2.config.lazy") as lines:
         returned = LazyConfig.save(cfg, str(folder / "c.yaml"))
@@ -161,7 +161,7 @@ def called(a: Any, b: Any = 2) -> tuple:
 
 
 def merged(text: str, *options: Any, **keywords: Any) -> Any:
-    """The config of a model after a YAML file is merged into it."""
+    """Return a model config after merging a YAML file."""
     path = Path(tempfile.mkdtemp()) / "c.yaml"
     path.write_text(text)
     cfg = get_cfg()

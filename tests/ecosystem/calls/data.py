@@ -35,7 +35,7 @@ NUMBER = itertools.count()
 
 
 def fresh(prefix: str = "set") -> str:
-    """A name that no dataset has."""
+    """Return an unused dataset name."""
     return f"{prefix}_{next(NUMBER)}"
 
 
@@ -47,7 +47,7 @@ RLE = {"counts": [10, 20, 30], "size": [6, 10]}
 
 
 def coco(*annotations: dict, **content: Any) -> str:
-    """Write an annotation file; each annotation is given by its differences from ANNOTATION."""
+    """Write an annotation file; each annotation is a dict of differences from ANNOTATION."""
     listed = [ANNOTATION | {"id": number} | changes for number, changes in enumerate(annotations, start=1)]
     path = FOLDER / f"{fresh('file')}.json"
     path.write_text(json.dumps({"images": IMAGES, "annotations": listed, "categories": CATEGORIES} | content))
@@ -60,7 +60,7 @@ def loaded(*annotations: dict, name: str | None = None, **options: Any) -> list[
 
 
 def learned(*annotations: dict, prefix: str = "set", **options: Any) -> tuple:
-    """What loading adds to the metadata, and the levels of what it logs."""
+    """Load an annotation file; return the added metadata and the levels of the log messages."""
     name = fresh(prefix)
     with messages("detectron2.data.datasets.coco") as lines:
         loaded(*annotations, name=name, **options)
@@ -69,7 +69,7 @@ def learned(*annotations: dict, prefix: str = "set", **options: Any) -> tuple:
 
 
 def records(*annotations: Any, **changes: Any) -> list[dict]:
-    """Records of detectron2's format. Each argument lists the classes of one image."""
+    """Return records in detectron2's format. Each argument lists the classes of one image."""
     return [
         {
             "file_name": f"{number}.jpg",
@@ -95,7 +95,7 @@ def registered(items: Any, classes: Any = ("cat", "dog"), **facts: Any) -> str:
 
 
 def table(items: Any, classes: Any) -> list[str]:
-    """What is logged about a dataset."""
+    """Return the messages logged about a dataset."""
     names = registered(items, classes)
     with messages("detectron2.data.build") as lines:
         get_detection_dataset_dicts(names)
@@ -103,7 +103,7 @@ def table(items: Any, classes: Any) -> list[str]:
 
 
 def converted(items: Any, classes: Any = ("cat", "dog"), **facts: Any) -> dict:
-    """The content of the COCO file of a registered dataset."""
+    """Return the content of the COCO file written for a registered dataset."""
     path = FOLDER / f"{fresh('converted')}" / "new.json"
     convert_to_coco_json(registered(items, classes, **facts), str(path))
     content = json.loads(path.read_text())
@@ -112,7 +112,7 @@ def converted(items: Any, classes: Any = ("cat", "dog"), **facts: Any) -> dict:
 
 
 def converted_twice(**options: Any) -> bool:
-    """Whether a second conversion writes the file again."""
+    """Return True if a second conversion writes the file again."""
     path = FOLDER / fresh("converted") / "new.json"
     convert_to_coco_json(registered(records([0])), str(path))
     path.write_text("{}")
@@ -125,7 +125,7 @@ def metadata(**facts: Any) -> Metadata:
 
 
 def facts_of(name: str) -> dict:
-    """What is known of a dataset, without the folder of the datasets."""
+    """Return the metadata of a dataset, without the root folder of the datasets."""
     return {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k not in ("json_file", "image_root")}
 
 
@@ -146,7 +146,7 @@ def removed(catalog: Any, name: str) -> tuple:
 
 
 def picture(mode: str, orientation: int = 1) -> str:
-    """Write an image of 4 x 6 pixels, and the EXIF tag that says how it is turned."""
+    """Write an image of 4 x 6 pixels with an EXIF orientation tag."""
     path = FOLDER / f"{fresh('picture')}.png"
     image = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).convert(mode)
     exif = Image.Exif()
@@ -179,7 +179,7 @@ def mapped(function: Any, size: int = 6) -> list:
 
 
 def same_object(**options: Any) -> tuple[bool, bool]:
-    """Whether a list's own entry is returned, and whether two reads return one object."""
+    """Return whether reading returns the list's own entry, and whether two reads return the same object."""
     entries = [{"a": 1}]
     dataset = DatasetFromList(entries, **options)
     return dataset[0] is entries[0], dataset[0] is dataset[0]

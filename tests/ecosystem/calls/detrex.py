@@ -1,4 +1,4 @@
-"""detrex: boxes, averaged weights, writers, backbones of timm."""
+"""detrex: boxes, EMA, writers, timm backbones."""
 
 # The expressions use what is imported.
 # ruff: noqa: F401
@@ -41,7 +41,7 @@ def cfg_of(**changes: Any) -> Any:
 
 
 def built(**changes: Any) -> tuple:
-    """The model that gets an average, what is logged, and what is added to a checkpointer."""
+    """Add EMA to a model; return the model, the log messages and the checkpointables."""
     model, cfg = model_of(), cfg_of(**changes)
     with messages("detrex.modeling.ema") as lines:
         returned = ema.may_build_model_ema(cfg, model)
@@ -68,7 +68,7 @@ def with_state(value: float = 2.0) -> nn.Module:
 
 
 def within(model: nn.Module, *args: Any, fails: bool = False) -> list:
-    """The values of a model within the context and after it."""
+    """Return the values of a model within the context and after it."""
     found = []
     with contextlib.suppress(RuntimeError), ema.apply_model_ema_and_restore(model, *args) as former:
         found += [values(model), type(former).__name__, former.state["0.weight"]]
@@ -83,7 +83,7 @@ def applied(model: nn.Module, **options: Any) -> tuple:
 
 
 def saved_values() -> bool:
-    """Whether a state holds copies, and whether its own dict is what a checkpoint gets."""
+    """Return whether a state holds copies, and whether a checkpoint receives the dict of the state itself."""
     model = model_of()
     state = ema.EMAState.FromModel(model)
     model[0].weight.data.fill_(9)
@@ -97,7 +97,7 @@ def loaded(content: dict, *args: Any) -> tuple:
 
 
 def wandb_calls(*rounds: tuple, window_size: int = 20, params: Any = None, **others: Any) -> list:
-    """What a run of W&B receives."""
+    """Return the calls that a W&B run receives."""
     calls: list = []
 
     class Run:
@@ -139,7 +139,7 @@ def _events() -> Any:
 
 
 class Features(nn.Module):
-    """Stands in for a network of timm."""
+    """A stand-in for a timm network."""
 
     def __init__(self, out_indices: tuple, known: bool = True):
         super().__init__()
@@ -162,7 +162,7 @@ class Features(nn.Module):
 
 
 def timm_backbone(fails: str = "", known: bool = True, name: str = "net", **options: Any) -> tuple:
-    """What timm is asked for, the shapes that the backbone states, and its features."""
+    """Return the arguments passed to timm, the output shapes of the backbone, and its features."""
     asked: list = []
 
     def create_model(*args: Any, **kwargs: Any) -> nn.Module:

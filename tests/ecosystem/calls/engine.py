@@ -1,4 +1,4 @@
-"""Trainers, hooks, checkpoints and the set-up of a run."""
+"""Trainers, hooks, checkpoints and the setup of a run."""
 
 # The expressions use what is imported.
 # ruff: noqa: F401
@@ -47,7 +47,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 class Model(nn.Linear):
-    """Returns a dict of losses, or what ``returns`` makes of the loss."""
+    """A model that returns a dict of losses, or the result of ``returns`` for the loss."""
 
     def __init__(self, returns: Callable = lambda loss: {"loss": loss}):
         super().__init__(2, 1)
@@ -65,7 +65,7 @@ def trainer_of(returns: Callable | None = None, data: Any = None, **options: Any
 
 
 class Recorder(HookBase):
-    """Writes down which moments come, at which iteration."""
+    """A hook that records the calls of its methods and their iterations."""
 
     def __init__(self, fails_at: str = "", name: str = ""):
         self.seen: list[tuple] = []
@@ -99,7 +99,7 @@ class Recorder(HookBase):
 
 
 def moments(start: int, stop: int, fails_at: str = "", returns: Callable | None = None, data: Any = None) -> tuple:
-    """What hooks see of a run, what it raises, and the levels of what it logs."""
+    """Return the hook calls of a run, its exception, and the levels of its log messages."""
     trainer, recorder = trainer_of(returns, data), Recorder(fails_at)
     trainer.register_hooks([recorder, None])
     raised = None
@@ -117,7 +117,7 @@ def moments(start: int, stop: int, fails_at: str = "", returns: Callable | None 
 
 
 def trained(stop: int = 3, **options: Any) -> tuple:
-    """Weights and scalars after a run."""
+    """Return the weights and scalars after a run."""
     trainer = trainer_of(**options)
     trainer.train(0, stop)
     scalars = {name: entry for name, entry in trainer.storage.latest().items() if "time" not in name}
@@ -161,7 +161,7 @@ def trainer_is_freed() -> bool:
 
 
 class Fake(Checkpointer):
-    """A checkpointer that only writes down its calls."""
+    """A checkpointer that only records its calls."""
 
     def __init__(self) -> None:
         super().__init__(nn.Linear(1, 1), tempfile.mkdtemp())
@@ -172,7 +172,7 @@ class Fake(Checkpointer):
 
 
 def best(values: dict[int, Any], stop: int = 8, period: int = 2, **options: Any) -> tuple:
-    """Checkpoints of BestCheckpointer when the metric has these values in these iterations."""
+    """Return the checkpoints of BestCheckpointer for {iteration: metric}."""
     trainer, checkpointer = trainer_of(), Fake()
     hook = hooks.BestCheckpointer(period, checkpointer, options.pop("val_metric", "bbox/AP"), **options)
 
@@ -190,7 +190,7 @@ def best(values: dict[int, Any], stop: int = 8, period: int = 2, **options: Any)
 def evaluated(
     results: Any, stop: int = 5, period: int = 2, start: int = 0, fails_at: str = "", **options: Any
 ) -> tuple:
-    """When EvalHook evaluates, and what it puts in the storage."""
+    """Return the iterations in which EvalHook evaluates, and the scalars that it writes."""
     trainer, when = trainer_of(), []
 
     def evaluate() -> Any:
@@ -230,7 +230,7 @@ def writes(period: Any, stop: int = 5, **options: Any) -> list:
 
 
 def rates(stop: int = 4, groups: Any = None, start: int = 0, resumes: bool = False, **options: Any) -> tuple:
-    """The learning rate of each step, as the hook reports it, and its state after the run."""
+    """Return the learning rate of each step as reported by the hook, and the state of the hook after the run."""
     trainer = trainer_of()
     if groups is not None:
         trainer.optimizer = torch.optim.SGD(
@@ -256,7 +256,7 @@ def rates(stop: int = 4, groups: Any = None, start: int = 0, resumes: bool = Fal
 
 
 def rates_from_trainer() -> list:
-    """A hook without arguments takes optimizer and scheduler from the trainer."""
+    """Return the learning rates of a hook that uses the optimizer and scheduler of the trainer."""
     trainer = trainer_of()
     trainer.scheduler = LinearParamScheduler(1, 0)
     trainer.register_hooks([hooks.LRScheduler()])
@@ -284,7 +284,7 @@ def multiplier(last_iter: int = -1, multiplier: Any = None, steps: int = 4) -> t
 
 
 def checkpoints(period: int, stop: int, start: int = 0, **options: Any) -> tuple:
-    """The files of a run with PeriodicCheckpointer."""
+    """Return the files of a run with PeriodicCheckpointer."""
     folder = tempfile.mkdtemp()
     trainer = trainer_of()
     checkpointer = DetectionCheckpointer(trainer.model, folder, trainer=trainer)
@@ -305,7 +305,7 @@ def saved(**others: Any) -> Any:
 
 
 def loads(content: Any, name: str = "x.pth", **options: Any) -> tuple:
-    """What loading a file returns, the weight after it, and the levels of what is logged."""
+    """Load a checkpoint; return the result, the weight, and the levels of the log messages."""
     import pickle
 
     path = Path(tempfile.mkdtemp()) / name
@@ -329,7 +329,7 @@ class Normalized(nn.Module):
 
 
 def missing_keys(content: dict) -> list[str]:
-    """The levels and first words of what is logged when a file lacks tensors or has others."""
+    """Return the levels and first words of the log messages for missing and unexpected tensors."""
     path = Path(tempfile.mkdtemp()) / "x.pth"
     torch.save({"model": content}, path)
     with messages("fvcore.common.checkpoint") as lines:
@@ -355,7 +355,7 @@ def resumes(resume: bool, *, saves: bool = True, path: str = "") -> tuple:
 
 
 def timed(stop: int, start: int = 0, **options: Any) -> tuple:
-    """In which iterations the time is put, and what is logged at the end, without the numbers."""
+    """Return the iterations with a recorded time, and the final log messages without numbers."""
     trainer = trainer_of()
     trainer.register_hooks([hooks.IterationTimer(**options)])
     with messages("detectron2.engine.hooks") as lines:
@@ -383,7 +383,7 @@ def port() -> bool:
 
 
 def prepared(cfg: Any, **arguments: Any) -> tuple:
-    """What default_setup leaves: files, the start of its log, the state of the generators."""
+    """Return the effects of default_setup: files, start of the log, state of the random generators."""
     folder = Path(tempfile.mkdtemp())
     cfg = OmegaConf.create(json.loads(json.dumps(cfg).replace("OUT", str(folder / "new"))))
     (folder / "c.py").write_text("a = 1\n")
@@ -404,7 +404,7 @@ def prepared(cfg: Any, **arguments: Any) -> tuple:
 
 
 def prepared_by_yacs(**changes: Any) -> tuple:
-    """What default_setup leaves with a yacs config."""
+    """Return the effects of default_setup with a yacs config."""
     folder = tempfile.mkdtemp()
     cfg = get_cfg()
     cfg.merge_from_list([entry for pair in ({"OUTPUT_DIR": folder} | changes).items() for entry in pair])
@@ -424,7 +424,7 @@ def prepared_by_yacs(**changes: Any) -> tuple:
 
 
 def log_line(name: str = "detectron2", level: int = logging.INFO, **options: Any) -> list[str]:
-    """The line in the file of a logger, without the date."""
+    """Return the line that a logger writes to its file, without the date."""
     folder = Path(tempfile.mkdtemp())
     setup_logger.cache_clear()
     logger = setup_logger(str(folder) + options.pop("suffix", ""), name=name, configure_stdout=False, **options)
@@ -438,7 +438,7 @@ def log_line(name: str = "detectron2", level: int = logging.INFO, **options: Any
 
 
 def console_line(level: int = logging.INFO, **options: Any) -> str:
-    """The line that a logger prints."""
+    """Return the line that a logger prints."""
     import io
 
     setup_logger.cache_clear()

@@ -1,4 +1,4 @@
-"""Evaluation: loops over datasets, COCO's metrics, results."""
+"""Evaluation: loops over datasets, COCO metrics, results."""
 
 # The expressions use what is imported.
 # ruff: noqa: F401
@@ -63,7 +63,7 @@ def coco_dataset(objects: int = 40, classes: tuple = ("cat", "dog", "bird"), ima
 
 
 def plain_dataset(objects: int = 10) -> str:
-    """Register a dataset of detectron2's format and return its name."""
+    """Register a dataset in detectron2's format and return its name."""
     name = f"evaluated_{next(NUMBER)}"
     random = np.random.default_rng(4)
     records = [
@@ -84,7 +84,7 @@ def plain_dataset(objects: int = 10) -> str:
 def detections(
     records: list[dict], seed: int = 0, noise: float = 12.0, extra: int = 20, classes: int = 3
 ) -> list[dict]:
-    """Noisy boxes of the annotations, and random ones."""
+    """Return detections: annotated boxes with noise, and random boxes."""
     random = np.random.default_rng(seed)
     outputs = []
     for record in records:
@@ -114,7 +114,7 @@ def evaluate(
     before: Any = None,
     **options: Any,
 ) -> tuple:
-    """The metrics of noisy detections, the files that are written, and the levels of what is logged."""
+    """Evaluate noisy detections; return the metrics, the written files and the levels of the log messages."""
     records = records_of(name)
     folder = Path(tempfile.mkdtemp())
     with messages("detectron2.evaluation") as lines:
@@ -144,7 +144,7 @@ def summary(path: Path) -> Any:
 
 
 def rounded(results: Any) -> Any:
-    """Implementations of the metrics add in another order."""
+    """Mark the metrics as :class:`Near`, since implementations sum in a different order."""
     if isinstance(results, dict):
         return {name: rounded(value) for name, value in results.items()}
     return round(results, 9) if isinstance(results, float) else results
@@ -177,7 +177,7 @@ def with_masks(output: dict) -> dict:
 
 
 def restarted() -> tuple:
-    """A second round of an evaluator does not remember the first."""
+    """Return the results of an evaluator after ``reset``, which must discard earlier predictions."""
     name = coco_dataset()
     records = records_of(name)
     evaluator = COCOEvaluator(name)
@@ -190,7 +190,7 @@ def restarted() -> tuple:
 
 
 def changed_results() -> bool:
-    """A change of the returned results does not reach the evaluator."""
+    """Return True if changing the returned results does not affect the evaluator."""
     name = coco_dataset()
     records = records_of(name)
     evaluator = COCOEvaluator(name)
@@ -201,14 +201,14 @@ def changed_results() -> bool:
 
 
 def attributes(**options: Any) -> tuple:
-    """Attributes that other packages read from an evaluator."""
+    """Return the attributes of an evaluator that other packages read."""
     evaluator = COCOEvaluator(coco_dataset(), **options)
     names = ("_max_dets_per_image", "_distributed", "_output_dir", "_tasks", "_do_evaluation")
     return tuple(getattr(evaluator, name) for name in names), len(evaluator._coco_api.imgs)
 
 
 def cached(allow: bool) -> tuple:
-    """Whether a file of an earlier run is used for a dataset that is not in COCO format."""
+    """Return whether a COCO file of an earlier run is used for a dataset in another format."""
     folder = Path(tempfile.mkdtemp())
     name = plain_dataset()
     path = folder / f"{name}_coco_format.json"
@@ -245,7 +245,7 @@ class Doubling(nn.Module):
 def looped(
     evaluator: Any = "one", callbacks: Any = None, size: int = 3, results: Any = None, model: Any = None
 ) -> tuple:
-    """What an evaluator sees of a loop over a dataset, what is logged without the numbers, and the result."""
+    """Run inference_on_dataset; return the evaluator's inputs, the log messages without numbers, and the result."""
     log: list = []
     kinds = {"one": Told(log, results), "list": [Told(log, results), Told(log)], "none": None, "tuple": (Told(log),)}
     network = Doubling(log)
@@ -259,7 +259,7 @@ def looped(
 
 
 def modes(fails: bool = False) -> list:
-    """The mode of a model and of a part in evaluation mode, before, within and after the context."""
+    """Return the mode of a model and of a submodule in eval mode before, within and after the context."""
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
     model[1].eval()
     found = [(model.training, model[1].training)]

@@ -1,4 +1,4 @@
-"""Scalars of a run: their storage, and the writers."""
+"""Event storage and event writers."""
 
 # The expressions use what is imported.
 # ruff: noqa: F401
@@ -25,7 +25,7 @@ from tests.ecosystem.calls import messages
 
 
 def storage(*scalars: tuple, start: int = 0, **hints: Any) -> EventStorage:
-    """A storage in which each of the (iteration, name, value) is put."""
+    """Return a storage that contains the given (iteration, name, value)."""
     made = EventStorage(start)
     for iteration, name, value in scalars:
         made.iter = iteration
@@ -37,7 +37,7 @@ LOSSES = tuple((i, "loss", float(v)) for i, v in enumerate((5, 1, 4, 2, 3)))
 
 
 def after(operation: Any, *scalars: tuple) -> tuple:
-    """What an operation on a storage returns, and the latest values and the iteration after it."""
+    """Apply an operation to a storage; return its result, the latest values and the iteration."""
     made = storage(*scalars)
     with made:
         result = operation(made)
@@ -62,7 +62,7 @@ def nested() -> list:
 
 
 def json_lines(*rounds: tuple, smooth: bool = True, **options: Any) -> list[str]:
-    """What is in the file after each round of (iteration, name, value) is put and written."""
+    """Return the content of the file after each round of (iteration, name, value) is stored and written."""
     path = Path(tempfile.mkdtemp()) / "metrics.json"
     path.write_text('{"before": 1}\n')
     writer = JSONWriter(str(path), **options)
@@ -79,7 +79,7 @@ def json_lines(*rounds: tuple, smooth: bool = True, **options: Any) -> list[str]
 def printed(
     iteration: int = 1, max_iter: int | None = 10, window: int = 20, writes: int = 1, **scalars: Any
 ) -> list[str]:
-    """The lines that are logged when each scalar has had its values in the last iterations."""
+    """Return the lines logged for scalars with the given values in the last iterations."""
     printer = CommonMetricPrinter(max_iter, window) if max_iter is not None else CommonMetricPrinter(window_size=window)
     with messages("detectron2.utils.events") as lines, EventStorage() as made:
         for name, values in scalars.items():
@@ -94,7 +94,7 @@ def printed(
 
 
 def _without_clock(line: str, keep_eta: bool) -> str:
-    """Without the scalar "time", the remaining time is what a clock says."""
+    """Remove the ETA unless ``keep_eta``: without the scalar "time", it is measured and varies."""
     line = re.sub(r"max_mem: \d+M", "max_mem", line)
     return line if keep_eta else re.sub(r"eta: [0-9:]+", "eta", line)
 
@@ -107,7 +107,7 @@ def eta_is_stored() -> tuple:
 
 
 def board(*scalars: tuple) -> list:
-    """The scalars in the event file of TensorBoard."""
+    """Return the scalars in the TensorBoard event file."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = tempfile.mkdtemp()
@@ -121,7 +121,7 @@ def board(*scalars: tuple) -> list:
 
 
 def board_files(**options: Any) -> tuple:
-    """How many files there are before something is written, and after a writer that wrote nothing is closed."""
+    """Return the number of files before the first write, and after closing a writer that wrote nothing."""
     folder = Path(tempfile.mkdtemp())
     writer = TensorboardXWriter(str(folder), **options)
     before = len(list(folder.iterdir()))

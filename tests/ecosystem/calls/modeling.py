@@ -1,4 +1,4 @@
-"""Layers, backbones and registries of models."""
+"""Layers, backbones and model registries."""
 
 # The expressions use what is imported.
 # ruff: noqa: F401
@@ -26,7 +26,7 @@ NAN = float("nan")
 
 
 def filled(module: nn.Module) -> nn.Module:
-    """Give every tensor values that depend on its name only."""
+    """Fill every tensor with values that depend only on its name."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point():
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -36,7 +36,7 @@ def filled(module: nn.Module) -> nn.Module:
 
 
 def names(module: nn.Module) -> list:
-    """The layout of a checkpoint of a module, and which of its parameters are trained."""
+    """Return the checkpoint layout of a module, and which parameters require gradients."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     return [
         (name, tuple(tensor.shape), str(tensor.dtype), name in trained) for name, tensor in module.state_dict().items()
@@ -54,7 +54,7 @@ def described(backbone: Backbone) -> tuple:
 
 
 def spread(module: nn.Module) -> dict:
-    """Roughly how wide each kind of weights is initialized."""
+    """Return the approximate standard deviation of each kind of initialized weights."""
     return {
         n: round(float(t.std()), 1) if t.numel() > 2000 else None
         for n, t in module.state_dict().items()
@@ -100,7 +100,7 @@ def normalized(x: torch.Tensor, requires_grad: bool = False, **options: Any) -> 
 
 
 def converted(module: nn.Module) -> list:
-    """The classes of a tree after the conversion, the epsilons, and the names of its tensors."""
+    """Convert the norms of a module; return its classes, epsilons and tensor names."""
     result = FrozenBatchNorm2d.convert_frozen_batchnorm(module)
     found = [(name, type(part).__name__, getattr(part, "eps", None)) for name, part in result.named_modules()]
     return [
@@ -112,7 +112,7 @@ def converted(module: nn.Module) -> list:
 
 
 def follows_norm() -> bool:
-    """Whether frozen statistics are those of the norm at the conversion or follow the norm."""
+    """Return whether frozen statistics change when the converted norm changes."""
     norm = nn.BatchNorm2d(2)
     frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
     norm.running_mean += 1
@@ -155,7 +155,7 @@ def cfg_of(**changes: Any) -> Any:
 
 
 def loads_old(version: int | None) -> tuple:
-    """A file of an early version of the layer has no statistics."""
+    """Load a state dict of an early version of the layer, without statistics."""
     state = {"weight": torch.ones(2), "bias": torch.zeros(2)}
     state = __import__("collections").OrderedDict(state)
     if version is not None:
@@ -223,7 +223,7 @@ CALLS = [
     f"{STAGE}, nothing=1)",
     "make_stage(BasicBlock, 0, in_channels=4, out_channels=4)",
     *(f"names(swin({o}))" for o in ("", "out_indices=(1,)", "out_indices=[0]", "window_size=4", "depths=(1,), num_heads=(2,), out_indices=(0,)", "embed_dim=8, num_heads=(1, 2)")),
-    # detectron2's has no usable size_divisibility
+    # detectron2's implementation has no usable size_divisibility
     *(f"swin({o}).output_shape()" for o in ("", "out_indices=(1,)", "out_indices=(1, 0)", "out_indices=()")),
     *(f"features(swin({o}))" for o in ("", "out_indices=(1,)", "window_size=4", "window_size=7", "drop_path_rate=0.0", "depths=(1, 3)")),
     "features(swin(), 45, 61)",

@@ -61,7 +61,7 @@ BOXES = (
 
 
 def changed(value: Any, method: str, *args: Any) -> tuple[Any, Any]:
-    """What a method returns, and the object after it."""
+    """Return the result of a method call, and the object after the call."""
     return getattr(value, method)(*args), value
 
 
@@ -70,7 +70,7 @@ def some(**fields: Any) -> Instances:
 
 
 def copied_when_converted(box: Any) -> tuple[Any, bool]:
-    """The argument after a conversion, and whether a conversion to the same mode returns the argument itself."""
+    """Return the argument after a conversion, and whether converting to the same mode returns the argument itself."""
     BoxMode.convert(box, XYWH, XYXY)
     return box, BoxMode.convert(box, XYWH, XYWH) is box
 

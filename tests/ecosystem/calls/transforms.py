@@ -1,4 +1,4 @@
-"""Augmentations and the transforms that they return."""
+"""Augmentations and their transforms."""
 
 # The expressions use what is imported.
 # ruff: noqa: F401
@@ -17,14 +17,14 @@ BOXES = np.array([[0.0, 0, 2, 3], [1, 1, 1, 1], [-4, -4, 20, 20]])
 
 
 def applied(policy: Any, image: np.ndarray = IMAGE, **others: Any) -> tuple:
-    """The transform that a policy returns, and what it makes of its input."""
+    """Return the transform of a policy, and the transformed input."""
     given = T.AugInput(image.copy(), **others)
     transform = policy(given)
     return transform, given.image, given.boxes, given.sem_seg
 
 
 def chances(policy: Any, image: np.ndarray = IMAGE) -> list:
-    """What a policy draws in a row; the generator is seeded before each expression."""
+    """Return consecutive samples of a policy; the generator is seeded before each expression."""
     return [policy.get_transform(image) for _ in range(8)]
 
 
@@ -33,7 +33,7 @@ def state(policy: Any) -> dict:
 
 
 def shared(transform: T.Transform) -> bool:
-    """Whether coordinates are changed in place."""
+    """Return whether coordinates are modified in place."""
     points = np.array([[1.0, 2.0]])
     return transform.apply_coords(points) is points
 
@@ -44,7 +44,7 @@ class Both(T.Augmentation):
 
 
 class Unusual(T.Augmentation):
-    """Its only argument is not called "image"; detectron2 passes the image all the same."""
+    """A policy whose only argument is not named "image"; detectron2 passes the image nevertheless."""
 
     def __init__(self, size: int = 3, *, other: Any = None):
         self._init(locals())
@@ -86,7 +86,7 @@ class NoArguments(T.Augmentation):
 
 
 class Unnamed(T.Augmentation):
-    """Without the attributes of its arguments, ``repr`` falls back on the one of object."""
+    """A policy without attributes named after its arguments, so that ``repr`` falls back to ``object.__repr__``."""
 
     def __init__(self, size: int = 3):
         self.other = size

@@ -1,4 +1,4 @@
-"""Calls that detectron2 and detrex accept and the bundled subset refuses. Nothing that it is given may be ignored."""
+"""Calls that detectron2 and detrex accept and the bundled subset rejects. The subset must not ignore an argument."""
 
 # The expressions use what is imported.
 # ruff: noqa: F401
