@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,35 @@ def test_the_training_script_of_detrex_keeps_averages_that_ours_evaluates(shapes
     assert ours == theirs
 
 
+def test_the_lines_on_the_page_keep_clipping_and_averages(shapes: Path, tmp_path: Path) -> None:
+    """In a copy of detectron2's script, which then trains as our own does."""
+    lines = python_of("Keep clipping, averages and bfloat16")
+    path = checkout("detectron2") / "tools/lazyconfig_train_net.py"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not beside the package detectron2")
+    text = path.read_text(encoding="utf-8")
+    text, replaced = re.subn(
+        r"    trainer = \(AMPTrainer.*?checkpointer = DetectionCheckpointer\(.*?\n    \)\n",
+        lambda _: "".join(f"    {line}\n" if line else "\n" for line in lines.splitlines()),
+        text,
+        flags=re.DOTALL,
+    )
+    assert replaced == 1
+    copy = tmp_path / "train.py"
+    copy.write_text(text.replace("lambda: do_test(cfg, model)", "test_averages"), encoding="utf-8")
+    options = ["train.model_ema.decay=0.5", "optimizer.lr=0.01", "train.memory_format=contiguous", *FEW_ITERATIONS]
+    succeeded(script(copy, *config(shapes, tmp_path / "theirs", *options)))
+    succeeded(tool("train_net.py", *config(shapes, tmp_path / "ours", *options)))
+    assert metrics(tmp_path / "theirs") == pytest.approx(metrics(tmp_path / "ours"), rel=1e-4)
+    assert metrics(tmp_path / "theirs", "grad_norm") == pytest.approx(metrics(tmp_path / "ours", "grad_norm"), rel=1e-3)
+    states = [
+        torch.load(tmp_path / run / "model_final.pth", weights_only=False)["ema_state"] for run in ("theirs", "ours")
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=1e-4)
+
+
 # --- evaluation of checkpoints ----------------------------------------------------------------------------------------
 
 
@@ -182,6 +212,47 @@ def test_the_script_of_detrex_takes_weights_without_averages_if_told_so(
     without = [*evaluation.arguments(averaged), "train.model_ema.enabled=False"]
     ours = evaluation.by_ours(averaged)
     assert evaluation.detections(foreign("detrex", "tools/train_net.py", *without)) == ours
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def python_of(section: str) -> str:
+    """The Python of a section of the page."""
+    page = (ROOT / "docs/ecosystem.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(rf"## {section}.*?```py\n(.*?)```", page, re.DOTALL)
+    return lines
+
+
+@torch.no_grad()
+def test_a_model_is_traced_by_the_lines_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    names = {"torch": torch, "model": tiny_model().eval(), "image": torch.rand(3, 64, 96) * 255}
+    exec(compile(python_of("Trace a model"), "ecosystem.md", "exec"), names)
+    assert len(names["traced"](torch.rand(3, 50, 70) * 255)) == 4
+    assert (tmp_path / "model.onnx").is_file()
+
+
+def test_the_length_is_that_of_other_data_by_the_lines_on_the_page() -> None:
+    names = {"train": SimpleNamespace()}
+    exec(compile(python_of("Our data loader under their trainers"), "ecosystem.md", "exec"), names)
+    loader, schedule = names["dataloader"].train, names["schedule"]
+    assert names["train"].max_iter == schedule.epochs * (5_000 // loader.total_batch_size)
+
+
+@pytest.mark.parametrize("package", ["detectron2", "detrex"])
+def test_the_page_lists_every_tool(package: str) -> None:
+    page = (ROOT / "docs/ecosystem.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## {package}\n")[1].split("\n## ")[0]
+    scripts = [
+        path for folder in ("tools", "tools/deploy", "demo") for path in checkout(package).glob(f"{folder}/*.py")
+    ]
+    if not scripts:
+        pytest.skip(f"the tools are not beside the package {package}")
+    names = {str(path.relative_to(checkout(package))) for path in scripts if path.name != "__init__.py"}
+    helpers = {"demo/mot_predictors.py"}
+    assert names - helpers <= {name.split()[0] for name in re.findall(r"`((?:tools|demo)/[^`]+)`", section)}
 
 
 # --- tools that analyze, measure and draw -----------------------------------------------------------------------------
@@ -254,41 +325,36 @@ def test_the_predictor_of_detrex_finds_what_ours_finds(averaged: Path, shapes: P
     np.testing.assert_allclose(found.pred_boxes.tensor.numpy(), wanted.boxes, atol=1e-3)
 
 
+def registering_first(package: str, name: str, shapes: Path, folder: Path) -> Path:
+    """A script that registers ``shapes`` as ``mine_train`` and ``mine_val`` and then runs another."""
+    path = checkout(package) / name
+    if not path.is_file():
+        pytest.skip(f"{name} is not beside the package {package}")
+    lines = ["import runpy", "import deim", "from deim.data.datasets.coco import register_coco"]
+    lines += [
+        f"register_coco('mine_{split}', r'{shapes}/annotations/instances_{split}.json', r'{shapes}/{split}')"
+        for split in ("train", "val")
+    ]
+    lines.append(f"runpy.run_path(r'{path}', run_name='__main__')")
+    wrapper = folder / path.name
+    wrapper.write_text("\n".join(lines), encoding="utf-8")
+    return wrapper
+
+
 @pytest.mark.parametrize("package", ["detectron2", "detrex"])
 def test_saved_detections_are_drawn(package: str, trained: Path, shapes: Path, tmp_path: Path) -> None:
     """For a data set that is not registered by detectron2, a script registers it first."""
-    path = checkout(package) / "tools/visualize_json_results.py"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not beside the package {package}")
+    registering = registering_first(package, "tools/visualize_json_results.py", shapes, tmp_path)
     evaluation = Evaluation(shapes, tmp_path)
     _, found = evaluation.by_ours(trained)
     (tmp_path / "found.json").write_text(json.dumps(found), encoding="utf-8")
-    registering = tmp_path / "visualize.py"
-    registering.write_text(
-        "import runpy, deim\n"
-        "from deim.data.datasets.coco import register_coco\n"
-        f"register_coco('mine_val', r'{shapes}/annotations/instances_val.json', r'{shapes}/val')\n"
-        f"runpy.run_path(r'{path}', run_name='__main__')\n",
-        encoding="utf-8",
-    )
     arguments = ["--input", str(tmp_path / "found.json"), "--output", str(tmp_path / "drawn"), "--dataset", "mine_val"]
     succeeded(script(registering, *arguments, "--conf-threshold", "0.0"))
     assert len(list((tmp_path / "drawn").iterdir())) == 6
 
 
 def test_training_data_are_drawn_by_detrex(shapes: Path, tmp_path: Path) -> None:
-    if "names" not in load_config(RECIPE).dataloader.train.dataset:
-        pytest.skip("the recipes call the key of the data set name, not names")
-    register_coco("drawn_train", f"{shapes}/annotations/instances_train.json", f"{shapes}/train")
-    registering = tmp_path / "visualize.py"
-    path = checkout("detrex") / "tools/visualize_data.py"
-    registering.write_text(
-        "import runpy, deim\n"
-        "from deim.data.datasets.coco import register_coco\n"
-        f"register_coco('mine_train', r'{shapes}/annotations/instances_train.json', r'{shapes}/train')\n"
-        f"runpy.run_path(r'{path}', run_name='__main__')\n",
-        encoding="utf-8",
-    )
+    registering = registering_first("detrex", "tools/visualize_data.py", shapes, tmp_path)
     arguments = ["--config-file", RECIPE, "--source", "annotation", "--output-dir", str(tmp_path / "drawn")]
     succeeded(script(registering, *arguments, "dataloader.train.dataset.names=mine_train"))
     assert len(list((tmp_path / "drawn").iterdir())) == 24
@@ -401,6 +467,25 @@ def test_the_demo_class_of_detectron2_draws(averaged: Path, old_style: Path, sha
     assert len(predictions["instances"]) == 100
     assert drawn.get_image().shape == image.shape
     assert not np.array_equal(drawn.get_image(), image[..., ::-1])
+
+
+@torch.no_grad()
+def test_a_converted_resnet_of_torchvision_is_a_backbone_of_ours(tmp_path: Path) -> None:
+    import torchvision
+
+    path = checkout("detectron2") / "tools/convert-torchvision-to-d2.py"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not beside the package detectron2")
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18().eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    succeeded(script(path, str(tmp_path / "resnet18.pth"), str(tmp_path / "r18.pkl")))
+    node = recipe("deformable_detr_r18_shapes").model.backbone
+    node.weights = str(tmp_path / "r18.pkl")
+    ours = instantiate(node).eval()
+    image = torch.rand(1, 3, 64, 64)
+    wanted = torch.nn.Sequential(*list(theirs.children())[:6])(image)
+    torch.testing.assert_close(ours(image)["res3"], wanted, rtol=1e-3, atol=1e-4)
 
 
 # --- classes that scripts are made of ---------------------------------------------------------------------------------
