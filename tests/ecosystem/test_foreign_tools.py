@@ -159,7 +159,7 @@ def test_the_training_script_of_detrex_keeps_averages_that_ours_evaluates(shapes
 
 def test_the_lines_on_the_page_keep_clipping_and_averages(shapes: Path, tmp_path: Path) -> None:
     """In a copy of detectron2's script, which then trains as our own does."""
-    lines = python_of("Keep clipping, averages and bfloat16")
+    lines = python_of("Keep gradient clipping, EMA and bfloat16")
     path = checkout("detectron2") / "tools/lazyconfig_train_net.py"
     if not path.is_file():
         pytest.skip(f"{path.name} is not beside the package detectron2")
@@ -236,7 +236,7 @@ def test_a_model_is_traced_by_the_lines_on_the_page(tmp_path: Path, monkeypatch:
 
 def test_the_length_is_that_of_other_data_by_the_lines_on_the_page() -> None:
     names = {"train": SimpleNamespace()}
-    exec(compile(python_of("Our data loader under their trainers"), "ecosystem.md", "exec"), names)
+    exec(compile(python_of("The data loader under their trainers"), "ecosystem.md", "exec"), names)
     loader, schedule = names["dataloader"].train, names["schedule"]
     assert names["train"].max_iter == schedule.epochs * (5_000 // loader.total_batch_size)
 
