@@ -61,7 +61,7 @@ def convert_backbone(source: str, out: str) -> Backbone | None:
     """Write the backbone in ``source`` to ``out``, for ``model.backbone.weights``.
 
     Returns:
-        the identified backbone; None if the source is not a file of only a backbone.
+        the identified backbone; None if the source contains more than a backbone.
 
     Raises:
         CheckpointError: if the source cannot be read, or is an unsupported ResNet.

@@ -141,7 +141,7 @@ def test_unknown_names_are_reported_with_what_there_is() -> None:
         (HGNetV2, {"name": "B9"}, "Unknown HGNetV2 'B9'"),
         (HGNetV2, {"name": "B0", "out_features": ["res5"]}, "no features"),
         (HGNetV2, {"name": "B0", "freeze_at": 9}, "freeze_at"),
-        (PResNet, {"depth": 19}, "no PResNet with 19 layers"),
+        (PResNet, {"depth": 19}, "unknown PResNet depth 19"),
         (PResNet, {"depth": 18, "out_features": ["res5"]}, "no features"),
         (PResNet, {"depth": 18, "freeze_at": 9}, "freeze_at"),
     ],

@@ -104,7 +104,7 @@ def test_features_may_be_chosen_and_must_exist() -> None:
 def test_a_backbone_without_named_maps_is_an_error_that_says_what_to_write() -> None:
     cfg = recipe(FAMILIES["deformable"])
     cfg.model.backbone = LazyCall(torch.nn.Identity)()
-    with pytest.raises(ConfigError, match=r"write model\.encoder\.in_features and model\.encoder\.in_channels into"):
+    with pytest.raises(ConfigError, match=r"set model\.encoder\.in_features and model\.encoder\.in_channels in"):
         build(cfg, "model")
 
 
@@ -161,10 +161,10 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (build_resnet, {"depth": 20}, "no ResNet with 20 layers"),
+        (build_resnet, {"depth": 20}, "unknown ResNet depth 20"),
         (build_resnet, {"depth": 18, "dilated": True}, "has no dilated form"),
         (build_resnet, {"depth": 50, "out_features": ["stage2"]}, "has no features"),
-        (build_swin, {"size": "huge"}, "no Swin 'huge'"),
+        (build_swin, {"size": "huge"}, "unknown Swin size 'huge'"),
     ],
 )
 def test_what_there_is_not_is_told(function, arguments: dict, message: str) -> None:

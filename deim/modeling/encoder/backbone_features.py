@@ -92,8 +92,8 @@ def _measured_widths(backbone: Any) -> dict[str, int]:
         sizes = {name: (-int(maps.shape[-1]), int(maps.shape[1])) for name, maps in found.items()}
     except Exception as error:  # a model with a different purpose may raise any exception
         raise ConfigError(
-            f"model.backbone is a {type(backbone).__name__}, which has no output_shape() method as in detectron2, and "
-            f"does not return feature maps by name ({type(error).__name__}: {error}): "
+            f"model.backbone has type {type(backbone).__name__}, which has no output_shape() method as in detectron2 "
+            f"and does not return feature maps by name ({type(error).__name__}: {error}): "
             "set model.encoder.in_features and model.encoder.in_channels in the config"
         ) from error
     finally:
