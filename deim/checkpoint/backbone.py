@@ -92,8 +92,8 @@ def load_stored_backbone(backbone: nn.Module, stored: Stored, fresh: tuple[str, 
     wrong = [*match.resized, *missing] or (match.missing if too_few else [])
     if wrong:
         raise CheckpointError(
-            f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing in the file "
-            "or have a different shape:\n  " + "\n  ".join(grouped(wrong))
+            f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing from the "
+            "file or have a different shape:\n  " + "\n  ".join(grouped(wrong))
         )
     if not match.is_whole_stage:
         raise CheckpointError(

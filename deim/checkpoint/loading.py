@@ -202,7 +202,7 @@ def _for_classes(
 def _without_class_parts(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace weights that depend on the number of classes by the model's initial values."""
     new = {name: value for name, value in state.items() if name in weights and class_names.depends_on_classes(name)}
-    logger.warning(f"{path} has an unknown list of classes; newly initialized: {', '.join(grouped(new))}")
+    logger.warning(f"{path} has unnamed classes, which cannot be matched; newly initialized: {', '.join(grouped(new))}")
     return weights | new
 
 
@@ -223,7 +223,7 @@ def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tenso
         return None
     lines = [f"checkpoint {path} does not fit the model; check the model's size and family:"]
     lines += [f"  {n} is {tuple(weights[n].shape)} in the file, {tuple(state[n].shape)} in the model" for n in resized]
-    lines += [f"  {name} is missing in the file" for name in grouped(missing)]
+    lines += [f"  {name} is missing from the file" for name in grouped(missing)]
     lines += [f"  {name} does not exist in the model" for name in grouped(left_over)]
     if any(class_names.depends_on_classes(name) for name in resized):
         lines.append("  (the number of classes differs; set model.num_classes to that of the checkpoint)")

@@ -108,8 +108,8 @@ def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
             return one
     names = ", ".join(one.data for one in known) or "none"
     raise CheckpointError(
-        f"no pretrained weights {data!r} are known for {builder}({size!r}) (known: {names}), and no file has this name: "
-        "set model.backbone.weights to the path or address of a file, or to '' to train from random weights"
+        f"no pretrained weights {data!r} are known for {builder}({size!r}) (known: {names}), and no file has this "
+        "name: set model.backbone.weights to the path or address of a file, or to '' to train from random weights"
     )
 
 

@@ -85,7 +85,7 @@ def test_weights_without_names_are_left_out_where_their_number_is_another(
     with pytest.raises(CheckpointError, match="the number of classes differs"):
         load_for_inference(tiny_model("model.num_classes=2"), path, classes=["circle", "star"])
     load_weights(tiny_model("model.num_classes=2"), path, allow_other_classes=True, classes=["circle", "star"])
-    assert "has an unknown list of classes; newly initialized" in caplog.text
+    assert "has unnamed classes, which cannot be matched; newly initialized" in caplog.text
 
 
 def test_objects365_for_coco_as_dfines_authors_do_it() -> None:

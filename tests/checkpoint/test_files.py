@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "incomplete": (
         lambda path, official: torch.save({n: v for n, v in weights_of(official).items() if "enc_output" not in n}, path),
-        "decoder.queries.projection.weight is missing in the file\n(.*\n)*.*decoder.queries.norm.bias is missing in the file",
+        "decoder.queries.projection.weight is missing from the file\n(.*\n)*.*decoder.queries.norm.bias is missing from the file",
     ),
     "with more": (
         lambda path, official: torch.save(weights_of(official) | {"decoder.extra": torch.ones(1)}, path),
@@ -118,7 +118,7 @@ def test_faults_are_told(fault: str, official: Path, tmp_path: Path, monkeypatch
 def test_a_file_of_another_family_lists_every_tensor(official: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         model_zoo.get("rtdetrv2/rtdetrv2_r18vd_120e_coco", weights=str(official))
-    assert "backbone.conv#.conv#_#.conv.weight (3) is missing in the file" in str(caught.value)
+    assert "backbone.conv#.conv#_#.conv.weight (3) is missing from the file" in str(caught.value)
     assert "decoder.refinement.quality_heads.#.reg_conf.layers.#.weight (6) does not exist in the model" in str(
         caught.value
     )
