@@ -78,7 +78,7 @@ def test_a_video_comes_out_with_as_many_frames(predictor: Predictor, photos: Pat
     assert made.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
     assert made.read()[1].shape == frame.shape
     assert "film_000006" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"the video nowhere\.mp4 cannot be opened"):
+    with pytest.raises(DatasetError, match=r"cannot open video nowhere\.mp4"):
         job.run(["nowhere.mp4"])
 
 

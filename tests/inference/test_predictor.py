@@ -148,7 +148,7 @@ def test_an_empty_folder_and_several_pictures_for_one_are_told(
 ) -> None:
     with pytest.raises(DatasetError, match="has no images with suffix"):
         predictor.predict(tmp_path)
-    with pytest.raises(DatasetError, match="these are 5: use predict"):
+    with pytest.raises(DatasetError, match="expected one image, got 5: use predict"):
         predictor(photos)
 
 
