@@ -151,7 +151,22 @@ def internimage_config() -> Any:
     return LazyCall(InternImage)(core_op="DCNv3_pytorch", **small, out_indices=(1, 2))
 
 
-CONFIGS = (eva02_config, eva_config, vit_config, torchvision_config, internimage_config)
+def mvit_config() -> Any:
+    from detectron2.modeling import MViT
+
+    small = {"embed_dim": 24, "depth": 4, "num_heads": 1, "last_block_indexes": (0, 1, 2, 3), "img_size": 64}
+    return LazyCall(MViT)(**small, out_features=("scale3", "scale4"))
+
+
+def regnet_config() -> Any:
+    from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
+
+    blocks = {"stem_class": SimpleStem, "stem_width": 8, "block_class": ResBottleneckBlock}
+    sizes = {"depth": 4, "w_a": 8.0, "w_0": 8, "w_m": 2.0, "group_width": 8}
+    return LazyCall(RegNet)(**blocks, **sizes, out_features=["s2", "s3"])
+
+
+CONFIGS = (mvit_config, regnet_config, eva02_config, eva_config, vit_config, torchvision_config, internimage_config)
 
 
 @pytest.mark.parametrize("family", ["dfine", "dn"])

@@ -157,6 +157,25 @@ def test_our_mapper_does_what_the_mapper_of_detectron2_does(name: str, seed: int
     assert torch.equal(ours["instances"].gt_classes, theirs["instances"].gt_classes)
 
 
+def test_our_mapper_takes_a_pipeline_of_albumentations(shapes: Path) -> None:
+    """In a policy that changes colors, which detectron2's mapper takes as well."""
+    albumentations = pytest.importorskip("albumentations")
+    from detectron2.data import DatasetMapper
+
+    pipeline = albumentations.Compose([albumentations.InvertImg(p=1.0)])
+
+    class Colors(T.Augmentation):
+        def get_transform(self, image: np.ndarray) -> T.Transform:
+            return T.ColorTransform(lambda pixels: pipeline(image=pixels)["image"])
+
+    record = records(shapes)[0]
+    ours = DetectionMapper([Resize((60, 90)), Colors()], is_train=True)(record)
+    theirs = DatasetMapper(True, augmentations=[Resize((60, 90)), Colors()], image_format="RGB")(record)
+    assert torch.equal(ours["image"], theirs["image"])
+    plain = DetectionMapper([Resize((60, 90))], is_train=True)(record)
+    assert torch.equal(ours["image"], 255 - plain["image"])
+
+
 @pytest.mark.parametrize("stage", list(Stage))
 def test_our_stages_take_policies_of_detectron2(stage: Stage, shapes: Path) -> None:
     cfg = load_config(RECIPE, [*data_overrides(shapes), "dataloader.image_size=[64,64]"])
