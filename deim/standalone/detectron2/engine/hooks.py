@@ -86,23 +86,17 @@ class PeriodicWriter(HookBase):
     def after_step(self):
         done = self.trainer.iter + 1
         if done % self._period == 0 or done == self.trainer.max_iter:
-            for writer in self._writers:
-                writer.write()
+            self._write()
 
     def after_train(self):
-        for writer in self._writers:
-            writer.write()
-            writer.close()
+        # Each writer closes before the next one writes, as in detectron2.
+        for one in self._writers:
+            one.write()
+            one.close()
 
-
-class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Hook that saves a checkpoint every ``period`` iterations and at the end."""
-
-    def before_train(self):
-        self.max_iter = self.trainer.max_iter
-
-    def after_step(self):
-        self.step(self.trainer.iter)
+    def _write(self):
+        for one in self._writers:
+            one.write()
 
 
 class LRScheduler(HookBase):
@@ -204,20 +198,23 @@ class EvalHook(HookBase):
         del self._func  # the function may reference the trainer
 
 
+class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+    """Hook that saves a checkpoint every ``period`` iterations and at the end."""
+
+    def before_train(self):
+        self.max_iter = self.trainer.max_iter
+
+    def after_step(self):
+        self.step(self.trainer.iter)
+
+
 class BestCheckpointer(HookBase):
     """Hook that saves ``<file_prefix>.pth`` whenever a metric in the storage improves.
 
     Register it after the :class:`EvalHook` of the same period.
     """
 
-    def __init__(
-        self,
-        eval_period: int,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        mode: str = "max",
-        file_prefix: str = "model_best",
-    ) -> None:
+    def __init__(self, eval_period, checkpointer: Checkpointer, val_metric, mode="max", file_prefix="model_best"):
         """Create the hook.
 
         Args:

@@ -17,6 +17,11 @@ __all__ = ["convert_to_coco_json"]
 
 logger = logging.getLogger("detectron2.data.datasets.coco")
 
+_CACHED = (
+    "Using previously cached COCO format annotations at '{}'. "
+    "You need to clear the cache file if your dataset has been modified."
+)
+
 
 def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
     """Write a registered dataset as an annotation file in COCO format.
@@ -30,13 +35,12 @@ def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
         NotImplementedError: if a box is rotated.
         ValueError: if a box does not have 4 numbers.
     """
-    PathManager.mkdirs(os.path.dirname(output_file))
+    folder = os.path.dirname(output_file)
+    PathManager.mkdirs(folder)
     with file_lock(output_file):
-        if PathManager.exists(output_file) and allow_cached:
-            logger.warning(
-                f"Using previously cached COCO format annotations at '{output_file}'. "
-                "You need to clear the cache file if your dataset has been modified."
-            )
+        is_cached = allow_cached and PathManager.exists(output_file)
+        if is_cached:
+            logger.warning(_CACHED.format(output_file))
             return
         logger.info(f"Converting annotations of dataset '{dataset_name}' to COCO format ...")
         content = _as_coco(DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name))

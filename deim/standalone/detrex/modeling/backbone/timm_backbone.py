@@ -44,11 +44,11 @@ class TimmBackbone(Backbone):
             warnings.warn("features_only and checkpoint_path together may cause an error in timm", stacklevel=2)
         self.timm_model = _create_model(
             model_name=model_name,
-            features_only=features_only,
             pretrained=pretrained,
-            in_chans=in_channels,
-            out_indices=out_indices,
             checkpoint_path=checkpoint_path,
+            features_only=features_only,
+            out_indices=out_indices,
+            in_chans=in_channels,
             norm_layer=norm_layer,
         )
         self.out_indices = out_indices
