@@ -26,6 +26,16 @@ def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
+class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+    """Hook that saves a checkpoint every ``period`` iterations and at the end."""
+
+    def before_train(self):
+        self.max_iter = self.trainer.max_iter
+
+    def after_step(self):
+        self.step(self.trainer.iter)
+
+
 class IterationTimer(HookBase):
     """Hook that writes the seconds of each iteration to the storage and logs the speed at the end."""
 
@@ -196,16 +206,6 @@ class EvalHook(HookBase):
         if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
             self._do_eval()
         del self._func  # the function may reference the trainer
-
-
-class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Hook that saves a checkpoint every ``period`` iterations and at the end."""
-
-    def before_train(self):
-        self.max_iter = self.trainer.max_iter
-
-    def after_step(self):
-        self.step(self.trainer.iter)
 
 
 class BestCheckpointer(HookBase):
