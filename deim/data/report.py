@@ -107,7 +107,7 @@ def check_dataset(
     fatal = sum(problem.fatal for problem in problems)
     print(
         f"{len(problems)} problems, {fatal} of them must be fixed"
-        + ("; training skips the remaining objects" if len(problems) > fatal else "")
+        + ("; the remaining ones are objects that training skips" if len(problems) > fatal else "")
         + (f"; full list: {folder / 'problems.txt'}" if problems else "")
     )
     print(f"plots: {folder / 'classes.png'}, {folder / 'images.png'}")

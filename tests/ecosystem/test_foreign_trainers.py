@@ -102,7 +102,7 @@ def test_the_mapper_estimates_the_stage_under_a_loader_that_does_not_state_the_i
 
 
 def test_without_its_data_the_mapper_says_what_it_needs(shapes: Path) -> None:
-    with pytest.raises(ConfigError, match="give the mapper dataset= and total_batch_size="):
+    with pytest.raises(ConfigError, match="pass dataset= and total_batch_size= to StagedMapper"):
         mapper()(records(shapes)[0])
 
 

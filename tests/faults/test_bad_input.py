@@ -63,8 +63,8 @@ def test_a_config_that_does_not_run(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[]", "not in COCO format"),
-        ({"images": [], "annotations": [], "categories": []}, "the list categories and images is empty"),
-        ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "the list images is empty"),
+        ({"images": [], "annotations": [], "categories": []}, "no entries in categories and images"),
+        ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "no entries in images"),
         (
             {
                 "images": [{"id": 1, "file_name": "000000.jpg", "height": 96, "width": 96}],

@@ -119,10 +119,10 @@ def what_is_wrong(json_file: str) -> str | None:
     lists = ("images", "annotations", "categories")
     missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        return f"not in COCO format: the list {' and '.join(missing)} is missing"
+        return f"not in COCO format: missing lists: {', '.join(missing)}"
     empty = [key for key in ("categories", "images") if not content[key]]
     if empty:
-        return f"the list {' and '.join(empty)} is empty"
+        return f"no entries in {' and '.join(empty)}"
     return _missing_keys(content) or _repeated_ids(content) or _wrong_references(content)
 
 

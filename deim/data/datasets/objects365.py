@@ -58,7 +58,7 @@ def _load(path: Path) -> dict:
         raise DatasetError(f"{path} is not valid JSON: {error}") from error
     missing = [key for key in ("images", "annotations", "categories") if key not in content]
     if missing:
-        raise DatasetError(f"{path}: the list {' and '.join(missing)} is missing")
+        raise DatasetError(f"{path} is not in COCO format: missing lists: {', '.join(missing)}")
     return content
 
 

@@ -135,7 +135,7 @@ def mask_of_picture(text: str, compressed: bool = False) -> np.ndarray:
     except (binascii.Error, zlib.error, cv2.error) as error:
         raise ValueError(f"the mask cannot be decoded: {error}") from error
     if picture is None:
-        raise ValueError("the mask is not an image")
+        raise ValueError("the mask is not a valid image")
     if picture.ndim == 2:
         return picture > 0
     opaque = picture[..., 3] if picture.shape[2] == 4 else picture.max(axis=2)

@@ -71,10 +71,10 @@ def read_lists(file: Path) -> dict[str, list[Any]]:
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        raise DatasetError(f"{file} is not in COCO format: the list {' and '.join(missing)} is missing")
+        raise DatasetError(f"{file} is not in COCO format: missing lists: {', '.join(missing)}")
     empty = [key for key in ("images", "categories") if not content[key]]
     if empty:
-        raise DatasetError(f"{file}: the list {' and '.join(empty)} is empty")
+        raise DatasetError(f"{file}: no entries in {' and '.join(empty)}")
     return {key: content[key] for key in keys}
 
 

@@ -82,7 +82,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(read_text(file).splitlines())
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
-        raise DatasetError(f"{file} is not an Open Images box file: the column {' and '.join(missing)} is missing")
+        raise DatasetError(f"{file} is not an Open Images box file: missing columns: {', '.join(missing)}")
     try:
         for row in reader:
             if not row["ImageID"] or not row["LabelName"]:
