@@ -59,7 +59,7 @@ def test_without_a_compiler_torch_does_it(tmp_path: Path) -> None:
     (tmp_path / "cc").write_text("#!/bin/sh\necho this compiler cannot >&2; exit 1\n")
     (tmp_path / "cc").chmod(0o755)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    for compiler, reason in (("no-such-compiler", "there is no C compiler"), (str(tmp_path / "cc"), "cannot")):
+    for compiler, reason in (("no-such-compiler", "no C compiler found"), (str(tmp_path / "cc"), "cannot")):
         report = [sys.executable, "-m", "deim.env"]
         done = subprocess.run(
             report, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**environment, "CC": compiler}

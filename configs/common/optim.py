@@ -1,4 +1,4 @@
-"""AdamW with a learning rate of its own for the backbone."""
+"""AdamW with a separate learning rate for the backbone."""
 
 import torch
 from detectron2.config import LazyCall as L
@@ -7,7 +7,7 @@ from deim.engine import param_groups
 
 optimizer = L(torch.optim.AdamW)(
     params=L(param_groups)(
-        model=None,  # set to the model before the optimizer is built
+        model=None,  # set before the optimizer is built
         rules=dict(
             backbone=dict(pattern=r"^backbone\.", lr=1.25e-5),
             undecayed=dict(pattern=r"^(encoder|decoder)\..*norm", weight_decay=0.0),

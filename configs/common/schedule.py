@@ -1,4 +1,4 @@
-"""The learning rate follows the schedule, which every recipe completes."""
+"""Default schedule, adapted by every recipe, and the learning rate that follows it."""
 
 from detectron2.config import LazyCall as L
 
@@ -10,10 +10,10 @@ schedule = L(Schedule)(
     warmup="linear",
     flat_epochs=0,
     no_aug_epochs=0,
-    # the first epoch with Dense O2O, and the first one after it
+    # first epoch with Dense O2O, and first epoch after it
     dense_epochs=(0, 0),
     lr_gamma=1.0,
-    # epochs at which the learning rate falls to a tenth, in place of flat_epochs and lr_gamma
+    # epochs at which the learning rate is divided by 10; an alternative to flat_epochs and lr_gamma
     drop_epochs=(),
     final_from_best=False,
     final_ema_decay=None,

@@ -1,30 +1,32 @@
-"""Settings of a run: detrex's keys, with a few more."""
+"""Training settings: detrex's keys and additional ones."""
 
 train = dict(
     output_dir="./output",
-    # a file, or "coco" and the like for what is published for the recipe
+    # path of a checkpoint, or a name such as "coco" for the published weights of the recipe
     init_checkpoint="",
-    # batch size, and number of images, that learning rates, averages and warm-ups are for: they are scaled to those in use
+    # Batch size and number of training images that the learning rates, EMA decay and warm-ups are tuned for; these are
+    # scaled to the actual values.
     reference_batch_size=None,
     reference_images=None,
-    # name of the recipe, which checkpoints keep; from the config that is run
+    # name of the recipe, stored in checkpoints; set from the config file
     recipe="",
-    # The schedule of common/schedule.py on COCO, for trainers that count iterations; see deim.config.with_iterations.
-    # `deim train` derives all three from the schedule and the data, unless they are numbers.
+    # The schedule of common/schedule.py in iterations on COCO, for trainers that count iterations; see
+    # deim.config.with_iterations. `deim train` derives max_iter, eval_period and checkpointer.period from the schedule
+    # and the data, unless they are set to numbers.
     iterations=dict(max_iter=266_112, eval_period=3_696, checkpoint_period=14_784),
     max_iter="${.iterations.max_iter}",
     eval_period="${.iterations.eval_period}",
     checkpointer=dict(period="${..iterations.checkpoint_period}", max_to_keep=3),
-    # the checkpoint with the best value is kept as model_best.pth
+    # metric that selects the checkpoint stored as model_best.pth
     best_metric="bbox/AP",
     log_period=20,
-    # say so when a model does not start to learn
+    # log a warning if the model does not start to learn
     warn_of_plateau=True,
-    # of convolutions: channels_last or contiguous
+    # memory format of convolutions: channels_last or contiguous
     memory_format="channels_last",
-    # torch.compile of backbone and encoder, anew for every size of images
+    # torch.compile of the backbone and encoder; recompiles for every image size
     compile=False,
-    # replay what comes before the decoder, on one GPU
+    # replay the model up to the decoder as CUDA graphs; single GPU only
     cuda_graphs=False,
     amp=dict(enabled=False, dtype="bfloat16"),
     ddp=dict(
@@ -34,9 +36,9 @@ train = dict(
         fp16_compression=False,
     ),
     sync_bn=True,
-    # parts such as backbone, encoder and decoder whose activations are not kept, but computed again in the backward pass
+    # modules (such as backbone, encoder, decoder) whose activations are recomputed in the backward pass to save memory
     activation_checkpointing=[],
-    # each batch in so many parts, for little memory
+    # number of gradient-accumulation steps; more steps need less memory
     accumulation_steps=1,
     clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),
     model_ema=dict(
@@ -47,11 +49,11 @@ train = dict(
         use_ema_weights_for_eval_only=True,
     ),
     seed=0,
-    # steps with a loss or gradient that is not finite: how many may be left out before one ends the run
+    # maximum number of steps with NaN/Inf loss or gradients to skip; 0 stops at the first
     non_finite_steps_allowed=0,
-    # report.html at the end of training, in one process
+    # write report.html at the end of training; single process only
     report=False,
-    # 20 iterations with an evaluation after 10, to see whether everything works
+    # smoke test: 20 iterations with an evaluation after 10
     fast_dev_run=dict(enabled=False),
     wandb=dict(enabled=False, params=dict(dir="./wandb_output", project="deim", name="deim")),
     device="cuda",

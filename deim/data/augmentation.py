@@ -1,7 +1,7 @@
-"""Augmentations of DEIM and D-FINE as detectron2 policies.
+"""Augmentations of DEIM and D-FINE as detectron2 augmentations.
 
-They are those that RT-DETR took from torchvision's detection references. All draw from NumPy's
-global generator, as detectron2's do; the train loader seeds it for each sample.
+RT-DETR took them from torchvision's detection references. All draw from NumPy's global generator, like detectron2's
+augmentations; the train loader seeds it for each sample.
 """
 
 import copy
@@ -15,9 +15,9 @@ from deim.data.geometry import AffineTransform, PixelTransform, SizeAugmentation
 
 
 class Resize(SizeAugmentation):
-    """Resize to ``shape`` (height, width) by OpenCV, averaging where the image shrinks.
+    """Resize to ``shape`` (height, width) with OpenCV, with area averaging when downscaling.
 
-    Several times faster than detectron2's, which goes through PIL.
+    Several times faster than detectron2's ``Resize``, which uses PIL.
     """
 
     def __init__(self, shape: int | Sequence[int]):
@@ -34,8 +34,8 @@ class Resize(SizeAugmentation):
 
 
 class ResizeShortestEdge(SizeAugmentation):
-    """Resize so that the shorter side has a length drawn from ``lengths`` and the longer one at most
-    ``max_size`` pixels, like detectron2's, which goes through PIL."""
+    """Resize so that the shorter side has a length drawn from ``lengths`` and the longer side has at most ``max_size``
+    pixels. Like detectron2's ``ResizeShortestEdge``, but with OpenCV instead of PIL."""
 
     def __init__(self, lengths: Sequence[int], max_size: int | None = None):
         super().__init__()
@@ -50,8 +50,8 @@ class ResizeShortestEdge(SizeAugmentation):
 
 
 class RandomSizeCrop(SizeAugmentation):
-    """Cut out a part whose sides are drawn from ``min_size`` to ``max_size`` pixels, as far as the image has
-    so many (DETR, arXiv 2005.12872, appendix A.4)."""
+    """Crop with sides drawn from ``min_size`` to ``max_size`` pixels, limited by the image size (DETR, arXiv
+    2005.12872, appendix A.4)."""
 
     def __init__(self, min_size: int, max_size: int):
         super().__init__()
@@ -69,7 +69,11 @@ class RandomSizeCrop(SizeAugmentation):
 
 
 class OneOf(SizeAugmentation):
-    """One of several lists of policies, each as likely, whose transforms are maps as in :mod:`deim.data.geometry`."""
+    """Apply one of several lists of augmentations, chosen uniformly.
+
+    Args:
+        choices: lists of augmentations. Their transforms must be affine (:mod:`deim.data.geometry`) and composable.
+    """
 
     def __init__(self, choices: Sequence[Sequence[SizeAugmentation]]):
         super().__init__()
@@ -84,17 +88,18 @@ class OneOf(SizeAugmentation):
                 continue
             following = step if joined is None else joined.then(step)
             if not isinstance(following, AffineTransform):
-                raise TypeError(f"{type(policy).__name__} cannot be joined with the policies before it")
+                raise TypeError(f"OneOf: {type(policy).__name__} cannot be combined with the preceding augmentations")
             joined = following
         return NoOpTransform() if joined is None else joined
 
 
 class RandomPhotometricDistort(SizeAugmentation):
-    """Brightness, contrast, saturation, hue and the order of channels, each with probability ``prob``.
+    """Change brightness, contrast, saturation, hue and the channel order, each with probability ``prob``.
 
     Args:
+        prob: probability of each change.
         brightness, contrast, saturation: ranges of the factors.
-        hue: range of the shift, in turns.
+        hue: range of the shift, in turns (1 is the full color circle).
     """
 
     def __init__(
@@ -122,9 +127,9 @@ class RandomPhotometricDistort(SizeAugmentation):
 
 
 class PhotometricTransform(PixelTransform):
-    """Changes colors only. Any of the factors may be None; ``order`` permutes the channels.
+    """Color transform. A factor of None skips its step; ``order`` permutes the channels.
 
-    All but the hue is linear and done at once, without rounding or clipping in between.
+    All steps except the hue shift are linear. They are combined, without intermediate rounding or clipping.
     """
 
     def __init__(
@@ -175,14 +180,14 @@ def _brightness(matrix: np.ndarray, factor: float | None) -> np.ndarray:
 
 
 def _contrast(matrix: np.ndarray, factor: float | None, mean: float) -> np.ndarray:
-    """Away from or towards ``mean``, the mean of the gray image."""
+    """Scale the contrast relative to ``mean``, the mean gray value of the image."""
     if factor is None:
         return matrix
     return matrix * factor + np.array([0, 0, 0, mean * (1 - factor)])
 
 
 def _saturation(matrix: np.ndarray, factor: float | None) -> np.ndarray:
-    """Away from or towards each pixel's gray."""
+    """Scale the saturation relative to the gray value of each pixel."""
     if factor is None:
         return matrix
     return (np.eye(3) * factor + (1 - factor) * _LUMA) @ matrix
@@ -194,12 +199,18 @@ def _apply_matrix(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def _shift_hue(img: np.ndarray, turns: float) -> np.ndarray:
     hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # the circle of hues is 256 long, and wraps
+    hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # hue is circular with period 256, so uint8 overflow is intended
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
 class RandomZoomOut(SizeAugmentation):
-    """With probability ``prob``, place the image somewhere on a canvas 1 to 4 times as large."""
+    """With probability ``prob``, place the image at a random position on a larger canvas.
+
+    Args:
+        prob: probability of the augmentation.
+        side_range: range of the canvas size relative to the image.
+        fill: gray value around the image, 0 to 255.
+    """
 
     def __init__(self, prob: float = 0.5, side_range: tuple[float, float] = (1.0, 4.0), fill: int = 0):
         super().__init__()
@@ -217,11 +228,17 @@ class RandomZoomOut(SizeAugmentation):
 
 
 class RandomIoUCrop(SizeAugmentation):
-    """SSD's crop (arXiv 1512.02325, section 2.2) with probability ``prob``.
+    """SSD's random crop (arXiv 1512.02325, section 2.2) with probability ``prob``.
 
-    A part with sides of 0.3 to 1 of the image's and aspect ratio 0.5 to 2 that overlaps some object
-    by at least a random IoU. Objects whose center is outside are dropped: their boxes become empty. Without boxes, the image
-    stays as it is.
+    The crop overlaps at least one object with at least a randomly chosen IoU. Objects whose center is outside of the
+    crop are dropped: their boxes become empty. Images without boxes are unchanged.
+
+    Args:
+        prob: probability of the augmentation.
+        scale_range: range of the crop sides relative to the image.
+        aspect_range: range of the aspect ratio, width / height.
+        min_ious: minimum IoUs to choose from; 1 or more leaves the image unchanged.
+        trials: number of windows drawn per chosen IoU.
     """
 
     input_args = ("image", "boxes")
@@ -239,13 +256,13 @@ class RandomIoUCrop(SizeAugmentation):
         self.min_ious, self.trials = tuple(min_ious), trials
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> Transform:
-        # detectron2's mappers have no boxes in evaluation
+        # detectron2's mappers pass no boxes in evaluation
         if np.random.uniform() >= self.prob or boxes is None or len(boxes) == 0:
             return NoOpTransform()
         size = image.shape[:2]
         while True:
             min_iou = np.random.choice(self.min_ious)
-            if min_iou >= 1.0:  # always drawn after finitely many rounds: "keep the image" ends the search
+            if min_iou >= 1.0:  # "keep the image": drawn eventually, so the loop terminates
                 return NoOpTransform()
             windows = self._draw_windows(size)
             fitting = np.flatnonzero(_best_overlaps(boxes, windows) >= min_iou)
@@ -254,7 +271,7 @@ class RandomIoUCrop(SizeAugmentation):
                 return IoUCropTransform((left, top, right, bottom), size)
 
     def _draw_windows(self, size: tuple[int, int]) -> np.ndarray:
-        """(N, 4) int: those of ``trials`` random windows that have the wanted aspect ratio."""
+        """Draw ``trials`` random windows; return those with a valid aspect ratio, (N, 4) int XYXY."""
         whole = np.array([size[1], size[0]])
         sides = (whole * np.random.uniform(*self.scale_range, (self.trials, 2))).astype(np.int64)
         corners = ((whole - sides) * np.random.uniform(size=(self.trials, 2))).astype(np.int64)
@@ -265,13 +282,13 @@ class RandomIoUCrop(SizeAugmentation):
 
 
 def _centered_inside(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """(M, N) bool: the center of box n lies inside of window m."""
+    """Return (M, N) bool: whether the center of box n is inside of window m."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((windows[:, None, :2] < centers) & (centers < windows[:, None, 2:])).all(axis=2)
 
 
 def _best_overlaps(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """(M,) the largest IoU of each window with a box that is centered in it, or -1 if there is none."""
+    """Return (M,) the largest IoU of each window with a box centered in it; -1 if there is no such box."""
     low = np.maximum(windows[:, None, :2], boxes[:, :2])
     high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
     shared = (high - low).clip(min=0).prod(axis=2)
@@ -282,7 +299,7 @@ def _best_overlaps(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 class IoUCropTransform(AffineTransform):
-    """Cut ``window`` (left, top, right, bottom) out of an image of ``size``; boxes centered outside of it
+    """Crop of ``window`` (left, top, right, bottom) from an image of ``size``; boxes centered outside of the window
     become empty."""
 
     def __init__(self, window: tuple[int, int, int, int], size: tuple[int, int]):

@@ -1,4 +1,4 @@
-"""Decoded images, kept in memory that all worker processes share."""
+"""Cache of decoded images in memory shared by all worker processes."""
 
 import hashlib
 import mmap
@@ -21,39 +21,42 @@ except ImportError:  # Windows
     fcntl = DupFd = None  # type: ignore[assignment]
 
 _GIGABYTE = 2**30
-# Rows of the table: two halves of the key, where the pixels begin, height and width. A row for every so many bytes.
+# Columns of the table: two halves of the key, offset of the pixels, height and width. The table has one row for every
+# _BYTES_PER_ROW bytes of the budget.
 _COLUMNS, _BYTES_PER_ROW = 5, 2**15
-# An image that finds so many rows in a row taken is not kept.
+# Maximum number of rows to probe; if all are taken, the image is not cached.
 _MAX_STEPS = 32
 
 
 class ImageCache:
-    """Reads images, and keeps them as they were decoded, so that samples are the same with it and without.
+    """Image reader that caches decoded images. Samples are the same with and without the cache.
 
-    Images are kept until ``gigabytes`` are full, in the order in which they are first seen; then the others are read
-    anew each time. An image that is decoded at several resolutions is kept at each. The memory is taken as it fills,
-    belongs to no file system, and is gone with the last process that uses it.
+    Images are cached in the order in which they are first read, until the budget is used up; further images are decoded
+    each time. An image decoded at several resolutions is cached once per resolution. Memory is allocated as the cache
+    fills, is not part of any file system, and is freed when the last process that uses it exits.
 
     Args:
-        gigabytes: budget of this process and its workers.
-        read: what decodes.
+        gigabytes: memory budget of this process and its workers.
+        read: image reader.
 
     Raises:
-        ConfigError: ``gigabytes`` is not positive, or more than the machine has, or the system is not supported.
+        ConfigError: if ``gigabytes`` is not positive or exceeds the memory of the machine, or the platform is not
+            supported.
     """
 
     @staticmethod
     def is_supported() -> bool:
-        """Return whether this system has what the cache needs; Windows has not."""
+        """Return whether this platform supports the cache; Windows does not."""
         return fcntl is not None and DupFd is not None
 
     def __init__(self, gigabytes: float, read: Reader = read_image):
         if not self.is_supported():
-            raise ConfigError("an image cache that processes share needs file locks of POSIX, which this system lacks")
+            raise ConfigError("the shared image cache requires POSIX file locks, which this platform does not support")
         installed = psutil.virtual_memory().total / _GIGABYTE
         if not 0 < gigabytes < installed:
             raise ConfigError(
-                f"an image cache of {gigabytes} GB: give it more than 0 and less than the {installed:.1f} GB of this machine"
+                f"an image cache of {gigabytes} GB is not possible; choose more than 0 and less than the "
+                f"{installed:.1f} GB of this machine"
             )
         self.read, self.budget = read, int(gigabytes * _GIGABYTE)
         self._attach(_shared_file(self.budget + self._table_bytes))
@@ -74,7 +77,7 @@ class ImageCache:
         self._pixels = np.frombuffer(shared, np.uint8, self.budget, offset=self._table_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers that are not forked; only while they are started."""
+        """Return the state for spawned workers; only valid while a worker is being started."""
         return {"read": self.read, "budget": self.budget, "file": DupFd(self._descriptor)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -84,11 +87,11 @@ class ImageCache:
 
     @property
     def used_bytes(self) -> int:
-        """What the images that are kept take."""
+        """Size of the cached images in bytes."""
         return int(self._used[0])
 
     def __call__(self, file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray:
-        """See :func:`deim.data.image.read_image`. What comes from the cache cannot be written to."""
+        """Read an image; see :func:`deim.data.image.read_image`. Images from the cache are read-only arrays."""
         key = _key(file_name, size, reduction)
         kept = self._find(key)
         if kept is None:
@@ -114,11 +117,11 @@ class ImageCache:
             self._pixels[start : start + image.size] = image.reshape(-1)
             self._used[0] = start + image.size
             row[2:] = start, *image.shape[:2]
-            row[:2] = key  # last: whoever is killed before has kept nothing
+            row[:2] = key  # written last, so that a killed process leaves no partial entry
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Only one process at a time; one that is killed in here lets the next in."""
+        """Hold the lock of the cache; it is released even if the process is killed."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             yield
@@ -126,7 +129,7 @@ class ImageCache:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _row_of(self, key: np.ndarray) -> np.ndarray | None:
-        """The row of a key, or the empty one where it would be; None where all are taken."""
+        """Return the row of a key, or the empty row for it; None if all probed rows are taken."""
         for step in range(_MAX_STEPS):
             row = self._table[(int(key[0]) + step) % self._rows]
             if (row[:2] == key).all() or not row[:2].any():
@@ -135,14 +138,14 @@ class ImageCache:
 
 
 def _key(file_name: str, size: tuple[int, int] | None, reduction: int) -> np.ndarray:
-    """(2,) int64, of 128 bits: two different images do not share it."""
+    """Return a 128-bit hash as (2,) int64, long enough to rule out collisions."""
     return np.frombuffer(
         hashlib.blake2b(repr((file_name, size, reduction)).encode(), digest_size=16).digest(), np.int64
     )
 
 
 def _shared_file(size: int) -> int:
-    """A descriptor of memory that other processes can have too; on /dev/shm it would be limited in containers."""
+    """Return the descriptor of shareable memory; /dev/shm is not used, because containers limit its size."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("deim-images")
     else:

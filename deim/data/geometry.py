@@ -1,8 +1,8 @@
-"""Affine maps of images, and doing several of them at once.
+"""Affine image transforms, and their composition into a single pass.
 
-Augmenting an image step by step costs a pass over its pixels for each step. Nearly all steps are
-affine maps whose parameters need the size of the image and not its pixels. So they are drawn first,
-multiplied, and done in one pass, on an image that is decoded no finer than the result shows it.
+Augmenting an image step by step costs one pass over its pixels per step. Nearly all steps are affine maps whose
+parameters depend on the size of the image but not on its pixels. Their matrices are therefore drawn first, multiplied,
+and applied in one pass, to an image decoded at the lowest resolution that the result needs.
 """
 
 import inspect
@@ -15,19 +15,19 @@ import numpy as np
 from detectron2.data.transforms import Augmentation, NoOpTransform, RandomFlip, Transform
 from fvcore.transforms.transform import HFlipTransform, VFlipTransform
 
-# How far, in pixels of the result, an upright image may lie from where its map puts it.
+# Maximum position error of an axis-aligned resize, in output pixels.
 _TOLERANCE = 0.75
 
 
 class AffineTransform(Transform):
-    """Maps points by a matrix onto a canvas.
+    """Affine map of an image onto a canvas.
 
     Args:
-        matrix: (2, 3); ``matrix @ (x, y, 1)`` is where a point of the image goes. Pixel (i, j) covers
-            the square from (i, j) to (i + 1, j + 1).
+        matrix: (2, 3); ``matrix @ (x, y, 1)`` is the position of an image point on the canvas. Pixel (i, j) covers the
+            square from (i, j) to (i + 1, j + 1).
         size: (height, width) of the image.
         canvas: (height, width) of the result.
-        fill: color of what the image does not cover.
+        fill: gray value outside of the image, 0 to 255.
     """
 
     def __init__(self, matrix: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], fill: int = 0):
@@ -42,13 +42,13 @@ class AffineTransform(Transform):
             canvas = np.empty(shape, img.dtype) if covered else np.full(shape, self.fill, img.dtype)
             self.draw_on(canvas, img)
             return canvas
-        # OpenCV warps four channels in less than half of the time of three.
+        # OpenCV warps four channels more than twice as fast as three.
         canvas = np.full((*self.canvas, 4), self.fill, np.uint8)
         self.draw_on(canvas, cv2.cvtColor(img, cv2.COLOR_RGB2RGBA))
         return cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
 
     def draw_on(self, canvas: np.ndarray, img: np.ndarray) -> None:
-        """Draw the image onto ``canvas``, in place, leaving what it does not cover."""
+        """Draw the image onto ``canvas`` in place; pixels that it does not cover are unchanged."""
         factor = self.reduction()
         if factor > 1:  # interpolation alone would skip pixels
             height, width = (max(side // factor, 1) for side in self.size)
@@ -63,7 +63,7 @@ class AffineTransform(Transform):
             self._warp_onto(target, img, (left, top))
 
     def _resize_onto(self, target: np.ndarray, img: np.ndarray, extent: tuple[int, int, int, int]) -> bool:
-        """Draw by a resize, in half of the time of a warp; False where the image would not lie right."""
+        """Draw by a resize, twice as fast as a warp; return False if the position error would be too large."""
         scale, shift = np.diag(self.matrix[:, :2]), self.matrix[:, 2]
         ends = (np.array(extent, dtype=np.float64).reshape(2, 2) - shift) / scale
         window = np.sort(ends, axis=0).round().clip(0, self.size[::-1]).astype(np.int64)
@@ -81,10 +81,10 @@ class AffineTransform(Transform):
         return True
 
     def _warp_onto(self, target: np.ndarray, img: np.ndarray, corner: tuple[int, int]) -> None:
-        # OpenCV's pixel (i, j) is the point (i + 0.5, j + 0.5) here.
+        # OpenCV places pixel centers at integer coordinates; here they are at (i + 0.5, j + 0.5).
         matrix = self.matrix.copy()
         matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5 - corner
-        # An upright image fills its extent; around a turned one the canvas stays as it is.
+        # An axis-aligned image fills its extent; around a rotated one the canvas must not change.
         border = cv2.BORDER_REPLICATE if self._is_upright else cv2.BORDER_TRANSPARENT
         cv2.warpAffine(img, matrix, target.shape[1::-1], dst=target, borderMode=border)
 
@@ -92,8 +92,8 @@ class AffineTransform(Transform):
         return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Map labels (H, W), or masks (H, W, N), by the nearest pixel; 0 where the image does not reach."""
-        # OpenCV has no integers of 32 and 64 bits; float64 holds every label.
+        """Map labels (H, W) or masks (H, W, N) by nearest neighbor; 0 outside of the image."""
+        # OpenCV does not support 32-bit and 64-bit integers; float64 represents every label exactly.
         labels: Any = segmentation
         if segmentation.dtype not in (np.uint8, np.uint16, np.int16, np.float32, np.float64):
             labels = segmentation.astype(np.uint8 if segmentation.dtype == bool else np.float64)
@@ -103,14 +103,15 @@ class AffineTransform(Transform):
         return mapped.astype(segmentation.dtype).reshape(*self.canvas, *segmentation.shape[2:])
 
     def inverse(self) -> "AffineTransform":
-        """Return the map from the canvas to the image, as detectron2's own transforms do."""
+        """Return the map from the canvas to the image, like detectron2's transforms."""
         return AffineTransform(cv2.invertAffineTransform(self.matrix), self.canvas, self.size, self.fill)
 
     def then(self, other: "AffineTransform") -> "AffineTransform | None":
-        """Both maps in one; None where two passes give another picture."""
+        """Return the composition of both maps; None if two separate passes would give a different image."""
         fill = self.fill
         if other._shows_surroundings:
-            # of the first canvas: there, what that has cut off must not come back
+            # The second map shows the area around the first canvas, where pixels that the first one cut off must not
+            # reappear.
             if self._cuts or (self._shows_surroundings and self.fill != other.fill):
                 return None
             fill = other.fill
@@ -118,15 +119,15 @@ class AffineTransform(Transform):
         return AffineTransform(matrix, self.size, other.canvas, fill)
 
     def reduction(self) -> int:
-        """1, 2, 4 or 8: an image decoded at one over this still has no fewer pixels than are shown."""
+        """Return the largest factor of 1, 2, 4 and 8 by which decoding may be reduced without losing visible detail."""
         (a, b, _), (c, d, _) = self.matrix.tolist()
         squares, determinant = a * a + b * b + c * c + d * d, a * d - b * c
-        # the largest singular value; NumPy's takes longer than all else that is computed for an image
+        # Largest singular value, in closed form: NumPy's SVD would dominate the cost per image.
         scale = math.sqrt((squares + math.sqrt(max(squares**2 - 4 * determinant**2, 0))) / 2)
         return next((factor for factor in (8, 4, 2) if scale * factor <= 1 and factor <= min(self.size)), 1)
 
     def of_reduced(self, factor: int) -> "AffineTransform":
-        """The same map for an image that was decoded at ``1 / factor`` of its size."""
+        """Return the same map for an image decoded at ``1 / factor`` of its size."""
         height, width = self.size
         return self._of_resized((-(-height // factor), -(-width // factor)), (factor, factor))
 
@@ -134,15 +135,15 @@ class AffineTransform(Transform):
         return AffineTransform(self.matrix * [factors[1], factors[0], 1], size, self.canvas, self.fill)
 
     def of_part(self, window: tuple[int, int, int, int]) -> "AffineTransform":
-        """The same map for the part of the image in ``window`` (left, top, right, bottom)."""
+        """Return the same map for the part of the image in ``window`` (left, top, right, bottom)."""
         left, top, right, bottom = window
         matrix = self.matrix.copy()
         matrix[:, 2] += matrix[:, :2] @ [left, top]
         return AffineTransform(matrix, (bottom - top, right - left), self.canvas, self.fill)
 
     def visible_window(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of the part of the image that the canvas shows, with a margin of a
-        pixel; of the whole image if that is nothing."""
+        """Return (left, top, right, bottom) of the visible part of the image with a one-pixel margin, or of the whole
+        image if no part is visible."""
         height, width = self.size
         left, top, right, bottom = _bounds(cv2.invertAffineTransform(self.matrix), self.canvas)
         left, top = max(int(np.floor(left)) - 1, 0), max(int(np.floor(top)) - 1, 0)
@@ -154,9 +155,9 @@ class AffineTransform(Transform):
         return not self.matrix[0, 1] and not self.matrix[1, 0]
 
     def _extent(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of the pixels of the canvas that the image reaches."""
+        """Return (left, top, right, bottom) of the canvas pixels that the image covers."""
         left, top, right, bottom = _bounds(self.matrix, self.size)
-        if self._is_upright:  # pixels that are covered by half or more
+        if self._is_upright:  # pixels that are at least half covered
             left, top, right, bottom = round(left), round(top), round(right), round(bottom)
         height, width = self.canvas
         return (
@@ -168,17 +169,17 @@ class AffineTransform(Transform):
 
     @property
     def _cuts(self) -> bool:
-        """Whether part of the image is not on the canvas."""
+        """Whether the canvas cuts off part of the image."""
         return _reaches_out(_bounds(self.matrix, self.size), self.canvas)
 
     @property
     def _shows_surroundings(self) -> bool:
-        """Whether the canvas shows more than the image."""
+        """Whether the canvas extends beyond the image."""
         return _reaches_out(_bounds(cv2.invertAffineTransform(self.matrix), self.canvas), self.size)
 
 
 def _bounds(matrix: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of an image of ``size`` (height, width) after the map."""
+    """Return (left, top, right, bottom) of an image of ``size`` (height, width) after the map."""
     height, width = size
     (a, b, x), (c, d, y) = matrix.tolist()
     return (
@@ -195,14 +196,14 @@ def _reaches_out(bounds: tuple[float, float, float, float], size: tuple[int, int
 
 
 class SizeAugmentation(Augmentation):
-    """A policy that looks at the size of the image and at boxes, and not at pixels."""
+    """Augmentation whose parameters depend on the image size and the boxes, but not on pixels."""
 
 
 class PixelTransform(Transform):
-    """A transform that leaves every pixel where it is and does the same at any scale."""
+    """Transform that moves no pixels and is independent of the image resolution."""
 
     def for_image(self, img: np.ndarray) -> "PixelTransform":
-        """The transform, with what it takes from the whole image fixed: to be applied to a part of it."""
+        """Return the transform with its whole-image statistics fixed, so that it can be applied to a part."""
         return self
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -212,12 +213,12 @@ class PixelTransform(Transform):
         return segmentation
 
     def inverse(self) -> Transform:
-        """Return a transform that does nothing, as that of fvcore's transforms of colors: coordinates stay."""
+        """Return a no-op, like fvcore's color transforms: coordinates do not change."""
         return NoOpTransform()
 
 
 def as_affine(transform: Transform, size: tuple[int, int]) -> AffineTransform | None:
-    """A transform of an image of ``size`` as an affine map; None if it is not known to be one."""
+    """Return a transform of an image of ``size`` as an affine map; None if it is not known to be affine."""
     height, width = size
     if isinstance(transform, AffineTransform):
         return transform
@@ -229,12 +230,13 @@ def as_affine(transform: Transform, size: tuple[int, int]) -> AffineTransform | 
 
 
 class PendingImage:
-    """An image with its boxes, whose pixels are read and transformed when they are needed.
+    """Image with boxes whose pixels are read and transformed lazily.
 
     Args:
-        source: the image, uint8 (H, W, 3); or factor -> the image at one over that factor (1, 2, 4 or 8).
-        size: (height, width) of the whole image.
-        boxes: (N, 4) XYXY.
+        source: the image, uint8 (H, W, 3), or a function factor -> the image at ``1 / factor`` of its size (1, 2, 4 or
+            8).
+        size: (height, width) of the full-size image.
+        boxes: (N, 4) XYXY in pixels.
     """
 
     def __init__(self, source: np.ndarray | Callable[[int], np.ndarray], size: tuple[int, int], boxes: np.ndarray):
@@ -243,14 +245,14 @@ class PendingImage:
 
     @property
     def image(self) -> np.ndarray:
-        """The image as it is now, for policies that read it themselves."""
+        """The current image, for augmentations that read it themselves."""
         return self.render()
 
     def augment(self, policy: Augmentation | Transform) -> None:
-        """Transform by a policy, or by a fixed transform, as detectron2's ``AugmentationList`` does.
+        """Apply an augmentation or a fixed transform, as detectron2's ``AugmentationList`` does.
 
-        A policy with a ``__call__`` of its own, such as ``RandomApply``, gets this object in place of an ``AugInput``. Others
-        get the pixels, unless they are known to do without.
+        An augmentation that overrides ``__call__``, such as ``RandomApply``, receives this object instead of an
+        ``AugInput``. Pixels are rendered only if the augmentation may need them.
         """
         if isinstance(policy, Transform):
             self.transform(policy)
@@ -263,12 +265,13 @@ class PendingImage:
         else:
             image = self.render()
         given = {"image": image, "boxes": self.boxes}
-        if policy.input_args is None:  # as in detectron2: a single argument is the image, names tell several apart
+        if policy.input_args is None:  # as in detectron2: a single argument is the image, several are matched by name
             names = tuple(inspect.signature(policy.get_transform).parameters)
             policy.input_args = ("image",) if len(names) == 1 else names
         self.transform(policy.get_transform(*(given[name] for name in policy.input_args)))
 
     def transform(self, transform: Transform) -> None:
+        """Apply a transform to the image, lazily if possible, and to the boxes."""
         if isinstance(transform, NoOpTransform):
             return
         affine = as_affine(transform, self.size)
@@ -283,7 +286,7 @@ class PendingImage:
             self.boxes = transform.apply_box(self.boxes)
 
     def render(self) -> np.ndarray:
-        """The image as it is now, (height, width, 3)."""
+        """Apply all pending transforms and return the image (height, width, 3)."""
         image = self._read_visible()
         for transform in self._pending:
             image = transform.apply_image(image)
@@ -291,15 +294,15 @@ class PendingImage:
         return image
 
     def _read_visible(self) -> np.ndarray:
-        """Read the part of the source that will be seen, and make the pending transforms those of it."""
+        """Read the visible part of the source, and adapt the pending transforms to it."""
         place = next((i for i, t in enumerate(self._pending) if isinstance(t, AffineTransform)), None)
         if place is None:
             image = self.source if isinstance(self.source, np.ndarray) else self.source(1)
-            return np.require(image, requirements=["WRITEABLE"])  # somebody's own policy may change it in place
+            return np.require(image, requirements=["WRITEABLE"])  # a user's augmentation may modify it in place
         affine = self._pending[place]
         assert isinstance(affine, AffineTransform)
         image, affine = self.read_for(affine)
-        if place <= 1:  # a second color transform would have to know the whole image after the first
+        if place <= 1:  # a second color transform would need the whole image after the first
             left, top, right, bottom = window = affine.visible_window()
             self._pending[:place] = [t.for_image(image) for t in self._pending[:place] if isinstance(t, PixelTransform)]
             image, affine = image[top:bottom, left:right], affine.of_part(window)
@@ -307,7 +310,7 @@ class PendingImage:
         return image
 
     def read_for(self, transform: AffineTransform) -> tuple[np.ndarray, AffineTransform]:
-        """The source, decoded no finer than ``transform`` shows it, and the same map of that."""
+        """Return the source, decoded at the lowest resolution that ``transform`` needs, and the adapted transform."""
         if isinstance(self.source, np.ndarray):
             return self.source, transform
         factor = transform.reduction()

@@ -1,11 +1,11 @@
-"""Reading images of any kind as 8-bit RGB."""
+"""Reading images of any format as 8-bit RGB."""
 
 import os
 from pathlib import Path
 from typing import Protocol
 
-# A picture of a few kilobytes may be one of gigabytes once it is decoded. PIL refuses those of more pixels than this;
-# OpenCV asks when it is imported. More are read where the variable says so.
+# Protection from decompression bombs: a file of a few kilobytes may decode to gigabytes. PIL refuses larger images than
+# this. OpenCV reads the variable when it is imported, so it is set first; users may set a higher limit.
 MAX_PIXELS = int(os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970)))
 
 import cv2  # noqa: E402
@@ -14,7 +14,7 @@ from detectron2.data import detection_utils  # noqa: E402
 from detectron2.utils.file_io import PathManager  # noqa: E402
 from PIL import ExifTags, Image  # noqa: E402
 
-import deim.data.shards  # noqa: E402, F401 - which knows how to open what is in archives
+import deim.data.shards  # noqa: E402, F401 - registers the handler for tar:// paths
 from deim.errors import DatasetError  # noqa: E402
 
 _FLAGS = {
@@ -23,38 +23,39 @@ _FLAGS = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-# How complete files of these formats begin and end.
+# First and last bytes of a complete file, by format.
 _SIGNATURES = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82"}
 
 
 class Reader(Protocol):
-    """What reads an image, as :func:`read_image` does."""
+    """An image reader with the signature of :func:`read_image`."""
 
     def __call__(self, file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray: ...
 
 
 def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray:
-    """Decode an image file by OpenCV, or by PIL what OpenCV cannot.
+    """Decode an image file with OpenCV, or with PIL if OpenCV cannot decode it.
 
-    Gray, palette, CMYK and 16-bit pictures become 8-bit RGB; transparency is dropped.
+    Gray, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped.
 
     Args:
-        size: (height, width) that the annotations were made for. It decides whether the rotation in the
-            EXIF data is applied; without it, it is.
-        reduction: 1, 2, 4 or 8; the image is decoded at one over this, for JPEG in less time.
+        file_name: path of the image.
+        size: (height, width) that the annotations refer to. The EXIF rotation is applied only if the rotated image has
+            this size; without ``size`` it is always applied.
+        reduction: 1, 2, 4 or 8; the image is decoded at ``1 / reduction`` of its size, which is faster for JPEG.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        DatasetError: the file is missing, truncated, no image, or of another size.
+        DatasetError: if the file is missing, truncated or not an image, or has another size.
     """
     try:
         data = _bytes_of(file_name)
     except OSError as error:
         raise DatasetError(f"cannot read image {file_name}: {error.strerror}") from error
     if not _is_complete(data):
-        _read_by_pil(file_name)  # which knows whether something is missing, and says so
+        _read_by_pil(file_name)  # raises if the file is truncated
     image = _decode(data, _FLAGS[reduction])
     if image is None:
         image = _read_by_pil(file_name)[::reduction, ::reduction]
@@ -85,7 +86,7 @@ def _is_complete(data: bytes) -> bool:
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:  # an absurd size, for one
+    except cv2.error:  # for example, an excessive image size
         return None
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
@@ -95,8 +96,8 @@ def _read_by_pil(file_name: str) -> np.ndarray:
         return np.ascontiguousarray(detection_utils.read_image(file_name, format="RGB"))
     except Image.DecompressionBombError as error:
         raise DatasetError(
-            f"cannot read image {file_name}: it has more than {MAX_PIXELS:,} pixels. If it is what you want to read, set "
-            "the environment variable OPENCV_IO_MAX_IMAGE_PIXELS to more, or cut it into pieces"
+            f"cannot read image {file_name}: it has more than {MAX_PIXELS:,} pixels. To read it, set the environment "
+            "variable OPENCV_IO_MAX_IMAGE_PIXELS to a higher limit, or split the image into tiles"
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"cannot read image {file_name}: {error}") from error
@@ -111,10 +112,10 @@ _TURNED = {5, 6, 7, 8}  # EXIF orientations that swap the sides
 
 
 def image_size(file_name: str) -> tuple[int, int]:
-    """(height, width) of a picture as it is looked at, EXIF rotation applied; reads its header only.
+    """Return (height, width) of an image after EXIF rotation; only the header is read.
 
     Raises:
-        DatasetError: the file is missing or no image.
+        DatasetError: if the file is missing or not an image.
     """
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:

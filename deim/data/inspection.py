@@ -1,4 +1,4 @@
-"""Looking at training data: the very batches of an epoch, and how many objects they hold."""
+"""Inspection of training data: the exact batches of an epoch, and their object counts."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -16,27 +16,27 @@ from deim.visualization import draw_objects
 
 
 def batches_of_epoch(cfg: Any, epoch: int) -> Iterator[list[dict]]:
-    """Return the batches that a run of ``cfg`` sees from the start of ``epoch`` on.
+    """Return the batches of a run of ``cfg``, starting at ``epoch``.
 
     Args:
         cfg: a config with ``dataloader.train``.
         epoch: counted from 0.
 
     Raises:
-        ConfigError: if ``epoch`` is not 0 and the loader has no epochs.
+        ConfigError: if ``epoch`` is not 0 and the data loader does not define epochs.
     """
     loader = instantiate(cfg.dataloader.train)
     if isinstance(loader, TrainLoader):
         loader.start_iter = epoch * loader.iters_per_epoch
     elif epoch:
         raise ConfigError(
-            "dataloader.train is not built by deim.data.build_train_loader, and has no epochs: use --epoch 0"
+            "dataloader.train is not built by deim.data.build_train_loader and does not define epochs; use --epoch 0"
         )
     return iter(loader)
 
 
 def objects_per_image(cfg: Any, epoch: int, count: int) -> float:
-    """Return the mean number of objects in the images of the first ``count`` batches of an epoch."""
+    """Return the mean number of objects per image in the first ``count`` batches of an epoch."""
     return _mean_objects(batches_of_epoch(cfg, epoch), count)
 
 
@@ -46,28 +46,29 @@ def _mean_objects(batches: Iterable[list[dict]], count: int) -> float:
 
 
 def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images: int) -> None:
-    """Draw images of an epoch's first batch, and print its stage and its objects per image with and without Dense O2O.
+    """Draw images of the first batch of an epoch; print its stage and the objects per image with and without Dense O2O.
 
-    Of a data loader of others, the first batch is drawn.
+    For a data loader from another package, the very first batch is drawn.
 
     Args:
-        cfg: a recipe, of this project or of detrex.
+        cfg: a recipe of this project or of detrex.
         epoch: counted from 0.
-        output: the PNG to write.
-        batches: how many to count objects in.
-        images: how many to draw.
+        output: path of the PNG to write.
+        batches: number of batches in which objects are counted.
+        images: number of images to draw.
 
     Raises:
-        DeimError: if something is wrong that the user can mend.
+        ConfigError: if ``epoch`` is outside of the run.
+        DeimError: if the data cannot be read.
     """
     schedule = instantiate(cfg.schedule) if "schedule" in cfg else None
     if schedule is not None and not 0 <= epoch < schedule.epochs:
-        raise ConfigError(f"epoch {epoch} is not in the run of {schedule.epochs} epochs (counted from 0)")
+        raise ConfigError(f"epoch {epoch} is outside of the run, which has {schedule.epochs} epochs (counted from 0)")
     first = next(batches_of_epoch(cfg, epoch))
     _draw(first[:images], cfg.dataloader.train, output)
     size = tuple(first[0]["image"].shape[-2:])
     stage = f"epoch {epoch}: {schedule.stage(epoch).value}" if schedule is not None else "the first batch"
-    print(f"{stage}; {len(first)} images, the first of {size}, drawn in {output}")
+    print(f"{stage}; {len(first)} images, first image size {size}; drawn to {output}")
     print(f"objects per image over {batches} batches: {objects_per_image(cfg, epoch, batches):.2f}")
     if OmegaConf.select(cfg, "dataloader.train.mapper.mosaic") or cfg.dataloader.train.get("mixup"):
         sparse = OmegaConf.merge(cfg, {"dataloader": {"train": {"mapper": {"mosaic": None}, "mixup": None}}})
@@ -78,7 +79,9 @@ def _draw(samples: list[dict], loader: Any, output: str) -> None:
     """Draw the images of samples with their boxes.
 
     Args:
-        loader: the node of the loader that the samples are of.
+        samples: samples to draw.
+        loader: config node of the data loader that made the samples.
+        output: path of the PNG to write.
     """
     mapper = loader.get("mapper") or {}
     is_bgr = (mapper.get("image_format") or mapper.get("img_format")) == "BGR"

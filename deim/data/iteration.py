@@ -1,4 +1,4 @@
-"""Which iteration of a training run samples are made for."""
+"""Training iteration that a sample is made for."""
 
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
@@ -6,18 +6,18 @@ from torch.utils.data import get_worker_info
 
 
 def current_iteration() -> int:
-    """Return the iteration of the training loop that this call is made in; 0 outside of one."""
+    """Return the current iteration of the enclosing training loop; 0 outside of a training loop."""
     return get_event_storage().iter if has_event_storage() else 0
 
 
 class SampleClock:
-    """Estimates the iteration from the number of samples made so far, for loaders that do not state it.
+    """Estimator of the iteration from the number of samples made, for data loaders that do not provide it.
 
-    Every worker process counts its own samples and assumes that the others have made as many. A worker that is forked
-    inside of a training loop begins at the iteration of that loop.
+    Every worker process counts its own samples and assumes that the other workers have made the same number. A worker
+    forked inside a training loop starts at the iteration of that loop.
 
     Args:
-        total_batch_size: images per iteration over all processes.
+        total_batch_size: images per iteration over all ranks.
     """
 
     def __init__(self, total_batch_size: int):
@@ -26,7 +26,7 @@ class SampleClock:
         self._made = 0
 
     def tick(self) -> int:
-        """Count one sample and return the iteration that it is for."""
+        """Count one sample and return its estimated iteration."""
         if self._start is None:
             self._start = current_iteration()
         worker = get_worker_info()

@@ -1,4 +1,4 @@
-"""Objects in an image, against the most that a model can find and that an evaluation counts."""
+"""Comparison of object counts with the limits of the model and the evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-# What COCO's evaluation counts in an image.
+# Detections per image that COCO's evaluation counts.
 USUAL_MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most objects in an image that each part of a config can handle; None where the config does not say.
+    """Maximum numbers of objects per image that a config supports; None if the config does not define a limit.
 
     Attributes:
-        queries: objects that the model can find.
+        queries: objects that the model can detect.
         detections: detections that the model returns.
         evaluated: detections that the evaluation counts.
     """
@@ -27,7 +27,7 @@ class Limits:
 
     @classmethod
     def of(cls, cfg: Any) -> "Limits":
-        """Read the limits of a config."""
+        """Return the limits of a config."""
         queries = ("model.decoder.queries.num_queries", "model.num_queries")
         detections = ("model.num_detections", "model.select_box_nums_for_evaluation")
         return cls(
@@ -36,44 +36,45 @@ class Limits:
 
 
 def describe_counts(counts: Sequence[int] | np.ndarray) -> str:
-    """Describe the objects of all images in a few words.
+    """Summarize the number of objects per image as text.
 
     Args:
         counts: (N,) objects of each image.
     """
     if not len(counts):
         return "no images"
-    return f"{np.mean(counts):.2f} on average, {np.percentile(counts, 99):.0f} at the 99th percentile, {np.max(counts)} at most"
+    return f"mean {np.mean(counts):.2f}, 99th percentile {np.percentile(counts, 99):.0f}, maximum {np.max(counts)}"
 
 
 def beyond_limits(counts: Sequence[int] | np.ndarray, limits: Limits, split: str) -> list[str]:
-    """Say what happens to objects beyond the limits, and which keys raise these.
+    """Describe the exceeded limits, their consequences, and the config keys that raise them.
 
     Args:
         counts: (N,) objects of each image.
+        limits: limits of the config.
         split: "train" or "test"; only a test split is evaluated.
 
     Returns:
-        a sentence for each limit that is exceeded.
+        one message per exceeded limit.
     """
     largest = int(np.max(counts, initial=0))
     told = []
     if limits.queries is not None and largest > limits.queries:
         images = int((np.asarray(counts) > limits.queries).sum())
         told.append(
-            f"{images} {split} images hold more objects (up to {largest}) than the model has queries "
-            f"({limits.queries}): it cannot find the others. Raise model.decoder.queries.num_queries"
+            f"{images} {split} images have more objects (up to {largest}) than the model has queries "
+            f"({limits.queries}), so some cannot be detected; increase model.decoder.queries.num_queries"
         )
     if split == "test" and limits.detections is not None and largest > limits.detections:
         told.append(
-            f"test images hold up to {largest} objects, but the model returns {limits.detections} detections: "
-            "raise model.num_detections"
+            f"test images have up to {largest} objects, but the model returns only {limits.detections} detections; "
+            "increase model.num_detections"
         )
     evaluated = limits.evaluated or USUAL_MAX_DETECTIONS
     if split == "test" and largest > evaluated:
         told.append(
-            f"test images hold up to {largest} objects, but {evaluated} detections of an image are evaluated: "
-            "raise dataloader.evaluator.max_dets_per_image"
+            f"test images have up to {largest} objects, but only {evaluated} detections per image are evaluated; "
+            "increase dataloader.evaluator.max_dets_per_image"
         )
     return told
 

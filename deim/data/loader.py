@@ -1,4 +1,4 @@
-"""Loaders of training and test data."""
+"""Data loaders for training and testing."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -27,26 +27,28 @@ logger = logging.getLogger("detectron2.deim")
 
 
 class WorkerDiedError(DeimError):
-    """A worker process of a loader has ended before its time."""
+    """Raised if a data loader worker exits unexpectedly."""
 
 
-# So many broken images in a row are a broken disk.
+# More consecutive unreadable images than this indicate a failing disk rather than single corrupt files.
 _MAX_ATTEMPTS = 20
 
 
 class MappedDataset(Dataset):
-    """The samples at keys of a sampler.
+    """Dataset that maps sampler keys to samples.
 
-    What a sample looks like depends on (seed, iteration, slot) alone.
+    A sample depends only on (seed, iteration, slot).
 
     Args:
-        mapper: record -> sample; or a staged one, whose mapper changes with the iteration.
-        mixup: blends batches in the stage of Dense O2O.
-        skip_unreadable: in place of a sample of which an image cannot be read, take that of the next record. It says
-            so under ``unreadable``.
+        records: detectron2 records.
+        mapper: record -> sample, or a :class:`StagedMapper`, whose augmentation changes with the iteration.
+        sampler: sampler that produces the keys.
+        mixup: blends batches in the Dense O2O stage.
+        skip_unreadable: if an image of a sample cannot be read, use the next record instead and add the error messages
+            to the sample as ``unreadable``.
 
     Raises:
-        ConfigError: mixup without a staged mapper, which says when.
+        ConfigError: if ``mixup`` is used without a staged mapper, which defines the Dense O2O stage.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class MappedDataset(Dataset):
     ):
         if mixup is not None and not isinstance(mapper, StagedMapper):
             raise ConfigError("dataloader.train.mixup needs a StagedMapper as dataloader.train.mapper")
-        # Other mappers expect detectron2's annotations.
+        # Mappers from other packages expect detectron2 annotations.
         compact = isinstance(mapper, (StagedMapper, DetectionMapper))
         if compact:
             _log_what_is_left_out(records)
@@ -71,19 +73,19 @@ class MappedDataset(Dataset):
         return len(self.records)
 
     def __getitems__(self, keys: list[SampleKey]) -> list[dict]:
-        """This process's part of one global batch."""
+        """Return this rank's part of a global batch."""
         iteration = keys[0].iteration
         mapper, weight = self._plan(iteration)
         samples = {key.slot: self._sample(mapper, key) for key in keys}
         if weight is None:
             return list(samples.values())
-        # The sample before this process's part may belong to another process: both make it.
+        # The sample before this rank's part may belong to another rank; then both ranks make it.
         first, own = self.sampler.before(keys), list(samples.values())
         neighbors = [samples[first.slot] if first.slot in samples else self._sample(mapper, first), *own[:-1]]
         return mix(own, neighbors, weight)
 
     def _plan(self, iteration: int) -> tuple[Callable[[dict], dict], float | None]:
-        """The mapper of an iteration, and the weight of its mixup or None."""
+        """Return the mapper of an iteration, and its mixup weight or None."""
         if not isinstance(self.mapper, StagedMapper):
             return self.mapper, None
         with generators(self.sampler.seed, iteration):
@@ -96,7 +98,7 @@ class MappedDataset(Dataset):
     def _sample(self, mapper: Callable[[dict], dict], key: SampleKey) -> dict:
         unreadable: list[str] = []
         while True:
-            # Another attempt is another draw, of other images for a mosaic too.
+            # Each attempt draws new random numbers, so that a mosaic also gets new images.
             slot = key.slot + len(unreadable) * self.sampler.total_batch_size
             with generators(self.sampler.seed, key.iteration, slot):
                 try:
@@ -110,14 +112,17 @@ class MappedDataset(Dataset):
 
 
 class TrainLoader:
-    """An endless stream of batches, each a list of samples.
+    """Endless stream of batches, each a list of samples.
 
-    Iterating begins at ``start_iter``: the batches are those that an uninterrupted run has there. Where it is None, the
-    iteration is that of detectron2's event storage, if there is one, so that trainers that do not know this class resume
-    at the right place.
+    Iteration starts at ``start_iter`` with the same batches as an uninterrupted run. If ``start_iter`` is None, the
+    iteration is read from detectron2's event storage, if there is one, so that trainers that do not know this class
+    also resume correctly.
 
     Args:
-        unreadable_images_allowed: how many different images that cannot be read this process may pass over.
+        dataset: samples by key.
+        sampler: batch sampler.
+        num_workers: number of worker processes; 0 loads in the main process.
+        unreadable_images_allowed: maximum number of distinct unreadable images that this rank skips.
     """
 
     def __init__(
@@ -133,7 +138,7 @@ class TrainLoader:
         self.unreadable: set[str] = set()
         records = dataset.records
         self.objects_per_image = records.objects_per_image if isinstance(records, CompactRecords) else ()
-        # every size that images may have, as far as it is known
+        # all possible image sizes, if known
         self.shapes = dataset.mapper.shapes if isinstance(dataset.mapper, StagedMapper) else []
         self._loader = DataLoader(
             dataset,
@@ -165,9 +170,10 @@ class TrainLoader:
             yield batch
 
     def _count(self, unreadable: Iterable[str]) -> None:
-        """
+        """Count unreadable images and log a warning for each new one.
+
         Raises:
-            DatasetError: more images cannot be read than are allowed.
+            DatasetError: if more images are unreadable than allowed.
         """
         for told in unreadable:
             if told in self.unreadable:
@@ -175,33 +181,34 @@ class TrainLoader:
             self.unreadable.add(told)
             if len(self.unreadable) > self.unreadable_images_allowed:
                 raise DatasetError(
-                    f"{len(self.unreadable)} images cannot be read, and dataloader.train.unreadable_images_allowed is "
-                    f"{self.unreadable_images_allowed}; the last: {told}"
+                    f"{len(self.unreadable)} images cannot be read, but dataloader.train.unreadable_images_allowed is "
+                    f"{self.unreadable_images_allowed}; the last one: {told}"
                 )
             logger.warning(
-                f"{told}: another one takes its place "
-                f"({len(self.unreadable)} of the {self.unreadable_images_allowed} that may be so)"
+                f"{told}; using another image instead "
+                f"({len(self.unreadable)} of {self.unreadable_images_allowed} allowed)"
             )
 
 
 def _log_what_is_left_out(records: list[dict]) -> None:
-    """Say that masks and keypoints of the first image are not handed over: models that need them would miss them."""
+    """Log that the loader ignores masks and keypoints, if the first annotated image has any."""
     annotations: list[dict] = next((record["annotations"] for record in records if record.get("annotations")), [])
     found = [name for name in ("segmentation", "keypoints") if any(name in one for one in annotations)]
     if found:
         logger.info(
-            f"Annotations have {' and '.join(found)}, of which this loader takes boxes and classes only. Models of masks or "
-            "keypoints take detectron2's DatasetMapper, with any augmentations of deim"
+            f"Annotations have {' and '.join(found)}, but this loader reads only boxes and classes. For mask or "
+            "keypoint models use detectron2's DatasetMapper; it accepts the augmentations of deim"
         )
 
 
 @contextmanager
 def clear_deaths_of_workers() -> Iterator[None]:
-    """Within it, the death of a worker that loads data, which torch raises in whatever the main process is doing, is an
-    error that says what to do.
+    """Convert torch's error for a dead data loader worker to a :class:`WorkerDiedError` with advice.
+
+    torch raises this error at an arbitrary point of the main process.
 
     Raises:
-        WorkerDiedError: one has died.
+        WorkerDiedError: if a worker has died.
     """
     try:
         yield
@@ -209,8 +216,8 @@ def clear_deaths_of_workers() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise WorkerDiedError(
-            f"{str(error).splitlines()[0]} Most often the machine ran out of memory: lower dataloader.*.num_workers "
-            "or the sizes of batches and images; the log of the system (dmesg) tells"
+            f"{str(error).splitlines()[0]} The most common cause is running out of memory (check dmesg): reduce "
+            "dataloader.*.num_workers, the batch size or the image size"
         ) from error
 
 
@@ -219,8 +226,11 @@ def _as_list(samples: list[dict]) -> list[dict]:
 
 
 def prepare_worker(worker_id: int) -> None:
-    """What every worker process does first: it works in a single thread, since thread pools of several would only fight
-    each other, ends with the process that started it, and leaves signals to that one."""
+    """Initialize a worker process.
+
+    The worker uses a single thread, because the thread pools of several workers would compete for the cores. It exits
+    with its parent process and leaves signal handling to it.
+    """
     import cv2
 
     cv2.setNumThreads(0)
@@ -229,7 +239,7 @@ def prepare_worker(worker_id: int) -> None:
 
 
 def workers_of(asked: int | None) -> int:
-    """Return the number of worker processes: what is asked for, or 4, or fewer where this process has fewer cores."""
+    """Return the number of worker processes: ``asked`` or, if None, 4 but not more than the cores of this rank."""
     if asked is not None:
         return asked
     cores = len(available_cores()) // max(comm.get_local_size(), 1)
@@ -249,34 +259,38 @@ def build_train_loader(
     unreadable_images_allowed: int = 0,
     image_cache_gigabytes: float = 0.0,
 ) -> TrainLoader:
-    """A loader whose samples depend on (seed, iteration, slot in the global batch) alone.
+    """Build a training data loader whose samples depend only on (seed, iteration, slot in the global batch).
 
     Args:
         dataset: detectron2 records.
-        mapper: record -> sample, as any mapper of detectron2 or detrex; or a staged one.
-        total_batch_size: images per iteration over all processes.
-        num_workers: worker processes of this process; 0 loads in the main one; None for :func:`workers_of`.
-        seed: negative draws one that all processes share. None is 0; ``deim train`` sets it to ``train.seed``.
-        sampler: of detectron2, such as ``RepeatFactorTrainingSampler``: an endless stream of this process's indices. None
-            draws every image once in an epoch. With it, ``shuffle`` has no effect, samples also depend on the number of
-            processes, and an epoch is as many iterations as without it.
-        mixup: blends neighbors of the global batch in the stage of Dense O2O.
-        unreadable_images_allowed: in place of an image that cannot be read another one is taken, and the log says so,
-            until there are more of them than this in a process; 0 ends the run at the first.
-        image_cache_gigabytes: memory of this process and its workers for decoded images; 0 decodes them in each epoch.
+        mapper: record -> sample, such as any detectron2 or detrex mapper, or a :class:`StagedMapper`.
+        total_batch_size: images per iteration over all ranks.
+        num_workers: worker processes of this rank; 0 loads in the main process; None for :func:`workers_of`.
+        seed: random seed. A negative seed draws one that all ranks share. None is 0; ``deim train`` sets it to
+            ``train.seed``.
+        shuffle: whether to permute the images in each epoch.
+        sampler: a detectron2 sampler, such as ``RepeatFactorTrainingSampler``: an endless stream of this rank's
+            indices. None draws every image once per epoch. With a sampler, ``shuffle`` has no effect and samples also
+            depend on the number of ranks; the number of iterations per epoch stays the same.
+        mixup: blends neighbors of the global batch in the Dense O2O stage.
+        unreadable_images_allowed: maximum number of unreadable images per rank. Each one is replaced by another image
+            and logged; 0 stops at the first.
+        image_cache_gigabytes: memory of this rank and its workers for decoded images; 0 decodes images in each epoch.
 
     Raises:
-        ConfigError: a cache that is too large, or for a mapper that is not of ``deim``.
+        ConfigError: if the image cache is too large, or the mapper does not support it.
     """
     if image_cache_gigabytes:
         if not isinstance(mapper, (StagedMapper, DetectionMapper)):
             raise ConfigError(
-                "dataloader.train.image_cache_gigabytes is for StagedMapper and DetectionMapper, which use it"
+                "dataloader.train.image_cache_gigabytes requires StagedMapper or DetectionMapper as the mapper"
             )
         if ImageCache.is_supported():
             mapper.read = ImageCache(image_cache_gigabytes)
         else:
-            logger.warning("dataloader.train.image_cache_gigabytes is ignored: this system cannot share an image cache")
+            logger.warning(
+                "dataloader.train.image_cache_gigabytes is ignored: this platform does not support a shared image cache"
+            )
     seed = 0 if seed is None else comm.shared_random_seed() if seed < 0 else seed
     batches: IterationSampler | IndexSampler
     if sampler is None:
@@ -294,10 +308,13 @@ def build_test_loader(
     total_batch_size: int = 1,
     num_workers: int | None = None,
 ) -> DataLoader:
-    """Build detectron2's test loader, with the batch size given over all processes as in training.
+    """Build detectron2's test loader; the batch size is the total over all ranks, as in training.
 
     Args:
-        num_workers: as for :func:`build_train_loader`.
+        dataset: detectron2 records.
+        mapper: record -> sample.
+        total_batch_size: images per step over all ranks.
+        num_workers: see :func:`build_train_loader`.
     """
     num_workers = workers_of(num_workers)
     loader = build_detection_test_loader(
@@ -308,6 +325,6 @@ def build_test_loader(
     )
     if num_workers:
         loader.worker_init_fn = prepare_worker
-    # for the limits of the model and the evaluation
+    # compared with the limits of the model and the evaluation
     loader.objects_per_image = [len(annotation_arrays(record)[0]) for record in dataset]
     return loader

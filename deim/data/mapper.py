@@ -1,4 +1,4 @@
-"""From a record to what the model takes."""
+"""Mapping of dataset records to model inputs."""
 
 from collections.abc import Sequence
 
@@ -16,19 +16,19 @@ IMAGE_FORMATS = ("RGB", "BGR")
 
 
 class DetectionMapper:
-    """Reads the image of a record and augments it together with its boxes.
+    """Mapper that reads the image of a record and augments it together with its boxes.
 
     Args:
-        augmentations: detectron2 policies, in order. Neighbors among those of ``deim`` are done in one
-            pass; others work as well.
-        is_train: attach ``instances``.
-        img_format: "RGB" or "BGR", the order of the channels of the sample. Augmentations get RGB. The name is detrex's.
-        min_box_size: drop objects with a side shorter than this many pixels after augmentation.
-        read: what decodes the images.
+        augmentations: detectron2 augmentations, in order. Consecutive ``deim`` augmentations are applied in one pass;
+            augmentations from other packages work as well.
+        is_train: whether to add ``instances`` to the sample.
+        img_format: "RGB" or "BGR", the channel order of the sample (detrex's argument name). Augmentations get RGB.
+        min_box_size: minimum side of a box after augmentation, in pixels; smaller objects are dropped.
+        read: image reader.
         image_format: detectron2's name of ``img_format``.
 
     Raises:
-        ConfigError: if the format is another one.
+        ConfigError: if the format is neither "RGB" nor "BGR".
     """
 
     def __init__(
@@ -42,23 +42,26 @@ class DetectionMapper:
     ):
         img_format = image_format or img_format
         if img_format not in IMAGE_FORMATS:
-            raise ConfigError(f"img_format={img_format!r} of the mapper; choose one of {', '.join(IMAGE_FORMATS)}")
+            raise ConfigError(
+                f"mapper: img_format={img_format!r} is not valid; choose one of {', '.join(IMAGE_FORMATS)}"
+            )
         self.augmentations = list(augmentations)
         self.is_train, self.img_format, self.min_box_size = is_train, img_format, min_box_size
         self.read = read
 
     def __call__(self, record: dict) -> dict:
-        """
+        """Map a record to a sample.
+
         Args:
-            record: of detectron2, or of :class:`deim.data.records.CompactRecords`; not changed.
+            record: a detectron2 record or one of :class:`deim.data.records.CompactRecords`; not modified.
 
         Returns:
-            the record without its objects, with ``image``, uint8 (3, H, W) whose channels lie side by
-            side in memory, and, for training, ``instances``: ``gt_boxes`` and int64 ``gt_classes``.
-            ``height`` and ``width`` are those of the file.
+            the record without its annotations, with ``image``, uint8 (3, H, W) with interleaved channels in memory,
+            and, for training, ``instances``: ``gt_boxes`` and int64 ``gt_classes``. ``height`` and ``width`` are those
+            of the image file.
 
         Raises:
-            DatasetError: the image cannot be read or has not the size the record states.
+            DatasetError: if the image cannot be read, or its size differs from that of the record.
         """
         sample = {key: value for key, value in record.items() if key not in ("annotations", "boxes", "classes")}
         pending, classes = self._load(record)
@@ -70,7 +73,7 @@ class DetectionMapper:
         return sample
 
     def image(self, image: np.ndarray) -> torch.Tensor:
-        """An image that is read already, uint8 (H, W, 3) RGB, as the model takes it; see :meth:`__call__`."""
+        """Augment a decoded image, uint8 (H, W, 3) RGB, and return the model input; see :meth:`__call__`."""
         return self._augmented(PendingImage(image, (image.shape[0], image.shape[1]), np.zeros((0, 4))))
 
     def _augmented(self, pending: PendingImage) -> torch.Tensor:
@@ -79,12 +82,12 @@ class DetectionMapper:
         image = pending.render()
         if self.img_format == "BGR":
             image = image[..., ::-1]
-        # Policies of others may leave views that torch cannot take.
+        # Augmentations from other packages may return views that torch does not accept.
         image = np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])
         return torch.from_numpy(image).permute(2, 0, 1)
 
     def _load(self, record: dict) -> tuple[PendingImage, np.ndarray]:
-        """The image before augmentation, with boxes, and classes (N,)."""
+        """Return the image before augmentation, with its boxes, and the classes (N,)."""
         boxes, classes = annotation_arrays(record)
         return pending_image(record, boxes.astype(np.float64), self.read), classes
 
@@ -100,7 +103,7 @@ class DetectionMapper:
 
 
 def pending_image(record: dict, boxes: np.ndarray, read: Reader = read_image) -> PendingImage:
-    """The image of a record; not read yet if the record states its size."""
+    """Return the image of a record; reading is deferred if the record contains the image size."""
     file_name, size = record["file_name"], stated_size(record)
     if size is not None:
         return PendingImage(lambda factor: read(file_name, size, factor), size, boxes)

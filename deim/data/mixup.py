@@ -1,4 +1,4 @@
-"""Mixup: two images on top of each other, with the objects of both (DEIM, section 3.2)."""
+"""Mixup: blending of two images, keeping the objects of both (DEIM, section 3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,32 +11,31 @@ from detectron2.structures import Instances
 
 @dataclass(frozen=True)
 class Mixup:
-    """Blends every image of a batch with its neighbor.
+    """Mixup of every image of a batch with its neighbor.
 
     Args:
-        prob: how often a batch is blended.
-        ratio: range of the weight of an image itself; its neighbor has the rest.
+        prob: probability that a batch is blended.
+        ratio: range of the weight of the image; its neighbor gets the remainder.
     """
 
     prob: float = 0.5
     ratio: tuple[float, float] = (0.45, 0.55)
 
     def draw(self) -> float | None:
-        """The weight for a batch, from NumPy's generator; None where it is not blended."""
+        """Draw the weight for a batch from NumPy's generator; return None if the batch is not blended."""
         weight = np.random.uniform(*self.ratio)
         return weight if np.random.uniform() < self.prob else None
 
 
 def mix(samples: Sequence[dict], neighbors: Sequence[dict], weight: float) -> list[dict]:
-    """Blend samples with others of the same size.
+    """Blend samples with their neighbors, which must have the same image sizes.
 
     Args:
-        samples, neighbors: with ``image`` uint8 (3, H, W) and ``instances``; not changed.
-        weight: of the sample's own image.
+        samples, neighbors: samples with ``image`` uint8 (3, H, W) and ``instances``; not modified.
+        weight: weight of the image of the sample.
 
     Returns:
-        samples whose image is ``weight * own + (1 - weight) * other`` and whose objects are those of
-        both.
+        samples with the image ``weight * own + (1 - weight) * neighbor`` and the objects of both.
     """
     mixed = []
     for own, other in zip(samples, neighbors, strict=True):

@@ -1,4 +1,4 @@
-"""Mosaic: four images in one (YOLOv4; DEIM, arXiv 2412.04234, section 3.2, "Dense O2O")."""
+"""Mosaic augmentation: four images in one (YOLOv4; DEIM, arXiv 2412.04234, section 3.2, "Dense O2O")."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from deim.data.geometry import AffineTransform
 
 
 class Mosaic:
-    """Draws where four images go: 2 x 2 tiles, rotated, shifted and scaled together.
+    """Random mosaic geometry: 2 x 2 tiles, rotated, shifted and scaled together.
 
-    Every image is resized to ``tile_size`` on its short side and put into the corner of its tile; the
-    tiles are as large as the largest of the four. The canvas is then turned about its center and
-    resized to the wanted shape. All of it is one transform per image.
+    The short side of every image is resized to ``tile_size``, and the image is placed in the corner of its tile; all
+    tiles have the size of the largest image. The canvas is then rotated about its center and resized to the output
+    shape. All steps are combined into one transform per image.
 
     Args:
         tile_size: short side of an image before the affine map, in pixels.
-        degrees: largest rotation either way.
-        translate: largest shift, relative to the canvas.
-        scale: range of the scale.
-        fill: color between the images.
+        degrees: maximum rotation in either direction.
+        translate: maximum shift, relative to the canvas.
+        scale: range of the scale factor.
+        fill: gray value between the images, 0 to 255.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class Mosaic:
         self.scale, self.fill = scale, fill
 
     def get_transforms(self, sizes: Sequence[tuple[int, int]], shape: tuple[int, int]) -> list[AffineTransform]:
-        """
+        """Draw the transforms of a mosaic.
+
         Args:
             sizes: (height, width) of the four images.
             shape: (height, width) of the result.
@@ -55,7 +56,7 @@ class Mosaic:
         return transforms
 
     def _canvas_to_output(self, canvas: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-        """(3, 3): rotation and scale about the center, shift, then the resize."""
+        """Draw the (3, 3) matrix: rotation and scale about the center, then shift, then resize."""
         height, width = canvas
         angle = math.radians(np.random.uniform(-self.degrees, self.degrees))
         scale = np.random.uniform(*self.scale)

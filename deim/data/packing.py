@@ -1,4 +1,4 @@
-"""Batches on their way from a worker process: a few large tensors travel faster than many small ones."""
+"""Packing of batches for transfer from worker processes: a few large tensors are faster than many small ones."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,14 +12,14 @@ _FIELDS = {"gt_boxes", "gt_classes"}
 
 @dataclass
 class PackedBatch:
-    """Samples of one size.
+    """Samples whose images have the same size.
 
     Attributes:
         images: (B, H, W, 3) uint8.
-        boxes: (N, 4) float32, those of all images.
+        boxes: (N, 4) float32, the boxes of all images.
         classes: (N,) int64.
-        counts: objects of each image.
-        others: what else the samples hold.
+        counts: number of objects in each image.
+        others: remaining fields of each sample.
     """
 
     images: Tensor
@@ -29,12 +29,12 @@ class PackedBatch:
     others: list[dict[str, Any]]
 
     def pin_memory(self) -> "PackedBatch":
-        """The same with images in memory that a GPU copies from while the processor goes on: torch's loader asks for it."""
+        """Return the batch with its images in pinned memory; called by torch's data loader."""
         return replace(self, images=self.images.pin_memory())
 
 
 def pack(samples: list[dict]) -> PackedBatch | list[dict]:
-    """Samples as few tensors; as they are if they are not of one size or hold more than boxes and classes."""
+    """Pack samples; return them unchanged if sizes differ or instances have fields other than boxes and classes."""
     if not all(_is_plain(sample) for sample in samples) or len({sample["image"].shape for sample in samples}) > 1:
         return samples
     rows = [sample["image"].permute(1, 2, 0) for sample in samples]
@@ -50,7 +50,7 @@ def pack(samples: list[dict]) -> PackedBatch | list[dict]:
 
 
 def unpack(batch: PackedBatch | list[dict]) -> list[dict]:
-    """The samples again; their tensors are views of the batch's."""
+    """Return the samples of a batch; their tensors are views of the packed tensors."""
     if not isinstance(batch, PackedBatch):
         return batch
     height, width = batch.images.shape[1:3]

@@ -1,4 +1,4 @@
-"""The annotations of a data set in a few arrays."""
+"""Compact storage of dataset annotations in a few arrays."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,17 +9,17 @@ from detectron2.structures import BoxMode
 
 
 def stated_size(record: dict) -> tuple[int, int] | None:
-    """(height, width) of a record's image as the data set states it; None if it does not."""
+    """Return the (height, width) stored in a record; None if the record has no size."""
     if record.get("height") and record.get("width"):
         return int(record["height"]), int(record["width"])
     return None
 
 
 def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
-    """The objects of a record to train on: boxes (N, 4) float32 XYXY and classes (N,) int64.
+    """Return the training objects of a record: boxes (N, 4) float32 XYXY in pixels and classes (N,) int64.
 
-    As in the official loaders, crowds are left out, boxes are clipped to the image if its size is
-    known, and those without area in it are left out.
+    As in the official loaders, crowds are dropped, boxes are clipped to the image if its size is known, and boxes
+    without area after clipping are dropped.
     """
     if "annotations" not in record:
         return record.get("boxes", np.zeros((0, 4), np.float32)), record.get("classes", np.zeros(0, np.int64))
@@ -29,13 +29,13 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
     size = stated_size(record)
     if size is not None:
         boxes = boxes.clip(0, np.array(size[::-1] * 2))
-    boxes = boxes.astype(np.float32)  # before areas are looked at: a side may be too short for it
+    boxes = boxes.astype(np.float32)  # before the area check: a short side may become zero in float32
     kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     return boxes[kept], classes[kept]
 
 
 def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
-    """(N, 4) float64 XYXY of detectron2 annotations."""
+    """Return the boxes of detectron2 annotations, (N, 4) float64 XYXY."""
     if not annotations:
         return np.zeros((0, 4))
     modes = {a["bbox_mode"] for a in annotations}
@@ -48,7 +48,7 @@ def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
 
 
 class Records(Protocol):
-    """A data set that can be indexed."""
+    """A dataset that supports indexing."""
 
     def __len__(self) -> int: ...
 
@@ -56,14 +56,14 @@ class Records(Protocol):
 
 
 class CompactRecords:
-    """detectron2 records whose objects are in three arrays, shared by all worker processes.
+    """detectron2 records whose objects are stored in three arrays, shared by all worker processes.
 
-    A worker that reads a Python object writes its reference count, and so gets a copy of its memory
-    page; with a list of dicts, every worker ends with a copy of all annotations. Here nothing is
-    written. What is not an annotation goes into detectron2's serialized list.
+    Reading a Python object writes its reference count, which copies its memory page into the worker (copy-on-write).
+    With a list of dicts, every worker ends up with a copy of all annotations; reading arrays copies nothing. All other
+    fields of the records are stored in detectron2's serialized list.
 
-    A record has ``boxes`` (N, 4) float32 XYXY and ``classes`` (N,) int64 in place of ``annotations``;
-    see :func:`annotation_arrays`.
+    A record has ``boxes`` (N, 4) float32 XYXY and ``classes`` (N,) int64 instead of ``annotations``; see
+    :func:`annotation_arrays`.
     """
 
     def __init__(self, records: Sequence[dict]):
@@ -76,7 +76,7 @@ class CompactRecords:
 
     @property
     def objects_per_image(self) -> np.ndarray:
-        """(N,) number of objects of each record."""
+        """(N,) number of objects in each record."""
         return np.diff(self._ends, prepend=0)
 
     def __len__(self) -> int:

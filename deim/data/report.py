@@ -1,4 +1,4 @@
-"""Looking a data set over before training on it."""
+"""Dataset checks and statistics before training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +25,10 @@ _SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0*
 
 
 def read_content(dataset: Mapping[str, Any]) -> Content:
-    """Read a ``dataset`` of a config, even if it cannot be trained on.
+    """Read a ``dataset`` node of a config, even if it has fatal problems.
 
     Raises:
-        DatasetError: It cannot be read.
+        DatasetError: if the dataset cannot be read.
     """
     try:
         records = instantiate(dataset)
@@ -42,7 +42,7 @@ def read_content(dataset: Mapping[str, Any]) -> Content:
 
 
 def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Problem]:
-    """Images that cannot be decoded or have another size than stated."""
+    """Yield a problem for each image that cannot be decoded or whose size differs from its record."""
 
     def check(record: dict) -> Problem | None:
         size = stated_size(record)
@@ -67,21 +67,21 @@ def check_dataset(
     limits: Limits | None = None,
     split: str = "train",
 ) -> bool:
-    """Print counts, classes, sizes and problems of a data set, and draw them.
+    """Print and plot counts, classes, sizes and problems of a dataset.
 
     Args:
-        dataset: a ``dataset`` of a config, with ``names``.
+        dataset: a ``dataset`` node of a config, with ``names``.
         output: folder for ``classes.png``, ``images.png`` and ``problems.txt``.
-        decode: decode every image, to find broken ones.
-        images: how many to draw.
-        limits: of the model and the evaluation that the data set is for.
+        decode: whether to decode every image to find corrupt files.
+        images: number of images to draw.
+        limits: limits of the model and the evaluation; None skips their check.
         split: "train" or "test".
 
     Returns:
-        whether it can be trained on.
+        whether the dataset has no fatal problems.
 
     Raises:
-        DeimError: something that the user can mend is wrong.
+        DeimError: if the dataset cannot be read.
     """
     content = read_content(dataset)
     objects = [annotation_arrays(record) for record in content.records]
@@ -106,11 +106,11 @@ def check_dataset(
         print(problem)
     fatal = sum(problem.fatal for problem in problems)
     print(
-        f"{len(problems)} problems, {fatal} of them must be mended"
-        + (", the others are objects that training leaves out" if len(problems) > fatal else "")
-        + (f"; all are in {folder / 'problems.txt'}" if problems else "")
+        f"{len(problems)} problems, {fatal} of them must be fixed"
+        + ("; the remaining ones are objects that training skips" if len(problems) > fatal else "")
+        + (f"; full list: {folder / 'problems.txt'}" if problems else "")
     )
-    print(f"drawn: {folder / 'classes.png'}, {folder / 'images.png'}")
+    print(f"plots: {folder / 'classes.png'}, {folder / 'images.png'}")
     return not fatal
 
 
@@ -121,7 +121,7 @@ def _draw_images(records: Sequence[dict], class_names: Sequence[str], output: Pa
 
 
 def _counts(content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """(K,) objects of each class."""
+    """Return (K,) the number of objects of each class."""
     labels = np.concatenate([labels for _, labels in objects])
     return np.bincount(labels[(labels >= 0) & (labels < len(content.classes))], minlength=len(content.classes))
 
@@ -133,9 +133,9 @@ def _summary(name: str, content: Content, objects: Sequence[tuple[np.ndarray, np
     crowds = sum(a.get("iscrowd", 0) for record in content.records for a in record["annotations"])
     total = max(len(boxes), 1)
     rows = [
-        ["data set", name],
+        ["dataset", name],
         ["images", f"{len(per_image)}, {(per_image == 0).sum()} without objects"],
-        ["objects", f"{len(boxes)}, and {crowds} crowds, which are not trained on"],
+        ["objects", f"{len(boxes)}, plus {crowds} crowds, which training ignores"],
         ["objects per image", describe_counts(per_image)],
         *([f"{size} objects", f"{((low <= areas) & (areas < high)).sum() / total:.1%}"] for size, low, high in _SIZES),
     ]

@@ -1,4 +1,4 @@
-"""Which image stands where in which iteration, as a pure function of the seed."""
+"""Deterministic sampling: the image at each batch position of each iteration, as a pure function of the seed."""
 
 import itertools
 import random
@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Place of a sample in the run: iteration, slot in the global batch, index in the data set."""
+    """Position of a sample in the run: iteration, slot in the global batch, and dataset index of its image."""
 
     iteration: int
     slot: int
@@ -22,29 +22,29 @@ class SampleKey:
 
 
 class IterationSampler(Sampler[list[SampleKey]]):
-    """An endless stream of this process's parts of the global batches, from ``start_iter`` on.
+    """Endless stream of this rank's parts of the global batches, starting at ``start_iter``.
 
-    Every epoch is a new permutation of the data set, cut into whole batches; what is left over is
-    dropped. A data set smaller than a batch is repeated within it.
+    Every epoch is a new permutation of the dataset, split into full batches; an incomplete last batch is dropped. A
+    dataset smaller than a batch is repeated within the batch.
 
     Args:
         dataset_size: number of images, at least 1.
-        total_batch_size: over all processes, a multiple of their number.
-        seed: of the permutations.
-        shuffle: False keeps the order of the data set.
+        total_batch_size: images per iteration over all ranks, a multiple of the number of ranks.
+        seed: seed of the permutations.
+        shuffle: False keeps the order of the dataset.
 
     Raises:
-        ValueError: the batch cannot be divided among the processes, or the data set is empty.
+        ValueError: if the batch cannot be divided among the ranks, or the dataset is empty.
     """
 
     def __init__(self, dataset_size: int, total_batch_size: int, seed: int, shuffle: bool = True):
         world_size = comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % world_size:
             raise ValueError(
-                f"total_batch_size {total_batch_size} is no positive multiple of the {world_size} processes"
+                f"total_batch_size {total_batch_size} is not a positive multiple of the number of ranks ({world_size})"
             )
         if dataset_size < 1:
-            raise ValueError("the data set is empty")
+            raise ValueError("the dataset is empty")
         self.dataset_size, self.total_batch_size = dataset_size, total_batch_size
         self.seed, self.shuffle, self.start_iter = seed, shuffle, 0
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -56,11 +56,11 @@ class IterationSampler(Sampler[list[SampleKey]]):
         return max(self.dataset_size // self.total_batch_size, 1)
 
     def before(self, keys: Sequence[SampleKey]) -> SampleKey:
-        """The sample before this process's part of a global batch, which mixup blends with the first one."""
+        """Return the key of the sample before this rank's part of a global batch, which mixup blends with the first."""
         return self.key(keys[0].iteration, (keys[0].slot - 1) % self.total_batch_size)
 
     def key(self, iteration: int, slot: int) -> SampleKey:
-        """Which image stands at a slot of the global batch."""
+        """Return the key of a slot of the global batch."""
         epoch, within = divmod(iteration, self.iters_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.permutation(epoch)
@@ -68,7 +68,7 @@ class IterationSampler(Sampler[list[SampleKey]]):
         return SampleKey(iteration, slot, int(self._order[place % self.dataset_size]))
 
     def permutation(self, epoch: int) -> np.ndarray:
-        """(dataset_size,) int64 order of the images in an epoch."""
+        """Return the order of the images in an epoch, (dataset_size,) int64."""
         if not self.shuffle:
             return np.arange(self.dataset_size)
         return np.random.default_rng([self.seed, epoch]).permutation(self.dataset_size)
@@ -79,14 +79,14 @@ class IterationSampler(Sampler[list[SampleKey]]):
 
 
 class IndexSampler(Sampler[list[SampleKey]]):
-    """The batches of a sampler of detectron2, such as ``RepeatFactorTrainingSampler``, from ``start_iter`` on.
+    """Batches of a detectron2 sampler, such as ``RepeatFactorTrainingSampler``, starting at ``start_iter``.
 
     Args:
-        indices: an endless stream of this process's indices, the same each time that it is iterated over.
-        dataset_size, total_batch_size, seed: as of :class:`IterationSampler`. Indices do not depend on ``seed``.
+        indices: an endless stream of this rank's indices, which must be the same for every iterator.
+        dataset_size, total_batch_size, seed: see :class:`IterationSampler`. Indices do not depend on ``seed``.
 
     Raises:
-        ValueError: if the batch cannot be divided among the processes.
+        ValueError: if the batch cannot be divided among the ranks.
     """
 
     def __init__(self, indices: Iterable[int], dataset_size: int, total_batch_size: int, seed: int):
@@ -96,11 +96,11 @@ class IndexSampler(Sampler[list[SampleKey]]):
 
     @property
     def iters_per_epoch(self) -> int:
-        """Iterations in which as many images are drawn as the data set has."""
+        """Number of iterations that draw as many images as the dataset has."""
         return self._epochs.iters_per_epoch
 
     def before(self, keys: Sequence[SampleKey]) -> SampleKey:
-        """The last of ``keys``: the indices of other processes are not known here."""
+        """Return the last of ``keys``, because the indices of other ranks are unknown."""
         return keys[-1]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -113,15 +113,16 @@ class IndexSampler(Sampler[list[SampleKey]]):
             yield [SampleKey(iteration, *pair) for pair in zip(self.slots, indices, strict=True)]
 
 
-# In place of a slot, for what is drawn once for all samples of an iteration.
+# Used instead of a slot for random numbers shared by all samples of an iteration.
 WHOLE_BATCH = 2**32 - 1
 
 
 @contextmanager
 def generators(seed: int, iteration: int, slot: int = WHOLE_BATCH) -> Iterator[None]:
-    """Within it, the global generators of Python, NumPy and torch depend on the arguments alone;
-    after it they go on as before, so that samples made in the main process do not disturb the
-    model's own randomness."""
+    """Seed the global generators of Python, NumPy and torch from the arguments; restore their states at exit.
+
+    Restoring keeps samples that are made in the main process from changing the random numbers of the model.
+    """
     python, numpy = random.getstate(), np.random.get_state()
     state = np.random.SeedSequence([seed, iteration, slot]).generate_state(3)
     with torch.random.fork_rng(devices=[]):

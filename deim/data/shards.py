@@ -1,4 +1,4 @@
-"""Images in tar archives, as stores of objects like them: few large files in place of many small ones."""
+"""Images in tar archives: a few large files instead of many small ones, which suits object stores."""
 
 import functools
 import io
@@ -14,19 +14,21 @@ PREFIX = "tar://"
 
 
 class TarHandler(PathHandler):
-    """Opens ``tar://<archive>.tar/<member>`` for whatever reads by iopath, detectron2's mappers among them.
+    """iopath handler for ``tar://<archive>.tar/<member>`` paths, for all readers that use iopath, such as detectron2's
+    mappers.
 
-    The archive is a local file or anything else that iopath knows, which is then kept in its cache. Its table of
-    contents is read once in each process; a member is read by itself, wherever it stands.
+    The archive is a local file, or any other path that iopath supports, which is downloaded to iopath's cache. Its
+    table of contents is read once per process; members are read by random access.
     """
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[bytes]:
-        """
+        """Open a member.
+
         Raises:
-            FileNotFoundError: there is no such archive or member.
+            FileNotFoundError: if the archive or the member does not exist.
         """
         archive, member = split(path)
         place = contents(archive).get(member)
@@ -48,20 +50,20 @@ class TarHandler(PathHandler):
 
 
 def split(path: str) -> tuple[str, str]:
-    """The archive and the member that a path names.
+    """Split a path into the archive and the member.
 
     Raises:
-        FileNotFoundError: it names no archive.
+        FileNotFoundError: if the path contains no archive.
     """
     archive, found, member = path.removeprefix(PREFIX).partition(".tar/")
     if not found:
-        raise FileNotFoundError(2, f"{path} names no archive (tar://<archive>.tar/<member>)")
+        raise FileNotFoundError(2, f"{path} is not of the form tar://<archive>.tar/<member>")
     return f"{archive}.tar", member
 
 
 @functools.lru_cache(maxsize=4096)
 def contents(archive: str) -> dict[str, tuple[int, int]]:
-    """Where the files of an archive begin, and how many bytes they have, by name."""
+    """Return the (offset, size) in bytes of each file of an archive, by name."""
     with tarfile.open(_local(archive), "r:") as opened:
         return {member.name: (member.offset_data, member.size) for member in opened if member.isfile()}
 
@@ -72,14 +74,15 @@ def _local(archive: str) -> str:
 
 
 def write_shards(files: Iterable[tuple[Path, str]], folder: Path, max_bytes: int) -> Iterator[str]:
-    """Write files into archives ``00000.tar`` ..., in their order.
+    """Write files, in order, into archives ``00000.tar``, ``00001.tar``, ...
 
     Args:
-        files: each with its name in the archive.
-        max_bytes: a new archive is begun before one would hold more.
+        files: pairs (file, name in the archive).
+        folder: folder of the archives.
+        max_bytes: maximum size of the files in an archive; a larger single file gets its own archive.
 
     Yields:
-        where each went, relative to the folder: ``00000.tar/name``.
+        the path of each file relative to the folder: ``00000.tar/name``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number, group in enumerate(_groups(files, max_bytes)):
@@ -90,7 +93,7 @@ def write_shards(files: Iterable[tuple[Path, str]], folder: Path, max_bytes: int
 
 
 def _groups(files: Iterable[tuple[Path, str]], max_bytes: int) -> Iterator[list[tuple[Path, str]]]:
-    """Neighbors that have no more than ``max_bytes`` together, or are one."""
+    """Group consecutive files of at most ``max_bytes`` in total; a larger single file forms its own group."""
     group: list[tuple[Path, str]] = []
     size = 0
     for file in files:

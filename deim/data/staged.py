@@ -1,4 +1,4 @@
-"""The augmentation stages of DEIM and D-FINE."""
+"""Augmentation stages of DEIM and D-FINE."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ from deim.schedule import Schedule, Stage
 
 
 def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
-    """Sides from three quarters to five quarters of ``base_size`` in steps of 32.
+    """Return the image sides for multi-scale training: 0.75 to 1.25 times ``base_size`` in steps of 32 pixels.
 
     Args:
-        repeat: how often ``base_size`` itself stands among them, the others standing once; None for
-            ``base_size`` alone.
+        base_size: side in pixels.
+        repeat: number of times that ``base_size`` itself is repeated in the list, which raises its probability; None
+            returns only ``base_size``.
     """
     if repeat is None:
         return [base_size]
@@ -38,7 +39,7 @@ def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
 
 @dataclass
 class _Alone:
-    """What a mapper needs under a loader that calls it with a record alone."""
+    """State of a mapper that is called by a data loader with only a record."""
 
     records: Records
     iters_per_epoch: int
@@ -46,7 +47,7 @@ class _Alone:
 
 
 class StagedMapper:
-    """A mapper whose augmentation changes with the epoch, as the schedule says.
+    """Mapper whose augmentation follows the stages of the schedule.
 
     =======  ===================================================================================
     stage    augmentation
@@ -57,21 +58,20 @@ class StagedMapper:
     FINAL    ``always``
     =======  ===================================================================================
 
-    Every image ends with a resize: to one size that is drawn for all images of an iteration from
-    ``sizes``, in the FINAL stage to ``shape``; or by ``resize``, but not in the DENSE stage, whose images
-    are mixed.
+    The last step is a resize. By default all images of an iteration get the same size: a random one, or ``shape`` in
+    the FINAL stage. With ``resize``, each image gets its own size, except in the DENSE stage, which mixes images.
 
     Args:
-        schedule: of the run.
-        shape: (height, width) that the model is evaluated at.
-        color, strong, always: detectron2 policies.
-        mosaic: None for none.
-        mosaic_prob: how often an image of the DENSE stage becomes a mosaic.
-        multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at one size.
-        resize: policies that give each image a size of its own (DETR); None for one size per iteration.
+        schedule: schedule of the run.
+        shape: (height, width) of images in evaluation.
+        color, strong, always: detectron2 augmentations.
+        mosaic: mosaic augmentation; None disables it.
+        mosaic_prob: probability of a mosaic in the DENSE stage.
+        multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at a single size.
+        resize: augmentations that resize each image individually (DETR); None uses one size per iteration.
         img_format, min_box_size, read, image_format: see :class:`deim.data.mapper.DetectionMapper`.
-        dataset, total_batch_size: the records and the images per iteration over all processes. Only loaders other than
-            :func:`deim.data.build_train_loader` need them here, since they call the mapper with a record alone.
+        dataset, total_batch_size: records, and images per iteration over all ranks. Required only with data loaders
+            other than :func:`deim.data.build_train_loader`, which call the mapper with only a record.
 
     Raises:
         ValueError: if ``mosaic_prob`` is not a probability.
@@ -110,21 +110,21 @@ class StagedMapper:
             )
 
     def __call__(self, record: dict) -> dict:
-        """Augment a record under a loader of detectron2, which does not state the iteration.
+        """Augment a record for a detectron2 data loader, which does not provide the iteration.
 
-        The stage is that of the estimated iteration; see :class:`deim.data.iteration.SampleClock`. Images of one iteration
-        have one size. There is no mixup, which needs a whole batch.
+        The stage follows an estimate of the iteration; see :class:`deim.data.iteration.SampleClock`. All images of an
+        iteration have the same size. Mixup is not available, because it needs a whole batch.
 
         Args:
-            record: of detectron2.
+            record: a detectron2 record.
 
         Raises:
             ConfigError: if the mapper was built without ``dataset`` and ``total_batch_size``.
         """
         if self._alone is None:
             raise ConfigError(
-                "StagedMapper is called by a loader that does not state the iteration: use deim.data.build_train_loader, or "
-                "give the mapper dataset= and total_batch_size=, from which it estimates the iteration"
+                "StagedMapper was called by a data loader that does not provide the iteration; use "
+                "deim.data.build_train_loader, or pass dataset= and total_batch_size= to StagedMapper to estimate it"
             )
         iteration = self._alone.clock.tick()
         stage = self.stage_of(iteration // self._alone.iters_per_epoch)
@@ -137,7 +137,7 @@ class StagedMapper:
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """Every size that training images may have: height and width, scaled alike."""
+        """All possible (height, width) of training images; both sides scale alike."""
         return [self._scaled(side) for side in multi_scale_sizes(self.shape[0], self.multi_scale_repeat)]
 
     def _scaled(self, side: int) -> tuple[int, int]:
@@ -145,16 +145,17 @@ class StagedMapper:
         return side, round(width * side / height / 32) * 32 if side != height else width
 
     def draw_shape(self, stage: Stage) -> tuple[int, int]:
-        """The size of an iteration's images."""
+        """Draw the (height, width) of the images of an iteration."""
         if stage is Stage.FINAL:
             return self.shape
         return self._scaled(int(np.random.choice(multi_scale_sizes(self.shape[0], self.multi_scale_repeat))))
 
     def at(self, stage: Stage, records: Records) -> Callable[[dict], dict]:
-        """The mapper for one iteration; draws its size.
+        """Return the mapper for one iteration; draws the image size.
 
         Args:
-            records: where the other images of a mosaic come from.
+            stage: augmentation stage of the iteration.
+            records: records from which the additional images of a mosaic are drawn.
         """
         return self._mapper(stage, self.draw_shape(stage), records)
 
@@ -166,16 +167,16 @@ class StagedMapper:
         single = DetectionMapper([*policies, *resize], True, **how)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single
-        # The mosaic itself has the wanted size, unless a policy that follows changes it.
+        # The mosaic already has the output size, unless a later augmentation changes it.
         joined = MosaicMapper(self.mosaic, shape, [*self.color, *self.always, Resize(shape)], records, **how)
         return lambda record: (joined if np.random.uniform() < self.mosaic_prob else single)(record)
 
 
 class MosaicMapper(DetectionMapper):
-    """Makes a mosaic of a record and three others, drawn from ``records``.
+    """Mapper that combines a record and three random ones from ``records`` into a mosaic.
 
-    The sample's ``file_name``, ``image_id``, ``height`` and ``width`` are those of its first image. For ``how``, see
-    :class:`DetectionMapper`.
+    The ``file_name``, ``image_id``, ``height`` and ``width`` of the sample are those of the first image. For ``how``,
+    see :class:`DetectionMapper`.
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class MosaicMapper(DetectionMapper):
             for one, (boxes, _) in zip((record, *others), objects, strict=True)
         ]
         transforms = self.mosaic.get_transforms([image.size for image in images], self.shape)
-        # OpenCV warps four channels in less than half of the time of three.
+        # OpenCV warps four channels more than twice as fast as three.
         canvas = np.full((*self.shape, 4), self.mosaic.fill, np.uint8)
         boxes = []
         for image, transform in zip(images, transforms, strict=True):

@@ -1,4 +1,4 @@
-"""Small blocks that backbones, encoders and decoders share."""
+"""Layers shared by backbones, encoders and decoders."""
 
 from deim.layers.activation import build_activation
 from deim.layers.attention import AttentionBlock, SelfAttention, attend, attend_in_blocks

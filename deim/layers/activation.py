@@ -11,18 +11,18 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def build_activation(name: str | None) -> nn.Module:
-    """The activation called ``name``; None gives the identity.
+    """Return the activation module with the given name; the identity for None.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: if the name is unknown.
     """
     if name is None:
         return nn.Identity()
     if name not in _ACTIVATIONS:
-        raise ValueError(f"Unknown activation {name!r}; choose one of {', '.join(_ACTIVATIONS)}")
+        raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(_ACTIVATIONS)}")
     return nn.ReLU(inplace=True) if name == "relu" else _ACTIVATIONS[name]()
 
 
 def in_place(activation: nn.Module) -> nn.Module:
-    """The same activation, which overwrites its input where it can; ReLU does so in training already."""
+    """Return an in-place version of an activation if there is one; ReLU is always built in place."""
     return nn.SiLU(inplace=True) if isinstance(activation, nn.SiLU) else activation

@@ -1,4 +1,4 @@
-"""Attention of several heads, also where only neighbors see each other."""
+"""Multi-head attention, optionally block-wise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 @dataclass
 class AttentionBlock:
-    """Neighboring queries that look at the same neighboring keys.
+    """A block of consecutive queries that attend to the same range of keys.
 
-    A mask over all pairs says as much, but pairs that it forbids cost as much as others, and the fastest kernels take none.
+    A mask over all pairs would be equivalent, but masked pairs cost as much as other pairs, and the fastest kernels
+    support no mask.
 
     Attributes:
-        size: how many queries, which follow those of the block before.
-        seen: the keys.
-        forbidden: (size, keys) bool, True where a query does not see a key all the same; None for nowhere.
+        size: number of queries; they follow the queries of the previous block.
+        seen: range of keys that the queries attend to.
+        forbidden: (size, keys) bool, True for pairs inside the block that are masked; None for no mask.
     """
 
     size: int
@@ -28,12 +29,14 @@ class AttentionBlock:
 def attend(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, forbidden: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Attention of projected inputs.
+    """Compute multi-head attention of projected inputs.
 
     Args:
-        query, key: (B, Q, C) and (B, S, C), the heads side by side.
+        query, key: (B, Q, C) and (B, S, C), with concatenated heads.
         value: (B, S, D).
-        forbidden: bool, True where a query does not see a key; broadcast to (B, heads, Q, S).
+        num_heads: number of heads.
+        forbidden: bool, True for masked pairs; broadcast to (B, heads, Q, S).
+        dropout: dropout probability of the attention weights.
 
     Returns:
         (B, Q, D).
@@ -47,7 +50,7 @@ def attend(
 def attend_in_blocks(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, blocks: Sequence[AttentionBlock], dropout: float = 0.0
 ) -> Tensor:
-    """:func:`attend`, block by block; without blocks, all queries see all keys."""
+    """Compute :func:`attend` block by block; without blocks, all queries attend to all keys."""
     if not blocks:
         return attend(query, key, value, num_heads, dropout=dropout)
     parts = zip(query.split([block.size for block in blocks], dim=1), blocks, strict=True)
@@ -56,14 +59,14 @@ def attend_in_blocks(
 
 
 class SelfAttention(nn.Module):
-    """Attention among tokens or queries, whose positions count for who is looked at and not for what is seen.
+    """Self-attention of tokens or queries; positions are added to queries and keys, but not to values.
 
-    Parameters and their first values are those of ``torch.nn.MultiheadAttention``.
+    Parameters and their initialization are those of ``torch.nn.MultiheadAttention``.
 
     Args:
-        dim: of the tokens.
-        num_heads: divides ``dim``.
-        dropout: of the attention's weights, in training.
+        dim: width of the tokens.
+        num_heads: number of heads; must divide ``dim``.
+        dropout: dropout probability of the attention weights, in training.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
@@ -82,12 +85,13 @@ class SelfAttention(nn.Module):
         blocks: Sequence[AttentionBlock] = (),
         padding: Tensor | None = None,
     ) -> Tensor:
-        """
+        """Compute self-attention.
+
         Args:
-            placed: (B, N, dim) tokens with their positions, of which queries and keys are made.
-            tokens: (B, N, dim), of which values are made.
-            blocks: who sees whom; empty for all.
-            padding: (B, N) bool, True where a token is to be ignored, instead of blocks.
+            placed: (B, N, dim) tokens with added positions, the input of queries and keys.
+            tokens: (B, N, dim), the input of values.
+            blocks: attention blocks; if empty, all tokens attend to all tokens.
+            padding: (B, N) bool, True for tokens to ignore; used instead of ``blocks``.
 
         Returns:
             (B, N, dim).

@@ -1,4 +1,4 @@
-"""Mixed precision without what it remembers."""
+"""Mixed precision without the weight cache of autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,7 +6,7 @@ import torch
 
 
 def casting_anew(device_type: str) -> AbstractContextManager:
-    """Autocast as it is around, whose casts of weights are neither taken from its cache nor left in it."""
+    """Return a context with the current autocast settings that neither reads nor fills the cache of cast weights."""
     if not torch.is_autocast_enabled(device_type):
         return nullcontext()
     return torch.autocast(device_type, torch.get_autocast_dtype(device_type), cache_enabled=False)

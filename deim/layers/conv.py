@@ -11,14 +11,14 @@ from deim.layers.normalization import normalize
 
 
 def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
-    """One convolution with bias that computes ``norm(conv(x))`` in eval mode.
+    """Return one convolution with bias that computes ``norm(conv(x))`` in eval mode.
 
     Args:
-        conv: without bias.
+        conv: convolution without bias.
         norm: BatchNorm2d or FrozenBatchNorm2d.
     """
     eps: Any = norm.eps
-    values: dict[str, Any] = norm.state_dict()  # parameters in the one, buffers in the other
+    values: dict[str, Any] = norm.state_dict()  # parameters in BatchNorm2d, buffers in FrozenBatchNorm2d
     scale = values["weight"] / (values["running_var"] + eps).sqrt()
     fused = copy.deepcopy(conv)
     fused.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
@@ -27,11 +27,14 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 
 
 def convolve_apart(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
-    """Convolutions of parts (B, C, h, w) of channels, of any sizes, whose sum is that of the parts concatenated, which takes
-    a pass over memory more, and in training three.
+    """Convolve parts (B, C, h, w) of the input channels separately.
+
+    The sum of the results equals the convolution of the concatenated parts, but avoids one pass over memory (three in
+    training). The parts may differ in h and w.
 
     Args:
-        conv: of one group.
+        conv: convolution with one group.
+        parts: inputs in channel order.
     """
     weights = conv.weight.split([part.shape[1] for part in parts], dim=1)
     biases = [*[None] * (len(parts) - 1), conv.bias]
@@ -42,7 +45,7 @@ def convolve_apart(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch normalization, activation; "same" padding for odd kernels."""
+    """Convolution without bias, batch normalization and activation; "same" padding for odd kernels."""
 
     def __init__(
         self,
@@ -63,20 +66,20 @@ class ConvNorm(nn.Module):
 
     @property
     def convolution(self) -> nn.Conv2d:
-        """What is computed first: without the normalization, or with it folded in."""
+        """The convolution, with the normalization folded in after :meth:`fold`."""
         return self.conv if self.fused is None else self.fused
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(self.convolution(x))
 
     def finish(self, convolved: Tensor) -> Tensor:
-        """What follows the convolution."""
+        """Apply the normalization, unless folded, and the activation to the output of the convolution."""
         if self.fused is not None:
             return self.activation(convolved)
         return normalize(self.norm, self.activation, convolved)
 
     def fold(self) -> None:
-        """Fold the normalization into the convolution, in place; a second call does nothing."""
+        """Fold the normalization into the convolution, in place; further calls have no effect."""
         if self.fused is None:
             self.fused = fuse_conv_norm(self.conv, self.norm)
             self.activation = in_place(self.activation)
@@ -84,7 +87,7 @@ class ConvNorm(nn.Module):
 
 
 class FusibleConvNorm(ConvNorm):
-    """A :class:`ConvNorm` that the official codes fold as well, so that their deployed weights are of it."""
+    """A :class:`ConvNorm` that the official implementations also fold, so that deployed weights are compatible."""
 
     def reparameterize(self) -> None:
         """See :meth:`fold`."""
@@ -92,20 +95,21 @@ class FusibleConvNorm(ConvNorm):
 
 
 class FusionConvNorm(FusibleConvNorm):
-    """A pointwise one which, of a map and one of half its resolution, does not need both in one.
+    """Pointwise :class:`FusibleConvNorm` of a feature map and an upsampled map of half its resolution.
 
-    A pointwise convolution of an enlarged map is the enlarged convolution of the map, for a quarter of the work in both
-    directions: with nearest neighbors, a value is the same four times.
+    The maps are not concatenated. With nearest-neighbor upsampling, a pointwise convolution can be computed before
+    upsampling, which takes a quarter of the operations in the forward and the backward pass.
     """
 
     def __init__(self, in_channels: int, out_channels: int, activation: str | None = None):
         super().__init__(in_channels, out_channels, activation=activation)
 
     def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
-        """
+        """Compute the convolution of the upsampled ``coarser`` map concatenated with ``x``.
+
         Args:
             x: (B, C, h, w).
-            coarser: (B, C', h / 2, w / 2), enlarged as the channels before those of ``x``; None without such.
+            coarser: (B, C', h / 2, w / 2), the first channels of the concatenation; None if ``x`` has all channels.
 
         Returns:
             (B, out_channels, h, w).

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention with its own number of points on each level."""
+"""Multi-scale deformable attention with an individual number of points per level."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ SAMPLINGS = {"bilinear": deform_attn, "nearest": deform_attn_nearest}
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Deformable attention around points (Deformable DETR, section 4.1) or boxes (appendix A.4), as
-    Deformable DETR, RT-DETRv2 and D-FINE use it.
+    """Deformable attention around points (Deformable DETR, section 4.1) or boxes (appendix A.4), as used in Deformable
+    DETR, RT-DETRv2 and D-FINE.
 
     Args:
         embed_dim: width of queries and values.
-        num_heads: divides ``embed_dim``.
-        num_points: sampling points of each level, e.g. (3, 6, 3).
-        offset_scale: sampling offsets are in units of ``offset_scale`` times the sides of a reference box, or
-            in tokens around a reference point.
-        project: project the values and the output (Deformable DETR, RT-DETRv2), or not (D-FINE).
-        sampling: "bilinear", or "nearest" (RT-DETRv2's discrete sampling, section 3.1, which needs no
-            grid sampling in deployment; the sampling offsets get no gradient and are frozen).
+        num_heads: number of heads; must divide ``embed_dim``.
+        num_points: number of sampling points on each level, e.g. (3, 6, 3).
+        offset_scale: unit of sampling offsets around a reference box, relative to its sides. Offsets around a
+            reference point are in tokens.
+        project: whether to project the values and the output (Deformable DETR, RT-DETRv2; not D-FINE).
+        sampling: "bilinear", or "nearest" (RT-DETRv2's discrete sampling, section 3.1, which needs no grid sampling in
+            deployment; the sampling offsets get no gradient and are frozen).
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dim``, or an unknown ``sampling``.
+        ValueError: if ``num_heads`` does not divide ``embed_dim``, or ``sampling`` is unknown.
     """
 
     point_scale: Tensor
@@ -61,7 +61,8 @@ class MultiScaleDeformableAttention(nn.Module):
             self.sampling_offsets.requires_grad_(False)
 
     def _reset_parameters(self) -> None:
-        """Point k of a level starts k steps away, each head in a direction of its own (Deformable DETR, A.4)."""
+        """Initialize point k of a level k steps away from the reference, in one direction per head (Deformable DETR,
+        appendix A.4)."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
@@ -85,14 +86,16 @@ class MultiScaleDeformableAttention(nn.Module):
         padding: Tensor | None = None,
         valid_ratios: Tensor | None = None,
     ) -> Tensor:
-        """
+        """Compute deformable attention.
+
         Args:
             queries: (B, Q, embed_dim).
             references: (B, Q, 4) boxes, cxcywh, or (B, Q, 2) points, relative to the image without padding.
-            value: (B, S, embed_dim), the levels one after the other.
+            value: (B, S, embed_dim), concatenated over levels.
             spatial_shapes: (h, w) of each level.
-            padding: (B, S) bool, True where the value counts as zero.
-            valid_ratios: (B, L, 2) which part of each level's width and height is no padding; None for all.
+            padding: (B, S) bool, True for tokens whose value is treated as zero.
+            valid_ratios: (B, L, 2) fractions of each level's width and height that are not padding; None without
+                padding.
 
         Returns:
             (B, Q, embed_dim).
@@ -114,7 +117,7 @@ class MultiScaleDeformableAttention(nn.Module):
         spatial_shapes: Sequence[tuple[int, int]],
         valid_ratios: Tensor | None,
     ) -> Tensor:
-        """(B, Q, H, P, 2) sampling positions in the maps; ``references`` are (B, Q, 1, 1, 2 or 4)."""
+        """Return the sampling positions (B, Q, H, P, 2) in the maps; ``references`` are (B, Q, 1, 1, 2 or 4)."""
         center, size = references[..., :2], references[..., 2:]
         if valid_ratios is not None:
             ratios = torch.cat([valid_ratios[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(self.num_points)], 1)
@@ -129,7 +132,7 @@ class MultiScaleDeformableAttention(nn.Module):
 def _level_sizes(
     spatial_shapes: tuple[tuple[int, int], ...], num_points: tuple[int, ...], device: torch.device
 ) -> Tensor:
-    """(P, 2) width and height of the map of each point. Cached: do not write to it."""
+    """Return (P, 2) width and height of each point's feature map. The result is cached: do not modify it."""
     levels = zip(spatial_shapes, num_points, strict=True)
     rows = [[width, height] for (height, width), count in levels for _ in range(count)]
     return tensor_of_sizes(rows, device)

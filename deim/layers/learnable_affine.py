@@ -1,4 +1,4 @@
-"""A learnable affine after normalization and ReLU, which normalization in one step does as well."""
+"""Learnable affine after normalization and ReLU, which can be fused with the normalization."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from deim.layers.ops.batch_norm import Activation
 
 
 class LearnableAffine(nn.Module):
-    """``scale * x + bias`` with two scalars; lets small networks use a ReLU better."""
+    """``scale * x + bias`` with two scalars, which improves small networks with ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -16,18 +16,18 @@ class LearnableAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Without dimensions, parameters leave half precision as it is; in place: a pass over memory less.
+        # Zero-dimensional parameters do not promote half precision; in place saves a pass over memory.
         return (self.scale.squeeze() * x).add_(self.bias.squeeze())
 
     def of_rectified(self, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-        """``self(relu(norm(x)))`` to rounding, in one step with the normalization.
+        """Compute ``self(relu(norm(x)))``, up to rounding, fused with the normalization.
 
-        ``scale * relu(y) + bias`` is ``scale * y + bias``, held on the side of ``bias`` that the sign of ``scale`` says; and a
-        normalization ends in an affine map already. Its gradients need nothing but what it returns, so that a third of
-        the activations are not kept.
+        ``scale * relu(y) + bias`` equals ``scale * y + bias`` with ``bias`` as the lower bound (``scale`` > 0) or the
+        upper bound. The normalization already ends with an affine map, which absorbs ``scale`` and ``bias``. The
+        backward pass needs no intermediate results, which saves a third of the activation memory.
 
         Args:
-            norm: one that :func:`deim.layers.normalization.in_one_step` is true of.
+            norm: a normalization for which :func:`deim.layers.normalization.in_one_step` returns True.
             x: (B, C, H, W).
         """
         scale, bound = self.scale.item(), self.bias.item()

@@ -1,4 +1,4 @@
-"""A linear layer that is as fast as the CPU allows."""
+"""Linear layer that is fast on all CPUs."""
 
 import torch
 from torch import Tensor, nn
@@ -6,19 +6,19 @@ from torch.nn import functional as F
 
 from deim.layers.tracing import is_traced
 
-# Narrower layers are computed sooner than a convolution is prepared.
+# For narrower layers, the overhead of a convolution exceeds its gain.
 _SMALLEST = 64
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``; on the CPU, wide layers in single precision are computed as 1 x 1 convolutions.
+    """``torch.nn.Linear``; on the CPU, wide float32 layers are computed as 1 x 1 convolutions.
 
-    Those are oneDNN's, which multiplies matrices on any processor as fast as it can. For linear layers torch asks its
-    BLAS, which for the wheels is MKL: on processors not of Intel's that is half as fast (``docs/benchmarks.md``).
+    Convolutions use oneDNN, which is fast on all processors. Linear layers use torch's BLAS (MKL in the official
+    wheels), which is half as fast on non-Intel processors (``docs/benchmarks.md``).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # in a graph a linear layer should be seen as one
+        # Traced graphs should contain a linear layer, not a convolution.
         if is_traced() or not self._by_onednn(x):
             return super().forward(x)
         pixels = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)

@@ -9,12 +9,15 @@ from deim.layers.linear import Linear
 
 
 class MLP(nn.Module):
-    """``num_layers`` linear layers with an activation between them: (..., input_dim) -> (..., output_dim).
+    """Stack of linear layers with activations in between: (..., input_dim) -> (..., output_dim).
 
-    detrex's MLP has a fixed ReLU; DEIM trains with SiLU.
+    Unlike detrex's MLP, which always uses ReLU, the activation is configurable; DEIM trains with SiLU.
 
     Args:
-        zero_init: the last layer starts at zero, and so does the output.
+        input_dim, hidden_dim, output_dim: widths.
+        num_layers: number of linear layers.
+        activation: name of the activation; see :func:`deim.layers.build_activation`.
+        zero_init: initialize the last layer, and so the output, to zero.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Normalization and the activation behind it, with fewer passes over memory where that can be."""
+"""Normalization followed by an activation, fused where possible to save passes over memory."""
 
 from typing import Any, TypeGuard
 
@@ -16,7 +16,7 @@ _KNOWN = {
 
 
 def normalize(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
-    """``activation(norm(x))`` to rounding, for x (B, C, H, W)."""
+    """Compute ``activation(norm(x))``, up to rounding, for x (B, C, H, W)."""
     known = _KNOWN.get(type(activation))
     if known is None or not in_one_step(norm, x):
         return activation(norm(x))
@@ -24,7 +24,7 @@ def normalize(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
 
 
 def in_one_step(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether :func:`normalize_in_one_step` is for them."""
+    """Return whether :func:`normalize_in_one_step` supports this normalization and input."""
     if type(norm) is not nn.BatchNorm2d or not norm.training or torch.compiler.is_compiling():
         return False
     return norm.affine and norm.track_running_stats and norm.momentum is not None and batch_norm.problem(x) is None
@@ -38,15 +38,18 @@ def normalize_in_one_step(
     activation: Activation,
     bound: Tensor | None = None,
 ) -> Tensor:
-    """``activation(norm(x))`` with these parameters in place of the module's own; its running statistics follow.
+    """Compute ``activation(norm(x))`` in one step, and update the running statistics of ``norm``.
 
     Args:
-        weight, bias: (C,).
+        norm: normalization in training mode.
+        x: (B, C, H, W).
+        weight, bias: (C,), used instead of the parameters of ``norm``.
+        activation: activation to apply.
         bound: see :class:`BatchNorm`.
     """
     out, mean, variance = BatchNorm.apply(x, weight, bias, bound, norm.eps, activation)
     count = x.numel() / x.shape[1]
-    running: Any = norm  # in_one_step has seen that it has all of these
+    running: Any = norm  # in_one_step has checked that these attributes exist
     with torch.no_grad():
         running.num_batches_tracked.add_(1)
         running.running_mean.lerp_(mean, running.momentum)

@@ -12,17 +12,17 @@ from deim.layers.tracing import remembered
 def sine_position_embedding(
     height: int, width: int, dim: int, temperature: float = 10000.0, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Embedding of each position of a (height, width) map, row by row.
+    """Return the embedding of each position of a (height, width) map, in row-major order.
 
-    The first half of the channels encodes the row, the second the column; each half holds the
-    sines of ``position / temperature^(k / (dim / 4))``, then the cosines. (RT-DETR's code labels
-    the halves the other way round and is trained on square maps, where this is what it computes.)
+    The first half of the channels encodes the row, the second half the column. Each half contains the sines of
+    ``position / temperature^(k / (dim / 4))``, followed by the cosines. RT-DETR's code swaps the names of the two
+    halves, but it is trained on square maps, for which the result is the same.
 
     Returns:
-        (1, height * width, dim) float32. Cached: do not write to it.
+        (1, height * width, dim) float32. The result is cached: do not modify it.
 
     Raises:
-        ValueError: ``dim`` is no multiple of 4.
+        ValueError: if ``dim`` is not a multiple of 4.
     """
     if dim % 4:
         raise ValueError(f"the width of the position embedding must be a multiple of 4, got {dim}")
@@ -36,11 +36,12 @@ def sine_position_embedding(
 
 
 def sine_embedding(coordinates: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Each coordinate by ``dim`` sines and cosines in turns (DETR, arXiv 2005.12872, appendix A.4).
+    """Embed each coordinate by ``dim`` alternating sines and cosines (DETR, arXiv 2005.12872, appendix A.4).
 
     Args:
-        coordinates: (..., N) in units of the image's sides.
-        dim: of one coordinate; even.
+        coordinates: (..., N), relative to the image sides.
+        dim: channels per coordinate, even.
+        temperature: base of the frequencies.
 
     Returns:
         (..., N * dim), in the order of the coordinates.
@@ -51,11 +52,12 @@ def sine_embedding(coordinates: Tensor, dim: int, temperature: float = 10000.0) 
 
 
 def map_coordinates(padding: Tensor, offset: float = 0.0, eps: float = 1e-6) -> Tensor:
-    """(B, h, w, 2) row and column of each position of maps, relative to what is no padding.
+    """Return the row and column of each map position, (B, h, w, 2), relative to the area without padding.
 
     Args:
-        padding: (B, h, w) bool, True on padding.
-        offset: added to rows and columns, which count from 1 (Deformable DETR: -0.5, the center).
+        padding: (B, h, w) bool, True for padding.
+        offset: added to rows and columns, which count from 1 (Deformable DETR: -0.5, the pixel center).
+        eps: added to the divisor.
     """
     inside = (~padding).float()
     rows, columns = inside.cumsum(1), inside.cumsum(2)

@@ -1,7 +1,7 @@
-"""The re-parameterisable blocks of the hybrid encoder's feature fusion.
+"""Re-parameterizable fusion blocks of the hybrid encoder.
 
-CSPRepLayer is RT-DETR's fusion block (arXiv 2304.08069, section 4.2), RepELAN D-FINE's
-(arXiv 2410.13842, section 4.3: GELAN with CSP and RepVGG inside).
+:class:`CSPRepLayer` is RT-DETR's fusion block (arXiv 2304.08069, section 4.2). :class:`RepELAN` is D-FINE's fusion
+block (arXiv 2410.13842, section 4.3: GELAN with CSP and RepVGG blocks).
 """
 
 import torch
@@ -13,7 +13,7 @@ from deim.layers.conv import ConvNorm, FusibleConvNorm, FusionConvNorm, fuse_con
 
 
 class RepVGGBlock(nn.Module):
-    """Sum of a 3x3 and a 1x1 convolution, each normalized; one 3x3 convolution in deployment."""
+    """Sum of a 3x3 and a 1x1 convolution, each normalized; a single 3x3 convolution in deployment."""
 
     def __init__(self, channels: int, activation: str | None = "silu"):
         super().__init__()
@@ -26,7 +26,7 @@ class RepVGGBlock(nn.Module):
         return self.activation(self.conv1(x) + self.conv2(x) if self.fused is None else self.fused(x))
 
     def reparameterize(self) -> None:
-        """Fold both branches into one convolution, in place; a second call does nothing."""
+        """Fold both branches into one convolution, in place; further calls have no effect."""
         if self.fused is not None:
             return
         self.fused = fuse_conv_norm(self.conv1.conv, self.conv1.norm)
@@ -40,7 +40,8 @@ class RepVGGBlock(nn.Module):
 
 
 class CSPRepLayer(nn.Module):
-    """Two 1x1 branches, one through ``num_blocks`` RepVGG blocks, added; 1x1 to the output width."""
+    """Sum of two 1x1 branches, one followed by ``num_blocks`` RepVGG blocks; then a 1x1 convolution to the output
+    width."""
 
     def __init__(
         self, in_channels: int, out_channels: int, num_blocks: int, expansion: float = 1.0, activation: str = "silu"
@@ -59,12 +60,14 @@ class CSPRepLayer(nn.Module):
 
 
 class RepELAN(nn.Module):
-    """Layer aggregation: half the channels pass two chained CSP stages; every stage's output is kept.
+    """Layer aggregation: half of the channels pass through two CSP stages; all intermediate outputs are concatenated.
 
     Args:
-        split_channels: width after the first convolution, of which one half enters the stages.
+        in_channels, out_channels: input and output width.
+        split_channels: width after the first convolution; one half enters the stages.
         stage_channels: width of each stage.
-        num_blocks: RepVGG blocks in each stage.
+        num_blocks: number of RepVGG blocks in each stage.
+        activation: name of the activation.
     """
 
     def __init__(
@@ -91,8 +94,8 @@ class RepELAN(nn.Module):
 
     def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
         """See :class:`~deim.layers.conv.FusionConvNorm`."""
-        # Both halves by name: the gradient of a whole that is also used in part costs two passes more.
+        # Use both halves instead of the whole and one half, whose gradient would cost two more passes over memory.
         kept, entering = self.cv1(x, coarser).chunk(2, dim=1)
-        # One copy: else each convolution that takes the half would make its own, in both directions.
+        # One contiguous copy; otherwise each convolution copies its input, in the forward and the backward pass.
         first = self.cv2(entering.clone())
         return self.cv4(torch.cat([kept, entering, first, self.cv3(first)], dim=1))

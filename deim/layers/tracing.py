@@ -1,4 +1,4 @@
-"""While a model is traced into a graph: whether it is, and tensors that are kept from call to call."""
+"""Detection of graph tracing, and caching of tensors between calls."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +11,17 @@ from torch import Tensor
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
 
-# Older versions of torch do not tell exporting from compiling.
+# Older versions of torch do not distinguish exporting from compiling.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def is_exporting() -> bool:
-    """Whether torch traces a graph that is to be of its own operators alone."""
+    """Return whether torch is tracing a graph for export, which must contain only torch's own operators."""
     return _is_exporting() or torch.jit.is_tracing()
 
 
 def is_traced() -> bool:
-    """Whether torch traces a graph, to export or to compile it."""
+    """Return whether torch is tracing a graph, for export or compilation."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -29,8 +29,9 @@ def tensor_of_sizes(rows: Sequence[Sequence[int]], device: torch.device | str = 
     """Return sizes as a tensor.
 
     Args:
-        rows: N rows of M numbers. While a graph is traced they are tensors, which stay in the graph, so that it serves images
-            of other sizes.
+        rows: n rows of M numbers. During tracing they are tensors that stay in the graph, so that the graph supports
+            other image sizes.
+        device: device of the result.
 
     Returns:
         (N, M) float32.
@@ -41,10 +42,10 @@ def tensor_of_sizes(rows: Sequence[Sequence[int]], device: torch.device | str = 
 
 
 def remembered(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[Arguments, Made]:
-    """:func:`functools.lru_cache` for functions that make tensors out of shapes.
+    """Cache the results of a function that creates tensors from shapes, like :func:`functools.lru_cache`.
 
-    What is made while a graph is traced belongs to it and is not kept, and shapes may be symbols there. What is kept is
-    made outside of inference mode, so that it serves training, too.
+    During tracing nothing is cached: the tensors belong to the graph, and shapes may be symbolic. Cached tensors are
+    created outside of inference mode, so that they can also be used in training.
     """
 
     @functools.lru_cache(maxsize)
@@ -69,8 +70,11 @@ _users: list[list[Any]] = []
 
 @contextmanager
 def remembered_values_in_use() -> Iterator[list[Any]]:
-    """What :func:`remembered` functions return meanwhile, in a list: whoever holds it keeps it from being freed when it is
-    forgotten, which a recorded CUDA graph, reading from where it was, would not notice."""
+    """Collect the tensors that :func:`remembered` functions return inside the context in a list.
+
+    A recorded CUDA graph reads from fixed addresses. Holding the list keeps its tensors alive after they are evicted
+    from the cache.
+    """
     users: list[Any] = []
     _users.append(users)
     try:

@@ -1,4 +1,4 @@
-"""Boxes, tokens, predictions and the distributions that boxes are read from."""
+"""Boxes, encoder memory, predictions, and the edge distributions that boxes are decoded from."""
 
 from deim.structures.memory import Memory
 from deim.structures.predictions import EdgeDistributions, Predictions, Targets

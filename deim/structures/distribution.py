@@ -13,18 +13,18 @@ from deim.structures.precision import in_full_precision
 
 
 def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
-    """The bin values W(0) < ... < W(reg_max), antisymmetric around W(reg_max / 2) = 0.
+    """Return the bin values W(0) < ... < W(reg_max), antisymmetric around W(reg_max / 2) = 0.
 
     Args:
         reg_max: number of bins minus one, even and at least 4.
-        up: () or (1,) offset of the last bin but one at either end, in box sides.
+        up: () or (1,) offset of the second-to-last bin at either end, in box sides.
         reg_scale: () or (1,) curvature; edge offsets are in units of ``side / reg_scale``.
 
     Returns:
         (reg_max + 1,) float32.
 
     Raises:
-        ValueError: ``reg_max`` is odd or below 4.
+        ValueError: if ``reg_max`` is odd or below 4.
     """
     if reg_max < 4 or reg_max % 2:
         raise ValueError(f"reg_max must be even and at least 4, got {reg_max}")
@@ -39,7 +39,7 @@ def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
 
 
 def expected_offsets(corners: Tensor, bin_values: Tensor) -> Tensor:
-    """Expected edge offsets: the sum over n of softmax(corners)_n W(n).
+    """Return the expected edge offsets: the sum over n of softmax(corners)_n W(n).
 
     Args:
         corners: (..., 4, reg_max + 1) logits.
@@ -48,7 +48,7 @@ def expected_offsets(corners: Tensor, bin_values: Tensor) -> Tensor:
     Returns:
         (..., 4) float32.
     """
-    # A product of matrices: counters of operations, fvcore's among them, do not know one of a matrix with a vector.
+    # A matrix-matrix product, because FLOP counters such as fvcore's do not support matrix-vector products.
     return (in_full_precision(corners).softmax(dim=-1) @ bin_values[:, None]).squeeze(-1)
 
 
@@ -70,7 +70,7 @@ def offsets_to_boxes(references: Tensor, offsets: Tensor, reg_scale: Tensor) -> 
 
 
 def boxes_to_offsets(references: Tensor, boxes: Tensor, reg_scale: Tensor) -> Tensor:
-    """The offsets that move ``references`` to ``boxes``: the inverse of :func:`offsets_to_boxes`.
+    """Return the offsets that move ``references`` to ``boxes``: the inverse of :func:`offsets_to_boxes`.
 
     Args:
         references: (..., 4) cxcywh.
@@ -88,17 +88,17 @@ def boxes_to_offsets(references: Tensor, boxes: Tensor, reg_scale: Tensor) -> Te
 
 
 def bin_targets(offsets: Tensor, bin_values: Tensor) -> tuple[Tensor, Tensor]:
-    """Write offsets as a mixture of the two bins around them (equation 6).
+    """Express offsets as mixtures of their two neighboring bins (equation 6).
 
-    Offsets beyond the outermost bins go wholly to the outermost one.
+    Offsets beyond the outermost bins are assigned entirely to the outermost bin.
 
     Args:
-        offsets: (...) any shape.
+        offsets: any shape.
         bin_values: (reg_max + 1,) ascending.
 
     Returns:
-        int64 index of the bin to the left, in [0, reg_max - 1], and the float weight in [0, 1] of
-        the bin to the right of it; both of the shape of ``offsets``.
+        the int64 index of the left bin, in [0, reg_max - 1], and the float weight of the right bin, in [0, 1]; both in
+        the shape of ``offsets``.
     """
     right = torch.searchsorted(bin_values, offsets.contiguous(), right=True)
     left = (right - 1).clamp(0, bin_values.numel() - 2)

@@ -1,4 +1,4 @@
-"""What an encoder hands to a decoder."""
+"""Encoder output that the decoder attends to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from torch.nn import functional as F
 
 @dataclass
 class Memory:
-    """Tokens of all feature maps, one map after the other, each row by row.
+    """Tokens of all feature maps, concatenated level by level, each map in row-major order.
 
     Attributes:
         tokens: (B, S, C).
-        spatial_shapes: (h, w) of each map, finest first.
-        padding: (B, S) bool, True on padding, which attention is not to see; None if there is none. Boxes
-            are relative to each image without its padding.
-        position: (B, S, C) or (1, S, C) position embedding of the tokens, for attention that compares
-            positions; None if the encoder gives none.
+        spatial_shapes: (h, w) of each feature map, finest first.
+        padding: (B, S) bool, True for padding, which attention must ignore; None without padding. Boxes are relative
+            to the image without its padding.
+        position: (B, S, C) or (1, S, C) position embedding of the tokens, for attention that compares positions; None
+            if the encoder does not provide one.
     """
 
     tokens: Tensor
@@ -29,10 +29,11 @@ class Memory:
 
     @staticmethod
     def from_maps(maps: Sequence[Tensor], padding: Tensor | None = None) -> "Memory":
-        """Tokens of maps (B, C, h, w).
+        """Create the memory from feature maps.
 
         Args:
-            padding: (B, H, W) bool at any resolution, True on padded pixels.
+            maps: feature maps (B, C, h, w).
+            padding: (B, H, W) bool at any resolution, True for padded pixels.
         """
         shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
@@ -40,13 +41,13 @@ class Memory:
 
     @property
     def level_sizes(self) -> list[int]:
-        """The number of tokens of each map."""
+        """Number of tokens of each feature map."""
         return [height * width for height, width in self.spatial_shapes]
 
     @property
     def valid_ratios(self) -> Tensor | None:
-        """(B, L, 2) which part of each map's width and height belongs to the image; None without padding."""
-        # asked first: the lock of a cached property is where torch.compile ends a graph
+        """(B, L, 2) fractions of each map's width and height that are not padding; None without padding."""
+        # Checked before accessing the cached property, whose lock causes a graph break in torch.compile.
         return None if self.padding is None else self._valid_ratios
 
     @cached_property
@@ -57,18 +58,18 @@ class Memory:
 
 
 def _valid_ratio(inside: Tensor) -> Tensor:
-    """(B, h, w) bool -> (B, 2) shares of the width and of the height."""
+    """Return the fractions (B, 2) of width and height inside the image, given a (B, h, w) bool mask."""
     height, width = inside.shape[1:]
-    # At least one token, however small the image is in its batch: references are divided by this.
+    # At least one token, even for a tiny image in a large batch, because references are divided by the ratio.
     columns, rows = inside[:, 0].sum(1).clamp(min=1), inside[:, :, 0].sum(1).clamp(min=1)
     return torch.stack([columns / width, rows / height], dim=-1)
 
 
 def resize_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) bool mask at another resolution (B, h, w), by the nearest pixel."""
+    """Resize a (B, H, W) bool mask to (B, h, w) by nearest neighbor."""
     return F.interpolate(padding[:, None].float(), size=size, mode="nearest")[:, 0].bool()
 
 
 def flat_padding(padding: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """(B, H, W) bool mask -> (B, S) for the tokens of maps of these shapes."""
+    """Convert a (B, H, W) bool mask to a token mask (B, S) for feature maps of the given shapes."""
     return torch.cat([resize_padding(padding, shape).flatten(1) for shape in spatial_shapes], dim=1)

@@ -57,19 +57,21 @@ def test_layouts_of_coco_that_are_in_use(layout: str, tmp_path: Path) -> None:
 
 
 def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="there is no data at"):
+    with pytest.raises(DatasetError, match=r"nowhere does not exist"):
         discover(str(tmp_path / "nowhere"))
-    with pytest.raises(DatasetError, match=r"(?s)has nothing to train on.* There is nothing\. Looked for:.*data\.yaml"):
+    with pytest.raises(
+        DatasetError, match=r"(?s)contains no dataset in a known.* Found: nothing\. Supported formats:.*data\.yaml"
+    ):
         discover(str(tmp_path))
     (tmp_path / "a.txt").touch()
-    with pytest.raises(DatasetError, match=r"a\.txt has nothing to train on.* There is the file a\.txt"):
+    with pytest.raises(DatasetError, match=r"a\.txt contains no dataset in a known format\. Found: the file a\.txt"):
         discover(str(tmp_path / "a.txt"))
     written = write_coco(tmp_path)
     shutil.rmtree(written["image_root"])
-    with pytest.raises(DatasetError, match=r"the first image of .*train\.json, 0\.jpg, is in none of"):
+    with pytest.raises(DatasetError, match=r"the first image of .*train\.json, 0\.jpg, was not found in"):
         discover(str(tmp_path))
     (tmp_path / "train.json").write_text("[]")
-    with pytest.raises(DatasetError, match="not in COCO's format"):
+    with pytest.raises(DatasetError, match="not in COCO format"):
         discover(str(tmp_path))
 
 
@@ -203,5 +205,5 @@ def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, 
 def test_a_folder_without_data_ends_with_a_message(tmp_path: Path) -> None:
     done = tool("train_net.py", "--config-file", RECIPE, "--data", str(tmp_path))
     assert done.returncode == 2
-    assert f"error: {tmp_path} has nothing to train on" in done.stderr
+    assert f"error: {tmp_path} contains no dataset in a known format" in done.stderr
     assert "Traceback" not in done.stderr

@@ -165,7 +165,7 @@ def test_a_data_set_smaller_than_a_batch_is_repeated() -> None:
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="no positive multiple"):
+    with pytest.raises(ValueError, match="is not a positive multiple"):
         IterationSampler(10, 0, seed=0)
 
 

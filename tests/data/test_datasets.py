@@ -180,11 +180,11 @@ def test_faults_of_voc_are_told_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "Annotations" / "1.xml"
     good = path.read_text(encoding="utf-8")
     path.write_text(good.replace("dog", "horse"))
-    refuse("voc", source, r"1\.xml:3: class 'horse' is none of cat, dog")
+    refuse("voc", source, r"1\.xml:3: unknown class 'horse'; the classes are cat, dog")
     path.write_text(good.replace("<xmax>60</xmax>", ""))
-    refuse("voc", source, r"1\.xml:3: a number of bndbox .* is missing")
+    refuse("voc", source, r"1\.xml:3: bndbox needs the numbers ")
     path.write_text(good.replace("<xmax>60", "<xmax>nan"))
-    refuse("voc", source, r"1\.xml:3: the box .* is not finite")
+    refuse("voc", source, r"1\.xml:3: the box .* contains NaN/Inf")
     path.write_text(good.replace("</annotation>", ""))
     refuse("voc", source, r"1\.xml: .*line \d")
     path.unlink()
@@ -199,12 +199,12 @@ def test_faults_of_voc_are_told_with_file_and_line(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("0 0.5 0.5 0.1", "3 numbers follow the class"),
-        ("cat 0.5 0.5 0.1 0.1", "is no object"),
-        ("0.5 0.5 0.5 0.1 0.1", "no whole number"),
+        ("cat 0.5 0.5 0.1 0.1", "is not a valid label"),
+        ("0.5 0.5 0.5 0.1 0.1", "is not an integer"),
         ("2 0.5 0.5 0.1 0.1", "class 2 is not one of the 2 classes"),
         ("-1 0.5 0.5 0.1 0.1", "class -1 is not one of the 2 classes"),
-        ("0 nan 0.5 0.1 0.1", "is not finite"),
-        ("0 inf 0.5 0.1 0.1", "is not finite"),
+        ("0 nan 0.5 0.1 0.1", "contains NaN/Inf"),
+        ("0 inf 0.5 0.1 0.1", "contains NaN/Inf"),
     ],
 )
 def test_faults_of_yolo_are_told_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
@@ -216,11 +216,11 @@ def test_faults_of_yolo_are_told_with_file_and_line(tmp_path: Path, line: str, m
 
 def test_faults_of_a_yolo_data_file(tmp_path: Path) -> None:
     source = write_yolo(tmp_path)
-    refuse("yolo test", {**source, "split": "test"}, r"data\.yaml has no test")
+    refuse("yolo test", {**source, "split": "test"}, r"data\.yaml does not define test")
     (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: nowhere\n")
-    refuse("yolo", source, "nowhere, which does not exist")
+    refuse("yolo", source, "nowhere does not exist")
     (tmp_path / "data.yaml").write_text("names: [cat\ntrain: x\n")
-    refuse("yolo", source, "no valid YAML")
+    refuse("yolo", source, "is not valid YAML")
 
 
 def test_lists_of_images(tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ def test_faults_of_crowdhuman_are_told_with_file_and_line(tmp_path: Path) -> Non
     good = path.read_text(encoding="utf-8")
     for wrong, message in (
         ("{", r"odgt:4: Expecting"),
-        ('{"ID": "0"}', r"odgt:4: there is no 'gtboxes'"),
+        ('{"ID": "0"}', r"odgt:4: the key 'gtboxes' is missing"),
         ('{"ID": "9", "gtboxes": []}', r"odgt:4: cannot read image .*9\.jpg"),
-        ('{"ID": "0", "gtboxes": [{"tag": "person"}]}', r"odgt:4: there is no 'fbox'"),
+        ('{"ID": "0", "gtboxes": [{"tag": "person"}]}', r"odgt:4: the key 'fbox' is missing"),
     ):
         path.write_text(good + wrong + "\n")
         refuse("crowdhuman", source, message)
@@ -256,9 +256,9 @@ def change_coco(source: dict, **annotation: object) -> None:
 def test_faults_of_coco_are_told(tmp_path: Path) -> None:
     source = write_coco(tmp_path)
     change_coco(source, bbox=[1, 2, float("nan"), 4])
-    refuse("coco", source, r"1\.jpg, object 1 \(XYXY\): the box .* is not finite")
+    refuse("coco", source, r"1\.jpg, object 1 \(XYXY\): the box .* contains NaN/Inf")
     change_coco(source, bbox=[1, 2, 3, 4], category_id=4)
-    refuse("coco", source, "1 annotations have a category_id that 'categories' does not list, the first: id 10")
+    refuse("coco", source, "1 annotations have a category_id that is missing in 'categories'; the first is id 10")
 
 
 @pytest.mark.parametrize("bbox", [[5, 5, 0, 9], [5, 5, -3, 9], [200, 5, 9, 9], [5, -20, 9, 9]])
@@ -393,9 +393,9 @@ def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
     problems = (tmp_path / "check" / "problems.txt").read_text(encoding="utf-8")
     assert f"{labels}/0.txt:2: class 7 is not one of the 2 classes" in problems
     assert f"{labels}/0.txt:3: the box" in problems
-    assert f"{labels}/1.txt:1: 'nothing' is no object" in problems
+    assert f"{labels}/1.txt:1: 'nothing' is not a valid label" in problems
     assert "2.jpg: cannot read image" in problems
-    assert "4 problems, 3 of them must be mended" in done.stdout
+    assert "4 problems, 3 of them must be fixed" in done.stdout
 
 
 GROWTH = """

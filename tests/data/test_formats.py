@@ -113,18 +113,18 @@ def test_many_images_of_a_folder_are_listed_once(tmp_path: Path, monkeypatch: py
 def test_guesses_are_notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "detectron2.deim")
     layouts.roboflow_coco(tmp_path / "a")
-    assert any("'pets' stands for the whole project" in note for note in discover(str(tmp_path / "a")).notes)
+    assert any("ignoring the category 'pets'" in note for note in discover(str(tmp_path / "a")).notes)
     layouts.roboflow_yolo(tmp_path / "b")
-    assert any("data.yaml names ../train/images" in note for note in discover(str(tmp_path / "b")).notes)
+    assert any("for ../train/images" in note for note in discover(str(tmp_path / "b")).notes)
     layouts.labelimg_voc(tmp_path / "c")
     found = discover(str(tmp_path / "c"))
-    assert any("count pixels from 0" in note for note in found.notes)
+    assert any("0-based pixel coordinates" in note for note in found.notes)
     read(found.train)
     assert "1 images in " in caplog.text
     assert "have no XML file and are left out" in caplog.text
     layouts.cvat_yolo(tmp_path / "d")
     read(discover(str(tmp_path / "d")).train)
-    assert "3 images have other paths than " in caplog.text
+    assert "3 image paths differ from those in " in caplog.text
 
 
 def test_a_parent_category_with_objects_is_a_class(tmp_path: Path) -> None:
@@ -139,9 +139,9 @@ def test_a_parent_category_with_objects_is_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "chosen", "note"),
     [
-        (("train", "valid", "test"), ("train", "valid"), "not used: test"),
+        (("train", "valid", "test"), ("train", "valid"), "unused splits: test"),
         (("training", "dev"), ("training", "dev"), None),
-        (("train", "test"), ("train", "test"), "the split 'test' is evaluated on"),
+        (("train", "test"), ("train", "test"), "evaluating on the split 'test'"),
         (("trainval",), ("trainval", None), None),
         (("default",), ("default", None), None),
         (("Train", "Validation"), ("Train", "Validation"), None),
@@ -161,7 +161,7 @@ def test_a_coco_file_by_its_path(tmp_path: Path) -> None:
     images(tmp_path / "elsewhere")
     file = tmp_path / "data" / "my_training.json"
     coco(file)
-    with pytest.raises(DatasetError, match="name the folder of the images by --image-root"):
+    with pytest.raises(DatasetError, match="set the image folder by --image-root"):
         discover(str(file))
     found = discover(str(file), str(tmp_path / "elsewhere"))
     assert objects(read(found.train), found.classes) == expected()
@@ -169,7 +169,7 @@ def test_a_coco_file_by_its_path(tmp_path: Path) -> None:
     coco(file.with_name("my_val.json"))
     found = discover(str(file), str(tmp_path / "elsewhere"))
     assert found.test is not None
-    assert any("my_val.json beside my_training.json is taken for validation" in note for note in found.notes)
+    assert any("using my_val.json next to my_training.json for validation" in note for note in found.notes)
     shutil.move(tmp_path / "elsewhere", tmp_path / "data" / "photos")
     assert boxes(discover(str(file))) == expected()["0"]
 
@@ -332,11 +332,11 @@ def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").unlink()
     found = discover(str(tmp_path))
     assert list(found.classes) == ["0", "1"]
-    assert any("2 classes are called by their numbers" in note for note in found.notes)
+    assert any("using the class numbers in the labels as names of 2 classes" in note for note in found.notes)
     text(tmp_path / "data.yaml", "nc: 3", "train: images/train", "val: images/val")
     found = discover(str(tmp_path))
     assert list(found.classes) == ["0", "1", "2"]
-    assert any("no names: classes are called by their numbers" in note for note in found.notes)
+    assert any("no names; using class numbers as class names" in note for note in found.notes)
 
 
 def test_shapes_of_cvat(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_outlines_are_kept_in_coco(tmp_path: Path) -> None:
     whole = np.zeros((60, 100), bool)
     whole[6:16, 5:25] = pixels
     assert (api.annToMask(second) == whole).all()
-    with pytest.raises(DatasetError, match=r"mine\.json is one file, but there are the splits train, val"):
+    with pytest.raises(DatasetError, match=r"mine\.json is a single file for several splits \(train, val\)"):
         write_coco({"train": node, "val": node}, file)
 
 
@@ -485,7 +485,7 @@ def test_shapes_of_via(tmp_path: Path) -> None:
     }
     as_json(path, content)
     found = discover(str(tmp_path))
-    assert any("the attribute 'type' of a region is taken for its class" in note for note in found.notes)
+    assert any("using the region attribute 'type' as the class" in note for note in found.notes)
     assert boxes(found) == [("cat", [10, 20, 50, 40]), ("cat", [40, 20, 60, 40]), ("cat", [30, 20, 70, 40])]
 
 
@@ -549,7 +549,10 @@ def test_of_several_formats_the_first_is_read_and_told(tmp_path: Path) -> None:
     found = discover(str(tmp_path))
     assert found.format == "YOLO"
     assert not any("YOLO labels" in note for note in found.notes), "they are those of data.yaml"
-    assert any("YOLO is read (data.yaml), and not COCO (_annotations.coco.json)" in note for note in found.notes)
+    assert any(
+        "reading the YOLO annotations (data.yaml); ignoring COCO (_annotations.coco.json)" in note
+        for note in found.notes
+    )
 
 
 def test_what_is_there_is_told_where_nothing_is_known(tmp_path: Path) -> None:
@@ -558,7 +561,8 @@ def test_what_is_there_is_told_where_nothing_is_known(tmp_path: Path) -> None:
     text(tmp_path / "mine.json", "[]")
     (tmp_path / "stuff").mkdir()
     with pytest.raises(
-        DatasetError, match=r"(?s)There is stuff/, 4 x \.log, 1 x \.json \(mine\.json\)\. Looked for:.*VIA: .*Parquet: "
+        DatasetError,
+        match=r"(?s)Found: stuff/, 4 x \.log, 1 x \.json \(mine\.json\)\. Supported formats:.*VIA: .*Parquet: ",
     ):
         discover(str(tmp_path))
 
@@ -571,7 +575,7 @@ def test_problems_are_allowed_where_there_is_no_split_for_evaluation(
     (data / "images" / "2.jpg").unlink()
     options = ["check-data", "--data", str(data), "--output", str(tmp_path / "check"), "--skip-images"]
     assert main(options) == 1
-    assert "1 problems, 1 of them must be mended" in capsys.readouterr().out
+    assert "1 problems, 1 of them must be fixed" in capsys.readouterr().out
     assert main([*options, "dataloader.train.dataset.problems_allowed=1"]) == 0
 
 
@@ -583,8 +587,8 @@ def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: 
     assert main(options) == 1
     said = capsys.readouterr().out
     assert "Pascal VOC, 2 classes" in said
-    assert "note: boxes count pixels from 0" in said
-    assert "1 problems, 1 of them must be mended" in said
+    assert "note: assuming 0-based pixel coordinates" in said
+    assert "1 problems, 1 of them must be fixed" in said
     assert main([*options, "+dataloader.train.dataset.problems_allowed=1"]) == 0
 
 
@@ -594,24 +598,22 @@ def test_a_folder_that_holds_one_data_set_stands_for_it(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     found = discover(str(tmp_path))
     assert found.format == "Pascal VOC"
-    assert "the data set in project/ is read" in found.notes
+    assert "using the dataset in project/" in found.notes
     assert objects(read(found.train), found.classes) == objects(
         read(discover(str(tmp_path / "project")).train), found.classes
     )
     layouts.labelme(tmp_path / "second")
-    with pytest.raises(
-        DatasetError, match="holds several data sets, project/, second/: give the folder of one of them"
-    ):
+    with pytest.raises(DatasetError, match="contains several datasets, project/, second/; pass one of them"):
         discover(str(tmp_path))
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
     layouts.labelme(tmp_path / "project")
     archive = shutil.make_archive(str(tmp_path / "project"), "zip", tmp_path / "project")
-    with pytest.raises(DatasetError, match=r"project\.zip is an archive: unpack it, and give the folder"):
+    with pytest.raises(DatasetError, match=r"project\.zip is an archive; unpack it and pass the extracted folder"):
         discover(archive)
 
 
 def test_labels_of_yolo_are_not_another_format(tmp_path: Path) -> None:
     layouts.cvat_ultralytics(tmp_path)
-    assert not [note for note in discover(str(tmp_path)).notes if "is there as well" in note]
+    assert not [note for note in discover(str(tmp_path)).notes if "; ignoring" in note]

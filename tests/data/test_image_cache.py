@@ -159,7 +159,7 @@ def test_a_budget_must_be_there(gigabytes: float) -> None:
 
 
 def test_other_mappers_do_not_pretend_to_use_it(records: list[dict]) -> None:
-    with pytest.raises(ConfigError, match="image_cache_gigabytes is for StagedMapper"):
+    with pytest.raises(ConfigError, match="image_cache_gigabytes requires StagedMapper"):
         build_train_loader(records, mapper=dict, total_batch_size=2, num_workers=0, seed=0, image_cache_gigabytes=1.0)
 
 

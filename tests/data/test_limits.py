@@ -23,14 +23,14 @@ COUNTS = [3, 450, 120, 0]
 
 
 def test_the_counts_are_described() -> None:
-    assert describe_counts([1] * 99 + [300]) == "3.99 on average, 4 at the 99th percentile, 300 at most"
+    assert describe_counts([1] * 99 + [300]) == "mean 3.99, 99th percentile 4, maximum 300"
     assert describe_counts([]) == "no images"
 
 
 @pytest.mark.parametrize(
     ("split", "limits", "words"),
     [
-        ("train", Limits(300, 300, None), [["1 train images hold more objects (up to 450)", "num_queries"]]),
+        ("train", Limits(300, 300, None), [["1 train images have more objects (up to 450)", "num_queries"]]),
         ("train", Limits(500, 300, None), []),
         ("train", Limits(None, None, None), []),
         ("test", Limits(500, 300, 300), [["450 objects", "num_detections"], ["300 detections", "max_dets_per_image"]]),

@@ -59,7 +59,7 @@ def test_it_has_no_epochs(run: tuple[Path, Path], tmp_path: Path) -> None:
     words = ("--config-file", str(run[0]), "--output", str(tmp_path / "batch.png"), "--epoch", "3")
     done = tool("visualize_data.py", *words)
     assert done.returncode == 2
-    assert "has no epochs: use --epoch 0" in done.stderr
+    assert "does not define epochs; use --epoch 0" in done.stderr
     assert "Traceback" not in done.stderr
 
 

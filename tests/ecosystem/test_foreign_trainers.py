@@ -102,7 +102,7 @@ def test_the_mapper_estimates_the_stage_under_a_loader_that_does_not_state_the_i
 
 
 def test_without_its_data_the_mapper_says_what_it_needs(shapes: Path) -> None:
-    with pytest.raises(ConfigError, match="give the mapper dataset= and total_batch_size="):
+    with pytest.raises(ConfigError, match="pass dataset= and total_batch_size= to StagedMapper"):
         mapper()(records(shapes)[0])
 
 
@@ -111,7 +111,7 @@ def test_masks_that_are_not_handed_over_are_named(shapes: Path, caplog: pytest.L
     data[0]["annotations"][0]["segmentation"] = [[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]
     with caplog.at_level("INFO", logger="detectron2.deim"):
         build_train_loader(data, mapper=mapper(), total_batch_size=4, num_workers=0)
-    assert "have segmentation, of which this loader takes boxes and classes only" in caplog.text
+    assert "have segmentation, but this loader reads only boxes and classes" in caplog.text
 
 
 def test_our_own_commands_seed_the_loader_with_the_seed_of_the_run() -> None:

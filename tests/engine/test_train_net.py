@@ -140,7 +140,7 @@ def test_training_batches_are_drawn_and_counted(shapes: Path, tmp_path: Path) ->
     dense, sparse = (float(line.split(": ")[1]) for line in done.stdout.splitlines()[-2:])
     assert dense > 1.3 * sparse
     assert (tmp_path / "batch.png").read_bytes().startswith(b"\x89PNG")
-    assert "is not in the run of 160 epochs" in visualize(160).stderr
+    assert "is outside of the run, which has 160 epochs" in visualize(160).stderr
 
 
 @pytest.mark.usefixtures("several_processes")

@@ -156,8 +156,8 @@ NAN, INF = float("nan"), float("inf")
 # changes of a COCO file of three images and three objects -> objects that are read, or error message
 ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | str]] = {
     "nothing": (lambda coco: None, [2, 1, 0]),
-    "a bbox of NaN": (change("annotations", bbox=[NAN, 0, 5, 5]), "object 1 .* is not finite"),
-    "a bbox of infinity": (change("annotations", bbox=[0, 0, INF, 5]), "object 1 .* is not finite"),
+    "a bbox of NaN": (change("annotations", bbox=[NAN, 0, 5, 5]), "object 1 .* contains NaN/Inf"),
+    "a bbox of infinity": (change("annotations", bbox=[0, 0, INF, 5]), "object 1 .* contains NaN/Inf"),
     "a negative width": (change("annotations", bbox=[50, 20, -5, 5]), [1, 1, 0]),
     "no area": (change("annotations", bbox=[50, 20, 0, 5]), [1, 1, 0]),
     "no area in single precision": (change("annotations", bbox=[50, 20, 1e-9, 5]), [1, 1, 0]),
@@ -166,8 +166,8 @@ ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | st
     "a crowd": (change("annotations", iscrowd=1), [1, 1, 0]),
     "nothing but crowds": (lambda coco: [a.update(iscrowd=1) for a in coco.content["annotations"]], [0, 0, 0]),
     "an unknown category": (change("annotations", category_id=77), "1 annotations have a category_id"),
-    "a bbox of three numbers": (change("annotations", bbox=[1, 2, 3]), "annotation 0 has the bbox .1, 2, 3."),
-    "a bbox of text": (change("annotations", bbox="1 2 3 4"), "annotation 0 has the bbox '1 2 3 4'"),
+    "a bbox of three numbers": (change("annotations", bbox=[1, 2, 3]), "annotation 0: bbox is .1, 2, 3."),
+    "a bbox of text": (change("annotations", bbox="1 2 3 4"), "annotation 0: bbox is '1 2 3 4'"),
     "no bbox": (change("annotations", bbox=None), "entry 1 of 'annotations' has no bbox"),
     "no category": (change("annotations", category_id=None), "entry 1 of 'annotations' has no category_id"),
     "no image_id": (change("annotations", image_id=None), "entry 1 of 'annotations' has no image_id"),
@@ -178,16 +178,19 @@ ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | st
     # tools/check_dataset.py reports these two
     "the id of an image twice": (repeat("images"), [2, 1, 0]),
     "an annotation of no image": (change("annotations", image_id=99), [1, 1, 0]),
-    "the id of an annotation twice": (repeat("annotations"), "the id 0 stands twice in 'annotations'"),
-    "no annotations": (lambda coco: coco.content.update(annotations=[]), "but no annotations at all"),
-    "no images": (lambda coco: coco.content.update(images=[]), "it lists no images"),
-    "no categories": (lambda coco: coco.content.update(categories=[]), "it lists no categories"),
+    "the id of an annotation twice": (repeat("annotations"), "duplicate id 0 in 'annotations'"),
+    "no annotations": (lambda coco: coco.content.update(annotations=[]), "images but no annotations"),
+    "no images": (lambda coco: coco.content.update(images=[]), "no entries in images"),
+    "no categories": (lambda coco: coco.content.update(categories=[]), "no entries in categories"),
     "a list": (whole([]), "not in COCO format"),
     "a number": (whole(3), "not in COCO format"),
     "half of a file": (lambda coco: coco.path.write_text('{"images": ['), "not valid JSON"),
     "bytes that are no UTF-8": (lambda coco: coco.path.write_bytes(b"\xff\xfe\xfa"), "not valid JSON"),
-    "a name that leaves the folder": (change("images", file_name="../../etc/passwd"), "which is not in"),
-    "an absolute name": (change("images", file_name="/etc/passwd"), "names the image /etc/passwd, which is not in"),
+    "a name that leaves the folder": (change("images", file_name="../../etc/passwd"), "which is outside of"),
+    "an absolute name": (
+        change("images", file_name="/etc/passwd"),
+        "references the image /etc/passwd, which is outside of",
+    ),
 }
 
 
@@ -213,8 +216,8 @@ def test_annotations_of_coco(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("the id of an image twice", "the id 7 stands twice in 'images'"),
-        ("an annotation of no image", "1 annotations have an image_id that 'images' does not list"),
+        ("the id of an image twice", "duplicate id 7 in 'images'"),
+        ("an annotation of no image", "1 annotations have an image_id that is missing in 'images'"),
     ],
 )
 def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, message: str, tmp_path: Path) -> None:
@@ -234,7 +237,12 @@ def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, messa
 
 # format, file, text in it, replacement, error message
 OTHER_FORMATS: dict[str, tuple[str, str, Callable[[str], str | bytes], str]] = {
-    "VOC, an unknown class": ("voc", "Annotations/0.xml", lambda t: t.replace("cat", "cow"), "0.xml:3: class 'cow'"),
+    "VOC, an unknown class": (
+        "voc",
+        "Annotations/0.xml",
+        lambda t: t.replace("cat", "cow"),
+        "0.xml:3: unknown class 'cow'",
+    ),
     "VOC, no XML": ("voc", "Annotations/0.xml", lambda t: "hello", "0.xml: is not valid XML: syntax error"),
     "VOC, an entity of another file": (
         "voc",
@@ -246,18 +254,18 @@ OTHER_FORMATS: dict[str, tuple[str, str, Callable[[str], str | bytes], str]] = {
         "voc",
         "ImageSets/Main/train.txt",
         lambda t: "../../../x\n" + t,
-        "which is not in",
+        "which is outside of",
     ),
     "VOC, no UTF-8": ("voc", "Annotations/0.xml", lambda t: b"\xff\xfe\xfa", "0.xml"),
-    "YOLO, a word": ("yolo", "labels/train/0.txt", lambda t: "cat 0 0 1 1", "0.txt:1: .* is no object"),
+    "YOLO, a word": ("yolo", "labels/train/0.txt", lambda t: "cat 0 0 1 1", "0.txt:1: .* is not a valid label"),
     "YOLO, no UTF-8": ("yolo", "labels/train/0.txt", lambda t: b"\xff\xfe\xfa", "0.txt"),
     "YOLO, a tag that runs code": (
         "yolo",
         "data.yaml",
         lambda t: t + "extra: !!python/object/apply:os.system ['touch pwned']\n",
-        "data.yaml is no valid YAML",
+        "data.yaml is not valid YAML",
     ),
-    "YOLO, a list": ("yolo", "data.yaml", lambda t: "[1, 2]", "data.yaml has no names"),
+    "YOLO, a list": ("yolo", "data.yaml", lambda t: "[1, 2]", "data.yaml does not define names"),
     "YOLO, no UTF-8 in data.yaml": ("yolo", "data.yaml", lambda t: b"\xff\xfe\xfa", "data.yaml"),
     "CrowdHuman, no JSON": ("crowdhuman", "annotation_train.odgt", lambda t: t + "{", "odgt:4: "),
     "CrowdHuman, a list": ("crowdhuman", "annotation_train.odgt", lambda t: t + "[]", "odgt:4: "),
@@ -271,7 +279,7 @@ OTHER_FORMATS: dict[str, tuple[str, str, Callable[[str], str | bytes], str]] = {
         "crowdhuman",
         "annotation_train.odgt",
         lambda t: t.replace('"ID": "0"', '"ID": "../../0"'),
-        "odgt:1: .*which is not in",
+        "odgt:1: .*which is outside of",
     ),
 }
 
@@ -295,11 +303,11 @@ def test_problems_up_to_a_limit_are_left_out(tmp_path: Path, caplog: pytest.LogC
     labels = tmp_path / "labels" / "train" / "0.txt"
     labels.write_text(labels.read_text(encoding="utf-8") + "7 0.5 0.5 0.1 0.1\n0 nan 0.5 0.1 0.1\n0 0.5\n")
     (tmp_path / "images" / "train" / "2.jpg").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"\+dataloader.train.dataset.problems_allowed=4 leaves them out"):
+    with pytest.raises(DatasetError, match=r"to skip them, set \+dataloader.train.dataset.problems_allowed=4"):
         read(f"{tmp_path}_all", **source, problems_allowed=3)
     records = read(f"{tmp_path}_some", **source, problems_allowed=4)
     assert [len(record["annotations"]) for record in records] == [2, 1]
-    assert "4 of 4 problems allowed are left out" in caplog.text
+    assert "skipping 4 problems (4 allowed)" in caplog.text
     for place in ("0.txt:3", "0.txt:4", "0.txt:5", "2.jpg"):
         assert place in caplog.text
 
@@ -328,7 +336,7 @@ def test_unreadable_images_up_to_a_limit_are_replaced(num_workers: int, tmp_path
         return [[sample["image_id"] for sample in next(stream)] for _ in range(4)]
 
     assert batches(2) == [[0, 2, 2], [3, 5, 5]] * 2
-    assert len([r for r in caplog.records if "another one takes its place" in r.message]) == 2, "once for each image"
+    assert len([r for r in caplog.records if "using another image instead" in r.message]) == 2, "once for each image"
     for allowed in (0, 1):
         with pytest.raises(DatasetError, match=r"cannot read image .*jpg: cannot identify"):
             batches(allowed)
@@ -359,7 +367,7 @@ def test_a_run_passes_over_a_broken_image_and_says_so(shapes: Path, tmp_path: Pa
     arguments = [f"dataloader.train.dataset.image_root={images}", "train.max_iter=6", "train.eval_period=0"]
     done = train_net(shapes, tmp_path / "a", *arguments, "dataloader.train.unreadable_images_allowed=1")
     assert done.returncode == 0, done.stderr
-    (told,) = [line for line in done.stdout.splitlines() if "another one takes its place (1 of the 1" in line]
+    (told,) = [line for line in done.stdout.splitlines() if "using another image instead (1 of 1 allowed)" in line]
     assert f"cannot read image {images}/000003.jpg" in told
     assert "cannot read image" in refused(train_net(shapes, tmp_path / "b", *arguments))
 

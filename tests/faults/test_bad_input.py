@@ -63,15 +63,15 @@ def test_a_config_that_does_not_run(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[]", "not in COCO format"),
-        ({"images": [], "annotations": [], "categories": []}, "lists no categories and no images"),
-        ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "it lists no images"),
+        ({"images": [], "annotations": [], "categories": []}, "no entries in categories and images"),
+        ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "no entries in images"),
         (
             {
                 "images": [{"id": 1, "file_name": "000000.jpg", "height": 96, "width": 96}],
                 "annotations": [],
                 "categories": [{"id": 1, "name": "a"}],
             },
-            "no annotations at all",
+            "images but no annotations",
         ),
         (
             {

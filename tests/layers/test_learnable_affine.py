@@ -14,7 +14,7 @@ from deim.layers.ops import batch_norm, native
 from deim.modeling.backbone.hgnetv2 import HGConv
 
 Affine = Callable[[LearnableAffine, nn.Module, Tensor], Tensor]
-needs_c = pytest.mark.skipif(native.problem(batch_norm.SOURCE) is not None, reason="there is no C compiler")
+needs_c = pytest.mark.skipif(native.problem(batch_norm.SOURCE) is not None, reason="no C compiler found")
 
 
 def plain(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from deim.layers.ops import batch_norm, native
 from deim.layers.ops.batch_norm import Activation, BatchNorm
 
 needs_compiler = pytest.mark.skipif(
-    batch_norm.problem(torch.ones(2, 1, 2, 2)) is not None, reason="there is no C compiler"
+    batch_norm.problem(torch.ones(2, 1, 2, 2)) is not None, reason="no C compiler found"
 )
 ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -161,7 +161,7 @@ def test_one_value_of_each_channel_is_refused_as_torch_does() -> None:
 
 
 def test_without_a_compiler_torch_computes_it(monkeypatch) -> None:
-    monkeypatch.setattr(native, "library", lambda source: "there is no C compiler")
+    monkeypatch.setattr(native, "library", lambda source: "no C compiler found")
     norm, x = norm_of(4), maps(4)
     expected = copy.deepcopy(norm)(x).relu()
     monkeypatch.setattr(normalization, "BatchNorm", None)

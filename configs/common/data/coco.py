@@ -1,6 +1,6 @@
-"""COCO 2017 with the augmentations that RT-DETR, D-FINE and DEIM share.
+"""COCO 2017 with the augmentations of RT-DETR, D-FINE and DEIM.
 
-Another COCO-format data set takes its place by name and paths:
+To use another COCO-format dataset, set its name and paths:
 
     dataloader.train.dataset.names=mine_train
     dataloader.train.dataset.json_file=... dataloader.train.dataset.image_root=...
@@ -15,7 +15,7 @@ from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, Rand
 from deim.data.staged import StagedMapper
 
 dataloader = dict(
-    # height and width that the model sees
+    # (height, width) of the model input
     image_size=(640, 640),
     train=L(build_train_loader)(
         dataset=L(coco_dataset)(names="coco_2017_train", json_file=None, image_root=None, filter_empty=False),
@@ -32,22 +32,22 @@ dataloader = dict(
         ),
         mixup=None,
         total_batch_size=32,
-        # None: 4, or fewer where a process has fewer cores
+        # None: 4 per rank, but not more than its cores
         num_workers=None,
-        # None: train.seed, or 0 in the training of others
+        # None: train.seed, or 0 with trainers of other packages
         seed=None,
-        # a sampler of detectron2; None draws every image once in an epoch
+        # a detectron2 sampler; None draws every image once per epoch
         sampler=None,
-        # in place of one, another image is taken
+        # maximum number of unreadable images per rank; each is replaced by another image
         unreadable_images_allowed=0,
-        # memory for decoded images, of each process with its workers; 0 decodes them in each epoch
+        # memory for decoded images per rank, including its workers; 0 decodes images in each epoch
         image_cache_gigabytes=0.0,
     ),
     test=L(build_test_loader)(
         dataset=L(coco_dataset)(names="coco_2017_val", json_file=None, image_root=None, filter_empty=False),
         mapper=L(DetectionMapper)(
             is_train=False,
-            # detectron2's, by PIL: published weights were evaluated with its filter
+            # detectron2's Resize, which uses PIL: published weights were evaluated with its filter
             augmentations=[L(T.Resize)(shape="${dataloader.image_size}")],
             img_format="RGB",
         ),

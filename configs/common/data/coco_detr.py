@@ -1,4 +1,4 @@
-"""COCO 2017 with DETR's augmentations: a flip, a crop for half of the images, and one of many sizes."""
+"""COCO 2017 with DETR's augmentations: random flip, random crop of half of the images, and random resize."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
@@ -7,7 +7,7 @@ from deim.config import get_config
 from deim.data.augmentation import OneOf, RandomSizeCrop, ResizeShortestEdge
 
 dataloader = get_config("common/data/coco.py").dataloader
-# what images of the Dense O2O stage have, should there be one
+# image size in the Dense O2O stage, if the schedule has one
 dataloader.image_size = (800, 800)
 dataloader.train.mapper.color = []
 dataloader.train.mapper.strong = []
@@ -23,5 +23,5 @@ dataloader.train.mapper.resize = [
         ]
     )
 ]
-# detectron2's, by PIL: published weights were evaluated with its filter
+# detectron2's resize, which uses PIL: published weights were evaluated with its filter
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)]

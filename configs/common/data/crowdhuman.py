@@ -1,4 +1,4 @@
-"""CrowdHuman: the boxes of whole persons."""
+"""CrowdHuman with full-body boxes."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""Pascal VOC 2007 + 2012 has this layout; so have many data sets that were labeled with LabelImg."""
+"""Pascal VOC 2007 + 2012, and datasets in the same layout, such as many that were labeled with LabelImg."""
 
 from detectron2.config import LazyCall as L
 
@@ -9,7 +9,7 @@ datasets = dict(
     num_classes=20,
     num_images=11_540,
     train=L(voc_dataset)(names="voc_train", root="datasets/VOC2012", split="trainval", class_names=list(VOC_CLASSES)),
-    # objects marked as difficult count neither for nor against
+    # objects marked as difficult are ignored in the evaluation
     test=L(voc_dataset)(
         names="voc_test",
         root="datasets/VOC2007",

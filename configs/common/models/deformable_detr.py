@@ -1,4 +1,4 @@
-"""Deformable DETR with R50, multi-scale, without box refinement; what the others change is in their recipes."""
+"""Deformable DETR with R50, multi-scale, without box refinement; the recipes of other variants override it."""
 
 from detectron2.config import LazyCall as L
 
@@ -14,14 +14,14 @@ model = L(DEIMDetector)(
     backbone=L(build_resnet)(
         depth=50,
         out_features=["res3", "res4", "res5"],
-        # the stem and the first stage
+        # freeze the stem and the first stage
         freeze_at=2,
         norm="FrozenBN",
         dilated=False,
         weights="imagenet",
     ),
     encoder=L(DeformableEncoder.for_backbone)(
-        # None: all features of the backbone
+        # None: all feature maps of the backbone
         in_features=None,
         in_channels=None,
         dim=256,
@@ -51,7 +51,7 @@ model = L(DEIMDetector)(
             num_layers="${..num_layers}",
             activation="${..layer.activation}",
             shared_heads=True,
-            # boxes around points begin small
+            # negative, so that boxes are small at initialization
             size_bias=-2.0,
         ),
         num_layers=6,

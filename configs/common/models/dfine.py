@@ -1,4 +1,4 @@
-"""D-FINE, size L; what the other sizes change is in their recipes."""
+"""D-FINE, size L; the recipes of other sizes override it."""
 
 from detectron2.config import LazyCall as L
 
@@ -20,7 +20,7 @@ model = L(DEIMDetector)(
         weights="imagenet",
     ),
     encoder=L(HybridEncoder.for_backbone)(
-        # None: all features of the backbone
+        # None: all feature maps of the backbone
         in_features=None,
         in_channels=None,
         hidden_dim=256,
@@ -77,7 +77,7 @@ model = L(DEIMDetector)(
         gamma=2.0,
         weights=dict(loss_vfl=1.0, loss_bbox=5.0, loss_giou=2.0, loss_fgl=0.15, loss_ddf=1.5),
         use_union=True,
-        # The order is that of the matching; the names are those of the D-FINE and DEIM logs.
+        # In matching order; the suffixes give the loss names of the D-FINE and DEIM logs.
         supervision=[
             L(Supervision)(group="main", suffix="_aux_{}", last_suffix=""),
             L(Supervision)(group="initial", suffix="_pre"),

@@ -1,4 +1,4 @@
-"""DN-DETR with R50; what the others change is in their recipes."""
+"""DN-DETR with R50; the recipes of other variants override it."""
 
 from detectron2.config import LazyCall as L
 
@@ -14,14 +14,14 @@ model = L(DEIMDetector)(
     backbone=L(build_resnet)(
         depth=50,
         out_features=["res5"],
-        # the stem and the first stage
+        # freeze the stem and the first stage
         freeze_at=2,
         norm="FrozenBN",
         dilated=False,
         weights="imagenet",
     ),
     encoder=L(TransformerEncoder.for_backbone)(
-        # None: all features of the backbone
+        # None: all feature maps of the backbone
         in_features=None,
         in_channels=None,
         dim=256,

@@ -1,4 +1,4 @@
-"""RT-DETRv2, size R50; what the other sizes change is in their recipes."""
+"""RT-DETRv2, size R50; the recipes of other sizes override it."""
 
 from detectron2.config import LazyCall as L
 
@@ -19,7 +19,7 @@ model = L(DEIMDetector)(
         weights="imagenet",
     ),
     encoder=L(HybridEncoder.for_backbone)(
-        # None: all features of the backbone
+        # None: all feature maps of the backbone
         in_features=None,
         in_channels=None,
         hidden_dim=256,

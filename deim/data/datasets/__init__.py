@@ -1,4 +1,4 @@
-"""Data sets of various formats as detectron2 records."""
+"""Readers that convert datasets of various formats to detectron2 records."""
 
 from deim.data.datasets.coco import coco_dataset, register_coco
 from deim.data.datasets.crowdhuman import crowdhuman_dataset

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, and saying so."""
+"""Validation of datasets."""
 
 import logging
 import os
@@ -15,13 +15,13 @@ logger = logging.getLogger("detectron2.deim")
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a data set.
+    """A problem in a dataset.
 
     Attributes:
-        place: The file, with the line or the object.
-        what: What is wrong.
-        fatal: The data set cannot be trained on; else the object is left out.
-        missing: It is an image whose file does not exist.
+        place: file, with the line or the object.
+        what: description of the problem.
+        fatal: whether training on the dataset is an error; otherwise the object is left out.
+        missing: whether the problem is a missing image file.
     """
 
     place: str
@@ -34,18 +34,19 @@ class Problem:
 
 
 def _is_flat(boxes: np.ndarray) -> np.ndarray:
-    """(N,) bool of (N, 4) XYXY: whether a side is nothing, in the precision that models are trained in."""
+    """Return (N,) bool for boxes (N, 4) XYXY: whether a side has zero length in float32, the training precision."""
     with np.errstate(over="ignore"):
         single = boxes.astype(np.float32)
     return (single[:, 2:] == single[:, :2]).any(axis=1)
 
 
 def object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Problem]:
-    """Boxes that are not finite, not in the image or without area, and classes that do not exist.
+    """Yield problems of objects: boxes with NaN/Inf, without area or outside of the image, and invalid classes.
 
     Args:
-        records: of detectron2; an annotation may have a ``line``, and its record the ``annotation_file``
-            that this is a line of.
+        records: detectron2 records; an annotation may have a ``line``, its line number in the record's
+            ``annotation_file``.
+        num_classes: number of classes.
     """
     annotations = [a for record in records for a in record.get("annotations", [])]
     if not annotations:
@@ -55,10 +56,10 @@ def object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Probl
     sizes = np.array([[r.get("width") or np.inf, r.get("height") or np.inf] for r in records])[owners]
     shown = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
     faults = (
-        (~np.isfinite(boxes).all(axis=1), True, "the box {box} is not finite"),
+        (~np.isfinite(boxes).all(axis=1), True, "the box {box} contains NaN/Inf"),
         ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), False, "the box {box} has a negative side"),
         (_is_flat(boxes), False, "the box {box} has no area"),
-        ((shown <= 0).any(axis=1), False, "the box {box} lies outside of its image of {size}"),
+        ((shown <= 0).any(axis=1), False, "the box {box} is outside of the image ({size})"),
         ((classes < 0) | (classes >= num_classes), True, f"class {{label}} is not one of the {num_classes} classes"),
     )
     seen = np.zeros(len(annotations), dtype=bool)
@@ -80,13 +81,13 @@ def _place(record: dict, annotation: dict, number: int) -> str:
 
 @dataclass
 class Content:
-    """What a reader found.
+    """Result of reading a dataset.
 
     Attributes:
-        records: Records of detectron2.
-        classes: Names of the classes, in the order of their indices.
-        problems: What could not be read.
-        notes: What the reader had to guess, one sentence each.
+        records: detectron2 records.
+        classes: class names in index order.
+        problems: entries that could not be read.
+        notes: assumptions the reader made, one sentence each.
     """
 
     records: list[dict]
@@ -95,50 +96,51 @@ class Content:
     notes: list[str] = field(default_factory=list)
 
     def all_problems(self) -> list[Problem]:
+        """Return the problems of reading and of the objects."""
         return [*self.problems, *object_problems(self.records, len(self.classes))]
 
 
 class UnsoundDatasetError(DatasetError):
-    """A data set has problems that forbid training on it.
+    """Raised for a dataset with fatal problems.
 
     Attributes:
-        content: what could be read all the same.
+        content: the part of the dataset that could be read.
     """
 
     content: Content
 
 
 def require_sound(name: str, content: Content, problems_allowed: int = 0) -> None:
-    """Raise an error for fatal problems, and warn of objects that training leaves out.
+    """Raise an error for fatal problems, and log a warning for objects that training leaves out.
 
     Args:
-        name: Of the data set.
-        content: What was read. Unsound objects are taken out of it if their problems are allowed.
-        problems_allowed: The number of fatal problems that are not an error.
+        name: name of the dataset.
+        content: dataset content; if fatal problems are tolerated, the affected objects are removed in place.
+        problems_allowed: number of fatal problems that are tolerated.
 
     Raises:
-        UnsoundDatasetError: There are more fatal problems. The message lists the first ones.
+        UnsoundDatasetError: if there are more fatal problems. The message lists the first ones.
     """
     problems = content.all_problems()
     fatal = [problem for problem in problems if problem.fatal]
     if 0 < len(fatal) <= problems_allowed:
         told = "\n".join(f"  {problem}" for problem in fatal[:20])
-        logger.warning(f"data set {name!r}: {len(fatal)} of {problems_allowed} problems allowed are left out:\n{told}")
+        logger.warning(f"dataset {name!r}: skipping {len(fatal)} problems ({problems_allowed} allowed):\n{told}")
         leave_out_unsound(content)
     elif fatal:
-        lines = [f"data set {name!r} cannot be used:", *_count_of_missing(content, fatal)]
+        lines = [f"dataset {name!r} cannot be used:", *_count_of_missing(content, fatal)]
         lines += [f"  {problem}" for problem in fatal[:5]]
         if len(fatal) > 5:
-            lines.append(f"  and {len(fatal) - 5} more; deim check-data lists them all")
-        lines.append(f"  +dataloader.train.dataset.problems_allowed={len(fatal)} leaves them out")
+            lines.append(f"  and {len(fatal) - 5} more; run deim check-data to list all")
+        lines.append(f"  to skip them, set +dataloader.train.dataset.problems_allowed={len(fatal)}")
         error = UnsoundDatasetError("\n".join(lines))
         error.content = content
         raise error
     harmless = [problem for problem in problems if not problem.fatal]
     if harmless:
         logger.warning(
-            f"data set {name!r}: {len(harmless)} objects are left out, the first: {harmless[0]}; "
-            "deim check-data lists them all"
+            f"dataset {name!r}: {len(harmless)} objects are left out; the first: {harmless[0]}; "
+            "run deim check-data to list all"
         )
 
 
@@ -150,7 +152,7 @@ def _count_of_missing(content: Content, problems: Sequence[Problem]) -> list[str
 
 
 def leave_out_unsound(content: Content) -> None:
-    """Take the objects out whose box is not finite or whose class does not exist, in place."""
+    """Remove objects with NaN/Inf boxes or invalid classes, in place."""
     for record in content.records:
         kept = record.get("annotations", [])
         sound = np.isfinite(boxes_of(kept)).all(axis=1)
@@ -162,23 +164,27 @@ def leave_out_unsound(content: Content) -> None:
 
 
 def is_box(value: object) -> bool:
-    """Whether a value of an annotation file is a list of 4 numbers."""
+    """Return whether a value is a list of 4 numbers."""
     return isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value)
 
 
 def require_inside(file_name: str, root: str, where: str) -> None:
-    """
+    """Check that an image path is inside the image folder.
+
+    Symbolic links inside the folder may point anywhere: the owner of the folder created them.
+
     Args:
-        file_name: of an image, as an annotation file makes it of ``root`` and a name of its own.
+        file_name: image path, built from ``root`` and a name in the annotation file.
+        root: the image folder.
         where: the annotation file, for the message.
 
     Raises:
-        DatasetError: the name leads out of the folder. Links in the folder may do so: whoever owns it has made them.
+        DatasetError: if the path is outside of the folder.
     """
     if file_name.startswith(root) and os.pardir not in file_name[len(root) :]:
-        return  # which can be told sooner
+        return  # fast path
     if os.path.relpath(file_name, root).split(os.sep)[0] == os.pardir:
         raise DatasetError(
-            f"{where} names the image {file_name}, which is not in {root}: take the folder that holds all images as "
-            "image_root, and names that begin there"
+            f"{where} references the image {file_name}, which is outside of {root}; set image_root to the folder that "
+            "contains all images, and make file names relative to it"
         )

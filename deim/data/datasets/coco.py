@@ -1,4 +1,4 @@
-"""COCO-format data sets, registered by path."""
+"""COCO-format datasets, registered by path."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ from deim.errors import DatasetError
 
 
 def register_coco(name: str, json_file: str, image_root: str) -> None:
-    """Register a COCO-format data set with detectron2; again with the same paths, nothing happens.
+    """Register a COCO-format dataset with detectron2. Registering the same paths again has no effect.
 
     Args:
-        name: what it is called from now on; other paths need another name.
+        name: name of the dataset; different paths need different names.
         json_file: an ``instances_*.json``; category ids need not be contiguous.
-        image_root: folder of the images.
+        image_root: image folder.
 
     Raises:
-        DatasetError: the file or the folder does not exist, or the name stands for other paths.
+        DatasetError: if the file or the folder does not exist, or the name is registered for other paths.
     """
     _require(json_file, image_root)
     if name not in DatasetCatalog:
@@ -33,7 +33,7 @@ def register_coco(name: str, json_file: str, image_root: str) -> None:
     registered = (metadata.get("json_file"), metadata.get("image_root"))
     if registered != (str(json_file), str(image_root)):
         raise DatasetError(
-            f"the data set name {name!r} is already registered for {registered[0]} and {registered[1]}; "
+            f"the dataset name {name!r} is already registered for {registered[0]} and {registered[1]}; "
             "choose another name"
         )
 
@@ -45,28 +45,30 @@ def coco_dataset(
     filter_empty: bool = False,
     problems_allowed: int = 0,
 ) -> list[dict]:
-    """The records of a data set, which is registered first if paths are given.
+    """Return the records of a dataset; register it first if paths are given.
 
     Args:
-        names: of a registered data set, or of the one to register.
-        filter_empty: leave out images without objects; DEIM and D-FINE keep them.
-        problems_allowed: so many objects that are wrong are left out, and no more.
+        names: name of a registered dataset, or the name to register it under.
+        json_file: an ``instances_*.json`` to register, together with ``image_root``.
+        image_root: image folder.
+        filter_empty: drop images without objects; DEIM and D-FINE keep them.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
 
     Raises:
-        DatasetError: it is not registered, files are missing or malformed, or it has no images or,
-            with annotations in the file, none of them has any.
+        DatasetError: if the dataset is not registered, files are missing or malformed, or the dataset has no images
+            or no annotations.
     """
     if (json_file is None) != (image_root is None):
-        raise DatasetError(f"data set {names!r}: give both json_file and image_root, or neither")
+        raise DatasetError(f"dataset {names!r}: set both json_file and image_root, or neither")
     if json_file is not None and image_root is not None:
         register_coco(names, json_file, image_root)
     if names not in DatasetCatalog:
         raise DatasetError(
-            f"the data set {names!r} is not registered. Known are: {', '.join(DatasetCatalog.keys())}. "
-            "Name one of them, or give the paths of yours with dataset.json_file=... dataset.image_root=..."
+            f"the dataset {names!r} is not registered. Registered datasets: {', '.join(DatasetCatalog.keys())}. "
+            "Choose one of them, or set dataset.json_file=... and dataset.image_root=... for your own"
         )
     metadata = MetadataCatalog.get(names)
     source = metadata.get("json_file")
@@ -77,22 +79,22 @@ def coco_dataset(
         records = _fit_records(names, records, metadata, problems_allowed)
     except DatasetError:
         raise
-    except Exception as error:  # what readers raise for malformed files is of many kinds
+    except Exception as error:  # readers raise many kinds of errors for malformed files
         reason = None if source is None else what_is_wrong(source)
-        raise DatasetError(f"data set {names!r} ({source}): {reason or error}") from error
+        raise DatasetError(f"dataset {names!r} ({source}): {reason or error}") from error
     return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
 
 
 def _fit_records(name: str, records: list[dict], metadata: Any, problems_allowed: int) -> list[dict]:
-    """Return the records that can be trained on; raise DatasetError if more problems than allowed are in the others."""
+    """Return the usable records; raise DatasetError if there are more problems than allowed."""
     source, root = metadata.get("json_file"), metadata.get("image_root")
     if not any(r.get("annotations") for r in records):
-        raise DatasetError(f"data set {name!r} ({source}) has {len(records)} images, but no annotations at all")
+        raise DatasetError(f"dataset {name!r} ({source}) has {len(records)} images but no annotations")
     for record in records if root is not None else []:
         require_inside(record["file_name"], root, source)
         if not all(isinstance(record[side], int | float) for side in ("height", "width")):
             size = f"{record['width']!r} x {record['height']!r}"
-            raise DatasetError(f"{source}: the image {record['image_id']!r} has the size {size}, which is no number")
+            raise DatasetError(f"{source}: the size of image {record['image_id']!r} is {size}, not a pair of numbers")
     missing = missing_images(record["file_name"] for record in records)
     problems = [missing_image(str(source), path, str(root)) for path in missing]
     left = set(missing)
@@ -109,7 +111,7 @@ def _require(json_file: str, image_root: str | None) -> None:
 
 
 def what_is_wrong(json_file: str) -> str | None:
-    """Why a file cannot be read as COCO annotations, where that can be told in general."""
+    """Return why a file is not a valid COCO annotation file; None if no problem was found."""
     try:
         content = json.loads(Path(json_file).read_bytes())
     except ValueError as error:
@@ -117,10 +119,10 @@ def what_is_wrong(json_file: str) -> str | None:
     lists = ("images", "annotations", "categories")
     missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        return f"not in COCO format: there is no list named {' and '.join(missing)}"
+        return f"not in COCO format: missing lists: {', '.join(missing)}"
     empty = [key for key in ("categories", "images") if not content[key]]
     if empty:
-        return f"it lists no {' and no '.join(empty)}"
+        return f"no entries in {' and '.join(empty)}"
     return _missing_keys(content) or _repeated_ids(content) or _wrong_references(content)
 
 
@@ -139,9 +141,9 @@ def _missing_keys(content: dict) -> str | None:
                 return f"entry {place + 1} of {kind!r} has no {' and no '.join(missing)}"
             unusable = [key for key in keys if key.endswith("id") and not isinstance(entry[key], int | str)]
             if unusable:
-                return f"entry {place + 1} of {kind!r} has the {unusable[0]} {entry[unusable[0]]!r}, which is no number"
+                return f"entry {place + 1} of {kind!r}: {unusable[0]} is {entry[unusable[0]]!r}, not a number"
             if kind == "annotations" and not is_box(entry["bbox"]):
-                return f"annotation {entry['id']} has the bbox {entry['bbox']!r}, which is not 4 numbers"
+                return f"annotation {entry['id']}: bbox is {entry['bbox']!r}, not a list of 4 numbers"
     return None
 
 
@@ -150,20 +152,20 @@ def _repeated_ids(content: dict) -> str | None:
         seen = set()
         for entry in content[kind]:
             if entry["id"] in seen:
-                return f"the id {entry['id']!r} stands twice in {kind!r}"
+                return f"duplicate id {entry['id']!r} in {kind!r}"
             seen.add(entry["id"])
     return None
 
 
 def _wrong_references(content: dict) -> str | None:
-    """Annotations of categories or images that are not there."""
+    """Describe annotations that reference missing categories or images; return None if there are none."""
     for key, kind in (("category_id", "categories"), ("image_id", "images")):
         known = {entry["id"] for entry in content[kind]}
         stray = [annotation for annotation in content["annotations"] if annotation[key] not in known]
         if stray:
             first = stray[0]
             return (
-                f"{len(stray)} annotations have {'a' if key == 'category_id' else 'an'} {key} that {kind!r} does not "
-                f"list, the first: id {first['id']} of image {first['image_id']} with {key} {first[key]}"
+                f"{len(stray)} annotations have {'a' if key == 'category_id' else 'an'} {key} that is missing in "
+                f"{kind!r}; the first is id {first['id']} of image {first['image_id']} with {key} {first[key]}"
             )
     return None

@@ -1,4 +1,4 @@
-"""CrowdHuman (arXiv 1805.00123): one line of JSON per image."""
+"""CrowdHuman format (arXiv 1805.00123): one line of JSON per image."""
 
 import functools
 import json
@@ -19,29 +19,34 @@ BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 def crowdhuman_dataset(
     names: str, annotation_file: str, image_root: str, box: str = "full", problems_allowed: int = 0
 ) -> list[dict]:
-    """The records of an ``annotation_{train,val}.odgt``, with the one class "person".
+    """Read an ``annotation_{train,val}.odgt`` file, with the single class "person".
 
-    What is marked to be ignored, and masks over crowds, become crowds.
+    Annotations marked as ignored and crowd masks become crowds.
 
     Args:
-        names: to register it by.
-        image_root: holds ``<ID>.jpg``.
-        box: "full", of the whole person, which may reach out of the image; "visible"; or "head".
-        problems_allowed: so many images that are wrong are left out, and no more.
+        names: name to register the dataset under.
+        annotation_file: the ``.odgt`` file.
+        image_root: folder that contains ``<ID>.jpg``.
+        box: "full" (whole person, may extend beyond the image), "visible" or "head".
+        problems_allowed: number of problems that are tolerated; the affected images are skipped.
+
+    Returns:
+        detectron2 records.
 
     Raises:
-        DatasetError: files are missing or malformed; it names file and line.
+        DatasetError: if files are missing or malformed. The message names file and line.
     """
     if box not in BOXES:
-        raise DatasetError(f"data set {names!r}: box={box!r}; choose one of {', '.join(BOXES)}")
+        raise DatasetError(f"dataset {names!r}: box={box!r} is not valid; choose one of {', '.join(BOXES)}")
     read = functools.partial(read_crowdhuman, annotation_file, image_root, box)
     return dataset_of(names, f"{annotation_file}, {image_root}, {box} boxes", read, problems_allowed)
 
 
 def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:
+    """Read the file; see :func:`crowdhuman_dataset`."""
     require_file(Path(annotation_file))
     content = Content([], ["person"], [])
-    # what is no text is no JSON either, and told with its line
+    # Undecodable bytes make the JSON of their line invalid, which is reported with the line number.
     lines = Path(annotation_file).read_text(encoding="utf-8", errors="replace").splitlines()
     for number, text in enumerate(tqdm(lines, f"reading {annotation_file}", delay=2, mininterval=2, unit="image"), 1):
         if not text.strip():
@@ -49,7 +54,7 @@ def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:
         try:
             content.records.append(_record(json.loads(text), number, annotation_file, image_root, box))
         except (ValueError, KeyError, TypeError, AttributeError, DatasetError) as error:
-            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             content.problems.append(Problem(f"{annotation_file}:{number}", what, True))
     return content
 
@@ -79,7 +84,7 @@ def _record(image: dict, line: int, annotation_file: str, image_root: str, box: 
 
 def _four_numbers(value: Any) -> list:
     if not is_box(value):
-        raise ValueError(f"the box {value!r} is not 4 numbers")
+        raise ValueError(f"the box {value!r} is not a list of 4 numbers")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What is found at a path: a format, its splits and its classes."""
+"""Detected datasets: format, splits and classes."""
 
 import os
 from collections import defaultdict
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from deim.errors import DatasetError
 
-# What people call the splits, the usual names first. Images for a test are only evaluated on if there are no others.
+# Recognized split names, in order of preference. The test split is evaluated on only if no validation split exists.
 TRAIN, VALIDATION, TEST = ("train", "training", "trainval", "default"), ("val", "valid", "validation", "dev"), ("test",)
 SPLITS = (*TRAIN, *VALIDATION, *TEST)
 
@@ -21,8 +21,8 @@ class Split:
     """A call that reads a split.
 
     Attributes:
-        read: Such as :func:`deim.data.coco_dataset`.
-        arguments: Its arguments without ``names``.
+        read: reader, such as :func:`deim.data.coco_dataset`.
+        arguments: arguments of the reader, without ``names``.
     """
 
     read: Callable[..., list[dict]]
@@ -31,14 +31,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Discovered:
-    """A data set that was found.
+    """A detected dataset.
 
     Attributes:
-        format: Its name, such as "COCO".
-        classes: Names, in the order of their indices.
-        train: The split to train on.
-        test: The split to evaluate on; None if there is none.
-        notes: What had to be guessed, one sentence each.
+        format: name of the format, such as "COCO".
+        classes: class names in index order.
+        train: split to train on.
+        test: split to evaluate on; None if there is none.
+        notes: assumptions made, one sentence each.
     """
 
     format: str
@@ -50,15 +50,15 @@ class Discovered:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of data sets.
+    """A dataset format.
 
     Attributes:
-        name: For messages.
-        looks_for: The files that mark the format, as a phrase.
-        signs: Lists the files that mark the format at a path; empty if it is another format. It must be fast.
-        describe: Makes a description of a path, its signs, and the folder of the images if the user has named one. It
-            raises DatasetError if the data set is malformed or has no split to train on.
-        takes_images: The images may be in a folder that the user names.
+        name: name used in messages.
+        looks_for: phrase that describes the files that identify the format.
+        signs: returns the files at a path that identify the format; empty for another format. Must be fast.
+        describe: returns the dataset description, given the path, the files from ``signs`` and the image folder
+            specified by the user, if any. Raises DatasetError if the dataset is malformed or has no split to train on.
+        takes_images: whether the user may specify the image folder.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Format:
 def described(
     kind: str, place: Path, classes: Sequence[str], splits: Mapping[str, Split], notes: Sequence[str] = ()
 ) -> Discovered:
-    """Choose the splits to train and to evaluate on by their names.
+    """Select the splits for training and evaluation by their names.
 
     Raises:
-        DatasetError: There is no class or no split to train on.
+        DatasetError: if the dataset has no classes or no split to train on.
     """
     said = list(notes)
     train, test = chosen(splits)
@@ -82,17 +82,17 @@ def described(
         raise DatasetError(f"{place} ({kind}) has no classes")
     if train is None:
         raise DatasetError(
-            f"{place} ({kind}) has nothing to train on: its splits are {', '.join(splits) or 'none'}, "
-            f"and none is called {', '.join(TRAIN)}"
+            f"{place} ({kind}) has no training split: found {', '.join(splits) or 'no splits'}, "
+            f"expected one named {', '.join(TRAIN)}"
         )
     used(splits, said)
     return Discovered(kind, list(classes), splits[train], None if test is None else splits[test], said)
 
 
 def chosen(splits: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the names of the splits to train and to evaluate on; None for those that are not there.
+    """Return the names of the training and the evaluation split; None for a missing one.
 
-    The only split that has no usual name is trained on if no other is.
+    Without a split of a recognized training name, the only split of an unrecognized name is used for training.
     """
     names = {name.lower(): name for name in splits}
     train = next((names[name] for name in TRAIN if name in names), None)
@@ -104,39 +104,39 @@ def chosen(splits: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def used(splits: Mapping[str, _T], notes: list[str]) -> dict[str, _T]:
-    """Return the splits to train and to evaluate on, or all if there is none to train on; note what is not used."""
+    """Return the training and evaluation splits, or all splits if none is for training; add a note on unused splits."""
     train, test = chosen(splits)
     if train is None:
         return dict(splits)
     if test is not None and test.lower() in TEST:
-        notes.append(f"there is no split for validation: the split {test!r} is evaluated on")
+        notes.append(f"no validation split found; evaluating on the split {test!r}")
     unused = [name for name in splits if name not in (train, test)]
     if unused:
-        notes.append(f"these splits are not used: {', '.join(unused)}")
+        notes.append(f"unused splits: {', '.join(unused)}")
     return {name: splits[name] for name in (train, test) if name is not None}
 
 
 def split_of(path: Path, below: Path) -> str | None:
-    """The name of the split that a file belongs to, by its own name or that of a folder above it; None if by none."""
+    """Return the split that the name of a file or of one of its parent folders indicates; None if there is none."""
     relative = path.relative_to(below) if path.is_relative_to(below) else Path(path.name)
     words = [part.lower() for part in (relative.stem, *reversed(relative.parent.parts))]
     return next((word for word in words if word in SPLITS), None)
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones; it asks the system once, not for each file."""
+    """List the subfolders of a folder, sorted, without hidden ones, in one directory scan."""
     with os.scandir(folder) as entries:
         return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The subfolders of a folder that are named like splits, by name in lower case."""
+    """Return the subfolders that are named like splits, by lowercase name."""
     found = {one.name.lower(): one for one in subfolders(folder)}
     return {name: found[name] for name in SPLITS if name in found}
 
 
 def what_is_there(place: Path) -> str:
-    """Describe a folder in one phrase: its subfolders, and its files counted by suffix, with names if they are few."""
+    """Describe the contents of a folder in one phrase: subfolders, and file counts by suffix, with names if few."""
     if not place.is_dir():
         return f"the file {place.name}"
     entries = sorted(place.iterdir())

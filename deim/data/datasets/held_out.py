@@ -1,4 +1,4 @@
-"""A data set without a split for evaluation: some of its images are kept back."""
+"""Holding out images for evaluation from a dataset without an evaluation split."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from deim.data.datasets.source import dataset_of
 def held_out_part(
     names: str, dataset: Sequence[dict], whole: str, every: int, evaluated: bool, problems_allowed: int = 0
 ) -> list[dict]:
-    """Return every so-many-th image for evaluation, or all the others for training; the same ones each time.
+    """Return every ``every``-th image for evaluation, or the remaining images for training; deterministic.
 
     Args:
-        names: To register the part by.
-        dataset: The records of the whole.
-        whole: The name that these are registered by.
-        every: One of so many images is kept back.
-        evaluated: Return the images that are kept back; else the others.
-        problems_allowed: The number of problems of the whole that are not an error; ``dataset`` refers to it.
+        names: name to register the part under.
+        dataset: records of the full dataset.
+        whole: registered name of the full dataset.
+        every: one of ``every`` images is held out.
+        evaluated: return the held-out images; otherwise the remaining images.
+        problems_allowed: number of tolerated problems in the full dataset, the same as for ``dataset``.
 
     Raises:
-        DatasetError: There are not as many images, or none of the part has an object.
+        DatasetError: if there are fewer than ``every`` images, or no image of the part has an object.
     """
     records = [record for place, record in enumerate(dataset) if (place % every == every - 1) == evaluated]
     classes = MetadataCatalog.get(whole).thing_classes

@@ -1,4 +1,4 @@
-"""Finding the images that an annotation file names."""
+"""Lookup of the images that an annotation file references."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from deim.data.image import IMAGE_SUFFIXES
 
-# Label Studio puts eight hexadecimal digits before the name of an uploaded file.
+# Label Studio prefixes the names of uploaded files with eight hexadecimal digits.
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 _ADDRESS = re.compile(r"^[a-z0-9]+://", re.IGNORECASE)
 
@@ -22,7 +22,7 @@ def is_image(path: Path) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """List the images of a folder and its subfolders, sorted; links are followed, but not in circles."""
+    """List the images of a folder and its subfolders, sorted; symbolic links are followed, cycles are skipped."""
     return sorted(folder / name for name in _walk(folder))
 
 
@@ -42,17 +42,17 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 class ImageFiles:
-    """The images below a folder, by the names that annotation files give them.
+    """Index of the images below a folder that resolves the names used in annotation files.
 
-    A name is looked up as it is written. If there is no such file, it is looked up with ``/`` in place of ``\\``, then
-    without the folders before it, in another case, and with or without the prefix that Label Studio gives to uploads.
-    No name leads out of the folder.
+    A name is first looked up unchanged. If no such file exists, the lookup is repeated with ``/`` instead of ``\\``,
+    without parent folders, case-insensitively, and with or without Label Studio's upload prefix. Names never resolve
+    to files outside the folder.
 
     Args:
-        root: The folder.
+        root: the folder.
 
     Attributes:
-        guesses: Pairs of a written name and the path of the image, for names that are not paths below ``root``.
+        guesses: pairs (name in the annotation file, path of the image) for names that did not match unchanged.
     """
 
     def __init__(self, root: str | Path):
@@ -62,11 +62,11 @@ class ImageFiles:
         self._images: dict[Path, dict[str, str]] = {}
 
     def holds(self, written: str) -> bool:
-        """Return whether a name is the path of a file below the folder as it is written."""
+        """Return whether a name, unchanged, is the path of a file below the folder."""
         return self._has(Path(written))
 
     def find(self, written: str) -> Path | None:
-        """Find an image; None if there is none of this name, or several that fit it equally well."""
+        """Find an image; return None if no image matches, or several match equally well."""
         if self._has(Path(written)):
             return self.root / written
         parts = _parts(written)
@@ -81,7 +81,7 @@ class ImageFiles:
         return self.root / found
 
     def find_stem(self, stem: str) -> Path | None:
-        """Find an image by its name without the suffix; None if there is none."""
+        """Find an image by its name without suffix; return None if no image matches."""
         parts = _parts(stem)
         if not parts:
             return None
@@ -93,23 +93,23 @@ class ImageFiles:
         return None if found is None else self.root / found
 
     def note(self, source: str) -> list[str]:
-        """Say in at most one line which images have other names than ``source`` states."""
+        """Return a note (at most one line) about images whose paths differ from those in ``source``."""
         if not self.guesses:
             return []
         written, path = self.guesses[0]
-        return [f"{len(self.guesses)} images have other paths than {source} states, such as {path} for {written!r}"]
+        return [f"{len(self.guesses)} image paths differ from those in {source}, for example {path} for {written!r}"]
 
     def _names(self, folder: Path) -> frozenset[str]:
-        """The names in a folder, which is listed once: asking for each file is slow on network drives."""
+        """Return the names in a folder. Each folder is listed once: checking file by file is slow on network drives."""
         if folder not in self._listings:
             try:
                 self._listings[folder] = frozenset(os.listdir(self.root / folder))
-            except (OSError, ValueError):  # the second, of names that cannot be
+            except (OSError, ValueError):  # ValueError: the name is not a valid path
                 self._listings[folder] = frozenset()
         return self._listings[folder]
 
     def _stems(self, folder: Path) -> dict[str, str]:
-        """The image of each stem in a folder."""
+        """Map each file stem in a folder to its image."""
         if folder not in self._images:
             names = sorted((name for name in self._names(folder) if is_image(Path(name))), key=_preference)
             self._images[folder] = {Path(name).stem: name for name in reversed(names)}
@@ -144,7 +144,7 @@ class ImageFiles:
 
 
 def missing_images(paths: Iterable[str]) -> list[str]:
-    """Return those of some image paths where no file is; paths with a scheme, such as ``tar://``, are left out."""
+    """Return the paths at which no file exists; paths with a scheme, such as ``tar://``, are not checked."""
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for path in paths:
@@ -154,18 +154,18 @@ def missing_images(paths: Iterable[str]) -> list[str]:
         if folder not in listings:
             try:
                 listings[folder] = frozenset(os.listdir(folder or os.curdir))
-            except (OSError, ValueError):  # the second, of names that cannot be
+            except (OSError, ValueError):  # ValueError: the name is not a valid path
                 listings[folder] = frozenset()
-        # The second question is for file systems on which names in other cases are the same file.
+        # The second check is needed on case-insensitive file systems.
         if name not in listings[folder] and not os.path.lexists(path):
             missing.append(path)
     return missing
 
 
 def _parts(written: str) -> list[str]:
-    """The folders and the name of a path or address, without what leads upwards."""
+    """Split a path or URL into its components, without ``.`` and ``..``."""
     text = written.strip()
-    if "?d=" in text:  # Label Studio's address of a local file
+    if "?d=" in text:  # Label Studio's URL of a local file
         text = text.split("?d=", 1)[1]
     if _ADDRESS.match(text):
         text = unquote(_ADDRESS.sub("", text).split("?", 1)[0])
@@ -184,7 +184,7 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _longest(parts: list[str], candidates: Iterable[str]) -> Path | None:
-    """The candidate whose last folders are those of ``parts``, as many as possible; None if two are equally good."""
+    """Return the candidate that shares the most trailing folders with ``parts``; None if the best two are tied."""
     wanted = [_key(part) for part in reversed(parts[:-1])]
     scored = []
     for candidate in candidates:
@@ -198,7 +198,7 @@ def _longest(parts: list[str], candidates: Iterable[str]) -> Path | None:
 
 
 def _preference(name: str) -> tuple[int, str]:
-    """JPEG before others, then by the alphabet."""
+    """Return a sort key: JPEG first, then PNG, then other suffixes; names alphabetically."""
     order = (".jpg", ".png", ".jpeg")
     suffix = Path(name).suffix.lower()
     return (order.index(suffix) if suffix in order else len(order), name)

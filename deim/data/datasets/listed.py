@@ -1,4 +1,4 @@
-"""From what an annotation file lists to records of detectron2: the part that all formats share."""
+"""Conversion of parsed annotation entries to detectron2 records, shared by all formats."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,13 @@ from deim.errors import DatasetError
 
 @dataclass
 class ListedObject:
-    """
+    """An annotated object.
+
     Attributes:
-        label: Name of the class.
-        region: Where it is, in pixels.
-        is_crowd: It stands for several objects and is not trained on.
-        line: Of the annotation file.
+        label: class name.
+        region: box and segmentation in pixels.
+        is_crowd: whether the annotation covers several objects; crowds are not trained on.
+        line: line number in the annotation file.
     """
 
     label: str
@@ -32,13 +33,14 @@ class ListedObject:
 
 @dataclass
 class ListedImage:
-    """
+    """An image listed in an annotation file.
+
     Attributes:
-        name: Of the image, as the annotation file writes it.
-        source: The annotation file.
-        size: (height, width) in pixels; None if the annotation file does not state it.
-        objects: In the image.
-        image_id: In the annotation file; else images are counted from 0.
+        name: image name in the annotation file.
+        source: the annotation file.
+        size: (height, width) in pixels; None if the annotation file does not contain it.
+        objects: objects in the image.
+        image_id: id in the annotation file; None numbers the images from 0.
     """
 
     name: str
@@ -49,18 +51,18 @@ class ListedImage:
 
 
 def parsed(parse: Callable[..., ListedImage], place: str, *arguments: Any) -> ListedImage | Problem:
-    """Parse one entry of an annotation file; return a problem if it is malformed.
+    """Parse one entry of an annotation file; return a :class:`Problem` if it is malformed.
 
     Args:
-        parse: Is called with ``arguments``.
-        place: File and entry, for the message.
+        parse: called with ``arguments``.
+        place: file and entry, for the message.
     """
     try:
         return parse(*arguments)
     except KeyError as error:
-        return Problem(place, f"there is no {error}", True)
+        return Problem(place, f"the key {error} is missing", True)
     except (TypeError, AttributeError, IndexError) as error:
-        return Problem(place, f"a value is of the wrong kind: {error}", True)
+        return Problem(place, f"a value has the wrong type: {error}", True)
     except (OSError, SyntaxError, ValueError, OverflowError, DatasetError) as error:
         return Problem(place, str(error).removeprefix(f"{place} "), True)
 
@@ -72,16 +74,16 @@ def content_of(
     source: str,
     by_stem: bool = False,
 ) -> Content:
-    """Make records of listed images.
+    """Convert listed images to records.
 
-    Sizes that are not stated are read from the headers of the images.
+    Missing image sizes are read from the image headers.
 
     Args:
-        listed: Images, and problems of those that could not be parsed.
-        class_names: In the order of their indices; a label that is not among them is a problem.
-        files: Where the images are.
-        source: For messages.
-        by_stem: The names of images have no suffix.
+        listed: images, and problems of entries that could not be parsed.
+        class_names: class names in index order; any other label is a problem.
+        files: index of the image files.
+        source: description of the data, for messages.
+        by_stem: whether image names have no suffix.
     """
     content = Content([], class_names, [])
     indices = {name: index for index, name in enumerate(class_names)}
@@ -114,7 +116,7 @@ def content_of(
 
 
 def missing_image(source: str, name: str, folder: str) -> Problem:
-    """The problem of an image whose file does not exist."""
+    """Return the problem for an image whose file does not exist."""
     return Problem(source, f"the image {name!r} does not exist in {folder}", True, missing=True)
 
 
@@ -123,7 +125,7 @@ def _annotations(image: ListedImage, indices: dict[str, int], problems: list[Pro
         if found.label not in indices:
             where = f":{found.line}" if found.line is not None else f", {image.name}, object {number}"
             known = ", ".join(list(indices)[:20]) + (f" and {len(indices) - 20} more" if len(indices) > 20 else "")
-            what = f"class {found.label!r} is none of {known}"
+            what = f"unknown class {found.label!r}; the classes are {known}"
             problems.append(Problem(f"{image.source}{where}", what, True))
             continue
         annotation = {

@@ -1,15 +1,15 @@
-"""The name that a data set of a config is registered by."""
+"""Registered name of a dataset in a config."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def registered_name(dataset: Any) -> str | None:
-    """Return the name that a ``dataset`` node of a config registers or reads with detectron2; None if it has none.
+    """Return the detectron2 name of a ``dataset`` node of a config; None if it has none.
 
     Args:
-        dataset: a node with ``names``, as detectron2's ``get_detection_dataset_dicts`` has it: a name, or several, of
-            which the first describes the classes.
+        dataset: a node with ``names`` as in detectron2's ``get_detection_dataset_dicts``: one name or several. The
+            first one defines the classes.
     """
     if not isinstance(dataset, Mapping):
         return None

@@ -1,5 +1,5 @@
-"""Making Objects365 v2 ready, as D-FINE trained on it: most of its validation images are trained on, and
-images are resized once on disk."""
+"""Preparation of Objects365 v2 as for D-FINE: most validation images move to the training set, and images are resized
+once on disk."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -17,22 +17,22 @@ SUFFIX = "_resized"
 
 
 def annotation_path(root: Path, split: str) -> Path:
-    """Where the annotations of "train" or "val" lie in a download."""
+    """Return the path of the "train" or "val" annotations in a download."""
     return root / split / f"zhiyuan_objv2_{split}.json"
 
 
 def move_validation_images(root: Path, kept: int = 5000) -> None:
-    """Write annotation files in which the first ``kept`` validation images are the validation set and the
-    others are training images.
+    """Write annotation files that keep the first ``kept`` validation images and move the rest to the training set.
 
     ``val/images/...`` must have been copied or linked to ``train/images_from_val/...``.
 
     Args:
-        root: holds ``train/zhiyuan_objv2_train.json`` and ``val/zhiyuan_objv2_val.json``; the new files
-            have the prefix ``new_``.
+        root: folder that contains ``train/zhiyuan_objv2_train.json`` and ``val/zhiyuan_objv2_val.json``; the new files
+            get the prefix ``new_``.
+        kept: number of validation images to keep.
 
     Raises:
-        DatasetError: files are missing or malformed.
+        DatasetError: if files are missing or malformed.
     """
     train, val = (_load(annotation_path(root, split)) for split in ("train", "val"))
     validation = {image["id"] for image in val["images"][:kept]}
@@ -41,7 +41,7 @@ def move_validation_images(root: Path, kept: int = 5000) -> None:
         image["file_name"] = str(Path("images_from_val", *Path(image["file_name"]).parts[1:]))
     taken = {image["id"] for image in train["images"]} & {image["id"] for image in moved}
     if taken:
-        raise DatasetError(f"{len(taken)} image ids are both in train and in val, such as {min(taken)}")
+        raise DatasetError(f"{len(taken)} image ids occur in both train and val, for example {min(taken)}")
     of_val: dict[bool, list[dict]] = {True: [], False: []}
     for annotation in val["annotations"]:
         of_val[annotation["image_id"] in validation].append(annotation)
@@ -58,12 +58,12 @@ def _load(path: Path) -> dict:
         raise DatasetError(f"{path} is not valid JSON: {error}") from error
     missing = [key for key in ("images", "annotations", "categories") if key not in content]
     if missing:
-        raise DatasetError(f"{path} has no {' and no '.join(missing)}")
+        raise DatasetError(f"{path} is not in COCO format: missing lists: {', '.join(missing)}")
     return content
 
 
 def _save(root: Path, split: str, source: dict, images: list[dict], annotations: list[dict]) -> None:
-    # Ids were unique within each of the two files only.
+    # Ids are unique only within each of the two source files.
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
     path = annotation_path(root, split)
@@ -73,13 +73,13 @@ def _save(root: Path, split: str, source: dict, images: list[dict], annotations:
 
 
 def resize_images(annotation_file: Path, image_root: Path, max_size: int = 640, workers: int = 4) -> list[str]:
-    """Shrink images whose longer side exceeds ``max_size``, beside the originals, and their annotations.
+    """Downscale images whose longer side exceeds ``max_size`` pixels, and scale their annotations.
 
-    ``x.jpg`` becomes ``x_resized.jpg``, and the annotation file gets the suffix ``_resized`` as well. A
-    file that is there already is not made again.
+    ``x.jpg`` becomes ``x_resized.jpg`` in the same folder, and the annotation file also gets the suffix ``_resized``.
+    Existing resized images are kept.
 
     Returns:
-        what went wrong with images, which are left out.
+        error messages of the images that could not be read and were left out.
     """
     content = _load(annotation_file)
     paths = [image_root / image["file_name"] for image in content["images"]]
@@ -121,7 +121,7 @@ def _resized_path(path: Path) -> Path:
 
 
 def _resize(path: Path, max_size: int) -> tuple[tuple[int, int], tuple[int, int]] | str:
-    """Size before and after as (height, width); or what went wrong."""
+    """Return the sizes before and after as (height, width), or an error message."""
     target = _resized_path(path)
     try:
         height, width = size = image_size(str(path))
@@ -133,7 +133,7 @@ def _resize(path: Path, max_size: int) -> tuple[tuple[int, int], tuple[int, int]
             image = cv2.resize(read_image(str(path), size), new_size[::-1], interpolation=cv2.INTER_AREA)
             partial = target.with_suffix(".part.jpg")
             cv2.imwrite(str(partial), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-            partial.replace(target)  # an interrupted run leaves no half-written image under the name
+            partial.replace(target)  # so that an interrupted run leaves no truncated image under the final name
     except DatasetError as error:
         return str(error)
     return size, new_size

@@ -1,4 +1,4 @@
-"""Boxes and outlines of the shapes that annotation tools know."""
+"""Conversion of annotation-tool shapes to boxes and COCO segmentations."""
 
 import base64
 import binascii
@@ -12,17 +12,18 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_masks
 
-# The most bytes that a compressed mask may become.
+# Maximum size of a decompressed mask, in bytes.
 _MAX_MASK_BYTES = 2**28
-_CORNERS = 36  # of the polygon that stands for an ellipse
+_CORNERS = 36  # of the polygon that approximates an ellipse
 
 
 @dataclass(frozen=True)
 class Region:
-    """
+    """Box and optional segmentation of an object.
+
     Attributes:
         box: XYXY in pixels.
-        segmentation: As in COCO: polygons ``[[x, y, x, y, ...], ...]`` or a compressed run-length encoding; None if
+        segmentation: as in COCO, polygons ``[[x, y, x, y, ...], ...]`` or a compressed run-length encoding; None if
             the region is a box.
     """
 
@@ -31,26 +32,26 @@ class Region:
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Region:
-    """A box by two opposite corners."""
+    """Return the box with the given opposite corners, in any order."""
     numbers = [float(value) for value in (left, top, right, bottom)]
     xs, ys = sorted(numbers[::2]), sorted(numbers[1::2])
     return Region([xs[0], ys[0], xs[1], ys[1]])
 
 
 def polygon(points: Sequence[Sequence[float]]) -> Region:
-    """A polygon by its corners (N, 2).
+    """Return the polygon with the given corners (N, 2).
 
     Raises:
-        ValueError: These are not at least three points.
+        ValueError: if there are fewer than three points.
     """
     corners = np.array([[float(x), float(y)] for x, y in points])
     if len(corners) < 3:
-        raise ValueError(f"a polygon of {len(corners)} points")
+        raise ValueError(f"a polygon has {len(corners)} points, fewer than three")
     return Region([*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], [corners.reshape(-1).tolist()])
 
 
 def rotated(left: float, top: float, right: float, bottom: float, degrees: float) -> Region:
-    """A box that is turned clockwise around its center."""
+    """Return a box rotated clockwise around its center, as a polygon."""
     if not degrees:
         return rectangle(left, top, right, bottom)
     x, y = (left + right) / 2, (top + bottom) / 2
@@ -60,7 +61,13 @@ def rotated(left: float, top: float, right: float, bottom: float, degrees: float
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Region:
-    """An ellipse by its center and radii, turned clockwise: its exact box, and a polygon of 36 corners."""
+    """Return an ellipse, rotated clockwise: its exact bounding box and a polygon of 36 corners.
+
+    Args:
+        x, y: center.
+        rx, ry: radii.
+        degrees: clockwise rotation.
+    """
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     dx, dy = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
     turns = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
@@ -70,15 +77,15 @@ def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> R
 
 
 def mask(pixels: np.ndarray, left: int, top: int, size: tuple[int, int] | None) -> Region:
-    """The pixels of a mask that lies in an image.
+    """Return the region that a mask covers in an image.
 
     Args:
         pixels: (h, w) bool.
-        left, top: Where it lies.
-        size: (height, width) of the image; without it the region has a box only.
+        left, top: position of the mask's upper left corner in the image.
+        size: (height, width) of the image; if None, the region has only a box.
 
     Raises:
-        ValueError: The mask is empty.
+        ValueError: if the mask is empty.
     """
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     if not len(rows):
@@ -98,24 +105,27 @@ def _encoded(pixels: np.ndarray, left: int, top: int, size: tuple[int, int]) -> 
 
 
 def mask_of_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """(height, width) bool of runs of pixels, row by row, beginning with those outside.
+    """Decode run lengths to a (height, width) bool mask; runs are row-major and start with background pixels.
 
     Raises:
-        ValueError: The runs do not fill the mask.
+        ValueError: if the run lengths do not add up to the mask size.
     """
     if height * width > _MAX_MASK_BYTES or any(count < 0 for count in counts) or sum(counts) != height * width:
-        raise ValueError(f"the runs of a mask of {width} x {height} pixels do not fill it")
+        raise ValueError(f"the run lengths of a mask do not add up to {width} x {height} pixels")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
 
 
 def mask_of_picture(text: str, compressed: bool = False) -> np.ndarray:
-    """(h, w) bool of a picture in base64: its opaque pixels, or those that are not black.
+    """Decode a base64-encoded image to a (h, w) bool mask.
+
+    The mask contains the opaque pixels or, for an image without an alpha channel, the non-black pixels.
 
     Args:
-        compressed: The picture is compressed by zlib before it is written in base64.
+        text: base64-encoded image file.
+        compressed: whether the image file is zlib-compressed inside the base64 encoding.
 
     Raises:
-        ValueError: It cannot be decoded.
+        ValueError: if the mask cannot be decoded.
     """
     try:
         data = base64.b64decode(text, validate=False)
@@ -125,7 +135,7 @@ def mask_of_picture(text: str, compressed: bool = False) -> np.ndarray:
     except (binascii.Error, zlib.error, cv2.error) as error:
         raise ValueError(f"the mask cannot be decoded: {error}") from error
     if picture is None:
-        raise ValueError("the mask is not a picture")
+        raise ValueError("the mask is not a valid image")
     if picture.ndim == 2:
         return picture > 0
     opaque = picture[..., 3] if picture.shape[2] == 4 else picture.max(axis=2)
@@ -133,10 +143,10 @@ def mask_of_picture(text: str, compressed: bool = False) -> np.ndarray:
 
 
 def coco_region(segmentation: Any) -> Region:
-    """The region of a ``segmentation`` of COCO: polygons, or a run-length encoding, compressed or not.
+    """Convert a COCO ``segmentation``: polygons, or a run-length encoding, compressed or uncompressed.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: if the segmentation has another format or is empty.
     """
     if isinstance(segmentation, dict):
         return _coco_runs(segmentation)
@@ -146,7 +156,7 @@ def coco_region(segmentation: Any) -> Region:
     polygons = [[float(value) for value in one] for one in flat]
     polygons = [one for one in polygons if len(one) >= 6 and len(one) % 2 == 0]
     if not polygons:
-        raise ValueError("the segmentation has no polygon of three points")
+        raise ValueError("the segmentation has no polygon with at least three points")
     corners = np.concatenate([np.array(one).reshape(-1, 2) for one in polygons])
     return Region([*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], polygons)
 
@@ -154,19 +164,19 @@ def coco_region(segmentation: Any) -> Region:
 def _coco_runs(segmentation: dict[str, Any]) -> Region:
     counts, size = segmentation.get("counts"), segmentation.get("size")
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(n, int) and 0 < n < 2**15 for n in size):
-        raise ValueError(f"the segmentation has the size {size!r}")
+        raise ValueError(f"the segmentation has an invalid size {size!r}")
     height, width = size
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != height * width:
-            raise ValueError("the counts of the segmentation do not fill its size")
+            raise ValueError("the segmentation counts do not add up to its size")
         runs = coco_masks.frPyObjects({"counts": counts, "size": size}, height, width)
     elif isinstance(counts, str) and counts.isascii():
         runs = {"counts": counts.encode(), "size": size}
     else:
-        raise ValueError("the counts of the segmentation are neither numbers nor text")
+        raise ValueError("the segmentation counts are neither a list of numbers nor a string")
     x, y, w, h = coco_masks.toBbox(runs).tolist()
     if not 0 <= x <= x + w <= width or not 0 <= y <= y + h <= height or w * h <= 0:
-        raise ValueError("the mask of the segmentation is empty or leaves its size")
+        raise ValueError("the segmentation mask is empty or exceeds its size")
     return Region([x, y, x + w, y + h], _as_text(runs))
 
 

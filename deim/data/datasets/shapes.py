@@ -1,7 +1,7 @@
-"""``deim_shapes``: a small detection data set, drawn by program, in COCO format.
+"""``deim_shapes``: a small synthetic detection dataset in COCO format.
 
-Textured backgrounds, six classes of filled figures of 8 % to 45 % of the image's side, one to eight
-per image, which may overlap. The same seed gives the same files.
+Each image has a textured background and one to eight filled shapes of six classes, which may overlap. Shape sizes are
+8 % to 45 % of the image side. The same seed gives the same files.
 """
 
 import json
@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
-# A later figure may hide at most this part of an earlier one.
+# Maximum fraction of a shape that a later shape may cover.
 _MAX_HIDDEN = 0.5
 
 
 def _regular(corners: int, inner: float, turn: float) -> np.ndarray:
-    """(N, 2) outline in the unit circle; every other corner lies at radius ``inner``."""
+    """Return the (N, 2) outline in the unit circle; every second corner is at radius ``inner``."""
     angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + turn
     radii = np.where(np.arange(corners) % 2, inner, 1.0)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
@@ -54,7 +54,7 @@ _OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
 
 
 def _figure_mask(name: str, center: np.ndarray, radius: float, turn: float, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8 mask of one figure."""
+    """Return the (H, W) uint8 mask of one shape."""
     mask = np.zeros(size, np.uint8)
     points = np.round((_OUTLINES[name](turn) * radius + center) * 16).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, shift=4)
@@ -64,7 +64,7 @@ def _figure_mask(name: str, center: np.ndarray, radius: float, turn: float, size
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8: smooth noise of two scales around a random color, with fine grain."""
+    """Return a (H, W, 3) uint8 background: smooth noise at two scales around a random color, plus fine grain."""
     height, width = size
     image = np.full((height, width, 3), rng.uniform(60, 190, 3), np.float32)
     for cells, strength in ((4, 45), (24, 20)):
@@ -74,7 +74,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def draw_image(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
-    """One image (H, W, 3) BGR uint8 and its objects: (class index, XYWH box of what is visible)."""
+    """Draw an image (H, W, 3) uint8 BGR; return it with its objects: (class index, XYWH box of the visible part)."""
     image = _background(rng, size)
     height, width = size
     placed: list[tuple[int, np.ndarray, int]] = []
@@ -97,7 +97,7 @@ def draw_image(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndar
 
 
 def _color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
-    """A color that can be told from what lies behind it."""
+    """Draw a color that contrasts with the background color."""
     while True:
         color = rng.uniform(0, 255, 3)
         if np.abs(color - behind).sum() > 120:
@@ -110,7 +110,7 @@ def _box(mask: np.ndarray) -> list[float]:
 
 
 def coco_annotation(annotation_id: int, image_id: int, category_id: int, box: list[float]) -> dict:
-    """An object in COCO's format; ``box`` is XYWH."""
+    """Return a COCO annotation; ``box`` is XYWH."""
     return {
         "id": annotation_id,
         "image_id": image_id,
@@ -127,10 +127,10 @@ def write_shapes(
     """Write ``train/``, ``val/`` and ``annotations/instances_{train,val}.json`` under ``folder``.
 
     Args:
-        size: longer side of the images, which are square, 4:3 or 3:4.
+        size: longer side of the images in pixels; images are square, 4:3 or 3:4.
 
     Yields:
-        (images written, images in all) after each image.
+        (images written, total images) after each image.
     """
     folder = Path(folder)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)

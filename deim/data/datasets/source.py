@@ -1,4 +1,4 @@
-"""Data sets in other formats than COCO's, under a name."""
+"""Registration of datasets in non-COCO formats."""
 
 import logging
 from collections.abc import Callable
@@ -13,31 +13,32 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def dataset_of(name: str, source: str, read: Callable[[], Content], problems_allowed: int = 0) -> list[dict]:
-    """Read a data set and register it with detectron2 under ``name``.
+    """Read a dataset and register it with detectron2 under ``name``.
 
     Args:
-        name: To register it by.
-        source: Describes where the data come from; one name stands for one source.
-        read: Reads the data.
-        problems_allowed: See :func:`deim.data.datasets.checks.require_sound`.
+        name: name to register the dataset under.
+        source: description of the data source; a name must always refer to the same source.
+        read: reads the data.
+        problems_allowed: see :func:`deim.data.datasets.checks.require_sound`.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: The data cannot be read, have no images or no objects, or the name is taken.
+        DatasetError: if the data cannot be read, contain no images or no objects, or the name is registered for
+            another source.
     """
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog and metadata.get("source") != source:
-        raise DatasetError(f"the data set name {name!r} is already registered for another source; choose another name")
+        raise DatasetError(f"the dataset name {name!r} is already registered for another source; choose another name")
     content = read()
     for note in content.notes:
-        logger.info(f"data set {name!r}: {note}")
+        logger.info(f"dataset {name!r}: {note}")
     require_sound(name, content, problems_allowed)
     if not content.records:
-        raise DatasetError(f"data set {name!r} ({source}) has no images")
+        raise DatasetError(f"dataset {name!r} ({source}) has no images")
     if not any(record["annotations"] for record in content.records):
-        raise DatasetError(f"data set {name!r} ({source}) has {len(content.records)} images, but no annotations at all")
+        raise DatasetError(f"dataset {name!r} ({source}) has {len(content.records)} images but no annotations")
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: read().records)
         metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco", notes=content.notes)
@@ -45,10 +46,12 @@ def dataset_of(name: str, source: str, read: Callable[[], Content], problems_all
 
 
 def require_file(path: Path) -> None:
+    """Raise DatasetError if ``path`` is not an existing file."""
     if not path.is_file():
         raise DatasetError(f"{path} does not exist")
 
 
 def require_folder(path: Path) -> None:
+    """Raise DatasetError if ``path`` is not an existing folder."""
     if not path.is_dir():
         raise DatasetError(f"the folder {path} does not exist")

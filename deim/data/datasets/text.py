@@ -1,4 +1,4 @@
-"""Text, JSON and XML of annotation files, in the encodings that tools write."""
+"""Reading text, JSON and XML annotation files in the encodings that annotation tools write."""
 
 import codecs
 import json
@@ -13,10 +13,10 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8 or UTF-16 with or without a byte order mark, or else in Latin-1.
+    """Read a text file: UTF-16 if it has a byte order mark, otherwise UTF-8, or Latin-1 if it is not valid UTF-8.
 
     Raises:
-        DatasetError: The file does not exist or cannot be read.
+        DatasetError: if the file does not exist or cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -32,7 +32,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; see :func:`read_text` for its encoding.
 
     Raises:
-        DatasetError: The file cannot be read or is not valid JSON.
+        DatasetError: if the file cannot be read or is not valid JSON.
     """
     try:
         return json.loads(read_text(path))
@@ -44,10 +44,10 @@ _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 
 
 def read_xml(path: Path) -> ET.Element:
-    """Read an XML file in the encoding that it declares, or in Latin-1 if it is not in that one.
+    """Read an XML file in its declared encoding, or in Latin-1 if the declaration is wrong.
 
     Raises:
-        DatasetError: The file cannot be read or is not valid XML.
+        DatasetError: if the file cannot be read or is not valid XML.
     """
     try:
         data = path.read_bytes()
@@ -59,7 +59,7 @@ def read_xml(path: Path) -> ET.Element:
             return ET.fromstring(_DECLARATION.sub("", read_text(path)))
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from error
-    except (ET.ParseError, ValueError, LookupError) as error:  # the last, of an encoding that does not exist
+    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: unknown encoding
         raise DatasetError(f"{path} is not valid XML: {error}") from error
 
 
@@ -72,15 +72,15 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def is_plain_utf8(path: Path) -> bool:
-    """Return whether a file is in UTF-8 without a byte order mark."""
+    """Return whether a file is UTF-8 without a byte order mark."""
     data = path.read_bytes()
     return not data.startswith((codecs.BOM_UTF8, *_UTF_16)) and _is_utf8(data)
 
 
 def names_of(path: Path) -> list[str]:
-    """Read the class names of a text file that has one on each line.
+    """Read class names from a text file with one name per line.
 
     Raises:
-        DatasetError: The file cannot be read.
+        DatasetError: if the file cannot be read.
     """
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Any data set as COCO files."""
+"""Conversion of datasets to COCO files."""
 
 import json
 import os
@@ -15,23 +15,23 @@ from deim.errors import DatasetError
 
 
 def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Path]:
-    """Write data sets as COCO files.
+    """Write datasets as COCO files.
 
-    Boxes, polygons and masks are kept as the records have them. Ids count from 1 in the order of the records, so that
-    the same data set gives the same file.
+    Boxes, polygons and masks are written unchanged. Ids count from 1 in record order, so the same dataset always gives
+    the same file.
 
     Args:
-        splits: Nodes of a config that read the records, by the name of the split.
-        target: A folder for one ``instances_<split>.json`` each, or a ``.json`` file for the only split.
+        splits: config nodes that read the records, by split name.
+        target: a folder for ``instances_<split>.json`` files, or a ``.json`` file for a single split.
 
     Returns:
-        The files, and the folder that the names of images begin in: the deepest one that has all images.
+        the written files, and the folder that image names are relative to: the deepest one that contains all images.
 
     Raises:
-        DatasetError: A data set cannot be read, or there are several splits for one file.
+        DatasetError: if a dataset cannot be read, or ``target`` is one file for several splits.
     """
     if target.suffix.lower() == ".json" and len(splits) > 1:
-        raise DatasetError(f"{target} is one file, but there are the splits {', '.join(splits)}: name a folder")
+        raise DatasetError(f"{target} is a single file for several splits ({', '.join(splits)}); pass a folder instead")
     read = {
         name: (instantiate(node), MetadataCatalog.get(node["names"]).thing_classes) for name, node in splits.items()
     }
@@ -50,7 +50,7 @@ def _common_folder(paths: Sequence[str]) -> Path:
     try:
         return Path(os.path.commonpath(folders))
     except ValueError as error:
-        raise DatasetError(f"the images have no folder in common: {error}") from error
+        raise DatasetError(f"the images have no common parent folder: {error}") from error
 
 
 def _content(records: Sequence[dict], classes: Sequence[str], root: Path) -> dict[str, list[dict]]:
@@ -81,7 +81,7 @@ def _annotation(found: Mapping[str, Any], image_id: int) -> dict[str, Any]:
 
 
 def _area(segmentation: Any) -> float:
-    """The area of polygons, each counted by itself; 0 for anything else."""
+    """Return the summed area of polygons; 0 for any other segmentation."""
     if not isinstance(segmentation, list):
         return 0.0
     total = 0.0
@@ -92,7 +92,7 @@ def _area(segmentation: Any) -> float:
 
 
 def _as_json(segmentation: Any) -> Any:
-    """A run-length encoding with its counts as text; polygons as they are."""
+    """Convert the counts of a run-length encoding to text; return polygons unchanged."""
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
         return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
     return segmentation

@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file per image."""
+"""Pascal VOC format: one XML file per image."""
 
 import functools
 import re
@@ -32,27 +32,27 @@ def voc_dataset(
     first_pixel: int = 1,
     unlabeled_allowed: bool = False,
 ) -> list[dict]:
-    """Read a split of a folder in the layout of Pascal VOC.
+    """Read a split of a folder in Pascal VOC layout.
 
-    The folder has ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml`` and ``JPEGImages/``.
+    The folder contains ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml`` and ``JPEGImages/``.
 
     Args:
-        names: To register it by.
-        root: The folder.
-        split: Name of the split.
-        class_names: Names of the classes, in the order of their indices.
-        ignore_difficult: Objects marked as difficult become crowds, as evaluation wants it; else they are objects like
-            the others.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
-        first_pixel: The number of the first pixel. It is 1 in Pascal VOC, where a box from 1 to the width covers the
-            image; annotation tools count from 0.
-        unlabeled_allowed: An image without an XML file has no objects; else this is an error.
+        names: name to register the dataset under.
+        root: the folder.
+        split: name of the split.
+        class_names: class names in index order.
+        ignore_difficult: whether objects marked as difficult become crowds, which evaluation ignores; otherwise they
+            are normal objects.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        first_pixel: index of the first pixel: 1 in Pascal VOC, where a box from 1 to the width covers the image; 0 in
+            annotation tools.
+        unlabeled_allowed: whether an image without an XML file is an image without objects; otherwise it is an error.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: Files are missing or malformed. The message names file and line.
+        DatasetError: if files are missing or malformed. The message names file and line.
     """
     classes = tuple(str(one) for one in class_names)
     read = functools.partial(read_voc, root, split, classes, ignore_difficult, first_pixel, unlabeled_allowed)
@@ -70,21 +70,21 @@ def voc_folder_dataset(
 ) -> list[dict]:
     """Read all XML files of a folder, as LabelImg, Label Studio and Roboflow write them.
 
-    An image without an XML file is left out: it may not have been annotated yet.
+    Images without an XML file are left out: they may not be annotated yet.
 
     Args:
-        names: To register it by.
-        annotation_root: The folder of the XML files.
-        image_root: The folder of the images.
-        class_names: Names of the classes, in the order of their indices.
-        first_pixel: See :func:`voc_dataset`.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        annotation_root: folder of the XML files.
+        image_root: image folder.
+        class_names: class names in index order.
+        first_pixel: see :func:`voc_dataset`.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: Files are missing or malformed. The message names file and line.
+        DatasetError: if files are missing or malformed. The message names file and line.
     """
     classes = tuple(str(one) for one in class_names)
     read = functools.partial(read_voc_folder, annotation_root, image_root, classes, first_pixel)
@@ -144,7 +144,7 @@ def read_voc_folder(annotation_root: str, image_root: str, class_names: Sequence
 
 
 def _stem(line: str) -> str:
-    """The image of a line of a listing: a name, which may be quoted, and a number that says whether it has a class."""
+    """Return the image name in a line of an image list: a name, possibly quoted, and an optional class flag."""
     line = line.strip()
     if line.startswith('"') and '"' in line[1:]:
         return line[1 : line.index('"', 1)]
@@ -158,7 +158,7 @@ def _file_name(path: Path) -> str | None:
 def listed_image(
     path: Path, stem: str, first_pixel: int, ignore_difficult: bool = False
 ) -> Iterator[ListedImage | Problem]:
-    """Yield the problems of an XML file, and what it lists unless it is malformed as a whole."""
+    """Yield the problems of an XML file, then its image, or one more problem if the whole file is malformed."""
     problems: list[Problem] = []
     image = parsed(_image, str(path), path, stem, first_pixel, ignore_difficult, problems)
     yield from problems
@@ -178,7 +178,7 @@ def _image(path: Path, stem: str, first_pixel: int, ignore_difficult: bool, prob
         try:
             left, top, right, bottom = (float(found.findtext(f"bndbox/{k}") or "") for k in _EDGES)
         except ValueError:
-            problems.append(Problem(f"{path}:{line}", f"a number of bndbox ({', '.join(_EDGES)}) is missing", True))
+            problems.append(Problem(f"{path}:{line}", f"bndbox needs the numbers {', '.join(_EDGES)}", True))
             continue
         label = (found.findtext("name") or "").strip()
         difficult = (found.findtext("difficult") or "0").strip() == "1"

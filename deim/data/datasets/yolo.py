@@ -1,4 +1,4 @@
-"""YOLO: a text file per image, with a line ``class x y width height`` per object, relative to the image."""
+"""YOLO format: one text file per image, a line ``class x y width height`` per object, relative to the image size."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -20,24 +20,24 @@ from deim.errors import DatasetError
 
 
 def yolo_dataset(names: str, data_file: str, split: str, problems_allowed: int = 0) -> list[dict]:
-    """Read one split of a ``data.yaml``, as Ultralytics defines it.
+    """Read one split of an Ultralytics ``data.yaml``.
 
     The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of folders, or a
     text file that lists images, relative to ``path``. The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt``;
-    without such a file an image has no objects. After the class, a line has a box, a box and one more number (a track
-    or a confidence), a box and keypoints (with ``kpt_shape`` in the file), or the corners of a polygon.
+    an image without a label file has no objects. A line has the class, followed by a box, a box and one more number
+    (track id or confidence), a box and keypoints (with ``kpt_shape`` in the file), or the corners of a polygon.
 
     Args:
-        names: To register it by.
-        data_file: Path of the ``data.yaml``.
+        names: name to register the dataset under.
+        data_file: path of the ``data.yaml``.
         split: "train", "val" or "test".
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: Files are missing or malformed. The message names file and line.
+        DatasetError: if files are missing or malformed. The message names file and line.
     """
     return dataset_of(names, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), problems_allowed)
 
@@ -45,20 +45,20 @@ def yolo_dataset(names: str, data_file: str, split: str, problems_allowed: int =
 def yolo_files_dataset(
     names: str, root: str, images: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
-    """Read images with labels in YOLO's format that no ``data.yaml`` describes.
+    """Read images with YOLO labels that are not described by a ``data.yaml``.
 
     Args:
-        names: To register it by.
-        root: The folder of the data set.
-        images: Folders of images, or text files that list images, relative to ``root``.
-        class_names: Names of the classes, in the order of their indices.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        root: root folder of the dataset.
+        images: image folders, or text files that list images, relative to ``root``.
+        class_names: class names in index order.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: Files are missing or malformed. The message names file and line.
+        DatasetError: if files are missing or malformed. The message names file and line.
     """
     classes = [str(one) for one in class_names]
 
@@ -76,7 +76,7 @@ def read_yolo(data_file: str, split: str) -> Content:
     places = [place_of(Path(data_file), settings, entry, notes) for entry in entries]
     for place in places:
         if not place.exists():
-            raise DatasetError(f"{data_file}: {split} names {place}, which does not exist")
+            raise DatasetError(f"{data_file}: {split}: {place} does not exist")
     root = _base(Path(data_file), settings)
     content = read_labels(places, root, class_names(settings), f"{data_file}, {split}", _keypoint_numbers(settings))
     content.notes += notes
@@ -89,11 +89,11 @@ def read_labels(
     """Read images and their labels.
 
     Args:
-        places: Folders of images, or text files that list images.
-        root: The folder that all images of lists must be in.
-        names: Names of the classes.
-        source: For messages.
-        keypoint_numbers: How many numbers follow the box for its keypoints.
+        places: image folders, or text files that list images.
+        root: folder that must contain all listed images.
+        names: class names in index order.
+        source: description of the data, for messages.
+        keypoint_numbers: number of keypoint values after each box.
     """
     content = Content([], list(names), [])
     for image_id, path in enumerate(
@@ -115,33 +115,33 @@ def read_labels(
 def read_settings(path: Path, *splits: str) -> dict:
     """Read a ``data.yaml``.
 
-    Without ``names``, classes are numbered up to ``nc``.
+    Without ``names``, the classes are named "0" to ``nc - 1``.
 
     Args:
-        path: The file.
-        splits: Names of splits that it must have.
+        path: the file.
+        splits: splits that must be defined.
 
     Raises:
-        DatasetError: It does not exist or is malformed, or has no names or one of ``splits`` not.
+        DatasetError: if the file does not exist or is malformed, or lacks ``names`` or one of ``splits``.
     """
     require_file(path)
     try:
         settings = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is no valid YAML: {error}") from error
+        raise DatasetError(f"{path} is not valid YAML: {error}") from error
     if isinstance(settings, dict) and not settings.get("names") and _is_count(settings.get("nc")):
         settings["names"] = [str(number) for number in range(settings["nc"])]
     missing = [key for key in ("names", *splits) if not isinstance(settings, dict) or not settings.get(key)]
     if missing:
-        raise DatasetError(f"{path} has no {' and no '.join(missing)}")
+        raise DatasetError(f"{path} does not define {', '.join(missing)}")
     names, places = settings["names"], [settings.get("path") or "", *(settings[split] for split in splits)]
     if isinstance(names, dict) and sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-        raise DatasetError(f"{path}: names has the keys {', '.join(map(str, names))}, not 0 to {len(names) - 1}")
+        raise DatasetError(f"{path}: names has the keys {', '.join(map(str, names))}; expected 0 to {len(names) - 1}")
     if not isinstance(names, dict | list):
-        raise DatasetError(f"{path}: names is {names!r}, and not a list of names")
+        raise DatasetError(f"{path}: names is {names!r}; expected a list of class names")
     for place in places:
         if not all(isinstance(entry, str) for entry in (place if isinstance(place, list) else [place])):
-            raise DatasetError(f"{path}: {place!r} is no path, nor a list of paths")
+            raise DatasetError(f"{path}: {place!r} is not a path or a list of paths")
     return settings
 
 
@@ -150,7 +150,7 @@ def _is_count(value: object) -> bool:
 
 
 def class_names(settings: dict) -> list[str]:
-    """The names of the classes in the order of their indices."""
+    """Return the class names in index order."""
     names = settings["names"]
     return [
         str(name) for name in ([names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names)
@@ -165,33 +165,33 @@ def _keypoint_numbers(settings: dict) -> int:
 
 
 def _base(data_file: Path, settings: dict) -> Path:
-    """The folder that the paths of a ``data.yaml`` begin in: its ``path``, or the one that it is in."""
+    """Return the base folder of the paths in a ``data.yaml``: its ``path``, or the folder that contains the file."""
     path = settings.get("path")
     base = data_file.parent / path if isinstance(path, str) and path else data_file.parent
     return base if base.is_dir() else data_file.parent
 
 
 def place_of(data_file: Path, settings: dict, entry: str, notes: list[str]) -> Path:
-    """Find a folder or a list of images that a ``data.yaml`` names.
+    """Resolve an image folder or image list of a ``data.yaml``.
 
-    Roboflow writes ``../train/images`` for what is in ``train/images`` beside the file; other files have absolute paths
-    of another machine, or backslashes. What is below the folder of the file comes first.
+    Roboflow writes ``../train/images`` although the folder is ``train/images`` next to the file; other files contain
+    backslashes or absolute paths from another machine. Matches below the folder of the file take precedence.
 
     Args:
-        notes: A sentence is added if the path is not taken as it is written.
+        notes: a note is appended if the resolved path differs from the entry.
 
     Returns:
-        The path; it does not exist if the entry cannot be found.
+        the path; it does not exist if the entry cannot be resolved.
     """
     written = _base(data_file, settings) / entry
     parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     shortened = [data_file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
     inside = next((path for path in shortened if path.exists()), None)
     if inside is not None and (entry.startswith("..") or not written.exists()):
-        notes.append(f"{data_file.name} names {entry}; {inside} is taken for it")
+        notes.append(f"{data_file.name}: using {inside} for {entry}")
         return inside
     if written.exists() and not written.resolve().is_relative_to(data_file.parent.resolve()):
-        notes.append(f"{data_file.name} names {entry}, which is not in {data_file.parent}: {written.resolve()}")
+        notes.append(f"{data_file.name}: {entry} is outside of {data_file.parent}: {written.resolve()}")
     return written
 
 
@@ -214,13 +214,13 @@ def _images(places: Iterable[Path], root: Path, content: Content) -> list[Path]:
 
 
 def _relative(line: str, root: Path) -> str:
-    """A path of a list; if it is absolute and below ``root``, relative to it."""
+    """Return a path from an image list, relative to ``root`` if it is an absolute path below ``root``."""
     path = Path(line)
     return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else line
 
 
 def label_file(image: Path) -> Path:
-    """The file of an image's labels: in ``labels`` in place of ``images``, or beside the image."""
+    """Return the label file of an image: in ``labels`` instead of ``images``, or next to the image."""
     parts = list(image.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place].lower() == "images":
@@ -236,7 +236,7 @@ def _objects(path: Path, size: tuple[int, int], keypoint_numbers: int, problems:
     if not path.is_file():
         return
     height, width = size
-    # what is no text is no number either, and told below
+    # Undecodable text fails to parse as numbers, which is reported below.
     for line, text in enumerate(read_text(path).splitlines(), 1):
         if not text.strip():
             continue
@@ -244,9 +244,9 @@ def _objects(path: Path, size: tuple[int, int], keypoint_numbers: int, problems:
             label, *numbers = (float(word) for word in text.split())
             box, corners = _shape(numbers, keypoint_numbers)
             if label != int(label):
-                raise ValueError(f"class {label} is no whole number")
+                raise ValueError(f"class {label} is not an integer")
         except (ValueError, OverflowError) as error:
-            problems.append(Problem(f"{path}:{line}", f"{text.strip()!r} is no object: {error}", True))
+            problems.append(Problem(f"{path}:{line}", f"{text.strip()!r} is not a valid label: {error}", True))
             continue
         found = {
             "bbox": (box * [width, height, width, height]).tolist(),
@@ -261,19 +261,19 @@ def _objects(path: Path, size: tuple[int, int], keypoint_numbers: int, problems:
 
 
 def _shape(numbers: Sequence[float], keypoint_numbers: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The box (4,) XYXY, relative, and the corners (N, 2) if it is that of a polygon."""
+    """Return the relative box (4,) XYXY and, for a polygon, its corners (N, 2)."""
     values = np.array(numbers)
     with_box = {4, 5, 4 + keypoint_numbers, 5 + keypoint_numbers}
     if len(values) in with_box:
         return np.concatenate([values[:2] - values[2:4] / 2, values[:2] + values[2:4] / 2]), None
     if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"{len(values)} numbers follow the class, not 4, nor the corners of a polygon")
+        raise ValueError(f"{len(values)} numbers follow the class; expected 4, or the corners of a polygon")
     corners = values.reshape(-1, 2)
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)]), corners
 
 
 def highest_class(places: Iterable[Path], root: Path) -> int:
-    """The highest class index in the labels of folders or lists of images; -1 if there is none."""
+    """Return the highest class index in the labels of image folders or image lists; -1 if there are no labels."""
     highest = -1
     for image in _images(places, root, Content([], [], [])):
         path = label_file(image)

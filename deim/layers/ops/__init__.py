@@ -1,7 +1,7 @@
 """Backends of the deformable-attention operator.
 
-``DEIM_DEFORM_ATTN=<name>`` forces one; otherwise the first in :data:`BACKENDS` is taken that can be used for a device.
-An exported graph has one of :data:`EXPORT_FORMS`.
+``DEIM_DEFORM_ATTN=<name>`` forces a backend; otherwise the first usable backend of :data:`BACKENDS` for the device is
+selected. Exported graphs contain one of :data:`EXPORT_FORMS`.
 """
 
 import os
@@ -34,9 +34,9 @@ class Backend:
     """An implementation of :func:`deform_attn`.
 
     Attributes:
-        run: it.
-        devices: types of device that it is for; none for all.
-        problem: why it cannot be used here; None if it can.
+        run: the implementation.
+        devices: supported device types; empty for all.
+        problem: returns the reason why the backend cannot be used on this machine; None if it can.
     """
 
     run: DeformAttn
@@ -44,7 +44,7 @@ class Backend:
     problem: Callable[[], str | None] = lambda: None
 
 
-# The best first.
+# In order of preference.
 BACKENDS: dict[str, Backend] = {
     "triton": Backend(triton_backend.deform_attn_triton, ("cuda",), triton_backend.problem),
     "detrex": Backend(detrex_backend.deform_attn_detrex, ("cuda",), detrex_backend.problem),
@@ -52,8 +52,8 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(deform_attn_torch),
 }
 
-# What an exported graph is made of: GridSample, the smallest graph; without it, for what is not good at it; and TensorRT's
-# plug-in, for nothing else.
+# Forms of the operator in exported graphs: GridSample (the smallest graph), gathering (for runtimes that are slow at
+# GridSample), and TensorRT's plugin (TensorRT only).
 EXPORT_FORMS: dict[str, DeformAttn] = {
     "grid_sample": deform_attn_torch,
     "gather": deform_attn_gather,
@@ -64,7 +64,7 @@ _export_form = ["grid_sample"]
 
 @contextmanager
 def exported_as(form: str) -> Iterator[None]:
-    """Models that are exported inside have this one of :data:`EXPORT_FORMS`."""
+    """Select the one of :data:`EXPORT_FORMS` that models exported inside the context contain."""
     _export_form.append(form)
     try:
         yield
@@ -76,13 +76,13 @@ _chosen: dict[tuple[str, str], str] = {}
 
 
 def selected_backend(device: str = "cpu") -> str:
-    """Name of the backend that :func:`deform_attn` uses on a type of device.
+    """Return the name of the backend that :func:`deform_attn` uses on a device type.
 
     Raises:
-        ValueError: ``DEIM_DEFORM_ATTN`` names none, or one that cannot be used there.
+        ValueError: if ``DEIM_DEFORM_ATTN`` is not a backend, or the backend cannot be used on the device.
     """
     key = (device, os.environ.get("DEIM_DEFORM_ATTN", ""))
-    if key not in _chosen:  # not functools.cache, which torch.compile does not see through
+    if key not in _chosen:  # not functools.cache, which torch.compile cannot trace
         _chosen[key] = _select(*key)
     return _chosen[key]
 
@@ -91,7 +91,7 @@ def _select(device: str, forced: str) -> str:
     if not forced:
         return next(name for name in BACKENDS if unusable(name, device) is None)
     if forced not in BACKENDS:
-        raise ValueError(f"DEIM_DEFORM_ATTN={forced!r} is no backend; choose one of {', '.join(BACKENDS)}")
+        raise ValueError(f"DEIM_DEFORM_ATTN={forced!r} is not a backend; choose one of {', '.join(BACKENDS)}")
     reason = unusable(forced, device)
     if reason is not None:
         raise ValueError(f"DEIM_DEFORM_ATTN={forced!r} cannot be used: {reason}")
@@ -99,10 +99,10 @@ def _select(device: str, forced: str) -> str:
 
 
 def unusable(name: str, device: str) -> str | None:
-    """Why a backend cannot be used on a type of device; None if it can."""
+    """Return why a backend cannot be used on a device type; None if it can."""
     backend = BACKENDS[name]
     if backend.devices and device not in backend.devices:
-        return f"it is for {', '.join(backend.devices)}, not for {device}"
+        return f"it supports {', '.join(backend.devices)}, not {device}"
     return backend.problem()
 
 
@@ -113,21 +113,21 @@ def deform_attn(
     weights: Tensor,
     num_points: Sequence[int],
 ) -> Tensor:
-    """Weighted sums of bilinear samples from several feature maps (Deformable DETR, equation 3).
+    """Compute weighted sums of bilinear samples from several feature maps (Deformable DETR, equation 3).
 
     Args:
-        value: (B, S, H, D), the levels one after the other, each row by row; S = sum of h * w.
+        value: (B, S, H, D), concatenated over levels, each level in row-major order; S = sum of h * w.
         spatial_shapes: (h, w) of each level.
-        locations: (B, Q, H, P, 2) sampling positions x, y in [0, 1] of the map, the points of the
-            levels one after the other; outside of the map samples are zero.
+        locations: (B, Q, H, P, 2) sampling positions x, y, relative to the map ([0, 1]), with the points of all levels
+            concatenated; samples outside of the map are zero.
         weights: (B, Q, H, P).
-        num_points: points of each level, of sum P.
+        num_points: number of points on each level; their sum is P.
 
     Returns:
         (B, Q, H * D).
 
     Raises:
-        ValueError: sizes do not fit each other.
+        ValueError: if the shapes are inconsistent.
     """
     _check_sizes(value, spatial_shapes, locations, weights, num_points)
     return _implementation(value)(value, spatial_shapes, locations, weights, num_points)
@@ -136,7 +136,7 @@ def deform_attn(
 def _implementation(value: Tensor) -> DeformAttn:
     if is_exporting():
         return EXPORT_FORMS[_export_form[-1]]
-    if value.dtype == torch.float64:  # kernels sum in single precision
+    if value.dtype == torch.float64:  # the kernels accumulate in float32
         return deform_attn_torch
     return BACKENDS[selected_backend(value.device.type)].run
 
@@ -148,7 +148,7 @@ def _check_sizes(
     weights: Tensor,
     num_points: Sequence[int],
 ) -> None:
-    """Kernels trust them."""
+    """Raise ValueError for inconsistent shapes, which the kernels do not check."""
     (batch, tokens, heads, _), queries, total = value.shape, locations.shape[1], sum(num_points)
     fits = (
         tokens == sum(height * width for height, width in spatial_shapes)
@@ -158,6 +158,7 @@ def _check_sizes(
     )
     if not fits:
         raise ValueError(
-            f"deformable attention cannot look at {tuple(locations.shape)} locations with {tuple(weights.shape)} weights, "
-            f"{list(num_points)} points a level, in {tuple(value.shape)} values of maps {list(spatial_shapes)}"
+            f"deformable attention: inconsistent shapes: locations {tuple(locations.shape)}, weights "
+            f"{tuple(weights.shape)}, num_points {list(num_points)}, value {tuple(value.shape)}, spatial_shapes "
+            f"{list(spatial_shapes)}"
         )

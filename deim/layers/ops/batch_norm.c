@@ -1,10 +1,10 @@
-/* Batch normalization in training and the activation behind it, on a CPU, in single precision.
+/* Fused training-mode batch normalization and activation, on a CPU, in float32.
 
-   Maps are channels-last, which is to say rows of channels, a pixel in each:
+   Maps are channels-last: one row of channels per pixel.
      out = activation(slope * x + intercept)
-   where slope and intercept are those of the channel, and the activation is SiLU or holds values between two bounds.
-   Rows are dealt out to parts, and a part's to blocks that stay in the cache: what is summed in a block in single
-   precision is added up in double, in one order. */
+   with slope and intercept per channel. The activation is SiLU, or clamping to two bounds.
+   Rows are split into parts (one per thread), and parts into blocks that fit into the cache. Sums within a block are
+   float32; the sums of blocks are added in double, in a fixed order. */
 
 #include <math.h>
 #include <stdint.h>
@@ -13,11 +13,11 @@
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-enum { BLOCK_ELEMENTS = 8192, BLOCK_ROWS = 256 }; /* at the most: what is longer is summed less exactly */
+enum { BLOCK_ELEMENTS = 8192, BLOCK_ROWS = 256 }; /* upper limits: longer float32 sums are less accurate */
 
 typedef struct {
   int64_t rows, channels, parts;
-  float lower, upper; /* of values; infinite where there is no bound */
+  float lower, upper; /* bounds of the output; infinite for no bound */
   int32_t silu;       /* instead of bounds */
 } Layout;
 
@@ -29,11 +29,11 @@ INLINE int64_t rows_of_block(int64_t channels) {
   return channels < BLOCK_ELEMENTS ? smaller(BLOCK_ROWS, BLOCK_ELEMENTS / channels) : 1;
 }
 
-/* Comparisons that let NaN pass. */
+/* Clamp; the comparisons propagate NaN. */
 INLINE float hold(float z, float lower, float upper) { return z < lower ? lower : z > upper ? upper : z; }
 
-/* exp for loops over channels, which the library's would not let compilers vectorise: 2^n e^r with |r| <= ln 2 / 2, to
-   about a unit in the last place. */
+/* exp that compilers can vectorize, unlike the library function: 2^n e^r with |r| <= ln 2 / 2, accurate to about one
+   unit in the last place. */
 INLINE float exponential(float x) {
   x = hold(x, -87.0f, 88.0f);
   float n = floorf(x * 1.44269504f + 0.5f);
@@ -56,21 +56,21 @@ INLINE float activate(float z, const Layout *s, int silu) {
   return silu ? z * sigmoid(z) : hold(z, s->lower, s->upper);
 }
 
-/* The gradient before the activation of the gradient behind it. */
+/* Gradient of the activation's input, given the gradient of its output. */
 INLINE float through_activation(float gradient, float z, const Layout *s, int silu) {
   if (!silu) return z > s->lower && z < s->upper ? gradient : 0.0f;
   float share = sigmoid(z);
   return gradient * share * (1.0f + z * (1.0f - share));
 }
 
-/* Means and summed squares of the distances from them, of two sets of rows together (Chan, Golub and LeVeque, 1983). */
+/* Merge the means and the sums of squared deviations of two sets of rows (Chan, Golub and LeVeque, 1983). */
 INLINE void merge(double *mean, double *squares, double count, double other_mean, double other_squares, double other) {
   double distance = other_mean - *mean, share = other / (count + other);
   *mean += distance * share;
   *squares += other_squares + distance * distance * count * share;
 }
 
-/* Of a part's rows. block is room for 2 * channels. */
+/* Mean and sum of squared deviations of the rows of a part. block is a buffer for 2 * channels values. */
 INLINE void statistics(const float *x, int64_t rows, int64_t channels, double *mean, double *squares, float *block) {
   float *center = block, *spread = block + channels;
   memset(mean, 0, channels * sizeof *mean);
@@ -101,9 +101,9 @@ INLINE void apply(const Layout *s, const float *x, const float *slope, const flo
       out[row * channels + c] = activate(slope[c] * x[row * channels + c] + intercept[c], s, silu);
 }
 
-/* Sums over a part's rows, channel by channel: of the gradients before the activation, of those times the distance from
-   the mean, and of the gradients that the bounds kept. SiLU's gradients take long enough to be written to inner as well.
-   block is room for 3 * channels. */
+/* Per-channel sums over the rows of a part: the gradients of the activation's input, these times the deviation from the
+   mean, and the gradients of clamped values. SiLU's gradients are also written to inner, because recomputing them is
+   expensive. block is a buffer for 3 * channels values. */
 INLINE void gradient_sums(const Layout *s, const float *gradient, const float *x, const float *slope,
                           const float *intercept, const float *mean, float *inner, int64_t rows, int64_t channels,
                           int silu, double *sums, float *block) {
@@ -128,7 +128,7 @@ INLINE void gradient_sums(const Layout *s, const float *gradient, const float *x
   }
 }
 
-/* grad_x = slope * inner - tilt * x - offset, where SiLU's inner is in grad_x already. */
+/* grad_x = slope * inner - tilt * x - offset; for SiLU, grad_x already contains inner. */
 INLINE void gradient_of_input(const Layout *s, const float *gradient, const float *x, const float *slope,
                               const float *intercept, const float *tilt, const float *offset, float *grad_x,
                               int64_t rows, int64_t channels, int silu) {
@@ -141,7 +141,7 @@ INLINE void gradient_of_input(const Layout *s, const float *gradient, const floa
     }
 }
 
-/* Compilers make better loops of the narrow maps, which are the large ones, if they know how narrow. */
+/* Compilers optimize the loops over few channels better if the number is constant; these maps are the largest. */
 #define FOR_EACH_WIDTH(call)               \
   switch (s.channels) {                    \
     case 8: { call(8); break; }            \
@@ -154,7 +154,7 @@ INLINE void gradient_of_input(const Layout *s, const float *gradient, const floa
 #define FOR_EACH_ACTIVATION(call, channels) \
   if (s.silu) call(channels, 1) else call(channels, 0)
 
-/* mean, variance and line (slopes, then intercepts) are results too. sums is room for 4 * channels of each part. */
+/* mean, variance and line (slopes, then intercepts) are also outputs. sums is a buffer for 4 * channels per part. */
 EXPORT void batch_norm_forward(const float *x, const float *weight, const float *bias, float *mean, float *variance,
                                float *line, float *out, double *sums, float eps, Layout s, int threads) {
   float *slope = line, *intercept = line + s.channels;
@@ -190,7 +190,7 @@ EXPORT void batch_norm_forward(const float *x, const float *weight, const float 
   }
 }
 
-/* grad_kept is the gradient of the bound, channel by channel. sums is room for 5 * channels of each part. */
+/* grad_kept is the gradient of the bound per channel. sums is a buffer for 5 * channels per part. */
 EXPORT void batch_norm_backward(const float *gradient, const float *x, const float *mean, const float *variance,
                                 const float *line, float *grad_x, float *grad_weight, float *grad_bias,
                                 float *grad_kept, double *sums, float eps, Layout s, int threads) {
@@ -207,7 +207,7 @@ EXPORT void batch_norm_backward(const float *gradient, const float *x, const flo
 #undef CALL
 #undef ACTIVATED
   }
-  float *tilt = (float *)(sums + 3 * s.channels), *offset = tilt + s.channels; /* where the first part had its blocks */
+  float *tilt = (float *)(sums + 3 * s.channels), *offset = tilt + s.channels; /* reuses the first part's block */
   for (int64_t c = 0; c < s.channels; c++) {
     double all = 0.0, weighted = 0.0, kept = 0.0;
     for (int64_t part = 0; part < s.parts; part++) {

@@ -1,7 +1,7 @@
-"""Batch normalization in training and the activation behind it in C, on the CPU.
+"""Fused training-mode batch normalization and activation in C, for CPUs.
 
-The two are limited by how fast memory is. Here the map between them is neither written nor kept for the gradients, and a
-map is read twice where torch reads it three times.
+Both operations are memory-bound. The fused kernel neither writes the intermediate map nor stores it for the backward
+pass, and reads the input twice instead of three times.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ SOURCE = "batch_norm.c"
 
 
 class Activation(NamedTuple):
-    """SiLU, or values held between two bounds."""
+    """Activation: SiLU, or clamping to two bounds."""
 
     lower: float = -math.inf
     upper: float = math.inf
@@ -34,28 +34,28 @@ class _Layout(ctypes.Structure):
 
 
 def problem(x: Tensor) -> str | None:
-    """Why it cannot be used for a map (B, C, H, W); None if it can."""
+    """Return why the kernel cannot be used for a map (B, C, H, W); None if it can."""
     if not x.is_cpu or x.dtype != torch.float32 or not x.is_contiguous(memory_format=torch.channels_last):
-        return "it is for single precision, channels-last, on a CPU"
+        return "it supports only float32, channels-last, on a CPU"
     if x.numel() <= x.shape[1]:
-        return "there is one value of each channel"
+        return "each channel has only one value"
     return native.problem(SOURCE)
 
 
 class BatchNorm(torch.autograd.Function):
-    """``activation(batch_norm(x))``, and the statistics that running ones follow.
+    """``activation(batch_norm(x))``, with the batch statistics for updating running statistics.
 
     ``BatchNorm.apply(x, weight, bias, bound, eps, activation)``:
 
     Args:
-        x: (B, C, H, W), for which there is no :func:`problem`.
+        x: (B, C, H, W), for which :func:`problem` returns None.
         weight, bias: (C,).
-        bound: of one element, with the gradient of all values that the bounds hold; None for bounds that do not learn.
+        bound: one-element tensor that receives the summed gradient of all clamped values; None for constant bounds.
         eps: added to variances.
         activation: see :class:`Activation`.
 
     Returns:
-        (B, C, H, W) as ``x`` lies in memory; mean and biased variance (C,), without gradients.
+        the output (B, C, H, W) in the memory layout of ``x``, and the mean and biased variance (C,) without gradients.
     """
 
     @staticmethod
@@ -84,7 +84,7 @@ class BatchNorm(torch.autograd.Function):
 
 
 def _call(function: str, tensors: tuple[Tensor, ...], x: Tensor, sums: int, eps: float, activation: Activation) -> None:
-    """A function of the library, with room for so many sums of each channel in each of its parts."""
+    """Call a library function with a buffer for ``sums`` values per channel and part."""
     channels, threads = x.shape[1], torch.get_num_threads()
     room = x.new_empty(threads, sums, channels, dtype=torch.float64)
     layout = _Layout(x.numel() // channels, channels, threads, *activation)

@@ -1,4 +1,4 @@
-"""The deformable-attention operator in C, on the CPU, several times as fast as torch's ``grid_sample``."""
+"""Deformable-attention operator in C for CPUs, several times faster than torch's ``grid_sample``."""
 
 import ctypes
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class _Sizes(ctypes.Structure):
 
 
 def problem() -> str | None:
-    """Why this backend cannot be used; None if it can."""
+    """Return why this backend cannot be used; None if it can."""
     return native.problem(SOURCE)
 
 

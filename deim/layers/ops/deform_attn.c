@@ -1,9 +1,9 @@
-/* Deformable attention on a CPU, in single precision: see deform_attn in __init__.py for what it computes.
+/* Deformable attention on a CPU, in float32; see deform_attn in __init__.py for the definition.
 
    All arrays are contiguous:
      value      (batch, tokens, heads, dim)
      shapes     (levels, 2), height and width
-     points     (levels,), of sum P
+     points     (levels,), with sum P
      locations  (batch, queries, heads, P, 2), x and y
      weights    (batch, queries, heads, P)
      out        (batch, queries, heads, dim) */
@@ -21,12 +21,12 @@ typedef struct {
 
 /* The four pixels around a position: upper left, upper right, lower left, lower right. */
 typedef struct {
-  int64_t row[4];   /* of the pixel in value, from the level's first; -1 outside of the map */
+  int64_t row[4];   /* index of the pixel in its level; -1 outside of the map */
   float weight[4];  /* bilinear */
-  float left, upper; /* shares of the pixels to the left and above */
+  float left, upper; /* weights of the left and the upper pixels */
 } Corners;
 
-/* Whether any of them is in the map. A position that is no number counts as inside, with weights that are none. */
+/* Return whether any of the four pixels is in the map. A NaN position counts as inside, with NaN weights. */
 INLINE int find_corners(float x, float y, int64_t height, int64_t width, Corners *corners) {
   x = x * (float)width - 0.5f;
   y = y * (float)height - 0.5f;
@@ -57,7 +57,7 @@ INLINE float dot(const float *a, const float *b, int64_t dim) {
   return sum;
 }
 
-/* One query of one head: the sum over its points. */
+/* Output of one query of one head: the sum over its points. */
 INLINE void attend(const Sizes *s, const float *value, const float *location, const float *weight, float *out,
                    int64_t dim) {
   for (int64_t d = 0; d < dim; d++) out[d] = 0.0f;
@@ -74,7 +74,7 @@ INLINE void attend(const Sizes *s, const float *value, const float *location, co
   }
 }
 
-/* The gradients of one query of one head; those of values are added. */
+/* Gradients of one query of one head; grad_value is accumulated. */
 INLINE void attend_backward(const Sizes *s, const float *grad, const float *value, const float *location,
                             const float *weight, float *grad_value, float *grad_location, float *grad_weight,
                             int64_t dim) {
@@ -103,7 +103,7 @@ INLINE void attend_backward(const Sizes *s, const float *grad, const float *valu
   }
 }
 
-/* Compilers unroll the loops over channels for the widths that models have. */
+/* Compilers unroll the loops over channels for these common widths. */
 #define FOR_EACH_WIDTH(call)        \
   switch (s.dim) {                  \
     case 16: { call(16); break; }   \
@@ -127,8 +127,8 @@ EXPORT void deform_attn_forward(const float *value, const float *locations, cons
   }
 }
 
-/* grad_value must be zero before. Each thread writes to heads of images of its own: there is nothing to lock, and
-   sums are always taken in one order. */
+/* grad_value must be zero-initialized. Each (image, head) pair is written by one thread: no locks are needed, and the
+   order of sums is deterministic. */
 EXPORT void deform_attn_backward(const float *grad, const float *value, const float *locations, const float *weights,
                                  float *grad_value, float *grad_locations, float *grad_weights, Sizes s, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)

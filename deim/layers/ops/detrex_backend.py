@@ -1,4 +1,4 @@
-"""detrex's compiled deformable-attention operator, where detrex was built with CUDA."""
+"""detrex's compiled deformable-attention operator, available if detrex was built with CUDA."""
 
 import functools
 import importlib
@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Images of a launch; detrex's own layers use the same.
+# Images per kernel launch, as in detrex's layers.
 _IMAGES_AT_ONCE = 64
 
 
 @functools.cache
 def problem() -> str | None:
-    """Why this backend cannot be used; None if it can."""
+    """Return why this backend cannot be used; None if it can."""
     if not torch.cuda.is_available():
-        return "there is no GPU"
+        return "no CUDA GPU is available"
     try:
         importlib.import_module("detrex._C")
     except ImportError as error:
-        return f"detrex's extension is not there: {error}"
+        return f"detrex's CUDA extension cannot be imported: {error}"
     return None
 
 
@@ -31,7 +31,7 @@ def deform_attn_detrex(
     weights: Tensor,
     num_points: Sequence[int],
 ) -> Tensor:
-    """See :func:`deim.layers.ops.deform_attn`; computed in float32, as the operator needs it."""
+    """See :func:`deim.layers.ops.deform_attn`; computed in float32, which the operator requires."""
     operator = importlib.import_module("detrex.layers.multi_scale_deform_attn").MultiScaleDeformableAttnFunction
     shapes = torch.tensor(spatial_shapes, device=value.device)
     sizes = shapes.prod(dim=1)
@@ -43,8 +43,16 @@ def deform_attn_detrex(
 
 
 def with_equal_points(locations: Tensor, weights: Tensor, num_points: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(B, Q, H, P, 2) and (B, Q, H, P) -> (B, Q, H, L, N, 2) and (B, Q, H, L, N): levels with fewer points than the
-    others get more in the upper left corner, of weight 0."""
+    """Pad all levels to the maximum number of points N, with points of weight 0 in the upper left corner.
+
+    Args:
+        locations: (B, Q, H, P, 2).
+        weights: (B, Q, H, P).
+        num_points: number of points on each level.
+
+    Returns:
+        locations (B, Q, H, L, N, 2) and weights (B, Q, H, L, N).
+    """
     most = max(num_points)
     levels = zip(locations.split(list(num_points), dim=3), weights.split(list(num_points), dim=3), strict=True)
     padded = [
@@ -55,5 +63,5 @@ def with_equal_points(locations: Tensor, weights: Tensor, num_points: Sequence[i
 
 
 def _images_at_once(batch: int) -> int:
-    """The operator needs a divisor of the batch."""
+    """Return the largest valid number of images per launch; the operator requires a divisor of the batch size."""
     return next(count for count in range(min(batch, _IMAGES_AT_ONCE), 0, -1) if batch % count == 0)

@@ -1,7 +1,7 @@
-"""Compiling a C file of this package on its first use.
+"""Compilation of this package's C files on first use.
 
-The library belongs to no version of torch or Python, is built in about a second, written beside and renamed, and kept
-in the user's cache: processes that start at once do not wait for each other.
+The library does not depend on the versions of torch or Python. It is built in about a second and stored in the user's
+cache by an atomic rename, so that concurrent processes need no lock.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 FLAGS = ("-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
-# By what torch says that this processor can do; "native" would be another one on each machine of a shared home.
+# By the CPU capability that torch reports. -march=native would break a home directory shared by different machines.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
@@ -30,9 +30,9 @@ _TIMEOUT_SECONDS = 120
 
 @functools.cache
 def library(source: str) -> ctypes.CDLL | str:
-    """The library of a C file beside this one, or why there is none."""
+    """Return the library of a C file in this folder, or the reason why it cannot be built."""
     if sys.platform == "win32":
-        return "compiled kernels are for Linux and macOS"
+        return "compiled kernels are supported only on Linux and macOS"
     file = Path(__file__).with_name(source)
     compiler = shutil.which(os.environ.get("CC", "cc"))
     flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
@@ -41,7 +41,7 @@ def library(source: str) -> ctypes.CDLL | str:
         built = _cache() / f"{file.stem}-{digest}.so"
         if not built.is_file():
             if compiler is None:
-                return "there is no C compiler: install one, or name it in CC"
+                return "no C compiler found: install one, or set CC"
             _compile([compiler, *flags, str(file), "-lm"], built)
         return ctypes.CDLL(str(built))
     except subprocess.CalledProcessError as error:
@@ -51,16 +51,16 @@ def library(source: str) -> ctypes.CDLL | str:
 
 
 def problem(source: str) -> str | None:
-    """Why a C file's library cannot be used; None if it can."""
+    """Return why the library of a C file cannot be used; None if it can."""
     found = library(source)
     return found if isinstance(found, str) else None
 
 
 def call(source: str, function: str, tensors: Sequence[Tensor], *others: Any) -> None:
-    """Call a function of a C file with pointers to dense tensors, other arguments, and last the number of threads.
+    """Call a C function with pointers to dense tensors, further arguments, and the number of threads as the last one.
 
     Raises:
-        RuntimeError: there is a :func:`problem`.
+        RuntimeError: if the library cannot be used; see :func:`problem`.
     """
     loaded = library(source)
     if isinstance(loaded, str):

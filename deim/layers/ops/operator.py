@@ -1,4 +1,4 @@
-"""Making an operator of torch out of a kernel and its gradient: seen by autograd, opaque to ``torch.compile``."""
+"""Registration of a kernel and its gradient as a torch operator: differentiable, and opaque to ``torch.compile``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,23 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# (value, heights and widths in turns, locations, weights, points of each level) -> (B, Q, H * D)
+# (value, alternating heights and widths, locations, weights, points of each level) -> (B, Q, H * D)
 Forward = Callable[[Tensor, list[int], Tensor, Tensor, list[int]], Tensor]
-# (gradient, and the same) -> gradients of value, locations and weights
+# (gradient, then the arguments of Forward) -> gradients of value, locations and weights
 Backward = Callable[[Tensor, Tensor, list[int], Tensor, Tensor, list[int]], tuple[Tensor, Tensor, Tensor]]
-# The same for torch, which in 2.6 does not read annotations such as list[int].
+# The same as a schema, because torch 2.6 does not support annotations such as list[int].
 _INPUTS = "Tensor value, SymInt[] shapes, Tensor locations, Tensor weights, SymInt[] points"
 # See deform_attn.
 DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
 
 
 def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch.dtype | None = None) -> DeformAttn:
-    """:func:`deim.layers.ops.deform_attn` by a kernel, as the operator ``deim::<name>``.
+    """Return :func:`deim.layers.ops.deform_attn` implemented by a kernel, registered as the operator ``deim::<name>``.
 
     Args:
-        forward, backward: see :func:`deim.layers.ops.deform_attn` for shapes. What they return shares no memory with
-            what they get.
-        dtype: the only one that the kernel computes in; None if it takes values of any.
+        name: name of the operator.
+        forward, backward: kernel and gradient; see :func:`deim.layers.ops.deform_attn` for shapes. Their results must
+            not share memory with their inputs.
+        dtype: dtype that inputs are converted to; None if the kernel supports all floating-point dtypes.
     """
     attend = _operator(name, forward, f"({_INPUTS}) -> Tensor")
     attend_backward = _operator(f"{name}_backward", backward, f"(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
@@ -61,10 +62,10 @@ def _operator(name: str, function: Callable, schema: str) -> torch.library.Custo
 
 
 def empty_result(value: Tensor, locations: Tensor) -> Tensor:
-    """(B, Q, H * D), without values."""
+    """Return an uninitialized (B, Q, H * D) tensor."""
     return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
 
 def _like(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Dense tensors of these shapes."""
+    """Return uninitialized dense tensors with the shapes of the inputs."""
     return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)

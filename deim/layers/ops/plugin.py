@@ -1,4 +1,4 @@
-"""The deformable-attention operator as one node of an exported graph: the plug-in that comes with TensorRT."""
+"""Deformable-attention operator as a single node of an exported graph, for the plugin that ships with TensorRT."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# TensorRT goes by the operator's name alone.
+# TensorRT identifies the plugin only by the operator name.
 DOMAIN, OPERATOR = "trt.plugins", "MultiscaleDeformableAttnPlugin_TRT"
 
 
@@ -18,9 +18,9 @@ def deform_attn_plugin(
     weights: Tensor,
     num_points: Sequence[int],
 ) -> Tensor:
-    """See :func:`deim.layers.ops.deform_attn`; only within an export.
+    """See :func:`deim.layers.ops.deform_attn`; can only be used in exports.
 
-    The plug-in takes as many points of each level: those of weight zero make up for the others.
+    The plugin requires the same number of points on each level; levels are padded with points of weight zero.
     """
     sides = [_int32(side, value.device) for shape in spatial_shapes for side in shape]
     starts = [
@@ -44,12 +44,12 @@ def deform_attn_plugin(
 
 
 def _int32(number: int, device: torch.device) -> Tensor:
-    """A number, or what stands for one while a graph is traced."""
+    """Return a number as an int32 tensor; during tracing it is symbolic."""
     return torch.full((), number, dtype=torch.int32, device=device)
 
 
 def _by_level(points: Tensor, num_points: Sequence[int]) -> Tensor:
-    """(B, Q, H, P, ...) with the points of all levels -> (B, Q, H, L, N, ...), filled up with zeros."""
+    """Split points (B, Q, H, P, ...) by level into (B, Q, H, L, N, ...), padded with zeros."""
     behind = (0, 0) * (points.dim() - 4)
     levels = zip(points.split(list(num_points), dim=3), num_points, strict=True)
     return torch.stack([F.pad(level, (*behind, 0, max(num_points) - count)) for level, count in levels], dim=3)

@@ -1,4 +1,4 @@
-"""The deformable-attention operator in plain torch: the reference, on every device, exportable."""
+"""Deformable-attention operator in plain torch: the reference implementation, for all devices and export."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def deform_attn_torch(
     """See :func:`deim.layers.ops.deform_attn`."""
     batch, tokens, heads, dim = value.shape
     queries = locations.shape[1]
-    # Heads become part of the batch: (B * H, D, S), (B * H, Q, P, 2) and (B * H, 1, Q, P).
+    # Merge heads into the batch dimension: (B * H, D, S), (B * H, Q, P, 2) and (B * H, 1, Q, P).
     maps = value.permute(0, 2, 3, 1).reshape(batch * heads, dim, tokens)
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
     weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, weights.shape[-1])
@@ -39,8 +39,10 @@ def deform_attn_gather(
     weights: Tensor,
     num_points: Sequence[int],
 ) -> Tensor:
-    """:func:`deim.layers.ops.deform_attn` without grid sampling: four pixels are gathered for each point, those outside
-    of the map with weight zero."""
+    """Compute :func:`deim.layers.ops.deform_attn` without grid sampling.
+
+    Four pixels are gathered for each point; pixels outside of the map get weight zero.
+    """
     indices, shares, start = [], [], 0
     for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):
         columns, rows = _neighbors(points[..., 0], w), _neighbors(points[..., 1], h)
@@ -52,7 +54,7 @@ def deform_attn_gather(
 
 
 def _neighbors(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
-    """The pixels before and after positions in [0, 1] of an axis: index, and share, which is zero outside."""
+    """Return the (index, weight) of the pixels before and after positions in [0, 1] of an axis; weight 0 outside."""
     place = position * length - 0.5
     before = place.floor()
     found = []
@@ -63,7 +65,7 @@ def _neighbors(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _attend(value: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums (B, Q, H * D) of the tokens of (B, S, H, D) at indices (B, Q, H, P)."""
+    """Return weighted sums (B, Q, H * D) of the tokens of ``value`` (B, S, H, D) at indices (B, Q, H, P)."""
     index, weights = index.transpose(1, 2), weights.transpose(1, 2)  # (B, H, Q, P)
     maps = value.transpose(1, 2)  # (B, H, S, D)
     samples = maps.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, maps.shape[-1]))
@@ -78,12 +80,12 @@ def deform_attn_nearest(
     weights: Tensor,
     num_points: Sequence[int],
 ) -> Tensor:
-    """Like :func:`deim.layers.ops.deform_attn`, with one pixel per point in place of four (RT-DETRv2,
-    arXiv 2407.17140, section 3.1).
+    """Compute :func:`deim.layers.ops.deform_attn` with one pixel per point instead of four (RT-DETRv2, arXiv
+    2407.17140, section 3.1).
 
-    The pixel is the location in pixels, rounded as the official code does, without its half: the one to
-    the right of a location in the right half of a pixel. Locations outside of the map take the
-    pixel at its border. No gradient reaches the locations.
+    As in the official code, the pixel index is the position in pixels plus 0.5, rounded down. So a position in the
+    right half of a pixel selects the next pixel to the right. Positions outside of the map use the border pixel. The
+    locations get no gradient.
     """
     indices, start = [], 0
     for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):

@@ -1,6 +1,6 @@
-"""The deformable-attention operator as Triton kernels, on the GPU: compiled when it is first used.
+"""Deformable-attention operator as Triton kernels for GPUs, compiled on first use.
 
-``TRITON_INTERPRET=1`` runs them on the CPU, slowly, to test their mathematics.
+``TRITON_INTERPRET=1`` runs the kernels slowly on the CPU, for testing.
 """
 
 import functools
@@ -16,20 +16,20 @@ from deim.layers.tracing import remembered
 
 @functools.cache
 def problem() -> str | None:
-    """Why this backend cannot be used; None if it can: it has computed the same as torch on this machine."""
+    """Return why this backend cannot be used; None if its results on this machine match those of torch."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not torch.cuda.is_available():
-        return "there is no GPU"
+        return "no CUDA GPU is available"
     try:
         difference = _difference_from_torch(torch.device("cuda"))
-    except Exception as error:  # Triton passes on whatever its compilers and drivers raise
+    except Exception as error:  # compilers and drivers raise arbitrary errors
         return f"the kernels cannot be compiled or run: {type(error).__name__}: {error}"
-    return None if difference < 1e-4 else f"the kernels differ from torch by {difference:.1e}"
+    return None if difference < 1e-4 else f"the results of the kernels differ from torch by {difference:.1e}"
 
 
 def _difference_from_torch(device: torch.device) -> float:
-    """The largest of values and gradients, on a small example."""
+    """Return the largest relative difference of outputs and gradients from torch on a small example."""
     generator = torch.Generator().manual_seed(0)
     shapes, points = [(5, 7), (3, 4)], [3, 2]
     inputs = [
@@ -59,7 +59,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from deim.layers.ops import triton_kernels as kernels
 
-    # Many samples are added to one pixel, which float16 would round away.
+    # Accumulated in float32: float16 would round off the contributions of many samples to one pixel.
     grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
     grad_locations, grad_weights = locations.new_empty(locations.shape), weights.new_empty(weights.shape)
     levels = _levels(tuple(shapes), tuple(points), value.device)
@@ -79,7 +79,7 @@ deform_attn_triton = differentiable("deform_attn_triton", _forward, _backward)
 
 @remembered
 def _levels(shapes: tuple[int, ...], points: tuple[int, ...], device: torch.device) -> Tensor:
-    """(P, 3) int32: height, width and first token of the map of each point. Cached: do not write to it."""
+    """Return (P, 3) int32: height, width and first token of each point's map. Cached: do not modify the result."""
     rows, start = [], 0
     for height, width, count in zip(shapes[::2], shapes[1::2], points, strict=True):
         rows += [[height, width, start]] * count

@@ -1,7 +1,7 @@
-"""Kernels of :mod:`deim.layers.ops.triton_backend`; importing this needs Triton.
+"""Kernels of :mod:`deim.layers.ops.triton_backend`; importing this module requires Triton.
 
-A program computes one head for a block of queries: rows are queries, columns channels. Points of all levels are one
-loop over a table of maps, so that each level may have its own number of them.
+A program computes one head for a block of queries: rows are queries, columns are channels. A single loop covers the
+points of all levels, with a table of their maps, so that the number of points may differ between levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Queries of a program, and its warps: small programs were the fastest on an H200, at training shapes and at those of encoders.
+# Queries and warps per program. Small programs were fastest on an H200, for the shapes of training and of encoders.
 BLOCK, WARPS = 8, 1
 
 
 def launch(
     kernel: Callable, value: Tensor, locations: Tensor, weights: Tensor, levels: Tensor, others: Sequence[Tensor]
 ) -> None:
-    """Run a kernel for all images, heads and queries; ``others`` are dense, and what it writes is among them."""
+    """Run a kernel for all images, heads and queries; ``others`` are further dense tensors, including the outputs."""
     batch, tokens, heads, dim = value.shape
     queries = locations.shape[1]
     if batch == 0 or queries == 0:
@@ -32,8 +32,8 @@ def launch(
 
 @triton.jit
 def _block(tokens, queries, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
-    """Which queries of the program exist, its channels and which of them are used, where the queries' points begin, and
-    where the channels of the image's first token are."""
+    """Return the mask of valid queries, the channels and their mask, the flat (image, query, head) index, and the
+    offset of the channels of the image's first token."""
     head = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -44,7 +44,7 @@ def _block(tokens, queries, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.co
 
 @triton.jit
 def _sample_position(locations, levels, index, exists, point, POINTS: tl.constexpr):
-    """Size and first token of a point's map, and where the point is in it, in pixels."""
+    """Return the size and first token of a point's map, and the position of the point in it, in pixels."""
     height = tl.load(levels + 3 * point)
     width = tl.load(levels + 3 * point + 1)
     start = tl.load(levels + 3 * point + 2)
@@ -56,7 +56,7 @@ def _sample_position(locations, levels, index, exists, point, POINTS: tl.constex
 
 @triton.jit
 def _pixel(x, y, height, width, start, exists, RIGHT: tl.constexpr, LOWER: tl.constexpr):
-    """The token of one of the four pixels around a position, whether it is in the map, and its shares of both sides."""
+    """Return the token of one of the four pixels around a position, whether it is in the map, and its x, y weights."""
     left, upper = tl.floor(x), tl.floor(y)
     column, line = left + RIGHT, upper + LOWER
     inside = exists & (column >= 0) & (column < width) & (line >= 0) & (line < height)
@@ -81,7 +81,7 @@ def forward(
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Weighted sums of bilinear samples."""
+    """Compute weighted sums of bilinear samples."""
     exists, channel, used, index, offset = _block(tokens, queries, HEADS, DIM, BLOCK, COLUMNS)
     total = tl.zeros([BLOCK, COLUMNS], tl.float32)
     for point in range(POINTS):
@@ -113,7 +113,7 @@ def backward(
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Gradients of all three inputs; those of values are added to float32 zeros."""
+    """Compute the gradients of all three inputs; ``grad_value`` must be float32 zeros and is accumulated."""
     exists, channel, used, index, offset = _block(tokens, queries, HEADS, DIM, BLOCK, COLUMNS)
     given = tl.load(grad + index[:, None] * DIM + channel[None, :], mask=exists[:, None] & used[None, :], other=0.0)
     given = given.to(tl.float32)

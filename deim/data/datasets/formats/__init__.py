@@ -1,1 +1,1 @@
-"""Formats of annotation tools: how each is recognized and read."""
+"""Detection and reading of annotation-tool formats."""

@@ -1,4 +1,4 @@
-"""Finds COCO files, their images and their splits."""
+"""Detection of COCO files, their images and their splits."""
 
 import mmap
 import re
@@ -26,17 +26,17 @@ from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.text import is_plain_utf8
 from deim.errors import DatasetError
 
-# A folder with more JSON files has one for each image, and none of them is COCO's.
+# A folder with more JSON files has one file per image, so it is not in COCO format.
 _MOST_FILES = 50
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _OTHER_TASKS = ("person_keypoints", "panoptic", "stuff", "captions", "image_info")
-# The number of images that are looked for to find their folder.
+# Number of images that are looked up to find the image folder.
 _SAMPLE = 50
 
 
 @dataclass(frozen=True)
 class _File:
-    """What has to be known of a file before classes are numbered."""
+    """Properties of an annotation file that are needed to determine the classes."""
 
     path: Path
     image_root: Path
@@ -60,7 +60,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether a file has the keys of COCO, told without parsing it; or is a COCO file by its name."""
+    """Return whether a file has a typical COCO name or contains the COCO keys, without parsing the JSON."""
     if file.name == "_annotations.coco.json" or file.stem.startswith("instances_"):
         return True
     with file.open("rb") as opened:
@@ -78,7 +78,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         folder = folder.parent if folder.name.lower() in SPLITS else folder
     else:
         chosen, folder = _by_split(signs, place, notes), place
-    # A file of a split that is not used, such as COCO's for a test, may have no annotations.
+    # Only used splits are read: files of other splits, such as COCO's test split, may have no annotations.
     files = {name: _look_at(path, name, folder, images) for name, path in used(chosen, notes).items()}
     classes = _classes(files, notes)
     splits = {}
@@ -92,22 +92,22 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
 
 
 def _with_sibling(file: Path, notes: list[str]) -> dict[str, Path]:
-    """A file that is given by its path, with the file for validation beside it if it is named like a training split."""
+    """Return a file as the training split, with the matching validation file if there is one."""
     for written in ("training", "train"):
         for name in (*VALIDATION, *TEST):
             named = file.with_name(re.sub(written, name, file.name, flags=re.IGNORECASE))
             if named != file and named.is_file():
-                notes.append(f"{named.name} beside {file.name} is taken for validation, by its name")
+                notes.append(f"using {named.name} next to {file.name} for validation, because of its name")
                 return {"train": file, name: named}
             beside = file.parent.parent / name / file.name
             if file.parent.name.lower() == written and beside.is_file():
-                notes.append(f"{beside} is taken for validation, by its name")
+                notes.append(f"using {beside} for validation, because of its name")
                 return {"train": file, name: beside}
     return {"train": file}
 
 
 def _by_split(files: Sequence[Path], folder: Path, notes: list[str]) -> dict[str, Path]:
-    """The file of each split, by the words in its name or the folder that it is in."""
+    """Return the file of each split, by the words in its name or in the names of its parent folders."""
     groups: dict[str, list[Path]] = {}
     for file in sorted(files, key=lambda one: _rank(one, folder)):
         groups.setdefault(_split_name(file, folder), []).append(file)
@@ -115,7 +115,7 @@ def _by_split(files: Sequence[Path], folder: Path, notes: list[str]) -> dict[str
         others = [one for one in group[1:] if not one.stem.startswith(_OTHER_TASKS)]
         if others:
             told = ", ".join(str(one.relative_to(folder)) for one in others)
-            notes.append(f"{group[0].relative_to(folder)} is taken for the split {name!r}, and not {told}")
+            notes.append(f"using {group[0].relative_to(folder)} for the split {name!r}; ignoring {told}")
     return {name: group[0] for name, group in groups.items()}
 
 
@@ -139,7 +139,7 @@ def _look_at(file: Path, split: str, folder: Path, images: Path | None) -> _File
 
 
 def _is_plain(file: Path, lists: Mapping[str, list], categories: Sequence[Category], root: Path) -> bool:
-    """Whether detectron2 reads a file as it is."""
+    """Return whether detectron2 can read the file unchanged."""
     files = ImageFiles(root)
     entries = (*lists["images"], *lists["annotations"], *lists["categories"])
     return (
@@ -154,24 +154,24 @@ def _is_plain(file: Path, lists: Mapping[str, list], categories: Sequence[Catego
 
 
 def _classes(files: Mapping[str, _File], notes: list[str]) -> list[str]:
-    """The names of all splits, in the order of the training split."""
+    """Return the class names of all splits, in the order of the training split."""
     order = sorted(files, key=lambda name: (*TRAIN, *VALIDATION, *TEST, "all").index(name))
     classes: dict[str, str] = {}
     parents = _projects(files)
     for parent in sorted(parents):
-        notes.append(f"the category {parent!r} stands for the whole project, as Roboflow writes it, and is no class")
+        notes.append(f"ignoring the category {parent!r}, which Roboflow adds for the whole project")
     for split in order:
         for category in files[split].categories:
             classes.setdefault(category.name, split)
     names = [name for name in classes if name not in parents]
     late = [name for name in names if classes[name] != order[0]]
     if late:
-        notes.append(f"these classes are not in the split {order[0]!r}, but in another: {', '.join(late)}")
+        notes.append(f"classes missing in the split {order[0]!r} but present in another split: {', '.join(late)}")
     return names
 
 
 def _projects(files: Mapping[str, _File]) -> set[str]:
-    """The categories of Roboflow that stand for a project: parents of others that no object has."""
+    """Return Roboflow's project categories: supercategories of other categories that no object has."""
     parents, used = set(), set()
     for file in files.values():
         above = {category.parent for category in file.categories}
@@ -181,7 +181,7 @@ def _projects(files: Mapping[str, _File]) -> set[str]:
 
 
 def _image_root(folder: Path, file: Path, split: str, images: Sequence[Any], given: Path | None) -> Path:
-    """The folder below which the images are: that in which most of them are found by their names."""
+    """Return the image folder: the candidate in which most of the listed images are found."""
     written = file.stem.removeprefix("instances_")
     names = [one.get("file_name") for one in images if isinstance(one, dict)]
     sample = [name for name in names if isinstance(name, str)][:: max(len(names) // _SAMPLE, 1)]
@@ -198,8 +198,8 @@ def _image_root(folder: Path, file: Path, split: str, images: Sequence[Any], giv
             return best
     first = sample[0] if sample else None
     raise DatasetError(
-        f"the first image of {file}, {first}, is in none of {', '.join(map(str, places))}: name the folder of the "
-        "images by --image-root"
+        f"the first image of {file}, {first}, was not found in {', '.join(map(str, places))}; set the image folder "
+        "by --image-root"
     )
 
 

@@ -1,4 +1,4 @@
-"""COCO files as annotation tools write them."""
+"""COCO files exported by annotation tools."""
 
 import functools
 from collections import defaultdict
@@ -18,24 +18,24 @@ from deim.errors import DatasetError
 def coco_export_dataset(
     names: str, json_file: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
-    """Read a COCO file that an annotation tool has exported.
+    """Read a COCO file exported by an annotation tool.
 
-    In contrast to :func:`deim.data.coco_dataset`, categories are matched by their names, a box that is missing is
-    taken from the segmentation, sizes that are missing are read from the images, ids may be text, and images are found
-    by :class:`deim.data.datasets.image_files.ImageFiles`.
+    Unlike :func:`deim.data.coco_dataset`, this reader matches categories by name, computes missing boxes from the
+    segmentation, reads missing sizes from the images, accepts text ids, and finds images by
+    :class:`deim.data.datasets.image_files.ImageFiles`.
 
     Args:
-        names: To register it by.
-        json_file: The annotation file.
-        image_root: A folder that has all images below it.
-        class_names: Names of the classes, in the order of their indices.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        json_file: the annotation file.
+        image_root: folder that contains all images at any depth.
+        class_names: class names in index order.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: The file is missing or malformed, or images do not exist. The message names the entry.
+        DatasetError: if the file is missing or malformed, or images do not exist. The message names the entry.
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_coco_export, json_file, image_root, classes)
@@ -53,7 +53,7 @@ def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]
     content = content_of(listed, class_names, ImageFiles(image_root), json_file)
     known = {_key(image, "id") for image in lists["images"]}
     for key in grouped.keys() - known:
-        what = f"{len(grouped[key])} annotations are of the image {key}, which 'images' does not list"
+        what = f"{len(grouped[key])} annotations reference the image {key}, which is missing in 'images'"
         content.problems.append(Problem(json_file, what, False))
     return content
 
@@ -62,19 +62,19 @@ def read_lists(file: Path) -> dict[str, list[Any]]:
     """Read a COCO file.
 
     Returns:
-        Its ``images``, ``annotations`` and ``categories``.
+        the lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        DatasetError: It is not in COCO's format, or has no images or no categories.
+        DatasetError: if the file is not in COCO format, or lists no images or no categories.
     """
     content = read_json(file)
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        raise DatasetError(f"{file} is not in COCO's format: there is no list named {' and '.join(missing)}")
+        raise DatasetError(f"{file} is not in COCO format: missing lists: {', '.join(missing)}")
     empty = [key for key in ("images", "categories") if not content[key]]
     if empty:
-        raise DatasetError(f"{file} lists no {' and no '.join(empty)}")
+        raise DatasetError(f"{file}: no entries in {' and '.join(empty)}")
     return {key: content[key] for key in keys}
 
 
@@ -82,9 +82,9 @@ class Category:
     """A category of a COCO file.
 
     Attributes:
-        key: Its id as text.
-        name: Its name.
-        parent: Its ``supercategory``.
+        key: id as text.
+        name: name.
+        parent: ``supercategory``.
     """
 
     def __init__(self, entry: Mapping[str, Any]):
@@ -92,10 +92,10 @@ class Category:
 
 
 def categories_of(lists: Mapping[str, list[Any]], source: str | Path) -> list[Category]:
-    """The categories of a COCO file in the order of their ids.
+    """Return the categories of a COCO file, in numerical order of their ids if all ids are numbers.
 
     Raises:
-        DatasetError: One has no id or no name.
+        DatasetError: if a category has no id or no name.
     """
     for number, entry in enumerate(lists["categories"], 1):
         if not isinstance(entry, dict) or not {"id", "name"} <= entry.keys():
@@ -117,7 +117,7 @@ def _listed(
     for number, image in enumerate(images, 1):
         key = _key(image, "id")
         if key in seen:
-            yield Problem(f"{source}, entry {number} of 'images'", f"the id {key} stands twice", True)
+            yield Problem(f"{source}, entry {number} of 'images'", f"duplicate id {key}", True)
             continue
         seen.add(key)
         result = parsed(_image, f"{source}, entry {number} of 'images'", image, source)
@@ -134,9 +134,9 @@ def _listed(
 def _image(image: Mapping[str, Any], source: str) -> ListedImage:
     name, number, height, width = image["file_name"], image["id"], image.get("height"), image.get("width")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"the file_name is {name!r}")
+        raise ValueError(f"invalid file_name {name!r}")
     if not number and number != 0:
-        raise ValueError(f"the id is {number!r}")
+        raise ValueError(f"invalid id {number!r}")
     size = (int(height), int(width)) if height and width else None
     return ListedImage(name, source, size, [], int(number) if str(number).isdecimal() else None)
 
@@ -145,7 +145,7 @@ def _object(annotation: Mapping[str, Any], categories: Mapping[str, str], place:
     where = f"{place}, annotation {annotation.get('id')}"
     category = str(annotation.get("category_id"))
     if category not in categories:
-        return Problem(where, f"the category_id {category} is not one of 'categories'", True)
+        return Problem(where, f"the category_id {category} is missing in 'categories'", True)
     try:
         region = _region(annotation)
         crowd = bool(int(annotation.get("iscrowd") or 0) or int(annotation.get("ignore") or 0))
@@ -155,17 +155,17 @@ def _object(annotation: Mapping[str, Any], categories: Mapping[str, str], place:
 
 
 def _region(annotation: Mapping[str, Any]) -> Region:
-    """The box as it is stated, or that of the segmentation; polygons and masks that are sound are kept."""
+    """Return the given box or, if it is missing, that of the segmentation; valid polygons and masks are kept."""
     box, segmentation = annotation.get("bbox"), annotation.get("segmentation")
     if box in (None, []):
         if not segmentation:
-            raise ValueError("there is neither a bbox nor a segmentation")
+            raise ValueError("bbox and segmentation are missing")
         return coco_region(segmentation)
     if not is_box(box):
-        raise ValueError(f"the bbox is {box!r}, which is not 4 numbers")
+        raise ValueError(f"the bbox {box!r} is not a list of 4 numbers")
     x, y, width, height = (float(value) for value in box)
     try:
         outline = coco_region(segmentation).segmentation if segmentation else None
     except (TypeError, ValueError):
-        outline = None  # the box does without it
+        outline = None  # the box alone is sufficient
     return Region([x, y, x + width, y + height], outline)

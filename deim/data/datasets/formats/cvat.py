@@ -1,4 +1,4 @@
-"""CVAT's own format, "CVAT for images 1.1": one XML file for all images."""
+"""CVAT format, "CVAT for images 1.1": one XML file for all images."""
 
 import functools
 import re
@@ -28,23 +28,23 @@ def cvat_dataset(
     subset: str | None = None,
     problems_allowed: int = 0,
 ) -> list[dict]:
-    """Read an ``annotations.xml`` of CVAT.
+    """Read a CVAT ``annotations.xml``.
 
-    Boxes, turned boxes, polygons, ellipses and masks become objects; other shapes are left out.
+    Boxes, rotated boxes, polygons, ellipses and masks become objects; other shapes are left out.
 
     Args:
-        names: To register it by.
-        annotation_file: The XML file.
-        image_root: A folder that has all images below it.
-        class_names: Names of the classes, in the order of their indices.
-        subset: Only images of this subset are read, of a project that has several.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        annotation_file: the XML file.
+        image_root: folder that contains all images at any depth.
+        class_names: class names in index order.
+        subset: read only the images of this subset of the project; None reads all images.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: The file is missing or malformed, or images do not exist. The message names the image.
+        DatasetError: if the file is missing or malformed, or images do not exist. The message names the image.
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_cvat, annotation_file, image_root, classes, subset)
@@ -73,9 +73,9 @@ def read_cvat(annotation_file: str, image_root: str, class_names: Sequence[str],
 def _tree(file: Path) -> ET.Element:
     tree = read_xml(file)
     if tree.tag != "annotations":
-        raise DatasetError(f"{file} is not an annotations.xml of CVAT: it begins with {tree.tag!r}")
+        raise DatasetError(f"{file} is not a CVAT annotations.xml: its root element is {tree.tag!r}")
     if tree.find("track") is not None:
-        raise DatasetError(f'{file} has tracks of a video: export it as "CVAT for images 1.1"')
+        raise DatasetError(f'{file} contains video tracks; export the task as "CVAT for images 1.1"')
     return tree
 
 
@@ -139,7 +139,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
 
 
 def _labels(tree: ET.Element) -> list[str]:
-    """The labels of a task or a project that shapes with an area may have; without a list, those that shapes have."""
+    """Return the listed labels of shapes with an area, followed by unlisted labels that shapes use."""
     names = []
     for label in tree.iterfind("meta//labels/label"):
         kind = (label.findtext("type") or "").strip()
@@ -149,4 +149,4 @@ def _labels(tree: ET.Element) -> list[str]:
     return [name for name in names if name] + sorted(used - set(names))
 
 
-CVAT = Format("CVAT for images", "annotations.xml of CVAT", _signs, _describe, takes_images=True)
+CVAT = Format("CVAT for images", "CVAT's annotations.xml", _signs, _describe, takes_images=True)

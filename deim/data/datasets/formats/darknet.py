@@ -1,4 +1,4 @@
-"""Finds YOLO data sets that an ``obj.data`` describes: Darknet, and CVAT's "YOLO 1.1"."""
+"""Detection of YOLO datasets described by an ``obj.data``: Darknet, and CVAT's "YOLO 1.1"."""
 
 from pathlib import Path
 
@@ -22,16 +22,16 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         if equals:
             settings[key.strip().lower()] = value.strip()
     if not settings.get("names"):
-        raise DatasetError(f"{file} has no names")
+        raise DatasetError(f"{file} does not define names")
     names = _inside(file, settings["names"])
     if names is None:
-        raise DatasetError(f"{file}: names is {settings['names']}, which does not exist in {file.parent}")
+        raise DatasetError(f"{file}: the names file {settings['names']} does not exist in {file.parent}")
     classes = names_of(names)
     splits, notes = {}, []
     for name in SPLITS:
         listing = _inside(file, settings[name]) if settings.get(name) else None
         if settings.get(name) and listing is None:
-            told = f"{file}: {name} is {settings[name]}, which does not exist in {file.parent}"
+            told = f"{file}: the {name} list {settings[name]} does not exist in {file.parent}"
             if name in TRAIN:
                 raise DatasetError(told)
             notes.append(f"{told}; this split is left out")
@@ -44,7 +44,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
 
 
 def _inside(file: Path, written: str) -> Path | None:
-    """A file that ``obj.data`` names, below its folder; CVAT writes ``data/`` before what is beside the file."""
+    """Find a file that ``obj.data`` references, below its folder; CVAT prefixes files in that folder with ``data/``."""
     parts = [part for part in written.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     candidates = [file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
     return next((path for path in candidates if path.exists()), None)

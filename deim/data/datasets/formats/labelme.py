@@ -1,4 +1,4 @@
-"""labelme: one JSON file per image."""
+"""labelme format: one JSON file per image."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,30 +17,30 @@ from deim.data.datasets.text import names_of, read_json
 from deim.errors import DatasetError
 
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
-# What labelme's list of labels has besides classes.
+# Entries of labelme's label list that are not classes.
 _NO_CLASSES = ("__ignore__", "_background_")
 
 
 def labelme_dataset(
     names: str, annotation_root: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
-    """Read all JSON files of a folder that labelme has written.
+    """Read all labelme JSON files of a folder.
 
-    Rectangles, polygons, circles and masks become objects; other shapes are left out. Each shape is an object, whatever
-    its group. An image without a JSON file is left out: it may not have been annotated yet.
+    Rectangles, polygons, circles and masks become objects; other shapes are left out. Each shape becomes one object;
+    group ids are ignored. Images without a JSON file are left out: they may not be annotated yet.
 
     Args:
-        names: To register it by.
-        annotation_root: The folder of the JSON files.
-        image_root: A folder that has all images below it.
-        class_names: Names of the classes, in the order of their indices.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        annotation_root: folder of the JSON files.
+        image_root: folder that contains all images at any depth.
+        class_names: class names in index order.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: Files are missing or malformed. The message names the file.
+        DatasetError: if files are missing or malformed. The message names the file.
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_labelme, annotation_root, image_root, classes)
@@ -115,7 +115,7 @@ def _is_labelme(path: Path) -> bool:
 
 def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
     if place.is_file():
-        raise DatasetError(f"{place} is labelme's file of one image: give the folder of all files")
+        raise DatasetError(f"{place} is the labelme file of a single image; pass the folder that contains all files")
     splits = {}
     inside = {folder: name for name, folder in split_folders(place).items()}
     for folder in signs:
@@ -140,10 +140,10 @@ def _classes(place: Path, folders: Sequence[Path], notes: list[str]) -> list[str
         try:
             shapes = read_json(path)["shapes"]
             names |= {str(shape["label"]) for shape in shapes if shape.get("shape_type") not in _WITHOUT_AREA}
-        except (DatasetError, KeyError, TypeError, AttributeError):  # told with its name when the split is read
+        except (DatasetError, KeyError, TypeError, AttributeError):  # reported when the split is read
             continue
-    notes.append("there is no labels.txt: the classes are those that shapes have, by the alphabet")
+    notes.append("no labels.txt found; using the labels that occur in the shapes, in alphabetical order")
     return sorted(names)
 
 
-LABELME = Format("labelme", "JSON files of labelme, one for each image", _signs, _describe, takes_images=True)
+LABELME = Format("labelme", "labelme JSON files, one per image", _signs, _describe, takes_images=True)

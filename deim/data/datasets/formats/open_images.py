@@ -1,4 +1,4 @@
-"""Open Images: CSV files with a line for each box, relative to the image."""
+"""Open Images format: CSV files with one line per box, relative to the image size."""
 
 import csv
 import functools
@@ -28,24 +28,24 @@ def open_images_dataset(
     label_names: Mapping[str, str],
     problems_allowed: int = 0,
 ) -> list[dict]:
-    """Read a CSV file of boxes of Open Images.
+    """Read an Open Images CSV file of boxes.
 
-    Boxes around a group become crowds. The files list more images than most people download: those that are not in
-    ``image_root`` are left out, and counted in a note.
+    Group boxes become crowds. Listed images that are missing in ``image_root`` are left out, because most users
+    download only part of the images; a note gives their number.
 
     Args:
-        names: To register it by.
-        annotation_file: The CSV file.
-        image_root: A folder that has all images below it, as ``<ImageID>.jpg``.
-        class_names: Names of the classes, in the order of their indices.
-        label_names: The name of a class for each ``LabelName``; labels without one are names themselves.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        annotation_file: the CSV file.
+        image_root: folder that contains all images at any depth, as ``<ImageID>.jpg``.
+        class_names: class names in index order.
+        label_names: class name of each ``LabelName``; a label that is not listed is its own class name.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: The file is missing or malformed. The message names the image.
+        DatasetError: if the file is missing or malformed. The message names the image.
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_open_images, annotation_file, image_root, classes, dict(label_names))
@@ -72,7 +72,7 @@ def read_open_images(
     if len(present) < len(images):
         left_out = len(images) - len(present)
         content.notes.append(
-            f"{left_out} of {len(images)} images of {annotation_file} are not in {image_root}: left out"
+            f"{left_out} of {len(images)} images of {annotation_file} are missing in {image_root} and are left out"
         )
     return content
 
@@ -82,11 +82,11 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(read_text(file).splitlines())
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
-        raise DatasetError(f"{file} is not a file of boxes of Open Images: it has no column {' and no '.join(missing)}")
+        raise DatasetError(f"{file} is not an Open Images box file: missing columns: {', '.join(missing)}")
     try:
         for row in reader:
             if not row["ImageID"] or not row["LabelName"]:
-                raise DatasetError(f"{file}:{reader.line_num} has no ImageID or no LabelName")
+                raise DatasetError(f"{file}:{reader.line_num}: ImageID or LabelName is missing")
             yield reader.line_num, row
     except csv.Error as error:
         raise DatasetError(f"{file}:{reader.line_num}: {error}") from error
@@ -128,7 +128,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     used = {row["LabelName"] for name in chosen(files) if name for _, row in _rows(files[name])}
     order = [label for label in labels if label in used] + sorted(used - labels.keys())
     classes = list(dict.fromkeys(labels.get(label, label) for label in order))
-    notes = [] if labels else ["there is no class-descriptions*.csv: classes are called by their codes"]
+    notes = [] if labels else ["no class-descriptions*.csv found; using label codes as class names"]
     splits = {}
     for name, file in files.items():
         folder = place if place.is_dir() else place.parent
@@ -141,7 +141,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
 
 
 def _split_name(file: Path, place: Path) -> str:
-    """Of files such as ``oidv6-train-annotations-bbox.csv``, or the folder that one is in."""
+    """Return the split of a file such as ``oidv6-train-annotations-bbox.csv``, by its name or its folder."""
     words = file.stem.lower().replace("_", "-").split("-")
     return split_of(Path(*file.parts[:-1], next((w for w in words if w in _WORDS), file.stem)), place) or file.stem
 
@@ -150,7 +150,7 @@ _WORDS = ("train", "validation", "val", "test")
 
 
 def _label_names(folder: Path) -> dict[str, str]:
-    """The names of ``class-descriptions*.csv`` (or ``classes.csv``) in a folder or one below it, by code."""
+    """Read class names by code from ``class-descriptions*.csv`` or ``classes.csv``, up to two levels below a folder."""
     patterns = ("*class-descriptions*.csv", "classes.csv")
     below = itertools.chain.from_iterable(
         folder.glob(f"{deep}{one}") for one in patterns for deep in ("", "*/", "*/*/")

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face in Parquet files, with the images inside."""
+"""Hugging Face datasets in Parquet files with embedded images."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ _CLASS_KEYS = ("category", "categories", "label", "labels", "category_id", "clas
 _BOX_KEYS = ("bbox", "bboxes", "boxes")
 _OBJECT_COLUMNS = ("objects", "annotations")
 _SIGNATURES = {b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
-_ROWS = 64  # that are in memory at a time, with their images
+_ROWS = 64  # rows in memory at a time, with their images
 
 
 def parquet_dataset(
@@ -32,20 +32,20 @@ def parquet_dataset(
 ) -> list[dict]:
     """Read Parquet files with a column ``image`` (bytes and path) and a column ``objects``.
 
-    The images are written once to a folder of the cache (``$FVCORE_CACHE``), and read from there.
+    The images are extracted once to a cache folder (``$FVCORE_CACHE``) and read from there.
 
     Args:
-        names: To register it by.
-        files: Of the split, in their order.
-        class_names: Names of the classes, in the order of their indices.
-        corners: Boxes are XYXY; else XYWH, as in COCO.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        files: files of the split, in order.
+        class_names: class names in index order.
+        corners: whether boxes are XYXY; otherwise they are XYWH, as in COCO.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: Files are missing or malformed, or pyarrow is not installed. The message names file and row.
+        DatasetError: if files are missing or malformed, or pyarrow is not installed. The message names file and row.
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_parquet, list(files), classes, corners)
@@ -81,7 +81,7 @@ def _image(
 
 
 def _pairs(value: Any, columns: "_Columns") -> Iterable[tuple[Any, Any]]:
-    """Boxes and classes of a row, which has a dict of lists or a list of dicts."""
+    """Return the (box, class) pairs of a row, which is a dict of lists or a list of dicts."""
     if isinstance(value, dict):
         return zip(value[columns.box] or (), value[columns.label] or (), strict=True)
     return [(one[columns.box], one[columns.label]) for one in value or ()]
@@ -91,16 +91,16 @@ class _Columns:
     """The columns of a Parquet file.
 
     Attributes:
-        objects: The column of objects.
-        box, label: The keys of boxes and classes in it.
-        names: The names of the classes; None if the file does not have them.
+        objects: name of the object column.
+        box, label: keys of boxes and classes in the object column.
+        names: class names; None if the file does not contain them.
     """
 
     def __init__(self, file: Path):
         self.path, self.file = file, _opened(file)
         schema = self.file.schema_arrow
         if "image" not in schema.names:
-            raise DatasetError(f"{file} has no column 'image'; its columns are {', '.join(schema.names)}")
+            raise DatasetError(f"{file}: the column 'image' is missing; the columns are {', '.join(schema.names)}")
         self.objects = self._one_of(_OBJECT_COLUMNS, schema.names, "columns")
         inner = schema.field(self.objects).type
         while hasattr(inner, "value_type"):
@@ -112,15 +112,17 @@ class _Columns:
     def _one_of(self, wanted: Sequence[str], there: Sequence[str], what: str) -> str:
         found = next((one for one in wanted if one in there), None)
         if found is None:
-            raise DatasetError(f"{self.path} has no {' or '.join(wanted)}; its {what} are {', '.join(there) or 'none'}")
+            raise DatasetError(
+                f"{self.path}: expected one of {', '.join(wanted)}; the {what} are {', '.join(there) or 'none'}"
+            )
         return found
 
     def rows(self, column: str) -> Iterator[Any]:
-        """The values of a column, row by row."""
+        """Yield the values of a column, row by row."""
         try:
             for batch in self.file.iter_batches(batch_size=_ROWS, columns=[column]):
                 yield from batch.column(0).to_pylist()
-        except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+        except (OSError, ValueError) as error:  # base classes of pyarrow's errors
             raise DatasetError(f"{self.path} cannot be read: {error}") from error
 
 
@@ -128,15 +130,15 @@ def _opened(file: Path) -> Any:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise DatasetError(f"to read {file}, install pyarrow: pip install 'deim[parquet]'") from error
+        raise DatasetError(f"reading {file} requires pyarrow: pip install 'deim[parquet]'") from error
     try:
         return parquet.ParquetFile(file)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{file} is no Parquet file: {error}") from error
+        raise DatasetError(f"{file} is not a valid Parquet file: {error}") from error
 
 
 def _class_names(metadata: bytes | None, column: str, key: str) -> list[str] | None:
-    """The names of a ``ClassLabel`` in the features of Hugging Face."""
+    """Return the names of a ``ClassLabel`` in the Hugging Face features; None if there are none."""
     try:
         node = json.loads(metadata or b"{}")["info"]["features"][column]
     except (KeyError, TypeError, ValueError):
@@ -157,13 +159,13 @@ def _names_below(node: Any, key: str, inside: bool) -> list[str] | None:
 
 
 def _unpacked(file: Path) -> Path:
-    """The folder of the cache with the images of a file, which are written if they are not there."""
+    """Return the cache folder with the images of a file; extract them if necessary."""
     state = file.stat()
     key = hashlib.blake2b(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode(), digest_size=8).hexdigest()
     folder = Path(get_cache_dir()) / "deim" / "parquet" / f"{file.stem}-{key}"
     done = folder / "complete"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(str(folder)):  # of several processes, one writes
+    with file_lock(str(folder)):  # only one process writes
         if not done.is_file():
             folder.mkdir(exist_ok=True)
             for row, image in enumerate(tqdm(_Columns(file).rows("image"), f"unpacking {file}", delay=2, unit="image")):
@@ -194,7 +196,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     corners = _are_corners(columns)
     if corners:
         notes.append(
-            "boxes are taken for left, top, right, bottom: read as left, top, width, height they leave the images"
+            "reading boxes as left, top, right, bottom: as left, top, width, height they would exceed the images"
         )
     splits = {
         name: Split(parquet_dataset, {"files": files, "class_names": classes, "corners": corners})
@@ -204,13 +206,13 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
 
 
 def _split_name(file: Path) -> str:
-    """Of files such as ``train-00000-of-00002.parquet`` or ``train/0000.parquet``."""
+    """Return the split of a file such as ``train-00000-of-00002.parquet`` or ``train/0000.parquet``."""
     words = (re.split(r"[^a-z]+", file.stem.lower())[0], file.parent.name.lower())
     return next((word for word in words if word in SPLITS), "all")
 
 
 def _found_classes(files: Sequence[Path], notes: list[str]) -> list[str]:
-    """The classes that objects have: names, or numbers up to the highest."""
+    """Return the classes that occur in the objects: names, or all numbers up to the highest."""
     values = set()
     for file in files:
         columns = _Columns(file)
@@ -220,14 +222,14 @@ def _found_classes(files: Sequence[Path], notes: list[str]) -> list[str]:
             except (TypeError, ValueError, KeyError) as error:
                 raise DatasetError(f"{file}, row {row}: {error}") from error
     if values and all(isinstance(value, int) for value in values):
-        notes.append("the files have no names of classes: they are called by their numbers")
+        notes.append("the files contain no class names; using class numbers as names")
         return [str(number) for number in range(max(values) + 1)]
-    notes.append("the classes are the names that objects have, by the alphabet")
+    notes.append("the files contain no class list; using the names that occur in the objects, in alphabetical order")
     return sorted(str(value) for value in values)
 
 
 def _are_corners(columns: _Columns) -> bool:
-    """Whether boxes are XYXY: all have positive sides as such, and read as XYWH some leave their images."""
+    """Return whether boxes are XYXY: as XYXY all have positive sides, and as XYWH some exceed their images."""
     there = columns.file.schema_arrow.names
     if not {"width", "height"} <= set(there):
         return False
@@ -245,4 +247,4 @@ def _are_corners(columns: _Columns) -> bool:
     return leaves
 
 
-PARQUET = Format("Parquet", "train-*.parquet of Hugging Face, here or in data/", _signs, _describe)
+PARQUET = Format("Parquet", "Hugging Face's train-*.parquet, in the folder or in data/", _signs, _describe)

@@ -1,4 +1,4 @@
-"""Supervisely: ``meta.json``, and folders with ``ann`` and ``img``."""
+"""Supervisely format: ``meta.json``, and folders with ``ann`` and ``img``."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,23 +20,23 @@ _SHAPES = ("rectangle", "polygon", "bitmap")
 def supervisely_dataset(
     names: str, root: str, folders: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
 ) -> list[dict]:
-    """Read data sets of a project of Supervisely.
+    """Read datasets of a Supervisely project.
 
-    Rectangles, polygons and bitmaps become objects; other figures are left out. The right and the lower edge of a
-    rectangle are its last pixels in these files.
+    Rectangles, polygons and bitmaps become objects; other shapes are left out. In this format, the right and the lower
+    edge of a rectangle are the last pixels inside it.
 
     Args:
-        names: To register it by.
-        root: The folder of the project.
-        folders: Of the data sets, relative to ``root``; each has ``ann/<image>.json`` and ``img/<image>``.
-        class_names: Names of the classes, in the order of their indices.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        root: project folder.
+        folders: dataset folders, relative to ``root``; each contains ``ann/<image>.json`` and ``img/<image>``.
+        class_names: class names in index order.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: Files are missing or malformed. The message names the file.
+        DatasetError: if files are missing or malformed. The message names the file.
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_supervisely, root, list(folders), classes)
@@ -44,7 +44,7 @@ def supervisely_dataset(
 
 
 def read_supervisely(root: str, folders: Sequence[str], class_names: Sequence[str]) -> Content:
-    """Read the data sets; see :func:`supervisely_dataset`."""
+    """Read the datasets; see :func:`supervisely_dataset`."""
 
     def listed() -> Iterator[ListedImage | Problem]:
         for folder in folders:
@@ -81,7 +81,7 @@ def _signs(place: Path) -> list[Path]:
 
 
 def _folders(place: Path) -> list[str]:
-    """The folders of data sets, which may be nested."""
+    """Return the dataset folders, which may be nested."""
     found = [*place.glob("ann"), *place.glob("*/ann"), *place.glob("*/datasets/*/ann")]
     return sorted(path.parent.relative_to(place).as_posix() for path in found if (path.parent / "img").is_dir())
 
@@ -92,7 +92,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         classes = [str(one["title"]) for one in meta["classes"] if one.get("shape") not in ("point", "line", "graph")]
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"{signs[0]} is no meta.json of Supervisely: it has no list of classes with titles"
+            f"{signs[0]} is not a Supervisely meta.json: it has no list of classes with titles"
         ) from error
     folders, notes = _folders(place), []
     named = {one.lower(): [one] for one in folders if one.lower() in SPLITS}
@@ -101,7 +101,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     else:
         groups = {"all": folders}
         if len(folders) > 1:
-            notes.append(f"the data sets {', '.join(folders)} are no splits by their names, and are put together")
+            notes.append(f"the datasets {', '.join(folders)} are not named like splits and are merged")
     splits = {
         name: Split(supervisely_dataset, {"root": str(place), "folders": group, "class_names": classes})
         for name, group in groups.items()
@@ -109,4 +109,4 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     return described("Supervisely", place, classes, splits, notes)
 
 
-SUPERVISELY = Format("Supervisely", "meta.json with <data set>/ann and <data set>/img", _signs, _describe)
+SUPERVISELY = Format("Supervisely", "meta.json with <dataset>/ann and <dataset>/img", _signs, _describe)

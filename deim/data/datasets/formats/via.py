@@ -1,4 +1,4 @@
-"""VIA, the VGG Image Annotator: one JSON or CSV file for all images."""
+"""VIA format (VGG Image Annotator): one JSON or CSV file for all images."""
 
 import csv
 import functools
@@ -18,9 +18,9 @@ from deim.data.datasets.source import dataset_of
 from deim.data.datasets.text import read_json, read_text
 from deim.errors import DatasetError
 
-# What people call the attribute that holds the class.
+# Common names of the attribute that holds the class.
 _USUAL = ("label", "class", "name", "category", "type", "object", "class_name", "label_name")
-# The class of all regions where there is no attribute.
+# Class of all regions if regions have no attributes.
 _ONLY_CLASS = "object"
 _SHAPES = ("rect", "polygon", "circle", "ellipse")
 
@@ -38,18 +38,18 @@ def via_dataset(
     Rectangles, polygons, circles and ellipses become objects; points and lines are left out.
 
     Args:
-        names: To register it by.
-        annotation_file: A JSON or CSV file.
-        image_root: A folder that has all images below it.
-        class_names: Names of the classes, in the order of their indices.
-        attribute: The attribute of regions that is their class; None if there is one class only.
-        problems_allowed: The number of problems that are not an error: their images and objects are left out.
+        names: name to register the dataset under.
+        annotation_file: a JSON or CSV file.
+        image_root: folder that contains all images at any depth.
+        class_names: class names in index order.
+        attribute: region attribute that holds the class; None if there is only one class.
+        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
-        Records of detectron2.
+        detectron2 records.
 
     Raises:
-        DatasetError: The file is missing or malformed, or images do not exist. The message names the image.
+        DatasetError: if the file is missing or malformed, or images do not exist. The message names the image.
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_via, annotation_file, image_root, classes, attribute)
@@ -69,10 +69,10 @@ def read_via(annotation_file: str, image_root: str, class_names: Sequence[str], 
 
 
 def _entries(file: Path) -> Iterator[tuple[Any, Any]]:
-    """The name and the regions of each image; a region has ``shape_attributes`` and ``region_attributes``.
+    """Yield the name and the regions of each image; a region has ``shape_attributes`` and ``region_attributes``.
 
     Raises:
-        DatasetError: The file is malformed as a whole.
+        DatasetError: if the whole file is malformed.
     """
     if file.suffix.lower() == ".csv":
         yield from _entries_of_table(file)
@@ -81,10 +81,10 @@ def _entries(file: Path) -> Iterator[tuple[Any, Any]]:
     if isinstance(content, dict):
         content = content.get("_via_img_metadata", content)
     if not isinstance(content, dict):
-        raise DatasetError(f"{file} is not in VIA's format: it is no object with an entry for each image")
+        raise DatasetError(f"{file} is not in VIA format: expected a JSON object with one entry per image")
     for key, entry in content.items():
         if not isinstance(entry, dict) or "filename" not in entry or "regions" not in entry:
-            raise DatasetError(f"{file} is not in VIA's format: the entry {key!r} has no filename or no regions")
+            raise DatasetError(f"{file} is not in VIA format: the entry {key!r} has no filename or no regions")
         yield entry["filename"], entry["regions"]
 
 
@@ -93,7 +93,7 @@ def _entries_of_table(file: Path) -> Iterator[tuple[Any, Any]]:
     for number, row in enumerate(csv.DictReader(read_text(file).splitlines()), 2):
         written = row.get("filename") or row.get("#filename")
         if not written:
-            raise DatasetError(f"{file}:{number} has no filename")
+            raise DatasetError(f"{file}:{number}: the filename is missing")
         try:
             region = {key: json.loads(row.get(key) or "{}") for key in ("region_shape_attributes", "region_attributes")}
         except (ValueError, RecursionError) as error:
@@ -104,9 +104,9 @@ def _entries_of_table(file: Path) -> Iterator[tuple[Any, Any]]:
 
 def _image(written: Any, regions: Any, source: str, attribute: str | None) -> ListedImage:
     if not isinstance(written, str):
-        raise ValueError(f"the filename is {written!r}")
+        raise ValueError(f"invalid filename {written!r}")
     found = ListedImage(written, source)
-    # VIA 1 numbers the regions.
+    # In VIA 1, regions are a dict with numbers as keys.
     for region in regions.values() if isinstance(regions, dict) else regions:
         shape = _shape_of(region)
         if shape.get("name") in _SHAPES:
@@ -119,14 +119,14 @@ def _shape_of(region: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _label(region: Mapping[str, Any], attribute: str | None) -> str:
-    """The class of a region: text, or the only one of several options that is chosen."""
+    """Return the class of a region: the text of the attribute, or its selected option."""
     if attribute is None:
         return _ONLY_CLASS
     value = region["region_attributes"].get(attribute)
     if isinstance(value, dict):
         value = next((name for name, is_chosen in value.items() if is_chosen), None)
     if value is None or value == "":
-        raise ValueError(f"a region has no {attribute!r}")
+        raise ValueError(f"a region has no attribute {attribute!r}")
     return str(value).strip()
 
 
@@ -169,7 +169,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     files = {name: group[0] for name, group in groups.items()}
     unread = [path.name for group in groups.values() for path in group[1:]]
     if unread:
-        notes.append(f"of several files for a split, {', '.join(unread)} are not read")
+        notes.append(f"several files for one split; ignoring {', '.join(unread)}")
     attribute, classes = _classes([files[name] for name in chosen(files) if name], notes)
     splits = {}
     for name, file in files.items():
@@ -186,7 +186,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
 
 
 def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[str]]:
-    """The attribute that is the class, and its values."""
+    """Return the attribute that holds the class, and its values."""
     values: dict[str, Counter] = defaultdict(Counter)
     for file in files:
         for _, regions in _entries(file):
@@ -195,10 +195,10 @@ def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[
                     if _shape_of(region).get("name") in _SHAPES:
                         for key in region["region_attributes"]:
                             values[key][_label(region, key)] += 1
-            except (KeyError, TypeError, ValueError, AttributeError):  # told with the image when the file is read
+            except (KeyError, TypeError, ValueError, AttributeError):  # reported with the image when the split is read
                 continue
     if not values:
-        notes.append(f"regions have no attributes: all are of one class, {_ONLY_CLASS!r}")
+        notes.append(f"regions have no attributes; all get the class {_ONLY_CLASS!r}")
         return None, [_ONLY_CLASS]
     usual = [key for key in values if key.lower() in _USUAL]
     attribute = (
@@ -206,10 +206,10 @@ def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[
         if usual
         else max(values, key=lambda key: values[key].total())
     )
-    notes.append(f"the attribute {attribute!r} of a region is taken for its class" + (
-        f", and not {', '.join(repr(key) for key in values if key != attribute)}" if len(values) > 1 else ""
+    notes.append(f"using the region attribute {attribute!r} as the class" + (
+        f"; ignoring {', '.join(repr(key) for key in values if key != attribute)}" if len(values) > 1 else ""
     ))  # fmt: skip
     return attribute, sorted(values[attribute])
 
 
-VIA = Format("VIA", "a JSON or CSV file of the VGG Image Annotator", _signs, _describe, takes_images=True)
+VIA = Format("VIA", "a VGG Image Annotator JSON or CSV file", _signs, _describe, takes_images=True)

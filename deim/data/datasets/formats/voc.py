@@ -1,4 +1,4 @@
-"""Finds Pascal VOC: with lists of images, or as a folder of XML files."""
+"""Detection of Pascal VOC datasets: with image lists, or as a folder of XML files."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ def _signs(place: Path) -> list[Path]:
 
 
 def _folders(place: Path) -> dict[str, tuple[Path, Path]]:
-    """For each split, its folder and the one with the XML files, which is this or inside; the only split is "all"."""
+    """Return the folder of each split and, in or equal to it, its folder of XML files; ``place`` itself is "all"."""
     found = {}
     for name, folder in (split_folders(place) | {"all": place}).items():
         inside = (folder / one for one in ("Annotations", "annotations", "labels", "xml"))
@@ -48,7 +48,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     folders = _folders(place)
     names, _ = _scan(path for _, one in folders.values() for path in one.rglob("*") if path.suffix.lower() == ".xml")
     classes = _ordered(names)
-    notes = ["boxes count pixels from 0, as annotation tools write them; Pascal VOC itself counts from 1"]
+    notes = ["assuming 0-based pixel coordinates, as annotation tools write them; the original Pascal VOC is 1-based"]
     splits = {}
     for name, (folder, with_files) in folders.items():
         inside = (folder / one for one in ("images", "JPEGImages", "Images"))
@@ -65,7 +65,9 @@ def _with_lists(place: Path) -> Discovered:
     label_map = place / "labelmap.txt"
     by_tool = label_map.is_file() or "default" in {name.lower() for name in lists} or lowest < 1
     if by_tool:
-        notes.append("boxes count pixels from 0, as annotation tools write them; Pascal VOC itself counts from 1")
+        notes.append(
+            "assuming 0-based pixel coordinates, as annotation tools write them; the original Pascal VOC is 1-based"
+        )
     classes = _labels_of(label_map) if label_map.is_file() else _ordered(names)
     splits = {}
     for name in lists:
@@ -78,13 +80,13 @@ def _with_lists(place: Path) -> Discovered:
 
 
 def _without_class_lists(splits: dict[str, Split], classes: Sequence[str]) -> dict[str, Split]:
-    """Without the lists that Pascal VOC has for each class, such as ``cat_train.txt``."""
+    """Drop Pascal VOC's per-class image lists, such as ``cat_train.txt``."""
     starts = tuple(f"{name}_" for name in classes)
     return {name: split for name, split in splits.items() if not name.startswith(starts)}
 
 
 def _labels_of(label_map: Path) -> list[str]:
-    """The classes of a label map of CVAT: lines ``name:color:parts:actions``, without the background."""
+    """Read the classes of a CVAT label map (lines ``name:color:parts:actions``), without the background."""
     lines = [line.split(":")[0].strip() for line in read_text(label_map).splitlines() if not line.startswith("#")]
     names = [name for name in lines if name and name != "background"]
     if not names:
@@ -93,12 +95,12 @@ def _labels_of(label_map: Path) -> list[str]:
 
 
 def _ordered(names: set[str]) -> list[str]:
-    """In VOC's order if all names are VOC's, else by the alphabet."""
+    """Sort names in VOC's class order if all are VOC classes, otherwise alphabetically."""
     return [name for name in VOC_CLASSES if name in names] if names <= set(VOC_CLASSES) else sorted(names)
 
 
 def _scan(files: Iterable[Path]) -> tuple[set[str], float]:
-    """The names that objects have, and the lowest left or upper edge."""
+    """Return the class names that occur in the objects, and the lowest left or upper edge."""
     names, lowest = set(), float("inf")
     for file in tqdm(files, "reading class names", delay=2, mininterval=2, unit="file"):
         try:
@@ -106,7 +108,7 @@ def _scan(files: Iterable[Path]) -> tuple[set[str], float]:
                 names.add((found.findtext("name") or "").strip())
                 edges = (float(found.findtext(f"bndbox/{edge}") or "inf") for edge in ("xmin", "ymin"))
                 lowest = min(lowest, *edges)
-        except (DatasetError, ValueError):  # told with its place when the split is read
+        except (DatasetError, ValueError):  # reported with file and line when the split is read
             continue
     return names, lowest
 

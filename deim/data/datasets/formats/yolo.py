@@ -1,4 +1,4 @@
-"""Finds YOLO data sets that a ``data.yaml`` describes: Ultralytics, Roboflow, CVAT."""
+"""Detection of YOLO datasets described by a ``data.yaml``: Ultralytics, Roboflow, CVAT."""
 
 import re
 from pathlib import Path
@@ -25,9 +25,9 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
     settings = read_settings(file)
     notes = []
     if len(signs) > 1:
-        notes.append(f"{file.name} is taken, and not {', '.join(one.name for one in signs[1:])}")
+        notes.append(f"using {file.name}; ignoring {', '.join(one.name for one in signs[1:])}")
     if settings["names"] == [str(number) for number in range(len(settings["names"]))]:
-        notes.append(f"{file.name} has no names: classes are called by their numbers")
+        notes.append(f"{file.name} defines no names; using class numbers as class names")
     splits = {}
     for name in SPLITS:
         if not settings.get(name):
@@ -36,9 +36,9 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         entries = settings[name] if isinstance(settings[name], list) else [settings[name]]
         missing = [entry for entry in entries if not place_of(file, settings, entry, notes).exists()]
         if missing and name in TRAIN:
-            raise DatasetError(f"{file}: {name} names {missing[0]}, which does not exist")
+            raise DatasetError(f"{file}: {name}: {missing[0]} does not exist")
         if missing:
-            notes.append(f"{file.name}: {name} names {missing[0]}, which does not exist; this split is left out")
+            notes.append(f"{file.name}: {name}: {missing[0]} does not exist; this split is left out")
             continue
         splits[name] = Split(yolo_dataset, {"data_file": str(file), "split": name})
     return described("YOLO", file, class_names(settings), splits, list(dict.fromkeys(notes)))

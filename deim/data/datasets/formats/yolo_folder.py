@@ -1,4 +1,4 @@
-"""Finds labels in YOLO's format that no file describes: Label Studio, LabelImg, and folders of images and labels."""
+"""Detection of YOLO labels without a description file: Label Studio, LabelImg, and folders of images and labels."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def _signs(place: Path) -> list[Path]:
 
 
 def _splits(place: Path) -> dict[str, list[str]]:
-    """The folders or lists of images of each split, relative to ``place``."""
+    """Return the image folders or image lists of each split, relative to ``place``."""
     if (place / "images").is_dir() and _has_labels(place / "labels"):
         lists = {path.stem.removeprefix("autosplit_"): path.name for path in sorted(place.glob("autosplit_*.txt"))}
         if lists:
@@ -36,7 +36,7 @@ def _splits(place: Path) -> dict[str, list[str]]:
 
 
 def _has_labels(folder: Path) -> bool:
-    """Whether a folder, or one of a split in it, has labels."""
+    """Return whether a folder or one of its split subfolders contains labels."""
     if not folder.is_dir():
         return False
     places = [folder, *split_folders(folder).values()]
@@ -54,7 +54,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _are_labels(paths: Iterable[Path]) -> bool:
-    """Whether the first of some files that is not empty begins with a line of numbers."""
+    """Return whether the first non-empty file starts with a line of numbers."""
     for path in paths:
         words = read_text(path).split("\n", 1)[0].split()
         if words:
@@ -72,7 +72,7 @@ def _is_number(word: str) -> bool:
 
 def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
     entries = _splits(place)
-    notes = ["an image without a file of labels is taken for one without objects"]
+    notes = ["images without a label file are treated as images without objects"]
     classes = _classes(place, entries, notes)
     splits = {
         name: Split(yolo_files_dataset, {"root": str(place), "images": inside, "class_names": classes})
@@ -90,7 +90,7 @@ def _classes(place: Path, entries: dict[str, list[str]], notes: list[str]) -> Se
         return names_of(file)
     places = [place / one for inside in entries.values() for one in inside]
     count = highest_class(places, place) + 1
-    notes.append(f"there is no classes.txt: {count} classes are called by their numbers, as the labels have them")
+    notes.append(f"no classes.txt found; using the class numbers in the labels as names of {count} classes")
     return [str(number) for number in range(count)]
 
 
