@@ -119,7 +119,7 @@ class AffineTransform(Transform):
         return AffineTransform(matrix, self.size, other.canvas, fill)
 
     def reduction(self) -> int:
-        """Return the largest factor of 1, 2, 4 and 8 by which decoding may be reduced without losing visible detail."""
+        """Return the largest factor (1, 2, 4 or 8) by which decoding can be reduced without losing visible detail."""
         (a, b, _), (c, d, _) = self.matrix.tolist()
         squares, determinant = a * a + b * b + c * c + d * d, a * d - b * c
         # Largest singular value, in closed form: NumPy's SVD would dominate the cost per image.

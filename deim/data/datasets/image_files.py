@@ -198,7 +198,7 @@ def _longest(parts: list[str], candidates: Iterable[str]) -> Path | None:
 
 
 def _preference(name: str) -> tuple[int, str]:
-    """Return a sort key: JPEG first, then PNG, then other suffixes; names alphabetically."""
+    """Return a sort key: .jpg, .png, .jpeg, then other suffixes; alphabetical within a suffix."""
     order = (".jpg", ".png", ".jpeg")
     suffix = Path(name).suffix.lower()
     return (order.index(suffix) if suffix in order else len(order), name)
