@@ -16,9 +16,9 @@ PAGE = ROOT / "docs" / "checkpoints.md"
 # what each command, in order, prints of its source
 SAID = {
     "deim_dfine_n.pth": "recipe deim_dfine/deim_dfine_n_coco, 80 classes",
-    "dfine_n.pth": "is transformers' D-FINE: 3,",
-    "deformable_detr_r50.pth": "is detrex's Deformable DETR: 40,",
-    "for_deim.pth": "is of this package: 3,",
+    "dfine_n.pth": "format transformers' D-FINE, 3,",
+    "deformable_detr_r50.pth": "format detrex's Deformable DETR, 40,",
+    "for_deim.pth": "format native, 3,",
     "for_detrex.pth": "recipe deformable_detr/deformable_detr_r50_50ep_coco",
     "for_transformers": "recipe dfine/dfine_n_coco",
     "hgnetv2_b0.pth": 'is the backbone HGNetV2(name="B0", learnable_affine=True)',
