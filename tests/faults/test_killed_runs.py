@@ -110,7 +110,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(shapes: Path, tmp_p
     os.kill(children(process.pid)[0], signal.SIGKILL)
     assert process.wait(timeout=60) == 2
     assert "is killed by signal: Killed" in said(tmp_path)
-    assert "lower dataloader.*.num_workers" in said(tmp_path)
+    assert "reduce dataloader.*.num_workers" in said(tmp_path)
     assert all_end(process.pid)
 
 
