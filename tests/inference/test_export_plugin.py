@@ -70,7 +70,9 @@ def test_its_inputs_are_those_that_the_plug_in_asks_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        ("dfine", ExportOptions(size=(64, 96), attention="plugin", dynamic_size=True)),
+        pytest.param(
+            "dfine", ExportOptions(size=(64, 96), attention="plugin", dynamic_size=True), marks=pytest.mark.long
+        ),
         # Nothing is selected there, which would be decided by the rounding of random weights.
         (
             "deformable",
