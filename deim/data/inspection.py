@@ -1,7 +1,7 @@
 """Inspection of training data: the exact batches of an epoch, and their object counts."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from deim.data.datasets.names import registered_name
 from deim.data.loader import TrainLoader
+from deim.data.mapper import channel_order
 from deim.errors import ConfigError
 from deim.visualization import draw_objects
 
@@ -37,11 +38,7 @@ def batches_of_epoch(cfg: Any, epoch: int) -> Iterator[list[dict]]:
 
 def objects_per_image(cfg: Any, epoch: int, count: int) -> float:
     """Return the mean number of objects per image in the first ``count`` batches of an epoch."""
-    return _mean_objects(batches_of_epoch(cfg, epoch), count)
-
-
-def _mean_objects(batches: Iterable[list[dict]], count: int) -> float:
-    samples = [sample for batch in itertools.islice(batches, count) for sample in batch]
+    samples = [sample for batch in itertools.islice(batches_of_epoch(cfg, epoch), count) for sample in batch]
     return sum(len(sample["instances"]) for sample in samples) / len(samples)
 
 
@@ -84,7 +81,7 @@ def _draw(samples: list[dict], loader: Any, output: str) -> None:
         output: path of the PNG to write.
     """
     mapper = loader.get("mapper") or {}
-    is_bgr = (mapper.get("image_format") or mapper.get("img_format")) == "BGR"
+    is_bgr = channel_order(mapper) == "BGR"
     name = registered_name(loader.get("dataset"))
     names = MetadataCatalog.get(name).get("thing_classes") if name is not None else None
     boxes = [sample["instances"].gt_boxes.tensor.numpy() for sample in samples]

@@ -1,6 +1,7 @@
 """Mapping of dataset records to model inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,13 @@ from deim.data.records import annotation_arrays, stated_size
 from deim.errors import ConfigError
 
 IMAGE_FORMATS = ("RGB", "BGR")
+# Names of the channel order in detectron2's mappers and in detrex's.
+CHANNEL_ORDER_KEYS = ("image_format", "img_format")
+
+
+def channel_order(mapper: Mapping[str, Any]) -> str | None:
+    """Return the channel order that a mapper's config node states, under detectron2's or detrex's name; None if neither."""
+    return next((mapper[key] for key in CHANNEL_ORDER_KEYS if mapper.get(key)), None)
 
 
 class DetectionMapper:

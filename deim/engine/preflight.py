@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from deim.config.building import origin
+from deim.data.mapper import CHANNEL_ORDER_KEYS
 from deim.devices import PRECISIONS, device_for_training, reason_against
 from deim.engine.model import MEMORY_FORMATS
 from deim.errors import ConfigError
@@ -166,8 +167,7 @@ def _check_channel_order(cfg: Any) -> None:
     expected = OmegaConf.select(cfg, "model.input_format", default=None)
     for split in ("train", "test"):
         mapper = OmegaConf.select(cfg, f"dataloader.{split}.mapper", default=None) or {}
-        # the names in detectron2 and in detrex
-        key = next((name for name in ("image_format", "img_format") if mapper.get(name)), None)
+        key = next((name for name in CHANNEL_ORDER_KEYS if mapper.get(name)), None)
         if expected is not None and key is not None and mapper[key] != expected:
             raise ConfigError(
                 f"dataloader.{split}.mapper.{key} is {mapper[key]}, but model.input_format is {expected}: set both "

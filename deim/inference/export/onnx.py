@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 import deim
+from deim.data.mapper import channel_order
 from deim.errors import ConfigError, ExportError
 from deim.inference.deployment import to_deployment
 from deim.inference.export.constants import store_parts
@@ -135,7 +136,7 @@ def export_onnx(
         class_names=trained.class_names,
         size=size,
         dynamic_size=options.dynamic_size,
-        channels=_channels(trained.config.dataloader.test.mapper),
+        channels=channel_order(trained.config.dataloader.test.mapper) or "RGB",
         postprocess=options.postprocess,
         dtype=options.precision,
     )
@@ -165,11 +166,6 @@ def _graph_of(model: nn.Module, options: ExportOptions) -> DetectionGraph:
             "only: give --batch, and omit --dynamic-size"
         )
     return DetrexGraph(model, options.postprocess)
-
-
-def _channels(mapper: Any) -> str:
-    """Return the channel order of a mapper of ours or detrex's: RGB or BGR."""
-    return mapper.get("image_format") or mapper.get("img_format") or "RGB"
 
 
 def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
