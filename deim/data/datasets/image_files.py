@@ -99,6 +99,17 @@ class ImageFiles:
         written, path = self.guesses[0]
         return [f"{len(self.guesses)} image paths differ from those in {source}, for example {path} for {written!r}"]
 
+    def note_without(self, annotations: Iterable[Path], kind: str) -> list[str]:
+        """Return a note (at most one line) about images without an annotation file of the same stem.
+
+        Args:
+            annotations: annotation files, one per image.
+            kind: name of the file format, for the note.
+        """
+        annotated = {path.stem for path in annotations}
+        count = sum(Path(path).stem not in annotated for path in self.paths)
+        return [f"{count} images in {self.root} have no {kind} file and are left out"] if count else []
+
     def _names(self, folder: Path) -> frozenset[str]:
         """Return the names in a folder. Each folder is listed once: checking file by file is slow on network drives."""
         if folder not in self._listings:

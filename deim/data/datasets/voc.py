@@ -136,10 +136,7 @@ def read_voc_folder(annotation_root: str, image_root: str, class_names: Sequence
                 yield one
 
     content = content_of(listed(), class_names, images, annotation_root, by_stem=True)
-    annotated = {path.stem for path in paths}
-    left_out = [path for path in images.paths if Path(path).stem not in annotated]
-    if left_out:
-        content.notes.append(f"{len(left_out)} images in {image_root} have no XML file and are left out")
+    content.notes += images.note_without(paths, "XML")
     return content
 
 

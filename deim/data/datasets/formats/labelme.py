@@ -57,10 +57,7 @@ def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[st
             yield parsed(_image, str(path), path, Path(annotation_root), images)
 
     content = content_of(listed(), class_names, images, annotation_root)
-    annotated = {path.stem for path in files}
-    left_out = [path for path in images.paths if Path(path).stem not in annotated]
-    if left_out:
-        content.notes.append(f"{len(left_out)} images in {image_root} have no JSON file and are left out")
+    content.notes += images.note_without(files, "JSON")
     return content
 
 
