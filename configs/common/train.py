@@ -10,10 +10,10 @@ train = dict(
     reference_images=None,
     # name of the recipe, stored in checkpoints; set from the config file
     recipe="",
-    # The schedule of common/schedule.py in iterations on COCO, for trainers that count iterations; see
+    # The schedule of common/schedule.py in iterations on COCO's images, for trainers that count iterations; see
     # deim.config.with_iterations. `deim train` derives max_iter, eval_period and checkpointer.period from the schedule
     # and the data, unless they are set to numbers.
-    iterations=dict(max_iter=266_112, eval_period=3_696, checkpoint_period=14_784),
+    iterations=dict(images=118_287, max_iter=266_112, eval_period=3_696, checkpoint_period=14_784),
     max_iter="${.iterations.max_iter}",
     eval_period="${.iterations.eval_period}",
     checkpointer=dict(period="${..iterations.checkpoint_period}", max_to_keep=3),

@@ -40,12 +40,13 @@ def with_iterations(train: Any, schedule: Any, dataloader: Any, images: int = CO
 
     Args:
         train, schedule, dataloader: the nodes of a recipe.
-        images: number of training images.
+        images: number of training images of the recipe's dataset.
 
     Returns:
         ``train``.
     """
     per_epoch = max(images // dataloader.train.total_batch_size, 1)
+    train.iterations.images = images
     train.iterations.max_iter = schedule.epochs * per_epoch
     train.iterations.eval_period = schedule.eval_epochs * per_epoch
     train.iterations.checkpoint_period = schedule.checkpoint_epochs * per_epoch

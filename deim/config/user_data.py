@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import LazyCall as L
 
 from deim.config import published
-from deim.config.recipes import COCO_IMAGES, with_datasets
+from deim.config.recipes import with_datasets
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered, Split
 from deim.data.datasets.held_out import held_out_part
@@ -43,7 +43,7 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     with_datasets(cfg.dataloader, cfg.model, datasets)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
-    cfg.train.reference_images = COCO_IMAGES
+    cfg.train.reference_images = cfg.train.iterations.images
     known = any(one.data == "coco" for one in published.of_recipe(cfg.train.recipe))
     if known:
         cfg.train.init_checkpoint = "coco"

@@ -108,6 +108,9 @@ def test_what_is_set_by_hand_wins(tmp_path: Path) -> None:
     plain = load_config("dfine/dfine_s_coco", (), str(tmp_path / "mine" / "data.yaml"))
     assert plain.model.num_classes == 2
     assert plain.train.output_dir == "output/dfine_s_coco_mine"
+    assert plain.train.reference_images == 118_287
+    on_shapes = load_config("deim_dfine/deim_dfine_n_shapes", (), str(tmp_path / "mine"))
+    assert on_shapes.train.reference_images == 600, "the recipe's own dataset, not COCO"
     assert plain.train.init_checkpoint == "coco"
 
 
