@@ -10,7 +10,7 @@ optimizer = L(torch.optim.AdamW)(
         model=None,  # set before the optimizer is built
         rules=dict(
             backbone=dict(pattern=r"^backbone\.", lr=1.25e-5),
-            undecayed=dict(pattern=r"^(encoder|decoder)\..*norm", weight_decay=0.0),
+            no_weight_decay=dict(pattern=r"^(encoder|decoder)\..*norm", weight_decay=0.0),
         ),
     ),
     lr=2.5e-4,

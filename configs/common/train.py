@@ -7,7 +7,7 @@ train = dict(
     # Batch size and number of training images that the learning rates, EMA decay and warm-ups are tuned for; these are
     # scaled to the actual values.
     reference_batch_size=None,
-    reference_images=None,
+    reference_dataset_size=None,
     # name of the recipe, stored in checkpoints; set from the config file
     recipe="",
     # The schedule of common/schedule.py in iterations on COCO's images, for trainers that count iterations; see
@@ -21,7 +21,7 @@ train = dict(
     best_metric="bbox/AP",
     log_period=20,
     # log a warning if the model does not start to learn
-    warn_of_plateau=True,
+    plateau_warning=True,
     # memory format of convolutions: channels_last or contiguous
     memory_format="channels_last",
     # torch.compile of the backbone and encoder; recompiles for every image size
@@ -50,7 +50,7 @@ train = dict(
     ),
     seed=0,
     # maximum number of steps with NaN/Inf loss or gradients to skip; 0 stops at the first
-    non_finite_steps_allowed=0,
+    max_non_finite_steps=0,
     # write report.html at the end of training; single process only
     report=False,
     # smoke test: 20 iterations with an evaluation after 10

@@ -90,7 +90,7 @@ def our_batches(
             f"{train}.total_batch_size={batch_size}",
             f"{train}.num_workers={num_workers}",
             f"{train}.mapper.multi_scale_repeat=null",
-            f"{train}.image_cache_gigabytes={image_cache}",
+            f"{train}.image_cache_gb={image_cache}",
         ],
     )
     schedule = instantiate(cfg.schedule)

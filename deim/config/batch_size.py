@@ -11,7 +11,7 @@ logger = logging.getLogger("detectron2.deim")
 def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     """Scale the hyperparameters of a recipe to the batch size and the dataset in use, in place.
 
-    The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_images``. The rule is the one that
+    The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_dataset_size``. The rule is the one that
     D-FINE and DEIM publish ("Customizing Batch Size"): if the batch is k times as large, learning rates are multiplied
     by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
     window of the EMA, ``1 / (1 - decay)``, are multiplied by r.
@@ -26,19 +26,19 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     Raises:
         ConfigError: if a batch size or the number of images is less than 1.
     """
-    reference, images = cfg.train.reference_batch_size, cfg.train.reference_images
+    reference, images = cfg.train.reference_batch_size, cfg.train.reference_dataset_size
     size = cfg.dataloader.train.total_batch_size
     if reference is None:
         return False
     if min(reference, size, 1 if images is None else images) < 1:
         raise ConfigError(
-            f"train.reference_batch_size={reference}, .reference_images={images} and total_batch_size={size} "
+            f"train.reference_batch_size={reference}, .reference_dataset_size={images} and total_batch_size={size} "
             "must be at least 1"
         )
     of_known_length = images is not None and iters_per_epoch is not None
     length = iters_per_epoch * reference / images if of_known_length else reference / size
     # The saved config holds the scaled values: a run that loads it must not scale them again.
-    cfg.train.reference_batch_size = cfg.train.reference_images = None
+    cfg.train.reference_batch_size = cfg.train.reference_dataset_size = None
     _scale_learning_rates(cfg.optimizer, size / reference)
     _scale_lengths(cfg, length)
     averages = cfg.train.model_ema

@@ -15,8 +15,8 @@ from deim.data.datasets.held_out import held_out_part
 
 logger = logging.getLogger("detectron2.deim")
 
-# Without a split for evaluation, one of this many images is held out.
-_EVERY = 10
+# Without an evaluation split, one of every this many images is held out.
+_HELD_OUT_INTERVAL = 10
 
 
 def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
@@ -43,7 +43,7 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     with_datasets(cfg.dataloader, cfg.model, datasets)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
-    cfg.train.reference_images = cfg.train.iterations.images
+    cfg.train.reference_dataset_size = cfg.train.iterations.images
     known = any(one.data == "coco" for one in published.of_recipe(cfg.train.recipe))
     if known:
         cfg.train.init_checkpoint = "coco"
@@ -81,18 +81,20 @@ def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
     if found.test is not None:
         return _node(found.train, f"{name}_train"), _node(found.test, f"{name}_val")
     logger.warning(
-        f"The dataset has no evaluation split: one of every {_EVERY} images is held out for evaluation, "
+        f"The dataset has no evaluation split: one of every {_HELD_OUT_INTERVAL} images is held out for evaluation, "
         "the others are used for training"
     )
-    whole = f"{name}_all"
+    full_name = f"{name}_all"
     parts = [
         L(held_out_part)(
             names=f"{name}_{part}",
-            dataset=L(found.train.read)(names=whole, **found.train.arguments, problems_allowed="${..problems_allowed}"),
-            whole=whole,
-            every=_EVERY,
-            evaluated=part == "val",
-            problems_allowed=0,
+            dataset=L(found.train.read)(
+                names=full_name, **found.train.arguments, max_invalid_records="${..max_invalid_records}"
+            ),
+            full_name=full_name,
+            every_nth=_HELD_OUT_INTERVAL,
+            held_out=part == "val",
+            max_invalid_records=0,
         )
         for part in ("train", "val")
     ]

@@ -122,7 +122,7 @@ class TrainLoader:
         dataset: samples by key.
         sampler: batch sampler.
         num_workers: number of worker processes; 0 loads in the main process.
-        unreadable_images_allowed: maximum number of distinct unreadable images that this rank skips.
+        max_unreadable_images: maximum number of distinct unreadable images that this rank skips.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class TrainLoader:
         dataset: MappedDataset,
         sampler: IterationSampler | IndexSampler,
         num_workers: int,
-        unreadable_images_allowed: int = 0,
+        max_unreadable_images: int = 0,
     ):
         self.sampler = sampler
         self.start_iter: int | None = None
-        self.unreadable_images_allowed = unreadable_images_allowed
+        self.max_unreadable_images = max_unreadable_images
         self.unreadable: set[str] = set()
         records = dataset.records
         self.objects_per_image = records.objects_per_image if isinstance(records, CompactRecords) else ()
@@ -179,14 +179,13 @@ class TrainLoader:
             if told in self.unreadable:
                 continue
             self.unreadable.add(told)
-            if len(self.unreadable) > self.unreadable_images_allowed:
+            if len(self.unreadable) > self.max_unreadable_images:
                 raise DatasetError(
-                    f"{len(self.unreadable)} images cannot be read, but dataloader.train.unreadable_images_allowed is "
-                    f"{self.unreadable_images_allowed}; the last one: {told}"
+                    f"{len(self.unreadable)} images cannot be read, but dataloader.train.max_unreadable_images is "
+                    f"{self.max_unreadable_images}; the last one: {told}"
                 )
             logger.warning(
-                f"{told}; using another image instead "
-                f"({len(self.unreadable)} of {self.unreadable_images_allowed} allowed)"
+                f"{told}; using another image instead ({len(self.unreadable)} of {self.max_unreadable_images} allowed)"
             )
 
 
@@ -256,8 +255,8 @@ def build_train_loader(
     shuffle: bool = True,
     sampler: Iterable[int] | None = None,
     mixup: Mixup | None = None,
-    unreadable_images_allowed: int = 0,
-    image_cache_gigabytes: float = 0.0,
+    max_unreadable_images: int = 0,
+    image_cache_gb: float = 0.0,
 ) -> TrainLoader:
     """Build a training data loader whose samples depend only on (seed, iteration, slot in the global batch).
 
@@ -273,23 +272,21 @@ def build_train_loader(
             indices. None draws every image once per epoch. With a sampler, ``shuffle`` has no effect and samples also
             depend on the number of ranks; the number of iterations per epoch stays the same.
         mixup: blends neighbors of the global batch in the Dense O2O stage.
-        unreadable_images_allowed: maximum number of unreadable images per rank. Each one is replaced by another image
+        max_unreadable_images: maximum number of unreadable images per rank. Each one is replaced by another image
             and logged; 0 stops at the first.
-        image_cache_gigabytes: memory of this rank and its workers for decoded images; 0 decodes images in each epoch.
+        image_cache_gb: memory of this rank and its workers for decoded images; 0 decodes images in each epoch.
 
     Raises:
         ConfigError: if the image cache is too large, or the mapper does not support it.
     """
-    if image_cache_gigabytes:
+    if image_cache_gb:
         if not isinstance(mapper, (StagedMapper, DetectionMapper)):
-            raise ConfigError(
-                "dataloader.train.image_cache_gigabytes requires StagedMapper or DetectionMapper as the mapper"
-            )
+            raise ConfigError("dataloader.train.image_cache_gb requires StagedMapper or DetectionMapper as the mapper")
         if ImageCache.is_supported():
-            mapper.read = ImageCache(image_cache_gigabytes)
+            mapper.read = ImageCache(image_cache_gb)
         else:
             logger.warning(
-                "dataloader.train.image_cache_gigabytes is ignored: this platform does not support a shared image cache"
+                "dataloader.train.image_cache_gb is ignored: this platform does not support a shared image cache"
             )
     seed = 0 if seed is None else comm.shared_random_seed() if seed < 0 else seed
     batches: IterationSampler | IndexSampler
@@ -297,8 +294,8 @@ def build_train_loader(
         batches = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
     else:
         batches = IndexSampler(sampler, len(dataset), total_batch_size, seed)
-    mapped = MappedDataset(dataset, mapper, batches, mixup, skip_unreadable=unreadable_images_allowed > 0)
-    return TrainLoader(mapped, batches, workers_of(num_workers), unreadable_images_allowed)
+    mapped = MappedDataset(dataset, mapper, batches, mixup, skip_unreadable=max_unreadable_images > 0)
+    return TrainLoader(mapped, batches, workers_of(num_workers), max_unreadable_images)
 
 
 def build_test_loader(

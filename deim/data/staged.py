@@ -52,10 +52,10 @@ class StagedMapper:
     =======  ===================================================================================
     stage    augmentation
     =======  ===================================================================================
-    PLAIN    ``always``
-    DENSE    ``color``, then a mosaic with probability ``mosaic_prob``, else ``strong``; ``always``
-    STRONG   ``color``, ``strong``, ``always``
-    FINAL    ``always``
+    PLAIN    ``weak``
+    DENSE    ``color``, then a mosaic with probability ``mosaic_prob``, else ``strong``; ``weak``
+    STRONG   ``color``, ``strong``, ``weak``
+    FINAL    ``weak``
     =======  ===================================================================================
 
     The last step is a resize. By default all images of an iteration get the same size: a random one, or ``shape`` in
@@ -64,7 +64,8 @@ class StagedMapper:
     Args:
         schedule: schedule of the run.
         shape: (height, width) of images in evaluation.
-        color, strong, always: detectron2 augmentations.
+        color, strong: detectron2 augmentations of the stages DENSE and STRONG.
+        weak: detectron2 augmentations of every stage.
         mosaic: mosaic augmentation; None disables it.
         mosaic_prob: probability of a mosaic in the DENSE stage.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at a single size.
@@ -83,7 +84,7 @@ class StagedMapper:
         shape: Sequence[int],
         color: Sequence[Augmentation] = (),
         strong: Sequence[Augmentation] = (),
-        always: Sequence[Augmentation] = (),
+        weak: Sequence[Augmentation] = (),
         mosaic: Mosaic | None = None,
         mosaic_prob: float = 0.5,
         multi_scale_repeat: int | None = None,
@@ -98,7 +99,7 @@ class StagedMapper:
         if not 0 <= mosaic_prob <= 1:
             raise ValueError(f"mosaic_prob must be in [0, 1], got {mosaic_prob}")
         self.schedule, self.shape = schedule, (int(shape[0]), int(shape[1]))
-        self.color, self.strong, self.always = list(color), list(strong), list(always)
+        self.color, self.strong, self.weak = list(color), list(strong), list(weak)
         self.mosaic, self.mosaic_prob = mosaic, mosaic_prob
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
@@ -162,13 +163,13 @@ class StagedMapper:
     def _mapper(self, stage: Stage, shape: tuple[int, int], records: Records) -> Callable[[dict], dict]:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
-        policies = [*self.color, *self.strong, *self.always] if augmented else self.always
+        policies = [*self.color, *self.strong, *self.weak] if augmented else self.weak
         how: dict[str, Any] = {"img_format": self.img_format, "min_box_size": self.min_box_size, "read": self.read}
         single = DetectionMapper([*policies, *resize], True, **how)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single
         # The mosaic already has the output size, unless a later augmentation changes it.
-        joined = MosaicMapper(self.mosaic, shape, [*self.color, *self.always, Resize(shape)], records, **how)
+        joined = MosaicMapper(self.mosaic, shape, [*self.color, *self.weak, Resize(shape)], records, **how)
         return lambda record: (joined if np.random.uniform() < self.mosaic_prob else single)(record)
 
 

@@ -19,7 +19,7 @@ logger = logging.getLogger("detectron2.deim")
 
 ADVICE = (
     "Usually the model has diverged: lower optimizer.lr, clip gradients (train.clip_grad) or use a longer warm-up. "
-    "To skip up to ten such steps, set train.non_finite_steps_allowed=10"
+    "To skip up to ten such steps, set train.max_non_finite_steps=10"
 )
 
 

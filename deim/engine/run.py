@@ -139,7 +139,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         clip_grad=cfg.train.clip_grad.params if cfg.train.clip_grad.enabled else None,
         accumulation_steps=cfg.train.accumulation_steps,
         seed=cfg.train.seed,
-        guard=NonFiniteGuard(model, cfg.train.output_dir, cfg.train.non_finite_steps_allowed, about.content),
+        guard=NonFiniteGuard(model, cfg.train.output_dir, cfg.train.max_non_finite_steps, about.content),
     )
     checkpointer = RunCheckpointer(
         wrapped,
@@ -220,7 +220,7 @@ def _hooks(
         writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch, main_losses_of(model))
         metrics_file = os.path.join(cfg.train.output_dir, "metrics.json")
         writing = PeriodicWriter(writers, cfg.train.log_period, period, metrics_file)
-        plateau = PlateauHook() if cfg.train.warn_of_plateau else None
+        plateau = PlateauHook() if cfg.train.plateau_warning else None
     if use_ema:
         averages = ema.get_model_ema_state(model)
         module = getattr(model, "module", model)

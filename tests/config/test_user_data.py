@@ -108,9 +108,9 @@ def test_what_is_set_by_hand_wins(tmp_path: Path) -> None:
     plain = load_config("dfine/dfine_s_coco", (), str(tmp_path / "mine" / "data.yaml"))
     assert plain.model.num_classes == 2
     assert plain.train.output_dir == "output/dfine_s_coco_mine"
-    assert plain.train.reference_images == 118_287
+    assert plain.train.reference_dataset_size == 118_287
     on_shapes = load_config("deim_dfine/deim_dfine_n_shapes", (), str(tmp_path / "mine"))
-    assert on_shapes.train.reference_images == 600, "the recipe's own dataset, not COCO"
+    assert on_shapes.train.reference_dataset_size == 600, "the recipe's own dataset, not COCO"
     assert plain.train.init_checkpoint == "coco"
 
 
@@ -142,12 +142,12 @@ def test_a_doubled_batch_changes_what_the_authors_say() -> None:
 
 def test_a_small_data_set_is_not_all_warm_up() -> None:
     whole = recipe("deim_dfine_n_coco")
-    cfg = scaled("train.reference_batch_size=128", "train.reference_images=118287", iters_per_epoch=250)
+    cfg = scaled("train.reference_batch_size=128", "train.reference_dataset_size=118287", iters_per_epoch=250)
     share = 250 / (118287 / 128)
     assert cfg.optimizer.lr == whole.optimizer.lr
     assert cfg.schedule.warmup_iters == round(whole.schedule.warmup_iters * share)
     assert 1 / (1 - cfg.train.model_ema.decay) == pytest.approx(share / (1 - whole.train.model_ema.decay))
-    tiny = scaled("train.reference_batch_size=128", "train.reference_images=118287", iters_per_epoch=1)
+    tiny = scaled("train.reference_batch_size=128", "train.reference_dataset_size=118287", iters_per_epoch=1)
     assert 0.5 <= tiny.train.model_ema.decay < 1
     assert tiny.schedule.warmup_iters >= 1
 

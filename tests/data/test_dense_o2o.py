@@ -106,7 +106,7 @@ def mapper(**options) -> StagedMapper:
     settings = {
         "color": [RandomPhotometricDistort()],
         "strong": [RandomZoomOut(), RandomIoUCrop()],
-        "always": [T.RandomFlip()],
+        "weak": [T.RandomFlip()],
         "mosaic": Mosaic(tile_size=64),
         "multi_scale_repeat": 1,
     }

@@ -272,7 +272,7 @@ def test_images_that_do_not_exist_are_counted(tool: str, tmp_path: Path) -> None
         read(discover(str(tmp_path)).train)
     assert len(str(told.value).splitlines()) <= 8
     found = discover(str(tmp_path))
-    records = found.train.read(names=str(tmp_path), **found.train.arguments, problems_allowed=2)
+    records = found.train.read(names=str(tmp_path), **found.train.arguments, max_invalid_records=2)
     assert objects(records, found.classes) == {"1": expected()["1"]}
 
 
@@ -576,7 +576,7 @@ def test_problems_are_allowed_where_there_is_no_split_for_evaluation(
     options = ["check-data", "--data", str(data), "--output", str(tmp_path / "check"), "--skip-images"]
     assert main(options) == 1
     assert "1 problems, 1 of them must be fixed" in capsys.readouterr().out
-    assert main([*options, "dataloader.train.dataset.problems_allowed=1"]) == 0
+    assert main([*options, "dataloader.train.dataset.max_invalid_records=1"]) == 0
 
 
 def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -589,7 +589,7 @@ def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: 
     assert "Pascal VOC, 2 classes" in said
     assert "note: assuming 0-based pixel coordinates" in said
     assert "1 problems, 1 of them must be fixed" in said
-    assert main([*options, "+dataloader.train.dataset.problems_allowed=1"]) == 0
+    assert main([*options, "+dataloader.train.dataset.max_invalid_records=1"]) == 0
 
 
 def test_a_folder_that_holds_one_data_set_stands_for_it(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str
         Schedule(epochs=4),
         (160, 192),
         strong=[RandomZoomOut(), RandomIoUCrop()],
-        always=[T.RandomFlip(prob=0.5), FlipVertically()],
+        weak=[T.RandomFlip(prob=0.5), FlipVertically()],
         mosaic=mosaic,
         multi_scale_repeat=1,
         resize=OWN_SIZES if stage == "own sizes" else None,

@@ -116,7 +116,7 @@ def loader(records: list[dict], workers: int, gigabytes: float):
         mosaic=Mosaic(tile_size=32),
     )
     return build_train_loader(
-        records, mapper=mapper, total_batch_size=4, num_workers=workers, seed=3, image_cache_gigabytes=gigabytes
+        records, mapper=mapper, total_batch_size=4, num_workers=workers, seed=3, image_cache_gb=gigabytes
     )
 
 
@@ -159,8 +159,8 @@ def test_a_budget_must_be_there(gigabytes: float) -> None:
 
 
 def test_other_mappers_do_not_pretend_to_use_it(records: list[dict]) -> None:
-    with pytest.raises(ConfigError, match="image_cache_gigabytes requires StagedMapper"):
-        build_train_loader(records, mapper=dict, total_batch_size=2, num_workers=0, seed=0, image_cache_gigabytes=1.0)
+    with pytest.raises(ConfigError, match="image_cache_gb requires StagedMapper"):
+        build_train_loader(records, mapper=dict, total_batch_size=2, num_workers=0, seed=0, image_cache_gb=1.0)
 
 
 def test_resizing_leaves_the_source_alone(records: list[dict]) -> None:

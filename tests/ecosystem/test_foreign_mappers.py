@@ -1,11 +1,7 @@
 """Channel orders, and config keys of datasets and mappers with the names of detectron2 and detrex."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from detectron2.config import LazyConfig
-from omegaconf import OmegaConf
 
 from deim.config import load_config
 from deim.data import DetectionMapper
@@ -43,27 +39,3 @@ def test_mappers_take_the_names_of_detectron2_and_detrex() -> None:
     assert DetectionMapper([], is_train=True, img_format="BGR").img_format == "BGR"
     with pytest.raises(ConfigError, match="choose one of RGB, BGR"):
         DetectionMapper([], is_train=True, img_format="HSV")
-
-
-def test_the_former_name_of_a_key_still_works(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    cfg = load_config(RECIPE, ["dataloader.train.dataset.name=mine"])
-    assert cfg.dataloader.train.dataset.names == "mine"
-    assert (
-        load_config(RECIPE, ["dataloader.train.mapper.colour.0.prob=0.25"]).dataloader.train.mapper.color[0].prob
-        == 0.25
-    )
-    saved = OmegaConf.to_container(load_config(RECIPE), resolve=False)
-    for split in ("train", "test"):
-        node = saved["dataloader"][split]["dataset"]
-        node["name"] = node.pop("names")
-    mapper = saved["dataloader"]["train"]["mapper"]
-    mapper["colour"] = mapper.pop("color")
-    saved["dataloader"]["evaluator"]["dataset_name"] = "${..test.dataset.name}"
-    LazyConfig.save(OmegaConf.create(saved, flags={"allow_objects": True}), str(tmp_path / "config.yaml"))
-    loaded = load_config(str(tmp_path / "config.yaml"))
-    assert (loaded.dataloader.train.dataset.names, loaded.dataloader.evaluator.dataset_name) == (
-        "deim_shapes_train",
-        "deim_shapes_val",
-    )
-    assert len(loaded.dataloader.train.mapper.color) == 1
-    assert "dataloader.test.dataset.name has been renamed to names" in caplog.text

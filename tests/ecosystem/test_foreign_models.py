@@ -180,7 +180,7 @@ def test_our_mapper_takes_a_pipeline_of_albumentations(shapes: Path) -> None:
 def test_our_stages_take_policies_of_detectron2(stage: Stage, shapes: Path) -> None:
     cfg = load_config(RECIPE, [*data_overrides(shapes), "dataloader.image_size=[64,64]"])
     mapper = instantiate(cfg.dataloader.train.mapper)
-    mapper.always = [POLICIES[name]() for name in ("RandomRotation", "RandomCrop", "RandomBrightness")]
+    mapper.weak = [POLICIES[name]() for name in ("RandomRotation", "RandomCrop", "RandomBrightness")]
     mapper.strong = [POLICIES["RandomExtent"]()]
     mapper.mosaic_prob = 1.0
     data = records(shapes)

@@ -94,7 +94,7 @@ def test_the_first_rule_that_matches_wins() -> None:
     model["head"].bias.requires_grad_(False)
     groups = param_groups(
         model,
-        {"slow": {"pattern": "^backbone", "lr": 0.1}, "undecayed": {"pattern": "norm|bias", "weight_decay": 0.0}},
+        {"slow": {"pattern": "^backbone", "lr": 0.1}, "no_weight_decay": {"pattern": "norm|bias", "weight_decay": 0.0}},
     )
     assert [(len(g["params"]), g.get("lr"), g.get("weight_decay")) for g in groups] == [
         (2, 0.1, None),

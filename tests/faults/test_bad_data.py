@@ -303,9 +303,9 @@ def test_problems_up_to_a_limit_are_left_out(tmp_path: Path, caplog: pytest.LogC
     labels = tmp_path / "labels" / "train" / "0.txt"
     labels.write_text(labels.read_text(encoding="utf-8") + "7 0.5 0.5 0.1 0.1\n0 nan 0.5 0.1 0.1\n0 0.5\n")
     (tmp_path / "images" / "train" / "2.jpg").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"to skip them, set \+dataloader.train.dataset.problems_allowed=4"):
-        read(f"{tmp_path}_all", **source, problems_allowed=3)
-    records = read(f"{tmp_path}_some", **source, problems_allowed=4)
+    with pytest.raises(DatasetError, match=r"to skip them, set \+dataloader.train.dataset.max_invalid_records=4"):
+        read(f"{tmp_path}_all", **source, max_invalid_records=3)
+    records = read(f"{tmp_path}_some", **source, max_invalid_records=4)
     assert [len(record["annotations"]) for record in records] == [2, 1]
     assert "skipping 4 problems (4 allowed)" in caplog.text
     for place in ("0.txt:3", "0.txt:4", "0.txt:5", "2.jpg"):
@@ -330,7 +330,7 @@ def test_unreadable_images_up_to_a_limit_are_replaced(num_workers: int, tmp_path
             num_workers=num_workers,
             seed=0,
             shuffle=False,
-            unreadable_images_allowed=allowed,
+            max_unreadable_images=allowed,
         )
         stream = iter(loader)
         return [[sample["image_id"] for sample in next(stream)] for _ in range(4)]
@@ -352,7 +352,7 @@ def test_a_disk_of_broken_images_ends_the_run(tmp_path: Path) -> None:
         mapper=DetectionMapper([], is_train=True),
         total_batch_size=2,
         num_workers=0,
-        unreadable_images_allowed=1000,
+        max_unreadable_images=1000,
     )
     with pytest.raises(DatasetError, match="cannot read image"):
         next(iter(loader))
@@ -365,7 +365,7 @@ def test_a_run_passes_over_a_broken_image_and_says_so(shapes: Path, tmp_path: Pa
         (images / image.name).write_bytes(image.read_bytes())
     (images / "000003.jpg").write_bytes(b"")
     arguments = [f"dataloader.train.dataset.image_root={images}", "train.max_iter=6", "train.eval_period=0"]
-    done = train_net(shapes, tmp_path / "a", *arguments, "dataloader.train.unreadable_images_allowed=1")
+    done = train_net(shapes, tmp_path / "a", *arguments, "dataloader.train.max_unreadable_images=1")
     assert done.returncode == 0, done.stderr
     (told,) = [line for line in done.stdout.splitlines() if "using another image instead (1 of 1 allowed)" in line]
     assert f"cannot read image {images}/000003.jpg" in told

@@ -69,7 +69,7 @@ def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """The folder and the log of three steps with spawned workers."""
     output = tmp_path_factory.mktemp("windows")
     settings = ["train.max_iter=3", "train.eval_period=3", "dataloader.train.num_workers=2",
-                "dataloader.test.num_workers=1", "dataloader.train.image_cache_gigabytes=0.1"]  # fmt: skip
+                "dataloader.test.num_workers=1", "dataloader.train.image_cache_gb=0.1"]  # fmt: skip
     done = run("-m", "deim", "train", *train_arguments(shapes, output, *settings))
     assert done.returncode == 0, done.stderr[-3000:]
     return output, done.stdout + done.stderr
@@ -78,7 +78,7 @@ def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_training_works_and_names_what_it_leaves_out(trained: tuple[Path, str]) -> None:
     output, log = trained
     assert (output / "model_final.pth").is_file()
-    assert "image_cache_gigabytes is ignored" in log
+    assert "image_cache_gb is ignored" in log
     assert "copypaste: AP,AP50" in log
 
 

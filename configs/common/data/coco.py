@@ -22,9 +22,10 @@ dataloader = dict(
         mapper=L(StagedMapper)(
             schedule="${schedule}",
             shape="${dataloader.image_size}",
+            # augmentations of the stages with augmentation, then those of every stage
             color=[L(RandomPhotometricDistort)(prob=0.5)],
             strong=[L(RandomZoomOut)(prob=0.5, fill=0), L(RandomIoUCrop)(prob=0.8)],
-            always=[L(T.RandomFlip)(prob=0.5)],
+            weak=[L(T.RandomFlip)(prob=0.5)],
             mosaic=None,
             mosaic_prob=0.5,
             multi_scale_repeat=None,
@@ -39,9 +40,9 @@ dataloader = dict(
         # a detectron2 sampler; None draws every image once per epoch
         sampler=None,
         # maximum number of unreadable images per rank; each is replaced by another image
-        unreadable_images_allowed=0,
+        max_unreadable_images=0,
         # memory for decoded images per rank, including its workers; 0 decodes images in each epoch
-        image_cache_gigabytes=0.0,
+        image_cache_gb=0.0,
     ),
     test=L(build_test_loader)(
         dataset=L(coco_dataset)(names="coco_2017_val", json_file=None, image_root=None, filter_empty=False),

@@ -110,29 +110,29 @@ class UnsoundDatasetError(DatasetError):
     content: Content
 
 
-def require_sound(name: str, content: Content, problems_allowed: int = 0) -> None:
+def require_sound(name: str, content: Content, max_invalid_records: int = 0) -> None:
     """Raise an error for fatal problems, and log a warning for objects that training leaves out.
 
     Args:
         name: name of the dataset.
         content: dataset content; if fatal problems are tolerated, the affected objects are removed in place.
-        problems_allowed: number of fatal problems that are tolerated.
+        max_invalid_records: number of fatal problems that are tolerated.
 
     Raises:
         UnsoundDatasetError: if there are more fatal problems. The message lists the first ones.
     """
     problems = content.all_problems()
     fatal = [problem for problem in problems if problem.fatal]
-    if 0 < len(fatal) <= problems_allowed:
+    if 0 < len(fatal) <= max_invalid_records:
         told = "\n".join(f"  {problem}" for problem in fatal[:20])
-        logger.warning(f"dataset {name!r}: skipping {len(fatal)} problems ({problems_allowed} allowed):\n{told}")
+        logger.warning(f"dataset {name!r}: skipping {len(fatal)} problems ({max_invalid_records} allowed):\n{told}")
         leave_out_unsound(content)
     elif fatal:
         lines = [f"dataset {name!r} cannot be used:", *_count_of_missing(content, fatal)]
         lines += [f"  {problem}" for problem in fatal[:5]]
         if len(fatal) > 5:
             lines.append(f"  and {len(fatal) - 5} more; run deim check-data to list all")
-        lines.append(f"  to skip them, set +dataloader.train.dataset.problems_allowed={len(fatal)}")
+        lines.append(f"  to skip them, set +dataloader.train.dataset.max_invalid_records={len(fatal)}")
         error = UnsoundDatasetError("\n".join(lines))
         error.content = content
         raise error

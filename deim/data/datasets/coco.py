@@ -43,7 +43,7 @@ def coco_dataset(
     json_file: str | None = None,
     image_root: str | None = None,
     filter_empty: bool = False,
-    problems_allowed: int = 0,
+    max_invalid_records: int = 0,
 ) -> list[dict]:
     """Return the records of a dataset; register it first if paths are given.
 
@@ -52,7 +52,7 @@ def coco_dataset(
         json_file: an ``instances_*.json`` to register, together with ``image_root``.
         image_root: image folder.
         filter_empty: drop images without objects; DEIM and D-FINE keep them.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -76,7 +76,7 @@ def coco_dataset(
         _require(source, metadata.get("image_root"))
     try:
         records = get_detection_dataset_dicts(names, filter_empty=False, check_consistency=False)
-        records = _fit_records(names, records, metadata, problems_allowed)
+        records = _fit_records(names, records, metadata, max_invalid_records)
     except DatasetError:
         raise
     except Exception as error:  # readers raise many kinds of errors for malformed files
@@ -85,7 +85,7 @@ def coco_dataset(
     return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
 
 
-def _fit_records(name: str, records: list[dict], metadata: Any, problems_allowed: int) -> list[dict]:
+def _fit_records(name: str, records: list[dict], metadata: Any, max_invalid_records: int) -> list[dict]:
     """Return the usable records; raise DatasetError if there are more problems than allowed."""
     source, root = metadata.get("json_file"), metadata.get("image_root")
     if not any(r.get("annotations") for r in records):
@@ -99,7 +99,7 @@ def _fit_records(name: str, records: list[dict], metadata: Any, problems_allowed
     problems = [missing_image(str(source), path, str(root)) for path in missing]
     left = set(missing)
     content = Content([r for r in records if r["file_name"] not in left], metadata.thing_classes, problems)
-    require_sound(name, content, problems_allowed)
+    require_sound(name, content, max_invalid_records)
     return content.records
 
 

@@ -17,7 +17,7 @@ BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 
 
 def crowdhuman_dataset(
-    names: str, annotation_file: str, image_root: str, box: str = "full", problems_allowed: int = 0
+    names: str, annotation_file: str, image_root: str, box: str = "full", max_invalid_records: int = 0
 ) -> list[dict]:
     """Read an ``annotation_{train,val}.odgt`` file, with the single class "person".
 
@@ -28,7 +28,7 @@ def crowdhuman_dataset(
         annotation_file: the ``.odgt`` file.
         image_root: folder that contains ``<ID>.jpg``.
         box: "full" (whole person, may extend beyond the image), "visible" or "head".
-        problems_allowed: number of problems that are tolerated; the affected images are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images are skipped.
 
     Returns:
         detectron2 records.
@@ -39,7 +39,7 @@ def crowdhuman_dataset(
     if box not in BOXES:
         raise DatasetError(f"dataset {names!r}: box={box!r} is not valid; choose one of {', '.join(BOXES)}")
     read = functools.partial(read_crowdhuman, annotation_file, image_root, box)
-    return dataset_of(names, f"{annotation_file}, {image_root}, {box} boxes", read, problems_allowed)
+    return dataset_of(names, f"{annotation_file}, {image_root}, {box} boxes", read, max_invalid_records)
 
 
 def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:

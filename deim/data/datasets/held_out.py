@@ -9,22 +9,22 @@ from deim.data.datasets.source import dataset_of
 
 
 def held_out_part(
-    names: str, dataset: Sequence[dict], whole: str, every: int, evaluated: bool, problems_allowed: int = 0
+    names: str, dataset: Sequence[dict], full_name: str, every_nth: int, held_out: bool, max_invalid_records: int = 0
 ) -> list[dict]:
-    """Return every ``every``-th image for evaluation, or the remaining images for training; deterministic.
+    """Return every ``every_nth``-th image for evaluation, or the remaining images for training; deterministic.
 
     Args:
         names: name to register the part under.
         dataset: records of the full dataset.
-        whole: registered name of the full dataset.
-        every: one of ``every`` images is held out.
-        evaluated: return the held-out images; otherwise the remaining images.
-        problems_allowed: number of tolerated problems in the full dataset, the same as for ``dataset``.
+        full_name: registered name of the full dataset.
+        every_nth: one of ``every_nth`` images is held out.
+        held_out: return the held-out images; otherwise the remaining images.
+        max_invalid_records: number of tolerated problems in the full dataset, the same as for ``dataset``.
 
     Raises:
-        DatasetError: if there are fewer than ``every`` images, or no image of the part has an object.
+        DatasetError: if there are fewer than ``every_nth`` images, or no image of the part has an object.
     """
-    records = [record for place, record in enumerate(dataset) if (place % every == every - 1) == evaluated]
-    classes = MetadataCatalog.get(whole).thing_classes
-    source = f"{whole}, {'one' if evaluated else 'all but one'} of {every}"
-    return dataset_of(names, source, lambda: Content(list(records), classes, []), problems_allowed)
+    records = [record for index, record in enumerate(dataset) if (index % every_nth == every_nth - 1) == held_out]
+    classes = MetadataCatalog.get(full_name).thing_classes
+    source = f"{full_name}, {'one' if held_out else 'all but one'} of {every_nth}"
+    return dataset_of(names, source, lambda: Content(list(records), classes, []), max_invalid_records)

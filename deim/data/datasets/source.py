@@ -12,14 +12,14 @@ from deim.errors import DatasetError
 logger = logging.getLogger("detectron2.deim")
 
 
-def dataset_of(name: str, source: str, read: Callable[[], Content], problems_allowed: int = 0) -> list[dict]:
+def dataset_of(name: str, source: str, read: Callable[[], Content], max_invalid_records: int = 0) -> list[dict]:
     """Read a dataset and register it with detectron2 under ``name``.
 
     Args:
         name: name to register the dataset under.
         source: description of the data source; a name must always refer to the same source.
         read: reads the data.
-        problems_allowed: see :func:`deim.data.datasets.checks.require_sound`.
+        max_invalid_records: see :func:`deim.data.datasets.checks.require_sound`.
 
     Returns:
         detectron2 records.
@@ -34,7 +34,7 @@ def dataset_of(name: str, source: str, read: Callable[[], Content], problems_all
     content = read()
     for note in content.notes:
         logger.info(f"dataset {name!r}: {note}")
-    require_sound(name, content, problems_allowed)
+    require_sound(name, content, max_invalid_records)
     if not content.records:
         raise DatasetError(f"dataset {name!r} ({source}) has no images")
     if not any(record["annotations"] for record in content.records):

@@ -28,7 +28,7 @@ def voc_dataset(
     split: str,
     class_names: Sequence[str] = VOC_CLASSES,
     ignore_difficult: bool = False,
-    problems_allowed: int = 0,
+    max_invalid_records: int = 0,
     first_pixel: int = 1,
     unlabeled_allowed: bool = False,
 ) -> list[dict]:
@@ -43,7 +43,7 @@ def voc_dataset(
         class_names: class names in index order.
         ignore_difficult: whether objects marked as difficult become crowds, which evaluation ignores; otherwise they
             are normal objects.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
         first_pixel: index of the first pixel: 1 in Pascal VOC, where a box from 1 to the width covers the image; 0 in
             annotation tools.
         unlabeled_allowed: whether an image without an XML file is an image without objects; otherwise it is an error.
@@ -57,7 +57,7 @@ def voc_dataset(
     classes = tuple(str(one) for one in class_names)
     read = functools.partial(read_voc, root, split, classes, ignore_difficult, first_pixel, unlabeled_allowed)
     source = f"{root}, {split}, difficult ignored: {ignore_difficult}, first pixel: {first_pixel}"
-    return dataset_of(names, source, read, problems_allowed)
+    return dataset_of(names, source, read, max_invalid_records)
 
 
 def voc_folder_dataset(
@@ -66,7 +66,7 @@ def voc_folder_dataset(
     image_root: str,
     class_names: Sequence[str],
     first_pixel: int = 0,
-    problems_allowed: int = 0,
+    max_invalid_records: int = 0,
 ) -> list[dict]:
     """Read all XML files of a folder, as LabelImg, Label Studio and Roboflow write them.
 
@@ -78,7 +78,7 @@ def voc_folder_dataset(
         image_root: image folder.
         class_names: class names in index order.
         first_pixel: see :func:`voc_dataset`.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -88,7 +88,7 @@ def voc_folder_dataset(
     """
     classes = tuple(str(one) for one in class_names)
     read = functools.partial(read_voc_folder, annotation_root, image_root, classes, first_pixel)
-    return dataset_of(names, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, problems_allowed)
+    return dataset_of(names, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, max_invalid_records)
 
 
 def read_voc(

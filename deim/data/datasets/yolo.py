@@ -19,7 +19,7 @@ from deim.data.image import image_size
 from deim.errors import DatasetError
 
 
-def yolo_dataset(names: str, data_file: str, split: str, problems_allowed: int = 0) -> list[dict]:
+def yolo_dataset(names: str, data_file: str, split: str, max_invalid_records: int = 0) -> list[dict]:
     """Read one split of an Ultralytics ``data.yaml``.
 
     The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of folders, or a
@@ -31,7 +31,7 @@ def yolo_dataset(names: str, data_file: str, split: str, problems_allowed: int =
         names: name to register the dataset under.
         data_file: path of the ``data.yaml``.
         split: "train", "val" or "test".
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -39,11 +39,13 @@ def yolo_dataset(names: str, data_file: str, split: str, problems_allowed: int =
     Raises:
         DatasetError: if files are missing or malformed. The message names file and line.
     """
-    return dataset_of(names, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), problems_allowed)
+    return dataset_of(
+        names, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), max_invalid_records
+    )
 
 
 def yolo_files_dataset(
-    names: str, root: str, images: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
+    names: str, root: str, images: Sequence[str], class_names: Sequence[str], max_invalid_records: int = 0
 ) -> list[dict]:
     """Read images with YOLO labels that are not described by a ``data.yaml``.
 
@@ -52,7 +54,7 @@ def yolo_files_dataset(
         root: root folder of the dataset.
         images: image folders, or text files that list images, relative to ``root``.
         class_names: class names in index order.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -65,7 +67,7 @@ def yolo_files_dataset(
     def read() -> Content:
         return read_labels([Path(root, entry) for entry in images], Path(root), classes, f"{root}, {', '.join(images)}")
 
-    return dataset_of(names, f"{root}, {list(images)}, {classes}", read, problems_allowed)
+    return dataset_of(names, f"{root}, {list(images)}, {classes}", read, max_invalid_records)
 
 
 def read_yolo(data_file: str, split: str) -> Content:

@@ -20,7 +20,7 @@ optimizer.lr = 4e-4
 optimizer.weight_decay = 1e-4
 # The order matters: the backbone's norms have the full learning rate and no weight decay.
 optimizer.params.rules = dict(
-    undecayed=dict(pattern=r"norm", weight_decay=0.0),
+    no_weight_decay=dict(pattern=r"norm", weight_decay=0.0),
     backbone=dict(pattern=r"^backbone\.", lr=4e-5),
 )
 

@@ -14,4 +14,4 @@ dataloader.train.mapper.multi_scale_repeat = None
 model.backbone.depth = 18
 model.decoder.num_layers = 3
 
-optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
+optimizer.params.rules = dict(no_weight_decay=dict(pattern=r"norm", weight_decay=0.0))

@@ -26,6 +26,6 @@ model.decoder.queries.num_queries = 50
 model.decoder.queries.anchor_size = 0.15
 
 optimizer.lr = 1e-3
-optimizer.params.rules = dict(undecayed=dict(pattern=r"norm", weight_decay=0.0))
+optimizer.params.rules = dict(no_weight_decay=dict(pattern=r"norm", weight_decay=0.0))
 
 with_iterations(train, schedule, dataloader, images=600)

@@ -17,7 +17,7 @@ dataloader = with_dense_o2o(dataloader)
 optimizer.lr = 2e-4
 optimizer.params.rules = dict(
     backbone=dict(pattern=r"^backbone\.(?!.*norm)", lr=2e-5),
-    undecayed=dict(pattern=r"norm", weight_decay=0.0),
+    no_weight_decay=dict(pattern=r"norm", weight_decay=0.0),
 )
 
 schedule.epochs = 60

@@ -23,7 +23,7 @@ model.decoder.num_layers = 4
 optimizer.lr = 2e-4
 optimizer.weight_decay = 1e-4
 optimizer.params.rules.backbone.lr = 2e-5
-optimizer.params.rules.undecayed.pattern = r"^(encoder|decoder)\..*(norm|bias)"
+optimizer.params.rules.no_weight_decay.pattern = r"^(encoder|decoder)\..*(norm|bias)"
 
 schedule.epochs = 132
 schedule.no_aug_epochs = 12

@@ -20,7 +20,7 @@ model.decoder.num_layers = 4
 optimizer.params.rules = dict(
     backbone=dict(pattern=r"^backbone\.(?!.*norm)", lr=5e-5),
     backbone_norm=dict(pattern=r"^backbone\..*norm", lr=5e-5, weight_decay=0.0),
-    undecayed=dict(pattern=r"^(encoder|decoder)\..*(norm|bias)", weight_decay=0.0),
+    no_weight_decay=dict(pattern=r"^(encoder|decoder)\..*(norm|bias)", weight_decay=0.0),
 )
 
 schedule.epochs = 120

@@ -25,7 +25,7 @@ optimizer.lr = 1e-4
 optimizer.weight_decay = 1e-4
 optimizer.params.rules = dict(
     backbone=dict(pattern=r"^backbone\.(?!.*norm)", lr=1e-5),
-    undecayed=dict(pattern=r"^(encoder|decoder)\..*norm", weight_decay=0.0),
+    no_weight_decay=dict(pattern=r"^(encoder|decoder)\..*norm", weight_decay=0.0),
 )
 
 schedule.epochs = 72

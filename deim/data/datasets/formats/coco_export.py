@@ -16,7 +16,7 @@ from deim.errors import DatasetError
 
 
 def coco_export_dataset(
-    names: str, json_file: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
+    names: str, json_file: str, image_root: str, class_names: Sequence[str], max_invalid_records: int = 0
 ) -> list[dict]:
     """Read a COCO file exported by an annotation tool.
 
@@ -29,7 +29,7 @@ def coco_export_dataset(
         json_file: the annotation file.
         image_root: folder that contains all images at any depth.
         class_names: class names in index order.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -39,7 +39,7 @@ def coco_export_dataset(
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_coco_export, json_file, image_root, classes)
-    return dataset_of(names, f"{json_file}, {image_root}, {classes}", read, problems_allowed)
+    return dataset_of(names, f"{json_file}, {image_root}, {classes}", read, max_invalid_records)
 
 
 def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]) -> Content:

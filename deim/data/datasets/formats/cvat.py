@@ -26,7 +26,7 @@ def cvat_dataset(
     image_root: str,
     class_names: Sequence[str],
     subset: str | None = None,
-    problems_allowed: int = 0,
+    max_invalid_records: int = 0,
 ) -> list[dict]:
     """Read a CVAT ``annotations.xml``.
 
@@ -38,7 +38,7 @@ def cvat_dataset(
         image_root: folder that contains all images at any depth.
         class_names: class names in index order.
         subset: read only the images of this subset of the project; None reads all images.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -48,7 +48,7 @@ def cvat_dataset(
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_cvat, annotation_file, image_root, classes, subset)
-    return dataset_of(names, f"{annotation_file}, {image_root}, {subset}, {classes}", read, problems_allowed)
+    return dataset_of(names, f"{annotation_file}, {image_root}, {subset}, {classes}", read, max_invalid_records)
 
 
 def read_cvat(annotation_file: str, image_root: str, class_names: Sequence[str], subset: str | None) -> Content:

@@ -22,7 +22,7 @@ _NO_CLASSES = ("__ignore__", "_background_")
 
 
 def labelme_dataset(
-    names: str, annotation_root: str, image_root: str, class_names: Sequence[str], problems_allowed: int = 0
+    names: str, annotation_root: str, image_root: str, class_names: Sequence[str], max_invalid_records: int = 0
 ) -> list[dict]:
     """Read all labelme JSON files of a folder.
 
@@ -34,7 +34,7 @@ def labelme_dataset(
         annotation_root: folder of the JSON files.
         image_root: folder that contains all images at any depth.
         class_names: class names in index order.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -44,7 +44,7 @@ def labelme_dataset(
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_labelme, annotation_root, image_root, classes)
-    return dataset_of(names, f"{annotation_root}, {image_root}, {classes}", read, problems_allowed)
+    return dataset_of(names, f"{annotation_root}, {image_root}, {classes}", read, max_invalid_records)
 
 
 def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[str]) -> Content:

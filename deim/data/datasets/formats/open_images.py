@@ -26,7 +26,7 @@ def open_images_dataset(
     image_root: str,
     class_names: Sequence[str],
     label_names: Mapping[str, str],
-    problems_allowed: int = 0,
+    max_invalid_records: int = 0,
 ) -> list[dict]:
     """Read an Open Images CSV file of boxes.
 
@@ -39,7 +39,7 @@ def open_images_dataset(
         image_root: folder that contains all images at any depth, as ``<ImageID>.jpg``.
         class_names: class names in index order.
         label_names: class name of each ``LabelName``; a label that is not listed is its own class name.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -49,7 +49,7 @@ def open_images_dataset(
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_open_images, annotation_file, image_root, classes, dict(label_names))
-    return dataset_of(names, f"{annotation_file}, {image_root}, {classes}", read, problems_allowed)
+    return dataset_of(names, f"{annotation_file}, {image_root}, {classes}", read, max_invalid_records)
 
 
 def read_open_images(

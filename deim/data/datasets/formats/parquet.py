@@ -28,7 +28,7 @@ _ROWS = 64  # rows in memory at a time, with their images
 
 
 def parquet_dataset(
-    names: str, files: Sequence[str], class_names: Sequence[str], corners: bool = False, problems_allowed: int = 0
+    names: str, files: Sequence[str], class_names: Sequence[str], corners: bool = False, max_invalid_records: int = 0
 ) -> list[dict]:
     """Read Parquet files with a column ``image`` (bytes and path) and a column ``objects``.
 
@@ -39,7 +39,7 @@ def parquet_dataset(
         files: files of the split, in order.
         class_names: class names in index order.
         corners: whether boxes are XYXY; otherwise they are XYWH, as in COCO.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -49,7 +49,7 @@ def parquet_dataset(
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_parquet, list(files), classes, corners)
-    return dataset_of(names, f"{list(files)}, {classes}, corners: {corners}", read, problems_allowed)
+    return dataset_of(names, f"{list(files)}, {classes}, corners: {corners}", read, max_invalid_records)
 
 
 def read_parquet(files: Sequence[str], class_names: Sequence[str], corners: bool) -> Content:

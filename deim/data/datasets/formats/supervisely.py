@@ -18,7 +18,7 @@ _SHAPES = ("rectangle", "polygon", "bitmap")
 
 
 def supervisely_dataset(
-    names: str, root: str, folders: Sequence[str], class_names: Sequence[str], problems_allowed: int = 0
+    names: str, root: str, folders: Sequence[str], class_names: Sequence[str], max_invalid_records: int = 0
 ) -> list[dict]:
     """Read datasets of a Supervisely project.
 
@@ -30,7 +30,7 @@ def supervisely_dataset(
         root: project folder.
         folders: dataset folders, relative to ``root``; each contains ``ann/<image>.json`` and ``img/<image>``.
         class_names: class names in index order.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -40,7 +40,7 @@ def supervisely_dataset(
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_supervisely, root, list(folders), classes)
-    return dataset_of(names, f"{root}, {list(folders)}, {classes}", read, problems_allowed)
+    return dataset_of(names, f"{root}, {list(folders)}, {classes}", read, max_invalid_records)
 
 
 def read_supervisely(root: str, folders: Sequence[str], class_names: Sequence[str]) -> Content:

@@ -31,7 +31,7 @@ def via_dataset(
     image_root: str,
     class_names: Sequence[str],
     attribute: str | None,
-    problems_allowed: int = 0,
+    max_invalid_records: int = 0,
 ) -> list[dict]:
     """Read annotations or a project of VIA 1 or 2.
 
@@ -43,7 +43,7 @@ def via_dataset(
         image_root: folder that contains all images at any depth.
         class_names: class names in index order.
         attribute: region attribute that holds the class; None if there is only one class.
-        problems_allowed: number of problems that are tolerated; the affected images and objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -53,7 +53,7 @@ def via_dataset(
     """
     classes = [str(one) for one in class_names]
     read = functools.partial(read_via, annotation_file, image_root, classes, attribute)
-    return dataset_of(names, f"{annotation_file}, {image_root}, {attribute}, {classes}", read, problems_allowed)
+    return dataset_of(names, f"{annotation_file}, {image_root}, {attribute}, {classes}", read, max_invalid_records)
 
 
 def read_via(annotation_file: str, image_root: str, class_names: Sequence[str], attribute: str | None) -> Content:
