@@ -15,7 +15,7 @@ def describe() -> dict[str, str]:
     import torch
 
     from deim.devices import choose_device
-    from deim.layers.ops import BACKENDS, batch_norm, native, selected_backend, unusable
+    from deim.layers.ops import BACKENDS, batch_norm, native, selected_backend, unavailable_reason
 
     described = {
         "deim": importlib.import_module("deim").__version__,
@@ -31,11 +31,11 @@ def describe() -> dict[str, str]:
         described[package] = f"{origin}, {version}"
     device = choose_device("auto").type
     described["device"] = torch.cuda.get_device_name() if device == "cuda" else device
-    in_c = device == "cpu" and native.problem(batch_norm.SOURCE) is None
+    in_c = device == "cpu" and native.unavailable_reason(batch_norm.SOURCE) is None
     described["normalization"] = "c, in training" if in_c else "torch"
     described["deformable attention"] = selected_backend(device)
     for name in BACKENDS:
-        described[f"  {name}"] = unusable(name, device) or "can be used"
+        described[f"  {name}"] = unavailable_reason(name, device) or "can be used"
     return described
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deim.benchmarks.timing import interleaved, on_gpu, report, rows
-from deim.layers.ops import BACKENDS, unusable
+from deim.layers.ops import BACKENDS, unavailable_reason
 
 Shapes = list[tuple[int, int]]
 # images, feature map shapes, queries (None: one per pixel), heads, channels per head, points of each level
@@ -44,9 +44,9 @@ def run(rounds: int, cases: int | None, device_name: str, dtype_name: str, path:
         path: JSON file for the results; None for none.
     """
     device, dtype = torch.device(device_name), getattr(torch, dtype_name)
-    usable = [name for name in BACKENDS if unusable(name, device.type) is None]
+    usable = [name for name in BACKENDS if unavailable_reason(name, device.type) is None]
     for name in BACKENDS.keys() - set(usable):
-        print(f"not measured: {name}: {unusable(name, device.type)}")
+        print(f"not measured: {name}: {unavailable_reason(name, device.type)}")
     found: list[dict[str, Any]] = []
     for case in list(CASES)[:cases]:
         inputs, shapes, points = example(case, device, dtype)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from deim.benchmarks.latency import OFFICIAL
 from deim.benchmarks.peers import official_config, require_checkout
 from deim.benchmarks.timing import interleaved, report, rows
-from deim.checkpoint.loading import in_our_layout
-from deim.checkpoint.reading import Stored
+from deim.checkpoint.loading import to_native_layout
+from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
 from deim.inference import to_deployment
 from deim.inference.export.checking import compare, drawn_pictures
@@ -51,7 +51,9 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     if peer is not None:
         require_checkout(peer)
         official = official_config(peer, recipe, size)
-        model.load_state_dict(in_our_layout(Stored(OFFICIAL, official.model.state_dict()), model), strict=True)
+        model.load_state_dict(
+            to_native_layout(StoredWeights(OFFICIAL, official.model.state_dict()), model), strict=True
+        )
     with tempfile.TemporaryDirectory() as folder:
         runs, found = _ours(model, config, size, attention, Path(folder))
         if official is not None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from deim.benchmarks import peers
 from deim.checkpoint.formats import Format, recognize
-from deim.checkpoint.loading import in_our_layout
-from deim.checkpoint.reading import Stored
+from deim.checkpoint.loading import to_native_layout
+from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
 from deim.data.augmentation import Resize
 from deim.data.mapper import DetectionMapper
@@ -145,9 +145,9 @@ def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
     torch.manual_seed(0)
     theirs, ours = official.model, build(config, "model")
     _perturb(theirs)
-    ours.load_state_dict(in_our_layout(Stored("official", theirs.state_dict()), ours), strict=True)
+    ours.load_state_dict(to_native_layout(StoredWeights("official", theirs.state_dict()), ours), strict=True)
     layout = recognize(theirs.state_dict())
-    assert layout is not None, "in_our_layout has recognized it"
+    assert layout is not None, "to_native_layout has recognized it"
     return _Pair(ours, theirs, layout, official.criterion, config, official)
 
 
@@ -188,7 +188,7 @@ def _compare_gradients(pair: _Pair, samples: Sequence[dict]) -> tuple[float, flo
     total = sum(wanted.values(), torch.zeros(()))
     losses = max(float((found[name] - wanted[name]).detach().abs() / total.detach()) for name in wanted)
     ours = _gradients(pair.ours, found)
-    theirs, _ = pair.layout.to_ours(_gradients(pair.theirs, wanted))
+    theirs, _ = pair.layout.to_native(_gradients(pair.theirs, wanted))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     again = _gradients(pair.ours, _losses(pair, samples, seed=0)[0])
@@ -255,7 +255,7 @@ def _same_groups(pair: _Pair) -> bool:
         }
 
     theirs = settings(pair.official.optimizer, names)
-    translated, _ = pair.layout.to_ours({name: torch.tensor(values) for name, values in theirs.items()})
+    translated, _ = pair.layout.to_native({name: torch.tensor(values) for name, values in theirs.items()})
     ours = settings(_our_optimizer(pair), {id(p): n for n, p in pair.ours.named_parameters()})
     return ours.keys() == translated.keys() and all(
         torch.allclose(translated[name], torch.tensor(values)) for name, values in ours.items()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from deim.benchmarks.peers import official_config, require_checkout
 from deim.benchmarks.timing import interleaved, report, rows
-from deim.checkpoint.loading import in_our_layout
-from deim.checkpoint.reading import Stored
+from deim.checkpoint.loading import to_native_layout
+from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
 from deim.engine.model import MEMORY_FORMATS
 from deim.inference import to_deployment
@@ -64,7 +64,7 @@ def run(
     if peer is not None:
         require_checkout(peer)
         official = official_config(peer, recipe, size).model
-        model.load_state_dict(in_our_layout(Stored(OFFICIAL, official.state_dict()), model), strict=True)
+        model.load_state_dict(to_native_layout(StoredWeights(OFFICIAL, official.state_dict()), model), strict=True)
         official = official.deploy().to(device)
     pixels = torch.rand(batch, 3, size, size, device=device)
     networks = _forms(model.to(device), official, compile, half)

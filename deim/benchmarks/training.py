@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from deim.benchmarks.isolation import in_its_own_process
 from deim.benchmarks.peers import official_average, official_config, require_checkout
 from deim.benchmarks.timing import report, synchronize
-from deim.checkpoint.loading import in_our_layout
-from deim.checkpoint.reading import Stored
+from deim.checkpoint.loading import to_native_layout
+from deim.checkpoint.reading import StoredWeights
 from deim.config import load_config
 from deim.devices import PRECISIONS
 from deim.engine.ema import EMAHook
@@ -172,7 +172,7 @@ def our_step(
     config = load_config(recipe, [f"train.device={watch.device}", *overrides])
     model = build_model(config)
     if weights is not None:
-        model.load_state_dict(in_our_layout(Stored("official", weights), model), strict=True)
+        model.load_state_dict(to_native_layout(StoredWeights("official", weights), model), strict=True)
     return OurStep(config, prepare_for_training(config, model), batch, amp, watch)
 
 

@@ -2,11 +2,11 @@
 
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.loading import load_for_inference, load_weights, resume
-from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.metadata import CheckpointMetadata
 from deim.checkpoint.reading import read_checkpoint, read_weights
 
 __all__ = [
-    "Provenance",
+    "CheckpointMetadata",
     "load_backbone_weights",
     "load_for_inference",
     "load_weights",

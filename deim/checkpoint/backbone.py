@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.formats.backbones import BACKBONE_FORMATS
-from deim.checkpoint.reading import Stored, read_weights
-from deim.checkpoint.renaming import grouped, to_ours
+from deim.checkpoint.reading import StoredWeights, read_weights
+from deim.checkpoint.renaming import grouped, to_native
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -28,7 +28,7 @@ _DETECTOR_PARTS = re.compile(
 )
 # A backbone of another library may have parameters that a classifier lacks, such as a feature pyramid or output norms.
 # The file must contain at least this fraction of the tensors of the classifier's network.
-_MIN_SHARE = 0.75
+_MIN_COVERAGE = 0.75
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class BackboneMatch:
         return found / max(found + missing, 1)
 
     @property
-    def is_whole_stage(self) -> bool:
+    def has_all_blocks(self) -> bool:
         """True unless the file has more blocks in a stage than the backbone, as a deeper model does."""
         stages = {_stage(name) for name in self.used}
         further = [name for name in self.left if _stage(name) in stages]
@@ -83,19 +83,19 @@ def load_backbone_weights(backbone: nn.Module, path: str, fresh: tuple[str, ...]
     load_stored_backbone(backbone, read_weights(path), fresh)
 
 
-def load_stored_backbone(backbone: nn.Module, stored: Stored, fresh: tuple[str, ...] | None = ()) -> None:
+def load_stored_backbone(backbone: nn.Module, stored: StoredWeights, fresh: tuple[str, ...] | None = ()) -> None:
     """Load weights as :func:`load_backbone_weights` does, from a file that has been read already."""
     path = stored.path
     match = match_backbone(backbone, stored.weights, path)
     missing = [name for name in match.missing if fresh is not None and not name.startswith(fresh)]
-    too_few = fresh is None and match.share < _MIN_SHARE
+    too_few = fresh is None and match.share < _MIN_COVERAGE
     wrong = [*match.resized, *missing] or (match.missing if too_few else [])
     if wrong:
         raise CheckpointError(
             f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing from the "
             "file or have a different shape:\n  " + "\n  ".join(grouped(wrong))
         )
-    if not match.is_whole_stage:
+    if not match.has_all_blocks:
         raise CheckpointError(
             f"{path} belongs to a deeper model than this {type(backbone).__name__}. Tensors without a counterpart:\n  "
             + "\n  ".join(grouped(match.left))
@@ -148,7 +148,7 @@ def _stage(name: str) -> str:
     return f"{first}.{number}" if number.isdigit() and not first[-1:].isdigit() else first
 
 
-def holds_backbone(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> bool:
+def is_backbone_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> bool:
     """Return True if a file contains only the backbone of ``model`` and not a whole detector.
 
     Raises:
@@ -165,7 +165,7 @@ def holds_backbone(model: nn.Module, weights: Mapping[str, Tensor], path: str) -
 
 def _looks_like_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> bool:
     match = match_backbone(backbone, weights, path)
-    return match.share >= _MIN_SHARE / 2 or any(one.recognizes(weights) for one in BACKBONE_FORMATS)
+    return match.share >= _MIN_COVERAGE / 2 or any(one.recognizes(weights) for one in BACKBONE_FORMATS)
 
 
 def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -181,17 +181,17 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
         )
     detector = recognize(weights)
     if detector is not None:
-        weights, _ = detector.to_ours(weights)
+        weights, _ = detector.to_native(weights)
     if any(name.startswith("backbone.") for name in weights):
         return {n.removeprefix("backbone."): v for n, v in weights.items() if n.startswith("backbone.")}
     found = next((one for one in BACKBONE_FORMATS if one.recognizes(weights)), None)
     if found is None:
         return dict(weights)
-    translated, left_over = to_ours(weights, found.rules)
+    translated, left_over = to_native(weights, found.rules)
     return translated | {name: weights[name] for name in left_over}
 
 
-def thaw(backbone: nn.Module) -> list[str]:
+def unfreeze(backbone: nn.Module) -> list[str]:
     """Make all frozen parts of a backbone trainable, in place.
 
     Parameters require gradients, and frozen normalization becomes batch normalization with the same values.

@@ -81,7 +81,7 @@ def _coco_by_id() -> tuple[str, ...]:
 
 
 # Class lists by length, for weights that do not name their classes.
-BY_COUNT: dict[int, tuple[str, ...]] = {
+CLASSES_BY_COUNT: dict[int, tuple[str, ...]] = {
     80: COCO,
     91: _coco_by_id(),
     365: OBJECTS365,

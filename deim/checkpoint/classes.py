@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from deim.checkpoint.class_lists import BY_COUNT, COCO_AS_OBJECTS365
+from deim.checkpoint.class_lists import CLASSES_BY_COUNT, COCO_AS_OBJECTS365
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -24,11 +24,11 @@ def num_classes(weights: Mapping[str, Tensor]) -> int | None:
     return next((len(value) for name, value in weights.items() if _SCORES in name), None)
 
 
-def known_classes(weights: Mapping[str, Tensor]) -> Sequence[str] | None:
+def infer_classes(weights: Mapping[str, Tensor]) -> Sequence[str] | None:
     """Return the classes of published weights by their number (COCO, by position or by category id, and Objects365);
     None for other numbers."""
     count = num_classes(weights)
-    return None if count is None else BY_COUNT.get(count)
+    return None if count is None else CLASSES_BY_COUNT.get(count)
 
 
 def class_rows(stored: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
@@ -44,11 +44,11 @@ def class_rows(stored: Sequence[str], wanted: Sequence[str]) -> list[int | None]
     return [index.get(name, index.get(other_names.get(name, ""))) for name in plain]
 
 
-def with_rows(
+def transfer_class_rows(
     weights: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     rows: Sequence[int | None],
-    by_place: tuple[str, ...] = (),
+    class_agnostic_modules: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Return weights for a model with other classes.
 
@@ -56,7 +56,7 @@ def with_rows(
         weights: weights of the checkpoint.
         state: state dict of the model; new classes keep its values.
         rows: result of :func:`class_rows`.
-        by_place: modules whose scores keep their position because they do not belong to a class, such as an
+        class_agnostic_modules: modules whose scores keep their position because they do not belong to a class, such as an
             objectness score.
     """
     moved = [(row, source) for row, source in enumerate(rows) if source is not None]
@@ -69,7 +69,9 @@ def with_rows(
         # Embeddings have one more row, for "no object".
         last = [(len(rows), count)] if len(source) > count and len(adapted) > len(rows) else []
         same = [(row, row) for row in range(min(len(adapted), len(source)))]
-        pairs = torch.tensor(same if name.startswith(by_place) else moved + last, dtype=torch.long).view(-1, 2)
+        pairs = torch.tensor(same if name.startswith(class_agnostic_modules) else moved + last, dtype=torch.long).view(
+            -1, 2
+        )
         adapted[pairs[:, 0]] = source[pairs[:, 1]]
         result[name] = adapted
     return result

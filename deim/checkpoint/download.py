@@ -13,7 +13,7 @@ from gdown.exceptions import DownloadError
 from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock, get_cache_dir
 from tqdm import tqdm
 
-from deim.checkpoint.run_checkpointer import damage
+from deim.checkpoint.run_checkpointer import describe_damage
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -23,7 +23,7 @@ _DETECTRON2_STORAGE = "https://dl.fbaipublicfiles.com/detectron2/"
 # Timeout in seconds without data from the server, and number of retries after a broken connection.
 _TIMEOUT, _RETRIES = 60, 3
 # Part of gdown's error message if a server cannot resume an interrupted download.
-_CANNOT_CONTINUE = "byte range"
+_RESUME_UNSUPPORTED = "byte range"
 
 
 def cache_folder() -> Path:
@@ -62,7 +62,7 @@ def local_path(address: str) -> str:
     """
     if "://" not in address:
         return address
-    address = web_address(address)
+    address = to_web_url(address)
     if address.startswith(("http://", "https://")):
         return _web_paths.get_local_path(address)
     try:
@@ -73,7 +73,7 @@ def local_path(address: str) -> str:
         ) from error
 
 
-def web_address(address: str) -> str:
+def to_web_url(address: str) -> str:
     """Return the web address of a ``detectron2://`` address, without detectron2's options; others are unchanged."""
     if not address.startswith(_DETECTRON2):
         return address
@@ -115,7 +115,7 @@ def _download(address: str, target: Path) -> None:
         try:
             _transfer(address, arriving, resume=True)
         except DownloadError as error:
-            if _CANNOT_CONTINUE not in str(error):
+            if _RESUME_UNSUPPORTED not in str(error):
                 raise
             for partial in target.parent.glob(f"{arriving.name}*.part"):
                 partial.unlink()
@@ -165,7 +165,7 @@ def _problem(path: Path) -> str | None:
     with path.open("rb") as file:
         start = file.read(512)
     if start.startswith(b"PK"):
-        return damage(str(path))
+        return describe_damage(str(path))
     # A pickle, or the JSON header of a safetensors file, which follows 8 bytes of length.
     if start.startswith(b"\x80") or start[8:9] == b"{":
         return None

@@ -16,13 +16,13 @@ _FORMER_NAMES = (
 )
 
 
-def present_name(name: str) -> str:
+def current_name(name: str) -> str:
     """Return the current name of a parameter of an earlier version."""
     for pattern, replacement in _FORMER_NAMES:
         name = pattern.sub(replacement, name)
     return name
 
 
-def with_present_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights of any version of this package under their current names."""
-    return {present_name(name): value for name, value in weights.items()}
+    return {current_name(name): value for name, value in weights.items()}

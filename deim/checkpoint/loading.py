@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from deim.checkpoint import classes as class_names
 from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.formats.format import shared_names
-from deim.checkpoint.layouts import present_name, with_present_names
-from deim.checkpoint.reading import Stored, read_checkpoint, read_weights, weights_of
+from deim.checkpoint.layouts import current_name, with_current_names
+from deim.checkpoint.reading import StoredWeights, read_checkpoint, read_weights, select_weights
 from deim.checkpoint.renaming import grouped
 from deim.errors import CheckpointError
 
@@ -43,11 +43,11 @@ def load_weights(
 
 
 def load_stored_weights(
-    model: nn.Module, stored: Stored, *, allow_other_classes: bool = False, classes: Sequence[str] | None = None
+    model: nn.Module, stored: StoredWeights, *, allow_other_classes: bool = False, classes: Sequence[str] | None = None
 ) -> None:
     """Load weights as :func:`load_weights` does, from a file that has been read already."""
     module = model.module if isinstance(model, DistributedDataParallel) else model
-    weights = in_our_layout(stored, module)
+    weights = to_native_layout(stored, module)
     if is_deployed(weights):
         raise CheckpointError(
             f"{stored.path} contains a model in deployment form, which cannot be trained: start from the training form"
@@ -66,13 +66,13 @@ def load_for_inference(
     load_stored_for_inference(model, read_weights(path, use_ema), classes)
 
 
-def load_stored_for_inference(model: nn.Module, stored: Stored, classes: Sequence[str] | None = None) -> None:
+def load_stored_for_inference(model: nn.Module, stored: StoredWeights, classes: Sequence[str] | None = None) -> None:
     """Load weights as :func:`load_for_inference` does, from a file that has been read already."""
-    path, weights = stored.path, in_our_layout(stored, model)
-    if can_be_trained(weights, model):
+    path, weights = stored.path, to_native_layout(stored, model)
+    if has_training_weights(weights, model):
         return _load(model, _for_classes(stored, weights, model, classes, False), path)
     logger.info(f"{path} contains the weights for inference, but not all weights for training")
-    kept = deploy_as(model, weights)
+    kept = reparameterize_to_match(model, weights)
     _load(model, _for_classes(stored, kept, model, classes, False), path)
     reparameterize(model)
     return None
@@ -83,7 +83,7 @@ def is_deployed(weights: Mapping[str, Tensor]) -> bool:
     return any(".fused." in name for name in weights)
 
 
-def can_be_trained(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
+def has_training_weights(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
     """Return True if the weights cover the whole model in training form and contain no re-parameterized
     convolutions."""
     return not is_deployed(weights) and all(
@@ -91,7 +91,7 @@ def can_be_trained(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
     )
 
 
-def deploy_as(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def reparameterize_to_match(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert a model to deployment form as far as its weights are converted, in place.
 
     RT-DETRv2's code re-parameterizes fewer convolutions than we do.
@@ -119,7 +119,7 @@ def _reparameterize(module: nn.Module) -> None:
         drop()
 
 
-def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict[str, Tensor]:
+def to_native_layout(stored: StoredWeights, model: nn.Module, quiet: bool = False) -> dict[str, Tensor]:
     """Return weights under the names of ``model``; weights that the model lacks keep their names.
 
     Args:
@@ -133,35 +133,35 @@ def in_our_layout(stored: Stored, model: nn.Module, quiet: bool = False) -> dict
     """
     weights, state = stored.weights, model.state_dict()
     shared = shared_names(model)
-    format_there = None if state.keys() <= weights.keys() else recognize(weights)
-    if format_there is None:
-        weights = with_present_names(weights)
+    external_format = None if state.keys() <= weights.keys() else recognize(weights)
+    if external_format is None:
+        weights = with_current_names(weights)
     else:
-        translated, left_over = format_there.to_ours(weights)
+        translated, left_over = external_format.to_native(weights)
         needed = {name for name in state if name not in shared and not name.endswith("num_batches_tracked")}
         if needed <= translated.keys():
-            format_there.check_constants(weights, model)
+            external_format.check_constants(weights, model)
         weights = translated | {name: weights[name] for name in left_over}
         if not quiet:
-            logger.info(f"{stored.path} has the format of {format_there.title}")
+            logger.info(f"{stored.path} has the format of {external_format.title}")
     for name, original in shared.items():
         if original in weights and not torch.equal(weights.setdefault(name, weights[original]), weights[original]):
             raise CheckpointError(f"{name} and {original} are one tensor in this model, but differ in {stored.path}")
     # EMA weights also contain the buffers that a model recomputes. Frozen normalization has no batch counters.
-    made_anew = {name for name, _ in model.named_buffers()} - state.keys()
+    recomputed = {name for name, _ in model.named_buffers()} - state.keys()
     return {
         name: value
         for name, value in weights.items()
-        if name in state or not (name in made_anew or name.endswith("num_batches_tracked"))
+        if name in state or not (name in recomputed or name.endswith("num_batches_tracked"))
     }
 
 
-def stored_num_classes(stored: Stored, layout: Format | None) -> int | None:
+def stored_num_classes(stored: StoredWeights, layout: Format | None) -> int | None:
     """Return the number of classes of a model in this layout (None for ours); None if no tensor shows it."""
-    return class_names.num_classes(stored.weights if layout is None else layout.to_ours(stored.weights)[0])
+    return class_names.num_classes(stored.weights if layout is None else layout.to_native(stored.weights)[0])
 
 
-def stored_classes(stored: Stored) -> Sequence[str] | None:
+def stored_classes(stored: StoredWeights) -> Sequence[str] | None:
     """Return the class names that a file contains; None if it has none."""
     if stored.metadata.get("classes"):
         return stored.metadata["classes"]
@@ -171,7 +171,7 @@ def stored_classes(stored: Stored) -> Sequence[str] | None:
 
 
 def _for_classes(
-    stored: Stored,
+    stored: StoredWeights,
     weights: dict[str, Tensor],
     model: nn.Module,
     classes: Sequence[str] | None,
@@ -185,9 +185,9 @@ def _for_classes(
     found = stored_classes(stored)
     if count == wanted and (found is None or classes is None):
         return weights
-    found, classes = found or class_names.known_classes(weights), classes or class_names.known_classes(state)
+    found, classes = found or class_names.infer_classes(weights), classes or class_names.infer_classes(state)
     if found is None or classes is None or len(classes) != wanted:
-        return _without_class_parts(stored.path, weights, state) if allow_new else weights
+        return _without_class_weights(stored.path, weights, state) if allow_new else weights
     rows = class_names.class_rows(found, classes)
     if rows == list(range(count)) or (count == wanted and not any(row is not None for row in rows)):
         return weights
@@ -195,11 +195,11 @@ def _for_classes(
     if unknown and not allow_new:
         raise CheckpointError(f"{stored.path} lacks {len(unknown)} of the classes: {', '.join(unknown)}")
     class_names.report(stored.path, found, classes, rows)
-    by_place = tuple(n for n, m in model.named_modules() if not getattr(m, "scores_are_of_classes", True))
-    return class_names.with_rows(weights, state, rows, by_place)
+    class_agnostic_modules = tuple(n for n, m in model.named_modules() if not getattr(m, "has_class_scores", True))
+    return class_names.transfer_class_rows(weights, state, rows, class_agnostic_modules)
 
 
-def _without_class_parts(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_class_weights(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace weights that depend on the number of classes by the model's initial values."""
     new = {name: value for name, value in state.items() if name in weights and class_names.depends_on_classes(name)}
     logger.warning(f"{path} has unnamed classes, which cannot be matched; newly initialized: {', '.join(grouped(new))}")
@@ -236,11 +236,11 @@ def resume(checkpointer: DetectionCheckpointer, model: nn.Module, path: str) -> 
     Raises:
         CheckpointError: if it does not fit the model, or was written by an earlier version of this package.
     """
-    former = [name for name in weights_of(read_checkpoint(path), use_ema=False) if present_name(name) != name]
+    former = [name for name in select_weights(read_checkpoint(path), use_ema=False) if current_name(name) != name]
     if former:
         # The optimizer state is stored by position, and positions changed with the names.
         raise CheckpointError(
-            f"{path} was written by an earlier version of deim ({former[0]} is now {present_name(former[0])}), "
+            f"{path} was written by an earlier version of deim ({former[0]} is now {current_name(former[0])}), "
             f"which cannot be resumed: start a new run from its weights, with train.init_checkpoint={path}"
         )
     load_weights(model, path, use_ema=False)

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from deim.checkpoint.download import cache_folder, fetch, local_path, web_address
+from deim.checkpoint.download import cache_folder, fetch, local_path, to_web_url
 from deim.errors import CheckpointError
 
 _HGNETV2 = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
@@ -83,7 +83,7 @@ PRETRAINED: tuple[PretrainedBackbone, ...] = (
 )
 
 # File names from the table above and from other weights that users of detectron2 and detrex start from.
-_PIXELS_OF_FILES = {
+_PIXEL_STATISTICS_BY_FILE = {
     "PPHGNetV2_*": UNIT,
     "ResNet*_vd_*": UNIT,
     "R-*.pkl": IMAGENET,
@@ -133,14 +133,14 @@ def path_of(weights: str, builder: str, size: Any) -> str:
         if not is_name(weights):
             return local_path(weights)
         published = find(builder, size, weights)
-        return str(fetch(web_address(published.address), published.path))
+        return str(fetch(to_web_url(published.address), published.path))
     except CheckpointError as error:
         if "cannot be downloaded" not in str(error):
             raise
         raise CheckpointError(f"{error}, or train from random weights: model.backbone.weights=''") from error
 
 
-def pixels_of(weights: str, backbone: Mapping[str, Any]) -> PixelStatistics | None:
+def pixel_statistics_for(weights: str, backbone: Mapping[str, Any]) -> PixelStatistics | None:
     """Return the normalization that weights expect; None if unknown.
 
     Args:
@@ -150,4 +150,4 @@ def pixels_of(weights: str, backbone: Mapping[str, Any]) -> PixelStatistics | No
     if is_name(weights):
         return find(backbone["builder"], backbone["size"], weights).pixels
     file_name = weights.partition("?")[0].replace("\\", "/").rpartition("/")[2]
-    return next((pixels for pattern, pixels in _PIXELS_OF_FILES.items() if fnmatch(file_name, pattern)), None)
+    return next((pixels for pattern, pixels in _PIXEL_STATISTICS_BY_FILE.items() if fnmatch(file_name, pattern)), None)

@@ -36,13 +36,13 @@ _FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_m
 
 
 @dataclass
-class Stored:
+class StoredWeights:
     """Weights from a file.
 
     Attributes:
         path: path of the file.
         weights: {name: tensor}, on the CPU.
-        metadata: metadata of a checkpoint of this package; see :mod:`deim.checkpoint.provenance`.
+        metadata: metadata of a checkpoint of this package; see :mod:`deim.checkpoint.metadata`.
         config: ``config.json`` of a ``transformers`` folder; otherwise empty.
         arguments: command-line arguments of the training, if the file contains them.
     """
@@ -54,7 +54,7 @@ class Stored:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def read_weights(path: str, use_ema: bool = True) -> Stored:
+def read_weights(path: str, use_ema: bool = True) -> StoredWeights:
     """Read the weights in a checkpoint, a weights file or a ``transformers`` folder.
 
     Args:
@@ -66,14 +66,14 @@ def read_weights(path: str, use_ema: bool = True) -> Stored:
     """
     file = _weights_file(path)
     content = read_checkpoint(str(file))
-    weights = {name.removeprefix("module."): value for name, value in weights_of(content, use_ema).items()}
+    weights = {name.removeprefix("module."): value for name, value in select_weights(content, use_ema).items()}
     others = [name for name, value in weights.items() if not isinstance(value, Tensor)]
     if others or not weights:
         what = f"{others[0]} has type {type(weights[others[0]]).__name__}" if others else "it is empty"
         raise CheckpointError(f"{path} contains no model weights: {what}")
     config = file.with_name("config.json")
     arguments = content.get("args")
-    return Stored(
+    return StoredWeights(
         path,
         weights,
         dict(content.get("deim") or {}),
@@ -82,7 +82,7 @@ def read_weights(path: str, use_ema: bool = True) -> Stored:
     )
 
 
-def weights_of(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
+def select_weights(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
     """Return the weights in a checkpoint of this package or of official code: EMA weights if requested and present,
     otherwise the trained weights."""
     official = content.get("ema")

@@ -23,7 +23,7 @@ def matches(template: str, name: str) -> tuple[str, ...] | None:
     return None if found is None else found.groups()
 
 
-def has_names(signature: Sequence[str], names: Iterable[str]) -> bool:
+def matches_signature(signature: Sequence[str], names: Iterable[str]) -> bool:
     """Return True if every template matches at least one of the names."""
     listed = list(names)
     return all(any(matches(template, name) is not None for name in listed) for template in signature)
@@ -75,13 +75,13 @@ def inside(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
     ]
 
 
-def to_ours(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
+def to_native(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
     """Return weights under our names, and the names without a matching rule or with missing parts."""
     return _translate(weights, [(rule.theirs, rule.ours, rule) for rule in rules])
 
 
-def to_theirs(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return weights under the names of the other library; the inverse of :func:`to_ours`."""
+def from_native(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return weights under the names of the other library; the inverse of :func:`to_native`."""
     return _translate(weights, [(rule.ours, rule.theirs, rule) for rule in rules])
 
 

@@ -40,26 +40,26 @@ class RunCheckpointer(DetectionCheckpointer):
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             torch.save({"model": self.model.state_dict(), **states, **others}, file)
         if f"{name}.pth" == FINAL or _iteration(f"{name}.pth") >= 0:
             self.tag_last_checkpoint(f"{name}.pth")
 
-    def save_after(self, iteration: int) -> None:
+    def save_iteration(self, iteration: int) -> None:
         """Save the checkpoint of an iteration, named as detectron2's periodic checkpoints."""
         self.save(f"model_{iteration:07d}", iteration=iteration)
 
-    def has_saved_after(self, iteration: int) -> bool:
+    def has_iteration(self, iteration: int) -> bool:
         return os.path.isfile(os.path.join(self.save_dir, f"model_{iteration:07d}.pth"))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if _is_remote(self.save_dir):
             super().tag_last_checkpoint(last_filename_basename)
             return
-        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as file:
+        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
             file.write(last_filename_basename.encode())
 
-    def numbered(self, before: float = math.inf) -> list[str]:
+    def numbered_checkpoints(self, before: float = math.inf) -> list[str]:
         """Return the paths of numbered checkpoints, oldest first.
 
         Args:
@@ -68,7 +68,7 @@ class RunCheckpointer(DetectionCheckpointer):
         found = {_iteration(path.name): str(path) for path in Path(self.save_dir).glob("model_*.pth")}
         return [path for iteration, path in sorted(found.items()) if 0 <= iteration < before]
 
-    def newest_whole(self) -> str | None:
+    def newest_intact(self) -> str | None:
         """Return the path of the newest undamaged checkpoint, or None if the folder has no checkpoints.
 
         The search starts at ``last_checkpoint`` and goes back in time. The main process decides for all ranks.
@@ -76,14 +76,14 @@ class RunCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: if all checkpoints are damaged.
         """
-        return comm.all_gather(self._newest_whole() if comm.is_main_process() else None)[0]
+        return comm.all_gather(self._newest_intact() if comm.is_main_process() else None)[0]
 
-    def _newest_whole(self) -> str | None:
+    def _newest_intact(self) -> str | None:
         if _is_remote(self.save_dir):
             return self.get_checkpoint_file() or None
         candidates = self._candidates()
         for path in candidates:
-            problem = damage(path)
+            problem = describe_damage(path)
             if problem is None:
                 return path
             self.logger.warning(f"{path} {problem}: looking for the checkpoint before it")
@@ -98,13 +98,13 @@ class RunCheckpointer(DetectionCheckpointer):
         final = os.path.join(self.save_dir, FINAL)
         tagged = self.get_checkpoint_file() if self.has_checkpoint() else ""
         if tagged and _iteration(os.path.basename(tagged)) >= 0:
-            return [tagged, *self.numbered(before=_iteration(os.path.basename(tagged)))[::-1]]
-        return [*([final] if tagged == final or os.path.isfile(final) else []), *self.numbered()[::-1]]
+            return [tagged, *self.numbered_checkpoints(before=_iteration(os.path.basename(tagged)))[::-1]]
+        return [*([final] if tagged == final or os.path.isfile(final) else []), *self.numbered_checkpoints()[::-1]]
 
 
 def newest_checkpoint(folder: str) -> str | None:
-    """Return the path of the newest undamaged checkpoint in a folder; see :meth:`RunCheckpointer.newest_whole`."""
-    return RunCheckpointer(nn.Module(), folder).newest_whole()
+    """Return the path of the newest undamaged checkpoint in a folder; see :meth:`RunCheckpointer.newest_intact`."""
+    return RunCheckpointer(nn.Module(), folder).newest_intact()
 
 
 def _is_remote(folder: str) -> bool:
@@ -117,7 +117,7 @@ def _iteration(name: str) -> int:
     return -1 if match is None else int(match[1])
 
 
-def damage(path: str) -> str | None:
+def describe_damage(path: str) -> str | None:
     """Return a description of the damage to a file that torch has written; None if its checksums match."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -129,7 +129,7 @@ def damage(path: str) -> str | None:
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[BinaryIO]:
+def atomic_write(path: str) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces ``path`` once it is complete and synced to disk.
 
     Raises:

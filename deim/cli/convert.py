@@ -8,7 +8,7 @@ Without --to, the native format is written. A backbone checkpoint is converted t
 
 import argparse
 
-from deim.conversion import NATIVE, TARGETS, Identified, convert, convert_backbone
+from deim.conversion import NATIVE, TARGETS, IdentifiedCheckpoint, convert, convert_backbone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}")
 
 
-def _report(found: Identified) -> None:
+def _report(found: IdentifiedCheckpoint) -> None:
     count = sum(value.numel() for value in found.model.parameters())
     classes = f"{found.config.model.num_classes} classes"
     if found.classes:

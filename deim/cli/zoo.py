@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     for name in available():
         if args.part in name:
             result = RESULTS.get(name)
-            weights = ", ".join(one.data for one in published.of_recipe(name))
+            weights = ", ".join(one.data for one in published.published_for(name))
             cited = [result.average_precision, result.hardware] if result else ["", ""]
             rows.append([name, *cited, weights])
     print(tabulate(rows, headers=["recipe", "published AP", "trained on", "weights"], disable_numparse=True))

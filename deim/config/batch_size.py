@@ -63,11 +63,11 @@ def _scale_lengths(cfg: Any, factor: float) -> None:
     for node in (schedule, averages):
         if node.warmup_iters:
             node.warmup_iters = max(round(node.warmup_iters * factor), 1)
-    averages.decay = _remembering(averages.decay, factor)
+    averages.decay = _scale_ema_decay(averages.decay, factor)
     if schedule.final_ema_decay is not None:
-        schedule.final_ema_decay = _remembering(schedule.final_ema_decay, factor)
+        schedule.final_ema_decay = _scale_ema_decay(schedule.final_ema_decay, factor)
 
 
-def _remembering(decay: float, factor: float) -> float:
+def _scale_ema_decay(decay: float, factor: float) -> float:
     """Return the EMA decay whose averaging window is ``factor`` times as long, but at least two iterations."""
     return 1 - min((1 - decay) / factor, 0.5)

@@ -17,7 +17,7 @@ from deim.errors import ConfigError
 WEIGHTS_ARGUMENTS = {"weights": "", "pretrained": False, "checkpoint_path": ""}
 
 # Exceptions that constructors, including torch's, raise for invalid arguments.
-_REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
+_CONSTRUCTOR_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError)
 
 
 def build(cfg: Any, key: str, pretrained_backbone: bool = False) -> Any:
@@ -58,7 +58,7 @@ def _build(node: Any, key: str, pretrained_backbone: bool) -> Any:
             f"{key} of the config names the dataset {unknown[1]!r}, which is not registered with detectron2: "
             "register it in the config file, so that every command registers it"
         ) from error
-    except _REFUSALS as error:
+    except _CONSTRUCTOR_ERRORS as error:
         raise ConfigError(f"{key} of the config cannot be built: {error} ({origin(error)}){_taken(node)}") from error
 
 

@@ -38,7 +38,7 @@ _RENAMED_KEYS: dict[str, dict[str, str]] = {
 }
 
 
-def present_key(key: str) -> str:
+def current_key(key: str) -> str:
     """Return the present name of a key on the command line. Log a warning if ``key`` is a former name.
 
     Args:

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
-from deim.config.former_keys import present_key, rename_former_keys
-from deim.config.user_data import own_data, with_data
+from deim.config.former_keys import current_key, rename_former_keys
+from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.found import Discovered
 from deim.errors import ConfigError
 
@@ -91,7 +91,7 @@ def data_config(overrides: Sequence[str], data: str, images: str | None = None) 
 
     Args:
         overrides: see :func:`load_config`.
-        data: path of the dataset; see :func:`deim.config.user_data.own_data`.
+        data: path of the dataset; see :func:`deim.config.user_data.detect_dataset`.
         images: folder of its images, if they are stored elsewhere.
 
     Returns:
@@ -101,7 +101,7 @@ def data_config(overrides: Sequence[str], data: str, images: str | None = None) 
         ConfigError: if an override is invalid.
         DatasetError: if there is no dataset at ``data``.
     """
-    found, (train, test) = own_data(data, images)
+    found, (train, test) = detect_dataset(data, images)
     cfg = OmegaConf.create(
         {"dataloader": {"train": {"dataset": train}, "test": {"dataset": test}}}, flags={"allow_objects": True}
     )
@@ -131,7 +131,7 @@ def find_config(path: str) -> str:
 def _apply(cfg: Any, override: str) -> None:
     text = override.lstrip("+")
     key, equals, value = text.partition("=")
-    key = present_key(key)
+    key = current_key(key)
     text = f"{key}={value}"
     if not equals:
         raise ConfigError(f"{override!r} is not a valid override; write key=value")

@@ -17,7 +17,7 @@ __all__ = ["PUBLISHED", "Published", "available", "get", "get_checkpoint_url", "
 
 def list() -> dict[str, tuple[str, ...]]:
     """Return {recipe name: names of its published weights for :func:`get`, such as ``("coco", "objects365")``}."""
-    return {name: tuple(one.data for one in published.of_recipe(name)) for name in available()}
+    return {name: tuple(one.data for one in published.published_for(name)) for name in available()}
 
 
 def get_config(config_path: str, trained: bool = False) -> Any:
@@ -48,7 +48,7 @@ def get_checkpoint_url(config_path: str) -> str:
 
 
 def _preferred(recipe: str) -> Published:
-    names = [one.data for one in published.of_recipe(recipe)]
+    names = [one.data for one in published.published_for(recipe)]
     return published.find(recipe, "coco" if "coco" in names or not names else names[0])
 
 

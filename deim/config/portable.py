@@ -15,9 +15,9 @@ logger = logging.getLogger("detectron2.deim")
 
 # Parts of a config that inference needs: name in the checkpoint -> key in the config.
 KEPT = {"model": "model", "mapper": "dataloader.test.mapper"}
-# Targets that a checkpoint may call: nn.Module classes of `_PACKAGES`, and callables defined in modules of `_HARMLESS`.
+# Targets that a checkpoint may call: nn.Module classes of `_PACKAGES`, and callables defined in modules of `_ALLOWED_MODULES`.
 _PACKAGES = ("deim", "detectron2", "detrex", "projects", "torch")
-_HARMLESS = (
+_ALLOWED_MODULES = (
     *("deim.modeling.", "deim.layers.", "deim.data.mapper", "deim.data.augmentation"),
     *("detectron2.modeling.", "detectron2.layers.", "detectron2.data.transforms.", "detectron2.structures."),
     *("detrex.modeling.", "detrex.layers."),
@@ -40,7 +40,7 @@ def to_portable(cfg: Any) -> dict[str, Any] | None:
     if isinstance(backbone, dict):
         # The checkpoint contains the weights, so the pretrained backbone is not needed.
         backbone.update({argument: empty for argument, empty in WEIGHTS_ARGUMENTS.items() if argument in backbone})
-    foreign = _first_foreign(kept)
+    foreign = _first_non_plain(kept)
     if foreign is not None:
         logger.info(f"Checkpoints will not contain the config: {foreign} is not plain data. Keep the config with them")
         return None
@@ -59,7 +59,7 @@ def from_portable(kept: Mapping[str, Any], path: str) -> DictConfig:
             run code.
     """
     for target in _targets(dict(kept)):
-        if not _is_harmless(target):
+        if not _is_allowed(target):
             raise CheckpointError(
                 f"the config in {path} calls {target}, which is not a known part of a detector. "
                 "If you trust the file, pass its config file, and the checkpoint as the weights"
@@ -80,10 +80,10 @@ def _plain(node: Any) -> Any:
     return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
 
 
-def _first_foreign(node: Any) -> str | None:
+def _first_non_plain(node: Any) -> str | None:
     if isinstance(node, dict | list):
         values = node.values() if isinstance(node, dict) else node
-        return next((found for value in values if (found := _first_foreign(value)) is not None), None)
+        return next((found for value in values if (found := _first_non_plain(value)) is not None), None)
     return None if node is None or isinstance(node, str | bool | int | float) else repr(node)
 
 
@@ -95,11 +95,11 @@ def _targets(node: Any) -> list[str]:
     return [target for value in node for target in _targets(value)] if isinstance(node, list) else []
 
 
-def _is_harmless(target: str) -> bool:
+def _is_allowed(target: str) -> bool:
     if target.split(".")[0] not in _PACKAGES:
         return False
     found = pydoc.locate(target)
     if isinstance(found, type) and issubclass(found, nn.Module):
         return True
     # Check the defining module: a dotted name may reach any object that a module imports.
-    return callable(found) and str(getattr(found, "__module__", "")).startswith(_HARMLESS)
+    return callable(found) and str(getattr(found, "__module__", "")).startswith(_ALLOWED_MODULES)

@@ -45,7 +45,7 @@ class Published:
         return cache_folder() / self.file_name
 
 
-def of_recipe(recipe: str) -> list[Published]:
+def published_for(recipe: str) -> list[Published]:
     """Return all published weights of a recipe."""
     return [one for one in PUBLISHED if one.recipe == recipe]
 
@@ -56,7 +56,7 @@ def find(recipe: str, data: str) -> Published:
     Raises:
         CheckpointError: if there are none; lists the available names.
     """
-    found = of_recipe(recipe)
+    found = published_for(recipe)
     for one in found:
         if one.data == data:
             return one
@@ -93,7 +93,7 @@ def path_of(recipe: str, weights: str) -> str:
         raise CheckpointError(f"{error}. D-FINE of the same size is hosted elsewhere: {relative.recipe}") from error
 
 
-def start_of(recipe: str, weights: str) -> str:
+def initial_weights_path(recipe: str, weights: str) -> str:
     """Return the path of the initial weights for training; arguments as for :func:`path_of`.
 
     If DEIM's own file cannot be downloaded, D-FINE of the same size is used instead, with a warning in the log.
@@ -118,7 +118,7 @@ def substitute(recipe: str, data: str) -> Published | None:
     relative = recipe.replace("deim_dfine", "dfine")
     if relative == recipe:
         return None
-    return next((one for one in of_recipe(relative) if one.data == data), None)
+    return next((one for one in published_for(relative) if one.data == data), None)
 
 
 def _named(recipe: str, data: str, address: str, average_precision: float | None = None) -> Published:

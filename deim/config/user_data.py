@@ -37,14 +37,14 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     Raises:
         DatasetError: if there are no training data at ``path``.
     """
-    found, (train, test) = own_data(path, images)
+    found, (train, test) = detect_dataset(path, images)
     name = _name_of(path)
     datasets = SimpleNamespace(train=train, test=test, num_classes=len(found.classes))
     with_datasets(cfg.dataloader, cfg.model, datasets)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_dataset_size = cfg.train.iterations.images
-    known = any(one.data == "coco" for one in published.of_recipe(cfg.train.recipe))
+    known = any(one.data == "coco" for one in published.published_for(cfg.train.recipe))
     if known:
         cfg.train.init_checkpoint = "coco"
     logger.info(f"{path}: {found.format} format, {len(found.classes)} classes: {', '.join(found.classes)}")
@@ -58,7 +58,7 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     return cfg
 
 
-def own_data(path: str, images: str | None = None) -> tuple[Discovered, tuple[Any, Any]]:
+def detect_dataset(path: str, images: str | None = None) -> tuple[Discovered, tuple[Any, Any]]:
     """Detect the format of the dataset at ``path``; see :func:`deim.data.datasets.discovery.discover`.
 
     Returns:

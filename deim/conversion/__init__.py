@@ -1,6 +1,6 @@
 """Conversion of checkpoints between layouts."""
 
 from deim.conversion.conversion import NATIVE, TARGETS, convert, convert_backbone
-from deim.conversion.identification import Identified, identify
+from deim.conversion.identification import IdentifiedCheckpoint, identify
 
-__all__ = ["NATIVE", "TARGETS", "Identified", "convert", "convert_backbone", "identify"]
+__all__ = ["NATIVE", "TARGETS", "IdentifiedCheckpoint", "convert", "convert_backbone", "identify"]

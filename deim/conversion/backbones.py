@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deim.checkpoint.backbone import COMPUTED, backbone_weights
 from deim.checkpoint.formats import recognize
-from deim.checkpoint.reading import Stored
+from deim.checkpoint.reading import StoredWeights
 from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, hgnetv2, presnet, resnet, swin
 
 
@@ -28,7 +28,7 @@ class Backbone:
     left: list[str]
 
 
-def identify_backbone(stored: Stored) -> Backbone | None:
+def identify_backbone(stored: StoredWeights) -> Backbone | None:
     """Identify the backbone in a file; return None if the file contains a detector or an unknown backbone.
 
     Raises:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 import deim
 from deim.checkpoint.formats import FORMATS
-from deim.checkpoint.formats.format import with_counters
+from deim.checkpoint.formats.format import with_batch_counters
 from deim.checkpoint.loading import is_deployed
-from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.metadata import CheckpointMetadata
 from deim.checkpoint.reading import read_weights
 from deim.checkpoint.renaming import matches
 from deim.config.portable import to_portable
 from deim.conversion import hugging_face
 from deim.conversion.backbones import Backbone, identify_backbone
-from deim.conversion.identification import Identified, identify
+from deim.conversion.identification import IdentifiedCheckpoint, identify
 from deim.errors import CheckpointError
 
 NATIVE = "native"
@@ -34,7 +34,7 @@ def convert(
     recipe: str | None = None,
     use_ema: bool = True,
     image_size: Sequence[int] | None = None,
-) -> Identified:
+) -> IdentifiedCheckpoint:
     """Write the weights in ``source`` to ``out`` in the layout ``to``.
 
     Args:
@@ -72,7 +72,7 @@ def convert_backbone(source: str, out: str) -> Backbone | None:
     return found
 
 
-def in_layout(found: Identified, to: str, image_size: Sequence[int] = (640, 640)) -> dict[str, Tensor]:
+def to_layout(found: IdentifiedCheckpoint, to: str, image_size: Sequence[int] = (640, 640)) -> dict[str, Tensor]:
     """Return the weights under the names of the format ``to``.
 
     Raises:
@@ -81,29 +81,31 @@ def in_layout(found: Identified, to: str, image_size: Sequence[int] = (640, 640)
     system = found.recipe.partition("/")[0]
     suitable = [one for one in FORMATS if one.name == to and system in one.systems and one.suits(found.model)]
     refusal = f"the format {to!r} does not support recipes of {system}"
-    weights = with_counters(found.weights, found.model)
+    weights = with_batch_counters(found.weights, found.model)
     for one in suitable:
         try:
-            return one.to_theirs(weights, found.model, image_size)
+            return one.from_native(weights, found.model, image_size)
         except CheckpointError as error:
             refusal = str(error)
     raise CheckpointError(f"{found.stored.path} cannot be written as {to!r}: {refusal}")
 
 
-def _write_native(found: Identified, out: Path) -> None:
-    provenance = Provenance(deim.__version__, found.recipe, found.classes, found.form, config=to_portable(found.config))
+def _write_native(found: IdentifiedCheckpoint, out: Path) -> None:
+    provenance = CheckpointMetadata(
+        deim.__version__, found.recipe, found.classes, found.form, config=to_portable(found.config)
+    )
     _save({"model": _own(found.weights), "deim": provenance.state_dict()}, out)
 
 
-def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[Identified, Path], None]:
-    def write(found: Identified, out: Path) -> None:
+def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[IdentifiedCheckpoint, Path], None]:
+    def write(found: IdentifiedCheckpoint, out: Path) -> None:
         size = image_size or found.config.dataloader.get("image_size", (640, 640))
-        _save({"model": _own(in_layout(found, to, size))}, out)
+        _save({"model": _own(to_layout(found, to, size))}, out)
 
     return write
 
 
-def write_hugging_face(found: Identified, out: Path) -> None:
+def write_hugging_face(found: IdentifiedCheckpoint, out: Path) -> None:
     """Write a folder that ``from_pretrained`` of ``transformers`` loads.
 
     Raises:
@@ -112,7 +114,7 @@ def write_hugging_face(found: Identified, out: Path) -> None:
     if is_deployed(found.weights):
         raise CheckpointError("transformers has no re-parameterized convolutions: convert the training form instead")
     config, processor = hugging_face.config_of(found.config, found.classes)
-    weights = in_layout(found, "hf")
+    weights = to_layout(found, "hf")
     if config["model_type"] == "rt_detr_v2":
         weights = {n: v for n, v in weights.items() if not _beyond(n, config["decoder_layers"])}
     try:

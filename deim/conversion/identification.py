@@ -13,30 +13,30 @@ from torch import Tensor, nn
 
 from deim.checkpoint import classes as class_names
 from deim.checkpoint.formats import FORMATS, Format
-from deim.checkpoint.formats.format import with_counters
+from deim.checkpoint.formats.format import with_batch_counters
 from deim.checkpoint.loading import (
-    can_be_trained,
-    deploy_as,
-    in_our_layout,
+    has_training_weights,
     mismatch,
+    reparameterize_to_match,
     stored_classes,
     stored_num_classes,
+    to_native_layout,
 )
-from deim.checkpoint.reading import Stored
+from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
 from deim.config.files import available
 from deim.config.portable import from_portable
 from deim.errors import CheckpointError, ConfigError
 
 # Config keys that do not affect predictions.
-_ONLY_TRAINING = (
+_TRAINING_KEYS = (
     *("criterion", "num_classes", "num_detections", "denoising", "dropout", "drop_path_rate"),
     *("freeze_at", "freeze_norm", "weights", "num_one_to_many"),
 )
 
 
 @dataclass
-class Identified:
+class IdentifiedCheckpoint:
     """An identified checkpoint.
 
     Attributes:
@@ -51,7 +51,7 @@ class Identified:
         form: "training", or "deployment" if the file has only the weights for inference.
     """
 
-    stored: Stored
+    stored: StoredWeights
     origin: Format | None
     recipe: str
     config: Any
@@ -75,10 +75,10 @@ class _Candidate:
     @property
     def behavior(self) -> str:
         """Key that is equal for models with equal predictions from equal weights."""
-        return str(_of_predictions(OmegaConf.to_container(self.config.model, resolve=True)))
+        return str(_inference_config(OmegaConf.to_container(self.config.model, resolve=True)))
 
 
-def identify(stored: Stored, source: str = "auto", recipe: str | None = None) -> Identified:
+def identify(stored: StoredWeights, source: str = "auto", recipe: str | None = None) -> IdentifiedCheckpoint:
     """Identify the format, recipe and classes of a file.
 
     Args:
@@ -104,13 +104,15 @@ def identify(stored: Stored, source: str = "auto", recipe: str | None = None) ->
         )
     best = _best(stored, fitting, origin)
     others = [one.recipe for one in fitting if one is not best and one.behavior == best.behavior]
-    classes = stored_classes(stored) or (class_names.known_classes(best.weights) if origin is not None else None)
+    classes = stored_classes(stored) or (class_names.infer_classes(best.weights) if origin is not None else None)
     if classes is not None and len(classes) != count:
         classes = None
-    return Identified(stored, origin, best.recipe, best.config, best.model, best.weights, classes, others, best.form)
+    return IdentifiedCheckpoint(
+        stored, origin, best.recipe, best.config, best.model, best.weights, classes, others, best.form
+    )
 
 
-def format_of(stored: Stored, source: str = "auto") -> Format | None:
+def format_of(stored: StoredWeights, source: str = "auto") -> Format | None:
     """Return the format of a file; None for the format of this package.
 
     Raises:
@@ -142,7 +144,7 @@ def _possible(origin: Format | None, source: str) -> list[str]:
     return [name for name in available() if name.partition("/")[0] in systems]
 
 
-def _candidate(stored: Stored, recipe: str, count: int | None) -> _Candidate:
+def _candidate(stored: StoredWeights, recipe: str, count: int | None) -> _Candidate:
     config = load_config(recipe)
     kept = stored.metadata.get("config")
     if kept and recipe == stored.metadata.get("recipe"):
@@ -151,13 +153,13 @@ def _candidate(stored: Stored, recipe: str, count: int | None) -> _Candidate:
     config.model.num_classes = count or native
     is_native, model = native == config.model.num_classes, _build(config)
     try:
-        weights = in_our_layout(stored, model, quiet=True)
+        weights = to_native_layout(stored, model, quiet=True)
     except CheckpointError as error:
         return _Candidate(recipe, config, model, {}, "training", str(error), is_native)
     form, compared, shaped = "training", weights, model
-    if not can_be_trained(weights, model):
+    if not has_training_weights(weights, model):
         form, shaped = "deployment", copy.deepcopy(model)
-        compared = deploy_as(shaped, weights)
+        compared = reparameterize_to_match(shaped, weights)
     problem = mismatch(stored.path, shaped.state_dict(), compared)
     return _Candidate(recipe, config, model, weights, form, problem, is_native)
 
@@ -171,14 +173,14 @@ def _build(config: Any) -> nn.Module:
         return build(config, "model")
 
 
-def _best(stored: Stored, fitting: Sequence[_Candidate], origin: Format | None) -> _Candidate:
+def _best(stored: StoredWeights, fitting: Sequence[_Candidate], origin: Format | None) -> _Candidate:
     """Return the candidate that agrees best with the file's tensors, training arguments and name.
 
     Raises:
         CheckpointError: if several candidates with different predictions fit equally well.
     """
     fitting = [one for one in fitting if _agrees(stored, one.config.model)] or list(fitting)
-    fitting = [one for one in fitting if _writes_as(stored, one, origin)] or fitting
+    fitting = [one for one in fitting if _reproduces_file(stored, one, origin)] or fitting
     ranked = sorted(fitting, key=lambda one: _score(stored.path, one), reverse=True)
     best = ranked[0]
     rivals = [one for one in ranked if one.behavior != best.behavior]
@@ -191,21 +193,21 @@ def _best(stored: Stored, fitting: Sequence[_Candidate], origin: Format | None) 
     return best
 
 
-def _agrees(stored: Stored, model: Any) -> bool:
+def _agrees(stored: StoredWeights, model: Any) -> bool:
     """Return True unless the training arguments contradict the model's dilation, which no tensor shows."""
     dilated = stored.arguments.get("dilation")
     return dilated is None or bool(dilated) == bool(model.backbone.get("dilated", False))
 
 
-def _writes_as(stored: Stored, candidate: _Candidate, origin: Format | None) -> bool:
+def _reproduces_file(stored: StoredWeights, candidate: _Candidate, origin: Format | None) -> bool:
     """Return True if a file of this candidate would have exactly these tensors.
 
     Frozen normalization has no counters, and decoders without box refinement have no heads of their own.
     """
     if origin is None:
         return True
-    counted = with_counters(candidate.weights, candidate.model)
-    return origin.to_theirs(counted, candidate.model).keys() == stored.weights.keys()
+    counted = with_batch_counters(candidate.weights, candidate.model)
+    return origin.from_native(counted, candidate.model).keys() == stored.weights.keys()
 
 
 def _score(path: str, candidate: _Candidate) -> tuple[int, int]:
@@ -219,7 +221,7 @@ def _words(name: str) -> set[str]:
     return {word for part in parts for word in re.split(r"[^a-z0-9]+", part.casefold()) if word}
 
 
-def _of_predictions(node: Any) -> Any:
+def _inference_config(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _of_predictions(value) for key, value in node.items() if key not in _ONLY_TRAINING}
-    return [_of_predictions(value) for value in node] if isinstance(node, list) else node
+        return {key: _inference_config(value) for key, value in node.items() if key not in _TRAINING_KEYS}
+    return [_inference_config(value) for value in node] if isinstance(node, list) else node

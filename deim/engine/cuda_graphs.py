@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from deim.errors import ConfigError
 from deim.inference.cuda_graphs import CAPTURE_MODE, kind_of, warm_up
-from deim.layers.casting import casting_anew
-from deim.layers.tracing import remembered_values_in_use
+from deim.layers.autocast import autocast_without_cache
+from deim.layers.tracing import collect_cached_tensors
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import HybridEncoder
 
@@ -36,7 +36,7 @@ class Recording:
         warm_up(lambda: self._gradients(maps := encode(self.images), [torch.ones_like(one) for one in maps]))
         options: Any = {"pool": pool, "capture_error_mode": CAPTURE_MODE}
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with remembered_values_in_use() as self.used, torch.cuda.graph(self.forward, **options):
+        with collect_cached_tensors() as self.used, torch.cuda.graph(self.forward, **options):
             maps = encode(self.images)
         self.upstream = [torch.empty_like(one) for one in maps]
         with torch.cuda.graph(self.backward, **options):
@@ -96,7 +96,7 @@ class ReplayedEncoding:
             torch.cuda.device(images.device),
             torch.random.fork_rng(devices=[images.device]),
             # Weights cast earlier would be reused: the cast would not be part of the graph.
-            casting_anew("cuda"),
+            autocast_without_cache("cuda"),
         ):
             recording = Recording(self.detector, self.eager, images, self.pool)
         with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detectron2.engine import HookBase, TrainerBase, hooks
 
-from deim.checkpoint.run_checkpointer import RunCheckpointer, replacing
+from deim.checkpoint.run_checkpointer import RunCheckpointer, atomic_write
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -29,7 +29,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     def before_train(self) -> None:
         super().before_train()
         if isinstance(self.checkpointer, RunCheckpointer):
-            self.recent_checkpoints = self.checkpointer.numbered(before=self.trainer.start_iter)
+            self.recent_checkpoints = self.checkpointer.numbered_checkpoints(before=self.trainer.start_iter)
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
@@ -52,7 +52,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
         former = self.best_iter
         super()._best_checking()
         if self.best_iter != former:
-            with replacing(str(self._facts)) as file:
+            with atomic_write(str(self._facts)) as file:
                 file.write(json.dumps({"value": self.best_metric, "iteration": self.best_iter}).encode())
 
 
@@ -139,8 +139,8 @@ class EvaluationRecord(HookBase):
 
     def _done(self, iteration: int) -> None:
         self.evaluated = iteration
-        if self.checkpointer is not None and self.checkpointer.has_saved_after(iteration):
-            self.checkpointer.save_after(iteration)
+        if self.checkpointer is not None and self.checkpointer.has_iteration(iteration):
+            self.checkpointer.save_iteration(iteration)
 
     def state_dict(self) -> dict:
         return {"evaluated": self.evaluated}

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from deim.checkpoint.run_checkpointer import replacing
+from deim.checkpoint.run_checkpointer import atomic_write
 from deim.errors import DeimError
 
 logger = logging.getLogger("detectron2.deim")
@@ -34,7 +34,7 @@ class NonFiniteGuard:
         model: model without its DistributedDataParallel wrapper.
         folder: directory for the batch of the step that ends the run, for ``deim replay``; "" to not write it.
         allowed: number of steps of the run that may be skipped; the next one ends it.
-        about: provenance that is saved with the batch; see :mod:`deim.checkpoint.provenance`.
+        about: provenance that is saved with the batch; see :mod:`deim.checkpoint.metadata`.
 
     Attributes:
         skipped: number of steps skipped so far.
@@ -84,7 +84,7 @@ class NonFiniteGuard:
             "model": self.model.state_dict(),
             "deim": dict(self.about or {}),
         }
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             torch.save(content, file)
         return f"\nTo find the cause: python -m deim replay {path}"
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import deim
 from deim.checkpoint.loading import resume
-from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.metadata import CheckpointMetadata
 from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
@@ -130,7 +130,9 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     optimizer = build(cfg, "optimizer")
     wrapped = create_ddp_model(model, **ddp_options(cfg))
     ema.may_build_model_ema(cfg, wrapped)
-    about = Provenance(deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg))
+    about = CheckpointMetadata(
+        deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg)
+    )
     trainer = Trainer(
         wrapped,
         loader,
@@ -236,7 +238,7 @@ def _hooks(
         saving,
         *evaluating,
         EvaluationRecord(period, checkpointer if saving else None, evaluating),
-        PreemptionHook(checkpointer.save_after),
+        PreemptionHook(checkpointer.save_iteration),
     ]
 
 

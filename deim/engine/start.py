@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from deim.checkpoint import pretrained
-from deim.checkpoint.backbone import holds_backbone, load_stored_backbone, thaw
+from deim.checkpoint.backbone import is_backbone_checkpoint, load_stored_backbone, unfreeze
 from deim.checkpoint.loading import load_stored_weights
 from deim.checkpoint.pretrained import SIZE_ARGUMENTS, PixelStatistics
 from deim.checkpoint.reading import read_weights
@@ -48,7 +48,7 @@ def find_start(cfg: Any, resume_run: bool) -> Start:
     if checkpoint is not None:
         return Start(checkpoint=checkpoint)
     if cfg.train.init_checkpoint:
-        weights = published.start_of(cfg.train.recipe, cfg.train.init_checkpoint)
+        weights = published.initial_weights_path(cfg.train.recipe, cfg.train.init_checkpoint)
         if not Path(weights).exists():
             raise CheckpointError(f"train.init_checkpoint={weights} does not exist")
         return Start(weights=weights)
@@ -79,7 +79,7 @@ def thaw_random_backbone(cfg: Any, model: nn.Module) -> None:
         "results start from pretrained backbones; training from random weights takes far longer."
     )
     backbone = getattr(model, "backbone", None)
-    thawed = thaw(backbone) if isinstance(backbone, nn.Module) else []
+    thawed = unfreeze(backbone) if isinstance(backbone, nn.Module) else []
     if thawed:
         logger.warning(
             f"The backbone has random weights, so freezing is disabled: {len(thawed)} frozen parameters and "
@@ -100,7 +100,7 @@ def load_start(start: Start, model: nn.Module, classes: Sequence[str] | None) ->
         return
     stored, module = read_weights(start.weights), getattr(model, "module", model)
     backbone = getattr(module, "backbone", None)
-    if isinstance(backbone, nn.Module) and holds_backbone(module, stored.weights, stored.path):
+    if isinstance(backbone, nn.Module) and is_backbone_checkpoint(module, stored.weights, stored.path):
         logger.info(f"{stored.path} is a backbone checkpoint: the rest of the model starts from random weights")
         load_stored_backbone(backbone, stored, fresh=None)
     else:
@@ -125,11 +125,11 @@ def _expected_pixels(cfg: Any) -> tuple[PixelStatistics | None, str]:
     given = cfg.train.init_checkpoint
     if given:
         # The file may hold a whole detector, whose normalization is stated only in the config.
-        return (None if published.is_name(given) else pretrained.pixels_of(given, {})), given
+        return (None if published.is_name(given) else pretrained.pixel_statistics_for(given, {})), given
     weights, description = _backbone_weights(cfg), _describe(cfg)
     if not isinstance(weights, str) or description is None:
         return None, ""
-    return pretrained.pixels_of(weights, description), weights
+    return pretrained.pixel_statistics_for(weights, description), weights
 
 
 def _backbone_weights(cfg: Any) -> str | bool | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from deim.layers.tracing import remembered_values_in_use
+from deim.layers.tracing import collect_cached_tensors
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
 # Other threads keep pinning memory and copying during the capture.
@@ -35,7 +35,7 @@ class Recording:
         with torch.cuda.device(example.device):
             warm_up(lambda: function(self.given))
             with (
-                remembered_values_in_use() as self.used,
+                collect_cached_tensors() as self.used,
                 torch.cuda.graph(self.graph, capture_error_mode=CAPTURE_MODE),
             ):
                 self.found = function(self.given)

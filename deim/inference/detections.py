@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor
 
-from deim.checkpoint.class_lists import BY_COUNT, COCO
+from deim.checkpoint.class_lists import CLASSES_BY_COUNT, COCO
 from deim.errors import ConfigError
 from deim.visualization.annotation import annotate, color_of
 
@@ -153,5 +153,5 @@ def class_indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]
 def default_category_ids(class_names: Sequence[str]) -> list[int]:
     """Return COCO's own ids for COCO's 80 classes, else numbers from 1."""
     if tuple(class_names) == COCO:
-        return [number for number, name in enumerate(BY_COUNT[91]) if name]
+        return [number for number, name in enumerate(CLASSES_BY_COUNT[91]) if name]
     return list(range(1, len(class_names) + 1))

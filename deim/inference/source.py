@@ -9,7 +9,7 @@ from torch import nn
 from deim.checkpoint import classes as class_lists
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.loading import load_stored_for_inference, stored_classes, stored_num_classes
-from deim.checkpoint.reading import Stored, read_weights
+from deim.checkpoint.reading import StoredWeights, read_weights
 from deim.config import build, load_config, published
 from deim.config.files import available
 from deim.config.portable import from_portable
@@ -56,7 +56,7 @@ def load_trained(source: str, weights: str | None = None, device: str = "cpu") -
     return TrainedModel(model.eval(), config, _names(stored, model, config.model.get("num_classes")))
 
 
-def _of_recipe(source: str, weights: str | None) -> tuple[Any, Stored]:
+def _of_recipe(source: str, weights: str | None) -> tuple[Any, StoredWeights]:
     config = load_config(source)
     if weights is None:
         raise ConfigError(
@@ -67,13 +67,13 @@ def _of_recipe(source: str, weights: str | None) -> tuple[Any, Stored]:
     return config, stored
 
 
-def _config_of(stored: Stored) -> Any:
+def _config_of(stored: StoredWeights) -> Any:
     kept = stored.metadata.get("config")
     return from_portable(kept, stored.path) if kept else identify(stored).config
 
 
-def _names(stored: Stored, model: nn.Module, count: int | None) -> list[str]:
-    names: Sequence[str] = stored_classes(stored) or class_lists.known_classes(model.state_dict()) or ()
+def _names(stored: StoredWeights, model: nn.Module, count: int | None) -> list[str]:
+    names: Sequence[str] = stored_classes(stored) or class_lists.infer_classes(model.state_dict()) or ()
     if not names and count is None:
         raise ConfigError(f"{stored.path} does not contain its class names or their number")
     return [name or f"class {index}" for index, name in enumerate(names or [""] * (count or 0))]

@@ -2,7 +2,7 @@
 
 from deim.layers.activation import build_activation
 from deim.layers.attention import AttentionBlock, SelfAttention, attend, attend_in_blocks
-from deim.layers.conv import ConvNorm, FusibleConvNorm, fuse_conv_norm
+from deim.layers.conv import ConvNormAct, RepConvNormAct, fuse_conv_norm
 from deim.layers.deformable_attention import MultiScaleDeformableAttention
 from deim.layers.linear import Linear
 from deim.layers.mlp import MLP
@@ -13,10 +13,10 @@ __all__ = [
     "MLP",
     "AttentionBlock",
     "CSPRepLayer",
-    "ConvNorm",
-    "FusibleConvNorm",
+    "ConvNormAct",
     "Linear",
     "MultiScaleDeformableAttention",
+    "RepConvNormAct",
     "RepELAN",
     "RepVGGBlock",
     "SelfAttention",

@@ -26,7 +26,7 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
     return fused
 
 
-def convolve_apart(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
+def convolve_parts(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
     """Convolve parts (B, C, h, w) of the input channels separately.
 
     The sum of the results equals the convolution of the concatenated parts, but avoids one pass over memory (three in
@@ -44,7 +44,7 @@ def convolve_apart(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
     ]
 
 
-class ConvNorm(nn.Module):
+class ConvNormAct(nn.Module):
     """Convolution without bias, batch normalization and activation; "same" padding for odd kernels."""
 
     def __init__(
@@ -86,16 +86,16 @@ class ConvNorm(nn.Module):
             del self.conv, self.norm
 
 
-class FusibleConvNorm(ConvNorm):
-    """A :class:`ConvNorm` that the official implementations also fold, so that deployed weights are compatible."""
+class RepConvNormAct(ConvNormAct):
+    """A :class:`ConvNormAct` that the official implementations also fold, so that deployed weights are compatible."""
 
     def reparameterize(self) -> None:
         """See :meth:`fold`."""
         self.fold()
 
 
-class FusionConvNorm(FusibleConvNorm):
-    """Pointwise :class:`FusibleConvNorm` of a feature map and an upsampled map of half its resolution.
+class UpsampleConcatConvNormAct(RepConvNormAct):
+    """Pointwise :class:`RepConvNormAct` of a feature map and an upsampled map of half its resolution.
 
     The maps are not concatenated. With nearest-neighbor upsampling, a pointwise convolution can be computed before
     upsampling, which takes a quarter of the operations in the forward and the backward pass.
@@ -116,5 +116,5 @@ class FusionConvNorm(FusibleConvNorm):
         """
         if coarser is None:
             return super().forward(x)
-        of_coarser, of_x = convolve_apart(self.convolution, coarser, x)
+        of_coarser, of_x = convolve_parts(self.convolution, coarser, x)
         return self.finish(F.interpolate(of_coarser, scale_factor=2.0, mode="nearest").add_(of_x))

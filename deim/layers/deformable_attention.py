@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deim.layers.linear import Linear
 from deim.layers.ops import deform_attn, deform_attn_nearest
-from deim.layers.tracing import remembered, tensor_of_sizes
+from deim.layers.tracing import cached_tensors, sizes_to_tensor
 
 SAMPLINGS = {"bilinear": deform_attn, "nearest": deform_attn_nearest}
 
@@ -128,11 +128,11 @@ class MultiScaleDeformableAttention(nn.Module):
         return center + offsets / _level_sizes(tuple(spatial_shapes), tuple(self.num_points), offsets.device)
 
 
-@remembered
+@cached_tensors
 def _level_sizes(
     spatial_shapes: tuple[tuple[int, int], ...], num_points: tuple[int, ...], device: torch.device
 ) -> Tensor:
     """Return (P, 2) width and height of each point's feature map. The result is cached: do not modify it."""
     levels = zip(spatial_shapes, num_points, strict=True)
     rows = [[width, height] for (height, width), count in levels for _ in range(count)]
-    return tensor_of_sizes(rows, device)
+    return sizes_to_tensor(rows, device)

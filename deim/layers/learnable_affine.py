@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from deim.layers.normalization import normalize_in_one_step
+from deim.layers.normalization import fused_normalize
 from deim.layers.ops.batch_norm import Activation
 
 
@@ -19,7 +19,7 @@ class LearnableAffine(nn.Module):
         # Zero-dimensional parameters do not promote half precision; in place saves a pass over memory.
         return (self.scale.squeeze() * x).add_(self.bias.squeeze())
 
-    def of_rectified(self, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    def fused_norm_relu(self, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
         """Compute ``self(relu(norm(x)))``, up to rounding, fused with the normalization.
 
         ``scale * relu(y) + bias`` equals ``scale * y + bias`` with ``bias`` as the lower bound (``scale`` > 0) or the
@@ -27,10 +27,10 @@ class LearnableAffine(nn.Module):
         backward pass needs no intermediate results, which saves a third of the activation memory.
 
         Args:
-            norm: a normalization for which :func:`deim.layers.normalization.in_one_step` returns True.
+            norm: a normalization for which :func:`deim.layers.normalization.can_fuse` returns True.
             x: (B, C, H, W).
         """
         scale, bound = self.scale.item(), self.bias.item()
         held = Activation(lower=bound) if scale > 0 else Activation(upper=bound)
         weight, bias = norm.weight * self.scale, norm.bias * self.scale + self.bias
-        return normalize_in_one_step(norm, x, weight, bias, held, bound=self.bias)
+        return fused_normalize(norm, x, weight, bias, held, bound=self.bias)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.layers.tracing import is_traced
+from deim.layers.tracing import is_tracing
 
 # For narrower layers, the overhead of a convolution exceeds its gain.
 _SMALLEST = 64
@@ -19,7 +19,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         # Traced graphs should contain a linear layer, not a convolution.
-        if is_traced() or not self._by_onednn(x):
+        if is_tracing() or not self._by_onednn(x):
             return super().forward(x)
         pixels = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
         computed = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)

@@ -18,19 +18,24 @@ _KNOWN = {
 def normalize(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """Compute ``activation(norm(x))``, up to rounding, for x (B, C, H, W)."""
     known = _KNOWN.get(type(activation))
-    if known is None or not in_one_step(norm, x):
+    if known is None or not can_fuse(norm, x):
         return activation(norm(x))
-    return normalize_in_one_step(norm, x, norm.weight, norm.bias, known)
+    return fused_normalize(norm, x, norm.weight, norm.bias, known)
 
 
-def in_one_step(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Return whether :func:`normalize_in_one_step` supports this normalization and input."""
+def can_fuse(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
+    """Return whether :func:`fused_normalize` supports this normalization and input."""
     if type(norm) is not nn.BatchNorm2d or not norm.training or torch.compiler.is_compiling():
         return False
-    return norm.affine and norm.track_running_stats and norm.momentum is not None and batch_norm.problem(x) is None
+    return (
+        norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and batch_norm.unavailable_reason(x) is None
+    )
 
 
-def normalize_in_one_step(
+def fused_normalize(
     norm: nn.BatchNorm2d,
     x: Tensor,
     weight: Tensor,
@@ -49,7 +54,7 @@ def normalize_in_one_step(
     """
     out, mean, variance = BatchNorm.apply(x, weight, bias, bound, norm.eps, activation)
     count = x.numel() / x.shape[1]
-    running: Any = norm  # in_one_step has checked that these attributes exist
+    running: Any = norm  # can_fuse has checked that these attributes exist
     with torch.no_grad():
         running.num_batches_tracked.add_(1)
         running.running_mean.lerp_(mean, running.momentum)

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from deim.layers.tracing import remembered
+from deim.layers.tracing import cached_tensors
 
 
-@remembered
+@cached_tensors
 def sine_position_embedding(
     height: int, width: int, dim: int, temperature: float = 10000.0, device: torch.device | str = "cpu"
 ) -> Tensor:

@@ -20,12 +20,12 @@ def is_exporting() -> bool:
     return _is_exporting() or torch.jit.is_tracing()
 
 
-def is_traced() -> bool:
+def is_tracing() -> bool:
     """Return whether torch is tracing a graph, for export or compilation."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def tensor_of_sizes(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:
+def sizes_to_tensor(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:
     """Return sizes as a tensor.
 
     Args:
@@ -41,7 +41,7 @@ def tensor_of_sizes(rows: Sequence[Sequence[int]], device: torch.device | str = 
     return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
-def remembered(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[Arguments, Made]:
+def cached_tensors(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[Arguments, Made]:
     """Cache the results of a function that creates tensors from shapes, like :func:`functools.lru_cache`.
 
     During tracing nothing is cached: the tensors belong to the graph, and shapes may be symbolic. Cached tensors are
@@ -55,7 +55,7 @@ def remembered(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[A
 
     @functools.wraps(make)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
-        if is_traced():
+        if is_tracing():
             return make(*args, **kwargs)
         made = kept(*args, **kwargs)  # type: ignore[arg-type]
         for users in _users:
@@ -69,8 +69,8 @@ _users: list[list[Any]] = []
 
 
 @contextmanager
-def remembered_values_in_use() -> Iterator[list[Any]]:
-    """Collect the tensors that :func:`remembered` functions return inside the context in a list.
+def collect_cached_tensors() -> Iterator[list[Any]]:
+    """Collect the tensors that :func:`cached_tensors` functions return inside the context in a list.
 
     A recorded CUDA graph reads from fixed addresses. Holding the list keeps its tensors alive after they are evicted
     from the cache.

@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from torch import Tensor, nn
 
-from deim.layers.tracing import tensor_of_sizes
+from deim.layers.tracing import sizes_to_tensor
 from deim.modeling.losses import Criterion
 from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions, Targets
@@ -186,7 +186,7 @@ def padded_pixels(images: ImageList) -> Tensor:
 
 def _scales(sizes: Sequence[tuple[int, int]]) -> Tensor:
     """Return (B, 1, 4) float32 [width, height, width, height] for images of (height, width)."""
-    return tensor_of_sizes([(width, height, width, height) for height, width in sizes])[:, None]
+    return sizes_to_tensor([(width, height, width, height) for height, width in sizes])[:, None]
 
 
 def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,16 +29,16 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return _share(*_shared_and_union(a.unbind(dim=-1), b.unbind(dim=-1)))
 
 
-def iou_and_generalized(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return IoU (:func:`iou`) and GIoU (Rezatofighi et al. 2019) in [-1, 1], in the broadcast shape (...,)."""
-    return _iou_and_generalized(a.unbind(dim=-1), b.unbind(dim=-1))
+    return _iou_and_giou(a.unbind(dim=-1), b.unbind(dim=-1))
 
 
-def pairwise_generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
     """Return the GIoU (..., Q, T) of all pairs of boxes (..., Q, 4) and (..., T, 4)."""
     # Storing each coordinate contiguously is five times faster than operating on rows of four.
     rows, columns = a.movedim(-1, 0).contiguous()[..., None], b.movedim(-1, 0).contiguous()[..., None, :]
-    return _iou_and_generalized(rows.unbind(), columns.unbind())[1]
+    return _iou_and_giou(rows.unbind(), columns.unbind())[1]
 
 
 Sides = Sequence[Tensor]  # left, top, right and bottom
@@ -64,7 +64,7 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
     return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
-def _iou_and_generalized(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
+def _iou_and_giou(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
     shared, union = _shared_and_union(a, b)
     low = [torch.minimum(one, other) for one, other in zip(a[:2], b[:2], strict=True)]
     high = [torch.maximum(one, other) for one, other in zip(a[2:], b[2:], strict=True)]
@@ -72,21 +72,21 @@ def _iou_and_generalized(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
     return overlap, overlap - _share(hull - union, hull)
 
 
-def box_logits(boxes: Tensor, eps: float = 1e-5) -> Tensor:
+def inverse_sigmoid(boxes: Tensor, eps: float = 1e-5) -> Tensor:
     """Return the inverse sigmoid of coordinates, clipped to [0, 1] and kept at least ``eps`` away from 0 and 1."""
     boxes = boxes.clamp(0, 1)
     return boxes.clamp(min=eps).log() - (1 - boxes).clamp(min=eps).log()
 
 
-def correct_boxes(references: Tensor, correction: Tensor, eps: float = 1e-5) -> Tensor:
+def refine_boxes(references: Tensor, correction: Tensor, eps: float = 1e-5) -> Tensor:
     """Return boxes (..., 4) cxcywh: references corrected in logit space (Deformable DETR, appendix A.3 and A.4).
 
     Args:
         references: (..., 4) cxcywh, or (..., 2) points, for which the correction alone defines the size.
         correction: (..., 4), added to the logits of the references.
-        eps: see :func:`box_logits`.
+        eps: see :func:`inverse_sigmoid`.
     """
-    logits = box_logits(references, eps)
+    logits = inverse_sigmoid(references, eps)
     if logits.shape[-1] == 2:
         logits = F.pad(logits, (0, 2))
     return (correction + logits).sigmoid()

@@ -37,7 +37,7 @@ class Memory:
         """
         shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
-        return Memory(tokens, shapes, None if padding is None else flat_padding(padding, shapes))
+        return Memory(tokens, shapes, None if padding is None else flatten_padding(padding, shapes))
 
     @property
     def level_sizes(self) -> list[int]:
@@ -70,6 +70,6 @@ def resize_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(padding[:, None].float(), size=size, mode="nearest")[:, 0].bool()
 
 
-def flat_padding(padding: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
+def flatten_padding(padding: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
     """Convert a (B, H, W) bool mask to a token mask (B, S) for feature maps of the given shapes."""
     return torch.cat([resize_padding(padding, shape).flatten(1) for shape in spatial_shapes], dim=1)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from deim.checkpoint import load_for_inference, load_weights
-from deim.checkpoint.class_lists import BY_COUNT, COCO, OBJECTS365
+from deim.checkpoint.class_lists import CLASSES_BY_COUNT, COCO, OBJECTS365
 from deim.checkpoint.classes import class_rows
-from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.metadata import CheckpointMetadata
 from deim.errors import CheckpointError
 from tests.models import DETRS, tiny_model
 
@@ -21,7 +21,7 @@ def saved(folder: Path, family: str, classes: list[str] | None = SIX) -> tuple[n
     model = tiny_model(family=family)
     content = {"model": model.state_dict()}
     if classes is not None:
-        content["deim"] = Provenance("0", "", classes).state_dict()
+        content["deim"] = CheckpointMetadata("0", "", classes).state_dict()
     torch.save(content, folder / "model.pth")
     return model.eval(), str(folder / "model.pth")
 
@@ -95,13 +95,13 @@ def test_objects365_for_coco_as_dfines_authors_do_it() -> None:
         "166 155 138 114 146 147 205 9 36 11 89 85 94 27 113 83 266 105 142 153 235 144 151 98 3 51 26 76 99 154 38 74 "
         "116 133 107 62 164 135 278 82 134 19 95 31 170 71 329 227"
     )
-    assert class_rows(BY_COUNT[366], COCO) == [int(number) for number in official.split()]
+    assert class_rows(CLASSES_BY_COUNT[366], COCO) == [int(number) for number in official.split()]
     assert class_rows(OBJECTS365, COCO) == [int(number) - 1 for number in official.split()]
     back = class_rows(COCO, OBJECTS365)
     assert [back[row] for row in class_rows(OBJECTS365, COCO)] == list(range(80))
 
 
 def test_scores_by_category_id_are_those_of_coco() -> None:
-    rows = class_rows(BY_COUNT[91], COCO)
+    rows = class_rows(CLASSES_BY_COUNT[91], COCO)
     assert (rows[0], rows[11], rows[12], rows[-1]) == (1, 13, 14, 90), "ids 0 and 12 are no categories"
     assert len(set(rows)) == 80

@@ -76,31 +76,31 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         "has an unknown format .*roi_heads.box.fc1.weight",
     ),
     "of another size": (
-        lambda path, official: torch.save({n: v[:2] if v.dim() == 4 else v for n, v in weights_of(official).items()}, path),
+        lambda path, official: torch.save({n: v[:2] if v.dim() == 4 else v for n, v in select_weights(official).items()}, path),
         "does not fit any of 15 recipes. Closest: .*\n(.*\n)*.*backbone.stem.stem1.conv.weight is \\(2, 3, 3, 3\\) in the file",
     ),
     "incomplete": (
-        lambda path, official: torch.save({n: v for n, v in weights_of(official).items() if "enc_output" not in n}, path),
+        lambda path, official: torch.save({n: v for n, v in select_weights(official).items() if "enc_output" not in n}, path),
         "decoder.queries.projection.weight is missing from the file\n(.*\n)*.*decoder.queries.norm.bias is missing from the file",
     ),
     "with more": (
-        lambda path, official: torch.save(weights_of(official) | {"decoder.extra": torch.ones(1)}, path),
+        lambda path, official: torch.save(select_weights(official) | {"decoder.extra": torch.ones(1)}, path),
         "decoder.extra does not exist in the model",
     ),
     "copies that differ": (
-        lambda path, official: torch.save(weights_of(official) | {"decoder.decoder.up": torch.ones(1) * 9}, path),
+        lambda path, official: torch.save(select_weights(official) | {"decoder.decoder.up": torch.ones(1) * 9}, path),
         "decoder.decoder.up and decoder.up are one tensor",
     ),
     "other points": (
         lambda path, official: torch.save(
-            {n: v * 2 if n.endswith("num_points_scale") else v for n, v in weights_of(official).items()}, path
+            {n: v * 2 if n.endswith("num_points_scale") else v for n, v in select_weights(official).items()}, path
         ),
         "num_points_scale is .* in the file, but .* in this model",
     ),
 }  # fmt: skip
 
 
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
+def select_weights(path: Path) -> dict[str, torch.Tensor]:
     return dict(read_weights(str(path)).weights)
 
 
@@ -128,7 +128,7 @@ def test_averaged_weights_are_taken_and_raw_ones_can_be(official: Path, tmp_path
     for raw in (False, True):
         convert(str(official), str(tmp_path / "out.pth"), recipe=RECIPE, use_ema=not raw)
         bias = torch.load(tmp_path / "out.pth", weights_only=True)["model"]["decoder.queries.score_head.bias"]
-        averaged = weights_of(official)["decoder.enc_score_head.bias"]
+        averaged = select_weights(official)["decoder.enc_score_head.bias"]
         assert torch.equal(bias, averaged + 1 if raw else averaged)
 
 
@@ -173,7 +173,7 @@ def test_what_was_converted_says_what_it_is(official: Path, tmp_path: Path) -> N
 
 
 def test_safetensors_and_parts_of_them(official: Path, tmp_path: Path) -> None:
-    weights = {name: value.clone() for name, value in weights_of(official).items()}
+    weights = {name: value.clone() for name, value in select_weights(official).items()}
     save_file(weights, str(tmp_path / "dfine_n.safetensors"))
     assert convert(str(tmp_path / "dfine_n.safetensors"), str(tmp_path / "out.pth")).recipe == RECIPE
     names = sorted(weights)
@@ -212,7 +212,7 @@ def test_published_weights_that_are_in_place_are_used(
     (tmp_path / "deim").mkdir()
     (tmp_path / "deim" / "dfine_n_coco.pth").write_bytes(official.read_bytes())
     model = model_zoo.get(RECIPE, weights="coco")
-    expected = weights_of(official)["decoder.enc_score_head.bias"]
+    expected = select_weights(official)["decoder.enc_score_head.bias"]
     assert torch.equal(model.decoder.queries.score_head.bias, expected)
     few = model_zoo.get(RECIPE, weights="coco", classes=["dog", "unicorn"])
     assert torch.equal(few.decoder.queries.score_head.bias[0], expected[16])

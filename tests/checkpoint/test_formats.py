@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from deim.checkpoint.loading import load_for_inference
-from deim.checkpoint.reading import Stored
+from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
 from deim.conversion import convert, identify
-from deim.conversion.conversion import in_layout
-from deim.conversion.identification import Identified
+from deim.conversion.conversion import to_layout
+from deim.conversion.identification import IdentifiedCheckpoint
 from deim.errors import CheckpointError
 from deim.inference import reparameterized
 from tests.checkpoint.foreign import DETRS, REAL_TIME, digest
@@ -24,20 +24,22 @@ def detector(recipe: str, *overrides: str) -> nn.Module:
     return randomize(build(load_config(recipe, overrides), "model"), 0.02)
 
 
-def in_their_layout(model: nn.Module, recipe: str, to: str, *overrides: str) -> tuple[dict[str, Tensor], Identified]:
+def in_their_layout(
+    model: nn.Module, recipe: str, to: str, *overrides: str
+) -> tuple[dict[str, Tensor], IdentifiedCheckpoint]:
     config = load_config(recipe, overrides)
     weights = model.state_dict()
-    found = Identified(Stored("random", weights), None, recipe, config, model, weights, None, [])
-    return in_layout(found, to), found
+    found = IdentifiedCheckpoint(StoredWeights("random", weights), None, recipe, config, model, weights, None, [])
+    return to_layout(found, to), found
 
 
 def assert_comes_back(theirs: dict[str, Tensor], to: str, recipe: str, weights: dict[str, Tensor]) -> None:
     """What we read from their layout is what was written, and written again it is theirs, bit for bit."""
-    found = identify(Stored(f"{Path(recipe).name}.pth", theirs), to)
+    found = identify(StoredWeights(f"{Path(recipe).name}.pth", theirs), to)
     assert {name: value for name, value in found.weights.items() if not torch.equal(value, weights[name])} == {}
     assert found.weights.keys() == weights.keys()
     assert found.recipe == recipe
-    again = in_layout(found, to)
+    again = to_layout(found, to)
     assert again.keys() == theirs.keys()
     assert all(torch.equal(again[name], value) for name, value in theirs.items())
 

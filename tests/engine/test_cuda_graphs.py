@@ -13,7 +13,7 @@ from deim.errors import ConfigError
 from deim.inference import cuda_graphs, to_deployment
 from deim.inference.cuda_graphs import CudaGraphs
 from deim.inference.deployment import halve_weights
-from deim.layers.tracing import remembered, remembered_values_in_use
+from deim.layers.tracing import cached_tensors, collect_cached_tensors
 from tests.models import batch, randomize, recipe, tiny_model
 
 
@@ -98,8 +98,8 @@ def test_what_is_remembered_from_a_prediction_serves_training() -> None:
 
 
 def test_what_is_in_use_is_not_freed_when_it_is_forgotten() -> None:
-    make = remembered(lambda size: torch.zeros(size), maxsize=1)
-    with remembered_values_in_use() as used:
+    make = cached_tensors(lambda size: torch.zeros(size), maxsize=1)
+    with collect_cached_tensors() as used:
         first = weakref.ref(make(1))
         make(2)
     make(3)

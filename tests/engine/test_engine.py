@@ -369,17 +369,17 @@ def test_processes_talk_with_the_last_part_alone(monkeypatch: pytest.MonkeyPatch
 
 def test_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     checkpointer = RunCheckpointer(nn.Linear(1, 1), str(tmp_path))
-    assert checkpointer.newest_whole() is None
+    assert checkpointer.newest_intact() is None
     for name in ("model_9999999", "model_0000004", "model_final", "model_10000004", "model_best"):
         checkpointer.save(name)
     assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == "model_10000004.pth", (
         "the best one is none to resume from"
     )
-    assert checkpointer.newest_whole() == f"{tmp_path}/model_10000004.pth"
+    assert checkpointer.newest_intact() == f"{tmp_path}/model_10000004.pth"
     (tmp_path / "model_10000004.pth").write_bytes(b"PK")
-    assert checkpointer.newest_whole() == f"{tmp_path}/model_9999999.pth"
+    assert checkpointer.newest_intact() == f"{tmp_path}/model_9999999.pth"
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
-    assert checkpointer.newest_whole() == f"{tmp_path}/model_0000004.pth", "whoever wrote this wants to go back"
+    assert checkpointer.newest_intact() == f"{tmp_path}/model_0000004.pth", "whoever wrote this wants to go back"
     (tmp_path / "last_checkpoint").unlink()
-    assert checkpointer.newest_whole() == f"{tmp_path}/model_final.pth"
+    assert checkpointer.newest_intact() == f"{tmp_path}/model_final.pth"
     assert not list(tmp_path.glob("*.part"))

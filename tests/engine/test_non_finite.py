@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.metadata import CheckpointMetadata
 from deim.config.portable import to_portable
 from deim.engine import Trainer
 from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
@@ -139,7 +139,7 @@ def test_a_run_ends_with_what_replay_does_again(shapes: Path, tmp_path: Path) ->
 def test_replay_gives_the_losses_of_the_run(tmp_path: Path) -> None:
     """Noise of denoising queries included."""
     small = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
-    about = Provenance("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
+    about = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
     model, samples = tiny_model().train(), batch([3, 0, 2, 1])
     place = {"iteration": 7, "seed": 3, "rank": 0, "amp": None, "accumulation_steps": 2}
     seed_iteration(3, 7, 0)

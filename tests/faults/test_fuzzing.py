@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
 from deim.checkpoint.reading import read_checkpoint, read_weights
-from deim.checkpoint.run_checkpointer import damage
+from deim.checkpoint.run_checkpointer import describe_damage
 from deim.config import load_config
 from deim.data.datasets.discovery import discover
 from deim.data.image import image_size, read_image
@@ -248,7 +248,7 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
     @given(changes)
     def check(edits: list) -> None:
         path.write_bytes(changed(good, edits))
-        damage(str(path))
+        describe_damage(str(path))
         for read in (read_checkpoint, read_weights):
             result = outcome(lambda read=read: read(str(path)))
             assert not isinstance(result, DeimError) or str(path) in str(result)

@@ -9,7 +9,7 @@ import torch
 from detectron2.config import instantiate
 
 import deim
-from deim.checkpoint.provenance import Provenance
+from deim.checkpoint.metadata import CheckpointMetadata
 from deim.config.portable import to_portable
 from deim.data.datasets.shapes import CLASSES, draw_image
 from tests.models import FAMILIES, randomize, recipe
@@ -36,7 +36,7 @@ def write_checkpoint(path: Path, family: str = "dfine") -> Path:
     torch.manual_seed(0)
     cfg = checkpoint_recipe(family)
     model = randomize(instantiate(cfg.model))
-    said = Provenance(deim.__version__, cfg.train.recipe, CLASSES, config=to_portable(cfg))
+    said = CheckpointMetadata(deim.__version__, cfg.train.recipe, CLASSES, config=to_portable(cfg))
     torch.save({"model": model.state_dict(), "deim": said.state_dict()}, path)
     return path
 

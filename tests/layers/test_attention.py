@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from deim.layers import AttentionBlock, SelfAttention
-from deim.modeling.decoder.decoder import who_sees_whom
+from deim.modeling.decoder.decoder import attention_pattern
 from deim.modeling.queries.denoising import DenoisingGroups
 from tests.models import dense_mask
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 BLOCKS = {
     "all see all": [],
     "two apart": [AttentionBlock(4, slice(0, 4)), AttentionBlock(5, slice(4, 9))],
-    "denoising and hybrid": who_sees_whom(DenoisingGroups(num_groups=2, group_size=2), 3, 2, CPU),
+    "denoising and hybrid": attention_pattern(DenoisingGroups(num_groups=2, group_size=2), 3, 2, CPU),
 }
 
 
@@ -79,7 +79,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 
 def test_groups_do_not_see_each_other_and_queries_see_no_denoising() -> None:
-    blocks = who_sees_whom(DenoisingGroups(num_groups=2, group_size=2), 3, 0, CPU)
+    blocks = attention_pattern(DenoisingGroups(num_groups=2, group_size=2), 3, 0, CPU)
     expected = torch.tensor(
         [
             [0, 0, 1, 1, 0, 0, 0],
@@ -96,10 +96,12 @@ def test_groups_do_not_see_each_other_and_queries_see_no_denoising() -> None:
 
 def test_one_to_many_queries_see_only_themselves() -> None:
     expected = torch.tensor([[0, 0, 1], [1, 0, 1], [1, 1, 0]]).bool()
-    assert torch.equal(dense_mask(who_sees_whom(DenoisingGroups(num_groups=1, group_size=1), 1, 1, CPU), 3), expected)
-    assert dense_mask(who_sees_whom(None, 2, 2, CPU), 4).sum() == 8
+    assert torch.equal(
+        dense_mask(attention_pattern(DenoisingGroups(num_groups=1, group_size=1), 1, 1, CPU), 3), expected
+    )
+    assert dense_mask(attention_pattern(None, 2, 2, CPU), 4).sum() == 8
 
 
 @pytest.mark.parametrize("noised", [None, DenoisingGroups(num_groups=0, group_size=0)], ids=["none", "of no object"])
 def test_without_others_all_queries_see_all(noised: DenoisingGroups | None) -> None:
-    assert who_sees_whom(noised, 5, 0, CPU) == []
+    assert attention_pattern(noised, 5, 0, CPU) == []

@@ -12,7 +12,7 @@ import torch
 from deim.layers import MultiScaleDeformableAttention
 from deim.layers.ops import deform_attn, deform_attn_nearest, selected_backend
 from deim.layers.ops.c_backend import deform_attn_c
-from deim.layers.ops.detrex_backend import with_equal_points
+from deim.layers.ops.detrex_backend import pad_points
 from deim.layers.ops.torch_backend import deform_attn_torch
 from deim.layers.ops.triton_backend import deform_attn_triton
 from tests.conftest import ROOT, needs_utf8
@@ -174,7 +174,7 @@ for kernel, outputs in ((triton_kernels.forward, ["out"]), (triton_kernels.backw
 
 def test_points_are_made_equal_for_detrex() -> None:
     value, locations, weights = example(2, 4, 2, 8, SHAPES, POINTS)
-    where, weight = with_equal_points(locations, weights, POINTS)
+    where, weight = pad_points(locations, weights, POINTS)
     assert where.shape == (2, 4, 2, 2, 3, 2)
     found = deform_attn_torch(value, SHAPES, where.flatten(3, 4), weight.flatten(3), [3, 3])
     torch.testing.assert_close(found, deform_attn_torch(value, SHAPES, locations, weights, POINTS))

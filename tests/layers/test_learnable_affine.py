@@ -9,12 +9,12 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from deim.layers.learnable_affine import LearnableAffine
-from deim.layers.normalization import in_one_step
+from deim.layers.normalization import can_fuse
 from deim.layers.ops import batch_norm, native
 from deim.modeling.backbone.hgnetv2 import HGConv
 
 Affine = Callable[[LearnableAffine, nn.Module, Tensor], Tensor]
-needs_c = pytest.mark.skipif(native.problem(batch_norm.SOURCE) is not None, reason="no C compiler found")
+needs_c = pytest.mark.skipif(native.unavailable_reason(batch_norm.SOURCE) is not None, reason="no C compiler found")
 
 
 def plain(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ def apart(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
 def merged(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
     x = x.to(memory_format=torch.channels_last)
     assert isinstance(norm, nn.BatchNorm2d)
-    assert in_one_step(norm, x)
-    return affine.of_rectified(norm, x)
+    assert can_fuse(norm, x)
+    return affine.fused_norm_relu(norm, x)
 
 
 @pytest.fixture(params=[(0.7, 0.3), (-0.4, 0.2), (1.3, -0.6)], ids=str)

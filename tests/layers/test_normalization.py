@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from deim.engine.activation_checkpointing import checkpoint_activations
 from deim.layers import RepELAN, normalization
-from deim.layers.normalization import in_one_step, normalize
+from deim.layers.normalization import can_fuse, normalize
 from deim.layers.ops import batch_norm, native
 from deim.layers.ops.batch_norm import Activation, BatchNorm
 
 needs_compiler = pytest.mark.skipif(
-    batch_norm.problem(torch.ones(2, 1, 2, 2)) is not None, reason="no C compiler found"
+    batch_norm.unavailable_reason(torch.ones(2, 1, 2, 2)) is not None, reason="no C compiler found"
 )
 ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -51,7 +51,7 @@ def test_it_computes_and_learns_what_torch_does(channels: int, name: str, thread
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     norm, x, activation = norm_of(channels), maps(channels), ACTIVATIONS[name]()
-    assert in_one_step(norm, x)
+    assert can_fuse(norm, x)
     upstream = torch.randn_like(x)
     expected = learnt(norm, activation, x, upstream, torch.float64)
     for quantity, value in learnt(norm, activation, x, upstream, torch.float32).items():
@@ -152,7 +152,7 @@ def test_blocks_whose_activations_are_not_kept_learn_the_same() -> None:
     ids=["evaluation", "contiguous", "double", "of ranks", "not affine", "cumulative", "no statistics", "one value"],
 )
 def test_it_is_not_for_everything(change) -> None:
-    assert not in_one_step(*change(norm_of(4), maps(4)))
+    assert not can_fuse(*change(norm_of(4), maps(4)))
 
 
 def test_one_value_of_each_channel_is_refused_as_torch_does() -> None:

@@ -10,7 +10,7 @@ from detectron2.config import LazyCall, instantiate
 from detrex.layers import box_xyxy_to_cxcywh
 from torch import nn
 
-from deim.checkpoint.layouts import present_name
+from deim.checkpoint.layouts import current_name
 from deim.checkpoint.loading import load_weights, resume
 from deim.config import with_fdr, with_learned_queries
 from deim.errors import CheckpointError
@@ -192,8 +192,8 @@ def test_checkpoints_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
     present = {now: before for before, now in FORMER.items()}
     state = model.state_dict()
     assert set(present) <= set(state)
-    assert all(present_name(before) == now for before, now in FORMER.items())
-    assert all(present_name(name) == name for name in state)
+    assert all(current_name(before) == now for before, now in FORMER.items())
+    assert all(current_name(name) == name for name in state)
     path = str(tmp_path / "former.pth")
     torch.save({"model": {present.get(name, name): value for name, value in state.items()}}, path)
     other = tiny_model(seed=2)

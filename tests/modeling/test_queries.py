@@ -6,7 +6,7 @@ from torch import nn
 
 from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 from deim.modeling.queries.anchors import generate_anchors
-from deim.structures.memory import Memory, flat_padding
+from deim.structures.memory import Memory, flatten_padding
 from deim.structures.predictions import Targets
 
 
@@ -18,7 +18,7 @@ def targets_of(*counts: int) -> Targets:
 def memory_of(tokens: torch.Tensor | None = None, padding: torch.Tensor | None = None) -> Memory:
     shapes = [(4, 8), (2, 4)]
     tokens = torch.zeros(1, 40, 8) if tokens is None else tokens
-    return Memory(tokens, shapes, None if padding is None else flat_padding(padding, shapes))
+    return Memory(tokens, shapes, None if padding is None else flatten_padding(padding, shapes))
 
 
 def test_anchors_sit_on_their_tokens_and_grow_with_the_level() -> None:

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from deim.modeling.decoder import AnchorPosition, ConditionalDecoderLayer, ModulatedAnchorPosition
-from deim.modeling.decoder.decoder import who_sees_whom
+from deim.modeling.decoder.decoder import attention_pattern
 from deim.modeling.decoder.position import QueryPosition
 from deim.modeling.queries import LearnedAnchors, QueryDenoising, RegionProposals
 from deim.structures.memory import Memory
@@ -54,7 +54,7 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
                 box = targets.boxes[image, target].logit()
             torch.testing.assert_close(made.content[image, query], expected)
             torch.testing.assert_close(made.references[image, query], box, check_dtype=False)
-    forbidden = dense_mask(who_sees_whom(made, 4, 0, made.content.device), 10)
+    forbidden = dense_mask(attention_pattern(made, 4, 0, made.content.device), 10)
     for one in range(10):
         for other in range(10):
             group, other_group = (x // 3 if x < 6 else None for x in (one, other))

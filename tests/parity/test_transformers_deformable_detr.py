@@ -13,9 +13,9 @@ from torch import nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
 from deim.checkpoint import load_for_inference, read_weights
-from deim.checkpoint.reading import Stored
-from deim.conversion.conversion import in_layout, write_hugging_face
-from deim.conversion.identification import Identified
+from deim.checkpoint.reading import StoredWeights
+from deim.conversion.conversion import to_layout, write_hugging_face
+from deim.conversion.identification import IdentifiedCheckpoint
 from tests.models import randomize, recipe
 from tests.parity.transformers_weights import (
     assert_same_predictions,
@@ -175,7 +175,9 @@ def test_what_is_written_for_transformers_predicts_the_same_there(name: str, tmp
     config = recipe(f"deformable_detr_{name}_50ep_coco", *SMALL)
     ours = randomize(instantiate(config.model), scale=0.02).eval()
     weights = ours.state_dict()
-    found = Identified(Stored("ours", weights), None, config.train.recipe, config, ours, weights, None, [])
+    found = IdentifiedCheckpoint(
+        StoredWeights("ours", weights), None, config.train.recipe, config, ours, weights, None, []
+    )
     write_hugging_face(found, tmp_path)
     theirs, report = DeformableDetrForObjectDetection.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
@@ -189,6 +191,6 @@ def test_what_is_written_for_transformers_predicts_the_same_there(name: str, tmp
     loaded = instantiate(config.model)
     load_for_inference(loaded, str(tmp_path))
     assert all(torch.equal(value, weights[key]) for key, value in loaded.state_dict().items())
-    again = in_layout(replace(found, weights=loaded.state_dict()), "hf")
+    again = to_layout(replace(found, weights=loaded.state_dict()), "hf")
     assert again.keys() == stored.weights.keys()
     assert all(torch.equal(again[key], value) for key, value in stored.weights.items())

@@ -13,10 +13,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from transformers import ResNetConfig
 
-from deim.checkpoint.loading import in_our_layout, load_for_inference
-from deim.checkpoint.reading import Stored, read_weights
-from deim.conversion.conversion import in_layout, write_hugging_face
-from deim.conversion.identification import Identified
+from deim.checkpoint.loading import load_for_inference, to_native_layout
+from deim.checkpoint.reading import StoredWeights, read_weights
+from deim.conversion.conversion import to_layout, write_hugging_face
+from deim.conversion.identification import IdentifiedCheckpoint
 from deim.structures.predictions import Predictions
 from tests.models import randomize
 
@@ -54,8 +54,8 @@ def assert_folders_agree(config: Any, their_class: type, size: tuple[int, int], 
     """
     torch.manual_seed(0)
     ours = randomize(instantiate(config.model), scale=0.02).eval()
-    found = Identified(
-        Stored("ours", ours.state_dict()), None, config.train.recipe, config, ours, ours.state_dict(), None, []
+    found = IdentifiedCheckpoint(
+        StoredWeights("ours", ours.state_dict()), None, config.train.recipe, config, ours, ours.state_dict(), None, []
     )
     write_hugging_face(found, folder / "ours")
     theirs, report = their_class.from_pretrained(folder / "ours", output_loading_info=True)
@@ -70,7 +70,7 @@ def assert_folders_agree(config: Any, their_class: type, size: tuple[int, int], 
     load_for_inference(loaded, str(folder / "theirs"))
     assert_predict_alike(loaded, theirs, size)
     stored = read_weights(str(folder / "theirs"))
-    again = in_layout(replace(found, weights=in_our_layout(stored, ours)), "hf")
+    again = to_layout(replace(found, weights=to_native_layout(stored, ours)), "hf")
     assert again.keys() == stored.weights.keys()
     assert all(torch.equal(again[name], value) for name, value in stored.weights.items())
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deim.structures.boxes import iou, iou_and_generalized, pairwise_generalized_iou
+from deim.structures.boxes import iou, iou_and_giou, pairwise_giou
 
 
 def random_boxes(seed: int, count: int) -> torch.Tensor:
@@ -24,26 +24,26 @@ def test_overlap_equals_counting_pixels(seed: int) -> None:
     hull_area = float((hull[2] - hull[0]) * (hull[3] - hull[1]))
     shared, union = float((masks[0] & masks[1]).sum()), float((masks[0] | masks[1]).sum())
     assert abs(float(iou(*boxes)) - shared / union) < 1e-9
-    overlap, generalized = iou_and_generalized(*boxes)
+    overlap, generalized = iou_and_giou(*boxes)
     assert overlap == iou(*boxes)
     assert abs(float(generalized) - (shared / union - (hull_area - union) / hull_area)) < 1e-9
 
 
 def test_boxes_broadcast_to_all_pairs() -> None:
     a, b = random_boxes(0, 3), random_boxes(1, 4)
-    found = [*iou_and_generalized(a[:, None], b), pairwise_generalized_iou(a, b)]
+    found = [*iou_and_giou(a[:, None], b), pairwise_giou(a, b)]
     for pairwise, alone in zip(found, (0, 1, 1), strict=True):
         assert pairwise.shape == (3, 4)
         for i in range(3):
             for j in range(4):
-                assert pairwise[i, j] == iou_and_generalized(a[i], b[j])[alone]
+                assert pairwise[i, j] == iou_and_giou(a[i], b[j])[alone]
     many = torch.stack([a, a + 1])
-    torch.testing.assert_close(pairwise_generalized_iou(many, b[None])[1], pairwise_generalized_iou(a + 1, b))
+    torch.testing.assert_close(pairwise_giou(many, b[None])[1], pairwise_giou(a + 1, b))
 
 
 def test_empty_boxes_give_finite_values_and_gradients() -> None:
     point = torch.zeros(1, 4, requires_grad=True)
-    for function in (iou, lambda a, b: iou_and_generalized(a, b)[1], pairwise_generalized_iou):
+    for function in (iou, lambda a, b: iou_and_giou(a, b)[1], pairwise_giou):
         value = function(point, torch.zeros(1, 4))
         assert torch.isfinite(value).all()
         (gradient,) = torch.autograd.grad(value.sum(), point)

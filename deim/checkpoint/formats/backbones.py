@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from deim.checkpoint.formats.dfine import HGNETV2
 from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resnet
 from deim.checkpoint.formats.rtdetrv2 import PRESNET
-from deim.checkpoint.renaming import Rule, has_names, rename
+from deim.checkpoint.renaming import Rule, matches_signature, rename
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class BackboneFormat:
 
     def recognizes(self, names: Iterable[str]) -> bool:
         """Return True if a file with these tensor names has this format."""
-        return has_names(self.signature, names)
+        return matches_signature(self.signature, names)
 
 
 # timm stores a downsampling in the stage after it, Swin's authors in the stage before it.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deim.checkpoint.renaming import Rule, filled, has_names, matches, to_ours, to_theirs
+from deim.checkpoint.renaming import Rule, filled, from_native, matches, matches_signature, to_native
 from deim.errors import CheckpointError
 
 
@@ -70,18 +70,18 @@ class Format:
 
     def recognizes(self, names: Sequence[str]) -> bool:
         """Return True if a file with these tensor names has this format."""
-        return has_names(self.signature, names)
+        return matches_signature(self.signature, names)
 
-    def to_ours(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def to_native(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Return weights under our names, and the names of unused tensors.
 
         Raises:
             CheckpointError: if a tensor that is stored twice differs from its copy.
         """
         own = self._without_copies({n: v for n, v in weights.items() if not self._is_constant(n)})
-        return to_ours(own, self.rules(num_decoder_layers(own)))
+        return to_native(own, self.rules(num_decoder_layers(own)))
 
-    def to_theirs(
+    def from_native(
         self, weights: Mapping[str, Tensor], model: nn.Module, image_size: Sequence[int] = (640, 640)
     ) -> dict[str, Tensor]:
         """Return the content of a file of this format for one of our models.
@@ -98,7 +98,7 @@ class Format:
         if self.once:
             weights = {name: value for name, value in weights.items() if name not in shared}
         layers = num_decoder_layers(weights)
-        result, left_over = to_theirs(weights, self.rules(layers))
+        result, left_over = from_native(weights, self.rules(layers))
         left_over = [name for name in left_over if name not in shared]
         if left_over:
             raise CheckpointError(
@@ -167,7 +167,7 @@ def shared_names(model: nn.Module) -> dict[str, str]:
     return again
 
 
-def with_counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def with_batch_counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Add the batch counters of normalization layers that a model has and a file may lack."""
     counter, mean = "num_batches_tracked", "running_mean"
     names = [name for name in model.state_dict() if name.endswith(counter) and name not in weights]

@@ -139,7 +139,7 @@ def _never(model: nn.Module) -> bool:
 
 
 # Some versions of transformers write these copies; all versions read them.
-_COPIED_HEADS = tuple(
+_COPIED_HEAD_TENSORS = tuple(
     Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", when=_never) for head in ("class_embed", "bbox_embed")
 )
 # In Deformable DETR, by contrast, the heads belong to the decoder only if it refines boxes.
@@ -154,7 +154,7 @@ DFINE = Format(
     systems=("dfine",),
     signature=("model.decoder.pre_bbox_head.*", "model.decoder.lqe_layers.#.*"),
     rules=fixed(*_DFINE),
-    repeats=_COPIED_HEADS,
+    repeats=_COPIED_HEAD_TENSORS,
     constants=_dfine_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.num_points_scale",),
 )
@@ -165,7 +165,7 @@ RTDETRV2 = Format(
     systems=("rtdetrv2",),
     signature=("model.enc_score_head.*", "model.decoder.layers.#.encoder_attn.n_points_scale"),
     rules=fixed(*_RTDETRV2),
-    repeats=_COPIED_HEADS,
+    repeats=_COPIED_HEAD_TENSORS,
     constants=_rtdetrv2_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.n_points_scale",),
 )

@@ -26,7 +26,7 @@ from deim.inference.export.int8 import to_int8
 from deim.inference.export.metadata import KEY, STRIDE, Metadata
 from deim.inference.pictures import network_input
 from deim.inference.source import TrainedModel
-from deim.layers.ops import EXPORT_FORMS, exported_as
+from deim.layers.ops import EXPORT_FORMS, use_export_form
 from deim.modeling.detector import DEIMDetector
 
 # LayerNormalization is a single node since opset 17; torch's exporter starts at 18.
@@ -169,7 +169,7 @@ def _graph_of(model: nn.Module, options: ExportOptions) -> DetectionGraph:
 
 
 def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
-    with exported_as(options.attention):
+    with use_export_form(options.attention):
         program: Any = torch.onnx.export(
             graph,
             (images,),

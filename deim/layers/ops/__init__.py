@@ -24,8 +24,8 @@ __all__ = [
     "Backend",
     "deform_attn",
     "deform_attn_nearest",
-    "exported_as",
     "selected_backend",
+    "use_export_form",
 ]
 
 
@@ -36,19 +36,19 @@ class Backend:
     Attributes:
         run: the implementation.
         devices: supported device types; empty for all.
-        problem: returns the reason why the backend cannot be used on this machine; None if it can.
+        unavailable_reason: returns the reason why the backend cannot be used on this machine; None if it can.
     """
 
     run: DeformAttn
     devices: tuple[str, ...] = ()
-    problem: Callable[[], str | None] = lambda: None
+    unavailable_reason: Callable[[], str | None] = lambda: None
 
 
 # In order of preference.
 BACKENDS: dict[str, Backend] = {
-    "triton": Backend(triton_backend.deform_attn_triton, ("cuda",), triton_backend.problem),
-    "detrex": Backend(detrex_backend.deform_attn_detrex, ("cuda",), detrex_backend.problem),
-    "c": Backend(c_backend.deform_attn_c, ("cpu",), c_backend.problem),
+    "triton": Backend(triton_backend.deform_attn_triton, ("cuda",), triton_backend.unavailable_reason),
+    "detrex": Backend(detrex_backend.deform_attn_detrex, ("cuda",), detrex_backend.unavailable_reason),
+    "c": Backend(c_backend.deform_attn_c, ("cpu",), c_backend.unavailable_reason),
     "torch": Backend(deform_attn_torch),
 }
 
@@ -63,7 +63,7 @@ _export_form = ["grid_sample"]
 
 
 @contextmanager
-def exported_as(form: str) -> Iterator[None]:
+def use_export_form(form: str) -> Iterator[None]:
     """Select the one of :data:`EXPORT_FORMS` that models exported inside the context contain."""
     _export_form.append(form)
     try:
@@ -89,21 +89,21 @@ def selected_backend(device: str = "cpu") -> str:
 
 def _select(device: str, forced: str) -> str:
     if not forced:
-        return next(name for name in BACKENDS if unusable(name, device) is None)
+        return next(name for name in BACKENDS if unavailable_reason(name, device) is None)
     if forced not in BACKENDS:
         raise ValueError(f"DEIM_DEFORM_ATTN={forced!r} is not a backend; choose one of {', '.join(BACKENDS)}")
-    reason = unusable(forced, device)
+    reason = unavailable_reason(forced, device)
     if reason is not None:
         raise ValueError(f"DEIM_DEFORM_ATTN={forced!r} cannot be used: {reason}")
     return forced
 
 
-def unusable(name: str, device: str) -> str | None:
+def unavailable_reason(name: str, device: str) -> str | None:
     """Return why a backend cannot be used on a device type; None if it can."""
     backend = BACKENDS[name]
     if backend.devices and device not in backend.devices:
         return f"it supports {', '.join(backend.devices)}, not {device}"
-    return backend.problem()
+    return backend.unavailable_reason()
 
 
 def deform_attn(

@@ -33,13 +33,13 @@ class _Layout(ctypes.Structure):
     ]
 
 
-def problem(x: Tensor) -> str | None:
+def unavailable_reason(x: Tensor) -> str | None:
     """Return why the kernel cannot be used for a map (B, C, H, W); None if it can."""
     if not x.is_cpu or x.dtype != torch.float32 or not x.is_contiguous(memory_format=torch.channels_last):
         return "it supports only float32, channels-last, on a CPU"
     if x.numel() <= x.shape[1]:
         return "each channel has only one value"
-    return native.problem(SOURCE)
+    return native.unavailable_reason(SOURCE)
 
 
 class BatchNorm(torch.autograd.Function):
@@ -48,7 +48,7 @@ class BatchNorm(torch.autograd.Function):
     ``BatchNorm.apply(x, weight, bias, bound, eps, activation)``:
 
     Args:
-        x: (B, C, H, W), for which :func:`problem` returns None.
+        x: (B, C, H, W), for which :func:`unavailable_reason` returns None.
         weight, bias: (C,).
         bound: one-element tensor that receives the summed gradient of all clamped values; None for constant bounds.
         eps: added to variances.

@@ -20,9 +20,9 @@ class _Sizes(ctypes.Structure):
     ]
 
 
-def problem() -> str | None:
+def unavailable_reason() -> str | None:
     """Return why this backend cannot be used; None if it can."""
-    return native.problem(SOURCE)
+    return native.unavailable_reason(SOURCE)
 
 
 def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Images per kernel launch, as in detrex's layers.
-_IMAGES_AT_ONCE = 64
+_IMAGES_PER_LAUNCH = 64
 
 
 @functools.cache
-def problem() -> str | None:
+def unavailable_reason() -> str | None:
     """Return why this backend cannot be used; None if it can."""
     if not torch.cuda.is_available():
         return "no CUDA GPU is available"
@@ -35,14 +35,14 @@ def deform_attn_detrex(
     operator = importlib.import_module("detrex.layers.multi_scale_deform_attn").MultiScaleDeformableAttnFunction
     shapes = torch.tensor(spatial_shapes, device=value.device)
     sizes = shapes.prod(dim=1)
-    locations, weights = with_equal_points(locations.float(), weights.float(), num_points)
+    locations, weights = pad_points(locations.float(), weights.float(), num_points)
     attended = operator.apply(
-        value.float().contiguous(), shapes, sizes.cumsum(0) - sizes, locations, weights, _images_at_once(len(value))
+        value.float().contiguous(), shapes, sizes.cumsum(0) - sizes, locations, weights, _images_per_launch(len(value))
     )
     return attended.to(value.dtype)
 
 
-def with_equal_points(locations: Tensor, weights: Tensor, num_points: Sequence[int]) -> tuple[Tensor, Tensor]:
+def pad_points(locations: Tensor, weights: Tensor, num_points: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Pad all levels to the maximum number of points N, with points of weight 0 in the upper left corner.
 
     Args:
@@ -62,6 +62,6 @@ def with_equal_points(locations: Tensor, weights: Tensor, num_points: Sequence[i
     return torch.stack([where for where, _ in padded], dim=3), torch.stack([weight for _, weight in padded], dim=3)
 
 
-def _images_at_once(batch: int) -> int:
+def _images_per_launch(batch: int) -> int:
     """Return the largest valid number of images per launch; the operator requires a divisor of the batch size."""
-    return next(count for count in range(min(batch, _IMAGES_AT_ONCE), 0, -1) if batch % count == 0)
+    return next(count for count in range(min(batch, _IMAGES_PER_LAUNCH), 0, -1) if batch % count == 0)

@@ -50,7 +50,7 @@ def library(source: str) -> ctypes.CDLL | str:
         return str(error)
 
 
-def problem(source: str) -> str | None:
+def unavailable_reason(source: str) -> str | None:
     """Return why the library of a C file cannot be used; None if it can."""
     found = library(source)
     return found if isinstance(found, str) else None
@@ -60,7 +60,7 @@ def call(source: str, function: str, tensors: Sequence[Tensor], *others: Any) ->
     """Call a C function with pointers to dense tensors, further arguments, and the number of threads as the last one.
 
     Raises:
-        RuntimeError: if the library cannot be used; see :func:`problem`.
+        RuntimeError: if the library cannot be used; see :func:`unavailable_reason`.
     """
     loaded = library(source)
     if isinstance(loaded, str):

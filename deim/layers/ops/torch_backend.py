@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deim.layers.tracing import tensor_of_sizes
+from deim.layers.tracing import sizes_to_tensor
 
 
 def deform_attn_torch(
@@ -89,7 +89,7 @@ def deform_attn_nearest(
     """
     indices, start = [], 0
     for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):
-        pixels = (points * tensor_of_sizes([(w, h)]).to(points) + 0.5).long()
+        pixels = (points * sizes_to_tensor([(w, h)]).to(points) + 0.5).long()
         column, row = pixels[..., 0].clamp(0, w - 1), pixels[..., 1].clamp(0, h - 1)
         indices.append(start + row * w + column)
         start += h * w

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from deim.layers.ops.operator import differentiable, empty_result
 from deim.layers.ops.torch_backend import deform_attn_torch
-from deim.layers.tracing import remembered
+from deim.layers.tracing import cached_tensors
 
 
 @functools.cache
-def problem() -> str | None:
+def unavailable_reason() -> str | None:
     """Return why this backend cannot be used; None if its results on this machine match those of torch."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
@@ -77,7 +77,7 @@ def _backward(
 deform_attn_triton = differentiable("deform_attn_triton", _forward, _backward)
 
 
-@remembered
+@cached_tensors
 def _levels(shapes: tuple[int, ...], points: tuple[int, ...], device: torch.device) -> Tensor:
     """Return (P, 3) int32: height, width and first token of each point's map. Cached: do not modify the result."""
     rows, start = [], 0

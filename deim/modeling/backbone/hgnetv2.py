@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.pretrained import path_of
-from deim.layers.conv import ConvNorm, convolve_apart
+from deim.layers.conv import ConvNormAct, convolve_parts
 from deim.layers.learnable_affine import LearnableAffine
-from deim.layers.normalization import in_one_step
+from deim.layers.normalization import can_fuse
 from deim.layers.tracing import is_exporting
 from deim.modeling.backbone.staged import StagedBackbone
 
@@ -62,7 +62,7 @@ class Bound(nn.Module):
         return x.clamp_(self.lower, self.upper)
 
 
-class HGConv(ConvNorm):
+class HGConv(ConvNormAct):
     """Convolution and normalization; with ``activate`` also ReLU and an optional learnable affine."""
 
     def __init__(
@@ -82,14 +82,14 @@ class HGConv(ConvNorm):
         self.affine = LearnableAffine() if activate and learnable_affine else nn.Identity()
 
     def finish(self, convolved: Tensor) -> Tensor:
-        if self.fused is None and isinstance(self.affine, LearnableAffine) and in_one_step(self.norm, convolved):
-            return self.affine.of_rectified(self.norm, convolved)
+        if self.fused is None and isinstance(self.affine, LearnableAffine) and can_fuse(self.norm, convolved):
+            return self.affine.fused_norm_relu(self.norm, convolved)
         return self.affine(super().finish(convolved))
 
     @torch.no_grad()
     def fold(self) -> None:
         """Also fold the affine, which the convolution computes like a normalization in training; see
-        :meth:`LearnableAffine.of_rectified`."""
+        :meth:`LearnableAffine.fused_norm_relu`."""
         super().fold()
         if not isinstance(self.affine, LearnableAffine):
             return
@@ -133,7 +133,7 @@ class Stem(nn.Module):
         # 2x2 kernels at stride 1: one row and one column of zeros at the end keep the size.
         x = F.pad(self.stem1(x), (0, 1, 0, 1))
         convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
-        of_pooled, of_convolved = convolve_apart(self.stem3.convolution, self._pooled(x), convolved)
+        of_pooled, of_convolved = convolve_parts(self.stem3.convolution, self._pooled(x), convolved)
         return self.stem4(self.stem3.finish(of_pooled.add_(of_convolved)))
 
     def _pooled(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ _NOISED = {"main": "denoising", "initial": "denoising_initial"}
 _ONE_TO_MANY = {"main": "hybrid", "initial": "hybrid_initial"}
 
 
-def who_sees_whom(
+def attention_pattern(
     noised: DenoisingGroups | None, one_to_one: int, one_to_many: int, device: torch.device
 ) -> list[AttentionBlock]:
     """Return the self-attention pattern of denoising, one-to-one and one-to-many queries, which are in this order.
@@ -84,9 +84,9 @@ class Decoder(nn.Module):
             )
         if len(refinement.score_heads) != num_layers:
             raise ValueError(f"refinement is made for {len(refinement.score_heads)} layers, num_layers is {num_layers}")
-        if position is None and not queries.gives_positions:
+        if position is None and not queries.provides_positions:
             raise ValueError(f"decoder.position is missing: {type(queries).__name__} has no position embeddings")
-        if not queries.gives_boxes and (denoising is not None or position is not None or refinement.needs_boxes):
+        if not queries.provides_boxes and (denoising is not None or position is not None or refinement.needs_boxes):
             raise ValueError(
                 f"{type(queries).__name__} gives points, but denoising queries, position embeddings and "
                 "DistributionRefinement need boxes: remove them, or use a different query source"
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
             references = torch.cat([noised.references.to(references.dtype), references], dim=1)
             if position is not None:
                 position = torch.cat([self.queries.embed_positions(noised.references).to(position.dtype), position], 1)
-        blocks = who_sees_whom(noised, one_to_one, initial.num_one_to_many, content.device)
+        blocks = attention_pattern(noised, one_to_one, initial.num_one_to_many, content.device)
         return content, references.sigmoid(), position, blocks
 
     def _by_kind(

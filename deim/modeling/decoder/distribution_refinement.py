@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deim.layers import MLP
 from deim.modeling.decoder.refinement import Refinement, RefinementState
-from deim.structures.boxes import correct_boxes
+from deim.structures.boxes import refine_boxes
 from deim.structures.distribution import expected_offsets, offsets_to_boxes, weighting_function
 from deim.structures.predictions import EdgeDistributions, Predictions
 
@@ -89,7 +89,7 @@ class DistributionRefinement(Refinement):
         assert isinstance(state, DistributionState)
         predicted, anchor = {}, state.anchor
         if index == 0:
-            plain = correct_boxes(state.references, self.initial_bbox_head(queries))
+            plain = refine_boxes(state.references, self.initial_bbox_head(queries))
             anchor = plain.detach()
             if self.training:
                 predicted["initial"] = Predictions(self.score_heads[0](queries)[None], plain[None])

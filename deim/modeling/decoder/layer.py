@@ -11,7 +11,7 @@ from deim.modeling.decoder.position import QueryPosition
 from deim.structures.memory import Memory
 
 # LayerNorm of values beyond float16's range gives NaN under autocast.
-_HALF_RANGE = 65504.0
+_FLOAT16_MAX = 65504.0
 
 
 class DecoderLayer(nn.Module):
@@ -167,4 +167,4 @@ class GatedDecoderLayer(DeformableDecoderLayer):
         return self.gateway(queries, sampled)
 
     def normalize(self, queries: Tensor) -> Tensor:
-        return super().normalize(queries.clamp(-_HALF_RANGE, _HALF_RANGE))
+        return super().normalize(queries.clamp(-_FLOAT16_MAX, _FLOAT16_MAX))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deim.layers import MLP
 from deim.modeling.queries.heads import classification_head
-from deim.structures.boxes import correct_boxes
+from deim.structures.boxes import refine_boxes
 from deim.structures.predictions import Predictions
 
 
@@ -114,7 +114,7 @@ class FixedBoxes(Refinement):
     ) -> tuple[RefinementState, dict[str, Predictions]]:
         if not predict:
             return state, {}
-        boxes = correct_boxes(state.references, self.bbox_heads[index](queries), self.logit_eps)
+        boxes = refine_boxes(state.references, self.bbox_heads[index](queries), self.logit_eps)
         return state, {"main": Predictions(self.score_heads[index](queries)[None], boxes[None])}
 
     def keep_layers(self, count: int) -> None:
@@ -162,12 +162,12 @@ class IterativeRefinement(FixedBoxes):
         assert isinstance(state, IterativeState)
         correction = self.bbox_heads[index](queries)
         predicted = self._predict(index, queries, correction, state.start) if predict else {}
-        corrected = correct_boxes(state.references, correction, self.logit_eps)
+        corrected = refine_boxes(state.references, correction, self.logit_eps)
         following = corrected.detach()
         return IterativeState(following, corrected if self.look_forward_twice else following), predicted
 
     def _predict(self, index: int, queries: Tensor, correction: Tensor, start: Tensor) -> dict[str, Predictions]:
-        boxes = correct_boxes(start, correction, self.logit_eps)
+        boxes = refine_boxes(start, correction, self.logit_eps)
         return {"main": Predictions(self.score_heads[index](queries)[None], boxes[None])}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deim.layers import ConvNorm, CSPRepLayer, FusibleConvNorm, RepELAN, sine_position_embedding
+from deim.layers import ConvNormAct, CSPRepLayer, RepConvNormAct, RepELAN, sine_position_embedding
 from deim.modeling.encoder.backbone_features import for_backbone
 from deim.modeling.encoder.transformer import TransformerEncoderLayer
 from deim.structures.memory import resize_padding
@@ -21,8 +21,8 @@ class SeparableDownsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.cv1 = FusibleConvNorm(channels, channels)
-        self.cv2 = FusibleConvNorm(channels, channels, 3, 2, groups=channels)
+        self.cv1 = RepConvNormAct(channels, channels)
+        self.cv2 = RepConvNormAct(channels, channels, 3, 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv2(self.cv1(x))
@@ -71,7 +71,7 @@ class HybridEncoder(nn.Module):
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim {hidden_dim} is not divisible by num_heads {num_heads}")
         self.in_features = list(in_features)
-        self.input_proj = nn.ModuleList(ConvNorm(width, hidden_dim) for width in in_channels)
+        self.input_proj = nn.ModuleList(ConvNormAct(width, hidden_dim) for width in in_channels)
         self.encoder = nn.ModuleList(
             TransformerEncoderLayer(hidden_dim, num_heads, dim_feedforward, dropout, attention_activation)
             for _ in range(num_layers)
@@ -87,13 +87,13 @@ class HybridEncoder(nn.Module):
 
         def downsample() -> nn.Module:
             if fusion == "csp":
-                return FusibleConvNorm(hidden_dim, hidden_dim, 3, 2, activation=activation)
+                return RepConvNormAct(hidden_dim, hidden_dim, 3, 2, activation=activation)
             return SeparableDownsample(hidden_dim)
 
         steps = range(len(in_channels) - 1)
         lateral_activation = activation if fusion == "csp" else None
         self.lateral_convs = nn.ModuleList(
-            FusibleConvNorm(hidden_dim, hidden_dim, activation=lateral_activation) for _ in steps
+            RepConvNormAct(hidden_dim, hidden_dim, activation=lateral_activation) for _ in steps
         )
         self.fpn_blocks = nn.ModuleList(block() for _ in steps)
         self.downsample_convs = nn.ModuleList(downsample() for _ in steps)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from deim.errors import ConfigError
 from deim.modeling.losses import functional
 from deim.modeling.losses.assignment import GroupAssignment, Pairs, assign
-from deim.modeling.losses.fitting import Fit, fits_of, ious_of
+from deim.modeling.losses.matched_boxes import Fit, compare_matched_boxes, matched_ious
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries.denoising import DenoisingGroups
@@ -134,8 +134,8 @@ class Criterion(nn.Module):
             )
         predictions = [groups[s.group].in_full_precision() for s in active]
         assigned = assign(active, predictions, targets, denoising, self.matcher, self.use_union)
-        fits = fits_of([one.boxes for one in predictions], [one.boxes for one in assigned], targets.boxes)
-        qualities = ious_of([one.boxes for one in predictions], [one.classes for one in assigned], targets.boxes)
+        fits = compare_matched_boxes([one.boxes for one in predictions], [one.boxes for one in assigned], targets.boxes)
+        qualities = matched_ious([one.boxes for one in predictions], [one.classes for one in assigned], targets.boxes)
         # D-FINE's code also multiplies by the number of images here, which cancels out in the weighted mean.
         balance = (assigned[0].matched.sqrt(), assigned[0].others.sqrt())
         for one, found, assignment, fit, quality in zip(active, predictions, assigned, fits, qualities, strict=True):

@@ -6,7 +6,7 @@ import torch
 from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor
 
-from deim.structures.boxes import pairwise_generalized_iou
+from deim.structures.boxes import pairwise_giou
 from deim.structures.predictions import Targets
 
 
@@ -43,5 +43,5 @@ class MatchingCost:
         positive = self.alpha * (1 - probability) ** self.gamma * -(probability + 1e-8).log()
         wanted = targets.boxes.to(boxes.dtype)[None].expand(layers, -1, -1, -1)
         distance = torch.cdist(boxes, wanted, p=1)
-        overlap = pairwise_generalized_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
+        overlap = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
         return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * overlap

@@ -44,7 +44,7 @@ class Matches:
         return np.stack([self.layer, self.image, self.query, self.target]).astype(np.int64)
 
 
-_BEYOND_ANY_COST = 1e9
+_MAX_COST = 1e9
 
 
 class HungarianMatcher:
@@ -107,4 +107,4 @@ class HungarianMatcher:
         try:
             return linear_sum_assignment(matrix)
         except ValueError:  # raised for NaN and Inf
-            return linear_sum_assignment(np.where(np.isfinite(matrix), matrix, -_BEYOND_ANY_COST))
+            return linear_sum_assignment(np.where(np.isfinite(matrix), matrix, -_MAX_COST))

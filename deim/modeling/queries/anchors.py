@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deim.layers.tracing import remembered
+from deim.layers.tracing import cached_tensors
 from deim.structures.memory import Memory
 
 
@@ -21,7 +21,7 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
     """
     shapes, device = tuple(memory.spatial_shapes), memory.tokens.device
     if memory.padding is None or memory.valid_ratios is None:
-        return anchors_of_whole_maps(shapes, device, size, eps)
+        return unpadded_anchors(shapes, device, size, eps)
     boxes = _boxes(shapes, device, size)
     levels = zip(memory.valid_ratios.split(1, dim=1), memory.level_sizes, strict=True)
     ratios = torch.cat([ratio.expand(-1, size, -1) for ratio, size in levels], dim=1)
@@ -30,8 +30,8 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
     )
 
 
-@remembered
-def anchors_of_whole_maps(
+@cached_tensors
+def unpadded_anchors(
     spatial_shapes: tuple[tuple[int, int], ...], device: torch.device, size: float, eps: float = 0.01
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`generate_anchors` without padding, for maps with these (height, width)."""

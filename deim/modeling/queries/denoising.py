@@ -6,7 +6,7 @@ import torch
 from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from torch import Tensor, nn
 
-from deim.structures.boxes import box_logits
+from deim.structures.boxes import inverse_sigmoid
 from deim.structures.predictions import Targets
 
 
@@ -98,7 +98,7 @@ class ContrastiveDenoising(Denoising):
         negative = (in_group >= largest)[None, :, None]
         return DenoisingQueries(
             content=self.class_embedding(self._noise_labels(labels, padded)),
-            references=box_logits(self._noise_boxes(boxes, negative)),
+            references=inverse_sigmoid(self._noise_boxes(boxes, negative)),
             num_groups=groups,
             group_size=2 * largest,
         )
@@ -155,7 +155,7 @@ class QueryDenoising(Denoising):
         valid = targets.valid.repeat(1, groups)
         content = self.class_embedding(replace_labels(labels, valid, self.num_classes, self.label_noise_ratio))
         content = torch.cat([content, torch.ones_like(content[..., :1])], dim=-1)
-        references = box_logits(self._noise_boxes(boxes), self.logit_eps)
+        references = inverse_sigmoid(self._noise_boxes(boxes), self.logit_eps)
         return DenoisingQueries(
             content=content * valid[..., None],
             references=references * valid[..., None],

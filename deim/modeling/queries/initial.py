@@ -40,9 +40,9 @@ class QuerySource(nn.Module):
     """
 
     # True if queries start as boxes, which denoising requires; False if they start as points.
-    gives_boxes = True
+    provides_boxes = True
     # True if the source returns position embeddings.
-    gives_positions = False
+    provides_positions = False
 
     def __init__(self, num_queries: int, num_one_to_many: int = 0):
         super().__init__()
@@ -67,7 +67,7 @@ class QuerySource(nn.Module):
         """
         raise NotImplementedError
 
-    def forget_one_to_many(self, *names: str) -> None:
+    def remove_one_to_many(self, *names: str) -> None:
         """Remove the rows of one-to-many queries from embeddings with one row per query; in place."""
         for name in names:
             kept = getattr(self, name).weight[: self.num_queries].detach().clone()

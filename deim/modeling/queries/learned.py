@@ -34,7 +34,7 @@ class LearnedQueries(QuerySource):
 
     def reparameterize(self) -> None:
         """Remove the queries that are only used in training."""
-        self.forget_one_to_many("content", "references")
+        self.remove_one_to_many("content", "references")
 
 
 class LearnedPoints(QuerySource):
@@ -43,8 +43,8 @@ class LearnedPoints(QuerySource):
     The position determines the reference point (Deformable DETR, arXiv 2010.04159, section 4.1).
     """
 
-    gives_boxes = False
-    gives_positions = True
+    provides_boxes = False
+    provides_positions = True
 
     def __init__(self, dim: int, num_queries: int, num_one_to_many: int = 0):
         super().__init__(num_queries, num_one_to_many)
@@ -67,7 +67,7 @@ class LearnedPoints(QuerySource):
 
     def reparameterize(self) -> None:
         """Remove the queries that are only used in training."""
-        self.forget_one_to_many("content", "position")
+        self.remove_one_to_many("content", "position")
 
 
 class LearnedAnchors(QuerySource):
@@ -115,7 +115,7 @@ class LearnedAnchors(QuerySource):
 
     def reparameterize(self) -> None:
         """Remove the queries that are only used in training."""
-        self.forget_one_to_many("anchors", *([] if self.shared_content else ["content"]))
+        self.remove_one_to_many("anchors", *([] if self.shared_content else ["content"]))
 
 
 def _for_batch(rows: Tensor, tokens: Tensor) -> Tensor:

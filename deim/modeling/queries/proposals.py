@@ -21,9 +21,9 @@ class RegionProposals(TwoStageSource):
             "tricks").
     """
 
-    gives_positions = True
+    provides_positions = True
     # The score is the first logit, not the score of a class, so it keeps its position for other classes.
-    scores_are_of_classes = False
+    has_class_scores = False
 
     def __init__(
         self,
@@ -68,4 +68,4 @@ class RegionProposals(TwoStageSource):
 
     def reparameterize(self) -> None:
         """Remove the queries that are only used in training."""
-        self.forget_one_to_many(*([] if self.content is None else ["content"]))
+        self.remove_one_to_many(*([] if self.content is None else ["content"]))

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from deim.layers import MLP, Linear
-from deim.layers.casting import casting_anew
-from deim.modeling.queries.anchors import anchors_of_whole_maps, generate_anchors
+from deim.layers.autocast import autocast_without_cache
+from deim.modeling.queries.anchors import generate_anchors, unpadded_anchors
 from deim.modeling.queries.heads import classification_head
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.structures.memory import Memory
@@ -32,7 +32,7 @@ class TwoStageSource(QuerySource):
         ValueError: if ``anchor_size`` is not between 0 and 1.
     """
 
-    scores_are_of_classes = True
+    has_class_scores = True
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class TwoStageSource(QuerySource):
 
     def anchors(self, spatial_shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
         """Return anchors (1, S, 4), as logits, and the mask (1, S, 1) for unpadded maps with these (height, width)."""
-        return anchors_of_whole_maps(spatial_shapes, torch.device("cpu"), self.anchor_size)
+        return unpadded_anchors(spatial_shapes, torch.device("cpu"), self.anchor_size)
 
     def best(self, scores: Tensor) -> Tensor:
         """Return the (B, N, 1) indices of the best of (B, S) scores, best first; N includes one-to-many queries."""
@@ -111,7 +111,9 @@ class QuerySelection(TwoStageSource):
         Scores are computed here without gradients; the caller recomputes those of the selected tokens with gradients.
         This is cheaper because only one token in thirty of a large image is selected.
         """
-        with casting_anew(tokens.device.type):  # up to torch 2.9, autocast would cache these weights without gradients
+        with autocast_without_cache(
+            tokens.device.type
+        ):  # up to torch 2.9, autocast would cache these weights without gradients
             _, logits = self.score(tokens, valid)
         return self.best(logits.amax(dim=-1))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-class Provenance:
+class CheckpointMetadata:
     """Metadata that every checkpoint stores under the key ``deim``.
 
     Args:

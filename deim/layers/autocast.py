@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 
-def casting_anew(device_type: str) -> AbstractContextManager:
+def autocast_without_cache(device_type: str) -> AbstractContextManager:
     """Return a context with the current autocast settings that neither reads nor fills the cache of cast weights."""
     if not torch.is_autocast_enabled(device_type):
         return nullcontext()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deim.modeling.losses import functional
 from deim.modeling.losses.assignment import Pairs
-from deim.structures.boxes import iou, iou_and_generalized
+from deim.structures.boxes import iou, iou_and_giou
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Fit:
     iou: Tensor
 
 
-def fits_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Fit]:
+def compare_matched_boxes(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Fit]:
     """Return the fit of each group.
 
     Args:
@@ -37,22 +37,24 @@ def fits_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor
         pairs: pairs of each group.
         targets: (B, T, 4) cxcywh.
     """
-    found, wanted = _boxes_of(predicted, pairs, targets)
+    found, wanted = _gather_matched_boxes(predicted, pairs, targets)
     corners = box_cxcywh_to_xyxy(wanted)
-    overlap, generalized = iou_and_generalized(box_cxcywh_to_xyxy(found), corners)
+    overlap, generalized = iou_and_giou(box_cxcywh_to_xyxy(found), corners)
     values = (corners, functional.l1_loss(found, wanted), generalized, overlap.detach())
     sizes = [len(one.layer) for one in pairs]
     return [Fit(*parts) for parts in zip(*(value.split(sizes) for value in values), strict=True)]
 
 
 @torch.no_grad()
-def ious_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Tensor]:
-    """Return the (M,) IoU of the pairs of each group, without gradient; see :func:`fits_of`."""
-    found, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in _boxes_of(predicted, pairs, targets))
+def matched_ious(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> list[Tensor]:
+    """Return the (M,) IoU of the pairs of each group, without gradient; see :func:`compare_matched_boxes`."""
+    found, wanted = (box_cxcywh_to_xyxy(boxes) for boxes in _gather_matched_boxes(predicted, pairs, targets))
     return list(iou(found, wanted).split([len(one.layer) for one in pairs]))
 
 
-def _boxes_of(predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor) -> tuple[Tensor, Tensor]:
+def _gather_matched_boxes(
+    predicted: Sequence[Tensor], pairs: Sequence[Pairs], targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the predicted boxes of the pairs of all groups, and the boxes of their objects, both (M, 4) cxcywh."""
     found = torch.cat([one.take(boxes) for one, boxes in zip(pairs, predicted, strict=True)])
     image, target = (torch.cat([getattr(one, name) for one in pairs]) for name in ("image", "target"))
