@@ -51,12 +51,12 @@ def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Modu
 
 def dense_mask(blocks: Sequence[AttentionBlock], total: int) -> Tensor:
     """Return the attention mask (total, total), bool, True where a query must not attend to another."""
-    forbidden, first = torch.ones(total, total, dtype=torch.bool), 0
+    masked, first = torch.ones(total, total, dtype=torch.bool), 0
     for block in blocks:
-        forbidden[first : first + block.size, block.seen] = False if block.forbidden is None else block.forbidden
+        masked[first : first + block.size, block.keys] = False if block.masked is None else block.masked
         first += block.size
     assert first == total
-    return forbidden
+    return masked
 
 
 def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:

@@ -17,17 +17,17 @@ class AttentionBlock:
 
     Attributes:
         size: number of queries; they follow the queries of the previous block.
-        seen: range of keys that the queries attend to.
-        forbidden: (size, keys) bool, True for pairs inside the block that are masked; None for no mask.
+        keys: range of keys that the queries attend to.
+        masked: (size, keys) bool, True for pairs inside the block that are masked; None for no mask.
     """
 
     size: int
-    seen: slice
-    forbidden: Tensor | None = None
+    keys: slice
+    masked: Tensor | None = None
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, num_heads: int, forbidden: Tensor | None = None, dropout: float = 0.0
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, masked: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Compute multi-head attention of projected inputs.
 
@@ -35,15 +35,15 @@ def attend(
         query, key: (B, Q, C) and (B, S, C), with concatenated heads.
         value: (B, S, D).
         num_heads: number of heads.
-        forbidden: bool, True for masked pairs; broadcast to (B, heads, Q, S).
+        masked: bool, True for masked pairs; broadcast to (B, heads, Q, S).
         dropout: dropout probability of the attention weights.
 
     Returns:
         (B, Q, D).
     """
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    allowed = None if forbidden is None else ~forbidden
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+    attn_mask = None if masked is None else ~masked
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, dropout_p=dropout)
     return attended.transpose(1, 2).flatten(2)
 
 
@@ -54,7 +54,7 @@ def attend_in_blocks(
     if not blocks:
         return attend(query, key, value, num_heads, dropout=dropout)
     parts = zip(query.split([block.size for block in blocks], dim=1), blocks, strict=True)
-    attended = [attend(q, key[:, b.seen], value[:, b.seen], num_heads, b.forbidden, dropout) for q, b in parts]
+    attended = [attend(q, key[:, b.keys], value[:, b.keys], num_heads, b.masked, dropout) for q, b in parts]
     return torch.cat(attended, dim=1)
 
 
@@ -80,7 +80,7 @@ class SelfAttention(nn.Module):
 
     def forward(
         self,
-        placed: Tensor,
+        tokens_with_position: Tensor,
         tokens: Tensor,
         blocks: Sequence[AttentionBlock] = (),
         padding: Tensor | None = None,
@@ -88,7 +88,7 @@ class SelfAttention(nn.Module):
         """Compute self-attention.
 
         Args:
-            placed: (B, N, dim) tokens with added positions, the input of queries and keys.
+            tokens_with_position: (B, N, dim) tokens with added positions, the input of queries and keys.
             tokens: (B, N, dim), the input of values.
             blocks: attention blocks; if empty, all tokens attend to all tokens.
             padding: (B, N) bool, True for tokens to ignore; used instead of ``blocks``.
@@ -98,7 +98,7 @@ class SelfAttention(nn.Module):
         """
         dim, dropout = tokens.shape[-1], self.dropout if self.training else 0.0
         weights, biases = (x.split([2 * dim, dim]) for x in (self.in_proj_weight, self.in_proj_bias))
-        query, key = F.linear(placed, weights[0], biases[0]).chunk(2, dim=-1)
+        query, key = F.linear(tokens_with_position, weights[0], biases[0]).chunk(2, dim=-1)
         value = F.linear(tokens, weights[1], biases[1])
         if padding is None:
             return self.out_proj(attend_in_blocks(query, key, value, self.num_heads, blocks, dropout))

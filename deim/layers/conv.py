@@ -70,9 +70,9 @@ class ConvNormAct(nn.Module):
         return self.conv if self.fused is None else self.fused
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.finish(self.convolution(x))
+        return self.normalize_and_activate(self.convolution(x))
 
-    def finish(self, convolved: Tensor) -> Tensor:
+    def normalize_and_activate(self, convolved: Tensor) -> Tensor:
         """Apply the normalization, unless folded, and the activation to the output of the convolution."""
         if self.fused is not None:
             return self.activation(convolved)
@@ -116,5 +116,5 @@ class UpsampleConcatConvNormAct(RepConvNormAct):
         """
         if coarser is None:
             return super().forward(x)
-        of_coarser, of_x = convolve_parts(self.convolution, coarser, x)
-        return self.finish(F.interpolate(of_coarser, scale_factor=2.0, mode="nearest").add_(of_x))
+        conv_coarser, conv_x = convolve_parts(self.convolution, coarser, x)
+        return self.normalize_and_activate(F.interpolate(conv_coarser, scale_factor=2.0, mode="nearest").add_(conv_x))

@@ -100,9 +100,9 @@ class MultiScaleDeformableAttention(nn.Module):
         Returns:
             (B, Q, embed_dim).
         """
-        batch, length, _ = queries.shape
-        offsets = self.sampling_offsets(queries).view(batch, length, self.num_heads, -1, 2)
-        weights = self.attention_weights(queries).view(batch, length, self.num_heads, -1).softmax(dim=-1)
+        batch, num_queries, _ = queries.shape
+        offsets = self.sampling_offsets(queries).view(batch, num_queries, self.num_heads, -1, 2)
+        weights = self.attention_weights(queries).view(batch, num_queries, self.num_heads, -1).softmax(dim=-1)
         locations = self._locations(references[:, :, None, None], offsets, spatial_shapes, valid_ratios)
         value = self.value_proj(value)
         if padding is not None:

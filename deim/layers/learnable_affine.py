@@ -31,6 +31,6 @@ class LearnableAffine(nn.Module):
             x: (B, C, H, W).
         """
         scale, bound = self.scale.item(), self.bias.item()
-        held = Activation(lower=bound) if scale > 0 else Activation(upper=bound)
+        clamp = Activation(lower=bound) if scale > 0 else Activation(upper=bound)
         weight, bias = norm.weight * self.scale, norm.bias * self.scale + self.bias
-        return fused_normalize(norm, x, weight, bias, held, bound=self.bias)
+        return fused_normalize(norm, x, weight, bias, clamp, bound=self.bias)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from deim.layers.tracing import is_tracing
 
 # For narrower layers, the overhead of a convolution exceeds its gain.
-_SMALLEST = 64
+_MIN_FEATURES = 64
 
 
 class Linear(nn.Linear):
@@ -26,5 +26,5 @@ class Linear(nn.Linear):
         return computed.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
     def _by_onednn(self, x: Tensor) -> bool:
-        wide = min(self.in_features, self.out_features) >= _SMALLEST and x.numel() > 0
+        wide = min(self.in_features, self.out_features) >= _MIN_FEATURES and x.numel() > 0
         return wide and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from deim.layers.ops import batch_norm
 from deim.layers.ops.batch_norm import Activation, BatchNorm
 
-_KNOWN = {
+_FUSED_ACTIVATIONS = {
     nn.Identity: Activation(),
     nn.ReLU: Activation(lower=0.0),
     nn.SiLU: Activation(silu=True),
@@ -17,10 +17,10 @@ _KNOWN = {
 
 def normalize(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """Compute ``activation(norm(x))``, up to rounding, for x (B, C, H, W)."""
-    known = _KNOWN.get(type(activation))
-    if known is None or not can_fuse(norm, x):
+    fused_activation = _FUSED_ACTIVATIONS.get(type(activation))
+    if fused_activation is None or not can_fuse(norm, x):
         return activation(norm(x))
-    return fused_normalize(norm, x, norm.weight, norm.bias, known)
+    return fused_normalize(norm, x, norm.weight, norm.bias, fused_activation)
 
 
 def can_fuse(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:

@@ -59,8 +59,8 @@ def map_coordinates(padding: Tensor, offset: float = 0.0, eps: float = 1e-6) -> 
         offset: added to rows and columns, which count from 1 (Deformable DETR: -0.5, the pixel center).
         eps: added to the divisor.
     """
-    inside = (~padding).float()
-    rows, columns = inside.cumsum(1), inside.cumsum(2)
+    valid = (~padding).float()
+    rows, columns = valid.cumsum(1), valid.cumsum(2)
     rows = (rows + offset) / (rows[:, -1:] + eps)
     columns = (columns + offset) / (columns[:, :, -1:] + eps)
     return torch.stack([rows, columns], dim=-1)

@@ -31,11 +31,11 @@ class RepVGGBlock(nn.Module):
             return
         self.fused = fuse_conv_norm(self.conv1.conv, self.conv1.norm)
         self.activation = in_place(self.activation)
-        added = dict(fuse_conv_norm(self.conv2.conv, self.conv2.norm).named_parameters())
-        padded = F.pad(added["weight"], (1, 1, 1, 1))
+        fused_1x1 = dict(fuse_conv_norm(self.conv2.conv, self.conv2.norm).named_parameters())
+        padded = F.pad(fused_1x1["weight"], (1, 1, 1, 1))
         with torch.no_grad():
             for name, parameter in self.fused.named_parameters():
-                parameter.add_(padded if name == "weight" else added[name])
+                parameter.add_(padded if name == "weight" else fused_1x1[name])
         del self.conv1, self.conv2
 
 
@@ -95,7 +95,7 @@ class RepELAN(nn.Module):
     def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
         """See :class:`~deim.layers.conv.UpsampleConcatConvNormAct`."""
         # Use both halves instead of the whole and one half, whose gradient would cost two more passes over memory.
-        kept, entering = self.cv1(x, coarser).chunk(2, dim=1)
+        skipped, processed = self.cv1(x, coarser).chunk(2, dim=1)
         # One contiguous copy; otherwise each convolution copies its input, in the forward and the backward pass.
-        first = self.cv2(entering.clone())
-        return self.cv4(torch.cat([kept, entering, first, self.cv3(first)], dim=1))
+        first = self.cv2(processed.clone())
+        return self.cv4(torch.cat([skipped, processed, first, self.cv3(first)], dim=1))

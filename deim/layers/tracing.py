@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 # Older versions of torch do not distinguish exporting from compiling.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -37,11 +37,13 @@ def sizes_to_tensor(rows: Sequence[Sequence[int]], device: torch.device | str = 
         (N, M) float32.
     """
     if torch.jit.is_tracing():
-        return torch.stack([torch.stack([torch.as_tensor(one) for one in row]) for row in rows]).float().to(device)
+        return (
+            torch.stack([torch.stack([torch.as_tensor(number) for number in row]) for row in rows]).float().to(device)
+        )
     return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
-def cached_tensors(make: Callable[Arguments, Made], maxsize: int = 64) -> Callable[Arguments, Made]:
+def cached_tensors(function: Callable[Arguments, Result], maxsize: int = 64) -> Callable[Arguments, Result]:
     """Cache the results of a function that creates tensors from shapes, like :func:`functools.lru_cache`.
 
     During tracing nothing is cached: the tensors belong to the graph, and shapes may be symbolic. Cached tensors are
@@ -49,23 +51,23 @@ def cached_tensors(make: Callable[Arguments, Made], maxsize: int = 64) -> Callab
     """
 
     @functools.lru_cache(maxsize)
-    def kept(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+    def cached(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with torch.inference_mode(False):
-            return make(*args, **kwargs)
+            return function(*args, **kwargs)
 
-    @functools.wraps(make)
-    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+    @functools.wraps(function)
+    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         if is_tracing():
-            return make(*args, **kwargs)
-        made = kept(*args, **kwargs)  # type: ignore[arg-type]
-        for users in _users:
-            users.append(made)
-        return made
+            return function(*args, **kwargs)
+        result = cached(*args, **kwargs)  # type: ignore[arg-type]
+        for collector in _collectors:
+            collector.append(result)
+        return result
 
-    return call
+    return wrapper
 
 
-_users: list[list[Any]] = []
+_collectors: list[list[Any]] = []
 
 
 @contextmanager
@@ -75,9 +77,9 @@ def collect_cached_tensors() -> Iterator[list[Any]]:
     A recorded CUDA graph reads from fixed addresses. Holding the list keeps its tensors alive after they are evicted
     from the cache.
     """
-    users: list[Any] = []
-    _users.append(users)
+    collector: list[Any] = []
+    _collectors.append(collector)
     try:
-        yield users
+        yield collector
     finally:
-        _users.remove(users)
+        _collectors.remove(collector)

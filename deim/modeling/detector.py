@@ -150,25 +150,25 @@ class DEIMDetector(nn.Module):
     def _targets(self, batched_inputs: list[dict], sizes: Sequence[tuple[int, int]]) -> Targets:
         """Return ground truth relative to each image's size (height, width), on the device."""
         instances = [x["instances"] for x in batched_inputs]
-        targets = Targets.collate([one.gt_classes for one in instances], [one.gt_boxes.tensor for one in instances])
+        targets = Targets.collate([x.gt_classes for x in instances], [x.gt_boxes.tensor for x in instances])
         boxes = box_xyxy_to_cxcywh(targets.boxes / _scales(sizes))
         labels = targets.labels.to(self.device, non_blocking=True)
         return Targets(labels, boxes.to(self.device, non_blocking=True), targets.counts)
 
     def _instances(
-        self, found: tuple[Tensor, Tensor, Tensor], batched_inputs: list[dict], images: ImageList
+        self, detections: tuple[Tensor, Tensor, Tensor], batched_inputs: list[dict], images: ImageList
     ) -> list[dict[str, Instances]]:
         sizes = [
-            (given.get("height", height), given.get("width", width))
-            for given, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
+            (image_input.get("height", height), image_input.get("width", width))
+            for image_input, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        scores, classes, boxes = found
+        scores, classes, boxes = detections
         limits = _scales(sizes).to(boxes.device, non_blocking=True)
         # Boxes.clip would synchronize with the device once per image.
         boxes = torch.minimum((boxes * limits).clamp(min=0), limits)
         results = []
-        for size, places, best, labels in zip(sizes, boxes, scores, classes, strict=True):
-            instances = Instances(size, pred_boxes=Boxes(places), scores=best, pred_classes=labels)
+        for size, image_boxes, image_scores, labels in zip(sizes, boxes, scores, classes, strict=True):
+            instances = Instances(size, pred_boxes=Boxes(image_boxes), scores=image_scores, pred_classes=labels)
             results.append({"instances": instances})
         return results
 
@@ -196,10 +196,10 @@ def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tenso
         scores (B, N) in descending order, classes (B, N) int64, and boxes (B, N, 4) XYXY relative to the image; N is
         ``count``, or the number of pairs if it is smaller.
     """
-    logits, boxes = (in_full_precision(one[-1]) for one in (predictions.logits, predictions.boxes))
+    logits, boxes = (in_full_precision(layers[-1]) for layers in (predictions.logits, predictions.boxes))
     num_classes = logits.shape[-1]
     flat = logits.flatten(1)
     scores, index = flat.sigmoid().topk(min(count, flat.shape[1]), dim=1)
     query = index // num_classes  # torch.div is exported as a float division, which overflows float16
-    picked = boxes.gather(1, query[..., None].expand(-1, -1, 4))
-    return scores, index % num_classes, box_cxcywh_to_xyxy(picked)
+    selected = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+    return scores, index % num_classes, box_cxcywh_to_xyxy(selected)

@@ -18,7 +18,7 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Return the intersection areas of boxes ``a`` and ``b``, in their broadcast shape (...,)."""
-    return _shared(a.unbind(dim=-1), b.unbind(dim=-1))
+    return _intersection(a.unbind(dim=-1), b.unbind(dim=-1))
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     The IoU of two empty boxes is 0.
     """
-    return _share(*_shared_and_union(a.unbind(dim=-1), b.unbind(dim=-1)))
+    return _safe_ratio(*_intersection_and_union(a.unbind(dim=-1), b.unbind(dim=-1)))
 
 
 def iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,27 +49,27 @@ def _area(sides: Sides) -> Tensor:
     return (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
 
 
-def _shared(a: Sides, b: Sides) -> Tensor:
-    low = [torch.maximum(one, other) for one, other in zip(a[:2], b[:2], strict=True)]
-    high = [torch.minimum(one, other) for one, other in zip(a[2:], b[2:], strict=True)]
+def _intersection(a: Sides, b: Sides) -> Tensor:
+    low = [torch.maximum(side_a, side_b) for side_a, side_b in zip(a[:2], b[:2], strict=True)]
+    high = [torch.minimum(side_a, side_b) for side_a, side_b in zip(a[2:], b[2:], strict=True)]
     return _area([*low, *high])
 
 
-def _shared_and_union(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
-    shared = _shared(a, b)
-    return shared, _area(a) + _area(b) - shared
+def _intersection_and_union(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
+    intersection = _intersection(a, b)
+    return intersection, _area(a) + _area(b) - intersection
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+def _safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return numerator / denominator.clamp(min=torch.finfo(denominator.dtype).tiny)
 
 
 def _iou_and_giou(a: Sides, b: Sides) -> tuple[Tensor, Tensor]:
-    shared, union = _shared_and_union(a, b)
-    low = [torch.minimum(one, other) for one, other in zip(a[:2], b[:2], strict=True)]
-    high = [torch.maximum(one, other) for one, other in zip(a[2:], b[2:], strict=True)]
-    hull, overlap = _area([*low, *high]), _share(shared, union)
-    return overlap, overlap - _share(hull - union, hull)
+    intersection, union = _intersection_and_union(a, b)
+    low = [torch.minimum(side_a, side_b) for side_a, side_b in zip(a[:2], b[:2], strict=True)]
+    high = [torch.maximum(side_a, side_b) for side_a, side_b in zip(a[2:], b[2:], strict=True)]
+    enclosing, iou = _area([*low, *high]), _safe_ratio(intersection, union)
+    return iou, iou - _safe_ratio(enclosing - union, enclosing)
 
 
 def inverse_sigmoid(boxes: Tensor, eps: float = 1e-5) -> Tensor:
@@ -78,15 +78,15 @@ def inverse_sigmoid(boxes: Tensor, eps: float = 1e-5) -> Tensor:
     return boxes.clamp(min=eps).log() - (1 - boxes).clamp(min=eps).log()
 
 
-def refine_boxes(references: Tensor, correction: Tensor, eps: float = 1e-5) -> Tensor:
+def refine_boxes(references: Tensor, deltas: Tensor, eps: float = 1e-5) -> Tensor:
     """Return boxes (..., 4) cxcywh: references corrected in logit space (Deformable DETR, appendix A.3 and A.4).
 
     Args:
         references: (..., 4) cxcywh, or (..., 2) points, for which the correction alone defines the size.
-        correction: (..., 4), added to the logits of the references.
+        deltas: (..., 4), added to the logits of the references.
         eps: see :func:`inverse_sigmoid`.
     """
     logits = inverse_sigmoid(references, eps)
     if logits.shape[-1] == 2:
         logits = F.pad(logits, (0, 2))
-    return (correction + logits).sigmoid()
+    return (deltas + logits).sigmoid()

@@ -28,8 +28,8 @@ def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
     """
     if reg_max < 4 or reg_max % 2:
         raise ValueError(f"reg_max must be even and at least 4, got {reg_max}")
-    precise = torch.float64 if supports_float64(up.device) else torch.float32
-    bound = (up.to(precise) * reg_scale.to(precise)).abs().reshape(1)
+    dtype = torch.float64 if supports_float64(up.device) else torch.float32
+    bound = (up.to(dtype) * reg_scale.to(dtype)).abs().reshape(1)
     base = (bound + 1) ** (2 / (reg_max - 2))
     steps = torch.arange(1, reg_max // 2, device=bound.device)
     positive = torch.cat([base**steps - 1, 2 * bound])

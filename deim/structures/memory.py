@@ -57,11 +57,11 @@ class Memory:
         return torch.stack([_valid_ratio(~flat.unflatten(1, shape)) for flat, shape in maps], dim=1)
 
 
-def _valid_ratio(inside: Tensor) -> Tensor:
+def _valid_ratio(valid: Tensor) -> Tensor:
     """Return the fractions (B, 2) of width and height inside the image, given a (B, h, w) bool mask."""
-    height, width = inside.shape[1:]
+    height, width = valid.shape[1:]
     # At least one token, even for a tiny image in a large batch, because references are divided by the ratio.
-    columns, rows = inside[:, 0].sum(1).clamp(min=1), inside[:, :, 0].sum(1).clamp(min=1)
+    columns, rows = valid[:, 0].sum(1).clamp(min=1), valid[:, :, 0].sum(1).clamp(min=1)
     return torch.stack([columns / width, rows / height], dim=-1)
 
 

@@ -28,7 +28,7 @@ class EdgeDistributions:
     @staticmethod
     def join(layers: Sequence["EdgeDistributions"]) -> "EdgeDistributions":
         """Stack the distributions of several layers, which refine the same boxes."""
-        corners = torch.cat([one.corners for one in layers])
+        corners = torch.cat([layer.corners for layer in layers])
         return EdgeDistributions(corners, layers[0].references, layers[0].bin_values, layers[0].reg_scale)
 
     def split(self, sizes: list[int]) -> list["EdgeDistributions"]:
@@ -59,10 +59,10 @@ class Predictions:
     @staticmethod
     def join(layers: Sequence["Predictions"]) -> "Predictions":
         """Stack the predictions of one set of queries over layers; either all or none have distributions."""
-        edges = [one.edges for one in layers if one.edges is not None]
+        edges = [layer.edges for layer in layers if layer.edges is not None]
         return Predictions(
-            torch.cat([one.logits for one in layers]),
-            torch.cat([one.boxes for one in layers]),
+            torch.cat([layer.logits for layer in layers]),
+            torch.cat([layer.boxes for layer in layers]),
             EdgeDistributions.join(edges) if edges else None,
         )
 
@@ -110,7 +110,9 @@ class Targets:
     def collate(labels: list[Tensor], boxes: list[Tensor]) -> "Targets":
         """Create targets from one label tensor (n_i,) and one box tensor (n_i, 4) per image."""
         return Targets(
-            torch.nn.utils.rnn.pad_sequence([one.long() for one in labels], batch_first=True),
-            torch.nn.utils.rnn.pad_sequence([in_full_precision(one) for one in boxes], batch_first=True),
-            [len(one) for one in labels],
+            torch.nn.utils.rnn.pad_sequence([image_labels.long() for image_labels in labels], batch_first=True),
+            torch.nn.utils.rnn.pad_sequence(
+                [in_full_precision(image_boxes) for image_boxes in boxes], batch_first=True
+            ),
+            [len(image_labels) for image_labels in labels],
         )

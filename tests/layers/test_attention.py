@@ -33,23 +33,25 @@ def ours_like(reference: nn.MultiheadAttention) -> SelfAttention:
     return attention
 
 
-def gradients(result: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
+def gradients(result: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     upstream = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view_as(result)
-    return torch.autograd.grad(result, of, upstream)
+    return torch.autograd.grad(result, inputs, upstream)
 
 
-@pytest.mark.parametrize("who", BLOCKS)
-def test_blocks_are_a_mask(who: str, reference: nn.MultiheadAttention) -> None:
-    attention, blocks = ours_like(reference), BLOCKS[who]
+@pytest.mark.parametrize("pattern", BLOCKS)
+def test_blocks_are_a_mask(pattern: str, reference: nn.MultiheadAttention) -> None:
+    attention, blocks = ours_like(reference), BLOCKS[pattern]
     tokens, position = torch.randn(2, 2, QUERIES, DIM, dtype=torch.float64).requires_grad_()
-    placed = tokens + position
+    tokens_with_position = tokens + position
     mask = dense_mask(blocks, QUERIES) if blocks else None
-    expected, _ = reference(placed, placed, tokens, attn_mask=mask, need_weights=False)
-    found = attention(placed, tokens, blocks)
-    torch.testing.assert_close(found, expected)
-    wanted = gradients(expected, tokens, position, *reference.parameters())
-    for one, other in zip(gradients(found, tokens, position, *attention.parameters()), wanted, strict=True):
-        torch.testing.assert_close(one, other)
+    expected, _ = reference(tokens_with_position, tokens_with_position, tokens, attn_mask=mask, need_weights=False)
+    output = attention(tokens_with_position, tokens, blocks)
+    torch.testing.assert_close(output, expected)
+    expected_gradients = gradients(expected, tokens, position, *reference.parameters())
+    for gradient, expected_gradient in zip(
+        gradients(output, tokens, position, *attention.parameters()), expected_gradients, strict=True
+    ):
+        torch.testing.assert_close(gradient, expected_gradient)
 
 
 def test_padding_is_ignored(reference: nn.MultiheadAttention) -> None:
@@ -64,10 +66,10 @@ def test_it_begins_as_torch_does() -> None:
     torch.manual_seed(3)
     expected = nn.MultiheadAttention(DIM, HEADS, batch_first=True).state_dict()
     torch.manual_seed(3)
-    found = SelfAttention(DIM, HEADS).state_dict()
-    assert found.keys() == expected.keys()
+    output = SelfAttention(DIM, HEADS).state_dict()
+    assert output.keys() == expected.keys()
     for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+        assert torch.equal(output[name], value), name
 
 
 def test_dropout_acts_in_training_alone() -> None:
@@ -102,6 +104,6 @@ def test_one_to_many_queries_see_only_themselves() -> None:
     assert dense_mask(attention_pattern(None, 2, 2, CPU), 4).sum() == 8
 
 
-@pytest.mark.parametrize("noised", [None, DenoisingGroups(num_groups=0, group_size=0)], ids=["none", "of no object"])
-def test_without_others_all_queries_see_all(noised: DenoisingGroups | None) -> None:
-    assert attention_pattern(noised, 5, 0, CPU) == []
+@pytest.mark.parametrize("denoising", [None, DenoisingGroups(num_groups=0, group_size=0)], ids=["none", "of no object"])
+def test_without_others_all_queries_see_all(denoising: DenoisingGroups | None) -> None:
+    assert attention_pattern(denoising, 5, 0, CPU) == []

@@ -21,7 +21,7 @@ def plain(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
     return affine.scale * norm(x).relu() + affine.bias
 
 
-def apart(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
+def unfused(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
     return affine(norm(x).relu())
 
 
@@ -63,8 +63,8 @@ def learnt(how: Affine, affine: LearnableAffine, norm: nn.Module, dtype: torch.d
 @pytest.mark.parametrize(
     ("how", "dtype", "tolerance"),
     [
-        (apart, torch.float64, 1e-13),
-        (apart, torch.float32, 2e-6),
+        (unfused, torch.float64, 1e-13),
+        (unfused, torch.float32, 2e-6),
         pytest.param(merged, torch.float32, 2e-6, marks=needs_c),
     ],
 )
@@ -81,7 +81,7 @@ def test_normalization_that_is_frozen_has_the_affine_as_well(affine: LearnableAf
     conv.norm = FrozenBatchNorm2d.convert_frozen_batchnorm(copy.deepcopy(norm)).double()
     conv.affine = affine
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
-    torch.testing.assert_close(conv.finish(x), plain(affine, conv.norm, x))
+    torch.testing.assert_close(conv.normalize_and_activate(x), plain(affine, conv.norm, x))
 
 
 def test_a_value_that_is_no_number_stays_one(affine: LearnableAffine) -> None:

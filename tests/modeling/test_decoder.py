@@ -79,13 +79,13 @@ def test_boxes_begin_where_they_come_from_and_scores_at_their_prior(kind: str) -
     torch.manual_seed(0)
     refinement = REFINEMENTS[kind](activation="silu").train()
     references, queries = torch.rand(2, 5, 4) * 0.4 + 0.2, torch.zeros(2, 5, 8)
-    state = refinement.start(references)
+    state = refinement.initial_state(references)
     for index in range(2):
         # other queries than zero do not move boxes either
         state, predicted = refinement(index, torch.randn(2, 5, 8), state, predict=True)
         for found in predicted.values():
             torch.testing.assert_close(found.boxes[0], references, atol=1e-5, rtol=0)
-    _, predicted = refinement(0, queries, refinement.start(references), predict=True)
+    _, predicted = refinement(0, queries, refinement.initial_state(references), predict=True)
     for found in predicted.values():
         torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01))
     heads = [module for module in refinement.modules() if isinstance(module, MLP)]
@@ -100,7 +100,7 @@ def test_the_boxes_after_the_first_layer_are_of_its_own_class_head() -> None:
     torch.manual_seed(0)
     refinement = randomize(DistributionRefinement(8, 3, 2), 0.4).train()
     queries = torch.randn(1, 5, 8)
-    _, predicted = refinement(0, queries, refinement.start(torch.rand(1, 5, 4) * 0.4 + 0.2), predict=True)
+    _, predicted = refinement(0, queries, refinement.initial_state(torch.rand(1, 5, 4) * 0.4 + 0.2), predict=True)
     torch.testing.assert_close(predicted["initial"].logits[0], refinement.score_heads[0](queries))
 
 
@@ -131,7 +131,7 @@ def test_without_refinement_every_layer_corrects_the_same_boxes() -> None:
     torch.manual_seed(0)
     refinement = randomize(FixedBoxes(8, 3, num_layers=2), 0.5)
     references = torch.rand(1, 4, 4) * 0.4 + 0.3
-    state = refinement.start(references)
+    state = refinement.initial_state(references)
     queries = torch.randn(1, 4, 8)
     for index in range(2):
         state, predicted = refinement(index, queries, state, predict=True)
@@ -145,7 +145,7 @@ def test_looking_forward_twice_is_where_the_gradient_goes(twice: bool) -> None:
     torch.manual_seed(0)
     refinement = randomize(IterativeRefinement(8, 3, num_layers=2, look_forward_twice=twice), 0.5)
     queries = torch.randn(1, 4, 8)
-    state = refinement.start(torch.rand(1, 4, 4) * 0.4 + 0.3)
+    state = refinement.initial_state(torch.rand(1, 4, 4) * 0.4 + 0.3)
     for index in range(2):
         state, predicted = refinement(index, queries, state, predict=True)
     predicted["main"].boxes.sum().backward()
@@ -243,7 +243,7 @@ def test_positions_are_clipped_where_a_limit_is_set() -> None:
 @pytest.mark.parametrize("kind", [FixedBoxes, IterativeRefinement, NormalizedRefinement])
 def test_corrections_begin_a_little_inside_of_the_image(kind: type[FixedBoxes]) -> None:
     refinement = kind(8, 3, 2, logit_eps=0.01)
-    state = refinement.start(torch.tensor([[[0.0, 1.0, 0.5, 1.0]]]))
+    state = refinement.initial_state(torch.tensor([[[0.0, 1.0, 0.5, 1.0]]]))
     following, predicted = refinement(0, torch.randn(1, 1, 8), state, predict=True)
     least = 0.01 / 1.01  # of which the odds are those of 0.01 to 1
     wanted = torch.tensor([least, 1 - least, 0.5, 1 - least])

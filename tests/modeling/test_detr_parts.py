@@ -116,7 +116,7 @@ def test_a_layer_is_post_norm_and_weighs_levels_by_the_self_attention_queries() 
     held = layer.norm2(held + layer.cross_attn(held, position, memory, projected))
     expected = layer.norm3(held + layer.linear2(layer.linear1(held).relu()))
     torch.testing.assert_close(layer(queries, position, torch.zeros(2, 3, 4), memory, blocks), expected)
-    torch.testing.assert_close(layer.following()(queries, position, torch.zeros(2, 3, 4), memory).shape, queries.shape)
+    torch.testing.assert_close(layer.next_layer()(queries, position, torch.zeros(2, 3, 4), memory).shape, queries.shape)
     single = ConditionalDecoderLayer(DIM, HEADS, 24)
     assert single.num_levels is None, "all tokens at once: maps are not told apart"
 
@@ -266,7 +266,7 @@ def test_refinement_takes_its_options() -> None:
     torch.manual_seed(0)
     shared = IterativeRefinement(DIM, CLASSES, 3, shared_heads=True, size_bias=-2.0, logit_eps=0.1)
     assert shared.bbox_heads[0] is shared.bbox_heads[2]
-    start = shared.start(torch.tensor([[[0.001, 0.5, 0.999, 0.5]]]))
+    start = shared.initial_state(torch.tensor([[[0.001, 0.5, 0.999, 0.5]]]))
     _, found = shared(0, torch.zeros(1, 1, DIM), start, predict=True)
     # what divides is kept from 0, as in Deformable DETR; the head begins at its bias
     x, width = math.log(0.1 / 0.999), math.log(0.999 / 0.1) - 2

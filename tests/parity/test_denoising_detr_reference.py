@@ -46,7 +46,7 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
         for query in range(6):
             target = query % 3
             there = target < count
-            assert bool(made.classified[image, query]) is there
+            assert bool(made.classification_mask[image, query]) is there
             expected, box = torch.zeros(DIM), torch.zeros(4)
             if there:
                 expected[:-1] = denoising.class_embedding.weight[targets.labels[image, target]]
@@ -54,12 +54,12 @@ def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
                 box = targets.boxes[image, target].logit()
             torch.testing.assert_close(made.content[image, query], expected)
             torch.testing.assert_close(made.references[image, query], box, check_dtype=False)
-    forbidden = dense_mask(attention_pattern(made, 4, 0, made.content.device), 10)
+    masked = dense_mask(attention_pattern(made, 4, 0, made.content.device), 10)
     for one in range(10):
         for other in range(10):
             group, other_group = (x // 3 if x < 6 else None for x in (one, other))
             allowed = other_group is None or group == other_group
-            assert bool(forbidden[one, other]) is not allowed
+            assert bool(masked[one, other]) is not allowed
 
 
 def test_noise_is_as_strong_as_published() -> None:

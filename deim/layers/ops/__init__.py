@@ -72,7 +72,7 @@ def use_export_form(form: str) -> Iterator[None]:
         _export_form.pop()
 
 
-_chosen: dict[tuple[str, str], str] = {}
+_selected_backends: dict[tuple[str, str], str] = {}
 
 
 def selected_backend(device: str = "cpu") -> str:
@@ -82,9 +82,9 @@ def selected_backend(device: str = "cpu") -> str:
         ValueError: if ``DEIM_DEFORM_ATTN`` is not a backend, or the backend cannot be used on the device.
     """
     key = (device, os.environ.get("DEIM_DEFORM_ATTN", ""))
-    if key not in _chosen:  # not functools.cache, which torch.compile cannot trace
-        _chosen[key] = _select(*key)
-    return _chosen[key]
+    if key not in _selected_backends:  # not functools.cache, which torch.compile cannot trace
+        _selected_backends[key] = _select(*key)
+    return _selected_backends[key]
 
 
 def _select(device: str, forced: str) -> str:
@@ -150,13 +150,13 @@ def _check_sizes(
 ) -> None:
     """Raise ValueError for inconsistent shapes, which the kernels do not check."""
     (batch, tokens, heads, _), queries, total = value.shape, locations.shape[1], sum(num_points)
-    fits = (
+    is_consistent = (
         tokens == sum(height * width for height, width in spatial_shapes)
         and len(spatial_shapes) == len(num_points)
         and locations.shape == (batch, queries, heads, total, 2)
         and weights.shape == (batch, queries, heads, total)
     )
-    if not fits:
+    if not is_consistent:
         raise ValueError(
             f"deformable attention: inconsistent shapes: locations {tuple(locations.shape)}, weights "
             f"{tuple(weights.shape)}, num_points {list(num_points)}, value {tuple(value.shape)}, spatial_shapes "

@@ -62,30 +62,37 @@ class BatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bound: Tensor | None, eps: float, activation: Activation
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance, line = (x.new_empty(*size, x.shape[1]) for size in ((), (), (2,)))
+        mean, variance, scale_shift = (x.new_empty(*size, x.shape[1]) for size in ((), (), (2,)))
         out = torch.empty_like(x)
-        tensors = (x, weight.contiguous(), bias.contiguous(), mean, variance, line, out)
+        tensors = (x, weight.contiguous(), bias.contiguous(), mean, variance, scale_shift, out)
         _call("batch_norm_forward", tensors, x, 4, eps, activation)
         ctx.mark_non_differentiable(mean, variance)
-        ctx.save_for_backward(x, mean, variance, line)
-        ctx.eps, ctx.activation, ctx.learns_bound = eps, activation, bound is not None
+        ctx.save_for_backward(x, mean, variance, scale_shift)
+        ctx.eps, ctx.activation, ctx.has_learned_bound = eps, activation, bound is not None
         return out, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, variance, line = ctx.saved_tensors
+        x, mean, variance, scale_shift = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = torch.empty_like(x)
-        of_weight, of_bias, held = (torch.empty_like(mean) for _ in range(3))
-        tensors = (gradient, x, mean, variance, line, of_x, of_weight, of_bias, held)
+        grad_x = torch.empty_like(x)
+        grad_weight, grad_bias, grad_bound = (torch.empty_like(mean) for _ in range(3))
+        tensors = (gradient, x, mean, variance, scale_shift, grad_x, grad_weight, grad_bias, grad_bound)
         _call("batch_norm_backward", tensors, x, 5, ctx.eps, ctx.activation)
-        return of_x, of_weight, of_bias, held.sum().reshape(1) if ctx.learns_bound else None, None, None
+        return (
+            grad_x,
+            grad_weight,
+            grad_bias,
+            grad_bound.sum().reshape(1) if ctx.has_learned_bound else None,
+            None,
+            None,
+        )
 
 
 def _call(function: str, tensors: tuple[Tensor, ...], x: Tensor, sums: int, eps: float, activation: Activation) -> None:
     """Call a library function with a buffer for ``sums`` values per channel and part."""
     channels, threads = x.shape[1], torch.get_num_threads()
-    room = x.new_empty(threads, sums, channels, dtype=torch.float64)
+    buffer = x.new_empty(threads, sums, channels, dtype=torch.float64)
     layout = _Layout(x.numel() // channels, channels, threads, *activation)
-    native.call(SOURCE, function, (*tensors, room), ctypes.c_float(eps), layout)
+    native.call(SOURCE, function, (*tensors, buffer), ctypes.c_float(eps), layout)

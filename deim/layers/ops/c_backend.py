@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deim.layers.ops import native
-from deim.layers.ops.operator import differentiable, empty_result
+from deim.layers.ops.operator import empty_output, register_operator
 
 SOURCE = "deform_attn.c"
 
@@ -26,7 +26,7 @@ def unavailable_reason() -> str | None:
 
 
 def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
-    out = empty_result(value, locations)
+    out = empty_output(value, locations)
     _call("deform_attn_forward", (value, locations, weights), (out,), _sizes(value, shapes, locations, points))
     return out
 
@@ -40,7 +40,7 @@ def _backward(
     return grads
 
 
-deform_attn_c = differentiable("deform_attn_c", _forward, _backward, torch.float32)
+deform_attn_c = register_operator("deform_attn_c", _forward, _backward, torch.float32)
 
 
 def _sizes(value: Tensor, shapes: list[int], locations: Tensor, points: list[int]) -> _Sizes:

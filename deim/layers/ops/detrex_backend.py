@@ -53,13 +53,15 @@ def pad_points(locations: Tensor, weights: Tensor, num_points: Sequence[int]) ->
     Returns:
         locations (B, Q, H, L, N, 2) and weights (B, Q, H, L, N).
     """
-    most = max(num_points)
+    max_points = max(num_points)
     levels = zip(locations.split(list(num_points), dim=3), weights.split(list(num_points), dim=3), strict=True)
     padded = [
-        (F.pad(where, (0, 0, 0, most - weight.shape[3])), F.pad(weight, (0, most - weight.shape[3])))
-        for where, weight in levels
+        (F.pad(location, (0, 0, 0, max_points - weight.shape[3])), F.pad(weight, (0, max_points - weight.shape[3])))
+        for location, weight in levels
     ]
-    return torch.stack([where for where, _ in padded], dim=3), torch.stack([weight for _, weight in padded], dim=3)
+    return torch.stack([location for location, _ in padded], dim=3), torch.stack(
+        [weight for _, weight in padded], dim=3
+    )
 
 
 def _images_per_launch(batch: int) -> int:

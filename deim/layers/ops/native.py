@@ -38,12 +38,12 @@ def library(source: str) -> ctypes.CDLL | str:
     flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
     try:
         digest = hashlib.sha256(file.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
-        built = _cache() / f"{file.stem}-{digest}.so"
-        if not built.is_file():
+        path = _cache() / f"{file.stem}-{digest}.so"
+        if not path.is_file():
             if compiler is None:
                 return "no C compiler found: install one, or set CC"
-            _compile([compiler, *flags, str(file), "-lm"], built)
-        return ctypes.CDLL(str(built))
+            _compile([compiler, *flags, str(file), "-lm"], path)
+        return ctypes.CDLL(str(path))
     except subprocess.CalledProcessError as error:
         return f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}"
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -52,8 +52,8 @@ def library(source: str) -> ctypes.CDLL | str:
 
 def unavailable_reason(source: str) -> str | None:
     """Return why the library of a C file cannot be used; None if it can."""
-    found = library(source)
-    return found if isinstance(found, str) else None
+    loaded = library(source)
+    return loaded if isinstance(loaded, str) else None
 
 
 def call(source: str, function: str, tensors: Sequence[Tensor], *others: Any) -> None:

@@ -16,7 +16,7 @@ _INPUTS = "Tensor value, SymInt[] shapes, Tensor locations, Tensor weights, SymI
 DeformAttn = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor, Sequence[int]], Tensor]
 
 
-def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch.dtype | None = None) -> DeformAttn:
+def register_operator(name: str, forward: Forward, backward: Backward, dtype: torch.dtype | None = None) -> DeformAttn:
     """Return :func:`deim.layers.ops.deform_attn` implemented by a kernel, registered as the operator ``deim::<name>``.
 
     Args:
@@ -25,10 +25,10 @@ def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch
             not share memory with their inputs.
         dtype: dtype that inputs are converted to; None if the kernel supports all floating-point dtypes.
     """
-    attend = _operator(name, forward, f"({_INPUTS}) -> Tensor")
-    attend_backward = _operator(f"{name}_backward", backward, f"(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
+    attend = _custom_op(name, forward, f"({_INPUTS}) -> Tensor")
+    attend_backward = _custom_op(f"{name}_backward", backward, f"(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
 
-    def remember(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         value, ctx.shapes, locations, weights, ctx.points = inputs
         ctx.save_for_backward(value, locations, weights)
 
@@ -37,11 +37,11 @@ def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch
         grads = attend_backward(grad, value, ctx.shapes, locations, weights, ctx.points)
         return grads[0], None, grads[1], grads[2], None
 
-    attend.register_fake(lambda value, shapes, locations, weights, points: empty_result(value, locations))
+    attend.register_fake(lambda value, shapes, locations, weights, points: empty_output(value, locations))
     attend_backward.register_fake(
-        lambda grad, value, shapes, locations, weights, points: _like(value, locations, weights)
+        lambda grad, value, shapes, locations, weights, points: _empty_gradients(value, locations, weights)
     )
-    attend.register_autograd(gradients, setup_context=remember)
+    attend.register_autograd(gradients, setup_context=setup_context)
 
     def run(
         value: Tensor,
@@ -57,15 +57,15 @@ def differentiable(name: str, forward: Forward, backward: Backward, dtype: torch
     return run
 
 
-def _operator(name: str, function: Callable, schema: str) -> torch.library.CustomOpDef:
+def _custom_op(name: str, function: Callable, schema: str) -> torch.library.CustomOpDef:
     return torch.library.custom_op(f"deim::{name}", function, mutates_args=(), schema=schema)
 
 
-def empty_result(value: Tensor, locations: Tensor) -> Tensor:
+def empty_output(value: Tensor, locations: Tensor) -> Tensor:
     """Return an uninitialized (B, Q, H * D) tensor."""
     return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
 
-def _like(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_gradients(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return uninitialized dense tensors with the shapes of the inputs."""
     return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)

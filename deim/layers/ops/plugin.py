@@ -50,6 +50,6 @@ def _int32(number: int, device: torch.device) -> Tensor:
 
 def _by_level(points: Tensor, num_points: Sequence[int]) -> Tensor:
     """Split points (B, Q, H, P, ...) by level into (B, Q, H, L, N, ...), padded with zeros."""
-    behind = (0, 0) * (points.dim() - 4)
+    trailing = (0, 0) * (points.dim() - 4)
     levels = zip(points.split(list(num_points), dim=3), num_points, strict=True)
-    return torch.stack([F.pad(level, (*behind, 0, max(num_points) - count)) for level, count in levels], dim=3)
+    return torch.stack([F.pad(level, (*trailing, 0, max(num_points) - count)) for level, count in levels], dim=3)

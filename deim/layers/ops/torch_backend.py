@@ -43,25 +43,25 @@ def deform_attn_gather(
 
     Four pixels are gathered for each point; pixels outside of the map get weight zero.
     """
-    indices, shares, start = [], [], 0
+    indices, bilinear_weights, start = [], [], 0
     for (h, w), points in zip(spatial_shapes, locations.split(list(num_points), dim=3), strict=True):
         columns, rows = _neighbors(points[..., 0], w), _neighbors(points[..., 1], h)
         indices += [start + row * w + column for column, _ in columns for row, _ in rows]
-        shares += [across * down for _, across in columns for _, down in rows]
+        bilinear_weights += [x_weight * y_weight for _, x_weight in columns for _, y_weight in rows]
         start += h * w
     repeated = torch.cat([part.repeat(1, 1, 1, 4) for part in weights.split(list(num_points), dim=3)], dim=-1)
-    return _attend(value, torch.cat(indices, dim=-1), torch.cat(shares, dim=-1) * repeated)
+    return _attend(value, torch.cat(indices, dim=-1), torch.cat(bilinear_weights, dim=-1) * repeated)
 
 
 def _neighbors(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
     """Return the (index, weight) of the pixels before and after positions in [0, 1] of an axis; weight 0 outside."""
-    place = position * length - 0.5
-    before = place.floor()
-    found = []
-    for pixel, share in ((before, 1 - (place - before)), (before + 1, place - before)):
+    pixel_position = position * length - 0.5
+    lower = pixel_position.floor()
+    neighbors = []
+    for pixel, weight in ((lower, 1 - (pixel_position - lower)), (lower + 1, pixel_position - lower)):
         inside = pixel.clamp(0, length - 1)
-        found.append((inside.long(), share * (inside == pixel).to(share.dtype)))
-    return found
+        neighbors.append((inside.long(), weight * (inside == pixel).to(weight.dtype)))
+    return neighbors
 
 
 def _attend(value: Tensor, index: Tensor, weights: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from deim.layers.ops.operator import differentiable, empty_result
+from deim.layers.ops.operator import empty_output, register_operator
 from deim.layers.ops.torch_backend import deform_attn_torch
 from deim.layers.tracing import cached_tensors
 
@@ -40,15 +40,15 @@ def _difference_from_torch(device: torch.device) -> float:
     results = []
     for attend in (deform_attn_torch, deform_attn_triton):
         leaves = [x.to(device).requires_grad_() for x in inputs]
-        found = attend(leaves[0], shapes, leaves[1], leaves[2], points)
-        results.append([found, *torch.autograd.grad(found.square().sum(), leaves)])
+        output = attend(leaves[0], shapes, leaves[1], leaves[2], points)
+        results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
     return max(float((a - b).detach().abs().max() / a.detach().abs().max()) for a, b in zip(*results, strict=True))
 
 
 def _forward(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, points: list[int]) -> Tensor:
     from deim.layers.ops import triton_kernels as kernels
 
-    out = empty_result(value, locations)
+    out = empty_output(value, locations)
     levels = _levels(tuple(shapes), tuple(points), value.device)
     kernels.launch(kernels.forward, value, locations, weights, levels, [out])
     return out
@@ -74,7 +74,7 @@ def _backward(
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
-deform_attn_triton = differentiable("deform_attn_triton", _forward, _backward)
+deform_attn_triton = register_operator("deform_attn_triton", _forward, _backward)
 
 
 @cached_tensors

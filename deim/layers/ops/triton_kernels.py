@@ -115,8 +115,10 @@ def backward(
 ):
     """Compute the gradients of all three inputs; ``grad_value`` must be float32 zeros and is accumulated."""
     exists, channel, used, index, offset = _block(tokens, queries, HEADS, DIM, BLOCK, COLUMNS)
-    given = tl.load(grad + index[:, None] * DIM + channel[None, :], mask=exists[:, None] & used[None, :], other=0.0)
-    given = given.to(tl.float32)
+    grad_output = tl.load(
+        grad + index[:, None] * DIM + channel[None, :], mask=exists[:, None] & used[None, :], other=0.0
+    )
+    grad_output = grad_output.to(tl.float32)
     for point in range(POINTS):
         height, width, start, x, y = _sample_position(locations, levels, index, exists, point, POINTS)
         weight = tl.load(weights + index * POINTS + point, mask=exists, other=0.0).to(tl.float32)
@@ -128,8 +130,10 @@ def backward(
             place = offset[None, :] + (token.to(tl.int64) * HEADS * DIM)[:, None]
             both = inside[:, None] & used[None, :]
             row = tl.load(value + place, mask=both, other=0.0).to(tl.float32)
-            tl.atomic_add(grad_value + place, (weight * share_x * share_y)[:, None] * given, mask=both, sem="relaxed")
-            product = tl.sum(given * row, axis=1)
+            tl.atomic_add(
+                grad_value + place, (weight * share_x * share_y)[:, None] * grad_output, mask=both, sem="relaxed"
+            )
+            product = tl.sum(grad_output * row, axis=1)
             sampled += share_x * share_y * product
             along_x += (2 * (corner % 2) - 1) * share_y * product
             along_y += (2 * (corner // 2) - 1) * share_x * product

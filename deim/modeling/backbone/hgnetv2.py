@@ -51,7 +51,7 @@ ARCHITECTURES: dict[str, tuple[tuple[int, int], tuple[StageSpec, ...]]] = {
 }
 
 
-class Bound(nn.Module):
+class Clamp(nn.Module):
     """In-place clamping to a lower and an upper bound."""
 
     def __init__(self, lower: float | None = None, upper: float | None = None):
@@ -81,10 +81,10 @@ class HGConv(ConvNormAct):
         )
         self.affine = LearnableAffine() if activate and learnable_affine else nn.Identity()
 
-    def finish(self, convolved: Tensor) -> Tensor:
+    def normalize_and_activate(self, convolved: Tensor) -> Tensor:
         if self.fused is None and isinstance(self.affine, LearnableAffine) and can_fuse(self.norm, convolved):
             return self.affine.fused_norm_relu(self.norm, convolved)
-        return self.affine(super().finish(convolved))
+        return self.affine(super().normalize_and_activate(convolved))
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -98,7 +98,7 @@ class HGConv(ConvNormAct):
         scale, bias = float(self.affine.scale), float(self.affine.bias)
         self.fused.weight.mul_(scale)
         self.fused.bias.mul_(scale).add_(bias)
-        self.activation = Bound(lower=bias) if scale > 0 else Bound(upper=bias)
+        self.activation = Clamp(lower=bias) if scale > 0 else Clamp(upper=bias)
         self.affine = nn.Identity()
 
 
@@ -133,8 +133,8 @@ class Stem(nn.Module):
         # 2x2 kernels at stride 1: one row and one column of zeros at the end keep the size.
         x = F.pad(self.stem1(x), (0, 1, 0, 1))
         convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
-        of_pooled, of_convolved = convolve_parts(self.stem3.convolution, self._pooled(x), convolved)
-        return self.stem4(self.stem3.finish(of_pooled.add_(of_convolved)))
+        pooled_output, convolved_output = convolve_parts(self.stem3.convolution, self._pooled(x), convolved)
+        return self.stem4(self.stem3.normalize_and_activate(pooled_output.add_(convolved_output)))
 
     def _pooled(self, x: Tensor) -> Tensor:
         # Without gradients, the index of the maximum is not needed: this takes an eighth of the time on a CPU.
@@ -228,7 +228,7 @@ class HGNetV2(StagedBackbone):
             HGStage(width, spec, index > 0, learnable_affine)
             for index, (width, spec) in enumerate(zip(inputs, specs, strict=True))
         )
-        self.describe(out_features, (spec.out for spec in specs))
+        self.set_feature_shapes(out_features, (spec.out for spec in specs))
         if weights:
             load_backbone_weights(self, path_of(weights, "HGNetV2", name))
         self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)

@@ -123,17 +123,19 @@ class PResNet(StagedBackbone):
             raise ValueError(f"unknown PResNet depth {depth}; choose one of {', '.join(map(str, DEPTHS))}")
         widths = WIDTHS[: self.stages_to_build(out_features, freeze_at)]
         self.conv1 = nn.Sequential()
-        for number, (before, after, stride) in enumerate(((3, 32, 2), (32, 32, 1), (32, 64, 1)), 1):
-            self.conv1.add_module(f"conv1_{number}", ConvNormAct(before, after, 3, stride, activation="relu"))
+        for number, (in_channels, out_channels, stride) in enumerate(((3, 32, 2), (32, 32, 1), (32, 64, 1)), 1):
+            self.conv1.add_module(
+                f"conv1_{number}", ConvNormAct(in_channels, out_channels, 3, stride, activation="relu")
+            )
         block: type[ResidualBlock] = BottleneckBlock if depth >= 50 else BasicBlock
         channels = [width * block.expansion for width in widths]
         self.res_layers = nn.ModuleList(
-            ResidualStage(block, before, width, count, 1 if index == 0 else 2)
-            for index, (before, width, count) in enumerate(
+            ResidualStage(block, in_channels, width, count, 1 if index == 0 else 2)
+            for index, (in_channels, width, count) in enumerate(
                 zip([64, *channels[:-1]], widths, DEPTHS[depth], strict=False)
             )
         )
-        self.describe(out_features, channels)
+        self.set_feature_shapes(out_features, channels)
         if weights:
             load_backbone_weights(self, path_of(weights, "PResNet", depth))
         self.freeze([self.conv1, *self.res_layers], freeze_at, freeze_norm)

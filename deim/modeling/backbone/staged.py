@@ -25,7 +25,7 @@ class StagedBackbone(Backbone):
             raise ValueError(f"{type(self).__name__} has no features {unknown}; choose from {list(STAGES)}")
         return max(STAGES.index(name) for name in out_features) + 1
 
-    def describe(self, out_features: Sequence[str], channels: Iterable[int]) -> None:
+    def set_feature_shapes(self, out_features: Sequence[str], channels: Iterable[int]) -> None:
         """Set detectron2's description of the features; ``channels`` are those of the stages in order."""
         self._out_features = list(out_features)
         self._out_feature_channels = dict(zip(STAGES, channels, strict=False))

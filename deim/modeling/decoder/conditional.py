@@ -64,8 +64,8 @@ class ConditionalCrossAttention(nn.Module):
         self.value_proj, self.output_proj = Linear(dim, dim), Linear(dim, dim)
         self.level_weights = Linear(dim, num_levels) if num_levels > 1 else None
 
-    def forward(self, queries: Tensor, position: QueryPosition, memory: Memory, weighing: Tensor) -> Tensor:
-        """Return (B, Q, dim); ``weighing`` (B, Q, dim) determines the weights of the levels."""
+    def forward(self, queries: Tensor, position: QueryPosition, memory: Memory, projected_queries: Tensor) -> Tensor:
+        """Return (B, Q, dim); ``projected_queries`` (B, Q, dim) determines the weights of the levels."""
         assert memory.position is not None
         assert position.center is not None
         content, token_position = self.key_content(memory.tokens), self.key_position(memory.position)
@@ -76,15 +76,17 @@ class ConditionalCrossAttention(nn.Module):
         query = join_heads(query, self.query_sine(position.center), self.num_heads)
         key = join_heads(content, token_position, self.num_heads)
         value, padding = self.value_proj(memory.tokens), memory.padding
-        forbidden = None if padding is None else padding[:, None, None]
+        masked = None if padding is None else padding[:, None, None]
         dropout = self.dropout if self.training else 0.0
         if self.level_weights is None:
-            return self.output_proj(attend(query, key, value, self.num_heads, forbidden, dropout))
+            return self.output_proj(attend(query, key, value, self.num_heads, masked, dropout))
         sizes = memory.level_sizes
-        masks = [None] * len(sizes) if forbidden is None else forbidden.split(sizes, dim=-1)
+        masks = [None] * len(sizes) if masked is None else masked.split(sizes, dim=-1)
         levels = zip(key.split(sizes, dim=1), value.split(sizes, dim=1), masks, strict=True)
         attended = torch.stack([attend(query, k, v, self.num_heads, m, dropout) for k, v, m in levels], dim=-1)
-        return self.output_proj((attended * self.level_weights(weighing).softmax(dim=-1)[..., None, :]).sum(dim=-1))
+        return self.output_proj(
+            (attended * self.level_weights(projected_queries).softmax(dim=-1)[..., None, :]).sum(dim=-1)
+        )
 
 
 class ConditionalDecoderLayer(DecoderLayer):
@@ -127,8 +129,8 @@ class ConditionalDecoderLayer(DecoderLayer):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def following(self) -> "ConditionalDecoderLayer":
-        layer = super().following()
+    def next_layer(self) -> "ConditionalDecoderLayer":
+        layer = super().next_layer()
         assert isinstance(layer, ConditionalDecoderLayer)
         layer.cross_attn.query_position = None
         return layer
@@ -151,9 +153,9 @@ class ConditionalDecoderLayer(DecoderLayer):
                 "conditional cross-attention compares positions: it needs decoder.position=ModulatedAnchorPosition "
                 "and an encoder that returns token positions (DeformableEncoder, TransformerEncoder)"
             )
-        attended, weighing = self.self_attn(queries, position.embedding, blocks)
+        attended, projected_queries = self.self_attn(queries, position.embedding, blocks)
         queries = self.norm1(queries + self.dropout(attended))
-        found = self.cross_attn(queries, position, memory, weighing)
-        queries = self.norm2(queries + self.dropout(found))
+        cross_attended = self.cross_attn(queries, position, memory, projected_queries)
+        queries = self.norm2(queries + self.dropout(cross_attended))
         hidden = self.dropout(self.activation(self.linear1(queries)))
         return self.norm3(queries + self.dropout(self.linear2(hidden)))

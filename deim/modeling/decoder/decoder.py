@@ -17,12 +17,12 @@ from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
 
 # Names of the predictions of denoising queries and of one-to-many queries.
-_NOISED = {"main": "denoising", "initial": "denoising_initial"}
-_ONE_TO_MANY = {"main": "hybrid", "initial": "hybrid_initial"}
+_DENOISING_GROUPS = {"main": "denoising", "initial": "denoising_initial"}
+_HYBRID_GROUPS = {"main": "hybrid", "initial": "hybrid_initial"}
 
 
 def attention_pattern(
-    noised: DenoisingGroups | None, one_to_one: int, one_to_many: int, device: torch.device
+    denoising: DenoisingGroups | None, num_one_to_one: int, num_one_to_many: int, device: torch.device
 ) -> list[AttentionBlock]:
     """Return the self-attention pattern of denoising, one-to-one and one-to-many queries, which are in this order.
 
@@ -32,16 +32,21 @@ def attention_pattern(
     Returns:
         blocks of queries with the keys that they attend to; empty if all queries attend to all queries.
     """
-    before = 0 if noised is None else len(noised)
-    after = before + one_to_one
+    num_denoising = 0 if denoising is None else len(denoising)
+    end = num_denoising + num_one_to_one
     blocks = [
-        AttentionBlock(one_to_one, slice(before, after)),
-        AttentionBlock(one_to_many, slice(after, after + one_to_many)),
+        AttentionBlock(num_one_to_one, slice(num_denoising, end)),
+        AttentionBlock(num_one_to_many, slice(end, end + num_one_to_many)),
     ]
-    if noised is not None:
-        blocks.insert(0, AttentionBlock(before, slice(0, after), F.pad(noised.apart(device), (0, one_to_one))))
-    there = [block for block in blocks if block.size]
-    return there if len(there) > 1 else []
+    if denoising is not None:
+        blocks.insert(
+            0,
+            AttentionBlock(
+                num_denoising, slice(0, end), F.pad(denoising.cross_group_mask(device), (0, num_one_to_one))
+            ),
+        )
+    nonempty = [block for block in blocks if block.size]
+    return nonempty if len(nonempty) > 1 else []
 
 
 class Decoder(nn.Module):
@@ -94,7 +99,7 @@ class Decoder(nn.Module):
         self.eval_layer = eval_layer % num_layers
         self.input_proj, self.queries, self.denoising = input_proj, queries, denoising
         self.position, self.refinement = position, refinement
-        self.layers = nn.ModuleList([layer, *(layer.following() for _ in range(num_layers - 1))])
+        self.layers = nn.ModuleList([layer, *(layer.next_layer() for _ in range(num_layers - 1))])
 
     def reparameterize(self) -> None:
         """Remove the parts that evaluation does not use."""
@@ -102,12 +107,12 @@ class Decoder(nn.Module):
         self.refinement.keep_layers(len(self.layers))
 
     def forward(
-        self, encoded: Memory | Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
+        self, encoder_output: Memory | Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
     ) -> tuple[dict[str, Predictions], DenoisingQueries | None]:
         """Predict classes and boxes.
 
         Args:
-            encoded: output of the encoder: a memory, or the maps (B, C, h, w) of all levels, finest first.
+            encoder_output: output of the encoder: a memory, or the maps (B, C, h, w) of all levels, finest first.
             targets: ground truth for the denoising queries; only in training.
             padding: (B, H, W) bool, True on padded pixels; only for maps, because a memory contains it.
 
@@ -119,24 +124,31 @@ class Decoder(nn.Module):
         Raises:
             ValueError: if the decoder does not support the output of the encoder.
         """
-        memory = self._memory(encoded, padding)
+        memory = self._to_memory(encoder_output, padding)
         initial = self.queries(memory)
-        noised = None
+        denoising_queries = None
         if self.training and self.denoising is not None and targets is not None:
-            noised = self.denoising(targets)
-        refined = self._run_layers(*self._begin(initial, noised), memory)
+            denoising_queries = self.denoising(targets)
+        refined = self._run_layers(*self._initial_inputs(initial, denoising_queries), memory)
         if not self.training:
             return refined, None
-        return {**initial.groups, **self._by_kind(refined, noised, initial.num_one_to_many)}, noised
+        return {
+            **initial.groups,
+            **self._split_groups(refined, denoising_queries, initial.num_one_to_many),
+        }, denoising_queries
 
-    def _memory(self, encoded: Memory | Sequence[Tensor], padding: Tensor | None) -> Memory:
-        is_memory = isinstance(encoded, Memory)
+    def _to_memory(self, encoder_output: Memory | Sequence[Tensor], padding: Tensor | None) -> Memory:
+        is_memory = isinstance(encoder_output, Memory)
         if is_memory == (self.input_proj is not None):
             raise ValueError(
                 "decoder.input_proj projects an encoder's maps to the width of the queries: "
                 + ("this encoder returns tokens of one width; set it to null" if is_memory else "this encoder needs it")
             )
-        memory = encoded if isinstance(encoded, Memory) else Memory.from_maps(self._project(encoded), padding)
+        memory = (
+            encoder_output
+            if isinstance(encoder_output, Memory)
+            else Memory.from_maps(self._project_maps(encoder_output), padding)
+        )
         expected = self.layers[0].num_levels
         if expected not in (len(memory.spatial_shapes), None):
             raise ValueError(
@@ -145,37 +157,42 @@ class Decoder(nn.Module):
             )
         return memory
 
-    def _project(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def _project_maps(self, maps: Sequence[Tensor]) -> list[Tensor]:
         assert self.input_proj is not None
         return self.input_proj(maps)
 
-    def _begin(
-        self, initial: InitialQueries, noised: DenoisingQueries | None
+    def _initial_inputs(
+        self, initial: InitialQueries, denoising_queries: DenoisingQueries | None
     ) -> tuple[Tensor, Tensor, Tensor | None, list[AttentionBlock]]:
         """Return content, references (boxes or points), position and self-attention pattern of all queries."""
         content, references, position = initial.content, initial.references, initial.position
-        one_to_one = content.shape[1] - initial.num_one_to_many
-        if noised is not None:
-            content = torch.cat([noised.content.to(content.dtype), content], dim=1)
-            references = torch.cat([noised.references.to(references.dtype), references], dim=1)
+        num_one_to_one = content.shape[1] - initial.num_one_to_many
+        if denoising_queries is not None:
+            content = torch.cat([denoising_queries.content.to(content.dtype), content], dim=1)
+            references = torch.cat([denoising_queries.references.to(references.dtype), references], dim=1)
             if position is not None:
-                position = torch.cat([self.queries.embed_positions(noised.references).to(position.dtype), position], 1)
-        blocks = attention_pattern(noised, one_to_one, initial.num_one_to_many, content.device)
+                position = torch.cat(
+                    [self.queries.embed_positions(denoising_queries.references).to(position.dtype), position], 1
+                )
+        blocks = attention_pattern(denoising_queries, num_one_to_one, initial.num_one_to_many, content.device)
         return content, references.sigmoid(), position, blocks
 
-    def _by_kind(
-        self, refined: dict[str, Predictions], noised: DenoisingQueries | None, one_to_many: int
+    def _split_groups(
+        self, refined: dict[str, Predictions], denoising_queries: DenoisingQueries | None, num_one_to_many: int
     ) -> dict[str, Predictions]:
         """Split the predictions of denoising, one-to-one and one-to-many queries, which are in this order."""
         groups = {}
         for name, predictions in refined.items():
-            before, total = 0 if noised is None else len(noised), predictions.logits.shape[2]
-            parts = predictions.split([before, total - before - one_to_many, one_to_many])
+            num_denoising, num_queries = (
+                0 if denoising_queries is None else len(denoising_queries),
+                predictions.logits.shape[2],
+            )
+            parts = predictions.split([num_denoising, num_queries - num_denoising - num_one_to_many, num_one_to_many])
             groups[name] = parts[1]
-            if noised is not None:
-                groups[_NOISED[name]] = parts[0]
+            if denoising_queries is not None:
+                groups[_DENOISING_GROUPS[name]] = parts[0]
             if self.queries.num_one_to_many:
-                groups[_ONE_TO_MANY[name]] = parts[2]
+                groups[_HYBRID_GROUPS[name]] = parts[2]
         return groups
 
     def _run_layers(
@@ -195,17 +212,17 @@ class Decoder(nn.Module):
             blocks: attention pattern of the self-attention.
             memory: output of the encoder.
         """
-        last = len(self.layers) - 1 if self.training else self.eval_layer
+        last_layer = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}
-        state = self.refinement.start(references)
-        for index, layer in enumerate(self.layers[: last + 1]):
+        state = self.refinement.initial_state(references)
+        for index, layer in enumerate(self.layers[: last_layer + 1]):
             if self.position is not None:
-                where = self.position(index, queries, state.references, memory)
+                query_position = self.position(index, queries, state.references, memory)
             else:
                 assert position is not None
-                where = QueryPosition(position)
-            queries = layer(queries, where, state.references, memory, blocks)
-            state, predicted = self.refinement(index, queries, state, predict=self.training or index == last)
+                query_position = QueryPosition(position)
+            queries = layer(queries, query_position, state.references, memory, blocks)
+            state, predicted = self.refinement(index, queries, state, predict=self.training or index == last_layer)
             for name, predictions in predicted.items():
                 collected.setdefault(name, []).append(predictions)
         return {name: Predictions.join(layers) for name, layers in collected.items()}

@@ -33,13 +33,13 @@ class DistributionState(RefinementState):
 
     Attributes:
         bin_values: (reg_max + 1,).
-        anchor: (B, Q, 4) cxcywh, the boxes that the distributions refine, without gradient.
+        initial_boxes: (B, Q, 4) cxcywh, the boxes that the distributions refine, without gradient.
         corners: (B, Q, 4, reg_max + 1) logits of the previous layer; () zero before the first layer.
         queries: (B, Q, dim) of the previous layer, without gradient; () zero before the first layer.
     """
 
     bin_values: Tensor
-    anchor: Tensor
+    initial_boxes: Tensor
     corners: Tensor
     queries: Tensor
 
@@ -77,7 +77,7 @@ class DistributionRefinement(Refinement):
         self.quality_heads = nn.ModuleList(LocationQualityEstimator(activation=activation) for _ in range(num_layers))
         self.initial_bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
 
-    def start(self, references: Tensor) -> DistributionState:
+    def initial_state(self, references: Tensor) -> DistributionState:
         bin_values = weighting_function(self.reg_max, self.up, self.reg_scale)
         zero = references.new_zeros(())
         return DistributionState(references, bin_values, references, zero, zero)
@@ -87,20 +87,20 @@ class DistributionRefinement(Refinement):
     ) -> tuple[DistributionState, dict[str, Predictions]]:
         """Predict and update the state; see :class:`Refinement`. In training ``initial`` are the plain head's boxes."""
         assert isinstance(state, DistributionState)
-        predicted, anchor = {}, state.anchor
+        predicted, initial_boxes = {}, state.initial_boxes
         if index == 0:
-            plain = refine_boxes(state.references, self.initial_bbox_head(queries))
-            anchor = plain.detach()
+            head_boxes = refine_boxes(state.references, self.initial_bbox_head(queries))
+            initial_boxes = head_boxes.detach()
             if self.training:
-                predicted["initial"] = Predictions(self.score_heads[0](queries)[None], plain[None])
-        step = self.corner_heads[index](queries + state.queries)
-        corners = state.corners + step.unflatten(-1, (4, self.reg_max + 1))
-        boxes = offsets_to_boxes(anchor, expected_offsets(corners, state.bin_values), self.reg_scale)
+                predicted["initial"] = Predictions(self.score_heads[0](queries)[None], head_boxes[None])
+        update = self.corner_heads[index](queries + state.queries)
+        corners = state.corners + update.unflatten(-1, (4, self.reg_max + 1))
+        boxes = offsets_to_boxes(initial_boxes, expected_offsets(corners, state.bin_values), self.reg_scale)
         if predict:
             logits = self.quality_heads[index](self.score_heads[index](queries), corners)
-            edges = EdgeDistributions(corners[None], anchor, state.bin_values, self.reg_scale)
+            edges = EdgeDistributions(corners[None], initial_boxes, state.bin_values, self.reg_scale)
             predicted["main"] = Predictions(logits[None], boxes[None], edges)
-        return DistributionState(boxes.detach(), state.bin_values, anchor, corners, queries.detach()), predicted
+        return DistributionState(boxes.detach(), state.bin_values, initial_boxes, corners, queries.detach()), predicted
 
     def keep_layers(self, count: int) -> None:
         """Keep the heads of the first ``count`` layers; only the last of them predicts and keeps its class head."""

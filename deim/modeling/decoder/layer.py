@@ -26,7 +26,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.dim, self.num_levels = dim, num_levels
 
-    def following(self) -> "DecoderLayer":
+    def next_layer(self) -> "DecoderLayer":
         """Return a copy of the layer, to be used as a later layer."""
         return copy.deepcopy(self)
 

@@ -107,10 +107,10 @@ class ModulatedAnchorPosition(AnchorPosition):
         if index > 0:
             center = center * self.scale_mlp(queries)
         # The column's sines are in the second half, the row's in the first half.
-        across, along = (self.size_mlp(queries).sigmoid() / boxes[..., 2:]).unbind(dim=-1)
+        width_scale, height_scale = (self.size_mlp(queries).sigmoid() / boxes[..., 2:]).unbind(dim=-1)
         row, column = center.chunk(2, dim=-1)
-        parts = torch.cat([row * along[..., None], column * across[..., None]], dim=-1)
-        return QueryPosition(self.box_mlp(sines), parts)
+        scaled = torch.cat([row * height_scale[..., None], column * width_scale[..., None]], dim=-1)
+        return QueryPosition(self.box_mlp(sines), scaled)
 
 
 def box_sines(boxes: Tensor, dim: int) -> Tensor:

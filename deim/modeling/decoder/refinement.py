@@ -2,7 +2,7 @@
 
 A refinement contains the heads of all layers. The decoder calls it once per layer::
 
-    state = refinement.start(references)
+    state = refinement.initial_state(references)
     for index, layer in enumerate(layers):
         queries = layer(queries, ..., state.references, ...)
         state, predicted = refinement(index, queries, state, predict=True)
@@ -47,7 +47,7 @@ class Refinement(nn.Module):
         super().__init__()
         self.score_heads = nn.ModuleList(classification_head(dim, num_classes) for _ in range(num_layers))
 
-    def start(self, references: Tensor) -> RefinementState:
+    def initial_state(self, references: Tensor) -> RefinementState:
         """Return the state before the first layer.
 
         Args:
@@ -124,12 +124,12 @@ class FixedBoxes(Refinement):
 
 @dataclass
 class IterativeState(RefinementState):
-    """``references``, and ``start``: the same boxes, to which corrections are added.
+    """``references``, and ``base_references``: the same boxes, to which corrections are added.
 
-    ``start`` has a gradient if the refinement looks forward twice.
+    ``base_references`` has a gradient if the refinement looks forward twice.
     """
 
-    start: Tensor
+    base_references: Tensor
 
 
 class IterativeRefinement(FixedBoxes):
@@ -153,21 +153,21 @@ class IterativeRefinement(FixedBoxes):
         super().__init__(dim, num_classes, num_layers, activation, **options)
         self.look_forward_twice = look_forward_twice
 
-    def start(self, references: Tensor) -> IterativeState:
+    def initial_state(self, references: Tensor) -> IterativeState:
         return IterativeState(references, references)
 
     def forward(
         self, index: int, queries: Tensor, state: RefinementState, predict: bool
     ) -> tuple[IterativeState, dict[str, Predictions]]:
         assert isinstance(state, IterativeState)
-        correction = self.bbox_heads[index](queries)
-        predicted = self._predict(index, queries, correction, state.start) if predict else {}
-        corrected = refine_boxes(state.references, correction, self.logit_eps)
-        following = corrected.detach()
-        return IterativeState(following, corrected if self.look_forward_twice else following), predicted
+        deltas = self.bbox_heads[index](queries)
+        predicted = self._predict(index, queries, deltas, state.base_references) if predict else {}
+        corrected = refine_boxes(state.references, deltas, self.logit_eps)
+        next_references = corrected.detach()
+        return IterativeState(next_references, corrected if self.look_forward_twice else next_references), predicted
 
-    def _predict(self, index: int, queries: Tensor, correction: Tensor, start: Tensor) -> dict[str, Predictions]:
-        boxes = refine_boxes(start, correction, self.logit_eps)
+    def _predict(self, index: int, queries: Tensor, deltas: Tensor, base_references: Tensor) -> dict[str, Predictions]:
+        boxes = refine_boxes(base_references, deltas, self.logit_eps)
         return {"main": Predictions(self.score_heads[index](queries)[None], boxes[None])}
 
 
@@ -181,9 +181,9 @@ class NormalizedRefinement(IterativeRefinement):
         super().__init__(dim, num_classes, num_layers, **options)
         self.norm = nn.LayerNorm(dim)
 
-    def _predict(self, index: int, queries: Tensor, correction: Tensor, start: Tensor) -> dict[str, Predictions]:
+    def _predict(self, index: int, queries: Tensor, deltas: Tensor, base_references: Tensor) -> dict[str, Predictions]:
         normalized = self.norm(queries)
-        return super()._predict(index, normalized, self.bbox_heads[index](normalized), start)
+        return super()._predict(index, normalized, self.bbox_heads[index](normalized), base_references)
 
 
 def _box_head(dim: int, activation: str, size_bias: float) -> MLP:

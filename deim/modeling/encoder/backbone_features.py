@@ -78,18 +78,20 @@ def feature_widths(backbone: Any) -> dict[str, int]:
         ConfigError: if the backbone neither reports its features nor returns a dict of maps.
     """
     try:
-        stated = backbone.output_shape()
+        shapes = backbone.output_shape()
     except AttributeError:  # no output_shape(), or no `_out_features`, which detectron2's method reads
         return _measured_widths(backbone)
-    return {name: shape.channels for name, shape in sorted(stated.items(), key=lambda item: item[1].stride)}
+    return {name: shape.channels for name, shape in sorted(shapes.items(), key=lambda item: item[1].stride)}
 
 
 @torch.no_grad()
 def _measured_widths(backbone: Any) -> dict[str, int]:
-    training, values = backbone.training, next(backbone.parameters(), torch.zeros(()))
+    training, parameter = backbone.training, next(backbone.parameters(), torch.zeros(()))
     try:
-        found = backbone.eval()(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE, device=values.device, dtype=values.dtype))
-        sizes = {name: (-int(maps.shape[-1]), int(maps.shape[1])) for name, maps in found.items()}
+        features = backbone.eval()(
+            torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE, device=parameter.device, dtype=parameter.dtype)
+        )
+        sizes = {name: (-int(maps.shape[-1]), int(maps.shape[1])) for name, maps in features.items()}
     except Exception as error:  # a model with a different purpose may raise any exception
         raise ConfigError(
             f"model.backbone has type {type(backbone).__name__}, which has no output_shape() method as in detectron2 "

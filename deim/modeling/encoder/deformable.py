@@ -126,10 +126,10 @@ class DeformableEncoder(nn.Module):
 
     def _project(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Return (B, dim, h, w) of each level, finest first."""
-        given = [features[name] for name in self.in_features]
-        maps = [project(x) for project, x in zip(self.input_proj[: len(given)], given, strict=True)]
-        for index, project in enumerate(self.input_proj[len(given) :]):
-            maps.append(project(given[-1] if index == 0 else maps[-1]))
+        inputs = [features[name] for name in self.in_features]
+        maps = [project(x) for project, x in zip(self.input_proj[: len(inputs)], inputs, strict=True)]
+        for index, project in enumerate(self.input_proj[len(inputs) :]):
+            maps.append(project(inputs[-1] if index == 0 else maps[-1]))
         return maps
 
     def _coordinates(

@@ -116,7 +116,7 @@ class HybridEncoder(nn.Module):
         """
         maps = [proj(features[name]) for proj, name in zip(self.input_proj, self.in_features, strict=True)]
         maps[-1] = self._attend(maps[-1], padding)
-        return self._aggregate(self._top_down(maps))
+        return self._bottom_up(self._top_down(maps))
 
     def _attend(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Apply self-attention (AIFI) to the coarsest map."""
@@ -125,9 +125,9 @@ class HybridEncoder(nn.Module):
         height, width = x.shape[-2:]
         tokens = x.flatten(2).transpose(1, 2)
         position = sine_position_embedding(height, width, x.shape[1], device=x.device).to(tokens.dtype)
-        ignored = None if padding is None else resize_padding(padding, (height, width)).flatten(1)
+        token_padding = None if padding is None else resize_padding(padding, (height, width)).flatten(1)
         for layer in self.encoder:
-            tokens = layer(tokens, position, ignored)
+            tokens = layer(tokens, position, token_padding)
         return tokens.transpose(1, 2).unflatten(-1, (height, width)).contiguous()
 
     def _top_down(self, maps: list[Tensor]) -> list[Tensor]:
@@ -138,7 +138,7 @@ class HybridEncoder(nn.Module):
             fused.insert(0, block(finer, fused[0]))
         return fused
 
-    def _aggregate(self, maps: list[Tensor]) -> list[Tensor]:
+    def _bottom_up(self, maps: list[Tensor]) -> list[Tensor]:
         """Fuse from fine to coarse; return the outputs, finest first."""
         outputs = [maps[0]]
         for downsample, block, coarser in zip(self.downsample_convs, self.pan_blocks, maps[1:], strict=True):

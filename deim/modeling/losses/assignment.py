@@ -16,8 +16,8 @@ from deim.structures.predictions import Predictions, Targets
 
 
 @dataclass
-class Pairs:
-    """M pairs on the device, and the normalizer of losses over them.
+class DeviceMatches:
+    """M matches on the device, and the normalizer of losses over them.
 
     Attributes:
         layer, image, query, target: (M,) int64 indices.
@@ -31,12 +31,12 @@ class Pairs:
     normalizer: Tensor
 
     @staticmethod
-    def of(stacked: Tensor, normalizer: Tensor) -> "Pairs":
-        """Create pairs from the (4, M) rows of :meth:`Matches.stacked`."""
+    def from_stacked(stacked: Tensor, normalizer: Tensor) -> "DeviceMatches":
+        """Create matches from the (4, M) rows of :meth:`Matches.stacked`."""
         layer, image, query, target = stacked.unbind()
-        return Pairs(layer, image, query, target, normalizer)
+        return DeviceMatches(layer, image, query, target, normalizer)
 
-    def take(self, predicted: Tensor) -> Tensor:
+    def gather(self, predicted: Tensor) -> Tensor:
         """Select (L, B, Q, ...) -> (M, ...)."""
         return predicted[self.layer, self.image, self.query]
 
@@ -50,30 +50,37 @@ class GroupAssignment:
     """Assignment of one group.
 
     Attributes:
-        classes: pairs for classification.
-        boxes: pairs for localization.
-        matched: () mean number per rank of queries of a layer that are matched for localization.
-        others: () mean number per rank of queries of a layer that are not matched for localization.
-        classified: (B, Q) bool, queries with a classification loss; None for all queries.
+        classification: matches for classification.
+        localization: matches for localization.
+        num_matched: () mean number per rank of queries of a layer that are matched for localization.
+        num_unmatched: () mean number per rank of queries of a layer that are not matched for localization.
+        classification_mask: (B, Q) bool, queries with a classification loss; None for all queries.
     """
 
-    classes: Pairs
-    boxes: Pairs
-    matched: Tensor
-    others: Tensor
-    classified: Tensor | None = None
+    classification: DeviceMatches
+    localization: DeviceMatches
+    num_matched: Tensor
+    num_unmatched: Tensor
+    classification_mask: Tensor | None = None
 
 
 @dataclass
-class _Plan:
-    """Assignment of one group on the host; ``objects`` and ``located`` are the normalizers before reduction."""
+class _HostAssignment:
+    """Assignment of one group on the host.
 
-    classes: Matches
-    boxes: Matches
-    objects: float
-    located: float
-    matched: int
-    queries: int
+    Attributes:
+        classification, localization: matches for classification and for localization.
+        num_objects, num_localized: normalizers of the two, before the reduction over ranks.
+        num_matched: number of queries of a layer that are matched for localization.
+        num_queries: number of queries of a layer, over all images.
+    """
+
+    classification: Matches
+    localization: Matches
+    num_objects: float
+    num_localized: float
+    num_matched: int
+    num_queries: int
 
 
 def assign(
@@ -86,7 +93,8 @@ def assign(
 ) -> list[GroupAssignment]:
     """Match all groups of a step together.
 
-    Costs are copied to the host once, pairs are copied back once, and all normalizers are reduced over ranks together.
+    Costs are copied to the host once, matches are copied back once, and all normalizers are reduced over ranks
+    together.
 
     Args:
         supervision: supervision of each group.
@@ -99,40 +107,48 @@ def assign(
     Raises:
         ValueError: if ``denoising`` is missing.
     """
-    pairs = list(zip(supervision, predictions, strict=True))
-    matched = iter(_plan_matched([one for one in pairs if not one[0].denoising], targets, matcher, use_union))
-    plans = [_plan_denoising(len(p.logits), targets, denoising) if s.denoising else next(matched) for s, p in pairs]
-    assignments = _on_device(plans, targets.boxes.device)
+    groups = list(zip(supervision, predictions, strict=True))
+    matched = iter(_assign_by_cost([group for group in groups if not group[0].denoising], targets, matcher, use_union))
+    on_host = [
+        _assign_denoising(len(p.logits), targets, denoising) if s.denoising else next(matched) for s, p in groups
+    ]
+    assignments = _to_device(on_host, targets.boxes.device)
     for s, assignment in zip(supervision, assignments, strict=True):
         if s.denoising and denoising is not None:
-            assignment.classified = denoising.classified
+            assignment.classification_mask = denoising.classification_mask
     return assignments
 
 
-def _plan_matched(
+def _assign_by_cost(
     groups: Sequence[tuple[Supervision, Predictions]],
     targets: Targets,
     matcher: HungarianMatcher,
     use_union: bool,
-) -> list[_Plan]:
+) -> list[_HostAssignment]:
     matches = matcher([p for _, p in groups], [s.targets(targets) for s, _ in groups], [s.repeats for s, _ in groups])
-    one_to_one = [found for (s, _), found in zip(groups, matches, strict=True) if s.one_to_one]
+    one_to_one = [group_matches for (s, _), group_matches in zip(groups, matches, strict=True) if s.one_to_one]
     union = union_of_matches(Matches.join(one_to_one)) if use_union and one_to_one else None
-    plans = []
-    for (s, predictions), classes in zip(groups, matches, strict=True):
+    assignments = []
+    for (s, predictions), classification in zip(groups, matches, strict=True):
         layers, images, queries, _ = predictions.logits.shape
-        objects = targets.total * s.repeats
-        located, located_objects = classes, objects
+        num_objects = targets.total * s.repeats
+        localization, num_localized = classification, num_objects
         if union is not None and s.one_to_one:
-            located, located_objects = union.for_layers(layers), len(union)
-        plan = _Plan(
-            classes, located, objects, located_objects, matched=len(located) // layers, queries=images * queries
+            localization, num_localized = union.for_layers(layers), len(union)
+        assignments.append(
+            _HostAssignment(
+                classification,
+                localization,
+                num_objects,
+                num_localized,
+                num_matched=len(localization) // layers,
+                num_queries=images * queries,
+            )
         )
-        plans.append(plan)
-    return plans
+    return assignments
 
 
-def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | None) -> _Plan:
+def _assign_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | None) -> _HostAssignment:
     """Assign target t of an image to positive t of every denoising group."""
     if denoising is None:
         raise ValueError("a denoising group is supervised, but its denoising queries are missing")
@@ -141,30 +157,32 @@ def _plan_denoising(layers: int, targets: Targets, denoising: DenoisingGroups | 
     target = np.concatenate([np.arange(n) for n in counts])
     starts = np.arange(groups) * denoising.group_size
     query = (starts[:, None] + target).flatten()
-    once = Matches(np.zeros_like(query), np.tile(image, groups), query, np.tile(target, groups))
-    pairs = once.for_layers(layers)
+    one_layer = Matches(np.zeros_like(query), np.tile(image, groups), query, np.tile(target, groups))
+    matches = one_layer.for_layers(layers)
     # Normalized by the mean number of objects times the number of groups of this rank, as in the official code.
-    scale = max(groups, 1)
-    return _Plan(pairs, pairs, targets.total * scale, targets.total * scale, len(once), len(counts) * len(denoising))
+    total = targets.total * max(groups, 1)
+    return _HostAssignment(matches, matches, total, total, len(one_layer), len(counts) * len(denoising))
 
 
-def _on_device(plans: Sequence[_Plan], device: torch.device) -> list[GroupAssignment]:
-    parts = [part for plan in plans for part in (plan.classes, plan.boxes)]
+def _to_device(on_host: Sequence[_HostAssignment], device: torch.device) -> list[GroupAssignment]:
+    parts = [part for group in on_host for part in (group.classification, group.localization)]
     joined = np.concatenate([part.stacked() for part in parts], axis=1)
-    pairs = torch.from_numpy(joined).to(device, non_blocking=True).split([len(part) for part in parts], dim=1)
+    stacked = torch.from_numpy(joined).to(device, non_blocking=True).split([len(part) for part in parts], dim=1)
 
-    numbers = [[p.objects, p.located, p.matched, p.queries] for p in plans]
-    means = torch.tensor([float(n) for row in numbers for n in row]).to(device, non_blocking=True)
+    counts = [[p.num_objects, p.num_localized, p.num_matched, p.num_queries] for p in on_host]
+    means = torch.tensor([float(n) for row in counts for n in row]).to(device, non_blocking=True)
     if comm.get_world_size() > 1:
         dist.all_reduce(means)
         means = means / comm.get_world_size()
     assignments = []
-    for classes, boxes, of_group in zip(pairs[::2], pairs[1::2], means.view(-1, 4), strict=True):
-        objects, located, matched, queries = of_group.unbind()
-        normalizers = objects.clamp(min=1), located.clamp(min=1)
+    for classification, localization, group_means in zip(stacked[::2], stacked[1::2], means.view(-1, 4), strict=True):
+        num_objects, num_localized, num_matched, num_queries = group_means.unbind()
         assignments.append(
             GroupAssignment(
-                Pairs.of(classes, normalizers[0]), Pairs.of(boxes, normalizers[1]), matched, queries - matched
+                DeviceMatches.from_stacked(classification, num_objects.clamp(min=1)),
+                DeviceMatches.from_stacked(localization, num_localized.clamp(min=1)),
+                num_matched,
+                num_queries - num_matched,
             )
         )
     return assignments

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from deim.errors import ConfigError
 from deim.modeling.losses import functional
-from deim.modeling.losses.assignment import GroupAssignment, Pairs, assign
-from deim.modeling.losses.matched_boxes import Fit, compare_matched_boxes, matched_ious
+from deim.modeling.losses.assignment import DeviceMatches, GroupAssignment, assign
+from deim.modeling.losses.matched_boxes import MatchedBoxes, compare_matched_boxes, matched_ious
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries.denoising import DenoisingGroups
@@ -89,9 +89,9 @@ class Criterion(nn.Module):
             ConfigError: if a supervised group is missing.
         """
         terms: dict[str, Tensor] = {}
-        for one, layers, losses in self._losses(groups, targets, denoising, self.supervision):
+        for group, layers, losses in self._losses(groups, targets, denoising, self.supervision):
             for name, values in losses.items():
-                terms.update(one.named(name, values * (self.weights[name] * one.weight), layers))
+                terms.update(group.layer_losses(name, values * (self.weights[name] * group.weight), layers))
         return terms
 
     def terms(
@@ -108,10 +108,11 @@ class Criterion(nn.Module):
             supervision: used instead of the criterion's own.
         """
         terms: dict[str, tuple[Tensor, float]] = {}
-        for one, layers, losses in self._losses(groups, targets, denoising, supervision or self.supervision):
+        for group, layers, losses in self._losses(groups, targets, denoising, supervision or self.supervision):
             for name, values in losses.items():
-                weight = self.weights[name] * one.weight
-                terms.update({full: (value, weight) for full, value in one.named(name, values, layers).items()})
+                weight = self.weights[name] * group.weight
+                named = group.layer_losses(name, values, layers)
+                terms.update({full_name: (value, weight) for full_name, value in named.items()})
         return terms
 
     def _losses(
@@ -133,49 +134,57 @@ class Criterion(nn.Module):
                 "remove these groups, or add the part of the decoder that predicts them"
             )
         predictions = [groups[s.group].in_full_precision() for s in active]
-        assigned = assign(active, predictions, targets, denoising, self.matcher, self.use_union)
-        fits = compare_matched_boxes([one.boxes for one in predictions], [one.boxes for one in assigned], targets.boxes)
-        qualities = matched_ious([one.boxes for one in predictions], [one.classes for one in assigned], targets.boxes)
+        assignments = assign(active, predictions, targets, denoising, self.matcher, self.use_union)
+        boxes = [prediction.boxes for prediction in predictions]
+        matched_boxes = compare_matched_boxes(boxes, [a.localization for a in assignments], targets.boxes)
+        qualities = matched_ious(boxes, [a.classification for a in assignments], targets.boxes)
         # D-FINE's code also multiplies by the number of images here, which cancels out in the weighted mean.
-        balance = (assigned[0].matched.sqrt(), assigned[0].others.sqrt())
-        for one, found, assignment, fit, quality in zip(active, predictions, assigned, fits, qualities, strict=True):
-            labels = one.targets(targets).labels
-            values = {f"loss_{self.classification}": self._class_loss(found.logits, labels, assignment, quality)}
-            values.update(self._box_losses(found, assignment, fit, balance))
-            yield one, len(found.boxes), {name: value for name, value in values.items() if name in self.weights}
+        balance = (assignments[0].num_matched.sqrt(), assignments[0].num_unmatched.sqrt())
+        for group, prediction, assignment, matched, quality in zip(
+            active, predictions, assignments, matched_boxes, qualities, strict=True
+        ):
+            labels = group.targets(targets).labels
+            values = {f"loss_{self.classification}": self._class_loss(prediction.logits, labels, assignment, quality)}
+            values.update(self._box_losses(prediction, assignment, matched, balance))
+            yield group, len(prediction.boxes), {name: value for name, value in values.items() if name in self.weights}
 
     def _class_loss(self, logits: Tensor, labels: Tensor, assignment: GroupAssignment, quality: Tensor) -> Tensor:
-        pairs = assignment.classes
-        label = labels[pairs.image, pairs.target]
-        where = (pairs.layer, pairs.image, pairs.query, label)
-        positive = torch.zeros_like(logits, dtype=torch.bool).index_put(where, torch.ones_like(label).bool())
-        wanted = torch.zeros_like(logits).index_put(where, quality)
-        loss = CLASSIFICATION_LOSSES[self.classification](logits, positive, wanted, **self.class_options)
-        if assignment.classified is not None:
-            loss = loss * assignment.classified[None, :, :, None]
-        return loss.sum(dim=(1, 2, 3)) / pairs.normalizer
+        matches = assignment.classification
+        label = labels[matches.image, matches.target]
+        index = (matches.layer, matches.image, matches.query, label)
+        positive = torch.zeros_like(logits, dtype=torch.bool).index_put(index, torch.ones_like(label).bool())
+        target_scores = torch.zeros_like(logits).index_put(index, quality)
+        loss = CLASSIFICATION_LOSSES[self.classification](logits, positive, target_scores, **self.class_options)
+        if assignment.classification_mask is not None:
+            loss = loss * assignment.classification_mask[None, :, :, None]
+        return loss.sum(dim=(1, 2, 3)) / matches.normalizer
 
     def _box_losses(
-        self, found: Predictions, assignment: GroupAssignment, fit: Fit, balance: tuple[Tensor, Tensor]
+        self,
+        predictions: Predictions,
+        assignment: GroupAssignment,
+        matched: MatchedBoxes,
+        balance: tuple[Tensor, Tensor],
     ) -> dict[str, Tensor]:
-        pairs, layers = assignment.boxes, len(found.boxes)
+        matches, layers, edges = assignment.localization, len(predictions.boxes), predictions.edges
         values = {
-            "loss_bbox": pairs.sum_by_layer(fit.l1, layers),
-            "loss_giou": pairs.sum_by_layer(1 - fit.giou, layers),
+            "loss_bbox": matches.sum_by_layer(matched.l1, layers),
+            "loss_giou": matches.sum_by_layer(1 - matched.giou, layers),
         }
-        if found.edges is not None:
-            values["loss_fgl"] = self._fgl_loss(found.edges, pairs, fit)
+        if edges is not None:
+            values["loss_fgl"] = self._fgl_loss(edges, matches, matched)
             if layers > 1:
-                values["loss_ddf"] = self._ddf_loss(found.edges.corners, found.logits[-1], assignment, fit.iou, balance)
+                teacher_logits = predictions.logits[-1]
+                values["loss_ddf"] = self._ddf_loss(edges.corners, teacher_logits, assignment, matched.iou, balance)
         return values
 
     @staticmethod
-    def _fgl_loss(edges: EdgeDistributions, pairs: Pairs, fit: Fit) -> Tensor:
-        references = edges.references[pairs.image, pairs.query]
-        offsets = boxes_to_offsets(references, fit.wanted, edges.reg_scale)
+    def _fgl_loss(edges: EdgeDistributions, matches: DeviceMatches, matched: MatchedBoxes) -> Tensor:
+        references = edges.references[matches.image, matches.query]
+        offsets = boxes_to_offsets(references, matched.targets, edges.reg_scale)
         left, right_weight = bin_targets(offsets, edges.bin_values)
-        loss = functional.fine_grained_localization_loss(pairs.take(edges.corners), left, right_weight, fit.iou)
-        return pairs.sum_by_layer(loss, len(edges.corners))
+        loss = functional.fine_grained_localization_loss(matches.gather(edges.corners), left, right_weight, matched.iou)
+        return matches.sum_by_layer(loss, len(edges.corners))
 
     def _ddf_loss(
         self,
@@ -189,16 +198,16 @@ class Criterion(nn.Module):
 
         A matched query is weighted by its IoU, an unmatched one by the teacher's highest class probability.
         """
-        pairs = assignment.boxes
-        where = (pairs.layer, pairs.image, pairs.query)
+        matches = assignment.localization
+        index = (matches.layer, matches.image, matches.query)
         confidence = teacher_logits.detach().sigmoid().amax(dim=-1).expand(len(corners), -1, -1)
-        weight = confidence.index_put(where, quality)[:-1]
+        weight = confidence.index_put(index, quality)[:-1]
         matched = torch.zeros_like(confidence, dtype=torch.bool)
-        matched = matched.index_put(where, torch.ones_like(pairs.layer, dtype=torch.bool))[:-1]
+        matched = matched.index_put(index, torch.ones_like(matches.layer, dtype=torch.bool))[:-1]
         divergence = functional.decoupled_distillation_loss(corners[:-1], corners[-1], self.temperature)
         divergence = divergence.sum(dim=-1) * weight
         means = []
-        for chosen, count in ((matched, assignment.matched), (~matched, assignment.others)):
+        for mask, count in ((matched, assignment.num_matched), (~matched, assignment.num_unmatched)):
             # If there are no such queries, the sum is 0 as well.
-            means.append((divergence * chosen).sum(dim=(1, 2)) / (4 * count).clamp(min=1e-6))
+            means.append((divergence * mask).sum(dim=(1, 2)) / (4 * count).clamp(min=1e-6))
         return (means[0] * balance[0] + means[1] * balance[1]) / (balance[0] + balance[1])

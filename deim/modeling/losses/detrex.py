@@ -85,51 +85,59 @@ class DetrexCriterion(nn.Module):
         Raises:
             ValueError: if the number of logits differs from ``num_classes``.
         """
-        known, denoising = _denoising(outputs, dn_metas)
-        supervised = {self.main: outputs, self.encoder: outputs.get("enc_outputs"), self.denoising: known}
-        groups = {one.group: self._stacked(given) for one, given in supervised.items() if given is not None}
-        collated = Targets.collate([one["labels"] for one in targets], [one["boxes"] for one in targets])
+        denoising_outputs, denoising = _denoising_outputs(outputs, dn_metas)
+        outputs_by_group = {
+            self.main: outputs,
+            self.encoder: outputs.get("enc_outputs"),
+            self.denoising: denoising_outputs,
+        }
+        present = {group: content for group, content in outputs_by_group.items() if content is not None}
+        groups = {group.group: self._stack_layers(content) for group, content in present.items()}
+        collated = Targets.collate([image["labels"] for image in targets], [image["boxes"] for image in targets])
         if self.training and self.group_nums > 1:
-            collated, groups = _group_by_group(collated, groups, self.group_nums)
-        there = [one for one in supervised if one.group in groups]
-        terms = self.criterion.terms(groups, collated, denoising, there)
+            collated, groups = _separate_query_groups(collated, groups, self.group_nums)
+        terms = self.criterion.terms(groups, collated, denoising, list(present))
         classification = f"loss_{self.criterion.classification}"
         named = {name.replace(classification, "loss_class"): term for name, term in terms.items()}
         self.weight_dict.update({name: weight for name, (_, weight) in named.items()})
         # Cloned because models multiply them in place.
         return {name: value.clone() for name, (value, _) in named.items()}
 
-    def _stacked(self, outputs: Mapping[str, Any]) -> Predictions:
+    def _stack_layers(self, outputs: Mapping[str, Any]) -> Predictions:
         layers = [*outputs.get("aux_outputs", ()), outputs]
-        logits = torch.stack([one["pred_logits"] for one in layers])
+        logits = torch.stack([layer["pred_logits"] for layer in layers])
         if logits.shape[-1] != self.criterion.num_classes:
             raise ValueError(
                 f"the model predicts {logits.shape[-1]} logits, but num_classes is {self.criterion.num_classes}: "
                 "models with a softmax and a background class (DETR, PnP-DETR) are not supported"
             )
-        return Predictions(logits, torch.stack([one["pred_boxes"] for one in layers]))
+        return Predictions(logits, torch.stack([layer["pred_boxes"] for layer in layers]))
 
 
-def _denoising(outputs: Mapping[str, Any], dn_metas: Mapping | None) -> tuple[Mapping | None, DenoisingGroups | None]:
+def _denoising_outputs(
+    outputs: Mapping[str, Any], dn_metas: Mapping | None
+) -> tuple[Mapping | None, DenoisingGroups | None]:
     """Return the outputs of the denoising queries, and their order; None without denoising queries."""
     if dn_metas and "output_known_lbs_bboxes" in dn_metas:
-        known, groups, size = (dn_metas[name] for name in ("output_known_lbs_bboxes", "dn_num", "single_padding"))
+        denoising_outputs, groups, size = (
+            dn_metas[name] for name in ("output_known_lbs_bboxes", "dn_num", "single_padding")
+        )
     elif "denoising_output" in outputs:
-        known, groups, size = (
+        denoising_outputs, groups, size = (
             outputs[name] for name in ("denoising_output", "denoising_groups", "max_gt_num_per_image")
         )
     else:
         return None, None
-    return known, DenoisingGroups(num_groups=int(groups), group_size=int(size))
+    return denoising_outputs, DenoisingGroups(num_groups=int(groups), group_size=int(size))
 
 
-def _group_by_group(
+def _separate_query_groups(
     targets: Targets, groups: Mapping[str, Predictions], count: int
 ) -> tuple[Targets, dict[str, Predictions]]:
     """Treat each query group as a separate image: (L, B, count * Q, ...) -> (L, B * count, Q, ...)."""
-    apart = {
-        name: Predictions(*(x.unflatten(2, (count, -1)).flatten(1, 2) for x in (one.logits, one.boxes)))
-        for name, one in groups.items()
+    separated = {
+        name: Predictions(*(x.unflatten(2, (count, -1)).flatten(1, 2) for x in (group.logits, group.boxes)))
+        for name, group in groups.items()
     }
     labels, boxes = (x.repeat_interleave(count, dim=0) for x in (targets.labels, targets.boxes))
-    return Targets(labels, boxes, [n for n in targets.counts for _ in range(count)]), apart
+    return Targets(labels, boxes, [n for n in targets.counts for _ in range(count)]), separated

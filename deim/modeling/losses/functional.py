@@ -20,9 +20,9 @@ def focal_loss(logits: Tensor, positive: Tensor, alpha: float = 0.25, gamma: flo
     positive = positive.to(logits.dtype)
     probability = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, positive, reduction="none")
-    missed = torch.where(positive > 0, 1 - probability, probability)
+    one_minus_pt = torch.where(positive > 0, 1 - probability, probability)
     weight = torch.where(positive > 0, alpha, 1 - alpha) if alpha >= 0 else 1.0
-    return weight * missed**gamma * entropy
+    return weight * one_minus_pt**gamma * entropy
 
 
 def varifocal_loss(
@@ -102,7 +102,7 @@ def decoupled_distillation_loss(corners: Tensor, teacher: Tensor, temperature: f
     Returns:
         (..., 4), multiplied by the squared temperature.
     """
-    student = (corners / temperature).log_softmax(dim=-1)
-    target = (teacher.detach() / temperature).log_softmax(dim=-1)
-    divergence = F.kl_div(student, target, reduction="none", log_target=True)
+    student_log_probability = (corners / temperature).log_softmax(dim=-1)
+    teacher_log_probability = (teacher.detach() / temperature).log_softmax(dim=-1)
+    divergence = F.kl_div(student_log_probability, teacher_log_probability, reduction="none", log_target=True)
     return divergence.sum(dim=-1) * temperature**2

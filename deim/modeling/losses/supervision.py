@@ -51,11 +51,11 @@ class Supervision:
         """Return the targets of the group."""
         return targets.without_classes() if self.class_agnostic else targets
 
-    def named(self, loss: str, values: Tensor, num_layers: int) -> dict[str, Tensor]:
+    def layer_losses(self, loss: str, values: Tensor, num_layers: int) -> dict[str, Tensor]:
         """Return {name: value} of a loss for the first layers."""
-        return {self.name(loss, layer, num_layers): value for layer, value in enumerate(values.unbind())}
+        return {self.loss_name(loss, layer, num_layers): value for layer, value in enumerate(values.unbind())}
 
-    def name(self, loss: str, layer: int, num_layers: int) -> str:
+    def loss_name(self, loss: str, layer: int, num_layers: int) -> str:
         """Return the name of the loss of one layer."""
         if self.last_suffix is not None and layer == num_layers - 1:
             return loss + self.last_suffix

@@ -41,7 +41,7 @@ class MatchingCost:
         probability = logits.gather(-1, index).sigmoid()
         negative = (1 - self.alpha) * probability**self.gamma * -(1 - probability + 1e-8).log()
         positive = self.alpha * (1 - probability) ** self.gamma * -(probability + 1e-8).log()
-        wanted = targets.boxes.to(boxes.dtype)[None].expand(layers, -1, -1, -1)
-        distance = torch.cdist(boxes, wanted, p=1)
-        overlap = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
-        return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * overlap
+        target_boxes = targets.boxes.to(boxes.dtype)[None].expand(layers, -1, -1, -1)
+        distance = torch.cdist(boxes, target_boxes, p=1)
+        giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
+        return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * giou

@@ -72,34 +72,36 @@ class HungarianMatcher:
         repeats = repeats or [1] * len(groups)
         costs = self._costs_on_host(groups, targets)
         return [
-            self._match(cost, wanted.counts, times) for cost, wanted, times in zip(costs, targets, repeats, strict=True)
+            self._match(cost, group_targets.counts, group_repeats)
+            for cost, group_targets, group_repeats in zip(costs, targets, repeats, strict=True)
         ]
 
     def _costs_on_host(self, groups: Sequence[Predictions], targets: Sequence[Targets]) -> list[np.ndarray]:
         """Return the (L, B, Q, T) costs of each group; groups with equal Q and targets are computed together."""
-        kinds: dict[tuple[int, int], list[int]] = {}
-        for index, (group, wanted) in enumerate(zip(groups, targets, strict=True)):
-            kinds.setdefault((group.logits.shape[2], id(wanted)), []).append(index)
+        batches: dict[tuple[int, int], list[int]] = {}
+        for index, (group, group_targets) in enumerate(zip(groups, targets, strict=True)):
+            batches.setdefault((group.logits.shape[2], id(group_targets)), []).append(index)
         costs: dict[int, Tensor] = {}
-        for alike in kinds.values():
+        for indices in batches.values():
             logits, boxes = (
-                torch.cat([in_full_precision(getattr(groups[i], name)) for i in alike]) for name in ("logits", "boxes")
+                torch.cat([in_full_precision(getattr(groups[i], name)) for i in indices])
+                for name in ("logits", "boxes")
             )
-            parts = self.cost(logits, boxes, targets[alike[0]]).split([len(groups[i].logits) for i in alike])
-            costs.update(zip(alike, parts, strict=True))
+            parts = self.cost(logits, boxes, targets[indices[0]]).split([len(groups[i].logits) for i in indices])
+            costs.update(zip(indices, parts, strict=True))
         ordered = [costs[index] for index in range(len(groups))]
         flat = torch.cat([cost.flatten() for cost in ordered]).cpu().numpy()
-        cuts = np.cumsum([cost.numel() for cost in ordered])[:-1]
-        return [part.reshape(cost.shape) for part, cost in zip(np.split(flat, cuts), ordered, strict=True)]
+        boundaries = np.cumsum([cost.numel() for cost in ordered])[:-1]
+        return [part.reshape(cost.shape) for part, cost in zip(np.split(flat, boundaries), ordered, strict=True)]
 
     def _match(self, cost: np.ndarray, counts: Sequence[int], repeats: int) -> Matches:
-        pairs = [np.empty((4, 0), np.int64)]
-        for layer, of_layer in enumerate(cost):
+        matches = [np.empty((4, 0), np.int64)]
+        for layer, layer_cost in enumerate(cost):
             for image, count in enumerate(counts):
-                query, target = self._assign(np.tile(of_layer[image, :, :count], repeats))
-                where = np.broadcast_to([[layer], [image]], (2, len(query)))
-                pairs.append(np.concatenate([where, query[None], target[None] % max(count, 1)]))
-        return Matches(*np.concatenate(pairs, axis=1))
+                query, target = self._assign(np.tile(layer_cost[image, :, :count], repeats))
+                layer_and_image = np.broadcast_to([[layer], [image]], (2, len(query)))
+                matches.append(np.concatenate([layer_and_image, query[None], target[None] % max(count, 1)]))
+        return Matches(*np.concatenate(matches, axis=1))
 
     @staticmethod
     def _assign(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

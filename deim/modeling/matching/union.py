@@ -17,10 +17,10 @@ def union_of_matches(matches: Matches) -> Matches:
     """
     images, queries, targets = [], [], []
     for image in np.unique(matches.image):
-        chosen = matches.image == image
+        of_image = matches.image == image
         # Each pair is encoded as one number: np.unique over the columns of two rows takes ten times as long.
-        width = matches.target[chosen].max() + 1
-        votes, counts = np.unique(matches.query[chosen] * width + matches.target[chosen], return_counts=True)
+        width = matches.target[of_image].max() + 1
+        votes, counts = np.unique(matches.query[of_image] * width + matches.target[of_image], return_counts=True)
         order = torch.from_numpy(counts).argsort(descending=True).numpy()
         voted_queries, voted_targets = np.divmod(votes[order], width)
         query, first = np.unique(voted_queries, return_index=True)

@@ -20,18 +20,18 @@ class DenoisingGroups:
     Attributes:
         num_groups: number of copies of each target.
         group_size: number of queries of each group.
-        classified: (B, N) bool, queries with a classification loss; None for all queries, with padded targets as
+        classification_mask: (B, N) bool, queries with a classification loss; None for all queries, with padded targets as
             negatives.
     """
 
     num_groups: int
     group_size: int
-    classified: Tensor | None = None
+    classification_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return self.num_groups * self.group_size
 
-    def apart(self, device: torch.device) -> Tensor:
+    def cross_group_mask(self, device: torch.device) -> Tensor:
         """Return (N, N) bool, True for pairs of queries from different groups."""
         group = torch.arange(len(self), device=device) // max(self.group_size, 1)
         return group[:, None] != group[None, :]
@@ -89,18 +89,18 @@ class ContrastiveDenoising(Denoising):
         self.class_embedding = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
 
     def forward(self, targets: Targets) -> DenoisingQueries:
-        largest = targets.labels.shape[1]
-        groups = max(self.num_queries // largest, 1) if largest else 0
+        max_objects = targets.labels.shape[1]
+        groups = max(self.num_queries // max_objects, 1) if max_objects else 0
         labels = targets.labels.masked_fill(~targets.valid, self.num_classes).repeat(1, 2 * groups)
         boxes = targets.boxes.repeat(1, 2 * groups, 1)
         padded = labels == self.num_classes
-        in_group = torch.arange(labels.shape[1], device=labels.device) % max(2 * largest, 1)
-        negative = (in_group >= largest)[None, :, None]
+        index_in_group = torch.arange(labels.shape[1], device=labels.device) % max(2 * max_objects, 1)
+        negative = (index_in_group >= max_objects)[None, :, None]
         return DenoisingQueries(
             content=self.class_embedding(self._noise_labels(labels, padded)),
             references=inverse_sigmoid(self._noise_boxes(boxes, negative)),
             num_groups=groups,
-            group_size=2 * largest,
+            group_size=2 * max_objects,
         )
 
     def _noise_labels(self, labels: Tensor, padded: Tensor) -> Tensor:
@@ -161,12 +161,12 @@ class QueryDenoising(Denoising):
             references=references * valid[..., None],
             num_groups=groups,
             group_size=size,
-            classified=valid,
+            classification_mask=valid,
         )
 
     def _noise_boxes(self, boxes: Tensor) -> Tensor:
-        reach = torch.cat([boxes[..., 2:] / 2, boxes[..., 2:]], dim=-1) * self.box_noise_scale
-        return boxes + (torch.rand_like(boxes) * 2 - 1) * reach
+        max_shift = torch.cat([boxes[..., 2:] / 2, boxes[..., 2:]], dim=-1) * self.box_noise_scale
+        return boxes + (torch.rand_like(boxes) * 2 - 1) * max_shift
 
 
 def replace_labels(labels: Tensor, valid: Tensor, num_classes: int, ratio: float) -> Tensor:

@@ -53,7 +53,7 @@ class QuerySource(nn.Module):
         self.num_queries, self.num_one_to_many = num_queries, num_one_to_many
 
     @property
-    def total(self) -> int:
+    def num_active_queries(self) -> int:
         """Maximum number of queries in the current mode; one-to-many queries are only used in training."""
         return self.num_queries + (self.num_one_to_many if self.training else 0)
 
@@ -70,6 +70,6 @@ class QuerySource(nn.Module):
     def remove_one_to_many(self, *names: str) -> None:
         """Remove the rows of one-to-many queries from embeddings with one row per query; in place."""
         for name in names:
-            kept = getattr(self, name).weight[: self.num_queries].detach().clone()
-            setattr(self, name, nn.Embedding.from_pretrained(kept))
+            one_to_one = getattr(self, name).weight[: self.num_queries].detach().clone()
+            setattr(self, name, nn.Embedding.from_pretrained(one_to_one))
         self.num_one_to_many = 0

@@ -27,9 +27,9 @@ class LearnedQueries(QuerySource):
         """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
         tokens = memory.tokens
         return InitialQueries(
-            _for_batch(self.content.weight[: self.total], tokens).to(tokens.dtype),
-            _for_batch(self.references.weight[: self.total], tokens),
-            self.total - self.num_queries,
+            _expand_to_batch(self.content.weight[: self.num_active_queries], tokens).to(tokens.dtype),
+            _expand_to_batch(self.references.weight[: self.num_active_queries], tokens),
+            self.num_active_queries - self.num_queries,
         )
 
     def reparameterize(self) -> None:
@@ -57,12 +57,12 @@ class LearnedPoints(QuerySource):
     def forward(self, memory: Memory) -> InitialQueries:
         """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
         tokens = memory.tokens
-        position = self.position.weight[: self.total]
+        position = self.position.weight[: self.num_active_queries]
         return InitialQueries(
-            _for_batch(self.content.weight[: self.total], tokens).to(tokens.dtype),
-            _for_batch(self.reference_points(position), tokens),
-            self.total - self.num_queries,
-            position=_for_batch(position, tokens).to(tokens.dtype),
+            _expand_to_batch(self.content.weight[: self.num_active_queries], tokens).to(tokens.dtype),
+            _expand_to_batch(self.reference_points(position), tokens),
+            self.num_active_queries - self.num_queries,
+            position=_expand_to_batch(position, tokens).to(tokens.dtype),
         )
 
     def reparameterize(self) -> None:
@@ -100,17 +100,22 @@ class LearnedAnchors(QuerySource):
 
     def forward(self, memory: Memory) -> InitialQueries:
         """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
-        anchors, content = self.anchors.weight[: self.total], self.content.weight[: self.total]
-        content = nn.functional.pad(content, (0, 1)).expand(self.total, -1)
+        anchors, content = (
+            self.anchors.weight[: self.num_active_queries],
+            self.content.weight[: self.num_active_queries],
+        )
+        content = nn.functional.pad(content, (0, 1)).expand(self.num_active_queries, -1)
         if self.patterns is not None:
-            once, extra = content.tensor_split([self.num_queries])
-            patterned = (self.patterns.weight[:, None] + once).flatten(0, 1)
-            content = torch.cat([patterned, extra])
-            times = self.patterns.num_embeddings
-            anchors = torch.cat([anchors[: self.num_queries].repeat(times, 1), anchors[self.num_queries :]])
+            one_to_one, one_to_many = content.tensor_split([self.num_queries])
+            patterned = (self.patterns.weight[:, None] + one_to_one).flatten(0, 1)
+            content = torch.cat([patterned, one_to_many])
+            num_patterns = self.patterns.num_embeddings
+            anchors = torch.cat([anchors[: self.num_queries].repeat(num_patterns, 1), anchors[self.num_queries :]])
         tokens = memory.tokens
         return InitialQueries(
-            _for_batch(content, tokens).to(tokens.dtype), _for_batch(anchors, tokens), self.total - self.num_queries
+            _expand_to_batch(content, tokens).to(tokens.dtype),
+            _expand_to_batch(anchors, tokens),
+            self.num_active_queries - self.num_queries,
         )
 
     def reparameterize(self) -> None:
@@ -118,6 +123,6 @@ class LearnedAnchors(QuerySource):
         self.remove_one_to_many("anchors", *([] if self.shared_content else ["content"]))
 
 
-def _for_batch(rows: Tensor, tokens: Tensor) -> Tensor:
+def _expand_to_batch(rows: Tensor, tokens: Tensor) -> Tensor:
     """Expand (Q, C) to (B, Q, C) for the images of ``tokens``."""
     return rows.expand(tokens.shape[0], -1, -1)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from deim.layers import Linear, sine_embedding
 from deim.modeling.queries.initial import InitialQueries
-from deim.modeling.queries.selection import TwoStageSource, take
+from deim.modeling.queries.selection import TwoStageSource, gather_tokens
 from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions
 
@@ -45,14 +45,14 @@ class RegionProposals(TwoStageSource):
         """Return the queries; see :class:`TwoStageSource`."""
         tokens, anchors, valid = self.candidates(memory)
         tokens, logits = self.score(tokens, valid)
-        best = self.best(logits[..., 0])
+        indices = self.top_indices(logits[..., 0])
         groups = {}
         if self.training:
             boxes = self.bbox_head(tokens) + anchors
             groups["encoder"] = Predictions(logits[None], boxes.sigmoid()[None])
-            references = take(boxes, best).detach()
+            references = gather_tokens(boxes, indices).detach()
         else:
-            references = self.bbox_head(take(tokens, best)) + take(anchors, best)
+            references = self.bbox_head(gather_tokens(tokens, indices)) + gather_tokens(anchors, indices)
         position, content = self._embed(references).to(tokens.dtype).chunk(2, dim=-1)
         if self.content is not None:
             content = self.content.weight[: content.shape[1]].expand_as(content).to(tokens.dtype)

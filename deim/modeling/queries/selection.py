@@ -80,9 +80,9 @@ class TwoStageSource(QuerySource):
         """Return anchors (1, S, 4), as logits, and the mask (1, S, 1) for unpadded maps with these (height, width)."""
         return unpadded_anchors(spatial_shapes, torch.device("cpu"), self.anchor_size)
 
-    def best(self, scores: Tensor) -> Tensor:
+    def top_indices(self, scores: Tensor) -> Tensor:
         """Return the (B, N, 1) indices of the best of (B, S) scores, best first; N includes one-to-many queries."""
-        return scores.topk(min(self.total, scores.shape[1]), dim=1).indices[..., None]
+        return scores.topk(min(self.num_active_queries, scores.shape[1]), dim=1).indices[..., None]
 
 
 class QuerySelection(TwoStageSource):
@@ -96,16 +96,16 @@ class QuerySelection(TwoStageSource):
             boxes of the first ``num_queries``.
         """
         tokens, anchors, valid = self.candidates(memory)
-        best = self._choose(tokens, valid)
-        content, logits = self.score(take(tokens, best), take(valid, best))
-        references = self.bbox_head(content) + take(anchors, best)
+        top_indices = self._select_top(tokens, valid)
+        content, logits = self.score(gather_tokens(tokens, top_indices), gather_tokens(valid, top_indices))
+        references = self.bbox_head(content) + gather_tokens(anchors, top_indices)
         chosen = Predictions(logits[None], references.sigmoid()[None])
-        extra = content.shape[1] - self.num_queries
-        supervised, _ = chosen.split([self.num_queries, extra])
-        return InitialQueries(content.detach(), references.detach(), extra, {"encoder": supervised})
+        num_one_to_many = content.shape[1] - self.num_queries
+        supervised, _ = chosen.split([self.num_queries, num_one_to_many])
+        return InitialQueries(content.detach(), references.detach(), num_one_to_many, {"encoder": supervised})
 
     @torch.no_grad()
-    def _choose(self, tokens: Tensor, valid: Tensor) -> Tensor:
+    def _select_top(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return the (B, N, 1) indices of the best tokens.
 
         Scores are computed here without gradients; the caller recomputes those of the selected tokens with gradients.
@@ -115,9 +115,9 @@ class QuerySelection(TwoStageSource):
             tokens.device.type
         ):  # up to torch 2.9, autocast would cache these weights without gradients
             _, logits = self.score(tokens, valid)
-        return self.best(logits.amax(dim=-1))
+        return self.top_indices(logits.amax(dim=-1))
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Select rows of (1 or B, S, C) at the indices (B, N, 1) -> (B, N, C)."""
     return x.expand(index.shape[0], -1, -1).gather(1, index.expand(-1, -1, x.shape[-1]))
