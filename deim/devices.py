@@ -18,7 +18,7 @@ def choose_device(name: str) -> torch.device:
         ConfigError: if the device is not available.
     """
     if name == "auto":
-        return torch.device(_best_type())
+        return torch.device(_best_device_type())
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def device_for_training(name: str) -> torch.device:
+def training_device(name: str) -> torch.device:
     """Return the device for ``train.device``. Recipes request CUDA; without CUDA, this is "auto".
 
     Raises:
@@ -43,27 +43,27 @@ def supports_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
-def reason_against(device: torch.device, dtype: torch.dtype) -> str | None:
+def amp_unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return the reason why mixed precision in ``dtype`` is not useful on a device, or None if it is.
 
     A CPU without instructions for a dtype emulates it: training in bfloat16 is then more than ten times slower than in
     float32.
     """
     if device.type == "cpu":
-        return None if _cpu_computes(dtype) else f"this CPU has no instructions for {_name(dtype)}"
+        return None if _cpu_supports(dtype) else f"this CPU has no instructions for {_dtype_name(dtype)}"
     if device.type == "cuda":
-        computes = dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
-        return None if computes else "this GPU does not support bfloat16"
+        is_supported = dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
+        return None if is_supported else "this GPU does not support bfloat16"
     return f"mixed precision is supported on CUDA and the CPU, not on {device.type}"
 
 
-def _best_type() -> str:
+def _best_device_type() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _cpu_computes(dtype: torch.dtype) -> bool:
+def _cpu_supports(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         # The check of torch.ops.mkldnn also accepts CPUs that emulate bfloat16 by AVX-512.
         checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
@@ -71,5 +71,5 @@ def _cpu_computes(dtype: torch.dtype) -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
-def _name(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

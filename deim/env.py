@@ -6,18 +6,18 @@
 import importlib
 import platform
 
-from deim.environment import prepare_environment
+from deim.environment_variables import prepare_environment
 from deim.fallback import is_standalone
 
 
-def describe() -> dict[str, str]:
-    """Return versions, the origin of detectron2 and detrex, the device, and the kernels used on it."""
+def describe_environment() -> dict[str, str]:
+    """Return the versions, the origin of detectron2 and detrex, the device, and the kernels used on the device."""
     import torch
 
     from deim.devices import choose_device
     from deim.layers.ops import BACKENDS, batch_norm, native, selected_backend, unavailable_reason
 
-    described = {
+    description = {
         "deim": importlib.import_module("deim").__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -28,20 +28,20 @@ def describe() -> dict[str, str]:
             version = getattr(importlib.import_module(package), "__version__", "version unknown")
         except ImportError as error:
             version = f"cannot be imported: {error}"
-        described[package] = f"{origin}, {version}"
+        description[package] = f"{origin}, {version}"
     device = choose_device("auto").type
-    described["device"] = torch.cuda.get_device_name() if device == "cuda" else device
-    in_c = device == "cpu" and native.unavailable_reason(batch_norm.SOURCE) is None
-    described["normalization"] = "c, in training" if in_c else "torch"
-    described["deformable attention"] = selected_backend(device)
+    description["device"] = torch.cuda.get_device_name() if device == "cuda" else device
+    uses_c_kernel = device == "cpu" and native.problem(batch_norm.SOURCE) is None
+    description["normalization"] = "c, in training" if uses_c_kernel else "torch"
+    description["deformable attention"] = selected_backend(device)
     for name in BACKENDS:
-        described[f"  {name}"] = unavailable_reason(name, device) or "can be used"
-    return described
+        description[f"  {name}"] = unavailable_reason(name, device) or "can be used"
+    return description
 
 
 def main() -> None:
-    """Print :func:`describe`."""
-    for key, value in describe().items():
+    """Print :func:`describe_environment`."""
+    for key, value in describe_environment().items():
         print(f"{key:22}{value}")
 
 

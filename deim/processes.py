@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 # Exit status of a run that saved a checkpoint and stopped on request: EX_TEMPFAIL of sysexits.h, "try again".
-PREEMPTED = 75
+PREEMPTED_EXIT_STATUS = 75
 # Signals that schedulers send before they reclaim the machine; the run saves a checkpoint and stops.
 # Windows has only SIGTERM.
 PREEMPTION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -31,16 +31,16 @@ def deim_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def end_with_parent(grace: float = 0.0) -> None:
+def exit_with_parent(grace: float = 0.0) -> None:
     """Exit this process ``grace`` seconds after its parent process ends, for whatever reason.
 
     Without this, a worker blocked on writing a large batch never exits, and neither does a rank blocked in a
     collective.
     """
-    _watch(lambda parent: time.sleep(0.5), grace)
+    _start_parent_watcher(lambda parent: time.sleep(0.5), grace)
 
 
-def obey_parent_alone() -> None:
+def ignore_signals_except_from_parent() -> None:
     """Ignore preemption and interrupt signals, except SIGTERM from the parent process, and exit with the parent.
 
     Schedulers signal all processes of a run, but the main process needs the other ranks until the end of an iteration.
@@ -50,42 +50,42 @@ def obey_parent_alone() -> None:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigtimedwait"):  # macOS and Windows
-        end_with_parent()
+        exit_with_parent()
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait(parent: int) -> None:
-        told = signal.sigtimedwait({signal.SIGTERM}, 0.5)
-        if told is not None and told.si_pid == parent:
+        signal_info = signal.sigtimedwait({signal.SIGTERM}, 0.5)
+        if signal_info is not None and signal_info.si_pid == parent:
             os._exit(0)
 
-    _watch(wait)
+    _start_parent_watcher(wait)
 
 
-def _watch(wait: Callable[[int], None], grace: float = 0.0) -> None:
+def _start_parent_watcher(wait: Callable[[int], None], grace: float = 0.0) -> None:
     """Exit this process when its parent ends; until then, call ``wait`` in a loop from a daemon thread."""
     # A process started by a fork server is a child of the server, not of the process that requested it.
-    asked_by = multiprocessing.parent_process()
-    pid = os.getppid() if asked_by is None or asked_by.pid is None else asked_by.pid
+    requester = multiprocessing.parent_process()
+    pid = os.getppid() if requester is None or requester.pid is None else requester.pid
     parent, is_child = psutil.Process(pid), os.getppid() == pid
 
-    def lives() -> bool:
+    def is_parent_alive() -> bool:
         if not parent.is_running():
             return False
         # An ended parent may remain as a zombie. Its children are reparented, except on Windows.
         return os.getppid() == pid if is_child else parent.status() != psutil.STATUS_ZOMBIE
 
     def watch() -> None:
-        while lives():
+        while is_parent_alive():
             wait(pid)
         time.sleep(grace)
         os._exit(1)
 
-    threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
+    threading.Thread(target=watch, name="exit_with_parent", daemon=True).start()
 
 
 @contextmanager
-def forwarded_signals(pids: Callable[[], list[int]]) -> Iterator[None]:
+def forward_signals(pids: Callable[[], list[int]]) -> Iterator[None]:
     """Forward preemption signals to child processes within the context, instead of handling them.
 
     Args:
@@ -96,26 +96,26 @@ def forwarded_signals(pids: Callable[[], list[int]]) -> Iterator[None]:
         for pid in pids():
             os.kill(pid, number)
 
-    restore = _take_over(forward)
+    restore = _install_handler(forward)
     try:
         yield
     finally:
         restore()
 
 
-def _take_over(handler: Callable[[int, object], None]) -> Callable[[], None]:
+def _install_handler(handler: Callable[[int, object], None]) -> Callable[[], None]:
     """Install ``handler`` for preemption signals. Return a function that restores the previous handlers."""
-    former = {number: signal.signal(number, handler) for number in PREEMPTION_SIGNALS}
+    previous = {number: signal.signal(number, handler) for number in PREEMPTION_SIGNALS}
 
     def restore() -> None:
-        for number, before in former.items():
-            signal.signal(number, before)
+        for number, handler_before in previous.items():
+            signal.signal(number, handler_before)
 
     return restore
 
 
-class SignalNotice:
-    """A handler that records preemption signals for the main thread, instead of ending the process.
+class PreemptionSignal:
+    """Handler that records the first preemption signal instead of ending the process.
 
     Attributes:
         received: number of the first preemption signal, or None before it arrives.
@@ -124,7 +124,7 @@ class SignalNotice:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.close = _take_over(self._note)
+        self.close = _install_handler(self._record)
 
-    def _note(self, number: int, frame: object) -> None:
+    def _record(self, number: int, frame: object) -> None:
         self.received = self.received or number

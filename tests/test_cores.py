@@ -30,7 +30,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = self.busy = 0.0
         monkeypatch.setattr(cores, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(cores._SharedCores, "_busy_seconds", lambda hook: self.busy)
+        monkeypatch.setattr(cores._ThreadCountHook, "_busy_seconds", lambda hook: self.busy)
 
     def pass_by(self, seconds: float, cores_in_use: float) -> None:
         self.now += seconds
@@ -39,7 +39,7 @@ class Clock:
 
 def test_threads_follow_the_load(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
     clock, model = Clock(monkeypatch), nn.Identity()
-    cores.share_cores(model)
+    cores.limit_threads_to_free_cores(model)
     for in_use, wanted in ((0.1, 4), (1.0, 3), (2.6, 1), (9.0, 1), (0.4, 4)):
         clock.pass_by(2.0, in_use)
         model(torch.zeros(1))
@@ -48,7 +48,7 @@ def test_threads_follow_the_load(monkeypatch: pytest.MonkeyPatch, threads: list[
 
 def test_one_look_in_a_second(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
     clock, model = Clock(monkeypatch), nn.Identity()
-    cores.share_cores(model)
+    cores.limit_threads_to_free_cores(model)
     clock.pass_by(0.5, 3.0)
     model(torch.zeros(1))
     assert threads == [4]
@@ -60,12 +60,12 @@ def test_one_look_in_a_second(monkeypatch: pytest.MonkeyPatch, threads: list[int
 def test_a_number_that_the_user_sets_is_kept(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     model = nn.Identity()
-    cores.share_cores(model)
+    cores.limit_threads_to_free_cores(model)
     assert not model._forward_pre_hooks
 
 
 def test_other_processes_are_seen() -> None:
-    seen = cores._SharedCores()
+    seen = cores._ThreadCountHook()
     started = seen._busy_seconds()
     busy = subprocess.run(
         [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True, timeout=120

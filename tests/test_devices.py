@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from deim import devices
 from deim.cli.benchmark import _note_emulation
-from deim.devices import choose_device, device_for_training, reason_against, supports_float64
+from deim.devices import amp_unsupported_reason, choose_device, supports_float64, training_device
 from deim.engine.preflight import settle_device
 from deim.errors import ConfigError
 from deim.inference.runner import TorchRunner
@@ -24,7 +24,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = Fal
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     # torch is built for the CPU here: no tensor can be made elsewhere.
     monkeypatch.setattr(
-        devices, "choose_device", lambda name: torch.device(devices._best_type() if name == "auto" else name)
+        devices, "choose_device", lambda name: torch.device(devices._best_device_type() if name == "auto" else name)
     )
 
 
@@ -32,8 +32,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = Fal
 def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, best: str) -> None:
     machine(monkeypatch, cuda, mps)
     assert choose_device("auto").type == best
-    assert device_for_training("auto").type == best
-    assert device_for_training("cuda").type == best
+    assert training_device("auto").type == best
+    assert training_device("cuda").type == best
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:
@@ -51,7 +51,7 @@ def test_the_cpu_uses_bfloat16_only_with_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str, supported: bool
 ) -> None:
     machine(monkeypatch)
-    monkeypatch.setattr(devices, "_cpu_computes", lambda dtype: supported)
+    monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: supported)
     cfg = config(device)
     with caplog.at_level(logging.INFO, logger="detectron2.deim"):
         settle_device(cfg)
@@ -82,8 +82,10 @@ def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch, s
 def test_the_processor_is_asked() -> None:
     flags = torch.backends.cpu.get_cpu_capability()
     if flags != "AVX512":
-        assert reason_against(torch.device("cpu"), torch.bfloat16) == "this CPU has no instructions for bfloat16"
-    assert isinstance(devices._cpu_computes(torch.float16), bool)
+        assert (
+            amp_unsupported_reason(torch.device("cpu"), torch.bfloat16) == "this CPU has no instructions for bfloat16"
+        )
+    assert isinstance(devices._cpu_supports(torch.float16), bool)
 
 
 class NoFloat64(TorchDispatchMode):
@@ -119,7 +121,7 @@ def test_models_run_in_float64(family: str) -> None:
 def test_half_on_a_cpu_needs_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, supported: bool
 ) -> None:
-    monkeypatch.setattr(devices, "_cpu_computes", lambda dtype: supported)
+    monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: supported)
     cfg = recipe("deim_dfine_n_shapes", "model.backbone.weights=")
     trained = TrainedModel(instantiate(cfg.model), cfg, ["a"])
     runner = TorchRunner(trained, torch.device("cpu"), half=True)
@@ -132,7 +134,7 @@ def test_half_on_a_cpu_needs_instructions_for_it(
 def test_measurements_of_emulated_precision_say_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(devices, "_cpu_computes", lambda dtype: False)
+    monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: False)
     _note_emulation("cpu", None)
     assert capsys.readouterr().out == ""
     _note_emulation("cpu", "bfloat16")

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 DEIM = (
     *(
         "errors",
-        "environment",
+        "environment_variables",
         "cores",
         "devices",
         "processes",

@@ -20,7 +20,7 @@ from deim.benchmarks.isolation import in_its_own_process
 from deim.benchmarks.peers import official_batches, require_checkout
 from deim.config import load_config
 from deim.data.datasets.shapes import coco_annotation, draw_image
-from deim.data.inspection import batches_of_epoch
+from deim.data.inspection import batches_from_epoch
 from deim.schedule import Stage
 
 RECIPE = "deim_dfine/deim_dfine_s_coco"
@@ -95,7 +95,7 @@ def our_batches(
     )
     schedule = instantiate(cfg.schedule)
     stages = [schedule.stage(epoch) for epoch in range(schedule.epochs)]
-    return batches_of_epoch(cfg, stages.index(Stage.DENSE if dense else Stage.STRONG))
+    return batches_from_epoch(cfg, stages.index(Stage.DENSE if dense else Stage.STRONG))
 
 
 def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:

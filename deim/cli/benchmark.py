@@ -20,7 +20,7 @@ from deim.benchmarks import (
     memory,
     training,
 )
-from deim.devices import PRECISIONS, choose_device, reason_against
+from deim.devices import PRECISIONS, amp_unsupported_reason, choose_device
 from deim.errors import ConfigError
 
 
@@ -152,7 +152,7 @@ def _dataloader(args: argparse.Namespace) -> None:
 
 def _note_emulation(device: str, dtype: str | None) -> None:
     """Print a note if the device only emulates the measured precision."""
-    reason = reason_against(choose_device(device), PRECISIONS[dtype]) if dtype else None
+    reason = amp_unsupported_reason(choose_device(device), PRECISIONS[dtype]) if dtype else None
     if reason is not None:
         print(f"note: {reason}. {dtype} is emulated here; deim itself computes in float32 on this device", flush=True)
 

@@ -19,7 +19,7 @@ from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered
 from deim.data.datasets.names import registered_name
 from deim.data.datasets.to_coco import write_coco
-from deim.data.limits import Limits
+from deim.data.limits import DetectionLimits
 from deim.data.report import check_dataset
 from deim.errors import ConfigError
 
@@ -54,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
-def _config(args: argparse.Namespace) -> tuple[Any, Limits | None, Discovered | None]:
+def _config(args: argparse.Namespace) -> tuple[Any, DetectionLimits | None, Discovered | None]:
     """Return the config, the limits of its model (if any) and the dataset found at ``--data``; print the latter."""
     limits, found = None, None
     if args.config_file:
         cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
-        limits = Limits.of(cfg)
+        limits = DetectionLimits.from_config(cfg)
         found = discover(args.data, args.image_root) if args.data else None
     else:
         cfg, found = data_config(args.opts, args.data, args.image_root)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from deim.errors import DeimError
-from deim.processes import PREEMPTED
+from deim.processes import PREEMPTED_EXIT_STATUS
 
 
 def run_tool(action: Callable[[], int | None]) -> int:
@@ -13,7 +13,7 @@ def run_tool(action: Callable[[], int | None]) -> int:
 
     A :class:`~deim.errors.DeimError`, also if raised in a rank, is printed to standard error as one message and the
     exit status is 2. Other errors keep their traceback. A run that was ended by a signal after saving a checkpoint
-    returns :data:`deim.processes.PREEMPTED`.
+    returns :data:`deim.processes.PREEMPTED_EXIT_STATUS`.
 
     Args:
         action: runs the command; returns an exit status, or None for 0.
@@ -36,8 +36,8 @@ def _status_of_process(error: Exception) -> int | None:
         return _status_of_traceback(str(error))
     if not isinstance(error, spawn.ProcessExitedException):
         return None
-    if error.exit_code == PREEMPTED:
-        return PREEMPTED
+    if error.exit_code == PREEMPTED_EXIT_STATUS:
+        return PREEMPTED_EXIT_STATUS
     if error.signal_name is None:
         return None
     return _report(

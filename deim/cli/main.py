@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from deim.cli.errors import run_tool
-from deim.environment import prepare_environment
+from deim.environment_variables import prepare_environment
 
 # Subcommand name -> summary. Its module has the same name, with underscores.
 COMMANDS = {

@@ -59,11 +59,11 @@ class RandomSizeCrop(SizeAugmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         size = image.shape[:2]
-        height, width = (self._draw(side) for side in size)
+        height, width = (self._draw_side(side) for side in size)
         top, left = (np.random.randint(side - part + 1) for side, part in zip(size, (height, width), strict=True))
         return AffineTransform(np.array([[1, 0, -left], [0, 1, -top]]), size, (height, width))
 
-    def _draw(self, side: int) -> int:
+    def _draw_side(self, side: int) -> int:
         low, high = min(self.min_size, side), min(self.max_size, side)
         return int(np.random.randint(low, high + 1))
 
@@ -80,17 +80,17 @@ class OneOf(SizeAugmentation):
         self.choices = [list(choice) for choice in choices]
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        joined: AffineTransform | None = None
+        composed: AffineTransform | None = None
         for policy in self.choices[np.random.randint(len(self.choices))]:
-            size = image.shape[:2] if joined is None else joined.canvas
-            step = policy.get_transform(np.broadcast_to(np.uint8(0), (*size, 3)))
-            if isinstance(step, NoOpTransform):
+            size = image.shape[:2] if composed is None else composed.canvas
+            transform = policy.get_transform(np.broadcast_to(np.uint8(0), (*size, 3)))
+            if isinstance(transform, NoOpTransform):
                 continue
-            following = step if joined is None else joined.then(step)
-            if not isinstance(following, AffineTransform):
+            extended = transform if composed is None else composed.then(transform)
+            if not isinstance(extended, AffineTransform):
                 raise TypeError(f"OneOf: {type(policy).__name__} cannot be combined with the preceding augmentations")
-            joined = following
-        return NoOpTransform() if joined is None else joined
+            composed = extended
+        return NoOpTransform() if composed is None else composed
 
 
 class RandomPhotometricDistort(SizeAugmentation):
@@ -147,10 +147,10 @@ class PhotometricTransform(PixelTransform):
         self.contrast_first, self.order = contrast_first, order
         self.mean: float | None = None
 
-    def for_image(self, img: np.ndarray) -> "PhotometricTransform":
-        fixed = copy.copy(self)
-        fixed.mean = _mean_gray(img)
-        return fixed
+    def fix_statistics(self, img: np.ndarray) -> "PhotometricTransform":
+        transform = copy.copy(self)
+        transform.mean = _mean_gray(img)
+        return transform
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         mean = (_mean_gray(img) if self.mean is None else self.mean) * (self.brightness or 1)
@@ -265,16 +265,16 @@ class RandomIoUCrop(SizeAugmentation):
             if min_iou >= 1.0:  # "keep the image": drawn eventually, so the loop terminates
                 return NoOpTransform()
             windows = self._draw_windows(size)
-            fitting = np.flatnonzero(_best_overlaps(boxes, windows) >= min_iou)
-            if len(fitting):
-                left, top, right, bottom = windows[fitting[0]].tolist()
+            accepted = np.flatnonzero(_best_overlaps(boxes, windows) >= min_iou)
+            if len(accepted):
+                left, top, right, bottom = windows[accepted[0]].tolist()
                 return IoUCropTransform((left, top, right, bottom), size)
 
     def _draw_windows(self, size: tuple[int, int]) -> np.ndarray:
         """Draw ``trials`` random windows; return those with a valid aspect ratio, (N, 4) int XYXY."""
-        whole = np.array([size[1], size[0]])
-        sides = (whole * np.random.uniform(*self.scale_range, (self.trials, 2))).astype(np.int64)
-        corners = ((whole - sides) * np.random.uniform(size=(self.trials, 2))).astype(np.int64)
+        image_width_height = np.array([size[1], size[0]])
+        sides = (image_width_height * np.random.uniform(*self.scale_range, (self.trials, 2))).astype(np.int64)
+        corners = ((image_width_height - sides) * np.random.uniform(size=(self.trials, 2))).astype(np.int64)
         with np.errstate(divide="ignore", invalid="ignore"):
             aspects = sides[:, 0] / sides[:, 1]
         fits = (sides > 0).all(axis=1) & (self.aspect_range[0] <= aspects) & (aspects <= self.aspect_range[1])
@@ -291,10 +291,10 @@ def _best_overlaps(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Return (M,) the largest IoU of each window with a box centered in it; -1 if there is no such box."""
     low = np.maximum(windows[:, None, :2], boxes[:, :2])
     high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
-    shared = (high - low).clip(min=0).prod(axis=2)
+    intersections = (high - low).clip(min=0).prod(axis=2)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     window_areas = (windows[:, 2:] - windows[:, :2]).prod(axis=1)[:, None]
-    ious = shared / (areas + window_areas - shared)
+    ious = intersections / (areas + window_areas - intersections)
     return np.where(_centered_inside(boxes, windows), ious, -1.0).max(axis=1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from deim.data.image import Reader, read_image
+from deim.data.image import ImageReader, read_image
 from deim.errors import ConfigError
 
 try:
@@ -25,7 +25,7 @@ _GIGABYTE = 2**30
 # _BYTES_PER_ROW bytes of the budget.
 _COLUMNS, _BYTES_PER_ROW = 5, 2**15
 # Maximum number of rows to probe; if all are taken, the image is not cached.
-_MAX_STEPS = 32
+_MAX_PROBES = 32
 
 
 class ImageCache:
@@ -49,7 +49,7 @@ class ImageCache:
         """Return whether this platform supports the cache; Windows does not."""
         return fcntl is not None and DupFd is not None
 
-    def __init__(self, gigabytes: float, read: Reader = read_image):
+    def __init__(self, gigabytes: float, read: ImageReader = read_image):
         if not self.is_supported():
             raise ConfigError("the shared image cache requires POSIX file locks, which this platform does not support")
         installed = psutil.virtual_memory().total / _GIGABYTE
@@ -59,21 +59,21 @@ class ImageCache:
                 f"{installed:.1f} GB of this machine"
             )
         self.read, self.budget = read, int(gigabytes * _GIGABYTE)
-        self._attach(_shared_file(self.budget + self._table_bytes))
+        self._attach(_allocate_shared_memory(self.budget + self._table_bytes))
 
     @property
-    def _rows(self) -> int:
+    def _num_rows(self) -> int:
         return max(self.budget // _BYTES_PER_ROW, 8)
 
     @property
     def _table_bytes(self) -> int:
-        return (1 + self._rows * _COLUMNS) * 8
+        return (1 + self._num_rows * _COLUMNS) * 8
 
     def _attach(self, descriptor: int) -> None:
         self._descriptor = descriptor
         shared = mmap.mmap(descriptor, self.budget + self._table_bytes)
-        numbers = np.frombuffer(shared, np.int64, 1 + self._rows * _COLUMNS)
-        self._used, self._table = numbers[:1], numbers[1:].reshape(self._rows, _COLUMNS)
+        numbers = np.frombuffer(shared, np.int64, 1 + self._num_rows * _COLUMNS)
+        self._used, self._table = numbers[:1], numbers[1:].reshape(self._num_rows, _COLUMNS)
         self._pixels = np.frombuffer(shared, np.uint8, self.budget, offset=self._table_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,16 +92,16 @@ class ImageCache:
 
     def __call__(self, file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray:
         """Read an image; see :func:`deim.data.image.read_image`. Images from the cache are read-only arrays."""
-        key = _key(file_name, size, reduction)
-        kept = self._find(key)
-        if kept is None:
-            kept = self.read(file_name, size, reduction)
-            self._keep(key, kept)
-        return kept
+        key = _cache_key(file_name, size, reduction)
+        image = self._look_up(key)
+        if image is None:
+            image = self.read(file_name, size, reduction)
+            self._store(key, image)
+        return image
 
-    def _find(self, key: np.ndarray) -> np.ndarray | None:
-        with self._alone():
-            row = self._row_of(key)
+    def _look_up(self, key: np.ndarray) -> np.ndarray | None:
+        with self._locked():
+            row = self._find_row(key)
             if row is None or not row[:2].any():
                 return None
             start, height, width = row[2:].tolist()
@@ -109,9 +109,9 @@ class ImageCache:
         image.flags.writeable = False
         return image
 
-    def _keep(self, key: np.ndarray, image: np.ndarray) -> None:
-        with self._alone():
-            row, start = self._row_of(key), self.used_bytes
+    def _store(self, key: np.ndarray, image: np.ndarray) -> None:
+        with self._locked():
+            row, start = self._find_row(key), self.used_bytes
             if row is None or row[:2].any() or start + image.size > self.budget:
                 return
             self._pixels[start : start + image.size] = image.reshape(-1)
@@ -120,7 +120,7 @@ class ImageCache:
             row[:2] = key  # written last, so that a killed process leaves no partial entry
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Hold the lock of the cache; it is released even if the process is killed."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
@@ -128,23 +128,23 @@ class ImageCache:
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
-    def _row_of(self, key: np.ndarray) -> np.ndarray | None:
+    def _find_row(self, key: np.ndarray) -> np.ndarray | None:
         """Return the row of a key, or the empty row for it; None if all probed rows are taken."""
-        for step in range(_MAX_STEPS):
-            row = self._table[(int(key[0]) + step) % self._rows]
+        for probe in range(_MAX_PROBES):
+            row = self._table[(int(key[0]) + probe) % self._num_rows]
             if (row[:2] == key).all() or not row[:2].any():
                 return row
         return None
 
 
-def _key(file_name: str, size: tuple[int, int] | None, reduction: int) -> np.ndarray:
+def _cache_key(file_name: str, size: tuple[int, int] | None, reduction: int) -> np.ndarray:
     """Return a 128-bit hash as (2,) int64, long enough to rule out collisions."""
     return np.frombuffer(
         hashlib.blake2b(repr((file_name, size, reduction)).encode(), digest_size=16).digest(), np.int64
     )
 
 
-def _shared_file(size: int) -> int:
+def _allocate_shared_memory(size: int) -> int:
     """Return the descriptor of shareable memory; /dev/shm is not used, because containers limit its size."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("deim-images")

@@ -19,6 +19,16 @@ from fvcore.transforms.transform import HFlipTransform, VFlipTransform
 _TOLERANCE = 0.75
 
 
+def rgb_to_rgba(img: np.ndarray) -> np.ndarray:
+    """Convert an image (H, W, 3) uint8 to (H, W, 4): OpenCV warps four channels more than twice as fast as three."""
+    return cv2.cvtColor(img, cv2.COLOR_RGB2RGBA)
+
+
+def rgba_to_rgb(img: np.ndarray) -> np.ndarray:
+    """Convert an image (H, W, 4) uint8 back to (H, W, 3)."""
+    return cv2.cvtColor(img, cv2.COLOR_RGBA2RGB)
+
+
 class AffineTransform(Transform):
     """Affine map of an image onto a canvas.
 
@@ -36,16 +46,15 @@ class AffineTransform(Transform):
         self.size, self.canvas, self.fill = size, canvas, fill
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        if self._is_upright or img.dtype != np.uint8 or img.shape[2:] != (3,):
-            covered = self._is_upright and not self._shows_surroundings
+        if self._is_axis_aligned or img.dtype != np.uint8 or img.shape[2:] != (3,):
+            covered = self._is_axis_aligned and not self._extends_beyond_image
             shape = (*self.canvas, *img.shape[2:])
             canvas = np.empty(shape, img.dtype) if covered else np.full(shape, self.fill, img.dtype)
             self.draw_on(canvas, img)
             return canvas
-        # OpenCV warps four channels more than twice as fast as three.
         canvas = np.full((*self.canvas, 4), self.fill, np.uint8)
-        self.draw_on(canvas, cv2.cvtColor(img, cv2.COLOR_RGB2RGBA))
-        return cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
+        self.draw_on(canvas, rgb_to_rgba(img))
+        return rgba_to_rgb(canvas)
 
     def draw_on(self, canvas: np.ndarray, img: np.ndarray) -> None:
         """Draw the image onto ``canvas`` in place; pixels that it does not cover are unchanged."""
@@ -53,13 +62,15 @@ class AffineTransform(Transform):
         if factor > 1:  # interpolation alone would skip pixels
             height, width = (max(side // factor, 1) for side in self.size)
             reduced = cv2.resize(img, (width, height), interpolation=cv2.INTER_AREA)
-            self._of_resized((height, width), (self.size[0] / height, self.size[1] / width)).draw_on(canvas, reduced)
+            self._for_resized_image((height, width), (self.size[0] / height, self.size[1] / width)).draw_on(
+                canvas, reduced
+            )
             return
         left, top, right, bottom = extent = self._extent()
         if bottom <= top or right <= left:
             return
         target = canvas[top:bottom, left:right]
-        if not (self._is_upright and self._resize_onto(target, img, extent)):
+        if not (self._is_axis_aligned and self._resize_onto(target, img, extent)):
             self._warp_onto(target, img, (left, top))
 
     def _resize_onto(self, target: np.ndarray, img: np.ndarray, extent: tuple[int, int, int, int]) -> bool:
@@ -85,7 +96,7 @@ class AffineTransform(Transform):
         matrix = self.matrix.copy()
         matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5 - corner
         # An axis-aligned image fills its extent; around a rotated one the canvas must not change.
-        border = cv2.BORDER_REPLICATE if self._is_upright else cv2.BORDER_TRANSPARENT
+        border = cv2.BORDER_REPLICATE if self._is_axis_aligned else cv2.BORDER_TRANSPARENT
         cv2.warpAffine(img, matrix, target.shape[1::-1], dst=target, borderMode=border)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -109,10 +120,10 @@ class AffineTransform(Transform):
     def then(self, other: "AffineTransform") -> "AffineTransform | None":
         """Return the composition of both maps; None if two separate passes would give a different image."""
         fill = self.fill
-        if other._shows_surroundings:
+        if other._extends_beyond_image:
             # The second map shows the area around the first canvas, where pixels that the first one cut off must not
             # reappear.
-            if self._cuts or (self._shows_surroundings and self.fill != other.fill):
+            if self._crops_image or (self._extends_beyond_image and self.fill != other.fill):
                 return None
             fill = other.fill
         matrix = other.matrix @ np.vstack([self.matrix, [0, 0, 1]])
@@ -126,15 +137,15 @@ class AffineTransform(Transform):
         scale = math.sqrt((squares + math.sqrt(max(squares**2 - 4 * determinant**2, 0))) / 2)
         return next((factor for factor in (8, 4, 2) if scale * factor <= 1 and factor <= min(self.size)), 1)
 
-    def of_reduced(self, factor: int) -> "AffineTransform":
+    def for_reduced_image(self, factor: int) -> "AffineTransform":
         """Return the same map for an image decoded at ``1 / factor`` of its size."""
         height, width = self.size
-        return self._of_resized((-(-height // factor), -(-width // factor)), (factor, factor))
+        return self._for_resized_image((-(-height // factor), -(-width // factor)), (factor, factor))
 
-    def _of_resized(self, size: tuple[int, int], factors: tuple[float, float]) -> "AffineTransform":
+    def _for_resized_image(self, size: tuple[int, int], factors: tuple[float, float]) -> "AffineTransform":
         return AffineTransform(self.matrix * [factors[1], factors[0], 1], size, self.canvas, self.fill)
 
-    def of_part(self, window: tuple[int, int, int, int]) -> "AffineTransform":
+    def for_crop(self, window: tuple[int, int, int, int]) -> "AffineTransform":
         """Return the same map for the part of the image in ``window`` (left, top, right, bottom)."""
         left, top, right, bottom = window
         matrix = self.matrix.copy()
@@ -151,13 +162,13 @@ class AffineTransform(Transform):
         return (left, top, right, bottom) if left < right and top < bottom else (0, 0, width, height)
 
     @property
-    def _is_upright(self) -> bool:
+    def _is_axis_aligned(self) -> bool:
         return not self.matrix[0, 1] and not self.matrix[1, 0]
 
     def _extent(self) -> tuple[int, int, int, int]:
         """Return (left, top, right, bottom) of the canvas pixels that the image covers."""
         left, top, right, bottom = _bounds(self.matrix, self.size)
-        if self._is_upright:  # pixels that are at least half covered
+        if self._is_axis_aligned:  # pixels that are at least half covered
             left, top, right, bottom = round(left), round(top), round(right), round(bottom)
         height, width = self.canvas
         return (
@@ -168,14 +179,14 @@ class AffineTransform(Transform):
         )
 
     @property
-    def _cuts(self) -> bool:
+    def _crops_image(self) -> bool:
         """Whether the canvas cuts off part of the image."""
-        return _reaches_out(_bounds(self.matrix, self.size), self.canvas)
+        return _exceeds(_bounds(self.matrix, self.size), self.canvas)
 
     @property
-    def _shows_surroundings(self) -> bool:
+    def _extends_beyond_image(self) -> bool:
         """Whether the canvas extends beyond the image."""
-        return _reaches_out(_bounds(cv2.invertAffineTransform(self.matrix), self.canvas), self.size)
+        return _exceeds(_bounds(cv2.invertAffineTransform(self.matrix), self.canvas), self.size)
 
 
 def _bounds(matrix: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -190,7 +201,7 @@ def _bounds(matrix: np.ndarray, size: tuple[int, int]) -> tuple[float, float, fl
     )
 
 
-def _reaches_out(bounds: tuple[float, float, float, float], size: tuple[int, int]) -> bool:
+def _exceeds(bounds: tuple[float, float, float, float], size: tuple[int, int]) -> bool:
     left, top, right, bottom = bounds
     return min(left, top) < -1e-6 or bottom > size[0] + 1e-6 or right > size[1] + 1e-6
 
@@ -202,7 +213,7 @@ class SizeAugmentation(Augmentation):
 class PixelTransform(Transform):
     """Transform that moves no pixels and is independent of the image resolution."""
 
-    def for_image(self, img: np.ndarray) -> "PixelTransform":
+    def fix_statistics(self, img: np.ndarray) -> "PixelTransform":
         """Return the transform with its whole-image statistics fixed, so that it can be applied to a part."""
         return self
 
@@ -229,8 +240,8 @@ def as_affine(transform: Transform, size: tuple[int, int]) -> AffineTransform | 
     return None
 
 
-class PendingImage:
-    """Image with boxes whose pixels are read and transformed lazily.
+class LazyImage:
+    """Image and its boxes; pixels are read and transformed only when needed.
 
     Args:
         source: the image, uint8 (H, W, 3), or a function factor -> the image at ``1 / factor`` of its size (1, 2, 4 or
@@ -264,11 +275,11 @@ class PendingImage:
             image = np.broadcast_to(np.uint8(0), (*self.size, 3))
         else:
             image = self.render()
-        given = {"image": image, "boxes": self.boxes}
+        arguments = {"image": image, "boxes": self.boxes}
         if policy.input_args is None:  # as in detectron2: a single argument is the image, several are matched by name
             names = tuple(inspect.signature(policy.get_transform).parameters)
             policy.input_args = ("image",) if len(names) == 1 else names
-        self.transform(policy.get_transform(*(given[name] for name in policy.input_args)))
+        self.transform(policy.get_transform(*(arguments[name] for name in policy.input_args)))
 
     def transform(self, transform: Transform) -> None:
         """Apply a transform to the image, lazily if possible, and to the boxes."""
@@ -276,12 +287,12 @@ class PendingImage:
             return
         affine = as_affine(transform, self.size)
         if affine is not None:
-            self._add(affine)
+            self._append_affine(affine)
             self.size = affine.canvas
         elif isinstance(transform, PixelTransform):
             self._pending.append(transform)
         else:
-            self._hold(transform.apply_image(self.render()))
+            self._set_source(transform.apply_image(self.render()))
         if len(self.boxes):
             self.boxes = transform.apply_box(self.boxes)
 
@@ -290,39 +301,41 @@ class PendingImage:
         image = self._read_visible()
         for transform in self._pending:
             image = transform.apply_image(image)
-        self._hold(image)
+        self._set_source(image)
         return image
 
     def _read_visible(self) -> np.ndarray:
         """Read the visible part of the source, and adapt the pending transforms to it."""
-        place = next((i for i, t in enumerate(self._pending) if isinstance(t, AffineTransform)), None)
-        if place is None:
+        index = next((i for i, t in enumerate(self._pending) if isinstance(t, AffineTransform)), None)
+        if index is None:
             image = self.source if isinstance(self.source, np.ndarray) else self.source(1)
             return np.require(image, requirements=["WRITEABLE"])  # a user's augmentation may modify it in place
-        affine = self._pending[place]
+        affine = self._pending[index]
         assert isinstance(affine, AffineTransform)
-        image, affine = self.read_for(affine)
-        if place <= 1:  # a second color transform would need the whole image after the first
+        image, affine = self.read_reduced(affine)
+        if index <= 1:  # a second color transform would need the whole image after the first
             left, top, right, bottom = window = affine.visible_window()
-            self._pending[:place] = [t.for_image(image) for t in self._pending[:place] if isinstance(t, PixelTransform)]
-            image, affine = image[top:bottom, left:right], affine.of_part(window)
-        self._pending[place] = affine
+            self._pending[:index] = [
+                t.fix_statistics(image) for t in self._pending[:index] if isinstance(t, PixelTransform)
+            ]
+            image, affine = image[top:bottom, left:right], affine.for_crop(window)
+        self._pending[index] = affine
         return image
 
-    def read_for(self, transform: AffineTransform) -> tuple[np.ndarray, AffineTransform]:
+    def read_reduced(self, transform: AffineTransform) -> tuple[np.ndarray, AffineTransform]:
         """Return the source, decoded at the lowest resolution that ``transform`` needs, and the adapted transform."""
         if isinstance(self.source, np.ndarray):
             return self.source, transform
         factor = transform.reduction()
-        return self.source(factor), transform.of_reduced(factor)
+        return self.source(factor), transform.for_reduced_image(factor)
 
-    def _add(self, affine: AffineTransform) -> None:
+    def _append_affine(self, affine: AffineTransform) -> None:
         last = self._pending[-1] if self._pending else None
-        joined = last.then(affine) if isinstance(last, AffineTransform) else None
-        if joined is None:
+        composed = last.then(affine) if isinstance(last, AffineTransform) else None
+        if composed is None:
             self._pending.append(affine)
         else:
-            self._pending[-1] = joined
+            self._pending[-1] = composed
 
-    def _hold(self, image: np.ndarray) -> None:
+    def _set_source(self, image: np.ndarray) -> None:
         self.source, self.size, self._pending = image, (image.shape[0], image.shape[1]), []

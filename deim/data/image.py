@@ -27,7 +27,7 @@ _FLAGS = {
 _SIGNATURES = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82"}
 
 
-class Reader(Protocol):
+class ImageReader(Protocol):
     """An image reader with the signature of :func:`read_image`."""
 
     def __call__(self, file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray: ...
@@ -51,19 +51,19 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
         DatasetError: if the file is missing, truncated or not an image, or has another size.
     """
     try:
-        data = _bytes_of(file_name)
+        data = _read_bytes(file_name)
     except OSError as error:
         raise DatasetError(f"cannot read image {file_name}: {error.strerror}") from error
     if not _is_complete(data):
-        _read_by_pil(file_name)  # raises if the file is truncated
+        _read_with_pil(file_name)  # raises if the file is truncated
     image = _decode(data, _FLAGS[reduction])
     if image is None:
-        image = _read_by_pil(file_name)[::reduction, ::reduction]
-    if size is None or _fits(image, size, reduction):
+        image = _read_with_pil(file_name)[::reduction, ::reduction]
+    if size is None or _has_size(image, size, reduction):
         return image
-    unturned = _decode(data, _FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
-    if unturned is not None and _fits(unturned, size, reduction):
-        return unturned
+    unrotated = _decode(data, _FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
+    if unrotated is not None and _has_size(unrotated, size, reduction):
+        return unrotated
     height, width = image.shape[:2]
     raise DatasetError(
         f"image {file_name} is {width * reduction} x {height * reduction} (width x height), "
@@ -71,7 +71,7 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
     )
 
 
-def _bytes_of(file_name: str) -> bytes:
+def _read_bytes(file_name: str) -> bytes:
     if "://" not in file_name:
         return Path(file_name).read_bytes()
     with PathManager.open(file_name, "rb") as file:
@@ -91,7 +91,7 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def _read_by_pil(file_name: str) -> np.ndarray:
+def _read_with_pil(file_name: str) -> np.ndarray:
     try:
         return np.ascontiguousarray(detection_utils.read_image(file_name, format="RGB"))
     except Image.DecompressionBombError as error:
@@ -103,12 +103,12 @@ def _read_by_pil(file_name: str) -> np.ndarray:
         raise DatasetError(f"cannot read image {file_name}: {error}") from error
 
 
-def _fits(image: np.ndarray, size: tuple[int, int], reduction: int) -> bool:
+def _has_size(image: np.ndarray, size: tuple[int, int], reduction: int) -> bool:
     return all(abs(side - whole / reduction) < 1 for side, whole in zip(image.shape, size, strict=False))
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-_TURNED = {5, 6, 7, 8}  # EXIF orientations that swap the sides
+_SWAPPED_SIDES = {5, 6, 7, 8}  # EXIF orientations that swap the sides
 
 
 def image_size(file_name: str) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def image_size(file_name: str) -> tuple[int, int]:
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            is_swapped = image.getexif().get(ExifTags.Base.Orientation) in _SWAPPED_SIDES
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(f"cannot read image {file_name}: {error}") from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if is_swapped else (height, width)

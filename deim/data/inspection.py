@@ -16,8 +16,8 @@ from deim.errors import ConfigError
 from deim.visualization import draw_objects
 
 
-def batches_of_epoch(cfg: Any, epoch: int) -> Iterator[list[dict]]:
-    """Return the batches of a run of ``cfg``, starting at ``epoch``.
+def batches_from_epoch(cfg: Any, epoch: int) -> Iterator[list[dict]]:
+    """Return the training batches of a run of ``cfg`` from the start of an epoch on.
 
     Args:
         cfg: a config with ``dataloader.train``.
@@ -36,9 +36,9 @@ def batches_of_epoch(cfg: Any, epoch: int) -> Iterator[list[dict]]:
     return iter(loader)
 
 
-def objects_per_image(cfg: Any, epoch: int, count: int) -> float:
+def mean_objects_per_image(cfg: Any, epoch: int, count: int) -> float:
     """Return the mean number of objects per image in the first ``count`` batches of an epoch."""
-    samples = [sample for batch in itertools.islice(batches_of_epoch(cfg, epoch), count) for sample in batch]
+    samples = [sample for batch in itertools.islice(batches_from_epoch(cfg, epoch), count) for sample in batch]
     return sum(len(sample["instances"]) for sample in samples) / len(samples)
 
 
@@ -61,18 +61,18 @@ def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images:
     schedule = instantiate(cfg.schedule) if "schedule" in cfg else None
     if schedule is not None and not 0 <= epoch < schedule.epochs:
         raise ConfigError(f"epoch {epoch} is outside of the run, which has {schedule.epochs} epochs (counted from 0)")
-    first = next(batches_of_epoch(cfg, epoch))
-    _draw(first[:images], cfg.dataloader.train, output)
-    size = tuple(first[0]["image"].shape[-2:])
+    first_batch = next(batches_from_epoch(cfg, epoch))
+    _draw_samples(first_batch[:images], cfg.dataloader.train, output)
+    size = tuple(first_batch[0]["image"].shape[-2:])
     stage = f"epoch {epoch}: {schedule.stage(epoch).value}" if schedule is not None else "the first batch"
-    print(f"{stage}; {len(first)} images, first image size {size}; drawn to {output}")
-    print(f"objects per image over {batches} batches: {objects_per_image(cfg, epoch, batches):.2f}")
+    print(f"{stage}; {len(first_batch)} images, first image size {size}; drawn to {output}")
+    print(f"objects per image over {batches} batches: {mean_objects_per_image(cfg, epoch, batches):.2f}")
     if OmegaConf.select(cfg, "dataloader.train.mapper.mosaic") or cfg.dataloader.train.get("mixup"):
-        sparse = OmegaConf.merge(cfg, {"dataloader": {"train": {"mapper": {"mosaic": None}, "mixup": None}}})
-        print(f"without mosaic and mixup: {objects_per_image(sparse, epoch, batches):.2f}")
+        without_dense_o2o = OmegaConf.merge(cfg, {"dataloader": {"train": {"mapper": {"mosaic": None}, "mixup": None}}})
+        print(f"without mosaic and mixup: {mean_objects_per_image(without_dense_o2o, epoch, batches):.2f}")
 
 
-def _draw(samples: list[dict], loader: Any, output: str) -> None:
+def _draw_samples(samples: list[dict], loader: Any, output: str) -> None:
     """Draw the images of samples with their boxes.
 
     Args:
@@ -83,10 +83,14 @@ def _draw(samples: list[dict], loader: Any, output: str) -> None:
     mapper = loader.get("mapper") or {}
     is_bgr = channel_order(mapper) == "BGR"
     name = registered_name(loader.get("dataset"))
-    names = MetadataCatalog.get(name).get("thing_classes") if name is not None else None
+    class_names = MetadataCatalog.get(name).get("thing_classes") if name is not None else None
     boxes = [sample["instances"].gt_boxes.tensor.numpy() for sample in samples]
-    classes = [sample["instances"].gt_classes.numpy() for sample in samples]
-    if names is None:
-        names = [str(number) for number in range(1 + max((int(one.max()) for one in classes if len(one)), default=0))]
-    pixels = [sample["image"].numpy().transpose(1, 2, 0)[..., :: -1 if is_bgr else 1] for sample in samples]
-    draw_objects([np.ascontiguousarray(one) for one in pixels], list(zip(boxes, classes, strict=True)), names, output)
+    labels = [sample["instances"].gt_classes.numpy() for sample in samples]
+    if class_names is None:
+        highest = max((int(image_labels.max()) for image_labels in labels if len(image_labels)), default=0)
+        class_names = [str(number) for number in range(highest + 1)]
+    images = [
+        np.ascontiguousarray(sample["image"].numpy().transpose(1, 2, 0)[..., :: -1 if is_bgr else 1])
+        for sample in samples
+    ]
+    draw_objects(images, list(zip(boxes, labels, strict=True)), class_names, output)

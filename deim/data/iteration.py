@@ -10,7 +10,7 @@ def current_iteration() -> int:
     return get_event_storage().iter if has_event_storage() else 0
 
 
-class SampleClock:
+class IterationEstimator:
     """Estimator of the iteration from the number of samples made, for data loaders that do not provide it.
 
     Every worker process counts its own samples and assumes that the other workers have made the same number. A worker
@@ -23,13 +23,13 @@ class SampleClock:
     def __init__(self, total_batch_size: int):
         self.batch_size = max(total_batch_size // comm.get_world_size(), 1)
         self._start: int | None = None
-        self._made = 0
+        self._num_samples = 0
 
-    def tick(self) -> int:
+    def count_sample(self) -> int:
         """Count one sample and return its estimated iteration."""
         if self._start is None:
             self._start = current_iteration()
         worker = get_worker_info()
-        iteration = self._start + self._made * (1 if worker is None else worker.num_workers) // self.batch_size
-        self._made += 1
+        iteration = self._start + self._num_samples * (1 if worker is None else worker.num_workers) // self.batch_size
+        self._num_samples += 1
         return iteration

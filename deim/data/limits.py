@@ -8,30 +8,30 @@ import numpy as np
 from omegaconf import OmegaConf
 
 # Detections per image that COCO's evaluation counts.
-USUAL_MAX_DETECTIONS = 100
+COCO_MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
-class Limits:
+class DetectionLimits:
     """Maximum numbers of objects per image that a config supports; None if the config does not define a limit.
 
     Attributes:
-        queries: objects that the model can detect.
-        detections: detections that the model returns.
-        evaluated: detections that the evaluation counts.
+        num_queries: objects that the model can detect.
+        num_detections: detections that the model returns.
+        max_dets_per_image: detections that the evaluation counts.
     """
 
-    queries: int | None
-    detections: int | None
-    evaluated: int | None
+    num_queries: int | None
+    num_detections: int | None
+    max_dets_per_image: int | None
 
     @classmethod
-    def of(cls, cfg: Any) -> "Limits":
+    def from_config(cls, cfg: Any) -> "DetectionLimits":
         """Return the limits of a config."""
-        queries = ("model.decoder.queries.num_queries", "model.num_queries")
-        detections = ("model.num_detections", "model.select_box_nums_for_evaluation")
         return cls(
-            _first(cfg, queries), _first(cfg, detections), _first(cfg, ("dataloader.evaluator.max_dets_per_image",))
+            _first_integer(cfg, ("model.decoder.queries.num_queries", "model.num_queries")),
+            _first_integer(cfg, ("model.num_detections", "model.select_box_nums_for_evaluation")),
+            _first_integer(cfg, ("dataloader.evaluator.max_dets_per_image",)),
         )
 
 
@@ -46,7 +46,7 @@ def describe_counts(counts: Sequence[int] | np.ndarray) -> str:
     return f"mean {np.mean(counts):.2f}, 99th percentile {np.percentile(counts, 99):.0f}, maximum {np.max(counts)}"
 
 
-def beyond_limits(counts: Sequence[int] | np.ndarray, limits: Limits, split: str) -> list[str]:
+def limit_warnings(counts: Sequence[int] | np.ndarray, limits: DetectionLimits, split: str) -> list[str]:
     """Describe the exceeded limits, their consequences, and the config keys that raise them.
 
     Args:
@@ -58,27 +58,27 @@ def beyond_limits(counts: Sequence[int] | np.ndarray, limits: Limits, split: str
         one message per exceeded limit.
     """
     largest = int(np.max(counts, initial=0))
-    told = []
-    if limits.queries is not None and largest > limits.queries:
-        images = int((np.asarray(counts) > limits.queries).sum())
-        told.append(
+    warnings = []
+    if limits.num_queries is not None and largest > limits.num_queries:
+        images = int((np.asarray(counts) > limits.num_queries).sum())
+        warnings.append(
             f"{images} {split} images have more objects (up to {largest}) than the model has queries "
-            f"({limits.queries}), so some cannot be detected; increase model.decoder.queries.num_queries"
+            f"({limits.num_queries}), so some cannot be detected; increase model.decoder.queries.num_queries"
         )
-    if split == "test" and limits.detections is not None and largest > limits.detections:
-        told.append(
-            f"test images have up to {largest} objects, but the model returns only {limits.detections} detections; "
+    if split == "test" and limits.num_detections is not None and largest > limits.num_detections:
+        warnings.append(
+            f"test images have up to {largest} objects, but the model returns only {limits.num_detections} detections; "
             "increase model.num_detections"
         )
-    evaluated = limits.evaluated or USUAL_MAX_DETECTIONS
-    if split == "test" and largest > evaluated:
-        told.append(
-            f"test images have up to {largest} objects, but only {evaluated} detections per image are evaluated; "
+    max_dets = limits.max_dets_per_image or COCO_MAX_DETECTIONS
+    if split == "test" and largest > max_dets:
+        warnings.append(
+            f"test images have up to {largest} objects, but only {max_dets} detections per image are evaluated; "
             "increase dataloader.evaluator.max_dets_per_image"
         )
-    return told
+    return warnings
 
 
-def _first(cfg: Any, keys: Sequence[str]) -> int | None:
-    found = (OmegaConf.select(cfg, key, default=None) for key in keys)
-    return next((int(value) for value in found if isinstance(value, int)), None)
+def _first_integer(cfg: Any, keys: Sequence[str]) -> int | None:
+    values = (OmegaConf.select(cfg, key, default=None) for key in keys)
+    return next((int(value) for value in values if isinstance(value, int)), None)

@@ -17,10 +17,10 @@ from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup, mix
 from deim.data.packing import pack, unpack
 from deim.data.records import CompactRecords, Records, annotation_arrays
-from deim.data.sampler import IndexSampler, IterationSampler, SampleKey, generators
+from deim.data.sampler import IndexSampler, IterationSampler, SampleKey, seeded_generators
 from deim.data.staged import StagedMapper
 from deim.errors import ConfigError, DatasetError, DeimError
-from deim.processes import obey_parent_alone
+from deim.processes import ignore_signals_except_from_parent
 from deim.schedule import Stage
 
 logger = logging.getLogger("detectron2.deim")
@@ -62,10 +62,10 @@ class MappedDataset(Dataset):
         if mixup is not None and not isinstance(mapper, StagedMapper):
             raise ConfigError("dataloader.train.mixup needs a StagedMapper as dataloader.train.mapper")
         # Mappers from other packages expect detectron2 annotations.
-        compact = isinstance(mapper, (StagedMapper, DetectionMapper))
-        if compact:
-            _log_what_is_left_out(records)
-        self.records: Records = CompactRecords(records) if compact else DatasetFromList(records, copy=False)
+        is_compact = isinstance(mapper, (StagedMapper, DetectionMapper))
+        if is_compact:
+            _log_ignored_annotations(records)
+        self.records: Records = CompactRecords(records) if is_compact else DatasetFromList(records, copy=False)
         self.mapper, self.sampler, self.mixup = mapper, sampler, mixup
         self.skip_unreadable = skip_unreadable
 
@@ -75,32 +75,32 @@ class MappedDataset(Dataset):
     def __getitems__(self, keys: list[SampleKey]) -> list[dict]:
         """Return this rank's part of a global batch."""
         iteration = keys[0].iteration
-        mapper, weight = self._plan(iteration)
+        mapper, weight = self._mapper_and_mixup_weight(iteration)
         samples = {key.slot: self._sample(mapper, key) for key in keys}
         if weight is None:
             return list(samples.values())
         # The sample before this rank's part may belong to another rank; then both ranks make it.
-        first, own = self.sampler.before(keys), list(samples.values())
+        first, own = self.sampler.neighbor_key(keys), list(samples.values())
         neighbors = [samples[first.slot] if first.slot in samples else self._sample(mapper, first), *own[:-1]]
         return mix(own, neighbors, weight)
 
-    def _plan(self, iteration: int) -> tuple[Callable[[dict], dict], float | None]:
+    def _mapper_and_mixup_weight(self, iteration: int) -> tuple[Callable[[dict], dict], float | None]:
         """Return the mapper of an iteration, and its mixup weight or None."""
         if not isinstance(self.mapper, StagedMapper):
             return self.mapper, None
-        with generators(self.sampler.seed, iteration):
+        with seeded_generators(self.sampler.seed, iteration):
             stage = self.mapper.stage_of(iteration // self.sampler.iters_per_epoch)
-            mapper = self.mapper.at(stage, self.records)
+            mapper = self.mapper.mapper_for(stage, self.records)
             if self.mixup is None or stage is not Stage.DENSE:
                 return mapper, None
-            return mapper, self.mixup.draw()
+            return mapper, self.mixup.draw_weight()
 
     def _sample(self, mapper: Callable[[dict], dict], key: SampleKey) -> dict:
         unreadable: list[str] = []
         while True:
             # Each attempt draws new random numbers, so that a mosaic also gets new images.
             slot = key.slot + len(unreadable) * self.sampler.total_batch_size
-            with generators(self.sampler.seed, key.iteration, slot):
+            with seeded_generators(self.sampler.seed, key.iteration, slot):
                 try:
                     sample = mapper(self.records[(key.index + len(unreadable)) % len(self.records)])
                 except DatasetError as error:
@@ -144,7 +144,7 @@ class TrainLoader:
             dataset,
             batch_sampler=sampler,
             num_workers=num_workers,
-            collate_fn=pack if num_workers else _as_list,
+            collate_fn=pack if num_workers else _keep_as_list,
             pin_memory=num_workers > 0 and torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             worker_init_fn=prepare_worker if num_workers else None,
@@ -166,42 +166,43 @@ class TrainLoader:
         self.sampler.start_iter = current_iteration() if self.start_iter is None else self.start_iter
         for batch in map(unpack, self._loader):
             for sample in batch:
-                self._count(sample.pop("unreadable", ()))
+                self._count_unreadable(sample.pop("unreadable", ()))
             yield batch
 
-    def _count(self, unreadable: Iterable[str]) -> None:
+    def _count_unreadable(self, unreadable: Iterable[str]) -> None:
         """Count unreadable images and log a warning for each new one.
 
         Raises:
             DatasetError: if more images are unreadable than allowed.
         """
-        for told in unreadable:
-            if told in self.unreadable:
+        for message in unreadable:
+            if message in self.unreadable:
                 continue
-            self.unreadable.add(told)
+            self.unreadable.add(message)
             if len(self.unreadable) > self.max_unreadable_images:
                 raise DatasetError(
                     f"{len(self.unreadable)} images cannot be read, but dataloader.train.max_unreadable_images is "
-                    f"{self.max_unreadable_images}; the last one: {told}"
+                    f"{self.max_unreadable_images}; the last one: {message}"
                 )
             logger.warning(
-                f"{told}; using another image instead ({len(self.unreadable)} of {self.max_unreadable_images} allowed)"
+                f"{message}; using another image instead "
+                f"({len(self.unreadable)} of {self.max_unreadable_images} allowed)"
             )
 
 
-def _log_what_is_left_out(records: list[dict]) -> None:
+def _log_ignored_annotations(records: list[dict]) -> None:
     """Log that the loader ignores masks and keypoints, if the first annotated image has any."""
     annotations: list[dict] = next((record["annotations"] for record in records if record.get("annotations")), [])
-    found = [name for name in ("segmentation", "keypoints") if any(name in one for one in annotations)]
-    if found:
+    ignored = [name for name in ("segmentation", "keypoints") if any(name in entry for entry in annotations)]
+    if ignored:
         logger.info(
-            f"Annotations have {' and '.join(found)}, but this loader reads only boxes and classes. For mask or "
+            f"Annotations have {' and '.join(ignored)}, but this loader reads only boxes and classes. For mask or "
             "keypoint models use detectron2's DatasetMapper; it accepts the augmentations of deim"
         )
 
 
 @contextmanager
-def clear_deaths_of_workers() -> Iterator[None]:
+def translate_worker_errors() -> Iterator[None]:
     """Convert torch's error for a dead data loader worker to a :class:`WorkerDiedError` with advice.
 
     torch raises this error at an arbitrary point of the main process.
@@ -220,7 +221,7 @@ def clear_deaths_of_workers() -> Iterator[None]:
         ) from error
 
 
-def _as_list(samples: list[dict]) -> list[dict]:
+def _keep_as_list(samples: list[dict]) -> list[dict]:
     return samples
 
 
@@ -234,13 +235,13 @@ def prepare_worker(worker_id: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    obey_parent_alone()
+    ignore_signals_except_from_parent()
 
 
-def workers_of(asked: int | None) -> int:
-    """Return the number of worker processes: ``asked`` or, if None, 4 but not more than the cores of this rank."""
-    if asked is not None:
-        return asked
+def resolve_num_workers(num_workers: int | None) -> int:
+    """Return ``num_workers``; if it is None, the number of cores per rank, but at most 4."""
+    if num_workers is not None:
+        return num_workers
     cores = len(available_cores()) // max(comm.get_local_size(), 1)
     return min(max(cores, 1), 4)
 
@@ -264,7 +265,7 @@ def build_train_loader(
         dataset: detectron2 records.
         mapper: record -> sample, such as any detectron2 or detrex mapper, or a :class:`StagedMapper`.
         total_batch_size: images per iteration over all ranks.
-        num_workers: worker processes of this rank; 0 loads in the main process; None for :func:`workers_of`.
+        num_workers: worker processes of this rank; 0 loads in the main process; None for :func:`resolve_num_workers`.
         seed: random seed. A negative seed draws one that all ranks share. None is 0; ``deim train`` sets it to
             ``train.seed``.
         shuffle: whether to permute the images in each epoch.
@@ -295,7 +296,7 @@ def build_train_loader(
     else:
         batches = IndexSampler(sampler, len(dataset), total_batch_size, seed)
     mapped = MappedDataset(dataset, mapper, batches, mixup, skip_unreadable=max_unreadable_images > 0)
-    return TrainLoader(mapped, batches, workers_of(num_workers), max_unreadable_images)
+    return TrainLoader(mapped, batches, resolve_num_workers(num_workers), max_unreadable_images)
 
 
 def build_test_loader(
@@ -313,7 +314,7 @@ def build_test_loader(
         total_batch_size: images per step over all ranks.
         num_workers: see :func:`build_train_loader`.
     """
-    num_workers = workers_of(num_workers)
+    num_workers = resolve_num_workers(num_workers)
     loader = build_detection_test_loader(
         dataset,
         mapper=mapper,

@@ -8,9 +8,9 @@ import torch
 from detectron2.data.transforms import Augmentation
 from detectron2.structures import Boxes, Instances
 
-from deim.data.geometry import PendingImage
-from deim.data.image import Reader, read_image
-from deim.data.records import annotation_arrays, stated_size
+from deim.data.geometry import LazyImage
+from deim.data.image import ImageReader, read_image
+from deim.data.records import annotation_arrays, record_size
 from deim.errors import ConfigError
 
 IMAGE_FORMATS = ("RGB", "BGR")
@@ -19,7 +19,11 @@ CHANNEL_ORDER_KEYS = ("image_format", "img_format")
 
 
 def channel_order(mapper: Mapping[str, Any]) -> str | None:
-    """Return the channel order that a mapper's config node states, under detectron2's or detrex's name; None if neither."""
+    """Return the channel order in the config node of a mapper, under detectron2's or detrex's name.
+
+    Returns:
+        "RGB" or "BGR"; None if the node does not state the channel order.
+    """
     return next((mapper[key] for key in CHANNEL_ORDER_KEYS if mapper.get(key)), None)
 
 
@@ -45,7 +49,7 @@ class DetectionMapper:
         is_train: bool,
         img_format: str = "RGB",
         min_box_size: float = 1.0,
-        read: Reader = read_image,
+        read: ImageReader = read_image,
         image_format: str | None = None,
     ):
         img_format = image_format or img_format
@@ -72,48 +76,48 @@ class DetectionMapper:
             DatasetError: if the image cannot be read, or its size differs from that of the record.
         """
         sample = {key: value for key, value in record.items() if key not in ("annotations", "boxes", "classes")}
-        pending, classes = self._load(record)
-        sample.setdefault("height", pending.size[0])
-        sample.setdefault("width", pending.size[1])
-        sample["image"] = self._augmented(pending)
+        lazy_image, classes = self._load(record)
+        sample.setdefault("height", lazy_image.size[0])
+        sample.setdefault("width", lazy_image.size[1])
+        sample["image"] = self._augment(lazy_image)
         if self.is_train:
-            sample["instances"] = self._instances(pending.boxes, classes, pending.size)
+            sample["instances"] = self._to_instances(lazy_image.boxes, classes, lazy_image.size)
         return sample
 
-    def image(self, image: np.ndarray) -> torch.Tensor:
+    def map_image(self, image: np.ndarray) -> torch.Tensor:
         """Augment a decoded image, uint8 (H, W, 3) RGB, and return the model input; see :meth:`__call__`."""
-        return self._augmented(PendingImage(image, (image.shape[0], image.shape[1]), np.zeros((0, 4))))
+        return self._augment(LazyImage(image, (image.shape[0], image.shape[1]), np.zeros((0, 4))))
 
-    def _augmented(self, pending: PendingImage) -> torch.Tensor:
+    def _augment(self, lazy_image: LazyImage) -> torch.Tensor:
         for policy in self.augmentations:
-            pending.augment(policy)
-        image = pending.render()
+            lazy_image.augment(policy)
+        image = lazy_image.render()
         if self.img_format == "BGR":
             image = image[..., ::-1]
         # Augmentations from other packages may return views that torch does not accept.
         image = np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])
         return torch.from_numpy(image).permute(2, 0, 1)
 
-    def _load(self, record: dict) -> tuple[PendingImage, np.ndarray]:
+    def _load(self, record: dict) -> tuple[LazyImage, np.ndarray]:
         """Return the image before augmentation, with its boxes, and the classes (N,)."""
         boxes, classes = annotation_arrays(record)
-        return pending_image(record, boxes.astype(np.float64), self.read), classes
+        return open_lazy_image(record, boxes.astype(np.float64), self.read), classes
 
-    def _instances(self, boxes: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Instances:
+    def _to_instances(self, boxes: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Instances:
         height, width = size
         boxes = boxes.clip(0, np.array([width, height, width, height]))
-        kept = (boxes[:, 2:] - boxes[:, :2] >= self.min_box_size).all(axis=1)
+        is_large = (boxes[:, 2:] - boxes[:, :2] >= self.min_box_size).all(axis=1)
         return Instances(
             (height, width),
-            gt_boxes=Boxes(torch.from_numpy(boxes[kept].astype(np.float32))),
-            gt_classes=torch.from_numpy(classes[kept]),
+            gt_boxes=Boxes(torch.from_numpy(boxes[is_large].astype(np.float32))),
+            gt_classes=torch.from_numpy(classes[is_large]),
         )
 
 
-def pending_image(record: dict, boxes: np.ndarray, read: Reader = read_image) -> PendingImage:
+def open_lazy_image(record: dict, boxes: np.ndarray, read: ImageReader = read_image) -> LazyImage:
     """Return the image of a record; reading is deferred if the record contains the image size."""
-    file_name, size = record["file_name"], stated_size(record)
+    file_name, size = record["file_name"], record_size(record)
     if size is not None:
-        return PendingImage(lambda factor: read(file_name, size, factor), size, boxes)
+        return LazyImage(lambda factor: read(file_name, size, factor), size, boxes)
     image = read(file_name)
-    return PendingImage(image, (image.shape[0], image.shape[1]), boxes)
+    return LazyImage(image, (image.shape[0], image.shape[1]), boxes)

@@ -21,7 +21,7 @@ class Mixup:
     prob: float = 0.5
     ratio: tuple[float, float] = (0.45, 0.55)
 
-    def draw(self) -> float | None:
+    def draw_weight(self) -> float | None:
         """Draw the weight for a batch from NumPy's generator; return None if the batch is not blended."""
         weight = np.random.uniform(*self.ratio)
         return weight if np.random.uniform() < self.prob else None
@@ -39,8 +39,8 @@ def mix(samples: Sequence[dict], neighbors: Sequence[dict], weight: float) -> li
     """
     mixed = []
     for own, other in zip(samples, neighbors, strict=True):
-        image, behind = (one["image"].permute(1, 2, 0).numpy() for one in (own, other))
-        blended = torch.from_numpy(cv2.addWeighted(image, weight, behind, 1 - weight, 0))
+        image, neighbor_image = (sample["image"].permute(1, 2, 0).numpy() for sample in (own, other))
+        blended = torch.from_numpy(cv2.addWeighted(image, weight, neighbor_image, 1 - weight, 0))
         instances = Instances.cat([own["instances"], other["instances"]])
         mixed.append({**own, "image": blended.permute(2, 0, 1), "instances": instances})
     return mixed

@@ -47,12 +47,12 @@ class Mosaic:
         factors = [self.tile_size / min(size) for size in sizes]
         tile_height = max(round(height * factor) for (height, _), factor in zip(sizes, factors, strict=True))
         tile_width = max(round(width * factor) for (_, width), factor in zip(sizes, factors, strict=True))
-        shared = self._canvas_to_output((2 * tile_height, 2 * tile_width), shape)
+        canvas_to_output = self._canvas_to_output((2 * tile_height, 2 * tile_width), shape)
         transforms = []
         for number, (size, factor) in enumerate(zip(sizes, factors, strict=True)):
             row, column = divmod(number, 2)
-            place = np.array([[factor, 0, column * tile_width], [0, factor, row * tile_height], [0, 0, 1]])
-            transforms.append(AffineTransform((shared @ place)[:2], size, shape, self.fill))
+            tile_matrix = np.array([[factor, 0, column * tile_width], [0, factor, row * tile_height], [0, 0, 1]])
+            transforms.append(AffineTransform((canvas_to_output @ tile_matrix)[:2], size, shape, self.fill))
         return transforms
 
     def _canvas_to_output(self, canvas: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
@@ -63,8 +63,8 @@ class Mosaic:
         shift = np.random.uniform(-self.translate, self.translate, 2) * [width, height]
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
         center = np.array([width, height]) / 2
-        turn = np.array([[cos, -sin], [sin, cos]])
-        moved = np.eye(3)
-        moved[:2, :2] = turn
-        moved[:2, 2] = center - turn @ center + shift
-        return np.diag([shape[1] / width, shape[0] / height, 1.0]) @ moved
+        rotation = np.array([[cos, -sin], [sin, cos]])
+        matrix = np.eye(3)
+        matrix[:2, :2] = rotation
+        matrix[:2, 2] = center - rotation @ center + shift
+        return np.diag([shape[1] / width, shape[0] / height, 1.0]) @ matrix

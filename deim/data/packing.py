@@ -19,14 +19,14 @@ class PackedBatch:
         boxes: (N, 4) float32, the boxes of all images.
         classes: (N,) int64.
         counts: number of objects in each image.
-        others: remaining fields of each sample.
+        other_fields: remaining fields of each sample.
     """
 
     images: Tensor
     boxes: Tensor
     classes: Tensor
     counts: list[int]
-    others: list[dict[str, Any]]
+    other_fields: list[dict[str, Any]]
 
     def pin_memory(self) -> "PackedBatch":
         """Return the batch with its images in pinned memory; called by torch's data loader."""
@@ -35,16 +35,16 @@ class PackedBatch:
 
 def pack(samples: list[dict]) -> PackedBatch | list[dict]:
     """Pack samples; return them unchanged if sizes differ or instances have fields other than boxes and classes."""
-    if not all(_is_plain(sample) for sample in samples) or len({sample["image"].shape for sample in samples}) > 1:
+    if not all(_is_packable(sample) for sample in samples) or len({sample["image"].shape for sample in samples}) > 1:
         return samples
     rows = [sample["image"].permute(1, 2, 0) for sample in samples]
     storage = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8).share_memory_()
     instances = [sample["instances"] for sample in samples]
     return PackedBatch(
         torch.stack(rows, out=storage),
-        torch.cat([one.gt_boxes.tensor for one in instances]),
-        torch.cat([one.gt_classes for one in instances]),
-        [len(one) for one in instances],
+        torch.cat([image_instances.gt_boxes.tensor for image_instances in instances]),
+        torch.cat([image_instances.gt_classes for image_instances in instances]),
+        [len(image_instances) for image_instances in instances],
         [{k: v for k, v in sample.items() if k not in ("image", "instances")} for sample in samples],
     )
 
@@ -55,7 +55,11 @@ def unpack(batch: PackedBatch | list[dict]) -> list[dict]:
         return batch
     height, width = batch.images.shape[1:3]
     parts = zip(
-        batch.others, batch.images, batch.boxes.split(batch.counts), batch.classes.split(batch.counts), strict=True
+        batch.other_fields,
+        batch.images,
+        batch.boxes.split(batch.counts),
+        batch.classes.split(batch.counts),
+        strict=True,
     )
     return [
         {
@@ -67,7 +71,7 @@ def unpack(batch: PackedBatch | list[dict]) -> list[dict]:
     ]
 
 
-def _is_plain(sample: dict) -> bool:
+def _is_packable(sample: dict) -> bool:
     image, instances = sample.get("image"), sample.get("instances")
     return (
         isinstance(image, Tensor)

@@ -8,7 +8,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.structures import BoxMode
 
 
-def stated_size(record: dict) -> tuple[int, int] | None:
+def record_size(record: dict) -> tuple[int, int] | None:
     """Return the (height, width) stored in a record; None if the record has no size."""
     if record.get("height") and record.get("width"):
         return int(record["height"]), int(record["width"])
@@ -24,25 +24,25 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
     if "annotations" not in record:
         return record.get("boxes", np.zeros((0, 4), np.float32)), record.get("classes", np.zeros(0, np.int64))
     annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
-    boxes = boxes_of(annotations)
+    boxes = annotation_boxes(annotations)
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
-    size = stated_size(record)
+    size = record_size(record)
     if size is not None:
         boxes = boxes.clip(0, np.array(size[::-1] * 2))
     boxes = boxes.astype(np.float32)  # before the area check: a short side may become zero in float32
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return boxes[kept], classes[kept]
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes[has_area], classes[has_area]
 
 
-def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
+def annotation_boxes(annotations: Sequence[dict]) -> np.ndarray:
     """Return the boxes of detectron2 annotations, (N, 4) float64 XYXY."""
     if not annotations:
         return np.zeros((0, 4))
     modes = {a["bbox_mode"] for a in annotations}
     if modes <= {BoxMode.XYWH_ABS, BoxMode.XYXY_ABS}:
         boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64)
-        relative = np.array([a["bbox_mode"] == BoxMode.XYWH_ABS for a in annotations])
-        boxes[relative, 2:] += boxes[relative, :2]
+        is_xywh = np.array([a["bbox_mode"] == BoxMode.XYWH_ABS for a in annotations])
+        boxes[is_xywh, 2:] += boxes[is_xywh, :2]
         return boxes
     return np.array([BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations])
 
@@ -71,8 +71,10 @@ class CompactRecords:
         self._ends = np.cumsum([len(boxes) for boxes, _ in objects])
         self._boxes = np.concatenate([boxes for boxes, _ in objects])
         self._classes = np.concatenate([classes for _, classes in objects])
-        left = ({k: v for k, v in record.items() if k not in ("annotations", "boxes", "classes")} for record in records)
-        self._others = DatasetFromList(list(left), copy=False)
+        other_fields = (
+            {k: v for k, v in record.items() if k not in ("annotations", "boxes", "classes")} for record in records
+        )
+        self._others = DatasetFromList(list(other_fields), copy=False)
 
     @property
     def objects_per_image(self) -> np.ndarray:

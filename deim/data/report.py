@@ -15,8 +15,8 @@ from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
 from deim.data.datasets.coco import what_is_wrong
 from deim.data.datasets.names import registered_name
 from deim.data.image import read_image
-from deim.data.limits import Limits, beyond_limits, describe_counts
-from deim.data.records import annotation_arrays, stated_size
+from deim.data.limits import DetectionLimits, describe_counts, limit_warnings
+from deim.data.records import annotation_arrays, record_size
 from deim.errors import DatasetError
 from deim.visualization import draw_objects, draw_statistics
 
@@ -45,7 +45,7 @@ def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Proble
     """Yield a problem for each image that cannot be decoded or whose size differs from its record."""
 
     def check(record: dict) -> Problem | None:
-        size = stated_size(record)
+        size = record_size(record)
         try:
             read_image(record["file_name"], size, reduction=8 if size and min(size) >= 8 else 1)
         except DatasetError as error:
@@ -64,7 +64,7 @@ def check_dataset(
     output: str,
     decode: bool,
     images: int,
-    limits: Limits | None = None,
+    limits: DetectionLimits | None = None,
     split: str = "train",
 ) -> bool:
     """Print and plot counts, classes, sizes and problems of a dataset.
@@ -92,7 +92,7 @@ def check_dataset(
     print(_classes(content, objects))
     for note in content.notes:
         print(f"note: {note}")
-    for told in beyond_limits([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
+    for told in limit_warnings([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
         print(f"warning: {told}")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def check_dataset(
 
 
 def _draw_images(records: Sequence[dict], class_names: Sequence[str], output: Path) -> None:
-    images = [read_image(record["file_name"], stated_size(record)) for record in records]
+    images = [read_image(record["file_name"], record_size(record)) for record in records]
     names = [Path(record["file_name"]).name for record in records]
     draw_objects(images, [annotation_arrays(record) for record in records], class_names, output, names)
 

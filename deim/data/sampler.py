@@ -55,17 +55,17 @@ class IterationSampler(Sampler[list[SampleKey]]):
     def iters_per_epoch(self) -> int:
         return max(self.dataset_size // self.total_batch_size, 1)
 
-    def before(self, keys: Sequence[SampleKey]) -> SampleKey:
+    def neighbor_key(self, keys: Sequence[SampleKey]) -> SampleKey:
         """Return the key of the sample before this rank's part of a global batch, which mixup blends with the first."""
         return self.key(keys[0].iteration, (keys[0].slot - 1) % self.total_batch_size)
 
     def key(self, iteration: int, slot: int) -> SampleKey:
         """Return the key of a slot of the global batch."""
-        epoch, within = divmod(iteration, self.iters_per_epoch)
+        epoch, iteration_in_epoch = divmod(iteration, self.iters_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.permutation(epoch)
-        place = within * self.total_batch_size + slot
-        return SampleKey(iteration, slot, int(self._order[place % self.dataset_size]))
+        position = iteration_in_epoch * self.total_batch_size + slot
+        return SampleKey(iteration, slot, int(self._order[position % self.dataset_size]))
 
     def permutation(self, epoch: int) -> np.ndarray:
         """Return the order of the images in an epoch, (dataset_size,) int64."""
@@ -90,16 +90,16 @@ class IndexSampler(Sampler[list[SampleKey]]):
     """
 
     def __init__(self, indices: Iterable[int], dataset_size: int, total_batch_size: int, seed: int):
-        self._epochs = IterationSampler(dataset_size, total_batch_size, seed)
+        self._epoch_sampler = IterationSampler(dataset_size, total_batch_size, seed)
         self.indices, self.seed, self.start_iter = indices, seed, 0
-        self.total_batch_size, self.slots = total_batch_size, self._epochs.slots
+        self.total_batch_size, self.slots = total_batch_size, self._epoch_sampler.slots
 
     @property
     def iters_per_epoch(self) -> int:
         """Number of iterations that draw as many images as the dataset has."""
-        return self._epochs.iters_per_epoch
+        return self._epoch_sampler.iters_per_epoch
 
-    def before(self, keys: Sequence[SampleKey]) -> SampleKey:
+    def neighbor_key(self, keys: Sequence[SampleKey]) -> SampleKey:
         """Return the last of ``keys``, because the indices of other ranks are unknown."""
         return keys[-1]
 
@@ -118,7 +118,7 @@ WHOLE_BATCH = 2**32 - 1
 
 
 @contextmanager
-def generators(seed: int, iteration: int, slot: int = WHOLE_BATCH) -> Iterator[None]:
+def seeded_generators(seed: int, iteration: int, slot: int = WHOLE_BATCH) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch from the arguments; restore their states at exit.
 
     Restoring keeps samples that are made in the main process from changing the random numbers of the model.

@@ -30,46 +30,46 @@ class TarHandler(PathHandler):
         Raises:
             FileNotFoundError: if the archive or the member does not exist.
         """
-        archive, member = split(path)
-        place = contents(archive).get(member)
-        if place is None:
+        archive, member = split_tar_path(path)
+        if not self._isfile(path):
             raise FileNotFoundError(2, f"{archive} has no member {member}")
-        with open(_local(archive), "rb") as file:
-            file.seek(place[0])
-            return io.BytesIO(file.read(place[1]))
+        offset, size = list_members(archive)[member]
+        with open(_local_path(archive), "rb") as file:
+            file.seek(offset)
+            return io.BytesIO(file.read(size))
 
     def _isdir(self, path: str, **kwargs: Any) -> bool:
         return PathManager.isdir(path.removeprefix(PREFIX))
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
-        archive, member = split(path)
-        return member in contents(archive)
+        archive, member = split_tar_path(path)
+        return member in list_members(archive)
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
         return self._isdir(path) or self._isfile(path)
 
 
-def split(path: str) -> tuple[str, str]:
+def split_tar_path(path: str) -> tuple[str, str]:
     """Split a path into the archive and the member.
 
     Raises:
         FileNotFoundError: if the path contains no archive.
     """
-    archive, found, member = path.removeprefix(PREFIX).partition(".tar/")
-    if not found:
+    archive, separator, member = path.removeprefix(PREFIX).partition(".tar/")
+    if not separator:
         raise FileNotFoundError(2, f"{path} is not of the form tar://<archive>.tar/<member>")
     return f"{archive}.tar", member
 
 
 @functools.lru_cache(maxsize=4096)
-def contents(archive: str) -> dict[str, tuple[int, int]]:
+def list_members(archive: str) -> dict[str, tuple[int, int]]:
     """Return the (offset, size) in bytes of each file of an archive, by name."""
-    with tarfile.open(_local(archive), "r:") as opened:
+    with tarfile.open(_local_path(archive), "r:") as opened:
         return {member.name: (member.offset_data, member.size) for member in opened if member.isfile()}
 
 
 @functools.lru_cache(maxsize=4096)
-def _local(archive: str) -> str:
+def _local_path(archive: str) -> str:
     return PathManager.get_local_path(archive)
 
 
@@ -97,12 +97,12 @@ def _groups(files: Iterable[tuple[Path, str]], max_bytes: int) -> Iterator[list[
     group: list[tuple[Path, str]] = []
     size = 0
     for file in files:
-        more = file[0].stat().st_size
-        if group and size + more > max_bytes:
+        file_size = file[0].stat().st_size
+        if group and size + file_size > max_bytes:
             yield group
             group, size = [], 0
         group.append(file)
-        size += more
+        size += file_size
     if group:
         yield group
 

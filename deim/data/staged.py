@@ -4,18 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.data.transforms import Augmentation
 
 from deim.data.augmentation import Resize
-from deim.data.geometry import PendingImage
-from deim.data.image import Reader, read_image
-from deim.data.iteration import SampleClock
-from deim.data.mapper import DetectionMapper, pending_image
+from deim.data.geometry import LazyImage, rgb_to_rgba, rgba_to_rgb
+from deim.data.image import ImageReader, read_image
+from deim.data.iteration import IterationEstimator
+from deim.data.mapper import DetectionMapper, open_lazy_image
 from deim.data.mosaic import Mosaic
 from deim.data.records import CompactRecords, Records, annotation_arrays
-from deim.data.sampler import generators
+from deim.data.sampler import seeded_generators
 from deim.errors import ConfigError
 from deim.schedule import Schedule, Stage
 
@@ -38,12 +37,12 @@ def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
 
 
 @dataclass
-class _Alone:
-    """State of a mapper that is called by a data loader with only a record."""
+class _StandaloneState:
+    """State of a mapper whose data loader passes only a record, not the iteration."""
 
     records: Records
     iters_per_epoch: int
-    clock: SampleClock
+    estimator: IterationEstimator
 
 
 class StagedMapper:
@@ -91,7 +90,7 @@ class StagedMapper:
         resize: Sequence[Augmentation] | None = None,
         img_format: str = "RGB",
         min_box_size: float = 1.0,
-        read: Reader = read_image,
+        read: ImageReader = read_image,
         dataset: Sequence[dict] | None = None,
         total_batch_size: int | None = None,
         image_format: str | None = None,
@@ -104,16 +103,16 @@ class StagedMapper:
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
         self.img_format, self.min_box_size, self.read = image_format or img_format, min_box_size, read
-        self._alone = None
+        self._standalone = None
         if dataset is not None and total_batch_size is not None:
-            self._alone = _Alone(
-                CompactRecords(dataset), max(len(dataset) // total_batch_size, 1), SampleClock(total_batch_size)
+            self._standalone = _StandaloneState(
+                CompactRecords(dataset), max(len(dataset) // total_batch_size, 1), IterationEstimator(total_batch_size)
             )
 
     def __call__(self, record: dict) -> dict:
         """Augment a record for a detectron2 data loader, which does not provide the iteration.
 
-        The stage follows an estimate of the iteration; see :class:`deim.data.iteration.SampleClock`. All images of an
+        The stage follows an estimate of the iteration; see :class:`deim.data.iteration.IterationEstimator`. All images of an
         iteration have the same size. Mixup is not available, because it needs a whole batch.
 
         Args:
@@ -122,16 +121,16 @@ class StagedMapper:
         Raises:
             ConfigError: if the mapper was built without ``dataset`` and ``total_batch_size``.
         """
-        if self._alone is None:
+        if self._standalone is None:
             raise ConfigError(
                 "StagedMapper was called by a data loader that does not provide the iteration; use "
                 "deim.data.build_train_loader, or pass dataset= and total_batch_size= to StagedMapper to estimate it"
             )
-        iteration = self._alone.clock.tick()
-        stage = self.stage_of(iteration // self._alone.iters_per_epoch)
-        with generators(0, iteration):
+        iteration = self._standalone.estimator.count_sample()
+        stage = self.stage_of(iteration // self._standalone.iters_per_epoch)
+        with seeded_generators(0, iteration):
             shape = self.draw_shape(stage)
-        return self._mapper(stage, shape, self._alone.records)(record)
+        return self._mapper(stage, shape, self._standalone.records)(record)
 
     def stage_of(self, epoch: int) -> Stage:
         return self.schedule.stage(epoch)
@@ -139,9 +138,9 @@ class StagedMapper:
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """All possible (height, width) of training images; both sides scale alike."""
-        return [self._scaled(side) for side in multi_scale_sizes(self.shape[0], self.multi_scale_repeat)]
+        return [self._scaled_shape(side) for side in multi_scale_sizes(self.shape[0], self.multi_scale_repeat)]
 
-    def _scaled(self, side: int) -> tuple[int, int]:
+    def _scaled_shape(self, side: int) -> tuple[int, int]:
         height, width = self.shape
         return side, round(width * side / height / 32) * 32 if side != height else width
 
@@ -149,9 +148,9 @@ class StagedMapper:
         """Draw the (height, width) of the images of an iteration."""
         if stage is Stage.FINAL:
             return self.shape
-        return self._scaled(int(np.random.choice(multi_scale_sizes(self.shape[0], self.multi_scale_repeat))))
+        return self._scaled_shape(int(np.random.choice(multi_scale_sizes(self.shape[0], self.multi_scale_repeat))))
 
-    def at(self, stage: Stage, records: Records) -> Callable[[dict], dict]:
+    def mapper_for(self, stage: Stage, records: Records) -> Callable[[dict], dict]:
         """Return the mapper for one iteration; draws the image size.
 
         Args:
@@ -164,20 +163,20 @@ class StagedMapper:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.color, *self.strong, *self.weak] if augmented else self.weak
-        how: dict[str, Any] = {"img_format": self.img_format, "min_box_size": self.min_box_size, "read": self.read}
-        single = DetectionMapper([*policies, *resize], True, **how)
+        options: dict[str, Any] = {"img_format": self.img_format, "min_box_size": self.min_box_size, "read": self.read}
+        single = DetectionMapper([*policies, *resize], True, **options)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single
         # The mosaic already has the output size, unless a later augmentation changes it.
-        joined = MosaicMapper(self.mosaic, shape, [*self.color, *self.weak, Resize(shape)], records, **how)
-        return lambda record: (joined if np.random.uniform() < self.mosaic_prob else single)(record)
+        mosaic = MosaicMapper(self.mosaic, shape, [*self.color, *self.weak, Resize(shape)], records, **options)
+        return lambda record: (mosaic if np.random.uniform() < self.mosaic_prob else single)(record)
 
 
 class MosaicMapper(DetectionMapper):
     """Mapper that combines a record and three random ones from ``records`` into a mosaic.
 
-    The ``file_name``, ``image_id``, ``height`` and ``width`` of the sample are those of the first image. For ``how``,
-    see :class:`DetectionMapper`.
+    The ``file_name``, ``image_id``, ``height`` and ``width`` of the sample are those of the first image. For
+    ``options``, see :class:`DetectionMapper`.
     """
 
     def __init__(
@@ -186,27 +185,26 @@ class MosaicMapper(DetectionMapper):
         shape: tuple[int, int],
         augmentations: Sequence[Augmentation],
         records: Records,
-        **how: Any,
+        **options: Any,
     ):
-        super().__init__(augmentations, True, **how)
+        super().__init__(augmentations, True, **options)
         self.mosaic, self.shape, self.records = mosaic, shape, records
 
-    def _load(self, record: dict) -> tuple[PendingImage, np.ndarray]:
+    def _load(self, record: dict) -> tuple[LazyImage, np.ndarray]:
         others = [self.records[int(i)] for i in np.random.randint(len(self.records), size=3)]
-        objects = [annotation_arrays(one) for one in (record, *others)]
+        records = (record, *others)
+        objects = [annotation_arrays(tile_record) for tile_record in records]
         images = [
-            pending_image(one, boxes.astype(np.float64), self.read)
-            for one, (boxes, _) in zip((record, *others), objects, strict=True)
+            open_lazy_image(tile_record, boxes.astype(np.float64), self.read)
+            for tile_record, (boxes, _) in zip(records, objects, strict=True)
         ]
         transforms = self.mosaic.get_transforms([image.size for image in images], self.shape)
-        # OpenCV warps four channels more than twice as fast as three.
         canvas = np.full((*self.shape, 4), self.mosaic.fill, np.uint8)
         boxes = []
         for image, transform in zip(images, transforms, strict=True):
-            pixels, reduced = image.read_for(transform)
-            reduced.draw_on(canvas, cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA))
+            pixels, reduced = image.read_reduced(transform)
+            reduced.draw_on(canvas, rgb_to_rgba(pixels))
             boxes.append(transform.apply_box(image.boxes) if len(image.boxes) else image.boxes)
         height, width = self.shape
         clipped = np.concatenate(boxes).clip(0, np.array([width, height, width, height]))
-        joined = PendingImage(cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB), self.shape, clipped)
-        return joined, np.concatenate([classes for _, classes in objects])
+        return LazyImage(rgba_to_rgb(canvas), self.shape, clipped), np.concatenate([classes for _, classes in objects])

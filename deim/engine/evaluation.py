@@ -17,7 +17,7 @@ from deim.checkpoint.loading import load_for_inference
 from deim.config import build, published
 from deim.config.building import accepts
 from deim.data.datasets.names import registered_name
-from deim.data.limits import USUAL_MAX_DETECTIONS, Limits, beyond_limits
+from deim.data.limits import COCO_MAX_DETECTIONS, DetectionLimits, limit_warnings
 from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
@@ -80,21 +80,21 @@ def check_limits(cfg: Any, loader: Any, split: str) -> None:
     if split == "test":
         _evaluate_enough(cfg, int(max(counts, default=0)))
     if comm.is_main_process():
-        for told in beyond_limits(counts, Limits.of(cfg), split):
+        for told in limit_warnings(counts, DetectionLimits.from_config(cfg), split):
             logger.warning(told)
 
 
 def _evaluate_enough(cfg: Any, largest: int) -> None:
     """Raise the number of evaluated detections to that of the model if an image holds more objects."""
-    evaluator, detections = cfg.dataloader.get("evaluator"), Limits.of(cfg).detections
-    if evaluator is None or largest <= USUAL_MAX_DETECTIONS or not detections or detections <= USUAL_MAX_DETECTIONS:
+    evaluator, detections = cfg.dataloader.get("evaluator"), DetectionLimits.from_config(cfg).num_detections
+    if evaluator is None or largest <= COCO_MAX_DETECTIONS or not detections or detections <= COCO_MAX_DETECTIONS:
         return
     if evaluator.get("max_dets_per_image") is not None or not accepts(evaluator.get("_target_"), "max_dets_per_image"):
         return
     evaluator.max_dets_per_image = detections
     logger.info(
         f"Test images hold up to {largest} objects: evaluating {detections} detections per image instead of "
-        f"{USUAL_MAX_DETECTIONS} (dataloader.evaluator.max_dets_per_image={detections})"
+        f"{COCO_MAX_DETECTIONS} (dataloader.evaluator.max_dets_per_image={detections})"
     )
 
 

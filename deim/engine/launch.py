@@ -12,7 +12,7 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
 from deim.errors import ConfigError
-from deim.processes import end_with_parent, forwarded_signals
+from deim.processes import exit_with_parent, forward_signals
 
 # Seconds that a rank gets to log its error after its parent has died. Without a limit, ranks would wait for each other
 # forever.
@@ -30,7 +30,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _require_gpus("--nproc-per-node", int(os.environ["LOCAL_WORLD_SIZE"]))
-        end_with_parent(_SECONDS_WITHOUT_PARENT)
+        exit_with_parent(_SECONDS_WITHOUT_PARENT)
         _join_torchrun()
         try:
             main(args)
@@ -46,7 +46,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     if args.num_gpus * args.num_machines == 1:
         main(args)
         return
-    with forwarded_signals(lambda: [child.pid for child in multiprocessing.active_children() if child.pid]):
+    with forward_signals(lambda: [child.pid for child in multiprocessing.active_children() if child.pid]):
         detectron2_launch(functools.partial(_in_rank, main), args.num_gpus, **machines, args=(args,))
 
 
@@ -59,7 +59,7 @@ def _require_gpus(option: str, processes: int) -> None:
 
 
 def _in_rank(main: Callable[[Namespace], None], args: Namespace) -> None:
-    end_with_parent(_SECONDS_WITHOUT_PARENT)
+    exit_with_parent(_SECONDS_WITHOUT_PARENT)
     main(args)
 
 

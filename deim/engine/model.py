@@ -8,7 +8,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from deim.config import build
-from deim.cores import share_cores
+from deim.cores import limit_threads_to_free_cores
 from deim.engine.activation_checkpointing import checkpoint_activations
 from deim.engine.cuda_graphs import record_features
 
@@ -33,7 +33,7 @@ def build_model(cfg: Any, pretrained_backbone: bool = False) -> nn.Module:
         .to(memory_format=MEMORY_FORMATS[cfg.train.memory_format])
     )
     if torch.device(cfg.train.device).type == "cpu":
-        share_cores(model)
+        limit_threads_to_free_cores(model)
     count = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logger.info(f"Model {type(model).__name__}: {count:,} parameters, {trainable:,} trainable")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from deim.processes import PREEMPTED, SignalNotice
+from deim.processes import PREEMPTED_EXIT_STATUS, PreemptionSignal
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -17,7 +17,7 @@ class PreemptionHook(HookBase):
     """Hook that ends a run after the current iteration when it receives SIGTERM or SIGUSR1.
 
     Schedulers send these signals before they take a machine away. The exit status is
-    :data:`deim.processes.PREEMPTED`. A signal to any rank ends all ranks after the same iteration.
+    :data:`deim.processes.PREEMPTED_EXIT_STATUS`. A signal to any rank ends all ranks after the same iteration.
 
     Args:
         save: called on every rank with the iteration, counted from 0.
@@ -28,23 +28,23 @@ class PreemptionHook(HookBase):
 
     def __init__(self, save: Callable[[int], None]):
         self.save = save
-        self._notice: SignalNotice | None = None
+        self._signal: PreemptionSignal | None = None
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():  # signals are delivered to the main thread only
-            self._notice = SignalNotice()
+            self._signal = PreemptionSignal()
 
     def after_step(self) -> None:
-        mine = self._notice.received if self._notice else None
-        received = [number for number in comm.all_gather(mine) if number is not None]
+        own_signal = self._signal.received if self._signal else None
+        received = [number for number in comm.all_gather(own_signal) if number is not None]
         if not received or self.trainer.iter + 1 >= self.trainer.max_iter:
             return
         name = signal.Signals(received[0]).name
         logger.warning(f"Received {name}: exiting after iteration {self.trainer.iter}. Continue the run with --resume")
         self.save(self.trainer.iter)
         comm.synchronize()  # launchers kill the remaining ranks when the first one exits
-        raise SystemExit(PREEMPTED)
+        raise SystemExit(PREEMPTED_EXIT_STATUS)
 
     def after_train(self) -> None:
-        if self._notice is not None:
-            self._notice.close()
+        if self._signal is not None:
+            self._signal.close()

@@ -13,7 +13,7 @@ from torch import nn
 
 from deim.config.building import origin
 from deim.data.mapper import CHANNEL_ORDER_KEYS
-from deim.devices import PRECISIONS, device_for_training, reason_against
+from deim.devices import PRECISIONS, amp_unsupported_reason, training_device
 from deim.engine.model import MEMORY_FORMATS
 from deim.errors import ConfigError
 
@@ -30,7 +30,7 @@ def settle_device(cfg: Any) -> None:
         ConfigError: if this machine does not have the device.
     """
     asked = str(cfg.train.device)
-    device = device_for_training(asked)
+    device = training_device(asked)
     if asked.startswith("cuda") and device.type != "cuda":
         logger.info(f"No CUDA device is available: running on {device.type}, as with train.device={device.type}")
         cfg.train.device = str(device)
@@ -39,7 +39,7 @@ def settle_device(cfg: Any) -> None:
     amp = cfg.train.amp
     if not amp.enabled or amp.dtype not in PRECISIONS:
         return
-    reason = reason_against(device, PRECISIONS[amp.dtype])
+    reason = amp_unsupported_reason(device, PRECISIONS[amp.dtype])
     if reason is None:
         return
     if device.type == "cuda":

@@ -21,7 +21,7 @@ from deim.config import build, load_config
 from deim.config.files import available
 from deim.data.datasets.names import registered_name
 from deim.data.image import read_image
-from deim.data.records import annotation_arrays, boxes_of
+from deim.data.records import annotation_arrays, annotation_boxes
 from deim.engine.evaluation import check_classes, check_limits, required_classes, trained_model
 from deim.engine.preflight import settle_device
 from deim.errors import ConfigError
@@ -128,7 +128,7 @@ def _found(record: dict, detections: tuple[np.ndarray, np.ndarray, np.ndarray]) 
     crowds = [one for one in record.get("annotations", ()) if one.get("iscrowd", 0)]
     boxes, classes = annotation_arrays(record)
     crowd_classes = np.array([one["category_id"] for one in crowds], dtype=np.int64)
-    return Found(record["file_name"], boxes, classes, boxes_of(crowds), crowd_classes, *detections)
+    return Found(record["file_name"], boxes, classes, annotation_boxes(crowds), crowd_classes, *detections)
 
 
 def _seconds(model: nn.Module, loader: Any) -> float:

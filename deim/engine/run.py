@@ -22,7 +22,7 @@ from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
-from deim.data.loader import clear_deaths_of_workers
+from deim.data.loader import translate_worker_errors
 from deim.engine.device_memory import explained_memory
 from deim.engine.early_log import said_later
 from deim.engine.ema import EMAHook
@@ -76,7 +76,7 @@ def main(args: Namespace) -> None:
             claim_output_folder(cfg.train.output_dir, getattr(args, "overwrite", False))
         default_setup(cfg, args)
         tell()
-    with clear_deaths_of_workers():
+    with translate_worker_errors():
         if args.eval_only:
             evaluate_checkpoint(cfg)
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deim.errors import ConfigError, DeimError
-from deim.processes import PREEMPTED, deim_command, deim_environment
+from deim.processes import PREEMPTED_EXIT_STATUS, deim_command, deim_environment
 
 PORT = 29_500
 
@@ -37,7 +37,7 @@ class TrainingJob:
         )
         while self.process.poll() is None:
             time.sleep(0.5)
-        if self.process.returncode not in (0, PREEMPTED):
+        if self.process.returncode not in (0, PREEMPTED_EXIT_STATUS):
             raise DeimError(f"training failed with exit status {self.process.returncode}; see its output for the error")
 
     def command_line(self, machines: int, rank: int, first_host: str) -> list[str]:

@@ -9,9 +9,9 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from deim.config import build
-from deim.cores import share_cores
+from deim.cores import limit_threads_to_free_cores
 from deim.data.mapper import DetectionMapper
-from deim.devices import reason_against
+from deim.devices import amp_unsupported_reason
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
 from deim.inference.source import TrainedModel
@@ -65,7 +65,7 @@ class TorchRunner:
         compile: bool = False,
         cuda_graph: bool = False,
     ):
-        reason = reason_against(device, torch.float16) if half else None
+        reason = amp_unsupported_reason(device, torch.float16) if half else None
         if reason is not None:
             logger.warning(f"Ignoring half and predicting in float32: {reason}")
             half = False
@@ -80,11 +80,11 @@ class TorchRunner:
             trained.model.to(self.device), compile=compile, half=half, cuda_graph=cuda_graph
         )
         if self.device.type == "cpu":
-            share_cores(self.model)
+            limit_threads_to_free_cores(self.model)
         self.description = f"torch on {self.device}"
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        return self.mapper.image(image)
+        return self.mapper.map_image(image)
 
     @torch.inference_mode()
     def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:

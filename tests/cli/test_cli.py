@@ -14,7 +14,7 @@ from detectron2.engine import default_argument_parser
 from deim import model_zoo
 from deim.cli import main, train
 from deim.cli.main import COMMANDS
-from deim.environment import prepare_environment
+from deim.environment_variables import prepare_environment
 from tests.conftest import ROOT
 
 # Scripts for the repository itself: an installed package has no use for them.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fvcore.transforms.transform import HFlipTransform, VFlipTransform
 
-from deim.data.geometry import AffineTransform, PendingImage, PixelTransform, as_affine
+from deim.data.geometry import AffineTransform, LazyImage, PixelTransform, as_affine
 
 FILL = 77
 
@@ -139,13 +139,13 @@ def test_the_map_of_a_decoded_part_draws_the_same() -> None:
         left, top, right, bottom = window = transform.visible_window()
         assert 0 <= left < right <= transform.size[1]
         assert 0 <= top < bottom <= transform.size[0]
-        part = transform.of_part(window)
+        part = transform.for_crop(window)
         assert part.size == (bottom - top, right - left)
         same = transform.apply_image(image).astype(int)
         levels = 4 * np.abs(np.linalg.inv(transform.matrix[:, :2])).sum(axis=1).max()
         assert np.abs(part.apply_image(image[top:bottom, left:right]) - same).max() <= levels + 1
         assert part.fill == FILL
-        reduced = transform.of_reduced(4)
+        reduced = transform.for_reduced_image(4)
         assert reduced.size == tuple(-(-side // 4) for side in transform.size)
         assert (reduced.canvas, reduced.fill) == (transform.canvas, FILL)
         np.testing.assert_allclose(
@@ -187,7 +187,7 @@ class Levels(PixelTransform):
         self.mean: float | None = None
         self.seen: list[tuple[int, ...]] = []
 
-    def for_image(self, img: np.ndarray) -> "Levels":
+    def fix_statistics(self, img: np.ndarray) -> "Levels":
         self.mean = float(img.mean())
         return self
 
@@ -202,21 +202,21 @@ CROP = np.array([[1, 0, -20], [0, 1, -10]])
 
 def test_only_the_visible_part_is_colored_by_what_the_whole_image_tells() -> None:
     image, levels = slopes(60, 80), Levels()
-    pending = PendingImage(image, (60, 80), np.zeros((0, 4)))
-    pending.transform(levels)
-    pending.transform(AffineTransform(CROP, (60, 80), (20, 30)))
+    lazy_image = LazyImage(image, (60, 80), np.zeros((0, 4)))
+    lazy_image.transform(levels)
+    lazy_image.transform(AffineTransform(CROP, (60, 80), (20, 30)))
     expected = Levels().apply_image(image)[10:30, 20:50]
-    assert (pending.render() == expected).all()
+    assert (lazy_image.render() == expected).all()
     assert levels.seen == [(22, 32)], "with a margin of one pixel"
 
 
 def test_a_second_color_transform_gets_the_whole_image() -> None:
     image, first, second = slopes(60, 80), Levels(), Levels()
-    pending = PendingImage(image, (60, 80), np.zeros((0, 4)))
+    lazy_image = LazyImage(image, (60, 80), np.zeros((0, 4)))
     for transform in (first, second, AffineTransform(CROP, (60, 80), (20, 30))):
-        pending.transform(transform)
+        lazy_image.transform(transform)
     expected = Levels().apply_image(Levels().apply_image(image))[10:30, 20:50]
-    assert (pending.render() == expected).all()
+    assert (lazy_image.render() == expected).all()
     assert second.seen == [(60, 80)]
 
 
@@ -228,10 +228,10 @@ def test_a_source_is_decoded_no_finer_than_it_is_seen() -> None:
         return image[::factor, ::factor]
 
     for side, factor in ((1.0, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.1, 8)):
-        pending = PendingImage(read, (80, 120), np.zeros((0, 4)))
-        pending.transform(AffineTransform(np.array([[side, 0, 0], [0, side, 0]]), (80, 120), (8, 12)))
-        assert (pending.render() == 9).all()
+        lazy_image = LazyImage(read, (80, 120), np.zeros((0, 4)))
+        lazy_image.transform(AffineTransform(np.array([[side, 0, 0], [0, side, 0]]), (80, 120), (8, 12)))
+        assert (lazy_image.render() == 9).all()
         assert asked.pop() == factor
-    whole = PendingImage(read, (80, 120), np.zeros((0, 4)))
+    whole = LazyImage(read, (80, 120), np.zeros((0, 4)))
     assert whole.render().shape == (80, 120, 3)
     assert asked == [1]

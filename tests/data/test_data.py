@@ -18,7 +18,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from deim.data import DetectionMapper, build_train_loader, coco_dataset
 from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
 from deim.data.packing import PackedBatch, pack, unpack
-from deim.data.sampler import IterationSampler, generators
+from deim.data.sampler import IterationSampler, seeded_generators
 
 AUGMENTATIONS = {
     "photometric": lambda: [RandomPhotometricDistort(prob=1.0)],
@@ -94,7 +94,7 @@ def test_augmentation_is_a_function_of_the_seed() -> None:
 
     images = []
     for slot in (0, 0, 1):
-        with generators(1, 5, slot):
+        with seeded_generators(1, 5, slot):
             images.append(once())
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])
@@ -112,7 +112,7 @@ def test_sampling_leaves_the_global_generators_alone() -> None:
     seed()
     expected = draw()
     seed()
-    with generators(0, 0, 0):
+    with seeded_generators(0, 0, 0):
         draw()
     assert draw() == expected
 

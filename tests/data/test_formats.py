@@ -20,7 +20,7 @@ from deim.data.datasets import image_files
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.found import Discovered, Split
 from deim.data.datasets.to_coco import write_coco
-from deim.data.records import annotation_arrays, boxes_of
+from deim.data.records import annotation_arrays, annotation_boxes
 from deim.errors import DatasetError
 from tests.data import layouts
 from tests.data.layouts import LAYOUTS, as_json, coco, image, images, text
@@ -37,7 +37,7 @@ def objects(records: list[dict], classes: Any) -> dict[str, list]:
     return {
         Path(record["file_name"]).stem[-1]: [
             (classes[one["category_id"]], np.round(box, 3).tolist())
-            for one, box in zip(record["annotations"], boxes_of(record["annotations"]), strict=True)
+            for one, box in zip(record["annotations"], annotation_boxes(record["annotations"]), strict=True)
         ]
         for record in records
     }

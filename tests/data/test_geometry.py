@@ -19,7 +19,7 @@ from deim.data.augmentation import (
     Resize,
     ResizeShortestEdge,
 )
-from deim.data.geometry import AffineTransform, PendingImage
+from deim.data.geometry import AffineTransform, LazyImage
 from deim.data.mosaic import Mosaic
 from deim.data.records import CompactRecords
 from deim.data.staged import StagedMapper
@@ -115,7 +115,7 @@ def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str
     records, checked = CompactRecords(rectangles), 0
     for seed in range(120):
         np.random.seed(seed)
-        sample = mapper.at(kind, records)(records[seed % HUES])
+        sample = mapper.mapper_for(kind, records)(records[seed % HUES])
         image, instances = sample["image"].permute(1, 2, 0).numpy(), sample["instances"]
         labels, boxes = instances.gt_classes.tolist(), instances.gt_boxes.tensor.numpy()
         for label, box in zip(labels, boxes, strict=True):
@@ -136,14 +136,14 @@ def test_each_image_gets_a_size_of_its_own(rectangles: list[dict]) -> None:
     records, sizes = CompactRecords(rectangles), set()
     for seed in range(100):
         np.random.seed(seed)
-        sample = mapper.at(Stage.PLAIN, records)(records[seed % HUES])
+        sample = mapper.mapper_for(Stage.PLAIN, records)(records[seed % HUES])
         height, width = sample["image"].shape[1:]
         assert sample["instances"].image_size == (height, width)
         assert max(height, width) <= 266
         sizes.add((height, width))
         if min(height, width) not in (96, 128, 160):
             assert max(height, width) == 266, "the longer side is what limits it"
-        assert mapper.at(Stage.DENSE, records)(records[0])["image"].shape[1:] == (160, 192), "these are mixed"
+        assert mapper.mapper_for(Stage.DENSE, records)(records[0])["image"].shape[1:] == (160, 192), "these are mixed"
     assert len(sizes) > 30
 
 
@@ -163,10 +163,10 @@ def boxes_of(record: dict) -> np.ndarray:
 def draw_at_once(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
     np.random.seed(seed)
     image = np.ascontiguousarray(cv2.imread(record["file_name"])[..., ::-1])
-    pending = PendingImage(image, image.shape[:2], boxes_of(record))
+    lazy_image = LazyImage(image, image.shape[:2], boxes_of(record))
     for policy in policies:
-        pending.augment(policy)
-    return pending.render(), pending.boxes
+        lazy_image.augment(policy)
+    return lazy_image.render(), lazy_image.boxes
 
 
 def test_one_pass_gives_the_picture_of_many(rectangles: list[dict]) -> None:
@@ -195,10 +195,10 @@ def test_policies_of_others_are_applied_in_their_place(rectangles: list[dict]) -
 def test_what_was_cut_off_does_not_come_back() -> None:
     """A crop and then a larger canvas are not one affine map of the image."""
     image = np.full((40, 40, 3), 200, np.uint8)
-    pending = PendingImage(image, (40, 40), np.zeros((0, 4)))
-    pending.transform(AffineTransform(np.array([[1, 0, -20], [0, 1, -20]]), (40, 40), (20, 20)))
-    pending.transform(AffineTransform(np.array([[1, 0, 30], [0, 1, 30]]), (20, 20), (60, 60)))
-    result = pending.render()
+    lazy_image = LazyImage(image, (40, 40), np.zeros((0, 4)))
+    lazy_image.transform(AffineTransform(np.array([[1, 0, -20], [0, 1, -20]]), (40, 40), (20, 20)))
+    lazy_image.transform(AffineTransform(np.array([[1, 0, 30], [0, 1, 30]]), (20, 20), (60, 60)))
+    result = lazy_image.render()
     assert (result[30:50, 30:50] == 200).all()
     result[30:50, 30:50] = 0
     assert not result.any()
@@ -207,21 +207,21 @@ def test_what_was_cut_off_does_not_come_back() -> None:
 def test_each_gap_has_the_color_of_its_own_transform() -> None:
     image = np.full((20, 20, 3), 200, np.uint8)
     for inner, outer in ((50, 50), (50, 90)):
-        pending = PendingImage(image, (20, 20), np.zeros((0, 4)))
-        pending.transform(AffineTransform(np.array([[1, 0, 10], [0, 1, 10]]), (20, 20), (40, 40), fill=inner))
-        pending.transform(AffineTransform(np.array([[1, 0, 10], [0, 1, 10]]), (40, 40), (60, 60), fill=outer))
-        result = pending.render()[..., 0]
+        lazy_image = LazyImage(image, (20, 20), np.zeros((0, 4)))
+        lazy_image.transform(AffineTransform(np.array([[1, 0, 10], [0, 1, 10]]), (20, 20), (40, 40), fill=inner))
+        lazy_image.transform(AffineTransform(np.array([[1, 0, 10], [0, 1, 10]]), (40, 40), (60, 60), fill=outer))
+        result = lazy_image.render()[..., 0]
         assert (result[20:40, 20:40] == 200).all()
         assert (result[10:20, 10:50] == inner).all()
         assert (result[:10] == outer).all()
 
 
 def test_a_zoomed_out_image_keeps_its_fill_through_flip_and_resize() -> None:
-    pending = PendingImage(np.full((20, 20, 3), 200, np.uint8), (20, 20), np.zeros((0, 4)))
+    lazy_image = LazyImage(np.full((20, 20, 3), 200, np.uint8), (20, 20), np.zeros((0, 4)))
     np.random.seed(0)
     for policy in (RandomZoomOut(prob=1, side_range=(2, 2), fill=114), T.RandomFlip(prob=1.0), Resize((80, 80))):
-        pending.augment(policy)
-    result = pending.render()
+        lazy_image.augment(policy)
+    result = lazy_image.render()
     assert set(np.unique(result[[0, -1]])) | set(np.unique(result[:, [0, -1]])) == {114}
     assert (result == 200).mean() == pytest.approx(0.25, abs=0.02)
 
@@ -254,7 +254,7 @@ def test_a_transform_that_does_nothing_reads_nothing() -> None:
     def read(factor: int) -> np.ndarray:
         raise AssertionError("not needed")
 
-    pending = PendingImage(read, (10, 10), np.zeros((0, 4)))
-    pending.transform(NoOpTransform())
-    pending.augment(Resize((5, 5)))
-    assert pending.size == (5, 5)
+    lazy_image = LazyImage(read, (10, 10), np.zeros((0, 4)))
+    lazy_image.transform(NoOpTransform())
+    lazy_image.augment(Resize((5, 5)))
+    assert lazy_image.size == (5, 5)

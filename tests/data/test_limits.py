@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from omegaconf import OmegaConf
 
 from deim.config import load_config
-from deim.data.limits import Limits, beyond_limits, describe_counts
+from deim.data.limits import DetectionLimits, describe_counts, limit_warnings
 from deim.data.records import CompactRecords
 from deim.engine.evaluation import check_limits
 
@@ -30,25 +30,29 @@ def test_the_counts_are_described() -> None:
 @pytest.mark.parametrize(
     ("split", "limits", "words"),
     [
-        ("train", Limits(300, 300, None), [["1 train images have more objects (up to 450)", "num_queries"]]),
-        ("train", Limits(500, 300, None), []),
-        ("train", Limits(None, None, None), []),
-        ("test", Limits(500, 300, 300), [["450 objects", "num_detections"], ["300 detections", "max_dets_per_image"]]),
-        ("test", Limits(500, 500, None), [["100 detections", "max_dets_per_image"]]),
-        ("test", Limits(500, 500, 500), []),
+        ("train", DetectionLimits(300, 300, None), [["1 train images have more objects (up to 450)", "num_queries"]]),
+        ("train", DetectionLimits(500, 300, None), []),
+        ("train", DetectionLimits(None, None, None), []),
+        (
+            "test",
+            DetectionLimits(500, 300, 300),
+            [["450 objects", "num_detections"], ["300 detections", "max_dets_per_image"]],
+        ),
+        ("test", DetectionLimits(500, 500, None), [["100 detections", "max_dets_per_image"]]),
+        ("test", DetectionLimits(500, 500, 500), []),
     ],
 )
-def test_each_limit_names_its_key(split: str, limits: Limits, words: list[list[str]]) -> None:
-    told = beyond_limits(COUNTS, limits, split)
+def test_each_limit_names_its_key(split: str, limits: DetectionLimits, words: list[list[str]]) -> None:
+    told = limit_warnings(COUNTS, limits, split)
     assert len(told) == len(words)
     for sentence, expected in zip(told, words, strict=True):
         assert all(word in sentence for word in expected), sentence
 
 
 def test_limits_are_read_from_recipes() -> None:
-    assert Limits.of(load_config("deim_dfine/deim_dfine_s_coco")) == Limits(300, 300, None)
+    assert DetectionLimits.from_config(load_config("deim_dfine/deim_dfine_s_coco")) == DetectionLimits(300, 300, None)
     detrex = OmegaConf.create({"model": {"num_queries": 900, "select_box_nums_for_evaluation": 300}, "dataloader": {}})
-    assert Limits.of(detrex) == Limits(900, 300, None)
+    assert DetectionLimits.from_config(detrex) == DetectionLimits(900, 300, None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 
 from deim.engine.launch import launch
 from deim.errors import ConfigError
-from deim.processes import PREEMPTED
+from deim.processes import PREEMPTED_EXIT_STATUS
 from tests.commands import train_arguments, train_net
 from tests.conftest import ROOT
 from tests.faults.runs import (
@@ -103,7 +103,7 @@ def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> N
     process = start(shapes, pieces, *settings)
     wait_until(lambda: iterations_done(pieces) >= 8, process, pieces)
     os.kill(ranks_of(process.pid)[-1], signal.SIGTERM)
-    assert process.wait(timeout=60) == PREEMPTED, said(pieces)[-3000:]
+    assert process.wait(timeout=60) == PREEMPTED_EXIT_STATUS, said(pieces)[-3000:]
     (told,) = set(re.findall(r"Received SIGTERM: exiting after iteration (\d+)", said(pieces)))
     assert (pieces / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"
     assert train_net(shapes, pieces, "--resume", *settings).returncode == 0

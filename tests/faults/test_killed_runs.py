@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deim.processes import PREEMPTED
+from deim.processes import PREEMPTED_EXIT_STATUS
 from tests.commands import train_net
 from tests.faults.killed_at import MOMENTS
 from tests.faults.runs import (
@@ -131,7 +131,7 @@ def test_preempted(number: signal.Signals, shapes: Path, tmp_path: Path, whole: 
     process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.period=1000")
     wait_until(lambda: iterations_done(tmp_path) >= 8, process, tmp_path)
     os.killpg(process.pid, number)
-    assert process.wait(timeout=60) == PREEMPTED, said(tmp_path)[-3000:]
+    assert process.wait(timeout=60) == PREEMPTED_EXIT_STATUS, said(tmp_path)[-3000:]
     assert all_end(process.pid)
     (told,) = re.findall(rf"Received {number.name}: exiting after iteration (\d+)", said(tmp_path))
     assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deim.data.records import boxes_of
+from deim.data.records import annotation_boxes
 from deim.errors import DatasetError
 
 logger = logging.getLogger("detectron2.deim")
@@ -52,7 +52,7 @@ def object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Probl
     if not annotations:
         return
     owners = np.repeat(np.arange(len(records)), [len(record.get("annotations", [])) for record in records])
-    boxes, classes = boxes_of(annotations), np.array([a["category_id"] for a in annotations])
+    boxes, classes = annotation_boxes(annotations), np.array([a["category_id"] for a in annotations])
     sizes = np.array([[r.get("width") or np.inf, r.get("height") or np.inf] for r in records])[owners]
     shown = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
     faults = (
@@ -155,7 +155,7 @@ def leave_out_unsound(content: Content) -> None:
     """Remove objects with NaN/Inf boxes or invalid classes, in place."""
     for record in content.records:
         kept = record.get("annotations", [])
-        sound = np.isfinite(boxes_of(kept)).all(axis=1)
+        sound = np.isfinite(annotation_boxes(kept)).all(axis=1)
         record["annotations"] = [
             annotation
             for annotation, finite in zip(kept, sound, strict=True)

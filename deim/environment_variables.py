@@ -2,7 +2,7 @@
 
 import os
 
-_SETTINGS = {
+_DEFAULTS = {
     # Waiting threads of GNU OpenMP spin, by default 300,000 times. If another process is busy, they occupy cores that
     # have work to do. A lower limit has no measurable cost on an idle machine and a large gain on a busy one
     # (docs/benchmarks.md).
@@ -17,7 +17,7 @@ def prepare_environment() -> None:
 
     Every entry point calls this before it imports torch. Later calls have no effect on the running process.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in _DEFAULTS.items():
         if name == "GOMP_SPINCOUNT" and "OMP_WAIT_POLICY" in os.environ:
             continue  # the user has set the standard OpenMP variable for the same purpose
         os.environ.setdefault(name, value)
