@@ -15,12 +15,12 @@ from typing import Any
 from deim.cli.arguments import add_config
 from deim.config import load_config
 from deim.config.loading import data_config
+from deim.data.dataset_statistics import check_dataset
+from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.data.datasets.discovery import discover
-from deim.data.datasets.found import Discovered
 from deim.data.datasets.names import registered_name
 from deim.data.datasets.to_coco import write_coco
 from deim.data.limits import DetectionLimits
-from deim.data.report import check_dataset
 from deim.errors import ConfigError
 
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
-def _config(args: argparse.Namespace) -> tuple[Any, DetectionLimits | None, Discovered | None]:
+def _config(args: argparse.Namespace) -> tuple[Any, DetectionLimits | None, DiscoveredDataset | None]:
     """Return the config, the limits of its model (if any) and the dataset found at ``--data``; print the latter."""
     limits, found = None, None
     if args.config_file:
@@ -68,7 +68,7 @@ def _config(args: argparse.Namespace) -> tuple[Any, DetectionLimits | None, Disc
     return cfg, limits, found
 
 
-def _print_found(path: str, found: Discovered) -> None:
+def _print_found(path: str, found: DiscoveredDataset) -> None:
     print(f"{path}: {found.format}, {len(found.classes)} classes")
     for name, split in (("train", found.train), ("test", found.test)):
         if split is not None:

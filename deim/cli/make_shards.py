@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from deim.data.datasets.coco import what_is_wrong
+from deim.data.datasets.coco import find_format_error
 from deim.data.shards import write_shards
 from deim.errors import DatasetError
 
@@ -45,7 +45,7 @@ def _read(json_file: Path, image_root: Path) -> dict:
     """Read the annotations and check that all images exist."""
     if not json_file.is_file():
         raise DatasetError(f"annotation file {json_file} does not exist")
-    problem = what_is_wrong(str(json_file))
+    problem = find_format_error(str(json_file))
     if problem is not None:
         raise DatasetError(f"{json_file}: {problem}")
     content = json.loads(json_file.read_text(encoding="utf-8"))

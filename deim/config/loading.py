@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
-from deim.config.former_keys import current_key, rename_former_keys
-from deim.config.user_data import detect_dataset, with_data
-from deim.data.datasets.found import Discovered
+from deim.config.former_keys import rename_former_keys
+from deim.config.user_data import with_data
+from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
 
 
@@ -86,7 +86,7 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
     return cfg
 
 
-def data_config(overrides: Sequence[str], data: str, images: str | None = None) -> tuple[Any, Discovered]:
+def data_config(overrides: Sequence[str], data: str, images: str | None = None) -> tuple[Any, DiscoveredDataset]:
     """Return a config that contains only the dataset at a path.
 
     Args:

@@ -9,9 +9,9 @@ from detectron2.config import LazyCall as L
 
 from deim.config import published
 from deim.config.recipes import with_datasets
+from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
-from deim.data.datasets.found import Discovered, Split
-from deim.data.datasets.held_out import held_out_part
+from deim.data.datasets.holdout import holdout_split
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -58,7 +58,7 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     return cfg
 
 
-def detect_dataset(path: str, images: str | None = None) -> tuple[Discovered, tuple[Any, Any]]:
+def own_data(path: str, images: str | None = None) -> tuple[DiscoveredDataset, tuple[Any, Any]]:
     """Detect the format of the dataset at ``path``; see :func:`deim.data.datasets.discovery.discover`.
 
     Returns:
@@ -76,7 +76,7 @@ def _name_of(path: str) -> str:
     return place.parent.name if place.is_file() else place.name
 
 
-def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
+def _datasets(found: DiscoveredDataset, name: str) -> tuple[Any, Any]:
     """Return the config nodes of the training and evaluation splits."""
     if found.test is not None:
         return _node(found.train, f"{name}_train"), _node(found.test, f"{name}_val")
@@ -86,7 +86,7 @@ def _datasets(found: Discovered, name: str) -> tuple[Any, Any]:
     )
     full_name = f"{name}_all"
     parts = [
-        L(held_out_part)(
+        L(holdout_split)(
             names=f"{name}_{part}",
             dataset=L(found.train.read)(
                 names=full_name, **found.train.arguments, max_invalid_records="${..max_invalid_records}"

@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 
 from deim.cli import main
 from deim.data.datasets import image_files
+from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
-from deim.data.datasets.found import Discovered, Split
 from deim.data.datasets.to_coco import write_coco
 from deim.data.records import annotation_arrays, annotation_boxes
 from deim.errors import DatasetError
@@ -47,7 +47,7 @@ def expected(count: int = 3) -> dict[str, list]:
     return {str(i): [(CLASSES[label], box) for label, box in OBJECTS[i]] for i in range(count)}
 
 
-def boxes(found: Discovered) -> list:
+def boxes(found: DiscoveredDataset) -> list:
     """Classes and boxes of the first image to train on."""
     records = read(found.train)
     return next(iter(objects(records, found.classes).values()))
@@ -72,8 +72,8 @@ def test_any_format_becomes_coco_and_is_read_again(tool: str, tmp_path: Path, ca
     options = ["--data", str(data), "--output", str(tmp_path / "check"), "--skip-images", "--images", "0"]
     # Drawing takes most of the time, and is tested elsewhere.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deim.data.report.draw_statistics", lambda *args: None)
-        patch.setattr("deim.data.report.draw_objects", lambda *args: None)
+        patch.setattr("deim.data.dataset_statistics.draw_statistics", lambda *args: None)
+        patch.setattr("deim.data.dataset_statistics.draw_objects", lambda *args: None)
         assert main(["check-data", *options, "--to-coco", str(tmp_path / "coco")]) == 0
     said = capsys.readouterr().out
     assert LAYOUTS[tool][1] in said
@@ -105,7 +105,7 @@ def test_many_images_of_a_folder_are_listed_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
     files = image_files.ImageFiles(tmp_path)
     for number in range(200):
-        assert files.find_stem(str(number)) == files.find(f"{number}.jpg") == tmp_path / f"{number}.jpg"
+        assert files.find_by_stem(str(number)) == files.find(f"{number}.jpg") == tmp_path / f"{number}.jpg"
     assert len(listed) == 1
     assert len(looked_at) <= 400
 

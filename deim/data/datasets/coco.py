@@ -8,9 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
-from deim.data.datasets.checks import Content, is_box, require_inside, require_sound
-from deim.data.datasets.image_files import missing_images
-from deim.data.datasets.listed import missing_image
+from deim.data.datasets.image_files import find_missing_images
+from deim.data.datasets.parsed_images import missing_image_problem
+from deim.data.datasets.validation import DatasetContent, is_box, require_inside_folder, validate_dataset
 from deim.errors import DatasetError
 
 
@@ -25,7 +25,7 @@ def register_coco(name: str, json_file: str, image_root: str) -> None:
     Raises:
         DatasetError: if the file or the folder does not exist, or the name is registered for other paths.
     """
-    _require(json_file, image_root)
+    _require_paths(json_file, image_root)
     if name not in DatasetCatalog:
         register_coco_instances(name, {}, str(json_file), str(image_root))
         return
@@ -73,44 +73,45 @@ def coco_dataset(
     metadata = MetadataCatalog.get(names)
     source = metadata.get("json_file")
     if source is not None:
-        _require(source, metadata.get("image_root"))
+        _require_paths(source, metadata.get("image_root"))
     try:
         records = get_detection_dataset_dicts(names, filter_empty=False, check_consistency=False)
-        records = _fit_records(names, records, metadata, max_invalid_records)
+        records = _validate_records(names, records, metadata, max_invalid_records)
     except DatasetError:
         raise
     except Exception as error:  # readers raise many kinds of errors for malformed files
-        reason = None if source is None else what_is_wrong(source)
+        reason = None if source is None else find_format_error(source)
         raise DatasetError(f"dataset {names!r} ({source}): {reason or error}") from error
     return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
 
 
-def _fit_records(name: str, records: list[dict], metadata: Any, max_invalid_records: int) -> list[dict]:
+def _validate_records(name: str, records: list[dict], metadata: Any, max_invalid_records: int) -> list[dict]:
     """Return the usable records; raise DatasetError if there are more problems than allowed."""
     source, root = metadata.get("json_file"), metadata.get("image_root")
     if not any(r.get("annotations") for r in records):
         raise DatasetError(f"dataset {name!r} ({source}) has {len(records)} images but no annotations")
     for record in records if root is not None else []:
-        require_inside(record["file_name"], root, source)
+        require_inside_folder(record["file_name"], root, source)
         if not all(isinstance(record[side], int | float) for side in ("height", "width")):
             size = f"{record['width']!r} x {record['height']!r}"
             raise DatasetError(f"{source}: the size of image {record['image_id']!r} is {size}, not a pair of numbers")
-    missing = missing_images(record["file_name"] for record in records)
-    problems = [missing_image(str(source), path, str(root)) for path in missing]
-    left = set(missing)
-    content = Content([r for r in records if r["file_name"] not in left], metadata.thing_classes, problems)
-    require_sound(name, content, max_invalid_records)
+    missing = find_missing_images(record["file_name"] for record in records)
+    problems = [missing_image_problem(str(source), path, str(root)) for path in missing]
+    missing_paths = set(missing)
+    existing = [record for record in records if record["file_name"] not in missing_paths]
+    content = DatasetContent(existing, metadata.thing_classes, problems)
+    validate_dataset(name, content, max_invalid_records)
     return content.records
 
 
-def _require(json_file: str, image_root: str | None) -> None:
+def _require_paths(json_file: str, image_root: str | None) -> None:
     if not Path(json_file).is_file():
         raise DatasetError(f"annotation file {json_file} does not exist (set dataset.json_file)")
     if image_root is not None and not PathManager.isdir(str(image_root)):
         raise DatasetError(f"image folder {image_root} does not exist (set dataset.image_root)")
 
 
-def what_is_wrong(json_file: str) -> str | None:
+def find_format_error(json_file: str) -> str | None:
     """Return why a file is not a valid COCO annotation file; None if no problem was found."""
     try:
         content = json.loads(Path(json_file).read_bytes())
@@ -135,13 +136,13 @@ _KEYS = {
 
 def _missing_keys(content: dict) -> str | None:
     for kind, keys in _KEYS.items():
-        for place, entry in enumerate(content[kind]):
+        for index, entry in enumerate(content[kind]):
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
-                return f"entry {place + 1} of {kind!r} has no {' and no '.join(missing)}"
+                return f"entry {index + 1} of {kind!r} has no {' and no '.join(missing)}"
             unusable = [key for key in keys if key.endswith("id") and not isinstance(entry[key], int | str)]
             if unusable:
-                return f"entry {place + 1} of {kind!r}: {unusable[0]} is {entry[unusable[0]]!r}, not a number"
+                return f"entry {index + 1} of {kind!r}: {unusable[0]} is {entry[unusable[0]]!r}, not a number"
             if kind == "annotations" and not is_box(entry["bbox"]):
                 return f"annotation {entry['id']}: bbox is {entry['bbox']!r}, not a list of 4 numbers"
     return None
@@ -160,12 +161,12 @@ def _repeated_ids(content: dict) -> str | None:
 def _wrong_references(content: dict) -> str | None:
     """Describe annotations that reference missing categories or images; return None if there are none."""
     for key, kind in (("category_id", "categories"), ("image_id", "images")):
-        known = {entry["id"] for entry in content[kind]}
-        stray = [annotation for annotation in content["annotations"] if annotation[key] not in known]
-        if stray:
-            first = stray[0]
+        ids = {entry["id"] for entry in content[kind]}
+        dangling = [annotation for annotation in content["annotations"] if annotation[key] not in ids]
+        if dangling:
+            first = dangling[0]
             return (
-                f"{len(stray)} annotations have {'a' if key == 'category_id' else 'an'} {key} that is missing in "
+                f"{len(dangling)} annotations have {'a' if key == 'category_id' else 'an'} {key} that is missing in "
                 f"{kind!r}; the first is id {first['id']} of image {first['image_id']} with {key} {first[key]}"
             )
     return None

@@ -8,8 +8,8 @@ from typing import Any
 from detectron2.structures import BoxMode
 from tqdm import tqdm
 
-from deim.data.datasets.checks import Content, Problem, is_box, require_inside
-from deim.data.datasets.source import dataset_of, require_file
+from deim.data.datasets.registration import register_dataset, require_file
+from deim.data.datasets.validation import DatasetContent, Problem, is_box, require_inside_folder
 from deim.data.image import image_size
 from deim.errors import DatasetError
 
@@ -39,13 +39,13 @@ def crowdhuman_dataset(
     if box not in BOXES:
         raise DatasetError(f"dataset {names!r}: box={box!r} is not valid; choose one of {', '.join(BOXES)}")
     read = functools.partial(read_crowdhuman, annotation_file, image_root, box)
-    return dataset_of(names, f"{annotation_file}, {image_root}, {box} boxes", read, max_invalid_records)
+    return register_dataset(names, f"{annotation_file}, {image_root}, {box} boxes", read, max_invalid_records)
 
 
-def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:
+def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> DatasetContent:
     """Read the file; see :func:`crowdhuman_dataset`."""
     require_file(Path(annotation_file))
-    content = Content([], ["person"], [])
+    content = DatasetContent([], ["person"], [])
     # Undecodable bytes make the JSON of their line invalid, which is reported with the line number.
     lines = Path(annotation_file).read_text(encoding="utf-8", errors="replace").splitlines()
     for number, text in enumerate(tqdm(lines, f"reading {annotation_file}", delay=2, mininterval=2, unit="image"), 1):
@@ -54,14 +54,14 @@ def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> Content:
         try:
             content.records.append(_record(json.loads(text), number, annotation_file, image_root, box))
         except (ValueError, KeyError, TypeError, AttributeError, DatasetError) as error:
-            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            content.problems.append(Problem(f"{annotation_file}:{number}", what, True))
+            message = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            content.problems.append(Problem(f"{annotation_file}:{number}", message, True))
     return content
 
 
 def _record(image: dict, line: int, annotation_file: str, image_root: str, box: str) -> dict:
     file_name = str(Path(image_root) / f"{image['ID']}.jpg")
-    require_inside(file_name, image_root, annotation_file)
+    require_inside_folder(file_name, image_root, annotation_file)
     height, width = image_size(file_name)
     return {
         "file_name": file_name,
@@ -71,7 +71,7 @@ def _record(image: dict, line: int, annotation_file: str, image_root: str, box: 
         "annotation_file": annotation_file,
         "annotations": [
             {
-                "bbox": _four_numbers(person[BOXES[box]]),
+                "bbox": _require_box(person[BOXES[box]]),
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": 0,
                 "iscrowd": int(person["tag"] != "person" or _is_ignored(person, box)),
@@ -82,7 +82,7 @@ def _record(image: dict, line: int, annotation_file: str, image_root: str, box: 
     }
 
 
-def _four_numbers(value: Any) -> list:
+def _require_box(value: Any) -> list:
     if not is_box(value):
         raise ValueError(f"the box {value!r} is not a list of 4 numbers")
     return value

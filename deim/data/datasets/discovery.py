@@ -5,6 +5,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+from deim.data.datasets.dataset_format import DiscoveredDataset, list_subfolders, summarize_folder
 from deim.data.datasets.formats.coco import COCO
 from deim.data.datasets.formats.cvat import CVAT
 from deim.data.datasets.formats.darknet import DARKNET
@@ -16,14 +17,13 @@ from deim.data.datasets.formats.via import VIA
 from deim.data.datasets.formats.voc import VOC
 from deim.data.datasets.formats.yolo import YOLO
 from deim.data.datasets.formats.yolo_folder import YOLO_FOLDER
-from deim.data.datasets.found import Discovered, subfolders, what_is_there
 from deim.errors import DatasetError
 
 # In order of precedence: if a path matches several formats, the first one is used.
 FORMATS = (YOLO, DARKNET, VOC, COCO, CVAT, SUPERVISELY, LABELME, VIA, OPEN_IMAGES, PARQUET, YOLO_FOLDER)
 
 
-def discover(path: str, images: str | None = None) -> Discovered:
+def discover(path: str, images: str | None = None) -> DiscoveredDataset:
     """Detect the dataset at a path.
 
     Args:
@@ -38,37 +38,37 @@ def discover(path: str, images: str | None = None) -> Discovered:
         DatasetError: if the path contains no dataset in a known format, or the dataset has no split to train on. The
             message lists the expected files and the contents of the folder.
     """
-    place, folder = Path(path), None if images is None else Path(images)
-    if not place.exists():
+    root, image_root = Path(path), None if images is None else Path(images)
+    if not root.exists():
         raise DatasetError(f"{path} does not exist")
-    if folder is not None and not folder.is_dir():
+    if image_root is not None and not image_root.is_dir():
         raise DatasetError(f"the image folder {images} does not exist")
-    if place.is_file() and (zipfile.is_zipfile(place) or tarfile.is_tarfile(place)):
+    if root.is_file() and (zipfile.is_zipfile(root) or tarfile.is_tarfile(root)):
         raise DatasetError(f"{path} is an archive; unpack it and pass the extracted folder")
-    signs = {one.name: one.signs(place) for one in FORMATS}
-    matching = [one for one in FORMATS if signs[one.name]]
+    matches = {candidate.name: candidate.find_matches(root) for candidate in FORMATS}
+    matching = [candidate for candidate in FORMATS if matches[candidate.name]]
     if not matching:
-        inside = [one for one in (subfolders(place) if place.is_dir() else ()) if any(f.signs(one) for f in FORMATS)]
-        if len(inside) == 1:  # archives are often unpacked into a folder of their own name
-            found = discover(str(inside[0]), images)
-            return replace(found, notes=[*found.notes, f"using the dataset in {inside[0].name}/"])
-        if inside:
-            raise DatasetError(
-                f"{path} contains several datasets, {', '.join(f'{one.name}/' for one in inside)}; pass one of them"
-            )
-        looked_for = "".join(f"\n  {one.name}: {one.looks_for}" for one in FORMATS)
+        subfolders = list_subfolders(root) if root.is_dir() else []
+        datasets = [folder for folder in subfolders if any(candidate.find_matches(folder) for candidate in FORMATS)]
+        if len(datasets) == 1:  # archives are often unpacked into a folder of their own name
+            dataset = discover(str(datasets[0]), images)
+            return replace(dataset, notes=[*dataset.notes, f"using the dataset in {datasets[0].name}/"])
+        if datasets:
+            names = ", ".join(f"{folder.name}/" for folder in datasets)
+            raise DatasetError(f"{path} contains several datasets, {names}; pass one of them")
+        supported = "".join(f"\n  {candidate.name}: {candidate.expected_files}" for candidate in FORMATS)
         raise DatasetError(
-            f"{path} contains no dataset in a known format. Found: {what_is_there(place)}. "
-            f"Supported formats:{looked_for}"
+            f"{path} contains no dataset in a known format. Found: {summarize_folder(root)}. "
+            f"Supported formats:{supported}"
         )
     first, *others = matching
     if first in (YOLO, DARKNET):  # their labels and images also match YOLO_FOLDER
-        others = [one for one in others if one is not YOLO_FOLDER]
-    if folder is not None and not first.takes_images:
+        others = [candidate for candidate in others if candidate is not YOLO_FOLDER]
+    if image_root is not None and not first.accepts_image_root:
         raise DatasetError(f"{path} is in {first.name} format, which specifies the image paths; remove --image-root")
-    found = first.describe(place, signs[first.name], folder)
+    dataset = first.describe(root, matches[first.name], image_root)
     if others:
-        told = ", ".join(f"{one.name} ({signs[one.name][0].name})" for one in others)
-        note = f"reading the {first.name} annotations ({signs[first.name][0].name}); ignoring {told}"
-        return replace(found, notes=[*found.notes, note])
-    return found
+        ignored = ", ".join(f"{candidate.name} ({matches[candidate.name][0].name})" for candidate in others)
+        note = f"reading the {first.name} annotations ({matches[first.name][0].name}); ignoring {ignored}"
+        return replace(dataset, notes=[*dataset.notes, note])
+    return dataset

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 from deim.data.image import IMAGE_SUFFIXES
 
 # Label Studio prefixes the names of uploaded files with eight hexadecimal digits.
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-")
-_ADDRESS = re.compile(r"^[a-z0-9]+://", re.IGNORECASE)
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+_URL_SCHEME = re.compile(r"^[a-z0-9]+://", re.IGNORECASE)
 
 
 def is_image(path: Path) -> bool:
@@ -21,21 +21,21 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def images_below(folder: Path) -> list[Path]:
+def find_images(folder: Path) -> list[Path]:
     """List the images of a folder and its subfolders, sorted; symbolic links are followed, cycles are skipped."""
-    return sorted(folder / name for name in _walk(folder))
+    return sorted(folder / name for name in _walk_images(folder))
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def _walk_images(folder: Path) -> Iterator[str]:
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    for subfolder, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(subfolder)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = os.path.relpath(place, folder)
+        relative = os.path.relpath(subfolder, folder)
         for name in names:
             if not name.startswith(".") and is_image(Path(name)):
                 yield name if relative == os.curdir else os.path.join(relative, name)
@@ -52,54 +52,56 @@ class ImageFiles:
         root: the folder.
 
     Attributes:
-        guesses: pairs (name in the annotation file, path of the image) for names that did not match unchanged.
+        inexact_matches: pairs (name in the annotation file, path of the image) for names that did not match unchanged.
     """
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self.guesses: list[tuple[str, Path]] = []
+        self.inexact_matches: list[tuple[str, Path]] = []
         self._listings: dict[Path, frozenset[str]] = {}
         self._images: dict[Path, dict[str, str]] = {}
 
-    def holds(self, written: str) -> bool:
+    def contains(self, listed_name: str) -> bool:
         """Return whether a name, unchanged, is the path of a file below the folder."""
-        return self._has(Path(written))
+        return self._exists(Path(listed_name))
 
-    def find(self, written: str) -> Path | None:
+    def find(self, listed_name: str) -> Path | None:
         """Find an image; return None if no image matches, or several match equally well."""
-        if self._has(Path(written)):
-            return self.root / written
-        parts = _parts(written)
+        if self._exists(Path(listed_name)):
+            return self.root / listed_name
+        parts = _path_components(listed_name)
         if not parts:
             return None
-        path = Path(*parts)
-        found = path if self._has(path) else self._best(parts)
-        if found is None:
+        path: Path | None = Path(*parts)
+        if path is None or not self._exists(path):
+            path = self._find_by_name(parts)
+        if path is None:
             return None
-        if Path(*written.replace("\\", "/").split("/")) != found:
-            self.guesses.append((written, self.root / found))
-        return self.root / found
+        if Path(*listed_name.replace("\\", "/").split("/")) != path:
+            self.inexact_matches.append((listed_name, self.root / path))
+        return self.root / path
 
-    def find_stem(self, stem: str) -> Path | None:
+    def find_by_stem(self, stem: str) -> Path | None:
         """Find an image by its name without suffix; return None if no image matches."""
-        parts = _parts(stem)
+        parts = _path_components(stem)
         if not parts:
             return None
         folder, name = Path(*parts[:-1]), parts[-1]
-        beside = self._stems(folder).get(name)
-        if beside is not None:
-            return self.root / folder / beside
-        found = _longest(parts, self._by_stem.get(_key(name), ()))
-        return None if found is None else self.root / found
+        exact_match = self._images_in_folder(folder).get(name)
+        if exact_match is not None:
+            return self.root / folder / exact_match
+        path = _match_longest_suffix(parts, self._by_stem.get(_normalize(name), ()))
+        return None if path is None else self.root / path
 
-    def note(self, source: str) -> list[str]:
+    def describe_inexact_matches(self, source: str) -> list[str]:
         """Return a note (at most one line) about images whose paths differ from those in ``source``."""
-        if not self.guesses:
+        if not self.inexact_matches:
             return []
-        written, path = self.guesses[0]
-        return [f"{len(self.guesses)} image paths differ from those in {source}, for example {path} for {written!r}"]
+        listed_name, path = self.inexact_matches[0]
+        count = len(self.inexact_matches)
+        return [f"{count} image paths differ from those in {source}, for example {path} for {listed_name!r}"]
 
-    def note_without(self, annotations: Iterable[Path], kind: str) -> list[str]:
+    def describe_unannotated_images(self, annotations: Iterable[Path], kind: str) -> list[str]:
         """Return a note (at most one line) about images without an annotation file of the same stem.
 
         Args:
@@ -110,7 +112,7 @@ class ImageFiles:
         count = sum(Path(path).stem not in annotated for path in self.paths)
         return [f"{count} images in {self.root} have no {kind} file and are left out"] if count else []
 
-    def _names(self, folder: Path) -> frozenset[str]:
+    def _list_folder(self, folder: Path) -> frozenset[str]:
         """Return the names in a folder. Each folder is listed once: checking file by file is slow on network drives."""
         if folder not in self._listings:
             try:
@@ -119,42 +121,42 @@ class ImageFiles:
                 self._listings[folder] = frozenset()
         return self._listings[folder]
 
-    def _stems(self, folder: Path) -> dict[str, str]:
+    def _images_in_folder(self, folder: Path) -> dict[str, str]:
         """Map each file stem in a folder to its image."""
         if folder not in self._images:
-            names = sorted((name for name in self._names(folder) if is_image(Path(name))), key=_preference)
+            names = sorted((name for name in self._list_folder(folder) if is_image(Path(name))), key=_suffix_priority)
             self._images[folder] = {Path(name).stem: name for name in reversed(names)}
         return self._images[folder]
 
-    def _has(self, path: Path) -> bool:
-        inside = not path.is_absolute() and os.pardir not in path.parts
-        return inside and path.name in self._names(path.parent)
+    def _exists(self, path: Path) -> bool:
+        is_inside = not path.is_absolute() and os.pardir not in path.parts
+        return is_inside and path.name in self._list_folder(path.parent)
 
     @cached_property
     def paths(self) -> list[str]:
         """All images below the folder, relative to it, sorted."""
-        return sorted(_walk(self.root))
+        return sorted(_walk_images(self.root))
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _grouped((_key(os.path.basename(path)), path) for path in self.paths)
+        return _group((_normalize(os.path.basename(path)), path) for path in self.paths)
 
     @cached_property
-    def _by_upload(self) -> dict[str, list[str]]:
-        return _grouped((_UPLOAD.sub("", _key(os.path.basename(path))), path) for path in self.paths)
+    def _by_name_without_prefix(self) -> dict[str, list[str]]:
+        return _group((_UPLOAD_PREFIX.sub("", _normalize(os.path.basename(path))), path) for path in self.paths)
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
-        return _grouped((_key(Path(path).stem), path) for path in self.paths)
+        return _group((_normalize(Path(path).stem), path) for path in self.paths)
 
-    def _best(self, parts: list[str]) -> Path | None:
-        name = _key(parts[-1])
-        return _longest(parts, self._by_name.get(name, ())) or _longest(
-            parts, self._by_upload.get(_UPLOAD.sub("", name), ())
+    def _find_by_name(self, parts: list[str]) -> Path | None:
+        name = _normalize(parts[-1])
+        return _match_longest_suffix(parts, self._by_name.get(name, ())) or _match_longest_suffix(
+            parts, self._by_name_without_prefix.get(_UPLOAD_PREFIX.sub("", name), ())
         )
 
 
-def missing_images(paths: Iterable[str]) -> list[str]:
+def find_missing_images(paths: Iterable[str]) -> list[str]:
     """Return the paths at which no file exists; paths with a scheme, such as ``tar://``, are not checked."""
     listings: dict[str, frozenset[str]] = {}
     missing = []
@@ -173,42 +175,43 @@ def missing_images(paths: Iterable[str]) -> list[str]:
     return missing
 
 
-def _parts(written: str) -> list[str]:
+def _path_components(listed_name: str) -> list[str]:
     """Split a path or URL into its components, without ``.`` and ``..``."""
-    text = written.strip()
+    text = listed_name.strip()
     if "?d=" in text:  # Label Studio's URL of a local file
         text = text.split("?d=", 1)[1]
-    if _ADDRESS.match(text):
-        text = unquote(_ADDRESS.sub("", text).split("?", 1)[0])
+    if _URL_SCHEME.match(text):
+        text = unquote(_URL_SCHEME.sub("", text).split("?", 1)[0])
     return [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..") and "\0" not in part]
 
 
-def _key(name: str) -> str:
+def _normalize(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     groups = defaultdict(list)
     for key, path in pairs:
         groups[key].append(path)
     return groups
 
 
-def _longest(parts: list[str], candidates: Iterable[str]) -> Path | None:
+def _match_longest_suffix(parts: list[str], candidates: Iterable[str]) -> Path | None:
     """Return the candidate that shares the most trailing folders with ``parts``; None if the best two are tied."""
-    wanted = [_key(part) for part in reversed(parts[:-1])]
+    target = [_normalize(part) for part in reversed(parts[:-1])]
     scored = []
     for candidate in candidates:
-        folders = [_key(part) for part in reversed(Path(candidate).parts[:-1])]
-        same = next((i for i, (a, b) in enumerate(zip(wanted, folders, strict=False)) if a != b), None)
-        scored.append((min(len(wanted), len(folders)) if same is None else same, candidate))
-    scored.sort(key=lambda one: -one[0])
+        folders = [_normalize(part) for part in reversed(Path(candidate).parts[:-1])]
+        first_difference = next((i for i, (a, b) in enumerate(zip(target, folders, strict=False)) if a != b), None)
+        shared = min(len(target), len(folders)) if first_difference is None else first_difference
+        scored.append((shared, candidate))
+    scored.sort(key=lambda pair: -pair[0])
     if not scored or (len(scored) > 1 and scored[0][0] == scored[1][0]):
         return None
     return Path(scored[0][1])
 
 
-def _preference(name: str) -> tuple[int, str]:
+def _suffix_priority(name: str) -> tuple[int, str]:
     """Return a sort key: .jpg, .png, .jpeg, then other suffixes; alphabetical within a suffix."""
     order = (".jpg", ".png", ".jpeg")
     suffix = Path(name).suffix.lower()

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_masks
 
 # Maximum size of a decompressed mask, in bytes.
 _MAX_MASK_BYTES = 2**28
-_CORNERS = 36  # of the polygon that approximates an ellipse
+_ELLIPSE_CORNERS = 36  # of the polygon that approximates an ellipse
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def polygon(points: Sequence[Sequence[float]]) -> Region:
     return Region([*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], [corners.reshape(-1).tolist()])
 
 
-def rotated(left: float, top: float, right: float, bottom: float, degrees: float) -> Region:
+def rotated_box(left: float, top: float, right: float, bottom: float, degrees: float) -> Region:
     """Return a box rotated clockwise around its center, as a polygon."""
     if not degrees:
         return rectangle(left, top, right, bottom)
@@ -70,13 +70,13 @@ def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> R
     """
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     dx, dy = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
-    turns = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
-    points = [(rx * math.cos(t), ry * math.sin(t)) for t in turns]
+    angles = [2 * math.pi * i / _ELLIPSE_CORNERS for i in range(_ELLIPSE_CORNERS)]
+    points = [(rx * math.cos(t), ry * math.sin(t)) for t in angles]
     outline = polygon([(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in points])
     return Region([x - dx, y - dy, x + dx, y + dy], outline.segmentation)
 
 
-def mask(pixels: np.ndarray, left: int, top: int, size: tuple[int, int] | None) -> Region:
+def mask_region(pixels: np.ndarray, left: int, top: int, size: tuple[int, int] | None) -> Region:
     """Return the region that a mask covers in an image.
 
     Args:
@@ -91,20 +91,20 @@ def mask(pixels: np.ndarray, left: int, top: int, size: tuple[int, int] | None) 
     if not len(rows):
         raise ValueError("the mask is empty")
     box = [left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1]
-    encoded = None if size is None else _encoded(pixels, left, top, size)
+    encoded = None if size is None else _encode_mask(pixels, left, top, size)
     return Region([float(value) for value in box], encoded)
 
 
-def _encoded(pixels: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict[str, Any] | None:
+def _encode_mask(pixels: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict[str, Any] | None:
     height, width = size
     if left < 0 or top < 0 or left + pixels.shape[1] > width or top + pixels.shape[0] > height:
         return None
-    whole = np.zeros((height, width), np.uint8, order="F")
-    whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return _as_text(coco_masks.encode(whole))
+    full_mask = np.zeros((height, width), np.uint8, order="F")
+    full_mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return _with_text_counts(coco_masks.encode(full_mask))
 
 
-def mask_of_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
+def decode_run_lengths(counts: Sequence[int], height: int, width: int) -> np.ndarray:
     """Decode run lengths to a (height, width) bool mask; runs are row-major and start with background pixels.
 
     Raises:
@@ -115,7 +115,7 @@ def mask_of_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
 
 
-def mask_of_picture(text: str, compressed: bool = False) -> np.ndarray:
+def decode_mask_image(text: str, compressed: bool = False) -> np.ndarray:
     """Decode a base64-encoded image to a (h, w) bool mask.
 
     The mask contains the opaque pixels or, for an image without an alpha channel, the non-black pixels.
@@ -131,14 +131,14 @@ def mask_of_picture(text: str, compressed: bool = False) -> np.ndarray:
         data = base64.b64decode(text, validate=False)
         if compressed:
             data = zlib.decompressobj().decompress(data, _MAX_MASK_BYTES)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except (binascii.Error, zlib.error, cv2.error) as error:
         raise ValueError(f"the mask cannot be decoded: {error}") from error
-    if picture is None:
+    if image is None:
         raise ValueError("the mask is not a valid image")
-    if picture.ndim == 2:
-        return picture > 0
-    opaque = picture[..., 3] if picture.shape[2] == 4 else picture.max(axis=2)
+    if image.ndim == 2:
+        return image > 0
+    opaque = image[..., 3] if image.shape[2] == 4 else image.max(axis=2)
     return opaque > 0
 
 
@@ -149,19 +149,19 @@ def coco_region(segmentation: Any) -> Region:
         ValueError: if the segmentation has another format or is empty.
     """
     if isinstance(segmentation, dict):
-        return _coco_runs(segmentation)
+        return _rle_region(segmentation)
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("the segmentation is empty")
-    flat = segmentation if isinstance(segmentation[0], list) else [segmentation]
-    polygons = [[float(value) for value in one] for one in flat]
-    polygons = [one for one in polygons if len(one) >= 6 and len(one) % 2 == 0]
+    point_lists = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    polygons = [[float(value) for value in points] for points in point_lists]
+    polygons = [points for points in polygons if len(points) >= 6 and len(points) % 2 == 0]
     if not polygons:
         raise ValueError("the segmentation has no polygon with at least three points")
-    corners = np.concatenate([np.array(one).reshape(-1, 2) for one in polygons])
+    corners = np.concatenate([np.array(points).reshape(-1, 2) for points in polygons])
     return Region([*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], polygons)
 
 
-def _coco_runs(segmentation: dict[str, Any]) -> Region:
+def _rle_region(segmentation: dict[str, Any]) -> Region:
     counts, size = segmentation.get("counts"), segmentation.get("size")
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(n, int) and 0 < n < 2**15 for n in size):
         raise ValueError(f"the segmentation has an invalid size {size!r}")
@@ -177,10 +177,10 @@ def _coco_runs(segmentation: dict[str, Any]) -> Region:
     x, y, w, h = coco_masks.toBbox(runs).tolist()
     if not 0 <= x <= x + w <= width or not 0 <= y <= y + h <= height or w * h <= 0:
         raise ValueError("the segmentation mask is empty or exceeds its size")
-    return Region([x, y, x + w, y + h], _as_text(runs))
+    return Region([x, y, x + w, y + h], _with_text_counts(runs))
 
 
-def _as_text(runs: dict[str, Any]) -> dict[str, Any]:
+def _with_text_counts(runs: dict[str, Any]) -> dict[str, Any]:
     counts = runs["counts"]
     return {
         "size": [int(side) for side in runs["size"]],

@@ -16,14 +16,14 @@ CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
 _MAX_HIDDEN = 0.5
 
 
-def _regular(corners: int, inner: float, turn: float) -> np.ndarray:
+def _regular(corners: int, inner: float, angle: float) -> np.ndarray:
     """Return the (N, 2) outline in the unit circle; every second corner is at radius ``inner``."""
-    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + turn
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + angle
     radii = np.where(np.arange(corners) % 2, inner, 1.0)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
 
 
-def _cross(turn: float) -> np.ndarray:
+def _cross(angle: float) -> np.ndarray:
     a, b = 1.0, 0.35
     outline = [
         (-b, -a),
@@ -39,7 +39,7 @@ def _cross(turn: float) -> np.ndarray:
         (-a, -b),
         (-b, -b),
     ]
-    cos, sin = np.cos(turn), np.sin(turn)
+    cos, sin = np.cos(angle), np.sin(angle)
     return np.array(outline) / np.hypot(a, b) @ np.array([[cos, sin], [-sin, cos]])
 
 
@@ -53,10 +53,10 @@ _OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
 }
 
 
-def _figure_mask(name: str, center: np.ndarray, radius: float, turn: float, size: tuple[int, int]) -> np.ndarray:
+def _figure_mask(name: str, center: np.ndarray, radius: float, angle: float, size: tuple[int, int]) -> np.ndarray:
     """Return the (H, W) uint8 mask of one shape."""
     mask = np.zeros(size, np.uint8)
-    points = np.round((_OUTLINES[name](turn) * radius + center) * 16).astype(np.int32)
+    points = np.round((_OUTLINES[name](angle) * radius + center) * 16).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, shift=4)
     if name == "ring":
         cv2.circle(mask, tuple(int(c) for c in np.round(center * 16)), int(radius * 0.55 * 16), 0, -1, cv2.LINE_AA, 4)
@@ -134,7 +134,7 @@ def write_shapes(
     """
     folder = Path(folder)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
-    done, total = 0, train_images + val_images
+    written, total = 0, train_images + val_images
     for split_number, (split, count) in enumerate((("train", train_images), ("val", val_images))):
         (folder / split).mkdir(exist_ok=True)
         images: list[dict] = []
@@ -143,14 +143,14 @@ def write_shapes(
             rng = np.random.default_rng([seed, split_number, number])
             short = size * 3 // 4
             height, width = [(size, size), (short, size), (size, short)][int(rng.integers(3))]
-            picture, objects = draw_image(rng, (height, width))
+            image, objects = draw_image(rng, (height, width))
             name = f"{number:06d}.jpg"
-            cv2.imwrite(str(folder / split / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+            cv2.imwrite(str(folder / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
             images.append({"id": number + 1, "file_name": name, "height": height, "width": width})
             for index, box in objects:
                 annotations.append(coco_annotation(len(annotations) + 1, number + 1, index + 1, box))
-            done += 1
-            yield done, total
+            written += 1
+            yield written, total
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")

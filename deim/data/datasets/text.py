@@ -9,7 +9,7 @@ from typing import Any
 
 from deim.errors import DatasetError
 
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path) -> str:
@@ -23,7 +23,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from error
     try:
-        return data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+        return data.decode("utf-16" if data.startswith(_UTF_16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("latin-1")
 
@@ -74,10 +74,10 @@ def _is_utf8(data: bytes) -> bool:
 def is_plain_utf8(path: Path) -> bool:
     """Return whether a file is UTF-8 without a byte order mark."""
     data = path.read_bytes()
-    return not data.startswith((codecs.BOM_UTF8, *_UTF_16)) and _is_utf8(data)
+    return not data.startswith((codecs.BOM_UTF8, *_UTF_16_MARKS)) and _is_utf8(data)
 
 
-def names_of(path: Path) -> list[str]:
+def read_class_names(path: Path) -> list[str]:
     """Read class names from a text file with one name per line.
 
     Raises:

@@ -32,15 +32,15 @@ def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Pat
     """
     if target.suffix.lower() == ".json" and len(splits) > 1:
         raise DatasetError(f"{target} is a single file for several splits ({', '.join(splits)}); pass a folder instead")
-    read = {
+    datasets = {
         name: (instantiate(node), MetadataCatalog.get(node["names"]).thing_classes) for name, node in splits.items()
     }
-    root = _common_folder([record["file_name"] for records, _ in read.values() for record in records])
+    root = _common_folder([record["file_name"] for records, _ in datasets.values() for record in records])
     written = []
-    for name, (records, classes) in read.items():
+    for name, (records, classes) in datasets.items():
         file = target if target.suffix.lower() == ".json" else target / f"instances_{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(_content(records, classes, root)), encoding="utf-8")
+        file.write_text(json.dumps(_coco_content(records, classes, root)), encoding="utf-8")
         written.append(file)
     return written, root
 
@@ -53,29 +53,29 @@ def _common_folder(paths: Sequence[str]) -> Path:
         raise DatasetError(f"the images have no common parent folder: {error}") from error
 
 
-def _content(records: Sequence[dict], classes: Sequence[str], root: Path) -> dict[str, list[dict]]:
+def _coco_content(records: Sequence[dict], classes: Sequence[str], root: Path) -> dict[str, list[dict]]:
     images, annotations = [], []
     for number, record in enumerate(records, 1):
         path = Path(os.path.abspath(record["file_name"])).relative_to(root).as_posix()
         images.append({"id": number, "file_name": path, "width": int(record["width"]), "height": int(record["height"])})
-        annotations += [_annotation(one, number) for one in record["annotations"]]
+        annotations += [_annotation(annotation, number) for annotation in record["annotations"]]
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _annotation(found: Mapping[str, Any], image_id: int) -> dict[str, Any]:
+def _annotation(annotation: Mapping[str, Any], image_id: int) -> dict[str, Any]:
     x, y, width, height = BoxMode.convert(
-        [float(value) for value in found["bbox"]], found["bbox_mode"], BoxMode.XYWH_ABS
+        [float(value) for value in annotation["bbox"]], annotation["bbox_mode"], BoxMode.XYWH_ABS
     )
-    segmentation = found.get("segmentation") or []
+    segmentation = annotation.get("segmentation") or []
     return {
         "image_id": image_id,
-        "category_id": int(found["category_id"]) + 1,
+        "category_id": int(annotation["category_id"]) + 1,
         "bbox": [x, y, width, height],
         "area": _area(segmentation) or width * height,
-        "iscrowd": int(found.get("iscrowd", 0)),
+        "iscrowd": int(annotation.get("iscrowd", 0)),
         "segmentation": _as_json(segmentation),
     }
 
@@ -85,8 +85,8 @@ def _area(segmentation: Any) -> float:
     if not isinstance(segmentation, list):
         return 0.0
     total = 0.0
-    for one in segmentation:
-        x, y = np.array(one).reshape(-1, 2).T
+    for points in segmentation:
+        x, y = np.array(points).reshape(-1, 2).T
         total += abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
     return total
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deim.data.datasets.checks import Content, Problem, require_inside
 from deim.data.datasets.image_files import ImageFiles
-from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
 from deim.data.datasets.regions import Region
-from deim.data.datasets.source import dataset_of, require_file, require_folder
+from deim.data.datasets.registration import register_dataset, require_file, require_folder
 from deim.data.datasets.text import read_text, read_xml
+from deim.data.datasets.validation import DatasetContent, Problem, require_inside_folder
 from deim.errors import DatasetError
 
 # fmt: off
@@ -54,10 +54,10 @@ def voc_dataset(
     Raises:
         DatasetError: if files are missing or malformed. The message names file and line.
     """
-    classes = tuple(str(one) for one in class_names)
+    classes = tuple(str(name) for name in class_names)
     read = functools.partial(read_voc, root, split, classes, ignore_difficult, first_pixel, unlabeled_allowed)
     source = f"{root}, {split}, difficult ignored: {ignore_difficult}, first pixel: {first_pixel}"
-    return dataset_of(names, source, read, max_invalid_records)
+    return register_dataset(names, source, read, max_invalid_records)
 
 
 def voc_folder_dataset(
@@ -86,9 +86,11 @@ def voc_folder_dataset(
     Raises:
         DatasetError: if files are missing or malformed. The message names file and line.
     """
-    classes = tuple(str(one) for one in class_names)
+    classes = tuple(str(name) for name in class_names)
     read = functools.partial(read_voc_folder, annotation_root, image_root, classes, first_pixel)
-    return dataset_of(names, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, max_invalid_records)
+    return register_dataset(
+        names, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, max_invalid_records
+    )
 
 
 def read_voc(
@@ -98,49 +100,51 @@ def read_voc(
     ignore_difficult: bool,
     first_pixel: int = 1,
     unlabeled_allowed: bool = False,
-) -> Content:
+) -> DatasetContent:
     """Read a split; see :func:`voc_dataset`."""
-    listing = Path(root) / "ImageSets" / "Main" / f"{split}.txt"
-    require_file(listing)
-    stems = [stem for stem in map(_stem, read_text(listing).splitlines()) if stem]
+    image_list = Path(root) / "ImageSets" / "Main" / f"{split}.txt"
+    require_file(image_list)
+    stems = [stem for stem in map(_parse_image_list_line, read_text(image_list).splitlines()) if stem]
 
-    def listed() -> Iterator[ListedImage | Problem]:
+    def parse_images() -> Iterator[ParsedImage | Problem]:
         for stem in stems:
             path = Path(root) / "Annotations" / f"{stem}.xml"
             try:
-                require_inside(str(Path(root) / "JPEGImages" / stem), root, str(listing))
+                require_inside_folder(str(Path(root) / "JPEGImages" / stem), root, str(image_list))
             except DatasetError as error:
                 yield Problem(str(path), str(error), True)
                 continue
             if unlabeled_allowed and not path.is_file():
-                yield ListedImage(stem, str(path))
+                yield ParsedImage(stem, str(path))
             else:
-                yield from listed_image(path, stem, first_pixel, ignore_difficult)
+                yield from parse_xml_file(path, stem, first_pixel, ignore_difficult)
 
     files = ImageFiles(Path(root) / "JPEGImages")
-    return content_of(listed(), class_names, files, f"{listing}", by_stem=True)
+    return build_content(parse_images(), class_names, files, f"{image_list}", by_stem=True)
 
 
-def read_voc_folder(annotation_root: str, image_root: str, class_names: Sequence[str], first_pixel: int) -> Content:
+def read_voc_folder(
+    annotation_root: str, image_root: str, class_names: Sequence[str], first_pixel: int
+) -> DatasetContent:
     """Read a folder; see :func:`voc_folder_dataset`."""
     require_folder(Path(annotation_root))
     paths = sorted(path for path in Path(annotation_root).rglob("*") if path.suffix.lower() == ".xml")
     images = ImageFiles(image_root)
 
-    def listed() -> Iterator[ListedImage | Problem]:
+    def parse_images() -> Iterator[ParsedImage | Problem]:
         for path in paths:
             stem = path.relative_to(annotation_root).with_suffix("").as_posix()
-            for one in listed_image(path, stem, first_pixel):
-                if isinstance(one, ListedImage) and images.find_stem(stem) is None:
-                    one.name = Path(_file_name(path) or stem).stem
-                yield one
+            for result in parse_xml_file(path, stem, first_pixel):
+                if isinstance(result, ParsedImage) and images.find_by_stem(stem) is None:
+                    result.name = Path(_read_file_name(path) or stem).stem
+                yield result
 
-    content = content_of(listed(), class_names, images, annotation_root, by_stem=True)
-    content.notes += images.note_without(paths, "XML")
+    content = build_content(parse_images(), class_names, images, annotation_root, by_stem=True)
+    content.notes += images.describe_unannotated_images(paths, "XML")
     return content
 
 
-def _stem(line: str) -> str:
+def _parse_image_list_line(line: str) -> str:
     """Return the image name in a line of an image list: a name, possibly quoted, and an optional class flag."""
     line = line.strip()
     if line.startswith('"') and '"' in line[1:]:
@@ -148,21 +152,21 @@ def _stem(line: str) -> str:
     return re.sub(r"\s+-?[01]$", "", line)
 
 
-def _file_name(path: Path) -> str | None:
+def _read_file_name(path: Path) -> str | None:
     return read_xml(path).findtext("filename")
 
 
-def listed_image(
+def parse_xml_file(
     path: Path, stem: str, first_pixel: int, ignore_difficult: bool = False
-) -> Iterator[ListedImage | Problem]:
+) -> Iterator[ParsedImage | Problem]:
     """Yield the problems of an XML file, then its image, or one more problem if the whole file is malformed."""
     problems: list[Problem] = []
-    image = parsed(_image, str(path), path, stem, first_pixel, ignore_difficult, problems)
+    image = parse_entry(_image, str(path), path, stem, first_pixel, ignore_difficult, problems)
     yield from problems
     yield image
 
 
-def _image(path: Path, stem: str, first_pixel: int, ignore_difficult: bool, problems: list[Problem]) -> ListedImage:
+def _image(path: Path, stem: str, first_pixel: int, ignore_difficult: bool, problems: list[Problem]) -> ParsedImage:
     tree = read_xml(path)
     lines = [
         number
@@ -170,15 +174,15 @@ def _image(path: Path, stem: str, first_pixel: int, ignore_difficult: bool, prob
         for _ in re.finditer(r"<object\b", line)
     ]
     sides = [float(tree.findtext(f"size/{side}") or 0) for side in ("height", "width")]
-    image = ListedImage(stem, str(path), (int(sides[0]), int(sides[1])) if min(sides) > 0 else None)
-    for line, found in zip(lines, tree.iter("object"), strict=True):
+    image = ParsedImage(stem, str(path), (int(sides[0]), int(sides[1])) if min(sides) > 0 else None)
+    for line, element in zip(lines, tree.iter("object"), strict=True):
         try:
-            left, top, right, bottom = (float(found.findtext(f"bndbox/{k}") or "") for k in _EDGES)
+            left, top, right, bottom = (float(element.findtext(f"bndbox/{k}") or "") for k in _EDGES)
         except ValueError:
             problems.append(Problem(f"{path}:{line}", f"bndbox needs the numbers {', '.join(_EDGES)}", True))
             continue
-        label = (found.findtext("name") or "").strip()
-        difficult = (found.findtext("difficult") or "0").strip() == "1"
+        label = (element.findtext("name") or "").strip()
+        is_difficult = (element.findtext("difficult") or "0").strip() == "1"
         region = Region([left - first_pixel, top - first_pixel, right, bottom])
-        image.objects.append(ListedObject(label, region, ignore_difficult and difficult, line))
+        image.objects.append(ParsedObject(label, region, ignore_difficult and is_difficult, line))
     return image

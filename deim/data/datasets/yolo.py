@@ -10,11 +10,11 @@ import yaml
 from detectron2.structures import BoxMode
 from tqdm import tqdm
 
-from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.image_files import ImageFiles, images_below
-from deim.data.datasets.listed import missing_image
-from deim.data.datasets.source import dataset_of, require_file
+from deim.data.datasets.image_files import ImageFiles, find_images
+from deim.data.datasets.parsed_images import missing_image_problem
+from deim.data.datasets.registration import register_dataset, require_file
 from deim.data.datasets.text import read_text
+from deim.data.datasets.validation import DatasetContent, Problem
 from deim.data.image import image_size
 from deim.errors import DatasetError
 
@@ -39,7 +39,7 @@ def yolo_dataset(names: str, data_file: str, split: str, max_invalid_records: in
     Raises:
         DatasetError: if files are missing or malformed. The message names file and line.
     """
-    return dataset_of(
+    return register_dataset(
         names, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), max_invalid_records
     )
 
@@ -62,44 +62,46 @@ def yolo_files_dataset(
     Raises:
         DatasetError: if files are missing or malformed. The message names file and line.
     """
-    classes = [str(one) for one in class_names]
+    classes = [str(name) for name in class_names]
 
-    def read() -> Content:
+    def read() -> DatasetContent:
         return read_labels([Path(root, entry) for entry in images], Path(root), classes, f"{root}, {', '.join(images)}")
 
-    return dataset_of(names, f"{root}, {list(images)}, {classes}", read, max_invalid_records)
+    return register_dataset(names, f"{root}, {list(images)}, {classes}", read, max_invalid_records)
 
 
-def read_yolo(data_file: str, split: str) -> Content:
+def read_yolo(data_file: str, split: str) -> DatasetContent:
     """Read one split; see :func:`yolo_dataset`."""
-    settings = read_settings(Path(data_file), split)
+    settings = read_data_yaml(Path(data_file), split)
     notes: list[str] = []
     entries = settings[split] if isinstance(settings[split], list) else [settings[split]]
-    places = [place_of(Path(data_file), settings, entry, notes) for entry in entries]
-    for place in places:
-        if not place.exists():
-            raise DatasetError(f"{data_file}: {split}: {place} does not exist")
-    root = _base(Path(data_file), settings)
-    content = read_labels(places, root, class_names(settings), f"{data_file}, {split}", _keypoint_numbers(settings))
+    source_paths = [resolve_image_source(Path(data_file), settings, entry, notes) for entry in entries]
+    for source_path in source_paths:
+        if not source_path.exists():
+            raise DatasetError(f"{data_file}: {split}: {source_path} does not exist")
+    root = _base_folder(Path(data_file), settings)
+    content = read_labels(
+        source_paths, root, ordered_class_names(settings), f"{data_file}, {split}", _num_keypoint_values(settings)
+    )
     content.notes += notes
     return content
 
 
 def read_labels(
-    places: Sequence[Path], root: Path, names: Sequence[str], source: str, keypoint_numbers: int = 0
-) -> Content:
+    source_paths: Sequence[Path], root: Path, names: Sequence[str], source: str, num_keypoint_values: int = 0
+) -> DatasetContent:
     """Read images and their labels.
 
     Args:
-        places: image folders, or text files that list images.
+        source_paths: image folders, or text files that list images.
         root: folder that must contain all listed images.
         names: class names in index order.
         source: description of the data, for messages.
-        keypoint_numbers: number of keypoint values after each box.
+        num_keypoint_values: number of keypoint values after each box.
     """
-    content = Content([], list(names), [])
+    content = DatasetContent([], list(names), [])
     for image_id, path in enumerate(
-        tqdm(_images(places, root, content), f"reading {source}", delay=2, mininterval=2, unit="image")
+        tqdm(_list_images(source_paths, root, content), f"reading {source}", delay=2, mininterval=2, unit="image")
     ):
         labels = label_file(path)
         record: dict[str, Any] = {"file_name": str(path), "image_id": image_id, "annotation_file": str(labels)}
@@ -109,12 +111,12 @@ def read_labels(
             content.problems.append(Problem(str(path), str(error), True))
             continue
         size = (record["height"], record["width"])
-        record["annotations"] = list(_objects(labels, size, keypoint_numbers, content.problems))
+        record["annotations"] = list(_read_objects(labels, size, num_keypoint_values, content.problems))
         content.records.append(record)
     return content
 
 
-def read_settings(path: Path, *splits: str) -> dict:
+def read_data_yaml(path: Path, *splits: str) -> dict:
     """Read a ``data.yaml``.
 
     Without ``names``, the classes are named "0" to ``nc - 1``.
@@ -136,14 +138,14 @@ def read_settings(path: Path, *splits: str) -> dict:
     missing = [key for key in ("names", *splits) if not isinstance(settings, dict) or not settings.get(key)]
     if missing:
         raise DatasetError(f"{path} does not define {', '.join(missing)}")
-    names, places = settings["names"], [settings.get("path") or "", *(settings[split] for split in splits)]
+    names, path_values = settings["names"], [settings.get("path") or "", *(settings[split] for split in splits)]
     if isinstance(names, dict) and sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise DatasetError(f"{path}: names has the keys {', '.join(map(str, names))}; expected 0 to {len(names) - 1}")
     if not isinstance(names, dict | list):
         raise DatasetError(f"{path}: names is {names!r}; expected a list of class names")
-    for place in places:
-        if not all(isinstance(entry, str) for entry in (place if isinstance(place, list) else [place])):
-            raise DatasetError(f"{path}: {place!r} is not a path or a list of paths")
+    for value in path_values:
+        if not all(isinstance(entry, str) for entry in (value if isinstance(value, list) else [value])):
+            raise DatasetError(f"{path}: {value!r} is not a path or a list of paths")
     return settings
 
 
@@ -151,7 +153,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**5
 
 
-def class_names(settings: dict) -> list[str]:
+def ordered_class_names(settings: dict) -> list[str]:
     """Return the class names in index order."""
     names = settings["names"]
     return [
@@ -159,21 +161,21 @@ def class_names(settings: dict) -> list[str]:
     ]
 
 
-def _keypoint_numbers(settings: dict) -> int:
+def _num_keypoint_values(settings: dict) -> int:
     shape = settings.get("kpt_shape")
     if isinstance(shape, list) and len(shape) == 2 and all(map(_is_count, shape)):
         return shape[0] * shape[1]
     return 0
 
 
-def _base(data_file: Path, settings: dict) -> Path:
+def _base_folder(data_file: Path, settings: dict) -> Path:
     """Return the base folder of the paths in a ``data.yaml``: its ``path``, or the folder that contains the file."""
     path = settings.get("path")
     base = data_file.parent / path if isinstance(path, str) and path else data_file.parent
     return base if base.is_dir() else data_file.parent
 
 
-def place_of(data_file: Path, settings: dict, entry: str, notes: list[str]) -> Path:
+def resolve_image_source(data_file: Path, settings: dict, entry: str, notes: list[str]) -> Path:
     """Resolve an image folder or image list of a ``data.yaml``.
 
     Roboflow writes ``../train/images`` although the folder is ``train/images`` next to the file; other files contain
@@ -185,37 +187,37 @@ def place_of(data_file: Path, settings: dict, entry: str, notes: list[str]) -> P
     Returns:
         the path; it does not exist if the entry cannot be resolved.
     """
-    written = _base(data_file, settings) / entry
+    stated_path = _base_folder(data_file, settings) / entry
     parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    shortened = [data_file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
-    inside = next((path for path in shortened if path.exists()), None)
-    if inside is not None and (entry.startswith("..") or not written.exists()):
-        notes.append(f"{data_file.name}: using {inside} for {entry}")
-        return inside
-    if written.exists() and not written.resolve().is_relative_to(data_file.parent.resolve()):
-        notes.append(f"{data_file.name}: {entry} is outside of {data_file.parent}: {written.resolve()}")
-    return written
+    candidates = [data_file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
+    path_in_folder = next((path for path in candidates if path.exists()), None)
+    if path_in_folder is not None and (entry.startswith("..") or not stated_path.exists()):
+        notes.append(f"{data_file.name}: using {path_in_folder} for {entry}")
+        return path_in_folder
+    if stated_path.exists() and not stated_path.resolve().is_relative_to(data_file.parent.resolve()):
+        notes.append(f"{data_file.name}: {entry} is outside of {data_file.parent}: {stated_path.resolve()}")
+    return stated_path
 
 
-def _images(places: Iterable[Path], root: Path, content: Content) -> list[Path]:
+def _list_images(source_paths: Iterable[Path], root: Path, content: DatasetContent) -> list[Path]:
     images: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            images += images_below(place)
+    for source_path in source_paths:
+        if source_path.is_dir():
+            images += find_images(source_path)
             continue
-        beside, below = ImageFiles(place.parent), ImageFiles(root)
-        for line in (line.strip() for line in read_text(place).splitlines() if line.strip()):
-            name = _relative(line, root)
-            found = place.parent / name if beside.holds(name) else below.find(name)
-            if found is None:
-                content.problems.append(missing_image(str(place), line, str(root)))
+        beside_list, in_root = ImageFiles(source_path.parent), ImageFiles(root)
+        for line in (line.strip() for line in read_text(source_path).splitlines() if line.strip()):
+            name = _relative_to_root(line, root)
+            path = source_path.parent / name if beside_list.contains(name) else in_root.find(name)
+            if path is None:
+                content.problems.append(missing_image_problem(str(source_path), line, str(root)))
             else:
-                images.append(found)
-        content.notes += below.note(str(place))
+                images.append(path)
+        content.notes += in_root.describe_inexact_matches(str(source_path))
     return images
 
 
-def _relative(line: str, root: Path) -> str:
+def _relative_to_root(line: str, root: Path) -> str:
     """Return a path from an image list, relative to ``root`` if it is an absolute path below ``root``."""
     path = Path(line)
     return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else line
@@ -224,17 +226,19 @@ def _relative(line: str, root: Path) -> str:
 def label_file(image: Path) -> Path:
     """Return the label file of an image: in ``labels`` instead of ``images``, or next to the image."""
     parts = list(image.parts)
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place].lower() == "images":
-            capital = Path(*parts[:place], "Labels")
-            parts[place] = "Labels" if parts[place] == "Images" and capital.is_dir() else "labels"
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index].lower() == "images":
+            capitalized = Path(*parts[:index], "Labels")
+            parts[index] = "Labels" if parts[index] == "Images" and capitalized.is_dir() else "labels"
             break
     path = Path(*parts).with_suffix(".txt")
-    other = path.with_suffix(".TXT")
-    return other if not path.is_file() and other.is_file() else path
+    uppercase = path.with_suffix(".TXT")
+    return uppercase if not path.is_file() and uppercase.is_file() else path
 
 
-def _objects(path: Path, size: tuple[int, int], keypoint_numbers: int, problems: list[Problem]) -> Iterable[dict]:
+def _read_objects(
+    path: Path, size: tuple[int, int], num_keypoint_values: int, problems: list[Problem]
+) -> Iterable[dict]:
     if not path.is_file():
         return
     height, width = size
@@ -244,13 +248,13 @@ def _objects(path: Path, size: tuple[int, int], keypoint_numbers: int, problems:
             continue
         try:
             label, *numbers = (float(word) for word in text.split())
-            box, corners = _shape(numbers, keypoint_numbers)
+            box, corners = _parse_shape(numbers, num_keypoint_values)
             if label != int(label):
                 raise ValueError(f"class {label} is not an integer")
         except (ValueError, OverflowError) as error:
             problems.append(Problem(f"{path}:{line}", f"{text.strip()!r} is not a valid label: {error}", True))
             continue
-        found = {
+        annotation = {
             "bbox": (box * [width, height, width, height]).tolist(),
             "bbox_mode": BoxMode.XYXY_ABS,
             "category_id": int(label),
@@ -258,15 +262,15 @@ def _objects(path: Path, size: tuple[int, int], keypoint_numbers: int, problems:
             "line": line,
         }
         if corners is not None:
-            found["segmentation"] = [(corners * [width, height]).reshape(-1).tolist()]
-        yield found
+            annotation["segmentation"] = [(corners * [width, height]).reshape(-1).tolist()]
+        yield annotation
 
 
-def _shape(numbers: Sequence[float], keypoint_numbers: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _parse_shape(numbers: Sequence[float], num_keypoint_values: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the relative box (4,) XYXY and, for a polygon, its corners (N, 2)."""
     values = np.array(numbers)
-    with_box = {4, 5, 4 + keypoint_numbers, 5 + keypoint_numbers}
-    if len(values) in with_box:
+    box_lengths = {4, 5, 4 + num_keypoint_values, 5 + num_keypoint_values}
+    if len(values) in box_lengths:
         return np.concatenate([values[:2] - values[2:4] / 2, values[:2] + values[2:4] / 2]), None
     if len(values) < 6 or len(values) % 2:
         raise ValueError(f"{len(values)} numbers follow the class; expected 4, or the corners of a polygon")
@@ -274,10 +278,10 @@ def _shape(numbers: Sequence[float], keypoint_numbers: int) -> tuple[np.ndarray,
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)]), corners
 
 
-def highest_class(places: Iterable[Path], root: Path) -> int:
+def find_highest_class(source_paths: Iterable[Path], root: Path) -> int:
     """Return the highest class index in the labels of image folders or image lists; -1 if there are no labels."""
     highest = -1
-    for image in _images(places, root, Content([], [], [])):
+    for image in _list_images(source_paths, root, DatasetContent([], [], [])):
         path = label_file(image)
         for text in read_text(path).splitlines() if path.is_file() else ():
             word = text.split()[:1]

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deim.data.datasets.checks import Content, Problem, is_box
 from deim.data.datasets.image_files import ImageFiles
-from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
 from deim.data.datasets.regions import Region, coco_region
-from deim.data.datasets.source import dataset_of
+from deim.data.datasets.registration import register_dataset
 from deim.data.datasets.text import read_json
+from deim.data.datasets.validation import DatasetContent, Problem, is_box
 from deim.errors import DatasetError
 
 
@@ -37,24 +37,24 @@ def coco_export_dataset(
     Raises:
         DatasetError: if the file is missing or malformed, or images do not exist. The message names the entry.
     """
-    classes = [str(one) for one in class_names]
+    classes = [str(name) for name in class_names]
     read = functools.partial(read_coco_export, json_file, image_root, classes)
-    return dataset_of(names, f"{json_file}, {image_root}, {classes}", read, max_invalid_records)
+    return register_dataset(names, f"{json_file}, {image_root}, {classes}", read, max_invalid_records)
 
 
-def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]) -> Content:
+def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]) -> DatasetContent:
     """Read the file; see :func:`coco_export_dataset`."""
     lists = read_lists(Path(json_file))
-    categories = {category.key: category.name for category in categories_of(lists, json_file)}
+    categories = {category.key: category.name for category in parse_categories(lists, json_file)}
     grouped: dict[str, list[Any]] = defaultdict(list)
     for annotation in lists["annotations"]:
-        grouped[_key(annotation, "image_id")].append(annotation)
-    listed = list(_listed(lists["images"], grouped, categories, json_file))
-    content = content_of(listed, class_names, ImageFiles(image_root), json_file)
-    known = {_key(image, "id") for image in lists["images"]}
-    for key in grouped.keys() - known:
-        what = f"{len(grouped[key])} annotations reference the image {key}, which is missing in 'images'"
-        content.problems.append(Problem(json_file, what, False))
+        grouped[_id_as_text(annotation, "image_id")].append(annotation)
+    images = list(_parse_images(lists["images"], grouped, categories, json_file))
+    content = build_content(images, class_names, ImageFiles(image_root), json_file)
+    image_ids = {_id_as_text(image, "id") for image in lists["images"]}
+    for key in grouped.keys() - image_ids:
+        message = f"{len(grouped[key])} annotations reference the image {key}, which is missing in 'images'"
+        content.problems.append(Problem(json_file, message, False))
     return content
 
 
@@ -91,7 +91,7 @@ class Category:
         self.key, self.name, self.parent = str(entry["id"]), str(entry["name"]), str(entry.get("supercategory"))
 
 
-def categories_of(lists: Mapping[str, list[Any]], source: str | Path) -> list[Category]:
+def parse_categories(lists: Mapping[str, list[Any]], source: str | Path) -> list[Category]:
     """Return the categories of a COCO file, in numerical order of their ids if all ids are numbers.
 
     Raises:
@@ -100,58 +100,60 @@ def categories_of(lists: Mapping[str, list[Any]], source: str | Path) -> list[Ca
     for number, entry in enumerate(lists["categories"], 1):
         if not isinstance(entry, dict) or not {"id", "name"} <= entry.keys():
             raise DatasetError(f"{source}: entry {number} of 'categories' has no id or no name")
-    found = [Category(entry) for entry in lists["categories"]]
-    if all(category.key.isdecimal() for category in found):
-        found.sort(key=lambda category: int(category.key))
-    return found
+    categories = [Category(entry) for entry in lists["categories"]]
+    if all(category.key.isdecimal() for category in categories):
+        categories.sort(key=lambda category: int(category.key))
+    return categories
 
 
-def _key(entry: Any, key: str) -> str:
+def _id_as_text(entry: Any, key: str) -> str:
     return str(entry.get(key)) if isinstance(entry, dict) else ""
 
 
-def _listed(
+def _parse_images(
     images: Sequence[Any], grouped: Mapping[str, list[Any]], categories: Mapping[str, str], source: str
-) -> Iterator[ListedImage | Problem]:
-    seen: set[str] = set()
+) -> Iterator[ParsedImage | Problem]:
+    seen_ids: set[str] = set()
     for number, image in enumerate(images, 1):
-        key = _key(image, "id")
-        if key in seen:
+        key = _id_as_text(image, "id")
+        if key in seen_ids:
             yield Problem(f"{source}, entry {number} of 'images'", f"duplicate id {key}", True)
             continue
-        seen.add(key)
-        result = parsed(_image, f"{source}, entry {number} of 'images'", image, source)
-        if isinstance(result, ListedImage):
+        seen_ids.add(key)
+        result = parse_entry(_image, f"{source}, entry {number} of 'images'", image, source)
+        if isinstance(result, ParsedImage):
             for annotation in grouped.get(key, ()):
-                found = _object(annotation, categories, f"{source}, {result.name}")
-                if isinstance(found, Problem):
-                    yield found
+                parsed_object = _object(annotation, categories, f"{source}, {result.name}")
+                if isinstance(parsed_object, Problem):
+                    yield parsed_object
                 else:
-                    result.objects.append(found)
+                    result.objects.append(parsed_object)
         yield result
 
 
-def _image(image: Mapping[str, Any], source: str) -> ListedImage:
+def _image(image: Mapping[str, Any], source: str) -> ParsedImage:
     name, number, height, width = image["file_name"], image["id"], image.get("height"), image.get("width")
     if not isinstance(name, str) or not name:
         raise ValueError(f"invalid file_name {name!r}")
     if not number and number != 0:
         raise ValueError(f"invalid id {number!r}")
     size = (int(height), int(width)) if height and width else None
-    return ListedImage(name, source, size, [], int(number) if str(number).isdecimal() else None)
+    return ParsedImage(name, source, size, [], int(number) if str(number).isdecimal() else None)
 
 
-def _object(annotation: Mapping[str, Any], categories: Mapping[str, str], place: str) -> ListedObject | Problem:
-    where = f"{place}, annotation {annotation.get('id')}"
+def _object(
+    annotation: Mapping[str, Any], categories: Mapping[str, str], image_location: str
+) -> ParsedObject | Problem:
+    location = f"{image_location}, annotation {annotation.get('id')}"
     category = str(annotation.get("category_id"))
     if category not in categories:
-        return Problem(where, f"the category_id {category} is missing in 'categories'", True)
+        return Problem(location, f"the category_id {category} is missing in 'categories'", True)
     try:
         region = _region(annotation)
-        crowd = bool(int(annotation.get("iscrowd") or 0) or int(annotation.get("ignore") or 0))
+        is_crowd = bool(int(annotation.get("iscrowd") or 0) or int(annotation.get("ignore") or 0))
     except (TypeError, ValueError, OverflowError) as error:
-        return Problem(where, str(error), True)
-    return ListedObject(categories[category], region, crowd)
+        return Problem(location, str(error), True)
+    return ParsedObject(categories[category], region, is_crowd)
 
 
 def _region(annotation: Mapping[str, Any]) -> Region:

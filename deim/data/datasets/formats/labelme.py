@@ -7,18 +7,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.found import Discovered, Format, Split, described, split_folders
+from deim.data.datasets.dataset_format import DiscoveredDataset, Format, Split, assemble_dataset, find_split_folders
 from deim.data.datasets.image_files import ImageFiles
-from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
-from deim.data.datasets.regions import Region, ellipse, mask, mask_of_picture, polygon, rectangle
-from deim.data.datasets.source import dataset_of, require_folder
-from deim.data.datasets.text import names_of, read_json
+from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
+from deim.data.datasets.regions import Region, decode_mask_image, ellipse, mask_region, polygon, rectangle
+from deim.data.datasets.registration import register_dataset, require_folder
+from deim.data.datasets.text import read_class_names, read_json
+from deim.data.datasets.validation import DatasetContent, Problem
 from deim.errors import DatasetError
 
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 # Entries of labelme's label list that are not classes.
-_NO_CLASSES = ("__ignore__", "_background_")
+_NOT_CLASSES = ("__ignore__", "_background_")
 
 
 def labelme_dataset(
@@ -42,42 +42,42 @@ def labelme_dataset(
     Raises:
         DatasetError: if files are missing or malformed. The message names the file.
     """
-    classes = [str(one) for one in class_names]
+    classes = [str(name) for name in class_names]
     read = functools.partial(read_labelme, annotation_root, image_root, classes)
-    return dataset_of(names, f"{annotation_root}, {image_root}, {classes}", read, max_invalid_records)
+    return register_dataset(names, f"{annotation_root}, {image_root}, {classes}", read, max_invalid_records)
 
 
-def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[str]) -> Content:
+def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[str]) -> DatasetContent:
     """Read the files; see :func:`labelme_dataset`."""
     require_folder(Path(annotation_root))
-    images, files = ImageFiles(image_root), _files(Path(annotation_root))
+    images, files = ImageFiles(image_root), _list_json_files(Path(annotation_root))
 
-    def listed() -> Iterator[ListedImage | Problem]:
+    def parse_images() -> Iterator[ParsedImage | Problem]:
         for path in files:
-            yield parsed(_image, str(path), path, Path(annotation_root), images)
+            yield parse_entry(_image, str(path), path, Path(annotation_root), images)
 
-    content = content_of(listed(), class_names, images, annotation_root)
-    content.notes += images.note_without(files, "JSON")
+    content = build_content(parse_images(), class_names, images, annotation_root)
+    content.notes += images.describe_unannotated_images(files, "JSON")
     return content
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_json_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".json" and path.is_file())
 
 
-def _image(path: Path, root: Path, images: ImageFiles) -> ListedImage:
+def _image(path: Path, root: Path, images: ImageFiles) -> ParsedImage:
     content = read_json(path)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (int(height), int(width)) if height and width else None
-    inside = path.parent.relative_to(root)
-    written = str(content["imagePath"])
-    beside = images.find_stem((inside / path.stem).as_posix())
-    name = written if beside is None else beside.relative_to(images.root).as_posix()
-    found = ListedImage(name, str(path), size)
+    subfolder = path.parent.relative_to(root)
+    listed_name = str(content["imagePath"])
+    image_path = images.find_by_stem((subfolder / path.stem).as_posix())
+    name = listed_name if image_path is None else image_path.relative_to(images.root).as_posix()
+    parsed_image = ParsedImage(name, str(path), size)
     for shape in content["shapes"]:
         if shape.get("shape_type") not in _WITHOUT_AREA:
-            found.objects.append(ListedObject(str(shape["label"]), _region(shape, size)))
-    return found
+            parsed_image.objects.append(ParsedObject(str(shape["label"]), _region(shape, size)))
+    return parsed_image
 
 
 def _region(shape: Mapping[str, Any], size: tuple[int, int] | None) -> Region:
@@ -89,14 +89,14 @@ def _region(shape: Mapping[str, Any], size: tuple[int, int] | None) -> Region:
         radius = ((edge_x - x) ** 2 + (edge_y - y) ** 2) ** 0.5
         return ellipse(x, y, radius, radius)
     if kind == "mask":
-        return mask(mask_of_picture(shape["mask"]), int(points[0][0]), int(points[0][1]), size)
+        return mask_region(decode_mask_image(shape["mask"]), int(points[0][0]), int(points[0][1]), size)
     return polygon(points)
 
 
-def _signs(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place] if place.suffix.lower() == ".json" and _is_labelme(place) else []
-    folders = [place, *split_folders(place).values()]
+def _find_matches(dataset_path: Path) -> list[Path]:
+    if dataset_path.is_file():
+        return [dataset_path] if dataset_path.suffix.lower() == ".json" and _is_labelme(dataset_path) else []
+    folders = [dataset_path, *find_split_folders(dataset_path).values()]
     folders += [folder / name for folder in folders[:] for name in ("labels", "annotations", "json", "ann")]
     return [folder for folder in folders if folder.is_dir() and _has_labelme(folder)]
 
@@ -110,29 +110,31 @@ def _is_labelme(path: Path) -> bool:
     return b'"shapes"' in content and b'"imagePath"' in content
 
 
-def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
-    if place.is_file():
-        raise DatasetError(f"{place} is the labelme file of a single image; pass the folder that contains all files")
+def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
+    if dataset_path.is_file():
+        raise DatasetError(
+            f"{dataset_path} is the labelme file of a single image; pass the folder that contains all files"
+        )
     splits = {}
-    inside = {folder: name for name, folder in split_folders(place).items()}
-    for folder in signs:
-        owner = next((one for one in (folder, folder.parent) if one in inside), None)
-        beside = folder if folder in (place, *inside) else folder.parent
-        arguments = {"annotation_root": str(folder), "image_root": str(images or beside)}
-        splits[inside[owner] if owner is not None else "all"] = Split(labelme_dataset, arguments)
+    split_names = {folder: name for name, folder in find_split_folders(dataset_path).items()}
+    for folder in matches:
+        split_folder = next((candidate for candidate in (folder, folder.parent) if candidate in split_names), None)
+        default_root = folder if folder in (dataset_path, *split_names) else folder.parent
+        arguments = {"annotation_root": str(folder), "image_root": str(image_root or default_root)}
+        splits[split_names[split_folder] if split_folder is not None else "all"] = Split(labelme_dataset, arguments)
     notes: list[str] = []
-    classes = _classes(place, [Path(split.arguments["annotation_root"]) for split in splits.values()], notes)
+    classes = _classes(dataset_path, [Path(split.arguments["annotation_root"]) for split in splits.values()], notes)
     for split in splits.values():
         split.arguments["class_names"] = classes
-    return described("labelme", place, classes, splits, notes)
+    return assemble_dataset("labelme", dataset_path, classes, splits, notes)
 
 
-def _classes(place: Path, folders: Sequence[Path], notes: list[str]) -> list[str]:
-    listed = place / "labels.txt"
-    if listed.is_file():
-        return [name for name in names_of(listed) if name not in _NO_CLASSES]
+def _classes(dataset_path: Path, folders: Sequence[Path], notes: list[str]) -> list[str]:
+    label_list = dataset_path / "labels.txt"
+    if label_list.is_file():
+        return [name for name in read_class_names(label_list) if name not in _NOT_CLASSES]
     names: set[str] = set()
-    files = [path for folder in folders for path in _files(folder)]
+    files = [path for folder in folders for path in _list_json_files(folder)]
     for path in tqdm(files, "reading class names", delay=2, mininterval=2, unit="file"):
         try:
             shapes = read_json(path)["shapes"]
@@ -143,4 +145,4 @@ def _classes(place: Path, folders: Sequence[Path], notes: list[str]) -> list[str
     return sorted(names)
 
 
-LABELME = Format("labelme", "labelme JSON files, one per image", _signs, _describe, takes_images=True)
+LABELME = Format("labelme", "labelme JSON files, one per image", _find_matches, _describe, accepts_image_root=True)

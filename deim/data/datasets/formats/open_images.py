@@ -6,13 +6,21 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.found import Discovered, Format, Split, chosen, described, split_of, subfolders
+from deim.data.datasets.dataset_format import (
+    DiscoveredDataset,
+    Format,
+    Split,
+    assemble_dataset,
+    infer_split,
+    list_subfolders,
+    select_splits,
+)
 from deim.data.datasets.image_files import ImageFiles
-from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
 from deim.data.datasets.regions import Region
-from deim.data.datasets.source import dataset_of, require_file
+from deim.data.datasets.registration import register_dataset, require_file
 from deim.data.datasets.text import read_text
+from deim.data.datasets.validation import DatasetContent, Problem
 from deim.data.image import image_size
 from deim.errors import DatasetError
 
@@ -47,28 +55,28 @@ def open_images_dataset(
     Raises:
         DatasetError: if the file is missing or malformed. The message names the image.
     """
-    classes = [str(one) for one in class_names]
+    classes = [str(name) for name in class_names]
     read = functools.partial(read_open_images, annotation_file, image_root, classes, dict(label_names))
-    return dataset_of(names, f"{annotation_file}, {image_root}, {classes}", read, max_invalid_records)
+    return register_dataset(names, f"{annotation_file}, {image_root}, {classes}", read, max_invalid_records)
 
 
 def read_open_images(
     annotation_file: str, image_root: str, class_names: Sequence[str], label_names: Mapping[str, str]
-) -> Content:
+) -> DatasetContent:
     """Read the file; see :func:`open_images_dataset`."""
     files = ImageFiles(image_root)
     images: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for line, row in _rows(Path(annotation_file)):
         images.setdefault(row["ImageID"], []).append((line, row))
-    present = {image: path for image in images if (path := files.find_stem(image)) is not None}
+    present = {image: path for image in images if (path := files.find_by_stem(image)) is not None}
 
-    def listed() -> Iterator[ListedImage | Problem]:
+    def parse_images() -> Iterator[ParsedImage | Problem]:
         for image, path in present.items():
-            yield parsed(
+            yield parse_entry(
                 _image, f"{annotation_file}, image {image}", image, path, images[image], annotation_file, label_names
             )
 
-    content = content_of(listed(), class_names, files, annotation_file, by_stem=True)
+    content = build_content(parse_images(), class_names, files, annotation_file, by_stem=True)
     if len(present) < len(images):
         left_out = len(images) - len(present)
         content.notes.append(
@@ -94,21 +102,23 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _image(
     image: str, path: Path, rows: Sequence[tuple[int, dict[str, str]]], source: str, label_names: Mapping[str, str]
-) -> ListedImage:
+) -> ParsedImage:
     height, width = image_size(str(path))
-    found = ListedImage(image, source, (height, width))
+    parsed_image = ParsedImage(image, source, (height, width))
     for line, row in rows:
         left, top, right, bottom = (float(row[edge]) for edge in _EDGES)
         region = Region([left * width, top * height, right * width, bottom * height])
         label = row["LabelName"]
-        found.objects.append(ListedObject(label_names.get(label, label), region, row.get("IsGroupOf") == "1", line))
-    return found
+        parsed_image.objects.append(
+            ParsedObject(label_names.get(label, label), region, row.get("IsGroupOf") == "1", line)
+        )
+    return parsed_image
 
 
-def _signs(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place] if place.suffix.lower() == ".csv" and _has_boxes(place) else []
-    folders = [place, *subfolders(place)][:50]
+def _find_matches(dataset_path: Path) -> list[Path]:
+    if dataset_path.is_file():
+        return [dataset_path] if dataset_path.suffix.lower() == ".csv" and _has_boxes(dataset_path) else []
+    folders = [dataset_path, *list_subfolders(dataset_path)][:50]
     folders += [folder / "labels" for folder in folders[1:]]
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.csv"))[:50]]
     return [path for path in files if _has_boxes(path)]
@@ -120,42 +130,44 @@ def _has_boxes(file: Path) -> bool:
     return set(_COLUMNS) <= set(header)
 
 
-def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
+def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
     files: dict[str, Path] = {}
-    for file in signs:
-        files.setdefault("all" if place.is_file() else _split_name(file, place), file)
-    labels = _label_names(place if place.is_dir() else place.parent)
-    used = {row["LabelName"] for name in chosen(files) if name for _, row in _rows(files[name])}
-    order = [label for label in labels if label in used] + sorted(used - labels.keys())
+    for file in matches:
+        files.setdefault("all" if dataset_path.is_file() else _split_name(file, dataset_path), file)
+    labels = _label_names(dataset_path if dataset_path.is_dir() else dataset_path.parent)
+    used_labels = {row["LabelName"] for name in select_splits(files) if name for _, row in _rows(files[name])}
+    order = [label for label in labels if label in used_labels] + sorted(used_labels - labels.keys())
     classes = list(dict.fromkeys(labels.get(label, label) for label in order))
     notes = [] if labels else ["no class-descriptions*.csv found; using label codes as class names"]
     splits = {}
     for name, file in files.items():
-        folder = place if place.is_dir() else place.parent
-        places = (folder / name / "data", folder / name, folder / "images" / name, folder / "images")
-        root = images or next((one for one in places if one.is_dir()), folder)
+        folder = dataset_path if dataset_path.is_dir() else dataset_path.parent
+        candidates = (folder / name / "data", folder / name, folder / "images" / name, folder / "images")
+        root = image_root or next((candidate for candidate in candidates if candidate.is_dir()), folder)
         arguments = {"annotation_file": str(file), "image_root": str(root), "class_names": classes}
         names = {label: labels[label] for label in order if label in labels}
         splits[name] = Split(open_images_dataset, arguments | {"label_names": names})
-    return described("Open Images", place, classes, splits, notes)
+    return assemble_dataset("Open Images", dataset_path, classes, splits, notes)
 
 
-def _split_name(file: Path, place: Path) -> str:
+def _split_name(file: Path, root: Path) -> str:
     """Return the split of a file such as ``oidv6-train-annotations-bbox.csv``, by its name or its folder."""
     words = file.stem.lower().replace("_", "-").split("-")
-    return split_of(Path(*file.parts[:-1], next((w for w in words if w in _WORDS), file.stem)), place) or file.stem
+    return (
+        infer_split(Path(*file.parts[:-1], next((w for w in words if w in _SPLIT_WORDS), file.stem)), root) or file.stem
+    )
 
 
-_WORDS = ("train", "validation", "val", "test")
+_SPLIT_WORDS = ("train", "validation", "val", "test")
 
 
 def _label_names(folder: Path) -> dict[str, str]:
     """Read class names by code from ``class-descriptions*.csv`` or ``classes.csv``, up to two levels below a folder."""
     patterns = ("*class-descriptions*.csv", "classes.csv")
-    below = itertools.chain.from_iterable(
-        folder.glob(f"{deep}{one}") for one in patterns for deep in ("", "*/", "*/*/")
+    candidates = itertools.chain.from_iterable(
+        folder.glob(f"{levels}{pattern}") for pattern in patterns for levels in ("", "*/", "*/*/")
     )
-    file = next(iter(sorted(below)), None)
+    file = next(iter(sorted(candidates)), None)
     if file is None:
         return {}
     rows = [row for row in csv.reader(read_text(file).splitlines()) if len(row) >= 2]
@@ -163,5 +175,9 @@ def _label_names(folder: Path) -> dict[str, str]:
 
 
 OPEN_IMAGES = Format(
-    "Open Images", "a CSV file with ImageID, LabelName and XMin to YMax", _signs, _describe, takes_images=True
+    "Open Images",
+    "a CSV file with ImageID, LabelName and XMin to YMax",
+    _find_matches,
+    _describe,
+    accepts_image_root=True,
 )

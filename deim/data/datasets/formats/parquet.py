@@ -12,12 +12,12 @@ from typing import Any
 from iopath.common.file_io import file_lock, get_cache_dir
 from tqdm import tqdm
 
-from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.found import SPLITS, Discovered, Format, Split, described
+from deim.data.datasets.dataset_format import SPLITS, DiscoveredDataset, Format, Split, assemble_dataset
 from deim.data.datasets.image_files import ImageFiles
-from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
 from deim.data.datasets.regions import Region
-from deim.data.datasets.source import dataset_of
+from deim.data.datasets.registration import register_dataset
+from deim.data.datasets.validation import DatasetContent, Problem
 from deim.errors import DatasetError
 
 _CLASS_KEYS = ("category", "categories", "label", "labels", "category_id", "class", "classes")
@@ -47,44 +47,46 @@ def parquet_dataset(
     Raises:
         DatasetError: if files are missing or malformed, or pyarrow is not installed. The message names file and row.
     """
-    classes = [str(one) for one in class_names]
+    classes = [str(name) for name in class_names]
     read = functools.partial(read_parquet, list(files), classes, corners)
-    return dataset_of(names, f"{list(files)}, {classes}, corners: {corners}", read, max_invalid_records)
+    return register_dataset(names, f"{list(files)}, {classes}, corners: {corners}", read, max_invalid_records)
 
 
-def read_parquet(files: Sequence[str], class_names: Sequence[str], corners: bool) -> Content:
+def read_parquet(files: Sequence[str], class_names: Sequence[str], corners: bool) -> DatasetContent:
     """Read the files; see :func:`parquet_dataset`."""
-    folders = {file: _unpacked(Path(file)) for file in files}
+    folders = {file: _extract_images(Path(file)) for file in files}
 
-    def listed() -> Iterator[ListedImage | Problem]:
+    def parse_images() -> Iterator[ParsedImage | Problem]:
         for file, folder in folders.items():
             columns = _Columns(Path(file))
             for row, value in enumerate(columns.rows(columns.objects)):
-                place = f"{file}, row {row}"
-                yield parsed(_image, place, f"{folder.name}/{row:08d}", file, value, columns, class_names, corners)
+                location = f"{file}, row {row}"
+                yield parse_entry(
+                    _image, location, f"{folder.name}/{row:08d}", file, value, columns, class_names, corners
+                )
 
     root = next(iter(folders.values())).parent
-    return content_of(listed(), class_names, ImageFiles(root), ", ".join(files), by_stem=True)
+    return build_content(parse_images(), class_names, ImageFiles(root), ", ".join(files), by_stem=True)
 
 
 def _image(
     stem: str, file: str, value: Any, columns: "_Columns", class_names: Sequence[str], corners: bool
-) -> ListedImage:
-    found = ListedImage(stem, file)
-    for box, label in _pairs(value, columns):
+) -> ParsedImage:
+    parsed_image = ParsedImage(stem, file)
+    for box, label in _box_class_pairs(value, columns):
         x, y, a, b = (float(number) for number in box)
         region = Region([x, y, a, b] if corners else [x, y, x + a, y + b])
         if isinstance(label, int):
             label = class_names[label] if 0 <= label < len(class_names) else str(label)
-        found.objects.append(ListedObject(str(label), region))
-    return found
+        parsed_image.objects.append(ParsedObject(str(label), region))
+    return parsed_image
 
 
-def _pairs(value: Any, columns: "_Columns") -> Iterable[tuple[Any, Any]]:
+def _box_class_pairs(value: Any, columns: "_Columns") -> Iterable[tuple[Any, Any]]:
     """Return the (box, class) pairs of a row, which is a dict of lists or a list of dicts."""
     if isinstance(value, dict):
         return zip(value[columns.box] or (), value[columns.label] or (), strict=True)
-    return [(one[columns.box], one[columns.label]) for one in value or ()]
+    return [(entry[columns.box], entry[columns.label]) for entry in value or ()]
 
 
 class _Columns:
@@ -97,25 +99,25 @@ class _Columns:
     """
 
     def __init__(self, file: Path):
-        self.path, self.file = file, _opened(file)
+        self.path, self.file = file, _open(file)
         schema = self.file.schema_arrow
         if "image" not in schema.names:
             raise DatasetError(f"{file}: the column 'image' is missing; the columns are {', '.join(schema.names)}")
-        self.objects = self._one_of(_OBJECT_COLUMNS, schema.names, "columns")
+        self.objects = self._find_name(_OBJECT_COLUMNS, schema.names, "columns")
         inner = schema.field(self.objects).type
         while hasattr(inner, "value_type"):
             inner = inner.value_type
         keys = [inner.field(i).name for i in range(getattr(inner, "num_fields", 0))]
-        self.box, self.label = self._one_of(_BOX_KEYS, keys, "keys"), self._one_of(_CLASS_KEYS, keys, "keys")
+        self.box, self.label = self._find_name(_BOX_KEYS, keys, "keys"), self._find_name(_CLASS_KEYS, keys, "keys")
         self.names = _class_names((schema.metadata or {}).get(b"huggingface"), self.objects, self.label)
 
-    def _one_of(self, wanted: Sequence[str], there: Sequence[str], what: str) -> str:
-        found = next((one for one in wanted if one in there), None)
-        if found is None:
+    def _find_name(self, candidates: Sequence[str], present: Sequence[str], kind: str) -> str:
+        name = next((candidate for candidate in candidates if candidate in present), None)
+        if name is None:
             raise DatasetError(
-                f"{self.path}: expected one of {', '.join(wanted)}; the {what} are {', '.join(there) or 'none'}"
+                f"{self.path}: expected one of {', '.join(candidates)}; the {kind} are {', '.join(present) or 'none'}"
             )
-        return found
+        return name
 
     def rows(self, column: str) -> Iterator[Any]:
         """Yield the values of a column, row by row."""
@@ -126,7 +128,7 @@ class _Columns:
             raise DatasetError(f"{self.path} cannot be read: {error}") from error
 
 
-def _opened(file: Path) -> Any:
+def _open(file: Path) -> Any:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -143,22 +145,22 @@ def _class_names(metadata: bytes | None, column: str, key: str) -> list[str] | N
         node = json.loads(metadata or b"{}")["info"]["features"][column]
     except (KeyError, TypeError, ValueError):
         return None
-    return _names_below(node, key, False)
+    return _find_class_names(node, key, False)
 
 
-def _names_below(node: Any, key: str, inside: bool) -> list[str] | None:
+def _find_class_names(node: Any, key: str, is_inside: bool) -> list[str] | None:
     if isinstance(node, dict):
-        if inside and isinstance(node.get("names"), list):
+        if is_inside and isinstance(node.get("names"), list):
             return [str(name) for name in node["names"]]
-        found = (_names_below(value, key, inside or name == key) for name, value in node.items())
+        results = (_find_class_names(value, key, is_inside or name == key) for name, value in node.items())
     elif isinstance(node, list):
-        found = (_names_below(value, key, inside) for value in node)
+        results = (_find_class_names(value, key, is_inside) for value in node)
     else:
         return None
-    return next((names for names in found if names), None)
+    return next((names for names in results if names), None)
 
 
-def _unpacked(file: Path) -> Path:
+def _extract_images(file: Path) -> Path:
     """Return the cache folder with the images of a file; extract them if necessary."""
     state = file.stat()
     key = hashlib.blake2b(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode(), digest_size=8).hexdigest()
@@ -180,20 +182,20 @@ def _suffix(data: bytes) -> str:
     return next((suffix for start, suffix in _SIGNATURES.items() if data.startswith(start)), ".jpg")
 
 
-def _signs(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place] if place.suffix.lower() == ".parquet" else []
-    return sorted(path for deep in ("", "*/", "*/*/") for path in place.glob(f"{deep}*.parquet"))
+def _find_matches(dataset_path: Path) -> list[Path]:
+    if dataset_path.is_file():
+        return [dataset_path] if dataset_path.suffix.lower() == ".parquet" else []
+    return sorted(path for levels in ("", "*/", "*/*/") for path in dataset_path.glob(f"{levels}*.parquet"))
 
 
-def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
+def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
     groups: dict[str, list[str]] = {}
-    for file in signs:
+    for file in matches:
         groups.setdefault(_split_name(file), []).append(str(file))
-    columns = _Columns(signs[0])
+    columns = _Columns(matches[0])
     notes: list[str] = []
-    classes = columns.names or _found_classes(signs, notes)
-    corners = _are_corners(columns)
+    classes = columns.names or _classes_in_objects(matches, notes)
+    corners = _boxes_are_xyxy(columns)
     if corners:
         notes.append(
             "reading boxes as left, top, right, bottom: as left, top, width, height they would exceed the images"
@@ -202,7 +204,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
         name: Split(parquet_dataset, {"files": files, "class_names": classes, "corners": corners})
         for name, files in groups.items()
     }
-    return described("Parquet", place, classes, splits, notes)
+    return assemble_dataset("Parquet", dataset_path, classes, splits, notes)
 
 
 def _split_name(file: Path) -> str:
@@ -211,14 +213,14 @@ def _split_name(file: Path) -> str:
     return next((word for word in words if word in SPLITS), "all")
 
 
-def _found_classes(files: Sequence[Path], notes: list[str]) -> list[str]:
+def _classes_in_objects(files: Sequence[Path], notes: list[str]) -> list[str]:
     """Return the classes that occur in the objects: names, or all numbers up to the highest."""
     values = set()
     for file in files:
         columns = _Columns(file)
         for row, value in enumerate(columns.rows(columns.objects)):
             try:
-                values |= {label for _, label in _pairs(value, columns)}
+                values |= {label for _, label in _box_class_pairs(value, columns)}
             except (TypeError, ValueError, KeyError) as error:
                 raise DatasetError(f"{file}, row {row}: {error}") from error
     if values and all(isinstance(value, int) for value in values):
@@ -228,23 +230,23 @@ def _found_classes(files: Sequence[Path], notes: list[str]) -> list[str]:
     return sorted(str(value) for value in values)
 
 
-def _are_corners(columns: _Columns) -> bool:
+def _boxes_are_xyxy(columns: _Columns) -> bool:
     """Return whether boxes are XYXY: as XYXY all have positive sides, and as XYWH some exceed their images."""
-    there = columns.file.schema_arrow.names
-    if not {"width", "height"} <= set(there):
+    column_names = columns.file.schema_arrow.names
+    if not {"width", "height"} <= set(column_names):
         return False
-    leaves = False
+    exceeds_image = False
     rows = zip(*(columns.rows(column) for column in (columns.objects, "width", "height")), strict=True)
     for row, (value, width, height) in enumerate(rows):
         try:
-            for box, _ in _pairs(value, columns):
+            for box, _ in _box_class_pairs(value, columns):
                 x, y, a, b = box
                 if a <= x or b <= y:
                     return False
-                leaves |= x + a > width + 1 or y + b > height + 1
+                exceeds_image |= x + a > width + 1 or y + b > height + 1
         except (TypeError, ValueError, KeyError) as error:
             raise DatasetError(f"{columns.path}, row {row}: {error}") from error
-    return leaves
+    return exceeds_image
 
 
-PARQUET = Format("Parquet", "Hugging Face's train-*.parquet, in the folder or in data/", _signs, _describe)
+PARQUET = Format("Parquet", "Hugging Face's train-*.parquet, in the folder or in data/", _find_matches, _describe)

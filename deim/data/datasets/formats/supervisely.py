@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.found import SPLITS, Discovered, Format, Split, described
+from deim.data.datasets.dataset_format import SPLITS, DiscoveredDataset, Format, Split, assemble_dataset
 from deim.data.datasets.image_files import ImageFiles
-from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
-from deim.data.datasets.regions import Region, mask, mask_of_picture, polygon, rectangle
-from deim.data.datasets.source import dataset_of, require_folder
+from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
+from deim.data.datasets.regions import Region, decode_mask_image, mask_region, polygon, rectangle
+from deim.data.datasets.registration import register_dataset, require_folder
 from deim.data.datasets.text import read_json
+from deim.data.datasets.validation import DatasetContent, Problem
 from deim.errors import DatasetError
 
 _SHAPES = ("rectangle", "polygon", "bitmap")
@@ -38,75 +38,79 @@ def supervisely_dataset(
     Raises:
         DatasetError: if files are missing or malformed. The message names the file.
     """
-    classes = [str(one) for one in class_names]
+    classes = [str(name) for name in class_names]
     read = functools.partial(read_supervisely, root, list(folders), classes)
-    return dataset_of(names, f"{root}, {list(folders)}, {classes}", read, max_invalid_records)
+    return register_dataset(names, f"{root}, {list(folders)}, {classes}", read, max_invalid_records)
 
 
-def read_supervisely(root: str, folders: Sequence[str], class_names: Sequence[str]) -> Content:
+def read_supervisely(root: str, folders: Sequence[str], class_names: Sequence[str]) -> DatasetContent:
     """Read the datasets; see :func:`supervisely_dataset`."""
 
-    def listed() -> Iterator[ListedImage | Problem]:
+    def parse_images() -> Iterator[ParsedImage | Problem]:
         for folder in folders:
             require_folder(Path(root, folder, "ann"))
             for path in sorted(Path(root, folder, "ann").glob("*.json")):
-                yield parsed(_image, str(path), path, f"{folder}/img/{path.stem}")
+                yield parse_entry(_image, str(path), path, f"{folder}/img/{path.stem}")
 
-    return content_of(listed(), class_names, ImageFiles(root), root)
+    return build_content(parse_images(), class_names, ImageFiles(root), root)
 
 
-def _image(path: Path, name: str) -> ListedImage:
+def _image(path: Path, name: str) -> ParsedImage:
     content = read_json(path)
     size = (int(content["size"]["height"]), int(content["size"]["width"]))
-    found = ListedImage(name, str(path), size)
-    for one in content["objects"]:
-        if one.get("geometryType") in _SHAPES:
-            found.objects.append(ListedObject(str(one["classTitle"]), _region(one, size)))
-    return found
+    parsed_image = ParsedImage(name, str(path), size)
+    for shape in content["objects"]:
+        if shape.get("geometryType") in _SHAPES:
+            parsed_image.objects.append(ParsedObject(str(shape["classTitle"]), _region(shape, size)))
+    return parsed_image
 
 
-def _region(found: Mapping[str, Any], size: tuple[int, int]) -> Region:
-    if found["geometryType"] == "bitmap":
-        left, top = found["bitmap"]["origin"]
-        return mask(mask_of_picture(found["bitmap"]["data"], compressed=True), int(left), int(top), size)
-    points = found["points"]["exterior"]
-    if found["geometryType"] == "rectangle":
+def _region(shape: Mapping[str, Any], size: tuple[int, int]) -> Region:
+    if shape["geometryType"] == "bitmap":
+        left, top = shape["bitmap"]["origin"]
+        return mask_region(decode_mask_image(shape["bitmap"]["data"], compressed=True), int(left), int(top), size)
+    points = shape["points"]["exterior"]
+    if shape["geometryType"] == "rectangle":
         (left, top), (right, bottom) = points
         return rectangle(left, top, right + 1, bottom + 1)
     return polygon(points)
 
 
-def _signs(place: Path) -> list[Path]:
-    return [place / "meta.json"] if (place / "meta.json").is_file() and _folders(place) else []
+def _find_matches(dataset_path: Path) -> list[Path]:
+    return [dataset_path / "meta.json"] if (dataset_path / "meta.json").is_file() and _folders(dataset_path) else []
 
 
-def _folders(place: Path) -> list[str]:
+def _folders(root: Path) -> list[str]:
     """Return the dataset folders, which may be nested."""
-    found = [*place.glob("ann"), *place.glob("*/ann"), *place.glob("*/datasets/*/ann")]
-    return sorted(path.parent.relative_to(place).as_posix() for path in found if (path.parent / "img").is_dir())
+    annotation_folders = [*root.glob("ann"), *root.glob("*/ann"), *root.glob("*/datasets/*/ann")]
+    return sorted(
+        path.parent.relative_to(root).as_posix() for path in annotation_folders if (path.parent / "img").is_dir()
+    )
 
 
-def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
-    meta = read_json(signs[0])
+def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
+    meta = read_json(matches[0])
     try:
-        classes = [str(one["title"]) for one in meta["classes"] if one.get("shape") not in ("point", "line", "graph")]
+        classes = [
+            str(entry["title"]) for entry in meta["classes"] if entry.get("shape") not in ("point", "line", "graph")
+        ]
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"{signs[0]} is not a Supervisely meta.json: it has no list of classes with titles"
+            f"{matches[0]} is not a Supervisely meta.json: it has no list of classes with titles"
         ) from error
-    folders, notes = _folders(place), []
-    named = {one.lower(): [one] for one in folders if one.lower() in SPLITS}
-    if named and len(named) == len(folders):
-        groups = named
+    folders, notes = _folders(dataset_path), []
+    by_split = {folder.lower(): [folder] for folder in folders if folder.lower() in SPLITS}
+    if by_split and len(by_split) == len(folders):
+        groups = by_split
     else:
         groups = {"all": folders}
         if len(folders) > 1:
             notes.append(f"the datasets {', '.join(folders)} are not named like splits and are merged")
     splits = {
-        name: Split(supervisely_dataset, {"root": str(place), "folders": group, "class_names": classes})
+        name: Split(supervisely_dataset, {"root": str(dataset_path), "folders": group, "class_names": classes})
         for name, group in groups.items()
     }
-    return described("Supervisely", place, classes, splits, notes)
+    return assemble_dataset("Supervisely", dataset_path, classes, splits, notes)
 
 
-SUPERVISELY = Format("Supervisely", "meta.json with <dataset>/ann and <dataset>/img", _signs, _describe)
+SUPERVISELY = Format("Supervisely", "meta.json with <dataset>/ann and <dataset>/img", _find_matches, _describe)

@@ -9,17 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deim.data.datasets.checks import Content, Problem
-from deim.data.datasets.found import Discovered, Format, Split, chosen, described, split_of, subfolders
+from deim.data.datasets.dataset_format import (
+    DiscoveredDataset,
+    Format,
+    Split,
+    assemble_dataset,
+    infer_split,
+    list_subfolders,
+    select_splits,
+)
 from deim.data.datasets.image_files import ImageFiles
-from deim.data.datasets.listed import ListedImage, ListedObject, content_of, parsed
+from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
 from deim.data.datasets.regions import Region, ellipse, polygon, rectangle
-from deim.data.datasets.source import dataset_of
+from deim.data.datasets.registration import register_dataset
 from deim.data.datasets.text import read_json, read_text
+from deim.data.datasets.validation import DatasetContent, Problem
 from deim.errors import DatasetError
 
 # Common names of the attribute that holds the class.
-_USUAL = ("label", "class", "name", "category", "type", "object", "class_name", "label_name")
+_CLASS_ATTRIBUTES = ("label", "class", "name", "category", "type", "object", "class_name", "label_name")
 # Class of all regions if regions have no attributes.
 _ONLY_CLASS = "object"
 _SHAPES = ("rect", "polygon", "circle", "ellipse")
@@ -51,21 +59,30 @@ def via_dataset(
     Raises:
         DatasetError: if the file is missing or malformed, or images do not exist. The message names the image.
     """
-    classes = [str(one) for one in class_names]
+    classes = [str(name) for name in class_names]
     read = functools.partial(read_via, annotation_file, image_root, classes, attribute)
-    return dataset_of(names, f"{annotation_file}, {image_root}, {attribute}, {classes}", read, max_invalid_records)
+    return register_dataset(
+        names, f"{annotation_file}, {image_root}, {attribute}, {classes}", read, max_invalid_records
+    )
 
 
-def read_via(annotation_file: str, image_root: str, class_names: Sequence[str], attribute: str | None) -> Content:
+def read_via(
+    annotation_file: str, image_root: str, class_names: Sequence[str], attribute: str | None
+) -> DatasetContent:
     """Read the file; see :func:`via_dataset`."""
 
-    def listed() -> Iterator[ListedImage | Problem]:
-        for number, (written, regions) in enumerate(_entries(Path(annotation_file)), 1):
-            yield parsed(
-                _image, f"{annotation_file}, image {written or number}", written, regions, annotation_file, attribute
+    def parse_images() -> Iterator[ParsedImage | Problem]:
+        for number, (listed_name, regions) in enumerate(_entries(Path(annotation_file)), 1):
+            yield parse_entry(
+                _image,
+                f"{annotation_file}, image {listed_name or number}",
+                listed_name,
+                regions,
+                annotation_file,
+                attribute,
             )
 
-    return content_of(listed(), class_names, ImageFiles(image_root), annotation_file)
+    return build_content(parse_images(), class_names, ImageFiles(image_root), annotation_file)
 
 
 def _entries(file: Path) -> Iterator[tuple[Any, Any]]:
@@ -75,7 +92,7 @@ def _entries(file: Path) -> Iterator[tuple[Any, Any]]:
         DatasetError: if the whole file is malformed.
     """
     if file.suffix.lower() == ".csv":
-        yield from _entries_of_table(file)
+        yield from _csv_entries(file)
         return
     content = read_json(file)
     if isinstance(content, dict):
@@ -88,33 +105,33 @@ def _entries(file: Path) -> Iterator[tuple[Any, Any]]:
         yield entry["filename"], entry["regions"]
 
 
-def _entries_of_table(file: Path) -> Iterator[tuple[Any, Any]]:
+def _csv_entries(file: Path) -> Iterator[tuple[Any, Any]]:
     images: dict[str, list[Any]] = defaultdict(list)
     for number, row in enumerate(csv.DictReader(read_text(file).splitlines()), 2):
-        written = row.get("filename") or row.get("#filename")
-        if not written:
+        listed_name = row.get("filename") or row.get("#filename")
+        if not listed_name:
             raise DatasetError(f"{file}:{number}: the filename is missing")
         try:
             region = {key: json.loads(row.get(key) or "{}") for key in ("region_shape_attributes", "region_attributes")}
         except (ValueError, RecursionError) as error:
             raise DatasetError(f"{file}:{number}: the attributes are not valid JSON: {error}") from error
-        images[written] += [region] if region["region_shape_attributes"] else []
+        images[listed_name] += [region] if region["region_shape_attributes"] else []
     yield from images.items()
 
 
-def _image(written: Any, regions: Any, source: str, attribute: str | None) -> ListedImage:
-    if not isinstance(written, str):
-        raise ValueError(f"invalid filename {written!r}")
-    found = ListedImage(written, source)
+def _image(listed_name: Any, regions: Any, source: str, attribute: str | None) -> ParsedImage:
+    if not isinstance(listed_name, str):
+        raise ValueError(f"invalid filename {listed_name!r}")
+    parsed_image = ParsedImage(listed_name, source)
     # In VIA 1, regions are a dict with numbers as keys.
     for region in regions.values() if isinstance(regions, dict) else regions:
-        shape = _shape_of(region)
+        shape = _shape_attributes(region)
         if shape.get("name") in _SHAPES:
-            found.objects.append(ListedObject(_label(region, attribute), _region(shape)))
-    return found
+            parsed_image.objects.append(ParsedObject(_label(region, attribute), _region(shape)))
+    return parsed_image
 
 
-def _shape_of(region: Mapping[str, Any]) -> Mapping[str, Any]:
+def _shape_attributes(region: Mapping[str, Any]) -> Mapping[str, Any]:
     return region["shape_attributes"] if "shape_attributes" in region else region["region_shape_attributes"]
 
 
@@ -124,7 +141,7 @@ def _label(region: Mapping[str, Any], attribute: str | None) -> str:
         return _ONLY_CLASS
     value = region["region_attributes"].get(attribute)
     if isinstance(value, dict):
-        value = next((name for name, is_chosen in value.items() if is_chosen), None)
+        value = next((name for name, is_selected in value.items() if is_selected), None)
     if value is None or value == "":
         raise ValueError(f"a region has no attribute {attribute!r}")
     return str(value).strip()
@@ -142,10 +159,10 @@ def _region(shape: Mapping[str, Any]) -> Region:
     return ellipse(x, y, float(shape["rx"]), float(shape["ry"]), math.degrees(float(shape.get("theta") or 0)))
 
 
-def _signs(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place] if _is_via(place) else []
-    folders = [place, *subfolders(place)][:50]
+def _find_matches(dataset_path: Path) -> list[Path]:
+    if dataset_path.is_file():
+        return [dataset_path] if _is_via(dataset_path) else []
+    folders = [dataset_path, *list_subfolders(dataset_path)][:50]
     files = [
         path for folder in folders for path in (*sorted(folder.glob("*.json"))[:20], *sorted(folder.glob("*.csv"))[:20])
     ]
@@ -161,20 +178,27 @@ def _is_via(path: Path) -> bool:
     return b'"regions"' in content and b'"filename"' in content
 
 
-def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
+def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
     notes: list[str] = []
     groups: dict[str, list[Path]] = defaultdict(list)
-    for file in signs:
-        groups["all" if place.is_file() or len(signs) == 1 else split_of(file, place) or file.stem].append(file)
+    for file in matches:
+        groups[
+            "all" if dataset_path.is_file() or len(matches) == 1 else infer_split(file, dataset_path) or file.stem
+        ].append(file)
     files = {name: group[0] for name, group in groups.items()}
-    unread = [path.name for group in groups.values() for path in group[1:]]
-    if unread:
-        notes.append(f"several files for one split; ignoring {', '.join(unread)}")
-    attribute, classes = _classes([files[name] for name in chosen(files) if name], notes)
+    ignored = [path.name for group in groups.values() for path in group[1:]]
+    if ignored:
+        notes.append(f"several files for one split; ignoring {', '.join(ignored)}")
+    attribute, classes = _classes([files[name] for name in select_splits(files) if name], notes)
     splits = {}
     for name, file in files.items():
-        beside = [file.parent / "images", place / name, place / "images" / name, place / "images"]
-        root = images or next((one for one in beside if one.is_dir()), file.parent)
+        candidates = [
+            file.parent / "images",
+            dataset_path / name,
+            dataset_path / "images" / name,
+            dataset_path / "images",
+        ]
+        root = image_root or next((candidate for candidate in candidates if candidate.is_dir()), file.parent)
         arguments = {
             "annotation_file": str(file),
             "image_root": str(root),
@@ -182,7 +206,7 @@ def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered
             "attribute": attribute,
         }
         splits[name] = Split(via_dataset, arguments)
-    return described("VIA", place, classes, splits, notes)
+    return assemble_dataset("VIA", dataset_path, classes, splits, notes)
 
 
 def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[str]]:
@@ -192,7 +216,7 @@ def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[
         for _, regions in _entries(file):
             try:
                 for region in regions.values() if isinstance(regions, dict) else regions:
-                    if _shape_of(region).get("name") in _SHAPES:
+                    if _shape_attributes(region).get("name") in _SHAPES:
                         for key in region["region_attributes"]:
                             values[key][_label(region, key)] += 1
             except (KeyError, TypeError, ValueError, AttributeError):  # reported with the image when the split is read
@@ -200,10 +224,10 @@ def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[
     if not values:
         notes.append(f"regions have no attributes; all get the class {_ONLY_CLASS!r}")
         return None, [_ONLY_CLASS]
-    usual = [key for key in values if key.lower() in _USUAL]
+    known_attributes = [key for key in values if key.lower() in _CLASS_ATTRIBUTES]
     attribute = (
-        min(usual, key=lambda key: _USUAL.index(key.lower()))
-        if usual
+        min(known_attributes, key=lambda key: _CLASS_ATTRIBUTES.index(key.lower()))
+        if known_attributes
         else max(values, key=lambda key: values[key].total())
     )
     notes.append(f"using the region attribute {attribute!r} as the class" + (
@@ -212,4 +236,4 @@ def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[
     return attribute, sorted(values[attribute])
 
 
-VIA = Format("VIA", "a VGG Image Annotator JSON or CSV file", _signs, _describe, takes_images=True)
+VIA = Format("VIA", "a VGG Image Annotator JSON or CSV file", _find_matches, _describe, accepts_image_root=True)

@@ -3,45 +3,45 @@
 import re
 from pathlib import Path
 
-from deim.data.datasets.found import SPLITS, TRAIN, Discovered, Format, Split, described
+from deim.data.datasets.dataset_format import SPLITS, TRAIN, DiscoveredDataset, Format, Split, assemble_dataset
 from deim.data.datasets.text import read_text
-from deim.data.datasets.yolo import class_names, place_of, read_settings, yolo_dataset
+from deim.data.datasets.yolo import ordered_class_names, read_data_yaml, resolve_image_source, yolo_dataset
 from deim.errors import DatasetError
 
 _SUFFIXES = (".yaml", ".yml")
 _KEYS = (re.compile(r"^(names|nc)\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:", re.MULTILINE))
 
 
-def _signs(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place] if place.suffix.lower() in _SUFFIXES else []
-    usual = [place / f"data{suffix}" for suffix in _SUFFIXES if (place / f"data{suffix}").is_file()]
-    others = sorted(path for path in place.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+def _find_matches(dataset_path: Path) -> list[Path]:
+    if dataset_path.is_file():
+        return [dataset_path] if dataset_path.suffix.lower() in _SUFFIXES else []
+    usual = [dataset_path / f"data{suffix}" for suffix in _SUFFIXES if (dataset_path / f"data{suffix}").is_file()]
+    others = sorted(path for path in dataset_path.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
     return usual or [path for path in others[:20] if all(key.search(read_text(path)) for key in _KEYS)]
 
 
-def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
-    file = signs[0]
-    settings = read_settings(file)
+def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
+    file = matches[0]
+    settings = read_data_yaml(file)
     notes = []
-    if len(signs) > 1:
-        notes.append(f"using {file.name}; ignoring {', '.join(one.name for one in signs[1:])}")
+    if len(matches) > 1:
+        notes.append(f"using {file.name}; ignoring {', '.join(match.name for match in matches[1:])}")
     if settings["names"] == [str(number) for number in range(len(settings["names"]))]:
         notes.append(f"{file.name} defines no names; using class numbers as class names")
     splits = {}
     for name in SPLITS:
         if not settings.get(name):
             continue
-        read_settings(file, name)
+        read_data_yaml(file, name)
         entries = settings[name] if isinstance(settings[name], list) else [settings[name]]
-        missing = [entry for entry in entries if not place_of(file, settings, entry, notes).exists()]
+        missing = [entry for entry in entries if not resolve_image_source(file, settings, entry, notes).exists()]
         if missing and name in TRAIN:
             raise DatasetError(f"{file}: {name}: {missing[0]} does not exist")
         if missing:
             notes.append(f"{file.name}: {name}: {missing[0]} does not exist; this split is left out")
             continue
         splits[name] = Split(yolo_dataset, {"data_file": str(file), "split": name})
-    return described("YOLO", file, class_names(settings), splits, list(dict.fromkeys(notes)))
+    return assemble_dataset("YOLO", file, ordered_class_names(settings), splits, list(dict.fromkeys(notes)))
 
 
-YOLO = Format("YOLO", "data.yaml", _signs, _describe)
+YOLO = Format("YOLO", "data.yaml", _find_matches, _describe)

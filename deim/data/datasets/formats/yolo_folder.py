@@ -3,44 +3,46 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from deim.data.datasets.found import Discovered, Format, Split, described, split_folders
+from deim.data.datasets.dataset_format import DiscoveredDataset, Format, Split, assemble_dataset, find_split_folders
 from deim.data.datasets.image_files import is_image
-from deim.data.datasets.text import names_of, read_text
-from deim.data.datasets.yolo import highest_class, yolo_files_dataset
+from deim.data.datasets.text import read_class_names, read_text
+from deim.data.datasets.yolo import find_highest_class, yolo_files_dataset
 
 _NAME = "YOLO labels"
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 
 
-def _signs(place: Path) -> list[Path]:
-    if not place.is_dir():
+def _find_matches(dataset_path: Path) -> list[Path]:
+    if not dataset_path.is_dir():
         return []
-    return [place / entry for entries in _splits(place).values() for entry in entries]
+    return [dataset_path / entry for entries in _splits(dataset_path).values() for entry in entries]
 
 
-def _splits(place: Path) -> dict[str, list[str]]:
-    """Return the image folders or image lists of each split, relative to ``place``."""
-    if (place / "images").is_dir() and _has_labels(place / "labels"):
-        lists = {path.stem.removeprefix("autosplit_"): path.name for path in sorted(place.glob("autosplit_*.txt"))}
+def _splits(dataset_path: Path) -> dict[str, list[str]]:
+    """Return the image folders or image lists of each split, relative to ``dataset_path``."""
+    if (dataset_path / "images").is_dir() and _has_labels(dataset_path / "labels"):
+        lists = {
+            path.stem.removeprefix("autosplit_"): path.name for path in sorted(dataset_path.glob("autosplit_*.txt"))
+        }
         if lists:
             return {name: [path] for name, path in lists.items()}
-        folders = split_folders(place / "images")
-        return {name: [f"images/{one.name}"] for name, one in folders.items()} or {"all": ["images"]}
-    found = {}
-    for name, folder in split_folders(place).items():
+        folders = find_split_folders(dataset_path / "images")
+        return {name: [f"images/{folder.name}"] for name, folder in folders.items()} or {"all": ["images"]}
+    sources = {}
+    for name, folder in find_split_folders(dataset_path).items():
         if (folder / "images").is_dir() and _has_labels(folder / "labels"):
-            found[name] = [f"{folder.name}/images"]
+            sources[name] = [f"{folder.name}/images"]
         elif _has_labels_beside(folder):
-            found[name] = [folder.name]
-    return found or ({"all": ["."]} if _has_labels_beside(place) else {})
+            sources[name] = [folder.name]
+    return sources or ({"all": ["."]} if _has_labels_beside(dataset_path) else {})
 
 
 def _has_labels(folder: Path) -> bool:
     """Return whether a folder or one of its split subfolders contains labels."""
     if not folder.is_dir():
         return False
-    places = [folder, *split_folders(folder).values()]
-    return any(_are_labels(path for path in sorted(one.iterdir()) if _is_text(path)) for one in places)
+    folders = [folder, *find_split_folders(folder).values()]
+    return any(_are_labels(path for path in sorted(subfolder.iterdir()) if _is_text(path)) for subfolder in folders)
 
 
 def _has_labels_beside(folder: Path) -> bool:
@@ -70,30 +72,30 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _describe(place: Path, signs: list[Path], images: Path | None) -> Discovered:
-    entries = _splits(place)
+def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
+    entries = _splits(dataset_path)
     notes = ["images without a label file are treated as images without objects"]
-    classes = _classes(place, entries, notes)
+    classes = _classes(dataset_path, entries, notes)
     splits = {
-        name: Split(yolo_files_dataset, {"root": str(place), "images": inside, "class_names": classes})
-        for name, inside in entries.items()
+        name: Split(yolo_files_dataset, {"root": str(dataset_path), "images": sources, "class_names": classes})
+        for name, sources in entries.items()
     }
-    return described(_NAME, place, classes, splits, notes)
+    return assemble_dataset(_NAME, dataset_path, classes, splits, notes)
 
 
-def _classes(place: Path, entries: dict[str, list[str]], notes: list[str]) -> Sequence[str]:
-    folders = [place, place / "labels", *(place / one for inside in entries.values() for one in inside)]
-    folders += [Path(str(one).replace("images", "labels")) for one in folders[2:]]
+def _classes(dataset_path: Path, entries: dict[str, list[str]], notes: list[str]) -> Sequence[str]:
+    source_paths = [dataset_path / source for sources in entries.values() for source in sources]
+    label_folders = [Path(str(path).replace("images", "labels")) for path in source_paths]
+    folders = [dataset_path, dataset_path / "labels", *source_paths, *label_folders]
     files = [folder / name for folder in folders for name in _CLASS_FILES]
-    file = next((one for one in files if one.is_file()), None)
-    if file is not None:
-        return names_of(file)
-    places = [place / one for inside in entries.values() for one in inside]
-    count = highest_class(places, place) + 1
+    class_file = next((file for file in files if file.is_file()), None)
+    if class_file is not None:
+        return read_class_names(class_file)
+    count = find_highest_class(source_paths, dataset_path) + 1
     notes.append(f"no classes.txt found; using the class numbers in the labels as names of {count} classes")
     return [str(number) for number in range(count)]
 
 
 YOLO_FOLDER = Format(
-    _NAME, "images/ and labels/, or images with .txt labels beside them, and classes.txt", _signs, _describe
+    _NAME, "images/ and labels/, or images with .txt labels beside them, and classes.txt", _find_matches, _describe
 )

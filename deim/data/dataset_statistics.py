@@ -1,4 +1,4 @@
-"""Dataset checks and statistics before training."""
+"""Statistics of a dataset, and the problems in it, before training (``deim check-data``)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +11,9 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
-from deim.data.datasets.checks import Content, Problem, UnsoundDatasetError
-from deim.data.datasets.coco import what_is_wrong
+from deim.data.datasets.coco import find_format_error
 from deim.data.datasets.names import registered_name
+from deim.data.datasets.validation import DatasetContent, InvalidDatasetError, Problem
 from deim.data.image import read_image
 from deim.data.limits import DetectionLimits, describe_counts, limit_warnings
 from deim.data.records import annotation_arrays, record_size
@@ -24,7 +24,7 @@ from deim.visualization import draw_objects, draw_statistics
 _SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0**2, np.inf))
 
 
-def read_content(dataset: Mapping[str, Any]) -> Content:
+def read_content(dataset: Mapping[str, Any]) -> DatasetContent:
     """Read a ``dataset`` node of a config, even if it has fatal problems.
 
     Raises:
@@ -32,16 +32,16 @@ def read_content(dataset: Mapping[str, Any]) -> Content:
     """
     try:
         records = instantiate(dataset)
-    except UnsoundDatasetError as error:
+    except InvalidDatasetError as error:
         return error.content
     metadata = MetadataCatalog.get(str(registered_name(dataset)))
     json_file = metadata.get("json_file")
-    unnoticed = None if json_file is None else what_is_wrong(json_file)
-    problems = [] if unnoticed is None else [Problem(str(json_file), unnoticed, True)]
-    return Content(records, metadata.thing_classes, problems, metadata.get("notes", []))
+    format_error = None if json_file is None else find_format_error(json_file)
+    problems = [] if format_error is None else [Problem(str(json_file), format_error, True)]
+    return DatasetContent(records, metadata.thing_classes, problems, metadata.get("notes", []))
 
 
-def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Problem]:
+def find_image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Problem]:
     """Yield a problem for each image that cannot be decoded or whose size differs from its record."""
 
     def check(record: dict) -> Problem | None:
@@ -53,8 +53,8 @@ def image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Proble
         return None
 
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(check, records)
-        for problem in tqdm(found, "decoding images", total=len(records), delay=2, mininterval=2, unit="image"):
+        results = pool.map(check, records)
+        for problem in tqdm(results, "decoding images", total=len(records), delay=2, mininterval=2, unit="image"):
             if problem is not None:
                 yield problem
 
@@ -87,31 +87,33 @@ def check_dataset(
     objects = [annotation_arrays(record) for record in content.records]
     problems = content.all_problems()
     if decode:
-        problems += image_problems(content.records)
-    print(_summary(str(registered_name(dataset)), content, objects))
-    print(_classes(content, objects))
+        problems += find_image_problems(content.records)
+    print(_summarize(str(registered_name(dataset)), content, objects))
+    print(_class_table(content, objects))
     for note in content.notes:
         print(f"note: {note}")
-    for told in limit_warnings([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
-        print(f"warning: {told}")
+    for warning in limit_warnings([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
+        print(f"warning: {warning}")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    draw_statistics([boxes for boxes, _ in objects], _counts(content, objects), content.classes, folder / "classes.png")
-    broken = {problem.place for problem in problems}
-    sound = [i for i, record in enumerate(content.records) if record["file_name"] not in broken]
-    chosen = [sound[i] for i in np.linspace(0, len(sound) - 1, min(images, len(sound))).astype(int)]
-    _draw_images([content.records[i] for i in chosen], content.classes, folder / "images.png")
+    draw_statistics(
+        [boxes for boxes, _ in objects], _objects_per_class(content, objects), content.classes, folder / "classes.png"
+    )
+    invalid_locations = {problem.location for problem in problems}
+    valid = [i for i, record in enumerate(content.records) if record["file_name"] not in invalid_locations]
+    shown = [valid[i] for i in np.linspace(0, len(valid) - 1, min(images, len(valid))).astype(int)]
+    _draw_images([content.records[i] for i in shown], content.classes, folder / "images.png")
     (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
     for problem in problems[:20]:
         print(problem)
-    fatal = sum(problem.fatal for problem in problems)
+    num_fatal = sum(problem.is_fatal for problem in problems)
     print(
-        f"{len(problems)} problems, {fatal} of them must be fixed"
-        + ("; the remaining ones are objects that training skips" if len(problems) > fatal else "")
+        f"{len(problems)} problems, {num_fatal} of them must be fixed"
+        + ("; the remaining ones are objects that training skips" if len(problems) > num_fatal else "")
         + (f"; full list: {folder / 'problems.txt'}" if problems else "")
     )
     print(f"plots: {folder / 'classes.png'}, {folder / 'images.png'}")
-    return not fatal
+    return not num_fatal
 
 
 def _draw_images(records: Sequence[dict], class_names: Sequence[str], output: Path) -> None:
@@ -120,13 +122,13 @@ def _draw_images(records: Sequence[dict], class_names: Sequence[str], output: Pa
     draw_objects(images, [annotation_arrays(record) for record in records], class_names, output, names)
 
 
-def _counts(content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _objects_per_class(content: DatasetContent, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Return (K,) the number of objects of each class."""
     labels = np.concatenate([labels for _, labels in objects])
     return np.bincount(labels[(labels >= 0) & (labels < len(content.classes))], minlength=len(content.classes))
 
 
-def _summary(name: str, content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+def _summarize(name: str, content: DatasetContent, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
     per_image = np.array([len(boxes) for boxes, _ in objects])
     boxes = np.concatenate([boxes for boxes, _ in objects])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -142,8 +144,8 @@ def _summary(name: str, content: Content, objects: Sequence[tuple[np.ndarray, np
     return tabulate(rows, tablefmt="plain")
 
 
-def _classes(content: Content, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
-    counts = _counts(content, objects)
+def _class_table(content: DatasetContent, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    counts = _objects_per_class(content, objects)
     images = np.zeros(len(content.classes), dtype=int)
     for _, labels in objects:
         present = np.unique(labels)

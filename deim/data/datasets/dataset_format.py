@@ -1,4 +1,4 @@
-"""Detected datasets: format, splits and classes."""
+"""Dataset formats, and the splits and classes of a discovered dataset."""
 
 import os
 from collections import defaultdict
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Split:
-    """A call that reads a split.
+    """Reader of a split, with its arguments.
 
     Attributes:
         read: reader, such as :func:`deim.data.coco_dataset`.
@@ -30,8 +30,8 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Discovered:
-    """A detected dataset.
+class DiscoveredDataset:
+    """Dataset discovered at a path.
 
     Attributes:
         format: name of the format, such as "COCO".
@@ -50,46 +50,56 @@ class Discovered:
 
 @dataclass(frozen=True)
 class Format:
-    """A dataset format.
+    """Dataset format.
 
     Attributes:
         name: name used in messages.
-        looks_for: phrase that describes the files that identify the format.
-        signs: returns the files at a path that identify the format; empty for another format. Must be fast.
-        describe: returns the dataset description, given the path, the files from ``signs`` and the image folder
-            specified by the user, if any. Raises DatasetError if the dataset is malformed or has no split to train on.
-        takes_images: whether the user may specify the image folder.
+        expected_files: phrase that describes the files that identify the format.
+        find_matches: returns the files or folders at a path that identify the format; an empty list if the path is
+            not in this format. Must be fast.
+        describe: returns the dataset, given its path, the result of ``find_matches`` and the image folder specified by
+            the user, if any. Raises DatasetError if the dataset is malformed or has no split to train on.
+        accepts_image_root: whether the user may specify the image folder.
     """
 
     name: str
-    looks_for: str
-    signs: Callable[[Path], list[Path]]
-    describe: Callable[[Path, list[Path], Path | None], Discovered]
-    takes_images: bool = False
+    expected_files: str
+    find_matches: Callable[[Path], list[Path]]
+    describe: Callable[[Path, list[Path], Path | None], DiscoveredDataset]
+    accepts_image_root: bool = False
 
 
-def described(
-    kind: str, place: Path, classes: Sequence[str], splits: Mapping[str, Split], notes: Sequence[str] = ()
-) -> Discovered:
-    """Select the splits for training and evaluation by their names.
+def assemble_dataset(
+    format_name: str, path: Path, classes: Sequence[str], splits: Mapping[str, Split], notes: Sequence[str] = ()
+) -> DiscoveredDataset:
+    """Return a dataset; its splits for training and evaluation are selected by name.
+
+    Args:
+        format_name: name of the format.
+        path: path of the dataset, for messages.
+        classes: class names in index order.
+        splits: all splits, by name.
+        notes: assumptions made, one sentence each.
 
     Raises:
         DatasetError: if the dataset has no classes or no split to train on.
     """
-    said = list(notes)
-    train, test = chosen(splits)
+    all_notes = list(notes)
+    train, test = select_splits(splits)
     if not classes:
-        raise DatasetError(f"{place} ({kind}) has no classes")
+        raise DatasetError(f"{path} ({format_name}) has no classes")
     if train is None:
         raise DatasetError(
-            f"{place} ({kind}) has no training split: found {', '.join(splits) or 'no splits'}, "
+            f"{path} ({format_name}) has no training split: found {', '.join(splits) or 'no splits'}, "
             f"expected one named {', '.join(TRAIN)}"
         )
-    used(splits, said)
-    return Discovered(kind, list(classes), splits[train], None if test is None else splits[test], said)
+    keep_selected_splits(splits, all_notes)
+    return DiscoveredDataset(
+        format_name, list(classes), splits[train], None if test is None else splits[test], all_notes
+    )
 
 
-def chosen(splits: Mapping[str, Any]) -> tuple[Any, Any]:
+def select_splits(splits: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the names of the training and the evaluation split; None for a missing one.
 
     Without a split of a recognized training name, the only split of an unrecognized name is used for training.
@@ -103,9 +113,9 @@ def chosen(splits: Mapping[str, Any]) -> tuple[Any, Any]:
     return train, test
 
 
-def used(splits: Mapping[str, _T], notes: list[str]) -> dict[str, _T]:
+def keep_selected_splits(splits: Mapping[str, _T], notes: list[str]) -> dict[str, _T]:
     """Return the training and evaluation splits, or all splits if none is for training; add a note on unused splits."""
-    train, test = chosen(splits)
+    train, test = select_splits(splits)
     if train is None:
         return dict(splits)
     if test is not None and test.lower() in TEST:
@@ -116,41 +126,45 @@ def used(splits: Mapping[str, _T], notes: list[str]) -> dict[str, _T]:
     return {name: splits[name] for name in (train, test) if name is not None}
 
 
-def split_of(path: Path, below: Path) -> str | None:
-    """Return the split that the name of a file or of one of its parent folders indicates; None if there is none."""
-    relative = path.relative_to(below) if path.is_relative_to(below) else Path(path.name)
+def infer_split(path: Path, root: Path) -> str | None:
+    """Return the split that the name of a file or of a folder between ``root`` and the file indicates.
+
+    Returns:
+        the lowercase split name; None if no name indicates a split.
+    """
+    relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     words = [part.lower() for part in (relative.stem, *reversed(relative.parent.parts))]
     return next((word for word in words if word in SPLITS), None)
 
 
-def subfolders(folder: Path) -> list[Path]:
+def list_subfolders(folder: Path) -> list[Path]:
     """List the subfolders of a folder, sorted, without hidden ones, in one directory scan."""
     with os.scandir(folder) as entries:
         return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
-def split_folders(folder: Path) -> dict[str, Path]:
+def find_split_folders(folder: Path) -> dict[str, Path]:
     """Return the subfolders that are named like splits, by lowercase name."""
-    found = {one.name.lower(): one for one in subfolders(folder)}
-    return {name: found[name] for name in SPLITS if name in found}
+    by_name = {subfolder.name.lower(): subfolder for subfolder in list_subfolders(folder)}
+    return {name: by_name[name] for name in SPLITS if name in by_name}
 
 
-def what_is_there(place: Path) -> str:
+def summarize_folder(path: Path) -> str:
     """Describe the contents of a folder in one phrase: subfolders, and file counts by suffix, with names if few."""
-    if not place.is_dir():
-        return f"the file {place.name}"
-    entries = sorted(place.iterdir())
+    if not path.is_dir():
+        return f"the file {path.name}"
+    entries = sorted(path.iterdir())
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     by_suffix = defaultdict(list)
     for entry in entries:
         if not entry.is_dir():
             by_suffix[entry.suffix.lower() or "no suffix"].append(entry.name)
     files = [
-        f"{len(names)} x {suffix}" + (f" ({', '.join(names)})" if len(names) <= _FEW else "")
-        for suffix, names in sorted(by_suffix.items(), key=lambda one: -len(one[1]))
+        f"{len(names)} x {suffix}" + (f" ({', '.join(names)})" if len(names) <= _MAX_LISTED_NAMES else "")
+        for suffix, names in sorted(by_suffix.items(), key=lambda item: -len(item[1]))
     ]
     shown = [*folders[:10], *([f"{len(folders) - 10} more folders"] if len(folders) > 10 else []), *files[:10]]
     return ", ".join(shown) or "nothing"
 
 
-_FEW = 3
+_MAX_LISTED_NAMES = 3

@@ -18,29 +18,29 @@ class Problem:
     """A problem in a dataset.
 
     Attributes:
-        place: file, with the line or the object.
-        what: description of the problem.
-        fatal: whether training on the dataset is an error; otherwise the object is left out.
-        missing: whether the problem is a missing image file.
+        location: file, with the line or the object.
+        message: description of the problem.
+        is_fatal: whether training on the dataset is an error; otherwise the object is left out.
+        is_missing_image: whether the problem is a missing image file.
     """
 
-    place: str
-    what: str
-    fatal: bool
-    missing: bool = False
+    location: str
+    message: str
+    is_fatal: bool
+    is_missing_image: bool = False
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what}"
+        return f"{self.location}: {self.message}"
 
 
-def _is_flat(boxes: np.ndarray) -> np.ndarray:
+def _has_no_area(boxes: np.ndarray) -> np.ndarray:
     """Return (N,) bool for boxes (N, 4) XYXY: whether a side has zero length in float32, the training precision."""
     with np.errstate(over="ignore"):
         single = boxes.astype(np.float32)
     return (single[:, 2:] == single[:, :2]).any(axis=1)
 
 
-def object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Problem]:
+def find_object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Problem]:
     """Yield problems of objects: boxes with NaN/Inf, without area or outside of the image, and invalid classes.
 
     Args:
@@ -54,33 +54,33 @@ def object_problems(records: Sequence[dict], num_classes: int) -> Iterator[Probl
     owners = np.repeat(np.arange(len(records)), [len(record.get("annotations", [])) for record in records])
     boxes, classes = annotation_boxes(annotations), np.array([a["category_id"] for a in annotations])
     sizes = np.array([[r.get("width") or np.inf, r.get("height") or np.inf] for r in records])[owners]
-    shown = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
-    faults = (
+    visible = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
+    checks = (
         (~np.isfinite(boxes).all(axis=1), True, "the box {box} contains NaN/Inf"),
         ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), False, "the box {box} has a negative side"),
-        (_is_flat(boxes), False, "the box {box} has no area"),
-        ((shown <= 0).any(axis=1), False, "the box {box} is outside of the image ({size})"),
+        (_has_no_area(boxes), False, "the box {box} has no area"),
+        ((visible <= 0).any(axis=1), False, "the box {box} is outside of the image ({size})"),
         ((classes < 0) | (classes >= num_classes), True, f"class {{label}} is not one of the {num_classes} classes"),
     )
-    seen = np.zeros(len(annotations), dtype=bool)
-    for found, fatal, message in faults:
-        for index in np.flatnonzero(found & ~seen):
+    reported = np.zeros(len(annotations), dtype=bool)
+    for is_affected, is_fatal, template in checks:
+        for index in np.flatnonzero(is_affected & ~reported):
             record, label = records[owners[index]], classes[index]
             number = index - np.searchsorted(owners, owners[index])
             size = f"{record.get('width')} x {record.get('height')}"
-            what = message.format(box=np.round(boxes[index], 2).tolist(), size=size, label=label)
-            yield Problem(_place(record, annotations[index], int(number)), what, fatal)
-        seen |= found
+            message = template.format(box=np.round(boxes[index], 2).tolist(), size=size, label=label)
+            yield Problem(_object_location(record, annotations[index], int(number)), message, is_fatal)
+        reported |= is_affected
 
 
-def _place(record: dict, annotation: dict, number: int) -> str:
+def _object_location(record: dict, annotation: dict, number: int) -> str:
     if "line" in annotation:
         return f"{record['annotation_file']}:{annotation['line']}"
     return f"{record['file_name']}, object {number + 1} (XYXY)"
 
 
 @dataclass
-class Content:
+class DatasetContent:
     """Result of reading a dataset.
 
     Attributes:
@@ -97,20 +97,20 @@ class Content:
 
     def all_problems(self) -> list[Problem]:
         """Return the problems of reading and of the objects."""
-        return [*self.problems, *object_problems(self.records, len(self.classes))]
+        return [*self.problems, *find_object_problems(self.records, len(self.classes))]
 
 
-class UnsoundDatasetError(DatasetError):
+class InvalidDatasetError(DatasetError):
     """Raised for a dataset with fatal problems.
 
     Attributes:
         content: the part of the dataset that could be read.
     """
 
-    content: Content
+    content: DatasetContent
 
 
-def require_sound(name: str, content: Content, max_invalid_records: int = 0) -> None:
+def validate_dataset(name: str, content: DatasetContent, max_invalid_records: int = 0) -> None:
     """Raise an error for fatal problems, and log a warning for objects that training leaves out.
 
     Args:
@@ -119,47 +119,47 @@ def require_sound(name: str, content: Content, max_invalid_records: int = 0) -> 
         max_invalid_records: number of fatal problems that are tolerated.
 
     Raises:
-        UnsoundDatasetError: if there are more fatal problems. The message lists the first ones.
+        InvalidDatasetError: if there are more fatal problems. The message lists the first ones.
     """
     problems = content.all_problems()
-    fatal = [problem for problem in problems if problem.fatal]
+    fatal = [problem for problem in problems if problem.is_fatal]
     if 0 < len(fatal) <= max_invalid_records:
-        told = "\n".join(f"  {problem}" for problem in fatal[:20])
-        logger.warning(f"dataset {name!r}: skipping {len(fatal)} problems ({max_invalid_records} allowed):\n{told}")
-        leave_out_unsound(content)
+        listing = "\n".join(f"  {problem}" for problem in fatal[:20])
+        logger.warning(f"dataset {name!r}: skipping {len(fatal)} problems ({max_invalid_records} allowed):\n{listing}")
+        drop_invalid_objects(content)
     elif fatal:
-        lines = [f"dataset {name!r} cannot be used:", *_count_of_missing(content, fatal)]
+        lines = [f"dataset {name!r} cannot be used:", *_summarize_missing_images(content, fatal)]
         lines += [f"  {problem}" for problem in fatal[:5]]
         if len(fatal) > 5:
             lines.append(f"  and {len(fatal) - 5} more; run deim check-data to list all")
         lines.append(f"  to skip them, set +dataloader.train.dataset.max_invalid_records={len(fatal)}")
-        error = UnsoundDatasetError("\n".join(lines))
+        error = InvalidDatasetError("\n".join(lines))
         error.content = content
         raise error
-    harmless = [problem for problem in problems if not problem.fatal]
-    if harmless:
+    warnings = [problem for problem in problems if not problem.is_fatal]
+    if warnings:
         logger.warning(
-            f"dataset {name!r}: {len(harmless)} objects are left out; the first: {harmless[0]}; "
+            f"dataset {name!r}: {len(warnings)} objects are left out; the first: {warnings[0]}; "
             "run deim check-data to list all"
         )
 
 
-def _count_of_missing(content: Content, problems: Sequence[Problem]) -> list[str]:
-    missing = [problem for problem in problems if problem.missing]
+def _summarize_missing_images(content: DatasetContent, problems: Sequence[Problem]) -> list[str]:
+    missing = [problem for problem in problems if problem.is_missing_image]
     if not missing:
         return []
     return [f"  {len(missing)} of {len(content.records) + len(missing)} images do not exist"]
 
 
-def leave_out_unsound(content: Content) -> None:
+def drop_invalid_objects(content: DatasetContent) -> None:
     """Remove objects with NaN/Inf boxes or invalid classes, in place."""
     for record in content.records:
-        kept = record.get("annotations", [])
-        sound = np.isfinite(annotation_boxes(kept)).all(axis=1)
+        annotations = record.get("annotations", [])
+        is_finite = np.isfinite(annotation_boxes(annotations)).all(axis=1)
         record["annotations"] = [
             annotation
-            for annotation, finite in zip(kept, sound, strict=True)
-            if finite and 0 <= annotation["category_id"] < len(content.classes)
+            for annotation, is_box_finite in zip(annotations, is_finite, strict=True)
+            if is_box_finite and 0 <= annotation["category_id"] < len(content.classes)
         ]
 
 
@@ -168,7 +168,7 @@ def is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value)
 
 
-def require_inside(file_name: str, root: str, where: str) -> None:
+def require_inside_folder(file_name: str, root: str, annotation_file: str) -> None:
     """Check that an image path is inside the image folder.
 
     Symbolic links inside the folder may point anywhere: the owner of the folder created them.
@@ -176,7 +176,7 @@ def require_inside(file_name: str, root: str, where: str) -> None:
     Args:
         file_name: image path, built from ``root`` and a name in the annotation file.
         root: the image folder.
-        where: the annotation file, for the message.
+        annotation_file: the annotation file, for the message.
 
     Raises:
         DatasetError: if the path is outside of the folder.
@@ -185,6 +185,6 @@ def require_inside(file_name: str, root: str, where: str) -> None:
         return  # fast path
     if os.path.relpath(file_name, root).split(os.sep)[0] == os.pardir:
         raise DatasetError(
-            f"{where} references the image {file_name}, which is outside of {root}; set image_root to the folder that "
-            "contains all images, and make file names relative to it"
+            f"{annotation_file} references the image {file_name}, which is outside of {root}; set image_root to the "
+            "folder that contains all images, and make file names relative to it"
         )

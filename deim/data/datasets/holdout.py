@@ -1,20 +1,20 @@
-"""Holding out images for evaluation from a dataset without an evaluation split."""
+"""Holdout split: images for evaluation from a dataset without an evaluation split."""
 
 from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
-from deim.data.datasets.checks import Content
-from deim.data.datasets.source import dataset_of
+from deim.data.datasets.registration import register_dataset
+from deim.data.datasets.validation import DatasetContent
 
 
-def held_out_part(
+def holdout_split(
     names: str, dataset: Sequence[dict], full_name: str, every_nth: int, held_out: bool, max_invalid_records: int = 0
 ) -> list[dict]:
     """Return every_nth ``every_nth``-th image for evaluation, or the remaining images for training; deterministic.
 
     Args:
-        names: name to register the part under.
+        names: name to register the split under.
         dataset: records of the full dataset.
         full_name: registered name of the full dataset.
         every_nth: one of ``every_nth`` images is held out.
@@ -22,9 +22,9 @@ def held_out_part(
         max_invalid_records: number of tolerated problems in the full dataset, the same as for ``dataset``.
 
     Raises:
-        DatasetError: if there are fewer than ``every_nth`` images, or no image of the part has an object.
+        DatasetError: if there are fewer than ``every_nth`` images, or no image of the split has an object.
     """
     records = [record for index, record in enumerate(dataset) if (index % every_nth == every_nth - 1) == held_out]
     classes = MetadataCatalog.get(full_name).thing_classes
     source = f"{full_name}, {'one' if held_out else 'all but one'} of {every_nth}"
-    return dataset_of(names, source, lambda: Content(list(records), classes, []), max_invalid_records)
+    return register_dataset(names, source, lambda: DatasetContent(list(records), classes, []), max_invalid_records)

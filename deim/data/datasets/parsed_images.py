@@ -7,16 +7,16 @@ from typing import Any
 from detectron2.structures import BoxMode
 from tqdm import tqdm
 
-from deim.data.datasets.checks import Content, Problem
 from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.regions import Region
+from deim.data.datasets.validation import DatasetContent, Problem
 from deim.data.image import image_size
 from deim.errors import DatasetError
 
 
 @dataclass
-class ListedObject:
-    """An annotated object.
+class ParsedObject:
+    """Annotated object.
 
     Attributes:
         label: class name.
@@ -32,8 +32,8 @@ class ListedObject:
 
 
 @dataclass
-class ListedImage:
-    """An image listed in an annotation file.
+class ParsedImage:
+    """Image listed in an annotation file, with its objects.
 
     Attributes:
         name: image name in the annotation file.
@@ -46,55 +46,55 @@ class ListedImage:
     name: str
     source: str
     size: tuple[int, int] | None = None
-    objects: list[ListedObject] = field(default_factory=list)
+    objects: list[ParsedObject] = field(default_factory=list)
     image_id: int | None = None
 
 
-def parsed(parse: Callable[..., ListedImage], place: str, *arguments: Any) -> ListedImage | Problem:
+def parse_entry(parse: Callable[..., ParsedImage], location: str, *arguments: Any) -> ParsedImage | Problem:
     """Parse one entry of an annotation file; return a :class:`Problem` if it is malformed.
 
     Args:
         parse: called with ``arguments``.
-        place: file and entry, for the message.
+        location: file and entry, for the message.
     """
     try:
         return parse(*arguments)
     except KeyError as error:
-        return Problem(place, f"the key {error} is missing", True)
+        return Problem(location, f"the key {error} is missing", True)
     except (TypeError, AttributeError, IndexError) as error:
-        return Problem(place, f"a value has the wrong type: {error}", True)
+        return Problem(location, f"a value has the wrong type: {error}", True)
     except (OSError, SyntaxError, ValueError, OverflowError, DatasetError) as error:
-        return Problem(place, str(error).removeprefix(f"{place} "), True)
+        return Problem(location, str(error).removeprefix(f"{location} "), True)
 
 
-def content_of(
-    listed: Iterable[ListedImage | Problem],
+def build_content(
+    images: Iterable[ParsedImage | Problem],
     class_names: Sequence[str],
     files: ImageFiles,
     source: str,
     by_stem: bool = False,
-) -> Content:
-    """Convert listed images to records.
+) -> DatasetContent:
+    """Convert parsed images to detectron2 records.
 
     Missing image sizes are read from the image headers.
 
     Args:
-        listed: images, and problems of entries that could not be parsed.
+        images: images, and problems of entries that could not be parsed.
         class_names: class names in index order; any other label is a problem.
         files: index of the image files.
         source: description of the data, for messages.
         by_stem: whether image names have no suffix.
     """
-    content = Content([], class_names, [])
+    content = DatasetContent([], class_names, [])
     indices = {name: index for index, name in enumerate(class_names)}
-    find = files.find_stem if by_stem else files.find
-    for number, image in enumerate(tqdm(listed, f"reading {source}", delay=2, mininterval=2, unit="image")):
+    find = files.find_by_stem if by_stem else files.find
+    for number, image in enumerate(tqdm(images, f"reading {source}", delay=2, mininterval=2, unit="image")):
         if isinstance(image, Problem):
             content.problems.append(image)
             continue
         path = find(image.name)
         if path is None:
-            content.problems.append(missing_image(image.source, image.name, str(files.root)))
+            content.problems.append(missing_image_problem(image.source, image.name, str(files.root)))
             continue
         try:
             height, width = image.size or image_size(str(path))
@@ -111,31 +111,33 @@ def content_of(
                 "annotations": list(_annotations(image, indices, content.problems)),
             }
         )
-    content.notes += files.note(source)
+    content.notes += files.describe_inexact_matches(source)
     return content
 
 
-def missing_image(source: str, name: str, folder: str) -> Problem:
+def missing_image_problem(source: str, name: str, folder: str) -> Problem:
     """Return the problem for an image whose file does not exist."""
-    return Problem(source, f"the image {name!r} does not exist in {folder}", True, missing=True)
+    return Problem(source, f"the image {name!r} does not exist in {folder}", True, is_missing_image=True)
 
 
-def _annotations(image: ListedImage, indices: dict[str, int], problems: list[Problem]) -> Iterable[dict]:
-    for number, found in enumerate(image.objects, 1):
-        if found.label not in indices:
-            where = f":{found.line}" if found.line is not None else f", {image.name}, object {number}"
-            known = ", ".join(list(indices)[:20]) + (f" and {len(indices) - 20} more" if len(indices) > 20 else "")
-            what = f"unknown class {found.label!r}; the classes are {known}"
-            problems.append(Problem(f"{image.source}{where}", what, True))
+def _annotations(image: ParsedImage, indices: dict[str, int], problems: list[Problem]) -> Iterable[dict]:
+    for number, parsed_object in enumerate(image.objects, 1):
+        if parsed_object.label not in indices:
+            location = (
+                f":{parsed_object.line}" if parsed_object.line is not None else f", {image.name}, object {number}"
+            )
+            class_list = ", ".join(list(indices)[:20]) + (f" and {len(indices) - 20} more" if len(indices) > 20 else "")
+            message = f"unknown class {parsed_object.label!r}; the classes are {class_list}"
+            problems.append(Problem(f"{image.source}{location}", message, True))
             continue
         annotation = {
-            "bbox": list(found.region.box),
+            "bbox": list(parsed_object.region.box),
             "bbox_mode": BoxMode.XYXY_ABS,
-            "category_id": indices[found.label],
-            "iscrowd": int(found.is_crowd),
+            "category_id": indices[parsed_object.label],
+            "iscrowd": int(parsed_object.is_crowd),
         }
-        if found.region.segmentation is not None:
-            annotation["segmentation"] = found.region.segmentation
-        if found.line is not None:
-            annotation["line"] = found.line
+        if parsed_object.region.segmentation is not None:
+            annotation["segmentation"] = parsed_object.region.segmentation
+        if parsed_object.line is not None:
+            annotation["line"] = parsed_object.line
         yield annotation

@@ -1,4 +1,4 @@
-"""Registration of datasets in non-COCO formats."""
+"""Registration of datasets in formats other than COCO with detectron2."""
 
 import logging
 from collections.abc import Callable
@@ -6,20 +6,22 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from deim.data.datasets.checks import Content, require_sound
+from deim.data.datasets.validation import DatasetContent, validate_dataset
 from deim.errors import DatasetError
 
 logger = logging.getLogger("detectron2.deim")
 
 
-def dataset_of(name: str, source: str, read: Callable[[], Content], max_invalid_records: int = 0) -> list[dict]:
-    """Read a dataset and register it with detectron2 under ``name``.
+def register_dataset(
+    name: str, source: str, read_content: Callable[[], DatasetContent], max_invalid_records: int = 0
+) -> list[dict]:
+    """Read a dataset, validate it, register it with detectron2 under ``name``, and return its records.
 
     Args:
         name: name to register the dataset under.
         source: description of the data source; a name must always refer to the same source.
-        read: reads the data.
-        max_invalid_records: see :func:`deim.data.datasets.checks.require_sound`.
+        read_content: function that reads the dataset.
+        max_invalid_records: see :func:`deim.data.datasets.validation.validate_dataset`.
 
     Returns:
         detectron2 records.
@@ -31,16 +33,16 @@ def dataset_of(name: str, source: str, read: Callable[[], Content], max_invalid_
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog and metadata.get("source") != source:
         raise DatasetError(f"the dataset name {name!r} is already registered for another source; choose another name")
-    content = read()
+    content = read_content()
     for note in content.notes:
         logger.info(f"dataset {name!r}: {note}")
-    require_sound(name, content, max_invalid_records)
+    validate_dataset(name, content, max_invalid_records)
     if not content.records:
         raise DatasetError(f"dataset {name!r} ({source}) has no images")
     if not any(record["annotations"] for record in content.records):
         raise DatasetError(f"dataset {name!r} ({source}) has {len(content.records)} images but no annotations")
     if name not in DatasetCatalog:
-        DatasetCatalog.register(name, lambda: read().records)
+        DatasetCatalog.register(name, lambda: read_content().records)
         metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco", notes=content.notes)
     return content.records
 
