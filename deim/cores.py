@@ -59,8 +59,8 @@ class _ThreadCountHook:
         if not self._has_logged:
             self._has_logged = True
             logger.info(
-                f"Other processes are using the CPU: reducing the number of threads from {self._max_threads} to {threads} "
-                "until they stop (set OMP_NUM_THREADS for a fixed number)"
+                f"Other processes are using the CPU: reducing the number of threads from {self._max_threads} to "
+                f"{threads} until they stop (set OMP_NUM_THREADS for a fixed number)"
             )
 
     def _busy_seconds(self) -> float:

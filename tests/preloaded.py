@@ -2,5 +2,11 @@
 
 import importlib
 
-for _name in ("torch._dynamo", "torch.utils.tensorboard", "deim.cli.train", "deim.engine.report", "deim.visualization"):
+for _name in (
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "deim.cli.train",
+    "deim.engine.run_report",
+    "deim.visualization",
+):
     importlib.import_module(_name)

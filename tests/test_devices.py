@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 from deim import devices
 from deim.cli.benchmark import _note_emulation
 from deim.devices import amp_unsupported_reason, choose_device, supports_float64, training_device
-from deim.engine.preflight import settle_device
+from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
 from deim.inference.runner import TorchRunner
 from deim.inference.source import TrainedModel
@@ -54,7 +54,7 @@ def test_the_cpu_uses_bfloat16_only_with_instructions_for_it(
     monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: supported)
     cfg = config(device)
     with caplog.at_level(logging.INFO, logger="detectron2.deim"):
-        settle_device(cfg)
+        resolve_device(cfg)
     assert (cfg.train.device, cfg.train.amp.enabled) == ("cpu", supported)
     told = [record.message for record in caplog.records if "float32" in record.message]
     assert told == ([] if supported else ["Computing in float32: this CPU has no instructions for bfloat16 "
@@ -64,7 +64,7 @@ def test_the_cpu_uses_bfloat16_only_with_instructions_for_it(
 def test_mps_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, mps=True)
     cfg = config("cuda")
-    settle_device(cfg)
+    resolve_device(cfg)
     assert (cfg.train.device, cfg.train.amp.enabled) == ("mps", False)
     assert not supports_float64(torch.device("mps"))
 
@@ -74,7 +74,7 @@ def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch, s
     machine(monkeypatch, cuda=True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     cfg = config("cuda")
-    settle_device(cfg)
+    resolve_device(cfg)
     assert cfg.train.amp.enabled
     assert cfg.train.amp.dtype == ("bfloat16" if supported else "float16")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim.engine.cuda_graphs import record_features
+from deim.engine.cuda_graphs import capture_training_graphs
 from deim.inference import to_deployment
 from tests.models import FAMILIES, REAL_TIME, batch, randomize, tiny_model
 
@@ -124,7 +124,7 @@ def test_replayed_training_is_training(family: str, amp: bool) -> None:
     """Two sizes of images in turns: losses, gradients, and what normalization has seen."""
     eager = randomize(tiny_model(family=family)).cuda().train()
     replayed = copy.deepcopy(eager)
-    record_features(replayed)
+    capture_training_graphs(replayed)
     for seed, size in enumerate((64, 96, 64, 96)):
         samples = batch([3, 1], size=size, seed=seed)
         with torch.autocast("cuda", torch.bfloat16, enabled=amp):

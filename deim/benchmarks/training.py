@@ -24,8 +24,8 @@ from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import load_config
 from deim.devices import PRECISIONS
+from deim.engine.cpu_memory import keep_freed_memory
 from deim.engine.ema import EMAHook
-from deim.engine.memory import freed_memory_kept
 from deim.engine.model import build_model, prepare_for_training
 
 PHASES = ("forward", "criterion", "backward", "update")
@@ -117,7 +117,7 @@ class OurStep(Step):
         self.watch.end("update")
 
     def surroundings(self) -> AbstractContextManager:
-        return freed_memory_kept(self.watch.device)
+        return keep_freed_memory(self.watch.device)
 
 
 class OfficialStep(Step):

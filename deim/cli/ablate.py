@@ -29,5 +29,5 @@ def run(args: argparse.Namespace) -> None:
     variants = ablation.plan(args.config_file, args.set, args.switches, args.seeds, args.output, args.all_combinations)
     if args.run:
         ablation.run(variants, args.num_gpus)
-    print(ablation.report(variants, args.output))
+    print(ablation.write_results(variants, args.output))
     print(f"wrote table.md, results.json, curves.png and the config of every run to {args.output}")

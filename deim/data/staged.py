@@ -112,8 +112,8 @@ class StagedMapper:
     def __call__(self, record: dict) -> dict:
         """Augment a record for a detectron2 data loader, which does not provide the iteration.
 
-        The stage follows an estimate of the iteration; see :class:`deim.data.iteration.IterationEstimator`. All images of an
-        iteration have the same size. Mixup is not available, because it needs a whole batch.
+        The stage follows an estimate of the iteration; see :class:`deim.data.iteration.IterationEstimator`. All images
+        of an iteration have the same size. Mixup is not available, because it needs a whole batch.
 
         Args:
             record: a detectron2 record.

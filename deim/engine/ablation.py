@@ -18,13 +18,18 @@ from deim.errors import ConfigError
 from deim.processes import deim_command, deim_environment
 from deim.visualization import draw_runs, last_scores, read_scores
 
+# Name of the variant that is the unchanged recipe.
+BASELINE = "baseline"
+# Ablations started by earlier versions are continued in this folder.
+_FORMER_BASELINE_FOLDER = "as-it-is"
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One cell of the ablation matrix.
+    """Recipe with some components switched on or off.
 
     Attributes:
-        name: difference from the recipe.
+        name: difference from the recipe; "baseline" for the unchanged recipe.
         states: {switch: whether it is on}.
         runs: output directory per seed, each with the run's config in ``planned.yaml``.
     """
@@ -59,17 +64,21 @@ def plan(
     Raises:
         ConfigError: if a switch is unknown or the recipe lacks the component.
     """
-    start = load_config(config_file, overrides)
-    now = {name: is_on(start, name) for name in switches}
+    recipe = load_config(config_file, overrides)
+    recipe_states = {name: is_on(recipe, name) for name in switches}
     if all_combinations:
-        wanted = [dict(zip(switches, flags, strict=True)) for flags in itertools.product(*[(True, False)] * len(now))]
+        combinations = itertools.product((True, False), repeat=len(switches))
+        variant_states = [dict(zip(switches, flags, strict=True)) for flags in combinations]
     else:
-        wanted = [now, *({**now, name: not now[name]} for name in switches)]
+        variant_states = [recipe_states, *({**recipe_states, name: not recipe_states[name]} for name in switches)]
     variants = []
-    for states in wanted:
-        changed = [f"{name} {'on' if on else 'off'}" for name, on in states.items() if on != now[name]]
-        name = ", ".join(changed) or "as it is"
+    for states in variant_states:
+        changed = [f"{name} {'on' if on else 'off'}" for name, on in states.items() if on != recipe_states[name]]
+        name = ", ".join(changed) or BASELINE
         folder = output / name.replace(", ", "_").replace(" ", "-")
+        former_folder = output / _FORMER_BASELINE_FOLDER
+        if name == BASELINE and former_folder.is_dir():
+            folder = former_folder
         runs = tuple(folder / f"seed{seed}" for seed in seeds)
         variants.append(Variant(name, states, runs))
         for run, seed in zip(runs, seeds, strict=True):
@@ -86,10 +95,10 @@ def _write(cfg: Any, path: Path) -> None:
         ConfigError: if ``path`` already holds a different config.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    former = path.read_text(encoding="utf-8") if path.is_file() else None
+    previous = path.read_text(encoding="utf-8") if path.is_file() else None
     LazyConfig.save(cfg, str(path))
-    if former is not None and path.read_text(encoding="utf-8") != former:
-        path.write_text(former, encoding="utf-8")
+    if previous is not None and path.read_text(encoding="utf-8") != previous:
+        path.write_text(previous, encoding="utf-8")
         raise ConfigError(f"{path} holds the config of a different ablation. Choose another --output or delete it")
 
 
@@ -99,26 +108,31 @@ def run(variants: Sequence[Variant], num_gpus: int = 1) -> None:
     Raises:
         ConfigError: if a run fails; its own error message is printed before.
     """
-    waiting = [run for variant in variants for run in variant.runs if run not in variant.finished]
+    unfinished = [run for variant in variants for run in variant.runs if run not in variant.finished]
     start = time.monotonic()
-    for number, folder in enumerate(waiting):
-        left = (
-            timedelta(seconds=round((time.monotonic() - start) / number * (len(waiting) - number))) if number else "?"
+    for number, folder in enumerate(unfinished):
+        time_left = (
+            timedelta(seconds=round((time.monotonic() - start) / number * (len(unfinished) - number)))
+            if number
+            else "?"
         )
-        print(f"run {number + 1} of {len(waiting)}: {folder} (time left: {left})", flush=True)
+        print(f"run {number + 1} of {len(unfinished)}: {folder} (time left: {time_left})", flush=True)
         arguments = ["--config-file", str(folder / "planned.yaml"), "--resume", "--num-gpus", str(num_gpus)]
-        done = subprocess.run(deim_command("train", *arguments), env=deim_environment(), check=False)
-        if done.returncode != 0:
-            raise ConfigError(f"the run in {folder} failed with exit status {done.returncode}; its error is above")
+        process = subprocess.run(deim_command("train", *arguments), env=deim_environment(), check=False)
+        if process.returncode != 0:
+            raise ConfigError(f"the run in {folder} failed with exit status {process.returncode}; its error is above")
 
 
-def report(variants: Sequence[Variant], output: Path) -> str:
+def write_results(variants: Sequence[Variant], output: Path) -> str:
     """Write ``table.md``, ``results.json`` and ``curves.png`` of the finished runs, and return the table."""
     rows, results = [], {}
     for variant in variants:
         scores = [last_scores(run / "metrics.json") for run in variant.finished]
         results[variant.name] = {"states": variant.states, "scores": scores}
-        cells = [_spread([one[metric] for one in scores if metric in one]) for metric in ("AP", "AP50", "AP75")]
+        cells = [
+            _mean_and_range([run_scores[metric] for run_scores in scores if metric in run_scores])
+            for metric in ("AP", "AP50", "AP75")
+        ]
         rows.append([variant.name, *("x" if on else "" for on in variant.states.values()), len(scores), *cells])
     switches = list(variants[0].states)
     table = tabulate(rows, headers=["", *switches, "runs", "AP", "AP50", "AP75"], tablefmt="github")
@@ -126,13 +140,13 @@ def report(variants: Sequence[Variant], output: Path) -> str:
     (output / "table.md").write_text(table + "\n", encoding="utf-8")
     (output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     draw_runs(
-        {v.name: [read_scores(run / "metrics.json", "AP") for run in v.finished] for v in variants},
+        {variant.name: [read_scores(run / "metrics.json", "AP") for run in variant.finished] for variant in variants},
         output / "curves.png",
     )
     return table
 
 
-def _spread(values: Sequence[float]) -> str:
+def _mean_and_range(values: Sequence[float]) -> str:
     """Format the mean and the range of ``values``."""
     if not values:
         return "-"

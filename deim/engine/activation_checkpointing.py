@@ -22,8 +22,15 @@ from deim.modeling.encoder.transformer import TransformerEncoderLayer
 logger = logging.getLogger("detectron2.deim")
 
 BLOCKS: tuple[type[nn.Module], ...] = (
-    *(HGBlock, ResidualBlock, BasicBlock, BottleneckBlock, SwinTransformerBlock),
-    *(TransformerEncoderLayer, DeformableEncoderLayer, CSPRepLayer, RepELAN),
+    HGBlock,
+    ResidualBlock,
+    BasicBlock,
+    BottleneckBlock,
+    SwinTransformerBlock,
+    TransformerEncoderLayer,
+    DeformableEncoderLayer,
+    CSPRepLayer,
+    RepELAN,
     DecoderLayer,
 )
 
@@ -51,29 +58,29 @@ def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
                 "configuration may have a switch such as use_checkpoint"
             )
         for block in blocks:
-            again = partial(_contexts, block)
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=again)
+            contexts = partial(_contexts, block)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
         logger.info(f"Checkpointing activations of {len(blocks)} blocks of model.{name}")
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
     """Return the contexts for the forward pass of a block and for its recomputation."""
-    return nullcontext(), _batches_counted_once(block)
+    return nullcontext(), _temporary_statistics(block)
 
 
 @contextmanager
-def _batches_counted_once(block: nn.Module) -> Iterator[None]:
+def _temporary_statistics(block: nn.Module) -> Iterator[None]:
     """Let normalization layers update temporary copies of their statistics, so each batch counts only once."""
-    kept = [
+    statistics = [
         (norm, name, statistic)
         for norm in block.modules()
         if isinstance(norm, _BatchNorm) and norm.training
         for name, statistic in norm.named_buffers(recurse=False)
     ]
     try:
-        for norm, name, statistic in kept:
+        for norm, name, statistic in statistics:
             setattr(norm, name, statistic.clone())
         yield
     finally:
-        for norm, name, statistic in kept:
+        for norm, name, statistic in statistics:
             setattr(norm, name, statistic)

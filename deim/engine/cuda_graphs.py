@@ -18,7 +18,7 @@ from deim.modeling.encoder import HybridEncoder
 logger = logging.getLogger("detectron2.deim")
 
 
-class Recording:
+class TrainingGraphs:
     """CUDA graphs of the forward and backward pass of backbone and encoder, for one shape of images.
 
     The graphs read the weights in place and therefore stay valid while the weights are trained.
@@ -33,15 +33,15 @@ class Recording:
         self.images = images.clone()
         parts = (detector.backbone, detector.encoder)
         self.parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
-        warm_up(lambda: self._gradients(maps := encode(self.images), [torch.ones_like(one) for one in maps]))
+        warm_up(lambda: self._gradients(maps := encode(self.images), [torch.ones_like(tensor) for tensor in maps]))
         options: Any = {"pool": pool, "capture_error_mode": CAPTURE_MODE}
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with collect_cached_tensors() as self.used, torch.cuda.graph(self.forward, **options):
             maps = encode(self.images)
-        self.upstream = [torch.empty_like(one) for one in maps]
+        self.upstream = [torch.empty_like(tensor) for tensor in maps]
         with torch.cuda.graph(self.backward, **options):
             self.gradients = self._gradients(maps, self.upstream)
-        self.maps = [one.detach() for one in maps]
+        self.maps = [tensor.detach() for tensor in maps]
 
     def _gradients(self, maps: list[Tensor], upstream: list[Tensor]) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(maps, self.parameters, upstream, allow_unused=True)
@@ -52,22 +52,22 @@ class Recording:
 
 class _Replay(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, recording: Recording, images: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        ctx.recording = recording
-        recording.images.copy_(images)
-        recording.forward.replay()
-        return tuple(one.detach() for one in recording.maps)
+    def forward(ctx: Any, graphs: TrainingGraphs, images: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.graphs = graphs
+        graphs.images.copy_(images)
+        graphs.forward.replay()
+        return tuple(tensor.detach() for tensor in graphs.maps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        recording: Recording = ctx.recording
-        torch._foreach_copy_(recording.upstream, list(upstream))
-        recording.backward.replay()
-        return None, None, *(None if one is None else one.detach() for one in recording.gradients)
+        graphs: TrainingGraphs = ctx.graphs
+        torch._foreach_copy_(graphs.upstream, list(upstream))
+        graphs.backward.replay()
+        return None, None, *(None if tensor is None else tensor.detach() for tensor in graphs.gradients)
 
 
-class ReplayedEncoding:
+class GraphedEncoder:
     """Replacement for :meth:`DEIMDetector.encode` that captures and replays CUDA graphs in training.
 
     Graphs are captured on the first batch of each image shape and precision. Normalization statistics and random
@@ -76,19 +76,19 @@ class ReplayedEncoding:
 
     def __init__(self, detector: DEIMDetector):
         self.detector, self.eager = detector, detector.encode
-        self.recordings: dict[tuple, Recording] = {}
+        self.graphs: dict[tuple, TrainingGraphs] = {}
         self.pool: Any = None
 
     def __call__(self, images: Tensor, padding: Tensor | None = None) -> Any:
         if padding is not None or not (self.detector.training and torch.is_grad_enabled()):
             return self.eager(images, padding)
-        kind = kind_of(images)
-        if kind not in self.recordings:
-            self.recordings[kind] = self._record(images)
+        key = kind_of(images)
+        if key not in self.graphs:
+            self.graphs[key] = self._capture(images)
             logger.info(f"Captured CUDA graphs of backbone and encoder for batches of shape {tuple(images.shape)}")
-        return self.recordings[kind](images)
+        return self.graphs[key](images)
 
-    def _record(self, images: Tensor) -> Recording:
+    def _capture(self, images: Tensor) -> TrainingGraphs:
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
         buffers = {buffer: buffer.clone() for buffer in self.detector.buffers()}
@@ -98,14 +98,14 @@ class ReplayedEncoding:
             # Weights cast earlier would be reused: the cast would not be part of the graph.
             autocast_without_cache("cuda"),
         ):
-            recording = Recording(self.detector, self.eager, images, self.pool)
+            graphs = TrainingGraphs(self.detector, self.eager, images, self.pool)
         with torch.no_grad():
             for buffer, before in buffers.items():
                 buffer.copy_(before)
-        return recording
+        return graphs
 
 
-def record_features(model: nn.Module) -> None:
+def capture_training_graphs(model: nn.Module) -> None:
     """Replay a detector's backbone and encoder as CUDA graphs in training, in place.
 
     Raises:
@@ -115,4 +115,4 @@ def record_features(model: nn.Module) -> None:
         raise ConfigError("train.cuda_graphs requires a detector with a HybridEncoder, such as D-FINE or RT-DETR")
     if model.device.type != "cuda":
         raise ConfigError(f"train.cuda_graphs requires a GPU, but the model is on {model.device}")
-    model.encode = ReplayedEncoding(model)  # type: ignore[method-assign]
+    model.encode = GraphedEncoder(model)  # type: ignore[method-assign]

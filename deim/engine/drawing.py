@@ -8,8 +8,8 @@ import torch
 from deim.config import build
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays
-from deim.engine.evaluation import check_classes, required_classes, trained_model
-from deim.engine.preflight import settle_device
+from deim.engine.evaluation import check_classes, load_trained_model, required_classes
+from deim.engine.preflight import resolve_device
 from deim.visualization import draw_detections
 
 
@@ -22,13 +22,13 @@ def draw_predictions(cfg: Any, output: str, count: int, threshold: float) -> Non
     Raises:
         DeimError: if the config or the checkpoint is wrong.
     """
-    settle_device(cfg)
+    resolve_device(cfg)
     loader = build(cfg, "dataloader.test")
     check_classes(cfg, "test")
-    model = trained_model(cfg).eval()
+    model = load_trained_model(cfg).eval()
     samples = list(itertools.islice(itertools.chain.from_iterable(loader), count))
     records = {r["image_id"]: r for r in build(cfg, "dataloader.test.dataset")}
     images = [read_image(sample["file_name"], (sample["height"], sample["width"])) for sample in samples]
-    truths = [annotation_arrays(records[sample["image_id"]]) for sample in samples]
-    found = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
-    draw_detections(images, truths, found, required_classes(cfg, "test"), output, threshold)
+    ground_truth = [annotation_arrays(records[sample["image_id"]]) for sample in samples]
+    detections = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
+    draw_detections(images, ground_truth, detections, required_classes(cfg, "test"), output, threshold)

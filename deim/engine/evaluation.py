@@ -78,13 +78,13 @@ def check_limits(cfg: Any, loader: Any, split: str) -> None:
     """
     counts = getattr(loader, "objects_per_image", ())
     if split == "test":
-        _evaluate_enough(cfg, int(max(counts, default=0)))
+        _raise_max_dets(cfg, int(max(counts, default=0)))
     if comm.is_main_process():
-        for told in limit_warnings(counts, DetectionLimits.from_config(cfg), split):
-            logger.warning(told)
+        for warning in limit_warnings(counts, DetectionLimits.from_config(cfg), split):
+            logger.warning(warning)
 
 
-def _evaluate_enough(cfg: Any, largest: int) -> None:
+def _raise_max_dets(cfg: Any, largest: int) -> None:
     """Raise the number of evaluated detections to that of the model if an image holds more objects."""
     evaluator, detections = cfg.dataloader.get("evaluator"), DetectionLimits.from_config(cfg).num_detections
     if evaluator is None or largest <= COCO_MAX_DETECTIONS or not detections or detections <= COCO_MAX_DETECTIONS:
@@ -105,14 +105,14 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
         return {}
     loader = build(cfg, "dataloader.test") if loader is None else loader
     check_classes(cfg, "test")
-    share_statistics(model)
+    broadcast_statistics(model)
     results = inference_on_dataset(model, loader, build(cfg, "dataloader.evaluator"))
     print_csv_format(results)
     return results
 
 
 @torch.no_grad()
-def share_statistics(model: nn.Module) -> None:
+def broadcast_statistics(model: nn.Module) -> None:
     """Broadcast the normalization statistics of the main rank, which are those of the checkpoints.
 
     Without synchronized normalization, each rank would otherwise evaluate its images with its own statistics.
@@ -127,12 +127,12 @@ def evaluate_checkpoint(cfg: Any) -> dict:
     """Evaluate ``train.init_checkpoint`` (``--eval-only``), with its EMA weights if it has any."""
     loader = build(cfg, "dataloader.test")
     check_limits(cfg, loader, "test")
-    model = trained_model(cfg)
+    model = load_trained_model(cfg)
     check_model_runs(cfg, model)
     return evaluate(cfg, create_ddp_model(model, **ddp_options(cfg)), loader)
 
 
-def trained_model(cfg: Any) -> nn.Module:
+def load_trained_model(cfg: Any) -> nn.Module:
     """Build the model of a config with the weights of ``train.init_checkpoint`` and the classes of its test data.
 
     Call it after building the test loader, which registers the classes.

@@ -29,8 +29,8 @@ class FinalStageHook(HookBase):
     resulting state.
 
     Args:
-        averaging: EMA hook of the run.
-        best: hook that saves the best checkpoint; None on ranks that do not save.
+        ema_hook: EMA hook of the run.
+        best_checkpointer: hook that saves ``model_best.pth``; None on ranks that do not save.
         start_iter: first iteration of the final epochs.
         eval_period: iterations between evaluations; 0 to evaluate only at the end.
         metric: scalar in the event storage, such as "bbox/AP".
@@ -42,8 +42,8 @@ class FinalStageHook(HookBase):
         self,
         checkpointer: DetectionCheckpointer,
         optimizer: torch.optim.Optimizer,
-        averaging: EMAHook,
-        best: BestCheckpointer | None,
+        ema_hook: EMAHook,
+        best_checkpointer: BestCheckpointer | None,
         *,
         start_iter: int,
         eval_period: int,
@@ -52,7 +52,7 @@ class FinalStageHook(HookBase):
         decay_step: float = 1e-4,
     ):
         self.checkpointer, self.optimizer = checkpointer, optimizer
-        self.averaging, self.best = averaging, best
+        self.ema_hook, self.best_checkpointer = ema_hook, best_checkpointer
         self.start_iter, self.eval_period, self.metric = start_iter, eval_period, metric
         self.decay, self.decay_step = decay, decay_step
         # Score that an evaluation must exceed; None before the final epochs, or if no evaluation preceded them.
@@ -64,26 +64,26 @@ class FinalStageHook(HookBase):
 
     @property
     def _decay_at_start(self) -> float:
-        return self.averaging.decay if self.decay is None else self.decay
+        return self.ema_hook.decay if self.decay is None else self.decay
 
     def before_step(self) -> None:
         if self.trainer.iter != self.start_iter:
             return
         score = None
-        if self.best is not None and self.best.best_metric is not None:
-            score = self.best.best_metric
+        if self.best_checkpointer is not None and self.best_checkpointer.best_metric is not None:
+            score = self.best_checkpointer.best_metric
             shutil.copyfile(os.path.join(self.checkpointer.save_dir, "model_best.pth"), self.path)
         # The main rank decides for all ranks. The collective also makes them wait until it has copied the file.
         self.reference = comm.all_gather(score)[0]
         if self.reference is None:
             logger.warning("No evaluation before the final epochs: continuing from the current weights")
-            self.averaging.decay = self._decay_at_start
+            self.ema_hook.decay = self._decay_at_start
         else:
             self._restart(self._decay_at_start)
 
     def after_step(self) -> None:
-        evaluated = evaluates_after(self.trainer.iter, self.eval_period, self.trainer.max_iter)
-        if self.reference is None or not evaluated or self.trainer.iter < self.start_iter:
+        is_evaluated = evaluates_after(self.trainer.iter, self.eval_period, self.trainer.max_iter)
+        if self.reference is None or not is_evaluated or self.trainer.iter < self.start_iter:
             return
         latest = self.trainer.storage.latest().get(self.metric, (-math.inf, -1))[0]
         score = comm.all_gather(latest)[0]  # only the main rank has results
@@ -91,24 +91,24 @@ class FinalStageHook(HookBase):
             self.reference = score
         else:
             self.reference = -math.inf
-            self._restart(self.averaging.decay - (0 if self.decay is None else self.decay_step))
+            self._restart(self.ema_hook.decay - (0 if self.decay is None else self.decay_step))
 
     def _restart(self, decay: float) -> None:
         content = read_checkpoint(self.path)
-        self.averaging.model.load_state_dict(content["model"])
-        averages = self.averaging.state
-        device = averages.device
-        averages.load_state_dict(content["ema_state"])
-        averages.to(device)
-        rates = [group["lr"] for group in self.optimizer.param_groups]  # the schedule continues
+        self.ema_hook.model.load_state_dict(content["model"])
+        ema_state = self.ema_hook.state
+        device = ema_state.device
+        ema_state.load_state_dict(content["ema_state"])
+        ema_state.to(device)
+        learning_rates = [group["lr"] for group in self.optimizer.param_groups]  # the schedule continues
         self.optimizer.load_state_dict(content["trainer"]["optimizer"])
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self.averaging.decay = decay
+        for group, learning_rate in zip(self.optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = learning_rate
+        self.ema_hook.decay = decay
         logger.info(f"Restarted from the best weights before the final epochs, with EMA decay {decay:g}")
 
     def state_dict(self) -> dict:
-        return {"decay": self.averaging.decay, "reference": self.reference}
+        return {"decay": self.ema_hook.decay, "reference": self.reference}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.averaging.decay, self.reference = state_dict["decay"], state_dict["reference"]
+        self.ema_hook.decay, self.reference = state_dict["decay"], state_dict["reference"]

@@ -1,4 +1,27 @@
-"""Hooks beyond detectron2's: a resumed run is identical to an uninterrupted one."""
+"""Hooks that make a resumed run identical to an uninterrupted one, including its ``metrics.json``.
+
+In each iteration ``i``, the hooks write in this order::
+
+    step                    losses and other scalars enter the event storage, in memory only
+    PeriodicCheckpointer    model_<i>.pth, if due: with the scalars that metrics.json does not contain yet
+    EvalHook, BestCheckpointer, FinalStageHook
+                            evaluation, if due; model_best.pth and model_best.json, if it is the best
+    MetricsWriter           lines of metrics.json, if due: every train.log_period, and after every evaluation
+    EvaluationResumeHook    model_<i>.pth again, if an evaluation followed its first version
+
+A run that is killed after the first version of ``model_<i>.pth`` resumes from this file. What is missing or superfluous
+depends on the moment:
+
+=================================================  ===================================================================
+killed                                             on resume
+=================================================  ===================================================================
+before or during the evaluation of iteration i     :class:`EvaluationResumeHook` repeats the evaluation
+before the line of iteration i is written          :class:`MetricsResumeHook` restores the scalars of the checkpoint
+                                                   and has the line written
+in a later iteration                               :class:`MetricsResumeHook` removes the lines of the iterations after
+                                                   i, which the resumed run repeats
+=================================================  ===================================================================
+"""
 
 import json
 import logging
@@ -21,9 +44,9 @@ def evaluates_after(iteration: int, eval_period: int, max_iter: int) -> bool:
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Like detectron2's, but ``max_to_keep`` also applies to checkpoints written before ``--resume``.
+    """detectron2's hook; ``max_to_keep`` also applies to checkpoints written before ``--resume``.
 
-    With a checkpointer other than :class:`RunCheckpointer`, it behaves like detectron2's.
+    With a checkpointer other than :class:`RunCheckpointer`, this hook behaves like detectron2's.
     """
 
     def before_train(self) -> None:
@@ -33,38 +56,40 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """detectron2's hook, remembering the best value across ``--resume``.
+    """detectron2's hook; the best value is preserved across ``--resume``.
 
-    ``model_best.json`` stores ``value`` and ``iteration`` of ``model_best.pth``. A checkpoint cannot store them, as it
-    is written before the evaluation of its iteration.
+    ``model_best.json`` stores ``value`` and ``iteration`` of ``model_best.pth``. A checkpoint cannot store them: it is
+    written before the evaluation of its iteration.
     """
 
     @property
-    def _facts(self) -> Path:
+    def _record_path(self) -> Path:
         return Path(self._checkpointer.save_dir) / "model_best.json"
 
     def before_train(self) -> None:
-        if self.trainer.start_iter > 0 and self._facts.is_file():
-            facts = json.loads(self._facts.read_text(encoding="utf-8"))
-            self.best_metric, self.best_iter = facts["value"], facts["iteration"]
+        if self.trainer.start_iter > 0 and self._record_path.is_file():
+            record = json.loads(self._record_path.read_text(encoding="utf-8"))
+            self.best_metric, self.best_iter = record["value"], record["iteration"]
 
     def _best_checking(self) -> None:
-        former = self.best_iter
+        previous = self.best_iter
         super()._best_checking()
-        if self.best_iter != former:
-            with atomic_write(str(self._facts)) as file:
+        if self.best_iter != previous:
+            with atomic_write(str(self._record_path)) as file:
                 file.write(json.dumps({"value": self.best_metric, "iteration": self.best_iter}).encode())
 
 
-class PeriodicWriter(hooks.PeriodicWriter):
-    """detectron2's hook, which also writes after evaluations so that their results are not lost if the run is killed.
+class MetricsWriter(hooks.PeriodicWriter):
+    """detectron2's ``PeriodicWriter``, which also writes after each evaluation.
+
+    The results of an evaluation are then not lost if the run is killed before the next due line.
 
     Args:
-        eval_period: see :class:`EvaluationRecord`.
+        eval_period: see :class:`EvaluationResumeHook`.
         metrics_file: JSON file of one of the writers; need not exist yet.
 
     Attributes:
-        written: last iteration after which metrics were written; -1 for none.
+        written: last iteration after which metrics were written; -1 if none were.
     """
 
     def __init__(self, writers: Sequence, period: int, eval_period: int, metrics_file: str):
@@ -78,15 +103,15 @@ class PeriodicWriter(hooks.PeriodicWriter):
                 writer.write()
             self.written = self.trainer.iter
 
-    def go_on_from(self, written: int) -> None:
+    def truncate_after(self, written: int) -> None:
         """Remove all metrics written after iteration ``written``."""
-        cut_off(self.metrics_file, written + 1)
+        truncate_metrics(self.metrics_file, written + 1)
         self.written = written
 
-    def misses(self, iteration: int) -> bool:
+    def has_missed(self, iteration: int) -> bool:
         """Return whether metrics were due but not written after an iteration.
 
-        Iterations with an evaluation are excluded: :class:`EvaluationRecord` handles them.
+        Iterations with an evaluation are excluded: :class:`EvaluationResumeHook` handles them.
         """
         return self.written < iteration and self._is_due(iteration) and not self._follows_evaluation(iteration)
 
@@ -97,27 +122,27 @@ class PeriodicWriter(hooks.PeriodicWriter):
         return evaluates_after(iteration, self._eval_period, self.trainer.max_iter)
 
 
-class EvaluationRecord(HookBase):
-    """Hook that makes sure every evaluation is done exactly once.
+class EvaluationResumeHook(HookBase):
+    """Hook that repeats an interrupted evaluation on ``--resume``, so that every evaluation is done exactly once.
 
-    A checkpoint is written before the evaluation of its iteration, so that it exists even if the evaluation fails, and
-    again afterwards. A run resumed from the earlier version of the checkpoint repeats the evaluation first.
+    The checkpoint of an iteration is written before the evaluation, so that it exists even if the evaluation fails,
+    and again after the evaluation. A run that resumes from the first version evaluates before it trains.
 
-    Register it last.
+    Register this hook after all hooks that write or evaluate.
 
     Args:
         eval_period: iterations between evaluations; 0 to evaluate only at the end.
         checkpointer: None on ranks that do not save.
-        evaluating: hooks that evaluate or use the results, in order.
+        evaluation_hooks: hooks that evaluate or use the results, in order.
     """
 
     def __init__(
         self,
         eval_period: int,
         checkpointer: RunCheckpointer | None,
-        evaluating: Sequence[HookBase],
+        evaluation_hooks: Sequence[HookBase],
     ):
-        self.eval_period, self.checkpointer, self.evaluating = eval_period, checkpointer, evaluating
+        self.eval_period, self.checkpointer, self.evaluation_hooks = eval_period, checkpointer, evaluation_hooks
         self.evaluated = -1
 
     def _is_due(self, iteration: int) -> bool:
@@ -129,15 +154,15 @@ class EvaluationRecord(HookBase):
             return
         logger.info(f"The run was interrupted before the evaluation of iteration {last}: evaluating now")
         with at_iteration(self.trainer, last):
-            for hook in self.evaluating:
+            for hook in self.evaluation_hooks:
                 hook.after_step()
-            self._done(last)
+            self._mark_evaluated(last)
 
     def after_step(self) -> None:
         if self._is_due(self.trainer.iter):
-            self._done(self.trainer.iter)
+            self._mark_evaluated(self.trainer.iter)
 
-    def _done(self, iteration: int) -> None:
+    def _mark_evaluated(self, iteration: int) -> None:
         self.evaluated = iteration
         if self.checkpointer is not None and self.checkpointer.has_iteration(iteration):
             self.checkpointer.save_iteration(iteration)
@@ -150,55 +175,55 @@ class EvaluationRecord(HookBase):
 
 
 # Timings are not restored: those of an earlier process do not describe this one.
-_OF_THE_MACHINE = {"time", "data_time", "rank_data_time"}
+_TIMING_SCALARS = {"time", "data_time", "rank_data_time"}
 
 
-class MetricsContinuation(HookBase):
+class MetricsResumeHook(HookBase):
     """Hook that makes ``metrics.json`` of a resumed run identical to that of an uninterrupted one.
 
-    Lines written after the checkpoint are removed. Checkpoints store the latest values of scalars that are written as
-    a median over many iterations, and values not written yet: a line that was due at the checkpoint's iteration, but
-    is written after the checkpoint, is written on resume.
+    Its state in a checkpoint contains two kinds of scalars: the latest ``window_size`` values of scalars that are
+    written as a median, and values that are not in ``metrics.json`` yet. On resume, the hook removes the lines written
+    after the checkpoint. If the line of the iteration of the checkpoint is missing, the hook has it written.
 
-    Register it after the hooks that put scalars at every iteration, and before all others.
+    Register this hook after the hooks that put scalars at every iteration, and before all others.
 
     Args:
-        writing: None on ranks that do not write.
+        writer: None on ranks that do not write.
         window_size: number of values to keep per scalar.
     """
 
-    def __init__(self, writing: PeriodicWriter | None, window_size: int = 20):
-        self.writing, self.window_size = writing, window_size
-        self._put_always: list[str] = []
-        self._kept: dict[str, dict] = {}
+    def __init__(self, writer: MetricsWriter | None, window_size: int = 20):
+        self.writer, self.window_size = writer, window_size
+        self._logged_always: list[str] = []
+        self._stored: dict[str, dict] = {}
         self._written: int | None = None
 
     def before_train(self) -> None:
-        last, writing = self.trainer.start_iter - 1, self.writing
+        last, writer = self.trainer.start_iter - 1, self.writer
         if last < 0:
             return
-        if writing is not None:
-            writing.go_on_from(last if self._written is None else self._written)
-        is_missing = writing is not None and writing.misses(last)
+        if writer is not None:
+            writer.truncate_after(last if self._written is None else self._written)
+        is_missing = writer is not None and writer.has_missed(last)
         if last + 1 >= self.trainer.max_iter and not is_missing:
             return  # everything is written, and no further iterations follow
         self._restore()
-        if writing is not None and is_missing:
+        if writer is not None and is_missing:
             with at_iteration(self.trainer, last):
-                writing.after_step()
+                writer.after_step()
 
     def _restore(self) -> None:
-        self._put_always = list(self._kept)
-        for name, kept in self._kept.items():
-            for value, iteration in kept["values"]:
-                self.trainer.storage.put_scalar(name, value, smoothing_hint=kept["smooth"], cur_iter=int(iteration))
+        self._logged_always = list(self._stored)
+        for name, stored in self._stored.items():
+            for value, iteration in stored["values"]:
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=stored["smooth"], cur_iter=int(iteration))
 
     def after_step(self) -> None:
-        self._put_always = self._put_since(self.trainer.iter - 1)
+        self._logged_always = self._scalars_since(self.trainer.iter - 1)
 
     def state_dict(self) -> dict:
-        written = math.inf if self.writing is None else self.writing.written
-        names = dict.fromkeys([*self._put_always, *self._put_since(written)])
+        written = math.inf if self.writer is None else self.writer.written
+        names = dict.fromkeys([*self._logged_always, *self._scalars_since(written)])
         storage = self.trainer.storage
         smooth, histories = storage.smoothing_hints(), storage.histories()
         return {
@@ -213,40 +238,44 @@ class MetricsContinuation(HookBase):
             "written": written,
         }
 
-    def _put_since(self, iteration: float) -> list[str]:
+    def _scalars_since(self, iteration: float) -> list[str]:
         """Return the scalars that have a value newer than ``iteration``."""
         latest = self.trainer.storage.latest()
-        return [name for name, (_, when) in latest.items() if when > iteration and name not in _OF_THE_MACHINE]
+        return [
+            name
+            for name, (_, last_iteration) in latest.items()
+            if last_iteration > iteration and name not in _TIMING_SCALARS
+        ]
 
     def load_state_dict(self, state_dict: dict) -> None:
         # checkpoints of earlier versions lack "written"
-        self._kept, self._written = state_dict["kept"], state_dict.get("written")
+        self._stored, self._written = state_dict["kept"], state_dict.get("written")
 
 
-def cut_off(metrics_file: str, iteration: int) -> None:
+def truncate_metrics(metrics_file: str, iteration: int) -> None:
     """Remove the lines of ``iteration`` and later ones from a ``metrics.json``, in place, and an incomplete last line.
 
-    Lines are in order, except for neighbors.
+    Neighboring lines may be in the wrong order.
     """
     with suppress(FileNotFoundError), open(metrics_file, "r+b") as file:
         lines = file.readlines()
-        dropped = [_iteration_of(line) >= iteration for line in lines]
-        first = dropped.index(True) if True in dropped else len(lines)
+        kept = [_iteration_of_line(line) < iteration for line in lines]
+        first = kept.index(False) if False in kept else len(lines)
         file.seek(sum(map(len, lines[:first])))
-        file.write(b"".join(line for line, drop in zip(lines[first:], dropped[first:], strict=True) if not drop))
+        file.write(b"".join(line for line, is_kept in zip(lines[first:], kept[first:], strict=True) if is_kept))
         file.truncate()
 
 
 @contextmanager
 def at_iteration(trainer: TrainerBase, iteration: int) -> Iterator[None]:
-    """Within this context, set trainer and event storage back to the end of an earlier iteration."""
-    present = trainer.iter
+    """Within the context, set the iteration of the trainer and of the event storage to an earlier one."""
+    current = trainer.iter
     trainer.iter = trainer.storage.iter = iteration
     yield
-    trainer.iter = trainer.storage.iter = present
+    trainer.iter = trainer.storage.iter = current
 
 
-def _iteration_of(line: bytes) -> float:
+def _iteration_of_line(line: bytes) -> float:
     """Return the iteration of a line; infinity if the line is incomplete."""
     try:
         return json.loads(line)["iteration"] if line.endswith(b"\n") else math.inf

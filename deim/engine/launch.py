@@ -16,7 +16,7 @@ from deim.processes import exit_with_parent, forward_signals
 
 # Seconds that a rank gets to log its error after its parent has died. Without a limit, ranks would wait for each other
 # forever.
-_SECONDS_WITHOUT_PARENT = 10
+_GRACE_SECONDS = 10
 
 
 def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
@@ -30,7 +30,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _require_gpus("--nproc-per-node", int(os.environ["LOCAL_WORLD_SIZE"]))
-        exit_with_parent(_SECONDS_WITHOUT_PARENT)
+        exit_with_parent(_GRACE_SECONDS)
         _join_torchrun()
         try:
             main(args)
@@ -47,7 +47,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         main(args)
         return
     with forward_signals(lambda: [child.pid for child in multiprocessing.active_children() if child.pid]):
-        detectron2_launch(functools.partial(_in_rank, main), args.num_gpus, **machines, args=(args,))
+        detectron2_launch(functools.partial(_run_rank, main), args.num_gpus, **machines, args=(args,))
 
 
 def _require_gpus(option: str, processes: int) -> None:
@@ -58,8 +58,8 @@ def _require_gpus(option: str, processes: int) -> None:
         )
 
 
-def _in_rank(main: Callable[[Namespace], None], args: Namespace) -> None:
-    exit_with_parent(_SECONDS_WITHOUT_PARENT)
+def _run_rank(main: Callable[[Namespace], None], args: Namespace) -> None:
+    exit_with_parent(_GRACE_SECONDS)
     main(args)
 
 

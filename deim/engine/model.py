@@ -10,7 +10,7 @@ from torch import nn
 from deim.config import build
 from deim.cores import limit_threads_to_free_cores
 from deim.engine.activation_checkpointing import checkpoint_activations
-from deim.engine.cuda_graphs import record_features
+from deim.engine.cuda_graphs import capture_training_graphs
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -18,7 +18,7 @@ MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.cont
 # Parts with static shapes for a given image size; decoders see a varying number of queries and targets.
 COMPILED_PARTS = ("backbone", "encoder")
 # Number of training image sizes times two modes (training and evaluation), with a margin.
-_GRAPHS = 64
+_COMPILED_GRAPH_LIMIT = 64
 
 
 def build_model(cfg: Any, pretrained_backbone: bool = False) -> nn.Module:
@@ -53,12 +53,12 @@ def prepare_for_training(cfg: Any, model: nn.Module) -> nn.Module:
     checkpoint_activations(model, cfg.train.get("activation_checkpointing", []))
     if cfg.train.compile:
         limits = torch._dynamo.config
-        limits.cache_size_limit = max(limits.cache_size_limit, _GRAPHS)
+        limits.cache_size_limit = max(limits.cache_size_limit, _COMPILED_GRAPH_LIMIT)
         for name in COMPILED_PARTS:
             part = getattr(model, name, None)
             if part is not None:
                 part.compile(dynamic=False)
                 logger.info(f"model.{name} will be compiled on the first batch of each image size")
     if cfg.train.get("cuda_graphs", False):
-        record_features(model)
+        capture_training_graphs(model)
     return model

@@ -34,14 +34,16 @@ class NonFiniteGuard:
         model: model without its DistributedDataParallel wrapper.
         folder: directory for the batch of the step that ends the run, for ``deim replay``; "" to not write it.
         allowed: number of steps of the run that may be skipped; the next one ends it.
-        about: provenance that is saved with the batch; see :mod:`deim.checkpoint.metadata`.
+        provenance: saved with the batch; see :mod:`deim.checkpoint.metadata`.
 
     Attributes:
         skipped: number of steps skipped so far.
     """
 
-    def __init__(self, model: nn.Module, folder: str = "", allowed: int = 0, about: Mapping[str, Any] | None = None):
-        self.model, self.folder, self.allowed, self.about = model, folder, allowed, about
+    def __init__(
+        self, model: nn.Module, folder: str = "", allowed: int = 0, provenance: Mapping[str, Any] | None = None
+    ):
+        self.model, self.folder, self.allowed, self.provenance = model, folder, allowed, provenance
         self.skipped = 0
         self._buffers: list[Tensor] = []
 
@@ -50,11 +52,13 @@ class NonFiniteGuard:
         if self.allowed:
             self._buffers = [buffer.clone() for buffer in self.model.buffers()]
 
-    def skips(self, place: Mapping[str, Any], losses: Mapping[str, Tensor], norm: float, samples: list[dict]) -> bool:
+    def should_skip(
+        self, step_info: Mapping[str, Any], losses: Mapping[str, Tensor], norm: float, samples: list[dict]
+    ) -> bool:
         """Decide whether to skip a step with NaN/Inf losses or gradients in any rank.
 
         Args:
-            place: ``iteration`` and the other values needed to repeat the step.
+            step_info: ``iteration`` and the other values needed to repeat the step.
             losses: scalars on the CPU.
             norm: norm of all gradients.
             samples: batch of this rank.
@@ -65,61 +69,63 @@ class NonFiniteGuard:
         Raises:
             NonFiniteError: if no further step may be skipped.
         """
-        told = _told(place["iteration"], losses, norm, samples)
+        message = _describe_step(step_info["iteration"], losses, norm, samples)
         if self.skipped >= self.allowed:
-            raise NonFiniteError(f"{told}\n{ADVICE}" + (self._write(place, losses, samples) if self.folder else ""))
+            raise NonFiniteError(
+                f"{message}\n{ADVICE}" + (self._write(step_info, losses, samples) if self.folder else "")
+            )
         self.skipped += 1
-        logger.warning(f"{told}\nSkipping this step: {self.skipped} of {self.allowed} allowed")
+        logger.warning(f"{message}\nSkipping this step: {self.skipped} of {self.allowed} allowed")
         with torch.no_grad():
-            for buffer, former in zip(self.model.buffers(), self._buffers, strict=True):
-                buffer.copy_(former)
+            for buffer, saved in zip(self.model.buffers(), self._buffers, strict=True):
+                buffer.copy_(saved)
         return True
 
-    def _write(self, place: Mapping[str, Any], losses: Mapping[str, Tensor], samples: list[dict]) -> str:
-        path = os.path.join(self.folder, f"non_finite_{place['iteration']:07d}_rank{comm.get_rank()}.pth")
+    def _write(self, step_info: Mapping[str, Any], losses: Mapping[str, Tensor], samples: list[dict]) -> str:
+        path = os.path.join(self.folder, f"non_finite_{step_info['iteration']:07d}_rank{comm.get_rank()}.pth")
         content = {
-            **place,
+            **step_info,
             "losses": {name: float(value) for name, value in losses.items()},
-            "samples": [_plain(sample) for sample in samples],
+            "samples": [_to_plain_data(sample) for sample in samples],
             "model": self.model.state_dict(),
-            "deim": dict(self.about or {}),
+            "deim": dict(self.provenance or {}),
         }
         with atomic_write(path) as file:
             torch.save(content, file)
         return f"\nTo find the cause: python -m deim replay {path}"
 
 
-def _told(iteration: int, losses: Mapping[str, Tensor], norm: float, samples: Sequence[dict]) -> str:
-    wrong = {name: float(value) for name, value in losses.items() if not math.isfinite(value)}
-    finite = {name: round(float(value), 4) for name, value in losses.items() if name not in wrong}
-    images = ", ".join(str(s.get("image_id", s.get("file_name", "?"))) for s in samples)
-    where = f", in rank {comm.get_rank()} of {comm.get_world_size()}" if comm.get_world_size() > 1 else ""
+def _describe_step(iteration: int, losses: Mapping[str, Tensor], norm: float, samples: Sequence[dict]) -> str:
+    non_finite = {name: float(value) for name, value in losses.items() if not math.isfinite(value)}
+    finite = {name: round(float(value), 4) for name, value in losses.items() if name not in non_finite}
+    images = ", ".join(str(sample.get("image_id", sample.get("file_name", "?"))) for sample in samples)
+    rank = f", in rank {comm.get_rank()} of {comm.get_world_size()}" if comm.get_world_size() > 1 else ""
     lines = [
-        f"NaN/Inf loss or gradient at iteration {iteration}{where}: gradient norm {norm:g}, "
-        + (", ".join(f"{name} {value:g}" for name, value in wrong.items()) or "all losses finite"),
+        f"NaN/Inf loss or gradient at iteration {iteration}{rank}: gradient norm {norm:g}, "
+        + (", ".join(f"{name} {value:g}" for name, value in non_finite.items()) or "all losses finite"),
         f"images: {images}",
         f"finite losses: {finite}" if finite else "no finite losses",
     ]
     return "\n".join(lines)
 
 
-def _plain(sample: Mapping[str, Any]) -> dict[str, Any]:
+def _to_plain_data(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plain data of a sample: numbers, strings and tensors, including those of its instances."""
-    kept: dict[str, Any] = {n: value for n, value in sample.items() if isinstance(value, (str, int, float, Tensor))}
-    kept["image"] = sample["image"].clone()  # it may be a view of the whole batch
+    plain: dict[str, Any] = {n: value for n, value in sample.items() if isinstance(value, (str, int, float, Tensor))}
+    plain["image"] = sample["image"].clone()  # it may be a view of the whole batch
     instances = sample.get("instances")
     if isinstance(instances, Instances):
-        kept["instances"] = {
+        plain["instances"] = {
             name: getattr(value, "tensor", value).clone() for name, value in instances.get_fields().items()
         }
-        kept["size"] = list(instances.image_size)
-    return kept
+        plain["size"] = list(instances.image_size)
+    return plain
 
 
-def restored(sample: Mapping[str, Any]) -> dict[str, Any]:
+def restore_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a sample of a saved batch to the input format of a model."""
-    whole = {name: value for name, value in sample.items() if name not in ("instances", "size")}
+    restored = {name: value for name, value in sample.items() if name not in ("instances", "size")}
     if "instances" in sample:
         fields = {name: Boxes(v) if name.endswith("boxes") else v for name, v in sample["instances"].items()}
-        whole["instances"] = Instances(tuple(sample["size"]), **fields)
-    return whole
+        restored["instances"] = Instances(tuple(sample["size"]), **fields)
+    return restored

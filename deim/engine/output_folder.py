@@ -10,8 +10,8 @@ from detectron2.utils.file_io import PathManager
 from deim.errors import ConfigError
 
 # Files written by a run. The first three show that training has begun.
-_SIGNS = ("metrics.json", "last_checkpoint", "*.pth")
-_FILES = (*_SIGNS, "config.yaml", "log.txt*", "events.out.tfevents.*", "report.html", "inference")
+_TRAINING_FILES = ("metrics.json", "last_checkpoint", "*.pth")
+_RUN_FILES = (*_TRAINING_FILES, "config.yaml", "log.txt*", "events.out.tfevents.*", "report.html", "inference")
 
 
 def make_output_folder(folder: str) -> None:
@@ -40,18 +40,20 @@ def claim_output_folder(folder: str, overwrite: bool) -> None:
         ConfigError: if the directory holds another run and ``overwrite`` is False.
     """
     # A run that ended before its first step leaves an empty metrics.json.
-    held = sorted(path.name for pattern in _SIGNS for path in Path(folder).glob(pattern) if path.stat().st_size)
-    if not held:
+    existing = sorted(
+        path.name for pattern in _TRAINING_FILES for path in Path(folder).glob(pattern) if path.stat().st_size
+    )
+    if not existing:
         return
     if not overwrite:
-        shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
+        shown = ", ".join(existing[:3]) + (", ..." if len(existing) > 3 else "")
         raise ConfigError(
             f"train.output_dir={folder} already holds a run ({shown}). Continue it with --resume, choose another "
             "train.output_dir, or delete it with --overwrite"
         )
     comm.synchronize()
     if comm.is_main_process():
-        for pattern in _FILES:
+        for pattern in _RUN_FILES:
             for path in Path(folder).glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     comm.synchronize()

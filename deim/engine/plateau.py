@@ -43,22 +43,22 @@ class PlateauHook(HookBase):
 
     def __init__(self, first_tenth: int = 2, num_batches: int = 8, num_boxes: int = 10, margin: float = 0.04):
         self.first_tenth, self.num_batches, self.num_boxes, self.margin = first_tenth, num_batches, num_boxes, margin
-        self.left = False
-        self._found: list[Tensor] = []
+        self.is_finished = False
+        self._counts: list[Tensor] = []
 
     def after_step(self) -> None:
         period = max(self.trainer.max_iter // 10, self.num_batches)
-        since, batch = divmod(self.trainer.iter + 1, period)
-        if self.left or since < self.first_tenth or batch >= self.num_batches:
+        tenth, batch = divmod(self.trainer.iter + 1, period)
+        if self.is_finished or tenth < self.first_tenth or batch >= self.num_batches:
             return
         if batch == 0:
-            self._found = []
-        self._found.append(self._look_at(self.trainer.samples))
+            self._counts = []
+        self._counts.append(self._count_detected_objects(self.trainer.samples))
         if batch == self.num_batches - 1:
-            self._judge()
+            self._compare_with_chance()
 
     @torch.no_grad()
-    def _look_at(self, samples: list[dict]) -> Tensor:
+    def _count_detected_objects(self, samples: list[dict]) -> Tensor:
         """Return (3,) counts: objects found, objects found by chance, all objects."""
         model = self.trainer.model
         model = model.module if isinstance(model, DistributedDataParallel) else model
@@ -66,20 +66,23 @@ class PlateauHook(HookBase):
         with inference_context(model):
             results = model(inputs)
         if not all("instances" in result and result["instances"].has("pred_boxes") for result in results):
-            self.left = True
+            self.is_finished = True
             return torch.zeros(3)
         boxes = [result["instances"].pred_boxes.tensor[: self.num_boxes].cpu() for result in results]
         objects = [sample["instances"].gt_boxes.tensor.cpu() for sample in samples]
-        own = sum(count_found(found, wanted) for found, wanted in zip(boxes, objects, strict=True))
-        other = sum(count_found(found, wanted) for found, wanted in zip(boxes[1:] + boxes[:1], objects, strict=True))
+        own = sum(count_detected(detected, gt_boxes) for detected, gt_boxes in zip(boxes, objects, strict=True))
+        other = sum(
+            count_detected(detected, gt_boxes)
+            for detected, gt_boxes in zip(boxes[1:] + boxes[:1], objects, strict=True)
+        )
         return torch.tensor([own, other, sum(map(len, objects))])
 
-    def _judge(self) -> None:
-        own, other, total = torch.stack(self._found).sum(dim=0).tolist()
+    def _compare_with_chance(self) -> None:
+        own, other, total = torch.stack(self._counts).sum(dim=0).tolist()
         recall, chance = own / max(total, 1), other / max(total, 1)
         self.trainer.storage.put_scalars(**{"plateau/recall": recall, "plateau/chance": chance}, smoothing_hint=False)
-        self.left = recall - chance >= self.margin or total == 0
-        if not self.left:
+        self.is_finished = recall - chance >= self.margin or total == 0
+        if not self.is_finished:
             iteration, max_iter = self.trainer.iter + 1, self.trainer.max_iter
             advice = ADVICE.format(longer_warmup=max_iter // 8)
             logger.warning(
@@ -89,14 +92,14 @@ class PlateauHook(HookBase):
             )
 
     def state_dict(self) -> dict:
-        return {"left": self.left, "found": [found.tolist() for found in self._found]}
+        return {"left": self.is_finished, "found": [counts.tolist() for counts in self._counts]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.left = state_dict["left"]
-        self._found = [torch.tensor(found) for found in state_dict.get("found", [])]
+        self.is_finished = state_dict["left"]
+        self._counts = [torch.tensor(counts) for counts in state_dict.get("found", [])]
 
 
-def count_found(boxes: Tensor, objects: Tensor, threshold: float = 0.5) -> int:
+def count_detected(boxes: Tensor, objects: Tensor, threshold: float = 0.5) -> int:
     """Count the objects (T, 4) that overlap at least one box (N, 4) with an IoU of ``threshold`` or more; XYXY."""
     if len(boxes) == 0:
         return 0

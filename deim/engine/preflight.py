@@ -20,7 +20,7 @@ from deim.errors import ConfigError
 logger = logging.getLogger("detectron2.deim")
 
 
-def settle_device(cfg: Any) -> None:
+def resolve_device(cfg: Any) -> None:
     """Set the device of the run and a precision that it supports natively in ``cfg``, in place.
 
     Without CUDA, Apple's MPS or the CPU is used. Mixed precision that the device would only emulate is replaced: by
@@ -29,12 +29,12 @@ def settle_device(cfg: Any) -> None:
     Raises:
         ConfigError: if this machine does not have the device.
     """
-    asked = str(cfg.train.device)
-    device = training_device(asked)
-    if asked.startswith("cuda") and device.type != "cuda":
+    requested = str(cfg.train.device)
+    device = training_device(requested)
+    if requested.startswith("cuda") and device.type != "cuda":
         logger.info(f"No CUDA device is available: running on {device.type}, as with train.device={device.type}")
         cfg.train.device = str(device)
-    elif asked == "auto":
+    elif requested == "auto":
         cfg.train.device = str(device)
     amp = cfg.train.amp
     if not amp.enabled or amp.dtype not in PRECISIONS:
@@ -59,9 +59,13 @@ def ddp_options(cfg: Any) -> dict:
 
 
 # Keys whose value, if set, must be an integer of at least 1.
-_COUNTS = (
-    *("train.max_iter", "train.log_period", "train.checkpointer.period", "train.accumulation_steps"),
-    *("dataloader.train.total_batch_size", "dataloader.test.total_batch_size"),
+_POSITIVE_INTEGER_KEYS = (
+    "train.max_iter",
+    "train.log_period",
+    "train.checkpointer.period",
+    "train.accumulation_steps",
+    "dataloader.train.total_batch_size",
+    "dataloader.test.total_batch_size",
 )
 
 _BUILT_IN_TRAINING = ("dataloader.train", "optimizer", "lr_multiplier")
@@ -80,7 +84,7 @@ def check_settings(cfg: Any, training: bool) -> None:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key} of the config: {str(error).splitlines()[0]}") from error
-    for key in _COUNTS:
+    for key in _POSITIVE_INTEGER_KEYS:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and not isinstance(value, int):
             raise ConfigError(f"{key} must be an integer, got {value!r}")
@@ -91,7 +95,7 @@ def check_settings(cfg: Any, training: bool) -> None:
             "train.compile already selects the activations to recompute: remove train.activation_checkpointing"
         )
     if cfg.train.get("cuda_graphs"):
-        _check_for_graphs(cfg.train)
+        _check_cuda_graph_settings(cfg.train)
     if cfg.train.model_ema.enabled and not 0 < cfg.train.model_ema.decay < 1:
         raise ConfigError(f"train.model_ema.decay must be between 0 and 1, got {cfg.train.model_ema.decay}")
     _check_channel_order(cfg)
@@ -107,7 +111,7 @@ def check_settings(cfg: Any, training: bool) -> None:
         raise ConfigError(f"train.device={cfg.train.device!r}: {error}") from error
 
 
-def _check_for_graphs(train: Any) -> None:
+def _check_cuda_graph_settings(train: Any) -> None:
     conflicts = {
         "train.compile": train.compile,
         "train.activation_checkpointing": train.get("activation_checkpointing"),
@@ -115,12 +119,12 @@ def _check_for_graphs(train: Any) -> None:
         "train.accumulation_steps": train.get("accumulation_steps", 1) > 1,
         "more than one rank": comm.get_world_size() > 1,
     }
-    for what, is_there in conflicts.items():
-        if is_there:
-            raise ConfigError(f"train.cuda_graphs cannot be combined with {what}")
+    for setting, is_set in conflicts.items():
+        if is_set:
+            raise ConfigError(f"train.cuda_graphs cannot be combined with {setting}")
 
 
-def warn_of_unused_parts(cfg: Any) -> None:
+def warn_about_unused_augmentation(cfg: Any) -> None:
     """Log a warning if mosaic or mixup is configured but never active."""
     train = cfg.dataloader.train
     dense = OmegaConf.select(train, "mapper.mosaic") is not None or train.get("mixup") is not None
@@ -140,8 +144,8 @@ def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int
     Raises:
         ConfigError: if the forward pass fails.
     """
-    stated = OmegaConf.select(cfg, "dataloader.image_size", default=None)
-    shapes = [*shapes, *([tuple(stated)] if stated is not None else [])]
+    image_size = OmegaConf.select(cfg, "dataloader.image_size", default=None)
+    shapes = [*shapes, *([tuple(image_size)] if image_size is not None else [])]
     if not shapes:
         return
     height, width = min(shapes, key=lambda shape: shape[0] * shape[1])

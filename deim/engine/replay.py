@@ -13,15 +13,15 @@ from deim.checkpoint.reading import read_checkpoint
 from deim.config import build, load_config
 from deim.config.portable import from_portable
 from deim.devices import PRECISIONS
-from deim.engine.non_finite import restored
+from deim.engine.non_finite import restore_sample
 from deim.engine.randomness import seed_iteration
-from deim.engine.trainer import parts_of
+from deim.engine.trainer import split_batch
 from deim.errors import CheckpointError
 from deim.visualization import draw_objects
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayResult:
     """Result of a repeated step.
 
     Attributes:
@@ -42,7 +42,7 @@ class Replayed:
         return "\n".join(lines)
 
 
-def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Replayed:
+def replay(path: str, config_file: str | None = None, device: str = "cpu") -> ReplayResult:
     """Repeat a step saved by :class:`deim.engine.non_finite.NonFiniteGuard`.
 
     Weights, images and random numbers are those of the original step.
@@ -56,22 +56,22 @@ def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Re
         CheckpointError: if the file does not exist or is not such a file, or if no config is available.
     """
     content = _read(path)
-    model = _model(content, path, config_file).to(device).train()
+    model = _build_model(content, path, config_file).to(device).train()
     model.load_state_dict(content["model"])
     if content["seed"] is not None:
         seed_iteration(content["seed"], content["iteration"], content["rank"])
-    samples = [restored(sample) for sample in content["samples"]]
+    samples = [restore_sample(sample) for sample in content["samples"]]
     losses: dict[str, float] = {}
     amp = content["amp"]
-    with _watched(model) as wrong:
-        for part, share in parts_of(samples, content["accumulation_steps"]):
+    with _record_non_finite_modules(model) as non_finite:
+        for part, share in split_batch(samples, content["accumulation_steps"]):
             with torch.autocast(device, PRECISIONS.get(amp or ""), enabled=amp is not None):
                 terms = model(part)
             (sum(terms.values()) * share).backward()
             for name, value in terms.items():
                 losses[name] = losses.get(name, 0.0) + float(value.detach()) * share
     gradients = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    return Replayed(losses, wrong[0] if wrong else None, gradients)
+    return ReplayResult(losses, non_finite[0] if non_finite else None, gradients)
 
 
 def draw_batch(path: str, output: str | Path) -> None:
@@ -81,13 +81,13 @@ def draw_batch(path: str, output: str | Path) -> None:
         CheckpointError: if the file does not exist or is not such a file.
     """
     samples = (content := _read(path))["samples"]
-    pictures = [sample["image"].permute(1, 2, 0).numpy() for sample in samples]
+    images = [sample["image"].permute(1, 2, 0).numpy() for sample in samples]
     objects = [
         (sample["instances"]["gt_boxes"].numpy(), sample["instances"]["gt_classes"].numpy()) for sample in samples
     ]
     highest = max((int(classes.max()) for _, classes in objects if len(classes)), default=-1)
     names = content["deim"].get("classes") or [f"class {index}" for index in range(highest + 1)]
-    draw_objects(pictures, objects, names, output, [str(sample.get("image_id", "")) for sample in samples])
+    draw_objects(images, objects, names, output, [str(sample.get("image_id", "")) for sample in samples])
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -99,30 +99,30 @@ def _read(path: str) -> dict[str, Any]:
     return content
 
 
-def _model(content: Mapping[str, Any], path: str, config_file: str | None) -> nn.Module:
+def _build_model(content: Mapping[str, Any], path: str, config_file: str | None) -> nn.Module:
     if config_file is not None:
         return build(load_config(config_file), "model")
-    kept = content["deim"].get("config")
-    if kept is None:
+    config = content["deim"].get("config")
+    if config is None:
         raise CheckpointError(f"{path} does not contain the config of its run: give it with --config-file")
-    return build(from_portable(kept, path), "model")
+    return build(from_portable(config, path), "model")
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module) -> Iterator[list[str]]:
+def _record_non_finite_modules(model: nn.Module) -> Iterator[list[str]]:
     """Collect the names of modules with NaN/Inf output, in order of completion."""
-    wrong: list[str] = []
+    non_finite: list[str] = []
 
-    def watch(name: str) -> Any:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+    def make_hook(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in _tensors(output)):
-                wrong.append(name or type(module).__name__)
+                non_finite.append(name or type(module).__name__)
 
-        return look
+        return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    handles = [module.register_forward_hook(make_hook(name)) for name, module in model.named_modules()]
     try:
-        yield wrong
+        yield non_finite
     finally:
         for handle in handles:
             handle.remove()

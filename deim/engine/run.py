@@ -23,21 +23,28 @@ from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
 from deim.data.loader import translate_worker_errors
-from deim.engine.device_memory import explained_memory
-from deim.engine.early_log import said_later
+from deim.engine.buffered_log import buffered_log
+from deim.engine.cpu_memory import keep_freed_memory
 from deim.engine.ema import EMAHook
 from deim.engine.evaluation import check_classes, check_limits, dataset_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import (
     BestCheckpointer,
-    EvaluationRecord,
-    MetricsContinuation,
+    EvaluationResumeHook,
+    MetricsResumeHook,
+    MetricsWriter,
     PeriodicCheckpointer,
-    PeriodicWriter,
 )
-from deim.engine.memory import freed_memory_kept
+from deim.engine.initial_state import (
+    InitialState,
+    check_pixel_normalization,
+    find_initial_state,
+    load_initial_weights,
+    unfreeze_random_backbone,
+)
 from deim.engine.model import build_model, prepare_for_training
 from deim.engine.non_finite import NonFiniteGuard
+from deim.engine.out_of_memory import explain_out_of_memory
 from deim.engine.output_folder import claim_output_folder, make_output_folder
 from deim.engine.plateau import PlateauHook
 from deim.engine.preemption import PreemptionHook
@@ -45,12 +52,11 @@ from deim.engine.preflight import (
     check_model_runs,
     check_settings,
     ddp_options,
-    settle_device,
-    warn_of_unused_parts,
+    resolve_device,
+    warn_about_unused_augmentation,
 )
-from deim.engine.start import Start, check_pixels, find_start, load_start, thaw_random_backbone
 from deim.engine.trainer import Trainer
-from deim.engine.writers import build_writers, main_losses_of
+from deim.engine.writers import build_writers, main_loss_names
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
@@ -66,35 +72,38 @@ def main(args: Namespace) -> None:
         DeimError: if the run fails for a reason that the user can fix.
     """
     args.config_file = find_config(args.config_file)
-    with said_later(logger) as tell:
+    with buffered_log(logger) as emit:
         cfg = load_config(args.config_file, args.opts, getattr(args, "data", None), getattr(args, "image_root", None))
         check_settings(cfg, training=not args.eval_only)
-        settle_device(cfg)
+        resolve_device(cfg)
         make_output_folder(cfg.train.output_dir)
-        resume_run = args.resume or started_again()
+        resume_run = args.resume or is_restarted_by_torchrun()
         if not args.eval_only and not resume_run:
             claim_output_folder(cfg.train.output_dir, getattr(args, "overwrite", False))
         default_setup(cfg, args)
-        tell()
+        emit()
     with translate_worker_errors():
         if args.eval_only:
             evaluate_checkpoint(cfg)
         else:
             train(cfg, resume_run)
     if cfg.train.report and not args.eval_only:
-        report(cfg)
+        report_run(cfg)
 
 
-def started_again() -> bool:
+def is_restarted_by_torchrun() -> bool:
     """Return whether torchrun has restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def report(cfg: Any) -> None:
-    """Write the report of a finished run; with several ranks, log the command instead (each has only some images)."""
+def report_run(cfg: Any) -> None:
+    """Write ``report.html`` of a finished run.
+
+    With several ranks, log the command that writes the report instead: each rank has evaluated only some images.
+    """
     folder = cfg.train.output_dir
     if comm.get_world_size() == 1:
-        from deim.engine.report import write_report  # deferred: imports plotting libraries
+        from deim.engine.run_report import write_report  # deferred: imports plotting libraries
 
         logger.info(f"Wrote {write_report(folder)}")
     else:
@@ -107,8 +116,8 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period = 20, 10, 1
     if cfg.train.seed < 0:
         cfg.train.seed = comm.shared_random_seed()
-    start = find_start(cfg, resume_run)
-    check_pixels(cfg)
+    start = find_initial_state(cfg, resume_run)
+    check_pixel_normalization(cfg)
     loader = build(cfg, "dataloader.train")
     check_classes(cfg, "train")
     check_limits(cfg, loader, "train")
@@ -120,47 +129,47 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         # default_setup has saved the unscaled config
         LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
     resolve_schedule(cfg, iters_per_epoch)
-    warn_of_unused_parts(cfg)
+    warn_about_unused_augmentation(cfg)
 
     model = build_model(cfg, pretrained_backbone=start.backbone is not None)
-    thaw_random_backbone(cfg, model)
+    unfreeze_random_backbone(cfg, model)
     check_model_runs(cfg, model, getattr(loader, "shapes", ()))
     model = prepare_for_training(cfg, model)
     cfg.optimizer.params.model = model
     optimizer = build(cfg, "optimizer")
-    wrapped = create_ddp_model(model, **ddp_options(cfg))
-    ema.may_build_model_ema(cfg, wrapped)
-    about = CheckpointMetadata(
+    ddp_model = create_ddp_model(model, **ddp_options(cfg))
+    ema.may_build_model_ema(cfg, ddp_model)
+    provenance = CheckpointMetadata(
         deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg)
     )
     trainer = Trainer(
-        wrapped,
+        ddp_model,
         loader,
         optimizer,
-        amp=_amp(cfg),
+        amp=_amp_dtype(cfg),
         clip_grad=cfg.train.clip_grad.params if cfg.train.clip_grad.enabled else None,
         accumulation_steps=cfg.train.accumulation_steps,
         seed=cfg.train.seed,
-        guard=NonFiniteGuard(model, cfg.train.output_dir, cfg.train.max_non_finite_steps, about.content),
+        guard=NonFiniteGuard(model, cfg.train.output_dir, cfg.train.max_non_finite_steps, provenance.content),
     )
     checkpointer = RunCheckpointer(
-        wrapped,
+        ddp_model,
         cfg.train.output_dir,
         trainer=trainer,
-        deim=about,
-        **ema.may_get_ema_checkpointer(cfg, wrapped),
+        deim=provenance,
+        **ema.may_get_ema_checkpointer(cfg, ddp_model),
     )
-    trainer.register_hooks(_hooks(cfg, wrapped, optimizer, checkpointer, iters_per_epoch))
-    with freed_memory_kept(torch.device(cfg.train.device)), explained_memory(cfg, trainer):
+    trainer.register_hooks(_build_hooks(cfg, ddp_model, optimizer, checkpointer, iters_per_epoch))
+    with keep_freed_memory(torch.device(cfg.train.device)), explain_out_of_memory(cfg, trainer):
         trainer.train(_first_iteration(cfg, trainer, checkpointer, start), cfg.train.max_iter)
 
 
-def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, start: Start) -> int:
+def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, start: InitialState) -> int:
     """Load the initial weights or the checkpoint of a run, and return the first iteration."""
     if start.checkpoint is not None:
         resume(checkpointer, trainer.model, start.checkpoint)
         return trainer.iter + 1
-    load_start(start, trainer.model, dataset_classes(cfg, "train"))
+    load_initial_weights(start, trainer.model, dataset_classes(cfg, "train"))
     return 0
 
 
@@ -197,67 +206,78 @@ def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
     )
 
 
-def _amp(cfg: Any) -> str | None:
+def _amp_dtype(cfg: Any) -> str | None:
     return cfg.train.amp.dtype if cfg.train.amp.enabled else None
 
 
-def _hooks(
+def _build_hooks(
     cfg: Any,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     checkpointer: RunCheckpointer,
     iters_per_epoch: int | None,
 ) -> list[hooks.HookBase | None]:
-    use_ema = cfg.train.model_ema.enabled
-
-    def test() -> dict:
-        with ema.apply_model_ema_and_restore(model) if use_ema else nullcontext():
-            return evaluate(cfg, model)
-
-    options, period = cfg.train.model_ema, cfg.train.eval_period
-    saving = best = writing = averaging = final = plateau = None
-    if comm.is_main_process():
-        saving = PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
-        best = BestCheckpointer(period, checkpointer, cfg.train.best_metric)
-        writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch, main_losses_of(model))
-        metrics_file = os.path.join(cfg.train.output_dir, "metrics.json")
-        writing = PeriodicWriter(writers, cfg.train.log_period, period, metrics_file)
-        plateau = PlateauHook() if cfg.train.plateau_warning else None
-    if use_ema:
-        averages = ema.get_model_ema_state(model)
-        module = getattr(model, "module", model)
-        averaging = EMAHook(module, averages, options.decay, options.warmup_iters, options.device)
-        final = _final_stage(cfg, checkpointer, optimizer, averaging, best, iters_per_epoch)
-    evaluating = [hook for hook in (hooks.EvalHook(period, test), best, final, writing) if hook is not None]
+    """Return the hooks of a run, in order. A hook that this rank or the config does not need is None."""
+    is_main, eval_period = comm.is_main_process(), cfg.train.eval_period
+    ema_hook = _build_ema_hook(cfg, model) if cfg.train.model_ema.enabled else None
+    best_checkpointer = BestCheckpointer(eval_period, checkpointer, cfg.train.best_metric) if is_main else None
+    metrics_writer = _build_metrics_writer(cfg, model, iters_per_epoch) if is_main else None
+    evaluation_hooks: list[hooks.HookBase | None] = [
+        hooks.EvalHook(eval_period, lambda: _evaluate_ema_weights(cfg, model)),
+        best_checkpointer,
+        _build_final_stage_hook(cfg, checkpointer, optimizer, ema_hook, best_checkpointer, iters_per_epoch),
+        metrics_writer,
+    ]
     return [
         hooks.IterationTimer(),
-        averaging,
+        ema_hook,
         hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
-        MetricsContinuation(writing),
-        plateau,
-        saving,
-        *evaluating,
-        EvaluationRecord(period, checkpointer if saving else None, evaluating),
+        MetricsResumeHook(metrics_writer),
+        PlateauHook() if is_main and cfg.train.plateau_warning else None,
+        PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
+        *evaluation_hooks,
+        EvaluationResumeHook(
+            eval_period, checkpointer if is_main else None, [hook for hook in evaluation_hooks if hook is not None]
+        ),
         PreemptionHook(checkpointer.save_iteration),
     ]
 
 
-def _final_stage(
+def _evaluate_ema_weights(cfg: Any, model: nn.Module) -> dict:
+    """Evaluate the EMA weights, or the weights if the run has no EMA weights."""
+    with ema.apply_model_ema_and_restore(model) if cfg.train.model_ema.enabled else nullcontext():
+        return evaluate(cfg, model)
+
+
+def _build_ema_hook(cfg: Any, model: nn.Module) -> EMAHook:
+    options = cfg.train.model_ema
+    module = getattr(model, "module", model)
+    return EMAHook(module, ema.get_model_ema_state(model), options.decay, options.warmup_iters, options.device)
+
+
+def _build_metrics_writer(cfg: Any, model: nn.Module, iters_per_epoch: int | None) -> MetricsWriter:
+    writers = build_writers(cfg, cfg.train.max_iter, iters_per_epoch, main_loss_names(model))
+    metrics_file = os.path.join(cfg.train.output_dir, "metrics.json")
+    return MetricsWriter(writers, cfg.train.log_period, cfg.train.eval_period, metrics_file)
+
+
+def _build_final_stage_hook(
     cfg: Any,
     checkpointer: RunCheckpointer,
     optimizer: torch.optim.Optimizer,
-    averaging: EMAHook,
-    best: BestCheckpointer | None,
+    ema_hook: EMAHook | None,
+    best_checkpointer: BestCheckpointer | None,
     iters_per_epoch: int | None,
 ) -> FinalStageHook | None:
-    schedule = build(cfg, "schedule") if "schedule" in cfg else None
-    if schedule is None or not schedule.final_from_best or iters_per_epoch is None:
+    """Return the hook of the final epochs; None if the run has no EMA weights or does not restart for these epochs."""
+    schedule = build(cfg, "schedule") if ema_hook is not None and "schedule" in cfg else None
+    if ema_hook is None or schedule is None or not schedule.final_from_best or iters_per_epoch is None:
         return None
     return FinalStageHook(
         checkpointer,
         optimizer,
-        averaging,
-        best,
+        ema_hook,
+        best_checkpointer,
         start_iter=schedule.final_epoch * iters_per_epoch,
         eval_period=cfg.train.eval_period,
         metric=cfg.train.best_metric,

@@ -23,6 +23,10 @@ from deim.errors import ConfigError
 logger = logging.getLogger("detectron2.deim")
 
 
+# detectron2 stores the states of hooks by class name. Checkpoints of earlier versions contain the former names.
+_FORMER_HOOK_NAMES = {"MetricsContinuation": "MetricsResumeHook", "EvaluationRecord": "EvaluationResumeHook"}
+
+
 class Trainer(SimpleTrainer):
     """Trainer of models that map a list of samples to a dict of losses, on CPU or GPU.
 
@@ -83,11 +87,11 @@ class Trainer(SimpleTrainer):
         if self.seed is not None:
             seed_iteration(self.seed, self.iter, comm.get_rank())
         losses = self._accumulate(samples)
-        norm = self._clip()
+        norm = self._clip_gradients()
         self.after_backward()
-        self._finish(_to_host(losses, norm, with_norm=self.grad_scaler is None), data_time)
+        self._apply_step(_to_host(losses, norm, with_norm=self.grad_scaler is None), data_time)
 
-    def _clip(self) -> Tensor:
+    def _clip_gradients(self) -> Tensor:
         """Unscale and clip the gradients, and return their norm before clipping."""
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
@@ -96,22 +100,24 @@ class Trainer(SimpleTrainer):
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return torch.stack(torch._foreach_norm(gradients)).norm()
 
-    def _finish(self, step: "StepNumbers", data_time: float) -> None:
+    def _apply_step(self, result: "StepResult", data_time: float) -> None:
         """Write the metrics and update the weights, unless the step is skipped."""
-        place = {"iteration": self.iter, "seed": self.seed, "rank": comm.get_rank(), "amp": self.amp}
-        place["accumulation_steps"] = self.accumulation_steps
-        skipped = step.not_finite and self.guard.skips(place, step.losses, step.norm, self.samples)
-        if not skipped:
-            self._write_metrics(step.losses, data_time)
-            self.storage.put_scalar("grad_norm", step.norm, cur_iter=self.iter)
+        step_info = {"iteration": self.iter, "seed": self.seed, "rank": comm.get_rank(), "amp": self.amp}
+        step_info["accumulation_steps"] = self.accumulation_steps
+        is_skipped = result.is_non_finite and self.guard.should_skip(
+            step_info, result.losses, result.norm, self.samples
+        )
+        if not is_skipped:
+            self._write_metrics(result.losses, data_time)
+            self.storage.put_scalar("grad_norm", result.norm, cur_iter=self.iter)
         if self.grad_scaler is None:
-            if not skipped:
+            if not is_skipped:
                 self.optimizer.step()
             return
-        if not skipped:
+        if not is_skipped:
             self.grad_scaler.step(self.optimizer)  # skips the update if scaling made gradients overflow
         self.grad_scaler.update()
-        if not math.isfinite(step.norm) and self.grad_scaler.get_scale() < 1:
+        if not math.isfinite(result.norm) and self.grad_scaler.get_scale() < 1:
             raise NonFiniteError(
                 f"NaN/Inf gradients at iteration {self.iter} that are not caused by float16 loss scaling, whose "
                 "scale has dropped below 1: set train.amp.dtype=bfloat16 or train.amp.enabled=false"
@@ -119,7 +125,7 @@ class Trainer(SimpleTrainer):
 
     def _accumulate(self, samples: list[dict]) -> dict[str, Tensor]:
         """Accumulate the gradients of the whole batch and return the mean losses."""
-        parts = parts_of(samples, self.accumulation_steps)
+        parts = split_batch(samples, self.accumulation_steps)
         mean: dict[str, Tensor] = {}
         for number, (part, share) in enumerate(parts, 1):
             with self._synchronized(last=number == len(parts)):
@@ -143,14 +149,15 @@ class Trainer(SimpleTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)
+        hooks = {_FORMER_HOOK_NAMES.get(name, name): state for name, state in state_dict.get("hooks", {}).items()}
+        super().load_state_dict({**state_dict, "hooks": hooks})
         match_memory_formats(self.optimizer)
         self.guard.skipped = state_dict.get("skipped_steps", 0)
-        self._go_on_with_seed(state_dict.get("seed"))
+        self._restore_seed(state_dict.get("seed"))
         if self.grad_scaler is not None and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
-    def _go_on_with_seed(self, seed: int | None) -> None:
+    def _restore_seed(self, seed: int | None) -> None:
         """Continue with the seed of the original run."""
         if seed is None or seed == self.seed:
             return
@@ -160,7 +167,7 @@ class Trainer(SimpleTrainer):
             self.data_loader.seed = seed
 
 
-def parts_of(samples: list[dict], steps: int) -> list[tuple[list[dict], float]]:
+def split_batch(samples: list[dict], steps: int) -> list[tuple[list[dict], float]]:
     """Split a batch into at most ``steps`` parts, and return each with its share of the images."""
     size = -(-len(samples) // steps)
     parts = [samples[i : i + size] for i in range(0, len(samples), size)]
@@ -173,36 +180,36 @@ def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
     Fused optimizers walk through parameter and state in memory order, and a checkpoint may come from a run with
     another memory format.
     """
-    for parameter, kept in optimizer.state.items():
-        for name, value in kept.items():
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 @dataclass(frozen=True)
-class StepNumbers:
+class StepResult:
     """Losses and gradient norm of a step, on the CPU.
 
     Attributes:
         losses: {name: () float32} of this rank.
         norm: gradient norm over all ranks.
-        not_finite: whether a loss (or the norm, if it counts) is NaN/Inf in any rank.
+        is_non_finite: whether a loss (or the norm, if it counts) is NaN/Inf in any rank.
     """
 
     losses: dict[str, Tensor]
     norm: float
-    not_finite: bool
+    is_non_finite: bool
 
 
-def _to_host(losses: dict[str, Tensor], norm: Tensor, with_norm: bool) -> StepNumbers:
+def _to_host(losses: dict[str, Tensor], norm: Tensor, with_norm: bool) -> StepResult:
     """Copy the losses and the gradient norm to the CPU in a single transfer.
 
     Args:
         with_norm: whether a NaN/Inf norm counts.
     """
     values = torch.stack([*(value.float() for value in losses.values()), norm.float()])
-    wrong = (~values[: len(values) - (not with_norm)].isfinite()).any().float()
+    has_non_finite = (~values[: len(values) - (not with_norm)].isfinite()).any().float()
     if comm.get_world_size() > 1:
-        dist.all_reduce(wrong, op=dist.ReduceOp.MAX)
-    *mine, total, not_finite = torch.cat([values, wrong[None]]).cpu().unbind()
-    return StepNumbers(dict(zip(losses, mine, strict=True)), float(total), bool(not_finite))
+        dist.all_reduce(has_non_finite, op=dist.ReduceOp.MAX)
+    *own_losses, total, is_non_finite = torch.cat([values, has_non_finite[None]]).cpu().unbind()
+    return StepResult(dict(zip(losses, own_losses, strict=True)), float(total), bool(is_non_finite))

@@ -49,10 +49,12 @@ class ProgressPrinter(EventWriter):
         if self.iters_per_epoch:
             parts.insert(0, f"epoch: {storage.iter // self.iters_per_epoch}")
         if "time" in histories:
-            left = histories["time"].median(1000) * (self.max_iter - storage.iter - 1)
-            parts.insert(0, f"eta: {datetime.timedelta(seconds=int(left))}")
+            seconds_left = histories["time"].median(1000) * (self.max_iter - storage.iter - 1)
+            parts.insert(0, f"eta: {datetime.timedelta(seconds=int(seconds_left))}")
         parts += [
-            f"{name}: {median(name):.4g}" for name in ["total_loss", *self._shown(histories)] if name in histories
+            f"{name}: {median(name):.4g}"
+            for name in ["total_loss", *self._shown_losses(histories)]
+            if name in histories
         ]
         for name in ("time", "data_time"):
             if name in histories:
@@ -63,14 +65,14 @@ class ProgressPrinter(EventWriter):
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         self.logger.info("  ".join(parts))
 
-    def _shown(self, histories: Iterable[str]) -> list[str]:
+    def _shown_losses(self, histories: Iterable[str]) -> list[str]:
         losses = [name for name in histories if name.startswith("loss_")]
         if self.main_losses is not None:
             return [name for name in losses if name in self.main_losses]
         return [name for name in losses if not any(name.startswith(f"{other}_") for other in losses)]
 
 
-def main_losses_of(model: nn.Module) -> Collection[str] | None:
+def main_loss_names(model: nn.Module) -> Collection[str] | None:
     """Return the names of the last layer's losses; None if the model does not define them."""
     criterion = getattr(getattr(model, "module", model), "criterion", None)
     return tuple(criterion.weights) if isinstance(criterion, Criterion) else None

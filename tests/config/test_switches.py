@@ -122,11 +122,11 @@ def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> N
     arguments += ["--output", str(tmp_path), "--set", *SMALL, *data_overrides(shapes), "train.max_iter=2"]
     planned = tool("ablate.py", *arguments)
     assert planned.returncode == 0, planned.stderr
-    assert sorted(path.parent.name for path in tmp_path.glob("*/seed0")) == ["as-it-is", "mal-off"]
+    assert sorted(path.parent.name for path in tmp_path.glob("*/seed0")) == ["baseline", "mal-off"]
     done = tool("ablate.py", "--run", *arguments)
     assert done.returncode == 0, done.stderr
     assert "run 2 of 2: " in done.stdout
-    assert re.search(r"\| as it is +\| x +\| +1 \| ", done.stdout)
+    assert re.search(r"\| baseline +\| x +\| +1 \| ", done.stdout)
     assert (tmp_path / "table.md").read_text(encoding="utf-8") in done.stdout
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
@@ -144,9 +144,16 @@ def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> N
 
 def test_all_combinations_are_planned(tmp_path: Path) -> None:
     variants = ablation.plan("dfine/dfine_n_coco", [], ["mal", "fdr"], [0, 1], tmp_path, all_combinations=True)
-    assert [variant.name for variant in variants] == ["mal on", "mal on, fdr off", "as it is", "fdr off"]
+    assert [variant.name for variant in variants] == ["mal on", "mal on, fdr off", "baseline", "fdr off"]
     assert all(len(variant.runs) == 2 for variant in variants)
     cfg = load_config(str(variants[1].runs[1] / "planned.yaml"))
     assert cfg.train.seed == 1
     assert cfg.model.criterion.classification == "mal"
     assert not is_on(cfg, "fdr")
+
+
+def test_a_baseline_in_its_former_folder_is_continued(tmp_path: Path) -> None:
+    (tmp_path / "as-it-is").mkdir()
+    variants = ablation.plan("dfine/dfine_n_coco", [], ["mal"], [0], tmp_path)
+    assert [variant.name for variant in variants] == ["baseline", "mal on"]
+    assert variants[0].runs == (tmp_path / "as-it-is" / "seed0",)

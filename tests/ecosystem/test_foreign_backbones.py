@@ -9,7 +9,7 @@ import torch
 from detectron2.config import LazyCall, instantiate
 from torch import nn
 
-from deim.engine.start import Start, load_start
+from deim.engine.initial_state import InitialState, load_initial_weights
 from deim.fallback import is_standalone
 from tests.models import FAMILIES, batch, recipe
 
@@ -103,7 +103,7 @@ def test_it_starts_from_a_file_of_its_classifier(build: Callable[[], nn.Module],
     }
     head = {"head.weight": torch.zeros(10, 4), "head.bias": torch.zeros(10)}
     torch.save({"model": stored | rotary | head}, tmp_path / "classifier.pth")
-    load_start(Start(weights=str(tmp_path / "classifier.pth")), model, classes=None)
+    load_initial_weights(InitialState(weights=str(tmp_path / "classifier.pth")), model, classes=None)
     loaded = network.state_dict()
     assert len(stored) > 10
     assert all(torch.equal(loaded[name], value) for name, value in stored.items())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim.engine.cuda_graphs import record_features
+from deim.engine.cuda_graphs import capture_training_graphs
 from deim.engine.preflight import check_settings
 from deim.errors import ConfigError
 from deim.inference import cuda_graphs, to_deployment
@@ -59,12 +59,12 @@ def test_graphs_are_refused_without_a_gpu() -> None:
     with pytest.raises(ConfigError, match="require a DEIMDetector on a GPU, got a DEIMDetector on cpu"):
         to_deployment(model, cuda_graph=True)
     with pytest.raises(ConfigError, match="requires a GPU, but the model is on cpu"):
-        record_features(model)
+        capture_training_graphs(model)
 
 
 def test_training_graphs_are_for_images_without_padding() -> None:
     with pytest.raises(ConfigError, match="requires a detector with a HybridEncoder"):
-        record_features(tiny_model(family="deformable"))
+        capture_training_graphs(tiny_model(family="deformable"))
 
 
 @pytest.mark.parametrize("other", ["compile=true", "accumulation_steps=2", "activation_checkpointing=[backbone]"])

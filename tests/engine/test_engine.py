@@ -15,7 +15,7 @@ from torch import nn
 
 from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.engine import EMAHook, Trainer, param_groups
-from deim.engine.hooks import PeriodicCheckpointer, cut_off
+from deim.engine.hooks import EvaluationResumeHook, MetricsResumeHook, PeriodicCheckpointer, truncate_metrics
 from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule
@@ -283,10 +283,10 @@ def test_metrics_are_cut_back_whatever_the_order_of_neighbors(tmp_path: Path) ->
     for iteration, kept in ((12, [0, 1, 2, 3, 4]), (10, [0, 1, 2, 4]), (7, [0, 2]), (6, [0, 2]), (3, [])):
         path.write_text("".join(lines) + '{"iteration": 4')
         with open(path, "a") as appending:  # as the writer of the run has it open
-            cut_off(str(path), iteration)
+            truncate_metrics(str(path), iteration)
             appending.write("next\n")
         assert path.read_text(encoding="utf-8") == "".join(lines[i] for i in kept) + "next\n"
-    cut_off(str(tmp_path / "nowhere.json"), 1)
+    truncate_metrics(str(tmp_path / "nowhere.json"), 1)
 
 
 class Drawing(nn.Module):
@@ -348,6 +348,20 @@ def test_a_trainer_goes_on_from_its_state() -> None:
     trainer.load_state_dict(state)
     assert (trainer.seed, trainer.guard.skipped) == (3, 0)
     assert "grad_scaler" not in drawing_run(0, 1, seed=0)[1].state_dict()
+
+
+def test_hook_states_of_earlier_versions_are_loaded() -> None:
+    model = Drawing()
+    trainer = Trainer(model, [], torch.optim.SGD(model.parameters(), lr=0.5))
+    state = trainer.state_dict()
+    evaluation, metrics = EvaluationResumeHook(5, None, []), MetricsResumeHook(None)
+    trainer.register_hooks([evaluation, metrics])
+    stored = {"total_loss": {"values": [(1.0, 4)], "smooth": True}}
+    former = {"EvaluationRecord": {"evaluated": 4}, "MetricsContinuation": {"kept": stored, "written": 3}}
+    trainer.load_state_dict({**state, "hooks": former})
+    assert evaluation.evaluated == 4
+    assert metrics._written == 3
+    assert metrics._stored == stored
 
 
 def test_the_loader_begins_where_the_run_goes_on() -> None:

@@ -9,21 +9,21 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
-from deim.engine.device_memory import DeviceMemoryError, explained_memory
-from deim.engine.writers import ProgressPrinter, main_losses_of
+from deim.engine.out_of_memory import DeviceMemoryError, explain_out_of_memory
+from deim.engine.writers import ProgressPrinter, main_loss_names
 from tests.models import FAMILIES, batch, tiny_model
 
 
 def shown(losses: list[str], **options) -> list[str]:
     printer = ProgressPrinter(10, **options)
-    return printer._shown(losses)
+    return printer._shown_losses(losses)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_console_shows_each_loss_of_the_last_layer_once(family: str) -> None:
     model = tiny_model(family=family).train()
     losses = model(batch([2, 1]))
-    printed = shown(list(losses), main_losses=main_losses_of(model))
+    printed = shown(list(losses), main_losses=main_loss_names(model))
     assert printed
     assert not any(part in name for name in printed for part in ("_aux_", "_dn_", "_enc", "_pre", "_o2m"))
     assert {name.split("_")[1] for name in printed} == {name.split("_")[1] for name in losses} - {"ddf"}
@@ -55,7 +55,7 @@ def test_running_out_of_memory_names_sizes_and_keys() -> None:
         "train": {"amp": {"enabled": False}, "activation_checkpointing": [], "accumulation_steps": 1},
         "dataloader": {"train": {"total_batch_size": 32}},
     })  # fmt: skip
-    with pytest.raises(DeviceMemoryError) as raised, explained_memory(cfg, STEP):
+    with pytest.raises(DeviceMemoryError) as raised, explain_out_of_memory(cfg, STEP):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
     told = str(raised.value)
     assert "2 images of 640 x 480, 320 x 320 with 5 objects" in told
@@ -63,6 +63,6 @@ def test_running_out_of_memory_names_sizes_and_keys() -> None:
     assert order == sorted(order)
     assert told.endswith("CUDA out of memory. Tried to allocate 2.00 GiB.")
     cfg.train.amp.enabled = True
-    with pytest.raises(DeviceMemoryError) as raised, explained_memory(cfg, STEP):
+    with pytest.raises(DeviceMemoryError) as raised, explain_out_of_memory(cfg, STEP):
         raise torch.OutOfMemoryError("x")
     assert "amp" not in str(raised.value)

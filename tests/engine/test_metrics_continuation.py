@@ -12,7 +12,7 @@ from detectron2.utils.events import JSONWriter
 from torch import nn
 
 from deim.engine import Trainer
-from deim.engine.hooks import MetricsContinuation, PeriodicWriter
+from deim.engine.hooks import MetricsResumeHook, MetricsWriter
 from tests.faults.runs import scalars
 
 ITERATIONS, PERIOD = 10, 4
@@ -63,14 +63,14 @@ def run(path: Path, state: dict | None = None, period: int = PERIOD) -> Seen:
     start = state["iteration"] + 1 if state is not None else 0
     batches = [[{"value": float(value)}] for value in range(start, ITERATIONS)]
     trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.1))
-    writing = PeriodicWriter([JSONWriter(str(path))], period, 0, str(path))
+    writing = MetricsWriter([JSONWriter(str(path))], period, 0, str(path))
 
     def save(iteration: int) -> None:
         seen.states[iteration] = copy.deepcopy({**trainer.state_dict(), "model": model.state_dict()})
         seen.before[iteration] = path.read_bytes()
 
     look = Always(lambda iteration: seen.after.update({iteration: path.read_bytes()}))
-    trainer.register_hooks([MetricsContinuation(writing), EverySoOften(), Always(save), writing, look])
+    trainer.register_hooks([MetricsResumeHook(writing), EverySoOften(), Always(save), writing, look])
     if state is not None:
         model.load_state_dict(state["model"])
         trainer.load_state_dict({name: value for name, value in state.items() if name != "model"})

@@ -146,7 +146,7 @@ def test_replay_gives_the_losses_of_the_run(tmp_path: Path) -> None:
     parts = [model(samples[:2]), model(samples[2:])]
     losses = {name: (parts[0][name] + parts[1][name]).detach() / 2 for name in parts[0]}
     with pytest.raises(NonFiniteError, match="all losses finite"):
-        NonFiniteGuard(model, str(tmp_path), about=about.content).skips(place, losses, math.inf, samples)
+        NonFiniteGuard(model, str(tmp_path), provenance=about.content).should_skip(place, losses, math.inf, samples)
     (written,) = tmp_path.iterdir()
     again = replay(str(written))
     assert again.first_module is None

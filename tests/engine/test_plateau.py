@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from deim.engine.plateau import PlateauHook, count_found
+from deim.engine.plateau import PlateauHook, count_detected
 from tests.models import batch
 
 
@@ -87,6 +87,6 @@ def test_models_that_detect_no_boxes_are_left_alone() -> None:
 
 def test_objects_are_found_by_overlap() -> None:
     objects = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
-    assert count_found(torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 10]]), objects) == 1
-    assert count_found(torch.zeros(0, 4), objects) == 0
-    assert count_found(torch.tensor([[0.0, 0, 10, 10]]), torch.zeros(0, 4)) == 0
+    assert count_detected(torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 10]]), objects) == 1
+    assert count_detected(torch.zeros(0, 4), objects) == 0
+    assert count_detected(torch.tensor([[0.0, 0, 10, 10]]), torch.zeros(0, 4)) == 0

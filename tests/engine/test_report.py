@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deim.engine.report import write_report
+from deim.engine.run_report import write_report
 from deim.errors import DeimError
 from deim.visualization.comparison import compare_runs
 from deim.visualization.page import Page

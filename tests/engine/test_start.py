@@ -20,8 +20,14 @@ from deim.checkpoint.backbone import load_backbone_weights
 from deim.config import build, load_config, model_zoo
 from deim.config.files import available
 from deim.engine.evaluation import evaluate_checkpoint
+from deim.engine.initial_state import (
+    check_pixel_normalization,
+    find_initial_state,
+    load_initial_weights,
+    starts_from_random_weights,
+    unfreeze_random_backbone,
+)
 from deim.engine.run import train
-from deim.engine.start import check_pixels, find_start, is_random, load_start, thaw_random_backbone
 from deim.errors import CheckpointError
 from deim.fallback import is_standalone
 from deim.inference.source import load_trained
@@ -128,7 +134,7 @@ def test_a_thawed_backbone_computes_the_same(family: str) -> None:
     assert any(not parameter.requires_grad for parameter in model.backbone.parameters())
     images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     before = model.backbone(images)
-    thaw_random_backbone(cfg, model)
+    unfreeze_random_backbone(cfg, model)
     assert all(parameter.requires_grad for parameter in model.backbone.parameters())
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
     for name, feature in model.double().eval().backbone(images).items():
@@ -139,7 +145,7 @@ def test_what_starts_from_weights_stays_frozen() -> None:
     cfg = load_config("dfine/dfine_l_coco")
     model = build(cfg, "model")
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    thaw_random_backbone(cfg, model)
+    unfreeze_random_backbone(cfg, model)
     assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == frozen != []
 
 
@@ -149,14 +155,14 @@ def test_every_recipe_starts_from_a_published_backbone_and_its_normalization(
 ) -> None:
     cfg = load_config(name)
     if name.endswith("_shapes"):
-        assert is_random(cfg), "which the quick start trains without a network"
+        assert starts_from_random_weights(cfg), "which the quick start trains without a network"
         return
     node = cfg.model.backbone
     builder = node._target_ if isinstance(node._target_, str) else node._target_.__name__
     builder = builder.rpartition(".")[2]
     published = pretrained.find(builder, node[pretrained.SIZE_ARGUMENTS[builder]], node.weights)
     assert published.data == ("imagenet22k" if "swin_large" in name else "imagenet")
-    check_pixels(cfg)
+    check_pixel_normalization(cfg)
     assert not caplog.records
 
 
@@ -165,7 +171,7 @@ def test_every_recipe_starts_from_a_published_backbone_and_its_normalization(
 def test_recipes_on_detrexs_models_start_where_detrexs_do(name: str, caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(name)
     assert cfg.train.init_checkpoint == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
-    check_pixels(cfg)
+    check_pixel_normalization(cfg)
     assert not caplog.records
 
 
@@ -179,7 +185,7 @@ def test_recipes_on_detrexs_models_start_where_detrexs_do(name: str, caplog: pyt
 def test_another_normalization_than_that_of_the_weights_is_warned_of(
     overrides: list[str], expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check_pixels(load_config("dfine/dfine_s_coco", overrides))
+    check_pixel_normalization(load_config("dfine/dfine_s_coco", overrides))
     assert len(caplog.records) == 1
     assert caplog.records[0].levelno == logging.WARNING
     assert re.search(expected, caplog.text)
@@ -214,14 +220,14 @@ def write_classifier(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
 
 def start_from(path: Path):
     cfg = recipe("deim_dfine_n_shapes", f"train.init_checkpoint={path}")
-    return find_start(cfg, resume_run=False)
+    return find_initial_state(cfg, resume_run=False)
 
 
 def test_a_backbone_of_another_library_starts_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Detector()
     state = write_classifier(model, tmp_path / "classifier.pth")
     with caplog.at_level(logging.INFO):
-        load_start(start_from(tmp_path / "classifier.pth"), model, classes=None)
+        load_initial_weights(start_from(tmp_path / "classifier.pth"), model, classes=None)
     assert all(torch.equal(model.backbone.net.state_dict()[name], value) for name, value in state.items())
     assert "classifier.pth is a backbone checkpoint" in caplog.text
     assert "unused: head.fc.weight; newly initialized: extra.weight, extra.bias" in caplog.text
@@ -232,7 +238,7 @@ def test_a_detector_is_never_loaded_in_part(tmp_path: Path) -> None:
     state = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
     torch.save(state | {"encoder.weight": torch.zeros(3, 3)}, tmp_path / "detector.pth")
     with pytest.raises(CheckpointError, match=r"(?s)does not fit the model.*encoder\.weight is \(3, 3\) in the file"):
-        load_start(start_from(tmp_path / "detector.pth"), model, classes=None)
+        load_initial_weights(start_from(tmp_path / "detector.pth"), model, classes=None)
 
 
 @pytest.mark.parametrize("change", ["another width", "deeper"])
@@ -246,7 +252,7 @@ def test_a_file_of_another_backbone_is_refused(change: str, tmp_path: Path) -> N
     torch.save({"model": state}, tmp_path / "other.pth")
     message = "belongs to a deeper model" if change == "deeper" else "does not fit this Pyramid: 1 of its tensors"
     with pytest.raises(CheckpointError, match=message):
-        load_start(start_from(tmp_path / "other.pth"), model, classes=None)
+        load_initial_weights(start_from(tmp_path / "other.pth"), model, classes=None)
 
 
 def test_a_deeper_resnet_does_not_fit_a_shallower_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import deim.engine.hooks
 from deim.checkpoint import run_checkpointer
 from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.engine.final_stage import FinalStageHook
-from deim.engine.hooks import EvaluationRecord
+from deim.engine.hooks import EvaluationResumeHook
 
 
 def die(*arguments: Any, **others: Any) -> None:
@@ -48,9 +48,9 @@ MOMENTS = {
     "a checkpoint is written and not named the last one": lambda: setattr(RunCheckpointer, "tag_last_checkpoint", die),
     "last_checkpoint is replaced": lambda: die_instead_of_moving("last_checkpoint"),
     "an evaluation begins": lambda: setattr(deim.engine.evaluation, "inference_on_dataset", die),
-    "an evaluation is done and not in a checkpoint": lambda: setattr(EvaluationRecord, "_done", die),
+    "an evaluation is done and not in a checkpoint": lambda: setattr(EvaluationResumeHook, "_mark_evaluated", die),
     "the final epochs begin": lambda: setattr(FinalStageHook, "_restart", die),
-    "everything is done but the last evaluation": lambda: setattr(deim.engine.hooks.PeriodicWriter, "after_train", die),
+    "everything is done but the last evaluation": lambda: setattr(deim.engine.hooks.MetricsWriter, "after_train", die),
 }
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from deim.config import load_config
 from deim.data.datasets.discovery import discover
 from deim.data.image import image_size, read_image
 from deim.data.records import annotation_arrays
-from deim.engine.hooks import cut_off
+from deim.engine.hooks import truncate_metrics
 from deim.errors import DatasetError, DeimError
 from tests.commands import RECIPE
 from tests.data.layouts import LAYOUTS
@@ -273,7 +273,7 @@ def test_metrics_files_are_cut_anywhere(tmp_path: Path) -> None:
     def check(place: int, iteration: int, more: bytes) -> None:
         whole = "".join(lines).encode()
         path.write_bytes(whole[:place] + more)
-        cut_off(str(path), iteration)
+        truncate_metrics(str(path), iteration)
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)
         assert kept == lines[: len(kept)]
         whole_lines = place // len(lines[0])  # plus one, if the appended bytes complete a line

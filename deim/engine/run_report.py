@@ -22,8 +22,8 @@ from deim.config.files import available
 from deim.data.datasets.names import registered_name
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays, annotation_boxes
-from deim.engine.evaluation import check_classes, check_limits, required_classes, trained_model
-from deim.engine.preflight import settle_device
+from deim.engine.evaluation import check_classes, check_limits, load_trained_model, required_classes
+from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
 from deim.visualization import draw_metrics
 from deim.visualization.analysis import bars_figure, confusion_figure, precision_recall_figure
@@ -34,41 +34,41 @@ from deim.visualization.page import Page
 # Default weights to evaluate; the first existing file is used.
 _WEIGHTS = ("model_best.pth", "model_final.pth")
 _GREEN, _RED, _WHITE = (40, 180, 70), (230, 40, 50), (255, 255, 255)
-_SHOWN_PICTURES, _TIMED_IMAGES = 9, 20
+_SHOWN_IMAGES, _TIMED_IMAGES = 9, 20
 # Longer side of the images on the page, in pixels.
 _SIDE = 640
 
 
-class Collector(DatasetEvaluator):
+class DetectionCollector(DatasetEvaluator):
     """Evaluator that stores all detections: {image id: (boxes (M, 4) XYXY, scores (M,), classes (M,)), best first}."""
 
     def __init__(self) -> None:
         self.detections: dict[Any, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        for given, result in zip(inputs, outputs, strict=True):
-            found = result["instances"].to("cpu")
-            arrays = (found.pred_boxes.tensor.numpy(), found.scores.numpy(), found.pred_classes.numpy())
-            self.detections[given["image_id"]] = arrays
+        for sample, result in zip(inputs, outputs, strict=True):
+            instances = result["instances"].to("cpu")
+            arrays = (instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy())
+            self.detections[sample["image_id"]] = arrays
 
     def evaluate(self) -> dict:
         return {}
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """Results of a run's weights on its test images.
+class EvaluatedRun:
+    """Results of the weights of a run on the test images.
 
     Attributes:
         scores: COCO metrics in percent, including ``AP-<class>``.
-        found: ground truth and detections of each image.
+        images: ground truth and detections of each image.
         class_names: classes of the dataset.
         seconds: median inference time per image.
         parameters: number of parameters of the model.
     """
 
     scores: dict[str, float]
-    found: Sequence[Found]
+    images: Sequence[Found]
     class_names: Sequence[str]
     seconds: float
     parameters: int
@@ -96,42 +96,42 @@ def write_report(
     if not file.is_file():
         raise ConfigError(f"{folder} holds no run: config.yaml does not exist")
     cfg = load_config(config_file or str(file), overrides)  # also accepts runs of detrex's trainer
-    there = [str(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
-    if weights is None and not there:
+    existing = [str(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
+    if weights is None and not existing:
         raise ConfigError(f"{folder} has no weights yet: neither {' nor '.join(_WEIGHTS)} exists")
-    cfg.train.init_checkpoint = weights or there[0]
-    settle_device(cfg)
-    page = compose(cfg, run_on_test_images(cfg), folder)
+    cfg.train.init_checkpoint = weights or existing[0]
+    resolve_device(cfg)
+    page = compose_page(cfg, evaluate_run(cfg), folder)
     page.write(folder / "report.html")
     return folder / "report.html"
 
 
 @torch.no_grad()
-def run_on_test_images(cfg: Any) -> Evaluated:
+def evaluate_run(cfg: Any) -> EvaluatedRun:
     """Evaluate ``train.init_checkpoint`` on ``dataloader.test``."""
     loader = build(cfg, "dataloader.test")
     check_classes(cfg, "test")
     check_limits(cfg, loader, "test")
-    model, collector = trained_model(cfg).eval(), Collector()
+    model, collector = load_trained_model(cfg).eval(), DetectionCollector()
     results = inference_on_dataset(model, loader, [build(cfg, "dataloader.evaluator"), collector])
-    found = [
-        _found(record, collector.detections[record["image_id"]])
+    images = [
+        _collect_image(record, collector.detections[record["image_id"]])
         for record in build(cfg, "dataloader.test.dataset")
         if record["image_id"] in collector.detections
     ]
     names = required_classes(cfg, "test")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Evaluated(dict(results["bbox"]), found, names, _seconds(model, loader), parameters)
+    return EvaluatedRun(dict(results["bbox"]), images, names, _median_seconds(model, loader), parameters)
 
 
-def _found(record: dict, detections: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Found:
-    crowds = [one for one in record.get("annotations", ()) if one.get("iscrowd", 0)]
+def _collect_image(record: dict, detections: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Found:
+    crowds = [annotation for annotation in record.get("annotations", ()) if annotation.get("iscrowd", 0)]
     boxes, classes = annotation_arrays(record)
-    crowd_classes = np.array([one["category_id"] for one in crowds], dtype=np.int64)
+    crowd_classes = np.array([annotation["category_id"] for annotation in crowds], dtype=np.int64)
     return Found(record["file_name"], boxes, classes, annotation_boxes(crowds), crowd_classes, *detections)
 
 
-def _seconds(model: nn.Module, loader: Any) -> float:
+def _median_seconds(model: nn.Module, loader: Any) -> float:
     samples = itertools.islice(itertools.chain.from_iterable(loader), _TIMED_IMAGES)
     times = []
     for sample in samples:
@@ -141,13 +141,13 @@ def _seconds(model: nn.Module, loader: Any) -> float:
     return statistics.median(times)
 
 
-def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
+def compose_page(cfg: Any, evaluated: EvaluatedRun, folder: Path) -> Page:
     """Compose the report page of a run."""
-    judged = [judge(one) for one in evaluated.found]
-    curves = curves_of_classes(evaluated.found, judged, len(evaluated.class_names))
+    judged = [judge(image) for image in evaluated.images]
+    curves = curves_of_classes(evaluated.images, judged, len(evaluated.class_names))
     threshold = best_threshold(curves)
-    kept = [one.above(threshold) for one in evaluated.found]
-    shown = [(one, of.first(len(one.scores))) for one, of in zip(kept, judged, strict=True)]
+    thresholded = [image.above(threshold) for image in evaluated.images]
+    shown = [(image, judgment.first(len(image.scores))) for image, judgment in zip(thresholded, judged, strict=True)]
     recipe = cfg.train.recipe
     page = Page(f"{recipe if recipe in available() else folder.name}: evaluation report")
     _add_summary(page, cfg, evaluated, threshold)
@@ -157,17 +157,17 @@ def compose(cfg: Any, evaluated: Evaluated, folder: Path) -> Page:
         page.file(folder / "curves.png", "Loss and AP over iterations")
     _add_classes(page, evaluated, curves)
     _add_errors(page, shown, evaluated.class_names, threshold)
-    _add_pictures(page, shown, evaluated.class_names)
+    _add_images(page, shown, evaluated.class_names)
     page.heading("Configuration")
     page.folded("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
     return page
 
 
-def _add_summary(page: Page, cfg: Any, evaluated: Evaluated, threshold: float) -> None:
+def _add_summary(page: Page, cfg: Any, evaluated: EvaluatedRun, threshold: float) -> None:
     scores = evaluated.scores
     page.note(
         f"Weights: {cfg.train.init_checkpoint}. "
-        f"Dataset: {registered_name(cfg.dataloader.test.dataset)}, {len(evaluated.found)} images."
+        f"Dataset: {registered_name(cfg.dataloader.test.dataset)}, {len(evaluated.images)} images."
     )
     page.figures(
         [
@@ -183,7 +183,7 @@ def _add_summary(page: Page, cfg: Any, evaluated: Evaluated, threshold: float) -
     page.note("APs, APm, APl: AP of small (area < 32²), medium and large (area > 96²) objects; -: no such objects.")
 
 
-def _add_classes(page: Page, evaluated: Evaluated, curves: Sequence[Curve]) -> None:
+def _add_classes(page: Page, evaluated: EvaluatedRun, curves: Sequence[Curve]) -> None:
     page.heading("Classes")
     rows = []
     for name, curve in zip(evaluated.class_names, curves, strict=True):
@@ -202,50 +202,50 @@ def _add_errors(
     page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str], threshold: float
 ) -> None:
     page.heading("Errors")
-    kept = [found for found, _ in shown]
+    images = [image for image, _ in shown]
     kinds = np.concatenate([judged.kinds for _, judged in shown])
     counts = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS) if number != IGNORED}
-    counts["missed objects"] = sum(len(one.truth_classes) for one in kept) - counts["correct"]
+    counts["missed objects"] = sum(len(image.truth_classes) for image in images) - counts["correct"]
     page.plot(bars_figure(counts, f"Detections with a score of at least {threshold:.2f}", "count"), "Error types")
     page.note(
         "duplicate: the object has a better detection; class: overlaps an object of another class; localization: "
         "overlaps an object of its class too little (IoU 0.1 to 0.5); background: none of these."
     )
-    page.plot(confusion_figure(confusion_matrix(kept, len(class_names)), class_names), "Confusion matrix")
+    page.plot(confusion_figure(confusion_matrix(images, len(class_names)), class_names), "Confusion matrix")
 
 
-def _add_pictures(page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str]) -> None:
-    mistakes = [_mistakes(*one) for one in shown]
-    worst = np.argsort([-count for count in mistakes], kind="stable")[:_SHOWN_PICTURES]
+def _add_images(page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str]) -> None:
+    error_counts = [_count_errors(image, judged) for image, judged in shown]
+    worst = np.argsort([-count for count in error_counts], kind="stable")[:_SHOWN_IMAGES]
     page.heading("Images with the most errors")
     page.note("Green: correct detection. Red: wrong detection. White: missed object.")
-    page.pictures([_picture(shown[index], class_names) for index in worst])
+    page.pictures([_annotate_image(shown[index], class_names) for index in worst])
     page.heading("Samples")
-    evenly = np.linspace(0, len(shown) - 1, min(_SHOWN_PICTURES, len(shown))).astype(int)
-    page.pictures([_picture(shown[index], class_names) for index in evenly])
+    evenly_spaced = np.linspace(0, len(shown) - 1, min(_SHOWN_IMAGES, len(shown))).astype(int)
+    page.pictures([_annotate_image(shown[index], class_names) for index in evenly_spaced])
 
 
-def _mistakes(found: Found, judged: Judged) -> int:
+def _count_errors(image: Found, judged: Judged) -> int:
     """Count wrong detections and missed objects."""
     correct = int((judged.kinds == CORRECT).sum())
-    return int((judged.kinds != IGNORED).sum()) - correct + len(found.truth_classes) - correct
+    return int((judged.kinds != IGNORED).sum()) - correct + len(image.truth_classes) - correct
 
 
-def _picture(shown: tuple[Found, Judged], names: Sequence[str]) -> tuple[np.ndarray, str]:
-    found, judged = shown
-    image = read_image(found.file_name)
-    scale = _SIDE / max(image.shape[:2])
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    missed = np.setdiff1d(np.arange(len(found.truth_classes)), judged.truths)
-    boxes = np.concatenate([found.truth_boxes[missed], found.boxes])
-    labels = [names[index] for index in found.truth_classes[missed]]
+def _annotate_image(shown: tuple[Found, Judged], names: Sequence[str]) -> tuple[np.ndarray, str]:
+    image, judged = shown
+    pixels = read_image(image.file_name)
+    scale = _SIDE / max(pixels.shape[:2])
+    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    missed = np.setdiff1d(np.arange(len(image.truth_classes)), judged.truths)
+    boxes = np.concatenate([image.truth_boxes[missed], image.boxes])
+    labels = [names[index] for index in image.truth_classes[missed]]
     colors = [_WHITE] * len(missed)
-    for kind, score, index in zip(judged.kinds, found.scores, found.classes, strict=True):
+    for kind, score, index in zip(judged.kinds, image.scores, image.classes, strict=True):
         labels.append(f"{names[index]} {score:.2f}" + ("" if kind == CORRECT else f" ({KINDS[kind]})"))
         colors.append(_GREEN if kind == CORRECT else _RED)
-    drawn = annotate(image, boxes * scale, labels, colors)
-    return drawn, f"{Path(found.file_name).name}: {_mistakes(found, judged)} errors"
+    annotated = annotate(pixels, boxes * scale, labels, colors)
+    return annotated, f"{Path(image.file_name).name}: {_count_errors(image, judged)} errors"
 
 
 def _percent(value: float) -> str:

@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from deim.engine import memory
+from deim.engine import cpu_memory
 
 FAULTS_OF_LARGE_BLOCKS = """
 import resource
 import torch
-from deim.engine.memory import freed_memory_kept
+from deim.engine.cpu_memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -21,7 +21,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 before = faults()
-with freed_memory_kept(torch.device("cpu")):
+with keep_freed_memory(torch.device("cpu")):
     faults()
     print(before, faults(), end=" ")
 print(faults())
@@ -36,6 +36,6 @@ def test_large_blocks_are_asked_for_once() -> None:
 
 
 def test_on_a_gpu_the_processor_frees_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_set", lambda *_: pytest.fail("malloc was told something"))
-    with memory.freed_memory_kept(torch.device("cuda")):
+    monkeypatch.setattr(cpu_memory, "_set_thresholds", lambda *_: pytest.fail("malloc was told something"))
+    with cpu_memory.keep_freed_memory(torch.device("cuda")):
         pass

@@ -14,7 +14,7 @@ class DeviceMemoryError(DeimError):
 
 
 @contextmanager
-def explained_memory(cfg: Any, trainer: Any) -> Iterator[None]:
+def explain_out_of_memory(cfg: Any, trainer: Any) -> Iterator[None]:
     """Replace out-of-memory errors by one that states the batch and the config keys that reduce memory.
 
     Args:
@@ -26,14 +26,14 @@ def explained_memory(cfg: Any, trainer: Any) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(_explain(cfg, trainer.samples, str(error))) from error
+        raise DeviceMemoryError(_message(cfg, trainer.samples, str(error))) from error
 
 
-def _explain(cfg: Any, samples: list[dict], message: str) -> str:
+def _message(cfg: Any, samples: list[dict], message: str) -> str:
     shapes = sorted({tuple(sample["image"].shape[-2:]) for sample in samples}, key=lambda shape: -shape[0] * shape[1])
     objects = sum(len(sample["instances"]) for sample in samples if "instances" in sample)
     sizes = ", ".join(f"{height} x {width}" for height, width in shapes[:3]) + (", ..." if len(shapes) > 3 else "")
-    tried = f"{len(samples)} images of {sizes} with {objects} objects on this rank" if samples else "no batch yet"
+    step = f"{len(samples)} images of {sizes} with {objects} objects on this rank" if samples else "no batch yet"
     keys = [f"reduce dataloader.train.total_batch_size (now {cfg.dataloader.train.total_batch_size})"]
     if not cfg.train.amp.enabled:
         keys.append("train.amp.enabled=True for mixed precision")
@@ -44,4 +44,4 @@ def _explain(cfg: Any, samples: list[dict], message: str) -> str:
         "except for batch normalization"
     )
     steps = "\n".join(f"  {number}. {key}" for number, key in enumerate(keys, 1))
-    return f"the device ran out of memory: {tried}.\nRemedies, in this order:\n{steps}\n{message.splitlines()[0]}"
+    return f"the device ran out of memory: {step}.\nRemedies, in this order:\n{steps}\n{message.splitlines()[0]}"

@@ -7,21 +7,25 @@ from logging.handlers import MemoryHandler
 
 
 @contextmanager
-def said_later(logger: logging.Logger) -> Iterator[Callable[[], None]]:
-    """Buffer the records of ``logger``. Yields a function that passes them to the handlers once these exist."""
+def buffered_log(logger: logging.Logger) -> Iterator[Callable[[], None]]:
+    """Buffer the records of ``logger`` within the context.
+
+    Yields:
+        a function that passes the buffered records to the handlers; call it after the handlers are set up.
+    """
     buffer = MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     level = logger.level
     logger.addHandler(buffer)
     logger.setLevel(logging.INFO)
 
-    def tell() -> None:
+    def emit() -> None:
         logger.removeHandler(buffer)
         for record in buffer.buffer:
             logger.handle(record)
         buffer.buffer.clear()
 
     try:
-        yield tell
+        yield emit
     finally:
         logger.removeHandler(buffer)
         logger.setLevel(level)

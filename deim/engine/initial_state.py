@@ -24,7 +24,7 @@ logger = logging.getLogger("detectron2.deim")
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialState:
     """Initial state of a run; at most one attribute is set.
 
     Attributes:
@@ -38,7 +38,7 @@ class Start:
     backbone: str | bool | None = None
 
 
-def find_start(cfg: Any, resume_run: bool) -> Start:
+def find_initial_state(cfg: Any, resume_run: bool) -> InitialState:
     """Determine the initial state of a run, and download weights if needed, before the model is built.
 
     Raises:
@@ -46,20 +46,20 @@ def find_start(cfg: Any, resume_run: bool) -> Start:
     """
     checkpoint = newest_checkpoint(cfg.train.output_dir) if resume_run else None
     if checkpoint is not None:
-        return Start(checkpoint=checkpoint)
+        return InitialState(checkpoint=checkpoint)
     if cfg.train.init_checkpoint:
         weights = published.initial_weights_path(cfg.train.recipe, cfg.train.init_checkpoint)
         if not Path(weights).exists():
             raise CheckpointError(f"train.init_checkpoint={weights} does not exist")
-        return Start(weights=weights)
+        return InitialState(weights=weights)
     backbone = _backbone_weights(cfg)
-    description = _describe(cfg)
+    description = _describe_backbone(cfg)
     if isinstance(backbone, str) and description is not None:
         pretrained.path_of(backbone, description["builder"], description["size"])
-    return Start(backbone=backbone)
+    return InitialState(backbone=backbone)
 
 
-def is_random(cfg: Any) -> bool:
+def starts_from_random_weights(cfg: Any) -> bool:
     """Return whether a new run of this config starts from random weights only.
 
     Resumed runs use this as well, to build the same model as the original run.
@@ -67,27 +67,27 @@ def is_random(cfg: Any) -> bool:
     return not cfg.train.init_checkpoint and _backbone_weights(cfg) is None
 
 
-def thaw_random_backbone(cfg: Any, model: nn.Module) -> None:
+def unfreeze_random_backbone(cfg: Any, model: nn.Module) -> None:
     """Unfreeze the backbone if the run starts from random weights; in place.
 
     Recipes freeze parts of pretrained backbones. Random parts must be trained instead.
     """
-    if not is_random(cfg):
+    if not starts_from_random_weights(cfg):
         return
     logger.info(
         "The model starts from random weights: train.init_checkpoint and model.backbone.weights are empty. Published "
         "results start from pretrained backbones; training from random weights takes far longer."
     )
     backbone = getattr(model, "backbone", None)
-    thawed = unfreeze(backbone) if isinstance(backbone, nn.Module) else []
-    if thawed:
+    unfrozen = unfreeze(backbone) if isinstance(backbone, nn.Module) else []
+    if unfrozen:
         logger.warning(
-            f"The backbone has random weights, so freezing is disabled: {len(thawed)} frozen parameters and "
+            f"The backbone has random weights, so freezing is disabled: {len(unfrozen)} frozen parameters and "
             "normalization layers will be trained (model.backbone.freeze_at and similar keys have no effect)"
         )
 
 
-def load_start(start: Start, model: nn.Module, classes: Sequence[str] | None) -> None:
+def load_initial_weights(state: InitialState, model: nn.Module, classes: Sequence[str] | None) -> None:
     """Load ``start.weights`` into a model: a detector or a backbone checkpoint.
 
     Args:
@@ -96,9 +96,9 @@ def load_start(start: Start, model: nn.Module, classes: Sequence[str] | None) ->
     Raises:
         CheckpointError: if the checkpoint does not fit the model.
     """
-    if start.weights is None:
+    if state.weights is None:
         return
-    stored, module = read_weights(start.weights), getattr(model, "module", model)
+    stored, module = read_weights(state.weights), getattr(model, "module", model)
     backbone = getattr(module, "backbone", None)
     if isinstance(backbone, nn.Module) and is_backbone_checkpoint(module, stored.weights, stored.path):
         logger.info(f"{stored.path} is a backbone checkpoint: the rest of the model starts from random weights")
@@ -107,26 +107,28 @@ def load_start(start: Start, model: nn.Module, classes: Sequence[str] | None) ->
         load_stored_weights(model, stored, allow_other_classes=True, classes=classes)
 
 
-def check_pixels(cfg: Any) -> None:
+def check_pixel_normalization(cfg: Any) -> None:
     """Warn if the model's pixel normalization differs from that of its pretrained backbone."""
-    wanted, weights = _expected_pixels(cfg)
+    expected, weights = _expected_normalization(cfg)
     mean, std = (OmegaConf.select(cfg, f"model.{key}", default=None) for key in ("pixel_mean", "pixel_std"))
-    used = PixelStatistics(*(tuple(values or default) for values, default in ((mean, (0,) * 3), (std, (255,) * 3))))
-    if wanted is None or used == wanted or not comm.is_main_process():
+    actual = PixelStatistics(*(tuple(values or default) for values, default in ((mean, (0,) * 3), (std, (255,) * 3))))
+    if expected is None or actual == expected or not comm.is_main_process():
         return
     logger.warning(
-        f"{weights} expects images normalized with model.pixel_mean={list(wanted.mean)} "
-        f"model.pixel_std={list(wanted.std)}, but the model uses {list(used.mean)} and {list(used.std)}: "
+        f"{weights} expects images normalized with model.pixel_mean={list(expected.mean)} "
+        f"model.pixel_std={list(expected.std)}, but the model uses {list(actual.mean)} and {list(actual.std)}: "
         "expect lower accuracy"
     )
 
 
-def _expected_pixels(cfg: Any) -> tuple[PixelStatistics | None, str]:
-    given = cfg.train.init_checkpoint
-    if given:
-        # The file may hold a whole detector, whose normalization is stated only in the config.
-        return (None if published.is_name(given) else pretrained.pixel_statistics_for(given, {})), given
-    weights, description = _backbone_weights(cfg), _describe(cfg)
+def _expected_normalization(cfg: Any) -> tuple[PixelStatistics | None, str]:
+    init_checkpoint = cfg.train.init_checkpoint
+    if init_checkpoint:
+        # The file may contain a complete detector, whose normalization only the config states.
+        return (
+            None if published.is_name(init_checkpoint) else pretrained.pixel_statistics_for(init_checkpoint, {})
+        ), init_checkpoint
+    weights, description = _backbone_weights(cfg), _describe_backbone(cfg)
     if not isinstance(weights, str) or description is None:
         return None, ""
     return pretrained.pixel_statistics_for(weights, description), weights
@@ -140,7 +142,7 @@ def _backbone_weights(cfg: Any) -> str | bool | None:
     return next((node[name] for name, empty in WEIGHTS_ARGUMENTS.items() if node.get(name, empty) != empty), None)
 
 
-def _describe(cfg: Any) -> dict[str, Any] | None:
+def _describe_backbone(cfg: Any) -> dict[str, Any] | None:
     """Return builder and size of the backbone, or None for a foreign backbone."""
     node = OmegaConf.select(cfg, "model.backbone", default=None)
     target = node.get("_target_") if OmegaConf.is_dict(node) else None

@@ -9,13 +9,13 @@ import torch
 
 # options of glibc's mallopt(3)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# Values that its dynamic adjustment ends at: DEFAULT_MMAP_THRESHOLD_MAX, and twice that.
-_USUAL = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
-_KEPT = dict.fromkeys(_USUAL, 2**31 - 1)
+# Upper limits of glibc's dynamic adjustment: DEFAULT_MMAP_THRESHOLD_MAX, and twice that.
+_DEFAULT_THRESHOLDS = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
+_RAISED_THRESHOLDS = dict.fromkeys(_DEFAULT_THRESHOLDS, 2**31 - 1)
 
 
 @contextmanager
-def freed_memory_kept(device: torch.device) -> Iterator[None]:
+def keep_freed_memory(device: torch.device) -> Iterator[None]:
     """Within this context, keep freed blocks below 2 GiB in the process if ``device`` is a CPU.
 
     By default glibc's malloc returns blocks of more than 32 MiB to the system at once, and the system has to map and
@@ -26,14 +26,14 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
     if libc is None or not hasattr(libc, "mallopt"):
         yield
         return
-    _set(libc, _KEPT)
+    _set_thresholds(libc, _RAISED_THRESHOLDS)
     try:
         yield
     finally:
-        _set(libc, _USUAL)
+        _set_thresholds(libc, _DEFAULT_THRESHOLDS)
         libc.malloc_trim(0)
 
 
-def _set(libc: ctypes.CDLL, options: dict[int, int]) -> None:
+def _set_thresholds(libc: ctypes.CDLL, options: dict[int, int]) -> None:
     for option, value in options.items():
         libc.mallopt(option, value)
