@@ -39,9 +39,9 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(available_cores()) + 1
 
 
-def long_but_for(kept: Iterable, names: Iterable) -> list:
-    """Return test parameters: those in ``kept`` always run, the others only in ``make test-all``."""
-    return [name if name in kept else pytest.param(name, marks=pytest.mark.long) for name in names]
+def long_except(always_run: Iterable, names: Iterable) -> list:
+    """Return test parameters: those in ``always_run`` always run, the others only in ``make test-all``."""
+    return [name if name in always_run else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 @pytest.fixture(scope="session", autouse=True)

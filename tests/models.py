@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from deim.config import load_config
 from deim.config.building import WEIGHTS_ARGUMENTS
 from deim.layers import AttentionBlock
-from tests.conftest import ROOT, long_but_for
+from tests.conftest import ROOT, long_except
 
 
 def recipe(name: str, *overrides: str):
@@ -74,11 +74,11 @@ def randomize(model: nn.Module, scale: float = 0.05) -> nn.Module:
 
 
 # Backends of torch.compile. "inductor", torch's default, takes a minute.
-COMPILERS = long_but_for(["aot_eager"], ["inductor", "aot_eager"])
+COMPILERS = long_except(["aot_eager"], ["inductor", "aot_eager"])
 
 
 @contextmanager
-def compiled_whole(compiler: str) -> Iterator[None]:
+def compile_without_graph_breaks(compiler: str) -> Iterator[None]:
     """Assert that torch.compile produces no graph breaks within the block."""
     torch._dynamo.reset()
     counters.clear()

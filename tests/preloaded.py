@@ -1,4 +1,4 @@
-"""What the process that forks scripts for the tests has imported before; see ``tests.commands.tool``."""
+"""Modules that the fork server of the tests imports in advance; see ``tests.commands.tool``."""
 
 import importlib
 

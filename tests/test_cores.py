@@ -1,4 +1,4 @@
-"""Threads of torch follow the cores that other processes leave free."""
+"""The number of torch threads follows the number of free cores."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from deim import cores
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of threads of torch, of which a process with four cores has four; nothing is set in truth."""
+    """Replace torch's thread count by a list of one number, initially 4, on a machine with four cores."""
     now = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda count: now.__setitem__(0, count))
@@ -25,52 +25,52 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Clock:
-    """Time that passes, in which other processes use some cores."""
+    """Fake clock; while its time advances, other processes use some cores."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = self.busy = 0.0
         monkeypatch.setattr(cores, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(cores._ThreadCountHook, "_busy_seconds", lambda hook: self.busy)
 
-    def pass_by(self, seconds: float, cores_in_use: float) -> None:
+    def advance(self, seconds: float, cores_in_use: float) -> None:
         self.now += seconds
         self.busy += seconds * cores_in_use
 
 
-def test_threads_follow_the_load(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
+def test_thread_count_follows_the_load(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
     clock, model = Clock(monkeypatch), nn.Identity()
     cores.limit_threads_to_free_cores(model)
-    for in_use, wanted in ((0.1, 4), (1.0, 3), (2.6, 1), (9.0, 1), (0.4, 4)):
-        clock.pass_by(2.0, in_use)
+    for cores_in_use, expected in ((0.1, 4), (1.0, 3), (2.6, 1), (9.0, 1), (0.4, 4)):
+        clock.advance(2.0, cores_in_use)
         model(torch.zeros(1))
-        assert threads == [wanted], in_use
+        assert threads == [expected], cores_in_use
 
 
-def test_one_look_in_a_second(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
+def test_thread_count_changes_at_most_once_per_second(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
     clock, model = Clock(monkeypatch), nn.Identity()
     cores.limit_threads_to_free_cores(model)
-    clock.pass_by(0.5, 3.0)
+    clock.advance(0.5, 3.0)
     model(torch.zeros(1))
     assert threads == [4]
-    clock.pass_by(0.6, 3.0)
+    clock.advance(0.6, 3.0)
     model(torch.zeros(1))
     assert threads == [1]
 
 
-def test_a_number_that_the_user_sets_is_kept(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
+def test_thread_count_set_by_the_user_is_kept(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     model = nn.Identity()
     cores.limit_threads_to_free_cores(model)
     assert not model._forward_pre_hooks
 
 
-def test_other_processes_are_seen() -> None:
-    seen = cores._ThreadCountHook()
-    started = seen._busy_seconds()
+def test_busy_time_of_other_processes_is_measured() -> None:
+    hook = cores._ThreadCountHook()
+    before = hook._busy_seconds()
     busy = subprocess.run(
         [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True, timeout=120
     )
     assert busy.returncode == 0
     # Cores tick in hundredths of a second.
-    assert seen._busy_seconds() - started > 0.4
+    assert hook._busy_seconds() - before > 0.4
     assert set(cores.available_cores()) <= set(range(os.cpu_count() or 1))

@@ -1,4 +1,4 @@
-"""Which device and precision a run takes."""
+"""Choice of the device and the precision of a run."""
 
 import logging
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from deim.inference.source import TrainedModel
 from tests.models import FAMILIES, batch, recipe, tiny_model
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False) -> None:
+def mock_devices(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     # torch is built for the CPU here: no tensor can be made elsewhere.
@@ -29,14 +29,14 @@ def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = Fal
 
 
 @pytest.mark.parametrize(("cuda", "mps", "best"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
-def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, best: str) -> None:
-    machine(monkeypatch, cuda, mps)
+def test_auto_selects_the_fastest_device(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, best: str) -> None:
+    mock_devices(monkeypatch, cuda, mps)
     assert choose_device("auto").type == best
     assert training_device("auto").type == best
     assert training_device("cuda").type == best
 
 
-def test_a_device_that_is_not_there_is_an_error() -> None:
+def test_unavailable_device_is_an_error() -> None:
     with pytest.raises(ConfigError, match="device 'cuda:99' is not available"):
         choose_device("cuda:99")
 
@@ -47,22 +47,22 @@ def config(device: str, enabled: bool = True, dtype: str = "bfloat16") -> Simple
 
 @pytest.mark.parametrize("device", ["cuda", "cpu", "auto"])
 @pytest.mark.parametrize("supported", [True, False])
-def test_the_cpu_uses_bfloat16_only_with_instructions_for_it(
+def test_cpu_uses_bfloat16_only_with_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str, supported: bool
 ) -> None:
-    machine(monkeypatch)
+    mock_devices(monkeypatch)
     monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: supported)
     cfg = config(device)
     with caplog.at_level(logging.INFO, logger="detectron2.deim"):
         resolve_device(cfg)
     assert (cfg.train.device, cfg.train.amp.enabled) == ("cpu", supported)
-    told = [record.message for record in caplog.records if "float32" in record.message]
-    assert told == ([] if supported else ["Computing in float32: this CPU has no instructions for bfloat16 "
+    messages = [record.message for record in caplog.records if "float32" in record.message]
+    assert messages == ([] if supported else ["Computing in float32: this CPU has no instructions for bfloat16 "
                                           "(same as train.amp.enabled=False)"])  # fmt: skip
 
 
 def test_mps_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, mps=True)
+    mock_devices(monkeypatch, mps=True)
     cfg = config("cuda")
     resolve_device(cfg)
     assert (cfg.train.device, cfg.train.amp.enabled) == ("mps", False)
@@ -70,8 +70,8 @@ def test_mps_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
-    machine(monkeypatch, cuda=True)
+def test_gpu_without_bfloat16_uses_float16(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
+    mock_devices(monkeypatch, cuda=True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     cfg = config("cuda")
     resolve_device(cfg)
@@ -79,7 +79,7 @@ def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch, s
     assert cfg.train.amp.dtype == ("bfloat16" if supported else "float16")
 
 
-def test_the_processor_is_asked() -> None:
+def test_cpu_support_for_bfloat16() -> None:
     flags = torch.backends.cpu.get_cpu_capability()
     if flags != "AVX512":
         assert (
@@ -89,17 +89,17 @@ def test_the_processor_is_asked() -> None:
 
 
 class NoFloat64(TorchDispatchMode):
-    """Fails where an operator gives a tensor in double precision."""
+    """Mode that fails if an operator returns a float64 tensor."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        for leaf in tree_flatten(found)[0]:
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_flatten(output)[0]:
             assert not isinstance(leaf, torch.Tensor) or leaf.dtype != torch.float64, func
-        return found
+        return output
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_model_needs_float64_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+def test_models_run_without_float64(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     monkeypatch.setattr("deim.structures.distribution.supports_float64", lambda device: False)
     model = tiny_model(family=family)
     with NoFloat64():
@@ -118,7 +118,7 @@ def test_models_run_in_float64(family: str) -> None:
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_half_on_a_cpu_needs_instructions_for_it(
+def test_half_on_a_cpu_requires_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, supported: bool
 ) -> None:
     monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: supported)
@@ -127,13 +127,11 @@ def test_half_on_a_cpu_needs_instructions_for_it(
     runner = TorchRunner(trained, torch.device("cpu"), half=True)
     assert runner.half is supported
     assert ("Ignoring half" in caplog.text) is not supported
-    in_half = any(parameter.dtype == torch.float16 for parameter in runner.model.parameters())
-    assert in_half is supported
+    has_half_weights = any(parameter.dtype == torch.float16 for parameter in runner.model.parameters())
+    assert has_half_weights is supported
 
 
-def test_measurements_of_emulated_precision_say_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_benchmark_notes_emulated_precision(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: False)
     _note_emulation("cpu", None)
     assert capsys.readouterr().out == ""

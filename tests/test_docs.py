@@ -1,4 +1,4 @@
-"""What the documentation tells to type exists, and what it links to."""
+"""Commands, flags, Python examples and links in the documentation."""
 
 import io
 import re
@@ -30,21 +30,21 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The calls of our tools in a page's shell blocks, as words from the tool on; ``deim x`` as its module."""
-    found = []
+    """Return the calls of tools in the shell blocks of a page, as words; ``deim x`` becomes the path of its module."""
+    calls = []
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["deim"] and words[1:] and words[1] in COMMANDS:
                 words = [f"deim/cli/{words[1].replace('-', '_')}.py", *words[2:]]
-            place = next((i for i, word in enumerate(words) if word.startswith(("tools/", "deim/cli/"))), None)
-            if place is not None:
-                found.append(words[place:])
-    return found
+            index = next((i for i, word in enumerate(words) if word.startswith(("tools/", "deim/cli/"))), None)
+            if index is not None:
+                calls.append(words[index:])
+    return calls
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
+def test_commands_in_docs_use_existing_tools_configs_and_keys(name: str) -> None:
     for words in commands(ROOT / name):
         assert (ROOT / words[0]).is_file(), words
         config = words[words.index("--config-file") + 1] if "--config-file" in words else "..."
@@ -58,38 +58,38 @@ def test_commands_name_tools_configs_and_keys_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/checkpoints.md", "docs/compose.md"])
-def test_python_on_the_pages_runs(name: str) -> None:
+def test_python_in_docs_runs(name: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
         if "Predictor" in block:  # which needs a checkpoint: see tests/inference/test_pages.py
             continue
-        found: dict = {}
-        exec(compile(block, name, "exec"), found)
-        if "cfg" in found:
-            build(found["cfg"], "model")
-        elif not isinstance(found["model"], nn.Module):
-            instantiate(without_pretrained(SimpleNamespace(model=found["model"])).model)
+        namespace: dict = {}
+        exec(compile(block, name, "exec"), namespace)
+        if "cfg" in namespace:
+            build(namespace["cfg"], "model")
+        elif not isinstance(namespace["model"], nn.Module):
+            instantiate(without_pretrained(SimpleNamespace(model=namespace["model"])).model)
 
 
-def test_a_backbone_is_added_as_on_the_page() -> None:
+def test_backbone_example_of_the_docs_runs() -> None:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     backbone, config = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
-    found: dict = {"model": recipe("deim_dfine_n_shapes", "model.decoder.queries.num_queries=20").model}
-    exec(compile(backbone + config, "docs/extending.md", "exec"), found)
-    losses = instantiate(found["model"])(batch([2, 1]))
+    namespace: dict = {"model": recipe("deim_dfine_n_shapes", "model.decoder.queries.num_queries=20").model}
+    exec(compile(backbone + config, "docs/extending.md", "exec"), namespace)
+    losses = instantiate(namespace["model"])(batch([2, 1]))
     assert torch.isfinite(sum(losses.values()))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_in_docs_resolve(name: str) -> None:
     page = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
-def test_flags_on_the_pages_exist() -> None:
+def test_flags_in_docs_exist() -> None:
     scripts = {path.name: re.search(r'run_script\("([\w-]+)"\)', path.read_text(encoding="utf-8"))
                for path in (ROOT / "tools").glob("*.py")}  # fmt: skip
     for page in PAGES:
@@ -99,11 +99,11 @@ def test_flags_on_the_pages_exist() -> None:
             command = script[1] if script else file.stem.replace("_", "-")
             if command in COMMANDS:
                 measurement = words[1:2] if command == "benchmark" else []
-                known = help_of(command, *measurement)
+                help_text = help_of(command, *measurement)
                 flags = {word.split("=")[0] for word in words if word.startswith("--") and word != "--"}
                 if command == "slurm":
-                    known += help_of("train")
-                assert all(flag in known for flag in flags), (page, words)
+                    help_text += help_of("train")
+                assert all(flag in help_text for flag in flags), (page, words)
 
 
 @cache
@@ -114,7 +114,7 @@ def help_of(*words: str) -> str:
     return shown.getvalue()
 
 
-def test_a_script_is_its_command() -> None:
+def test_script_and_command_have_the_same_help() -> None:
     done = tool("train_net.py", "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: train_net.py ")

@@ -1,4 +1,4 @@
-"""Which detectron2 and detrex are used: the real ones wherever they are found."""
+"""Choice between the installed and the bundled detectron2 and detrex, and the output of ``python -m deim.env``."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from deim import fallback
 from deim.layers.ops import BACKENDS
 from tests.conftest import ROOT
 
-REPORT = "import deim, detectron2; from deim import fallback; print(fallback.is_standalone('detectron2'), detectron2.__file__)"
+PRINT_ORIGIN = "import deim, detectron2; from deim import fallback; print(fallback.is_standalone('detectron2'), detectron2.__file__)"
 
 
 def python(code: str, folder: Path, path: str = "") -> str:
@@ -23,10 +23,10 @@ def python(code: str, folder: Path, path: str = "") -> str:
     return done.stdout
 
 
-def test_a_package_on_the_path_wins_and_the_other_falls_back(tmp_path: Path) -> None:
+def test_installed_package_takes_precedence_over_the_subset(tmp_path: Path) -> None:
     (tmp_path / "detectron2").mkdir()
     (tmp_path / "detectron2" / "__init__.py").write_text("__version__ = 'mine'\n")
-    standalone, file = python(REPORT, tmp_path, str(tmp_path)).split()
+    standalone, file = python(PRINT_ORIGIN, tmp_path, str(tmp_path)).split()
     assert standalone == "False"
     assert file.startswith(str(tmp_path))
     if "standalone" in python("import deim, detrex; print(detrex.__file__)", tmp_path):
@@ -36,13 +36,13 @@ def test_a_package_on_the_path_wins_and_the_other_falls_back(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not fallback.is_standalone("detectron2"), reason="the real detectron2 is installed")
-def test_a_checkout_in_the_current_folder_is_no_package(tmp_path: Path) -> None:
+def test_checkout_in_the_current_folder_is_ignored(tmp_path: Path) -> None:
     """Python takes a folder without ``__init__.py`` for a namespace package."""
     (tmp_path / "detectron2" / "configs").mkdir(parents=True)
-    assert "standalone" in python(REPORT, tmp_path)
+    assert "standalone" in python(PRINT_ORIGIN, tmp_path)
 
 
-def test_the_report_names_versions_and_backend() -> None:
+def test_env_command_prints_versions_and_backend() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deim.env"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
@@ -55,7 +55,7 @@ def test_the_report_names_versions_and_backend() -> None:
     assert lines["torch"] == "can be used"
 
 
-def test_without_a_compiler_torch_does_it(tmp_path: Path) -> None:
+def test_torch_backend_is_used_without_a_compiler(tmp_path: Path) -> None:
     (tmp_path / "cc").write_text("#!/bin/sh\necho this compiler cannot >&2; exit 1\n")
     (tmp_path / "cc").chmod(0o755)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}

@@ -1,4 +1,4 @@
-"""The wheel holds the package, the bundled subset, the configs and the recipes."""
+"""Contents of the wheel: the package, the bundled subset, the configs and the recipes."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from tests.commands import SMALL
 from tests.conftest import ROOT
 
 
-def test_the_wheel_is_complete(tmp_path: Path) -> None:
+def test_wheel_is_complete(tmp_path: Path) -> None:
     # A copy: building leaves files beside setup.py.
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],

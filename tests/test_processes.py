@@ -1,4 +1,4 @@
-"""Worker processes live as long as the run that started them, however they are started."""
+"""Worker processes exit with the run that started them, for every start method."""
 
 import os
 import subprocess
@@ -38,13 +38,13 @@ METHODS = pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 
 
 @METHODS
-def test_workers_end_with_the_loader(tmp_path: Path, method: str) -> None:
+def test_workers_exit_with_the_data_loader(tmp_path: Path, method: str) -> None:
     out, _ = start(tmp_path, method, 0).communicate(timeout=120)
     assert out.startswith("4 ")
 
 
 @METHODS
-def test_workers_end_with_a_killed_run(tmp_path: Path, method: str) -> None:
+def test_workers_exit_after_the_run_is_killed(tmp_path: Path, method: str) -> None:
     run = start(tmp_path, method, 600)
     count, worker = (int(word) for word in run.stdout.readline().split())
     assert count == 4

@@ -1,7 +1,7 @@
-"""A stand-in for the web on loopback: every address that ``requests`` asks for is answered by one local server.
+"""Local server on loopback that answers the requests of ``requests`` for every address.
 
-``Web`` runs the server. ``redirect`` makes this process, and ``redirected`` another process, ask it in place of the hosts
-in the addresses, so that the code under test uses the published addresses.
+``Web`` runs the server. ``redirect`` sends the requests of this process to the server, and ``redirected`` those of
+another process. The code under test uses the published addresses.
 """
 
 import os
@@ -22,14 +22,14 @@ _for_life = ExitStack()
 
 @dataclass
 class File:
-    """What the server answers with at an address.
+    """Answer of the server for an address.
 
     Attributes:
         content: the body.
         moved_to: an address that the server redirects to, as GitHub and Hugging Face do; "" for none.
-        breaks_after: so many bytes the connection breaks, once; None for never.
-        has_ranges: whether the server continues a file in the middle.
-        type: of the content.
+        breaks_after: number of bytes after which the connection breaks, once; None for never.
+        has_ranges: whether the server supports range requests.
+        type: content type.
     """
 
     content: bytes = b""
@@ -52,7 +52,7 @@ class Web:
     port: int = 0
 
     def count(self, address: str) -> int:
-        """How often the server was asked for an address."""
+        """Return the number of requests for an address."""
         return sum(asked == address for asked, _ in self.requests)
 
     @contextmanager
@@ -67,7 +67,7 @@ class Web:
             server.server_close()
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """Variables with which another process asks this server; ``folder`` gets a file for it."""
+        """Return the environment variables that redirect another process; writes a file to ``folder``."""
         root = Path(__file__).resolve().parents[1]
         (folder / "sitecustomize.py").write_text(
             f"import sys; sys.path.insert(0, {str(root)!r})\nfrom tests.web import redirected\nredirected()\n",
@@ -78,7 +78,7 @@ class Web:
 
 @contextmanager
 def redirect(port: int) -> Iterator[None]:
-    """Within it, this process asks the local server for every address; nobody answers at port 0."""
+    """Within the context, send the requests of this process to the local server; port 0 refuses all requests."""
     send = requests.adapters.HTTPAdapter.send
 
     def local(self, request, **options):
@@ -95,7 +95,7 @@ def redirect(port: int) -> Iterator[None]:
 
 
 def redirected() -> None:
-    """:func:`redirect` for the whole life of this process, to the port in its environment."""
+    """Call :func:`redirect` for the lifetime of this process, with the port in the environment."""
     if _PORT in os.environ:
         _for_life.enter_context(redirect(int(os.environ[_PORT])))
 
@@ -156,7 +156,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
 
 
 def _confirmation(identifier: str) -> str:
-    """A page as Google Drive shows it for files that are too large for its virus scan."""
+    """Return the page that Google Drive shows for files that are too large for its virus scan."""
     hidden = "".join(
         f'<input type="hidden" name="{name}" value="{value}">'
         for name, value in (("id", identifier), ("export", "download"), ("confirm", "t"), ("uuid", "1234"))

@@ -19,28 +19,28 @@ from tests.data.test_datasets import CLASSES, OBJECTS
 WIDTH, HEIGHT = 100, 60
 
 
-def image(path: Path, number: int = 0) -> None:
+def write_image(path: Path, number: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = {".jpg": "JPEG", ".png": "PNG"}[path.suffix.lower()]
     Image.new("RGB", (WIDTH, HEIGHT), (40 * number, 90, 120)).save(path, kind)
 
 
-def images(folder: Path, names: Sequence[str] = ("0.jpg", "1.jpg", "2.jpg")) -> None:
+def write_images(folder: Path, names: Sequence[str] = ("0.jpg", "1.jpg", "2.jpg")) -> None:
     for number, name in enumerate(names):
-        image(folder / name, number)
+        write_image(folder / name, number)
 
 
-def text(path: Path, *lines: str) -> None:
+def write_lines(path: Path, *lines: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def as_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def coco(
+def write_coco_file(
     path: Path,
     names: Sequence[str] = ("0.jpg", "1.jpg", "2.jpg"),
     categories: Sequence[dict] = ({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}),
@@ -66,7 +66,7 @@ def coco(
         ],
         "categories": list(categories),
     }
-    as_json(path, content)
+    write_json(path, content)
 
 
 def yolo_lines(number: int) -> list[str]:
@@ -79,7 +79,7 @@ def yolo_lines(number: int) -> list[str]:
 
 def yolo_labels(folder: Path, names: Sequence[str] = ("0.txt", "1.txt")) -> None:
     for number, name in enumerate(names):
-        text(folder / name, *yolo_lines(number))
+        write_lines(folder / name, *yolo_lines(number))
 
 
 def voc_xml(path: Path, number: int, filename: str) -> None:
@@ -89,35 +89,37 @@ def voc_xml(path: Path, number: int, filename: str) -> None:
     for label, (x, y, x2, y2) in OBJECTS[number]:
         box = f"<xmin>{x}</xmin><ymin>{y}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
         lines.append(f"<object><name>{CLASSES[label]}</name><bndbox>{box}</bndbox></object>")
-    text(path, *lines, "</annotation>")
+    write_lines(path, *lines, "</annotation>")
 
 
 def cvat_coco(root: Path) -> None:
-    coco(root / "annotations/instances_default.json")
-    images(root / "images/default")
+    write_coco_file(root / "annotations/instances_default.json")
+    write_images(root / "images/default")
 
 
 def cvat_yolo(root: Path) -> None:
-    text(root / "obj.data", "classes = 2", "train = data/train.txt", "names = data/obj.names", "backup = backup/")
-    text(root / "obj.names", *CLASSES)
-    text(root / "train.txt", *(f"data/obj_train_data/{i}.jpg" for i in range(3)))
-    images(root / "obj_train_data")
+    write_lines(
+        root / "obj.data", "classes = 2", "train = data/train.txt", "names = data/obj.names", "backup = backup/"
+    )
+    write_lines(root / "obj.names", *CLASSES)
+    write_lines(root / "train.txt", *(f"data/obj_train_data/{i}.jpg" for i in range(3)))
+    write_images(root / "obj_train_data")
     yolo_labels(root / "obj_train_data", ("0.txt", "1.txt"))
 
 
 def cvat_ultralytics(root: Path) -> None:
-    text(root / "data.yaml", "names:", "  0: cat", "  1: dog", "path: .", "train: train.txt")
-    text(root / "train.txt", *(f"data/images/train/{i}.jpg" for i in range(3)))
-    images(root / "images/train")
+    write_lines(root / "data.yaml", "names:", "  0: cat", "  1: dog", "path: .", "train: train.txt")
+    write_lines(root / "train.txt", *(f"data/images/train/{i}.jpg" for i in range(3)))
+    write_images(root / "images/train")
     yolo_labels(root / "labels/train")
 
 
 def cvat_voc(root: Path) -> None:
-    images(root / "JPEGImages")
+    write_images(root / "JPEGImages")
     for number in range(2):
         voc_xml(root / f"Annotations/{number}.xml", number, f"{number}.jpg")
-    text(root / "ImageSets/Main/default.txt", "0", "1", "2")
-    text(root / "labelmap.txt", "# label:color_rgb:parts:actions", "background::::", "cat::::", "dog::::")
+    write_lines(root / "ImageSets/Main/default.txt", "0", "1", "2")
+    write_lines(root / "labelmap.txt", "# label:color_rgb:parts:actions", "background::::", "cat::::", "dog::::")
 
 
 def cvat_images(root: Path) -> None:
@@ -130,30 +132,30 @@ def cvat_images(root: Path) -> None:
             edges = f'xtl="{x}.00" ytl="{y}.00" xbr="{x2}.00" ybr="{y2}.00"'
             lines.append(f'<box label="{CLASSES[label]}" source="manual" occluded="0" {edges} z_order="0"></box>')
         lines.append("</image>")
-    text(root / "annotations.xml", *lines, "</annotations>")
-    images(root / "images")
+    write_lines(root / "annotations.xml", *lines, "</annotations>")
+    write_images(root / "images")
 
 
 def label_studio_coco(root: Path, written: str = "images\\", on_disk: str = "3ab1c2d4-") -> None:
-    coco(
+    write_coco_file(
         root / "result.json",
         [f"{written}{i}.jpg" for i in range(3)],
         ({"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}),
     )
-    images(root / "images", [f"{on_disk}{i}.jpg" for i in range(3)])
+    write_images(root / "images", [f"{on_disk}{i}.jpg" for i in range(3)])
 
 
 def label_studio_yolo(root: Path) -> None:
-    text(root / "classes.txt", *CLASSES)
-    as_json(
+    write_lines(root / "classes.txt", *CLASSES)
+    write_json(
         root / "notes.json", {"categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES)], "info": {}}
     )
-    images(root / "images", [f"3ab1c2d4-{i}.jpg" for i in range(3)])
+    write_images(root / "images", [f"3ab1c2d4-{i}.jpg" for i in range(3)])
     yolo_labels(root / "labels", ["3ab1c2d4-0.txt", "3ab1c2d4-1.txt"])
 
 
 def label_studio_voc(root: Path) -> None:
-    images(root / "images", ["3ab1c2d4-0.jpg", "3ab1c2d4-1.jpg"])
+    write_images(root / "images", ["3ab1c2d4-0.jpg", "3ab1c2d4-1.jpg"])
     for number in range(2):
         voc_xml(root / f"Annotations/3ab1c2d4-{number}.xml", number, f"3ab1c2d4-{number}.jpg")
 
@@ -167,39 +169,39 @@ ROBOFLOW_CATEGORIES = (
 
 def roboflow_coco(root: Path) -> None:
     for split in ("train", "valid", "test"):
-        coco(root / split / "_annotations.coco.json", categories=ROBOFLOW_CATEGORIES)
-        images(root / split)
+        write_coco_file(root / split / "_annotations.coco.json", categories=ROBOFLOW_CATEGORIES)
+        write_images(root / split)
 
 
 def roboflow_yolo(root: Path) -> None:
     lines = (f"{key}: ../{split}/images" for key, split in (("train", "train"), ("val", "valid"), ("test", "test")))
-    text(root / "data.yaml", *lines, "", "nc: 2", "names: ['cat', 'dog']")
+    write_lines(root / "data.yaml", *lines, "", "nc: 2", "names: ['cat', 'dog']")
     for split in ("train", "valid", "test"):
-        images(root / split / "images")
+        write_images(root / split / "images")
         yolo_labels(root / split / "labels")
 
 
 def roboflow_voc(root: Path) -> None:
     for split in ("train", "valid", "test"):
-        images(root / split)
+        write_images(root / split)
         for number in range(3):
             voc_xml(root / split / f"{number}.xml", number, f"{number}.jpg")
 
 
 def labelimg_voc(root: Path) -> None:
-    images(root, ["0.JPG", "1.jpg", "2.jpg"])
+    write_images(root, ["0.JPG", "1.jpg", "2.jpg"])
     for number in range(2):
         voc_xml(root / f"{number}.xml", number, f"{number}.jpg")
 
 
 def labelimg_yolo(root: Path) -> None:
-    text(root / "classes.txt", *CLASSES)
-    images(root)
+    write_lines(root / "classes.txt", *CLASSES)
+    write_images(root)
     yolo_labels(root, ("0.TXT", "1.txt"))
 
 
 def labelme(root: Path) -> None:
-    images(root)
+    write_images(root)
     for number, objects in enumerate(OBJECTS):
         shapes = [
             {
@@ -212,15 +214,15 @@ def labelme(root: Path) -> None:
             for label, box in objects
         ]
         content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{number}.jpg", "imageData": None}
-        as_json(root / f"{number}.json", content | {"imageHeight": HEIGHT, "imageWidth": WIDTH})
+        write_json(root / f"{number}.json", content | {"imageHeight": HEIGHT, "imageWidth": WIDTH})
 
 
 def supervisely(root: Path) -> None:
     classes = [{"title": name, "shape": "any", "color": "#FF0000"} for name in CLASSES]
-    as_json(root / "meta.json", {"classes": classes, "tags": [], "projectType": "images"})
-    images(root / "ds0/img")
+    write_json(root / "meta.json", {"classes": classes, "tags": [], "projectType": "images"})
+    write_images(root / "ds0/img")
     for number, objects in enumerate(OBJECTS):
-        found = [
+        shapes = [
             {
                 "classTitle": CLASSES[label],
                 "geometryType": "rectangle",
@@ -228,8 +230,8 @@ def supervisely(root: Path) -> None:
             }
             for label, box in objects
         ]
-        content = {"description": "", "tags": [], "size": {"height": HEIGHT, "width": WIDTH}, "objects": found}
-        as_json(root / f"ds0/ann/{number}.jpg.json", content)
+        content = {"description": "", "tags": [], "size": {"height": HEIGHT, "width": WIDTH}, "objects": shapes}
+        write_json(root / f"ds0/ann/{number}.jpg.json", content)
 
 
 def _via_regions(number: int) -> list[dict]:
@@ -243,23 +245,23 @@ def _via_regions(number: int) -> list[dict]:
 
 
 def via_json(root: Path) -> None:
-    images(root)
+    write_images(root)
     entries = {
         f"{i}.jpg825": {"filename": f"{i}.jpg", "size": 825, "regions": _via_regions(i), "file_attributes": {}}
         for i in range(3)
     }
-    as_json(root / "via_export_json.json", entries)
+    write_json(root / "via_export_json.json", entries)
 
 
 def via_project(root: Path) -> None:
     via_json(root)
     entries = json.loads((root / "via_export_json.json").read_text(encoding="utf-8"))
     (root / "via_export_json.json").unlink()
-    as_json(root / "via_project.json", {"_via_settings": {}, "_via_img_metadata": entries, "_via_attributes": {}})
+    write_json(root / "via_project.json", {"_via_settings": {}, "_via_img_metadata": entries, "_via_attributes": {}})
 
 
 def via_csv(root: Path) -> None:
-    images(root)
+    write_images(root)
     header = ["filename", "file_size", "file_attributes", "region_count", "region_id"]
     with (root / "via_export_csv.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
@@ -274,10 +276,10 @@ def via_csv(root: Path) -> None:
 
 
 def open_images(root: Path) -> None:
-    images(root / "images/train")
-    images(root / "images/validation")
+    write_images(root / "images/train")
+    write_images(root / "images/validation")
     codes = ("/m/01yrx", "/m/0bt9lr")
-    text(
+    write_lines(
         root / "class-descriptions-boxable.csv", *(f"{code},{name}" for code, name in zip(codes, CLASSES, strict=True))
     )
     header = (
@@ -289,27 +291,27 @@ def open_images(root: Path) -> None:
         for label, (x, y, x2, y2) in objects
     ]
     for split in ("train", "validation"):
-        text(root / f"{split}-annotations-bbox.csv", header, *rows)
+        write_lines(root / f"{split}-annotations-bbox.csv", header, *rows)
 
 
 def yolo_without_yaml(root: Path) -> None:
-    text(root / "classes.txt", *CLASSES)
+    write_lines(root / "classes.txt", *CLASSES)
     for split in ("train", "val"):
-        images(root / "images" / split)
+        write_images(root / "images" / split)
         yolo_labels(root / "labels" / split)
 
 
 def yolo_autosplit(root: Path) -> None:
-    text(root / "classes.txt", *CLASSES)
-    images(root / "images")
+    write_lines(root / "classes.txt", *CLASSES)
+    write_images(root / "images")
     yolo_labels(root / "labels")
-    text(root / "autosplit_train.txt", "./images/0.jpg", "./images/1.jpg", "./images/2.jpg")
-    text(root / "autosplit_val.txt", "./images/0.jpg")
+    write_lines(root / "autosplit_train.txt", "./images/0.jpg", "./images/1.jpg", "./images/2.jpg")
+    write_lines(root / "autosplit_val.txt", "./images/0.jpg")
 
 
 def one_json_beside_images(root: Path) -> None:
-    coco(root / "labels_my-project.json")
-    images(root / "images")
+    write_coco_file(root / "labels_my-project.json")
+    write_images(root / "images")
 
 
 def bitmap(height: int, width: int) -> tuple[np.ndarray, str, str]:

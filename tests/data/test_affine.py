@@ -12,7 +12,7 @@ from deim.data.geometry import AffineTransform, LazyImage, PixelTransform, as_af
 FILL = 77
 
 
-def slopes(height: int, width: int, dtype: type = np.uint8, channels: int = 3) -> np.ndarray:
+def gradient_image(height: int, width: int, dtype: type = np.uint8, channels: int = 3) -> np.ndarray:
     """A picture that rises by two levels a pixel: along x, along y and along both."""
     y, x = np.mgrid[:height, :width]
     planes = [100 + 2 * x, 100 + 2 * y, 100 + x + y, np.full_like(x, 255)]
@@ -69,27 +69,27 @@ def random_maps(seed: int, count: int) -> Iterator[AffineTransform]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_pictures_are_drawn_by_the_definition(seed: int) -> None:
+def test_affine_maps_follow_the_definition(seed: int) -> None:
     for case, transform in enumerate(random_maps(seed, 150)):
-        check(transform, slopes(*transform.size), (case, transform.matrix, transform.size, transform.canvas))
+        check(transform, gradient_image(*transform.size), (case, transform.matrix, transform.size, transform.canvas))
 
 
 @pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, 1), (np.uint8, 4), (np.float32, 3), (np.float32, 1)])
-def test_any_type_and_number_of_channels_is_drawn(dtype: type, channels: int) -> None:
+def test_dtypes_and_channel_counts(dtype: type, channels: int) -> None:
     for transform in random_maps(9, 60):
-        image = slopes(*transform.size, dtype, channels)
+        image = gradient_image(*transform.size, dtype, channels)
         if channels == 1:  # a plane, as OpenCV has it
             image = image[..., 0]
         drawn = transform.apply_image(image)
         assert drawn.dtype == dtype
-        three = transform.apply_image(slopes(*transform.size))
+        three = transform.apply_image(gradient_image(*transform.size))
         planes = three[..., 0] if channels == 1 else three
         np.testing.assert_allclose(drawn if channels == 1 else drawn[..., :3], planes, atol=1.01)
 
 
 @pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
 @pytest.mark.parametrize("shift", [(0, 0), (13, -7), (-30, 5)])
-def test_whole_pixels_are_copied(flips: tuple[int, int], shift: tuple[int, int], monkeypatch) -> None:
+def test_integer_shifts_and_flips_copy_pixels(flips: tuple[int, int], shift: tuple[int, int], monkeypatch) -> None:
     monkeypatch.setattr(cv2, "warpAffine", None)  # what needs no interpolation is not given any, which takes longer
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     turned = image[:: flips[1], :: flips[0]]
@@ -100,14 +100,14 @@ def test_whole_pixels_are_copied(flips: tuple[int, int], shift: tuple[int, int],
     assert (transform.apply_image(image) == expected[100:145, 100:160]).all()
 
 
-def test_what_the_canvas_shows_no_part_of_is_not_drawn() -> None:
+def test_images_outside_of_the_canvas_are_not_drawn() -> None:
     for shift in ((100, 0), (0, 100), (-100, 0), (0, -100), (20, 0), (-20, 0), (0, 20), (0, -20)):
         for turn in (np.eye(2), np.array([[1, 0.01], [0.01, 1]])):
             transform = AffineTransform(np.column_stack([turn, np.array(shift) * 1.05]), (20, 20), (20, 20), FILL)
-            assert (transform.apply_image(slopes(20, 20)) == FILL).all()
+            assert (transform.apply_image(gradient_image(20, 20)) == FILL).all()
 
 
-def test_a_turned_picture_is_averaged_where_it_shrinks() -> None:
+def test_rotated_downscaling_averages() -> None:
     image = (np.indices((160, 160)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
     turn = np.array([[0.1, -0.05], [0.05, 0.1]])
     drawn = AffineTransform(np.column_stack([turn, [8, 0]]), (160, 160), (24, 24), FILL).apply_image(image)
@@ -115,7 +115,7 @@ def test_a_turned_picture_is_averaged_where_it_shrinks() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_shrinking_takes_the_mean_of_all_pixels(factor: int) -> None:
+def test_downscaling_is_the_mean_of_all_pixels(factor: int) -> None:
     rng = np.random.default_rng(1)
     for rows, columns in ((8, 8), (8, 80), (48, 80)):
         image = rng.integers(0, 256, (rows, columns, 3), np.uint8)
@@ -125,17 +125,17 @@ def test_shrinking_takes_the_mean_of_all_pixels(factor: int) -> None:
         assert np.abs(transform.apply_image(image) - mean).max() <= 1
 
 
-def test_an_image_one_pixel_high_shrinks() -> None:
+def test_downscaling_of_one_pixel_high_images() -> None:
     for size in ((1, 64), (64, 1), (2, 64)):
         transform = AffineTransform(np.array([[0.2, 0, 0], [0, 0.2, 0]]), size, (13, 13), FILL)
         image = np.full((*size, 3), 200, np.uint8)
         assert set(np.unique(transform.apply_image(image))) <= {FILL, 200}
 
 
-def test_the_map_of_a_decoded_part_draws_the_same() -> None:
+def test_maps_of_crops_and_reduced_images_give_the_same_result() -> None:
     """At half the size, and of a window; sides that do not divide evenly lie by less than a pixel off."""
     for transform in random_maps(5, 100):
-        image = slopes(*transform.size)
+        image = gradient_image(*transform.size)
         left, top, right, bottom = window = transform.visible_window()
         assert 0 <= left < right <= transform.size[1]
         assert 0 <= top < bottom <= transform.size[0]
@@ -153,7 +153,7 @@ def test_the_map_of_a_decoded_part_draws_the_same() -> None:
         )
 
 
-def test_the_window_is_what_is_seen_and_one_pixel_more() -> None:
+def test_visible_window_has_a_margin_of_one_pixel() -> None:
     def window(shift: tuple[float, float], canvas: tuple[int, int]) -> tuple[int, int, int, int]:
         return AffineTransform(np.array([[1, 0, shift[0]], [0, 1, shift[1]]]), (40, 50), canvas).visible_window()
 
@@ -168,7 +168,7 @@ def test_the_window_is_what_is_seen_and_one_pixel_more() -> None:
     assert turned.visible_window() == (9, 14, 31, 31)
 
 
-def test_flips_of_fvcore_are_known() -> None:
+def test_fvcore_flips_are_affine() -> None:
     image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     for flip in (HFlipTransform(9), VFlipTransform(6)):
         affine = as_affine(flip, (6, 9))
@@ -179,20 +179,20 @@ def test_flips_of_fvcore_are_known() -> None:
         )
 
 
-class Levels(PixelTransform):
+class SubtractMean(PixelTransform):
     """Subtracts the mean of the whole image, and remembers what it was given."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mean: float | None = None
-        self.seen: list[tuple[int, ...]] = []
+        self.seen_shapes: list[tuple[int, ...]] = []
 
-    def fix_statistics(self, img: np.ndarray) -> "Levels":
+    def fix_statistics(self, img: np.ndarray) -> "SubtractMean":
         self.mean = float(img.mean())
         return self
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        self.seen.append(img.shape[:2])
+        self.seen_shapes.append(img.shape[:2])
         mean = img.mean() if self.mean is None else self.mean
         return np.clip(img.astype(np.float64) - mean + 128, 0, 255).astype(np.uint8)
 
@@ -200,38 +200,38 @@ class Levels(PixelTransform):
 CROP = np.array([[1, 0, -20], [0, 1, -10]])
 
 
-def test_only_the_visible_part_is_colored_by_what_the_whole_image_tells() -> None:
-    image, levels = slopes(60, 80), Levels()
+def test_color_transform_uses_whole_image_statistics_for_the_visible_part() -> None:
+    image, levels = gradient_image(60, 80), SubtractMean()
     lazy_image = LazyImage(image, (60, 80), np.zeros((0, 4)))
     lazy_image.transform(levels)
     lazy_image.transform(AffineTransform(CROP, (60, 80), (20, 30)))
-    expected = Levels().apply_image(image)[10:30, 20:50]
+    expected = SubtractMean().apply_image(image)[10:30, 20:50]
     assert (lazy_image.render() == expected).all()
-    assert levels.seen == [(22, 32)], "with a margin of one pixel"
+    assert levels.seen_shapes == [(22, 32)], "with a margin of one pixel"
 
 
-def test_a_second_color_transform_gets_the_whole_image() -> None:
-    image, first, second = slopes(60, 80), Levels(), Levels()
+def test_second_color_transform_receives_the_whole_image() -> None:
+    image, first, second = gradient_image(60, 80), SubtractMean(), SubtractMean()
     lazy_image = LazyImage(image, (60, 80), np.zeros((0, 4)))
     for transform in (first, second, AffineTransform(CROP, (60, 80), (20, 30))):
         lazy_image.transform(transform)
-    expected = Levels().apply_image(Levels().apply_image(image))[10:30, 20:50]
+    expected = SubtractMean().apply_image(SubtractMean().apply_image(image))[10:30, 20:50]
     assert (lazy_image.render() == expected).all()
-    assert second.seen == [(60, 80)]
+    assert second.seen_shapes == [(60, 80)]
 
 
-def test_a_source_is_decoded_no_finer_than_it_is_seen() -> None:
-    image, asked = np.full((80, 120, 3), 9, np.uint8), []
+def test_source_is_decoded_at_the_lowest_sufficient_resolution() -> None:
+    image, factors = np.full((80, 120, 3), 9, np.uint8), []
 
     def read(factor: int) -> np.ndarray:
-        asked.append(factor)
+        factors.append(factor)
         return image[::factor, ::factor]
 
     for side, factor in ((1.0, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.1, 8)):
         lazy_image = LazyImage(read, (80, 120), np.zeros((0, 4)))
         lazy_image.transform(AffineTransform(np.array([[side, 0, 0], [0, side, 0]]), (80, 120), (8, 12)))
         assert (lazy_image.render() == 9).all()
-        assert asked.pop() == factor
+        assert factors.pop() == factor
     whole = LazyImage(read, (80, 120), np.zeros((0, 4)))
     assert whole.render().shape == (80, 120, 3)
-    assert asked == [1]
+    assert factors == [1]

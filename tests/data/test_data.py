@@ -47,7 +47,7 @@ def rectangle_image(box: tuple[int, int, int, int], size: tuple[int, int] = (120
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), left=st.integers(0, 120), top=st.integers(0, 60))
-def test_the_box_stays_around_what_it_marks(name: str, seed: int, left: int, top: int) -> None:
+def test_boxes_follow_their_objects(name: str, seed: int, left: int, top: int) -> None:
     np.random.seed(seed)
     box = (left, top, left + 60, top + 50)
     augmented = T.AugInput(rectangle_image(box), boxes=np.array([box], dtype=np.float64))
@@ -63,7 +63,7 @@ def test_the_box_stays_around_what_it_marks(name: str, seed: int, left: int, top
     assert np.abs(np.array(seen) - found).max() <= 2
 
 
-def test_a_crop_drops_objects_centered_outside() -> None:
+def test_crop_drops_objects_centered_outside() -> None:
     np.random.seed(3)
     boxes = np.array([[10.0, 10, 40, 40], [150, 60, 190, 110]])
     dropped = 0
@@ -86,7 +86,7 @@ def test_an_image_without_objects_is_not_cropped() -> None:
     assert isinstance(RandomIoUCrop(prob=1.0)(augmented), T.NoOpTransform)
 
 
-def test_augmentation_is_a_function_of_the_seed() -> None:
+def test_augmentation_depends_only_on_the_seed() -> None:
     def once() -> np.ndarray:
         augmented = T.AugInput(rectangle_image((10, 10, 90, 80)), boxes=np.array([[10.0, 10, 90, 80]]))
         T.AugmentationList(AUGMENTATIONS["all"]())(augmented)
@@ -100,7 +100,7 @@ def test_augmentation_is_a_function_of_the_seed() -> None:
     assert not np.array_equal(images[0], images[2])
 
 
-def test_sampling_leaves_the_global_generators_alone() -> None:
+def test_seeded_generators_restore_the_global_state() -> None:
     def draw() -> tuple[float, float, float]:
         return random.random(), np.random.rand(), torch.rand(1).item()
 
@@ -122,7 +122,7 @@ def write_image(path: Path, size: tuple[int, int] = (40, 60)) -> str:
     return str(path)
 
 
-def test_mapper_drops_crowds_and_what_lies_outside(tmp_path: Path) -> None:
+def test_mapper_drops_crowds_and_objects_outside(tmp_path: Path) -> None:
     def annotation(x, y, w, h, **extra):
         return {"bbox": [x, y, w, h], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2, **extra}
 
@@ -149,7 +149,7 @@ def test_mapper_drops_crowds_and_what_lies_outside(tmp_path: Path) -> None:
     assert "instances" not in DetectionMapper([], is_train=False)(record)
 
 
-def test_every_epoch_is_a_permutation_in_whole_batches() -> None:
+def test_each_epoch_is_a_permutation_in_full_batches() -> None:
     sampler = IterationSampler(10, 4, seed=0)
     assert sampler.iters_per_epoch == 2
     stream = iter(sampler)
@@ -158,13 +158,13 @@ def test_every_epoch_is_a_permutation_in_whole_batches() -> None:
     assert epochs[0] != epochs[1]
 
 
-def test_a_data_set_smaller_than_a_batch_is_repeated() -> None:
+def test_dataset_smaller_than_a_batch_is_repeated() -> None:
     keys = next(iter(IterationSampler(3, 8, seed=0)))
     assert sorted({key.index for key in keys}) == [0, 1, 2]
     assert [key.slot for key in keys] == list(range(8))
 
 
-def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+def test_indivisible_batch_size_is_an_error() -> None:
     with pytest.raises(ValueError, match="is not a positive multiple"):
         IterationSampler(10, 0, seed=0)
 
@@ -183,7 +183,7 @@ def first_batches(shapes: Path, workers: int, start: int, count: int) -> list:
     return [[(s["file_name"], s["image"], s["instances"].gt_boxes.tensor) for s in next(stream)] for _ in range(count)]
 
 
-def same(a: list, b: list) -> bool:
+def batches_are_equal(a: list, b: list) -> bool:
     return all(
         x[0] == y[0] and torch.equal(x[1], y[1]) and torch.equal(x[2], y[2])
         for one, other in zip(a, b, strict=True)
@@ -191,13 +191,13 @@ def same(a: list, b: list) -> bool:
     )
 
 
-def test_the_stream_does_not_depend_on_workers_nor_on_where_it_starts(shapes: Path) -> None:
+def test_batches_do_not_depend_on_workers_or_start(shapes: Path) -> None:
     reference = first_batches(shapes, workers=0, start=0, count=7)
-    assert same(reference, first_batches(shapes, workers=2, start=0, count=7))
-    assert same(reference[4:], first_batches(shapes, workers=1, start=4, count=3))
+    assert batches_are_equal(reference, first_batches(shapes, workers=2, start=0, count=7))
+    assert batches_are_equal(reference[4:], first_batches(shapes, workers=1, start=4, count=3))
 
 
-def test_category_ids_need_not_be_contiguous(tmp_path: Path) -> None:
+def test_non_contiguous_category_ids(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
     content = {
         "images": [{"id": 5, "file_name": "a.jpg", "height": 40, "width": 60}],
@@ -213,7 +213,7 @@ def test_category_ids_need_not_be_contiguous(tmp_path: Path) -> None:
     assert MetadataCatalog.get(str(tmp_path)).thing_classes == ["a", "b"]
 
 
-def test_shapes_are_the_same_for_the_same_seed_and_boxes_fit(shapes: Path, tmp_path: Path) -> None:
+def test_shapes_dataset_is_reproducible(shapes: Path, tmp_path: Path) -> None:
     from deim.data.datasets.shapes import write_shapes
 
     for _ in write_shapes(tmp_path, train_images=3, val_images=1, size=96):
@@ -231,9 +231,7 @@ def test_shapes_are_the_same_for_the_same_seed_and_boxes_fit(shapes: Path, tmp_p
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_batches_travel_packed_and_arrive_as_they_were(
-    pinned: bool, shapes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packing_preserves_batches(pinned: bool, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = coco_dataset(
         f"{shapes}_packed", str(shapes / "annotations" / "instances_train.json"), str(shapes / "train")
     )[:4]
@@ -255,7 +253,7 @@ def test_batches_travel_packed_and_arrive_as_they_were(
             assert before[key] == after[key]
 
 
-def test_batches_of_several_sizes_or_with_more_than_boxes_travel_as_they_are() -> None:
+def test_batches_that_cannot_be_packed_are_unchanged() -> None:
     def sample(size: int, **fields) -> dict:
         instances = Instances(
             (size, size), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0).long(), **fields

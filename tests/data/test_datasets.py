@@ -110,7 +110,7 @@ FORMATS: dict[str, tuple[Callable, Callable]] = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_objects(name: str, tmp_path: Path) -> None:
+def test_all_formats_give_the_same_objects(name: str, tmp_path: Path) -> None:
     read, write = FORMATS[name]
     records = read(f"{tmp_path}_{name}", **write(tmp_path))
     assert len(records) == 3
@@ -125,7 +125,7 @@ def test_every_format_gives_the_same_objects(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["voc", "yolo", "crowdhuman"])
-def test_every_format_can_be_evaluated(name: str, tmp_path: Path) -> None:
+def test_all_formats_can_be_evaluated(name: str, tmp_path: Path) -> None:
     """Detections that are the ground truth get an AP of 100."""
     read, write = FORMATS[name]
     dataset = f"{tmp_path}_{name}_evaluated"
@@ -134,65 +134,65 @@ def test_every_format_can_be_evaluated(name: str, tmp_path: Path) -> None:
     evaluator.reset()
     for record in records:
         boxes, classes = annotation_arrays(record)
-        found = Instances((60, 100), pred_boxes=Boxes(boxes), pred_classes=classes, scores=np.ones(len(boxes)))
-        evaluator.process([record], [{"instances": as_tensors(found)}])
+        detections = Instances((60, 100), pred_boxes=Boxes(boxes), pred_classes=classes, scores=np.ones(len(boxes)))
+        evaluator.process([record], [{"instances": as_tensors(detections)}])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
-def as_tensors(found: Instances) -> Instances:
+def as_tensors(detections: Instances) -> Instances:
     import torch
 
     return Instances(
-        found.image_size,
-        pred_boxes=found.pred_boxes,
-        pred_classes=torch.as_tensor(found.pred_classes),
-        scores=torch.as_tensor(found.scores),
+        detections.image_size,
+        pred_boxes=detections.pred_boxes,
+        pred_classes=torch.as_tensor(detections.pred_classes),
+        scores=torch.as_tensor(detections.scores),
     )
 
 
-def test_difficult_objects_are_crowds_where_asked(tmp_path: Path) -> None:
+def test_difficult_objects_become_crowds(tmp_path: Path) -> None:
     source = write_voc(tmp_path)
-    counted = voc_dataset(f"{tmp_path}_test", **source, ignore_difficult=True)
-    assert [a["iscrowd"] for a in counted[0]["annotations"]] == [0, 1]
-    assert annotation_arrays(counted[0])[1].tolist() == [0]
+    records = voc_dataset(f"{tmp_path}_test", **source, ignore_difficult=True)
+    assert [a["iscrowd"] for a in records[0]["annotations"]] == [0, 1]
+    assert annotation_arrays(records[0])[1].tolist() == [0]
 
 
-def test_other_boxes_of_persons(tmp_path: Path) -> None:
+def test_crowdhuman_box_types(tmp_path: Path) -> None:
     source = write_crowdhuman(tmp_path)
     lines = (tmp_path / "annotation_train.odgt").read_text(encoding="utf-8").splitlines()
-    kept = [json.loads(line) for line in lines]
-    for image in kept:
+    image_entries = [json.loads(line) for line in lines]
+    for image in image_entries:
         image["gtboxes"] = [person for person in image["gtboxes"] if person["tag"] == "person"]
-    (tmp_path / "annotation_train.odgt").write_text("\n".join(json.dumps(image) for image in kept))
+    (tmp_path / "annotation_train.odgt").write_text("\n".join(json.dumps(image) for image in image_entries))
     records = crowdhuman_dataset(f"{tmp_path}_visible", **source, box="visible")
     assert annotation_arrays(records[0])[0].tolist() == [[0, 0, 5, 5], [0, 0, 5, 5]]
     with pytest.raises(DatasetError, match="choose one of full, visible, head"):
         crowdhuman_dataset(f"{tmp_path}_feet", **source, box="feet")
 
 
-def refuse(name: str, source: dict, message: str) -> None:
+def expect_dataset_error(name: str, source: dict, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         FORMATS[name.split()[0]][0](f"{source}_{name}", **source)
 
 
-def test_faults_of_voc_are_told_with_file_and_line(tmp_path: Path) -> None:
+def test_voc_errors_name_file_and_line(tmp_path: Path) -> None:
     source = write_voc(tmp_path)
     path = tmp_path / "Annotations" / "1.xml"
-    good = path.read_text(encoding="utf-8")
-    path.write_text(good.replace("dog", "horse"))
-    refuse("voc", source, r"1\.xml:3: unknown class 'horse'; the classes are cat, dog")
-    path.write_text(good.replace("<xmax>60</xmax>", ""))
-    refuse("voc", source, r"1\.xml:3: bndbox needs the numbers ")
-    path.write_text(good.replace("<xmax>60", "<xmax>nan"))
-    refuse("voc", source, r"1\.xml:3: the box .* contains NaN/Inf")
-    path.write_text(good.replace("</annotation>", ""))
-    refuse("voc", source, r"1\.xml: .*line \d")
+    valid = path.read_text(encoding="utf-8")
+    path.write_text(valid.replace("dog", "horse"))
+    expect_dataset_error("voc", source, r"1\.xml:3: unknown class 'horse'; the classes are cat, dog")
+    path.write_text(valid.replace("<xmax>60</xmax>", ""))
+    expect_dataset_error("voc", source, r"1\.xml:3: bndbox needs the numbers ")
+    path.write_text(valid.replace("<xmax>60", "<xmax>nan"))
+    expect_dataset_error("voc", source, r"1\.xml:3: the box .* contains NaN/Inf")
+    path.write_text(valid.replace("</annotation>", ""))
+    expect_dataset_error("voc", source, r"1\.xml: .*line \d")
     path.unlink()
-    refuse("voc", source, r"1\.xml")
+    expect_dataset_error("voc", source, r"1\.xml")
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("")
-    refuse("voc", source, "has no images")
+    expect_dataset_error("voc", source, "has no images")
     (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
-    refuse("voc", source, r"train\.txt does not exist")
+    expect_dataset_error("voc", source, r"train\.txt does not exist")
 
 
 @pytest.mark.parametrize(
@@ -207,23 +207,23 @@ def test_faults_of_voc_are_told_with_file_and_line(tmp_path: Path) -> None:
         ("0 inf 0.5 0.1 0.1", "contains NaN/Inf"),
     ],
 )
-def test_faults_of_yolo_are_told_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+def test_yolo_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     source = write_yolo(tmp_path)
     path = tmp_path / "labels" / "train" / "1.txt"
     path.write_text(path.read_text(encoding="utf-8") + "\n" + line + "\n")
-    refuse("yolo", source, r"1\.txt:3: .*" + message)
+    expect_dataset_error("yolo", source, r"1\.txt:3: .*" + message)
 
 
-def test_faults_of_a_yolo_data_file(tmp_path: Path) -> None:
+def test_data_yaml_errors(tmp_path: Path) -> None:
     source = write_yolo(tmp_path)
-    refuse("yolo test", {**source, "split": "test"}, r"data\.yaml does not define test")
+    expect_dataset_error("yolo test", {**source, "split": "test"}, r"data\.yaml does not define test")
     (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: nowhere\n")
-    refuse("yolo", source, "nowhere does not exist")
+    expect_dataset_error("yolo", source, "nowhere does not exist")
     (tmp_path / "data.yaml").write_text("names: [cat\ntrain: x\n")
-    refuse("yolo", source, "is not valid YAML")
+    expect_dataset_error("yolo", source, "is not valid YAML")
 
 
-def test_lists_of_images(tmp_path: Path) -> None:
+def test_yolo_image_list(tmp_path: Path) -> None:
     source = write_yolo(tmp_path)
     (tmp_path / "list.txt").write_text("images/train/1.jpg\n\n./images/train/0.jpg\n")
     (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: list.txt\n")
@@ -232,54 +232,56 @@ def test_lists_of_images(tmp_path: Path) -> None:
     assert len(records[1]["annotations"]) == 2
 
 
-def test_faults_of_crowdhuman_are_told_with_file_and_line(tmp_path: Path) -> None:
+def test_crowdhuman_errors_name_file_and_line(tmp_path: Path) -> None:
     source = write_crowdhuman(tmp_path)
     path = tmp_path / "annotation_train.odgt"
-    good = path.read_text(encoding="utf-8")
-    for wrong, message in (
+    valid = path.read_text(encoding="utf-8")
+    for line, message in (
         ("{", r"odgt:4: Expecting"),
         ('{"ID": "0"}', r"odgt:4: the key 'gtboxes' is missing"),
         ('{"ID": "9", "gtboxes": []}', r"odgt:4: cannot read image .*9\.jpg"),
         ('{"ID": "0", "gtboxes": [{"tag": "person"}]}', r"odgt:4: the key 'fbox' is missing"),
     ):
-        path.write_text(good + wrong + "\n")
-        refuse("crowdhuman", source, message)
+        path.write_text(valid + line + "\n")
+        expect_dataset_error("crowdhuman", source, message)
 
 
-def change_coco(source: dict, **annotation: object) -> None:
+def edit_coco_annotation(source: dict, **annotation: object) -> None:
     path = Path(source["json_file"])
     content = json.loads(path.read_text(encoding="utf-8"))
     content["annotations"][2].update(annotation)
     path.write_text(json.dumps(content))
 
 
-def test_faults_of_coco_are_told(tmp_path: Path) -> None:
+def test_coco_errors(tmp_path: Path) -> None:
     source = write_coco(tmp_path)
-    change_coco(source, bbox=[1, 2, float("nan"), 4])
-    refuse("coco", source, r"1\.jpg, object 1 \(XYXY\): the box .* contains NaN/Inf")
-    change_coco(source, bbox=[1, 2, 3, 4], category_id=4)
-    refuse("coco", source, "1 annotations have a category_id that is missing in 'categories'; the first is id 10")
+    edit_coco_annotation(source, bbox=[1, 2, float("nan"), 4])
+    expect_dataset_error("coco", source, r"1\.jpg, object 1 \(XYXY\): the box .* contains NaN/Inf")
+    edit_coco_annotation(source, bbox=[1, 2, 3, 4], category_id=4)
+    expect_dataset_error(
+        "coco", source, "1 annotations have a category_id that is missing in 'categories'; the first is id 10"
+    )
 
 
 @pytest.mark.parametrize("bbox", [[5, 5, 0, 9], [5, 5, -3, 9], [200, 5, 9, 9], [5, -20, 9, 9]])
-def test_objects_that_cannot_be_seen_are_left_out(tmp_path: Path, bbox: list) -> None:
+def test_invisible_objects_are_dropped(tmp_path: Path, bbox: list) -> None:
     source = write_coco(tmp_path)
-    change_coco(source, bbox=bbox)
+    edit_coco_annotation(source, bbox=bbox)
     records = coco_dataset(f"{tmp_path}_unseen", **source)
     assert [len(annotation_arrays(record)[0]) for record in records] == [2, 0, 0]
 
 
-def test_boxes_are_clipped_and_crowds_left_out(tmp_path: Path) -> None:
+def test_boxes_are_clipped_and_crowds_dropped(tmp_path: Path) -> None:
     source = write_coco(tmp_path)
-    change_coco(source, bbox=[-10, 50, 500, 500])
+    edit_coco_annotation(source, bbox=[-10, 50, 500, 500])
     records = coco_dataset(f"{tmp_path}_clipped", **source)
     assert annotation_arrays(records[1])[0].tolist() == [[0, 50, 100, 60]]
-    change_coco(source, iscrowd=1)
+    edit_coco_annotation(source, iscrowd=1)
     records = coco_dataset(f"{tmp_path}_clipped", **source)
     assert len(annotation_arrays(records[1])[0]) == 0
 
 
-def test_compact_records_are_the_same_records(tmp_path: Path) -> None:
+def test_compact_records_equal_the_records(tmp_path: Path) -> None:
     records = coco_dataset(f"{tmp_path}_compact", **write_coco(tmp_path))
     compact = CompactRecords(records)
     assert len(compact) == 3
@@ -291,13 +293,13 @@ def test_compact_records_are_the_same_records(tmp_path: Path) -> None:
             assert ours.dtype == expected.dtype
 
 
-def test_a_name_stands_for_one_source(tmp_path: Path) -> None:
+def test_dataset_name_refers_to_one_source(tmp_path: Path) -> None:
     voc_dataset(f"{tmp_path}_one", **write_voc(tmp_path / "a"))
     with pytest.raises(DatasetError, match="choose another name"):
         voc_dataset(f"{tmp_path}_one", **write_voc(tmp_path / "b"))
 
 
-def test_a_broken_image_ends_with_its_name_and_not_with_a_dead_worker(tmp_path: Path) -> None:
+def test_unreadable_image_is_named_by_the_loader(tmp_path: Path) -> None:
     records = coco_dataset(f"{tmp_path}_broken", **write_coco(tmp_path))
     (tmp_path / "images" / "1.jpg").write_bytes(b"no image")
     loader = build_train_loader(
@@ -326,7 +328,7 @@ def write_objects365(root: Path) -> None:
     (root / "train" / "images_from_val" / "v1").symlink_to(root / "val" / "images" / "v1")
 
 
-def test_objects365_is_split_anew_and_resized(tmp_path: Path) -> None:
+def test_objects365_split_and_resizing(tmp_path: Path) -> None:
     write_objects365(tmp_path)
     done = tool("prepare_objects365.py", str(tmp_path), "--val-images", "1", "--max-size", "100", "--workers", "1")
     assert done.returncode == 0, done.stderr
@@ -351,12 +353,12 @@ def test_objects365_is_split_anew_and_resized(tmp_path: Path) -> None:
             assert box == [20, 8, 30, 48]
 
 
-def test_objects365_tells_what_it_left_out(tmp_path: Path) -> None:
+def test_objects365_reports_skipped_images(tmp_path: Path) -> None:
     write_objects365(tmp_path)
     (tmp_path / "train" / "images" / "v1" / "patch0" / "101.jpg").unlink()
     annotations = tmp_path / "train" / "zhiyuan_objv2_train.json"
-    (fault,) = objects365.resize_images(annotations, tmp_path / "train", 100, 1)
-    assert "101.jpg" in fault
+    (message,) = objects365.resize_images(annotations, tmp_path / "train", 100, 1)
+    assert "101.jpg" in message
     with pytest.raises(DatasetError, match="cannot read"):
         objects365.move_validation_images(tmp_path / "nowhere")
 
@@ -365,7 +367,7 @@ RECIPES = {"voc": "deim_dfine_s_voc", "yolo": "deim_dfine_s_yolo", "crowdhuman":
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_check_dataset_of_every_format(tmp_path: Path, name: str) -> None:
+def test_check_dataset_with_all_formats(tmp_path: Path, name: str) -> None:
     source = FORMATS[name][1](tmp_path)
     overrides = [
         f"dataloader.train.dataset.{key}={value if isinstance(value, str) else '[' + ','.join(value) + ']'}"
@@ -398,7 +400,7 @@ def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
     assert "4 problems, 3 of them must be fixed" in done.stdout
 
 
-GROWTH = """
+MEMORY_GROWTH_SCRIPT = """
 from deim.benchmarks.memory import memory_over_an_epoch, synthetic_records
 from deim.data.records import CompactRecords
 
@@ -411,9 +413,11 @@ for held in (records, CompactRecords(records)):
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
-def test_the_memory_of_a_worker_does_not_grow() -> None:
+def test_worker_memory_does_not_grow() -> None:
     # In a process of its own: a page that both have becomes the worker's alone when the main process writes to it.
-    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_GROWTH_SCRIPT], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     growing, steady = map(int, done.stdout.split())
     assert growing > 10 * 2**20, "what happens with Python objects, and would be seen here"
     assert steady < 2**20

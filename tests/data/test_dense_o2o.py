@@ -26,7 +26,7 @@ SCHEDULE = Schedule(epochs=9, dense_epochs=(2, 5), no_aug_epochs=2)
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31))
-def test_boxes_of_a_mosaic_stay_around_what_they_mark(seed: int) -> None:
+def test_mosaic_boxes_follow_their_objects(seed: int) -> None:
     """Without rotation, where the enclosing box of the turned corners is the object's own."""
     np.random.seed(seed)
     sizes = [tuple(int(v) for v in np.random.randint(80, 200, 2)) for _ in range(4)]
@@ -48,7 +48,7 @@ def test_boxes_of_a_mosaic_stay_around_what_they_mark(seed: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31))
-def test_a_turned_box_encloses_its_object(seed: int) -> None:
+def test_rotated_box_encloses_its_object(seed: int) -> None:
     np.random.seed(seed)
     transform = Mosaic(degrees=10, scale=(1.0, 1.0), translate=0).get_transforms([(200, 200)] * 4, (256, 256))[0]
     image = np.zeros((200, 200, 3), np.uint8)
@@ -62,7 +62,7 @@ def test_a_turned_box_encloses_its_object(seed: int) -> None:
     assert columns.min() - box[0] < 12, "and not much more than the object"
 
 
-def test_the_four_images_meet_in_the_middle() -> None:
+def test_mosaic_images_meet_at_the_center() -> None:
     mosaic = Mosaic(degrees=0, translate=0, scale=(1.0, 1.0))
     canvas = np.zeros((64, 64, 3), np.uint8)
     for value, transform in zip((40, 80, 120, 160), mosaic.get_transforms([(100, 100)] * 4, (64, 64)), strict=True):
@@ -84,7 +84,7 @@ def sample(value: int, label: int) -> dict:
     return {"image": torch.full((3, 4, 4), value, dtype=torch.uint8), "instances": instances}
 
 
-def test_mixup_blends_images_and_unites_objects() -> None:
+def test_mixup_blends_images_and_merges_objects() -> None:
     samples, neighbors = [sample(100, 0), sample(200, 1)], [sample(200, 1), sample(100, 0)]
     first, second = mix(samples, neighbors, 0.45)
     assert first["image"].unique().tolist() == [155]
@@ -94,7 +94,7 @@ def test_mixup_blends_images_and_unites_objects() -> None:
     assert samples[0]["image"].unique().tolist() == [100], "what was given is not changed"
 
 
-def test_sizes_are_those_of_the_published_recipes() -> None:
+def test_multi_scale_sizes_of_the_published_recipes() -> None:
     sizes = multi_scale_sizes(640, 20)
     assert sorted(set(sizes)) == list(range(480, 801, 32))
     assert sizes.count(640) == 20
@@ -113,7 +113,9 @@ def mapper(**options) -> StagedMapper:
     return StagedMapper(SCHEDULE, (96, 96), **{**settings, **options})
 
 
-def stream(shapes: Path, start: int, count: int, workers: int = 0, rank: int = 0, world: int = 1, **options) -> list:
+def load_batches(
+    shapes: Path, start: int, count: int, workers: int = 0, rank: int = 0, world: int = 1, **options
+) -> list:
     """[{slot: (file name, image, boxes)}] of one process."""
     folder = str(shapes / "train")
     records = coco_dataset(f"{shapes}_dense", str(shapes / "annotations" / "instances_train.json"), folder)[:16]
@@ -135,7 +137,7 @@ def stream(shapes: Path, start: int, count: int, workers: int = 0, rank: int = 0
     ]
 
 
-def same(a: dict, b: dict) -> bool:
+def batches_are_equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(
         a[k][0] == b[k][0] and torch.equal(a[k][1], b[k][1]) and torch.equal(a[k][2], b[k][2]) for k in a
     )
@@ -144,29 +146,29 @@ def same(a: dict, b: dict) -> bool:
 @pytest.fixture(scope="module")
 def reference(shapes: Path) -> list[dict]:
     """All 9 iterations, from one process that loads its data itself."""
-    return stream(shapes, 0, 9)
+    return load_batches(shapes, 0, 9)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_do_not_change_the_stream(shapes: Path, reference: list[dict], workers: int) -> None:
-    found = stream(shapes, 0, 9, workers)
-    assert all(same(a, b) for a, b in zip(found, reference, strict=True))
+def test_batches_do_not_depend_on_the_number_of_workers(shapes: Path, reference: list[dict], workers: int) -> None:
+    found = load_batches(shapes, 0, 9, workers)
+    assert all(batches_are_equal(a, b) for a, b in zip(found, reference, strict=True))
 
 
-def test_two_ranks_of_8_are_one_of_16(shapes: Path, reference: list[dict]) -> None:
-    halves = [stream(shapes, 0, 9, rank=rank, world=2) for rank in (0, 1)]
+def test_two_ranks_of_8_images_equal_one_rank_of_16(shapes: Path, reference: list[dict]) -> None:
+    halves = [load_batches(shapes, 0, 9, rank=rank, world=2) for rank in (0, 1)]
     for first, second, whole in zip(*halves, reference, strict=True):
         assert len(first) == len(second) == 8
-        assert same({**first, **second}, whole)
+        assert batches_are_equal({**first, **second}, whole)
 
 
 @pytest.mark.parametrize("start", [1, 3, 6, 8])
-def test_a_run_resumed_in_any_stage_sees_the_same_images(shapes: Path, reference: list[dict], start: int) -> None:
-    found = stream(shapes, start, 9 - start, workers=1)
-    assert all(same(a, b) for a, b in zip(found, reference[start:], strict=True))
+def test_resumed_run_has_the_same_batches(shapes: Path, reference: list[dict], start: int) -> None:
+    found = load_batches(shapes, start, 9 - start, workers=1)
+    assert all(batches_are_equal(a, b) for a, b in zip(found, reference[start:], strict=True))
 
 
-def test_stages_begin_at_their_iteration(reference: list[dict]) -> None:
+def test_stages_start_at_their_iteration(reference: list[dict]) -> None:
     objects = [sum(len(boxes) for _, _, boxes in batch.values()) for batch in reference]
     plain = objects[0]
     assert objects[1] == objects[7] == objects[8] == plain, "plain stages keep every object"
@@ -184,11 +186,11 @@ def test_stages_follow_the_epochs() -> None:
     assert names == [Stage.PLAIN] * 2 + [Stage.DENSE] * 3 + [Stage.STRONG] * 2 + [Stage.FINAL] * 2
 
 
-def test_without_mosaic_the_dense_stage_augments_one_by_one(shapes: Path) -> None:
-    batch = stream(shapes, 3, 1, mosaic=None)[0]
+def test_dense_stage_without_mosaic(shapes: Path) -> None:
+    batch = load_batches(shapes, 3, 1, mosaic=None)[0]
     assert len(batch) == 16
 
 
-def test_mixup_needs_to_know_its_epochs(shapes: Path) -> None:
+def test_mixup_requires_a_staged_mapper(shapes: Path) -> None:
     with pytest.raises(ConfigError, match="needs a StagedMapper"):
         build_train_loader([{}], mapper=dict, total_batch_size=1, mixup=Mixup())

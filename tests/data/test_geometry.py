@@ -42,7 +42,7 @@ class CropToBright(Augmentation):
 
 
 HUES = 24
-COLOURS = np.array([colorsys.hsv_to_rgb(i / HUES, 1, 1) for i in range(HUES)]) * 255
+COLORS = np.array([colorsys.hsv_to_rgb(i / HUES, 1, 1) for i in range(HUES)]) * 255
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Black JPEG files of many sizes, each with one rectangle of its own color."""
     folder, rng = tmp_path_factory.mktemp("rectangles"), np.random.default_rng(3)
     records = []
-    for index, color in enumerate(COLOURS):
+    for index, color in enumerate(COLORS):
         height, width = (int(side) for side in rng.integers(70, 500, 2))
         image = np.zeros((height, width, 3), np.uint8)
         left, top = int(width * rng.uniform(0.05, 0.4)), int(height * rng.uniform(0.05, 0.4))
@@ -64,12 +64,12 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return records
 
 
-def seen_box(image: np.ndarray, label: int) -> np.ndarray:
+def visible_box(image: np.ndarray, label: int) -> np.ndarray:
     """XYXY of the pixels of one hue in an image (H, W, 3)."""
     bright = image.astype(float)
     norms = np.linalg.norm(bright, axis=2)
-    cosines = bright @ (COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)).T
-    mask = (norms > np.linalg.norm(COLOURS[label]) / 2) & (cosines.argmax(axis=2) == label)
+    cosines = bright @ (COLORS / np.linalg.norm(COLORS, axis=1, keepdims=True)).T
+    mask = (norms > np.linalg.norm(COLORS[label]) / 2) & (cosines.argmax(axis=2) == label)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return np.full(4, np.nan)
@@ -101,7 +101,7 @@ OWN_SIZES = [
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "own sizes"])
-def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str) -> None:
+def test_boxes_match_the_visible_objects(rectangles: list[dict], stage: str) -> None:
     kind, mosaic = STAGES.get(stage, (Stage.PLAIN, None))
     mapper = StagedMapper(
         Schedule(epochs=4),
@@ -121,7 +121,7 @@ def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str
         for label, box in zip(labels, boxes, strict=True):
             if labels.count(label) > 1 or (box[2:] - box[:2] < 8).any():
                 continue
-            seen = seen_box(image, label)
+            seen = visible_box(image, label)
             if stage == "dense, turned":  # a turned rectangle does not fill the box around it
                 assert (seen[:2] >= box[:2] - 2).all(), (seed, label)
                 assert (seen[2:] <= box[2:] + 2).all(), (seed, label)
@@ -131,7 +131,7 @@ def test_boxes_are_where_the_objects_are_seen(rectangles: list[dict], stage: str
     assert checked > 60
 
 
-def test_each_image_gets_a_size_of_its_own(rectangles: list[dict]) -> None:
+def test_each_image_has_its_own_size(rectangles: list[dict]) -> None:
     mapper = StagedMapper(Schedule(epochs=4), (160, 192), resize=OWN_SIZES)
     records, sizes = CompactRecords(rectangles), set()
     for seed in range(100):
@@ -147,35 +147,35 @@ def test_each_image_gets_a_size_of_its_own(rectangles: list[dict]) -> None:
     assert len(sizes) > 30
 
 
-def draw_all(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def apply_step_by_step(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Step by step, as any detectron2 mapper does it."""
     np.random.seed(seed)
     image = cv2.imread(record["file_name"])[..., ::-1]
-    augmented = AugInput(np.ascontiguousarray(image), boxes=boxes_of(record))
+    augmented = AugInput(np.ascontiguousarray(image), boxes=record_boxes(record))
     AugmentationList(policies)(augmented)
     return augmented.image, augmented.boxes
 
 
-def boxes_of(record: dict) -> np.ndarray:
+def record_boxes(record: dict) -> np.ndarray:
     return np.array([record["annotations"][0]["bbox"]], dtype=np.float64)
 
 
-def draw_at_once(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def apply_in_one_pass(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
     np.random.seed(seed)
     image = np.ascontiguousarray(cv2.imread(record["file_name"])[..., ::-1])
-    lazy_image = LazyImage(image, image.shape[:2], boxes_of(record))
+    lazy_image = LazyImage(image, image.shape[:2], record_boxes(record))
     for policy in policies:
         lazy_image.augment(policy)
     return lazy_image.render(), lazy_image.boxes
 
 
-def test_one_pass_gives_the_picture_of_many(rectangles: list[dict]) -> None:
+def test_one_pass_equals_many_passes(rectangles: list[dict]) -> None:
     """Up to the blur of repeated interpolation, which lies at the edges."""
     policies = [RandomPhotometricDistort(), RandomZoomOut(side_range=(1, 2)), RandomIoUCrop(), T.RandomFlip()]
     for seed in range(40):
         record = rectangles[seed % HUES]
-        many, boxes = draw_all([*policies, Resize((128, 160))], record, seed)
-        one, same_boxes = draw_at_once([*policies, Resize((128, 160))], record, seed)
+        many, boxes = apply_step_by_step([*policies, Resize((128, 160))], record, seed)
+        one, same_boxes = apply_in_one_pass([*policies, Resize((128, 160))], record, seed)
         np.testing.assert_allclose(boxes, same_boxes, atol=1e-6)
         difference = np.abs(many.astype(int) - one).max(axis=2)
         assert np.median(difference) <= 2
@@ -185,14 +185,14 @@ def test_one_pass_gives_the_picture_of_many(rectangles: list[dict]) -> None:
 def test_policies_of_others_are_applied_in_their_place(rectangles: list[dict]) -> None:
     policies = [T.RandomFlip(prob=1.0), CropToBright(), Resize((64, 64))]
     for record in rectangles[:6]:
-        many, boxes = draw_all(policies, record, 0)
-        one, same_boxes = draw_at_once(policies, record, 0)
+        many, boxes = apply_step_by_step(policies, record, 0)
+        one, same_boxes = apply_in_one_pass(policies, record, 0)
         assert np.abs(many.astype(int) - one).mean() < 2
         assert boxes[0, 0] < 2, "cropped to the rectangle"
         np.testing.assert_allclose(boxes, same_boxes)
 
 
-def test_what_was_cut_off_does_not_come_back() -> None:
+def test_cropped_pixels_do_not_reappear() -> None:
     """A crop and then a larger canvas are not one affine map of the image."""
     image = np.full((40, 40, 3), 200, np.uint8)
     lazy_image = LazyImage(image, (40, 40), np.zeros((0, 4)))
@@ -204,7 +204,7 @@ def test_what_was_cut_off_does_not_come_back() -> None:
     assert not result.any()
 
 
-def test_each_gap_has_the_color_of_its_own_transform() -> None:
+def test_each_border_has_the_fill_of_its_transform() -> None:
     image = np.full((20, 20, 3), 200, np.uint8)
     for inner, outer in ((50, 50), (50, 90)):
         lazy_image = LazyImage(image, (20, 20), np.zeros((0, 4)))
@@ -216,7 +216,7 @@ def test_each_gap_has_the_color_of_its_own_transform() -> None:
         assert (result[:10] == outer).all()
 
 
-def test_a_zoomed_out_image_keeps_its_fill_through_flip_and_resize() -> None:
+def test_zoom_out_fill_survives_flip_and_resize() -> None:
     lazy_image = LazyImage(np.full((20, 20, 3), 200, np.uint8), (20, 20), np.zeros((0, 4)))
     np.random.seed(0)
     for policy in (RandomZoomOut(prob=1, side_range=(2, 2), fill=114), T.RandomFlip(prob=1.0), Resize((80, 80))):
@@ -227,7 +227,7 @@ def test_a_zoomed_out_image_keeps_its_fill_through_flip_and_resize() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.3, 0.2, 0.1])
-def test_shrinking_averages(scale: float) -> None:
+def test_downscaling_averages(scale: float) -> None:
     """A fine chequered pattern becomes gray, and not again a pattern."""
     pattern = np.indices((320, 320)).sum(axis=0) % 2 * 255
     image = np.repeat(pattern[..., None], 3, axis=2).astype(np.uint8)
@@ -237,7 +237,7 @@ def test_shrinking_averages(scale: float) -> None:
     assert result[4:-4, 4:-4].std() < 40
 
 
-def test_reduction_keeps_as_many_pixels_as_are_shown() -> None:
+def test_reduction_factor_keeps_the_visible_detail() -> None:
     def reduction(matrix: list) -> int:
         return AffineTransform(np.array(matrix), (100, 100), (100, 100)).reduction()
 
@@ -250,7 +250,7 @@ def test_reduction_keeps_as_many_pixels_as_are_shown() -> None:
     assert tiny.reduction() == 2, "nothing is left of three rows at an eighth"
 
 
-def test_a_transform_that_does_nothing_reads_nothing() -> None:
+def test_no_op_transform_does_not_read_the_image() -> None:
     def read(factor: int) -> np.ndarray:
         raise AssertionError("not needed")
 

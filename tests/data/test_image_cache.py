@@ -25,37 +25,39 @@ MEGABYTE = 1 / 1024
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    made = []
+    dataset_records = []
     for number in range(6):
         path = folder / f"{number}.jpg"
         cv2.imwrite(str(path), cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (80, 60)))
         objects = [{"bbox": [10, 10, 50, 40], "bbox_mode": 0, "category_id": 0}]
-        made.append({"file_name": str(path), "height": 60, "width": 80, "image_id": number, "annotations": objects})
-    return made
+        dataset_records.append(
+            {"file_name": str(path), "height": 60, "width": 80, "image_id": number, "annotations": objects}
+        )
+    return dataset_records
 
 
-class Counting:
+class CountingReader:
     def __init__(self) -> None:
-        self.asked: list[tuple] = []
+        self.calls: list[tuple] = []
 
     def __call__(self, file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray:
-        self.asked.append((file_name, size, reduction))
+        self.calls.append((file_name, size, reduction))
         return read_image(file_name, size, reduction)
 
 
-def test_an_image_is_decoded_once_at_each_resolution(records: list[dict]) -> None:
-    read = Counting()
+def test_image_is_decoded_once_per_resolution(records: list[dict]) -> None:
+    read = CountingReader()
     cache = ImageCache(MEGABYTE, read)
     for _ in range(3):
         for record in records:
             for factor in (1, 2):
                 image = cache(record["file_name"], (60, 80), factor)
                 assert (image == read_image(record["file_name"], (60, 80), factor)).all()
-    assert len(read.asked) == len(set(read.asked)) == 12
+    assert len(read.calls) == len(set(read.calls)) == 12
     assert cache.used_bytes == 6 * (60 * 80 + 30 * 40) * 3
 
 
-def test_what_is_kept_cannot_be_changed(records: list[dict]) -> None:
+def test_cached_images_are_read_only(records: list[dict]) -> None:
     cache = ImageCache(MEGABYTE)
     cache(records[0]["file_name"])
     with pytest.raises(ValueError, match="read-only"):
@@ -70,24 +72,24 @@ class Darken(Augmentation):
         return NoOpTransform()
 
 
-def test_policies_that_write_into_the_image_get_a_copy(records: list[dict]) -> None:
+def test_in_place_augmentations_receive_a_copy(records: list[dict]) -> None:
     cache = ImageCache(MEGABYTE)
     for _ in range(2):
         assert DetectionMapper([Darken()], True, read=cache)(records[0])["image"].sum() == 0
     assert (cache(records[0]["file_name"], (60, 80)) == read_image(records[0]["file_name"])).all()
 
 
-def test_beyond_the_budget_images_are_decoded_anew(records: list[dict]) -> None:
-    read = Counting()
+def test_images_beyond_the_budget_are_not_cached(records: list[dict]) -> None:
+    read = CountingReader()
     cache = ImageCache(3.5 * 60 * 80 * 3 / 2**30, read)
     for _ in range(2):
         for record in records:
             assert (cache(record["file_name"]) == read_image(record["file_name"])).all()
-    assert len(read.asked) == 6 + 3
+    assert len(read.calls) == 6 + 3
     assert cache.used_bytes == 3 * 60 * 80 * 3
 
 
-def test_a_full_table_loses_nothing() -> None:
+def test_full_cache_table() -> None:
     def read(file_name: str, size: tuple[int, int] | None = None, reduction: int = 1) -> np.ndarray:
         return np.full((1, 1, 3), int(file_name), np.uint8)
 
@@ -98,7 +100,7 @@ def test_a_full_table_loses_nothing() -> None:
     assert cache.used_bytes == 3 * 32, "a row for every 32 KB, on which images are not so small"
 
 
-def test_errors_are_not_kept(tmp_path: Path, records: list[dict]) -> None:
+def test_errors_are_not_cached(tmp_path: Path, records: list[dict]) -> None:
     cache, path = ImageCache(MEGABYTE), tmp_path / "late.jpg"
     with pytest.raises(DatasetError, match="cannot read image"):
         cache(str(path))
@@ -121,13 +123,13 @@ def loader(records: list[dict], workers: int, gigabytes: float):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same_with_it(records: list[dict], workers: int) -> None:
-    plain, kept = loader(records, 0, 0), loader(records, workers, MEGABYTE)
-    for _, first, second in zip(range(12), plain, kept, strict=False):
+def test_cache_does_not_change_batches(records: list[dict], workers: int) -> None:
+    plain, cached = loader(records, 0, 0), loader(records, workers, MEGABYTE)
+    for _, first, second in zip(range(12), plain, cached, strict=False):
         for one, same in zip(first, second, strict=True):
             assert torch.equal(one["image"], same["image"])
             assert torch.equal(one["instances"].gt_boxes.tensor, same["instances"].gt_boxes.tensor)
-    cache = kept._loader.dataset.mapper.read
+    cache = cached._loader.dataset.mapper.read
     assert cache.used_bytes > 0, "of the workers too"
 
 
@@ -137,8 +139,8 @@ def fill(cache: ImageCache, file_names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_share_it_however_they_are_started(records: list[dict], method: str) -> None:
-    read = Counting()
+def test_processes_share_the_cache(records: list[dict], method: str) -> None:
+    read = CountingReader()
     cache, names = ImageCache(MEGABYTE, read), [record["file_name"] for record in records]
     context = multiprocessing.get_context(method)
     halves = [context.Process(target=fill, args=(cache, part)) for part in (names[:3], names[3:])]
@@ -149,21 +151,21 @@ def test_processes_share_it_however_they_are_started(records: list[dict], method
         assert process.exitcode == 0
     for name in names:
         assert (cache(name) == read_image(name)).all()
-    assert not read.asked, "all were decoded by the others"
+    assert not read.calls, "all were decoded by the others"
 
 
 @pytest.mark.parametrize("gigabytes", [-1.0, 1e6])
-def test_a_budget_must_be_there(gigabytes: float) -> None:
+def test_impossible_cache_size_is_an_error(gigabytes: float) -> None:
     with pytest.raises(ConfigError, match=r"more than 0 and less than the .* GB of this machine"):
         ImageCache(gigabytes)
 
 
-def test_other_mappers_do_not_pretend_to_use_it(records: list[dict]) -> None:
+def test_cache_with_an_unsupported_mapper_is_an_error(records: list[dict]) -> None:
     with pytest.raises(ConfigError, match="image_cache_gb requires StagedMapper"):
         build_train_loader(records, mapper=dict, total_batch_size=2, num_workers=0, seed=0, image_cache_gb=1.0)
 
 
-def test_resizing_leaves_the_source_alone(records: list[dict]) -> None:
+def test_resizing_does_not_change_cached_images(records: list[dict]) -> None:
     cache = ImageCache(MEGABYTE)
     mapper = DetectionMapper([RandomPhotometricDistort(prob=1.0), Resize((32, 32))], True, read=cache)
     for _ in range(3):

@@ -13,7 +13,7 @@ from deim.errors import DatasetError
 HEIGHT, WIDTH = 48, 80
 
 
-def picture() -> np.ndarray:
+def make_image() -> np.ndarray:
     """Left half orange, right half blue, with a white bar on top."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[:, : WIDTH // 2], image[:, WIDTH // 2 :] = (220, 120, 40), (30, 60, 200)
@@ -21,64 +21,64 @@ def picture() -> np.ndarray:
     return image
 
 
-def assert_looks_like(found: np.ndarray, expected: np.ndarray, tolerance: float = 12) -> None:
-    assert found.dtype == np.uint8
-    assert found.shape == expected.shape
-    assert np.abs(found.astype(int) - expected).mean() < tolerance
+def assert_images_close(decoded: np.ndarray, expected: np.ndarray, tolerance: float = 12) -> None:
+    assert decoded.dtype == np.uint8
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded.astype(int) - expected).mean() < tolerance
 
 
-def test_ordinary_pictures(tmp_path: Path) -> None:
+def test_common_image_formats(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "a.bmp", "a.webp", "a.tiff"):
-        Image.fromarray(picture()).save(tmp_path / name)
-        assert_looks_like(read_image(str(tmp_path / name), (HEIGHT, WIDTH)), picture(), 4)
+        Image.fromarray(make_image()).save(tmp_path / name)
+        assert_images_close(read_image(str(tmp_path / name), (HEIGHT, WIDTH)), make_image(), 4)
         assert image_size(str(tmp_path / name)) == (HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "L", "LA", "1"])
 def test_other_color_models(tmp_path: Path, mode: str) -> None:
-    image = Image.fromarray(picture()).convert(mode)
+    image = Image.fromarray(make_image()).convert(mode)
     path = str(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"))
     image.save(path)
-    assert_looks_like(read_image(path, (HEIGHT, WIDTH)), np.asarray(image.convert("RGB")))
+    assert_images_close(read_image(path, (HEIGHT, WIDTH)), np.asarray(image.convert("RGB")))
 
 
-def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
-    gray = np.asarray(Image.fromarray(picture()).convert("L"))
+def test_16_bit_images_become_8_bit(tmp_path: Path) -> None:
+    gray = np.asarray(Image.fromarray(make_image()).convert("L"))
     Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "a.png")
-    assert_looks_like(read_image(str(tmp_path / "a.png")), np.repeat(gray[..., None], 3, axis=2), 2)
+    assert_images_close(read_image(str(tmp_path / "a.png")), np.repeat(gray[..., None], 3, axis=2), 2)
 
 
-def write_turned(path: Path) -> None:
+def write_with_exif_rotation(path: Path) -> None:
     """A file whose pixels lie on their side, with the EXIF note that says so."""
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    Image.fromarray(np.rot90(picture()).copy()).save(path, exif=exif, quality=95)
+    Image.fromarray(np.rot90(make_image()).copy()).save(path, exif=exif, quality=95)
 
 
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    write_turned(path)
+    write_with_exif_rotation(path)
     assert image_size(str(path)) == (HEIGHT, WIDTH)
-    assert_looks_like(read_image(str(path)), picture(), 4)
-    assert_looks_like(read_image(str(path), (HEIGHT, WIDTH)), picture(), 4)
+    assert_images_close(read_image(str(path)), make_image(), 4)
+    assert_images_close(read_image(str(path), (HEIGHT, WIDTH)), make_image(), 4)
 
 
-def test_annotations_of_the_unturned_pixels_get_those(tmp_path: Path) -> None:
+def test_exif_rotation_is_ignored_if_annotations_refer_to_unrotated_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    write_turned(path)
-    assert_looks_like(read_image(str(path), (WIDTH, HEIGHT)), np.rot90(picture()), 4)
+    write_with_exif_rotation(path)
+    assert_images_close(read_image(str(path), (WIDTH, HEIGHT)), np.rot90(make_image()), 4)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_reduced_decoding_shows_the_same(tmp_path: Path, name: str, factor: int) -> None:
-    Image.fromarray(picture()).save(tmp_path / name, quality=95)
-    found = read_image(str(tmp_path / name), (HEIGHT, WIDTH), factor)
-    expected = picture().reshape(HEIGHT // factor, factor, WIDTH // factor, factor, 3).mean(axis=(1, 3))
-    assert_looks_like(found, expected.astype(np.uint8), 8)
+def test_reduced_decoding(tmp_path: Path, name: str, factor: int) -> None:
+    Image.fromarray(make_image()).save(tmp_path / name, quality=95)
+    decoded = read_image(str(tmp_path / name), (HEIGHT, WIDTH), factor)
+    expected = make_image().reshape(HEIGHT // factor, factor, WIDTH // factor, factor, 3).mean(axis=(1, 3))
+    assert_images_close(decoded, expected.astype(np.uint8), 8)
 
 
-def test_odd_sides_are_reduced_too(tmp_path: Path) -> None:
+def test_reduced_decoding_of_odd_sizes(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         Image.fromarray(np.full((37, 53, 3), 99, np.uint8)).save(tmp_path / name)
         for factor in (2, 4, 8):
@@ -86,7 +86,7 @@ def test_odd_sides_are_reduced_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_truncated_files_are_errors(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
@@ -95,15 +95,15 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
         read_image(str(path))
 
 
-def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
+def test_trailing_bytes_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    Image.fromarray(picture()).save(path, quality=95)
+    Image.fromarray(make_image()).save(path, quality=95)
     path.write_bytes(path.read_bytes() + b"written by a camera")
-    assert_looks_like(read_image(str(path)), picture(), 4)
+    assert_images_close(read_image(str(path)), make_image(), 4)
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "cannot identify"), (b"<html>404</html>", "cannot identify")])
-def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_files_that_are_not_images_are_errors(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     for read in (read_image, image_size):
@@ -113,15 +113,15 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, reason: str
         read_image(str(tmp_path / "nowhere.jpg"))
 
 
-def test_another_size_than_stated_is_refused(tmp_path: Path) -> None:
+def test_size_mismatch_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    Image.fromarray(picture()).save(path)
+    Image.fromarray(make_image()).save(path)
     with pytest.raises(DatasetError, match=r"a\.png is 80 x 48 .*for 100 x 48"):
         read_image(str(path), (48, 100))
 
 
-def test_a_record_without_a_size_gets_that_of_the_image(tmp_path: Path) -> None:
-    Image.fromarray(picture()).save(tmp_path / "a.png")
+def test_record_without_size_gets_the_size_of_the_image(tmp_path: Path) -> None:
+    Image.fromarray(make_image()).save(tmp_path / "a.png")
     sample = DetectionMapper([], is_train=False)({"file_name": str(tmp_path / "a.png")})
     assert (sample["height"], sample["width"]) == (HEIGHT, WIDTH)
     assert sample["image"].shape == (3, HEIGHT, WIDTH)

@@ -22,7 +22,7 @@ from deim.engine.evaluation import check_limits
 COUNTS = [3, 450, 120, 0]
 
 
-def test_the_counts_are_described() -> None:
+def test_describe_counts() -> None:
     assert describe_counts([1] * 99 + [300]) == "mean 3.99, 99th percentile 4, maximum 300"
     assert describe_counts([]) == "no images"
 
@@ -42,21 +42,21 @@ def test_the_counts_are_described() -> None:
         ("test", DetectionLimits(500, 500, 500), []),
     ],
 )
-def test_each_limit_names_its_key(split: str, limits: DetectionLimits, words: list[list[str]]) -> None:
-    told = limit_warnings(COUNTS, limits, split)
-    assert len(told) == len(words)
-    for sentence, expected in zip(told, words, strict=True):
+def test_limit_warnings_name_their_keys(split: str, limits: DetectionLimits, words: list[list[str]]) -> None:
+    warnings = limit_warnings(COUNTS, limits, split)
+    assert len(warnings) == len(words)
+    for sentence, expected in zip(warnings, words, strict=True):
         assert all(word in sentence for word in expected), sentence
 
 
-def test_limits_are_read_from_recipes() -> None:
+def test_limits_from_config() -> None:
     assert DetectionLimits.from_config(load_config("deim_dfine/deim_dfine_s_coco")) == DetectionLimits(300, 300, None)
     detrex = OmegaConf.create({"model": {"num_queries": 900, "select_box_nums_for_evaluation": 300}, "dataloader": {}})
     assert DetectionLimits.from_config(detrex) == DetectionLimits(900, 300, None)
 
 
 @pytest.mark.parametrize(
-    ("largest", "overrides", "counted"),
+    ("largest", "overrides", "max_dets"),
     [
         (100, [], None),
         (101, [], 300),
@@ -64,8 +64,8 @@ def test_limits_are_read_from_recipes() -> None:
         (450, ["+dataloader.evaluator.max_dets_per_image=200"], 200),
     ],
 )
-def test_the_evaluation_counts_enough_detections(
-    largest: int, overrides: list[str], counted: int | None, caplog: pytest.LogCaptureFixture
+def test_max_dets_is_raised_for_crowded_images(
+    largest: int, overrides: list[str], max_dets: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = load_config(
         "deim_dfine/deim_dfine_s_coco", [override.lstrip("+") for override in overrides if "evaluator" not in override]
@@ -75,20 +75,20 @@ def test_the_evaluation_counts_enough_detections(
             cfg.dataloader.evaluator.max_dets_per_image = int(override.partition("=")[2])
     with caplog.at_level(logging.INFO, logger="detectron2.deim"):
         check_limits(cfg, SimpleNamespace(objects_per_image=[2, largest]), "test")
-    assert cfg.dataloader.evaluator.get("max_dets_per_image") == counted
-    told = [message for message in caplog.messages if "detections per image instead of" in message]
-    assert len(told) == int(counted not in (None, 200))
+    assert cfg.dataloader.evaluator.get("max_dets_per_image") == max_dets
+    warnings = [message for message in caplog.messages if "detections per image instead of" in message]
+    assert len(warnings) == int(max_dets not in (None, 200))
     assert any("model.decoder.queries.num_queries" in message for message in caplog.messages) == (largest > 300)
 
 
-def test_records_know_their_objects() -> None:
+def test_objects_per_image() -> None:
     counts = (2, 0, 5)
     box = {"bbox": [0, 0, 4, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     records = CompactRecords([{"file_name": str(count), "annotations": [box] * count} for count in counts])
     assert np.array_equal(records.objects_per_image, [2, 0, 5])
 
 
-def test_the_evaluation_of_crowded_images_depends_on_the_number(tmp_path: Path) -> None:
+def test_ap_of_crowded_images_depends_on_max_dets(tmp_path: Path) -> None:
     """150 objects that are all found: 100 detections leave out a third of them."""
     corners = torch.cartesian_prod(torch.arange(15.0), torch.arange(10.0)) * 20
     objects = [
@@ -100,10 +100,10 @@ def test_the_evaluation_of_crowded_images_depends_on_the_number(tmp_path: Path) 
     path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "a"}]}), encoding="utf-8")
     register_coco_instances(name := f"crowded_{tmp_path.name}", {}, str(path), str(tmp_path))
     DatasetCatalog.get(name)
-    found = Instances((400, 400), pred_boxes=Boxes(torch.cat([corners, corners + 10], dim=1)))
-    found.scores, found.pred_classes = torch.linspace(1, 0.5, 150), torch.zeros(150, dtype=torch.long)
-    for counted, expected in ((None, 66.3), (300, 100.0)):
-        evaluator = COCOEvaluator(name, max_dets_per_image=counted)
+    detections = Instances((400, 400), pred_boxes=Boxes(torch.cat([corners, corners + 10], dim=1)))
+    detections.scores, detections.pred_classes = torch.linspace(1, 0.5, 150), torch.zeros(150, dtype=torch.long)
+    for max_dets, expected in ((None, 66.3), (300, 100.0)):
+        evaluator = COCOEvaluator(name, max_dets_per_image=max_dets)
         evaluator.reset()
-        evaluator.process([{"image_id": 1}], [{"instances": found}])
+        evaluator.process([{"image_id": 1}], [{"instances": detections}])
         assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(expected, abs=0.1)

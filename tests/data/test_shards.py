@@ -12,7 +12,7 @@ from deim.data.loader import build_train_loader
 from deim.data.mapper import DetectionMapper
 from deim.errors import DatasetError
 from tests.commands import metrics, tool, train_net
-from tests.faults.test_bad_input import refused
+from tests.faults.test_bad_input import expect_error
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def shards(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_archives_are_of_the_size_asked_for(shards: Path) -> None:
+def test_shard_sizes(shards: Path) -> None:
     archives = sorted(shards.glob("*.tar"))
     assert len(archives) > 3
     names = []
@@ -41,7 +41,7 @@ def test_archives_are_of_the_size_asked_for(shards: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_same_samples(shapes: Path, shards: Path, num_workers: int) -> None:
+def test_shards_give_the_same_samples(shapes: Path, shards: Path, num_workers: int) -> None:
     def batches(json_file: Path, image_root: str) -> list[list[dict]]:
         records = coco_dataset(f"{image_root}_{num_workers}", str(json_file), image_root)
         loader = build_train_loader(
@@ -50,14 +50,14 @@ def test_the_same_samples(shapes: Path, shards: Path, num_workers: int) -> None:
         stream = iter(loader)
         return [next(stream) for _ in range(6)]
 
-    there = batches(shapes / "annotations" / "instances_train.json", str(shapes / "train"))
-    here = batches(shards / "instances_train.json", f"tar://{shards}")
-    for one, other in zip(there, here, strict=True):
-        assert [sample["image_id"] for sample in one] == [sample["image_id"] for sample in other]
-        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(one, other, strict=True))
+    from_files = batches(shapes / "annotations" / "instances_train.json", str(shapes / "train"))
+    from_shards = batches(shards / "instances_train.json", f"tar://{shards}")
+    for batch, shard_batch in zip(from_files, from_shards, strict=True):
+        assert [sample["image_id"] for sample in batch] == [sample["image_id"] for sample in shard_batch]
+        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(batch, shard_batch, strict=True))
 
 
-def test_a_recipe_trains_from_them(shapes: Path, shards: Path, tmp_path: Path) -> None:
+def test_training_from_shards(shapes: Path, shards: Path, tmp_path: Path) -> None:
     node = "dataloader.train.dataset"
     packed = [f"{node}.json_file={shards}/instances_train.json", f"{node}.image_root=tar://{shards}"]
     settings = ["train.max_iter=4", "train.eval_period=0", "dataloader.train.num_workers=1"]
@@ -67,14 +67,14 @@ def test_a_recipe_trains_from_them(shapes: Path, shards: Path, tmp_path: Path) -
     assert metrics(tmp_path / "files") == metrics(tmp_path / "shards")
 
 
-def test_what_is_not_there_is_told(shapes: Path, shards: Path, tmp_path: Path) -> None:
+def test_shard_errors(shapes: Path, shards: Path, tmp_path: Path) -> None:
     name = f"tar://{shards}/00000.tar/nowhere.jpg"
     with pytest.raises(DatasetError, match=r"00000\.tar has no member nowhere\.jpg"):
         read_image(name)
-    for wrong in (f"tar://{shards}/99999.tar/000000.jpg", f"tar://{shards}/000000.jpg"):
+    for path in (f"tar://{shards}/99999.tar/000000.jpg", f"tar://{shards}/000000.jpg"):
         with pytest.raises(DatasetError, match="cannot read image"):
-            read_image(wrong)
+            read_image(path)
     assert image_size(f"tar://{shards}/00000.tar/000000.jpg") == image_size(str(shapes / "train" / "000000.jpg"))
     arguments = (str(shapes / "annotations" / "instances_train.json"), str(shapes / "val"), str(tmp_path))
-    assert "images do not exist in" in refused(tool("make_shards.py", *arguments))
-    assert "does not exist" in refused(tool("make_shards.py", "nowhere.json", *arguments[1:]))
+    assert "images do not exist in" in expect_error(tool("make_shards.py", *arguments))
+    assert "does not exist" in expect_error(tool("make_shards.py", "nowhere.json", *arguments[1:]))

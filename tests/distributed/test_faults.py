@@ -20,13 +20,13 @@ from tests.commands import train_arguments, train_net
 from tests.conftest import ROOT
 from tests.faults.runs import (
     SETTINGS,
-    all_end,
+    all_processes_exit,
     assert_same_run,
     children,
     iterations_done,
     kill,
     members,
-    said,
+    read_output,
     scalars,
     start,
     wait_until,
@@ -52,17 +52,17 @@ def test_more_processes_than_gpus_are_refused(torchrun: bool, monkeypatch: pytes
 def test_an_error_in_one_process_ends_all_with_its_traceback(shapes: Path, tmp_path: Path) -> None:
     process = start(shapes, tmp_path, *TWO, *SETTINGS, PLANTED, environment={"PLANTED": "raise:1:3"})
     assert process.wait(timeout=120) == 1
-    assert "ArithmeticError: planted in rank 1" in said(tmp_path)
-    assert "in forward" in said(tmp_path)
-    assert all_end(process.pid)
+    assert "ArithmeticError: planted in rank 1" in read_output(tmp_path)
+    assert "in forward" in read_output(tmp_path)
+    assert all_processes_exit(process.pid)
 
 
 def test_a_process_that_is_killed_ends_all_with_its_number(shapes: Path, tmp_path: Path) -> None:
     process = start(shapes, tmp_path, *TWO, *SETTINGS, PLANTED, environment={"PLANTED": "kill:1:3"})
-    wait_until(lambda: "Starting training" in said(tmp_path), process, tmp_path)
+    wait_until(lambda: "Starting training" in read_output(tmp_path), process, tmp_path)
     assert process.wait(timeout=60) == 2, "within a minute of the first step"
-    assert "rank 1 was killed by SIGKILL" in said(tmp_path)
-    assert all_end(process.pid)
+    assert "rank 1 was killed by SIGKILL" in read_output(tmp_path)
+    assert all_processes_exit(process.pid)
 
 
 def test_all_end_with_the_process_that_started_them(shapes: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_all_end_with_the_process_that_started_them(shapes: Path, tmp_path: Path
     wait_until(lambda: iterations_done(tmp_path) > 0, process, tmp_path)
     assert len(members(process.pid)) >= 5, "two processes with a worker each"
     kill(process)
-    assert all_end(process.pid), members(process.pid)
+    assert all_processes_exit(process.pid), members(process.pid)
 
 
 @pytest.mark.long
@@ -83,7 +83,7 @@ def test_one_of_two_processes_is_killed_and_the_run_resumed(shapes: Path, tmp_pa
         wait_until(lambda done=done: iterations_done(pieces) >= done, process, pieces)
         os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
         assert process.wait(timeout=60) == 2
-        assert all_end(process.pid)
+        assert all_processes_exit(process.pid)
     assert train_net(shapes, pieces, "--resume", *settings).returncode == 0
     assert_same_run(whole, pieces)
 
@@ -103,22 +103,22 @@ def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> N
     process = start(shapes, pieces, *settings)
     wait_until(lambda: iterations_done(pieces) >= 8, process, pieces)
     os.kill(ranks_of(process.pid)[-1], signal.SIGTERM)
-    assert process.wait(timeout=60) == PREEMPTED_EXIT_STATUS, said(pieces)[-3000:]
-    (told,) = set(re.findall(r"Received SIGTERM: exiting after iteration (\d+)", said(pieces)))
+    assert process.wait(timeout=60) == PREEMPTED_EXIT_STATUS, read_output(pieces)[-3000:]
+    (told,) = set(re.findall(r"Received SIGTERM: exiting after iteration (\d+)", read_output(pieces)))
     assert (pieces / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"
     assert train_net(shapes, pieces, "--resume", *settings).returncode == 0
-    assert_same_run(whole, pieces, but_for=int(told))
+    assert_same_run(whole, pieces, ignored_iteration=int(told))
 
 
 def test_torchrun_starts_a_run_again_where_it_was(shapes: Path, tmp_path: Path) -> None:
     """Without ``--resume``: a scheduler's script says the same each time."""
     process = start(shapes, tmp_path, *SETTINGS, PLANTED, command=TORCHRUN, environment={"PLANTED": "kill_first:1:14"})
-    assert process.wait(timeout=200) == 0, said(tmp_path)[-3000:]
+    assert process.wait(timeout=200) == 0, read_output(tmp_path)[-3000:]
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "Starting training from iteration 0" in log
     assert "Starting training from iteration 10" in log
     assert iterations_done(tmp_path) == 49
-    assert all_end(process.pid)
+    assert all_processes_exit(process.pid)
 
 
 @pytest.mark.long

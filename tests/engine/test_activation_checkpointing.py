@@ -14,53 +14,53 @@ from tests.models import FAMILIES, batch, tiny_model
 PARTS = ("backbone", "encoder", "decoder")
 
 
-def a_step(make: Callable[[], nn.Module], parts: tuple[str, ...], amp: bool) -> tuple[dict[str, Tensor], int]:
+def run_two_steps(make: Callable[[], nn.Module], parts: tuple[str, ...], amp: bool) -> tuple[dict[str, Tensor], int]:
     """Losses, gradients and statistics after two steps, and bytes that autograd keeps outside of the blocks."""
     torch.manual_seed(0)
     model = make().train()
     checkpoint_activations(model, parts)
-    found, kept = {}, 0
+    results, saved_bytes = {}, 0
 
-    def keep(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+    def count_bytes(tensor: Tensor) -> Tensor:
+        nonlocal saved_bytes
+        saved_bytes += tensor.numel() * tensor.element_size()
         return tensor
 
     for number in range(2):
         torch.manual_seed(number)
         mixed = torch.autocast("cpu", torch.bfloat16, enabled=amp)
-        with mixed, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with mixed, torch.autograd.graph.saved_tensors_hooks(count_bytes, lambda tensor: tensor):
             losses = model(batch([2, 3], seed=number))
         sum(losses.values()).backward()
-        found |= {f"{name} {number}": value.detach() for name, value in losses.items()}
-    found |= {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return found | dict(model.named_buffers()), kept
+        results |= {f"{name} {number}": value.detach() for name, value in losses.items()}
+    results |= {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return results | dict(model.named_buffers()), saved_bytes
 
 
 def assert_only_memory_differs(
     make: Callable[[], nn.Module], parts: tuple[str, ...] = PARTS, share: float = 0.5, amp: bool = False
 ) -> None:
-    (expected, all_of_it), (found, rest) = a_step(make, (), amp), a_step(make, parts, amp)
-    assert found.keys() == expected.keys()
+    (expected, all_bytes), (results, remaining_bytes) = run_two_steps(make, (), amp), run_two_steps(make, parts, amp)
+    assert results.keys() == expected.keys()
     for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-    assert rest < share * all_of_it
+        assert torch.equal(results[name], value), name
+    assert remaining_bytes < share * all_bytes
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_is_the_same_to_the_bit_and_keeps_less(family: str) -> None:
+def test_checkpointing_saves_memory_with_identical_results(family: str) -> None:
     assert_only_memory_differs(lambda: tiny_model(family=family))
 
 
-def test_in_mixed_precision() -> None:
+def test_checkpointing_with_mixed_precision() -> None:
     assert_only_memory_differs(tiny_model, amp=True)
 
 
-def test_what_dropout_leaves_out_is_left_out_again() -> None:
+def test_recomputation_uses_the_same_dropout_mask() -> None:
     assert_only_memory_differs(lambda: tiny_model("++model.decoder.layer.dropout=0.3"), ("decoder",), share=0.9)
 
 
-def test_swin_with_paths_left_out() -> None:
+def test_recomputation_uses_the_same_drop_path() -> None:
     class Features(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,20 +73,20 @@ def test_swin_with_paths_left_out() -> None:
     assert_only_memory_differs(Features, ("backbone",))
 
 
-def test_evaluation_is_as_before() -> None:
+def test_checkpointing_does_not_change_evaluation() -> None:
     model = tiny_model().eval()
     with torch.no_grad():
         expected = model(batch([1]))[0]["instances"]
         checkpoint_activations(model, PARTS)
-        found = model(batch([1]))[0]["instances"]
-    assert torch.equal(found.scores, expected.scores)
-    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        results = model(batch([1]))[0]["instances"]
+    assert torch.equal(results.scores, expected.scores)
+    assert torch.equal(results.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("part", "message"),
     [("neck", "the model has no module neck"), ("criterion", r"criterion \(Criterion\) has no supported blocks")],
 )
-def test_parts_that_cannot_be_computed_again_are_named(part: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_unsupported_modules_are_errors(part: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         checkpoint_activations(tiny_model(), [part])

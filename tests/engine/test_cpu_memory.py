@@ -29,13 +29,13 @@ print(faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc's malloc does")
-def test_large_blocks_are_asked_for_once() -> None:
+def test_large_blocks_are_mapped_once() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS_OF_LARGE_BLOCKS], capture_output=True, text=True, check=True)
     before, within, after = map(int, done.stdout.split())
     assert within * 10 < min(before, after)
 
 
-def test_on_a_gpu_the_processor_frees_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malloc_is_unchanged_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_memory, "_set_thresholds", lambda *_: pytest.fail("malloc was told something"))
     with cpu_memory.keep_freed_memory(torch.device("cuda")):
         pass

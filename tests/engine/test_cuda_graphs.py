@@ -17,32 +17,32 @@ from deim.layers.tracing import cached_tensors, collect_cached_tensors
 from tests.models import batch, randomize, recipe, tiny_model
 
 
-class Fake:
+class FakeRecording:
     """In place of a recording: counts how many there were."""
 
-    made: ClassVar[list[torch.Size]] = []
+    captured_shapes: ClassVar[list[torch.Size]] = []
 
     def __init__(self, function: cuda_graphs.Function, example: Tensor):
         self.function = function
-        self.made.append(example.shape)
+        self.captured_shapes.append(example.shape)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.function(x)
 
 
-def test_every_shape_is_recorded_once_and_the_oldest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "Recording", Fake)
-    monkeypatch.setattr(Fake, "made", [])
+def test_each_shape_is_captured_once_and_the_oldest_graph_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "Recording", FakeRecording)
+    monkeypatch.setattr(FakeRecording, "captured_shapes", [])
     graphs = CudaGraphs(lambda x: (x + 1,), most=2)
     for batch_size in (1, 2, 1, 2, 3, 2, 1):
         x = torch.rand(batch_size, 3)
         torch.testing.assert_close(graphs(x)[0], x + 1)
-    assert [shape[0] for shape in Fake.made] == [1, 2, 3, 1]
+    assert [shape[0] for shape in FakeRecording.captured_shapes] == [1, 2, 3, 1]
 
 
-def test_a_layout_and_a_precision_are_recorded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "Recording", Fake)
-    monkeypatch.setattr(Fake, "made", [])
+def test_each_memory_format_and_precision_has_its_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "Recording", FakeRecording)
+    monkeypatch.setattr(FakeRecording, "captured_shapes", [])
     graphs = CudaGraphs(lambda x: (x,))
     x = torch.rand(1, 3, 4, 4)
     graphs(x)
@@ -51,10 +51,10 @@ def test_a_layout_and_a_precision_are_recorded_apart(monkeypatch: pytest.MonkeyP
         with torch.autocast("cpu", dtype):
             graphs(x)
     graphs(x)
-    assert len(Fake.made) == 4
+    assert len(FakeRecording.captured_shapes) == 4
 
 
-def test_graphs_are_refused_without_a_gpu() -> None:
+def test_cuda_graphs_require_a_gpu() -> None:
     model = tiny_model()
     with pytest.raises(ConfigError, match="require a DEIMDetector on a GPU, got a DEIMDetector on cpu"):
         to_deployment(model, cuda_graph=True)
@@ -62,13 +62,13 @@ def test_graphs_are_refused_without_a_gpu() -> None:
         capture_training_graphs(model)
 
 
-def test_training_graphs_are_for_images_without_padding() -> None:
+def test_training_graphs_require_a_hybrid_encoder() -> None:
     with pytest.raises(ConfigError, match="requires a detector with a HybridEncoder"):
         capture_training_graphs(tiny_model(family="deformable"))
 
 
 @pytest.mark.parametrize("other", ["compile=true", "accumulation_steps=2", "activation_checkpointing=[backbone]"])
-def test_training_graphs_are_refused_beside_what_contradicts_them(other: str) -> None:
+def test_training_graphs_conflict_with_other_settings(other: str) -> None:
     name = other.split("=")[0]
     with pytest.raises(ConfigError, match=f"train.cuda_graphs cannot be combined with train.{name}"):
         check_settings(recipe("deim_dfine_n_shapes", "train.cuda_graphs=true", f"train.{other}"), training=True)
@@ -77,7 +77,7 @@ def test_training_graphs_are_refused_beside_what_contradicts_them(other: str) ->
 
 @pytest.mark.parametrize("family", ["dfine", "rtdetr", "deformable"])
 @torch.inference_mode()
-def test_weights_in_half_precision_are_what_autocast_makes_of_them(family: str) -> None:
+def test_half_precision_weights_equal_autocast(family: str) -> None:
     model = to_deployment(randomize(tiny_model(family=family)))
     with torch.autocast("cpu", torch.float16):
         expected = model(batch([1, 1]))
@@ -89,7 +89,7 @@ def test_weights_in_half_precision_are_what_autocast_makes_of_them(family: str) 
         assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
 
 
-def test_what_is_remembered_from_a_prediction_serves_training() -> None:
+def test_cached_tensors_of_inference_mode_can_be_used_in_training() -> None:
     """Tensors of inference mode cannot be used where gradients are taken."""
     model = tiny_model()
     with torch.inference_mode():
@@ -97,7 +97,7 @@ def test_what_is_remembered_from_a_prediction_serves_training() -> None:
     sum(model.train()(batch([1], size=160)).values()).backward()
 
 
-def test_what_is_in_use_is_not_freed_when_it_is_forgotten() -> None:
+def test_cached_tensors_in_use_survive_eviction() -> None:
     make = cached_tensors(lambda size: torch.zeros(size), maxsize=1)
     with collect_cached_tensors() as used:
         first = weakref.ref(make(1))

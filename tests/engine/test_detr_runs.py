@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.commands import metrics, train_net
-from tests.conftest import long_but_for
+from tests.conftest import long_except
 from tests.distributed.test_two_processes import COMPARABLE, equal_counts  # noqa: F401 - a fixture
 from tests.models import DETRS
 
@@ -25,10 +25,10 @@ def noiseless(family: str) -> tuple[str, ...]:
 
 
 # The others are as long.
-ONE_OF_DETRS = long_but_for(["deformable"], DETRS)
+SAMPLED_DETRS = long_except(["deformable"], DETRS)
 
 
-@pytest.mark.parametrize("family", ONE_OF_DETRS)
+@pytest.mark.parametrize("family", SAMPLED_DETRS)
 def test_a_run_is_resumed_and_evaluated(family: str, shapes: Path, tmp_path: Path) -> None:
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     settings = [*SHORT, *noiseless(family), "train.checkpointer.period=4"]
@@ -75,10 +75,10 @@ def test_two_processes_train_like_one(
         assert done.returncode == 0, done.stderr[-3000:]
         curves.append(metrics(tmp_path / str(processes)))
     assert curves[0][9] < curves[0][0], "the model must have learnt something to compare"
-    apart = sorted(abs(curves[1][iteration] - value) / value for iteration, value in curves[0].items())
+    differences = sorted(abs(curves[1][iteration] - value) / value for iteration, value in curves[0].items())
     if family == "dn":  # whose queries are learned and not chosen
-        assert apart[-1] < 1e-4
+        assert differences[-1] < 1e-4
     # Rounding decides now and then which of two tokens of nearly equal score becomes which query, and shows in that
     # iteration's loss alone.
-    assert apart[len(apart) // 2] < 1e-5
-    assert apart[-1] < 1e-2
+    assert differences[len(differences) // 2] < 1e-5
+    assert differences[-1] < 1e-2

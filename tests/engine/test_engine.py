@@ -20,12 +20,12 @@ from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule
 from tests.conftest import needs_utf8
-from tests.models import COMPILERS, FAMILIES, batch, compiled_whole, recipe, tiny_model
+from tests.models import COMPILERS, FAMILIES, batch, compile_without_graph_breaks, recipe, tiny_model
 
 DEIM_S = Schedule(epochs=132, warmup_iters=2000, warmup="quadratic", flat_epochs=64, no_aug_epochs=12, lr_gamma=0.5)
 
 
-def test_flat_cosine_goes_through_its_phases() -> None:
+def test_flat_cosine_schedule() -> None:
     per_epoch = 3697
     total = 132 * per_epoch
 
@@ -48,14 +48,14 @@ def test_linear_warmup_and_constant_rate() -> None:
     assert schedule.learning_rate(9_999, 10_000) == 1
 
 
-def test_steps_of_the_rate() -> None:
+def test_step_schedule() -> None:
     """The schedule of the older families: a tenth from each of these epochs on, to the iteration."""
     schedule = Schedule(epochs=50, flat_epochs=50, drop_epochs=(40, 45))
     rates = [schedule.learning_rate(iteration, 5000) for iteration in (0, 3999, 4000, 4499, 4500, 4999)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_the_ends_of_the_fall() -> None:
+def test_boundaries_of_the_cosine_decay() -> None:
     schedule = Schedule(epochs=10, warmup_iters=0, flat_epochs=4, no_aug_epochs=2, lr_gamma=0.5)
     rates = [schedule.learning_rate(iteration, 1000) for iteration in (0, 400, 401, 799, 800, 999)]
     assert rates[0] == rates[1] == 1
@@ -64,7 +64,7 @@ def test_the_ends_of_the_fall() -> None:
     Schedule(epochs=10, flat_epochs=8, no_aug_epochs=2, lr_gamma=0.5)  # no time to fall is no contradiction
 
 
-def test_the_multiplier_recovers_the_iteration() -> None:
+def test_lr_multiplier_recovers_the_iteration() -> None:
     multiplier = LearningRate(DEIM_S, 488_004)
     for iteration in (0, 1, 1999, 2000, 236_608, 400_001, 488_003):
         assert multiplier(iteration / 488_004) == pytest.approx(DEIM_S.learning_rate(iteration, 488_004), rel=1e-9)
@@ -84,12 +84,12 @@ def test_the_multiplier_recovers_the_iteration() -> None:
         ({"dense_epochs": (-1, 3)}, "dense_epochs"),
     ],
 )
-def test_contradictory_schedules_are_refused(changes: dict, message: str) -> None:
+def test_contradictory_schedules_are_errors(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Schedule(**{"epochs": 10, **changes})
 
 
-def test_the_first_rule_that_matches_wins() -> None:
+def test_first_matching_rule_applies() -> None:
     model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "head": nn.Linear(2, 1)})
     model["head"].bias.requires_grad_(False)
     groups = param_groups(
@@ -104,12 +104,12 @@ def test_the_first_rule_that_matches_wins() -> None:
 
 
 @pytest.mark.parametrize("rule", [{"lr": 1}, {"pattern": "("}])
-def test_malformed_rules_are_refused(rule: dict) -> None:
+def test_malformed_rules_are_errors(rule: dict) -> None:
     with pytest.raises(ConfigError, match=r"rules\.mine"):
         param_groups(nn.Linear(1, 1), {"mine": rule})
 
 
-def test_averaging_follows_the_warmup_formula() -> None:
+def test_ema_decay_follows_the_warmup_formula() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
     hook = EMAHook(model, EMAState(), decay=0.9, warmup_iters=5)
     hook.before_train()
@@ -128,7 +128,7 @@ def test_averaging_follows_the_warmup_formula() -> None:
     assert resumed.current_decay() == hook.current_decay()
 
 
-class Recorder(HookBase):
+class LossRecorder(HookBase):
     """Total loss of each iteration."""
 
     def __init__(self) -> None:
@@ -149,20 +149,20 @@ def train(model: nn.Module, iterations: int, data: list, **options) -> list[floa
 
     FrozenBatchNorm2d.convert_frozen_batchnorm(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    trainer, recorder = Trainer(model, data, optimizer, **options), Recorder()
+    trainer, recorder = Trainer(model, data, optimizer, **options), LossRecorder()
     trainer.register_hooks([recorder])
     trainer.train(0, iterations)
     return recorder.losses
 
 
-def test_clipping_bounds_the_gradient() -> None:
+def test_gradient_clipping_limits_the_norm() -> None:
     data = [batch([2, 3])]
     _, model = run(1, data, clip_grad={"max_norm": 0.1, "norm_type": 2})
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert norm == pytest.approx(0.1, rel=1e-3)
 
 
-def test_accumulation_sees_the_whole_batch() -> None:
+def test_gradient_accumulation_uses_the_whole_batch() -> None:
     samples = batch([2, 2, 2, 2])
     seen = []
     model = nn.Linear(1, 1)
@@ -193,12 +193,12 @@ def test_bfloat16_and_float16_train_on_the_cpu() -> None:
         assert math.isfinite(losses[1])
 
 
-def test_an_unknown_precision_is_refused() -> None:
+def test_unknown_precision_is_an_error() -> None:
     with pytest.raises(ConfigError, match="float8"):
         run(1, [], amp="float8")
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
+def test_non_finite_loss_stops_before_the_update() -> None:
     model = nn.Linear(1, 1)
 
     class Broken(nn.Module):
@@ -228,7 +228,7 @@ class Squares(nn.Module):
         return {"loss": self.conv(torch.stack(samples)).square().mean()}
 
 
-def test_a_run_goes_on_in_another_memory_format() -> None:
+def test_resume_with_another_memory_format() -> None:
     """What the optimizer remembers of a parameter is laid out as it is now, which fused optimizers rely on."""
     images = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1)).unbind()
 
@@ -247,13 +247,13 @@ def test_a_run_goes_on_in_another_memory_format() -> None:
 
 @needs_utf8
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_a_compiled_model_trains_as_another(compiler: str) -> None:
+def test_compiled_model_has_the_same_losses_and_gradients(compiler: str) -> None:
     cfg = recipe(FAMILIES["dfine"], "train.device=cpu", "train.compile=True", "model.decoder.num_layers=2")
     losses = []
-    for surroundings in (nullcontext(), compiled_whole(compiler)):
+    for context in (nullcontext(), compile_without_graph_breaks(compiler)):
         torch.manual_seed(0)
         model = build_model(cfg)
-        with surroundings:
+        with context:
             if losses:
                 model = prepare_for_training(cfg, model)
             terms = model(batch([2, 1]))
@@ -263,7 +263,7 @@ def test_a_compiled_model_trains_as_another(compiler: str) -> None:
         torch.testing.assert_close(losses[1][name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_a_resumed_run_deletes_its_own_old_checkpoints_and_no_others(tmp_path: Path) -> None:
+def test_resumed_run_deletes_only_its_own_old_checkpoints(tmp_path: Path) -> None:
     """A folder may hold later checkpoints of another run."""
     for iteration in (4, 9, 14, 99):
         torch.save({}, tmp_path / f"model_{iteration:07d}.pth")
@@ -276,7 +276,7 @@ def test_a_resumed_run_deletes_its_own_old_checkpoints_and_no_others(tmp_path: P
         assert {int(path.stem[-7:]) for path in tmp_path.glob("model_*.pth")} == kept
 
 
-def test_metrics_are_cut_back_whatever_the_order_of_neighbors(tmp_path: Path) -> None:
+def test_metrics_are_truncated_with_neighboring_lines_in_any_order(tmp_path: Path) -> None:
     """detectron2 writes what was put at several iterations in no particular order."""
     path = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": i, "x": 1}) + "\n" for i in (3, 7, 5, 11, 9)]
@@ -289,54 +289,54 @@ def test_metrics_are_cut_back_whatever_the_order_of_neighbors(tmp_path: Path) ->
     truncate_metrics(str(tmp_path / "nowhere.json"), 1)
 
 
-class Drawing(nn.Module):
+class RandomLossModel(nn.Module):
     """Its losses are what it draws, once for each part of a batch, and the number of images in the part."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self.drawn: list[float] = []
+        self.draws: list[float] = []
 
     def forward(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        self.drawn.append(torch.rand(()).item())
-        return {"drawn": self.weight * self.drawn[-1], "images": self.weight * len(samples)}
+        self.draws.append(torch.rand(()).item())
+        return {"drawn": self.weight * self.draws[-1], "images": self.weight * len(samples)}
 
 
-def drawing_run(start: int, end: int, seed: int | None, **options) -> tuple[Drawing, Trainer]:
-    model = Drawing()
+def train_random_loss_model(start: int, end: int, seed: int | None, **options) -> tuple[RandomLossModel, Trainer]:
+    model = RandomLossModel()
     batches = [[{}] * 5 for _ in range(10)]
     trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.0), seed=seed, **options)
     trainer.train(start, end)
     return model, trainer
 
 
-def test_what_a_model_draws_follows_from_seed_iteration_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = drawing_run(0, 6, seed=1)
-    assert len(set(whole.drawn)) == 6
-    assert drawing_run(4, 6, seed=1)[0].drawn == whole.drawn[4:]
-    assert drawing_run(0, 6, seed=2)[0].drawn != whole.drawn
+def test_random_numbers_depend_on_seed_iteration_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = train_random_loss_model(0, 6, seed=1)
+    assert len(set(whole.draws)) == 6
+    assert train_random_loss_model(4, 6, seed=1)[0].draws == whole.draws[4:]
+    assert train_random_loss_model(0, 6, seed=2)[0].draws != whole.draws
     monkeypatch.setattr("deim.engine.trainer.comm.get_rank", lambda: 1)
-    assert not set(drawing_run(0, 6, seed=1)[0].drawn) & set(whole.drawn)
+    assert not set(train_random_loss_model(0, 6, seed=1)[0].draws) & set(whole.draws)
     torch.manual_seed(5)
     expected = torch.rand(3).tolist()
     torch.manual_seed(5)
-    assert drawing_run(0, 3, seed=None)[0].drawn == expected
+    assert train_random_loss_model(0, 3, seed=None)[0].draws == expected
 
 
-def test_losses_are_told_as_means_over_images() -> None:
+def test_logged_losses_are_means_over_images() -> None:
     """Five images in parts of two, two and one."""
-    model, trainer = drawing_run(0, 1, seed=0, accumulation_steps=3)
+    model, trainer = train_random_loss_model(0, 1, seed=0, accumulation_steps=3)
     latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
     assert latest["images"] == pytest.approx((2 * 2 + 2 * 2 + 1 * 1) / 5)
-    assert latest["drawn"] == pytest.approx(sum(d * n for d, n in zip(model.drawn, (2, 2, 1), strict=True)) / 5)
+    assert latest["drawn"] == pytest.approx(sum(d * n for d, n in zip(model.draws, (2, 2, 1), strict=True)) / 5)
     assert 0 <= latest["data_time"] < 10
 
 
-def test_a_trainer_goes_on_from_its_state() -> None:
-    _, former = drawing_run(0, 2, seed=3, amp="float16")
+def test_trainer_state_is_restored() -> None:
+    _, former = train_random_loss_model(0, 2, seed=3, amp="float16")
     former.guard.skipped = 4
     former.grad_scaler.update(7.0)
-    model = Drawing()
+    model = RandomLossModel()
     loader = SimpleNamespace(seed=0)
     trainer = Trainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.5), amp="float16", seed=0)
     trainer.load_state_dict(former.state_dict())
@@ -347,11 +347,11 @@ def test_a_trainer_goes_on_from_its_state() -> None:
     del state["seed"], state["skipped_steps"], state["grad_scaler"]  # as of versions before these were kept
     trainer.load_state_dict(state)
     assert (trainer.seed, trainer.guard.skipped) == (3, 0)
-    assert "grad_scaler" not in drawing_run(0, 1, seed=0)[1].state_dict()
+    assert "grad_scaler" not in train_random_loss_model(0, 1, seed=0)[1].state_dict()
 
 
 def test_hook_states_of_earlier_versions_are_loaded() -> None:
-    model = Drawing()
+    model = RandomLossModel()
     trainer = Trainer(model, [], torch.optim.SGD(model.parameters(), lr=0.5))
     state = trainer.state_dict()
     evaluation, metrics = EvaluationResumeHook(5, None, []), MetricsResumeHook(None)
@@ -364,8 +364,8 @@ def test_hook_states_of_earlier_versions_are_loaded() -> None:
     assert metrics._stored == stored
 
 
-def test_the_loader_begins_where_the_run_goes_on() -> None:
-    model = Drawing()
+def test_data_loader_starts_at_the_resumed_iteration() -> None:
+    model = RandomLossModel()
     loader = SimpleNamespace(start_iter=0)
     trainer = Trainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.5))
     trainer.start_iter = 7
@@ -373,15 +373,15 @@ def test_the_loader_begins_where_the_run_goes_on() -> None:
     assert loader.start_iter == 7
 
 
-def test_processes_talk_with_the_last_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, trainer = drawing_run(0, 1, seed=0, accumulation_steps=3)
+def test_gradients_are_synchronized_only_with_the_last_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, trainer = train_random_loss_model(0, 1, seed=0, accumulation_steps=3)
     lasts: list[bool] = []
     monkeypatch.setattr(trainer, "_synchronized", lambda last: lasts.append(last) or nullcontext())
     trainer._accumulate([{}] * 5)
     assert lasts == [False, False, True]
 
 
-def test_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_skipped(tmp_path: Path) -> None:
     checkpointer = RunCheckpointer(nn.Linear(1, 1), str(tmp_path))
     assert checkpointer.newest_intact() is None
     for name in ("model_9999999", "model_0000004", "model_final", "model_10000004", "model_best"):

@@ -14,7 +14,7 @@ from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import BestCheckpointer
 
 
-class Counter(nn.Module):
+class CountingModel(nn.Module):
     """Its weight falls by one with every step."""
 
     def __init__(self) -> None:
@@ -25,94 +25,96 @@ class Counter(nn.Module):
         return {"loss": self.weight * 1.0}
 
 
-class Watch(HookBase):
+class Recorder(HookBase):
     """The weight and the decay at the end of each iteration."""
 
-    def __init__(self, averaging: EMAHook) -> None:
-        self.averaging = averaging
+    def __init__(self, ema_hook: EMAHook) -> None:
+        self.ema_hook = ema_hook
         self.weights: list[float] = []
         self.decays: list[float] = []
 
     def after_step(self) -> None:
         self.weights.append(-self.trainer.model.weight.item())
-        self.decays.append(round(self.averaging.decay, 6))
+        self.decays.append(round(self.ema_hook.decay, 6))
 
 
-def train(folder: Path, scores: dict[int, float], iterations: int, start_iter: int, decay: float | None = 0.9) -> Watch:
+def train(
+    folder: Path, scores: dict[int, float], iterations: int, start_iter: int, decay: float | None = 0.9
+) -> Recorder:
     """Evaluate after every second iteration, with given results by the number of iterations done."""
-    model = Counter()
+    model = CountingModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     trainer = Trainer(model, [[{}]] * iterations, optimizer)
-    averaging = EMAHook(model, EMAState(), decay=0.5, warmup_iters=0)
-    checkpointer = DetectionCheckpointer(model, str(folder), trainer=trainer, ema_state=averaging.state)
-    best = BestCheckpointer(2, checkpointer, "bbox/AP")
-    final = FinalStageHook(
+    ema_hook = EMAHook(model, EMAState(), decay=0.5, warmup_iters=0)
+    checkpointer = DetectionCheckpointer(model, str(folder), trainer=trainer, ema_state=ema_hook.state)
+    best_checkpointer = BestCheckpointer(2, checkpointer, "bbox/AP")
+    final_stage_hook = FinalStageHook(
         checkpointer,
         optimizer,
-        averaging,
-        best,
+        ema_hook,
+        best_checkpointer,
         start_iter=start_iter,
         eval_period=2,
         metric="bbox/AP",
         decay=decay,
     )
-    watch = Watch(averaging)
+    recorder = Recorder(ema_hook)
 
     results = iter(scores.values())
 
     def evaluate() -> dict:
         return {"bbox": {"AP": next(results)}}
 
-    trainer.register_hooks([averaging, hooks.EvalHook(2, evaluate), best, final, watch])
+    trainer.register_hooks([ema_hook, hooks.EvalHook(2, evaluate), best_checkpointer, final_stage_hook, recorder])
     trainer.train(0, iterations)
-    return watch
+    return recorder
 
 
-def test_the_final_epochs_start_from_the_best_before_them(tmp_path: Path) -> None:
-    watch = train(tmp_path, {2: 10.0, 4: 30.0, 6: 20.0, 8: 40.0, 10: 50.0}, iterations=10, start_iter=6)
+def test_final_epochs_start_from_the_best_checkpoint(tmp_path: Path) -> None:
+    recorder = train(tmp_path, {2: 10.0, 4: 30.0, 6: 20.0, 8: 40.0, 10: 50.0}, iterations=10, start_iter=6)
     # back to the weights after four iterations, then five, six, ...
-    assert watch.weights == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
-    assert watch.decays == [0.5] * 6 + [0.9] * 4
+    assert recorder.weights == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
+    assert recorder.decays == [0.5] * 6 + [0.9] * 4
 
 
-def test_an_evaluation_that_is_no_better_starts_them_again(tmp_path: Path) -> None:
+def test_evaluation_without_improvement_restarts_the_final_epochs(tmp_path: Path) -> None:
     scores = {2: 10.0, 4: 30.0, 6: 35.0, 8: 29.0, 10: 1.0, 12: 0.5, 14: 2.0}
-    watch = train(tmp_path, scores, iterations=14, start_iter=4)
+    recorder = train(tmp_path, scores, iterations=14, start_iter=4)
     # 35 exceeds the best before, 29 does not: again from four. 1 is the first since then, 0.5 is worse.
-    assert watch.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6]
-    assert watch.decays == [0.5] * 4 + [0.9] * 3 + [0.8999] * 4 + [0.8998] * 3
+    assert recorder.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6]
+    assert recorder.decays == [0.5] * 4 + [0.9] * 3 + [0.8999] * 4 + [0.8998] * 3
 
 
-def test_without_a_decay_of_its_own_the_averages_keep_theirs(tmp_path: Path) -> None:
+def test_ema_decay_is_unchanged_without_a_final_decay(tmp_path: Path) -> None:
     """As in the official code, which sets one that its averaging does not look at."""
     scores = {2: 10.0, 4: 30.0, 6: 35.0, 8: 29.0, 10: 1.0}
-    watch = train(tmp_path, scores, iterations=10, start_iter=4, decay=None)
-    assert watch.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6]
-    assert set(watch.decays) == {0.5}
+    recorder = train(tmp_path, scores, iterations=10, start_iter=4, decay=None)
+    assert recorder.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6]
+    assert set(recorder.decays) == {0.5}
 
 
-def test_the_best_before_is_kept_apart(tmp_path: Path) -> None:
+def test_best_checkpoint_before_the_final_epochs_is_kept(tmp_path: Path) -> None:
     train(tmp_path, {2: 10.0, 4: 30.0, 6: 35.0, 8: 29.0}, iterations=8, start_iter=4)
     stored = {name: -float(torch.load(tmp_path / f"{name}.pth", weights_only=True)["model"]["weight"]) for name in
               ("model_best", "model_best_stage1")}  # fmt: skip
     assert stored == {"model_best": 6, "model_best_stage1": 4}
 
 
-def test_averages_and_momentum_come_back_too(tmp_path: Path) -> None:
-    watch = train(tmp_path, {2: 10.0, 4: 5.0}, iterations=4, start_iter=3)
-    assert watch.weights == [1, 2, 3, 3]
+def test_restart_restores_ema_weights_and_optimizer(tmp_path: Path) -> None:
+    recorder = train(tmp_path, {2: 10.0, 4: 5.0}, iterations=4, start_iter=3)
+    assert recorder.weights == [1, 2, 3, 3]
     # the average after two steps, and a third one with a decay of 0.9
     after_two = 0.5 * (0.5 * 0 + 0.5 * 1) + 0.5 * 2
-    assert -float(watch.averaging.state.state["weight"]) == pytest.approx(0.9 * after_two + 0.1 * 3)
+    assert -float(recorder.ema_hook.state.state["weight"]) == pytest.approx(0.9 * after_two + 0.1 * 3)
 
 
-def test_without_an_evaluation_before_it_goes_on(tmp_path: Path) -> None:
-    watch = train(tmp_path, {2: 3.0, 4: 4.0}, iterations=4, start_iter=1)
-    assert watch.weights == [1, 2, 3, 4]
-    assert watch.decays == [0.5, 0.9, 0.9, 0.9]
+def test_final_epochs_without_an_earlier_evaluation(tmp_path: Path) -> None:
+    recorder = train(tmp_path, {2: 3.0, 4: 4.0}, iterations=4, start_iter=1)
+    assert recorder.weights == [1, 2, 3, 4]
+    assert recorder.decays == [0.5, 0.9, 0.9, 0.9]
 
 
-def test_the_best_checkpoint_of_an_earlier_run_in_the_folder_is_not_taken(tmp_path: Path) -> None:
+def test_best_checkpoint_of_an_earlier_run_is_ignored(tmp_path: Path) -> None:
     train(tmp_path, {2: 10.0, 4: 30.0}, iterations=4, start_iter=9)
-    watch = train(tmp_path, {2: 3.0, 4: 4.0}, iterations=4, start_iter=1)
-    assert watch.weights == [1, 2, 3, 4]
+    recorder = train(tmp_path, {2: 3.0, 4: 4.0}, iterations=4, start_iter=1)
+    assert recorder.weights == [1, 2, 3, 4]

@@ -14,16 +14,16 @@ from deim.engine.writers import ProgressPrinter, main_loss_names
 from tests.models import FAMILIES, batch, tiny_model
 
 
-def shown(losses: list[str], **options) -> list[str]:
+def shown_losses(losses: list[str], **options) -> list[str]:
     printer = ProgressPrinter(10, **options)
     return printer._shown_losses(losses)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_console_shows_each_loss_of_the_last_layer_once(family: str) -> None:
+def test_console_shows_each_loss_of_the_last_layer_once(family: str) -> None:
     model = tiny_model(family=family).train()
     losses = model(batch([2, 1]))
-    printed = shown(list(losses), main_losses=main_loss_names(model))
+    printed = shown_losses(list(losses), main_losses=main_loss_names(model))
     assert printed
     assert not any(part in name for name in printed for part in ("_aux_", "_dn_", "_enc", "_pre", "_o2m"))
     assert {name.split("_")[1] for name in printed} == {name.split("_")[1] for name in losses} - {"ddf"}
@@ -31,10 +31,10 @@ def test_the_console_shows_each_loss_of_the_last_layer_once(family: str) -> None
 
 def test_losses_of_other_models_are_grouped_by_their_names() -> None:
     losses = ["loss_class", "loss_class_0", "loss_class_enc", "loss_bbox", "loss_bbox_dn_1", "loss_rpn_cls"]
-    assert shown(losses) == ["loss_class", "loss_bbox", "loss_rpn_cls"]
+    assert shown_losses(losses) == ["loss_class", "loss_bbox", "loss_rpn_cls"]
 
 
-def test_a_line_has_no_other_losses(caplog: pytest.LogCaptureFixture) -> None:
+def test_console_line_contains_only_the_main_losses(caplog: pytest.LogCaptureFixture) -> None:
     with EventStorage(0) as storage, caplog.at_level(logging.INFO, logger="detectron2.utils.events"):
         storage.put_scalars(total_loss=3.0, loss_bbox=1.0, loss_bbox_o2m=2.0)
         ProgressPrinter(10, main_losses=["loss_bbox"]).write()
@@ -50,18 +50,18 @@ STEP = SimpleNamespace(
 )
 
 
-def test_running_out_of_memory_names_sizes_and_keys() -> None:
+def test_out_of_memory_message_lists_sizes_and_keys() -> None:
     cfg = OmegaConf.create({
         "train": {"amp": {"enabled": False}, "activation_checkpointing": [], "accumulation_steps": 1},
         "dataloader": {"train": {"total_batch_size": 32}},
     })  # fmt: skip
     with pytest.raises(DeviceMemoryError) as raised, explain_out_of_memory(cfg, STEP):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-    told = str(raised.value)
-    assert "2 images of 640 x 480, 320 x 320 with 5 objects" in told
-    order = [told.index(key) for key in ("total_batch_size (now 32)", "amp.enabled", "activation_checkpointing", "accumulation_steps")]  # fmt: skip
+    message = str(raised.value)
+    assert "2 images of 640 x 480, 320 x 320 with 5 objects" in message
+    order = [message.index(key) for key in ("total_batch_size (now 32)", "amp.enabled", "activation_checkpointing", "accumulation_steps")]  # fmt: skip
     assert order == sorted(order)
-    assert told.endswith("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert message.endswith("CUDA out of memory. Tried to allocate 2.00 GiB.")
     cfg.train.amp.enabled = True
     with pytest.raises(DeviceMemoryError) as raised, explain_out_of_memory(cfg, STEP):
         raise torch.OutOfMemoryError("x")

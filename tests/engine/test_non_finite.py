@@ -15,11 +15,11 @@ from deim.engine.randomness import seed_iteration
 from deim.engine.replay import replay
 from deim.errors import CheckpointError
 from tests.commands import tool, train_net
-from tests.faults.test_bad_input import refused
+from tests.faults.test_bad_input import expect_error
 from tests.models import FAMILIES, batch, recipe, tiny_model
 
 
-class Scripted(nn.Module):
+class ScriptedLoss(nn.Module):
     """Its loss is the weight times a factor of each sample; normalizes a one beside it."""
 
     def __init__(self) -> None:
@@ -40,30 +40,30 @@ def batches(*factors: float) -> list[list[dict]]:
     ]
 
 
-def train(factors: list[float], allowed: int = 0, folder: str = "", **options) -> tuple[Scripted, Trainer]:
-    model = Scripted()
+def train(factors: list[float], allowed: int = 0, folder: str = "", **options) -> tuple[ScriptedLoss, Trainer]:
+    model = ScriptedLoss()
     guard = NonFiniteGuard(model, folder, allowed)
     trainer = Trainer(model, batches(*factors), torch.optim.SGD(model.parameters(), lr=0.1), guard=guard, **options)
     trainer.train(0, len(factors))
     return model, trainer
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_the_message_names_iteration_images_and_terms(bad: float, tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError) as told:
-        train([1.0, bad, 1.0], folder=str(tmp_path))
-    message = str(told.value)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_message_lists_iteration_images_and_losses(value: float, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError) as raised:
+        train([1.0, value, 1.0], folder=str(tmp_path))
+    message = str(raised.value)
     assert "at iteration 1" in message
     assert "images: 10, 11" in message
-    assert f"loss {bad:g}" in message
+    assert f"loss {value:g}" in message
     content = torch.load(tmp_path / "non_finite_0000001_rank0.pth", weights_only=True)
     torch.testing.assert_close(content["model"]["weight"], torch.tensor([0.9]), msg="weights before the step")
     assert [sample["image_id"] for sample in content["samples"]] == [10, 11]
-    place = {"iteration": 1, "seed": None, "rank": 0, "amp": None, "accumulation_steps": 1}
-    assert {name: content[name] for name in place} == place
+    step_info = {"iteration": 1, "seed": None, "rank": 0, "amp": None, "accumulation_steps": 1}
+    assert {name: content[name] for name in step_info} == step_info
 
 
-class Steep(nn.Module):
+class InfiniteGradient(nn.Module):
     """Its loss is 0, with an infinite slope."""
 
     def __init__(self) -> None:
@@ -74,15 +74,15 @@ class Steep(nn.Module):
         return {"loss": self.weight.sqrt().sum()}
 
 
-def test_a_gradient_alone_may_be_it() -> None:
-    model = Steep()
+def test_non_finite_gradient_with_finite_loss_is_detected() -> None:
+    model = InfiniteGradient()
     trainer = Trainer(model, batches(1.0), torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(NonFiniteError, match="gradient norm inf, all losses finite"):
         trainer.train(0, 1)
     assert model.weight == 0
 
 
-def test_so_many_steps_may_be_left_out_and_no_more() -> None:
+def test_non_finite_steps_are_skipped_up_to_the_limit() -> None:
     model, trainer = train([1.0, math.nan, 1.0, math.inf, 1.0], allowed=2)
     clean, _ = train([1.0, 1.0, 1.0])
     for name, value in model.state_dict().items():
@@ -92,7 +92,7 @@ def test_so_many_steps_may_be_left_out_and_no_more() -> None:
         train([math.nan, math.nan, math.nan], allowed=2)
 
 
-def test_the_scaler_of_float16_has_its_own_way() -> None:
+def test_float16_overflow_is_handled_by_the_gradient_scaler() -> None:
     """Gradients that its scale makes overflow are no fault of the model; the scale falls, and training goes on."""
     model, trainer = train([1e35] * 3 + [1.0] * 2, amp="float16", clip_grad={"max_norm": 1.0})
     assert trainer.grad_scaler.get_scale() == 2.0**13
@@ -100,22 +100,24 @@ def test_the_scaler_of_float16_has_its_own_way() -> None:
     assert trainer.guard.skipped == 0
     with pytest.raises(NonFiniteError, match="loss nan"):
         train([math.nan], amp="float16")
-    steep = Steep()
-    trainer = Trainer(steep, batches(*[1.0] * 30), torch.optim.SGD(steep.parameters(), lr=0.1), amp="float16")
+    infinite_gradient = InfiniteGradient()
+    trainer = Trainer(
+        infinite_gradient, batches(*[1.0] * 30), torch.optim.SGD(infinite_gradient.parameters(), lr=0.1), amp="float16"
+    )
     with pytest.raises(NonFiniteError, match="float16 loss scaling, whose scale has dropped below 1"):
         trainer.train(0, 30)
     assert trainer.iter == 16, "from 2^16 down to 1/2"
 
 
-def test_gradients_of_float16_are_clipped_at_their_own_scale() -> None:
+def test_float16_gradients_are_unscaled_before_clipping() -> None:
     for amp in (None, "float16"):
         model, _ = train([10.0], amp=amp, clip_grad={"max_norm": 0.5})
         torch.testing.assert_close(model.weight.detach(), torch.tensor([0.95]), msg=f"{amp}")
 
 
-def test_parts_of_unequal_size_weigh_by_their_images() -> None:
+def test_unequal_parts_are_weighted_by_their_images() -> None:
     """Five images in two parts, three and two."""
-    model = Scripted()
+    model = ScriptedLoss()
     samples = [{"factor": torch.tensor(float(f))} for f in (1, 2, 4, 8, 16)]
     trainer = Trainer(model, [samples], torch.optim.SGD(model.parameters(), lr=1.0), accumulation_steps=2)
     trainer.train(0, 1)
@@ -123,39 +125,41 @@ def test_parts_of_unequal_size_weigh_by_their_images() -> None:
     torch.testing.assert_close(trainer.storage.latest()["grad_norm"][0], 31 / 5)
 
 
-def test_a_run_ends_with_what_replay_does_again(shapes: Path, tmp_path: Path) -> None:
+def test_non_finite_run_writes_a_batch_for_replay(shapes: Path, tmp_path: Path) -> None:
     """A learning rate that is absurd makes it so."""
     settings = ["optimizer.lr=1e30", "schedule.warmup_iters=0", "train.clip_grad.enabled=false", "train.eval_period=0"]
-    message = refused(train_net(shapes, tmp_path, *settings))
+    message = expect_error(train_net(shapes, tmp_path, *settings))
     assert "NaN/Inf loss or gradient at iteration" in message
-    (written,) = tmp_path.glob("non_finite_*_rank0.pth")
-    assert str(written) in message
-    done = tool("replay.py", str(written))
+    (batch_file,) = tmp_path.glob("non_finite_*_rank0.pth")
+    assert str(batch_file) in message
+    done = tool("replay.py", str(batch_file))
     assert done.returncode == 0, done.stderr
     assert "first module with NaN/Inf output: encoder." in done.stdout
-    assert written.with_suffix(".png").stat().st_size > 10_000
+    assert batch_file.with_suffix(".png").stat().st_size > 10_000
 
 
-def test_replay_gives_the_losses_of_the_run(tmp_path: Path) -> None:
+def test_replay_reproduces_the_losses(tmp_path: Path) -> None:
     """Noise of denoising queries included."""
     small = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
-    about = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
+    provenance = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
     model, samples = tiny_model().train(), batch([3, 0, 2, 1])
-    place = {"iteration": 7, "seed": 3, "rank": 0, "amp": None, "accumulation_steps": 2}
+    step_info = {"iteration": 7, "seed": 3, "rank": 0, "amp": None, "accumulation_steps": 2}
     seed_iteration(3, 7, 0)
     parts = [model(samples[:2]), model(samples[2:])]
     losses = {name: (parts[0][name] + parts[1][name]).detach() / 2 for name in parts[0]}
     with pytest.raises(NonFiniteError, match="all losses finite"):
-        NonFiniteGuard(model, str(tmp_path), provenance=about.content).should_skip(place, losses, math.inf, samples)
-    (written,) = tmp_path.iterdir()
-    again = replay(str(written))
-    assert again.first_module is None
-    assert again.gradients == []
+        NonFiniteGuard(model, str(tmp_path), provenance=provenance.content).should_skip(
+            step_info, losses, math.inf, samples
+        )
+    (batch_file,) = tmp_path.iterdir()
+    result = replay(str(batch_file))
+    assert result.first_module is None
+    assert result.gradients == []
     for name, value in losses.items():
-        assert again.losses[name] == pytest.approx(float(value), rel=1e-5), name
+        assert result.losses[name] == pytest.approx(float(value), rel=1e-5), name
 
 
-def test_other_files_cannot_be_replayed(tmp_path: Path) -> None:
+def test_replay_of_other_files_is_an_error(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="is not the saved batch of a NaN/Inf step"):
         replay(str(tmp_path / "model.pth"))

@@ -10,7 +10,7 @@ from tests.commands import metrics, train_net
 
 
 @pytest.fixture
-def used(tmp_path: Path) -> Path:
+def run_folder(tmp_path: Path) -> Path:
     """A folder with what a run writes, and a file of the user."""
     for name in ("metrics.json", "model_best.pth", "last_checkpoint", "config.yaml", "log.txt", "notes.txt"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
@@ -18,20 +18,20 @@ def used(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_earlier_run_is_not_mixed_with(used: Path) -> None:
+def test_folder_of_an_earlier_run_is_an_error(run_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"already holds a run .*--resume.*--overwrite") as raised:
-        claim_output_folder(str(used), overwrite=False)
-    assert str(used) in str(raised.value)
-    assert (used / "metrics.json").exists()
+        claim_output_folder(str(run_folder), overwrite=False)
+    assert str(run_folder) in str(raised.value)
+    assert (run_folder / "metrics.json").exists()
 
 
-def test_overwriting_removes_what_a_run_writes_and_nothing_else(used: Path) -> None:
-    claim_output_folder(str(used), overwrite=True)
-    assert [path.name for path in used.iterdir()] == ["notes.txt"]
+def test_overwrite_removes_only_the_files_of_a_run(run_folder: Path) -> None:
+    claim_output_folder(str(run_folder), overwrite=True)
+    assert [path.name for path in run_folder.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",), ("log.txt", "config.yaml", "metrics.json")])
-def test_a_folder_without_a_run_is_used_as_it_is(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_folder_without_a_run_is_unchanged(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     claim_output_folder(str(tmp_path / "missing"), overwrite=False)
@@ -39,7 +39,7 @@ def test_a_folder_without_a_run_is_used_as_it_is(names: tuple[str, ...], tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
-def test_a_second_run_starts_only_if_it_may(shapes: Path, tmp_path: Path) -> None:
+def test_second_run_requires_overwrite(shapes: Path, tmp_path: Path) -> None:
     short = ["train.max_iter=2", "train.eval_period=0"]
     assert train_net(shapes, tmp_path, *short).returncode == 0
     again = train_net(shapes, tmp_path, *short)

@@ -17,16 +17,16 @@ from tests.models import batch
 class Detector(nn.Module):
     """Detects the boxes that a function of the images gives."""
 
-    def __init__(self, boxes_of: Callable[[Tensor], Tensor]):
+    def __init__(self, predict: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.boxes_of = boxes_of
+        self.predict = predict
 
     def forward(self, inputs: list[dict]) -> list[dict]:
         assert not self.training
         results = []
-        for one in inputs:
-            boxes = self.boxes_of(one["image"])
-            results.append({"instances": Instances((one["height"], one["width"]), pred_boxes=Boxes(boxes))})
+        for sample in inputs:
+            boxes = self.predict(sample["image"])
+            results.append({"instances": Instances((sample["height"], sample["width"]), pred_boxes=Boxes(boxes))})
         return results
 
 
@@ -48,10 +48,10 @@ def run(model: nn.Module, samples: list[dict], max_iter: int = 100) -> tuple[dic
     return {name: value for name, (value, _) in storage.latest().items()}, warnings
 
 
-def test_a_model_that_does_not_look_at_its_images_is_reported() -> None:
+def test_model_that_ignores_images_causes_a_warning() -> None:
     samples = batch([3, 4, 2, 5])
-    everywhere = torch.cat([sample["instances"].gt_boxes.tensor for sample in samples])[:10]
-    scalars, warnings = run(Detector(lambda image: everywhere), samples)
+    constant_boxes = torch.cat([sample["instances"].gt_boxes.tensor for sample in samples])[:10]
+    scalars, warnings = run(Detector(lambda image: constant_boxes), samples)
     assert len(warnings) == 8, "after the second to the ninth tenth"
     assert warnings[0].startswith(
         "After 21 of 100 iterations the model does not detect objects better than by chance: its best boxes find"
@@ -61,21 +61,21 @@ def test_a_model_that_does_not_look_at_its_images_is_reported() -> None:
     assert scalars["plateau/recall"] == pytest.approx(scalars["plateau/chance"], abs=0.04)
 
 
-def test_a_model_that_finds_objects_is_left_alone() -> None:
+def test_model_that_finds_objects_causes_no_warning() -> None:
     samples = batch([3, 4, 2, 5])
-    known = {hash(s["image"].numpy().tobytes()): s["instances"].gt_boxes.tensor[:1] for s in samples}
-    scalars, warnings = run(Detector(lambda image: known[hash(image.numpy().tobytes())]), samples)
+    boxes_by_image = {hash(s["image"].numpy().tobytes()): s["instances"].gt_boxes.tensor[:1] for s in samples}
+    scalars, warnings = run(Detector(lambda image: boxes_by_image[hash(image.numpy().tobytes())]), samples)
     assert warnings == []
     assert scalars["plateau/recall"] >= 4 / 14
     assert scalars["plateau/chance"] < 0.1
 
 
-def test_images_without_objects_are_no_plateau() -> None:
+def test_images_without_objects_cause_no_warning() -> None:
     _, warnings = run(Detector(lambda image: torch.zeros(0, 4)), batch([0, 0]))
     assert warnings == []
 
 
-def test_models_that_detect_no_boxes_are_left_alone() -> None:
+def test_models_without_boxes_are_ignored() -> None:
     class Segmenter(nn.Module):
         def forward(self, inputs: list[dict]) -> list[dict]:
             return [{"sem_seg": one["image"]} for one in inputs]
@@ -85,7 +85,7 @@ def test_models_that_detect_no_boxes_are_left_alone() -> None:
     assert scalars == {}
 
 
-def test_objects_are_found_by_overlap() -> None:
+def test_objects_are_detected_by_iou() -> None:
     objects = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
     assert count_detected(torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 10]]), objects) == 1
     assert count_detected(torch.zeros(0, 4), objects) == 0

@@ -22,7 +22,7 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_run_leaves_what_detectron2_leaves(finished: Path) -> None:
+def test_run_writes_the_files_of_detectron2(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "model_best.pth", "last_checkpoint"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
@@ -36,7 +36,7 @@ def test_a_run_leaves_what_detectron2_leaves(finished: Path) -> None:
     )
 
 
-def test_eval_only_repeats_the_last_evaluation(shapes: Path, finished: Path, tmp_path: Path) -> None:
+def test_eval_only_reproduces_the_last_evaluation(shapes: Path, finished: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--eval-only", f"train.init_checkpoint={finished}/model_final.pth")
     assert done.returncode == 0, done.stderr
     row = next(line for line in reversed(done.stdout.splitlines()) if "copypaste: " in line)
@@ -44,9 +44,7 @@ def test_eval_only_repeats_the_last_evaluation(shapes: Path, finished: Path, tmp
     assert row.split("copypaste: ")[1] in trained
 
 
-def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
-    shapes: Path, finished: Path, tmp_path: Path
-) -> None:
+def test_fine_tuning_from_ema_weights_with_other_classes(shapes: Path, finished: Path, tmp_path: Path) -> None:
     content = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
     content["categories"] = content["categories"][:2]
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] <= 2]
@@ -67,13 +65,13 @@ def test_fine_tuning_starts_from_averaged_weights_with_other_classes(
     assert f"{names[0]} <- {names[0]} (0), {names[1]} <- {names[1]} (1)" in done.stdout
 
 
-def test_checkpoints_say_what_they_are(shapes: Path, finished: Path) -> None:
-    said = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
+def test_checkpoint_contains_its_provenance(shapes: Path, finished: Path) -> None:
+    provenance = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
     categories = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))["categories"]
-    kept = said.pop("config")
-    assert kept["model"]["decoder"]["queries"]["num_queries"] == 20, "as the command line says, not the recipe"
-    assert kept["mapper"]["augmentations"][0]["shape"] == [64, 64]
-    assert said == {
+    config = provenance.pop("config")
+    assert config["model"]["decoder"]["queries"]["num_queries"] == 20, "as the command line says, not the recipe"
+    assert config["mapper"]["augmentations"][0]["shape"] == [64, 64]
+    assert provenance == {
         "version": deim.__version__,
         "recipe": "deim_dfine/deim_dfine_n_shapes",
         "classes": [category["name"] for category in categories],
@@ -81,7 +79,7 @@ def test_checkpoints_say_what_they_are(shapes: Path, finished: Path) -> None:
     }
 
 
-def test_pictures_are_drawn(shapes: Path, finished: Path, tmp_path: Path) -> None:
+def test_plot_and_draw_commands(shapes: Path, finished: Path, tmp_path: Path) -> None:
     curves, grid = tmp_path / "curves.png", tmp_path / "grid.png"
     assert tool("plot_metrics.py", f"{finished}/metrics.json", str(curves)).returncode == 0
     done = tool(
@@ -103,7 +101,7 @@ def test_pictures_are_drawn(shapes: Path, finished: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("several_processes")
-def test_torchrun_starts_the_processes_too(shapes: Path, tmp_path: Path) -> None:
+def test_torchrun(shapes: Path, tmp_path: Path) -> None:
     done = train_net(
         shapes,
         tmp_path,

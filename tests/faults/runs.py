@@ -33,7 +33,7 @@ SETTINGS = [
 ]
 LAST_ITERATION = 47
 # Durations, the only metrics that differ between two equal runs.
-TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
+TIMING_METRICS = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
 
 def start(
@@ -57,7 +57,7 @@ def start(
         )
 
 
-def said(output: Path) -> str:
+def read_output(output: Path) -> str:
     """Return the output of all runs in a folder."""
     return (output / "stdout.txt").read_text(encoding="utf-8") + (output / "stderr.txt").read_text(encoding="utf-8")
 
@@ -66,8 +66,8 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output:
     """Wait until a condition holds. Fails if the process ends before."""
     limit = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, said(output)[-3000:]
-        assert time.monotonic() < limit, said(output)[-3000:]
+        assert process.poll() is None, read_output(output)[-3000:]
+        assert time.monotonic() < limit, read_output(output)[-3000:]
         time.sleep(0.005)
 
 
@@ -98,7 +98,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.read_text(encoding="utf-8").split()] if listed.exists() else []
 
 
-def all_end(group: int, seconds: float = 30) -> bool:
+def all_processes_exit(group: int, seconds: float = 30) -> bool:
     """Return True if all processes of a session end in time."""
     limit = time.monotonic() + seconds
     while members(group):
@@ -117,7 +117,7 @@ def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
 def scalars(output: Path, name: str = "metrics.json") -> list[dict]:
     """Return the lines of ``metrics.json`` without durations."""
     lines = [json.loads(line) for line in (output / name).read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMING_METRICS} for line in lines]
 
 
 def assert_equal_to_the_bit(one: object, other: object, place: str = "") -> None:
@@ -138,15 +138,18 @@ def assert_equal_to_the_bit(one: object, other: object, place: str = "") -> None
         assert one == other, place
 
 
-def assert_same_run(whole: Path, pieces: Path, but_for: int | None = None) -> None:
+def assert_same_run(uninterrupted: Path, resumed: Path, ignored_iteration: int | None = None) -> None:
     """Assert that two runs have the same weights, EMA weights, optimizer and hook states, and metrics.
 
     Args:
-        whole, pieces: output folders of the runs.
-        but_for: iteration whose metrics are not compared.
+        uninterrupted, resumed: output folders of the runs.
+        ignored_iteration: iteration whose metrics are not compared.
     """
-    one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, pieces))
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (uninterrupted, resumed))
     assert_equal_to_the_bit(one, other)
-    told = [[line for line in scalars(folder) if line["iteration"] != but_for] for folder in (whole, pieces)]
+    metrics = [
+        [line for line in scalars(folder) if line["iteration"] != ignored_iteration]
+        for folder in (uninterrupted, resumed)
+    ]
     # compare as text, since NaN != NaN
-    assert json.dumps(told[0]) == json.dumps(told[1])
+    assert json.dumps(metrics[0]) == json.dumps(metrics[1])

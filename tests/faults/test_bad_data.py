@@ -23,45 +23,45 @@ from deim.errors import DatasetError
 from tests.commands import RECIPE, tool, train_net
 from tests.conftest import needs_utf8
 from tests.data.test_datasets import FORMATS, write_coco, write_images
-from tests.faults.test_bad_input import refused
+from tests.faults.test_bad_input import expect_error
 
-PICTURE = (np.arange(60 * 100 * 3) % 251).astype(np.uint8).reshape(60, 100, 3)
+PIXELS = (np.arange(60 * 100 * 3) % 251).astype(np.uint8).reshape(60, 100, 3)
 
 
-def saved(**options) -> Callable[[Path], None]:
+def save_as(**options) -> Callable[[Path], None]:
     """Return a function that writes an image of 100 x 60 with PIL."""
-    return lambda path: Image.fromarray(PICTURE).save(path, **options)
+    return lambda path: Image.fromarray(PIXELS).save(path, **options)
 
 
-def converted(mode: str, kind: str) -> Callable[[Path], None]:
-    return lambda path: Image.fromarray(PICTURE).convert(mode).save(path, kind)
+def save_converted(mode: str, kind: str) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(PIXELS).convert(mode).save(path, kind)
 
 
-def cut_to(share: float, kind: str) -> Callable[[Path], None]:
+def save_truncated(share: float, kind: str) -> Callable[[Path], None]:
     def write(path: Path) -> None:
-        Image.fromarray(PICTURE).save(path, kind)
+        Image.fromarray(PIXELS).save(path, kind)
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * share)])
 
     return write
 
 
-def with_exif_orientation(path: Path) -> None:
+def save_with_exif_orientation(path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(PICTURE).save(path, "JPEG", exif=exif)
+    Image.fromarray(PIXELS).save(path, "JPEG", exif=exif)
 
 
-def animated(path: Path) -> None:
-    frames = [Image.fromarray(np.roll(PICTURE, 9 * i, axis=1)) for i in range(3)]
+def save_animated(path: Path) -> None:
+    frames = [Image.fromarray(np.roll(PIXELS, 9 * i, axis=1)) for i in range(3)]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
 
 
-def sixteen_bits(path: Path) -> None:
-    Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257).save(path, "PNG")
+def save_16_bit(path: Path) -> None:
+    Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257).save(path, "PNG")
 
 
-def bomb(path: Path) -> None:
+def save_decompression_bomb(path: Path) -> None:
     """Write a file of a few kilobytes whose header declares 3 gigabytes of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -76,49 +76,53 @@ def bomb(path: Path) -> None:
     )
 
 
-def text(content: bytes) -> Callable[[Path], None]:
+def write_bytes(content: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(content)
 
 
 SIZE = (60, 100)
 # {case: (file name, writer, (height, width) of the image or error message)}
-PICTURES: dict[str, tuple[str, Callable[[Path], object], tuple[int, int] | str]] = {
-    "gray": ("a.jpg", converted("L", "JPEG"), SIZE),
-    "CMYK": ("a.jpg", converted("CMYK", "JPEG"), SIZE),
-    "palette": ("a.png", converted("P", "PNG"), SIZE),
-    "transparent": ("a.png", converted("RGBA", "PNG"), SIZE),
-    "one bit": ("a.png", converted("1", "PNG"), SIZE),
-    "16 bits": ("a.png", sixteen_bits, SIZE),
-    "progressive": ("a.jpg", saved(format="JPEG", progressive=True), SIZE),
-    "WebP": ("a.webp", saved(format="WEBP"), SIZE),
-    "TIFF": ("a.tif", saved(format="TIFF"), SIZE),
-    "a PNG that is called JPEG": ("a.jpg", saved(format="PNG"), SIZE),
-    "no suffix": ("a", saved(format="JPEG"), SIZE),
-    "a name that is not ASCII": ("wört 图.jpg", saved(format="JPEG"), SIZE),
-    "animated": ("a.gif", animated, SIZE),
-    "turned by EXIF": ("a.jpg", with_exif_orientation, (100, 60)),
+IMAGES: dict[str, tuple[str, Callable[[Path], object], tuple[int, int] | str]] = {
+    "gray": ("a.jpg", save_converted("L", "JPEG"), SIZE),
+    "CMYK": ("a.jpg", save_converted("CMYK", "JPEG"), SIZE),
+    "palette": ("a.png", save_converted("P", "PNG"), SIZE),
+    "transparent": ("a.png", save_converted("RGBA", "PNG"), SIZE),
+    "one bit": ("a.png", save_converted("1", "PNG"), SIZE),
+    "16 bits": ("a.png", save_16_bit, SIZE),
+    "progressive": ("a.jpg", save_as(format="JPEG", progressive=True), SIZE),
+    "WebP": ("a.webp", save_as(format="WEBP"), SIZE),
+    "TIFF": ("a.tif", save_as(format="TIFF"), SIZE),
+    "a PNG that is called JPEG": ("a.jpg", save_as(format="PNG"), SIZE),
+    "no suffix": ("a", save_as(format="JPEG"), SIZE),
+    "a name that is not ASCII": ("wört 图.jpg", save_as(format="JPEG"), SIZE),
+    "animated": ("a.gif", save_animated, SIZE),
+    "turned by EXIF": ("a.jpg", save_with_exif_orientation, (100, 60)),
     "bytes after the end": (
         "a.jpg",
-        lambda p: (saved(format="JPEG")(p), p.write_bytes(p.read_bytes() + b"\0" * 99)),
+        lambda p: (save_as(format="JPEG")(p), p.write_bytes(p.read_bytes() + b"\0" * 99)),
         SIZE,
     ),
-    "empty": ("a.jpg", text(b""), "cannot read image .*a.jpg: cannot identify"),
-    "HTML": ("a.jpg", text(b"<html>404</html>"), "cannot read image .*a.jpg: cannot identify"),
-    "JPEG cut in half": ("a.jpg", cut_to(0.5, "JPEG"), "cannot read image .*a.jpg: .*truncated"),
-    "PNG cut in half": ("a.png", cut_to(0.5, "PNG"), "cannot read image .*a.png: .*truncated"),
-    "a header alone": ("a.jpg", cut_to(0.02, "JPEG"), "cannot read image .*a.jpg: "),
+    "empty": ("a.jpg", write_bytes(b""), "cannot read image .*a.jpg: cannot identify"),
+    "HTML": ("a.jpg", write_bytes(b"<html>404</html>"), "cannot read image .*a.jpg: cannot identify"),
+    "JPEG cut in half": ("a.jpg", save_truncated(0.5, "JPEG"), "cannot read image .*a.jpg: .*truncated"),
+    "PNG cut in half": ("a.png", save_truncated(0.5, "PNG"), "cannot read image .*a.png: .*truncated"),
+    "a header alone": ("a.jpg", save_truncated(0.02, "JPEG"), "cannot read image .*a.jpg: "),
     "a folder": ("a.jpg", lambda p: p.mkdir(), "cannot read image .*a.jpg: Is a directory"),
     "not there": ("a.jpg", lambda p: None, "cannot read image .*a.jpg: No such file"),
     "a link to nowhere": ("a.jpg", lambda p: p.symlink_to("nowhere"), "cannot read image .*a.jpg: No such file"),
-    "a decompression bomb": ("a.png", bomb, "cannot read image .*a.png: it has more than 178,956,970 pixels"),
+    "a decompression bomb": (
+        "a.png",
+        save_decompression_bomb,
+        "cannot read image .*a.png: it has more than 178,956,970 pixels",
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if PICTURES[case][0].isascii() else needs_utf8) for case in PICTURES]
+    "case", [pytest.param(case, marks=[] if IMAGES[case][0].isascii() else needs_utf8) for case in IMAGES]
 )
-def test_pictures(case: str, tmp_path: Path) -> None:
-    name, write, outcome = PICTURES[case]
+def test_image_files(case: str, tmp_path: Path) -> None:
+    name, write, outcome = IMAGES[case]
     write(tmp_path / name)
     if isinstance(outcome, str):
         with pytest.raises(DatasetError, match=outcome):
@@ -129,10 +133,10 @@ def test_pictures(case: str, tmp_path: Path) -> None:
     assert image.shape == (*outcome, 3)
 
 
-LEFT_OUT = "left out"
+SKIPPED = "left out"
 
 
-def change(entry: str, **values: object) -> Callable[[SimpleNamespace], None]:
+def change_entry(entry: str, **values: object) -> Callable[[SimpleNamespace], None]:
     """Return a function that changes the first entry of a list of a COCO file; a value of None removes the key."""
 
     def do(coco: SimpleNamespace) -> None:
@@ -144,11 +148,11 @@ def change(entry: str, **values: object) -> Callable[[SimpleNamespace], None]:
     return do
 
 
-def repeat(entry: str) -> Callable[[SimpleNamespace], None]:
+def duplicate_entry(entry: str) -> Callable[[SimpleNamespace], None]:
     return lambda coco: coco.content[entry].append(dict(coco.content[entry][0]))
 
 
-def whole(content: object) -> Callable[[SimpleNamespace], None]:
+def replace_content(content: object) -> Callable[[SimpleNamespace], None]:
     return lambda coco: setattr(coco, "content", content)
 
 
@@ -156,46 +160,46 @@ NAN, INF = float("nan"), float("inf")
 # changes of a COCO file of three images and three objects -> objects that are read, or error message
 ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | str]] = {
     "nothing": (lambda coco: None, [2, 1, 0]),
-    "a bbox of NaN": (change("annotations", bbox=[NAN, 0, 5, 5]), "object 1 .* contains NaN/Inf"),
-    "a bbox of infinity": (change("annotations", bbox=[0, 0, INF, 5]), "object 1 .* contains NaN/Inf"),
-    "a negative width": (change("annotations", bbox=[50, 20, -5, 5]), [1, 1, 0]),
-    "no area": (change("annotations", bbox=[50, 20, 0, 5]), [1, 1, 0]),
-    "no area in single precision": (change("annotations", bbox=[50, 20, 1e-9, 5]), [1, 1, 0]),
-    "outside of the image": (change("annotations", bbox=[500, 20, 5, 5]), [1, 1, 0]),
-    "half outside": (change("annotations", bbox=[90, 20, 50, 5]), [2, 1, 0]),
-    "a crowd": (change("annotations", iscrowd=1), [1, 1, 0]),
+    "a bbox of NaN": (change_entry("annotations", bbox=[NAN, 0, 5, 5]), "object 1 .* contains NaN/Inf"),
+    "a bbox of infinity": (change_entry("annotations", bbox=[0, 0, INF, 5]), "object 1 .* contains NaN/Inf"),
+    "a negative width": (change_entry("annotations", bbox=[50, 20, -5, 5]), [1, 1, 0]),
+    "no area": (change_entry("annotations", bbox=[50, 20, 0, 5]), [1, 1, 0]),
+    "no area in single precision": (change_entry("annotations", bbox=[50, 20, 1e-9, 5]), [1, 1, 0]),
+    "outside of the image": (change_entry("annotations", bbox=[500, 20, 5, 5]), [1, 1, 0]),
+    "half outside": (change_entry("annotations", bbox=[90, 20, 50, 5]), [2, 1, 0]),
+    "a crowd": (change_entry("annotations", iscrowd=1), [1, 1, 0]),
     "nothing but crowds": (lambda coco: [a.update(iscrowd=1) for a in coco.content["annotations"]], [0, 0, 0]),
-    "an unknown category": (change("annotations", category_id=77), "1 annotations have a category_id"),
-    "a bbox of three numbers": (change("annotations", bbox=[1, 2, 3]), "annotation 0: bbox is .1, 2, 3."),
-    "a bbox of text": (change("annotations", bbox="1 2 3 4"), "annotation 0: bbox is '1 2 3 4'"),
-    "no bbox": (change("annotations", bbox=None), "entry 1 of 'annotations' has no bbox"),
-    "no category": (change("annotations", category_id=None), "entry 1 of 'annotations' has no category_id"),
-    "no image_id": (change("annotations", image_id=None), "entry 1 of 'annotations' has no image_id"),
-    "no file name": (change("images", file_name=None), "entry 1 of 'images' has no file_name"),
-    "no size": (change("images", height=None), "entry 1 of 'images' has no height"),
-    "an image without an id": (change("images", id=None), "entry 1 of 'images' has no id"),
-    "a category without a name": (change("categories", name=None), "entry 1 of 'categories' has no name"),
+    "an unknown category": (change_entry("annotations", category_id=77), "1 annotations have a category_id"),
+    "a bbox of three numbers": (change_entry("annotations", bbox=[1, 2, 3]), "annotation 0: bbox is .1, 2, 3."),
+    "a bbox of text": (change_entry("annotations", bbox="1 2 3 4"), "annotation 0: bbox is '1 2 3 4'"),
+    "no bbox": (change_entry("annotations", bbox=None), "entry 1 of 'annotations' has no bbox"),
+    "no category": (change_entry("annotations", category_id=None), "entry 1 of 'annotations' has no category_id"),
+    "no image_id": (change_entry("annotations", image_id=None), "entry 1 of 'annotations' has no image_id"),
+    "no file name": (change_entry("images", file_name=None), "entry 1 of 'images' has no file_name"),
+    "no size": (change_entry("images", height=None), "entry 1 of 'images' has no height"),
+    "an image without an id": (change_entry("images", id=None), "entry 1 of 'images' has no id"),
+    "a category without a name": (change_entry("categories", name=None), "entry 1 of 'categories' has no name"),
     # tools/check_dataset.py reports these two
-    "the id of an image twice": (repeat("images"), [2, 1, 0]),
-    "an annotation of no image": (change("annotations", image_id=99), [1, 1, 0]),
-    "the id of an annotation twice": (repeat("annotations"), "duplicate id 0 in 'annotations'"),
+    "the id of an image twice": (duplicate_entry("images"), [2, 1, 0]),
+    "an annotation of no image": (change_entry("annotations", image_id=99), [1, 1, 0]),
+    "the id of an annotation twice": (duplicate_entry("annotations"), "duplicate id 0 in 'annotations'"),
     "no annotations": (lambda coco: coco.content.update(annotations=[]), "images but no annotations"),
     "no images": (lambda coco: coco.content.update(images=[]), "no entries in images"),
     "no categories": (lambda coco: coco.content.update(categories=[]), "no entries in categories"),
-    "a list": (whole([]), "not in COCO format"),
-    "a number": (whole(3), "not in COCO format"),
+    "a list": (replace_content([]), "not in COCO format"),
+    "a number": (replace_content(3), "not in COCO format"),
     "half of a file": (lambda coco: coco.path.write_text('{"images": ['), "not valid JSON"),
     "bytes that are no UTF-8": (lambda coco: coco.path.write_bytes(b"\xff\xfe\xfa"), "not valid JSON"),
-    "a name that leaves the folder": (change("images", file_name="../../etc/passwd"), "which is outside of"),
+    "a name that leaves the folder": (change_entry("images", file_name="../../etc/passwd"), "which is outside of"),
     "an absolute name": (
-        change("images", file_name="/etc/passwd"),
+        change_entry("images", file_name="/etc/passwd"),
         "references the image /etc/passwd, which is outside of",
     ),
 }
 
 
 @pytest.mark.parametrize("case", ANNOTATIONS)
-def test_annotations_of_coco(case: str, tmp_path: Path) -> None:
+def test_coco_annotations(case: str, tmp_path: Path) -> None:
     edit, outcome = ANNOTATIONS[case]
     source = write_coco(tmp_path)
     path = Path(source["json_file"])
@@ -205,9 +209,9 @@ def test_annotations_of_coco(case: str, tmp_path: Path) -> None:
     if path.read_bytes() == before:
         path.write_text(json.dumps(coco.content))
     if isinstance(outcome, str):
-        with pytest.raises(DatasetError, match=outcome) as told:
+        with pytest.raises(DatasetError, match=outcome) as raised:
             FORMATS["coco"][0](str(tmp_path), **source)
-        assert str(path) in str(told.value) or "object 1" in outcome
+        assert str(path) in str(raised.value) or "object 1" in outcome
         return
     records = FORMATS["coco"][0](str(tmp_path), **source)
     assert [len(annotation_arrays(record)[0]) for record in records] == outcome
@@ -220,7 +224,7 @@ def test_annotations_of_coco(case: str, tmp_path: Path) -> None:
         ("an annotation of no image", "1 annotations have an image_id that is missing in 'images'"),
     ],
 )
-def test_what_training_does_not_notice_is_told_by_check_dataset(case: str, message: str, tmp_path: Path) -> None:
+def test_check_dataset_reports_problems_that_training_ignores(case: str, message: str, tmp_path: Path) -> None:
     source = write_coco(tmp_path)
     path = Path(source["json_file"])
     coco = SimpleNamespace(path=path, content=json.loads(path.read_text(encoding="utf-8")))
@@ -297,7 +301,7 @@ def test_other_formats(case: str, tmp_path: Path) -> None:
     assert not Path("pwned").exists()
 
 
-def test_problems_up_to_a_limit_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_problems_are_skipped_up_to_the_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read, write = FORMATS["yolo"]
     source = write(tmp_path)
     labels = tmp_path / "labels" / "train" / "0.txt"
@@ -313,7 +317,7 @@ def test_problems_up_to_a_limit_are_left_out(tmp_path: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_unreadable_images_up_to_a_limit_are_replaced(num_workers: int, tmp_path: Path, caplog) -> None:
+def test_unreadable_images_are_replaced_up_to_the_limit(num_workers: int, tmp_path: Path, caplog) -> None:
     write_images(tmp_path, count=6)
     (tmp_path / "1.jpg").write_bytes(b"")
     (tmp_path / "4.jpg").write_bytes(b"")
@@ -342,7 +346,7 @@ def test_unreadable_images_up_to_a_limit_are_replaced(num_workers: int, tmp_path
             batches(allowed)
 
 
-def test_a_disk_of_broken_images_ends_the_run(tmp_path: Path) -> None:
+def test_many_unreadable_images_end_the_run(tmp_path: Path) -> None:
     write_images(tmp_path, count=30)
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
@@ -358,7 +362,7 @@ def test_a_disk_of_broken_images_ends_the_run(tmp_path: Path) -> None:
         next(iter(loader))
 
 
-def test_a_run_passes_over_a_broken_image_and_says_so(shapes: Path, tmp_path: Path) -> None:
+def test_run_skips_an_unreadable_image_with_a_warning(shapes: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for image in (shapes / "train").iterdir():
@@ -367,12 +371,12 @@ def test_a_run_passes_over_a_broken_image_and_says_so(shapes: Path, tmp_path: Pa
     arguments = [f"dataloader.train.dataset.image_root={images}", "train.max_iter=6", "train.eval_period=0"]
     done = train_net(shapes, tmp_path / "a", *arguments, "dataloader.train.max_unreadable_images=1")
     assert done.returncode == 0, done.stderr
-    (told,) = [line for line in done.stdout.splitlines() if "using another image instead (1 of 1 allowed)" in line]
-    assert f"cannot read image {images}/000003.jpg" in told
-    assert "cannot read image" in refused(train_net(shapes, tmp_path / "b", *arguments))
+    (warning,) = [line for line in done.stdout.splitlines() if "using another image instead (1 of 1 allowed)" in line]
+    assert f"cannot read image {images}/000003.jpg" in warning
+    assert "cannot read image" in expect_error(train_net(shapes, tmp_path / "b", *arguments))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_to(shapes: Path, tmp_path: Path) -> None:
+def test_read_only_output_folder_is_an_error(shapes: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert "cannot be" in refused(train_net(shapes, tmp_path / "run", "train.max_iter=1"))
+    assert "cannot be" in expect_error(train_net(shapes, tmp_path / "run", "train.max_iter=1"))

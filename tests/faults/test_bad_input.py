@@ -10,7 +10,7 @@ from tests.commands import RECIPE, data_overrides, tool, train_net
 from tests.conftest import ROOT
 
 
-def refused(done) -> str:
+def expect_error(done) -> str:
     """Assert that a run failed with status 2, one message and no traceback, and return the message."""
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Traceback" not in done.stderr
@@ -41,21 +41,21 @@ def refused(done) -> str:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_wrong_settings(shapes: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
-    assert message in refused(train_net(shapes, tmp_path, *overrides))
+    assert message in expect_error(train_net(shapes, tmp_path, *overrides))
 
 
 @pytest.mark.parametrize("path", ["nowhere.py", "README.md", "configs/common/train.py", ""])
 def test_wrong_config_files(path: str) -> None:
-    message = refused(tool("train_net.py", "--config-file", path))
+    message = expect_error(tool("train_net.py", "--config-file", path))
     assert path in message
 
 
-def test_a_config_that_does_not_run(tmp_path: Path) -> None:
+def test_invalid_config_file_is_an_error(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("from .missing import model\n")
-    assert "missing.py does not exist" in refused(tool("train_net.py", "--config-file", str(broken)))
+    assert "missing.py does not exist" in expect_error(tool("train_net.py", "--config-file", str(broken)))
     broken.write_text("train = dict(\n")
-    assert "syntax error" in refused(tool("train_net.py", "--config-file", str(broken)))
+    assert "syntax error" in expect_error(tool("train_net.py", "--config-file", str(broken)))
 
 
 @pytest.mark.parametrize(
@@ -88,16 +88,16 @@ def test_wrong_annotation_files(shapes: Path, tmp_path: Path, content, message: 
     path = tmp_path / "wrong.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     done = train_net(shapes, tmp_path / "out", f"dataloader.train.dataset.json_file={path}")
-    text = refused(done)
+    text = expect_error(done)
     assert message in text
     assert str(path) in text
 
 
-def test_a_broken_image_is_named(shapes: Path, tmp_path: Path) -> None:
+def test_unreadable_image_is_named(shapes: Path, tmp_path: Path) -> None:
     for image in (shapes / "train").iterdir():
         (tmp_path / image.name).write_bytes(image.read_bytes()[:100])
     done = train_net(shapes, tmp_path / "out", f"dataloader.train.dataset.image_root={tmp_path}", "train.max_iter=1")
-    assert "cannot read image" in refused(done)
+    assert "cannot read image" in expect_error(done)
 
 
 def test_checkpoints_that_do_not_fit(shapes: Path, tmp_path: Path) -> None:
@@ -107,25 +107,25 @@ def test_checkpoints_that_do_not_fit(shapes: Path, tmp_path: Path) -> None:
     for name, expected in (("other.pth", "does not fit the model"), ("text.pth", "cannot be read as a checkpoint")):
         for flags in ([], ["--eval-only"]):
             done = train_net(shapes, tmp_path / "out", *flags, f"train.init_checkpoint={tmp_path / name}")
-            message = refused(done)
+            message = expect_error(done)
             assert expected in message
             assert name in message
 
 
 @pytest.mark.usefixtures("several_processes")
-def test_an_error_in_one_of_several_processes_is_as_clear(shapes: Path, tmp_path: Path) -> None:
+def test_error_with_several_ranks(shapes: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--num-gpus=2", "--dist-url=auto", "model.num_classes=80")
     assert "set model.num_classes=6" in done.stderr
     assert done.returncode == 2
 
 
-def test_other_tools_are_as_clear(shapes: Path, tmp_path: Path) -> None:
+def test_errors_of_other_tools(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}\n")
-    assert "does not exist" in refused(tool("plot_metrics.py", "/nowhere.json", str(tmp_path / "a.png")))
-    assert "no total_loss" in refused(tool("plot_metrics.py", f"{tmp_path}/metrics.json", str(tmp_path / "a.png")))
+    assert "does not exist" in expect_error(tool("plot_metrics.py", "/nowhere.json", str(tmp_path / "a.png")))
+    assert "no total_loss" in expect_error(tool("plot_metrics.py", f"{tmp_path}/metrics.json", str(tmp_path / "a.png")))
     done = tool("draw_predictions.py", "--config-file", RECIPE, "--output", "/tmp/a.png", *data_overrides(shapes))
-    assert "no weights to evaluate" in refused(done)
+    assert "no weights to evaluate" in expect_error(done)
 
 
-def test_the_tests_look_at_the_recipe_that_exists() -> None:
+def test_recipe_exists() -> None:
     assert (ROOT / RECIPE).is_file()

@@ -39,7 +39,7 @@ fuzzed = settings(
 )
 
 # (position as a fraction of the file, operation, bytes)
-changes = st.lists(
+edit_lists = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from(["replace", "insert", "delete", "cut"]), st.binary(max_size=12)),
     min_size=1,
     max_size=6,
@@ -54,7 +54,7 @@ def outcome(action: Callable) -> object:
         return error
 
 
-def changed(content: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
+def corrupt(content: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
     for share, what, data in edits:
         place = int(share * len(content))
         if what == "cut":
@@ -67,7 +67,7 @@ def changed(content: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"])
-def test_pictures(kind: str, tmp_path: Path) -> None:
+def test_image_files(kind: str, tmp_path: Path) -> None:
     from PIL import Image
 
     path = tmp_path / f"a.{kind.lower()}"
@@ -76,9 +76,9 @@ def test_pictures(kind: str, tmp_path: Path) -> None:
     good = path.read_bytes()
 
     @fuzzed
-    @given(changes)
+    @given(edit_lists)
     def check(edits: list) -> None:
-        path.write_bytes(changed(good, edits))
+        path.write_bytes(corrupt(good, edits))
         for read in (read_image, image_size):
             result = outcome(lambda read=read: read(str(path)))
             if isinstance(result, DeimError):
@@ -121,8 +121,8 @@ def check_annotations(name: str, file: str, root: Path, content: st.SearchStrate
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_changed_annotations(name: str, tmp_path: Path) -> None:
-    check_annotations(name, FILES[name], tmp_path, changes, changed)
+def test_corrupted_annotations(name: str, tmp_path: Path) -> None:
+    check_annotations(name, FILES[name], tmp_path, edit_lists, corrupt)
 
 
 json_values = st.recursive(
@@ -132,7 +132,7 @@ json_values = st.recursive(
 )
 
 
-def replaced(good: bytes, drawn: tuple[int, object]) -> bytes:
+def replace_json_value(good: bytes, drawn: tuple[int, object]) -> bytes:
     """Replace or remove a value in the first line of JSON."""
     lines = good.decode().splitlines()
     content = json.loads(lines[0])
@@ -155,8 +155,8 @@ other_values = st.tuples(st.integers(0, 10**9), json_values)
 
 
 @pytest.mark.parametrize("name", ["coco", "crowdhuman"])
-def test_other_values_in_json(name: str, tmp_path: Path) -> None:
-    check_annotations(name, FILES[name], tmp_path, other_values, replaced)
+def test_replaced_json_values(name: str, tmp_path: Path) -> None:
+    check_annotations(name, FILES[name], tmp_path, other_values, replace_json_value)
 
 
 # {annotation tool and format: files that describe the dataset or an image}
@@ -179,7 +179,7 @@ EXPORTS = {
 
 
 @pytest.mark.parametrize(("tool", "file"), [(tool, file) for tool, files in EXPORTS.items() for file in files])
-def test_changed_exports_of_annotation_tools(tool: str, file: str, tmp_path: Path) -> None:
+def test_corrupted_exports_of_annotation_tools(tool: str, file: str, tmp_path: Path) -> None:
     """Change a file before the dataset is detected, and between detection and reading."""
     LAYOUTS[tool][0](tmp_path)
     path = tmp_path / file
@@ -188,17 +188,18 @@ def test_changed_exports_of_annotation_tools(tool: str, file: str, tmp_path: Pat
 
     @fuzzed
     @given(
-        st.tuples(st.just(changed), changes) | (st.tuples(st.just(replaced), other_values) if is_json else st.nothing())
+        st.tuples(st.just(corrupt), edit_lists)
+        | (st.tuples(st.just(replace_json_value), other_values) if is_json else st.nothing())
     )
     def check(change: tuple[Callable, object]) -> None:
         path.write_bytes(change[0](good, change[1]))
         after = outcome(lambda: discover(str(tmp_path)))
         if isinstance(after, DeimError):
             assert str(tmp_path) in str(after)
-        for found in (before, after):
-            if isinstance(found, DeimError):
+        for dataset in (before, after):
+            if isinstance(dataset, DeimError):
                 continue
-            records = outcome(lambda found=found: found.train.read(tempfile.mktemp(), **found.train.arguments))
+            records = outcome(lambda dataset=dataset: dataset.train.read(tempfile.mktemp(), **dataset.train.arguments))
             if isinstance(records, DeimError):
                 assert str(tmp_path) in str(records)
                 continue
@@ -212,7 +213,7 @@ def test_changed_exports_of_annotation_tools(tool: str, file: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("tool", EXPORTS)
-def test_exports_that_are_cut_are_told_by_their_name(tool: str, tmp_path: Path) -> None:
+def test_truncated_exports_are_named_in_the_error(tool: str, tmp_path: Path) -> None:
     LAYOUTS[tool][0](tmp_path)
     path = tmp_path / EXPORTS[tool][-1]
     split = discover(str(tmp_path)).train
@@ -223,8 +224,8 @@ def test_exports_that_are_cut_are_told_by_their_name(tool: str, tmp_path: Path) 
         assert path.name in str(cut)
 
 
-def test_a_yolo_data_file(tmp_path: Path) -> None:
-    check_annotations("yolo", "data.yaml", tmp_path, changes, changed)
+def test_corrupted_yolo_data_file(tmp_path: Path) -> None:
+    check_annotations("yolo", "data.yaml", tmp_path, edit_lists, corrupt)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pkl"])
@@ -245,9 +246,9 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
     good = path.read_bytes()
 
     @fuzzed
-    @given(changes)
+    @given(edit_lists)
     def check(edits: list) -> None:
-        path.write_bytes(changed(good, edits))
+        path.write_bytes(corrupt(good, edits))
         describe_damage(str(path))
         for read in (read_checkpoint, read_weights):
             result = outcome(lambda read=read: read(str(path)))
@@ -264,7 +265,7 @@ def test_overrides(key: str, between: str, value: str) -> None:
         assert str(result)
 
 
-def test_metrics_files_are_cut_anywhere(tmp_path: Path) -> None:
+def test_truncated_metrics_files(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": i, "total_loss": 1.0}) + "\n" for i in range(5)]
 

@@ -11,25 +11,25 @@ import pytest
 
 from deim.processes import PREEMPTED_EXIT_STATUS
 from tests.commands import train_net
-from tests.faults.killed_at import MOMENTS
+from tests.faults.kill_points import KILL_POINTS
 from tests.faults.runs import (
     LAST_ITERATION,
     SETTINGS,
-    all_end,
+    all_processes_exit,
     assert_same_run,
     children,
     iterations_done,
     kill,
     members,
-    said,
+    read_output,
     start,
     wait_until,
 )
-from tests.faults.test_bad_input import refused
+from tests.faults.test_bad_input import expect_error
 
 
 @pytest.fixture(scope="module")
-def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of an uninterrupted run."""
     output = tmp_path_factory.mktemp("whole")
     done = train_net(shapes, output, *SETTINGS)
@@ -44,49 +44,51 @@ def finish(shapes: Path, output: Path, *arguments: str) -> None:
 
 
 @pytest.mark.long
-def test_killed_in_every_stage(shapes: Path, tmp_path: Path, whole: Path) -> None:
+def test_run_killed_in_every_stage(shapes: Path, tmp_path: Path, uninterrupted: Path) -> None:
     """Kill a run in the stages plain, dense, strong and final."""
     for done in (10, 17, 29, 40):
         process = start(shapes, tmp_path, "--resume", *SETTINGS)
         wait_until(lambda done=done: iterations_done(tmp_path) >= done, process, tmp_path)
         kill(process)
-        assert all_end(process.pid)
+        assert all_processes_exit(process.pid)
     finish(shapes, tmp_path)
-    assert_same_run(whole, tmp_path)
+    assert_same_run(uninterrupted, tmp_path)
 
 
-def test_killed_in_the_middle_of_everything(shapes: Path, tmp_path: Path, whole: Path) -> None:
+def test_run_killed_at_every_kill_point(shapes: Path, tmp_path: Path, uninterrupted: Path) -> None:
     """Resume one run repeatedly, each time killed at another point of the code.
 
     Its checkpoints are written at iterations that are also evaluated.
     """
-    for moment in MOMENTS:
+    for kill_point in KILL_POINTS:
         process = start(
             shapes,
             tmp_path,
             "--resume",
             *SETTINGS,
             "train.checkpointer.period=6",
-            command=("-m", "tests.faults.killed_at"),
-            environment={"KILLED_AT": moment},
+            command=("-m", "tests.faults.kill_points"),
+            environment={"KILL_POINT": kill_point},
         )
-        assert process.wait(timeout=200) == -signal.SIGKILL, moment + said(tmp_path)[-3000:]
-        assert all_end(process.pid), moment
+        assert process.wait(timeout=200) == -signal.SIGKILL, kill_point + read_output(tmp_path)[-3000:]
+        assert all_processes_exit(process.pid), kill_point
     finish(shapes, tmp_path, "train.checkpointer.period=6")
-    assert_same_run(whole, tmp_path)
+    assert_same_run(uninterrupted, tmp_path)
 
 
 @pytest.mark.long
-def test_killed_at_twenty_random_moments(shapes: Path, tmp_path: Path) -> None:
+def test_run_killed_at_random_times(shapes: Path, tmp_path: Path) -> None:
     """Kill the main process, a worker, or all processes. The seed is fixed; the exact moments depend on the machine."""
     settings = [*SETTINGS, "schedule.epochs=40", "dataloader.test.num_workers=1"]
-    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    assert train_net(shapes, whole, *settings).returncode == 0
+    uninterrupted, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert train_net(shapes, uninterrupted, *settings).returncode == 0
     draw, kills = random.Random(0), 0
     while kills < 20:
         process = start(shapes, pieces, "--resume", *settings)
-        begun = iterations_done(pieces)
-        wait_until(lambda begun=begun: iterations_done(pieces) > begun, process, pieces)
+        iterations_before = iterations_done(pieces)
+        wait_until(
+            lambda iterations_before=iterations_before: iterations_done(pieces) > iterations_before, process, pieces
+        )
         time.sleep(draw.uniform(0, 1.5))
         victim = draw.choice(["main", "worker", "all"])
         workers = children(process.pid)
@@ -97,24 +99,24 @@ def test_killed_at_twenty_random_moments(shapes: Path, tmp_path: Path) -> None:
         else:
             os.kill(draw.choice(workers) if victim == "worker" and workers else process.pid, signal.SIGKILL)
         process.wait(timeout=60)
-        assert all_end(process.pid), members(process.pid)
+        assert all_processes_exit(process.pid), members(process.pid)
         kills += 1
     assert kills == 20, "the run is long enough to be killed so often"
     finish(shapes, pieces, *settings[len(SETTINGS) :])
-    assert_same_run(whole, pieces)
+    assert_same_run(uninterrupted, pieces)
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_a_message(shapes: Path, tmp_path: Path) -> None:
+def test_killed_worker_ends_the_run_with_a_message(shapes: Path, tmp_path: Path) -> None:
     process = start(shapes, tmp_path, *SETTINGS, "schedule.epochs=1000")
     wait_until(lambda: iterations_done(tmp_path) > 0, process, tmp_path)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     assert process.wait(timeout=60) == 2
-    assert "is killed by signal: Killed" in said(tmp_path)
-    assert "reduce dataloader.*.num_workers" in said(tmp_path)
-    assert all_end(process.pid)
+    assert "is killed by signal: Killed" in read_output(tmp_path)
+    assert "reduce dataloader.*.num_workers" in read_output(tmp_path)
+    assert all_processes_exit(process.pid)
 
 
-def test_no_worker_stays_behind_with_a_batch_that_nobody_reads(shapes: Path, tmp_path: Path) -> None:
+def test_workers_with_unread_batches_exit(shapes: Path, tmp_path: Path) -> None:
     """Use batches of several megabytes, larger than a pipe buffer, that are produced faster than they are consumed."""
     large = ["dataloader.image_size=[640,640]", "dataloader.train.num_workers=2", "dataloader.train.total_batch_size=8"]
     process = start(shapes, tmp_path, *SETTINGS, *large, "train.log_period=1")
@@ -122,26 +124,32 @@ def test_no_worker_stays_behind_with_a_batch_that_nobody_reads(shapes: Path, tmp
     assert len(members(process.pid)) >= 3
     time.sleep(2)
     kill(process)
-    assert all_end(process.pid), members(process.pid)
+    assert all_processes_exit(process.pid), members(process.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.long)])
-def test_preempted(number: signal.Signals, shapes: Path, tmp_path: Path, whole: Path) -> None:
+def test_preempted_run_saves_a_checkpoint(
+    number: signal.Signals, shapes: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
     """Signal all processes of a run, as schedulers do: the run finishes the iteration and saves a checkpoint."""
     process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.period=1000")
     wait_until(lambda: iterations_done(tmp_path) >= 8, process, tmp_path)
     os.killpg(process.pid, number)
-    assert process.wait(timeout=60) == PREEMPTED_EXIT_STATUS, said(tmp_path)[-3000:]
-    assert all_end(process.pid)
-    (told,) = re.findall(rf"Received {number.name}: exiting after iteration (\d+)", said(tmp_path))
-    assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"
-    assert int(told) < LAST_ITERATION
+    assert process.wait(timeout=60) == PREEMPTED_EXIT_STATUS, read_output(tmp_path)[-3000:]
+    assert all_processes_exit(process.pid)
+    (iteration,) = re.findall(rf"Received {number.name}: exiting after iteration (\d+)", read_output(tmp_path))
+    assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(iteration):07d}.pth"
+    assert int(iteration) < LAST_ITERATION
     finish(shapes, tmp_path, "train.checkpointer.period=1000")
-    assert f"Starting training from iteration {int(told) + 1}" in (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert_same_run(whole, tmp_path, but_for=int(told))  # the preempted run logs this iteration in addition
+    assert f"Starting training from iteration {int(iteration) + 1}" in (tmp_path / "log.txt").read_text(
+        encoding="utf-8"
+    )
+    assert_same_run(
+        uninterrupted, tmp_path, ignored_iteration=int(iteration)
+    )  # the preempted run logs this iteration in addition
 
 
-def test_damaged_checkpoints_are_passed_over(shapes: Path, tmp_path: Path, whole: Path) -> None:
+def test_damaged_checkpoints_are_skipped_on_resume(shapes: Path, tmp_path: Path, uninterrupted: Path) -> None:
     """Truncate one checkpoint, change a byte of another, and delete a third."""
     process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.max_to_keep=10")
     wait_until((tmp_path / "model_0000029.pth").exists, process, tmp_path)
@@ -159,20 +167,20 @@ def test_damaged_checkpoints_are_passed_over(shapes: Path, tmp_path: Path, whole
     for path in newest[:2]:
         assert re.search(rf"{path} is damaged.*looking for the checkpoint before it", done.stdout)
     assert f"Starting training from iteration {int(newest[2].stem[-7:]) + 1}" in done.stdout
-    assert_same_run(whole, tmp_path)
+    assert_same_run(uninterrupted, tmp_path)
 
 
-def test_nothing_but_damaged_checkpoints_is_an_error(shapes: Path, tmp_path: Path) -> None:
+def test_only_damaged_checkpoints_is_an_error(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "model_0000004.pth").write_bytes(b"PK")
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
-    message = refused(train_net(shapes, tmp_path, "--resume", *SETTINGS))
+    message = expect_error(train_net(shapes, tmp_path, "--resume", *SETTINGS))
     assert f"no checkpoint in {tmp_path} can be resumed from" in message
 
 
-def test_a_full_disk_leaves_the_former_checkpoint_whole(shapes: Path, tmp_path: Path) -> None:
+def test_full_disk_keeps_the_previous_checkpoint(shapes: Path, tmp_path: Path) -> None:
     settings = [*SETTINGS, "train.eval_period=0", "train.max_iter=12"]
     (tmp_path / "model_0000009.pth.part").symlink_to("/dev/full")
-    message = refused(train_net(shapes, tmp_path, *settings))
+    message = expect_error(train_net(shapes, tmp_path, *settings))
     assert f"cannot write {tmp_path}/model_0000009.pth: No space left on device" in message
     assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == "model_0000004.pth"
     done = train_net(shapes, tmp_path, "--resume", *settings)
@@ -182,7 +190,7 @@ def test_a_full_disk_leaves_the_former_checkpoint_whole(shapes: Path, tmp_path: 
 
 @pytest.mark.usefixtures("several_processes")
 @pytest.mark.long
-def test_two_processes_start_the_final_epochs_together(shapes: Path, tmp_path: Path) -> None:
+def test_two_ranks_start_the_final_epochs_together(shapes: Path, tmp_path: Path) -> None:
     done = train_net(shapes, tmp_path, "--num-gpus=2", *SETTINGS, "schedule.epochs=4")
     assert done.returncode == 0, done.stderr
     assert "Restarted from the best weights before the final epochs" in done.stdout

@@ -24,7 +24,7 @@ from deim.inference.exported import open_session
 from deim.inference.pictures import as_rgb, listed
 from deim.inference.source import load_trained
 from tests.commands import tool
-from tests.conftest import long_but_for
+from tests.conftest import long_except
 from tests.inference.conftest import checkpoint_recipe, write_checkpoint
 from tests.inference.test_predictor import same
 from tests.models import FAMILIES
@@ -34,7 +34,7 @@ def operators(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
-@pytest.mark.parametrize("family", long_but_for({"dfine"}, FAMILIES))
+@pytest.mark.parametrize("family", long_except({"dfine"}, FAMILIES))
 def test_every_family_runs_in_onnx_runtime_and_openvino(family: str, tmp_path: Path) -> None:
     trained = load_trained(str(write_checkpoint(tmp_path / "model.pth", family)))
     exported = export_onnx(trained, tmp_path / "model.onnx", ExportOptions(size=(96, 128)))

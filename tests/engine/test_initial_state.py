@@ -70,9 +70,7 @@ def assert_backbone_of(path: Path, backbone: nn.Module) -> None:
     torch.testing.assert_close(weights[f"backbone.{name}"], given[name])
 
 
-def test_a_new_run_downloads_the_backbone_and_nothing_else_does(
-    shapes: Path, backbone: nn.Module, web: Web, tmp_path: Path
-) -> None:
+def test_only_a_new_run_downloads_the_backbone(shapes: Path, backbone: nn.Module, web: Web, tmp_path: Path) -> None:
     imagenet = "model.backbone.weights=imagenet"
     train(settings(shapes, tmp_path / "run", imagenet))
     assert web.count(ADDRESS) == 1
@@ -88,7 +86,9 @@ def test_a_new_run_downloads_the_backbone_and_nothing_else_does(
     assert web.count(ADDRESS) == 1, "a resumed, evaluated, fine-tuned or predicting model has its weights already"
 
 
-def test_a_run_in_a_process_of_its_own(shapes: Path, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_command_downloads_the_backbone(
+    shapes: Path, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in web.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     arguments = [*SMALL, *data_overrides(shapes), f"train.output_dir={tmp_path}/run", "train.max_iter=1"]
@@ -99,7 +99,7 @@ def test_a_run_in_a_process_of_its_own(shapes: Path, web: Web, tmp_path: Path, m
     assert "Loaded the backbone from" in done.stdout
 
 
-def test_without_a_network_a_run_ends_before_it_starts(shapes: Path, tmp_path: Path, web: Web) -> None:
+def test_failed_download_ends_the_run_before_training(shapes: Path, tmp_path: Path, web: Web) -> None:
     web.files.clear()
     cfg = settings(shapes, tmp_path / "run", "model.backbone.weights=imagenet")
     cfg.dataloader.train.dataset.json_file = "read only after the weights are there"
@@ -107,9 +107,7 @@ def test_without_a_network_a_run_ends_before_it_starts(shapes: Path, tmp_path: P
         train(cfg)
 
 
-def test_random_weights_are_announced_and_nothing_random_stays_frozen(
-    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_random_backbone_is_logged_and_unfrozen(shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frozen = ["model.backbone.freeze_at=1", "model.backbone.freeze_norm=true"]
     with caplog.at_level(logging.INFO):
         train(settings(shapes, tmp_path, *frozen, "optimizer.lr=1e-3", "optimizer.params.rules.backbone.lr=1e-3"))
@@ -125,7 +123,7 @@ def test_random_weights_are_announced_and_nothing_random_stays_frozen(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_thawed_backbone_computes_the_same(family: str) -> None:
+def test_unfrozen_backbone_has_the_same_output(family: str) -> None:
     overrides = {"deformable": ("norm=FrozenBN", "freeze_at=2")}.get(family, ("freeze_at=2",))
     if "dfine" in family or "rtdetr" in family:
         overrides = ("freeze_at=1", "freeze_norm=true")
@@ -141,7 +139,7 @@ def test_a_thawed_backbone_computes_the_same(family: str) -> None:
         torch.testing.assert_close(feature, before[name])
 
 
-def test_what_starts_from_weights_stays_frozen() -> None:
+def test_pretrained_backbone_stays_frozen() -> None:
     cfg = load_config("dfine/dfine_l_coco")
     model = build(cfg, "model")
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
@@ -150,9 +148,7 @@ def test_what_starts_from_weights_stays_frozen() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in available() if not name.startswith(BUILT_ON_DETREX)])
-def test_every_recipe_starts_from_a_published_backbone_and_its_normalization(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_recipes_use_a_published_backbone_and_its_normalization(name: str, caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(name)
     if name.endswith("_shapes"):
         assert starts_from_random_weights(cfg), "which the quick start trains without a network"
@@ -168,7 +164,7 @@ def test_every_recipe_starts_from_a_published_backbone_and_its_normalization(
 
 @pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
 @pytest.mark.parametrize("name", [name for name in available() if name.startswith(BUILT_ON_DETREX)])
-def test_recipes_on_detrexs_models_start_where_detrexs_do(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_recipes_with_detrex_models_use_the_weights_of_detrex(name: str, caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(name)
     assert cfg.train.init_checkpoint == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
     check_pixel_normalization(cfg)
@@ -182,7 +178,7 @@ def test_recipes_on_detrexs_models_start_where_detrexs_do(name: str, caplog: pyt
         (["train.init_checkpoint=some/R-50.pkl"], r"R-50\.pkl expects .*pixel_mean=\[123\.675, 116\.28, 103\.53\]"),
     ],
 )
-def test_another_normalization_than_that_of_the_weights_is_warned_of(
+def test_mismatched_pixel_normalization_causes_a_warning(
     overrides: list[str], expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     check_pixel_normalization(load_config("dfine/dfine_s_coco", overrides))
@@ -218,31 +214,31 @@ def write_classifier(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def start_from(path: Path):
+def initial_state_from(path: Path):
     cfg = recipe("deim_dfine_n_shapes", f"train.init_checkpoint={path}")
     return find_initial_state(cfg, resume_run=False)
 
 
-def test_a_backbone_of_another_library_starts_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_backbone_is_loaded_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Detector()
     state = write_classifier(model, tmp_path / "classifier.pth")
     with caplog.at_level(logging.INFO):
-        load_initial_weights(start_from(tmp_path / "classifier.pth"), model, classes=None)
+        load_initial_weights(initial_state_from(tmp_path / "classifier.pth"), model, classes=None)
     assert all(torch.equal(model.backbone.net.state_dict()[name], value) for name, value in state.items())
     assert "classifier.pth is a backbone checkpoint" in caplog.text
     assert "unused: head.fc.weight; newly initialized: extra.weight, extra.bias" in caplog.text
 
 
-def test_a_detector_is_never_loaded_in_part(tmp_path: Path) -> None:
+def test_detector_checkpoint_is_never_loaded_in_part(tmp_path: Path) -> None:
     model = Detector()
     state = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
     torch.save(state | {"encoder.weight": torch.zeros(3, 3)}, tmp_path / "detector.pth")
     with pytest.raises(CheckpointError, match=r"(?s)does not fit the model.*encoder\.weight is \(3, 3\) in the file"):
-        load_initial_weights(start_from(tmp_path / "detector.pth"), model, classes=None)
+        load_initial_weights(initial_state_from(tmp_path / "detector.pth"), model, classes=None)
 
 
 @pytest.mark.parametrize("change", ["another width", "deeper"])
-def test_a_file_of_another_backbone_is_refused(change: str, tmp_path: Path) -> None:
+def test_checkpoint_of_another_backbone_is_an_error(change: str, tmp_path: Path) -> None:
     model = Detector()
     state = write_classifier(model, tmp_path / "classifier.pth")
     if change == "deeper":
@@ -252,22 +248,22 @@ def test_a_file_of_another_backbone_is_refused(change: str, tmp_path: Path) -> N
     torch.save({"model": state}, tmp_path / "other.pth")
     message = "belongs to a deeper model" if change == "deeper" else "does not fit this Pyramid: 1 of its tensors"
     with pytest.raises(CheckpointError, match=message):
-        load_initial_weights(start_from(tmp_path / "other.pth"), model, classes=None)
+        load_initial_weights(initial_state_from(tmp_path / "other.pth"), model, classes=None)
 
 
-def test_a_deeper_resnet_does_not_fit_a_shallower_one(tmp_path: Path) -> None:
+def test_deeper_resnet_checkpoint_is_an_error(tmp_path: Path) -> None:
     """Every tensor of the shallower one is in the file, with the same shape."""
     torch.save(PResNet(101).state_dict(), tmp_path / "r101.pth")
     with pytest.raises(CheckpointError, match=r"(?s)belongs to a deeper model than this PResNet.*res_layers.#"):
         load_backbone_weights(PResNet(50), str(tmp_path / "r101.pth"))
 
 
-def test_a_missing_file_is_named(shapes: Path, tmp_path: Path) -> None:
+def test_missing_checkpoint_is_an_error(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"train\.init_checkpoint=.*nowhere\.pth does not exist"):
-        start_from(tmp_path / "nowhere.pth")
+        initial_state_from(tmp_path / "nowhere.pth")
 
 
-def test_under_a_foreign_trainer_the_backbone_is_pretrained_as_well(web: Web, backbone: nn.Module) -> None:
+def test_backbone_is_pretrained_with_a_foreign_trainer(web: Web, backbone: nn.Module) -> None:
     """Which builds what the config says, without asking us."""
     cfg = recipe("deim_dfine_n_shapes")
     cfg.model.backbone.weights = "imagenet"

@@ -11,11 +11,11 @@ from deim.engine.preflight import check_settings
 from deim.engine.run import main
 from deim.errors import ConfigError, DeimError
 from tests.commands import RECIPE, tool, train_arguments
-from tests.faults.test_bad_input import refused
+from tests.faults.test_bad_input import expect_error
 from tests.models import recipe
 
 # {overrides: part of the error message}
-MISTAKES = {
+CONFIG_ERRORS = {
     "optimizer.lr=abc": "'optimizer.lr=abc' must be a number, such as",
     "optimizer.lr=-1": "optimizer of the config cannot be built: Invalid learning rate: -1",
     "train.amp.enabled=yes": "must be true or false",
@@ -59,31 +59,31 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("overrides", MISTAKES)
-def test_a_mistake_is_told_with_its_key(overrides: str, shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("overrides", CONFIG_ERRORS)
+def test_config_error_names_its_key(overrides: str, shapes: Path, tmp_path: Path) -> None:
     arguments = train_arguments(shapes, tmp_path, "train.max_iter=1", *overrides.split())
     args: argparse.Namespace = default_argument_parser().parse_args(arguments)
-    with pytest.raises(DeimError) as told:
+    with pytest.raises(DeimError) as raised:
         main(args)
-    assert MISTAKES[overrides] in str(told.value)
+    assert CONFIG_ERRORS[overrides] in str(raised.value)
     assert not (tmp_path / "metrics.json").exists(), "before training starts"
 
 
-def test_the_command_ends_with_status_2(shapes: Path, tmp_path: Path) -> None:
+def test_command_exits_with_status_2(shapes: Path, tmp_path: Path) -> None:
     arguments = train_arguments(shapes, tmp_path, "model.backbone.name=B9")
-    message = refused(tool("train_net.py", *arguments))
+    message = expect_error(tool("train_net.py", *arguments))
     assert message.startswith("model.backbone of the config cannot be built: Unknown HGNetV2 'B9'")
     assert "(ValueError in backbone/hgnetv2.py, line " in message
     assert len(message.strip().splitlines()) == 1
 
 
-def test_a_recipe_is_found_by_its_name() -> None:
+def test_recipe_is_found_by_name() -> None:
     assert load_config("deim_dfine/deim_dfine_n_shapes") == load_config(RECIPE)
     with pytest.raises(DeimError, match="the closest names are deim_dfine/deim_dfine_"):
         load_config("deim_dfine/deim_dfine_xxl")
 
 
-def test_a_count_that_is_computed_elsewhere_must_be_overridden_by_a_number() -> None:
+def test_derived_counts_require_integer_overrides() -> None:
     with pytest.raises(ConfigError, match=r"override 'train\.max_iter=many' must be a number, such as 1350"):
         recipe("deim_dfine_n_shapes", "train.max_iter=many")
     with pytest.raises(ConfigError, match=r"train\.max_iter must be an integer, got 1\.5"):

@@ -24,7 +24,7 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_run_leaves_its_report_where_a_switch_says_so(run: Path) -> None:
+def test_train_report_writes_the_report_after_training(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
     scores = [json.loads(line) for line in (run / "metrics.json").read_text(encoding="utf-8").splitlines()]
     best = max(line["bbox/AP"] for line in scores if "bbox/AP" in line)
@@ -36,7 +36,7 @@ def test_a_run_leaves_its_report_where_a_switch_says_so(run: Path) -> None:
     assert "DEIMDetector" in text.partition("<summary>config.yaml</summary>")[2]
 
 
-def test_the_page_needs_nothing_else(run: Path) -> None:
+def test_report_is_self_contained(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
     assert len(sources) >= 10
@@ -44,7 +44,7 @@ def test_the_page_needs_nothing_else(run: Path) -> None:
     assert "<script" not in text
 
 
-def test_the_tool_reports_again_and_tells_what_is_missing(run: Path, tmp_path: Path) -> None:
+def test_report_command_and_its_errors(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
     (tmp_path / "run" / "report.html").unlink()
     done = tool("report.py", str(tmp_path / "run"), "--weights", str(run / "model_final.pth"))
@@ -58,7 +58,7 @@ def test_the_tool_reports_again_and_tells_what_is_missing(run: Path, tmp_path: P
         write_report(tmp_path / "run")
 
 
-def test_what_comes_from_data_is_text_on_the_page(tmp_path: Path) -> None:
+def test_report_escapes_html(tmp_path: Path) -> None:
     page = Page("<b>")
     page.table(["<script>"], [["a & b"]])
     page.folded("<i>", "<u>")
@@ -69,7 +69,7 @@ def test_what_comes_from_data_is_text_on_the_page(tmp_path: Path) -> None:
     assert "<i>" not in text
 
 
-def test_runs_side_by_side(run: Path, tmp_path: Path) -> None:
+def test_compare_runs(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "other")
     table = compare_runs([str(run), str(tmp_path / "other")], tmp_path / "runs.png")
     lines = table.splitlines()

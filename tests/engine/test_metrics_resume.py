@@ -18,7 +18,7 @@ from tests.faults.runs import scalars
 ITERATIONS, PERIOD = 10, 4
 
 
-class Weight(nn.Module):
+class QuadraticModel(nn.Module):
     """Its loss changes from step to step."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Weight(nn.Module):
         return {"loss": (self.weight - samples[0]["value"]).square()}
 
 
-class Always(HookBase):
+class CallbackHook(HookBase):
     """Does something at the end of every iteration."""
 
     def __init__(self, action: Callable[[int], None]):
@@ -39,7 +39,7 @@ class Always(HookBase):
         self.action(self.trainer.iter)
 
 
-class EverySoOften(HookBase):
+class SparseScalarHook(HookBase):
     """Puts a value at some iterations only, as hooks that look at the model do."""
 
     def after_step(self) -> None:
@@ -48,7 +48,7 @@ class EverySoOften(HookBase):
 
 
 @dataclass
-class Seen:
+class RunHistory:
     """Of every iteration of a run: its checkpoint, and ``metrics.json`` before and after the time to write it."""
 
     states: dict[int, dict] = field(default_factory=dict)
@@ -56,26 +56,26 @@ class Seen:
     after: dict[int, bytes] = field(default_factory=dict)
 
 
-def run(path: Path, state: dict | None = None, period: int = PERIOD) -> Seen:
+def run(path: Path, state: dict | None = None, period: int = PERIOD) -> RunHistory:
     """Train to the end, from the beginning or a checkpoint."""
     torch.manual_seed(0)
-    model, seen = Weight(), Seen()
+    model, history = QuadraticModel(), RunHistory()
     start = state["iteration"] + 1 if state is not None else 0
     batches = [[{"value": float(value)}] for value in range(start, ITERATIONS)]
     trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.1))
-    writing = MetricsWriter([JSONWriter(str(path))], period, 0, str(path))
+    writer = MetricsWriter([JSONWriter(str(path))], period, 0, str(path))
 
     def save(iteration: int) -> None:
-        seen.states[iteration] = copy.deepcopy({**trainer.state_dict(), "model": model.state_dict()})
-        seen.before[iteration] = path.read_bytes()
+        history.states[iteration] = copy.deepcopy({**trainer.state_dict(), "model": model.state_dict()})
+        history.before[iteration] = path.read_bytes()
 
-    look = Always(lambda iteration: seen.after.update({iteration: path.read_bytes()}))
-    trainer.register_hooks([MetricsResumeHook(writing), EverySoOften(), Always(save), writing, look])
+    record_metrics = CallbackHook(lambda iteration: history.after.update({iteration: path.read_bytes()}))
+    trainer.register_hooks([MetricsResumeHook(writer), SparseScalarHook(), CallbackHook(save), writer, record_metrics])
     if state is not None:
         model.load_state_dict(state["model"])
         trainer.load_state_dict({name: value for name, value in state.items() if name != "model"})
     trainer.train(start, ITERATIONS)
-    return seen
+    return history
 
 
 def lines(path: Path) -> list[dict]:
@@ -83,34 +83,36 @@ def lines(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, list[dict]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunHistory, list[dict]]:
     path = tmp_path_factory.mktemp("whole") / "metrics.json"
     return run(path), lines(path)
 
 
-def test_what_a_run_tells_in_all(whole: tuple[Seen, list[dict]]) -> None:
-    assert [line["iteration"] for line in whole[1] if "total_loss" in line] == [3, 7, 9]
-    assert [line["seldom"] for line in whole[1] if "seldom" in line] == [2, 5, 8]
+def test_metrics_of_an_uninterrupted_run(uninterrupted: tuple[RunHistory, list[dict]]) -> None:
+    assert [line["iteration"] for line in uninterrupted[1] if "total_loss" in line] == [3, 7, 9]
+    assert [line["seldom"] for line in uninterrupted[1] if "seldom" in line] == [2, 5, 8]
 
 
-@pytest.mark.parametrize("saved", range(ITERATIONS))
-def test_no_line_is_lost_or_told_twice(saved: int, whole: tuple[Seen, list[dict]], tmp_path: Path) -> None:
-    """From each checkpoint, after a kill at each moment since: before a line was written, after, and in the middle."""
-    seen, wanted = whole
-    for killed in range(saved, ITERATIONS):
-        before, after = seen.before[killed], seen.after[killed]
-        for place, content in enumerate((before, after[: len(before) + (len(after) - len(before)) * 3 // 4], after)):
-            path = tmp_path / f"{killed}_{place}.json"
-            path.write_bytes(content)
-            run(path, seen.states[saved])
-            assert lines(path) == wanted, (killed, place)
-
-
-def test_what_was_written_stays_where_a_run_goes_on_with_another_period(
-    whole: tuple[Seen, list[dict]], tmp_path: Path
+@pytest.mark.parametrize("saved_at", range(ITERATIONS))
+def test_resumed_metrics_equal_uninterrupted_metrics(
+    saved_at: int, uninterrupted: tuple[RunHistory, list[dict]], tmp_path: Path
 ) -> None:
-    seen, wanted = whole
+    """From each checkpoint, after a kill at each moment since: before a line was written, after, and in the middle."""
+    history, expected = uninterrupted
+    for killed_at in range(saved_at, ITERATIONS):
+        before, after = history.before[killed_at], history.after[killed_at]
+        for place, content in enumerate((before, after[: len(before) + (len(after) - len(before)) * 3 // 4], after)):
+            path = tmp_path / f"{killed_at}_{place}.json"
+            path.write_bytes(content)
+            run(path, history.states[saved_at])
+            assert lines(path) == expected, (killed_at, place)
+
+
+def test_written_metrics_are_kept_with_another_log_period(
+    uninterrupted: tuple[RunHistory, list[dict]], tmp_path: Path
+) -> None:
+    history, expected = uninterrupted
     path = tmp_path / "metrics.json"
-    path.write_bytes(seen.after[8])
-    run(path, seen.states[8], period=1000)
-    assert lines(path) == wanted
+    path.write_bytes(history.after[8])
+    run(path, history.states[8], period=1000)
+    assert lines(path) == expected

@@ -1,6 +1,6 @@
-"""A program that kills itself at a point of the code, named by the environment variable ``KILLED_AT``.
+"""A program that kills itself at a point of the code, named by the environment variable ``KILL_POINT``.
 
-KILLED_AT=checkpoint python -m tests.faults.killed_at tools/train_net.py ...
+KILL_POINT=checkpoint python -m tests.faults.kill_points tools/train_net.py ...
 """
 
 import os
@@ -41,7 +41,7 @@ def die_instead_of_moving(name: str) -> None:
 
 
 # In the order in which a sequence of resumed runs reaches them.
-MOMENTS = {
+KILL_POINTS = {
     "the best checkpoint is replaced": lambda: die_instead_of_moving("model_best.pth"),
     "the best checkpoint has no facts yet": lambda: die_instead_of_moving("model_best.json"),
     "a checkpoint is half written": lambda: setattr(torch, "save", write_half),
@@ -54,6 +54,6 @@ MOMENTS = {
 }
 
 if __name__ == "__main__":
-    MOMENTS[os.environ["KILLED_AT"]]()
+    KILL_POINTS[os.environ["KILL_POINT"]]()
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
