@@ -104,7 +104,7 @@ def _read_with_pil(file_name: str) -> np.ndarray:
 
 
 def _has_size(image: np.ndarray, size: tuple[int, int], reduction: int) -> bool:
-    return all(abs(side - whole / reduction) < 1 for side, whole in zip(image.shape, size, strict=False))
+    return all(abs(side - full_side / reduction) < 1 for side, full_side in zip(image.shape, size, strict=False))
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})

@@ -1,6 +1,6 @@
-"""Small data sets, laid out as annotation tools lay them out.
+"""Small datasets in the folder layouts of annotation tools.
 
-Each writer makes the same objects: those of ``tests.data.test_datasets``. It gets the folder to write to.
+Each writer gets a folder and writes the objects of ``tests.data.test_datasets``.
 """
 
 import base64
@@ -46,7 +46,7 @@ def write_coco_file(
     categories: Sequence[dict] = ({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}),
     **changes: object,
 ) -> None:
-    """A COCO file; ``changes`` are made to every annotation."""
+    """Write a COCO file; ``changes`` apply to every annotation."""
     ids = {one["name"]: one["id"] for one in categories}
     content = {
         "images": [{"id": i + 1, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(names)],
@@ -83,7 +83,7 @@ def yolo_labels(folder: Path, names: Sequence[str] = ("0.txt", "1.txt")) -> None
 
 
 def voc_xml(path: Path, number: int, filename: str) -> None:
-    """An XML file that counts pixels from 0, as tools do."""
+    """Write an XML file with 0-based pixel coordinates, as annotation tools do."""
     lines = ["<annotation>", f"<filename>{filename}</filename>"]
     lines.append(f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>")
     for label, (x, y, x2, y2) in OBJECTS[number]:
@@ -315,14 +315,14 @@ def one_json_beside_images(root: Path) -> None:
 
 
 def bitmap(height: int, width: int) -> tuple[np.ndarray, str, str]:
-    """A mask with a border of nothing, as a picture in base64: plain, as labelme writes it, and as Supervisely does."""
+    """Return a mask with an empty border, and its base64-encoded PNG as written by labelme and by Supervisely."""
     pixels = np.zeros((height, width), np.uint8)
     pixels[2:-2, 3:-3] = 255
     png = cv2.imencode(".png", pixels)[1].tobytes()
     return pixels > 0, base64.b64encode(png).decode(), base64.b64encode(zlib.compress(png)).decode()
 
 
-# The tool, what it is recognized as, whether it has a split for evaluation, the images that it knows to have no objects
+# {tool: (writer, name of the detected format, whether there is an evaluation split, number of images without objects)}
 LAYOUTS: dict[str, tuple[Callable[[Path], None], str, bool, int]] = {
     "CVAT, COCO 1.0": (cvat_coco, "COCO", False, 1),
     "CVAT, YOLO 1.1": (cvat_yolo, "YOLO (Darknet)", False, 1),

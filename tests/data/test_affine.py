@@ -1,4 +1,4 @@
-"""An affine map draws what its definition says, pixel by pixel, whichever of the fast ways it takes."""
+"""Affine maps give the pixels of their definition, in every fast path."""
 
 from collections.abc import Iterator
 
@@ -13,15 +13,18 @@ FILL = 77
 
 
 def gradient_image(height: int, width: int, dtype: type = np.uint8, channels: int = 3) -> np.ndarray:
-    """A picture that rises by two levels a pixel: along x, along y and along both."""
+    """Return an image whose values rise by two per pixel: along x, along y and along both."""
     y, x = np.mgrid[:height, :width]
     planes = [100 + 2 * x, 100 + 2 * y, 100 + x + y, np.full_like(x, 255)]
     return np.stack(planes[:channels], axis=-1).astype(dtype)
 
 
 def by_definition(transform: AffineTransform, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The canvas (H, W, C), each pixel's center taken back to the image and interpolated there; and how far inside
-    the image it lies, in pixels of the canvas (negative outside)."""
+    """Return the expected canvas (H, W, C) float64, and how far inside the image each of its pixels lies, (H, W).
+
+    The center of each canvas pixel is mapped back to the image, whose values are interpolated there. The distance to
+    the border of the image is in canvas pixels; it is negative outside.
+    """
     inverse = np.linalg.inv(np.vstack([transform.matrix, [0, 0, 1]]))
     height, width = transform.canvas
     centers = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
@@ -45,10 +48,10 @@ def check(transform: AffineTransform, image: np.ndarray, case: object = None) ->
     assert drawn.shape == expected.shape, case
     assert drawn.dtype == image.dtype, case
     upright = not transform.matrix[0, 1] and not transform.matrix[1, 0]
-    # An upright picture ends at a pixel, a turned one fades away over half a pixel of its own on either side.
+    # An axis-aligned image ends at a pixel border; the border of a rotated image blends over half an image pixel.
     edge = 0.55 if upright else 1.05 + 0.5 * np.linalg.norm(transform.matrix[:, :2], 2)
     assert (drawn[inside < -edge] == FILL).all(), case
-    # An upright picture may lie up to 0.75 pixels from its place, a turned one is put at it (OpenCV: to 1/32).
+    # The position error is up to 0.75 pixels for an axis-aligned image, and 1/32 pixel (OpenCV) for a rotated image.
     shift = 0.8 if upright else 0.1
     levels = 2 * shift * np.abs(np.linalg.inv(transform.matrix[:, :2])).sum(axis=1).max()
     assert np.abs(drawn.astype(np.float64) - expected)[inside > edge].max(initial=0) <= levels + 1.5, case
@@ -133,7 +136,7 @@ def test_downscaling_of_one_pixel_high_images() -> None:
 
 
 def test_maps_of_crops_and_reduced_images_give_the_same_result() -> None:
-    """At half the size, and of a window; sides that do not divide evenly lie by less than a pixel off."""
+    """Compare reduced images and crops; sides that do not divide evenly are off by less than a pixel."""
     for transform in random_maps(5, 100):
         image = gradient_image(*transform.size)
         left, top, right, bottom = window = transform.visible_window()
@@ -180,7 +183,7 @@ def test_fvcore_flips_are_affine() -> None:
 
 
 class SubtractMean(PixelTransform):
-    """Subtracts the mean of the whole image, and remembers what it was given."""
+    """Transform that subtracts the mean of the whole image and records the image sizes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ AUGMENTATIONS = {
 
 
 def rectangle_image(box: tuple[int, int, int, int], size: tuple[int, int] = (120, 200)) -> np.ndarray:
-    """Dark image with one white rectangle."""
+    """Return a dark image with one white rectangle."""
     image = np.full((*size, 3), 30, np.uint8)
     left, top, right, bottom = box
     image[top:bottom, left:right] = 250

@@ -1,4 +1,4 @@
-"""Data sets of every format become the same records, and faults are told with file and line."""
+"""Datasets of all formats give the same records; errors name the file and the line."""
 
 import json
 import subprocess
@@ -126,7 +126,7 @@ def test_all_formats_give_the_same_objects(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["voc", "yolo", "crowdhuman"])
 def test_all_formats_can_be_evaluated(name: str, tmp_path: Path) -> None:
-    """Detections that are the ground truth get an AP of 100."""
+    """Detections equal to the ground truth have an AP of 100."""
     read, write = FORMATS[name]
     dataset = f"{tmp_path}_{name}_evaluated"
     records = read(dataset, **write(tmp_path))
@@ -378,8 +378,8 @@ def test_check_dataset_with_all_formats(tmp_path: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert "3, 1 without objects" in done.stdout
     assert "0 problems" in done.stdout
-    for picture in ("classes.png", "images.png"):
-        assert (tmp_path / "check" / picture).stat().st_size > 5000
+    for plot in ("classes.png", "images.png"):
+        assert (tmp_path / "check" / plot).stat().st_size > 5000
 
 
 def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Dense O2O: mosaic, mixup, stages and sizes, and that all of it is reproducible."""
+"""Dense O2O: mosaic, mixup, stages and image sizes, and their reproducibility."""
 
 from pathlib import Path
 from unittest import mock
@@ -27,7 +27,7 @@ SCHEDULE = Schedule(epochs=9, dense_epochs=(2, 5), no_aug_epochs=2)
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31))
 def test_mosaic_boxes_follow_their_objects(seed: int) -> None:
-    """Without rotation, where the enclosing box of the turned corners is the object's own."""
+    """Without rotation, the transformed box is the box of the object."""
     np.random.seed(seed)
     sizes = [tuple(int(v) for v in np.random.randint(80, 200, 2)) for _ in range(4)]
     transforms = Mosaic(degrees=0).get_transforms(sizes, (256, 320))
@@ -116,7 +116,7 @@ def mapper(**options) -> StagedMapper:
 def load_batches(
     shapes: Path, start: int, count: int, workers: int = 0, rank: int = 0, world: int = 1, **options
 ) -> list:
-    """[{slot: (file name, image, boxes)}] of one process."""
+    """Return [{slot: (file name, image, boxes)}] of one rank."""
     folder = str(shapes / "train")
     records = coco_dataset(f"{shapes}_dense", str(shapes / "annotations" / "instances_train.json"), folder)[:16]
     with (
@@ -145,7 +145,7 @@ def batches_are_equal(a: dict, b: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def reference(shapes: Path) -> list[dict]:
-    """All 9 iterations, from one process that loads its data itself."""
+    """Return the batches of all 9 iterations, loaded without worker processes."""
     return load_batches(shapes, 0, 9)
 
 

@@ -1,4 +1,4 @@
-"""What annotation tools write is recognized by what lies there, and read as the same objects."""
+"""Exports of annotation tools are detected and read as the same objects."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def read(split: Split | None, **more: Any) -> list[dict]:
 
 
 def objects_by_image(records: list[dict], classes: Any) -> dict[str, list]:
-    """Classes and rounded boxes of each image, by the number in its name."""
+    """Return the classes and rounded boxes of each image, by the number in its name."""
     return {
         Path(record["file_name"]).stem[-1]: [
             (classes[one["category_id"]], np.round(box, 3).tolist())
@@ -48,7 +48,7 @@ def expected_objects(count: int = 3) -> dict[str, list]:
 
 
 def first_boxes(dataset: DiscoveredDataset) -> list:
-    """Classes and boxes of the first image to train on."""
+    """Return the classes and boxes of the first training image."""
     records = read(dataset.train)
     return next(iter(objects_by_image(records, dataset.classes).values()))
 
@@ -67,7 +67,7 @@ def test_exports_of_annotation_tools_are_read(tool: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("tool", LAYOUTS)
 def test_conversion_to_coco_preserves_the_dataset(tool: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    data = tmp_path / tmp_path.name  # data sets are registered by the name of their folder
+    data = tmp_path / tmp_path.name  # datasets are registered by the name of their folder
     LAYOUTS[tool][0](data)
     options = ["--data", str(data), "--output", str(tmp_path / "check"), "--skip-images", "--images", "0"]
     # Drawing takes most of the time, and is tested elsewhere.
@@ -96,7 +96,7 @@ def test_label_studio_upload_prefixes(written: str, on_disk: str, tmp_path: Path
 
 
 def test_image_folders_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time to find all of them grows with their number, not with its square."""
+    """The lookup time grows linearly with the number of images."""
     for number in range(200):
         (tmp_path / f"{number}.jpg").touch()
     looked_at, listed = [], []
@@ -215,7 +215,7 @@ def test_malformed_mask_is_an_error(segmentation: object, tmp_path: Path) -> Non
 
 
 def test_coco_variants(tmp_path: Path) -> None:
-    """Ids as text, backslashes, no sizes, a byte order mark, crowds."""
+    """Test ids as text, backslashes, missing sizes, a byte order mark and crowds."""
     write_images(tmp_path / "images" / "a")
     write_coco_file(tmp_path / "train.json", [f"a\\{i}.jpg" for i in range(3)])
     content = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
@@ -363,7 +363,7 @@ def test_cvat_shapes(tmp_path: Path) -> None:
 
 
 def test_segmentations_do_not_change_the_box_ap(tmp_path: Path) -> None:
-    """Detections that are the boxes of polygons and masks get an AP of 100."""
+    """Detections equal to the boxes of polygons and masks have an AP of 100."""
     layouts.cvat_images(tmp_path)
     path = tmp_path / "annotations.xml"
     shapes = (
@@ -386,12 +386,12 @@ def test_segmentations_do_not_change_the_box_ap(tmp_path: Path) -> None:
 
 def test_segmentations_are_written_to_coco(tmp_path: Path) -> None:
     layouts.labelme(tmp_path)
-    pixels, picture, _ = layouts.bitmap(10, 20)
+    pixels, mask_png, _ = layouts.bitmap(10, 20)
     content = json.loads((tmp_path / "0.json").read_text(encoding="utf-8"))
     corners = [[10, 20], [50, 20], [30, 40]]
     content["shapes"] = [
         {"label": "cat", "points": corners, "shape_type": "polygon"},
-        {"label": "dog", "points": [[5, 6], [24, 15]], "shape_type": "mask", "mask": picture},
+        {"label": "dog", "points": [[5, 6], [24, 15]], "shape_type": "mask", "mask": mask_png},
     ]
     write_json(tmp_path / "0.json", content)
     split = discover(str(tmp_path)).train
@@ -431,13 +431,13 @@ def test_cvat_subsets(tmp_path: Path) -> None:
 
 def test_labelme_shapes(tmp_path: Path) -> None:
     layouts.labelme(tmp_path)
-    _, picture, _ = layouts.bitmap(10, 20)
+    _, mask_png, _ = layouts.bitmap(10, 20)
     content = json.loads((tmp_path / "0.json").read_text(encoding="utf-8"))
     content["imagePath"] = "..\\somewhere\\0.jpg"
     content["shapes"] = [
         {"label": "cat", "points": [[10, 20], [50, 20], [30, 40]], "shape_type": "polygon"},
         {"label": "dog", "points": [[50, 30], [50, 40]], "shape_type": "circle"},
-        {"label": "dog", "points": [[5, 6], [24, 15]], "shape_type": "mask", "mask": picture},
+        {"label": "dog", "points": [[5, 6], [24, 15]], "shape_type": "mask", "mask": mask_png},
         {"label": "nose", "points": [[5, 6]], "shape_type": "point"},
     ]
     write_json(tmp_path / "0.json", content)
@@ -589,7 +589,7 @@ def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: 
 
 
 def test_single_dataset_in_a_subfolder_is_used(tmp_path: Path) -> None:
-    """As archives do that unpack into a folder of their name, and checkouts of repositories."""
+    """Archives unpack into a folder of their own name."""
     layouts.label_studio_voc(tmp_path / "project")
     (tmp_path / "scripts").mkdir()
     dataset = discover(str(tmp_path))

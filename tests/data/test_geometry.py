@@ -1,4 +1,4 @@
-"""Boxes stay around their objects through every augmentation and stage, and doing several at once changes nothing."""
+"""Boxes follow their objects in all augmentations and stages; one composed pass equals separate passes."""
 
 import colorsys
 
@@ -27,14 +27,14 @@ from deim.schedule import Schedule, Stage
 
 
 class FlipVertically(Augmentation):
-    """Somebody's own policy, with a transform of fvcore that is known to be affine."""
+    """User-defined augmentation with a transform of fvcore that is affine."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return VFlipTransform(image.shape[0]) if np.random.uniform() < 0.5 else NoOpTransform()
 
 
 class CropToBright(Augmentation):
-    """Somebody's own policy that looks at pixels, with a transform that is not known here."""
+    """User-defined augmentation that reads pixels, with a transform that is not affine."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         columns = np.flatnonzero((image > 100).any(axis=(0, 2)))
@@ -47,7 +47,7 @@ COLORS = np.array([colorsys.hsv_to_rgb(i / HUES, 1, 1) for i in range(HUES)]) * 
 
 @pytest.fixture(scope="module")
 def rectangles(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """Black JPEG files of many sizes, each with one rectangle of its own color."""
+    """Write black JPEG files of many sizes, each with one rectangle of its own color."""
     folder, rng = tmp_path_factory.mktemp("rectangles"), np.random.default_rng(3)
     records = []
     for index, color in enumerate(COLORS):
@@ -65,7 +65,7 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 def visible_box(image: np.ndarray, label: int) -> np.ndarray:
-    """XYXY of the pixels of one hue in an image (H, W, 3)."""
+    """Return the XYXY box of the pixels of one hue in an image (H, W, 3)."""
     bright = image.astype(float)
     norms = np.linalg.norm(bright, axis=2)
     cosines = bright @ (COLORS / np.linalg.norm(COLORS, axis=1, keepdims=True)).T
@@ -148,7 +148,7 @@ def test_each_image_has_its_own_size(rectangles: list[dict]) -> None:
 
 
 def apply_step_by_step(policies: list[Augmentation], record: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Step by step, as any detectron2 mapper does it."""
+    """Apply the augmentations one by one, as detectron2's mappers do."""
     np.random.seed(seed)
     image = cv2.imread(record["file_name"])[..., ::-1]
     augmented = AugInput(np.ascontiguousarray(image), boxes=record_boxes(record))
@@ -170,7 +170,7 @@ def apply_in_one_pass(policies: list[Augmentation], record: dict, seed: int) -> 
 
 
 def test_one_pass_equals_many_passes(rectangles: list[dict]) -> None:
-    """Up to the blur of repeated interpolation, which lies at the edges."""
+    """The images differ only by the blur of repeated interpolation at edges."""
     policies = [RandomPhotometricDistort(), RandomZoomOut(side_range=(1, 2)), RandomIoUCrop(), T.RandomFlip()]
     for seed in range(40):
         record = rectangles[seed % HUES]
@@ -193,7 +193,7 @@ def test_policies_of_others_are_applied_in_their_place(rectangles: list[dict]) -
 
 
 def test_cropped_pixels_do_not_reappear() -> None:
-    """A crop and then a larger canvas are not one affine map of the image."""
+    """A crop followed by a larger canvas is not a single affine map."""
     image = np.full((40, 40, 3), 200, np.uint8)
     lazy_image = LazyImage(image, (40, 40), np.zeros((0, 4)))
     lazy_image.transform(AffineTransform(np.array([[1, 0, -20], [0, 1, -20]]), (40, 40), (20, 20)))
@@ -228,7 +228,7 @@ def test_zoom_out_fill_survives_flip_and_resize() -> None:
 
 @pytest.mark.parametrize("scale", [0.5, 0.3, 0.2, 0.1])
 def test_downscaling_averages(scale: float) -> None:
-    """A fine chequered pattern becomes gray, and not again a pattern."""
+    """A fine checkerboard pattern becomes gray."""
     pattern = np.indices((320, 320)).sum(axis=0) % 2 * 255
     image = np.repeat(pattern[..., None], 3, axis=2).astype(np.uint8)
     side = int(320 * scale)

@@ -1,4 +1,4 @@
-"""Samples are the same with decoded images kept in memory, which all workers share and nobody can change."""
+"""The image cache does not change samples; it is shared by all workers and read-only."""
 
 import multiprocessing
 from pathlib import Path
@@ -24,7 +24,7 @@ MEGABYTE = 1 / 1024
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     dataset_records = []
     for number in range(6):
         path = folder / f"{number}.jpg"
@@ -65,7 +65,7 @@ def test_cached_images_are_read_only(records: list[dict]) -> None:
 
 
 class Darken(Augmentation):
-    """Somebody's own policy that changes pixels in place."""
+    """User-defined augmentation that changes pixels in place."""
 
     def get_transform(self, image: np.ndarray) -> Transform:
         image[:] = 0

@@ -1,4 +1,4 @@
-"""Pictures of every kind are read as a user would expect, or refused by name."""
+"""Images of all kinds are decoded correctly, or an error names the file."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 48, 80
 
 
 def make_image() -> np.ndarray:
-    """Left half orange, right half blue, with a white bar on top."""
+    """Return an image with an orange left half, a blue right half, and a white bar on top."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[:, : WIDTH // 2], image[:, WIDTH // 2 :] = (220, 120, 40), (30, 60, 200)
     image[:8] = 255
@@ -49,7 +49,7 @@ def test_16_bit_images_become_8_bit(tmp_path: Path) -> None:
 
 
 def write_with_exif_rotation(path: Path) -> None:
-    """A file whose pixels lie on their side, with the EXIF note that says so."""
+    """Write a file with rotated pixels and the EXIF orientation that reverts the rotation."""
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(np.rot90(make_image()).copy()).save(path, exif=exif, quality=95)

@@ -1,4 +1,4 @@
-"""More objects in an image than a model finds or an evaluation counts."""
+"""Images with more objects than the model detects or the evaluation counts."""
 
 import json
 import logging
@@ -89,7 +89,7 @@ def test_objects_per_image() -> None:
 
 
 def test_ap_of_crowded_images_depends_on_max_dets(tmp_path: Path) -> None:
-    """150 objects that are all found: 100 detections leave out a third of them."""
+    """All 150 objects are detected; 100 evaluated detections leave out a third of them."""
     corners = torch.cartesian_prod(torch.arange(15.0), torch.arange(10.0)) * 20
     objects = [
         {"id": number, "image_id": 1, "category_id": 1, "bbox": [x, y, 10.0, 10.0], "area": 100.0, "iscrowd": 0}

@@ -1,4 +1,4 @@
-"""Images in tar archives are the same images in the same order."""
+"""Training from images in tar archives equals training from files."""
 
 import tarfile
 from pathlib import Path
@@ -20,7 +20,9 @@ def shards(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     done = tool(
         "make_shards.py",
-        *(str(shapes / "annotations" / "instances_train.json"), str(shapes / "train"), str(folder)),
+        str(shapes / "annotations" / "instances_train.json"),
+        str(shapes / "train"),
+        str(folder),
         "--megabytes=0.01",
     )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Activations that are computed again: the same training, with less kept."""
+"""Activation checkpointing: identical training with less memory."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ PARTS = ("backbone", "encoder", "decoder")
 
 
 def run_two_steps(make: Callable[[], nn.Module], parts: tuple[str, ...], amp: bool) -> tuple[dict[str, Tensor], int]:
-    """Losses, gradients and statistics after two steps, and bytes that autograd keeps outside of the blocks."""
+    """Return losses, gradients and statistics after two steps, and the bytes that autograd saves outside of blocks."""
     torch.manual_seed(0)
     model = make().train()
     checkpoint_activations(model, parts)

@@ -1,4 +1,4 @@
-"""Training on a CPU does not ask the system for the same memory again and again."""
+"""Training on a CPU keeps freed memory instead of returning it to the system."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What is recorded on a GPU, as far as it can be told without one; tests/test_gpu.py has the rest."""
+"""CUDA graphs, as far as they can be tested without a GPU; see also tests/test_gpu.py."""
 
 import weakref
 from typing import ClassVar
@@ -18,7 +18,7 @@ from tests.models import batch, randomize, recipe, tiny_model
 
 
 class FakeRecording:
-    """In place of a recording: counts how many there were."""
+    """Replacement for a captured graph that counts the captures."""
 
     captured_shapes: ClassVar[list[torch.Size]] = []
 
@@ -90,7 +90,7 @@ def test_half_precision_weights_equal_autocast(family: str) -> None:
 
 
 def test_cached_tensors_of_inference_mode_can_be_used_in_training() -> None:
-    """Tensors of inference mode cannot be used where gradients are taken."""
+    """Tensors created in inference mode cannot be used by autograd."""
     model = tiny_model()
     with torch.inference_mode():
         model.eval()(batch([1], size=160))

@@ -1,4 +1,4 @@
-"""Deformable DETR, H-Deformable-DETR and DN-DETR as users run them: trained, resumed, evaluated, in two processes."""
+"""Runs of Deformable DETR, H-Deformable-DETR and DN-DETR: training, resuming, evaluation, two ranks."""
 
 from pathlib import Path
 

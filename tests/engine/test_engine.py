@@ -1,4 +1,4 @@
-"""Schedule, parameter groups, averaging, and the training step."""
+"""Schedule, parameter groups, EMA, and the training step."""
 
 import copy
 import json
@@ -49,7 +49,7 @@ def test_linear_warmup_and_constant_rate() -> None:
 
 
 def test_step_schedule() -> None:
-    """The schedule of the older families: a tenth from each of these epochs on, to the iteration."""
+    """The learning rate of the older families drops to a tenth at each of these epochs."""
     schedule = Schedule(epochs=50, flat_epochs=50, drop_epochs=(40, 45))
     rates = [schedule.learning_rate(iteration, 5000) for iteration in (0, 3999, 4000, 4499, 4500, 4999)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -129,7 +129,7 @@ def test_ema_decay_follows_the_warmup_formula() -> None:
 
 
 class LossRecorder(HookBase):
-    """Total loss of each iteration."""
+    """Hook that records the total loss of each iteration."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -144,7 +144,7 @@ def run(iterations: int, data: list, **options) -> tuple[list[float], nn.Module]
 
 
 def train(model: nn.Module, iterations: int, data: list, **options) -> list[float]:
-    """The losses of a model whose normalization is frozen."""
+    """Return the losses of a model with frozen normalization."""
     from detectron2.layers import FrozenBatchNorm2d
 
     FrozenBatchNorm2d.convert_frozen_batchnorm(model)
@@ -183,7 +183,7 @@ def test_gradient_accumulation_uses_the_whole_batch() -> None:
 
 
 def test_bfloat16_and_float16_train_on_the_cpu() -> None:
-    """On a model that selects no tokens: which ones an untrained model selects, rounding decides."""
+    """Use a model without token selection, because rounding decides which tokens an untrained model selects."""
     data = [batch([2, 1])] * 2
     reference = train(tiny_model(family="deformable"), 2, data)
     for precision, tolerance in (("bfloat16", 0.03), ("float16", 0.003)):
@@ -217,7 +217,7 @@ def test_non_finite_loss_stops_before_the_update() -> None:
 
 
 class Squares(nn.Module):
-    """A convolution whose outputs are to be small."""
+    """Convolution trained to give small outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Squares(nn.Module):
 
 
 def test_resume_with_another_memory_format() -> None:
-    """What the optimizer remembers of a parameter is laid out as it is now, which fused optimizers rely on."""
+    """Fused optimizers require that parameter and state have the same memory format."""
     images = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1)).unbind()
 
     def trainer(memory_format: torch.memory_format) -> Trainer:
@@ -264,7 +264,7 @@ def test_compiled_model_has_the_same_losses_and_gradients(compiler: str) -> None
 
 
 def test_resumed_run_deletes_only_its_own_old_checkpoints(tmp_path: Path) -> None:
-    """A folder may hold later checkpoints of another run."""
+    """The folder may contain later checkpoints of another run."""
     for iteration in (4, 9, 14, 99):
         torch.save({}, tmp_path / f"model_{iteration:07d}.pth")
     checkpointer = RunCheckpointer(nn.Linear(1, 1), str(tmp_path))
@@ -277,7 +277,7 @@ def test_resumed_run_deletes_only_its_own_old_checkpoints(tmp_path: Path) -> Non
 
 
 def test_metrics_are_truncated_with_neighboring_lines_in_any_order(tmp_path: Path) -> None:
-    """detectron2 writes what was put at several iterations in no particular order."""
+    """detectron2 writes the scalars of several iterations in no particular order."""
     path = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": i, "x": 1}) + "\n" for i in (3, 7, 5, 11, 9)]
     for iteration, kept in ((12, [0, 1, 2, 3, 4]), (10, [0, 1, 2, 4]), (7, [0, 2]), (6, [0, 2]), (3, [])):
@@ -290,7 +290,7 @@ def test_metrics_are_truncated_with_neighboring_lines_in_any_order(tmp_path: Pat
 
 
 class RandomLossModel(nn.Module):
-    """Its losses are what it draws, once for each part of a batch, and the number of images in the part."""
+    """Model with two losses: a random number per part of a batch, and the number of images in the part."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ def test_random_numbers_depend_on_seed_iteration_and_rank(monkeypatch: pytest.Mo
 
 
 def test_logged_losses_are_means_over_images() -> None:
-    """Five images in parts of two, two and one."""
+    """Five images are split into parts of two, two and one."""
     model, trainer = train_random_loss_model(0, 1, seed=0, accumulation_steps=3)
     latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
     assert latest["images"] == pytest.approx((2 * 2 + 2 * 2 + 1 * 1) / 5)

@@ -1,4 +1,4 @@
-"""The final epochs start from the best weights before them, and again after every evaluation that is no better."""
+"""Final epochs: restart from the best checkpoint, and again after each evaluation without improvement."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from deim.engine.hooks import BestCheckpointer
 
 
 class CountingModel(nn.Module):
-    """Its weight falls by one with every step."""
+    """Model whose weight decreases by one in each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class CountingModel(nn.Module):
 
 
 class Recorder(HookBase):
-    """The weight and the decay at the end of each iteration."""
+    """Hook that records the weight and the EMA decay after each iteration."""
 
     def __init__(self, ema_hook: EMAHook) -> None:
         self.ema_hook = ema_hook
@@ -41,7 +41,7 @@ class Recorder(HookBase):
 def train(
     folder: Path, scores: dict[int, float], iterations: int, start_iter: int, decay: float | None = 0.9
 ) -> Recorder:
-    """Evaluate after every second iteration, with given results by the number of iterations done."""
+    """Train with an evaluation after every second iteration; ``scores`` are the results by number of iterations."""
     model = CountingModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     trainer = Trainer(model, [[{}]] * iterations, optimizer)
@@ -86,7 +86,7 @@ def test_evaluation_without_improvement_restarts_the_final_epochs(tmp_path: Path
 
 
 def test_ema_decay_is_unchanged_without_a_final_decay(tmp_path: Path) -> None:
-    """As in the official code, which sets one that its averaging does not look at."""
+    """The official code sets a decay that its EMA does not use."""
     scores = {2: 10.0, 4: 30.0, 6: 35.0, 8: 29.0, 10: 1.0}
     recorder = train(tmp_path, scores, iterations=10, start_iter=4, decay=None)
     assert recorder.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6]

@@ -1,4 +1,4 @@
-"""What a run starts from: published weights, or random ones on purpose."""
+"""Initial state of a run: published weights, a checkpoint, or random weights."""
 
 import logging
 import re
@@ -48,7 +48,7 @@ def backbone() -> nn.Module:
 
 @pytest.fixture
 def web(backbone: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """A web that has the published PP-HGNetV2 B0."""
+    """Serve the published weights of PP-HGNetV2 B0."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "_RETRIES", 0)
     torch.save(backbone.state_dict(), tmp_path / "published.pth")
@@ -64,7 +64,7 @@ def settings(shapes: Path, output: Path, *overrides: str):
 
 
 def assert_backbone_of(path: Path, backbone: nn.Module) -> None:
-    """The backbone in a checkpoint after an iteration that moves nothing."""
+    """Assert that a checkpoint contains the backbone; the learning rate of the run is negligible."""
     weights, given = torch.load(path, weights_only=True)["model"], backbone.state_dict()
     name = "stem.stem1.conv.weight"
     torch.testing.assert_close(weights[f"backbone.{name}"], given[name])
@@ -188,7 +188,7 @@ def test_mismatched_pixel_normalization_causes_a_warning(
 
 
 class Pyramid(Backbone):
-    """A backbone of another library: a classifier's network inside of a module that adds layers to it."""
+    """Backbone of another library: the network of a classifier, with additional layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Detector(nn.Module):
 
 
 def write_classifier(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
-    """Weights of a classifier with the network of another library's backbone, and those random values."""
+    """Write classifier weights with random values for the backbone network, and return these values."""
     state = {name: torch.rand(value.shape).to(value.dtype) for name, value in model.backbone.net.state_dict().items()}
     torch.save({"model": state | {"head.fc.weight": torch.zeros(10, 64)}}, path)
     return state
@@ -252,7 +252,7 @@ def test_checkpoint_of_another_backbone_is_an_error(change: str, tmp_path: Path)
 
 
 def test_deeper_resnet_checkpoint_is_an_error(tmp_path: Path) -> None:
-    """Every tensor of the shallower one is in the file, with the same shape."""
+    """The file contains every tensor of the shallower model, with the same shape."""
     torch.save(PResNet(101).state_dict(), tmp_path / "r101.pth")
     with pytest.raises(CheckpointError, match=r"(?s)belongs to a deeper model than this PResNet.*res_layers.#"):
         load_backbone_weights(PResNet(50), str(tmp_path / "r101.pth"))
@@ -264,7 +264,7 @@ def test_missing_checkpoint_is_an_error(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_backbone_is_pretrained_with_a_foreign_trainer(web: Web, backbone: nn.Module) -> None:
-    """Which builds what the config says, without asking us."""
+    """A foreign trainer only instantiates the config."""
     cfg = recipe("deim_dfine_n_shapes")
     cfg.model.backbone.weights = "imagenet"
     built = L(HGNetV2)(**{k: v for k, v in cfg.model.backbone.items() if k != "_target_"})

@@ -1,4 +1,4 @@
-"""What a run says: losses on the console, and what helps when memory runs out."""
+"""Console output of a run, and the message for out-of-memory errors."""
 
 import logging
 from types import SimpleNamespace

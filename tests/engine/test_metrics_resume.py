@@ -1,4 +1,4 @@
-"""Whatever the moment at which a run is killed, ``metrics.json`` of what goes on is that of a run that never stopped."""
+"""``metrics.json`` of a killed and resumed run equals that of an uninterrupted run, wherever the run is killed."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ITERATIONS, PERIOD = 10, 4
 
 
 class QuadraticModel(nn.Module):
-    """Its loss changes from step to step."""
+    """Model whose loss changes in each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class QuadraticModel(nn.Module):
 
 
 class CallbackHook(HookBase):
-    """Does something at the end of every iteration."""
+    """Hook that calls a function after each iteration."""
 
     def __init__(self, action: Callable[[int], None]):
         self.action = action
@@ -40,7 +40,7 @@ class CallbackHook(HookBase):
 
 
 class SparseScalarHook(HookBase):
-    """Puts a value at some iterations only, as hooks that look at the model do."""
+    """Hook that logs a scalar only at some iterations."""
 
     def after_step(self) -> None:
         if self.trainer.iter % 3 == 2:
@@ -49,7 +49,7 @@ class SparseScalarHook(HookBase):
 
 @dataclass
 class RunHistory:
-    """Of every iteration of a run: its checkpoint, and ``metrics.json`` before and after the time to write it."""
+    """Checkpoint of each iteration, and ``metrics.json`` before and after the writer of the iteration."""
 
     states: dict[int, dict] = field(default_factory=dict)
     before: dict[int, bytes] = field(default_factory=dict)
@@ -97,7 +97,7 @@ def test_metrics_of_an_uninterrupted_run(uninterrupted: tuple[RunHistory, list[d
 def test_resumed_metrics_equal_uninterrupted_metrics(
     saved_at: int, uninterrupted: tuple[RunHistory, list[dict]], tmp_path: Path
 ) -> None:
-    """From each checkpoint, after a kill at each moment since: before a line was written, after, and in the middle."""
+    """Resume from each checkpoint after each later kill: before, after, and in the middle of writing a line."""
     history, expected = uninterrupted
     for killed_at in range(saved_at, ITERATIONS):
         before, after = history.before[killed_at], history.after[killed_at]

@@ -1,4 +1,4 @@
-"""A number that is not finite ends a run, or is left out, before it spoils the weights."""
+"""NaN/Inf losses and gradients end a run or skip the step before they reach the weights."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.models import FAMILIES, batch, recipe, tiny_model
 
 
 class ScriptedLoss(nn.Module):
-    """Its loss is the weight times a factor of each sample; normalizes a one beside it."""
+    """Model with a batch normalization whose loss is the weight times the factor of each sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def test_non_finite_message_lists_iteration_images_and_losses(value: float, tmp_
 
 
 class InfiniteGradient(nn.Module):
-    """Its loss is 0, with an infinite slope."""
+    """Model with loss 0 and an infinite gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_non_finite_steps_are_skipped_up_to_the_limit() -> None:
 
 
 def test_float16_overflow_is_handled_by_the_gradient_scaler() -> None:
-    """Gradients that its scale makes overflow are no fault of the model; the scale falls, and training goes on."""
+    """Overflow caused by the loss scale lowers the scale, and training continues."""
     model, trainer = train([1e35] * 3 + [1.0] * 2, amp="float16", clip_grad={"max_norm": 1.0})
     assert trainer.grad_scaler.get_scale() == 2.0**13
     torch.testing.assert_close(model.weight.detach(), torch.tensor([0.8]))
@@ -116,7 +116,7 @@ def test_float16_gradients_are_unscaled_before_clipping() -> None:
 
 
 def test_unequal_parts_are_weighted_by_their_images() -> None:
-    """Five images in two parts, three and two."""
+    """Five images are split into parts of three and two."""
     model = ScriptedLoss()
     samples = [{"factor": torch.tensor(float(f))} for f in (1, 2, 4, 8, 16)]
     trainer = Trainer(model, [samples], torch.optim.SGD(model.parameters(), lr=1.0), accumulation_steps=2)
@@ -126,7 +126,7 @@ def test_unequal_parts_are_weighted_by_their_images() -> None:
 
 
 def test_non_finite_run_writes_a_batch_for_replay(shapes: Path, tmp_path: Path) -> None:
-    """A learning rate that is absurd makes it so."""
+    """An excessive learning rate makes the losses NaN/Inf."""
     settings = ["optimizer.lr=1e30", "schedule.warmup_iters=0", "train.clip_grad.enabled=false", "train.eval_period=0"]
     message = expect_error(train_net(shapes, tmp_path, *settings))
     assert "NaN/Inf loss or gradient at iteration" in message
@@ -139,7 +139,7 @@ def test_non_finite_run_writes_a_batch_for_replay(shapes: Path, tmp_path: Path) 
 
 
 def test_replay_reproduces_the_losses(tmp_path: Path) -> None:
-    """Noise of denoising queries included."""
+    """The noise of the denoising queries is reproduced as well."""
     small = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
     provenance = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
     model, samples = tiny_model().train(), batch([3, 0, 2, 1])

@@ -1,4 +1,4 @@
-"""A folder holds one run."""
+"""Each output folder holds one run."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.commands import metrics, train_net
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """A folder with what a run writes, and a file of the user."""
+    """Create a folder with the files of a run and a file of the user."""
     for name in ("metrics.json", "model_best.pth", "last_checkpoint", "config.yaml", "log.txt", "notes.txt"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
     (tmp_path / "inference").mkdir()

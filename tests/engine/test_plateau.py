@@ -1,4 +1,4 @@
-"""A run that goes nowhere says so."""
+"""Warning for runs that do not learn."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.models import batch
 
 
 class Detector(nn.Module):
-    """Detects the boxes that a function of the images gives."""
+    """Detector whose boxes are a function of the image."""
 
     def __init__(self, predict: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -31,7 +31,7 @@ class Detector(nn.Module):
 
 
 def run(model: nn.Module, samples: list[dict], max_iter: int = 100) -> tuple[dict, list[str]]:
-    """The scalars of a run, and what it warned of."""
+    """Return the scalars and the warnings of a run."""
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]

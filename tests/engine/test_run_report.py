@@ -1,4 +1,4 @@
-"""What a run is worth, on a page; and runs side by side."""
+"""HTML report of a run, and comparison of runs."""
 
 import json
 import re

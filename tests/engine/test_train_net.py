@@ -1,4 +1,4 @@
-"""``tools/train_net.py`` as a user calls it: train, resume, evaluate, fine-tune, draw."""
+"""Runs of ``tools/train_net.py``: training, evaluation, fine-tuning, drawing, torchrun."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from tests.commands import RECIPE, SMALL, data_overrides, metrics, tool, train_a
 
 @pytest.fixture(scope="module")
 def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run of one epoch, 6 iterations."""
+    """Return the output folder of a run of one epoch (6 iterations)."""
     output = tmp_path_factory.mktemp("run")
     done = train_net(shapes, output, "schedule.epochs=1", "schedule.flat_epochs=1", "schedule.no_aug_epochs=0")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A program that kills itself at a point of the code, named by the environment variable ``KILL_POINT``.
+"""Program that kills itself at a point of the code, named by the environment variable ``KILL_POINT``.
 
 KILL_POINT=checkpoint python -m tests.faults.kill_points tools/train_net.py ...
 """

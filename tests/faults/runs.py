@@ -1,4 +1,4 @@
-"""Small runs to be killed, with every kind of state that a checkpoint must restore."""
+"""Small runs for kill tests, with every kind of state that a checkpoint must restore."""
 
 import json
 import os

@@ -232,7 +232,11 @@ def test_check_dataset_reports_problems_that_training_ignores(case: str, message
     path.write_text(json.dumps(coco.content))
     done = tool(
         "check_dataset.py",
-        *("--config-file", RECIPE, "--output", str(tmp_path / "check"), "dataloader.train.dataset.names=checked"),
+        "--config-file",
+        RECIPE,
+        "--output",
+        str(tmp_path / "check"),
+        "dataloader.train.dataset.names=checked",
         *(f"dataloader.train.dataset.{key}={value}" for key, value in source.items()),
     )
     assert done.returncode == 1, done.stderr

@@ -12,7 +12,7 @@ ITERATIONS = int(os.environ.get("DEIM_SOAK", "5000"))
 
 
 def minimum_usage(pid: int) -> tuple[float, ...]:
-    """Return the minimum of several samples of :func:`resource_usage`, to exclude transient use, such as checkpoint files."""
+    """Return the minimum of several samples of :func:`resource_usage`, which excludes transient use by checkpoints."""
     samples = []
     for _ in range(10):
         samples.append(resource_usage(pid))

@@ -21,32 +21,32 @@ def annotation_path(root: Path, split: str) -> Path:
     return root / split / f"zhiyuan_objv2_{split}.json"
 
 
-def move_validation_images(root: Path, kept: int = 5000) -> None:
-    """Write annotation files that keep the first ``kept`` validation images and move the rest to the training set.
+def move_validation_images(root: Path, num_validation: int = 5000) -> None:
+    """Write annotation files that keep the first ``num_validation`` validation images; the others move to the training set.
 
     ``val/images/...`` must have been copied or linked to ``train/images_from_val/...``.
 
     Args:
         root: folder that contains ``train/zhiyuan_objv2_train.json`` and ``val/zhiyuan_objv2_val.json``; the new files
             get the prefix ``new_``.
-        kept: number of validation images to keep.
+        num_validation: number of validation images to keep.
 
     Raises:
         DatasetError: if files are missing or malformed.
     """
     train, val = (_load(annotation_path(root, split)) for split in ("train", "val"))
-    validation = {image["id"] for image in val["images"][:kept]}
+    validation = {image["id"] for image in val["images"][:num_validation]}
     moved = [image for image in val["images"] if image["id"] not in validation]
     for image in moved:
         image["file_name"] = str(Path("images_from_val", *Path(image["file_name"]).parts[1:]))
-    taken = {image["id"] for image in train["images"]} & {image["id"] for image in moved}
-    if taken:
-        raise DatasetError(f"{len(taken)} image ids occur in both train and val, for example {min(taken)}")
-    of_val: dict[bool, list[dict]] = {True: [], False: []}
+    duplicates = {image["id"] for image in train["images"]} & {image["id"] for image in moved}
+    if duplicates:
+        raise DatasetError(f"{len(duplicates)} image ids occur in both train and val, for example {min(duplicates)}")
+    val_annotations: dict[bool, list[dict]] = {True: [], False: []}
     for annotation in val["annotations"]:
-        of_val[annotation["image_id"] in validation].append(annotation)
-    _save(root, "train", train, moved + train["images"], of_val[False] + train["annotations"])
-    _save(root, "val", val, val["images"][:kept], of_val[True])
+        val_annotations[annotation["image_id"] in validation].append(annotation)
+    _save(root, "train", train, moved + train["images"], val_annotations[False] + train["annotations"])
+    _save(root, "val", val, val["images"][:num_validation], val_annotations[True])
 
 
 def _load(path: Path) -> dict:
@@ -93,7 +93,7 @@ def resize_images(annotation_file: Path, image_root: Path, max_size: int = 640, 
                 mininterval=2,
             )
         )
-    faults = [result for result in results if isinstance(result, str)]
+    errors = [result for result in results if isinstance(result, str)]
     scales: dict[int, tuple[float, float]] = {}
     for image, result in zip(content["images"], results, strict=True):
         if isinstance(result, str):
@@ -112,8 +112,8 @@ def resize_images(annotation_file: Path, image_root: Path, max_size: int = 640, 
             annotation["area"] *= horizontal * vertical
     path = annotation_file.with_stem(annotation_file.stem + SUFFIX)
     path.write_text(json.dumps(content), encoding="utf-8")
-    print(f"{path}: {len(content['images'])} images, {len(content['annotations'])} objects, {len(faults)} left out")
-    return faults
+    print(f"{path}: {len(content['images'])} images, {len(content['annotations'])} objects, {len(errors)} left out")
+    return errors
 
 
 def _resized_path(path: Path) -> Path:

@@ -84,10 +84,13 @@ def draw_image(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndar
         center = rng.uniform([radius, radius], [width - radius, height - radius])
         mask = _figure_mask(CLASSES[index], center, radius, rng.uniform(0, 2 * np.pi), size)
         covered = mask > 127
-        remaining = [old & ~covered for _, old, _ in placed]
-        if any(left.sum() < area * (1 - _MAX_HIDDEN) for left, (_, _, area) in zip(remaining, placed, strict=True)):
+        visible_masks = [old & ~covered for _, old, _ in placed]
+        if any(
+            visible.sum() < area * (1 - _MAX_HIDDEN)
+            for visible, (_, _, area) in zip(visible_masks, placed, strict=True)
+        ):
             continue
-        placed = [(i, left, area) for left, (i, _, area) in zip(remaining, placed, strict=True)]
+        placed = [(i, visible, area) for visible, (i, _, area) in zip(visible_masks, placed, strict=True)]
         color = _color(rng, image[covered].mean(axis=0))
         opacity = mask[..., None] / 255.0
         shaded = color + rng.normal(0, 8, (*size, 1))
