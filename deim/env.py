@@ -31,7 +31,7 @@ def describe_environment() -> dict[str, str]:
         description[package] = f"{origin}, {version}"
     device = choose_device("auto").type
     description["device"] = torch.cuda.get_device_name() if device == "cuda" else device
-    uses_c_kernel = device == "cpu" and native.problem(batch_norm.SOURCE) is None
+    uses_c_kernel = device == "cpu" and native.unavailable_reason(batch_norm.SOURCE) is None
     description["normalization"] = "c, in training" if uses_c_kernel else "torch"
     description["deformable attention"] = selected_backend(device)
     for name in BACKENDS:

@@ -38,6 +38,10 @@ _RENAMED_KEYS: dict[str, dict[str, str]] = {
 }
 
 
+# Former path of a dataset reader -> present path.
+_RENAMED_TARGETS = {"deim.data.datasets.held_out.held_out_part": "deim.data.datasets.holdout.holdout_split"}
+
+
 def current_key(key: str) -> str:
     """Return the present name of a key on the command line. Log a warning if ``key`` is a former name.
 
@@ -56,8 +60,14 @@ def current_key(key: str) -> str:
 def rename_former_keys(cfg: Any) -> None:
     """Rename the former keys of a config in place, for example of one saved by an earlier version.
 
-    A value under a former key replaces the value under the present key, which is the default of the base config.
+    A value under a former key replaces the value under the present key, which is the default of the base config. The
+    former paths of dataset readers are replaced as well.
     """
+    for split in _SPLITS:
+        for node in _nodes(cfg, f"dataloader.{split}.dataset"):
+            target = node.get("_target_")
+            if isinstance(target, str) and target in _RENAMED_TARGETS:
+                node["_target_"] = _RENAMED_TARGETS[target]
     for path, renamed_keys in _RENAMED_KEYS.items():
         for node in _nodes(cfg, path):
             for former, present in renamed_keys.items():

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
-from deim.config.former_keys import rename_former_keys
-from deim.config.user_data import with_data
+from deim.config.former_keys import current_key, rename_former_keys
+from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
 

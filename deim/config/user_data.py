@@ -58,7 +58,7 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     return cfg
 
 
-def own_data(path: str, images: str | None = None) -> tuple[DiscoveredDataset, tuple[Any, Any]]:
+def detect_dataset(path: str, images: str | None = None) -> tuple[DiscoveredDataset, tuple[Any, Any]]:
     """Detect the format of the dataset at ``path``; see :func:`deim.data.datasets.discovery.discover`.
 
     Returns:

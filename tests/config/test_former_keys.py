@@ -120,10 +120,15 @@ def test_saved_configs_with_a_held_out_split_load(tmp_path: Path) -> None:
     for split, node in datasets.items():
         saved["dataloader"][split]["dataset"] = _with_former_keys(node, former)
     LazyConfig.save(OmegaConf.create(saved, flags={"allow_objects": True}), str(tmp_path / "config.yaml"))
-    assert "problems_allowed: '${..problems_allowed}'" in (tmp_path / "config.yaml").read_text()
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert "problems_allowed: '${..problems_allowed}'" in text
+    present, former_target = "deim.data.datasets.holdout.holdout_split", "deim.data.datasets.held_out.held_out_part"
+    assert text.count(present) == 2
+    (tmp_path / "config.yaml").write_text(text.replace(present, former_target), encoding="utf-8")
     loaded = load_config(str(tmp_path / "config.yaml"), ["dataloader.train.dataset.problems_allowed=2"]).dataloader
     assert _arguments(OmegaConf.to_container(loaded.test.dataset, resolve=False)) == _arguments(datasets["test"])
     assert loaded.train.dataset.dataset.max_invalid_records == 2
+    assert [loaded[split].dataset._target_ for split in ("train", "test")] == [present] * 2
 
 
 def test_other_functions_keep_their_arguments(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from deim.data.datasets.validation import DatasetContent
 def holdout_split(
     names: str, dataset: Sequence[dict], full_name: str, every_nth: int, held_out: bool, max_invalid_records: int = 0
 ) -> list[dict]:
-    """Return every_nth ``every_nth``-th image for evaluation, or the remaining images for training; deterministic.
+    """Return every ``every_nth``-th image for evaluation, or the remaining images for training; deterministic.
 
     Args:
         names: name to register the split under.
