@@ -15,25 +15,25 @@ from deim import cores
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Replace torch's thread count by a list of one number, initially 4, on a machine with four cores."""
-    now = [4]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: now.__setitem__(0, count))
+    current = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: current[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: current.__setitem__(0, count))
     monkeypatch.setattr(cores, "available_cores", lambda: [0, 1, 2, 3])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    return now
+    return current
 
 
 class Clock:
     """Fake clock; while its time advances, other processes use some cores."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.now = self.busy = 0.0
-        monkeypatch.setattr(cores, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.current = self.busy = 0.0
+        monkeypatch.setattr(cores, "time", SimpleNamespace(monotonic=lambda: self.current))
         monkeypatch.setattr(cores._ThreadCountHook, "_busy_seconds", lambda hook: self.busy)
 
     def advance(self, seconds: float, cores_in_use: float) -> None:
-        self.now += seconds
+        self.current += seconds
         self.busy += seconds * cores_in_use
 
 

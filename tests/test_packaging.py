@@ -37,8 +37,10 @@ def test_wheel_is_complete(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     editable = f"from setuptools import build_meta; print(build_meta.build_editable({str(tmp_path / 'editable')!r}))"
-    made = subprocess.run([sys.executable, "-c", editable], cwd=source, capture_output=True, text=True, timeout=300)
-    assert made.returncode == 0, made.stderr
+    editable_build = subprocess.run(
+        [sys.executable, "-c", editable], cwd=source, capture_output=True, text=True, timeout=300
+    )
+    assert editable_build.returncode == 0, editable_build.stderr
     (link,) = (tmp_path / "editable").glob("*.whl")
     with zipfile.ZipFile(link) as archive:
         links = [name for name in archive.namelist() if ".dist-info/" not in name]

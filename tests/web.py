@@ -53,7 +53,7 @@ class Web:
 
     def count(self, address: str) -> int:
         """Return the number of requests for an address."""
-        return sum(asked == address for asked, _ in self.requests)
+        return sum(requested == address for requested, _ in self.requests)
 
     @contextmanager
     def running(self) -> Iterator["Web"]:
@@ -82,12 +82,12 @@ def redirect(port: int) -> Iterator[None]:
     send = requests.adapters.HTTPAdapter.send
 
     def local(self, request, **options):
-        there = urlsplit(request.url)
-        if there.hostname != "127.0.0.1":
+        url = urlsplit(request.url)
+        if url.hostname != "127.0.0.1":
             if not port:
                 raise requests.ConnectionError(f"no network: {request.url}")
-            query = f"?{there.query}" if there.query else ""
-            request.url = f"http://127.0.0.1:{port}/{there.netloc}{there.path}{query}"
+            query = f"?{url.query}" if url.query else ""
+            request.url = f"http://127.0.0.1:{port}/{url.netloc}{url.path}{query}"
         return send(self, request, **options)
 
     with mock.patch.object(requests.adapters.HTTPAdapter, "send", local):
@@ -108,10 +108,10 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            asked = urlsplit(self.path)
-            address = f"https:/{asked.path}"
+            requested = urlsplit(self.path)
+            address = f"https:/{requested.path}"
             web.requests.append((address, dict(self.headers)))
-            query = {name: values[0] for name, values in parse_qs(asked.query).items()}
+            query = {name: values[0] for name, values in parse_qs(requested.query).items()}
             if address == "https://drive.google.com/uc":
                 self._page(_confirmation(query["id"]))
             elif address == "https://drive.usercontent.google.com/download":
@@ -149,8 +149,8 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def _first_byte(self, file: File) -> int:
-            wanted = self.headers.get("Range", "")
-            return int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted and file.has_ranges else 0
+            byte_range = self.headers.get("Range", "")
+            return int(byte_range.removeprefix("bytes=").partition("-")[0]) if byte_range and file.has_ranges else 0
 
     return Handler
 

@@ -34,16 +34,14 @@ class NonFiniteGuard:
         model: model without its DistributedDataParallel wrapper.
         folder: directory for the batch of the step that ends the run, for ``deim replay``; "" to not write it.
         allowed: number of steps of the run that may be skipped; the next one ends it.
-        provenance: saved with the batch; see :mod:`deim.checkpoint.metadata`.
+        metadata: saved with the batch; see :mod:`deim.checkpoint.metadata`.
 
     Attributes:
         skipped: number of steps skipped so far.
     """
 
-    def __init__(
-        self, model: nn.Module, folder: str = "", allowed: int = 0, provenance: Mapping[str, Any] | None = None
-    ):
-        self.model, self.folder, self.allowed, self.provenance = model, folder, allowed, provenance
+    def __init__(self, model: nn.Module, folder: str = "", allowed: int = 0, metadata: Mapping[str, Any] | None = None):
+        self.model, self.folder, self.allowed, self.metadata = model, folder, allowed, metadata
         self.skipped = 0
         self._buffers: list[Tensor] = []
 
@@ -88,7 +86,7 @@ class NonFiniteGuard:
             "losses": {name: float(value) for name, value in losses.items()},
             "samples": [_to_plain_data(sample) for sample in samples],
             "model": self.model.state_dict(),
-            "deim": dict(self.provenance or {}),
+            "deim": dict(self.metadata or {}),
         }
         with atomic_write(path) as file:
             torch.save(content, file)

@@ -139,7 +139,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     optimizer = build(cfg, "optimizer")
     ddp_model = create_ddp_model(model, **ddp_options(cfg))
     ema.may_build_model_ema(cfg, ddp_model)
-    provenance = CheckpointMetadata(
+    metadata = CheckpointMetadata(
         deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg)
     )
     trainer = Trainer(
@@ -150,13 +150,13 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         clip_grad=cfg.train.clip_grad.params if cfg.train.clip_grad.enabled else None,
         accumulation_steps=cfg.train.accumulation_steps,
         seed=cfg.train.seed,
-        guard=NonFiniteGuard(model, cfg.train.output_dir, cfg.train.max_non_finite_steps, provenance.content),
+        guard=NonFiniteGuard(model, cfg.train.output_dir, cfg.train.max_non_finite_steps, metadata.content),
     )
     checkpointer = RunCheckpointer(
         ddp_model,
         cfg.train.output_dir,
         trainer=trainer,
-        deim=provenance,
+        deim=metadata,
         **ema.may_get_ema_checkpointer(cfg, ddp_model),
     )
     trainer.register_hooks(_build_hooks(cfg, ddp_model, optimizer, checkpointer, iters_per_epoch))

@@ -47,7 +47,7 @@ def write_coco_file(
     **changes: object,
 ) -> None:
     """Write a COCO file; ``changes`` apply to every annotation."""
-    ids = {one["name"]: one["id"] for one in categories}
+    ids = {category["name"]: category["id"] for category in categories}
     content = {
         "images": [{"id": i + 1, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(names)],
         "annotations": [
@@ -269,8 +269,8 @@ def via_csv(root: Path) -> None:
         for number in range(3):
             regions = _via_regions(number)
             start = [f"{number}.jpg", 825, "{}", len(regions)]
-            for place, region in enumerate(regions):
-                rows.writerow([*start, place, *(json.dumps(value) for value in region.values())])
+            for index, region in enumerate(regions):
+                rows.writerow([*start, index, *(json.dumps(value) for value in region.values())])
             if not regions:
                 rows.writerow([*start, 0, "{}", "{}"])
 

@@ -31,7 +31,7 @@ def by_definition(transform: AffineTransform, image: np.ndarray) -> tuple[np.nda
     x, y = np.moveaxis(centers @ inverse[:2, :2].T + inverse[:2, 2], -1, 0)
     rows, columns = image.shape[:2]
     stretch_x, stretch_y = np.linalg.norm(inverse[:2, :2], axis=1)
-    inside = np.minimum(np.minimum(x, columns - x) / stretch_x, np.minimum(y, rows - y) / stretch_y)
+    distance = np.minimum(np.minimum(x, columns - x) / stretch_x, np.minimum(y, rows - y) / stretch_y)
     left, top = (np.clip(at - 0.5, 0, last) for at, last in ((x, columns - 1), (y, rows - 1)))
     i, j = np.floor(left).astype(int), np.floor(top).astype(int)
     right, bottom = np.minimum(i + 1, columns - 1), np.minimum(j + 1, rows - 1)
@@ -39,22 +39,22 @@ def by_definition(transform: AffineTransform, image: np.ndarray) -> tuple[np.nda
     pixels = image.astype(np.float64)
     upper = pixels[j, i] * (1 - u) + pixels[j, right] * u
     lower = pixels[bottom, i] * (1 - u) + pixels[bottom, right] * u
-    return upper * (1 - v) + lower * v, inside
+    return upper * (1 - v) + lower * v, distance
 
 
 def check(transform: AffineTransform, image: np.ndarray, case: object = None) -> None:
     drawn = transform.apply_image(image)
-    expected, inside = by_definition(transform, image)
+    expected, distance = by_definition(transform, image)
     assert drawn.shape == expected.shape, case
     assert drawn.dtype == image.dtype, case
     upright = not transform.matrix[0, 1] and not transform.matrix[1, 0]
     # An axis-aligned image ends at a pixel border; the border of a rotated image blends over half an image pixel.
     edge = 0.55 if upright else 1.05 + 0.5 * np.linalg.norm(transform.matrix[:, :2], 2)
-    assert (drawn[inside < -edge] == FILL).all(), case
+    assert (drawn[distance < -edge] == FILL).all(), case
     # The position error is up to 0.75 pixels for an axis-aligned image, and 1/32 pixel (OpenCV) for a rotated image.
     shift = 0.8 if upright else 0.1
     levels = 2 * shift * np.abs(np.linalg.inv(transform.matrix[:, :2])).sum(axis=1).max()
-    assert np.abs(drawn.astype(np.float64) - expected)[inside > edge].max(initial=0) <= levels + 1.5, case
+    assert np.abs(drawn.astype(np.float64) - expected)[distance > edge].max(initial=0) <= levels + 1.5, case
 
 
 def random_maps(seed: int, count: int) -> Iterator[AffineTransform]:

@@ -53,14 +53,14 @@ def test_boxes_follow_their_objects(name: str, seed: int, left: int, top: int) -
     augmented = T.AugInput(rectangle_image(box), boxes=np.array([box], dtype=np.float64))
     T.AugmentationList(AUGMENTATIONS[name]())(augmented)
     height, width = augmented.image.shape[:2]
-    found = augmented.boxes[0].clip(0, [width, height, width, height])
-    if (found[2:] - found[:2] < 1).any():
+    clipped = augmented.boxes[0].clip(0, [width, height, width, height])
+    if (clipped[2:] - clipped[:2] < 1).any():
         return  # cropped away
     gray = augmented.image.max(axis=2).astype(float)
     bright = gray > (gray.max() + 30) / 2
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    assert np.abs(np.array(seen) - found).max() <= 2
+    visible = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    assert np.abs(np.array(visible) - clipped).max() <= 2
 
 
 def test_crop_drops_objects_centered_outside() -> None:
@@ -186,8 +186,8 @@ def first_batches(shapes: Path, workers: int, start: int, count: int) -> list:
 def batches_are_equal(a: list, b: list) -> bool:
     return all(
         x[0] == y[0] and torch.equal(x[1], y[1]) and torch.equal(x[2], y[2])
-        for one, other in zip(a, b, strict=True)
-        for x, y in zip(one, other, strict=True)
+        for first, second in zip(a, b, strict=True)
+        for x, y in zip(first, second, strict=True)
     )
 
 
@@ -242,8 +242,8 @@ def test_packing_preserves_batches(pinned: bool, shapes: Path, monkeypatch: pyte
     if pinned:
         if not torch.cuda.is_available():
             monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
-        there, packed = packed.images, pin_memory(packed)
-        assert packed.images.data_ptr() != there.data_ptr()
+        unpinned, packed = packed.images, pin_memory(packed)
+        assert packed.images.data_ptr() != unpinned.data_ptr()
     for before, after in zip(samples, unpack(packed), strict=True):
         assert torch.equal(before["image"], after["image"])
         assert torch.equal(before["instances"].gt_boxes.tensor, after["instances"].gt_boxes.tensor)

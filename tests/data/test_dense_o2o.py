@@ -37,13 +37,13 @@ def test_mosaic_boxes_follow_their_objects(seed: int) -> None:
         box = np.array([[left, top, left + 45, top + 40]], dtype=np.float64)
         image[top : top + 40, left : left + 45] = 250
         moved = transform.apply_box(box)[0]
-        found = moved.clip(0, [320, 256, 320, 256])
-        if (found[2:] - found[:2] < 4).any():
+        clipped = moved.clip(0, [320, 256, 320, 256])
+        if (clipped[2:] - clipped[:2] < 4).any():
             continue
         bright = transform.apply_image(image)[..., 0] > 140
         rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-        seen = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-        assert np.abs(seen - found).max() <= 2
+        visible = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        assert np.abs(visible - clipped).max() <= 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -151,8 +151,8 @@ def reference(shapes: Path) -> list[dict]:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_batches_do_not_depend_on_the_number_of_workers(shapes: Path, reference: list[dict], workers: int) -> None:
-    found = load_batches(shapes, 0, 9, workers)
-    assert all(batches_are_equal(a, b) for a, b in zip(found, reference, strict=True))
+    batches = load_batches(shapes, 0, 9, workers)
+    assert all(batches_are_equal(a, b) for a, b in zip(batches, reference, strict=True))
 
 
 def test_two_ranks_of_8_images_equal_one_rank_of_16(shapes: Path, reference: list[dict]) -> None:
@@ -164,8 +164,8 @@ def test_two_ranks_of_8_images_equal_one_rank_of_16(shapes: Path, reference: lis
 
 @pytest.mark.parametrize("start", [1, 3, 6, 8])
 def test_resumed_run_has_the_same_batches(shapes: Path, reference: list[dict], start: int) -> None:
-    found = load_batches(shapes, start, 9 - start, workers=1)
-    assert all(batches_are_equal(a, b) for a, b in zip(found, reference[start:], strict=True))
+    batches = load_batches(shapes, start, 9 - start, workers=1)
+    assert all(batches_are_equal(a, b) for a, b in zip(batches, reference[start:], strict=True))
 
 
 def test_stages_start_at_their_iteration(reference: list[dict]) -> None:

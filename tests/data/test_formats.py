@@ -36,8 +36,8 @@ def objects_by_image(records: list[dict], classes: Any) -> dict[str, list]:
     """Return the classes and rounded boxes of each image, by the number in its name."""
     return {
         Path(record["file_name"]).stem[-1]: [
-            (classes[one["category_id"]], np.round(box, 3).tolist())
-            for one, box in zip(record["annotations"], annotation_boxes(record["annotations"]), strict=True)
+            (classes[annotation["category_id"]], np.round(box, 3).tolist())
+            for annotation, box in zip(record["annotations"], annotation_boxes(record["annotations"]), strict=True)
         ]
         for record in records
     }
@@ -82,7 +82,7 @@ def test_conversion_to_coco_preserves_the_dataset(tool: str, tmp_path: Path, cap
     assert converted.format == "COCO"
     assert list(converted.classes) == list(original.classes)
     for split in ("train", "test") if original.test else ("train",):
-        records = [read(getattr(one, split)) for one in (converted, original)]
+        records = [read(getattr(dataset, split)) for dataset in (converted, original)]
         assert objects_by_image(records[0], CLASSES) == objects_by_image(records[1], CLASSES)
 
 
@@ -152,7 +152,9 @@ def test_splits_are_selected_by_name(splits: tuple, selected: tuple, note: str |
         write_images(tmp_path / "images" / split)
         write_coco_file(tmp_path / "annotations" / f"instances_{split}.json")
     dataset = discover(str(tmp_path))
-    files = [None if one is None else Path(one.arguments["json_file"]).stem for one in (dataset.train, dataset.test)]
+    files = [
+        None if split is None else Path(split.arguments["json_file"]).stem for split in (dataset.train, dataset.test)
+    ]
     assert files == [name and f"instances_{name}" for name in selected]
     assert all(note is None or note in " ".join(dataset.notes) for _ in (0,))
 
@@ -254,7 +256,7 @@ def test_split_with_some_of_the_classes(tmp_path: Path) -> None:
     write_coco_file(tmp_path / "val.json", categories=({"id": 7, "name": "dog"}, {"id": 8, "name": "cat"}))
     content = json.loads((tmp_path / "val.json").read_text(encoding="utf-8"))
     content["categories"] = content["categories"][:1]
-    content["annotations"] = [one for one in content["annotations"] if one["category_id"] == 7]
+    content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] == 7]
     write_json(tmp_path / "val.json", content)
     dataset = discover(str(tmp_path))
     assert list(dataset.classes) == list(CLASSES)
@@ -402,9 +404,9 @@ def test_segmentations_are_written_to_coco(tmp_path: Path) -> None:
     first, second = api.loadAnns(api.getAnnIds(imgIds=[1]))
     assert first["segmentation"] == [[float(value) for corner in corners for value in corner]]
     assert first["area"] == 40 * 20 / 2
-    whole = np.zeros((60, 100), bool)
-    whole[6:16, 5:25] = pixels
-    assert (api.annToMask(second) == whole).all()
+    expected_mask = np.zeros((60, 100), bool)
+    expected_mask[6:16, 5:25] = pixels
+    assert (api.annToMask(second) == expected_mask).all()
     with pytest.raises(DatasetError, match=r"mine\.json is a single file for several splits \(train, val\)"):
         write_coco({"train": node, "val": node}, file)
 
@@ -509,10 +511,12 @@ def test_hugging_face_parquet(named: bool, as_dicts: bool, tmp_path: Path, monke
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     write_images(tmp_path)
     objects_of_rows = [
-        [{"bbox": [x, y, x2 - x, y2 - y], "category": label} for label, (x, y, x2, y2) in one] for one in OBJECTS
+        [{"bbox": [x, y, x2 - x, y2 - y], "category": label} for label, (x, y, x2, y2) in entry] for entry in OBJECTS
     ]
     if not as_dicts:
-        objects_of_rows = [{key: [one[key] for one in row] for key in ("bbox", "category")} for row in objects_of_rows]
+        objects_of_rows = [
+            {key: [entry[key] for entry in row] for key in ("bbox", "category")} for row in objects_of_rows
+        ]
     columns = {
         "image": [{"bytes": (tmp_path / f"{i}.jpg").read_bytes(), "path": f"{i}.jpg"} for i in range(3)],
         "width": [100] * 3,

@@ -121,12 +121,12 @@ def test_boxes_match_the_visible_objects(rectangles: list[dict], stage: str) -> 
         for label, box in zip(labels, boxes, strict=True):
             if labels.count(label) > 1 or (box[2:] - box[:2] < 8).any():
                 continue
-            seen = visible_box(image, label)
+            visible = visible_box(image, label)
             if stage == "dense, turned":  # a turned rectangle does not fill the box around it
-                assert (seen[:2] >= box[:2] - 2).all(), (seed, label)
-                assert (seen[2:] <= box[2:] + 2).all(), (seed, label)
+                assert (visible[:2] >= box[:2] - 2).all(), (seed, label)
+                assert (visible[2:] <= box[2:] + 2).all(), (seed, label)
             else:
-                assert np.abs(seen - box).max() <= 2, (seed, label, seen, box)
+                assert np.abs(visible - box).max() <= 2, (seed, label, visible, box)
             checked += 1
     assert checked > 60
 
@@ -174,10 +174,10 @@ def test_one_pass_equals_many_passes(rectangles: list[dict]) -> None:
     policies = [RandomPhotometricDistort(), RandomZoomOut(side_range=(1, 2)), RandomIoUCrop(), T.RandomFlip()]
     for seed in range(40):
         record = rectangles[seed % HUES]
-        many, boxes = apply_step_by_step([*policies, Resize((128, 160))], record, seed)
-        one, same_boxes = apply_in_one_pass([*policies, Resize((128, 160))], record, seed)
+        many_passes, boxes = apply_step_by_step([*policies, Resize((128, 160))], record, seed)
+        one_pass, same_boxes = apply_in_one_pass([*policies, Resize((128, 160))], record, seed)
         np.testing.assert_allclose(boxes, same_boxes, atol=1e-6)
-        difference = np.abs(many.astype(int) - one).max(axis=2)
+        difference = np.abs(many_passes.astype(int) - one_pass).max(axis=2)
         assert np.median(difference) <= 2
         assert (difference > 40).mean() < 0.05, seed
 

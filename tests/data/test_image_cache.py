@@ -126,9 +126,9 @@ def loader(records: list[dict], workers: int, gigabytes: float):
 def test_cache_does_not_change_batches(records: list[dict], workers: int) -> None:
     plain, cached = loader(records, 0, 0), loader(records, workers, MEGABYTE)
     for _, first, second in zip(range(12), plain, cached, strict=False):
-        for one, same in zip(first, second, strict=True):
-            assert torch.equal(one["image"], same["image"])
-            assert torch.equal(one["instances"].gt_boxes.tensor, same["instances"].gt_boxes.tensor)
+        for sample, cached_sample in zip(first, second, strict=True):
+            assert torch.equal(sample["image"], cached_sample["image"])
+            assert torch.equal(sample["instances"].gt_boxes.tensor, cached_sample["instances"].gt_boxes.tensor)
     cache = cached._loader.dataset.mapper.read
     assert cache.used_bytes > 0, "of the workers too"
 

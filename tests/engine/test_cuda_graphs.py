@@ -82,9 +82,9 @@ def test_half_precision_weights_equal_autocast(family: str) -> None:
     with torch.autocast("cpu", torch.float16):
         expected = model(batch([1, 1]))
         halve_weights(model)
-        found = model(batch([1, 1]))
+        results = model(batch([1, 1]))
     assert any(parameter.dtype == torch.float16 for parameter in model.parameters())
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(results, expected, strict=True):
         assert torch.equal(a["instances"].scores, b["instances"].scores)
         assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
 

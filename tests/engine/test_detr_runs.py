@@ -30,22 +30,22 @@ SAMPLED_DETRS = long_except(["deformable"], DETRS)
 
 @pytest.mark.parametrize("family", SAMPLED_DETRS)
 def test_a_run_is_resumed_and_evaluated(family: str, shapes: Path, tmp_path: Path) -> None:
-    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    uninterrupted, resumed = tmp_path / "whole", tmp_path / "pieces"
     settings = [*SHORT, *noiseless(family), "train.checkpointer.period=4"]
-    for output in (whole, pieces):
+    for output in (uninterrupted, resumed):
         done = train_net(shapes, output, *settings, config=config_of(family))
         assert done.returncode == 0, done.stderr
-    assert sorted(metrics(whole)) == list(range(6))
-    (pieces / "last_checkpoint").write_text("model_0000003.pth")
-    (pieces / "metrics.json").unlink()
-    done = train_net(shapes, pieces, "--resume", *settings, config=config_of(family))
+    assert sorted(metrics(uninterrupted)) == list(range(6))
+    (resumed / "last_checkpoint").write_text("model_0000003.pth")
+    (resumed / "metrics.json").unlink()
+    done = train_net(shapes, resumed, "--resume", *settings, config=config_of(family))
     assert done.returncode == 0, done.stderr
     # a checkpoint holds the line of its iteration, which is written after it
-    assert sorted(metrics(pieces)) == [3, 4, 5]
-    a, b = (torch.load(d / "model_final.pth", weights_only=True)["model"] for d in (whole, pieces))
+    assert sorted(metrics(resumed)) == [3, 4, 5]
+    a, b = (torch.load(d / "model_final.pth", weights_only=True)["model"] for d in (uninterrupted, resumed))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
-    weights = f"train.init_checkpoint={whole}/model_final.pth"
+    weights = f"train.init_checkpoint={uninterrupted}/model_final.pth"
     done = train_net(shapes, tmp_path / "evaluated", "--eval-only", weights, config=config_of(family))
     assert done.returncode == 0, done.stderr
     assert "copypaste: AP,AP50,AP75,APs,APm,APl" in done.stdout

@@ -164,7 +164,7 @@ def test_gradient_clipping_limits_the_norm() -> None:
 
 def test_gradient_accumulation_uses_the_whole_batch() -> None:
     samples = batch([2, 2, 2, 2])
-    seen = []
+    part_sizes = []
     model = nn.Linear(1, 1)
 
     class Counting(nn.Module):
@@ -173,12 +173,12 @@ def test_gradient_accumulation_uses_the_whole_batch() -> None:
             self.inner = model
 
         def forward(self, part):
-            seen.append(len(part))
+            part_sizes.append(len(part))
             return {"loss": self.inner(torch.full((len(part), 1), float(len(part)))).mean()}
 
     trainer = Trainer(Counting(), [samples], torch.optim.SGD(model.parameters(), lr=0.0), accumulation_steps=3)
     trainer.train(0, 1)
-    assert seen == [2, 2]
+    assert part_sizes == [2, 2]
     assert model.weight.grad.item() == pytest.approx(2.0), "the mean over all images"
 
 
@@ -333,17 +333,17 @@ def test_logged_losses_are_means_over_images() -> None:
 
 
 def test_trainer_state_is_restored() -> None:
-    _, former = train_random_loss_model(0, 2, seed=3, amp="float16")
-    former.guard.skipped = 4
-    former.grad_scaler.update(7.0)
+    _, saved_trainer = train_random_loss_model(0, 2, seed=3, amp="float16")
+    saved_trainer.guard.skipped = 4
+    saved_trainer.grad_scaler.update(7.0)
     model = RandomLossModel()
     loader = SimpleNamespace(seed=0)
     trainer = Trainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.5), amp="float16", seed=0)
-    trainer.load_state_dict(former.state_dict())
+    trainer.load_state_dict(saved_trainer.state_dict())
     assert (trainer.seed, loader.seed, trainer.guard.skipped) == (3, 3, 4)
     assert trainer.grad_scaler.get_scale() == 7.0
     assert trainer.optimizer.param_groups[0]["lr"] == 0.0
-    state = former.state_dict()
+    state = saved_trainer.state_dict()
     del state["seed"], state["skipped_steps"], state["grad_scaler"]  # as of versions before these were kept
     trainer.load_state_dict(state)
     assert (trainer.seed, trainer.guard.skipped) == (3, 0)

@@ -65,9 +65,9 @@ def settings(shapes: Path, output: Path, *overrides: str):
 
 def assert_backbone_of(path: Path, backbone: nn.Module) -> None:
     """Assert that a checkpoint contains the backbone; the learning rate of the run is negligible."""
-    weights, given = torch.load(path, weights_only=True)["model"], backbone.state_dict()
+    weights, expected = torch.load(path, weights_only=True)["model"], backbone.state_dict()
     name = "stem.stem1.conv.weight"
-    torch.testing.assert_close(weights[f"backbone.{name}"], given[name])
+    torch.testing.assert_close(weights[f"backbone.{name}"], expected[name])
 
 
 def test_only_a_new_run_downloads_the_backbone(shapes: Path, backbone: nn.Module, web: Web, tmp_path: Path) -> None:

@@ -101,11 +101,11 @@ def test_resumed_metrics_equal_uninterrupted_metrics(
     history, expected = uninterrupted
     for killed_at in range(saved_at, ITERATIONS):
         before, after = history.before[killed_at], history.after[killed_at]
-        for place, content in enumerate((before, after[: len(before) + (len(after) - len(before)) * 3 // 4], after)):
-            path = tmp_path / f"{killed_at}_{place}.json"
+        for number, content in enumerate((before, after[: len(before) + (len(after) - len(before)) * 3 // 4], after)):
+            path = tmp_path / f"{killed_at}_{number}.json"
             path.write_bytes(content)
             run(path, history.states[saved_at])
-            assert lines(path) == expected, (killed_at, place)
+            assert lines(path) == expected, (killed_at, number)
 
 
 def test_written_metrics_are_kept_with_another_log_period(

@@ -141,14 +141,14 @@ def test_non_finite_run_writes_a_batch_for_replay(shapes: Path, tmp_path: Path) 
 def test_replay_reproduces_the_losses(tmp_path: Path) -> None:
     """The noise of the denoising queries is reproduced as well."""
     small = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
-    provenance = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
+    metadata = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
     model, samples = tiny_model().train(), batch([3, 0, 2, 1])
     step_info = {"iteration": 7, "seed": 3, "rank": 0, "amp": None, "accumulation_steps": 2}
     seed_iteration(3, 7, 0)
     parts = [model(samples[:2]), model(samples[2:])]
     losses = {name: (parts[0][name] + parts[1][name]).detach() / 2 for name in parts[0]}
     with pytest.raises(NonFiniteError, match="all losses finite"):
-        NonFiniteGuard(model, str(tmp_path), provenance=provenance.content).should_skip(
+        NonFiniteGuard(model, str(tmp_path), metadata=metadata.content).should_skip(
             step_info, losses, math.inf, samples
         )
     (batch_file,) = tmp_path.iterdir()

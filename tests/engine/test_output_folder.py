@@ -42,9 +42,9 @@ def test_folder_without_a_run_is_unchanged(names: tuple[str, ...], tmp_path: Pat
 def test_second_run_requires_overwrite(shapes: Path, tmp_path: Path) -> None:
     short = ["train.max_iter=2", "train.eval_period=0"]
     assert train_net(shapes, tmp_path, *short).returncode == 0
-    again = train_net(shapes, tmp_path, *short)
-    assert again.returncode == 2
-    assert again.stderr.startswith(f"error: train.output_dir={tmp_path} already holds a run")
+    second = train_net(shapes, tmp_path, *short)
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"error: train.output_dir={tmp_path} already holds a run")
     done = train_net(shapes, tmp_path, *short, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert sorted(metrics(tmp_path)) == [0, 1]

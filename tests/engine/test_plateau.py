@@ -78,7 +78,7 @@ def test_images_without_objects_cause_no_warning() -> None:
 def test_models_without_boxes_are_ignored() -> None:
     class Segmenter(nn.Module):
         def forward(self, inputs: list[dict]) -> list[dict]:
-            return [{"sem_seg": one["image"]} for one in inputs]
+            return [{"sem_seg": sample["image"]} for sample in inputs]
 
     scalars, warnings = run(Segmenter(), batch([2, 1]))
     assert warnings == []

@@ -66,12 +66,12 @@ def test_fine_tuning_from_ema_weights_with_other_classes(shapes: Path, finished:
 
 
 def test_checkpoint_contains_its_provenance(shapes: Path, finished: Path) -> None:
-    provenance = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
+    metadata = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
     categories = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))["categories"]
-    config = provenance.pop("config")
+    config = metadata.pop("config")
     assert config["model"]["decoder"]["queries"]["num_queries"] == 20, "as the command line says, not the recipe"
     assert config["mapper"]["augmentations"][0]["shape"] == [64, 64]
-    assert provenance == {
+    assert metadata == {
         "version": deim.__version__,
         "recipe": "deim_dfine/deim_dfine_n_shapes",
         "classes": [category["name"] for category in categories],

@@ -80,17 +80,17 @@ def iterations_done(output: Path) -> int:
 
 def members(group: int) -> dict[int, str]:
     """Return {pid: command line} of the running processes of a session."""
-    found = {}
+    processes = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             if int(fields[3]) == group and fields[0] != "Z":
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                processes[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             continue  # the process has ended meanwhile
-    return found
+    return processes
 
 
 def children(pid: int) -> list[int]:
@@ -120,22 +120,22 @@ def scalars(output: Path, name: str = "metrics.json") -> list[dict]:
     return [{name: value for name, value in line.items() if name not in TIMING_METRICS} for line in lines]
 
 
-def assert_equal_to_the_bit(one: object, other: object, place: str = "") -> None:
-    if isinstance(one, torch.Tensor):
-        assert isinstance(other, torch.Tensor), place
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        assert isinstance(other, dict), place
-        assert one.keys() == other.keys(), place
-        for key, value in one.items():
-            assert_equal_to_the_bit(value, other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert isinstance(other, list | tuple), place
-        assert len(one) == len(other), place
-        for index, value in enumerate(one):
-            assert_equal_to_the_bit(value, other[index], f"{place}[{index}]")
+def assert_equal_to_the_bit(actual: object, expected: object, path: str = "") -> None:
+    if isinstance(actual, torch.Tensor):
+        assert isinstance(expected, torch.Tensor), path
+        assert torch.equal(actual, expected), path
+    elif isinstance(actual, dict):
+        assert isinstance(expected, dict), path
+        assert actual.keys() == expected.keys(), path
+        for key, value in actual.items():
+            assert_equal_to_the_bit(value, expected[key], f"{path}.{key}")
+    elif isinstance(actual, list | tuple):
+        assert isinstance(expected, list | tuple), path
+        assert len(actual) == len(expected), path
+        for index, value in enumerate(actual):
+            assert_equal_to_the_bit(value, expected[index], f"{path}[{index}]")
     else:
-        assert one == other, place
+        assert actual == expected, path
 
 
 def assert_same_run(uninterrupted: Path, resumed: Path, ignored_iteration: int | None = None) -> None:
@@ -145,8 +145,8 @@ def assert_same_run(uninterrupted: Path, resumed: Path, ignored_iteration: int |
         uninterrupted, resumed: output folders of the runs.
         ignored_iteration: iteration whose metrics are not compared.
     """
-    one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (uninterrupted, resumed))
-    assert_equal_to_the_bit(one, other)
+    first, second = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (uninterrupted, resumed))
+    assert_equal_to_the_bit(first, second)
     metrics = [
         [line for line in scalars(folder) if line["iteration"] != ignored_iteration]
         for folder in (uninterrupted, resumed)

@@ -15,8 +15,8 @@ def expect_error(done) -> str:
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     # The real detectron2 and detrex may print deprecation warnings before it.
-    _, found, message = done.stderr.partition("error: ")
-    assert found
+    _, separator, message = done.stderr.partition("error: ")
+    assert separator
     return message
 
 

@@ -56,13 +56,13 @@ def outcome(action: Callable) -> object:
 
 def corrupt(content: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
     for share, what, data in edits:
-        place = int(share * len(content))
+        position = int(share * len(content))
         if what == "cut":
-            content = content[:place]
+            content = content[:position]
         elif what == "insert":
-            content = content[:place] + data + content[place:]
+            content = content[:position] + data + content[position:]
         else:
-            content = content[:place] + (data if what == "replace" else b"") + content[place + len(data) :]
+            content = content[:position] + (data if what == "replace" else b"") + content[position + len(data) :]
     return content
 
 
@@ -73,12 +73,12 @@ def test_image_files(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     pixels = np.random.default_rng(0).integers(256, size=(24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, kind)
-    good = path.read_bytes()
+    valid = path.read_bytes()
 
     @fuzzed
     @given(edit_lists)
     def check(edits: list) -> None:
-        path.write_bytes(corrupt(good, edits))
+        path.write_bytes(corrupt(valid, edits))
         for read in (read_image, image_size):
             result = outcome(lambda read=read: read(str(path)))
             if isinstance(result, DeimError):
@@ -101,12 +101,12 @@ def check_annotations(name: str, file: str, root: Path, content: st.SearchStrate
     read, write = FORMATS[name]
     source = write(root)
     path = root / file
-    good = path.read_bytes()
+    valid = path.read_bytes()
 
     @fuzzed
     @given(content)
     def check(value: object) -> None:
-        path.write_bytes(change(good, value))
+        path.write_bytes(change(valid, value))
         records = outcome(lambda: read(tempfile.mktemp(), **source))  # a new dataset name for each call
         if isinstance(records, DeimError):
             assert str(records)
@@ -132,9 +132,9 @@ json_values = st.recursive(
 )
 
 
-def replace_json_value(good: bytes, drawn: tuple[int, object]) -> bytes:
+def replace_json_value(valid: bytes, drawn: tuple[int, object]) -> bytes:
     """Replace or remove a value in the first line of JSON."""
-    lines = good.decode().splitlines()
+    lines = valid.decode().splitlines()
     content = json.loads(lines[0])
     draw = random.Random(drawn[0])
     node = content
@@ -183,7 +183,7 @@ def test_corrupted_exports_of_annotation_tools(tool: str, file: str, tmp_path: P
     """Change a file before the dataset is detected, and between detection and reading."""
     LAYOUTS[tool][0](tmp_path)
     path = tmp_path / file
-    good, before = path.read_bytes(), discover(str(tmp_path))
+    valid, before = path.read_bytes(), discover(str(tmp_path))
     is_json = path.suffix == ".json"
 
     @fuzzed
@@ -192,7 +192,7 @@ def test_corrupted_exports_of_annotation_tools(tool: str, file: str, tmp_path: P
         | (st.tuples(st.just(replace_json_value), other_values) if is_json else st.nothing())
     )
     def check(change: tuple[Callable, object]) -> None:
-        path.write_bytes(change[0](good, change[1]))
+        path.write_bytes(change[0](valid, change[1]))
         after = outcome(lambda: discover(str(tmp_path)))
         if isinstance(after, DeimError):
             assert str(tmp_path) in str(after)
@@ -243,12 +243,12 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
         assert set(read_detectron2_pickle(str(path))["model"]) == set(weights)
     else:
         torch.save({"model": weights, "iteration": 3}, path)
-    good = path.read_bytes()
+    valid = path.read_bytes()
 
     @fuzzed
     @given(edit_lists)
     def check(edits: list) -> None:
-        path.write_bytes(corrupt(good, edits))
+        path.write_bytes(corrupt(valid, edits))
         describe_damage(str(path))
         for read in (read_checkpoint, read_weights):
             result = outcome(lambda read=read: read(str(path)))
@@ -271,13 +271,13 @@ def test_truncated_metrics_files(tmp_path: Path) -> None:
 
     @fuzzed
     @given(st.integers(0, 180), st.integers(0, 6), st.binary(max_size=5))
-    def check(place: int, iteration: int, more: bytes) -> None:
-        whole = "".join(lines).encode()
-        path.write_bytes(whole[:place] + more)
+    def check(position: int, iteration: int, more: bytes) -> None:
+        content = "".join(lines).encode()
+        path.write_bytes(content[:position] + more)
         truncate_metrics(str(path), iteration)
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)
         assert kept == lines[: len(kept)]
-        whole_lines = place // len(lines[0])  # plus one, if the appended bytes complete a line
+        whole_lines = position // len(lines[0])  # plus one, if the appended bytes complete a line
         assert min(iteration, whole_lines) <= len(kept) <= min(iteration, whole_lines + 1, 5)
 
     check()
