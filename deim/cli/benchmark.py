@@ -118,9 +118,11 @@ def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("model", help="parameters and FLOPs per component")
     parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
-    parser.add_argument("--size", type=int, default=640, help="height and width of the images")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="size of the image in pixels"
+    )
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
-    parser.set_defaults(action=lambda args: complexity.run(args.recipe, args.size, args.json))
+    parser.set_defaults(action=lambda args: complexity.run(args.recipe, tuple(args.size), args.json))
 
 
 def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

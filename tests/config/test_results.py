@@ -7,7 +7,9 @@ from dataclasses import fields
 import pytest
 
 from deim import model_zoo
-from deim.config import load_config, published
+from deim.benchmarks import complexity
+from deim.config import load_config, published, zoo_tables
+from deim.config.files import available
 from deim.config.results import RESULTS
 from deim.schedule import Schedule
 from tests.conftest import ROOT
@@ -49,6 +51,25 @@ def test_the_readme_states_the_published_results() -> None:
         else:
             assert set(stated) <= set(wanted)
             assert stated
+
+
+def test_the_model_zoo_page_is_generated() -> None:
+    page = (ROOT / "docs/model_zoo.md").read_text(encoding="utf-8")
+    assert page.endswith(f"\n\n{zoo_tables.markdown(available())}\n"), "run: deim zoo --markdown"
+
+
+FEW = ("deim_dfine/deim_dfine_n_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in RESULTS]
+)
+def test_parameters_and_operations_are_counted(name: str) -> None:
+    result = RESULTS[name]
+    size = (640, 640) if result.latency else (800, 1333)
+    (counted, *_) = complexity.count(name, size)
+    assert counted["M deployed"] == pytest.approx(result.parameters, abs=0.005)
+    assert counted["GFLOPs"] == pytest.approx(result.gflops, rel=0.005)
 
 
 def test_every_result_is_of_a_recipe() -> None:
