@@ -69,10 +69,10 @@ gpu: $(VENV)/.installed-dev
 			--json output/gpu/latency_$$size.json || exit 1; \
 	done
 
-# The documentation as a site in build/site; broken links are errors.
+# The documentation as a site in build/site; broken links are errors. mkdocs counts no warnings with --quiet.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/gather_docs.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "built build/site/index.html"
 
 # Build a wheel and a source archive in dist. Test the wheel in a new environment: training, prediction, report, export.
