@@ -18,7 +18,7 @@ from deim.environment import prepare_environment
 from tests.conftest import ROOT
 
 # Scripts for the repository itself: an installed package has no use for them.
-OF_THE_REPOSITORY = {"docstring_links.py", "gather_docs.py", "try_release.py"}
+OF_THE_REPOSITORY = {"docstring_links.py", "gather_docs.py", "release_notes.py", "try_release.py"}
 
 
 def module_of(command: str):
