@@ -3,11 +3,12 @@
 import importlib
 import re
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import ROOT
-from tools.gather_docs import public_symbols
+from tools.gather_docs import on_page_markdown, public_symbols
 
 PAGES = sorted((ROOT / "docs/api").glob("*.md"))
 # What mkdocs.yml hides everywhere, and each page beyond it.
@@ -61,3 +62,18 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = [*PAGES, *(ROOT / "docs").glob("*.md")]
     missing = [str(page.relative_to(ROOT)) for page in pages if str(page.relative_to(ROOT)) not in navigation]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("written", "on_site"),
+    [
+        ("[the recipes](../projects/dfine)", "[the recipes](../projects/dfine/README.md)"),
+        ("[the loss](../deim/modeling/losses/detrex.py)", "the loss"),
+        ("[all pages](../docs)", "all pages"),
+        ("[data](data.md#samplers), [paper](https://arxiv.org/abs/2412.04234)", None),
+        ("[a config](../configs/common/train.py) and [a missing page](nothing.md)", None),
+    ],
+)
+def test_links_lead_somewhere_on_the_site(written: str, on_site: str | None) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_path="docs/detrex.md"), meta={})
+    assert on_page_markdown(written, page) == (on_site or written)

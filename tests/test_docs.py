@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.models import batch, recipe, without_pretrained
 
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
+    [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md")]
 )
 BUILT_ON_DETREX = ("dino_deim/", "dab_detr_deim/")
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]

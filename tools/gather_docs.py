@@ -50,6 +50,8 @@ def on_pre_build(config: dict) -> None:
 
 def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     """Point links to folders at their README, and show links to files outside the site as text."""
+    if page.file.src_path.startswith("docs/api/"):
+        page.meta.setdefault("search", {"boost": 0.3})  # the search lists explanations before names
     folder = (ROOT / page.file.src_path).parent
     return _LINK.sub(lambda link: _on_site(link, folder), markdown)
 
