@@ -26,6 +26,8 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):(<code>)~?(?:[\w.]+\.)?(
 
 
 def gather(target: Path) -> None:
+    """Replace ``target`` by a copy of the documentation pages."""
+
     shutil.rmtree(target, ignore_errors=True)
     for pattern in (*_PAGES, _RECIPES):
         for path in sorted(ROOT.glob(pattern)):
@@ -36,10 +38,14 @@ def gather(target: Path) -> None:
 
 
 def on_pre_build(config: dict) -> None:
+    """Copy the pages before mkdocs builds the site."""
+
     gather(ROOT / config["docs_dir"])
 
 
 def on_page_content(html: str, **_: object) -> str:
+    """Return the HTML of a page with the Sphinx roles of docstrings removed."""
+
     return _ROLE.sub(r"\1\2\3", html)
 
 

@@ -343,7 +343,7 @@ def registering_first(package: str, name: str, shapes: Path, folder: Path) -> Pa
 
 @pytest.mark.parametrize("package", ["detectron2", "detrex"])
 def test_saved_detections_are_drawn(package: str, trained: Path, shapes: Path, tmp_path: Path) -> None:
-    """For a data set that is not registered by detectron2, a script registers it first."""
+    """For a dataset that is not registered by detectron2, a script registers it first."""
     registering = registering_first(package, "tools/visualize_json_results.py", shapes, tmp_path)
     evaluation = Evaluation(shapes, tmp_path)
     _, found = evaluation.by_ours(trained)
@@ -556,7 +556,7 @@ class Oracle(torch.nn.Module):
 
 
 def evaluated(name: str, evaluator: Any, model: torch.nn.Module) -> float:
-    """The AP50 of a model on a registered data set, whose images come from our loader."""
+    """The AP50 of a model on a registered dataset, whose images come from our loader."""
     from detectron2.evaluation import inference_on_dataset
 
     mapper = DetectionMapper([], is_train=True)

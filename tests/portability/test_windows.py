@@ -87,7 +87,7 @@ def test_predicting_works(trained: tuple[Path, str], shapes: Path, tmp_path: Pat
     done = run("-m", "deim", "predict", str(trained[0] / "model_final.pth"), *map(str, pictures),
                "--output", str(tmp_path), "--threshold", "0")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "wrote pictures of 2" in done.stdout
+    assert "wrote images of 2" in done.stdout
 
 
 @pytest.mark.long
