@@ -1,4 +1,4 @@
-"""Data sets of every format become the same records, and faults are told with file and line."""
+"""Datasets of every format become the same records, and faults are told with file and line."""
 
 import json
 import subprocess
