@@ -43,7 +43,7 @@ class Fidelity:
         losses: largest difference of a loss term at the first step, relative to the total loss.
         gradients: largest difference of a gradient element at the first step, relative to the largest norm of a
             parameter's gradient.
-        thread_rounding: the same difference between this project's gradients on all threads and on one thread.
+        thread_rounding: like ``gradients``, between this project's gradients on all threads and on one thread.
         same_param_groups: True if all parameters have the same learning rate and weight decay.
         learning_rates: largest difference of the learning rate over the whole schedule, relative to the base.
         median_step: median over the training steps of the relative difference of the total loss.
@@ -131,10 +131,10 @@ def report(results: Mapping[str, Fidelity]) -> str:
     ]
     rows = []
     for recipe, result in results.items():
-        before = [result.outputs, result.losses, result.gradients, result.thread_rounding]
-        after = [result.learning_rates, result.median_step, result.max_step]
+        first_cells = [result.outputs, result.losses, result.gradients, result.thread_rounding]
+        last_cells = [result.learning_rates, result.median_step, result.max_step]
         param_groups = "equal" if result.same_param_groups else "DIFFER"
-        rows.append([recipe, *map("{:.0e}".format, before), param_groups, *map("{:.0e}".format, after)])
+        rows.append([recipe, *map("{:.0e}".format, first_cells), param_groups, *map("{:.0e}".format, last_cells)])
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 

@@ -52,7 +52,10 @@ def measure(
 
 
 def _group_of(operator: str) -> str:
-    return next((name for name, parts in GROUPS.items() if any(part in operator for part in parts)), "others")
+    return next(
+        (name for name, substrings in GROUPS.items() if any(substring in operator for substring in substrings)),
+        "others",
+    )
 
 
 def run(recipe: str, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, path: str | None) -> None:

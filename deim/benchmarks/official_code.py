@@ -17,7 +17,7 @@ def require_checkout(folder: str) -> None:
     """Check that a folder is a checkout of the official code.
 
     Raises:
-        ConfigError: if it is not.
+        ConfigError: if the folder is not a checkout of the official code.
     """
     if not (Path(folder) / CONFIG).is_file():
         raise ConfigError(f"{folder} is not a checkout of the official DEIM code: it does not contain {CONFIG}")

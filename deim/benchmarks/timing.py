@@ -109,10 +109,10 @@ def gpu_time_and_memory(run: Callable[[], Any], device: torch.device, calls: int
     """
     if device.type != "cuda":
         return {}
-    before = torch.cuda.memory_allocated(device)
+    allocated = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     run()
-    memory = torch.cuda.max_memory_allocated(device) - before
+    memory = torch.cuda.max_memory_allocated(device) - allocated
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
             run()

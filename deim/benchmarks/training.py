@@ -66,12 +66,12 @@ class PhaseTimer:
 
     def start(self) -> None:
         self.phases = dict.fromkeys(PHASES, 0.0)
-        self.last = self._now()
+        self.previous = self._now()
 
     def end(self, phase: str) -> None:
         """Add the time since the previous call, or since :meth:`start`, to ``phase``."""
-        before, self.last = self.last, self._now()
-        self.phases[phase] += self.last - before
+        start, self.previous = self.previous, self._now()
+        self.phases[phase] += self.previous - start
 
     def _now(self) -> float:
         synchronize(self.device)
@@ -180,10 +180,10 @@ def our_step(
 Variants = Mapping[str, Sequence[str]]
 
 
-def variants_with(others: Sequence[str]) -> Variants:
+def variants_with(overrides: Sequence[str]) -> Variants:
     """Return the variants to measure: the recipe unchanged, with contiguous memory format, and with each override."""
     variants = {"deim": [], "deim, contiguous": ["train.memory_format=contiguous"]}
-    return variants | {f"deim, {override}": [override] for override in others}
+    return variants | {f"deim, {override}": [override] for override in overrides}
 
 
 def measure(
@@ -252,13 +252,13 @@ def peak_memory(
         step = OfficialStep(official_config(peer, recipe, batch[2]), batch_data, amp, timer)
     else:
         step = our_step(recipe, overrides, None, batch_data, amp, timer)
-    before = _resident()
+    initial = _resident()
     with step.training_context():
         for _ in range(3):
             step()
     if timer.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident() - before
+    return _resident() - initial
 
 
 def _resident() -> float:

@@ -18,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    for done, total in write_shapes(args.folder, args.train_images, args.val_images, args.size, args.seed):
-        if done % 50 == 0 or done == total:
-            print(f"\r{done}/{total} images", end="" if done < total else "\n", flush=True)
+    for count, total in write_shapes(args.folder, args.train_images, args.val_images, args.size, args.seed):
+        if count % 50 == 0 or count == total:
+            print(f"\r{count}/{total} images", end="" if count < total else "\n", flush=True)

@@ -126,21 +126,22 @@ def open_writers(formats: Sequence[str], folder: str | Path, class_names: Sequen
 
 
 class UniqueNames:
-    """Unique names for result files: the name of the image, with a number appended if it is taken."""
+    """Unique names for result files: the name of the image, with a number appended to repeated names."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._used_names: set[str] = set()
 
     def name_for(self, file_name: str | None, number: int) -> str:
         """Return a unique name for an image.
 
         Args:
-            number: number of the image, used as its name if it does not come from a file.
+            file_name: path of the image; None for an image in memory or a camera.
+            number: number of the image, used as the name if ``file_name`` is None.
         """
         stem = Path(file_name).stem if file_name else f"{number:06d}"
         name, repetition = stem, 1
-        while name in self._taken:
+        while name in self._used_names:
             repetition += 1
             name = f"{stem}_{repetition}"
-        self._taken.add(name)
+        self._used_names.add(name)
         return name

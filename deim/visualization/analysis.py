@@ -16,10 +16,10 @@ def precision_recall_figure(curves: Sequence[PrecisionRecallCurve], class_names:
     """Plot the precision-recall curve of each class that has objects, and their mean."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    shown = [(name, curve) for name, curve in zip(class_names, curves, strict=True) if curve.num_objects]
+    named_curves = [(name, curve) for name, curve in zip(class_names, curves, strict=True) if curve.num_objects]
     recalls = np.linspace(0, 1, 101)
-    for (name, curve), color in zip(shown, class_colors([name for name, _ in shown]), strict=True):
-        has_legend = len(shown) <= 12
+    for (name, curve), color in zip(named_curves, class_colors([name for name, _ in named_curves]), strict=True):
+        has_legend = len(named_curves) <= 12
         axes.plot(
             curve.recall,
             curve.precision,
@@ -28,8 +28,8 @@ def precision_recall_figure(curves: Sequence[PrecisionRecallCurve], class_names:
             alpha=0.9 if has_legend else 0.4,
             label=name if has_legend else None,
         )
-    if shown:
-        mean = np.mean([interpolate_precision(curve, recalls) for _, curve in shown], axis=0)
+    if named_curves:
+        mean = np.mean([interpolate_precision(curve, recalls) for _, curve in named_curves], axis=0)
         axes.plot(recalls, mean, color="black", linewidth=2, label="mean")
         axes.legend(fontsize=8)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Precision and recall at IoU 0.5")
