@@ -78,7 +78,7 @@ def test_gather_attention(family: str, tmp_path: Path) -> None:
     options = ExportOptions(size=(64, 96), attention="gather", dynamic_batch=False, batch=2)
     export(str(path), None, str(tmp_path / "model.onnx"), options, log=lines.append)
     assert "GridSample" not in operators(tmp_path / "model.onnx")
-    assert lines[0].endswith("images: 2 x 64 x 96")
+    assert lines[0].endswith("batches: 2 x 64 x 96")
 
 
 def test_raw_outputs(checkpoint: Path, tmp_path: Path) -> None:

@@ -138,6 +138,6 @@ def test_detrex_recipe_exports_checkpoint_and_predicts(tmp_path: Path) -> None:
     lines: list[str] = []
     output = str(tmp_path / "model.onnx")
     export(name, str(tmp_path / "model.pth"), output, ExportOptions(**FIXED_SHAPE), log=lines.append)
-    assert lines[0].endswith("images: 1 x 128 x 160")
+    assert lines[0].endswith("batches: 1 x 128 x 160")
     detections = Predictor(output, threshold=0.0, device="cpu")(IMAGES[0].permute(1, 2, 0).numpy())
     assert len(detections) == 300
