@@ -15,7 +15,7 @@ from deim.devices import choose_device, device_for_training, reason_against, sup
 from deim.engine.preflight import settle_device
 from deim.errors import ConfigError
 from deim.inference.runner import TorchRunner
-from deim.inference.source import TrainedModel
+from deim.inference.trained_model import TrainedModel
 from tests.models import FAMILIES, batch, recipe, tiny_model
 
 

@@ -1,4 +1,4 @@
-"""The house: imports between packages run one way."""
+"""Imports between packages follow the order of their layers."""
 
 import ast
 from collections.abc import Sequence
@@ -8,52 +8,60 @@ import pytest
 
 from tests.conftest import ROOT
 
-# From the ground up; a package imports from those before it.
-DEIM = (
-    *(
-        "errors",
-        "environment",
-        "cores",
-        "devices",
-        "processes",
-        "fallback",
-        "structures",
-        "layers",
-        "env",
-        "schedule",
-        "checkpoint",
-        "analysis",
-    ),
-    *("visualization", "data", "modeling", "config", "conversion", "inference", "engine", "benchmarks", "cli"),
+# From the lowest layer up. A package imports only from packages before it.
+DEIM_LAYERS = (
+    "errors",
+    "environment",
+    "cores",
+    "devices",
+    "processes",
+    "fallback",
+    "structures",
+    "layers",
+    "env",
+    "schedule",
+    "checkpoint",
+    "analysis",
+    "visualization",
+    "data",
+    "modeling",
+    "config",
+    "conversion",
+    "inference",
+    "engine",
+    "benchmarks",
+    "cli",
 )
-MODELING = ("backbone", "encoder", "queries", "matching", "losses", "decoder", "detector")
+MODELING_LAYERS = ("backbone", "encoder", "queries", "matching", "losses", "decoder", "detector")
 
 
-def imported(path: Path, prefix: str) -> set[str]:
-    """The rooms of the package ``prefix`` that a file imports from, wherever in the file."""
-    found = set()
+def imported_subpackages(path: Path, prefix: str) -> set[str]:
+    """Return the subpackages of the package ``prefix`` that a file imports, anywhere in the file."""
+    subpackages = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found |= {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
-    return found
+        subpackages |= {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+    return subpackages
 
 
-@pytest.mark.parametrize(("package", "floors"), [("deim", DEIM), ("deim/modeling", MODELING)], ids=["deim", "modeling"])
-def test_imports_run_one_way(package: str, floors: Sequence[str]) -> None:
+@pytest.mark.parametrize(
+    ("package", "layers"), [("deim", DEIM_LAYERS), ("deim/modeling", MODELING_LAYERS)], ids=["deim", "modeling"]
+)
+def test_imports_follow_layer_order(package: str, layers: Sequence[str]) -> None:
     folder = ROOT / package
-    rooms = {path.stem for path in folder.iterdir() if path.name[0] not in "_."} - {"standalone", "py"}
-    assert rooms == set(floors), "every room has its floor"
-    for floor, room in enumerate(floors):
-        files = sorted((folder / room).rglob("*.py")) if (folder / room).is_dir() else [folder / f"{room}.py"]
-        above = set(floors[floor + 1 :])
+    names = {path.stem for path in folder.iterdir() if path.name[0] not in "_."} - {"standalone", "py"}
+    assert names == set(layers), "every subpackage has a layer"
+    for layer, name in enumerate(layers):
+        files = sorted((folder / name).rglob("*.py")) if (folder / name).is_dir() else [folder / f"{name}.py"]
+        upper_layers = set(layers[layer + 1 :])
         for path in files:
-            upwards = imported(path, package.replace("/", ".") + ".") & above
-            assert not upwards, f"{path.relative_to(ROOT)} imports from {sorted(upwards)}, which stand above it"
+            upward_imports = imported_subpackages(path, package.replace("/", ".") + ".") & upper_layers
+            assert not upward_imports, f"{path.relative_to(ROOT)} imports {sorted(upward_imports)} from higher layers"
 
 
-def test_the_subsets_know_nothing_of_deim() -> None:
+def test_standalone_packages_do_not_import_deim() -> None:
     for path in (ROOT / "deim" / "standalone").rglob("*.py"):
-        assert not imported(path, "deim."), path
+        assert not imported_subpackages(path, "deim."), path

@@ -35,6 +35,8 @@ _WITHOUT_PAGES = ("cli", "benchmarks", "standalone", "__main__")
 
 
 def gather(target: Path) -> None:
+    """Replace ``target`` by a copy of the documentation pages."""
+
     shutil.rmtree(target, ignore_errors=True)
     for pattern in (*_PAGES, _RECIPES):
         for path in sorted(ROOT.glob(pattern)):
@@ -45,6 +47,7 @@ def gather(target: Path) -> None:
 
 
 def on_pre_build(config: dict) -> None:
+    """Copy the pages before mkdocs builds the site."""
     gather(ROOT / config["docs_dir"])
 
 

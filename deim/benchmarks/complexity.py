@@ -8,7 +8,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from deim.benchmarks.latency import Network
-from deim.benchmarks.timing import report
+from deim.benchmarks.timing import print_report
 from deim.config import build, load_config
 from deim.inference import reparameterized
 
@@ -23,7 +23,7 @@ def run(recipe: str, size: tuple[int, int], path: str | None) -> None:
         size: height and width of the image in pixels.
         path: JSON file for the results; None for none.
     """
-    report(count(recipe, size), path, torch.device("cpu"))
+    print_report(count(recipe, size), path, torch.device("cpu"))
 
 
 def count(recipe: str, size: tuple[int, int]) -> list[dict[str, Any]]:
@@ -45,13 +45,13 @@ def count(recipe: str, size: tuple[int, int]) -> list[dict[str, Any]]:
         {
             "recipe": recipe,
             "part": part or "whole",
-            "M parameters": _millions(model, part),
-            "M deployed": _millions(deployed, part),
+            "M parameters": _millions_of_parameters(model, part),
+            "M deployed": _millions_of_parameters(deployed, part),
             "GFLOPs": 2 * operations[part] / 1e9,
         }
         for part in ("", *PARTS)
     ]
 
 
-def _millions(model: nn.Module, part: str) -> float:
+def _millions_of_parameters(model: nn.Module, part: str) -> float:
     return sum(parameter.numel() for parameter in model.get_submodule(part).parameters()) / 1e6

@@ -136,7 +136,7 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f"{path} requires the package safetensors: pip install safetensors") from error
+        raise CheckpointError(f"{path} requires the package safetensors: pip install 'deim[safetensors]'") from error
     return load_file(path)
 
 

@@ -158,5 +158,5 @@ def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError as error:
-        raise CheckpointError("this requires the package safetensors: pip install safetensors") from error
+        raise CheckpointError("this requires the package safetensors: pip install 'deim[safetensors]'") from error
     save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})

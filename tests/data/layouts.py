@@ -1,4 +1,4 @@
-"""Small data sets, laid out as annotation tools lay them out.
+"""Small datasets, laid out as annotation tools lay them out.
 
 Each writer makes the same objects: those of ``tests.data.test_datasets``. It gets the folder to write to.
 """

@@ -67,7 +67,7 @@ def test_what_a_tool_exports_is_read_as_it_is(tool: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("tool", LAYOUTS)
 def test_any_format_becomes_coco_and_is_read_again(tool: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    data = tmp_path / tmp_path.name  # data sets are registered by the name of their folder
+    data = tmp_path / tmp_path.name  # datasets are registered by the name of their folder
     LAYOUTS[tool][0](data)
     options = ["--data", str(data), "--output", str(tmp_path / "check"), "--skip-images", "--images", "0"]
     # Drawing takes most of the time, and is tested elsewhere.

@@ -31,9 +31,9 @@ class Fake:
 
 
 def test_every_shape_is_recorded_once_and_the_oldest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "Recording", Fake)
+    monkeypatch.setattr(cuda_graphs, "CapturedGraph", Fake)
     monkeypatch.setattr(Fake, "made", [])
-    graphs = CudaGraphs(lambda x: (x + 1,), most=2)
+    graphs = CudaGraphs(lambda x: (x + 1,), max_graphs=2)
     for batch_size in (1, 2, 1, 2, 3, 2, 1):
         x = torch.rand(batch_size, 3)
         torch.testing.assert_close(graphs(x)[0], x + 1)
@@ -41,7 +41,7 @@ def test_every_shape_is_recorded_once_and_the_oldest_gives_way(monkeypatch: pyte
 
 
 def test_a_layout_and_a_precision_are_recorded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "Recording", Fake)
+    monkeypatch.setattr(cuda_graphs, "CapturedGraph", Fake)
     monkeypatch.setattr(Fake, "made", [])
     graphs = CudaGraphs(lambda x: (x,))
     x = torch.rand(1, 3, 4, 4)

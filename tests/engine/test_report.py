@@ -61,7 +61,7 @@ def test_the_tool_reports_again_and_tells_what_is_missing(run: Path, tmp_path: P
 def test_what_comes_from_data_is_text_on_the_page(tmp_path: Path) -> None:
     page = Page("<b>")
     page.table(["<script>"], [["a & b"]])
-    page.folded("<i>", "<u>")
+    page.collapsible("<i>", "<u>")
     page.write(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>" not in text

@@ -24,7 +24,7 @@ from deim.engine.run import train
 from deim.engine.start import check_pixels, find_start, is_random, load_start, thaw_random_backbone
 from deim.errors import CheckpointError
 from deim.fallback import is_standalone
-from deim.inference.source import load_trained
+from deim.inference.trained_model import load_trained
 from deim.modeling.backbone import HGNetV2, PResNet
 from tests.commands import RECIPE, SMALL, data_overrides, tool
 from tests.models import FAMILIES, randomize, recipe

@@ -1,4 +1,4 @@
-"""Losses and gradients are finite for whatever a data set may legally hold, in every family and precision."""
+"""Losses and gradients are finite for whatever a dataset may legally hold, in every family and precision."""
 
 import math
 from collections.abc import Callable
