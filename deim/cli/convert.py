@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     alone = convert_backbone(args.source, args.out) if args.to == NATIVE and args.recipe is None else None
     if alone is not None:
-        more = f", with {len(alone.left)} additional tensors" if alone.left else ""
+        more = f", with {len(alone.unused)} additional tensors" if alone.unused else ""
         print(f"{args.source} is the backbone {alone.config}{more}")
         print(f"wrote {args.out}. Use it with model.backbone.weights={args.out}")
         return
@@ -45,7 +45,9 @@ def _report(found: IdentifiedCheckpoint) -> None:
     classes = f"{found.config.model.num_classes} classes"
     if found.classes:
         classes += f" ({', '.join([name for name in found.classes if name][:3])}, ...)"
-    print(f"{found.stored.path}: format {found.origin.title if found.origin else 'native'}, {count:,} parameters")
+    print(
+        f"{found.stored.path}: format {found.source_format.title if found.source_format else 'native'}, {count:,} parameters"
+    )
     print(f"recipe {found.recipe}, {classes}, in the form for {found.form}")
-    if found.others:
-        print(f"recipes with the same model: {', '.join(found.others)}")
+    if found.equivalent_recipes:
+        print(f"recipes with the same model: {', '.join(found.equivalent_recipes)}")

@@ -66,7 +66,7 @@ def test_it_is_recognized(backbone: nn.Module, config: str, tmp_path: Path) -> N
     torch.save({"model": backbone.state_dict() | {"head.fc.weight": torch.zeros(2)}}, tmp_path / "file.pth")
     found = convert_backbone(str(tmp_path / "file.pth"), str(tmp_path / "out.pth"))
     assert found is not None
-    assert (found.config, found.left) == (config, ["head.fc.weight"])
+    assert (found.config, found.unused) == (config, ["head.fc.weight"])
     written = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
     assert all(torch.equal(written[name], value) for name, value in backbone.state_dict().items() if name in written)
 
@@ -115,7 +115,7 @@ def test_features_are_those_of_timms_swin(tmp_path: Path) -> None:
     theirs = randomize(timm.create_model("swin_tiny_patch4_window7_224", img_size=448), 0.01).eval()
     torch.save(theirs.state_dict(), tmp_path / "swin.pth")
     ours = build_swin("tiny", drop_path_rate=0.0)
-    load_backbone_weights(ours, str(tmp_path / "swin.pth"), fresh=("norm1.", "norm2.", "norm3."))
+    load_backbone_weights(ours, str(tmp_path / "swin.pth"), allowed_missing=("norm1.", "norm2.", "norm3."))
     images, found = torch.randn(1, 3, 448, 448), {}
     x = theirs.patch_embed(images)
     for index, layer in enumerate(theirs.layers):

@@ -94,7 +94,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     monkeypatch.setattr(download, "_RETRIES", 0)
     with redirect(0), pytest.raises(CheckpointError) as error:
-        pretrained.path_of("imagenet", "HGNetV2", "B0")
+        pretrained.backbone_weights_path("imagenet", "HGNetV2", "B0")
     message = str(error.value)
     assert "PPHGNetV2_B0_stage1.pth cannot be downloaded: no connection to the server" in message
     assert f"save it as {tmp_path / 'deim' / 'PPHGNetV2_B0_stage1.pth'}" in message
@@ -122,37 +122,37 @@ def test_of_eight_processes_that_ask_at_once_one_downloads(tmp_path: Path) -> No
 
 def test_training_starts_from_dfine_where_deims_file_cannot_be_had(web: Web, caplog: pytest.LogCaptureFixture) -> None:
     (relative,) = [one for one in published.published_for("dfine/dfine_s_coco") if one.data == "coco"]
-    web.files[relative.address] = File(weights())
+    web.files[relative.url] = File(weights())
     with caplog.at_level(logging.WARNING):
         assert published.initial_weights_path("deim_dfine/deim_dfine_s_coco", "coco") == str(relative.path)
     assert "Training starts from dfine/dfine_s_coco (D-FINE of the same size) instead" in caplog.text
     # A D-FINE in place of the DEIM that was asked for would predict something else.
     with pytest.raises(CheckpointError, match=r"is hosted elsewhere: dfine/dfine_s_coco"):
-        published.path_of("deim_dfine/deim_dfine_s_coco", "coco")
+        published.weights_path("deim_dfine/deim_dfine_s_coco", "coco")
     with pytest.raises(CheckpointError, match=r"cannot be downloaded.* save it as "):
         published.initial_weights_path("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "coco")
 
 
 def test_deims_own_file_is_taken_where_it_can_be_had(web: Web) -> None:
     web.files[DRIVE] = File(weights())
-    for path_of in (published.initial_weights_path, published.path_of):
+    for path_of in (published.initial_weights_path, published.weights_path):
         assert path_of("deim_dfine/deim_dfine_s_coco", "coco").endswith("deim_dfine_s_coco.pth")
 
 
 @pytest.mark.parametrize("one", pretrained.PRETRAINED, ids=lambda one: f"{one.builder}-{one.size}-{one.data}")
 def test_each_file_of_the_table_says_by_its_name_which_pixels_it_expects(one: pretrained.PretrainedBackbone) -> None:
-    assert pretrained.pixel_statistics_for(one.address, {}) == one.pixels
-    assert one.address.startswith(("https://", "detectron2://"))
+    assert pretrained.pixel_statistics_for(one.url, {}) == one.pixels
+    assert one.url.startswith(("https://", "detectron2://"))
 
 
 def test_unknown_names_list_what_is_known() -> None:
     with pytest.raises(CheckpointError, match=r"'imagenet22k' are known for HGNetV2\('B0'\) \(known: imagenet\)"):
-        pretrained.path_of("imagenet22k", "HGNetV2", "B0")
+        pretrained.backbone_weights_path("imagenet22k", "HGNetV2", "B0")
 
 
 def test_the_page_of_weights_lists_the_table() -> None:
     page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     for one in pretrained.PRETRAINED:
         pixels = "ImageNet" if one.pixels == pretrained.IMAGENET else "[0, 1]"
-        file, address = one.address.rpartition("/")[2], to_web_url(one.address)
+        file, address = one.url.rpartition("/")[2], to_web_url(one.url)
         assert f"| `{one.builder}` | {one.size} | `{one.data}` | [{file}]({address}) | {pixels} |" in page

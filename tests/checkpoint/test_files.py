@@ -169,7 +169,7 @@ def test_what_was_converted_says_what_it_is(official: Path, tmp_path: Path) -> N
     said = torch.load(tmp_path / "out.pth", weights_only=True)["deim"]
     assert (said["recipe"], said["form"], said["classes"][:2]) == (RECIPE, "training", ["person", "bicycle"])
     found = convert(str(tmp_path / "out.pth"), str(tmp_path / "again.pth"))
-    assert (found.origin, found.recipe) == (None, RECIPE)
+    assert (found.source_format, found.recipe) == (None, RECIPE)
 
 
 def test_safetensors_and_parts_of_them(official: Path, tmp_path: Path) -> None:

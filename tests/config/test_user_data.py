@@ -166,15 +166,15 @@ def test_nothing_is_scaled_unless_asked_for_and_never_twice() -> None:
 def test_weights_are_a_path_or_the_name_of_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     (file,) = [one for one in published.PUBLISHED if (one.recipe, one.data) == ("deim_dfine/deim_dfine_s_coco", "coco")]
-    with pytest.raises(CheckpointError, match=f"{file.address} cannot be downloaded: .* save it as {file.path}"):
-        published.path_of("deim_dfine/deim_dfine_s_coco", "coco")
+    with pytest.raises(CheckpointError, match=f"{file.url} cannot be downloaded: .* save it as {file.path}"):
+        published.weights_path("deim_dfine/deim_dfine_s_coco", "coco")
     file.path.parent.mkdir(exist_ok=True)
     file.path.touch()
-    assert published.path_of("deim_dfine/deim_dfine_s_coco", "coco") == str(file.path)
+    assert published.weights_path("deim_dfine/deim_dfine_s_coco", "coco") == str(file.path)
     for path in ("", "somewhere/model", "model.pth", str(tmp_path)):
-        assert published.path_of("deim_dfine/deim_dfine_s_coco", path) == path
+        assert published.weights_path("deim_dfine/deim_dfine_s_coco", path) == path
     with pytest.raises(CheckpointError, match=r"no weights 'imagenet' are published for .* \(available: coco\)"):
-        published.path_of("deim_dfine/deim_dfine_s_coco", "imagenet")
+        published.weights_path("deim_dfine/deim_dfine_s_coco", "imagenet")
 
 
 def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, tmp_path: Path) -> None:

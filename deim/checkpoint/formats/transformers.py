@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from deim.checkpoint.formats import deformable_detr, real_time
-from deim.checkpoint.formats.format import Format, Repeat, fixed
+from deim.checkpoint.formats.format import Format, Repeat, constant_rules
 from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resnet
 from deim.checkpoint.renaming import Rule, rename
 
 
 def _attention(theirs: str, ours: str) -> list[Rule]:
     """Return the rules of query, key and value projections, which are one tensor in our models."""
-    parts = {kind: tuple(f"{theirs}.{one}_proj.{kind}" for one in "qkv") for kind in ("weight", "bias")}
+    parts = {kind: tuple(f"{theirs}.{projection}_proj.{kind}" for projection in "qkv") for kind in ("weight", "bias")}
     return [
         *(Rule(parts[kind], (f"{ours}.in_proj_{kind}",)) for kind in ("weight", "bias")),
         rename(f"{theirs}.out_proj.*", f"{ours}.out_proj.*"),
@@ -118,12 +118,12 @@ _DEFORMABLE: tuple[Rule, ...] = (
 
 def _deformable_rules(num_layers: int) -> Sequence[Rule]:
     resnet = transformers_resnet("model.backbone.conv_encoder.model.", "backbone.")
-    return [*resnet, *_DEFORMABLE, *deformable_detr.heads(num_layers)]
+    return [*resnet, *_DEFORMABLE, *deformable_detr.head_rules(num_layers)]
 
 
 def _deformable_timm_rules(num_layers: int) -> Sequence[Rule]:
     resnet = torchvision_resnet("model.backbone.conv_encoder.model.", "backbone.")
-    return [*resnet, *_DEFORMABLE, *deformable_detr.heads(num_layers)]
+    return [*resnet, *_DEFORMABLE, *deformable_detr.head_rules(num_layers)]
 
 
 def _dfine_constants(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
@@ -140,12 +140,15 @@ def _never(model: nn.Module) -> bool:
 
 # Some versions of transformers write these copies; all versions read them.
 _COPIED_HEAD_TENSORS = tuple(
-    Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", when=_never) for head in ("class_embed", "bbox_embed")
+    Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", condition=_never) for head in ("class_embed", "bbox_embed")
 )
 # In Deformable DETR, by contrast, the heads belong to the decoder only if it refines boxes.
 _DEFORMABLE_HEADS = tuple(
-    Repeat(f"model.decoder.{head}.#.*", f"{head}.#.*", when=when, instead=True)
-    for head, when in (("bbox_embed", deformable_detr.refines), ("class_embed", deformable_detr.two_stage))
+    Repeat(f"model.decoder.{head}.#.*", f"{head}.#.*", condition=condition, replaces_original=True)
+    for head, condition in (
+        ("bbox_embed", deformable_detr.has_box_refinement),
+        ("class_embed", deformable_detr.is_two_stage),
+    )
 )
 
 DFINE = Format(
@@ -153,7 +156,7 @@ DFINE = Format(
     title="transformers' D-FINE",
     systems=("dfine",),
     signature=("model.decoder.pre_bbox_head.*", "model.decoder.lqe_layers.#.*"),
-    rules=fixed(*_DFINE),
+    rules=constant_rules(*_DFINE),
     repeats=_COPIED_HEAD_TENSORS,
     constants=_dfine_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.num_points_scale",),
@@ -164,7 +167,7 @@ RTDETRV2 = Format(
     title="transformers' RT-DETRv2",
     systems=("rtdetrv2",),
     signature=("model.enc_score_head.*", "model.decoder.layers.#.encoder_attn.n_points_scale"),
-    rules=fixed(*_RTDETRV2),
+    rules=constant_rules(*_RTDETRV2),
     repeats=_COPIED_HEAD_TENSORS,
     constants=_rtdetrv2_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.n_points_scale",),
@@ -177,7 +180,7 @@ DEFORMABLE_DETR = Format(
     signature=("model.level_embed", "model.backbone.conv_encoder.model.embedder.*"),
     rules=_deformable_rules,
     repeats=_DEFORMABLE_HEADS,
-    once=True,
+    store_shared_once=True,
 )
 
 DEFORMABLE_DETR_TIMM = Format(
@@ -187,5 +190,5 @@ DEFORMABLE_DETR_TIMM = Format(
     signature=("model.level_embed", "model.backbone.conv_encoder.model.layer#.*"),
     rules=_deformable_timm_rules,
     repeats=_DEFORMABLE_HEADS,
-    once=True,
+    store_shared_once=True,
 )

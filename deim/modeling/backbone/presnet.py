@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import path_of
+from deim.checkpoint.pretrained import backbone_weights_path
 from deim.layers.conv import ConvNormAct
 from deim.modeling.backbone.staged import StagedBackbone
 
@@ -137,7 +137,7 @@ class PResNet(StagedBackbone):
         )
         self.set_feature_shapes(out_features, channels)
         if weights:
-            load_backbone_weights(self, path_of(weights, "PResNet", depth))
+            load_backbone_weights(self, backbone_weights_path(weights, "PResNet", depth))
         self.freeze([self.conv1, *self.res_layers], freeze_at, freeze_norm)
 
     @classmethod

@@ -8,7 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SwinTransformer
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import path_of
+from deim.checkpoint.pretrained import backbone_weights_path
 
 # Width, and blocks and heads of each stage (Swin, arXiv 2103.14030, section 3.3).
 SIZES = {
@@ -69,6 +69,8 @@ def build_swin(
     setattr(backbone, "_size_divisibility", 32)  # noqa: B010 - torch types attributes as modules or tensors
     if weights:
         load_backbone_weights(
-            backbone, path_of(weights, "build_swin", size), fresh=tuple(f"norm{index}." for index in out_indices)
+            backbone,
+            backbone_weights_path(weights, "build_swin", size),
+            allowed_missing=tuple(f"norm{index}." for index in out_indices),
         )
     return backbone
