@@ -42,7 +42,7 @@ def imported(path: Path, prefix: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("package", "floors"), [("deim", DEIM), ("deim/modeling", MODELING)], ids=["deim", "modeling"])
-def test_imports_run_one_way(package: str, floors: Sequence[str]) -> None:
+def test_imports_follow_the_package_order(package: str, floors: Sequence[str]) -> None:
     folder = ROOT / package
     rooms = {path.stem for path in folder.iterdir() if path.name[0] not in "_."} - {"standalone", "py"}
     assert rooms == set(floors), "every room has its floor"
@@ -54,6 +54,6 @@ def test_imports_run_one_way(package: str, floors: Sequence[str]) -> None:
             assert not upwards, f"{path.relative_to(ROOT)} imports from {sorted(upwards)}, which stand above it"
 
 
-def test_the_subsets_know_nothing_of_deim() -> None:
+def test_bundled_subsets_do_not_import_deim() -> None:
     for path in (ROOT / "deim" / "standalone").rglob("*.py"):
         assert not imported(path, "deim."), path

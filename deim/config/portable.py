@@ -18,9 +18,16 @@ PORTABLE_KEYS = {"model": "model", "mapper": "dataloader.test.mapper"}
 # Targets that a checkpoint may call: nn.Module classes of `_PACKAGES`, and callables defined in modules of `_ALLOWED_MODULES`.
 _PACKAGES = ("deim", "detectron2", "detrex", "projects", "torch")
 _ALLOWED_MODULES = (
-    *("deim.modeling.", "deim.layers.", "deim.data.mapper", "deim.data.augmentation"),
-    *("detectron2.modeling.", "detectron2.layers.", "detectron2.data.transforms.", "detectron2.structures."),
-    *("detrex.modeling.", "detrex.layers."),
+    "deim.modeling.",
+    "deim.layers.",
+    "deim.data.mapper",
+    "deim.data.augmentation",
+    "detectron2.modeling.",
+    "detectron2.layers.",
+    "detectron2.data.transforms.",
+    "detectron2.structures.",
+    "detrex.modeling.",
+    "detrex.layers.",
 )
 
 

@@ -132,12 +132,19 @@ def _on_drive(recipe: str, identifier: str) -> Published:
 
 
 _DFINE_FILES = (
-    *(("n", "coco", "n_coco"), ("s", "coco", "s_coco"), ("m", "coco", "m_coco")),
-    *(("l", "coco", "l_coco"), ("x", "coco", "x_coco")),
-    *(("s", "objects365_coco", "s_obj2coco", 50.7), ("m", "objects365_coco", "m_obj2coco", 55.1)),
-    *(("l", "objects365_coco", "l_obj2coco_e25", 57.3), ("x", "objects365_coco", "x_obj2coco", 59.3)),
-    *(("s", "objects365", "s_obj365", 31.0), ("m", "objects365", "m_obj365", 38.6)),
-    *(("l", "objects365", "l_obj365_e25", 44.7), ("x", "objects365", "x_obj365", 49.5)),
+    ("n", "coco", "n_coco"),
+    ("s", "coco", "s_coco"),
+    ("m", "coco", "m_coco"),
+    ("l", "coco", "l_coco"),
+    ("x", "coco", "x_coco"),
+    ("s", "objects365_coco", "s_obj2coco", 50.7),
+    ("m", "objects365_coco", "m_obj2coco", 55.1),
+    ("l", "objects365_coco", "l_obj2coco_e25", 57.3),
+    ("x", "objects365_coco", "x_obj2coco", 59.3),
+    ("s", "objects365", "s_obj365", 31.0),
+    ("m", "objects365", "m_obj365", 38.6),
+    ("l", "objects365", "l_obj365_e25", 44.7),
+    ("x", "objects365", "x_obj365", 49.5),
 )
 _RTDETR_FILES = (
     ("r18vd_120e", "coco", "v0.2/rtdetrv2_r18vd_120e_coco_rerun_48.1"),

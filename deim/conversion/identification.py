@@ -30,8 +30,16 @@ from deim.errors import CheckpointError, ConfigError
 
 # Config keys that do not affect predictions.
 _TRAINING_KEYS = (
-    *("criterion", "num_classes", "num_detections", "denoising", "dropout", "drop_path_rate"),
-    *("freeze_at", "freeze_norm", "weights", "num_one_to_many"),
+    "criterion",
+    "num_classes",
+    "num_detections",
+    "denoising",
+    "dropout",
+    "drop_path_rate",
+    "freeze_at",
+    "freeze_norm",
+    "weights",
+    "num_one_to_many",
 )
 
 

@@ -17,8 +17,8 @@ SIZE = 64
 
 
 def objects(boxes: list[list[float]], classes: list[int] | None = None) -> Instances:
-    wanted = torch.tensor(classes if classes is not None else [0] * len(boxes), dtype=torch.int64)
-    return Instances((SIZE, SIZE), gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=wanted)
+    labels = torch.tensor(classes if classes is not None else [0] * len(boxes), dtype=torch.int64)
+    return Instances((SIZE, SIZE), gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=labels)
 
 
 def many(count: int) -> Instances:
