@@ -181,7 +181,7 @@ def _looks_like_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], pat
 
 
 def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return backbone weights under our names, taken from a backbone or detector file; unknown names are kept.
+    """Return backbone weights under native names, taken from a backbone or detector file; unknown names are kept.
 
     Raises:
         CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.

@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 
 class WeightsHandler(HTTPURLHandler):
-    """iopath handler of web addresses for files of several hundred megabytes.
+    """iopath handler of web URLs for files of several hundred megabytes.
 
     It resumes interrupted downloads, follows the confirmation pages of Google Drive, and never leaves a partial or
     invalid file in the cache.
@@ -51,14 +51,14 @@ _web_paths.register_handler(WeightsHandler())
 
 
 def local_path(url: str) -> str:
-    """Return the local path of an address; download the file first if it is not in the cache.
+    """Return the local path of a URL; download the file first if it is not in the cache.
 
     Args:
-        url: a path, a web address, ``detectron2://...``, or any other address that detectron2's ``PathManager``
+        url: a path, a web URL, ``detectron2://...``, or any other URL that detectron2's ``PathManager``
             supports.
 
     Raises:
-        CheckpointError: if the address cannot be downloaded or is not a weights file.
+        CheckpointError: if the URL cannot be downloaded or is not a weights file.
     """
     if "://" not in url:
         return url
@@ -74,7 +74,7 @@ def local_path(url: str) -> str:
 
 
 def to_web_url(url: str) -> str:
-    """Return the web address of a ``detectron2://`` address, without detectron2's options; others are unchanged."""
+    """Return the web URL of a ``detectron2://`` URL, without detectron2's options; others are unchanged."""
     if not url.startswith(_DETECTRON2):
         return url
     return _DETECTRON2_STORAGE + url.removeprefix(_DETECTRON2).partition("?")[0]
@@ -87,14 +87,14 @@ def fetch(url: str, target: Path) -> Path:
     resumed.
 
     Args:
-        url: web address; a Google Drive page stands for the file it shows.
+        url: URL; a Google Drive page stands for the file it shows.
         target: path of the downloaded file.
 
     Returns:
         ``target``.
 
     Raises:
-        CheckpointError: if the file cannot be downloaded or is not a weights file. The message contains the address
+        CheckpointError: if the file cannot be downloaded or is not a weights file. The message contains the URL
             and the target.
     """
     if target.is_file():

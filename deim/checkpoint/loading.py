@@ -79,7 +79,7 @@ def load_stored_for_inference(model: nn.Module, stored: StoredWeights, classes: 
 
 
 def is_deployed(weights: Mapping[str, Tensor]) -> bool:
-    """Return True if weights under our names contain re-parameterized convolutions."""
+    """Return True if weights under native names contain re-parameterized convolutions."""
     return any(".fused." in name for name in weights)
 
 
@@ -92,9 +92,13 @@ def has_training_weights(weights: Mapping[str, Tensor], model: nn.Module) -> boo
 
 
 def reparameterize_to_match(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a model to deployment form as far as its weights are converted, in place.
+    """Re-parameterize the modules that are re-parameterized in a file, in place.
 
-    RT-DETRv2's code re-parameterizes fewer convolutions than we do.
+    RT-DETRv2's code re-parameterizes fewer convolutions than this package.
+
+    Args:
+        model: model in training form.
+        weights: weights of the file under native names.
 
     Returns:
         weights without those that only training needs.
@@ -157,7 +161,7 @@ def to_native_layout(stored: StoredWeights, model: nn.Module, quiet: bool = Fals
 
 
 def stored_num_classes(stored: StoredWeights, layout: Format | None) -> int | None:
-    """Return the number of classes of a model in this layout (None for ours); None if no tensor shows it."""
+    """Return the number of classes of a model in this layout (None for the native layout); None if no tensor shows it."""
     return class_names.num_classes(stored.weights if layout is None else layout.to_native(stored.weights)[0])
 
 

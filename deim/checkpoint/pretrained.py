@@ -36,7 +36,7 @@ class PretrainedBackbone:
         builder: name of the class or function that builds the backbone.
         size: value of the builder's argument that selects the size.
         data: pretraining dataset: "imagenet" or "imagenet22k". The backbone's ``weights`` argument accepts this name.
-        url: web address of the file.
+        url: URL of the file.
         pixels: normalization that published detectors use with it.
     """
 
@@ -109,12 +109,12 @@ def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
     names = ", ".join(candidate.data for candidate in candidates) or "none"
     raise CheckpointError(
         f"no pretrained weights {data!r} are known for {builder}({size!r}) (known: {names}), and no file has this "
-        "name: set model.backbone.weights to the path or address of a file, or to '' to train from random weights"
+        "name: set model.backbone.weights to the path or URL of a file, or to '' to train from random weights"
     )
 
 
 def is_name(weights: str) -> bool:
-    """Return True if ``weights`` is the name of published weights and not a path or an address."""
+    """Return True if ``weights`` is the name of published weights and not a path or a URL."""
     return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
 
 
@@ -122,7 +122,7 @@ def backbone_weights_path(weights: str, builder: str, size: Any) -> str:
     """Return the path of a backbone's weights; download them first if needed.
 
     Args:
-        weights: a path, an address, or a name such as "imagenet" for the published weights of this backbone.
+        weights: a path, a URL, or a name such as "imagenet" for the published weights of this backbone.
         builder: name of the class or function that builds the backbone.
         size: size of the backbone.
 
@@ -144,7 +144,7 @@ def pixel_statistics_for(weights: str, backbone: Mapping[str, Any]) -> PixelStat
     """Return the normalization that weights expect; None if unknown.
 
     Args:
-        weights: a path, an address or a name, as in a config.
+        weights: a path, a URL or a name, as in a config.
         backbone: ``builder`` and ``size``, used for names.
     """
     if is_name(weights):

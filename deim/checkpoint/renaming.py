@@ -37,17 +37,17 @@ def fill_template(template: str, captured: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """Mapping between one or more tensors of another library and ours.
+    """Mapping between one or more tensors of another library and the native tensors.
 
     Args:
-        theirs, ours: templates with the same wildcards in the same order: ``*`` for any text, ``#`` for a
+        external, native: templates with the same wildcards in the same order: ``*`` for any text, ``#`` for a
             number. Several templates on one side are the parts of one tensor on the other side.
         dim: dimension along which parts are concatenated.
         last: size of the last part; None for parts of equal size.
     """
 
-    theirs: tuple[str, ...]
-    ours: tuple[str, ...]
+    external: tuple[str, ...]
+    native: tuple[str, ...]
     dim: int = 0
     last: int | None = None
 
@@ -60,29 +60,31 @@ class Rule:
         return whole.chunk(count, dim=self.dim)
 
 
-def rename(theirs: str, ours: str) -> Rule:
+def rename(external: str, native: str) -> Rule:
     """Return a rule for one tensor on both sides; see :class:`Rule`."""
-    return Rule((theirs,), (ours,))
+    return Rule((external,), (native,))
 
 
 def with_prefix(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
     """Return the rules with a prefix on both sides, such as ``"backbone."``."""
     return [
         replace(
-            rule, theirs=tuple(prefix + name for name in rule.theirs), ours=tuple(prefix + name for name in rule.ours)
+            rule,
+            external=tuple(prefix + name for name in rule.external),
+            native=tuple(prefix + name for name in rule.native),
         )
         for rule in rules
     ]
 
 
 def to_native(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return weights under our names, and the names without a matching rule or with missing parts."""
-    return _translate(weights, [(rule.theirs, rule.ours, rule) for rule in rules])
+    """Return weights under native names, and the names without a matching rule or with missing parts."""
+    return _translate(weights, [(rule.external, rule.native, rule) for rule in rules])
 
 
 def from_native(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
     """Return weights under the names of the other library; the inverse of :func:`to_native`."""
-    return _translate(weights, [(rule.ours, rule.theirs, rule) for rule in rules])
+    return _translate(weights, [(rule.native, rule.external, rule) for rule in rules])
 
 
 _Direction = tuple[tuple[str, ...], tuple[str, ...], Rule]

@@ -15,7 +15,7 @@ logger = logging.getLogger("detectron2.deim")
 
 # Parts of a config that inference needs: name in the checkpoint -> key in the config.
 PORTABLE_KEYS = {"model": "model", "mapper": "dataloader.test.mapper"}
-# Targets that a checkpoint may call: nn.Module classes of `_PACKAGES`, and callables defined in modules of `_ALLOWED_MODULES`.
+# A checkpoint may call nn.Module classes of `_PACKAGES`, and callables defined in modules of `_ALLOWED_MODULES`.
 _PACKAGES = ("deim", "detectron2", "detrex", "projects", "torch")
 _ALLOWED_MODULES = (
     "deim.modeling.",

@@ -15,7 +15,7 @@ from deim.data.datasets.held_out import held_out_part
 
 logger = logging.getLogger("detectron2.deim")
 
-# Without an evaluation split, one of every this many images is held out.
+# Without an evaluation split, one image in each group of this size is held out.
 _HELD_OUT_INTERVAL = 10
 
 

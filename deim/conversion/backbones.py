@@ -19,7 +19,7 @@ class IdentifiedBackbone:
 
     Attributes:
         config: call that builds it in a recipe, such as ``build_resnet(depth=50)``.
-        weights: weights under our names.
+        weights: weights under native names.
         unused: names of tensors that the backbone lacks, such as a classifier's.
     """
 

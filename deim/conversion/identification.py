@@ -53,7 +53,7 @@ class IdentifiedCheckpoint:
         recipe: name of the recipe that describes the model.
         config: config of that recipe, with the file's number of classes.
         model: model on the meta device, in training form.
-        weights: weights under our names.
+        weights: weights under native names.
         classes: class names; None if unknown.
         equivalent_recipes: recipes that differ from ``recipe`` only in training.
         form: "training", or "deployment" if the file has only the weights for inference.

@@ -1,4 +1,4 @@
-"""Weights of classes are found by their names."""
+"""Class-specific weights are transferred by class name."""
 
 import logging
 from pathlib import Path
@@ -35,8 +35,8 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", ["dfine", "rtdetr", *DETRS])
 def test_logits_of_kept_classes_are_unchanged(family: str, tmp_path: Path) -> None:
-    """In another order; all of them, since queries are chosen by scores. In Deformable DETR they are chosen by the
-    first score of the proposals, which is of no class, and stays."""
+    """The classes are in another order; all are kept, because the scores select the queries. Deformable DETR selects by
+    the first score of the proposals, which belongs to no class and keeps its position."""
     old, path = save_checkpoint(tmp_path, family)
     new_classes = ["Star", "circle", "ring", "square", "cross", "triangle"]
     new = tiny_model(family=family, seed=5)
@@ -71,7 +71,7 @@ def test_evaluation_requires_all_classes(tmp_path: Path) -> None:
 
 
 def test_untranslated_class_names_keep_the_weights(tmp_path: Path) -> None:
-    """As many classes, and none of the same name: they are the same."""
+    """Equally many classes without a common name are treated as the same classes."""
     old, path = save_checkpoint(tmp_path, "dfine")
     new = tiny_model(seed=5)
     load_for_inference(new, path, classes=["Kreis", "Quadrat", "Dreieck", "Ring?", "Kreuz", "Stern"])
@@ -89,7 +89,7 @@ def test_unnamed_classes_are_reinitialized_if_their_number_differs(
 
 
 def test_objects365_to_coco_mapping_of_dfine() -> None:
-    """The categories of Objects365 that they take for COCO's, by their ids, which begin with 1."""
+    """The ids of the Objects365 categories that D-FINE's code maps to COCO; ids start at 1."""
     official = (
         "1 47 6 59 115 56 117 66 22 41 177 128 250 25 57 140 93 79 100 97 145 296 179 181 39 40 14 44 121 220 149 174 "
         "166 155 138 114 146 147 205 9 36 11 89 85 94 27 113 83 266 105 142 153 235 144 151 98 3 51 26 76 99 154 38 74 "

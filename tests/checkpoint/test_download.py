@@ -1,4 +1,4 @@
-"""Weights are downloaded once, whole, and from each of the places where authors publish them."""
+"""Weights are downloaded once, completely, from every host that authors publish them on."""
 
 import io
 import logging
@@ -59,7 +59,7 @@ def test_downloads_are_stored_in_the_iopath_cache(web: Web, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_interrupted_download_is_resumed(has_ranges: bool, web: Web, tmp_path: Path) -> None:
-    """Where the server cannot continue, the file is downloaded anew."""
+    """If the server does not support ranges, the download starts again."""
     content = weights(2_000_000)
     web.files[GITHUB] = File(content, breaks_after=1_500_000, has_ranges=has_ranges)
     with pytest.raises(CheckpointError, match="cannot be downloaded"):

@@ -1,4 +1,4 @@
-"""Whatever file a user gives: it is read, or refused with what is wrong with it, and never run."""
+"""Files are either read or rejected with the reason, and their code is never run."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ RECIPE = "dfine/dfine_n_coco"
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An official checkpoint with averaged and raw weights."""
+    """An official checkpoint with EMA weights and trained weights."""
     path = tmp_path_factory.mktemp("official") / "dfine_n_coco.pth"
     averaged, raw = (to_external_layout(detector(RECIPE), RECIPE, "dfine")[0] for _ in range(2))
     raw["decoder.enc_score_head.bias"] = raw["decoder.enc_score_head.bias"] + 1
@@ -39,7 +39,7 @@ class Malicious:
 
 
 class Config:
-    """What a careless training script keeps beside its weights."""
+    """An object that a training script might store beside the weights."""
 
 
 def write_content(path: Path, content: object) -> None:
@@ -152,7 +152,7 @@ def test_unwritable_output_and_unknown_recipe_are_rejected(official: Path, tmp_p
 
 
 def test_ambiguous_file_requires_the_recipe(official: Path, tmp_path: Path) -> None:
-    """D-FINE and DEIM have the same tensors and predict differently."""
+    """D-FINE and DEIM have the same tensors but different predictions."""
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(official.read_bytes())
     result = tool("convert_checkpoint.py", str(path), str(tmp_path / "out.pth"))

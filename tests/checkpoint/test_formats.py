@@ -1,4 +1,4 @@
-"""Weights go to the layout of the code that they are from, name for name, and come back as they were."""
+"""Conversion to external layouts and back keeps all weights."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def to_external_layout(
 
 
 def assert_round_trip(external_weights: dict[str, Tensor], to: str, recipe: str, weights: dict[str, Tensor]) -> None:
-    """What we read from their layout is what was written, and written again it is theirs, bit for bit."""
+    """Assert that reading an external layout restores the weights, and that writing them again gives the same file."""
     identified = identify(StoredWeights(f"{Path(recipe).name}.pth", external_weights), to)
     assert {name: value for name, value in identified.weights.items() if not torch.equal(value, weights[name])} == {}
     assert identified.weights.keys() == weights.keys()
@@ -54,7 +54,7 @@ SMALLEST = [
 
 @pytest.mark.parametrize("recipe", long_but_for(SMALLEST, BY_RECIPE))
 def test_official_real_time_detector_layouts(recipe: str) -> None:
-    """Of every size, in both forms."""
+    """Every size, in training and deployment form."""
     to, _, training, deployment = BY_RECIPE[recipe]
     model = detector(recipe)
     external_weights, _ = to_external_layout(model, recipe, to)
@@ -78,7 +78,8 @@ def test_official_and_detrex_detr_layouts(to: str, recipe: str, classes: int, ex
 
 @torch.no_grad()
 def test_rtdetr_deployment_checkpoint_is_partly_fused(tmp_path: Path) -> None:
-    """Its code folds two of the convolutions of a block and keeps what they were made from; ours folds all."""
+    """The official code re-parameterizes two convolutions of a block and keeps the originals; this package re-parameterizes
+    all."""
     recipe, queries = "rtdetrv2/rtdetrv2_r18vd_120e_coco", "model.decoder.queries.num_queries=20"
     model = detector(recipe, queries).eval()
     external_weights, _ = to_external_layout(model, recipe, "rtdetrv2")

@@ -1,4 +1,4 @@
-"""The commands of the page on checkpoints do what it says, on random weights."""
+"""The commands of docs/checkpoints.md print the documented output, with random weights."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ EXPECTED_OUTPUT = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the page begins with."""
+    """Return a folder with the files that the page uses."""
     path = tmp_path_factory.mktemp("page")
     for name, recipe, to in (
         ("deim_dfine_hgnetv2_n_coco.pth", "deim_dfine/deim_dfine_n_coco", "deim"),

@@ -1,4 +1,4 @@
-"""What is published is stated in one table; pages and docstrings repeat it without a difference."""
+"""Docs and docstrings state the same published results as the table of results."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Parts of the methods are switched by a line, in any recipe; ablations are made of that."""
+"""Switches of method components in recipes, and ablations."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""A recipe on one's own data, by their path: what lies there is told, and the rest follows from it."""
+"""Recipes on a user's dataset, given by its path."""
 
 import json
 import shutil
@@ -121,7 +121,7 @@ def scaled(*overrides: str, iters_per_epoch: int | None = None):
 
 
 def test_scaling_to_a_doubled_batch_size() -> None:
-    """D-FINE-L's figures in "Customizing Batch Size"."""
+    """The values of D-FINE-L in "Customizing Batch Size" of D-FINE's README."""
     cfg = recipe(
         "dfine_l_coco",
         "train.reference_batch_size=32",
@@ -182,7 +182,7 @@ def test_weights_are_a_path_or_a_published_name(tmp_path: Path, monkeypatch: pyt
 
 
 def test_fine_tuning_keeps_shared_classes(shapes: Path, tmp_path: Path) -> None:
-    """Shapes with two of the classes, in another order, and one that is new."""
+    """The dataset has two classes of the checkpoint, in another order, and a new class."""
     first = train_net(shapes, tmp_path / "first", "train.max_iter=2", "train.eval_period=2")
     assert first.returncode == 0, first.stderr
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""Self-attention block by block is ``torch.nn.MultiheadAttention`` with a mask over all pairs."""
+"""Block-wise self-attention equals ``torch.nn.MultiheadAttention`` with a mask over all pairs."""
 
 import pytest
 import torch

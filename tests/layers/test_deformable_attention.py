@@ -1,4 +1,4 @@
-"""The deformable-attention operator against sampling by hand, in float64, gradients included."""
+"""The deformable-attention operator and its gradients equal a Python reference in float64."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ SHAPES, POINTS = [(4, 6), (2, 3)], [3, 2]
 
 
 def bilinear(plane: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Sample a (D, h, w) map at pixel coordinates; zero outside."""
+    """Return the bilinear sample of a (D, h, w) map at pixel coordinates; zero outside of the map."""
     depth, height, width = plane.shape
     total = plane.new_zeros(depth)
     for row in (math.floor(float(y)), math.floor(float(y)) + 1):
@@ -53,7 +53,7 @@ def python_reference(value, locations, weights):
 def random_inputs(
     batch: int, queries: int, heads: int, dim: int, shapes: list[tuple[int, int]], points: list[int]
 ) -> list[torch.Tensor]:
-    """Values, locations, some of them outside, and weights, all with gradient."""
+    """Return random values, sampling locations (some outside of the map) and weights, which require gradients."""
     generator = torch.Generator().manual_seed(0)
     tokens = sum(height * width for height, width in shapes)
     value = torch.randn(batch, tokens, heads, dim, generator=generator, dtype=torch.float64)
@@ -63,7 +63,7 @@ def random_inputs(
 
 
 def with_gradients(attend, inputs, shapes, points) -> list[torch.Tensor]:
-    """What an implementation computes, and its gradients in a fixed direction."""
+    """Return the output of an implementation, and its gradients for a fixed upstream gradient."""
     actual = attend(inputs[0], shapes, inputs[1], inputs[2], points)
     direction = torch.linspace(-1, 1, actual.numel()).view(actual.shape).to(actual)
     return [actual, *torch.autograd.grad(actual, inputs, direction)]
@@ -96,7 +96,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_equal_torch_backend(name: str, case: str) -> None:
-    """Torch in float64, the kernel in float32; Triton's by its interpreter."""
+    """The torch backend runs in float64, the kernels in float32; Triton kernels run in the interpreter."""
     *sizes, shapes, points = CASES[case]
     inputs = random_inputs(*sizes, shapes, points)
     # Positions that single precision can write, so that both look at the same pixels.
@@ -111,7 +111,7 @@ def test_kernels_equal_torch_backend(name: str, case: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_support_half_precision(name: str, dtype: torch.dtype) -> None:
-    """As mixed precision gives them: results and gradients have their input's type, and sums are not taken in it."""
+    """Outputs and gradients have the dtype of the inputs; sums are accumulated in float32."""
     inputs = random_inputs(1, 40, 2, 8, SHAPES, POINTS)
     value, locations, weights = (x.detach().float().to(DEVICES[name]) for x in inputs)
     mixed = [value.to(dtype).requires_grad_(), locations.requires_grad_(), weights.requires_grad_()]
@@ -149,7 +149,7 @@ def test_kernels_pass_opcheck(name: str) -> None:
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_triton_kernels_compile_for_gpus(capability: int) -> None:
-    """Without one: up to the machine code."""
+    """Compilation to machine code needs no GPU."""
     triton = pytest.importorskip("triton")
     code = f"""
 import torch, deim, triton

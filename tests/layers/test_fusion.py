@@ -1,4 +1,4 @@
-"""What the encoder's fusion does without, and does not compute differently for it."""
+"""The encoder's fusion blocks convolve before upsampling and give the same results as after upsampling."""
 
 import copy
 
@@ -17,7 +17,7 @@ BLOCKS = {
 
 
 def results(block: nn.Module, maps: tuple[Tensor, ...], *inputs: Tensor) -> list[Tensor]:
-    """What a block makes of these, the gradients of maps and parameters, and its statistics."""
+    """Return the output of a block, the gradients of its inputs and parameters, and its running statistics."""
     out = block(*inputs)
     upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     gradients = torch.autograd.grad(out, (*maps, *block.parameters()), upstream)

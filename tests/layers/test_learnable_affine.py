@@ -1,4 +1,4 @@
-"""The learnable affine that normalization does computes, and learns, what the plain one does."""
+"""The learnable affine fused with the normalization equals the separate affine, including gradients."""
 
 import copy
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def norm() -> nn.Module:
 def outputs_and_gradients(
     apply: Affine, affine: LearnableAffine, norm: nn.Module, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The result, its gradients and the statistics of normalization."""
+    """Return the output, its gradients and the running statistics of the normalization."""
     torch.manual_seed(1)
     x, upstream = torch.randn(2, 2, 6, 9, 7, dtype=torch.float64).to(dtype)
     affine, norm = copy.deepcopy(affine).to(dtype), copy.deepcopy(norm).to(dtype)
@@ -93,7 +93,7 @@ def test_fused_affine_propagates_nan(affine: LearnableAffine) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_affine_keeps_half_precision(dtype: torch.dtype, affine: LearnableAffine) -> None:
-    """As mixed precision has it; the parameters learn in their own type."""
+    """In mixed precision, gradients of parameters have the dtype of the parameters."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 40, 40).to(dtype).requires_grad_()
     single = copy.deepcopy(affine).float()

@@ -1,4 +1,4 @@
-"""Normalization and activation in one step, in C, against torch in double precision."""
+"""Fused normalization and activation in C equal torch in double precision."""
 
 import copy
 
@@ -19,7 +19,7 @@ ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 def random_maps(channels: int, height: int = 37, width: int = 29) -> Tensor:
-    """Values far from zero compared with how they vary."""
+    """Return values whose mean is large relative to their standard deviation."""
     generator = torch.Generator().manual_seed(channels)
     return (torch.randn(3, channels, height, width, generator=generator) * 0.5 + 4).to(
         memory_format=torch.channels_last

@@ -1,4 +1,4 @@
-"""Backbones of the ecosystem: another one under an encoder is one node of a config."""
+"""Backbones of detectron2, detrex and other libraries under the encoders of this package."""
 
 import importlib
 import pickle
@@ -29,7 +29,7 @@ BACKBONES = {
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("family", ["dfine", "deformable"])
 def test_encoders_accept_any_backbone(family: str, backbone: str) -> None:
-    """Its features and their widths are read from it."""
+    """The encoder reads the names and widths of the features from the backbone."""
     if backbone == "timm":
         pytest.importorskip("timm")
     cfg = recipe(FAMILIES[family], *FEW)
@@ -73,7 +73,7 @@ def test_detrex_torchvision_backbone_without_output_shape() -> None:
 
 
 class Plain(torch.nn.Module):
-    """Returns two maps of different widths, and says nothing of them."""
+    """Backbone without ``output_shape()`` that returns two maps of different widths."""
 
     def __init__(self):
         super().__init__()
@@ -110,7 +110,7 @@ def test_backbone_without_named_features_is_rejected() -> None:
 
 @torch.no_grad()
 def test_dilated_features_contain_strided_features() -> None:
-    """DC5: at every second row and column its features are those of the network without dilation."""
+    """DC5: every second row and column of the features equals the features of the network without dilation."""
     torch.manual_seed(0)
     strided = randomize(build_resnet(50, ["res4", "res5"], norm="FrozenBN"), 0.01).double().eval()
     dilated = build_resnet(50, ["res4", "res5"], norm="FrozenBN", dilated=True).double().eval()
@@ -130,7 +130,7 @@ def test_the_first_stages_are_frozen() -> None:
 
 
 def write_pickle(path: Path, weights: dict) -> None:
-    """As detectron2's model zoo keeps its backbones."""
+    """Write weights as detectron2's model zoo stores its backbones."""
     content = OrderedDict((name, value.numpy()) for name, value in weights.items())
     content["stem.fc.weight"] = np.zeros((1000, 4), np.float32)
     path.write_bytes(pickle.dumps({"model": content, "__author__": "torchvision"}))
@@ -175,7 +175,7 @@ def test_invalid_backbone_arguments_are_rejected(function, arguments: dict, mess
 @pytest.mark.parametrize("scale", [0.7, 0.0, -1.3])
 @torch.no_grad()
 def test_affine_folds_for_both_signs(scale: float) -> None:
-    """Also next to the zeros around an image, which no affine moves."""
+    """The results are also equal at the image border, where the zero padding is not affected by the affine."""
     torch.manual_seed(0)
     layer = randomize(HGConv(3, 8, 3, learnable_affine=True)).eval()
     layer.affine.scale.fill_(scale)
@@ -188,7 +188,7 @@ def test_affine_folds_for_both_signs(scale: float) -> None:
 
 
 def test_stem_pooling_is_equal_with_and_without_gradients() -> None:
-    """Without, it does not look for which pixel is the largest."""
+    """Without gradients, the pooling does not compute the indices of the maxima."""
     stem = Stem(16, 16, learnable_affine=False)
     x = torch.randn(2, 8, 7, 9)
     x[0, 0, 3, 3] = torch.nan

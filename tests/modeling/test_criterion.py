@@ -1,4 +1,4 @@
-"""A criterion says what it cannot do before it does anything."""
+"""The criterion rejects invalid arguments and groups."""
 
 import pytest
 import torch

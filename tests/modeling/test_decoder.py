@@ -1,4 +1,4 @@
-"""Decoders are put together from parts that configs exchange."""
+"""Decoders composed of exchangeable parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_decoder_parts_can_be_exchanged_in_the_config(change: str) -> None:
-    """It trains everywhere, evaluates, and is deployed."""
+    """The model with the exchanged part trains all parameters, predicts, and converts to deployment form."""
     family, apply = CHANGES[change]
     torch.manual_seed(0)
     model = instantiate(apply(recipe(FAMILIES[family], "model.decoder.num_layers=3").model))
@@ -75,7 +75,7 @@ REFINEMENTS = {
 
 @pytest.mark.parametrize("kind", REFINEMENTS)
 def test_initial_boxes_equal_references_and_scores_equal_the_prior(kind: str) -> None:
-    """As published: box heads begin at zero, and classes with the bias of RetinaNet's prior."""
+    """Box heads are initialized to zero, and class heads with the bias of RetinaNet's prior."""
     torch.manual_seed(0)
     refinement = REFINEMENTS[kind](activation="silu").train()
     references, queries = torch.rand(2, 5, 4) * 0.4 + 0.2, torch.zeros(2, 5, 8)
@@ -202,7 +202,7 @@ def test_checkpoints_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
 
 
 def test_runs_of_earlier_versions_are_not_resumed(tmp_path: Path) -> None:
-    """The optimizer's state would go to other parameters."""
+    """Parameters have another order now, so the optimizer state would be assigned to wrong parameters."""
     model, path = tiny_model(), str(tmp_path / "former.pth")
     torch.save({"model": {"decoder.up": torch.zeros(1)}}, path)
 
@@ -216,7 +216,7 @@ ANYTHING = Memory(torch.zeros(1, 1, 8), [(1, 1)])
 
 @pytest.mark.parametrize(("num_layers", "widths"), [(2, [16, 8]), (3, [8, 8, 8])])
 def test_box_position_layer_widths(num_layers: int, widths: list[int]) -> None:
-    """The first two begin as RT-DETR's do (Xavier), a third as torch's: within one over the root of its inputs."""
+    """The first two layers have RT-DETR's Xavier initialization, a third layer has torch's default."""
     torch.manual_seed(0)
     position = BoxPosition(8, num_layers, activation="silu")
     layers = [layer for layer in position.mlp.layers if isinstance(layer, nn.Linear)]
@@ -263,7 +263,7 @@ def test_map_projection_skips_maps_of_equal_width_only_for_dfine() -> None:
 
 
 def test_refinement_defaults() -> None:
-    """DINO's second look, and D-FINE's weighting (section 4.1)."""
+    """Defaults are DINO's look forward twice, and D-FINE's weighting function (section 4.1)."""
     assert IterativeRefinement(8, 3, 2).look_forward_twice
     refinement = DistributionRefinement(8, 3, 2)
     assert (refinement.reg_max, refinement.up.item(), refinement.reg_scale.item()) == (32, 0.5, 4.0)
@@ -272,7 +272,7 @@ def test_refinement_defaults() -> None:
 def decoder_inputs(
     family: str, size: int = 64, overrides: Sequence[str] = ()
 ) -> tuple[nn.Module, object, Targets, torch.Tensor]:
-    """A decoder in training whose layers all count, what the encoder makes of two images, and their objects."""
+    """Return a decoder in training mode with randomized layers, encoder outputs of two images, and their targets."""
     model = randomize(tiny_model(*overrides, family=family)).train()
     pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -287,7 +287,7 @@ def decoder_inputs(
 
 @pytest.mark.parametrize("family", ["dfine", "rtdetr", "dn"])
 def test_predictions_do_not_depend_on_denoising_queries(family: str) -> None:
-    """Else they would copy the answers (DN-DETR, section 4.3)."""
+    """Otherwise the noised ground truth would leak to the predictions (DN-DETR, section 4.3)."""
     decoder, encoded, targets, _ = decoder_inputs(family)
     with torch.no_grad():
         without_denoising, nothing = decoder(encoded)

@@ -1,4 +1,4 @@
-"""The whole model: detectron2's contract, padding, deployment, empty images."""
+"""The detector: detectron2's interface, padding, deployment, images without objects."""
 
 import copy
 
@@ -85,7 +85,7 @@ def test_images_of_different_sizes_are_padded_and_masked(family: str) -> None:
 
 
 class WholeImage(nn.Module):
-    """A decoder that finds one object, as large as the image."""
+    """Decoder that predicts one box of the size of the image."""
 
     def forward(self, encoded: object, targets: object, padding: Tensor | None):
         count = len(padding) if padding is not None else 1
@@ -198,7 +198,7 @@ def test_later_layers_train_but_do_not_evaluate(family: str) -> None:
 
 
 def test_box_head_gets_gradients_from_the_next_layer() -> None:
-    """Look forward twice: without it, the loss of the last layer would not reach the box head before."""
+    """Without look forward twice, the previous box head gets no gradient from the loss of the last layer."""
     model = tiny_model(family="rtdetr")
     losses = model(batch([3, 2]))
     (losses["loss_bbox"] + losses["loss_giou"]).backward()

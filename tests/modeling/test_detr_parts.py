@@ -1,4 +1,4 @@
-"""The parts of Deformable DETR's and DAB-DETR's decoders, against loops written from the papers' equations."""
+"""Parts of the decoders of Deformable DETR and DAB-DETR equal references that follow the papers' equations."""
 
 import math
 
@@ -33,7 +33,7 @@ def memory_of(padding: bool = False, dtype: torch.dtype = torch.float32) -> Memo
 
 
 def attended(query: Tensor, keys: Tensor, values: Tensor, unpadded: Tensor) -> Tensor:
-    """One query (C,) to keys (S, C), head by head."""
+    """Return the multi-head attention output of one query (C,) for keys (S, C)."""
     parts = []
     for query_vector, key_vectors, value_vectors in zip(
         query.chunk(HEADS), keys.chunk(HEADS, -1), values.chunk(HEADS, -1), strict=True
@@ -161,7 +161,7 @@ def test_xavier_initialization() -> None:
 
 @torch.no_grad()
 def test_anchor_positions_are_relative_to_the_padded_batch() -> None:
-    """As published: where images are padded, the sines are those of the box in the padded picture."""
+    """As in the official code, the sine embedding is that of the box relative to the padded image."""
     torch.manual_seed(0)
     part, queries = randomize(AnchorPosition(DIM), 0.4), torch.randn(2, 3, DIM)
     memory, boxes = memory_of(padding=True), torch.rand(2, 3, 4) * 0.4 + 0.2

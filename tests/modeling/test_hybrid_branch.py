@@ -1,4 +1,4 @@
-"""The hybrid branch: more queries in training, several to an object; nothing of it in evaluation."""
+"""The hybrid branch: additional one-to-many queries in training, none in evaluation."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_hybrid_branch_is_active_only_in_training(family: str, changes: tuple) -
 
 @pytest.mark.parametrize("family", REAL_TIME)
 def test_hybrid_branch_does_not_change_one_to_one_predictions(family: str) -> None:
-    """Their losses are those of a model without the branch."""
+    """The one-to-one losses equal those of a model without the branch."""
     samples, seed = batch([2, 3]), 3
     model = hybrid_model(family)
     torch.manual_seed(seed)
@@ -62,7 +62,7 @@ def test_hybrid_branch_is_limited_by_the_number_of_tokens() -> None:
 
 
 def test_hybrid_branch_losses_equal_losses_with_repeated_targets() -> None:
-    """As in H-DETR: one-to-one matching against a ground truth in which each object stands several times."""
+    """As in H-DETR: one-to-one matching with a ground truth that repeats each object."""
     generator = torch.Generator().manual_seed(0)
     counts, repeats = [2, 3], 2
     labels = [torch.randint(4, (n,), generator=generator) for n in counts]

@@ -75,7 +75,7 @@ def test_selection_gradients_equal_scoring_all_tokens() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_selection_gradients_under_autocast(dtype: torch.dtype) -> None:
-    """Weights that were cast without gradients are not taken again."""
+    """Autocast does not reuse weights that were cast without gradients."""
     selection = QuerySelection(8, 3, num_queries=4)
     with torch.autocast("cpu", dtype):
         chosen = selection(memory_of(torch.randn(1, 40, 8)))
@@ -103,7 +103,8 @@ def test_too_few_tokens_are_reported() -> None:
 
 
 def test_anchors_beyond_the_image_are_invalid() -> None:
-    """Within 0.01 of an edge, and wider than 0.99: of an image 128 tokens wide the first and last, of levels the fifth."""
+    """Anchors within 0.01 of the border, or wider than 0.99, are invalid: the first and last of 128 columns, and the fifth
+    level."""
     maps = [(2, 128), (1, 4), (1, 2), (1, 2), (1, 2)]
     anchors, valid = generate_anchors(Memory(torch.zeros(1, sum(h * w for h, w in maps), 8), maps), 0.07)
     first = valid[0, :256, 0].view(2, 128)

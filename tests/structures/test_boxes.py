@@ -1,4 +1,4 @@
-"""Overlap of boxes."""
+"""IoU and GIoU of boxes."""
 
 import torch
 from hypothesis import given, settings

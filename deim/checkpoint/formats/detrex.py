@@ -21,12 +21,12 @@ _NECK: tuple[Rule, ...] = (
 
 def _layers(part: str) -> list[Rule]:
     """Return the rules of the feed-forward networks and norms of the encoder's or decoder's layers."""
-    theirs, ours = f"transformer.{part}.layers.#", f"{part}.layers.#"
+    external, native = f"transformer.{part}.layers.#", f"{part}.layers.#"
     return [
-        rename(f"{theirs}.ffns.0.activation.weight", f"{ours}.activation.weight"),
-        rename(f"{theirs}.ffns.0.layers.0.0.*", f"{ours}.linear1.*"),
-        rename(f"{theirs}.ffns.0.layers.1.*", f"{ours}.linear2.*"),
-        *(rename(f"{theirs}.norms.{i}.*", f"{ours}.norm{i + 1}.*") for i in range(3)),
+        rename(f"{external}.ffns.0.activation.weight", f"{native}.activation.weight"),
+        rename(f"{external}.ffns.0.layers.0.0.*", f"{native}.linear1.*"),
+        rename(f"{external}.ffns.0.layers.1.*", f"{native}.linear2.*"),
+        *(rename(f"{external}.norms.{i}.*", f"{native}.norm{i + 1}.*") for i in range(3)),
     ]
 
 
@@ -54,7 +54,7 @@ _LABELS = "denoising_generator.label_encoder.weight"
 
 
 def _deformable_rules(num_layers: int) -> Sequence[Rule]:
-    queries = Rule(("query_embedding.weight",), deformable_detr.QUERIES.ours, dim=1)
+    queries = Rule(("query_embedding.weight",), deformable_detr.QUERIES.native, dim=1)
     return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.head_rules(num_layers), queries]
 
 
@@ -73,7 +73,7 @@ _DN_TRANSFORMER: tuple[Rule, ...] = (
         rule
         for index, kind in enumerate(("self", "cross"))
         for rule in dn_detr.conditional_attention(
-            kind, {f"attentions.{index}.{theirs}": ours for theirs, ours in _PROJECTIONS.items()}
+            kind, {f"attentions.{index}.{external}": native for external, native in _PROJECTIONS.items()}
         )
     ),
     rename("transformer.decoder.post_norm_layer.*", "decoder.refinement.norm.*"),

@@ -5,9 +5,9 @@ from deim.checkpoint.formats.format import Format, Repeat, constant_rules
 from deim.checkpoint.renaming import Rule, rename, with_prefix
 
 HGNETV2: tuple[Rule, ...] = tuple(
-    rename(f"{part}.*.{theirs}.*", f"{part}.*.{ours}.*")
+    rename(f"{part}.*.{external}.*", f"{part}.*.{native}.*")
     for part in ("stem", "stages")
-    for theirs, ours in (("conv", "conv"), ("bn", "norm"), ("lab", "affine"))
+    for external, native in (("conv", "conv"), ("bn", "norm"), ("lab", "affine"))
 )
 
 RULES: tuple[Rule, ...] = (

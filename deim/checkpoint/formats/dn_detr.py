@@ -44,8 +44,8 @@ _CROSS_ATTENTION = {
 def conditional_attention(kind: str, names: dict[str, str]) -> list[Rule]:
     """Return the rules of the projections of the decoder's "self" or "cross" attention (``kind``)."""
     return [
-        rename(f"transformer.decoder.layers.#.{theirs}.*", f"decoder.layers.#.{kind}_attn.{ours}.*")
-        for theirs, ours in names.items()
+        rename(f"transformer.decoder.layers.#.{external}.*", f"decoder.layers.#.{kind}_attn.{native}.*")
+        for external, native in names.items()
     ]
 
 

@@ -29,7 +29,7 @@ class Repeat:
 
     Args:
         copy, original: templates of the names in the file, as in :class:`Rule`.
-        condition: function of our model; True if its files have the copy.
+        condition: function of a native model; True if its files have the copy.
         replaces_original: files have only the copy.
     """
 
@@ -50,9 +50,9 @@ class Format:
         signature: templates; only files of this format have a matching name for each of them.
         rules: function of the number of decoder layers.
         repeats: tensors that are stored twice.
-        supports: function of our model from one of the ``systems``; True if the format can store it.
+        supports: function of a native model from one of the ``systems``; True if the format can store it.
         store_shared_once: files store parameters that layers share only once, under the first name.
-        constants: function of our model and the (height, width) of images that returns tensors that files store beside
+        constants: function of a native model and the (height, width) of images that returns tensors that files store beside
             the weights: buffers that follow from the model's shape.
         constant_names: templates of the names of the constants.
     """
@@ -73,7 +73,7 @@ class Format:
         return matches_signature(self.signature, names)
 
     def to_native(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Return weights under our names, and the names of unused tensors.
+        """Return weights under native names, and the names of unused tensors.
 
         Raises:
             CheckpointError: if a tensor that is stored twice differs from its copy.
@@ -84,10 +84,10 @@ class Format:
     def from_native(
         self, weights: Mapping[str, Tensor], model: nn.Module, image_size: Sequence[int] = (640, 640)
     ) -> dict[str, Tensor]:
-        """Return the content of a file of this format for one of our models.
+        """Return the content of a file of this format for a native model.
 
         Args:
-            weights: weights under our names.
+            weights: weights under native names.
             model: model of the recipe; it may be on the meta device.
             image_size: (height, width) for which the official real-time detectors store anchors.
 

@@ -10,21 +10,21 @@ from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resn
 from deim.checkpoint.renaming import Rule, rename
 
 
-def _attention(theirs: str, ours: str) -> list[Rule]:
-    """Return the rules of query, key and value projections, which are one tensor in our models."""
-    parts = {kind: tuple(f"{theirs}.{projection}_proj.{kind}" for projection in "qkv") for kind in ("weight", "bias")}
+def _attention(external: str, native: str) -> list[Rule]:
+    """Return the rules of query, key and value projections, which are one tensor in native models."""
+    parts = {kind: tuple(f"{external}.{projection}_proj.{kind}" for projection in "qkv") for kind in ("weight", "bias")}
     return [
-        *(Rule(parts[kind], (f"{ours}.in_proj_{kind}",)) for kind in ("weight", "bias")),
-        rename(f"{theirs}.out_proj.*", f"{ours}.out_proj.*"),
+        *(Rule(parts[kind], (f"{native}.in_proj_{kind}",)) for kind in ("weight", "bias")),
+        rename(f"{external}.out_proj.*", f"{native}.out_proj.*"),
     ]
 
 
-def _encoder_layers(theirs: str, ours: str) -> list[Rule]:
+def _encoder_layers(external: str, native: str) -> list[Rule]:
     return [
-        *_attention(f"{theirs}.self_attn", f"{ours}.self_attn"),
-        rename(f"{theirs}.self_attn_layer_norm.*", f"{ours}.norm1.*"),
-        rename(f"{theirs}.final_layer_norm.*", f"{ours}.norm2.*"),
-        rename(f"{theirs}.fc#.*", f"{ours}.linear#.*"),
+        *_attention(f"{external}.self_attn", f"{native}.self_attn"),
+        rename(f"{external}.self_attn_layer_norm.*", f"{native}.norm1.*"),
+        rename(f"{external}.final_layer_norm.*", f"{native}.norm2.*"),
+        rename(f"{external}.fc#.*", f"{native}.linear#.*"),
     ]
 
 
@@ -55,9 +55,9 @@ _REAL_TIME: tuple[Rule, ...] = (
 )
 
 _HGNETV2: tuple[Rule, ...] = tuple(
-    rename(f"model.backbone.model.{theirs}.*.{theirs_part}.*", f"backbone.{ours}.*.{ours_part}.*")
-    for theirs, ours in (("embedder", "stem"), ("encoder.stages.#", "stages.#"))
-    for theirs_part, ours_part in (("convolution", "conv"), ("normalization", "norm"), ("lab", "affine"))
+    rename(f"model.backbone.model.{external}.*.{external_part}.*", f"backbone.{native}.*.{native_part}.*")
+    for external, native in (("embedder", "stem"), ("encoder.stages.#", "stages.#"))
+    for external_part, native_part in (("convolution", "conv"), ("normalization", "norm"), ("lab", "affine"))
 )
 
 _FUSION = [f"{kind}_blocks.#" for kind in ("fpn", "pan")]
@@ -84,15 +84,15 @@ _DFINE: tuple[Rule, ...] = (
 
 _STAGE = "model.backbone.model.encoder.stages"
 _PRESNET: tuple[Rule, ...] = tuple(
-    rename(f"{theirs}.{theirs_part}.*", f"backbone.{ours}.{ours_part}.*")
-    for theirs, ours in (
+    rename(f"{external}.{external_part}.*", f"backbone.{native}.{native_part}.*")
+    for external, native in (
         *((f"model.backbone.model.embedder.embedder.{i}", f"conv1.conv1_{i + 1}") for i in range(3)),
         *((f"{_STAGE}.#.layers.#.layer.{i}", f"res_layers.#.blocks.#.branch2{name}") for i, name in enumerate("abc")),
         # The first stage has stride 1, so its shortcut has no pooling before the convolution.
         (f"{_STAGE}.0.layers.#.shortcut", "res_layers.0.blocks.#.short.conv"),
         (f"{_STAGE}.#.layers.#.shortcut.1", "res_layers.#.blocks.#.short.conv"),
     )
-    for theirs_part, ours_part in (("convolution", "conv"), ("normalization", "norm"))
+    for external_part, native_part in (("convolution", "conv"), ("normalization", "norm"))
 )
 
 _RTDETRV2: tuple[Rule, ...] = (
@@ -111,8 +111,8 @@ _DEFORMABLE: tuple[Rule, ...] = (
     rename("model.encoder.layers.#.fc#.*", "encoder.layers.#.linear#.*"),
     rename("model.encoder.layers.#.self_attn.*", "encoder.layers.#.self_attn.*"),
     *_DECODER_LAYERS,
-    *(rename(rule.theirs[0].replace("transformer.", "model."), rule.ours[0]) for rule in deformable_detr.PROPOSALS),
-    Rule(("model.query_position_embeddings.weight",), deformable_detr.QUERIES.ours, dim=1),
+    *(rename(rule.external[0].replace("transformer.", "model."), rule.native[0]) for rule in deformable_detr.PROPOSALS),
+    Rule(("model.query_position_embeddings.weight",), deformable_detr.QUERIES.native, dim=1),
 )
 
 

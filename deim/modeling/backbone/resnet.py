@@ -46,7 +46,7 @@ def build_resnet(
         freeze_at: number of frozen parts: 0 none, 1 the stem, 2 the stem and res2 (DETR), and so on.
         norm: "FrozenBN", "BN", "SyncBN" or "GN".
         dilated: res5 keeps the stride of res4, and all its convolutions but the first are dilated ("DC5").
-        weights: "imagenet" for torchvision's published weights, or the path or address of a file in the layout of
+        weights: "imagenet" for torchvision's published weights, or the path or URL of a file in the layout of
             detectron2, torchvision, timm or transformers; "" for random weights.
 
     Raises:

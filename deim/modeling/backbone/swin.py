@@ -47,7 +47,7 @@ def build_swin(
         out_indices: subset of 0 .. 3, for features "p0" .. "p3" at strides 4, 8, 16 and 32.
         window_size: window side in tokens; 12 for weights pretrained at 384 pixels.
         drop_path_rate: drop-path probability of the last block in training; it increases linearly over the blocks.
-        weights: "imagenet" or "imagenet22k" for the published weights, or the path or address of a file in the layout
+        weights: "imagenet" or "imagenet22k" for the published weights, or the path or URL of a file in the layout
             of Swin's authors or timm; "" for random weights.
 
     Raises:
