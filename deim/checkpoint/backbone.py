@@ -16,8 +16,8 @@ from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
-# Buffers that a backbone computes itself. A file may lack them, or hold those of another image size. The last two are the
-# rotary embeddings of EVA-02.
+# Buffers that a backbone computes itself. A file may lack them, or hold those of another image size.
+# The last two are the rotary embeddings of EVA-02.
 COMPUTED_BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask", "freqs_cos", "freqs_sin")
 # A tensor name of Caffe2's ResNets, which detectron2 publishes as R-50.pkl.
 _CAFFE2 = "conv1_w"
@@ -60,11 +60,11 @@ class BackboneMatch:
         return num_matched / max(num_matched + num_missing, 1)
 
     @property
-    def has_all_blocks(self) -> bool:
-        """True unless the file has more blocks in a stage than the backbone, as a deeper model does."""
+    def has_extra_blocks(self) -> bool:
+        """True if the file has more blocks in a stage than the backbone, as a deeper model does."""
         stages = {_stage(name) for name in self.matched}
         further = [name for name in self.unused if _stage(name) in stages]
-        return not any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
+        return any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
 
 
 def load_backbone_weights(backbone: nn.Module, path: str, allowed_missing: tuple[str, ...] | None = ()) -> None:
@@ -74,8 +74,8 @@ def load_backbone_weights(backbone: nn.Module, path: str, allowed_missing: tuple
         backbone: backbone of this package, detectron2, detrex or any other library.
         path: a file in any layout of :mod:`deim.checkpoint.formats.backbones`, a file with the backbone's own names,
             or a checkpoint of a whole detector.
-        allowed_missing: prefixes of parameters that a classifier does not have. They keep their values if the file lacks
-            them. None allows any parameters, up to a quarter of the backbone's tensors.
+        allowed_missing: prefixes of parameters that a classifier does not have. They keep their values if the file
+            lacks them. None allows any parameters, up to a quarter of the backbone's tensors.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit the backbone.
@@ -97,7 +97,7 @@ def load_stored_backbone(
             f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing from the "
             "file or have a different shape:\n  " + "\n  ".join(group_names(wrong))
         )
-    if not match.has_all_blocks:
+    if match.has_extra_blocks:
         raise CheckpointError(
             f"{path} belongs to a deeper model than this {type(backbone).__name__}. Tensors without a counterpart:\n  "
             + "\n  ".join(group_names(match.unused))

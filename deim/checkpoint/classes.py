@@ -56,8 +56,8 @@ def transfer_class_rows(
         weights: weights of the checkpoint.
         state: state dict of the model; new classes keep its values.
         rows: result of :func:`class_rows`.
-        class_agnostic_modules: modules whose scores keep their position because they do not belong to a class, such as an
-            objectness score.
+        class_agnostic_modules: modules whose scores keep their position, because they do not belong to a class, such
+            as an objectness score.
     """
     transferred = [(row, source) for row, source in enumerate(rows) if source is not None]
     count = num_classes(weights) or 0

@@ -161,7 +161,12 @@ def to_native_layout(stored: StoredWeights, model: nn.Module, quiet: bool = Fals
 
 
 def stored_num_classes(stored: StoredWeights, layout: Format | None) -> int | None:
-    """Return the number of classes of a model in this layout (None for the native layout); None if no tensor shows it."""
+    """Return the number of classes of stored weights; None if no tensor shows it.
+
+    Args:
+        stored: content of the file.
+        layout: layout of the file; None for the native layout.
+    """
     return class_names.num_classes(stored.weights if layout is None else layout.to_native(stored.weights)[0])
 
 

@@ -45,9 +45,8 @@ def _report(found: IdentifiedCheckpoint) -> None:
     classes = f"{found.config.model.num_classes} classes"
     if found.classes:
         classes += f" ({', '.join([name for name in found.classes if name][:3])}, ...)"
-    print(
-        f"{found.stored.path}: format {found.source_format.title if found.source_format else 'native'}, {count:,} parameters"
-    )
+    source_format = found.source_format.title if found.source_format else "native"
+    print(f"{found.stored.path}: format {source_format}, {count:,} parameters")
     print(f"recipe {found.recipe}, {classes}, in the form for {found.form}")
     if found.equivalent_recipes:
         print(f"recipes with the same model: {', '.join(found.equivalent_recipes)}")

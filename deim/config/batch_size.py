@@ -11,9 +11,9 @@ logger = logging.getLogger("detectron2.deim")
 def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     """Scale the hyperparameters of a recipe to the batch size and the dataset in use, in place.
 
-    The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_dataset_size``. The rule is the one that
-    D-FINE and DEIM publish ("Customizing Batch Size"): if the batch is k times as large, learning rates are multiplied
-    by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
+    The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_dataset_size``. The rule is the one
+    that D-FINE and DEIM publish ("Customizing Batch Size"): if the batch is k times as large, learning rates are
+    multiplied by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
     window of the EMA, ``1 / (1 - decay)``, are multiplied by r.
 
     Args:

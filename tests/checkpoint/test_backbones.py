@@ -80,7 +80,7 @@ def test_detector_is_not_identified_as_a_backbone(tmp_path: Path) -> None:
 
 
 def test_caffe2_resnet_is_rejected(tmp_path: Path) -> None:
-    """detectron2 publishes it under the name of torchvision's ResNet; its strides are in other convolutions, its images BGR."""
+    """detectron2 publishes it beside torchvision's ResNet. Its strides are in other convolutions, and its images BGR."""
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"conv1_w": np.zeros((64, 3, 7, 7), np.float32)}))
     with pytest.raises(CheckpointError, match=r"is a ResNet of Caffe2, .*torchvision/R-50\.pkl"):
         build_resnet(50, weights=str(tmp_path / "R-50.pkl"))

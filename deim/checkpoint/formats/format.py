@@ -52,8 +52,8 @@ class Format:
         repeats: tensors that are stored twice.
         supports: function of a native model from one of the ``systems``; True if the format can store it.
         store_shared_once: files store parameters that layers share only once, under the first name.
-        constants: function of a native model and the (height, width) of images that returns tensors that files store beside
-            the weights: buffers that follow from the model's shape.
+        constants: function of a native model and the (height, width) of images. It returns the tensors that files store
+            beside the weights: buffers that follow from the model's shape.
         constant_names: templates of the names of the constants.
     """
 
