@@ -58,7 +58,7 @@ def read_weights(path: str, use_ema: bool = True) -> StoredWeights:
     """Read the weights in a checkpoint, a weights file or a ``transformers`` folder.
 
     Args:
-        path: path or address.
+        path: path or URL.
         use_ema: return the EMA weights if the checkpoint has them.
 
     Raises:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     backbone = convert_backbone(args.source, args.out) if args.to == NATIVE and args.recipe is None else None
     if backbone is not None:
-        extra = f", with {len(backbone.left)} additional tensors" if backbone.left else ""
+        extra = f", with {len(backbone.unused)} additional tensors" if backbone.unused else ""
         print(f"{args.source} is the backbone {backbone.config}{extra}")
         print(f"wrote {args.out}. Use it with model.backbone.weights={args.out}")
         return
@@ -49,8 +49,8 @@ def _report(identified: IdentifiedCheckpoint) -> None:
     classes = f"{identified.config.model.num_classes} classes"
     if identified.classes:
         classes += f" ({', '.join([name for name in identified.classes if name][:3])}, ...)"
-    layout = identified.origin.title if identified.origin else "native"
+    layout = identified.source_format.title if identified.source_format else "native"
     print(f"{identified.stored.path}: format {layout}, {num_parameters:,} parameters")
     print(f"recipe {identified.recipe}, {classes}, in the form for {identified.form}")
-    if identified.others:
-        print(f"recipes with the same model: {', '.join(identified.others)}")
+    if identified.equivalent_recipes:
+        print(f"recipes with the same model: {', '.join(identified.equivalent_recipes)}")

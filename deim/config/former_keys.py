@@ -80,7 +80,7 @@ def _nodes(cfg: Any, path: str) -> Iterator[Any]:
 
 
 def _is_renamed(node: Any, former: str, present: str) -> bool:
-    """Return True unless the target of a node, such as a user's own function, has other arguments than this project's."""
+    """Return True if the key ``former`` of a node is a renamed key, and not an argument of a user's own function."""
     target = node.get("_target_")
     return target is None or (accepts(target, present) and not accepts(target, former))
 

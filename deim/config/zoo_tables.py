@@ -47,7 +47,7 @@ def weights(recipe: str) -> str:
     for file in published.published_for(recipe):
         own = recipe in RESULTS and file.average_precision == RESULTS[recipe].average_precision
         precision = "" if own or file.average_precision is None else f" {file.average_precision}"
-        links.append(f"[{file.data}]({file.address}){precision}")
+        links.append(f"[{file.data}]({file.url}){precision}")
     return ", ".join(links) or "-"
 
 

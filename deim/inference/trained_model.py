@@ -62,7 +62,7 @@ def _load_recipe(source: str, weights: str | None) -> tuple[Any, StoredWeights]:
         raise ConfigError(
             f"{source} is a recipe, which has no weights: also give a checkpoint, or 'coco' for published weights"
         )
-    stored = read_weights(published.path_of(source, weights))
+    stored = read_weights(published.weights_path(source, weights))
     config.model.num_classes = stored_num_classes(stored, recognize(stored.weights)) or config.model.num_classes
     return config, stored
 

@@ -30,7 +30,7 @@ from tests.commands import RECIPE, SMALL, data_overrides, tool
 from tests.models import FAMILIES, randomize, recipe
 from tests.web import File, Web, redirect
 
-ADDRESS = pretrained.find("HGNetV2", "B0", "imagenet").address
+ADDRESS = pretrained.find("HGNetV2", "B0", "imagenet").url
 BUILT_ON_DETREX = ("dino_deim/", "dab_detr_deim/")
 
 

@@ -27,8 +27,11 @@ class Activation(NamedTuple):
 
 class _Layout(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "channels", "parts")),
-        *((name, ctypes.c_float) for name in ("lower", "upper")),
+        ("rows", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("parts", ctypes.c_int64),
+        ("lower", ctypes.c_float),
+        ("upper", ctypes.c_float),
         ("silu", ctypes.c_int32),
     ]
 
