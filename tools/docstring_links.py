@@ -12,6 +12,7 @@ import griffe
 # Roles such as :func:`deim.config.load_config` and :class:`~deim.errors.DeimError`.
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`(~?)([\w.]+)`")
 _SEVERAL_NAMES = re.compile(r"    ([*\w]+(?:, [*\w]+)+):(.*)$")
+_TABLE = re.compile(r"^=+ +=+\n.*\n=+ +=+\n(?:.*\n)+?=+ +=+$", re.MULTILINE)
 # Longer values, such as tables of published weights, are not shown in signatures.
 _LONGEST_VALUE = 200
 _WITHOUT_PAGES = ("deim.cli", "deim.benchmarks", "deim.standalone", "deim.__main__")
@@ -27,7 +28,8 @@ class DocstringLinks(griffe.Extension):
 
 def _prepare(item: griffe.Object, package: griffe.Module) -> None:
     if item.docstring is not None:
-        text = _one_name_per_item(item.docstring.value)
+        text = _markdown_tables(_one_name_per_item(item.docstring.value))
+        text = re.sub(r"::$", ":", text, flags=re.MULTILINE)  # the code below is indented, as in Markdown
         item.docstring.value = _ROLE.sub(lambda role: _link(role, item, package), text)
     if isinstance(item, griffe.Attribute) and item.value is not None and len(str(item.value)) > _LONGEST_VALUE:
         item.value = None
@@ -64,6 +66,25 @@ def _one_name_per_item(docstring: str) -> str:
         item.append(line)
     finish()
     return "\n".join(lines)
+
+
+def _markdown_tables(docstring: str) -> str:
+    """Rewrite tables of reStructuredText with two columns; the columns begin where their rules do."""
+    return _TABLE.sub(lambda table: _markdown_table(table[0]), docstring)
+
+
+def _markdown_table(table: str) -> str:
+    rule, header, _, *body = table.splitlines()
+    column = rule.index(" =") + 1
+    rows: list[list[str]] = []
+    for line in [header, *body[:-1]]:
+        left, right = line[:column].strip(), line[column:].strip()
+        if left:
+            rows.append([left, right])
+        else:
+            rows[-1][1] += f" {right}"
+    rows.insert(1, ["---", "---"])
+    return "\n".join(f"| {left} | {right} |" for left, right in rows)
 
 
 def _sort_modules(package: griffe.Module) -> None:

@@ -73,6 +73,13 @@ def _is_gathered(path: Path) -> bool:
     return any(path in ROOT.glob(pattern) for pattern in (*_PAGES, _RECIPES))
 
 
+def on_page_content(html: str, page: Any, **_: object) -> str:
+    """Warn about roles in docstrings that ``docstring_links.py`` did not turn into links or code."""
+    for role in sorted(set(re.findall(r":(?:class|func|meth|mod|data|attr|exc|ref|math):(?=<code>|`)", html))):
+        logger.warning(f"{page.file.src_path} shows the role {role} of a docstring as text")
+    return html
+
+
 def on_post_build(config: dict) -> None:
     """Warn about public symbols that the built API pages do not show; an error with ``--strict``."""
     inventory = Path(config["site_dir"], "objects.inv").read_bytes().split(b"\n", 4)[4]
