@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 RECIPE := projects/deim_dfine/configs/deim_dfine_n_shapes.py
 RUN := output/deim_dfine_n_shapes
 
-.PHONY: quickstart test test-all mutants lint gpu docs release clean
+.PHONY: quickstart test test-all mutants lint gpu docs notebook release clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/make_shapes_dataset.py datasets/deim_shapes
@@ -69,11 +69,16 @@ gpu: $(VENV)/.installed-dev
 			--json output/gpu/latency_$$size.json || exit 1; \
 	done
 
-# The documentation as a site in build/site; broken links are errors.
+# The documentation as a site in build/site; broken links are errors. mkdocs counts no warnings with --quiet.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/gather_docs.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "built build/site/index.html"
+
+# Run notebooks/finetune.ipynb from its first to its last cell, in about three minutes.
+notebook: $(VENV)/.installed-notebook
+	rm -rf notebooks/deim_finetune
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=1800 notebooks
 
 # Build a wheel and a source archive in dist. Test the wheel in a new environment: training, prediction, report, export.
 release: $(VENV)/.installed-dev
@@ -98,6 +103,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 
 $(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
 	$(PIP) -r requirements-docs.txt
+	touch $@
+
+$(VENV)/.installed-notebook: $(VENV)/.installed-dev requirements-notebook.txt
+	$(PIP) -r requirements-notebook.txt
 	touch $@
 
 clean:

@@ -15,7 +15,7 @@ from deim.devices import amp_unsupported_reason, choose_device, supports_float64
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
 from deim.inference.runner import TorchRunner
-from deim.inference.source import TrainedModel
+from deim.inference.trained_model import TrainedModel
 from tests.models import FAMILIES, batch, recipe, tiny_model
 
 

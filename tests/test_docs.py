@@ -1,4 +1,4 @@
-"""Commands, flags, Python examples and links in the documentation."""
+"""Commands, options, links and Python examples of the documentation exist and run."""
 
 import io
 import re
@@ -23,32 +23,32 @@ from tests.conftest import ROOT
 from tests.models import batch, recipe, without_pretrained
 
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
+    [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md")]
 )
-BUILT_ON_DETREX = ("dino_deim/", "dab_detr_deim/")
+REQUIRES_DETREX = ("dino_deim/", "dab_detr_deim/")
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the calls of tools in the shell blocks of a page, as words; ``deim x`` becomes the path of its module."""
+    """Return the calls of our tools in a page's shell blocks as words, from the tool on; ``deim x`` as its module."""
     calls = []
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["deim"] and words[1:] and words[1] in COMMANDS:
                 words = [f"deim/cli/{words[1].replace('-', '_')}.py", *words[2:]]
-            index = next((i for i, word in enumerate(words) if word.startswith(("tools/", "deim/cli/"))), None)
-            if index is not None:
-                calls.append(words[index:])
+            start = next((i for i, word in enumerate(words) if word.startswith(("tools/", "deim/cli/"))), None)
+            if start is not None:
+                calls.append(words[start:])
     return calls
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_in_docs_use_existing_tools_configs_and_keys(name: str) -> None:
+def test_commands_use_existing_tools_configs_and_keys(name: str) -> None:
     for words in commands(ROOT / name):
         assert (ROOT / words[0]).is_file(), words
         config = words[words.index("--config-file") + 1] if "--config-file" in words else "..."
-        if config.startswith(BUILT_ON_DETREX) and is_standalone("detrex"):
+        if config.startswith(REQUIRES_DETREX) and is_standalone("detrex"):
             assert config in model_zoo.available()
         elif config != "...":
             path = ROOT / config
@@ -58,7 +58,7 @@ def test_commands_in_docs_use_existing_tools_configs_and_keys(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/checkpoints.md", "docs/compose.md"])
-def test_python_in_docs_runs(name: str) -> None:
+def test_python_examples_run(name: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
@@ -72,7 +72,7 @@ def test_python_in_docs_runs(name: str) -> None:
             instantiate(without_pretrained(SimpleNamespace(model=namespace["model"])).model)
 
 
-def test_backbone_example_of_the_docs_runs() -> None:
+def test_backbone_example_runs() -> None:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     backbone, config = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
     namespace: dict = {"model": recipe("deim_dfine_n_shapes", "model.decoder.queries.num_queries=20").model}
@@ -82,14 +82,14 @@ def test_backbone_example_of_the_docs_runs() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_in_docs_resolve(name: str) -> None:
+def test_links_exist(name: str) -> None:
     page = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
-def test_flags_in_docs_exist() -> None:
+def test_command_line_options_exist() -> None:
     scripts = {path.name: re.search(r'run_script\("([\w-]+)"\)', path.read_text(encoding="utf-8"))
                for path in (ROOT / "tools").glob("*.py")}  # fmt: skip
     for page in PAGES:
@@ -99,23 +99,23 @@ def test_flags_in_docs_exist() -> None:
             command = script[1] if script else file.stem.replace("_", "-")
             if command in COMMANDS:
                 measurement = words[1:2] if command == "benchmark" else []
-                help_text = help_of(command, *measurement)
+                help_text = command_help(command, *measurement)
                 flags = {word.split("=")[0] for word in words if word.startswith("--") and word != "--"}
                 if command == "slurm":
-                    help_text += help_of("train")
+                    help_text += command_help("train")
                 assert all(flag in help_text for flag in flags), (page, words)
 
 
 @cache
-def help_of(*words: str) -> str:
-    shown = io.StringIO()
-    with redirect_stdout(shown), pytest.raises(SystemExit):
+def command_help(*words: str) -> str:
+    output = io.StringIO()
+    with redirect_stdout(output), pytest.raises(SystemExit):
         main([*words, "--help"])
-    return shown.getvalue()
+    return output.getvalue()
 
 
-def test_script_and_command_have_the_same_help() -> None:
-    done = tool("train_net.py", "--help")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: train_net.py ")
-    assert done.stdout.split("\n\n", 1)[1] == help_of("train").split("\n\n", 1)[1]
+def test_script_help_equals_command_help() -> None:
+    process = tool("train_net.py", "--help")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("usage: train_net.py ")
+    assert process.stdout.split("\n\n", 1)[1] == command_help("train").split("\n\n", 1)[1]

@@ -1,4 +1,4 @@
-"""Layers of the package: imports between subpackages run one way."""
+"""Imports between packages follow the order of their layers."""
 
 import ast
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# From the bottom to the top; a package imports only from those before it.
-PACKAGES = (
+# From the lowest layer up. A package imports only from packages before it.
+DEIM_LAYERS = (
     "errors",
     "environment_variables",
     "cores",
@@ -32,36 +32,36 @@ PACKAGES = (
     "benchmarks",
     "cli",
 )
-MODELING = ("backbone", "encoder", "queries", "matching", "losses", "decoder", "detector")
+MODELING_LAYERS = ("backbone", "encoder", "queries", "matching", "losses", "decoder", "detector")
 
 
-def find_imports(path: Path, prefix: str) -> set[str]:
-    """Return the modules of the package ``prefix`` that a file imports from, at any place in the file."""
-    imports = set()
+def imported_subpackages(path: Path, prefix: str) -> set[str]:
+    """Return the subpackages of the package ``prefix`` that a file imports, anywhere in the file."""
+    subpackages = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        imports |= {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
-    return imports
+        subpackages |= {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+    return subpackages
 
 
 @pytest.mark.parametrize(
-    ("package", "layers"), [("deim", PACKAGES), ("deim/modeling", MODELING)], ids=["deim", "modeling"]
+    ("package", "layers"), [("deim", DEIM_LAYERS), ("deim/modeling", MODELING_LAYERS)], ids=["deim", "modeling"]
 )
-def test_imports_follow_the_layers(package: str, layers: Sequence[str]) -> None:
+def test_imports_follow_layer_order(package: str, layers: Sequence[str]) -> None:
     folder = ROOT / package
-    modules = {path.stem for path in folder.iterdir() if path.name[0] not in "_."} - {"standalone", "py"}
-    assert modules == set(layers), "every module has its layer"
-    for level, module in enumerate(layers):
-        files = sorted((folder / module).rglob("*.py")) if (folder / module).is_dir() else [folder / f"{module}.py"]
-        above = set(layers[level + 1 :])
+    names = {path.stem for path in folder.iterdir() if path.name[0] not in "_."} - {"standalone", "py"}
+    assert names == set(layers), "every subpackage has a layer"
+    for layer, name in enumerate(layers):
+        files = sorted((folder / name).rglob("*.py")) if (folder / name).is_dir() else [folder / f"{name}.py"]
+        upper_layers = set(layers[layer + 1 :])
         for path in files:
-            forbidden = find_imports(path, package.replace("/", ".") + ".") & above
-            assert not forbidden, f"{path.relative_to(ROOT)} imports from {sorted(forbidden)}, which are above it"
+            upward_imports = imported_subpackages(path, package.replace("/", ".") + ".") & upper_layers
+            assert not upward_imports, f"{path.relative_to(ROOT)} imports {sorted(upward_imports)} from higher layers"
 
 
-def test_bundled_subsets_do_not_import_deim() -> None:
+def test_standalone_packages_do_not_import_deim() -> None:
     for path in (ROOT / "deim" / "standalone").rglob("*.py"):
-        assert not find_imports(path, "deim."), path
+        assert not imported_subpackages(path, "deim."), path

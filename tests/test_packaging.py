@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.commands import SMALL
 from tests.conftest import ROOT
 
@@ -84,3 +86,17 @@ def test_wheel_is_complete(tmp_path: Path) -> None:
     deim("train", "--config-file", "deim_dfine/deim_dfine_n_shapes", "--data", "shapes", *few)
     deim("predict", "run/model_final.pth", "shapes/val", "--output", "found", "--threshold", "0")
     assert len(list((empty / "found").rglob("*.jpg")) or list((empty / "found").rglob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("for_pypi", [False, True])
+def test_packages_for_pypi_depend_on_no_addresses(tmp_path: Path, for_pypi: bool) -> None:
+    (tmp_path / "deim").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "deim/__init__.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    environment = {**os.environ, "DEIM_FOR_PYPI": "1" if for_pypi else ""}
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info"], cwd=tmp_path, env=environment, check=True, timeout=300
+    )
+    required = (tmp_path / "deim.egg-info/requires.txt").read_text(encoding="utf-8")
+    assert ("git+https://" in required) is not for_pypi
+    assert "[export]" in required

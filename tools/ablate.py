@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Train a recipe with components switched on and off, and compare the results. Same as ``deim ablate``."""
+"""Train a recipe with its components switched on and off, and compare the results.
+
+Same as ``deim ablate``.
+"""
 
 import sys
 from pathlib import Path

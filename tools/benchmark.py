@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Measure speed and memory, compared with other implementations. Same as ``deim benchmark``."""
+"""Measure speed and memory, optionally side by side with other implementations.
+
+Same as ``deim benchmark``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Check a dataset before training: counts, classes, sizes, problems, sample images. Same as ``deim check-data``."""
+"""Check a dataset before training: counts, classes, sizes, problems, sample images.
+
+Same as ``deim check-data``.
+"""
 
 import sys
 from pathlib import Path

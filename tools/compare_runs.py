@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Compare runs: a table of their scores, and a plot of their AP. Same as ``deim compare-runs``."""
+"""Compare runs: a table of scores and a plot of AP.
+
+Same as ``deim compare-runs``.
+"""
 
 import sys
 from pathlib import Path

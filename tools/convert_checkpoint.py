@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Convert a checkpoint between this project, the official code, detrex and Hugging Face. Same as ``deim convert``."""
+"""Convert checkpoints between the official, detrex, Hugging Face and native formats.
+
+Same as ``deim convert``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Run a model in the browser. Same as ``deim demo``."""
+"""Try a model in the browser.
+
+Same as ``deim demo``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Plot how D-FINE's decoder refines the box edges of its best detections. Same as ``deim draw-distributions``."""
+"""Plot how the D-FINE decoder refines the box edges of its best detections.
+
+Same as ``deim draw-distributions``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Draw detections next to the ground truth, on the first test images. Same as ``deim draw-predictions``."""
+"""Draw detections next to the ground truth for the first test images.
+
+Same as ``deim draw-predictions``.
+"""
 
 import sys
 from pathlib import Path

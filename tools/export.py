@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Export a trained model to ONNX, OpenVINO or TensorRT. Same as ``deim export``."""
+"""Export a trained model to ONNX, OpenVINO or TensorRT.
+
+Same as ``deim export``.
+"""
 
 import sys
 from pathlib import Path

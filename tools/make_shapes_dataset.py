@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Generate the small dataset of the quick start. Same as ``deim make-shapes``."""
+"""Generate the small dataset of the quick start.
+
+Same as ``deim make-shapes``.
+"""
 
 import sys
 from pathlib import Path

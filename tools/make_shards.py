@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Pack the images of a COCO-format dataset into tar archives. Same as ``deim make-shards``."""
+"""Pack the images of a COCO-format dataset into tar archives.
+
+Same as ``deim make-shards``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Plot loss, learning rate and AP of a run. Same as ``deim plot``."""
+"""Plot loss, learning rate and AP of a run.
+
+Same as ``deim plot``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Detect objects in images and videos. Same as ``deim predict``."""
+"""Detect objects in images and videos.
+
+Same as ``deim predict``.
+"""
 
 import sys
 from pathlib import Path

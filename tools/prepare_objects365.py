@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Prepare Objects365 v2 for training, as D-FINE does. Same as ``deim prepare-objects365``."""
+"""Prepare Objects365 v2 for training, as D-FINE does.
+
+Same as ``deim prepare-objects365``.
+"""
 
 import sys
 from pathlib import Path

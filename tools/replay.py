@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Repeat a training step with a NaN/Inf loss or gradient. Same as ``deim replay``."""
+"""Repeat a training step that had NaN/Inf loss or gradients.
+
+Same as ``deim replay``.
+"""
 
 import sys
 from pathlib import Path

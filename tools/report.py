@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Write an HTML report of a run: scores, classes, errors, thresholds, sample images. Same as ``deim report``."""
+"""Write an HTML report of a finished run: scores, classes, errors, thresholds, sample images.
+
+Same as ``deim report``.
+"""
 
 import sys
 from pathlib import Path

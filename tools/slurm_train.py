@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Submit a training run to SLURM and resume it after each preemption. Same as ``deim slurm``."""
+"""Submit a training run to SLURM that resumes after preemption.
+
+Same as ``deim slurm``.
+"""
 
 import sys
 from pathlib import Path

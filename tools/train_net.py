@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Train a recipe, on COCO or on your own data. Same as ``deim train``."""
+"""Train a recipe on COCO or on your own dataset.
+
+Same as ``deim train``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Compare recipes with the official DEIM code. Same as ``deim verify``."""
+"""Compare recipes numerically with the official DEIM code.
+
+Same as ``deim verify``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Draw the first training batch of an epoch as the model receives it. Same as ``deim view-data``."""
+"""Draw the first training batch of an epoch as the model receives it.
+
+Same as ``deim view-data``.
+"""
 
 import sys
 from pathlib import Path

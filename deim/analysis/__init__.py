@@ -1,7 +1,15 @@
 """Error analysis of detections, computed from arrays without a model or images."""
 
 from deim.analysis.confusion import confusion_matrix
-from deim.analysis.curves import Curve, curves_of_classes
-from deim.analysis.judging import KINDS, Found, Judged, judge
+from deim.analysis.curves import PrecisionRecallCurve, precision_recall_curves
+from deim.analysis.detection_matching import OUTCOMES, ImageResult, MatchResult, match_detections
 
-__all__ = ["KINDS", "Curve", "Found", "Judged", "confusion_matrix", "curves_of_classes", "judge"]
+__all__ = [
+    "OUTCOMES",
+    "ImageResult",
+    "MatchResult",
+    "PrecisionRecallCurve",
+    "confusion_matrix",
+    "match_detections",
+    "precision_recall_curves",
+]

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deim.analysis.judging import SAME, Found, on_crowds, overlaps_with_truths
+from deim.analysis.detection_matching import MATCH_IOU, ImageResult, iou_with_ground_truth, is_on_crowd
 
 
-def confusion_matrix(found: Sequence[Found], num_classes: int) -> np.ndarray:
+def confusion_matrix(results: Sequence[ImageResult], num_classes: int) -> np.ndarray:
     """Count detections and objects by class, matched by location with an IoU of at least 0.5.
 
     Detections are matched in the order of their scores. Each takes an unmatched object, preferably of its own class.
 
     Args:
-        found: ground truth and detections of each image.
+        results: ground truth and detections of each image.
         num_classes: K.
 
     Returns:
@@ -21,21 +21,23 @@ def confusion_matrix(found: Sequence[Found], num_classes: int) -> np.ndarray:
         the last column objects without a detection. Unmatched detections on crowds of their class do not count.
     """
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    for one in found:
-        _count(one, matrix)
+    for result in results:
+        _count(result, matrix)
     return matrix
 
 
-def _count(one: Found, matrix: np.ndarray) -> None:
-    nothing = len(matrix) - 1
-    overlap, on_crowd = overlaps_with_truths(one), on_crowds(one)
-    free = np.ones(len(one.truth_boxes), bool)
-    for place, label in enumerate(one.classes):
-        usable = np.where(free & (overlap[place] >= SAME), overlap[place] + (one.truth_classes == label), 0.0)
-        if usable.size and usable.max() > 0:
-            taken = int(usable.argmax())
-            free[taken] = False
-            matrix[one.truth_classes[taken], label] += 1
-        elif not on_crowd[place]:
-            matrix[nothing, label] += 1
-    matrix[:, nothing] += np.bincount(one.truth_classes[free], minlength=len(matrix))
+def _count(result: ImageResult, matrix: np.ndarray) -> None:
+    background = len(matrix) - 1
+    ious, is_ignored = iou_with_ground_truth(result), is_on_crowd(result)
+    is_unmatched = np.ones(len(result.gt_boxes), bool)
+    for index, label in enumerate(result.classes):
+        candidates = np.where(
+            is_unmatched & (ious[index] >= MATCH_IOU), ious[index] + (result.gt_classes == label), 0.0
+        )
+        if candidates.size and candidates.max() > 0:
+            gt_index = int(candidates.argmax())
+            is_unmatched[gt_index] = False
+            matrix[result.gt_classes[gt_index], label] += 1
+        elif not is_ignored[index]:
+            matrix[background, label] += 1
+    matrix[:, background] += np.bincount(result.gt_classes[is_unmatched], minlength=len(matrix))

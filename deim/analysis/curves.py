@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deim.analysis.judging import CORRECT, IGNORED, Found, Judged
+from deim.analysis.detection_matching import CORRECT, IGNORED, ImageResult, MatchResult
 
 
 @dataclass(frozen=True)
-class Curve:
+class PrecisionRecallCurve:
     """Precision-recall curve of one class.
 
     Attributes:
-        objects: number of ground-truth objects.
+        num_objects: number of ground-truth objects.
         scores: (D,) scores of the detections in descending order: the thresholds of the values below.
         precision, recall: (D,) values in [0, 1].
     """
 
-    objects: int
+    num_objects: int
     scores: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
@@ -30,9 +30,9 @@ class Curve:
         return 2 * self.precision * self.recall / np.maximum(total, 1e-9)
 
     @property
-    def best(self) -> int | None:
+    def best_index(self) -> int | None:
         """Index of the best F1; None if the class has no detections or no objects."""
-        return int(self.f1.argmax()) if len(self.scores) and self.objects else None
+        return int(self.f1.argmax()) if len(self.scores) and self.num_objects else None
 
     def f1_at(self, threshold: float) -> float:
         """Return the F1 of the detections with at least this score."""
@@ -40,34 +40,36 @@ class Curve:
         return float(self.f1[count - 1]) if count else 0.0
 
 
-def curves_of_classes(found: Sequence[Found], judged: Sequence[Judged], num_classes: int) -> list[Curve]:
+def precision_recall_curves(
+    results: Sequence[ImageResult], matches: Sequence[MatchResult], num_classes: int
+) -> list[PrecisionRecallCurve]:
     """Return one curve per class."""
-    scores = np.concatenate([one.scores for one in found]) if found else np.zeros(0)
-    classes = np.concatenate([one.classes for one in found]) if found else np.zeros(0, int)
-    kinds = np.concatenate([one.kinds for one in judged]) if judged else np.zeros(0, int)
-    truths = np.concatenate([one.truth_classes for one in found]) if found else np.zeros(0, int)
-    counted = kinds != IGNORED
+    scores = np.concatenate([result.scores for result in results]) if results else np.zeros(0)
+    classes = np.concatenate([result.classes for result in results]) if results else np.zeros(0, int)
+    outcomes = np.concatenate([match.outcomes for match in matches]) if matches else np.zeros(0, int)
+    gt_classes = np.concatenate([result.gt_classes for result in results]) if results else np.zeros(0, int)
+    is_counted = outcomes != IGNORED
     return [
-        _curve(int((truths == index).sum()), scores[of_class], kinds[of_class] == CORRECT)
+        _curve(int((gt_classes == index).sum()), scores[is_class], outcomes[is_class] == CORRECT)
         for index in range(num_classes)
-        for of_class in [counted & (classes == index)]
+        for is_class in [is_counted & (classes == index)]
     ]
 
 
-def best_threshold(curves: Sequence[Curve]) -> float:
+def best_threshold(curves: Sequence[PrecisionRecallCurve]) -> float:
     """Return the threshold with the highest mean F1 over classes; 0.5 if there are no correct detections."""
-    known = [curve for curve in curves if curve.objects]
+    nonempty_curves = [curve for curve in curves if curve.num_objects]
     candidates = np.linspace(0.05, 0.95, 91)
-    sums = np.array([sum(curve.f1_at(value) for curve in known) for value in candidates])
-    return float(candidates[sums.argmax()]) if sums.max() > 0 else 0.5
+    f1_sums = np.array([sum(curve.f1_at(threshold) for curve in nonempty_curves) for threshold in candidates])
+    return float(candidates[f1_sums.argmax()]) if f1_sums.max() > 0 else 0.5
 
 
-def _curve(objects: int, scores: np.ndarray, correct: np.ndarray) -> Curve:
+def _curve(num_objects: int, scores: np.ndarray, correct: np.ndarray) -> PrecisionRecallCurve:
     order = np.argsort(-scores, kind="stable")
-    hits = correct[order].cumsum()
-    return Curve(
-        objects,
+    true_positives = correct[order].cumsum()
+    return PrecisionRecallCurve(
+        num_objects,
         scores[order],
-        hits / np.arange(1, len(hits) + 1),
-        hits / max(objects, 1),
+        true_positives / np.arange(1, len(true_positives) + 1),
+        true_positives / max(num_objects, 1),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deim.benchmarks.timing import interleaved, on_gpu, report, rows
+from deim.benchmarks.timing import gpu_time_and_memory, print_report, time_interleaved, timing_rows
 from deim.layers.ops import BACKENDS, unavailable_reason
 
 Shapes = list[tuple[int, int]]
@@ -20,7 +20,7 @@ CASES: dict[str, tuple[int, Shapes, int | None, int, int, list[int]]] = {
 }
 
 
-def example(case: str, device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], Shapes, list[int]]:
+def random_inputs(case: str, device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], Shapes, list[int]]:
     """Return random values, sampling locations and attention weights that require gradients, shapes and points."""
     images, shapes, queries, heads, dim, points = CASES[case]
     generator = torch.Generator().manual_seed(0)
@@ -47,17 +47,19 @@ def run(rounds: int, cases: int | None, device_name: str, dtype_name: str, path:
     usable = [name for name in BACKENDS if unavailable_reason(name, device.type) is None]
     for name in BACKENDS.keys() - set(usable):
         print(f"not measured: {name}: {unavailable_reason(name, device.type)}")
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for case in list(CASES)[:cases]:
-        inputs, shapes, points = example(case, device, dtype)
-        exact = _attend("torch", [x.detach().double() for x in inputs], shapes, points)
-        errors = {n: float((_attend(n, inputs, shapes, points) - exact).detach().abs().max()) for n in usable}
-        for what, step in (("forward", _forward), ("forward + backward", _both)):
-            runs: dict[str, Callable[[], Any]] = {n: partial(step, n, inputs, shapes, points) for n in usable}
-            for row in rows(interleaved(runs, rounds, device), "torch"):
-                alone = on_gpu(runs[row["run"]], device)
-                found.append({"case": case, "what": what, **row, **alone, "error": errors[row["run"]]})
-    report(found, path, device)
+        inputs, shapes, points = random_inputs(case, device, dtype)
+        reference = _attend("torch", [x.detach().double() for x in inputs], shapes, points)
+        errors = {
+            name: float((_attend(name, inputs, shapes, points) - reference).detach().abs().max()) for name in usable
+        }
+        for direction, step in (("forward", _forward), ("forward + backward", _forward_backward)):
+            runs: dict[str, Callable[[], Any]] = {name: partial(step, name, inputs, shapes, points) for name in usable}
+            for row in timing_rows(time_interleaved(runs, rounds, device), "torch"):
+                gpu_columns = gpu_time_and_memory(runs[row["run"]], device)
+                results.append({"case": case, "what": direction, **row, **gpu_columns, "error": errors[row["run"]]})
+    print_report(results, path, device)
 
 
 def _attend(name: str, inputs: list[Tensor], shapes: Shapes, points: list[int]) -> Tensor:
@@ -69,6 +71,6 @@ def _forward(name: str, inputs: list[Tensor], shapes: Shapes, points: list[int])
     _attend(name, inputs, shapes, points)
 
 
-def _both(name: str, inputs: list[Tensor], shapes: Shapes, points: list[int]) -> None:
-    attended = _attend(name, inputs, shapes, points)
-    torch.autograd.grad(attended, inputs, torch.ones_like(attended))
+def _forward_backward(name: str, inputs: list[Tensor], shapes: Shapes, points: list[int]) -> None:
+    output = _attend(name, inputs, shapes, points)
+    torch.autograd.grad(output, inputs, torch.ones_like(output))

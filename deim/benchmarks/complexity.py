@@ -1,43 +1,57 @@
-"""Number of parameters and multiply-adds of each part of a model."""
+"""Number of parameters and operations of each part of a model."""
 
 import logging
+from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from deim.benchmarks.latency import Network
-from deim.benchmarks.timing import report
+from deim.benchmarks.timing import print_report
 from deim.config import build, load_config
 from deim.inference import reparameterized
 
 PARTS = ("backbone", "encoder", "decoder")
 
 
-def run(recipe: str, size: int, path: str | None) -> None:
-    """Print the parameters in training and deployed form, and the multiply-adds for one image, of each part.
+def run(recipe: str, size: tuple[int, int], path: str | None) -> None:
+    """Print the size and the operations of each part of a recipe's model.
 
-    fvcore counts a multiply-add as one operation.
+    Args:
+        recipe: name of the recipe.
+        size: height and width of the image in pixels.
+        path: JSON file for the results; None for none.
+    """
+    print_report(count(recipe, size), path, torch.device("cpu"))
+
+
+def count(recipe: str, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Count the parameters in training and deployed form, and the operations for one image.
+
+    fvcore counts convolutions, matrix products, normalization and interpolation. A multiply-add is counted as two
+    operations.
+
+    Returns:
+        One row for the whole model and one for each part.
     """
     model = build(load_config(recipe), "model")
     deployed = reparameterized(model)
-    logging.getLogger("fvcore.nn.jit_analysis").setLevel(
-        logging.ERROR
-    )  # hides warnings about operators that are not counted
-    analysis = FlopCountAnalysis(Network(deployed).eval(), torch.zeros(1, 3, size, size))
+    # hides warnings about operators that are not counted
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+    analysis = FlopCountAnalysis(Network(deployed).eval(), torch.zeros(1, 3, *size))
     operations = analysis.by_module()
-    rows = [
+    return [
         {
             "recipe": recipe,
             "part": part or "whole",
-            "M parameters": _millions(model, part),
-            "M deployed": _millions(deployed, part),
-            "G multiply-adds": operations[part] / 1e9,
+            "M parameters": _millions_of_parameters(model, part),
+            "M deployed": _millions_of_parameters(deployed, part),
+            "GFLOPs": 2 * operations[part] / 1e9,
         }
         for part in ("", *PARTS)
     ]
-    report(rows, path, torch.device("cpu"))
 
 
-def _millions(model: nn.Module, part: str) -> float:
+def _millions_of_parameters(model: nn.Module, part: str) -> float:
     return sum(parameter.numel() for parameter in model.get_submodule(part).parameters()) / 1e6

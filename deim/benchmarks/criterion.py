@@ -54,7 +54,7 @@ def detrex_criterion() -> Callable[..., dict[str, Tensor]]:
     return criterion(CLASSES, cost, weight_dict={})
 
 
-def seconds(criterion: Callable[..., dict[str, Tensor]], step: tuple[dict, list[dict]]) -> float:
+def time_step(criterion: Callable[..., dict[str, Tensor]], step: tuple[dict, list[dict]]) -> float:
     """Return the time in seconds of the losses and their gradients."""
     start = time.perf_counter()
     sum(criterion(*step).values()).backward()  # type: ignore[union-attr]
@@ -63,7 +63,7 @@ def seconds(criterion: Callable[..., dict[str, Tensor]], step: tuple[dict, list[
 
 def run(rounds: int) -> None:
     """Print the minimum time over ``rounds`` for each batch size; the implementations are timed in turn."""
-    kinds: Sequence[Callable] = (
+    criteria: Sequence[Callable] = (
         detrex_criterion(),
         DetrexCriterion(CLASSES, "focal", alpha=0.25, gamma=2.0),
         DetrexCriterion(CLASSES, "mal"),
@@ -71,9 +71,9 @@ def run(rounds: int) -> None:
     rows = []
     for images, objects in BATCHES:
         step = random_step(images, objects)
-        times = [[seconds(criterion, step) for criterion in kinds] for _ in range(rounds)]
-        theirs, focal, mal = (min(column) for column in zip(*times, strict=True))
-        cells = [f"{1000 * value:.0f} ms" for value in (theirs, focal, mal)]
-        rows.append([f"{images} x {objects}", *cells, f"{focal / theirs:.2f}", f"{mal / theirs:.2f}"])
-    head = ["images x objects", "detrex", "deim, the same losses", "deim, MAL", "ratio", "ratio"]
-    print(tabulate(rows, head, tablefmt="github"))
+        times = [[time_step(criterion, step) for criterion in criteria] for _ in range(rounds)]
+        detrex, focal, mal = (min(column) for column in zip(*times, strict=True))
+        cells = [f"{1000 * value:.0f} ms" for value in (detrex, focal, mal)]
+        rows.append([f"{images} x {objects}", *cells, f"{focal / detrex:.2f}", f"{mal / detrex:.2f}"])
+    header = ["images x objects", "detrex", "deim, the same losses", "deim, MAL", "ratio", "ratio"]
+    print(tabulate(rows, header, tablefmt="github"))

@@ -16,8 +16,8 @@ from detectron2.config import instantiate
 from PIL import Image
 from tabulate import tabulate
 
-from deim.benchmarks.isolation import in_its_own_process
-from deim.benchmarks.peers import official_batches, require_checkout
+from deim.benchmarks.isolation import run_in_new_process
+from deim.benchmarks.official_code import official_batches, require_checkout
 from deim.config import load_config
 from deim.data.datasets.shapes import coco_annotation, draw_image
 from deim.data.inspection import batches_from_epoch
@@ -43,9 +43,9 @@ def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tu
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         size = [(480, 640), (640, 480)][number % 2]
-        picture, objects = draw_image(np.random.default_rng([0, number]), size)
+        image, objects = draw_image(np.random.default_rng([0, number]), size)
         name = f"{number:06d}.jpg"
-        (folder / "images" / name).write_bytes(_encode(picture, mean_bytes))
+        (folder / "images" / name).write_bytes(_encode(image, mean_bytes))
         images.append({"id": number + 1, "file_name": name, "height": size[0], "width": size[1]})
         for category, box in objects:
             annotations.append(coco_annotation(len(annotations) + 1, number + 1, category + 1, box))
@@ -57,14 +57,14 @@ def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tu
     return str(json_file), str(folder / "images")
 
 
-def _encode(picture: np.ndarray, wanted_bytes: int) -> bytes:
+def _encode(image: np.ndarray, max_bytes: int) -> bytes:
     """Encode an image as JPEG, with the highest quality that stays within a file size."""
     low, high = 10, 98
     while low < high:
         quality = (low + high + 1) // 2
-        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        low, high = (quality, high) if len(data) <= wanted_bytes else (low, quality - 1)
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, low])[1].tobytes()
+        data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        low, high = (quality, high) if len(data) <= max_bytes else (low, quality - 1)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, low])[1].tobytes()
 
 
 def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmup: int = 2) -> float:
@@ -151,18 +151,18 @@ def run(
     print(f"batches of {BATCH_SIZE}, 640 x 640, {num_workers} workers, {threads} threads per process")
     batches_to_fill = 3 * len(sizes) // BATCH_SIZE
     rows = []
-    for label, dense, decodes in (("mosaic + mixup", True, 2.5), ("neither", False, 1.0)):
-        place = (json_file, image_root, dense, BATCH_SIZE, num_workers)
-        sources: dict[str, tuple] = {"deim": (our_batches, 2, *place)}
+    for label, dense, images_per_output in (("mosaic + mixup", True, 2.5), ("neither", False, 1.0)):
+        arguments = (json_file, image_root, dense, BATCH_SIZE, num_workers)
+        sources: dict[str, tuple] = {"deim": (our_batches, 2, *arguments)}
         if image_cache:
-            sources["deim, image cache"] = (our_batches, batches_to_fill, *place, image_cache)
+            sources["deim, image cache"] = (our_batches, batches_to_fill, *arguments, image_cache)
         if peer is not None:
-            sources["official"] = (official_batches, 2, peer, *place)
+            sources["official"] = (official_batches, 2, peer, *arguments)
         rates = {}
-        for name, (source, warmup, *arguments) in sources.items():
+        for name, (source, warmup, *source_arguments) in sources.items():
             print(f"  {label}: {name} ...", flush=True)
-            rates[name] = in_its_own_process(_measure, source, threads, batches, warmup, *arguments)
-        rows += _rows(label, rates, decoding["OpenCV"] / decodes)
+            rates[name] = run_in_new_process(_measure, source, threads, batches, warmup, *source_arguments)
+        rows += _rows(label, rates, decoding["OpenCV"] / images_per_output)
     header = ["stage", "loader", "images/s", "/ official", "decode limit", "of the limit"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 

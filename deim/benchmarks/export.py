@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from deim.benchmarks.latency import OFFICIAL
-from deim.benchmarks.peers import official_config, require_checkout
-from deim.benchmarks.timing import interleaved, report, rows
+from deim.benchmarks.official_code import official_config, require_checkout
+from deim.benchmarks.timing import print_report, time_interleaved, timing_rows
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
 from deim.inference import to_deployment
-from deim.inference.export.checking import compare, drawn_pictures
-from deim.inference.export.graph import example
+from deim.inference.export.graph import example_input
 from deim.inference.export.onnx import ExportOptions, export_onnx
 from deim.inference.export.openvino import to_openvino
-from deim.inference.exported import compile_openvino, open_session, start_onnx
-from deim.inference.source import TrainedModel
+from deim.inference.export.verification import compare_detections, generate_images
+from deim.inference.exported_runner import compile_openvino, open_session, start_onnx
+from deim.inference.trained_model import TrainedModel
 
 # The opset of the official export script.
 _OFFICIAL_OPSET = 16
@@ -46,7 +46,7 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     """
     torch.manual_seed(0)
     config = load_config(recipe)
-    model = _spread(build(config, "model")).eval()
+    model = _perturb(build(config, "model")).eval()
     official = None
     if peer is not None:
         require_checkout(peer)
@@ -55,16 +55,16 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
             to_native_layout(StoredWeights(OFFICIAL, official.model.state_dict()), model), strict=True
         )
     with tempfile.TemporaryDirectory() as folder:
-        runs, found = _ours(model, config, size, attention, Path(folder))
+        runs, columns = _ours(model, config, size, attention, Path(folder))
         if official is not None:
             runs |= _official(official, size, Path(folder))
         with torch.inference_mode():
-            times = interleaved(runs, rounds, torch.device("cpu"))
-    table = rows(times, f"{OFFICIAL}, ONNX Runtime" if official is not None else None)
-    report([{"recipe": recipe, **row, **found.get(row["run"], {})} for row in table], path, torch.device("cpu"))
+            times = time_interleaved(runs, rounds, torch.device("cpu"))
+    table = timing_rows(times, f"{OFFICIAL}, ONNX Runtime" if official is not None else None)
+    print_report([{"recipe": recipe, **row, **columns.get(row["run"], {})} for row in table], path, torch.device("cpu"))
 
 
-def _spread(model: nn.Module) -> nn.Module:
+def _perturb(model: nn.Module) -> nn.Module:
     """Add noise to all parameters: some layers are initialized to zero, and scores and boxes must differ."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -78,24 +78,24 @@ def _ours(
     """Return the functions to time, and further table columns for each of them."""
     names = [f"class {index}" for index in range(config.model.num_classes)]
     trained = TrainedModel(model, config, names)
-    images, batch = example(1, (size, size)), [{"image": example(1, (size, size))[0]}]
+    images, batch = example_input(1, (size, size)), [{"image": example_input(1, (size, size))[0]}]
     deployed = to_deployment(model)
     runs: dict[str, Callable] = {"deim, torch": lambda: deployed(batch)}
-    found = {}
+    columns = {}
     for precision, label in (("float32", ""), ("int8", ", int8")):
         options = ExportOptions((size, size), dynamic_batch=False, attention=attention, precision=precision)
-        exported = export_onnx(trained, folder / f"{precision}.onnx", options, drawn_pictures())
+        exported = export_onnx(trained, folder / f"{precision}.onnx", options, generate_images())
         to_openvino(exported.path, folder / f"{precision}.xml", exported.metadata)
         for name, suffix in (("ONNX Runtime", "onnx"), ("OpenVINO", "xml")):
             session = open_session(str(folder / f"{precision}.{suffix}"), "cpu")
-            agreement = compare(exported.graph, session, exported.metadata, 1)
+            agreement = compare_detections(exported.graph, session, exported.metadata, 1)
             runs[f"deim, {name}{label}"] = lambda session=session: session(images.numpy())
-            found[f"deim, {name}{label}"] = {
-                "found": f"{agreement.found} of {agreement.kept}",
-                "difference": agreement.difference,
+            columns[f"deim, {name}{label}"] = {
+                "found": f"{agreement.num_matched} of {agreement.num_detections}",
+                "difference": agreement.max_difference,
                 "MiB": exported.path.stat().st_size / 2**20,
             }
-    return runs, found
+    return runs, columns
 
 
 def _official(config: Any, size: int, folder: Path) -> dict[str, Callable]:
@@ -112,8 +112,8 @@ def _official(config: Any, size: int, folder: Path) -> dict[str, Callable]:
         dynamo=False,
     )
     session, compiled = start_onnx(path), compile_openvino(path)
-    feed = {"images": images.numpy(), "orig_target_sizes": sizes.numpy()}
+    inputs = {"images": images.numpy(), "orig_target_sizes": sizes.numpy()}
     return {
-        f"{OFFICIAL}, ONNX Runtime": lambda: session.run(None, feed),
-        f"{OFFICIAL}, OpenVINO": lambda: compiled(feed),
+        f"{OFFICIAL}, ONNX Runtime": lambda: session.run(None, inputs),
+        f"{OFFICIAL}, OpenVINO": lambda: compiled(inputs),
     }

@@ -17,7 +17,7 @@ from detrex.layers import box_xyxy_to_cxcywh
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from deim.benchmarks import peers
+from deim.benchmarks import official_code
 from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
@@ -30,7 +30,7 @@ from deim.schedule import LearningRate
 # Iterations per epoch for the comparison of learning rates; schedules count warm-up in iterations.
 ITERS_PER_EPOCH = 100
 # Adam's first steps amplify rounding errors. A small learning rate keeps both models close.
-RATE_DIVISOR = 100
+LEARNING_RATE_DIVISOR = 100
 
 
 @dataclass
@@ -43,21 +43,21 @@ class Fidelity:
         losses: largest difference of a loss term at the first step, relative to the total loss.
         gradients: largest difference of a gradient element at the first step, relative to the largest norm of a
             parameter's gradient.
-        rounding: the same difference between this project's gradients on all threads and on one thread.
-        groups: True if all parameters have the same learning rate and weight decay.
-        rates: largest difference of the learning rate over the whole schedule, relative to the base.
-        steps: median over the training steps of the relative difference of the total loss.
-        largest_step: maximum over the training steps of the relative difference of the total loss.
+        thread_rounding: like ``gradients``, between this project's gradients on all threads and on one thread.
+        same_param_groups: True if all parameters have the same learning rate and weight decay.
+        learning_rates: largest difference of the learning rate over the whole schedule, relative to the base.
+        median_step: median over the training steps of the relative difference of the total loss.
+        max_step: maximum over the training steps of the relative difference of the total loss.
     """
 
     outputs: float
     losses: float
     gradients: float
-    rounding: float
-    groups: bool
-    rates: float
-    steps: float
-    largest_step: float
+    thread_rounding: float
+    same_param_groups: bool
+    learning_rates: float
+    median_step: float
+    max_step: float
 
 
 @dataclass
@@ -73,37 +73,37 @@ class _Pair:
 
 
 def compare(
-    recipe: str, checkout: str, images: Sequence[dict], size: int, steps: int, every_token: bool = False
+    recipe: str, checkout: str, samples: Sequence[dict], size: int, steps: int, every_token: bool = False
 ) -> Fidelity:
     """Build the model of this project and the official model, and compare them.
 
     Args:
         recipe: name of a recipe that the official code also has.
         checkout: checkout of the official DEIM code.
-        images: samples from :func:`pictures`, used in batches of two.
+        samples: samples from :func:`load_samples`, used in batches of two.
         size: side of the square images in pixels.
         steps: number of training steps.
         every_token: use all tokens as queries instead of the best, so that rounding cannot change the selection.
     """
     pair = _build(recipe, checkout, size, every_token)
-    samples = [images[i : i + 2] for i in range(0, len(images) - 1, 2)]
-    outputs = _compare_outputs(pair, samples)
-    losses, gradients, rounding = _compare_gradients(pair, samples[0])
-    groups, rates = _same_groups(pair), _compare_rates(pair)
-    differences = _compare_steps(pair, samples, steps)
+    batches = [samples[i : i + 2] for i in range(0, len(samples) - 1, 2)]
+    outputs = _compare_outputs(pair, batches)
+    losses, gradients, thread_rounding = _compare_gradients(pair, batches[0])
+    same_param_groups, learning_rates = _has_same_param_groups(pair), _compare_learning_rates(pair)
+    differences = _compare_steps(pair, batches, steps)
     return Fidelity(
         outputs=outputs,
         losses=losses,
         gradients=gradients,
-        rounding=rounding,
-        groups=groups,
-        rates=rates,
-        steps=statistics.median(differences),
-        largest_step=max(differences),
+        thread_rounding=thread_rounding,
+        same_param_groups=same_param_groups,
+        learning_rates=learning_rates,
+        median_step=statistics.median(differences),
+        max_step=max(differences),
     )
 
 
-def pictures(json_file: str, image_root: str, size: int, count: int) -> list[dict]:
+def load_samples(json_file: str, image_root: str, size: int, count: int) -> list[dict]:
     """Return the first ``count`` images with objects, resized to squares of ``size`` pixels, as training samples.
 
     Raises:
@@ -118,7 +118,7 @@ def pictures(json_file: str, image_root: str, size: int, count: int) -> list[dic
 
 def report(results: Mapping[str, Fidelity]) -> str:
     """Return a table with a row for each recipe."""
-    head = [
+    header = [
         "recipe",
         "predictions",
         "loss terms",
@@ -130,17 +130,19 @@ def report(results: Mapping[str, Fidelity]) -> str:
         "largest",
     ]
     rows = []
-    for recipe, found in results.items():
-        before = [found.outputs, found.losses, found.gradients, found.rounding]
-        after = [found.rates, found.steps, found.largest_step]
-        groups = "equal" if found.groups else "DIFFER"
-        rows.append([recipe, *map("{:.0e}".format, before), groups, *map("{:.0e}".format, after)])
-    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    for recipe, result in results.items():
+        first_cells = [result.outputs, result.losses, result.gradients, result.thread_rounding]
+        last_cells = [result.learning_rates, result.median_step, result.max_step]
+        param_groups = "equal" if result.same_param_groups else "DIFFER"
+        rows.append([recipe, *map("{:.0e}".format, first_cells), param_groups, *map("{:.0e}".format, last_cells)])
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
 def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
-    official = peers.official_config(checkout, recipe, size)
-    queries = [f"model.decoder.queries.num_queries={peers.select_every_token(official, size)}"] if every_token else []
+    official = official_code.official_config(checkout, recipe, size)
+    queries = (
+        [f"model.decoder.queries.num_queries={official_code.select_every_token(official, size)}"] if every_token else []
+    )
     config = load_config(recipe, queries)
     torch.manual_seed(0)
     theirs, ours = official.model, build(config, "model")
@@ -165,35 +167,37 @@ def _perturb(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _compare_outputs(pair: _Pair, samples: Sequence[Sequence[dict]]) -> float:
+def _compare_outputs(pair: _Pair, batches: Sequence[Sequence[dict]]) -> float:
     pair.ours.eval(), pair.theirs.eval()
-    largest: list[float] = []
-    for batch in samples:
+    max_differences: list[float] = []
+    for batch in batches:
         pixels, _ = _official_batch(batch)
-        expected = pair.theirs(pixels)
+        official_outputs = pair.theirs(pixels)
         groups, _ = pair.ours.decoder(pair.ours.encoder(pair.ours.backbone(pixels)))
-        found = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
-        wanted = torch.cat([expected["pred_logits"], expected["pred_boxes"]], dim=-1)
+        ours = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
+        theirs = torch.cat([official_outputs["pred_logits"], official_outputs["pred_boxes"]], dim=-1)
         # Queries are ordered by token score, which rounding changes: compare each with its nearest counterpart.
-        distances = torch.cdist(wanted, found, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
-        largest.extend(distances.amin(dim=-1).amax(dim=-1).tolist())
-    return statistics.median(largest)
+        distances = torch.cdist(theirs, ours, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
+        max_differences.extend(distances.amin(dim=-1).amax(dim=-1).tolist())
+    return statistics.median(max_differences)
 
 
 def _compare_gradients(pair: _Pair, samples: Sequence[dict]) -> tuple[float, float, float]:
-    found, wanted = _losses(pair, samples, seed=0)
-    alone = found.keys() ^ wanted.keys()
-    if alone:
-        raise AssertionError(f"losses that only one of the two models has: {sorted(alone)}")
-    total = sum(wanted.values(), torch.zeros(()))
-    losses = max(float((found[name] - wanted[name]).detach().abs() / total.detach()) for name in wanted)
-    ours = _gradients(pair.ours, found)
-    theirs, _ = pair.layout.to_native(_gradients(pair.theirs, wanted))
+    our_losses, official_losses = _losses(pair, samples, seed=0)
+    unmatched = our_losses.keys() ^ official_losses.keys()
+    if unmatched:
+        raise AssertionError(f"losses that only one of the two models has: {sorted(unmatched)}")
+    total = sum(official_losses.values(), torch.zeros(()))
+    losses = max(
+        float((our_losses[name] - official_losses[name]).detach().abs() / total.detach()) for name in official_losses
+    )
+    ours = _gradients(pair.ours, our_losses)
+    theirs, _ = pair.layout.to_native(_gradients(pair.theirs, official_losses))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    again = _gradients(pair.ours, _losses(pair, samples, seed=0)[0])
+    single_thread = _gradients(pair.ours, _losses(pair, samples, seed=0)[0])
     torch.set_num_threads(threads)
-    return losses, _largest_difference(ours, theirs), _largest_difference(ours, again)
+    return losses, _largest_difference(ours, theirs), _largest_difference(ours, single_thread)
 
 
 def _gradients(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -202,10 +206,10 @@ def _gradients(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tens
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _largest_difference(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+def _largest_difference(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
     """Return the largest difference of an element, relative to the largest norm of a parameter's gradient."""
-    largest = max(float(gradient.norm()) for gradient in wanted.values())
-    return max(float((found[name] - wanted[name]).abs().max()) / largest for name in found.keys() & wanted.keys())
+    max_norm = max(float(gradient.norm()) for gradient in reference.values())
+    return max(float((ours[name] - reference[name]).abs().max()) / max_norm for name in ours.keys() & reference.keys())
 
 
 def _losses(pair: _Pair, samples: Sequence[dict], seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -213,11 +217,11 @@ def _losses(pair: _Pair, samples: Sequence[dict], seed: int) -> tuple[dict[str, 
     pair.ours.train(), pair.theirs.train()
     pixels, targets = _official_batch(samples)
     _seed(seed)
-    found = pair.ours(list(samples))
+    ours = pair.ours(list(samples))
     _seed(seed)
     outputs = pair.theirs(pixels, targets=targets)
     terms = pair.criterion(outputs, targets, epoch=0, step=0, global_step=0, epoch_step=ITERS_PER_EPOCH)
-    return found, terms
+    return ours, terms
 
 
 def _seed(seed: int) -> None:
@@ -243,7 +247,7 @@ def _our_optimizer(pair: _Pair) -> torch.optim.Optimizer:
     return instantiate(pair.recipe.optimizer)
 
 
-def _same_groups(pair: _Pair) -> bool:
+def _has_same_param_groups(pair: _Pair) -> bool:
     """Return True if each parameter has the same learning rate and weight decay in both optimizers."""
     names = {id(p): n for n, p in pair.theirs.named_parameters()}
 
@@ -254,34 +258,34 @@ def _same_groups(pair: _Pair) -> bool:
             for p in group["params"]
         }
 
-    theirs = settings(pair.official.optimizer, names)
-    translated, _ = pair.layout.to_native({name: torch.tensor(values) for name, values in theirs.items()})
+    official = settings(pair.official.optimizer, names)
+    translated, _ = pair.layout.to_native({name: torch.tensor(values) for name, values in official.items()})
     ours = settings(_our_optimizer(pair), {id(p): n for n, p in pair.ours.named_parameters()})
     return ours.keys() == translated.keys() and all(
         torch.allclose(translated[name], torch.tensor(values)) for name, values in ours.items()
     )
 
 
-def _compare_rates(pair: _Pair) -> float:
+def _compare_learning_rates(pair: _Pair) -> float:
     schedule = instantiate(pair.recipe.schedule)
     count = schedule.epochs * ITERS_PER_EPOCH
     ours: Callable[[float], float] = LearningRate(schedule, count)
     differences = [
         abs(ours(index / count) - rate)
-        for index, rate in enumerate(peers.official_rates(pair.official, ITERS_PER_EPOCH))
+        for index, rate in enumerate(official_code.official_learning_rates(pair.official, ITERS_PER_EPOCH))
     ]
     return max(differences)
 
 
-def _compare_steps(pair: _Pair, samples: Sequence[Sequence[dict]], steps: int) -> list[float]:
+def _compare_steps(pair: _Pair, batches: Sequence[Sequence[dict]], steps: int) -> list[float]:
     optimizers = (_our_optimizer(pair), pair.official.optimizer)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] /= RATE_DIVISOR
+            group["lr"] /= LEARNING_RATE_DIVISOR
     differences = []
     for step in range(steps):
-        both = _losses(pair, samples[step % len(samples)], seed=step)
-        totals = [sum(terms.values(), torch.zeros(())) for terms in both]
+        losses = _losses(pair, batches[step % len(batches)], seed=step)
+        totals = [sum(terms.values(), torch.zeros(())) for terms in losses]
         differences.append(float((totals[0] - totals[1]).detach().abs() / totals[1].detach()))
         for total, optimizer, model in zip(totals, optimizers, (pair.ours, pair.theirs), strict=True):
             optimizer.zero_grad()

@@ -6,7 +6,7 @@ from multiprocessing import get_context
 from typing import Any
 
 
-def in_its_own_process(function: Callable, *arguments: Any) -> Any:
+def run_in_new_process(function: Callable, *arguments: Any) -> Any:
     """Return ``function(*arguments)``, computed in a new process that exits afterwards.
 
     The official code has global registries, and the peak memory of a process never falls.

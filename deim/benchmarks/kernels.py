@@ -5,8 +5,8 @@ from collections import Counter
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from deim.benchmarks.timing import report
-from deim.benchmarks.training import Stopwatch, our_step, random_batch
+from deim.benchmarks.timing import print_report
+from deim.benchmarks.training import PhaseTimer, our_step, random_batch
 
 # {group: substrings of the names of its operators}
 GROUPS = {
@@ -16,7 +16,7 @@ GROUPS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
 }
 _WARM_UP = 3
-_MOST = 8
+_TOP_OPERATORS = 8
 
 
 def measure(
@@ -34,32 +34,35 @@ def measure(
     Returns:
         {group: {operator: milliseconds per step}} for :data:`GROUPS` and "others".
     """
-    watch = Stopwatch(torch.device(device))
+    timer = PhaseTimer(torch.device(device))
     torch.manual_seed(0)
-    step = our_step(recipe, [], None, random_batch(recipe, *batch), amp, watch)
-    on_cuda = watch.device.type == "cuda"
-    with step.surroundings():
+    step = our_step(recipe, [], None, random_batch(recipe, *batch), amp, timer)
+    on_cuda = timer.device.type == "cuda"
+    with step.training_context():
         for _ in range(_WARM_UP):
             step()
-        with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as seen:
+        with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as profiler:
             for _ in range(rounds):
                 step()
-    found: dict[str, dict[str, float]] = {group: {} for group in [*GROUPS, "others"]}
-    for event in seen.key_averages():
+    times: dict[str, dict[str, float]] = {group: {} for group in [*GROUPS, "others"]}
+    for event in profiler.key_averages():
         microseconds = event.self_device_time_total if on_cuda else event.self_cpu_time_total
-        found[_group_of(event.key)][event.key] = microseconds / 1e3 / rounds
-    return found
+        times[_group_of(event.key)][event.key] = microseconds / 1e3 / rounds
+    return times
 
 
 def _group_of(operator: str) -> str:
-    return next((name for name, parts in GROUPS.items() if any(part in operator for part in parts)), "others")
+    return next(
+        (name for name, substrings in GROUPS.items() if any(substring in operator for substring in substrings)),
+        "others",
+    )
 
 
 def run(recipe: str, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, path: str | None) -> None:
     """Print the time of each group per step, and the slowest operators of the group "others"."""
-    found = measure(recipe, batch, rounds, device, amp)
-    groups = {name: sum(operators.values()) for name, operators in found.items()}
+    times = measure(recipe, batch, rounds, device, amp)
+    groups = {name: sum(operators.values()) for name, operators in times.items()}
     total = sum(groups.values())
-    largest = dict(Counter(found["others"]).most_common(_MOST))
-    rows = [{"kernels": name, "ms": value, "share": value / total} for name, value in (groups | largest).items()]
-    report(rows, path, torch.device(device))
+    slowest = dict(Counter(times["others"]).most_common(_TOP_OPERATORS))
+    rows = [{"kernels": name, "ms": value, "share": value / total} for name, value in (groups | slowest).items()]
+    print_report(rows, path, torch.device(device))

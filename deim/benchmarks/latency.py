@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deim.benchmarks.peers import official_config, require_checkout
-from deim.benchmarks.timing import interleaved, report, rows
+from deim.benchmarks.official_code import official_config, require_checkout
+from deim.benchmarks.timing import print_report, time_interleaved, timing_rows
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
@@ -67,15 +67,15 @@ def run(
         model.load_state_dict(to_native_layout(StoredWeights(OFFICIAL, official.state_dict()), model), strict=True)
         official = official.deploy().to(device)
     pixels = torch.rand(batch, 3, size, size, device=device)
-    networks = _forms(model.to(device), official, compile, half)
+    networks = _variants(model.to(device), official, compile, half)
     with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
-        runs = {name: _call(network, pixels) for name, network in networks.items()}
-        times = interleaved(runs, rounds, device)
-    found = rows(times, OFFICIAL if official is not None else None)
-    report([{"recipe": recipe, "batch": batch, **row} for row in found], path, device)
+        runs = {name: _bind(network, pixels) for name, network in networks.items()}
+        times = time_interleaved(runs, rounds, device)
+    table = timing_rows(times, OFFICIAL if official is not None else None)
+    print_report([{"recipe": recipe, "batch": batch, **row} for row in table], path, device)
 
 
-def _forms(
+def _variants(
     model: nn.Module, official: nn.Module | None, compile: bool, half: bool
 ) -> dict[str, Callable[[Tensor], Any]]:
     networks: dict[str, Callable[[Tensor], Any]] = {}
@@ -87,10 +87,10 @@ def _forms(
     if compile:
         networks["deim, compiled"] = Network(to_deployment(model, compile=True, half=half))
     if next(model.parameters()).is_cuda:
-        replayed = [name for name in networks if name in ("deim, channels_last", "deim, compiled")]
-        networks |= {f"{name}, CUDA graph": CudaGraphs(networks[name]) for name in replayed}
+        captured = [name for name in networks if name in ("deim, channels_last", "deim, compiled")]
+        networks |= {f"{name}, CUDA graph": CudaGraphs(networks[name]) for name in captured}
     return networks
 
 
-def _call(network: Callable[[Tensor], Any], pixels: Tensor) -> Callable[[], Any]:
+def _bind(network: Callable[[Tensor], Any], pixels: Tensor) -> Callable[[], Any]:
     return lambda: network(pixels)

@@ -30,7 +30,7 @@ def synthetic_records(count: int, objects: int = 7) -> list[dict]:
     ]
 
 
-class Touched(Dataset):
+class MemoryProbe(Dataset):
     """A dataset that reads the annotations of a record and returns the private memory of its process in bytes."""
 
     def __init__(self, records: Records):
@@ -49,9 +49,9 @@ def private_memory() -> int:
     return psutil.Process().memory_full_info().uss
 
 
-def memory_over_an_epoch(records: Records) -> list[int]:
+def memory_over_epoch(records: Records) -> list[int]:
     """Return the private memory in bytes of a worker at every thousandth record."""
-    loader = DataLoader(Touched(records), batch_size=100, num_workers=1)
+    loader = DataLoader(MemoryProbe(records), batch_size=100, num_workers=1)
     return [int(value) for batch in loader for value in batch if value]
 
 
@@ -60,8 +60,10 @@ def run(count: int) -> None:
     records = synthetic_records(count)
     rows: list[Sequence[str]] = []
     for name, source in _sources(records):
-        seen = memory_over_an_epoch(source)
-        rows.append([name, *(f"{seen[int(part * (len(seen) - 1))] / 2**20:.0f} MiB" for part in (0, 0.5, 1))])
+        memory = memory_over_epoch(source)
+        rows.append(
+            [name, *(f"{memory[int(fraction * (len(memory) - 1))] / 2**20:.0f} MiB" for fraction in (0, 0.5, 1))]
+        )
     print(f"private memory of one worker over an epoch of {count} images with 7 objects each")
     print(tabulate(rows, ["annotations in", "first batch", "half", "end"], tablefmt="github"))
 

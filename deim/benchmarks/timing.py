@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
 
-def seconds(run: Callable[[], Any], device: torch.device) -> float:
+def time_call(run: Callable[[], Any], device: torch.device) -> float:
     """Return the seconds of a call, including the work that it queues on the device."""
     synchronize(device)
     start = time.perf_counter()
@@ -22,7 +22,7 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(
+def time_interleaved(
     runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, warmup: int = 2
 ) -> dict[str, list[float]]:
     """Return the seconds of every round of every run.
@@ -32,18 +32,18 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(warmup + rounds):
         for name, run in runs.items():
-            passed = seconds(run, device)
+            elapsed = time_call(run, device)
             if number >= warmup:
-                times[name].append(passed)
+                times[name].append(elapsed)
     return times
 
 
-def rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> list[dict[str, Any]]:
+def timing_rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> list[dict[str, Any]]:
     """Return a table row for each run: minimum, median and 95th percentile in ms.
 
     If ``reference`` names a run, a further column is the minimum divided by the minimum of that run.
     """
-    found = []
+    table = []
     for name, values in times.items():
         row: dict[str, Any] = {
             "run": name,
@@ -53,38 +53,37 @@ def rows(times: Mapping[str, Sequence[float]], reference: str | None = None) -> 
         }
         if reference is not None:
             row[f"/ {reference}"] = min(values) / min(times[reference])
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
-def report(found: Sequence[Mapping[str, Any]], path: str | None, device: torch.device) -> None:
+def print_report(table: Sequence[Mapping[str, Any]], path: str | None, device: torch.device) -> None:
     """Print rows as a table. If ``path`` is given, write them and the description of the machine to it as JSON."""
-    print(tabulate([dict(row) for row in found], headers="keys", tablefmt="github", floatfmt=".4g"))
+    print(tabulate([dict(row) for row in table], headers="keys", tablefmt="github", floatfmt=".4g"))
     if path is not None:
         Path(path).write_text(
-            json.dumps({"machine": machine(device), "rows": [dict(row) for row in found]}, indent=2) + "\n",
+            json.dumps({"machine": describe_machine(device), "rows": [dict(row) for row in table]}, indent=2) + "\n",
             encoding="utf-8",
         )
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return a description of the machine.
 
-    It includes measured limits: GFLOP/s of a matrix product and of a convolution in float32, and GB/s read and written
-        by a
-    copy.
+    The description includes measured limits: GFLOP/s of a matrix product and of a convolution in float32, and GB/s
+    read and written by a copy.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        **{key: round(value, 1) for key, value in _limits(device).items()},
+        **{key: round(value, 1) for key, value in _measure_limits(device).items()},
     }
 
 
 @torch.no_grad()
-def _limits(device: torch.device) -> dict[str, float]:
+def _measure_limits(device: torch.device) -> dict[str, float]:
     matrix = torch.randn(1024, 1024, device=device)
     pixels = torch.randn(1, 256, 40, 40, device=device).to(memory_format=torch.channels_last)
     kernel = torch.randn(256, 256, 3, 3, device=device).to(memory_format=torch.channels_last)
@@ -95,7 +94,7 @@ def _limits(device: torch.device) -> dict[str, float]:
         "convolution GFLOP/s": (lambda: torch.conv2d(pixels, kernel, padding=1), 2 * 256 * 256 * 9 * 1600 / 1e9),
         "copy GB/s": (lambda: target.copy_(large), 2 * large.numel() * 4 / 1e9),
     }
-    return {name: amount / min(interleaved({name: run}, 5, device)[name]) for name, (run, amount) in runs.items()}
+    return {name: amount / min(time_interleaved({name: run}, 5, device)[name]) for name, (run, amount) in runs.items()}
 
 
 def _processor() -> str:
@@ -103,22 +102,22 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
-def on_gpu(run: Callable[[], Any], device: torch.device, calls: int = 10) -> dict[str, float]:
+def gpu_time_and_memory(run: Callable[[], Any], device: torch.device, calls: int = 10) -> dict[str, float]:
     """Return the time of a call on the GPU in ms, without launch overhead, and its peak memory in MiB.
 
     Returns an empty dict for other devices.
     """
     if device.type != "cuda":
         return {}
-    before = torch.cuda.memory_allocated(device)
+    allocated = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     run()
-    memory = torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    memory = torch.cuda.max_memory_allocated(device) - allocated
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
             run()
         synchronize(device)
-    time = sum(event.self_device_time_total for event in seen.key_averages())
+    time = sum(event.self_device_time_total for event in profiler.key_averages())
     return {"GPU ms": time / 1e3 / calls, "MiB": memory / 2**20}
 
 

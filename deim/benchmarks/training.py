@@ -17,9 +17,9 @@ from detrex.layers import box_cxcywh_to_xyxy
 from detrex.modeling.ema import EMAState
 from torch import Tensor, nn
 
-from deim.benchmarks.isolation import in_its_own_process
-from deim.benchmarks.peers import official_average, official_config, require_checkout
-from deim.benchmarks.timing import report, synchronize
+from deim.benchmarks.isolation import run_in_new_process
+from deim.benchmarks.official_code import official_config, official_ema, require_checkout
+from deim.benchmarks.timing import print_report, synchronize
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import load_config
@@ -50,14 +50,14 @@ def random_batch(recipe: str, images: int, objects: int, size: int) -> Batch:
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
     targets = []
     for _ in range(images):
-        center = torch.rand(objects, 2, generator=generator) * 0.6 + 0.2
-        side = torch.rand(objects, 2, generator=generator) * 0.3 + 0.02
+        centers = torch.rand(objects, 2, generator=generator) * 0.6 + 0.2
+        sizes = torch.rand(objects, 2, generator=generator) * 0.3 + 0.02
         labels = torch.randint(classes, (objects,), generator=generator)
-        targets.append({"labels": labels, "boxes": torch.cat([center, side], dim=1)})
+        targets.append({"labels": labels, "boxes": torch.cat([centers, sizes], dim=1)})
     return pixels, targets
 
 
-class Stopwatch:
+class PhaseTimer:
     """Timer for the phases of a step, in seconds, including the work queued on the device."""
 
     def __init__(self, device: torch.device):
@@ -66,12 +66,12 @@ class Stopwatch:
 
     def start(self) -> None:
         self.phases = dict.fromkeys(PHASES, 0.0)
-        self.last = self._now()
+        self.previous = self._now()
 
     def end(self, phase: str) -> None:
         """Add the time since the previous call, or since :meth:`start`, to ``phase``."""
-        before, self.last = self.last, self._now()
-        self.phases[phase] += self.last - before
+        start, self.previous = self.previous, self._now()
+        self.phases[phase] += self.previous - start
 
     def _now(self) -> float:
         synchronize(self.device)
@@ -84,7 +84,7 @@ class Step:
     def __call__(self) -> None:
         raise NotImplementedError
 
-    def surroundings(self) -> AbstractContextManager:
+    def training_context(self) -> AbstractContextManager:
         """Return the context in which the implementation trains."""
         return nullcontext()
 
@@ -92,61 +92,61 @@ class Step:
 class OurStep(Step):
     """A step of :class:`deim.engine.Trainer`, including its EMA."""
 
-    def __init__(self, config: Any, model: nn.Module, batch: Batch, amp: str | None, watch: Stopwatch):
-        self.model, self.amp, self.watch = model.train(), amp, watch
+    def __init__(self, config: Any, model: nn.Module, batch: Batch, amp: str | None, timer: PhaseTimer):
+        self.model, self.amp, self.timer = model.train(), amp, timer
         config.optimizer.params.model = model
         self.optimizer = instantiate(config.optimizer)
         self.max_norm = config.train.clip_grad.params.max_norm
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.average = EMAHook(model, EMAState())
-        self.average.before_train()
+        self.ema = EMAHook(model, EMAState())
+        self.ema.before_train()
         self.samples = [_sample(image, target) for image, target in zip(*batch, strict=True)]
         assert isinstance(model.criterion, nn.Module)
-        model.criterion.register_forward_pre_hook(lambda *_: watch.end("forward"))
+        model.criterion.register_forward_pre_hook(lambda *_: timer.end("forward"))
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
-        with torch.autocast(self.watch.device.type, PRECISIONS.get(self.amp or ""), enabled=self.amp is not None):
-            total = sum(self.model(self.samples).values(), torch.zeros((), device=self.watch.device))
-        self.watch.end("criterion")
+        with torch.autocast(self.timer.device.type, PRECISIONS.get(self.amp or ""), enabled=self.amp is not None):
+            total = sum(self.model(self.samples).values(), torch.zeros((), device=self.timer.device))
+        self.timer.end("criterion")
         total.backward()
-        self.watch.end("backward")
+        self.timer.end("backward")
         nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.optimizer.step()
-        self.average.after_step()
-        self.watch.end("update")
+        self.ema.after_step()
+        self.timer.end("update")
 
-    def surroundings(self) -> AbstractContextManager:
-        return keep_freed_memory(self.watch.device)
+    def training_context(self) -> AbstractContextManager:
+        return keep_freed_memory(self.timer.device)
 
 
 class OfficialStep(Step):
     """A step of the official code, including its EMA."""
 
-    def __init__(self, official: Any, batch: Batch, amp: str | None, watch: Stopwatch):
-        self.model, self.criterion = official.model.to(watch.device).train(), official.criterion.to(watch.device)
-        self.amp, self.watch, self.max_norm = amp, watch, official.clip_max_norm
-        self.optimizer, self.average = official.optimizer, official_average(official.model)
+    def __init__(self, official: Any, batch: Batch, amp: str | None, timer: PhaseTimer):
+        self.model, self.criterion = official.model.to(timer.device).train(), official.criterion.to(timer.device)
+        self.amp, self.timer, self.max_norm = amp, timer, official.clip_max_norm
+        self.optimizer, self.ema = official.optimizer, official_ema(official.model)
         self.pixels, self.targets = batch
 
     def __call__(self) -> None:
-        device = self.watch.device
+        device = self.timer.device
         pixels = self.pixels.to(device).float() / 255
         targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]
         with torch.autocast(device.type, PRECISIONS.get(self.amp or ""), enabled=self.amp is not None):
             outputs = self.model(pixels, targets=targets)
-        self.watch.end("forward")
+        self.timer.end("forward")
         with torch.autocast(device.type, enabled=False):
             terms = self.criterion(outputs, targets, epoch=0, step=0, global_step=0, epoch_step=1)
         total = sum(terms.values(), torch.zeros((), device=device))
-        self.watch.end("criterion")
+        self.timer.end("criterion")
         self.optimizer.zero_grad()
         total.backward()
-        self.watch.end("backward")
+        self.timer.end("backward")
         nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         self.optimizer.step()
-        self.average.update(self.model)
-        self.watch.end("update")
+        self.ema.update(self.model)
+        self.timer.end("update")
 
 
 def _sample(image: Tensor, target: Mapping[str, Tensor]) -> dict:
@@ -157,7 +157,7 @@ def _sample(image: Tensor, target: Mapping[str, Tensor]) -> dict:
 
 
 def our_step(
-    recipe: str, overrides: Sequence[str], weights: dict | None, batch: Batch, amp: str | None, watch: Stopwatch
+    recipe: str, overrides: Sequence[str], weights: dict | None, batch: Batch, amp: str | None, timer: PhaseTimer
 ) -> OurStep:
     """Return the training step of a recipe.
 
@@ -167,27 +167,33 @@ def our_step(
         weights: state dict in the official layout; None for random weights.
         batch: the batch from :func:`random_batch`.
         amp: dtype of mixed precision, such as "bfloat16", or None.
-        watch: the timer of the phases.
+        timer: the timer of the phases.
     """
-    config = load_config(recipe, [f"train.device={watch.device}", *overrides])
+    config = load_config(recipe, [f"train.device={timer.device}", *overrides])
     model = build_model(config)
     if weights is not None:
         model.load_state_dict(to_native_layout(StoredWeights("official", weights), model), strict=True)
-    return OurStep(config, prepare_for_training(config, model), batch, amp, watch)
+    return OurStep(config, prepare_for_training(config, model), batch, amp, timer)
 
 
 # {name of a variant of our step: its config overrides}
-Forms = Mapping[str, Sequence[str]]
+Variants = Mapping[str, Sequence[str]]
 
 
-def forms_of(others: Sequence[str]) -> Forms:
+def variants_with(overrides: Sequence[str]) -> Variants:
     """Return the variants to measure: the recipe unchanged, with contiguous memory format, and with each override."""
-    forms = {"deim": [], "deim, contiguous": ["train.memory_format=contiguous"]}
-    return forms | {f"deim, {override}": [override] for override in others}
+    variants = {"deim": [], "deim, contiguous": ["train.memory_format=contiguous"]}
+    return variants | {f"deim, {override}": [override] for override in overrides}
 
 
 def measure(
-    recipe: str, peer: str | None, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, forms: Forms
+    recipe: str,
+    peer: str | None,
+    batch: tuple[int, int, int],
+    rounds: int,
+    device: str,
+    amp: str | None,
+    variants: Variants,
 ) -> dict[str, list[dict[str, float]]]:
     """Time the phases of several training steps in turn.
 
@@ -200,31 +206,31 @@ def measure(
         rounds: number of timed rounds.
         device: such as "cpu" or "cuda".
         amp: dtype of mixed precision, such as "bfloat16", or None.
-        forms: variants from :func:`forms_of`.
+        variants: variants from :func:`variants_with`.
 
     Returns:
         {name of the step: for each round, {phase: seconds}}.
     """
-    watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
+    timer, batch_data = PhaseTimer(torch.device(device)), random_batch(recipe, *batch)
     torch.manual_seed(0)
     steps: dict[str, Step] = {}
     weights = None
     if peer is not None:
         official = official_config(peer, recipe, batch[2])
         weights = copy.deepcopy(official.model.state_dict())
-        steps["official"] = OfficialStep(official, example, amp, watch)
-    for name, overrides in forms.items():
-        steps[name] = our_step(recipe, overrides, weights, example, amp, watch)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+        steps["official"] = OfficialStep(official, batch_data, amp, timer)
+    for name, overrides in variants.items():
+        steps[name] = our_step(recipe, overrides, weights, batch_data, amp, timer)
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            with step.surroundings():
+            with step.training_context():
                 step()
-                watch.start()
+                timer.start()
                 step()
             if number >= 1:
-                found[name].append(dict(watch.phases))
-    return found
+                times[name].append(dict(timer.phases))
+    return times
 
 
 def peak_memory(
@@ -240,19 +246,19 @@ def peak_memory(
     On the CPU, the memory before the first step, with the model, is subtracted; on a GPU, the peak of torch's allocator
     includes it. Measures the official code if ``peer`` names a checkout, else this project.
     """
-    watch, example = Stopwatch(torch.device(device)), random_batch(recipe, *batch)
+    timer, batch_data = PhaseTimer(torch.device(device)), random_batch(recipe, *batch)
     step: Step
     if peer is not None:
-        step = OfficialStep(official_config(peer, recipe, batch[2]), example, amp, watch)
+        step = OfficialStep(official_config(peer, recipe, batch[2]), batch_data, amp, timer)
     else:
-        step = our_step(recipe, overrides, None, example, amp, watch)
-    before = _resident()
-    with step.surroundings():
+        step = our_step(recipe, overrides, None, batch_data, amp, timer)
+    initial = _resident()
+    with step.training_context():
         for _ in range(3):
             step()
-    if watch.device.type == "cuda":
+    if timer.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident() - before
+    return _resident() - initial
 
 
 def _resident() -> float:
@@ -272,7 +278,7 @@ def run(
     rounds: int,
     device: str,
     amp: str | None,
-    others: Sequence[str],
+    overrides: Sequence[str],
     path: str | None,
 ) -> None:
     """Print the minimum time of each phase over several rounds, the ratio to the official code, and the memory.
@@ -284,7 +290,7 @@ def run(
         rounds: number of timed rounds.
         device: such as "cpu" or "cuda".
         amp: dtype of mixed precision, such as "bfloat16", or None.
-        others: config overrides, each measured as a further variant.
+        overrides: config overrides, each measured as a further variant.
         path: JSON file for the results; None for none.
 
     Raises:
@@ -292,25 +298,25 @@ def run(
     """
     if peer is not None:
         require_checkout(peer)
-    forms = forms_of(others)
+    variants = variants_with(overrides)
     # Each in a separate process: a GPU accounts memory per process, while parallel runs would overload a CPU.
-    at_once = 1 if torch.device(device).type == "cpu" else len(forms) + 1
-    with ThreadPoolExecutor(at_once) as pool:
-        measured = {
-            name: pool.submit(in_its_own_process, peak_memory, recipe, None, batch, device, amp, overrides)
-            for name, overrides in forms.items()
+    num_parallel = 1 if torch.device(device).type == "cpu" else len(variants) + 1
+    with ThreadPoolExecutor(num_parallel) as pool:
+        futures = {
+            name: pool.submit(run_in_new_process, peak_memory, recipe, None, batch, device, amp, variant_overrides)
+            for name, variant_overrides in variants.items()
         }
         if peer is not None:
-            measured["official"] = pool.submit(in_its_own_process, peak_memory, recipe, peer, batch, device, amp)
-        memory = {name: one.result() for name, one in measured.items()}
-    times = measure(recipe, peer, batch, rounds, device, amp, forms)
+            futures["official"] = pool.submit(run_in_new_process, peak_memory, recipe, peer, batch, device, amp)
+        memory = {name: future.result() for name, future in futures.items()}
+    times = measure(recipe, peer, batch, rounds, device, amp, variants)
     totals = {name: [sum(phases.values()) for phases in values] for name, values in times.items()}
-    found = []
+    table = []
     for name, values in times.items():
         row: dict[str, Any] = {"run": name, "step, ms": 1e3 * min(totals[name])}
         row["median, ms"] = 1e3 * statistics.median(totals[name])
         if peer is not None:
             row["/ official"] = min(totals[name]) / min(totals["official"])
-        row |= {f"{phase}, ms": 1e3 * min(one[phase] for one in values) for phase in PHASES}
-        found.append(row | {"memory, MiB": memory[name]})
-    report(found, path, torch.device(device))
+        row |= {f"{phase}, ms": 1e3 * min(phases[phase] for phases in values) for phase in PHASES}
+        table.append(row | {"memory, MiB": memory[name]})
+    print_report(table, path, torch.device(device))

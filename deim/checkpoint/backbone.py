@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.formats.backbones import BACKBONE_FORMATS
 from deim.checkpoint.reading import StoredWeights, read_weights
-from deim.checkpoint.renaming import grouped, to_native
+from deim.checkpoint.renaming import group_names, to_native
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
-# Buffers that a backbone computes itself. A file may lack them, or hold those of another image size. The last two are the
-# rotary embeddings of EVA-02.
-COMPUTED = ("num_batches_tracked", "relative_position_index", "attn_mask", "freqs_cos", "freqs_sin")
+# Buffers that a backbone computes itself. A file may lack them, or hold those of another image size.
+# The last two are the rotary embeddings of EVA-02.
+COMPUTED_BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask", "freqs_cos", "freqs_sin")
 # A tensor name of Caffe2's ResNets, which detectron2 publishes as R-50.pkl.
 _CAFFE2 = "conv1_w"
 # First components of names that occur in detectors only.
@@ -37,72 +37,74 @@ class BackboneMatch:
 
     Attributes:
         weights: {name in the backbone: tensor of the file}, for tensors of equal shape.
-        resized: names in the backbone whose tensor has another shape in the file.
+        mismatched_shapes: names in the backbone whose tensor has another shape in the file.
         missing: names in the backbone that the file lacks.
-        used: names in the file that the backbone has.
-        left: names in the file that the backbone lacks.
-        outer: prefix of the submodule that the file matches, such as ``net.`` inside a feature pyramid; "" if the file
+        matched: names in the file that the backbone has.
+        unused: names in the file that the backbone lacks.
+        prefix: prefix of the submodule that the file matches, such as ``net.`` inside a feature pyramid; "" if the file
             matches the whole backbone.
     """
 
     weights: dict[str, Tensor]
-    resized: list[str]
+    mismatched_shapes: list[str]
     missing: list[str]
-    used: set[str]
-    left: list[str]
-    outer: str
+    matched: set[str]
+    unused: list[str]
+    prefix: str
 
     @property
-    def share(self) -> float:
-        """Fraction of the tensors of the ``outer`` module that the file contains, in [0, 1]."""
-        found = len(self.weights) + len(self.resized)
-        missing = sum(name.startswith(self.outer) for name in self.missing)
-        return found / max(found + missing, 1)
+    def coverage(self) -> float:
+        """Fraction of the tensors of the ``prefix`` module that the file contains, in [0, 1]."""
+        num_matched = len(self.weights) + len(self.mismatched_shapes)
+        num_missing = sum(name.startswith(self.prefix) for name in self.missing)
+        return num_matched / max(num_matched + num_missing, 1)
 
     @property
-    def has_all_blocks(self) -> bool:
-        """True unless the file has more blocks in a stage than the backbone, as a deeper model does."""
-        stages = {_stage(name) for name in self.used}
-        further = [name for name in self.left if _stage(name) in stages]
-        return not any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
+    def has_extra_blocks(self) -> bool:
+        """True if the file has more blocks in a stage than the backbone, as a deeper model does."""
+        stages = {_stage(name) for name in self.matched}
+        further = [name for name in self.unused if _stage(name) in stages]
+        return any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
 
 
-def load_backbone_weights(backbone: nn.Module, path: str, fresh: tuple[str, ...] | None = ()) -> None:
+def load_backbone_weights(backbone: nn.Module, path: str, allowed_missing: tuple[str, ...] | None = ()) -> None:
     """Load the weights in ``path`` into a backbone and log the tensors it does not use, such as a classifier's.
 
     Args:
         backbone: backbone of this package, detectron2, detrex or any other library.
         path: a file in any layout of :mod:`deim.checkpoint.formats.backbones`, a file with the backbone's own names,
             or a checkpoint of a whole detector.
-        fresh: prefixes of parameters that a classifier does not have. They keep their values if the file lacks
-            them. None allows any parameters, up to a quarter of the backbone's tensors.
+        allowed_missing: prefixes of parameters that a classifier does not have. They keep their values if the file
+            lacks them. None allows any parameters, up to a quarter of the backbone's tensors.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit the backbone.
     """
-    load_stored_backbone(backbone, read_weights(path), fresh)
+    load_stored_backbone(backbone, read_weights(path), allowed_missing)
 
 
-def load_stored_backbone(backbone: nn.Module, stored: StoredWeights, fresh: tuple[str, ...] | None = ()) -> None:
+def load_stored_backbone(
+    backbone: nn.Module, stored: StoredWeights, allowed_missing: tuple[str, ...] | None = ()
+) -> None:
     """Load weights as :func:`load_backbone_weights` does, from a file that has been read already."""
     path = stored.path
     match = match_backbone(backbone, stored.weights, path)
-    missing = [name for name in match.missing if fresh is not None and not name.startswith(fresh)]
-    too_few = fresh is None and match.share < _MIN_COVERAGE
-    wrong = [*match.resized, *missing] or (match.missing if too_few else [])
+    missing = [name for name in match.missing if allowed_missing is not None and not name.startswith(allowed_missing)]
+    too_few = allowed_missing is None and match.coverage < _MIN_COVERAGE
+    wrong = [*match.mismatched_shapes, *missing] or (match.missing if too_few else [])
     if wrong:
         raise CheckpointError(
             f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing from the "
-            "file or have a different shape:\n  " + "\n  ".join(grouped(wrong))
+            "file or have a different shape:\n  " + "\n  ".join(group_names(wrong))
         )
-    if not match.has_all_blocks:
+    if match.has_extra_blocks:
         raise CheckpointError(
             f"{path} belongs to a deeper model than this {type(backbone).__name__}. Tensors without a counterpart:\n  "
-            + "\n  ".join(grouped(match.left))
+            + "\n  ".join(group_names(match.unused))
         )
     backbone.load_state_dict(match.weights, strict=False)
-    details = [f"unused: {', '.join(grouped(match.left))}" if match.left else ""]
-    details.append(f"newly initialized: {', '.join(grouped(match.missing))}" if match.missing else "")
+    details = [f"unused: {', '.join(group_names(match.unused))}" if match.unused else ""]
+    details.append(f"newly initialized: {', '.join(group_names(match.missing))}" if match.missing else "")
     logger.info("; ".join([f"Loaded the backbone from {path}", *filter(None, details)]))
 
 
@@ -118,16 +120,26 @@ def match_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str
 
 
 def _match(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> BackboneMatch:
-    outer = _outer_module(state, weights)
-    found = {n: n.removeprefix(outer) for n in state if n.startswith(outer) and n.removeprefix(outer) in weights}
-    fitting = {name: weights[there] for name, there in found.items() if weights[there].shape == state[name].shape}
+    prefix = _outer_module(state, weights)
+    file_names = {
+        n: n.removeprefix(prefix) for n in state if n.startswith(prefix) and n.removeprefix(prefix) in weights
+    }
+    weights_that_fit = {
+        name: weights[file_name]
+        for name, file_name in file_names.items()
+        if weights[file_name].shape == state[name].shape
+    }
     return BackboneMatch(
-        fitting,
-        resized=[name for name in found if name not in fitting and not name.endswith(COMPUTED)],
-        missing=[name for name in state if name not in found and not name.endswith(COMPUTED)],
-        used=set(found.values()),
-        left=sorted(name for name in weights.keys() - set(found.values()) if not name.endswith(COMPUTED)),
-        outer=outer,
+        weights_that_fit,
+        mismatched_shapes=[
+            name for name in file_names if name not in weights_that_fit and not name.endswith(COMPUTED_BUFFERS)
+        ],
+        missing=[name for name in state if name not in file_names and not name.endswith(COMPUTED_BUFFERS)],
+        matched=set(file_names.values()),
+        unused=sorted(
+            name for name in weights.keys() - set(file_names.values()) if not name.endswith(COMPUTED_BUFFERS)
+        ),
+        prefix=prefix,
     )
 
 
@@ -165,11 +177,11 @@ def is_backbone_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], path
 
 def _looks_like_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> bool:
     match = match_backbone(backbone, weights, path)
-    return match.share >= _MIN_COVERAGE / 2 or any(one.recognizes(weights) for one in BACKBONE_FORMATS)
+    return match.coverage >= _MIN_COVERAGE / 2 or any(layout.recognizes(weights) for layout in BACKBONE_FORMATS)
 
 
 def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return backbone weights under our names, taken from a backbone or detector file; unknown names are kept.
+    """Return backbone weights under native names, taken from a backbone or detector file; unknown names are kept.
 
     Raises:
         CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.
@@ -184,10 +196,10 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
         weights, _ = detector.to_native(weights)
     if any(name.startswith("backbone.") for name in weights):
         return {n.removeprefix("backbone."): v for n, v in weights.items() if n.startswith("backbone.")}
-    found = next((one for one in BACKBONE_FORMATS if one.recognizes(weights)), None)
-    if found is None:
+    layout = next((candidate for candidate in BACKBONE_FORMATS if candidate.recognizes(weights)), None)
+    if layout is None:
         return dict(weights)
-    translated, left_over = to_native(weights, found.rules)
+    translated, left_over = to_native(weights, layout.rules)
     return translated | {name: weights[name] for name in left_over}
 
 
@@ -199,21 +211,21 @@ def unfreeze(backbone: nn.Module) -> list[str]:
     Returns:
         names of the modules and parameters that were frozen.
     """
-    thawed = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
+    unfrozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
     backbone.requires_grad_(True)
     for name, module in list(backbone.named_modules()):
         if type(module).__name__ == "FrozenBatchNorm2d":
-            thawed.append(name)
+            unfrozen.append(name)
             parent = backbone.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], _batch_norm(module))
-    return thawed
+    return unfrozen
 
 
 def _batch_norm(frozen: nn.Module) -> nn.BatchNorm2d:
     """Return a batch normalization with the values of a frozen one."""
     values: Iterable[tuple[str, Tensor]] = frozen.state_dict().items()
-    kept = {name: value for name, value in values if name != "num_batches_tracked"}
-    norm = nn.BatchNorm2d(len(kept["weight"]), eps=getattr(frozen, "eps", 1e-5), device=kept["weight"].device)
+    state = {name: value for name, value in values if name != "num_batches_tracked"}
+    norm = nn.BatchNorm2d(len(state["weight"]), eps=getattr(frozen, "eps", 1e-5), device=state["weight"].device)
     with torch.no_grad():
-        norm.load_state_dict(kept, strict=False)
+        norm.load_state_dict(state, strict=False)
     return norm

@@ -51,12 +51,12 @@ _OBJECTS365 = """
 _UNUSED_COCO_IDS = frozenset((0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _split_names(text: str) -> tuple[str, ...]:
     return tuple(" ".join(name.split()) for name in text.split(";"))
 
 
-COCO = _listed(_COCO)
-OBJECTS365 = _listed(_OBJECTS365)
+COCO = _split_names(_COCO)
+OBJECTS365 = _split_names(_OBJECTS365)
 
 # COCO class -> the Objects365 class that the authors of D-FINE and DEIM map to it, where the names differ.
 COCO_AS_OBJECTS365 = {

@@ -31,17 +31,17 @@ def infer_classes(weights: Mapping[str, Tensor]) -> Sequence[str] | None:
     return None if count is None else CLASSES_BY_COUNT.get(count)
 
 
-def class_rows(stored: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+def class_rows(checkpoint_classes: Sequence[str], model_classes: Sequence[str]) -> list[int | None]:
     """Return for each wanted class the index of the stored class with the same name, or None.
 
     Names are compared without case and surrounding spaces. COCO and Objects365 classes with different names are matched
     as D-FINE's authors match them.
     """
-    index = {_plain(name): row for row, name in enumerate(stored) if name}
+    index = {_plain(name): row for row, name in enumerate(checkpoint_classes) if name}
     other_names = {_plain(a): _plain(b) for a, b in COCO_AS_OBJECTS365.items()}
     other_names |= {b: a for a, b in other_names.items()}
-    plain = [_plain(name) for name in wanted]
-    return [index.get(name, index.get(other_names.get(name, ""))) for name in plain]
+    names = [_plain(name) for name in model_classes]
+    return [index.get(name, index.get(other_names.get(name, ""))) for name in names]
 
 
 def transfer_class_rows(
@@ -56,31 +56,37 @@ def transfer_class_rows(
         weights: weights of the checkpoint.
         state: state dict of the model; new classes keep its values.
         rows: result of :func:`class_rows`.
-        class_agnostic_modules: modules whose scores keep their position because they do not belong to a class, such as an
-            objectness score.
+        class_agnostic_modules: modules whose scores keep their position, because they do not belong to a class, such
+            as an objectness score.
     """
-    moved = [(row, source) for row, source in enumerate(rows) if source is not None]
+    transferred = [(row, source) for row, source in enumerate(rows) if source is not None]
     count = num_classes(weights) or 0
     result = dict(weights)
     for name, value in state.items():
         if not depends_on_classes(name) or name not in weights:
             continue
-        adapted, source = value.detach().clone().cpu(), weights[name].to(value.dtype)
+        rows_of_model, source = value.detach().clone().cpu(), weights[name].to(value.dtype)
         # Embeddings have one more row, for "no object".
-        last = [(len(rows), count)] if len(source) > count and len(adapted) > len(rows) else []
-        same = [(row, row) for row in range(min(len(adapted), len(source)))]
-        pairs = torch.tensor(same if name.startswith(class_agnostic_modules) else moved + last, dtype=torch.long).view(
-            -1, 2
-        )
-        adapted[pairs[:, 0]] = source[pairs[:, 1]]
-        result[name] = adapted
+        no_object_row = [(len(rows), count)] if len(source) > count and len(rows_of_model) > len(rows) else []
+        identity_rows = [(row, row) for row in range(min(len(rows_of_model), len(source)))]
+        pairs = torch.tensor(
+            identity_rows if name.startswith(class_agnostic_modules) else transferred + no_object_row, dtype=torch.long
+        ).view(-1, 2)
+        rows_of_model[pairs[:, 0]] = source[pairs[:, 1]]
+        result[name] = rows_of_model
     return result
 
 
-def report(path: str, stored: Sequence[str], wanted: Sequence[str], rows: Sequence[int | None]) -> None:
+def log_class_transfer(
+    path: str, checkpoint_classes: Sequence[str], model_classes: Sequence[str], rows: Sequence[int | None]
+) -> None:
     """Log which classes keep their weights and which are newly initialized."""
-    kept = [f"{wanted[row]} <- {stored[source]} ({source})" for row, source in enumerate(rows) if source is not None]
-    new = [wanted[row] for row, source in enumerate(rows) if source is None]
+    kept = [
+        f"{model_classes[row]} <- {checkpoint_classes[source]} ({source})"
+        for row, source in enumerate(rows)
+        if source is not None
+    ]
+    new = [model_classes[row] for row, source in enumerate(rows) if source is None]
     logger.info(f"Classes that keep their weights from {path}: {', '.join(kept) or 'none'}")
     if new:
         logger.warning(f"Classes that {path} does not contain, newly initialized: {', '.join(new)}")

@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 
 class WeightsHandler(HTTPURLHandler):
-    """iopath handler of web addresses for files of several hundred megabytes.
+    """iopath handler of web URLs for files of several hundred megabytes.
 
     It resumes interrupted downloads, follows the confirmation pages of Google Drive, and never leaves a partial or
     invalid file in the cache.
@@ -42,59 +42,59 @@ class WeightsHandler(HTTPURLHandler):
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
         # Same location as iopath's own handler, so that files already in its cache are found.
-        place = urlsplit(path).path.lstrip("/")
-        return str(fetch(path, Path(get_cache_dir(cache_dir), *place.split("/"))))
+        url_path = urlsplit(path).path.lstrip("/")
+        return str(fetch(path, Path(get_cache_dir(cache_dir), *url_path.split("/"))))
 
 
 _web_paths = PathManager()
 _web_paths.register_handler(WeightsHandler())
 
 
-def local_path(address: str) -> str:
-    """Return the local path of an address; download the file first if it is not in the cache.
+def local_path(url: str) -> str:
+    """Return the local path of a URL; download the file first if it is not in the cache.
 
     Args:
-        address: a path, a web address, ``detectron2://...``, or any other address that detectron2's ``PathManager``
+        url: a path, a web URL, ``detectron2://...``, or any other URL that detectron2's ``PathManager``
             supports.
 
     Raises:
-        CheckpointError: if the address cannot be downloaded or is not a weights file.
+        CheckpointError: if the URL cannot be downloaded or is not a weights file.
     """
-    if "://" not in address:
-        return address
-    address = to_web_url(address)
-    if address.startswith(("http://", "https://")):
-        return _web_paths.get_local_path(address)
+    if "://" not in url:
+        return url
+    url = to_web_url(url)
+    if url.startswith(("http://", "https://")):
+        return _web_paths.get_local_path(url)
     try:
-        return detectron2_paths.get_local_path(address)
+        return detectron2_paths.get_local_path(url)
     except Exception as error:  # iopath passes on all errors of its handlers
         raise CheckpointError(
-            f"{address} cannot be downloaded ({error}). Download it on another machine and pass the path of the file."
+            f"{url} cannot be downloaded ({error}). Download it on another machine and pass the path of the file."
         ) from error
 
 
-def to_web_url(address: str) -> str:
-    """Return the web address of a ``detectron2://`` address, without detectron2's options; others are unchanged."""
-    if not address.startswith(_DETECTRON2):
-        return address
-    return _DETECTRON2_STORAGE + address.removeprefix(_DETECTRON2).partition("?")[0]
+def to_web_url(url: str) -> str:
+    """Return the web URL of a ``detectron2://`` URL, without detectron2's options; others are unchanged."""
+    if not url.startswith(_DETECTRON2):
+        return url
+    return _DETECTRON2_STORAGE + url.removeprefix(_DETECTRON2).partition("?")[0]
 
 
-def fetch(address: str, target: Path) -> Path:
+def fetch(url: str, target: Path) -> Path:
     """Download a weights file to ``target`` unless it exists.
 
     If several processes request the same file, one downloads it and the others wait. An interrupted download is
     resumed.
 
     Args:
-        address: web address; a Google Drive page stands for the file it shows.
+        url: URL; a Google Drive page stands for the file it shows.
         target: path of the downloaded file.
 
     Returns:
         ``target``.
 
     Raises:
-        CheckpointError: if the file cannot be downloaded or is not a weights file. The message contains the address
+        CheckpointError: if the file cannot be downloaded or is not a weights file. The message contains the URL
             and the target.
     """
     if target.is_file():
@@ -102,43 +102,43 @@ def fetch(address: str, target: Path) -> Path:
     try:
         with file_lock(str(target)):
             if not target.is_file():
-                _download(address, target)
+                _download(url, target)
     except OSError as error:
-        raise CheckpointError(_failure(address, target, error.strerror or str(error))) from error
+        raise CheckpointError(_failure(url, target, error.strerror or str(error))) from error
     return target
 
 
-def _download(address: str, target: Path) -> None:
-    logger.info(f"Downloading {address} to {target}")
-    arriving = target.with_name(f"{target.name}.download")
+def _download(url: str, target: Path) -> None:
+    logger.info(f"Downloading {url} to {target}")
+    temporary = target.with_name(f"{target.name}.download")
     try:
         try:
-            _transfer(address, arriving, resume=True)
+            _transfer(url, temporary, resume=True)
         except DownloadError as error:
             if _RESUME_UNSUPPORTED not in str(error):
                 raise
-            for partial in target.parent.glob(f"{arriving.name}*.part"):
+            for partial in target.parent.glob(f"{temporary.name}*.part"):
                 partial.unlink()
-            _transfer(address, arriving, resume=False)
+            _transfer(url, temporary, resume=False)
     except (requests.RequestException, DownloadError) as error:
-        raise CheckpointError(_failure(address, target, _reason(error))) from error
-    problem = _problem(arriving)
+        raise CheckpointError(_failure(url, target, _reason(error))) from error
+    problem = _invalid_reason(temporary)
     if problem is not None:
-        arriving.unlink()
-        raise CheckpointError(_failure(address, target, f"the response {problem}"))
-    os.replace(arriving, target)
+        temporary.unlink()
+        raise CheckpointError(_failure(url, target, f"the response {problem}"))
+    os.replace(temporary, target)
 
 
-def _transfer(address: str, arriving: Path, resume: bool) -> None:
-    with tqdm(desc=arriving.stem, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+def _transfer(url: str, temporary: Path, resume: bool) -> None:
+    with tqdm(desc=temporary.stem, unit="B", unit_scale=True, unit_divisor=1024) as bar:
 
         def show(done: int, total: int | None) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         gdown.download(
-            address,
-            str(arriving),
+            url,
+            str(temporary),
             quiet=True,
             use_cookies=False,
             resume=resume,
@@ -148,8 +148,8 @@ def _transfer(address: str, arriving: Path, resume: bool) -> None:
         )
 
 
-def _failure(address: str, target: Path, reason: str) -> str:
-    return f"{address} cannot be downloaded: {reason}. Without a network, download it elsewhere and save it as {target}"
+def _failure(url: str, target: Path, reason: str) -> str:
+    return f"{url} cannot be downloaded: {reason}. Without a network, download it elsewhere and save it as {target}"
 
 
 def _reason(error: Exception) -> str:
@@ -160,7 +160,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _problem(path: Path) -> str | None:
+def _invalid_reason(path: Path) -> str | None:
     """Return the reason why a file is not a valid weights file; None if it looks valid."""
     with path.open("rb") as file:
         start = file.read(512)

@@ -13,7 +13,7 @@ from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.formats.format import shared_names
 from deim.checkpoint.layouts import current_name, with_current_names
 from deim.checkpoint.reading import StoredWeights, read_checkpoint, read_weights, select_weights
-from deim.checkpoint.renaming import grouped
+from deim.checkpoint.renaming import group_names
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -72,14 +72,14 @@ def load_stored_for_inference(model: nn.Module, stored: StoredWeights, classes: 
     if has_training_weights(weights, model):
         return _load(model, _for_classes(stored, weights, model, classes, False), path)
     logger.info(f"{path} contains the weights for inference, but not all weights for training")
-    kept = reparameterize_to_match(model, weights)
-    _load(model, _for_classes(stored, kept, model, classes, False), path)
+    inference_weights = reparameterize_to_match(model, weights)
+    _load(model, _for_classes(stored, inference_weights, model, classes, False), path)
     reparameterize(model)
     return None
 
 
 def is_deployed(weights: Mapping[str, Tensor]) -> bool:
-    """Return True if weights under our names contain re-parameterized convolutions."""
+    """Return True if weights under native names contain re-parameterized convolutions."""
     return any(".fused." in name for name in weights)
 
 
@@ -92,9 +92,13 @@ def has_training_weights(weights: Mapping[str, Tensor], model: nn.Module) -> boo
 
 
 def reparameterize_to_match(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a model to deployment form as far as its weights are converted, in place.
+    """Re-parameterize the modules that are re-parameterized in a file, in place.
 
-    RT-DETRv2's code re-parameterizes fewer convolutions than we do.
+    RT-DETRv2's code re-parameterizes fewer convolutions than this package.
+
+    Args:
+        model: model in training form.
+        weights: weights of the file under native names.
 
     Returns:
         weights without those that only training needs.
@@ -114,9 +118,9 @@ def reparameterize(model: nn.Module) -> None:
 
 
 def _reparameterize(module: nn.Module) -> None:
-    drop = getattr(module, "reparameterize", None)
-    if drop is not None:
-        drop()
+    method = getattr(module, "reparameterize", None)
+    if method is not None:
+        method()
 
 
 def to_native_layout(stored: StoredWeights, model: nn.Module, quiet: bool = False) -> dict[str, Tensor]:
@@ -137,11 +141,11 @@ def to_native_layout(stored: StoredWeights, model: nn.Module, quiet: bool = Fals
     if external_format is None:
         weights = with_current_names(weights)
     else:
-        translated, left_over = external_format.to_native(weights)
-        needed = {name for name in state if name not in shared and not name.endswith("num_batches_tracked")}
-        if needed <= translated.keys():
+        translated, unused = external_format.to_native(weights)
+        required = {name for name in state if name not in shared and not name.endswith("num_batches_tracked")}
+        if required <= translated.keys():
             external_format.check_constants(weights, model)
-        weights = translated | {name: weights[name] for name in left_over}
+        weights = translated | {name: weights[name] for name in unused}
         if not quiet:
             logger.info(f"{stored.path} has the format of {external_format.title}")
     for name, original in shared.items():
@@ -157,7 +161,12 @@ def to_native_layout(stored: StoredWeights, model: nn.Module, quiet: bool = Fals
 
 
 def stored_num_classes(stored: StoredWeights, layout: Format | None) -> int | None:
-    """Return the number of classes of a model in this layout (None for ours); None if no tensor shows it."""
+    """Return the number of classes of stored weights; None if no tensor shows it.
+
+    Args:
+        stored: content of the file.
+        layout: layout of the file; None for the native layout.
+    """
     return class_names.num_classes(stored.weights if layout is None else layout.to_native(stored.weights)[0])
 
 
@@ -179,22 +188,27 @@ def _for_classes(
 ) -> dict[str, Tensor]:
     """Return weights whose class rows are those of the model."""
     state = model.state_dict()
-    count, wanted = class_names.num_classes(weights), class_names.num_classes(state)
-    if count is None or wanted is None:
+    checkpoint_count, model_count = class_names.num_classes(weights), class_names.num_classes(state)
+    if checkpoint_count is None or model_count is None:
         return weights
-    found = stored_classes(stored)
-    if count == wanted and (found is None or classes is None):
+    checkpoint_classes = stored_classes(stored)
+    if checkpoint_count == model_count and (checkpoint_classes is None or classes is None):
         return weights
-    found, classes = found or class_names.infer_classes(weights), classes or class_names.infer_classes(state)
-    if found is None or classes is None or len(classes) != wanted:
+    checkpoint_classes, classes = (
+        checkpoint_classes or class_names.infer_classes(weights),
+        classes or class_names.infer_classes(state),
+    )
+    if checkpoint_classes is None or classes is None or len(classes) != model_count:
         return _without_class_weights(stored.path, weights, state) if allow_new else weights
-    rows = class_names.class_rows(found, classes)
-    if rows == list(range(count)) or (count == wanted and not any(row is not None for row in rows)):
+    rows = class_names.class_rows(checkpoint_classes, classes)
+    if rows == list(range(checkpoint_count)) or (
+        checkpoint_count == model_count and not any(row is not None for row in rows)
+    ):
         return weights
     unknown = [name for name, row in zip(classes, rows, strict=True) if row is None]
     if unknown and not allow_new:
         raise CheckpointError(f"{stored.path} lacks {len(unknown)} of the classes: {', '.join(unknown)}")
-    class_names.report(stored.path, found, classes, rows)
+    class_names.log_class_transfer(stored.path, checkpoint_classes, classes, rows)
     class_agnostic_modules = tuple(n for n, m in model.named_modules() if not getattr(m, "has_class_scores", True))
     return class_names.transfer_class_rows(weights, state, rows, class_agnostic_modules)
 
@@ -202,7 +216,9 @@ def _for_classes(
 def _without_class_weights(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace weights that depend on the number of classes by the model's initial values."""
     new = {name: value for name, value in state.items() if name in weights and class_names.depends_on_classes(name)}
-    logger.warning(f"{path} has unnamed classes, which cannot be matched; newly initialized: {', '.join(grouped(new))}")
+    logger.warning(
+        f"{path} has unnamed classes, which cannot be matched; newly initialized: {', '.join(group_names(new))}"
+    )
     return weights | new
 
 
@@ -217,14 +233,14 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
 def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
     """Return a message with all differences between weights and the state of a model; None if they fit."""
     missing = [name for name in state if name not in weights and not name.endswith("num_batches_tracked")]
-    left_over = [name for name in weights if name not in state]
+    unused = [name for name in weights if name not in state]
     resized = [name for name in state if name in weights and weights[name].shape != state[name].shape]
-    if not (missing or left_over or resized):
+    if not (missing or unused or resized):
         return None
     lines = [f"checkpoint {path} does not fit the model; check the model's size and family:"]
     lines += [f"  {n} is {tuple(weights[n].shape)} in the file, {tuple(state[n].shape)} in the model" for n in resized]
-    lines += [f"  {name} is missing from the file" for name in grouped(missing)]
-    lines += [f"  {name} does not exist in the model" for name in grouped(left_over)]
+    lines += [f"  {name} is missing from the file" for name in group_names(missing)]
+    lines += [f"  {name} does not exist in the model" for name in group_names(unused)]
     if any(class_names.depends_on_classes(name) for name in resized):
         lines.append("  (the number of classes differs; set model.num_classes to that of the checkpoint)")
     return "\n".join(lines)

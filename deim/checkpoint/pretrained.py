@@ -36,20 +36,20 @@ class PretrainedBackbone:
         builder: name of the class or function that builds the backbone.
         size: value of the builder's argument that selects the size.
         data: pretraining dataset: "imagenet" or "imagenet22k". The backbone's ``weights`` argument accepts this name.
-        address: web address of the file.
+        url: URL of the file.
         pixels: normalization that published detectors use with it.
     """
 
     builder: str
     size: str | int
     data: str
-    address: str
+    url: str
     pixels: PixelStatistics
 
     @property
     def path(self) -> Path:
         """Path of the downloaded file."""
-        return cache_folder() / self.address.rpartition("/")[2]
+        return cache_folder() / self.url.rpartition("/")[2]
 
 
 # Builder -> the argument that selects the size.
@@ -102,27 +102,27 @@ def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
     Raises:
         CheckpointError: if none are known. The message lists the known ones.
     """
-    known = [one for one in PRETRAINED if (one.builder, one.size) == (builder, size)]
-    for one in known:
-        if one.data == data:
-            return one
-    names = ", ".join(one.data for one in known) or "none"
+    candidates = [candidate for candidate in PRETRAINED if (candidate.builder, candidate.size) == (builder, size)]
+    for candidate in candidates:
+        if candidate.data == data:
+            return candidate
+    names = ", ".join(candidate.data for candidate in candidates) or "none"
     raise CheckpointError(
         f"no pretrained weights {data!r} are known for {builder}({size!r}) (known: {names}), and no file has this "
-        "name: set model.backbone.weights to the path or address of a file, or to '' to train from random weights"
+        "name: set model.backbone.weights to the path or URL of a file, or to '' to train from random weights"
     )
 
 
 def is_name(weights: str) -> bool:
-    """Return True if ``weights`` is the name of published weights and not a path or an address."""
+    """Return True if ``weights`` is the name of published weights and not a path or a URL."""
     return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
 
 
-def path_of(weights: str, builder: str, size: Any) -> str:
+def backbone_weights_path(weights: str, builder: str, size: Any) -> str:
     """Return the path of a backbone's weights; download them first if needed.
 
     Args:
-        weights: a path, an address, or a name such as "imagenet" for the published weights of this backbone.
+        weights: a path, a URL, or a name such as "imagenet" for the published weights of this backbone.
         builder: name of the class or function that builds the backbone.
         size: size of the backbone.
 
@@ -133,7 +133,7 @@ def path_of(weights: str, builder: str, size: Any) -> str:
         if not is_name(weights):
             return local_path(weights)
         published = find(builder, size, weights)
-        return str(fetch(to_web_url(published.address), published.path))
+        return str(fetch(to_web_url(published.url), published.path))
     except CheckpointError as error:
         if "cannot be downloaded" not in str(error):
             raise
@@ -144,7 +144,7 @@ def pixel_statistics_for(weights: str, backbone: Mapping[str, Any]) -> PixelStat
     """Return the normalization that weights expect; None if unknown.
 
     Args:
-        weights: a path, an address or a name, as in a config.
+        weights: a path, a URL or a name, as in a config.
         backbone: ``builder`` and ``size``, used for names.
     """
     if is_name(weights):

@@ -58,7 +58,7 @@ def read_weights(path: str, use_ema: bool = True) -> StoredWeights:
     """Read the weights in a checkpoint, a weights file or a ``transformers`` folder.
 
     Args:
-        path: path or address.
+        path: path or URL.
         use_ema: return the EMA weights if the checkpoint has them.
 
     Raises:
@@ -136,7 +136,7 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f"{path} requires the package safetensors: pip install safetensors") from error
+        raise CheckpointError(f"{path} requires the package safetensors: pip install 'deim[safetensors]'") from error
     return load_file(path)
 
 

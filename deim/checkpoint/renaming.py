@@ -17,19 +17,19 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(_WILDCARDS.get(part, re.escape(part)) for part in re.split(r"([*#])", template)))
 
 
-def matches(template: str, name: str) -> tuple[str, ...] | None:
+def match_template(template: str, name: str) -> tuple[str, ...] | None:
     """Return the text that the wildcards of ``template`` match in ``name``; None if the name does not match."""
-    found = _pattern(template).fullmatch(name)
-    return None if found is None else found.groups()
+    match = _pattern(template).fullmatch(name)
+    return None if match is None else match.groups()
 
 
 def matches_signature(signature: Sequence[str], names: Iterable[str]) -> bool:
     """Return True if every template matches at least one of the names."""
     listed = list(names)
-    return all(any(matches(template, name) is not None for name in listed) for template in signature)
+    return all(any(match_template(template, name) is not None for name in listed) for template in signature)
 
 
-def filled(template: str, captured: Sequence[str]) -> str:
+def fill_template(template: str, captured: Sequence[str]) -> str:
     """Return ``template`` with its wildcards replaced, in order."""
     values = iter(captured)
     return re.sub(r"[*#]", lambda _: next(values), template)
@@ -37,17 +37,17 @@ def filled(template: str, captured: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """Mapping between one or more tensors of another library and ours.
+    """Mapping between one or more tensors of another library and the native tensors.
 
     Args:
-        theirs, ours: templates with the same wildcards in the same order: ``*`` for any text, ``#`` for a
+        external, native: templates with the same wildcards in the same order: ``*`` for any text, ``#`` for a
             number. Several templates on one side are the parts of one tensor on the other side.
         dim: dimension along which parts are concatenated.
         last: size of the last part; None for parts of equal size.
     """
 
-    theirs: tuple[str, ...]
-    ours: tuple[str, ...]
+    external: tuple[str, ...]
+    native: tuple[str, ...]
     dim: int = 0
     last: int | None = None
 
@@ -60,29 +60,31 @@ class Rule:
         return whole.chunk(count, dim=self.dim)
 
 
-def rename(theirs: str, ours: str) -> Rule:
+def rename(external: str, native: str) -> Rule:
     """Return a rule for one tensor on both sides; see :class:`Rule`."""
-    return Rule((theirs,), (ours,))
+    return Rule((external,), (native,))
 
 
-def inside(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
+def with_prefix(prefix: str, rules: Iterable[Rule]) -> list[Rule]:
     """Return the rules with a prefix on both sides, such as ``"backbone."``."""
     return [
         replace(
-            rule, theirs=tuple(prefix + name for name in rule.theirs), ours=tuple(prefix + name for name in rule.ours)
+            rule,
+            external=tuple(prefix + name for name in rule.external),
+            native=tuple(prefix + name for name in rule.native),
         )
         for rule in rules
     ]
 
 
 def to_native(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return weights under our names, and the names without a matching rule or with missing parts."""
-    return _translate(weights, [(rule.theirs, rule.ours, rule) for rule in rules])
+    """Return weights under native names, and the names without a matching rule or with missing parts."""
+    return _translate(weights, [(rule.external, rule.native, rule) for rule in rules])
 
 
 def from_native(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], list[str]]:
     """Return weights under the names of the other library; the inverse of :func:`to_native`."""
-    return _translate(weights, [(rule.ours, rule.theirs, rule) for rule in rules])
+    return _translate(weights, [(rule.native, rule.external, rule) for rule in rules])
 
 
 _Direction = tuple[tuple[str, ...], tuple[str, ...], Rule]
@@ -90,36 +92,36 @@ _Direction = tuple[tuple[str, ...], tuple[str, ...], Rule]
 
 def _translate(weights: Mapping[str, Tensor], table: Sequence[_Direction]) -> tuple[dict[str, Tensor], list[str]]:
     translated: dict[str, Tensor] = {}
-    done: set[str] = set()
-    left_over = []
+    translated_names: set[str] = set()
+    unused = []
     for name in weights:
-        if name in done:
+        if name in translated_names:
             continue
-        found = _first(name, table)
-        sources = [] if found is None else [filled(template, found[1]) for template in found[0][0]]
-        if found is None or any(source not in weights for source in sources):
-            left_over.append(name)
+        match = _first(name, table)
+        sources = [] if match is None else [fill_template(template, match[1]) for template in match[0][0]]
+        if match is None or any(source not in weights for source in sources):
+            unused.append(name)
             continue
-        done.update(sources)
-        (_, targets, rule), captured = found
+        translated_names.update(sources)
+        (_, targets, rule), captured = match
         parts = [weights[source] for source in sources]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=rule.dim)
-        names = [filled(template, captured) for template in targets]
+        names = [fill_template(template, captured) for template in targets]
         translated.update(zip(names, rule.split(whole, len(names)), strict=True))
-    return translated, left_over
+    return translated, unused
 
 
 def _first(name: str, table: Sequence[_Direction]) -> tuple[_Direction, tuple[str, ...]] | None:
     """Return the first entry with a source that ``name`` matches, and the text that its wildcards match."""
     for entry in table:
         for template in entry[0]:
-            captured = matches(template, name)
+            captured = match_template(template, name)
             if captured is not None:
                 return entry, captured
     return None
 
 
-def grouped(names: Iterable[str]) -> list[str]:
+def group_names(names: Iterable[str]) -> list[str]:
     """Group names that differ only in numbers, with the size of each group, for messages."""
     groups: dict[str, list[str]] = {}
     for name in names:

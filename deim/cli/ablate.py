@@ -12,8 +12,10 @@ from deim.engine import ablation
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config file or recipe name")
-    parser.add_argument("--switches", nargs="+", required=True, help=", ".join(SWITCHES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--switches", nargs="+", required=True, help=f"components to switch: {', '.join(SWITCHES)}")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="random seeds; each variant runs once per seed"
+    )
     parser.add_argument("--output", type=Path, default=Path("output/ablation"), help="parent directory of all runs")
     parser.add_argument(
         "--all-combinations",
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all combinations of the switches; default: toggle one at a time",
     )
     parser.add_argument("--run", action="store_true", help="train unfinished runs; default: only write the configs")
-    parser.add_argument("--num-gpus", type=int, default=1)
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per run")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config overrides for every run")
 
 

@@ -49,10 +49,10 @@ def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
     parser = subparsers.add_parser("dataloader", help="training images per second of the data loader")
     _add_peer(parser)
     parser.add_argument("--json-file", help="COCO annotations of your own images; default: 256 generated images")
-    parser.add_argument("--image-root")
+    parser.add_argument("--image-root", help="image directory of --json-file")
     parser.add_argument("--batches", type=int, default=20, help="number of batches of 16 images to time")
     parser.add_argument("--threads", type=int, default=1, help="maximum number of library threads per process")
-    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--num-workers", type=int, default=0, help="worker processes; 0 loads in the main process")
     parser.add_argument(
         "--image-cache", type=float, default=0.0, help="size in GB of our decoded-image cache, measured in addition"
     )
@@ -67,7 +67,7 @@ def _add_memory(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _add_criterion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("criterion", help="loss computation, compared with detrex (must be on PYTHONPATH)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved measurement rounds")
     parser.set_defaults(action=lambda args: criterion.run(args.rounds))
 
 
@@ -96,7 +96,7 @@ def _add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     parser = subparsers.add_parser("latency", help="forward pass of the deployed model")
     _add_model_options(parser)
     _add_peer(parser)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1, help="images per batch")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--half", action="store_true", help="float16 autocast")
     parser.set_defaults(action=_latency)
@@ -104,10 +104,12 @@ def _add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("export", help="exported models in ONNX Runtime and OpenVINO on the CPU")
-    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    _add_recipe(parser)
     parser.add_argument("--peer", help="checkout of the official DEIM code, exported for comparison; needs torchvision")
     parser.add_argument("--size", type=int, default=640, help="height and width of the images")
-    parser.add_argument("--attention", choices=("grid_sample", "gather"), default="grid_sample")
+    parser.add_argument(
+        "--attention", choices=("grid_sample", "gather"), default="grid_sample", help="form of deformable attention"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="number of interleaved measurement rounds")
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(
@@ -117,15 +119,19 @@ def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("model", help="parameters and FLOPs per component")
-    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
-    parser.add_argument("--size", type=int, default=640, help="height and width of the images")
+    _add_recipe(parser)
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="size of the image in pixels"
+    )
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
-    parser.set_defaults(action=lambda args: complexity.run(args.recipe, args.size, args.json))
+    parser.set_defaults(action=lambda args: complexity.run(args.recipe, tuple(args.size), args.json))
 
 
 def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("attention", help="deformable attention per backend")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the values")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="dtype of the values"
+    )
     parser.add_argument("--cases", type=int, help="measure only the first N cases")
     _add_options(parser)
     parser.set_defaults(action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json))
@@ -133,7 +139,7 @@ def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentPars
 
 def _add_evaluator(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("evaluator", help="COCO evaluation")
-    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000, help="number of images; default: that of COCO val2017")
     parser.add_argument("--detections", type=int, default=100, help="detections per image")
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
@@ -146,15 +152,17 @@ def _dataloader(args: argparse.Namespace) -> None:
         if args.json_file is None:
             print("generating 256 images ...", flush=True)
             args.json_file, args.image_root = dataloader.write_images(Path(folder))
-        how = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
-        dataloader.run(args.json_file, args.image_root, *how)
+        options = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
+        dataloader.run(args.json_file, args.image_root, *options)
 
 
 def _note_emulation(device: str, dtype: str | None) -> None:
     """Print a note if the device only emulates the measured precision."""
-    reason = amp_unsupported_reason(choose_device(device), PRECISIONS[dtype]) if dtype else None
-    if reason is not None:
-        print(f"note: {reason}. {dtype} is emulated here; deim itself computes in float32 on this device", flush=True)
+    limitation = amp_unsupported_reason(choose_device(device), PRECISIONS[dtype]) if dtype else None
+    if limitation is not None:
+        print(
+            f"note: {limitation}. {dtype} is emulated here; deim itself computes in float32 on this device", flush=True
+        )
 
 
 def _training(args: argparse.Namespace) -> None:
@@ -165,8 +173,8 @@ def _training(args: argparse.Namespace) -> None:
 
 def _latency(args: argparse.Namespace) -> None:
     _note_emulation(args.device, "float16" if args.half else None)
-    how = (args.device, args.compile, args.half, args.json)
-    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *how)
+    options = (args.device, args.compile, args.half, args.json)
+    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *options)
 
 
 def _kernels(args: argparse.Namespace) -> None:
@@ -177,9 +185,13 @@ def _kernels(args: argparse.Namespace) -> None:
 def _add_step_options(parser: argparse.ArgumentParser) -> None:
     """Add the options shared by measurements of a training step."""
     _add_model_options(parser)
-    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--images", type=int, default=4, help="images per batch")
     parser.add_argument("--objects", type=int, default=20, help="objects per image")
     parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco", help="recipe name; default: %(default)s")
 
 
 def _add_peer(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +200,7 @@ def _add_peer(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options shared by measurements of a recipe's model."""
-    parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco")
+    _add_recipe(parser)
     parser.add_argument("--size", type=int, default=640, help="height and width of the images")
     _add_options(parser)
 

@@ -26,7 +26,7 @@ from deim.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
-    parser.add_argument("--split", choices=("train", "test"), default="train")
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="split to check; default: train")
     parser.add_argument("--output", default="check", help="directory for the sample images")
     parser.add_argument("--skip-images", action="store_true", help="skip decoding all images")
     parser.add_argument("--images", type=int, default=12, help="number of sample images to draw")
@@ -40,44 +40,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not args.config_file and not args.data:
         raise ConfigError("give a dataset with --data or a config with --config-file")
-    cfg, limits, found = _config(args)
+    cfg, limits, discovered = _config(args)
     dataset = cfg.dataloader[args.split].get("dataset")
     if registered_name(dataset) is None:
         raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no names")
-    sound = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split)
+    is_trainable = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split)
     if args.to_coco:
         splits = {"train": cfg.dataloader.train.dataset, "val": cfg.dataloader.test.dataset}
-        if found is not None and found.test is None:
+        if discovered is not None and discovered.test is None:
             splits = {"train": splits["train"].dataset}
-        written, root = write_coco(splits, Path(args.to_coco))
-        print(f"wrote {', '.join(map(str, written))}. Read them with --data {args.to_coco} --image-root {root}")
-    return 0 if sound else 1
+        files, root = write_coco(splits, Path(args.to_coco))
+        print(f"wrote {', '.join(map(str, files))}. Read them with --data {args.to_coco} --image-root {root}")
+    return 0 if is_trainable else 1
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, DetectionLimits | None, DiscoveredDataset | None]:
     """Return the config, the limits of its model (if any) and the dataset found at ``--data``; print the latter."""
-    limits, found = None, None
+    limits, discovered = None, None
     if args.config_file:
         cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
         limits = DetectionLimits.from_config(cfg)
-        found = discover(args.data, args.image_root) if args.data else None
+        discovered = discover(args.data, args.image_root) if args.data else None
     else:
-        cfg, found = data_config(args.opts, args.data, args.image_root)
-    if found is not None:
-        _print_found(args.data, found)
-    return cfg, limits, found
+        cfg, discovered = data_config(args.opts, args.data, args.image_root)
+    if discovered is not None:
+        _print_discovered(args.data, discovered)
+    return cfg, limits, discovered
 
 
-def _print_found(path: str, found: DiscoveredDataset) -> None:
-    print(f"{path}: {found.format}, {len(found.classes)} classes")
-    for name, split in (("train", found.train), ("test", found.test)):
+def _print_discovered(path: str, discovered: DiscoveredDataset) -> None:
+    print(f"{path}: {discovered.format}, {len(discovered.classes)} classes")
+    for name, split in (("train", discovered.train), ("test", discovered.test)):
         if split is not None:
-            shown = [f"{key}={value}" for key, value in split.arguments.items() if key not in _LONG]
-            print(f"{name}: {split.read.__name__}({', '.join(shown)})")
+            arguments = [f"{key}={value}" for key, value in split.arguments.items() if key not in _HIDDEN_ARGUMENTS]
+            print(f"{name}: {split.read.__name__}({', '.join(arguments)})")
         else:
             print(f"{name}: 10% of the training images are held out")
-    for note in found.notes:
+    for note in discovered.notes:
         print(f"note: {note}")
 
 
-_LONG = ("class_names", "label_names")
+_HIDDEN_ARGUMENTS = ("class_names", "label_names")

@@ -16,7 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", help="output file; with --to hf, output directory")
     parser.add_argument("--to", choices=TARGETS, default=NATIVE, help="output format; default: native")
     parser.add_argument(
-        "--from", dest="source_format", choices=("auto", *TARGETS), default="auto", help="default: detected"
+        "--from",
+        dest="source_format",
+        choices=("auto", *TARGETS),
+        default="auto",
+        help="input format; default: detected",
     )
     parser.add_argument("--recipe", help="recipe name, if it cannot be detected")
     parser.add_argument("--raw", action="store_true", help="use the raw weights if the file also has EMA weights")
@@ -30,22 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    alone = convert_backbone(args.source, args.out) if args.to == NATIVE and args.recipe is None else None
-    if alone is not None:
-        more = f", with {len(alone.left)} additional tensors" if alone.left else ""
-        print(f"{args.source} is the backbone {alone.config}{more}")
+    backbone = convert_backbone(args.source, args.out) if args.to == NATIVE and args.recipe is None else None
+    if backbone is not None:
+        extra = f", with {len(backbone.unused)} additional tensors" if backbone.unused else ""
+        print(f"{args.source} is the backbone {backbone.config}{extra}")
         print(f"wrote {args.out}. Use it with model.backbone.weights={args.out}")
         return
     _report(convert(args.source, args.out, args.to, args.source_format, args.recipe, not args.raw, args.image_size))
     print(f"wrote {args.out}")
 
 
-def _report(found: IdentifiedCheckpoint) -> None:
-    count = sum(value.numel() for value in found.model.parameters())
-    classes = f"{found.config.model.num_classes} classes"
-    if found.classes:
-        classes += f" ({', '.join([name for name in found.classes if name][:3])}, ...)"
-    print(f"{found.stored.path}: format {found.origin.title if found.origin else 'native'}, {count:,} parameters")
-    print(f"recipe {found.recipe}, {classes}, in the form for {found.form}")
-    if found.others:
-        print(f"recipes with the same model: {', '.join(found.others)}")
+def _report(identified: IdentifiedCheckpoint) -> None:
+    num_parameters = sum(value.numel() for value in identified.model.parameters())
+    classes = f"{identified.config.model.num_classes} classes"
+    if identified.classes:
+        classes += f" ({', '.join([name for name in identified.classes if name][:3])}, ...)"
+    layout = identified.source_format.title if identified.source_format else "native"
+    print(f"{identified.stored.path}: format {layout}, {num_parameters:,} parameters")
+    print(f"recipe {identified.recipe}, {classes}, in the form for {identified.form}")
+    if identified.equivalent_recipes:
+        print(f"recipes with the same model: {', '.join(identified.equivalent_recipes)}")

@@ -9,7 +9,7 @@ Requires pip install 'deim[demo]'.
 import argparse
 
 from deim.cli.arguments import add_device, add_model
-from deim.inference.demo import LOWEST, build_demo
+from deim.inference.demo import MIN_THRESHOLD, build_demo
 from deim.inference.predictor import Predictor
 
 
@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, exported=True)
     add_device(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on; default: 7860")
 
 
 def run(args: argparse.Namespace) -> None:
-    predictor = Predictor(args.model, args.weights, device=args.device, threshold=LOWEST)
+    predictor = Predictor(args.model, args.weights, device=args.device, threshold=MIN_THRESHOLD)
     build_demo(predictor).launch(server_name=args.host, server_port=args.port, share=False)

@@ -6,17 +6,17 @@ deim draw-distributions output/deim_dfine_s_coco/model_best.pth street.jpg --out
 import argparse
 
 from deim.cli.arguments import add_model
-from deim.inference.distributions import draw_edges
-from deim.inference.source import load_trained
+from deim.inference.distributions import draw_edge_distributions
+from deim.inference.trained_model import load_trained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("image")
+    parser.add_argument("image", help="image file")
     parser.add_argument("--output", required=True, help="PNG file to write")
     parser.add_argument("--objects", type=int, default=3, help="number of detections to plot")
 
 
 def run(args: argparse.Namespace) -> None:
-    draw_edges(load_trained(args.model, args.weights), args.image, args.output, args.objects)
+    draw_edge_distributions(load_trained(args.model, args.weights), args.image, args.output, args.objects)
     print(f"wrote {args.output}")

@@ -47,19 +47,19 @@ def _status_of_process(error: Exception) -> int | None:
 
 def _status_of_traceback(text: str) -> int | None:
     lines = text.rstrip().splitlines()
-    mendable = tuple(f"{c.__module__}.{c.__name__}: " for c in _subclasses(DeimError))
+    prefixes = tuple(f"{c.__module__}.{c.__name__}: " for c in _subclasses(DeimError))
     for number, line in enumerate(lines):
-        for prefix in mendable:
+        for prefix in prefixes:
             if line.startswith(prefix):
                 return _report("\n".join([line.removeprefix(prefix), *lines[number + 1 :]]))
     return None
 
 
 def _subclasses(cls: type[Exception]) -> list[type[Exception]]:
-    found = [cls]
+    classes = [cls]
     for child in cls.__subclasses__():
-        found.extend(_subclasses(child))
-    return found
+        classes.extend(_subclasses(child))
+    return classes
 
 
 def _report(message: str) -> int:

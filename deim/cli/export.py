@@ -10,7 +10,7 @@ those of torch. Requires pip install 'deim[export]'.
 import argparse
 
 from deim.cli.arguments import add_model
-from deim.inference.export import exporting
+from deim.inference.export.export import default_attention_form, export
 from deim.inference.export.onnx import OPSETS, ExportOptions
 from deim.layers.ops import EXPORT_FORMS
 
@@ -18,7 +18,9 @@ from deim.layers.ops import EXPORT_FORMS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--output", required=True, help="file to write: .onnx, .xml or .engine")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: that of the recipe")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size; default: that of the recipe"
+    )
     parser.add_argument("--batch", type=int, help="fixed batch size; default: dynamic")
     parser.add_argument("--dynamic-size", action="store_true", help="any height and width that are multiples of 32")
     precision = parser.add_mutually_exclusive_group()
@@ -35,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(EXPORT_FORMS),
         help="form of deformable attention; default: gather for TensorRT, else grid_sample; plugin: TensorRT only",
     )
-    parser.add_argument("--opset", type=int, default=OPSETS.start)
+    parser.add_argument("--opset", type=int, default=OPSETS.start, help=f"ONNX opset; default: {OPSETS.start}")
     parser.add_argument("--images", help="directory of images for verification and int8 calibration")
 
 
 def run(args: argparse.Namespace) -> None:
-    exporting.export(args.model, args.weights, args.output, _options(args), args.images, print)
+    export(args.model, args.weights, args.output, _options(args), args.images, print)
 
 
 def _options(args: argparse.Namespace) -> ExportOptions:
@@ -49,7 +51,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         dynamic_batch=args.batch is None,
         dynamic_size=args.dynamic_size,
         postprocess=not args.raw,
-        attention=args.attention or exporting.usual_attention(args.output),
+        attention=args.attention or default_attention_form(args.output),
         opset=args.opset,
         batch=args.batch or 1,
         precision=args.precision,

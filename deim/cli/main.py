@@ -42,22 +42,22 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``deim <command> ...``.
 
     Args:
-        arguments: words after ``deim``; default: those of the process.
+        argv: words after ``deim``; default: those of the process.
 
     Returns:
         the exit status.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:
         _complete()
-    if words and words[0] in COMMANDS:
-        return _run(words[0], words[1:], f"deim {words[0]}")
+    if arguments and arguments[0] in COMMANDS:
+        return _run(arguments[0], arguments[1:], f"deim {arguments[0]}")
     parser = _top_parser()
-    parser.parse_args(words)  # exits on --help, --version and errors
+    parser.parse_args(arguments)  # exits on --help, --version and errors
     parser.print_help()
     return 0
 
@@ -71,7 +71,7 @@ def run_script(command: str) -> int:
     return _run(command, sys.argv[1:], None)
 
 
-def _run(command: str, words: Sequence[str], program: str | None) -> int:
+def _run(command: str, arguments: Sequence[str], program: str | None) -> int:
     prepare_environment()
     module = _module(command)
     parser = argparse.ArgumentParser(
@@ -79,8 +79,8 @@ def _run(command: str, words: Sequence[str], program: str | None) -> int:
     )
     module.add_arguments(parser)
     # Options are allowed after config overrides.
-    intermixed = any(action.dest == "opts" for action in parser._get_positional_actions())
-    args = (parser.parse_intermixed_args if intermixed else parser.parse_args)(words)
+    is_intermixed = any(action.dest == "opts" for action in parser._get_positional_actions())
+    args = (parser.parse_intermixed_args if is_intermixed else parser.parse_args)(arguments)
     return run_tool(lambda: module.run(args))
 
 
@@ -90,12 +90,12 @@ def _module(command: str) -> ModuleType:
 
 def _top_parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS)) + 2
-    listed = "\n".join(f"  {name:{width}}{summary}" for name, summary in COMMANDS.items())
+    summaries = "\n".join(f"  {name:{width}}{summary}" for name, summary in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="deim",
         usage="deim <command> [options]",
         description="Train, evaluate and ship real-time detection transformers: DEIM, D-FINE and their relatives.",
-        epilog=f"commands:\n{listed}\n\nHelp for a command: deim train --help",
+        epilog=f"commands:\n{summaries}\n\nHelp for a command: deim train --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     from deim import __version__

@@ -11,13 +11,13 @@ from deim.data.datasets.shapes import write_shapes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="output directory for train/, val/ and annotations/")
-    parser.add_argument("--train-images", type=int, default=600)
-    parser.add_argument("--val-images", type=int, default=100)
+    parser.add_argument("--train-images", type=int, default=600, help="number of training images")
+    parser.add_argument("--val-images", type=int, default=100, help="number of validation images")
     parser.add_argument("--size", type=int, default=192, help="longer side of the images in pixels")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=7, help="random seed")
 
 
 def run(args: argparse.Namespace) -> None:
-    for done, total in write_shapes(args.folder, args.train_images, args.val_images, args.size, args.seed):
-        if done % 50 == 0 or done == total:
-            print(f"\r{done}/{total} images", end="" if done < total else "\n", flush=True)
+    for count, total in write_shapes(args.folder, args.train_images, args.val_images, args.size, args.seed):
+        if count % 50 == 0 or count == total:
+            print(f"\r{count}/{total} images", end="" if count < total else "\n", flush=True)

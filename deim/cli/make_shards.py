@@ -18,8 +18,8 @@ from deim.errors import DatasetError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("json_file", type=Path)
-    parser.add_argument("image_root", type=Path)
+    parser.add_argument("json_file", type=Path, help="COCO-format annotations")
+    parser.add_argument("image_root", type=Path, help="image directory")
     parser.add_argument("output", type=Path, help="directory for the archives and the annotations")
     parser.add_argument("--megabytes", type=float, default=500, help="maximum size of an archive")
 
@@ -27,18 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     content = _read(args.json_file, args.image_root)
     files = ((args.image_root / image["file_name"], image["file_name"]) for image in content["images"])
-    places = tqdm(
+    packed_paths = tqdm(
         write_shards(files, args.output, int(args.megabytes * 2**20)),
         "packing",
         total=len(content["images"]),
         unit="image",
     )
-    for image, place in zip(content["images"], places, strict=True):
-        image["file_name"] = place
-    written = args.output / args.json_file.name
-    written.write_text(json.dumps(content), encoding="utf-8")
-    print(f"wrote {len(list(args.output.glob('*.tar')))} archives and {written}. To train on them, set")
-    print(f"  dataloader.train.dataset.json_file={written} dataloader.train.dataset.image_root=tar://{args.output}")
+    for image, packed_path in zip(content["images"], packed_paths, strict=True):
+        image["file_name"] = packed_path
+    json_file = args.output / args.json_file.name
+    json_file.write_text(json.dumps(content), encoding="utf-8")
+    print(f"wrote {len(list(args.output.glob('*.tar')))} archives and {json_file}. To train on them, set")
+    print(f"  dataloader.train.dataset.json_file={json_file} dataloader.train.dataset.image_root=tar://{args.output}")
 
 
 def _read(json_file: Path, image_root: Path) -> dict:

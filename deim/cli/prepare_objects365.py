@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="contains train/ and val/ with zhiyuan_objv2_{train,val}.json")
     parser.add_argument("--val-images", type=int, default=5000, help="images that remain in the validation set")
     parser.add_argument("--max-size", type=int, default=640, help="maximum length of the longer side in pixels")
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=4, help="number of processes that resize images")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,6 +25,6 @@ def run(args: argparse.Namespace) -> None:
     for split in ("train", "val"):
         annotations = objects365.annotation_path(args.folder, split)
         annotations = annotations.with_name(objects365.PREFIX + annotations.name)
-        faults = objects365.resize_images(annotations, args.folder / split, args.max_size, args.workers)
-        for fault in faults:
-            print(f"skipped: {fault}", file=sys.stderr)
+        problems = objects365.resize_images(annotations, args.folder / split, args.max_size, args.workers)
+        for problem in problems:
+            print(f"skipped: {problem}", file=sys.stderr)

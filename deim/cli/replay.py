@@ -15,11 +15,11 @@ from deim.engine.replay import draw_batch, replay
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("batch", help="non_finite_*.pth in train.output_dir of the run")
     parser.add_argument("--config-file", help="config of the run, if the file does not contain it")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda; default: cpu")
 
 
 def run(args: argparse.Namespace) -> None:
     print(replay(args.batch, args.config_file, args.device))
-    picture = Path(args.batch).with_suffix(".png")
-    draw_batch(args.batch, picture)
-    print(f"wrote the images with their ground truth to {picture}")
+    output = Path(args.batch).with_suffix(".png")
+    draw_batch(args.batch, output)
+    print(f"wrote the images with their ground truth to {output}")

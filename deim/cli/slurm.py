@@ -12,14 +12,16 @@ from deim.engine.slurm import TrainingJob, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gpus-per-node", type=int, default=1)
-    parser.add_argument("--cpus-per-node", type=int, default=16)
-    parser.add_argument("--hours", type=float, default=24)
-    parser.add_argument("--partition")
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes")
+    parser.add_argument("--gpus-per-node", type=int, default=1, help="GPUs (ranks) per node")
+    parser.add_argument("--cpus-per-node", type=int, default=16, help="CPU cores per node")
+    parser.add_argument("--hours", type=float, default=24, help="time limit of the job in hours")
+    parser.add_argument("--partition", help="SLURM partition; default: that of the cluster")
     parser.add_argument("--grace", type=int, default=100, help="seconds to finish the iteration and save a checkpoint")
     parser.add_argument("--folder", default="output/slurm", help="directory for the logs of the job")
-    parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: run on this machine")
+    parser.add_argument(
+        "--cluster", choices=("slurm", "local"), default="slurm", help="where to run; local: on this machine"
+    )
     parser.add_argument("arguments", nargs="+", metavar="-- --config-file ...", help="arguments of deim train")
 
 

@@ -10,8 +10,8 @@ import argparse
 
 from tqdm import tqdm
 
-from deim.benchmarks import fidelity, peers
-from deim.benchmarks.isolation import in_its_own_process
+from deim.benchmarks import fidelity, official_code
+from deim.benchmarks.isolation import run_in_new_process
 from deim.config.files import available
 from deim.errors import ConfigError
 
@@ -19,7 +19,7 @@ from deim.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", required=True, help="checkout of the official DEIM code")
     parser.add_argument("--json-file", required=True, help="COCO-format annotations of the training images")
-    parser.add_argument("--image-root", required=True)
+    parser.add_argument("--image-root", required=True, help="directory of the training images")
     parser.add_argument("--recipes", nargs="+", help="recipe names; default: all that the official code has")
     parser.add_argument("--size", type=int, default=320, help="height and width of the images")
     parser.add_argument("--batches", type=int, default=4, help="number of distinct batches of two images")
@@ -32,28 +32,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    peers.require_checkout(args.peer)
+    official_code.require_checkout(args.peer)
     recipes = args.recipes or _official_recipes()
     for name in recipes:
-        peers.config_path(name)
-    images = fidelity.pictures(args.json_file, args.image_root, args.size, 2 * args.batches)
+        official_code.config_path(name)
+    samples = fidelity.load_samples(args.json_file, args.image_root, args.size, 2 * args.batches)
     results = {}
     for name in (progress := tqdm(recipes)):
         progress.set_description(name)
-        settings = (name, args.peer, images, args.size, args.steps, args.every_token)
-        results[name] = in_its_own_process(fidelity.compare, *settings)
+        arguments = (name, args.peer, samples, args.size, args.steps, args.every_token)
+        results[name] = run_in_new_process(fidelity.compare, *arguments)
     print(fidelity.report(results))
-    if not all(found.groups for found in results.values()):
+    if not all(result.same_param_groups for result in results.values()):
         raise ConfigError("learning rate or weight decay differs for some parameters; see the report above")
 
 
 def _official_recipes() -> list[str]:
     """Return the recipes that the official DEIM code has as well."""
-    found = []
+    recipes = []
     for name in available():
         try:
-            peers.config_path(name)
+            official_code.config_path(name)
         except ConfigError:
             continue
-        found.append(name)
-    return found
+        recipes.append(name)
+    return recipes

@@ -4,28 +4,37 @@
     deim zoo dfine
 
 AP is the authors' published value on COCO val2017. The names of the weights can be given to train.init_checkpoint and
---weights.
+--weights. --markdown prints the tables of docs/model_zoo.md.
 """
 
 import argparse
 
 from tabulate import tabulate
 
-from deim.config import published
+from deim.config import published, zoo_tables
 from deim.config.files import available
 from deim.config.results import RESULTS
+
+HEADERS = ("recipe", "published AP", "M parameters", "GFLOPs", "ms on a T4", "trained on", "weights")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", nargs="?", default="", help="list only recipes whose names contain this")
+    parser.add_argument("--markdown", action="store_true", help="print tables with links, as in docs/model_zoo.md")
 
 
 def run(args: argparse.Namespace) -> None:
-    rows = []
-    for name in available():
-        if args.part in name:
-            result = RESULTS.get(name)
-            weights = ", ".join(one.data for one in published.published_for(name))
-            cited = [result.average_precision, result.hardware] if result else ["", ""]
-            rows.append([name, *cited, weights])
-    print(tabulate(rows, headers=["recipe", "published AP", "trained on", "weights"], disable_numparse=True))
+    recipes = [name for name in available() if args.part in name]
+    if args.markdown:
+        print(zoo_tables.markdown(recipes))
+    else:
+        print(tabulate([_row(name) for name in recipes], headers=HEADERS, disable_numparse=True))
+
+
+def _row(recipe: str) -> list[object]:
+    weights = ", ".join(file.data for file in published.published_for(recipe))
+    result = RESULTS.get(recipe)
+    if result is None:
+        return [recipe, *[""] * (len(HEADERS) - 2), weights]
+    size = [result.parameters, result.gflops, result.latency or ""]
+    return [recipe, result.average_precision, *size, result.hardware, weights]

@@ -11,9 +11,9 @@ logger = logging.getLogger("detectron2.deim")
 def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     """Scale the hyperparameters of a recipe to the batch size and the dataset in use, in place.
 
-    The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_dataset_size``. The rule is the one that
-    D-FINE and DEIM publish ("Customizing Batch Size"): if the batch is k times as large, learning rates are multiplied
-    by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
+    The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_dataset_size``. The rule is the one
+    that D-FINE and DEIM publish ("Customizing Batch Size"): if the batch is k times as large, learning rates are
+    multiplied by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
     window of the EMA, ``1 / (1 - decay)``, are multiplied by r.
 
     Args:
@@ -35,17 +35,17 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
             f"train.reference_batch_size={reference}, .reference_dataset_size={images} and total_batch_size={size} "
             "must be at least 1"
         )
-    of_known_length = images is not None and iters_per_epoch is not None
-    length = iters_per_epoch * reference / images if of_known_length else reference / size
+    has_epochs = images is not None and iters_per_epoch is not None
+    length_factor = iters_per_epoch * reference / images if has_epochs else reference / size
     # The saved config holds the scaled values: a run that loads it must not scale them again.
     cfg.train.reference_batch_size = cfg.train.reference_dataset_size = None
     _scale_learning_rates(cfg.optimizer, size / reference)
-    _scale_lengths(cfg, length)
-    averages = cfg.train.model_ema
+    _scale_lengths(cfg, length_factor)
+    ema = cfg.train.model_ema
     logger.info(
-        f"Scaled from batch size {reference} to {size}, with {length:.3g} times the iterations per epoch: "
+        f"Scaled from batch size {reference} to {size}, with {length_factor:.3g} times the iterations per epoch: "
         f"optimizer.lr={cfg.optimizer.lr:g} and its rules, schedule.warmup_iters={cfg.schedule.warmup_iters}, "
-        f"train.model_ema.decay={averages.decay:g}, .warmup_iters={averages.warmup_iters} "
+        f"train.model_ema.decay={ema.decay:g}, .warmup_iters={ema.warmup_iters} "
         "(train.reference_batch_size=null turns scaling off)"
     )
     return True
@@ -59,11 +59,11 @@ def _scale_learning_rates(optimizer: Any, factor: float) -> None:
 
 
 def _scale_lengths(cfg: Any, factor: float) -> None:
-    averages, schedule = cfg.train.model_ema, cfg.schedule
-    for node in (schedule, averages):
+    ema, schedule = cfg.train.model_ema, cfg.schedule
+    for node in (schedule, ema):
         if node.warmup_iters:
             node.warmup_iters = max(round(node.warmup_iters * factor), 1)
-    averages.decay = _scale_ema_decay(averages.decay, factor)
+    ema.decay = _scale_ema_decay(ema.decay, factor)
     if schedule.final_ema_decay is not None:
         schedule.final_ema_decay = _scale_ema_decay(schedule.final_ema_decay, factor)
 

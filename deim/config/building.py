@@ -51,21 +51,27 @@ def _build(node: Any, key: str, pretrained_backbone: bool) -> Any:
     try:
         return instantiate(arguments)
     except KeyError as error:
-        unknown = re.match(r"Dataset '(.*?)' is not registered", str(error.args[0]) if error.args else "")
-        if unknown is None:
+        dataset_match = re.match(r"Dataset '(.*?)' is not registered", str(error.args[0]) if error.args else "")
+        if dataset_match is None:
             raise
         raise ConfigError(
-            f"{key} of the config names the dataset {unknown[1]!r}, which is not registered with detectron2: "
+            f"{key} of the config names the dataset {dataset_match[1]!r}, which is not registered with detectron2: "
             "register it in the config file, so that every command registers it"
         ) from error
     except _CONSTRUCTOR_ERRORS as error:
-        raise ConfigError(f"{key} of the config cannot be built: {error} ({origin(error)}){_taken(node)}") from error
+        raise ConfigError(
+            f"{key} of the config cannot be built: {error} ({error_origin(error)}){_interpolated_arguments(node)}"
+        ) from error
 
 
-def _taken(node: Any) -> str:
+def _interpolated_arguments(node: Any) -> str:
     """Return a list of the interpolated arguments of a node, since the mistake may be in the keys they refer to."""
-    written = {name: node._get_node(name)._value() for name in node if OmegaConf.is_interpolation(node, name)}
-    return "; interpolated arguments: " + ", ".join(f"{k} from {v}" for k, v in written.items()) if written else ""
+    interpolations = {name: node._get_node(name)._value() for name in node if OmegaConf.is_interpolation(node, name)}
+    return (
+        "; interpolated arguments: " + ", ".join(f"{k} from {v}" for k, v in interpolations.items())
+        if interpolations
+        else ""
+    )
 
 
 def accepts(target: Any, argument: str) -> bool:
@@ -79,7 +85,7 @@ def accepts(target: Any, argument: str) -> bool:
     return callable(function) and argument in inspect.signature(function).parameters
 
 
-def origin(error: BaseException) -> str:
+def error_origin(error: BaseException) -> str:
     """Return the type and source line of an exception, for messages printed without a traceback."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     path = Path(last.filename)

@@ -63,10 +63,10 @@ def with_deim_criterion(model: Any, classification: str = "mal", class_agnostic_
     return model
 
 
-def _matcher(former: Any) -> Any:
+def _matcher(matcher: Any) -> Any:
     """Return the config node of a matcher with the cost weights of a detrex matcher."""
-    costs = {ours: former[theirs] for theirs, ours in _COSTS.items() if theirs in former}
-    costs |= {name: former[name] for name in ("alpha", "gamma") if name in former}
+    costs = {ours: matcher[theirs] for theirs, ours in _COSTS.items() if theirs in matcher}
+    costs |= {name: matcher[name] for name in ("alpha", "gamma") if name in matcher}
     return LazyCall(HungarianMatcher)(cost=LazyCall(MatchingCost)(**costs))
 
 
@@ -84,13 +84,13 @@ def proposals_are_class_agnostic(model: Any) -> bool:
         ConfigError: if the model has two stages and its criterion cannot be called.
     """
     criterion = instantiate(model.criterion)
-    stated = getattr(criterion, "two_stage_binary_cls", None)
-    if stated is not None:
-        return bool(stated)
-    labels, fault = _labels_of_proposals(criterion)
-    if labels is None and fault is not None and _has_two_stages(model):
+    declared = getattr(criterion, "two_stage_binary_cls", None)
+    if declared is not None:
+        return bool(declared)
+    labels, failure = _labels_of_proposals(criterion)
+    if labels is None and failure is not None and _has_two_stages(model):
         raise ConfigError(
-            f"cannot detect whether {_name(model.criterion)} trains class-agnostic encoder proposals ({fault}): "
+            f"cannot detect whether {_name(model.criterion)} trains class-agnostic encoder proposals ({failure}): "
             "pass class_agnostic_proposals=True or False to with_deim_criterion"
         )
     return labels is not None and bool((labels == 0).all())
@@ -101,27 +101,27 @@ def _labels_of_proposals(criterion: Any) -> tuple[Tensor | None, Exception | Non
 
     The labels are None if the criterion does not train proposals, or fails before it does.
     """
-    count = 32  # DETA's assigners need several candidates per object
-    boxes = torch.linspace(0.2, 0.8, count)[None, :, None].repeat(1, 1, 4)
-    predicted = {"pred_logits": torch.zeros(1, count, criterion.num_classes), "pred_boxes": boxes}
+    num_boxes = 32  # DETA's assigners need several candidates per object
+    boxes = torch.linspace(0.2, 0.8, num_boxes)[None, :, None].repeat(1, 1, 4)
+    predicted = {"pred_logits": torch.zeros(1, num_boxes, criterion.num_classes), "pred_boxes": boxes}
     # DETA also assigns by the initial boxes of proposals and queries
     proposals = {**predicted, "anchors": boxes}
-    seen: list[Tensor] = []
+    proposal_labels: list[Tensor] = []
     compute = criterion.get_loss
 
-    def watch(loss: str, outputs: Any, targets: Any, *args: Any, **kwargs: Any) -> Any:
+    def get_loss_and_record_labels(loss: str, outputs: Any, targets: Any, *args: Any, **kwargs: Any) -> Any:
         if outputs is proposals:
-            seen.append(torch.cat([one["labels"] for one in targets]))
+            proposal_labels.append(torch.cat([target["labels"] for target in targets]))
         return compute(loss, outputs, targets, *args, **kwargs)
 
-    criterion.get_loss = watch
+    criterion.get_loss = get_loss_and_record_labels
     targets = [{"labels": torch.ones(2, dtype=torch.int64), "boxes": boxes[0, [0, -1]]}]
-    fault = None
+    failure = None
     try:
         criterion({**predicted, "init_reference": boxes, "enc_outputs": proposals}, targets)
     except Exception as error:  # some criteria need a GPU for losses that are not inspected here
-        fault = error
-    return (seen[0] if seen else None), fault
+        failure = error
+    return (proposal_labels[0] if proposal_labels else None), failure
 
 
 def _has_two_stages(model: Any) -> bool:

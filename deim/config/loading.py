@@ -39,13 +39,13 @@ def get_detrex_config(path: str) -> Any:
         folders = [Path(folder) for folder in importlib.import_module("projects").__path__]
     except ImportError:
         folders = []
-    found = [folder / path for folder in folders if (folder / path).is_file()]
-    if not found:
+    files = [folder / path for folder in folders if (folder / path).is_file()]
+    if not files:
         raise ConfigError(
             f"this config imports projects/{path} of detrex, which was not found: "
             "add checkouts of detrex and of detectron2 to PYTHONPATH"
         )
-    return LazyConfig.load(str(found[0]))
+    return LazyConfig.load(str(files[0]))
 
 
 def load_config(path: str, overrides: Sequence[str] = (), data: str | None = None, images: str | None = None) -> Any:
@@ -101,13 +101,13 @@ def data_config(overrides: Sequence[str], data: str, images: str | None = None) 
         ConfigError: if an override is invalid.
         DatasetError: if there is no dataset at ``data``.
     """
-    found, (train, test) = detect_dataset(data, images)
+    dataset, (train, test) = detect_dataset(data, images)
     cfg = OmegaConf.create(
         {"dataloader": {"train": {"dataset": train}, "test": {"dataset": test}}}, flags={"allow_objects": True}
     )
     for override in overrides:
         _apply(cfg, override)
-    return cfg, found
+    return cfg, dataset
 
 
 def find_config(path: str) -> str:
@@ -135,15 +135,15 @@ def _apply(cfg: Any, override: str) -> None:
     text = f"{key}={value}"
     if not equals:
         raise ConfigError(f"{override!r} is not a valid override; write key=value")
-    known = not override.startswith("+")
-    if known:
+    must_exist = not override.startswith("+")
+    if must_exist:
         _require_key(cfg, key)
-    former = _value(cfg, key) if known else None
+    former_value = _value(cfg, key) if must_exist else None
     try:
         LazyConfig.apply_overrides(cfg, [text])
     except Exception as error:  # hydra and omegaconf raise many types for malformed overrides
         raise ConfigError(f"override {override!r} cannot be applied: {error}") from error
-    _require_kind(override, former, _value(cfg, key))
+    _require_kind(override, former_value, _value(cfg, key))
 
 
 def _value(cfg: Any, key: str) -> Any:
@@ -165,29 +165,34 @@ def _kind(value: Any) -> str | None:
     return None
 
 
-def _require_kind(override: str, former: Any, value: Any) -> None:
-    wanted = _kind(former)
-    if wanted is not None and value is not None and not OmegaConf.is_dict(value) and _kind(value) != wanted:
-        raise ConfigError(f"override {override!r} must be {wanted}, such as {former}")
+def _require_kind(override: str, former_value: Any, value: Any) -> None:
+    expected_kind = _kind(former_value)
+    if (
+        expected_kind is not None
+        and value is not None
+        and not OmegaConf.is_dict(value)
+        and _kind(value) != expected_kind
+    ):
+        raise ConfigError(f"override {override!r} must be {expected_kind}, such as {former_value}")
 
 
 def _require_key(cfg: Any, key: str) -> None:
     """Raise ConfigError if ``key`` is not in the config, listing the keys that exist."""
     node: Any = cfg
-    done: list[str] = []
+    parents: list[str] = []
     for part in key.split("."):
-        known = (
+        keys = (
             list(node)
             if OmegaConf.is_dict(node)
             else list(map(str, range(len(node))))
             if OmegaConf.is_list(node)
             else []
         )
-        if part not in known:
-            where = ".".join(done) or "the config"
+        if part not in keys:
+            parent = ".".join(parents) or "the config"
             raise ConfigError(
-                f"unknown key {key!r}: {where} has {', '.join(k for k in known if k != '_target_') or 'no keys'} "
+                f"unknown key {key!r}: {parent} has {', '.join(k for k in keys if k != '_target_') or 'no keys'} "
                 f"(to add a key, write +{key}=...)"
             )
-        done.append(part)
+        parents.append(part)
         node = node[part] if OmegaConf.is_dict(node) else node[int(part)]

@@ -17,7 +17,7 @@ __all__ = ["PUBLISHED", "Published", "available", "get", "get_checkpoint_url", "
 
 def list() -> dict[str, tuple[str, ...]]:
     """Return {recipe name: names of its published weights for :func:`get`, such as ``("coco", "objects365")``}."""
-    return {name: tuple(one.data for one in published.published_for(name)) for name in available()}
+    return {name: tuple(weights.data for weights in published.published_for(name)) for name in available()}
 
 
 def get_config(config_path: str, trained: bool = False) -> Any:
@@ -44,11 +44,11 @@ def get_checkpoint_url(config_path: str) -> str:
     Raises:
         CheckpointError: if no weights are published for the recipe.
     """
-    return _preferred(config_path).address
+    return _preferred(config_path).url
 
 
 def _preferred(recipe: str) -> Published:
-    names = [one.data for one in published.published_for(recipe)]
+    names = [weights.data for weights in published.published_for(recipe)]
     return published.find(recipe, "coco" if "coco" in names or not names else names[0])
 
 
@@ -89,7 +89,7 @@ def get(
     if trained and weights is None:
         weights = _preferred(config_path).data
     if weights is not None:
-        path = published.path_of(config_path, weights)
+        path = published.weights_path(config_path, weights)
         if classes is None:
             load_for_inference(model, path)
         else:

@@ -14,13 +14,20 @@ from deim.errors import CheckpointError
 logger = logging.getLogger("detectron2.deim")
 
 # Parts of a config that inference needs: name in the checkpoint -> key in the config.
-KEPT = {"model": "model", "mapper": "dataloader.test.mapper"}
-# Targets that a checkpoint may call: nn.Module classes of `_PACKAGES`, and callables defined in modules of `_ALLOWED_MODULES`.
+PORTABLE_KEYS = {"model": "model", "mapper": "dataloader.test.mapper"}
+# A checkpoint may call nn.Module classes of `_PACKAGES`, and callables defined in modules of `_ALLOWED_MODULES`.
 _PACKAGES = ("deim", "detectron2", "detrex", "projects", "torch")
 _ALLOWED_MODULES = (
-    *("deim.modeling.", "deim.layers.", "deim.data.mapper", "deim.data.augmentation"),
-    *("detectron2.modeling.", "detectron2.layers.", "detectron2.data.transforms.", "detectron2.structures."),
-    *("detrex.modeling.", "detrex.layers."),
+    "deim.modeling.",
+    "deim.layers.",
+    "deim.data.mapper",
+    "deim.data.augmentation",
+    "detectron2.modeling.",
+    "detectron2.layers.",
+    "detectron2.data.transforms.",
+    "detectron2.structures.",
+    "detrex.modeling.",
+    "detrex.layers.",
 )
 
 
@@ -30,43 +37,45 @@ def to_portable(cfg: Any) -> dict[str, Any] | None:
     Returns:
         Plain data, or None if the parts contain an object that is not plain data.
     """
-    kept = {}
-    for name, key in KEPT.items():
+    parts = {}
+    for name, key in PORTABLE_KEYS.items():
         node = OmegaConf.select(cfg, key)
         if node is None:
             return None
-        kept[name] = _plain(OmegaConf.to_container(node, resolve=True))
-    backbone = kept["model"].get("backbone")
+        parts[name] = _plain(OmegaConf.to_container(node, resolve=True))
+    backbone = parts["model"].get("backbone")
     if isinstance(backbone, dict):
         # The checkpoint contains the weights, so the pretrained backbone is not needed.
         backbone.update({argument: empty for argument, empty in WEIGHTS_ARGUMENTS.items() if argument in backbone})
-    foreign = _first_non_plain(kept)
-    if foreign is not None:
-        logger.info(f"Checkpoints will not contain the config: {foreign} is not plain data. Keep the config with them")
+    not_plain = _first_non_plain(parts)
+    if not_plain is not None:
+        logger.info(
+            f"Checkpoints will not contain the config: {not_plain} is not plain data. Keep the config with them"
+        )
         return None
-    return kept
+    return parts
 
 
-def from_portable(kept: Mapping[str, Any], path: str) -> DictConfig:
+def from_portable(parts: Mapping[str, Any], path: str) -> DictConfig:
     """Return the config stored by :func:`to_portable`: ``model`` and ``dataloader.test.mapper``.
 
     Args:
-        kept: plain data from :func:`to_portable`.
+        parts: plain data from :func:`to_portable`.
         path: path of the checkpoint, for messages.
 
     Raises:
         CheckpointError: if the config calls anything but known detector parts, since a file of unknown origin must not
             run code.
     """
-    for target in _targets(dict(kept)):
+    for target in _targets(dict(parts)):
         if not _is_allowed(target):
             raise CheckpointError(
                 f"the config in {path} calls {target}, which is not a known part of a detector. "
                 "If you trust the file, pass its config file, and the checkpoint as the weights"
             )
     cfg = DictConfig({}, flags={"allow_objects": True})
-    for name, key in KEPT.items():
-        OmegaConf.update(cfg, key, kept[name])
+    for name, key in PORTABLE_KEYS.items():
+        OmegaConf.update(cfg, key, parts[name])
     return cfg
 
 
@@ -83,7 +92,7 @@ def _plain(node: Any) -> Any:
 def _first_non_plain(node: Any) -> str | None:
     if isinstance(node, dict | list):
         values = node.values() if isinstance(node, dict) else node
-        return next((found for value in values if (found := _first_non_plain(value)) is not None), None)
+        return next((value_found for value in values if (value_found := _first_non_plain(value)) is not None), None)
     return None if node is None or isinstance(node, str | bool | int | float) else repr(node)
 
 
@@ -98,8 +107,8 @@ def _targets(node: Any) -> list[str]:
 def _is_allowed(target: str) -> bool:
     if target.split(".")[0] not in _PACKAGES:
         return False
-    found = pydoc.locate(target)
-    if isinstance(found, type) and issubclass(found, nn.Module):
+    located = pydoc.locate(target)
+    if isinstance(located, type) and issubclass(located, nn.Module):
         return True
     # Check the defining module: a dotted name may reach any object that a module imports.
-    return callable(found) and str(getattr(found, "__module__", "")).startswith(_ALLOWED_MODULES)
+    return callable(located) and str(getattr(located, "__module__", "")).startswith(_ALLOWED_MODULES)

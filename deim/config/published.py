@@ -27,7 +27,7 @@ class Published:
     Attributes:
         recipe: name of the recipe whose model the file fits.
         data: training data: "coco", "objects365", or "objects365_coco" for pretraining on Objects365, then COCO.
-        address: URL of the file, or of its page on Google Drive.
+        url: URL of the file, or of its page on Google Drive.
         average_precision: published AP in percent for this file, on the validation set of COCO (of Objects365 for
             "objects365"); None if none is published. For converted files, the AP measured by the converting project.
         file_name: file name in the cache.
@@ -35,7 +35,7 @@ class Published:
 
     recipe: str
     data: str
-    address: str
+    url: str
     average_precision: float | None
     file_name: str
 
@@ -47,7 +47,7 @@ class Published:
 
 def published_for(recipe: str) -> list[Published]:
     """Return all published weights of a recipe."""
-    return [one for one in PUBLISHED if one.recipe == recipe]
+    return [published for published in PUBLISHED if published.recipe == recipe]
 
 
 def find(recipe: str, data: str) -> Published:
@@ -56,13 +56,13 @@ def find(recipe: str, data: str) -> Published:
     Raises:
         CheckpointError: if there are none; lists the available names.
     """
-    found = published_for(recipe)
-    for one in found:
-        if one.data == data:
-            return one
-    known = ", ".join(one.data for one in found) or "none"
+    available = published_for(recipe)
+    for published in available:
+        if published.data == data:
+            return published
+    names = ", ".join(published.data for published in available) or "none"
     raise CheckpointError(
-        f"no weights {data!r} are published for {recipe} (available: {known}), and no such file exists"
+        f"no weights {data!r} are published for {recipe} (available: {names}), and no such file exists"
     )
 
 
@@ -71,7 +71,7 @@ def is_name(weights: str) -> bool:
     return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
 
 
-def path_of(recipe: str, weights: str) -> str:
+def weights_path(recipe: str, weights: str) -> str:
     """Return the path of weights for inference, downloading them if needed.
 
     Args:
@@ -85,7 +85,7 @@ def path_of(recipe: str, weights: str) -> str:
         return local_path(weights)
     published = find(recipe, weights)
     try:
-        return str(fetch(published.address, published.path))
+        return str(fetch(published.url, published.path))
     except CheckpointError as error:
         relative = substitute(recipe, weights)
         if relative is None:
@@ -105,12 +105,12 @@ def initial_weights_path(recipe: str, weights: str) -> str:
         return local_path(weights)
     published, relative = find(recipe, weights), substitute(recipe, weights)
     try:
-        return str(fetch(published.address, published.path))
+        return str(fetch(published.url, published.path))
     except CheckpointError as error:
         if relative is None:
             raise
         logger.warning(f"{error}\nTraining starts from {relative.recipe} (D-FINE of the same size) instead.")
-    return str(fetch(relative.address, relative.path))
+    return str(fetch(relative.url, relative.path))
 
 
 def substitute(recipe: str, data: str) -> Published | None:
@@ -118,12 +118,12 @@ def substitute(recipe: str, data: str) -> Published | None:
     relative = recipe.replace("deim_dfine", "dfine")
     if relative == recipe:
         return None
-    return next((one for one in published_for(relative) if one.data == data), None)
+    return next((published for published in published_for(relative) if published.data == data), None)
 
 
-def _named(recipe: str, data: str, address: str, average_precision: float | None = None) -> Published:
+def _named(recipe: str, data: str, url: str, average_precision: float | None = None) -> Published:
     score = RESULTS[recipe].average_precision if average_precision is None else average_precision
-    return Published(recipe, data, address, score, address.rpartition("/")[2])
+    return Published(recipe, data, url, score, url.rpartition("/")[2])
 
 
 def _on_drive(recipe: str, identifier: str) -> Published:
@@ -132,12 +132,19 @@ def _on_drive(recipe: str, identifier: str) -> Published:
 
 
 _DFINE_FILES = (
-    *(("n", "coco", "n_coco"), ("s", "coco", "s_coco"), ("m", "coco", "m_coco")),
-    *(("l", "coco", "l_coco"), ("x", "coco", "x_coco")),
-    *(("s", "objects365_coco", "s_obj2coco", 50.7), ("m", "objects365_coco", "m_obj2coco", 55.1)),
-    *(("l", "objects365_coco", "l_obj2coco_e25", 57.3), ("x", "objects365_coco", "x_obj2coco", 59.3)),
-    *(("s", "objects365", "s_obj365", 31.0), ("m", "objects365", "m_obj365", 38.6)),
-    *(("l", "objects365", "l_obj365_e25", 44.7), ("x", "objects365", "x_obj365", 49.5)),
+    ("n", "coco", "n_coco"),
+    ("s", "coco", "s_coco"),
+    ("m", "coco", "m_coco"),
+    ("l", "coco", "l_coco"),
+    ("x", "coco", "x_coco"),
+    ("s", "objects365_coco", "s_obj2coco", 50.7),
+    ("m", "objects365_coco", "m_obj2coco", 55.1),
+    ("l", "objects365_coco", "l_obj2coco_e25", 57.3),
+    ("x", "objects365_coco", "x_obj2coco", 59.3),
+    ("s", "objects365", "s_obj365", 31.0),
+    ("m", "objects365", "m_obj365", 38.6),
+    ("l", "objects365", "l_obj365_e25", 44.7),
+    ("x", "objects365", "x_obj365", 49.5),
 )
 _RTDETR_FILES = (
     ("r18vd_120e", "coco", "v0.2/rtdetrv2_r18vd_120e_coco_rerun_48.1"),

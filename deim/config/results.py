@@ -1,4 +1,4 @@
-"""Published AP of each recipe.
+"""Published AP, size and latency of each recipe.
 
 This table is the single source: tests compare the documentation, the docstrings of recipes and ``deim zoo`` with it.
 """
@@ -8,19 +8,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """A published result.
+    """A published result, and the size of the model.
 
     Attributes:
         recipe: name of the recipe.
-        average_precision: AP in percent on COCO's validation set.
-        source: URL of the page that publishes it.
+        average_precision: AP in percent on COCO's validation set, as published.
+        source: URL of the page that publishes the AP.
         hardware: training hardware.
+        parameters: number of parameters of the deployed model in millions, as counted by ``deim benchmark model``.
+        gflops: operations of the deployed model for one image in units of 1e9, as counted by ``deim benchmark model``:
+            twice the multiply-adds. The image has 640 x 640 pixels in the real-time systems, otherwise 800 x 1333.
+        latency: milliseconds per image on a T4 in TensorRT with float16, as published; None if not published.
     """
 
     recipe: str
     average_precision: float
     source: str
     hardware: str
+    parameters: float
+    gflops: float
+    latency: float | None = None
 
 
 _DEIM = "https://github.com/ShihuaHuang95/DEIM"
@@ -30,72 +37,73 @@ _DEFORMABLE = "https://github.com/fundamentalvision/Deformable-DETR"
 _HYBRID = "https://github.com/HDETR/H-Deformable-DETR"
 _DENOISING = "https://github.com/IDEA-Research/DN-DETR"
 
-# (system, source, hardware, {recipe: AP}); the duration is missing where the authors publish none.
+# (system, source, hardware, {recipe: (AP, millions of parameters, GFLOPs, latency)}); the training time is missing where the
+# authors publish none. RT-DETRv2's page publishes images per second; the latency is the inverse.
 _TABLES = (
     ("deim_dfine", _DEIM, "4 GPUs", {
-        "deim_dfine_n_coco": 43.0,
-        "deim_dfine_s_coco": 49.0,
-        "deim_dfine_m_coco": 52.7,
-        "deim_dfine_l_coco": 54.7,
-        "deim_dfine_x_coco": 56.5,
+        "deim_dfine_n_coco": (43.0, 3.75, 7.1, 2.12),
+        "deim_dfine_s_coco": (49.0, 10.24, 23.7, 3.49),
+        "deim_dfine_m_coco": (52.7, 19.25, 55.2, 5.62),
+        "deim_dfine_l_coco": (54.7, 30.77, 89.7, 8.07),
+        "deim_dfine_x_coco": (56.5, 61.70, 199, 12.89),
     }),
     ("dfine", _DFINE, "4 GPUs", {
-        "dfine_n_coco": 42.8,
-        "dfine_s_coco": 48.5,
-        "dfine_m_coco": 52.3,
-        "dfine_l_coco": 54.0,
-        "dfine_x_coco": 55.8,
+        "dfine_n_coco": (42.8, 3.75, 7.1, 2.12),
+        "dfine_s_coco": (48.5, 10.24, 23.7, 3.49),
+        "dfine_m_coco": (52.3, 19.25, 55.2, 5.62),
+        "dfine_l_coco": (54.0, 30.72, 89.5, 8.07),
+        "dfine_x_coco": (55.8, 61.60, 199, 12.89),
     }),
     ("deim_rtdetrv2", _DEIM, "4 GPUs", {
-        "deim_rtdetrv2_r18vd_120e_coco": 49.0,
-        "deim_rtdetrv2_r34vd_120e_coco": 50.9,
-        "deim_rtdetrv2_r50vd_60e_coco": 54.3,
-        "deim_rtdetrv2_r101vd_60e_coco": 55.5,
+        "deim_rtdetrv2_r18vd_120e_coco": (49.0, 19.98, 57.4, 4.59),
+        "deim_rtdetrv2_r34vd_120e_coco": (50.9, 31.24, 89.4, 6.4),
+        "deim_rtdetrv2_r50vd_60e_coco": (54.3, 42.14, 130, 9.15),
+        "deim_rtdetrv2_r101vd_60e_coco": (55.5, 74.87, 246, 13.66),
     }),
-    ("deim_rtdetrv2", _DEIM, "one RTX 4090 in a day", {"deim_rtdetrv2_r50vd_m_60e_coco": 53.2}),
+    ("deim_rtdetrv2", _DEIM, "one RTX 4090 in a day", {"deim_rtdetrv2_r50vd_m_60e_coco": (53.2, 32.99, 96.8, 6.9)}),
     ("rtdetrv2", _RTDETR, "4 GPUs", {
-        "rtdetrv2_r18vd_120e_coco": 48.1,
-        "rtdetrv2_r34vd_120e_coco": 49.9,
-        "rtdetrv2_r50vd_m_7x_coco": 51.9,
-        "rtdetrv2_r50vd_6x_coco": 53.4,
-        "rtdetrv2_r101vd_6x_coco": 54.3,
+        "rtdetrv2_r18vd_120e_coco": (48.1, 19.98, 57.4, 4.6),
+        "rtdetrv2_r34vd_120e_coco": (49.9, 31.24, 89.4, 6.2),
+        "rtdetrv2_r50vd_m_7x_coco": (51.9, 32.94, 96.4, 6.9),
+        "rtdetrv2_r50vd_6x_coco": (53.4, 42.09, 130, 9.3),
+        "rtdetrv2_r101vd_6x_coco": (54.3, 74.77, 245, 13.5),
     }),
-    ("deformable_detr", _DEFORMABLE, "V100 for 160 GPU hours", {"deformable_detr_r50_single_scale_50ep_coco": 39.4}),
-    ("deformable_detr", _DEFORMABLE, "V100 for 215 GPU hours", {"deformable_detr_r50_dc5_single_scale_50ep_coco": 41.5}),
+    ("deformable_detr", _DEFORMABLE, "V100 for 160 GPU hours", {"deformable_detr_r50_single_scale_50ep_coco": (39.4, 34.06, 189)}),
+    ("deformable_detr", _DEFORMABLE, "V100 for 215 GPU hours", {"deformable_detr_r50_dc5_single_scale_50ep_coco": (41.5, 34.06, 312)}),
     ("deformable_detr", _DEFORMABLE, "V100 for 325 GPU hours", {
-        "deformable_detr_r50_50ep_coco": 44.5,
-        "deformable_detr_r50_refine_50ep_coco": 46.2,
+        "deformable_detr_r50_50ep_coco": (44.5, 40.07, 413),
+        "deformable_detr_r50_refine_50ep_coco": (46.2, 40.83, 413),
     }),
-    ("deformable_detr", _DEFORMABLE, "V100 for 340 GPU hours", {"deformable_detr_r50_two_stage_50ep_coco": 46.9}),
+    ("deformable_detr", _DEFORMABLE, "V100 for 340 GPU hours", {"deformable_detr_r50_two_stage_50ep_coco": (46.9, 41.16, 417)}),
     ("h_deformable_detr", _HYBRID, "8 GPUs", {
-        "h_deformable_detr_r50_12ep_coco": 48.7,
-        "h_deformable_detr_r50_36ep_coco": 50.0,
-        "h_deformable_detr_swin_tiny_12ep_coco": 50.6,
-        "h_deformable_detr_swin_tiny_36ep_coco": 53.2,
-        "h_deformable_detr_swin_large_12ep_coco": 55.9,
-        "h_deformable_detr_swin_large_36ep_coco": 57.1,
-        "h_deformable_detr_swin_large_900_queries_12ep_coco": 56.1,
-        "h_deformable_detr_swin_large_900_queries_36ep_coco": 57.4,
+        "h_deformable_detr_r50_12ep_coco": (48.7, 47.54, 559),
+        "h_deformable_detr_r50_36ep_coco": (50.0, 47.54, 559),
+        "h_deformable_detr_swin_tiny_12ep_coco": (50.6, 48.09, 570),
+        "h_deformable_detr_swin_tiny_36ep_coco": (53.2, 48.09, 570),
+        "h_deformable_detr_swin_large_12ep_coco": (55.9, 217.68, 1891),
+        "h_deformable_detr_swin_large_36ep_coco": (57.1, 217.68, 1891),
+        "h_deformable_detr_swin_large_900_queries_12ep_coco": (56.1, 217.83, 1903),
+        "h_deformable_detr_swin_large_900_queries_36ep_coco": (57.4, 217.83, 1903),
     }),
     ("dn_detr", _DENOISING, "8 GPUs", {
-        "dn_detr_r50_50ep_coco": 44.4,
-        "dn_detr_r50_dc5_50ep_coco": 46.3,
-        "dn_detr_r50_dc5_3_patterns_12ep_coco": 41.7,
-        "dn_detr_r101_dc5_3_patterns_12ep_coco": 42.8,
+        "dn_detr_r50_50ep_coco": (44.4, 43.69, 205),
+        "dn_detr_r50_dc5_50ep_coco": (46.3, 43.69, 361),
+        "dn_detr_r50_dc5_3_patterns_12ep_coco": (41.7, 43.69, 376),
+        "dn_detr_r101_dc5_3_patterns_12ep_coco": (42.8, 62.63, 535),
     }),
     ("dn_detr", _DENOISING, "4 to 8 A100", {
-        "dn_deformable_detr_r50_24ep_coco": 48.4,
-        "dn_deformable_detr_r50_50ep_coco": 49.5,
+        "dn_deformable_detr_r50_24ep_coco": (48.4, 47.41, 556),
+        "dn_deformable_detr_r50_50ep_coco": (49.5, 47.41, 556),
     }),
     ("dn_detr", _DENOISING, "16 GPUs", {
-        "dn_deformable_encoder_detr_r50_12ep_coco": 43.4,
-        "dn_deformable_encoder_detr_r101_12ep_coco": 44.1,
-        "dn_deformable_encoder_detr_r50_50ep_coco": 48.6,
+        "dn_deformable_encoder_detr_r50_12ep_coco": (43.4, 48.48, 607),
+        "dn_deformable_encoder_detr_r101_12ep_coco": (44.1, 67.42, 766),
+        "dn_deformable_encoder_detr_r50_50ep_coco": (48.6, 48.48, 607),
     }),
 )  # fmt: skip
 
 RESULTS: dict[str, Result] = {
-    f"{system}/{name}": Result(f"{system}/{name}", score, source, hardware)
-    for system, source, hardware, scores in _TABLES
-    for name, score in scores.items()
+    f"{system}/{name}": Result(f"{system}/{name}", precision, source, hardware, *size)
+    for system, source, hardware, rows in _TABLES
+    for name, (precision, *size) in rows.items()
 }

@@ -21,14 +21,14 @@ from deim.modeling.losses import Supervision
 from deim.modeling.queries import ContrastiveDenoising, LearnedQueries
 
 # Group of predictions -> (group of the initial boxes of its FDR, suffix of the loss names of that group).
-_INITIAL = {
+_INITIAL_GROUPS = {
     "main": ("initial", "_pre"),
     "denoising": ("denoising_initial", "_dn_pre"),
     "hybrid": ("hybrid_initial", "_o2m_pre"),
 }
 
 # Arguments of a refinement, interpolated from the rest of the decoder.
-_SIZES = {
+_REFINEMENT_ARGUMENTS = {
     "dim": "${..layer.dim}",
     "num_classes": "${...num_classes}",
     "num_layers": "${..num_layers}",
@@ -76,40 +76,40 @@ def without_dense_o2o(dataloader: Any) -> Any:
 
 def with_fdr(model: Any) -> Any:
     """Use fine-grained distribution refinement (FDR) and its self-distillation (D-FINE, section 4)."""
-    model.decoder.refinement = LazyCall(DistributionRefinement)(**_SIZES, reg_max=32, reg_scale=4.0)
+    model.decoder.refinement = LazyCall(DistributionRefinement)(**_REFINEMENT_ARGUMENTS, reg_max=32, reg_scale=4.0)
     criterion = model.criterion
     criterion.weights = {**criterion.weights, "loss_fgl": 0.15, "loss_ddf": 1.5}
     criterion.use_union = True
-    criterion.supervision = [*criterion.supervision, *map(_initial_of, _located(criterion))]
+    criterion.supervision = [*criterion.supervision, *map(_initial_supervision, _refined_groups(criterion))]
     return model
 
 
 def without_fdr(model: Any) -> Any:
     """Use iterative box refinement with look forward twice, as in RT-DETR."""
-    model.decoder.refinement = LazyCall(IterativeRefinement)(**_SIZES, look_forward_twice=True)
+    model.decoder.refinement = LazyCall(IterativeRefinement)(**_REFINEMENT_ARGUMENTS, look_forward_twice=True)
     criterion = model.criterion
     criterion.weights = {k: v for k, v in criterion.weights.items() if k not in ("loss_fgl", "loss_ddf")}
     criterion.use_union = False
-    initial = {group for group, _ in _INITIAL.values()}
-    criterion.supervision = [one for one in criterion.supervision if one.group not in initial]
+    initial = {group for group, _ in _INITIAL_GROUPS.values()}
+    criterion.supervision = [group for group in criterion.supervision if group.group not in initial]
     return model
 
 
-def _located(criterion: Any) -> list[Any]:
+def _refined_groups(criterion: Any) -> list[Any]:
     """Return the supervisions of the groups whose boxes are refined."""
-    return [one for one in criterion.supervision if one.group in _INITIAL]
+    return [group for group in criterion.supervision if group.group in _INITIAL_GROUPS]
 
 
-def _supervise(criterion: Any, supervision: Any) -> None:
+def _add_supervision(criterion: Any, supervision: Any) -> None:
     """Add a supervision and, if FDR is on, the supervision of its initial boxes."""
-    refined = any(one.group == "initial" for one in criterion.supervision)
-    also = [_initial_of(supervision)] if refined else []
-    criterion.supervision = [*criterion.supervision, supervision, *also]
+    refined = any(group.group == "initial" for group in criterion.supervision)
+    initial_boxes = [_initial_supervision(supervision)] if refined else []
+    criterion.supervision = [*criterion.supervision, supervision, *initial_boxes]
 
 
-def _initial_of(supervision: Any) -> Any:
+def _initial_supervision(supervision: Any) -> Any:
     """Return the supervision of the initial boxes of a group's refinement."""
-    group, suffix = _INITIAL[supervision.group]
+    group, suffix = _INITIAL_GROUPS[supervision.group]
     return OmegaConf.merge(supervision, {"group": group, "suffix": suffix, "last_suffix": None})
 
 
@@ -126,7 +126,7 @@ def with_hybrid_branch(model: Any, num_queries: int = 1500, repeats: int = 6, we
     """
     model.decoder.queries.num_one_to_many = num_queries
     branch = LazyCall(Supervision)(group="hybrid", suffix="_o2m_{}", last_suffix="_o2m", repeats=repeats, weight=weight)
-    _supervise(model.criterion, branch)
+    _add_supervision(model.criterion, branch)
     return model
 
 
@@ -134,7 +134,7 @@ def without_hybrid_branch(model: Any) -> Any:
     """Remove the one-to-many branch, so that matching is one-to-one only."""
     model.decoder.queries.num_one_to_many = 0
     criterion = model.criterion
-    criterion.supervision = [one for one in criterion.supervision if not one.group.startswith("hybrid")]
+    criterion.supervision = [group for group in criterion.supervision if not group.group.startswith("hybrid")]
     return model
 
 
@@ -148,8 +148,8 @@ def with_denoising(model: Any) -> Any:
         box_noise_scale=1.0,
     )
     criterion = model.criterion
-    if not any(one.get("denoising") for one in criterion.supervision):
-        _supervise(criterion, LazyCall(Supervision)(group="denoising", suffix="_dn_{}", denoising=True))
+    if not any(group.get("denoising") for group in criterion.supervision):
+        _add_supervision(criterion, LazyCall(Supervision)(group="denoising", suffix="_dn_{}", denoising=True))
     return model
 
 
@@ -157,7 +157,7 @@ def without_denoising(model: Any) -> Any:
     """Remove the denoising queries."""
     model.decoder.denoising = None
     criterion = model.criterion
-    criterion.supervision = [one for one in criterion.supervision if not one.get("denoising")]
+    criterion.supervision = [group for group in criterion.supervision if not group.get("denoising")]
     return model
 
 
@@ -169,7 +169,7 @@ def with_learned_queries(model: Any) -> Any:
     )
     if model.decoder.position is None:
         model.decoder.position = LazyCall(BoxPosition)(dim="${..layer.dim}")
-    model.criterion.supervision = [one for one in model.criterion.supervision if one.group != "encoder"]
+    model.criterion.supervision = [group for group in model.criterion.supervision if group.group != "encoder"]
     return model
 
 
@@ -182,7 +182,7 @@ class Switch:
     turn_off: Callable[[Any], Any]
 
 
-def _dense_on(cfg: Any) -> None:
+def _turn_on_dense_o2o(cfg: Any) -> None:
     with_dense_o2o(cfg.dataloader)
     schedule = cfg.schedule
     if not any(schedule.get("dense_epochs", ())):
@@ -191,21 +191,21 @@ def _dense_on(cfg: Any) -> None:
         schedule.dense_epochs = [start, start + (schedule.epochs - schedule.no_aug_epochs) // 2]
 
 
-def _has_dense(cfg: Any) -> bool:
+def _has_dense_o2o(cfg: Any) -> bool:
     train = cfg.dataloader.train
     augmented = train.mapper.get("mosaic") is not None or train.get("mixup") is not None
     return augmented and any(cfg.schedule.get("dense_epochs", ()))
 
 
 SWITCHES = {
-    "dense_o2o": Switch(_has_dense, _dense_on, lambda cfg: without_dense_o2o(cfg.dataloader)),
+    "dense_o2o": Switch(_has_dense_o2o, _turn_on_dense_o2o, lambda cfg: without_dense_o2o(cfg.dataloader)),
     "mal": Switch(
         lambda cfg: cfg.model.criterion.classification == "mal",
         lambda cfg: with_deim_loss(cfg.model),
         lambda cfg: without_deim_loss(cfg.model),
     ),
     "fdr": Switch(
-        lambda cfg: any(one.group == "initial" for one in cfg.model.criterion.supervision),
+        lambda cfg: any(group.group == "initial" for group in cfg.model.criterion.supervision),
         lambda cfg: with_fdr(cfg.model),
         lambda cfg: without_fdr(cfg.model),
     ),
@@ -246,7 +246,7 @@ def switch(cfg: Any, **states: bool) -> Any:
     Raises:
         ConfigError: see :func:`is_on`.
     """
-    for name, wanted in states.items():
-        if is_on(cfg, name) != wanted:
-            (SWITCHES[name].turn_on if wanted else SWITCHES[name].turn_off)(cfg)
+    for name, enabled in states.items():
+        if is_on(cfg, name) != enabled:
+            (SWITCHES[name].turn_on if enabled else SWITCHES[name].turn_off)(cfg)
     return cfg

@@ -15,7 +15,7 @@ from deim.data.datasets.holdout import holdout_split
 
 logger = logging.getLogger("detectron2.deim")
 
-# Without an evaluation split, one of every this many images is held out.
+# Without an evaluation split, one image in each group of this size is held out.
 _HELD_OUT_INTERVAL = 10
 
 
@@ -37,20 +37,20 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     Raises:
         DatasetError: if there are no training data at ``path``.
     """
-    found, (train, test) = detect_dataset(path, images)
-    name = _name_of(path)
-    datasets = SimpleNamespace(train=train, test=test, num_classes=len(found.classes))
+    dataset, (train, test) = detect_dataset(path, images)
+    name = _dataset_name(path)
+    datasets = SimpleNamespace(train=train, test=test, num_classes=len(dataset.classes))
     with_datasets(cfg.dataloader, cfg.model, datasets)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_dataset_size = cfg.train.iterations.images
-    known = any(one.data == "coco" for one in published.published_for(cfg.train.recipe))
-    if known:
+    has_weights = any(weights.data == "coco" for weights in published.published_for(cfg.train.recipe))
+    if has_weights:
         cfg.train.init_checkpoint = "coco"
-    logger.info(f"{path}: {found.format} format, {len(found.classes)} classes: {', '.join(found.classes)}")
-    for note in found.notes:
+    logger.info(f"{path}: {dataset.format} format, {len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+    for note in dataset.notes:
         logger.info(f"{path}: {note}")
-    if not known:
+    if not has_weights:
         logger.warning(
             f"No detector weights are published for {cfg.train.recipe}: training starts from the recipe's backbone "
             "weights; set train.init_checkpoint to start from another checkpoint"
@@ -67,19 +67,19 @@ def detect_dataset(path: str, images: str | None = None) -> tuple[DiscoveredData
     Raises:
         DatasetError: if there are no training data at ``path``.
     """
-    found = discover(path, images)
-    return found, _datasets(found, _name_of(path))
+    dataset = discover(path, images)
+    return dataset, _dataset_nodes(dataset, _dataset_name(path))
 
 
-def _name_of(path: str) -> str:
-    place = Path(path).resolve()
-    return place.parent.name if place.is_file() else place.name
+def _dataset_name(path: str) -> str:
+    absolute = Path(path).resolve()
+    return absolute.parent.name if absolute.is_file() else absolute.name
 
 
-def _datasets(found: DiscoveredDataset, name: str) -> tuple[Any, Any]:
+def _dataset_nodes(dataset: DiscoveredDataset, name: str) -> tuple[Any, Any]:
     """Return the config nodes of the training and evaluation splits."""
-    if found.test is not None:
-        return _node(found.train, f"{name}_train"), _node(found.test, f"{name}_val")
+    if dataset.test is not None:
+        return _node(dataset.train, f"{name}_train"), _node(dataset.test, f"{name}_val")
     logger.warning(
         f"The dataset has no evaluation split: one of every {_HELD_OUT_INTERVAL} images is held out for evaluation, "
         "the others are used for training"
@@ -88,8 +88,8 @@ def _datasets(found: DiscoveredDataset, name: str) -> tuple[Any, Any]:
     parts = [
         L(holdout_split)(
             names=f"{name}_{part}",
-            dataset=L(found.train.read)(
-                names=full_name, **found.train.arguments, max_invalid_records="${..max_invalid_records}"
+            dataset=L(dataset.train.read)(
+                names=full_name, **dataset.train.arguments, max_invalid_records="${..max_invalid_records}"
             ),
             full_name=full_name,
             every_nth=_HELD_OUT_INTERVAL,

@@ -7,28 +7,28 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from deim.checkpoint.backbone import COMPUTED, backbone_weights
+from deim.checkpoint.backbone import COMPUTED_BUFFERS, backbone_weights
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.reading import StoredWeights
 from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, hgnetv2, presnet, resnet, swin
 
 
 @dataclass
-class Backbone:
+class IdentifiedBackbone:
     """A file with the weights of a backbone only.
 
     Attributes:
         config: call that builds it in a recipe, such as ``build_resnet(depth=50)``.
-        weights: weights under our names.
-        left: names of tensors that the backbone lacks, such as a classifier's.
+        weights: weights under native names.
+        unused: names of tensors that the backbone lacks, such as a classifier's.
     """
 
     config: str
     weights: dict[str, Tensor]
-    left: list[str]
+    unused: list[str]
 
 
-def identify_backbone(stored: StoredWeights) -> Backbone | None:
+def identify_backbone(stored: StoredWeights) -> IdentifiedBackbone | None:
     """Identify the backbone in a file; return None if the file contains a detector or an unknown backbone.
 
     Raises:
@@ -41,11 +41,11 @@ def identify_backbone(stored: StoredWeights) -> Backbone | None:
         # detectron2's Swin Transformer reads tensor values during construction, which fails on the meta device.
         with torch.device("cpu" if config.startswith("build_swin") else "meta"):
             state = build().state_dict()
-        needed = {name for name in state if not name.endswith(COMPUTED)}
+        needed = {name for name in state if not name.endswith(COMPUTED_BUFFERS)}
         needed -= {name for name in needed if config.startswith("build_swin") and name.startswith("norm")}
         if all(name in weights and weights[name].shape == state[name].shape for name in needed):
-            own = {name: value for name, value in weights.items() if name in state}
-            return Backbone(config, own, [name for name in weights if name not in state])
+            backbone_weights_only = {name: value for name, value in weights.items() if name in state}
+            return IdentifiedBackbone(config, backbone_weights_only, [name for name in weights if name not in state])
     return None
 
 

@@ -14,16 +14,16 @@ from deim.checkpoint.formats.format import with_batch_counters
 from deim.checkpoint.loading import is_deployed
 from deim.checkpoint.metadata import CheckpointMetadata
 from deim.checkpoint.reading import read_weights
-from deim.checkpoint.renaming import matches
+from deim.checkpoint.renaming import match_template
 from deim.config.portable import to_portable
 from deim.conversion import hugging_face
-from deim.conversion.backbones import Backbone, identify_backbone
+from deim.conversion.backbones import IdentifiedBackbone, identify_backbone
 from deim.conversion.identification import IdentifiedCheckpoint, identify
 from deim.errors import CheckpointError
 
 NATIVE = "native"
 # Target formats; "native" is the format of this package.
-TARGETS = (NATIVE, *dict.fromkeys(one.name for one in FORMATS))
+TARGETS = (NATIVE, *dict.fromkeys(layout.name for layout in FORMATS))
 
 
 def convert(
@@ -51,13 +51,13 @@ def convert(
     Raises:
         CheckpointError: if the source cannot be identified, or the target format cannot store it.
     """
-    found = identify(read_weights(source, use_ema), source_format, recipe)
+    identified = identify(read_weights(source, use_ema), source_format, recipe)
     write = {NATIVE: _write_native, "hf": write_hugging_face}.get(to, _writer(to, image_size))
-    write(found, Path(out))
-    return found
+    write(identified, Path(out))
+    return identified
 
 
-def convert_backbone(source: str, out: str) -> Backbone | None:
+def convert_backbone(source: str, out: str) -> IdentifiedBackbone | None:
     """Write the backbone in ``source`` to ``out``, for ``model.backbone.weights``.
 
     Returns:
@@ -66,57 +66,61 @@ def convert_backbone(source: str, out: str) -> Backbone | None:
     Raises:
         CheckpointError: if the source cannot be read, or is an unsupported ResNet.
     """
-    found = identify_backbone(read_weights(source))
-    if found is not None:
-        _save({"model": _own(found.weights)}, Path(out))
-    return found
+    identified = identify_backbone(read_weights(source))
+    if identified is not None:
+        _save({"model": _clone_views(identified.weights)}, Path(out))
+    return identified
 
 
-def to_layout(found: IdentifiedCheckpoint, to: str, image_size: Sequence[int] = (640, 640)) -> dict[str, Tensor]:
+def to_layout(identified: IdentifiedCheckpoint, to: str, image_size: Sequence[int] = (640, 640)) -> dict[str, Tensor]:
     """Return the weights under the names of the format ``to``.
 
     Raises:
         CheckpointError: if the format cannot store them.
     """
-    system = found.recipe.partition("/")[0]
-    suitable = [one for one in FORMATS if one.name == to and system in one.systems and one.suits(found.model)]
-    refusal = f"the format {to!r} does not support recipes of {system}"
-    weights = with_batch_counters(found.weights, found.model)
-    for one in suitable:
+    system = identified.recipe.partition("/")[0]
+    layouts = [
+        layout
+        for layout in FORMATS
+        if layout.name == to and system in layout.systems and layout.supports(identified.model)
+    ]
+    reason = f"the format {to!r} does not support recipes of {system}"
+    weights = with_batch_counters(identified.weights, identified.model)
+    for layout in layouts:
         try:
-            return one.from_native(weights, found.model, image_size)
+            return layout.from_native(weights, identified.model, image_size)
         except CheckpointError as error:
-            refusal = str(error)
-    raise CheckpointError(f"{found.stored.path} cannot be written as {to!r}: {refusal}")
+            reason = str(error)
+    raise CheckpointError(f"{identified.stored.path} cannot be written as {to!r}: {reason}")
 
 
-def _write_native(found: IdentifiedCheckpoint, out: Path) -> None:
-    provenance = CheckpointMetadata(
-        deim.__version__, found.recipe, found.classes, found.form, config=to_portable(found.config)
+def _write_native(identified: IdentifiedCheckpoint, out: Path) -> None:
+    metadata = CheckpointMetadata(
+        deim.__version__, identified.recipe, identified.classes, identified.form, config=to_portable(identified.config)
     )
-    _save({"model": _own(found.weights), "deim": provenance.state_dict()}, out)
+    _save({"model": _clone_views(identified.weights), "deim": metadata.state_dict()}, out)
 
 
 def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[IdentifiedCheckpoint, Path], None]:
-    def write(found: IdentifiedCheckpoint, out: Path) -> None:
-        size = image_size or found.config.dataloader.get("image_size", (640, 640))
-        _save({"model": _own(to_layout(found, to, size))}, out)
+    def write(identified: IdentifiedCheckpoint, out: Path) -> None:
+        size = image_size or identified.config.dataloader.get("image_size", (640, 640))
+        _save({"model": _clone_views(to_layout(identified, to, size))}, out)
 
     return write
 
 
-def write_hugging_face(found: IdentifiedCheckpoint, out: Path) -> None:
+def write_hugging_face(identified: IdentifiedCheckpoint, out: Path) -> None:
     """Write a folder that ``from_pretrained`` of ``transformers`` loads.
 
     Raises:
         CheckpointError: if ``transformers`` has no such model.
     """
-    if is_deployed(found.weights):
+    if is_deployed(identified.weights):
         raise CheckpointError("transformers has no re-parameterized convolutions: convert the training form instead")
-    config, processor = hugging_face.config_of(found.config, found.classes)
-    weights = to_layout(found, "hf")
+    config, processor = hugging_face.build_config(identified.config, identified.classes)
+    weights = to_layout(identified, "hf")
     if config["model_type"] == "rt_detr_v2":
-        weights = {n: v for n, v in weights.items() if not _beyond(n, config["decoder_layers"])}
+        weights = {n: v for n, v in weights.items() if not _is_after_layer(n, config["decoder_layers"])}
     try:
         out.mkdir(parents=True, exist_ok=True)
         _save_safetensors(weights, out / "model.safetensors")
@@ -126,14 +130,14 @@ def write_hugging_face(found: IdentifiedCheckpoint, out: Path) -> None:
         raise CheckpointError(f"{out} cannot be written: {error}") from error
 
 
-def _beyond(name: str, layers: int) -> bool:
+def _is_after_layer(name: str, layers: int) -> bool:
     """Return True if a tensor belongs to a decoder layer after the first ``layers``, or to the heads of one."""
     templates = (f"model.decoder.{part}.#.*" for part in ("layers", "class_embed", "bbox_embed"))
-    found = [captured for template in templates if (captured := matches(template, name)) is not None]
-    return any(int(captured[0]) >= layers for captured in found)
+    captures = [captured for template in templates if (captured := match_template(template, name)) is not None]
+    return any(int(captured[0]) >= layers for captured in captures)
 
 
-def _own(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _clone_views(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors that are views of larger storage; shared tensors stay shared."""
     copies: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
     result = {}
@@ -158,5 +162,5 @@ def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError as error:
-        raise CheckpointError("this requires the package safetensors: pip install safetensors") from error
+        raise CheckpointError("this requires the package safetensors: pip install 'deim[safetensors]'") from error
     save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})

@@ -15,7 +15,7 @@ from deim.modeling.encoder.backbone_features import feature_widths
 _STAGES = {"res2": "stage1", "res3": "stage2", "res4": "stage3", "res5": "stage4"}
 
 
-def config_of(recipe: Any, classes: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def build_config(recipe: Any, classes: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return ``config.json`` and ``preprocessor_config.json`` for a recipe's model.
 
     Args:
@@ -42,8 +42,8 @@ def config_of(recipe: Any, classes: Sequence[str] | None) -> tuple[dict[str, Any
 
 def num_layers(model: Any) -> int:
     """Return the number of decoder layers used for inference; ``transformers``' RT-DETRv2 always uses the last."""
-    chosen, count = model.decoder.eval_layer, model.decoder.num_layers
-    return chosen + 1 if chosen >= 0 else count + chosen + 1
+    eval_layer, count = model.decoder.eval_layer, model.decoder.num_layers
+    return eval_layer + 1 if eval_layer >= 0 else count + eval_layer + 1
 
 
 def _dfine(model: Any) -> dict[str, Any]:

@@ -30,8 +30,16 @@ from deim.errors import CheckpointError, ConfigError
 
 # Config keys that do not affect predictions.
 _TRAINING_KEYS = (
-    *("criterion", "num_classes", "num_detections", "denoising", "dropout", "drop_path_rate"),
-    *("freeze_at", "freeze_norm", "weights", "num_one_to_many"),
+    "criterion",
+    "num_classes",
+    "num_detections",
+    "denoising",
+    "dropout",
+    "drop_path_rate",
+    "freeze_at",
+    "freeze_norm",
+    "weights",
+    "num_one_to_many",
 )
 
 
@@ -41,24 +49,24 @@ class IdentifiedCheckpoint:
 
     Attributes:
         stored: content of the file.
-        origin: format of the file; None for the format of this package.
+        source_format: format of the file; None for the format of this package.
         recipe: name of the recipe that describes the model.
         config: config of that recipe, with the file's number of classes.
         model: model on the meta device, in training form.
-        weights: weights under our names.
+        weights: weights under native names.
         classes: class names; None if unknown.
-        others: recipes that differ from ``recipe`` only in training.
+        equivalent_recipes: recipes that differ from ``recipe`` only in training.
         form: "training", or "deployment" if the file has only the weights for inference.
     """
 
     stored: StoredWeights
-    origin: Format | None
+    source_format: Format | None
     recipe: str
     config: Any
     model: nn.Module
     weights: dict[str, Tensor]
     classes: Sequence[str] | None
-    others: list[str]
+    equivalent_recipes: list[str]
     form: str = "training"
 
 
@@ -70,7 +78,7 @@ class _Candidate:
     weights: dict[str, Tensor]
     form: str
     problem: str | None
-    native: bool  # the recipe itself has this number of classes
+    has_same_classes: bool  # the recipe itself has this number of classes
 
     @property
     def behavior(self) -> str:
@@ -91,24 +99,40 @@ def identify(stored: StoredWeights, source: str = "auto", recipe: str | None = N
         CheckpointError: if no recipe fits, or several recipes with different predictions fit. The message lists the
             mismatches or the recipes.
     """
-    origin = format_of(stored, source)
-    said = stored.metadata.get("recipe")
-    names = [recipe] if recipe else [said] if said in available() else _possible(origin, source)
-    count = stored_num_classes(stored, origin)
+    source_format = format_of(stored, source)
+    recorded_recipe = stored.metadata.get("recipe")
+    names = (
+        [recipe]
+        if recipe
+        else [recorded_recipe]
+        if recorded_recipe in available()
+        else _candidate_recipes(source_format, source)
+    )
+    count = stored_num_classes(stored, source_format)
     candidates = [_candidate(stored, name, count) for name in names]
-    fitting = [one for one in candidates if one.problem is None]
+    fitting = [candidate for candidate in candidates if candidate.problem is None]
     if not fitting:
-        nearest = min(candidates, key=lambda one: one.problem.count("\n") if one.problem else 0)
+        nearest = min(candidates, key=lambda candidate: candidate.problem.count("\n") if candidate.problem else 0)
         raise CheckpointError(
             f"{stored.path} does not fit any of {len(names)} recipes. Closest: {nearest.recipe}\n{nearest.problem}"
         )
-    best = _best(stored, fitting, origin)
-    others = [one.recipe for one in fitting if one is not best and one.behavior == best.behavior]
-    classes = stored_classes(stored) or (class_names.infer_classes(best.weights) if origin is not None else None)
+    best = _best_candidate(stored, fitting, source_format)
+    equivalent_recipes = [
+        candidate.recipe for candidate in fitting if candidate is not best and candidate.behavior == best.behavior
+    ]
+    classes = stored_classes(stored) or (class_names.infer_classes(best.weights) if source_format is not None else None)
     if classes is not None and len(classes) != count:
         classes = None
     return IdentifiedCheckpoint(
-        stored, origin, best.recipe, best.config, best.model, best.weights, classes, others, best.form
+        stored,
+        source_format,
+        best.recipe,
+        best.config,
+        best.model,
+        best.weights,
+        classes,
+        equivalent_recipes,
+        best.form,
     )
 
 
@@ -119,24 +143,28 @@ def format_of(stored: StoredWeights, source: str = "auto") -> Format | None:
         CheckpointError: if the file does not have the format ``source``, or has an unknown format.
     """
     names = list(stored.weights)
-    found = [one for one in FORMATS if one.recognizes(names)]
+    recognized = [layout for layout in FORMATS if layout.recognizes(names)]
     if source not in ("auto", "native"):
-        found = [one for one in found if one.name == source]
-        if not found:
+        recognized = [layout for layout in recognized if layout.name == source]
+        if not recognized:
             raise CheckpointError(f"{stored.path} does not have the format {source!r}")
-    if found and source != "native":
-        return found[0]
+    if recognized and source != "native":
+        return recognized[0]
     if not any(name.startswith(("decoder.refinement.", "decoder.queries.", "decoder.score_heads.")) for name in names):
         raise CheckpointError(
             f"{stored.path} has an unknown format (its tensors have names such as {', '.join(names[:3])}); known "
-            f"formats are {', '.join(sorted({one.name for one in FORMATS}))}, and that of this package"
+            f"formats are {', '.join(sorted({layout.name for layout in FORMATS}))}, and that of this package"
         )
     return None
 
 
-def _possible(origin: Format | None, source: str) -> list[str]:
+def _candidate_recipes(source_format: Format | None, source: str) -> list[str]:
     """Return the names of the recipes whose models this format can store."""
-    systems = origin.systems if origin is not None else sorted({s for one in FORMATS for s in one.systems})
+    systems = (
+        source_format.systems
+        if source_format is not None
+        else sorted({s for layout in FORMATS for s in layout.systems})
+    )
     if source == "dfine":
         systems = ("dfine",)
     elif source == "deim":
@@ -146,22 +174,22 @@ def _possible(origin: Format | None, source: str) -> list[str]:
 
 def _candidate(stored: StoredWeights, recipe: str, count: int | None) -> _Candidate:
     config = load_config(recipe)
-    kept = stored.metadata.get("config")
-    if kept and recipe == stored.metadata.get("recipe"):
-        config.model = from_portable(kept, stored.path).model  # with the overrides of its run
-    native = config.model.num_classes
-    config.model.num_classes = count or native
-    is_native, model = native == config.model.num_classes, _build(config)
+    stored_config = stored.metadata.get("config")
+    if stored_config and recipe == stored.metadata.get("recipe"):
+        config.model = from_portable(stored_config, stored.path).model  # with the overrides of its run
+    recipe_classes = config.model.num_classes
+    config.model.num_classes = count or recipe_classes
+    has_same_classes, model = recipe_classes == config.model.num_classes, _build(config)
     try:
         weights = to_native_layout(stored, model, quiet=True)
     except CheckpointError as error:
-        return _Candidate(recipe, config, model, {}, "training", str(error), is_native)
-    form, compared, shaped = "training", weights, model
+        return _Candidate(recipe, config, model, {}, "training", str(error), has_same_classes)
+    form, compared_weights, compared_model = "training", weights, model
     if not has_training_weights(weights, model):
-        form, shaped = "deployment", copy.deepcopy(model)
-        compared = reparameterize_to_match(shaped, weights)
-    problem = mismatch(stored.path, shaped.state_dict(), compared)
-    return _Candidate(recipe, config, model, weights, form, problem, is_native)
+        form, compared_model = "deployment", copy.deepcopy(model)
+        compared_weights = reparameterize_to_match(compared_model, weights)
+    problem = mismatch(stored.path, compared_model.state_dict(), compared_weights)
+    return _Candidate(recipe, config, model, weights, form, problem, has_same_classes)
 
 
 def _build(config: Any) -> nn.Module:
@@ -173,46 +201,52 @@ def _build(config: Any) -> nn.Module:
         return build(config, "model")
 
 
-def _best(stored: StoredWeights, fitting: Sequence[_Candidate], origin: Format | None) -> _Candidate:
+def _best_candidate(
+    stored: StoredWeights, candidates: Sequence[_Candidate], source_format: Format | None
+) -> _Candidate:
     """Return the candidate that agrees best with the file's tensors, training arguments and name.
 
     Raises:
         CheckpointError: if several candidates with different predictions fit equally well.
     """
-    fitting = [one for one in fitting if _agrees(stored, one.config.model)] or list(fitting)
-    fitting = [one for one in fitting if _reproduces_file(stored, one, origin)] or fitting
-    ranked = sorted(fitting, key=lambda one: _score(stored.path, one), reverse=True)
+    candidates = [candidate for candidate in candidates if _matches_arguments(stored, candidate.config.model)] or list(
+        candidates
+    )
+    candidates = [
+        candidate for candidate in candidates if _reproduces_file(stored, candidate, source_format)
+    ] or candidates
+    ranked = sorted(candidates, key=lambda candidate: _score(stored.path, candidate), reverse=True)
     best = ranked[0]
-    rivals = [one for one in ranked if one.behavior != best.behavior]
-    said = _words(stored.path) & _words(best.recipe)
-    if rivals and (_score(stored.path, rivals[0]) == _score(stored.path, best) or not said):
+    alternatives = [candidate for candidate in ranked if candidate.behavior != best.behavior]
+    common_words = _words(stored.path) & _words(best.recipe)
+    if alternatives and (_score(stored.path, alternatives[0]) == _score(stored.path, best) or not common_words):
         raise CheckpointError(
             f"{stored.path} fits several recipes with different predictions, and the file does not identify one: "
-            f"{', '.join(one.recipe for one in ranked)}; choose one with --recipe"
+            f"{', '.join(candidate.recipe for candidate in ranked)}; choose one with --recipe"
         )
     return best
 
 
-def _agrees(stored: StoredWeights, model: Any) -> bool:
+def _matches_arguments(stored: StoredWeights, model: Any) -> bool:
     """Return True unless the training arguments contradict the model's dilation, which no tensor shows."""
     dilated = stored.arguments.get("dilation")
     return dilated is None or bool(dilated) == bool(model.backbone.get("dilated", False))
 
 
-def _reproduces_file(stored: StoredWeights, candidate: _Candidate, origin: Format | None) -> bool:
+def _reproduces_file(stored: StoredWeights, candidate: _Candidate, source_format: Format | None) -> bool:
     """Return True if a file of this candidate would have exactly these tensors.
 
     Frozen normalization has no counters, and decoders without box refinement have no heads of their own.
     """
-    if origin is None:
+    if source_format is None:
         return True
     counted = with_batch_counters(candidate.weights, candidate.model)
-    return origin.from_native(counted, candidate.model).keys() == stored.weights.keys()
+    return source_format.from_native(counted, candidate.model).keys() == stored.weights.keys()
 
 
 def _score(path: str, candidate: _Candidate) -> tuple[int, int]:
-    said, words = _words(path), _words(candidate.recipe)
-    return len(said & words) - len(words - said), int(candidate.native)
+    file_words, recipe_words = _words(path), _words(candidate.recipe)
+    return len(file_words & recipe_words) - len(recipe_words - file_words), int(candidate.has_same_classes)
 
 
 def _words(name: str) -> set[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deim.errors import ConfigError
-from deim.inference.cuda_graphs import CAPTURE_MODE, kind_of, warm_up
+from deim.inference.cuda_graphs import CAPTURE_MODE, graph_key, warm_up
 from deim.layers.autocast import autocast_without_cache
 from deim.layers.tracing import collect_cached_tensors
 from deim.modeling.detector import DEIMDetector
@@ -82,7 +82,7 @@ class GraphedEncoder:
     def __call__(self, images: Tensor, padding: Tensor | None = None) -> Any:
         if padding is not None or not (self.detector.training and torch.is_grad_enabled()):
             return self.eager(images, padding)
-        key = kind_of(images)
+        key = graph_key(images)
         if key not in self.graphs:
             self.graphs[key] = self._capture(images)
             logger.info(f"Captured CUDA graphs of backbone and encoder for batches of shape {tuple(images.shape)}")

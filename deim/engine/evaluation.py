@@ -145,7 +145,7 @@ def load_trained_model(cfg: Any) -> nn.Module:
     model = build_model(cfg)
     load_for_inference(
         model,
-        published.path_of(cfg.train.recipe, cfg.train.init_checkpoint),
+        published.weights_path(cfg.train.recipe, cfg.train.init_checkpoint),
         use_ema=cfg.train.model_ema.use_ema_weights_for_eval_only,
         classes=dataset_classes(cfg, "test"),
     )

@@ -55,7 +55,7 @@ def find_initial_state(cfg: Any, resume_run: bool) -> InitialState:
     backbone = _backbone_weights(cfg)
     description = _describe_backbone(cfg)
     if isinstance(backbone, str) and description is not None:
-        pretrained.path_of(backbone, description["builder"], description["size"])
+        pretrained.backbone_weights_path(backbone, description["builder"], description["size"])
     return InitialState(backbone=backbone)
 
 
@@ -102,7 +102,7 @@ def load_initial_weights(state: InitialState, model: nn.Module, classes: Sequenc
     backbone = getattr(module, "backbone", None)
     if isinstance(backbone, nn.Module) and is_backbone_checkpoint(module, stored.weights, stored.path):
         logger.info(f"{stored.path} is a backbone checkpoint: the rest of the model starts from random weights")
-        load_stored_backbone(backbone, stored, fresh=None)
+        load_stored_backbone(backbone, stored, allowed_missing=None)
     else:
         load_stored_weights(model, stored, allow_other_classes=True, classes=classes)
 

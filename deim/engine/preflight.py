@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from deim.config.building import origin
+from deim.config.building import error_origin
 from deim.data.mapper import CHANNEL_ORDER_KEYS
 from deim.devices import PRECISIONS, amp_unsupported_reason, training_device
 from deim.engine.model import MEMORY_FORMATS
@@ -158,7 +158,7 @@ def check_model_runs(cfg: Any, model: nn.Module, shapes: Sequence[tuple[int, int
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"the model fails on an image of {height} x {width}, the smallest of this run "
-            f"(dataloader.image_size): {error} ({origin(error)})"
+            f"(dataloader.image_size): {error} ({error_origin(error)})"
         ) from error
 
 

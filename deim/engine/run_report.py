@@ -14,9 +14,17 @@ import torch
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
-from deim.analysis import KINDS, Curve, Found, Judged, confusion_matrix, curves_of_classes, judge
+from deim.analysis import (
+    OUTCOMES,
+    ImageResult,
+    MatchResult,
+    PrecisionRecallCurve,
+    confusion_matrix,
+    match_detections,
+    precision_recall_curves,
+)
 from deim.analysis.curves import best_threshold
-from deim.analysis.judging import CORRECT, IGNORED
+from deim.analysis.detection_matching import CORRECT, IGNORED
 from deim.config import build, load_config
 from deim.config.files import available
 from deim.data.datasets.names import registered_name
@@ -36,7 +44,7 @@ _WEIGHTS = ("model_best.pth", "model_final.pth")
 _GREEN, _RED, _WHITE = (40, 180, 70), (230, 40, 50), (255, 255, 255)
 _SHOWN_IMAGES, _TIMED_IMAGES = 9, 20
 # Longer side of the images on the page, in pixels.
-_SIDE = 640
+_IMAGE_SIDE = 640
 
 
 class DetectionCollector(DatasetEvaluator):
@@ -57,18 +65,18 @@ class DetectionCollector(DatasetEvaluator):
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """Results of the weights of a run on the test images.
+    """Results of a run's weights on its test images.
 
     Attributes:
         scores: COCO metrics in percent, including ``AP-<class>``.
-        images: ground truth and detections of each image.
+        results: ground truth and detections of each image.
         class_names: classes of the dataset.
         seconds: median inference time per image.
         parameters: number of parameters of the model.
     """
 
     scores: dict[str, float]
-    images: Sequence[Found]
+    results: Sequence[ImageResult]
     class_names: Sequence[str]
     seconds: float
     parameters: int
@@ -96,10 +104,10 @@ def write_report(
     if not file.is_file():
         raise ConfigError(f"{folder} holds no run: config.yaml does not exist")
     cfg = load_config(config_file or str(file), overrides)  # also accepts runs of detrex's trainer
-    existing = [str(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
-    if weights is None and not existing:
+    checkpoints = [str(folder / name) for name in _WEIGHTS if (folder / name).is_file()]
+    if weights is None and not checkpoints:
         raise ConfigError(f"{folder} has no weights yet: neither {' nor '.join(_WEIGHTS)} exists")
-    cfg.train.init_checkpoint = weights or existing[0]
+    cfg.train.init_checkpoint = weights or checkpoints[0]
     resolve_device(cfg)
     page = compose_page(cfg, evaluate_run(cfg), folder)
     page.write(folder / "report.html")
@@ -113,22 +121,22 @@ def evaluate_run(cfg: Any) -> EvaluatedRun:
     check_classes(cfg, "test")
     check_limits(cfg, loader, "test")
     model, collector = load_trained_model(cfg).eval(), DetectionCollector()
-    results = inference_on_dataset(model, loader, [build(cfg, "dataloader.evaluator"), collector])
-    images = [
-        _collect_image(record, collector.detections[record["image_id"]])
+    metrics = inference_on_dataset(model, loader, [build(cfg, "dataloader.evaluator"), collector])
+    results = [
+        _image_result(record, collector.detections[record["image_id"]])
         for record in build(cfg, "dataloader.test.dataset")
         if record["image_id"] in collector.detections
     ]
     names = required_classes(cfg, "test")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return EvaluatedRun(dict(results["bbox"]), images, names, _median_seconds(model, loader), parameters)
+    return EvaluatedRun(dict(metrics["bbox"]), results, names, _median_seconds(model, loader), parameters)
 
 
-def _collect_image(record: dict, detections: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Found:
+def _image_result(record: dict, detections: tuple[np.ndarray, np.ndarray, np.ndarray]) -> ImageResult:
     crowds = [annotation for annotation in record.get("annotations", ()) if annotation.get("iscrowd", 0)]
     boxes, classes = annotation_arrays(record)
     crowd_classes = np.array([annotation["category_id"] for annotation in crowds], dtype=np.int64)
-    return Found(record["file_name"], boxes, classes, annotation_boxes(crowds), crowd_classes, *detections)
+    return ImageResult(record["file_name"], boxes, classes, annotation_boxes(crowds), crowd_classes, *detections)
 
 
 def _median_seconds(model: nn.Module, loader: Any) -> float:
@@ -143,23 +151,23 @@ def _median_seconds(model: nn.Module, loader: Any) -> float:
 
 def compose_page(cfg: Any, evaluated: EvaluatedRun, folder: Path) -> Page:
     """Compose the report page of a run."""
-    judged = [judge(image) for image in evaluated.images]
-    curves = curves_of_classes(evaluated.images, judged, len(evaluated.class_names))
+    matches = [match_detections(result) for result in evaluated.results]
+    curves = precision_recall_curves(evaluated.results, matches, len(evaluated.class_names))
     threshold = best_threshold(curves)
-    thresholded = [image.above(threshold) for image in evaluated.images]
-    shown = [(image, judgment.first(len(image.scores))) for image, judgment in zip(thresholded, judged, strict=True)]
+    filtered = [result.filter_by_score(threshold) for result in evaluated.results]
+    shown = [(result, match.top(len(result.scores))) for result, match in zip(filtered, matches, strict=True)]
     recipe = cfg.train.recipe
     page = Page(f"{recipe if recipe in available() else folder.name}: evaluation report")
     _add_summary(page, cfg, evaluated, threshold)
     if (folder / "metrics.json").is_file():
         page.heading("Training")
         draw_metrics(folder / "metrics.json", folder / "curves.png")
-        page.file(folder / "curves.png", "Loss and AP over iterations")
+        page.image_file(folder / "curves.png", "Loss and AP over iterations")
     _add_classes(page, evaluated, curves)
     _add_errors(page, shown, evaluated.class_names, threshold)
     _add_images(page, shown, evaluated.class_names)
     page.heading("Configuration")
-    page.folded("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
+    page.collapsible("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
     return page
 
 
@@ -167,9 +175,9 @@ def _add_summary(page: Page, cfg: Any, evaluated: EvaluatedRun, threshold: float
     scores = evaluated.scores
     page.note(
         f"Weights: {cfg.train.init_checkpoint}. "
-        f"Dataset: {registered_name(cfg.dataloader.test.dataset)}, {len(evaluated.images)} images."
+        f"Dataset: {registered_name(cfg.dataloader.test.dataset)}, {len(evaluated.results)} images."
     )
-    page.figures(
+    page.key_numbers(
         [
             (f"{scores['AP']:.1f}", "AP"),
             (f"{scores['AP50']:.1f}", "AP50"),
@@ -183,69 +191,69 @@ def _add_summary(page: Page, cfg: Any, evaluated: EvaluatedRun, threshold: float
     page.note("APs, APm, APl: AP of small (area < 32²), medium and large (area > 96²) objects; -: no such objects.")
 
 
-def _add_classes(page: Page, evaluated: EvaluatedRun, curves: Sequence[Curve]) -> None:
+def _add_classes(page: Page, evaluated: EvaluatedRun, curves: Sequence[PrecisionRecallCurve]) -> None:
     page.heading("Classes")
     rows = []
     for name, curve in zip(evaluated.class_names, curves, strict=True):
-        best = curve.best
+        best = curve.best_index
         at_best = ["-"] * 4
         if best is not None:
             values = (curve.scores[best], curve.f1[best], curve.precision[best], curve.recall[best])
             at_best = [f"{value:.2f}" for value in values]
-        rows.append([name, str(curve.objects), _percent(evaluated.scores.get(f"AP-{name}", np.nan)), *at_best])
+        rows.append([name, str(curve.num_objects), _percent(evaluated.scores.get(f"AP-{name}", np.nan)), *at_best])
     page.table(("class", "objects", "AP", "best threshold", "F1", "precision", "recall"), rows)
     page.note("Best threshold: score with the highest F1. F1, precision and recall hold at this score and IoU 0.5.")
     page.plot(precision_recall_figure(curves, evaluated.class_names), "Precision-recall curves")
 
 
 def _add_errors(
-    page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str], threshold: float
+    page: Page, shown: Sequence[tuple[ImageResult, MatchResult]], class_names: Sequence[str], threshold: float
 ) -> None:
     page.heading("Errors")
-    images = [image for image, _ in shown]
-    kinds = np.concatenate([judged.kinds for _, judged in shown])
-    counts = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS) if number != IGNORED}
-    counts["missed objects"] = sum(len(image.truth_classes) for image in images) - counts["correct"]
+    results = [result for result, _ in shown]
+    outcomes = np.concatenate([match.outcomes for _, match in shown])
+    counts = {name: int((outcomes == number).sum()) for number, name in enumerate(OUTCOMES) if number != IGNORED}
+    counts["missed objects"] = sum(len(result.gt_classes) for result in results) - counts["correct"]
     page.plot(bars_figure(counts, f"Detections with a score of at least {threshold:.2f}", "count"), "Error types")
     page.note(
         "duplicate: the object has a better detection; class: overlaps an object of another class; localization: "
         "overlaps an object of its class too little (IoU 0.1 to 0.5); background: none of these."
     )
-    page.plot(confusion_figure(confusion_matrix(images, len(class_names)), class_names), "Confusion matrix")
+    page.plot(confusion_figure(confusion_matrix(results, len(class_names)), class_names), "Confusion matrix")
 
 
-def _add_images(page: Page, shown: Sequence[tuple[Found, Judged]], class_names: Sequence[str]) -> None:
-    error_counts = [_count_errors(image, judged) for image, judged in shown]
-    worst = np.argsort([-count for count in error_counts], kind="stable")[:_SHOWN_IMAGES]
+def _add_images(page: Page, shown: Sequence[tuple[ImageResult, MatchResult]], class_names: Sequence[str]) -> None:
+    num_errors = [_num_errors(*pair) for pair in shown]
+    worst = np.argsort([-count for count in num_errors], kind="stable")[:_SHOWN_IMAGES]
     page.heading("Images with the most errors")
     page.note("Green: correct detection. Red: wrong detection. White: missed object.")
-    page.pictures([_annotate_image(shown[index], class_names) for index in worst])
+    page.images([_annotated_image(shown[index], class_names) for index in worst])
     page.heading("Samples")
-    evenly_spaced = np.linspace(0, len(shown) - 1, min(_SHOWN_IMAGES, len(shown))).astype(int)
-    page.pictures([_annotate_image(shown[index], class_names) for index in evenly_spaced])
+    indices = np.linspace(0, len(shown) - 1, min(_SHOWN_IMAGES, len(shown))).astype(int)
+    page.images([_annotated_image(shown[index], class_names) for index in indices])
 
 
-def _count_errors(image: Found, judged: Judged) -> int:
+def _num_errors(result: ImageResult, match: MatchResult) -> int:
     """Count wrong detections and missed objects."""
-    correct = int((judged.kinds == CORRECT).sum())
-    return int((judged.kinds != IGNORED).sum()) - correct + len(image.truth_classes) - correct
+    correct = int((match.outcomes == CORRECT).sum())
+    return int((match.outcomes != IGNORED).sum()) - correct + len(result.gt_classes) - correct
 
 
-def _annotate_image(shown: tuple[Found, Judged], names: Sequence[str]) -> tuple[np.ndarray, str]:
-    image, judged = shown
-    pixels = read_image(image.file_name)
-    scale = _SIDE / max(pixels.shape[:2])
-    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
-    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    missed = np.setdiff1d(np.arange(len(image.truth_classes)), judged.truths)
-    boxes = np.concatenate([image.truth_boxes[missed], image.boxes])
-    labels = [names[index] for index in image.truth_classes[missed]]
+def _annotated_image(pair: tuple[ImageResult, MatchResult], names: Sequence[str]) -> tuple[np.ndarray, str]:
+    result, match = pair
+    image = read_image(result.file_name)
+    scale = _IMAGE_SIDE / max(image.shape[:2])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    missed = np.setdiff1d(np.arange(len(result.gt_classes)), match.gt_indices)
+    boxes = np.concatenate([result.gt_boxes[missed], result.boxes])
+    labels = [names[index] for index in result.gt_classes[missed]]
     colors = [_WHITE] * len(missed)
-    for kind, score, index in zip(judged.kinds, image.scores, image.classes, strict=True):
-        labels.append(f"{names[index]} {score:.2f}" + ("" if kind == CORRECT else f" ({KINDS[kind]})"))
-        colors.append(_GREEN if kind == CORRECT else _RED)
-    annotated = annotate(pixels, boxes * scale, labels, colors)
-    return annotated, f"{Path(image.file_name).name}: {_count_errors(image, judged)} errors"
+    for outcome, score, index in zip(match.outcomes, result.scores, result.classes, strict=True):
+        labels.append(f"{names[index]} {score:.2f}" + ("" if outcome == CORRECT else f" ({OUTCOMES[outcome]})"))
+        colors.append(_GREEN if outcome == CORRECT else _RED)
+    annotated = annotate(image, boxes * scale, labels, colors)
+    return annotated, f"{Path(result.file_name).name}: {_num_errors(result, match)} errors"
 
 
 def _percent(value: float) -> str:

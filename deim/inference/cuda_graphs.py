@@ -17,41 +17,41 @@ def warm_up(run: Callable[[], object]) -> None:
 
     Kernels are then compiled and selected, and values cached per size exist.
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
         for _ in range(3):
             run()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(side_stream)
 
 
-class Recording:
-    """CUDA graph of a function call, for tensors of the same kind as the example."""
+class CapturedGraph:
+    """CUDA graph of a function call, for tensors with the same :func:`graph_key` as the example."""
 
     @torch.inference_mode()
     def __init__(self, function: Function, example: Tensor):
-        self.given = example.clone()
+        self.static_input = example.clone()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(example.device):
-            warm_up(lambda: function(self.given))
+            warm_up(lambda: function(self.static_input))
             with (
-                collect_cached_tensors() as self.used,
+                collect_cached_tensors() as self.cached_values,
                 torch.cuda.graph(self.graph, capture_error_mode=CAPTURE_MODE),
             ):
-                self.found = function(self.given)
+                self.static_outputs = function(self.static_input)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        self.given.copy_(x)
+        self.static_input.copy_(x)
         self.graph.replay()
-        return tuple(value.clone() for value in self.found)  # the next replay overwrites the graph's outputs
+        return tuple(output.clone() for output in self.static_outputs)  # the next replay overwrites the graph's outputs
 
 
-def kind_of(x: Tensor) -> tuple:
-    """Return a key that is equal for tensors that can share a recording; includes the device's autocast dtype."""
+def graph_key(x: Tensor) -> tuple:
+    """Return a key that is equal for tensors that can share a graph; includes the device's autocast dtype."""
     device = x.device.type
-    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return x.shape, x.stride(), x.dtype, precision
+    autocast_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return x.shape, x.stride(), x.dtype, autocast_dtype
 
 
 class CudaGraphs:
@@ -59,17 +59,17 @@ class CudaGraphs:
 
     Args:
         function: function whose work depends only on the shape, and that never synchronizes with the GPU.
-        most: maximum number of shapes to keep, each of which holds the memory of a call; the oldest is dropped.
+        max_graphs: maximum number of shapes to keep, each of which holds the memory of a call; the oldest is dropped.
     """
 
-    def __init__(self, function: Function, most: int = 8):
-        self.function, self.most = function, most
-        self.recordings: dict[tuple, Recording] = {}
+    def __init__(self, function: Function, max_graphs: int = 8):
+        self.function, self.max_graphs = function, max_graphs
+        self.graphs: dict[tuple, CapturedGraph] = {}
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        kind = kind_of(x)
-        if kind not in self.recordings:
-            if len(self.recordings) == self.most:
-                del self.recordings[next(iter(self.recordings))]
-            self.recordings[kind] = Recording(self.function, x)
-        return self.recordings[kind](x)
+        key = graph_key(x)
+        if key not in self.graphs:
+            if len(self.graphs) == self.max_graphs:
+                del self.graphs[next(iter(self.graphs))]
+            self.graphs[key] = CapturedGraph(self.function, x)
+        return self.graphs[key](x)

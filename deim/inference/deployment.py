@@ -52,7 +52,7 @@ def to_deployment(
         for part in ("backbone", "encoder", "decoder"):
             deployed.get_submodule(part).compile(dynamic=False)
     if cuda_graph:
-        record_detections(deployed)
+        capture_detection(deployed)
     return deployed
 
 
@@ -61,9 +61,9 @@ def reparameterized(model: nn.Module) -> nn.Module:
 
     This is the deployed form of the official codes: its weights can be saved, converted and loaded for inference.
     """
-    copied = copy.deepcopy(model).eval()
-    reparameterize(copied)
-    return copied
+    result = copy.deepcopy(model).eval()
+    reparameterize(result)
+    return result
 
 
 def fold_norms(model: nn.Module) -> None:
@@ -89,15 +89,15 @@ def halve_weights(model: nn.Module) -> None:
                 parameter.data = parameter.data.half()
 
 
-def record_detections(model: nn.Module) -> None:
+def capture_detection(model: nn.Module) -> None:
     """Replay unpadded batches as CUDA graphs, in place.
 
     Raises:
         ConfigError: if the model is not a :class:`DEIMDetector` on a GPU.
     """
     if not isinstance(model, DEIMDetector) or model.device.type != "cuda":
-        place = next(model.parameters()).device
-        raise ConfigError(f"CUDA graphs require a DEIMDetector on a GPU, got a {type(model).__name__} on {place}")
+        device = next(model.parameters()).device
+        raise ConfigError(f"CUDA graphs require a DEIMDetector on a GPU, got a {type(model).__name__} on {device}")
     eager = model.detect
     graphs = CudaGraphs(eager)
 

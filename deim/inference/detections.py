@@ -1,5 +1,6 @@
 """Detections in one image, as returned by a predictor."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from deim.checkpoint.class_lists import CLASSES_BY_COUNT, COCO
 from deim.errors import ConfigError
-from deim.visualization.annotation import annotate, color_of
+from deim.visualization.annotation import annotate, class_color
 
 
 class Detections(Instances):
@@ -23,20 +24,20 @@ class Detections(Instances):
     """
 
     @classmethod
-    def of(
-        cls, found: Instances, class_names: Sequence[str], image: np.ndarray, file_name: str | None = None
+    def from_instances(
+        cls, instances: Instances, class_names: Sequence[str], image: np.ndarray, file_name: str | None = None
     ) -> "Detections":
         """Create detections from a model's predictions.
 
         Args:
-            found: predictions for the image.
+            instances: predictions for the image.
             class_names: all classes of the model.
             image: uint8 (H, W, 3) RGB; kept by reference.
             file_name: path of the image.
         """
-        made = cls(found.image_size, **found.get_fields())
-        made._class_names, made._image, made._file_name = list(class_names), image, file_name
-        return made
+        detections = cls(instances.image_size, **instances.get_fields())
+        detections._class_names, detections._image, detections._file_name = list(class_names), image, file_name
+        return detections
 
     @property
     def class_names(self) -> list[str]:
@@ -64,22 +65,27 @@ class Detections(Instances):
         return self.pred_boxes.tensor
 
     def __getitem__(self, item: Any) -> "Detections":
-        return self._like(super().__getitem__(item))
+        return self._with_image(super().__getitem__(item))
 
     def to(self, *args: Any, **kwargs: Any) -> "Detections":
-        return self._like(super().to(*args, **kwargs))
+        return self._with_image(super().to(*args, **kwargs))
 
-    def _like(self, found: Instances) -> "Detections":
-        return self.of(found, self._class_names, self._image, self._file_name)
+    def _with_image(self, instances: Instances) -> "Detections":
+        return self.from_instances(instances, self._class_names, self._image, self._file_name)
 
-    def of_classes(self, names: Sequence[str]) -> "Detections":
+    def filter_classes(self, names: Sequence[str]) -> "Detections":
         """Return the detections of the given classes.
 
         Raises:
             ConfigError: if the model does not have one of the classes.
         """
-        wanted = torch.tensor(class_indices(names, self._class_names), dtype=torch.int64)
-        return self[torch.isin(self.pred_classes, wanted)]
+        indices = torch.tensor(class_indices(names, self._class_names), dtype=torch.int64)
+        return self[torch.isin(self.pred_classes, indices)]
+
+    def of_classes(self, names: Sequence[str]) -> "Detections":
+        """Return the detections of the given classes. Deprecated: use :meth:`filter_classes`."""
+        warnings.warn("Detections.of_classes is deprecated: use filter_classes", DeprecationWarning, stacklevel=2)
+        return self.filter_classes(names)
 
     def to_coco(self, image_id: int | str | None = None, category_ids: Sequence[int] | None = None) -> list[dict]:
         """Return the detections in COCO's results format, with XYWH boxes.
@@ -121,19 +127,21 @@ class Detections(Instances):
         """Return the image with boxes, class names and scores."""
         order = list(range(len(self)))[::-1]  # the best on top
         classes, scores, labels = self.pred_classes.tolist(), self.scores.tolist(), self.labels
-        drawn = annotate(
+        annotated = annotate(
             self._image,
             self.boxes.numpy()[order],
             [f"{labels[i]} {scores[i]:.2f}" for i in order],
-            [color_of(classes[i]) for i in order],
+            [class_color(classes[i]) for i in order],
         )
-        return Image.fromarray(drawn)
+        return Image.fromarray(annotated)
 
     def __repr__(self) -> str:
         height, width = self.image_size
-        where = f" in {self._file_name}" if self._file_name else ""
-        found = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.labels, self.scores.tolist(), strict=True))
-        return f"Detections({len(self)}{where}, {width} x {height}: {found or 'nothing'})"
+        source = f" in {self._file_name}" if self._file_name else ""
+        listing = ", ".join(
+            f"{name} {score:.2f}" for name, score in zip(self.labels, self.scores.tolist(), strict=True)
+        )
+        return f"Detections({len(self)}{source}, {width} x {height}: {listing or 'nothing'})"
 
     __str__ = __repr__
 

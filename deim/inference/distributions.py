@@ -10,15 +10,15 @@ from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from deim.errors import ConfigError
-from deim.inference.pictures import Picture, as_rgb
-from deim.inference.source import TrainedModel
+from deim.inference.images import ImageLike, as_rgb
+from deim.inference.trained_model import TrainedModel
 from deim.modeling.decoder.distribution_refinement import DistributionRefinement, DistributionState
 from deim.structures.predictions import Predictions
 from deim.visualization.distributions import draw_distributions
 
 
 @dataclass(frozen=True)
-class Refined:
+class LayerOutputs:
     """Outputs of all decoder layers for one image.
 
     Attributes:
@@ -35,7 +35,7 @@ class Refined:
 
 
 @torch.no_grad()
-def refine(model: nn.Module, image: Tensor) -> Refined:
+def collect_layer_outputs(model: nn.Module, image: Tensor) -> LayerOutputs:
     """Run a model on one image and collect the outputs of its decoder layers.
 
     Args:
@@ -48,54 +48,56 @@ def refine(model: nn.Module, image: Tensor) -> Refined:
     if not isinstance(refinement, DistributionRefinement):
         raise ConfigError("this model has no edge distributions; only models with DistributionRefinement (D-FINE) do")
     states: list[DistributionState] = []
-    last: list[Predictions] = []
+    last_predictions: list[Predictions] = []
 
-    def watch(module: nn.Module, inputs: Any, output: tuple[DistributionState, dict[str, Predictions]]) -> None:
+    def record_outputs(
+        module: nn.Module, inputs: Any, output: tuple[DistributionState, dict[str, Predictions]]
+    ) -> None:
         states.append(output[0])
-        last[:] = [*output[1].values()][-1:]
+        last_predictions[:] = [*output[1].values()][-1:]
 
-    handle = refinement.register_forward_hook(watch)
+    handle = refinement.register_forward_hook(record_outputs)
     try:
         model.eval()([{"image": image}])
     finally:
         handle.remove()
-    return Refined(
+    return LayerOutputs(
         torch.stack([state.references[0] for state in states]),
         torch.stack([state.corners[0].softmax(dim=-1) for state in states]),
         states[0].bin_values,
-        last[0].logits[-1, 0].sigmoid(),
+        last_predictions[0].logits[-1, 0].sigmoid(),
     )
 
 
-def draw_edges(trained: TrainedModel, picture: Picture, output: str, count: int = 3) -> None:
+def draw_edge_distributions(trained: TrainedModel, image: ImageLike, output: str, count: int = 3) -> None:
     """Plot the distributions of the best detections in an image.
 
     See :func:`deim.visualization.distributions.draw_distributions`.
 
     Raises:
-        ConfigError: see :func:`refine`.
+        ConfigError: see :func:`collect_layer_outputs`.
         DatasetError: if the image cannot be read.
     """
-    image = as_rgb(picture)
-    found = refine(trained.model, instantiate(trained.config.dataloader.test.mapper).image(image))
-    best, classes = found.scores.max(dim=1)
-    height, width = image.shape[:2]
+    array = as_rgb(image)
+    outputs = collect_layer_outputs(trained.model, instantiate(trained.config.dataloader.test.mapper).image(array))
+    scores, classes = outputs.scores.max(dim=1)
+    height, width = array.shape[:2]
     scale = torch.tensor([width, height, width, height])
     objects = []
-    for query in _apart(found.boxes[-1], best, count):
-        boxes = box_cxcywh_to_xyxy(found.boxes[:, query]) * scale
-        caption = f"{trained.class_names[int(classes[query])]} {float(best[query]):.2f}"
-        objects.append((caption, boxes.numpy(), found.probabilities[:, query].numpy()))
-    draw_distributions(image, objects, np.asarray(found.bin_values), output)
+    for query in _select_separate_queries(outputs.boxes[-1], scores, count):
+        boxes = box_cxcywh_to_xyxy(outputs.boxes[:, query]) * scale
+        caption = f"{trained.class_names[int(classes[query])]} {float(scores[query]):.2f}"
+        objects.append((caption, boxes.numpy(), outputs.probabilities[:, query].numpy()))
+    draw_distributions(array, objects, np.asarray(outputs.bin_values), output)
 
 
-def _apart(boxes: Tensor, scores: Tensor, count: int) -> list[int]:
+def _select_separate_queries(boxes: Tensor, scores: Tensor, count: int) -> list[int]:
     """Return the best queries whose centers do not lie in each other's boxes."""
-    chosen: list[int] = []
+    selected: list[int] = []
     for query in scores.argsort(descending=True).tolist():
-        distances = (boxes[chosen, :2] - boxes[query, :2]).abs()
-        if not (distances < boxes[chosen, 2:] / 2).all(dim=1).any():
-            chosen.append(query)
-        if len(chosen) == count:
+        distances = (boxes[selected, :2] - boxes[query, :2]).abs()
+        if not (distances < boxes[selected, 2:] / 2).all(dim=1).any():
+            selected.append(query)
+        if len(selected) == count:
             break
-    return chosen
+    return selected

@@ -10,11 +10,11 @@ from detectron2.structures import Instances
 from deim.devices import choose_device
 from deim.errors import ConfigError, DatasetError
 from deim.inference.detections import Detections
-from deim.inference.exported import is_exported, load_exported
-from deim.inference.pictures import CHANNELS, Picture, as_rgb, listed, name_of
+from deim.inference.exported_runner import is_exported, load_exported
+from deim.inference.images import CHANNEL_ORDERS, ImageLike, as_rgb, image_path, iterate_images
 from deim.inference.runner import Runner, TorchRunner
-from deim.inference.source import load_trained
-from deim.inference.tiling import Tiling, View, merged
+from deim.inference.tiling import Tiling, View, merge_views
+from deim.inference.trained_model import load_trained
 
 
 class Predictor:
@@ -63,35 +63,35 @@ class Predictor:
                 )
             self.runner = load_exported(str(model), device)
         else:
-            place = choose_device(device)
-            trained = load_trained(str(model), None if weights is None else str(weights), str(place))
-            self.runner = TorchRunner(trained, place, half, compile, cuda_graph)
+            torch_device = choose_device(device)
+            trained = load_trained(str(model), None if weights is None else str(weights), str(torch_device))
+            self.runner = TorchRunner(trained, torch_device, half, compile, cuda_graph)
 
     @property
     def class_names(self) -> list[str]:
         return self.runner.class_names
 
-    def __call__(self, picture: Picture, *, channels: str = "RGB") -> Detections:
+    def __call__(self, image: ImageLike, *, channels: str = "RGB") -> Detections:
         """Return the detections in one image; see :meth:`stream`."""
-        found = self.predict(picture, channels=channels)
-        if len(found) != 1:
-            raise DatasetError(f"expected one image, got {len(found)}: use predict for several images")
-        return found[0]
+        detections = self.predict(image, channels=channels)
+        if len(detections) != 1:
+            raise DatasetError(f"expected one image, got {len(detections)}: use predict for several images")
+        return detections[0]
 
     def predict(
         self,
-        pictures: Picture | Iterable[Picture],
+        images: ImageLike | Iterable[ImageLike],
         *,
         batch_size: int = 8,
         channels: str = "RGB",
         tiling: Tiling | None = None,
     ) -> list[Detections]:
         """Return the detections in each image, in order; see :meth:`stream`."""
-        return list(self.stream(pictures, batch_size=batch_size, channels=channels, tiling=tiling))
+        return list(self.stream(images, batch_size=batch_size, channels=channels, tiling=tiling))
 
     def stream(
         self,
-        pictures: Picture | Iterable[Picture],
+        images: ImageLike | Iterable[ImageLike],
         *,
         batch_size: int = 8,
         channels: str = "RGB",
@@ -101,7 +101,7 @@ class Predictor:
         """Yield the detections in each image, in order; for more images than fit into memory.
 
         Args:
-            pictures: file, directory, pattern such as ``"photos/*.jpg"``, PIL image, uint8 array (H, W, 3) or tensor
+            images: file, directory, pattern such as ``"photos/*.jpg"``, PIL image, uint8 array (H, W, 3) or tensor
                 (3, H, W); or an iterable of these.
             batch_size: number of images per forward pass.
             channels: channel order of arrays and tensors, "RGB" or "BGR".
@@ -113,48 +113,49 @@ class Predictor:
             DatasetError: if an image cannot be read and ``skip`` is None.
             ConfigError: if ``channels`` or ``batch_size`` is invalid.
         """
-        if channels not in CHANNELS:
-            raise ConfigError(f"channels={channels!r}; choose one of {', '.join(CHANNELS)}")
+        if channels not in CHANNEL_ORDERS:
+            raise ConfigError(f"channels={channels!r}; choose one of {', '.join(CHANNEL_ORDERS)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1")
-        readable = self._read(listed(pictures), channels, skip)
+        readable = self._read(iterate_images(images), channels, skip)
         while batch := list(itertools.islice(readable, batch_size)):
             yield from self._detect(batch, tiling, batch_size)
 
     def _read(
-        self, pictures: Iterable[Picture], channels: str, skip: Callable[[DatasetError], None] | None
+        self, images: Iterable[ImageLike], channels: str, skip: Callable[[DatasetError], None] | None
     ) -> Iterator[tuple[np.ndarray, str | None]]:
-        for picture in pictures:
+        for image in images:
             try:
-                image = as_rgb(picture, channels)
+                array = as_rgb(image, channels)
             except DatasetError as error:
                 if skip is None:
                     raise
                 skip(error)
             else:
-                yield image, name_of(picture)
+                yield array, image_path(image)
 
     def _detect(
         self, batch: list[tuple[np.ndarray, str | None]], tiling: Tiling | None, batch_size: int
     ) -> Iterator[Detections]:
         views = [_views(image, tiling) for image, _ in batch]
-        parts = [
+        crops = [
             image[top:bottom, left:right]
-            for (image, _), places in zip(batch, views, strict=True)
-            for left, top, right, bottom in places
+            for (image, _), image_views in zip(batch, views, strict=True)
+            for left, top, right, bottom in image_views
         ]
-        found = self._run(parts, batch_size)
-        for (image, name), places in zip(batch, views, strict=True):
-            own = list(itertools.islice(found, len(places)))
+        instances = self._run(crops, batch_size)
+        for (image, path), image_views in zip(batch, views, strict=True):
+            view_instances = list(itertools.islice(instances, len(image_views)))
             size = (image.shape[0], image.shape[1])
-            yield Detections.of(own[0] if len(own) == 1 else merged(own, places, size), self.class_names, image, name)
+            merged = view_instances[0] if len(view_instances) == 1 else merge_views(view_instances, image_views, size)
+            yield Detections.from_instances(merged, self.class_names, image, path)
 
     def _run(self, images: list[np.ndarray], batch_size: int) -> Iterator[Instances]:
         """Run the model in batches and drop detections below the threshold."""
         for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
-            prepared = [self.runner.prepare(image) for image in part]
-            for instances in self.runner(prepared, [(image.shape[0], image.shape[1]) for image in part]):
+            batch = images[start : start + batch_size]
+            inputs = [self.runner.prepare(image) for image in batch]
+            for instances in self.runner(inputs, [(image.shape[0], image.shape[1]) for image in batch]):
                 yield instances[instances.scores >= self.threshold]
 
 

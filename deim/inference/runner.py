@@ -14,7 +14,7 @@ from deim.data.mapper import DetectionMapper
 from deim.devices import amp_unsupported_reason
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
-from deim.inference.source import TrainedModel
+from deim.inference.trained_model import TrainedModel
 
 logger = logging.getLogger("detectron2.deim")
 

@@ -11,7 +11,7 @@ from deim.errors import ConfigError
 from deim.structures.boxes import area, intersection
 
 # Boxes of a class from different views are duplicates if they overlap by more than this fraction of the smaller box.
-_SAME = 0.6
+_DUPLICATE_OVERLAP = 0.6
 
 View = tuple[int, int, int, int]
 
@@ -39,45 +39,45 @@ class Tiling:
         """Return the whole image (for objects larger than a tile) and its tiles, as (left, top, right, bottom)."""
         if height <= self.side and width <= self.side:
             return [(0, 0, width, height)]
-        rows, columns = self._starts(height), self._starts(width)
+        rows, columns = self._tile_starts(height), self._tile_starts(width)
         tiles = [(x, y, min(x + self.side, width), min(y + self.side, height)) for y in rows for x in columns]
         return [(0, 0, width, height), *tiles]
 
-    def _starts(self, length: int) -> list[int]:
+    def _tile_starts(self, length: int) -> list[int]:
         """Return the start of each tile; the last tile ends at the image border."""
-        last, step = max(length - self.side, 0), max(int(self.side * (1 - self.overlap)), 1)
-        return sorted({*range(0, last, step), last})
+        last_start, step = max(length - self.side, 0), max(int(self.side * (1 - self.overlap)), 1)
+        return sorted({*range(0, last_start, step), last_start})
 
 
-def merged(found: Sequence[Instances], views: Sequence[View], size: tuple[int, int]) -> Instances:
+def merge_views(instances: Sequence[Instances], views: Sequence[View], size: tuple[int, int]) -> Instances:
     """Merge the detections of several views of an image of size (height, width), best first.
 
     If several views contain the same object, only its best detection is kept. Detections of the same view are never
     merged with each other.
     """
-    boxes = torch.cat(
-        [one.pred_boxes.tensor + torch.tensor(view[:2]).repeat(2) for one, view in zip(found, views, strict=True)]
-    )
-    scores = torch.cat([one.scores for one in found])
-    classes = torch.cat([one.pred_classes for one in found])
-    origin = torch.cat([torch.full((len(one),), index) for index, one in enumerate(found)])
+    offsets = [torch.tensor(view[:2]).repeat(2) for view in views]
+    boxes = torch.cat([part.pred_boxes.tensor + offset for part, offset in zip(instances, offsets, strict=True)])
+    scores = torch.cat([part.scores for part in instances])
+    classes = torch.cat([part.pred_classes for part in instances])
+    view_indices = torch.cat([torch.full((len(part),), index) for index, part in enumerate(instances)])
     order = scores.argsort(descending=True, stable=True)
-    boxes, scores, classes, origin = boxes[order], scores[order], classes[order], origin[order]
-    kept = _kept(boxes, classes, origin)
-    return Instances(size, pred_boxes=Boxes(boxes[kept]), scores=scores[kept], pred_classes=classes[kept])
+    boxes, scores, classes, view_indices = boxes[order], scores[order], classes[order], view_indices[order]
+    keep = _is_not_duplicate(boxes, classes, view_indices)
+    return Instances(size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
 
 
-def _kept(boxes: Tensor, classes: Tensor, origin: Tensor) -> Tensor:
+def _is_not_duplicate(boxes: Tensor, classes: Tensor, view_indices: Tensor) -> Tensor:
     """Return (N,) bool: boxes, sorted best first, that do not duplicate a better one."""
-    repeats = (_shared(boxes) > _SAME) & (classes[:, None] == classes) & (origin[:, None] != origin)
-    kept = torch.ones(len(boxes), dtype=torch.bool)
-    for place in range(len(boxes)):
-        if kept[place]:
-            kept[place + 1 :] &= ~repeats[place, place + 1 :]
-    return kept
+    is_duplicate = _overlap_with_smaller(boxes) > _DUPLICATE_OVERLAP
+    is_duplicate &= (classes[:, None] == classes) & (view_indices[:, None] != view_indices)
+    keep = torch.ones(len(boxes), dtype=torch.bool)
+    for index in range(len(boxes)):
+        if keep[index]:
+            keep[index + 1 :] &= ~is_duplicate[index, index + 1 :]
+    return keep
 
 
-def _shared(boxes: Tensor) -> Tensor:
+def _overlap_with_smaller(boxes: Tensor) -> Tensor:
     """Return (N, N) intersections as fractions of the smaller box."""
     areas = area(boxes)
     return intersection(boxes[:, None], boxes) / torch.minimum(areas[:, None], areas).clamp(min=1e-6)

@@ -21,7 +21,7 @@ class Video:
 
     Attributes:
         fps: frames per second.
-        count: number of frames; None if unknown, as for cameras.
+        num_frames: number of frames; None if unknown, as for cameras.
 
     Raises:
         DatasetError: if it cannot be opened.
@@ -31,18 +31,18 @@ class Video:
         self.source = source
         self._capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
         if not self._capture.isOpened():
-            what = "camera" if source.isdigit() else "video"
-            raise DatasetError(f"cannot open {what} {source}: it does not exist or OpenCV does not support its format")
+            kind = "camera" if source.isdigit() else "video"
+            raise DatasetError(f"cannot open {kind} {source}: it does not exist or OpenCV does not support its format")
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.count = count if count > 0 else None
+        num_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.num_frames = num_frames if num_frames > 0 else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield uint8 (H, W, 3) RGB frames."""
         try:
             while True:
-                read, frame = self._capture.read()
-                if not read:
+                is_read, frame = self._capture.read()
+                if not is_read:
                     return
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         finally:

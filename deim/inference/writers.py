@@ -10,23 +10,25 @@ from deim.errors import ConfigError
 from deim.inference.detections import Detections, default_category_ids
 
 
-class Writer(Protocol):
-    def add(self, found: Detections, name: str) -> None:
+class DetectionWriter(Protocol):
+    """Writer of the detections in many images."""
+
+    def add(self, detections: Detections, name: str) -> None:
         """Add the detections in one image; ``name`` is its file name without directory and suffix, made unique."""
 
     def close(self) -> None:
         """Write everything not yet written."""
 
 
-class PictureWriter:
-    """Writer of ``pictures/<name>.jpg``: images with boxes."""
+class ImageWriter:
+    """Writer of ``images/<name>.jpg``: images with boxes."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
-        self.folder = folder / "pictures"
+        self.folder = folder / "images"
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, found: Detections, name: str) -> None:
-        found.draw().save(self.folder / f"{name}.jpg", quality=92)
+    def add(self, detections: Detections, name: str) -> None:
+        detections.draw().save(self.folder / f"{name}.jpg", quality=92)
 
     def close(self) -> None:
         pass
@@ -40,17 +42,17 @@ class CocoWriter:
         categories = [{"id": number, "name": name} for number, name in zip(self.ids, class_names, strict=True)]
         self.content: dict[str, list[dict]] = {"images": [], "categories": categories, "annotations": []}
 
-    def add(self, found: Detections, name: str) -> None:
-        height, width = found.image_size
+    def add(self, detections: Detections, name: str) -> None:
+        height, width = detections.image_size
         # As in COCO's own files, where the image id is the number in the file name.
         image_id = int(name) if name.isdigit() else len(self.content["images"]) + 1
         self.content["images"].append(
-            {"id": image_id, "file_name": Path(found.file_name or name).name, "height": height, "width": width}
+            {"id": image_id, "file_name": Path(detections.file_name or name).name, "height": height, "width": width}
         )
-        for one in found.to_coco(image_id, self.ids):
-            box = one["bbox"]
+        for result in detections.to_coco(image_id, self.ids):
+            box = result["bbox"]
             number = len(self.content["annotations"]) + 1
-            self.content["annotations"].append({"id": number, **one, "area": box[2] * box[3], "iscrowd": 0})
+            self.content["annotations"].append({"id": number, **result, "area": box[2] * box[3], "iscrowd": 0})
 
     def close(self) -> None:
         self.path.write_text(json.dumps(self.content), encoding="utf-8")
@@ -63,13 +65,15 @@ class CsvWriter:
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.file = (folder / "detections.csv").open("w", newline="", encoding="utf-8")
-        self.table = csv.writer(self.file)
-        self.table.writerow(self.COLUMNS)
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(self.COLUMNS)
 
-    def add(self, found: Detections, name: str) -> None:
-        rows = zip(found.labels, found.scores.tolist(), found.boxes.tolist(), strict=True)
+    def add(self, detections: Detections, name: str) -> None:
+        rows = zip(detections.labels, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
         for label, score, box in rows:
-            self.table.writerow([found.file_name or name, label, f"{score:.4f}", *(f"{side:.1f}" for side in box)])
+            self.writer.writerow(
+                [detections.file_name or name, label, f"{score:.4f}", *(f"{side:.1f}" for side in box)]
+            )
 
     def close(self) -> None:
         self.file.close()
@@ -83,11 +87,11 @@ class YoloWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
 
-    def add(self, found: Detections, name: str) -> None:
-        height, width = found.image_size
+    def add(self, detections: Detections, name: str) -> None:
+        height, width = detections.image_size
         lines = []
         for label, score, box in zip(
-            found.pred_classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
+            detections.pred_classes.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
         ):
             left, top, right, bottom = box
             center = (left + right) / 2 / width, (top + bottom) / 2 / height
@@ -99,43 +103,45 @@ class YoloWriter:
         pass
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[str]], Writer]] = {
-    "pictures": PictureWriter,
+# Output formats of ``deim predict --save``.
+WRITERS: dict[str, Callable[[Path, Sequence[str]], DetectionWriter]] = {
+    "images": ImageWriter,
     "coco": CocoWriter,
     "csv": CsvWriter,
     "yolo": YoloWriter,
 }
 
 
-def open_writers(kinds: Sequence[str], folder: str | Path, class_names: Sequence[str]) -> list[Writer]:
-    """Open the writers of the given kinds.
+def open_writers(formats: Sequence[str], folder: str | Path, class_names: Sequence[str]) -> list[DetectionWriter]:
+    """Open the writers of the given formats, which are keys of :data:`WRITERS`.
 
     Raises:
         ConfigError: if the directory is not writable.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        return [WRITERS[kind](Path(folder), class_names) for kind in kinds]
+        return [WRITERS[name](Path(folder), class_names) for name in formats]
     except OSError as error:
         raise ConfigError(f"{folder} is not writable: {error.strerror or error}") from error
 
 
-class Names:
-    """Unique names for result files: the name of the image, with a number appended if it is taken."""
+class UniqueNames:
+    """Unique names for result files: the name of the image, with a number appended to repeated names."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._used_names: set[str] = set()
 
-    def of(self, file_name: str | None, number: int) -> str:
+    def name_for(self, file_name: str | None, number: int) -> str:
         """Return a unique name for an image.
 
         Args:
-            number: number of the image, used as its name if it does not come from a file.
+            file_name: path of the image; None for an image in memory or a camera.
+            number: number of the image, used as the name if ``file_name`` is None.
         """
         stem = Path(file_name).stem if file_name else f"{number:06d}"
         name, repetition = stem, 1
-        while name in self._taken:
+        while name in self._used_names:
             repetition += 1
             name = f"{stem}_{repetition}"
-        self._taken.add(name)
+        self._used_names.add(name)
         return name

@@ -18,7 +18,7 @@ class AttentionBlock:
     Attributes:
         size: number of queries; they follow the queries of the previous block.
         keys: range of keys that the queries attend to.
-        masked: (size, keys) bool, True for pairs inside the block that are masked; None for no mask.
+        masked: (size, keys) bool, True for pairs of the block that do not attend; None for no mask.
     """
 
     size: int

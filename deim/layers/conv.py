@@ -1,4 +1,4 @@
-"""Convolution followed by batch normalization."""
+"""Convolution followed by batch normalization and an activation."""
 
 import copy
 from typing import Any
@@ -29,8 +29,8 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 def convolve_parts(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
     """Convolve parts (B, C, h, w) of the input channels separately.
 
-    The sum of the results equals the convolution of the concatenated parts, but avoids one pass over memory (three in
-    training). The parts may differ in h and w.
+    The sum of the results equals the convolution of the concatenated parts. Without the concatenation, a forward pass
+    needs one pass over memory less, and a training step needs three less. The parts may differ in h and w.
 
     Args:
         conv: convolution with one group.
@@ -87,7 +87,10 @@ class ConvNormAct(nn.Module):
 
 
 class RepConvNormAct(ConvNormAct):
-    """A :class:`ConvNormAct` that the official implementations also fold, so that deployed weights are compatible."""
+    """Re-parameterizable :class:`ConvNormAct`.
+
+    The official implementations fold the same layers, so that deployed weights are compatible.
+    """
 
     def reparameterize(self) -> None:
         """See :meth:`fold`."""
@@ -95,10 +98,10 @@ class RepConvNormAct(ConvNormAct):
 
 
 class UpsampleConcatConvNormAct(RepConvNormAct):
-    """Pointwise :class:`RepConvNormAct` of a feature map and an upsampled map of half its resolution.
+    """Pointwise :class:`RepConvNormAct` of an upsampled map concatenated with a map of twice its resolution.
 
-    The maps are not concatenated. With nearest-neighbor upsampling, a pointwise convolution can be computed before
-    upsampling, which takes a quarter of the operations in the forward and the backward pass.
+    A pointwise convolution and nearest-neighbor upsampling commute. The coarser map is therefore convolved before it is
+    upsampled, which takes a quarter of the operations in the forward and the backward pass.
     """
 
     def __init__(self, in_channels: int, out_channels: int, activation: str | None = None):

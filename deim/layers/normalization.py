@@ -24,7 +24,7 @@ def normalize(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
 
 
 def can_fuse(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Return whether :func:`fused_normalize` supports this normalization and input."""
+    """Return True if :func:`fused_normalize` supports this normalization and input."""
     if type(norm) is not nn.BatchNorm2d or not norm.training or torch.compiler.is_compiling():
         return False
     return (

@@ -16,12 +16,12 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 
 def is_exporting() -> bool:
-    """Return whether torch is tracing a graph for export, which must contain only torch's own operators."""
+    """Return True if torch is tracing a graph for export, which must contain only torch's own operators."""
     return _is_exporting() or torch.jit.is_tracing()
 
 
 def is_tracing() -> bool:
-    """Return whether torch is tracing a graph, for export or compilation."""
+    """Return True if torch is tracing a graph, for export or compilation."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 

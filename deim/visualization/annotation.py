@@ -24,13 +24,13 @@ def annotate(
     scale = max(image.shape[:2]) / 640
     width, font = max(round(2 * scale), 1), _font(max(round(12 * scale), 9))
     for box, label, color in zip(boxes.tolist(), labels, colors, strict=True):
-        draw.rectangle(_ordered(box), outline=color, width=width)
+        draw.rectangle(_ordered_corners(box), outline=color, width=width)
         if label:
             _draw_label(draw, box, label, color, font)
     return np.asarray(canvas)
 
 
-def color_of(index: int) -> tuple[int, int, int]:
+def class_color(index: int) -> tuple[int, int, int]:
     """Return the RGB color of a class: different for neighboring indices, and the same in every image."""
     # Steps of the golden ratio spread any number of hues evenly.
     hue = index * 0.618033988749895 % 1.0
@@ -38,7 +38,7 @@ def color_of(index: int) -> tuple[int, int, int]:
     return int(55 + 200 * red), int(55 + 200 * green), int(55 + 200 * blue)
 
 
-def _ordered(box: Sequence[float]) -> tuple[float, float, float, float]:
+def _ordered_corners(box: Sequence[float]) -> tuple[float, float, float, float]:
     left, top, right, bottom = box
     return left, top, max(left, right), max(top, bottom)
 
@@ -51,13 +51,13 @@ def _draw_label(
     font: ImageFont.FreeTypeFont,
 ) -> None:
     """Draw a label above the box, or inside it if there is no space above; always within the image."""
-    _, _, width, depth = draw.textbbox((0, 0), label, font=font)
+    _, _, width, height = draw.textbbox((0, 0), label, font=font)
     right, bottom = draw.im.size
     left = max(min(box[0], right - width - 4), 0)
-    top = box[1] - depth - 2 if box[1] >= depth + 2 else max(min(box[1], bottom - depth - 2), 0)
-    draw.rectangle((left, top, left + width + 4, top + depth + 2), fill=color)
-    bright = sum(share * part for share, part in zip((0.3, 0.6, 0.1), color, strict=True)) > 110
-    draw.text((left + 2, top), label, fill="black" if bright else "white", font=font)
+    top = box[1] - height - 2 if box[1] >= height + 2 else max(min(box[1], bottom - height - 2), 0)
+    draw.rectangle((left, top, left + width + 4, top + height + 2), fill=color)
+    is_bright = sum(weight * channel for weight, channel in zip((0.3, 0.6, 0.1), color, strict=True)) > 110
+    draw.text((left + 2, top), label, fill="black" if is_bright else "white", font=font)
 
 
 @functools.lru_cache(maxsize=32)

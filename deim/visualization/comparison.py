@@ -22,7 +22,7 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
     Raises:
         DeimError: if a folder has no ``metrics.json``, or the file contains no evaluation.
     """
-    names = _short(folders)
+    names = _run_names(folders)
     rows, curves = [], {}
     for name, folder in zip(names, folders, strict=True):
         file = Path(folder) / "metrics.json"
@@ -39,7 +39,7 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
     return f"{table}\nwrote {output}"
 
 
-def _short(folders: Sequence[str]) -> list[str]:
+def _run_names(folders: Sequence[str]) -> list[str]:
     """Return unique names for the runs: their folder names, or the full paths if two folder names are equal."""
     names = [Path(folder).resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

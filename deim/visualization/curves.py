@@ -91,12 +91,12 @@ def _series(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
     path = Path(metrics_file)
     if not path.is_file():
         raise DeimError(f"metrics file {path} does not exist")
-    found = {}
+    values = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             scalars = json.loads(line)
         except ValueError as error:
             raise DeimError(f"{path}, line {number}, is not valid JSON: {error}") from error
         if name in scalars:
-            found[scalars["iteration"]] = scalars[name]
-    return sorted(found.items())
+            values[scalars["iteration"]] = scalars[name]
+    return sorted(values.items())

@@ -43,7 +43,7 @@ def draw_objects(
 
 def draw_detections(
     images: Sequence[np.ndarray],
-    truths: Sequence[tuple[np.ndarray, np.ndarray]],
+    ground_truth: Sequence[tuple[np.ndarray, np.ndarray]],
     detections: Sequence[Instances],
     class_names: Sequence[str],
     output: str | Path,
@@ -54,7 +54,7 @@ def draw_detections(
 
     Args:
         images: (H, W, 3) RGB uint8.
-        truths: boxes (N, 4) XYXY and classes (N,) of each image.
+        ground_truth: boxes (N, 4) XYXY and classes (N,) of each image.
         detections: predictions for each image, at the size of the image.
         class_names: names of the classes.
         output: path of the PNG file.
@@ -63,12 +63,15 @@ def draw_detections(
     """
     figure, axes = grid(len(images), columns)
     colors = class_colors(class_names)
-    for axis, image, (boxes, _), found in zip(axes, images, truths, detections, strict=False):
+    for axis, image, (boxes, _), instances in zip(axes, images, ground_truth, detections, strict=False):
         axis.imshow(image)
         for box in boxes:
             _draw_box(axis, box, "white", linestyle="--")
         for box, score, index in zip(
-            found.pred_boxes.tensor.tolist(), found.scores.tolist(), found.pred_classes.tolist(), strict=True
+            instances.pred_boxes.tensor.tolist(),
+            instances.scores.tolist(),
+            instances.pred_classes.tolist(),
+            strict=True,
         ):
             if score >= threshold:
                 _draw_box(axis, box, colors[index], f"{class_names[index]} {score:.2f}")

@@ -17,9 +17,7 @@ p.note { color: #666; margin-top: .2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #eee; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { border-bottom-color: #999; }
-img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { color: #666; font-size: 13px; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 1rem; }
-.pictures figure { margin: 0; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 12px; }
+img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { color: #666; font-size: 13px; }.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 1rem; }.images figure { margin: 0; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 12px; }
 .big { display: flex; gap: 2.5rem; flex-wrap: wrap; } .big div { font-size: 13px; color: #666; }
 .big b { display: block; font-size: 30px; color: #222; line-height: 1.1; }
 """
@@ -38,9 +36,11 @@ class Page:
     def note(self, text: str) -> None:
         self._parts.append(f'<p class="note">{html.escape(text)}</p>')
 
-    def figures(self, values: Sequence[tuple[str, str]]) -> None:
+    def key_numbers(self, values: Sequence[tuple[str, str]]) -> None:
         """Append a few large numbers: (number, description)."""
-        items = "".join(f"<div><b>{html.escape(number)}</b>{html.escape(name)}</div>" for number, name in values)
+        items = "".join(
+            f"<div><b>{html.escape(value)}</b>{html.escape(description)}</div>" for value, description in values
+        )
         self._parts.append(f'<div class="big">{items}</div>')
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -53,23 +53,23 @@ class Page:
         figure.savefig(buffer, format="png", dpi=110)
         self._parts.append(f"<figure>{_image('png', buffer.getvalue(), description)}</figure>")
 
-    def file(self, path: Path, description: str) -> None:
+    def image_file(self, path: Path, description: str) -> None:
         """Append a PNG file."""
         self._parts.append(f"<figure>{_image('png', path.read_bytes(), description)}</figure>")
 
-    def pictures(self, pictures: Sequence[tuple[np.ndarray, str]]) -> None:
+    def images(self, images: Sequence[tuple[np.ndarray, str]]) -> None:
         """Append uint8 (H, W, 3) RGB images with captions, side by side."""
-        items = []
-        for picture, caption in pictures:
+        figures = []
+        for image, caption in images:
             buffer = io.BytesIO()
-            Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
+            Image.fromarray(image).save(buffer, format="JPEG", quality=88)
             text = html.escape(caption)
-            items.append(
+            figures.append(
                 f"<figure>{_image('jpeg', buffer.getvalue(), caption)}<figcaption>{text}</figcaption></figure>"
             )
-        self._parts.append(f'<div class="pictures">{"".join(items)}</div>')
+        self._parts.append(f'<div class="images">{"".join(figures)}</div>')
 
-    def folded(self, summary: str, text: str) -> None:
+    def collapsible(self, summary: str, text: str) -> None:
         """Append text that is collapsed until a click."""
         self._parts.append(
             f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
@@ -83,6 +83,6 @@ class Page:
         )
 
 
-def _image(kind: str, content: bytes, description: str) -> str:
+def _image(image_format: str, content: bytes, description: str) -> str:
     data = base64.b64encode(content).decode()
-    return f'<img alt="{html.escape(description)}" src="data:image/{kind};base64,{data}">'
+    return f'<img alt="{html.escape(description)}" src="data:image/{image_format};base64,{data}">'

@@ -21,20 +21,20 @@ def draw_statistics(
         output: path of the PNG file.
     """
     figure = Figure(figsize=(13, 4.5), layout="constrained")
-    classes, sizes, numbers = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+    classes, sizes, objects_per_image = figure.subplots(1, 3, width_ratios=(2, 1, 1))
     order = np.argsort(-class_counts, kind="stable")[:40]
     classes.bar(range(len(order)), class_counts[order])
     classes.set_xticks(range(len(order)), [class_names[i] for i in order], rotation=90, fontsize=7)
     classes.set(ylabel="objects", title=f"classes ({len(order)} of {len(class_names)})")
-    every = np.concatenate(boxes)
-    sides = np.sqrt((every[:, 2:] - every[:, :2]).prod(axis=1).clip(min=0))
+    all_boxes = np.concatenate(boxes)
+    sides = np.sqrt((all_boxes[:, 2:] - all_boxes[:, :2]).prod(axis=1).clip(min=0))
     if len(sides):
         sizes.hist(sides, bins=np.geomspace(1, max(float(sides.max()), 2.0), 40))
         sizes.set_xscale("log")
     for side in (32, 96):
         sizes.axvline(side, color="gray", linestyle="--", linewidth=1)
     sizes.set(xlabel="square root of the box area in pixels", title="object sizes (dashed: COCO small, medium, large)")
-    counts = [len(one) for one in boxes]
-    numbers.hist(counts, bins=np.arange(max(counts) + 2) - 0.5 if max(counts) < 60 else 60)
-    numbers.set(xlabel="objects", ylabel="images", title="objects per image")
+    counts = [len(image_boxes) for image_boxes in boxes]
+    objects_per_image.hist(counts, bins=np.arange(max(counts) + 2) - 0.5 if max(counts) < 60 else 60)
+    objects_per_image.set(xlabel="objects", ylabel="images", title="objects per image")
     save(figure, output)

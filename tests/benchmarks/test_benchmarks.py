@@ -1,4 +1,4 @@
-"""Benchmarks run and print what they measured."""
+"""Benchmarks run, print their results and write them as JSON."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deim.benchmarks import complexity, evaluator, fidelity, peers
+from deim.benchmarks import complexity, evaluator, fidelity, official_code
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from tests.commands import tool
 
 
-def test_the_loader_is_measured(shapes: Path) -> None:
-    source = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
-    done = tool("benchmark.py", "dataloader", *source, "--batches=1", "--image-cache=0.1")
-    assert done.returncode == 0, done.stderr
-    table = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("|")]
+def test_dataloader_benchmark(shapes: Path) -> None:
+    arguments = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
+    process = tool("benchmark.py", "dataloader", *arguments, "--batches=1", "--image-cache=0.1")
+    assert process.returncode == 0, process.stderr
+    table = [[cell.strip() for cell in line.split("|")] for line in process.stdout.splitlines() if line.startswith("|")]
     rows = {(cells[1], cells[2]): cells for cells in table}
     for stage in ("mosaic + mixup", "neither"):
         for loader in ("deim", "deim, image cache"):
@@ -28,29 +28,29 @@ def test_the_loader_is_measured(shapes: Path) -> None:
             assert float(rows[stage, loader][5]) > 1
 
 
-def test_a_peer_that_is_none_is_refused(shapes: Path, tmp_path: Path) -> None:
-    source = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
-    done = tool("benchmark.py", "dataloader", *source, "--batches=1", f"--peer={tmp_path}")
-    assert done.returncode == 2
-    assert "is not a checkout of the official DEIM code" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_invalid_peer_is_an_error(shapes: Path, tmp_path: Path) -> None:
+    arguments = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
+    process = tool("benchmark.py", "dataloader", *arguments, "--batches=1", f"--peer={tmp_path}")
+    assert process.returncode == 2
+    assert "is not a checkout of the official DEIM code" in process.stderr
+    assert "Traceback" not in process.stderr
     assert tool("benchmark.py", "dataloader", "--image-root=x").returncode == 2
 
 
-def test_memory_is_measured() -> None:
-    done = tool("benchmark.py", "memory", "--images=3000")
-    assert done.returncode == 0, done.stderr
-    assert "deim's arrays" in done.stdout
+def test_memory_benchmark() -> None:
+    process = tool("benchmark.py", "memory", "--images=3000")
+    assert process.returncode == 0, process.stderr
+    assert "deim's arrays" in process.stdout
 
 
-def test_losses_are_measured_beside_detrex() -> None:
-    done = tool("benchmark.py", "criterion", "--rounds=1")
+def test_criterion_benchmark() -> None:
+    process = tool("benchmark.py", "criterion", "--rounds=1")
     if is_standalone("detrex"):
-        assert done.returncode == 2
-        assert "needs checkouts of detectron2 and detrex on PYTHONPATH" in done.stderr
+        assert process.returncode == 2
+        assert "needs checkouts of detectron2 and detrex on PYTHONPATH" in process.stderr
     else:
-        assert done.returncode == 0, done.stderr
-        assert "| 4 x 20 " in done.stdout
+        assert process.returncode == 0, process.stderr
+        assert "| 4 x 20 " in process.stdout
 
 
 @pytest.mark.parametrize(
@@ -62,32 +62,32 @@ def test_losses_are_measured_beside_detrex() -> None:
         ("rtdetrv2/rtdetrv2_r18vd_120e_coco", "deim_rtdetrv2/rtdetrv2_r18vd_120e_coco.yml"),
     ],
 )
-def test_recipes_have_their_configs_in_the_official_code(recipe: str, path: str) -> None:
-    assert peers.config_path(recipe) == f"configs/{path}"
+def test_official_config_path(recipe: str, path: str) -> None:
+    assert official_code.config_path(recipe) == f"configs/{path}"
 
 
 @pytest.mark.parametrize("recipe", ["deim_dfine/deim_dfine_n_shapes", "dn_detr/dn_detr_r50_50ep_coco"])
-def test_recipes_that_the_official_code_has_not(recipe: str) -> None:
+def test_recipe_without_official_config_is_an_error(recipe: str) -> None:
     with pytest.raises(ConfigError, match=f"has no config for {recipe}"):
-        peers.config_path(recipe)
+        official_code.config_path(recipe)
 
 
-def test_verification_needs_a_checkout_of_the_official_code(shapes: Path, tmp_path: Path) -> None:
+def test_verify_requires_official_checkout(shapes: Path, tmp_path: Path) -> None:
     data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
-    done = tool("verify.py", "--peer", str(tmp_path), *data)
-    assert done.returncode == 2
-    assert "is not a checkout of the official DEIM code" in done.stderr
+    process = tool("verify.py", "--peer", str(tmp_path), *data)
+    assert process.returncode == 2
+    assert "is not a checkout of the official DEIM code" in process.stderr
 
 
-def test_pictures_for_the_comparison(shapes: Path) -> None:
+def test_load_samples(shapes: Path) -> None:
     annotations = f"{shapes}/annotations/instances_val.json"
-    samples = fidelity.pictures(annotations, f"{shapes}/val", size=96, count=2)
+    samples = fidelity.load_samples(annotations, f"{shapes}/val", size=96, count=2)
     assert [tuple(sample["image"].shape) for sample in samples] == [(3, 96, 96)] * 2
     pixels, targets = fidelity._official_batch(samples)
     assert 0 <= pixels.min() < pixels.max() <= 1
     assert all(((target["boxes"] > 0) & (target["boxes"] < 1)).all() for target in targets)
     with pytest.raises(ConfigError, match="images with objects, 1000 are needed"):
-        fidelity.pictures(annotations, f"{shapes}/val", size=96, count=1000)
+        fidelity.load_samples(annotations, f"{shapes}/val", size=96, count=1000)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_pictures_for_the_comparison(shapes: Path) -> None:
             marks=pytest.mark.long,
         ),
         ("kernels --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1", {"kernels", "ms", "share"}),
-        ("model --recipe={recipe} --size=128", {"part", "M parameters", "M deployed", "G multiply-adds"}),
+        ("model --recipe={recipe} --size 128 128", {"part", "M parameters", "M deployed", "GFLOPs"}),
         pytest.param(
             "train-step --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1 "
             "--with=train.activation_checkpointing=[backbone]",
@@ -111,40 +111,43 @@ def test_pictures_for_the_comparison(shapes: Path) -> None:
         ),
     ],
 )
-def test_measurements_are_printed_and_kept(command: str, columns: set[str], tmp_path: Path) -> None:
+def test_results_are_printed_and_saved(command: str, columns: set[str], tmp_path: Path) -> None:
     arguments = command.format(recipe="deim_dfine/deim_dfine_n_shapes").split()
-    done = tool("benchmark.py", *arguments, f"--json={tmp_path / 'kept.json'}")
-    assert done.returncode == 0, done.stderr
-    kept = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
-    assert kept["machine"]["GEMM GFLOP/s"] > 1
-    for row in kept["rows"]:
+    process = tool("benchmark.py", *arguments, f"--json={tmp_path / 'kept.json'}")
+    assert process.returncode == 0, process.stderr
+    saved = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+    assert saved["machine"]["GEMM GFLOP/s"] > 1
+    for row in saved["rows"]:
         assert columns <= row.keys()
         numbers = [value for value in row.values() if isinstance(value, float)]
         assert all(value >= 0 for value in numbers)
         assert any(value > 0 for value in numbers)
-    assert all(column in done.stdout for column in columns)
+    assert all(column in process.stdout for column in columns)
 
 
 @pytest.mark.parametrize(
     ("size", "millions", "giga", "fusions"),
     [("n", 4, 7, [(128, 40)]), ("s", 10, 25, [(256, 40), (256, 80)]), ("m", 19, 57, [(256, 40), (256, 80)])],
 )
-def test_parameters_and_operations_are_the_published_ones(
-    size: str, millions: int, giga: int, fusions: list[tuple[int, int]], capsys: pytest.CaptureFixture
+def test_parameters_and_flops_match_published_values(
+    size: str, millions: int, giga: int, fusions: list[tuple[int, int]]
 ) -> None:
-    """D-FINE's table counts multiplications and additions apart, and enlarges maps before it convolves them: three
-    quarters of what a fusion block's first convolution does with the coarser map, at these widths and sides."""
-    complexity.run(f"dfine/dfine_{size}_coco", 640, None)
-    whole = next(line.split("|") for line in capsys.readouterr().out.splitlines() if "whole" in line)
-    assert float(whole[3]) == pytest.approx(millions, abs=0.6)
+    """The official model upsamples a feature map before the convolution of a fusion block, this package afterwards.
+
+    This saves three quarters of the operations of that convolution on the coarser map, at these widths and sides.
+    """
+    whole = complexity.count(f"dfine/dfine_{size}_coco", (640, 640))[0]
+    assert whole["M parameters"] == pytest.approx(millions, abs=0.6)
     saved = sum(0.75 * width * 2 * width * side**2 for width, side in fusions) / 1e9
-    assert round(2 * (float(whole[5]) + saved)) == giga
+    assert round(whole["GFLOPs"] + 2 * saved) == giga
 
 
-def test_both_evaluations_find_the_same() -> None:
-    dataset = evaluator.annotations(30, 5)
-    found = evaluator.detections(dataset, 20)
-    _, slow = evaluator.evaluate(dataset, [dict(one) for one in found], COCO, COCOeval)
-    _, fast = evaluator.evaluate(dataset, [dict(one) for one in found], FastCOCO, COCOeval_faster)
-    assert slow[0] > 0.1
-    assert np.abs(fast - slow).max() < 1e-9
+def test_evaluators_agree() -> None:
+    dataset = evaluator.random_dataset(30, 5)
+    detections = evaluator.random_detections(dataset, 20)
+    _, pycocotools_metrics = evaluator.evaluate(dataset, [dict(detection) for detection in detections], COCO, COCOeval)
+    _, faster_metrics = evaluator.evaluate(
+        dataset, [dict(detection) for detection in detections], FastCOCO, COCOeval_faster
+    )
+    assert pycocotools_metrics[0] > 0.1
+    assert np.abs(faster_metrics - pycocotools_metrics).max() < 1e-9

@@ -1,4 +1,4 @@
-"""What the files of other code hold: their tensors' names and shapes, as digests of a build of every model."""
+"""Digests of the tensor names and shapes in checkpoints of other code, from a build of every model."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def digest(weights: Mapping[str, Tensor]) -> tuple[int, str]:
-    """How many tensors there are, and a digest of all their names and shapes."""
+    """Return the number of tensors, and a digest of their names and shapes."""
     lines = sorted(f"{name} {tuple(value.shape)}" for name, value in weights.items())
     return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Backbones that others trained, alone or inside of a detector."""
+"""Pretrained backbones from backbone files and from detector checkpoints."""
 
 import logging
 import pickle
@@ -13,7 +13,7 @@ from deim.checkpoint.backbone import load_backbone_weights
 from deim.conversion import convert_backbone
 from deim.errors import CheckpointError
 from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin
-from tests.checkpoint.test_formats import detector, in_their_layout
+from tests.checkpoint.test_formats import detector, to_external_layout
 from tests.models import randomize
 
 DETECTORS = {
@@ -26,23 +26,25 @@ DETECTORS = {
 }
 
 
-def assert_same(found: nn.Module, expected: nn.Module) -> None:
-    wanted = {n: v for n, v in expected.state_dict().items() if not n.endswith("num_batches_tracked")}
-    state = found.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in wanted.items())
+def assert_same(actual: nn.Module, expected: nn.Module) -> None:
+    expected_state = {n: v for n, v in expected.state_dict().items() if not n.endswith("num_batches_tracked")}
+    state = actual.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in expected_state.items())
 
 
 @pytest.mark.parametrize("to", DETECTORS)
-def test_of_a_detector_and_alone(to: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_backbone_from_a_detector_and_from_a_backbone_file(
+    to: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recipe, build = DETECTORS[to]
     model = detector(recipe)
-    theirs, _ = in_their_layout(model, recipe, to)
+    theirs, _ = to_external_layout(model, recipe, to)
     torch.save({"ema": {"module": theirs}}, tmp_path / "detector.pth")
     assert_same(build(weights=str(tmp_path / "detector.pth")), model.backbone)
 
     prefix = "backbone.0.body." if to == "deformable_detr" else "backbone."
-    alone = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
-    torch.save(alone | {"fc.weight": torch.zeros(1000, 8)}, tmp_path / "alone.pth")
+    backbone_file = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
+    torch.save(backbone_file | {"fc.weight": torch.zeros(1000, 8)}, tmp_path / "alone.pth")
     with caplog.at_level(logging.INFO):
         assert_same(build(weights=str(tmp_path / "alone.pth")), model.backbone)
     assert "alone.pth; unused: fc.weight" in caplog.text
@@ -62,29 +64,29 @@ def test_of_a_detector_and_alone(to: str, tmp_path: Path, caplog: pytest.LogCapt
     ],
     ids=["hgnetv2-s", "hgnetv2-l", "presnet", "resnet", "swin", "swin-384"],
 )
-def test_it_is_recognized(backbone: nn.Module, config: str, tmp_path: Path) -> None:
+def test_backbone_is_identified(backbone: nn.Module, config: str, tmp_path: Path) -> None:
     torch.save({"model": backbone.state_dict() | {"head.fc.weight": torch.zeros(2)}}, tmp_path / "file.pth")
-    found = convert_backbone(str(tmp_path / "file.pth"), str(tmp_path / "out.pth"))
-    assert found is not None
-    assert (found.config, found.left) == (config, ["head.fc.weight"])
+    actual = convert_backbone(str(tmp_path / "file.pth"), str(tmp_path / "out.pth"))
+    assert actual is not None
+    assert (actual.config, actual.unused) == (config, ["head.fc.weight"])
     written = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
     assert all(torch.equal(written[name], value) for name, value in backbone.state_dict().items() if name in written)
 
 
-def test_a_detector_is_no_backbone_alone(tmp_path: Path) -> None:
-    theirs, _ = in_their_layout(detector("dfine/dfine_n_coco"), "dfine/dfine_n_coco", "dfine")
+def test_detector_is_not_identified_as_a_backbone(tmp_path: Path) -> None:
+    theirs, _ = to_external_layout(detector("dfine/dfine_n_coco"), "dfine/dfine_n_coco", "dfine")
     torch.save(theirs, tmp_path / "dfine.pth")
     assert convert_backbone(str(tmp_path / "dfine.pth"), str(tmp_path / "out.pth")) is None
 
 
-def test_caffe2s_resnet_is_refused(tmp_path: Path) -> None:
-    """detectron2 has it under the same name as torchvision's; its strides are elsewhere, its images BGR."""
+def test_caffe2_resnet_is_rejected(tmp_path: Path) -> None:
+    """detectron2 publishes it beside torchvision's ResNet. Its strides are in other convolutions, and its images BGR."""
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"conv1_w": np.zeros((64, 3, 7, 7), np.float32)}))
     with pytest.raises(CheckpointError, match=r"is a ResNet of Caffe2, .*torchvision/R-50\.pkl"):
         build_resnet(50, weights=str(tmp_path / "R-50.pkl"))
 
 
-def test_another_size_is_told(tmp_path: Path) -> None:
+def test_backbone_of_another_size_is_rejected(tmp_path: Path) -> None:
     torch.save(PResNet(34).state_dict(), tmp_path / "r34.pth")
     with pytest.raises(CheckpointError, match=r"does not fit this PResNet: \d+ of its tensors(.|\n)*res_layers.#"):
         PResNet(50, weights=str(tmp_path / "r34.pth"))
@@ -92,7 +94,7 @@ def test_another_size_is_told(tmp_path: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [18, 50])
-def test_features_are_torchvisions(depth: int, tmp_path: Path) -> None:
+def test_features_equal_torchvision(depth: int, tmp_path: Path) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     theirs = randomize(getattr(models, f"resnet{depth}")(), 0.01).eval()
@@ -100,28 +102,30 @@ def test_features_are_torchvisions(depth: int, tmp_path: Path) -> None:
     ours = build_resnet(depth, weights=str(tmp_path / "resnet.pth")).eval()
     images = torch.randn(1, 3, 96, 128)
     x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-    found = ours(images)
+    actual = ours(images)
     for index in (1, 2, 3, 4):
         x = getattr(theirs, f"layer{index}")(x)
-        if f"res{index + 1}" in found:
-            torch.testing.assert_close(found[f"res{index + 1}"], x, rtol=1e-4, atol=1e-4)
+        if f"res{index + 1}" in actual:
+            torch.testing.assert_close(actual[f"res{index + 1}"], x, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_features_are_those_of_timms_swin(tmp_path: Path) -> None:
+def test_features_equal_timm_swin(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     # Large enough for several windows on every map: timm does not shift a single one, the detectors' does.
     theirs = randomize(timm.create_model("swin_tiny_patch4_window7_224", img_size=448), 0.01).eval()
     torch.save(theirs.state_dict(), tmp_path / "swin.pth")
     ours = build_swin("tiny", drop_path_rate=0.0)
-    load_backbone_weights(ours, str(tmp_path / "swin.pth"), fresh=("norm1.", "norm2.", "norm3."))
-    images, found = torch.randn(1, 3, 448, 448), {}
+    load_backbone_weights(ours, str(tmp_path / "swin.pth"), allowed_missing=("norm1.", "norm2.", "norm3."))
+    images, actual = torch.randn(1, 3, 448, 448), {}
     x = theirs.patch_embed(images)
     for index, layer in enumerate(theirs.layers):
         x = layer(x)
-        found[f"p{index}"] = x.permute(0, 3, 1, 2)
+        actual[f"p{index}"] = x.permute(0, 3, 1, 2)
     for name, feature in ours.eval()(images).items():
         # which normalizes each feature, with norms that a classifier has not
-        expected = nn.functional.layer_norm(found[name].permute(0, 2, 3, 1), found[name].shape[1:2]).permute(0, 3, 1, 2)
+        expected = nn.functional.layer_norm(actual[name].permute(0, 2, 3, 1), actual[name].shape[1:2]).permute(
+            0, 3, 1, 2
+        )
         torch.testing.assert_close(feature, expected, rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Weights of classes are found by their names."""
+"""Class-specific weights are transferred by class name."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.models import DETRS, tiny_model
 SIX = ["circle", "square", "triangle", "ring", "cross", "star"]
 
 
-def saved(folder: Path, family: str, classes: list[str] | None = SIX) -> tuple[nn.Module, str]:
+def save_checkpoint(folder: Path, family: str, classes: list[str] | None = SIX) -> tuple[nn.Module, str]:
     model = tiny_model(family=family)
     content = {"model": model.state_dict()}
     if classes is not None:
@@ -35,13 +35,13 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", ["dfine", "rtdetr", *DETRS])
 def test_logits_of_kept_classes_are_unchanged(family: str, tmp_path: Path) -> None:
-    """In another order; all of them, since queries are chosen by scores. In Deformable DETR they are chosen by the
-    first score of the proposals, which is of no class, and stays."""
-    old, path = saved(tmp_path, family)
-    wanted = ["Star", "circle", "ring", "square", "cross", "triangle"]
+    """The classes are in another order; all are kept, because the scores select the queries. Deformable DETR selects by
+    the first score of the proposals, which belongs to no class and keeps its position."""
+    old, path = save_checkpoint(tmp_path, family)
+    new_classes = ["Star", "circle", "ring", "square", "cross", "triangle"]
     new = tiny_model(family=family, seed=5)
-    load_weights(new, path, allow_other_classes=True, classes=wanted)
-    rows = [SIX.index(name.lower()) for name in wanted]
+    load_weights(new, path, allow_other_classes=True, classes=new_classes)
+    rows = [SIX.index(name.lower()) for name in new_classes]
     torch.testing.assert_close(logits(new.eval()), logits(old)[..., rows], rtol=1e-5, atol=1e-6)
     if new.decoder.denoising is None:
         return
@@ -50,8 +50,8 @@ def test_logits_of_kept_classes_are_unchanged(family: str, tmp_path: Path) -> No
     assert torch.equal(ours[6:], theirs[6:]), "the embedding of what is no object"
 
 
-def test_new_classes_start_anew_and_the_log_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    old, path = saved(tmp_path, "dfine")
+def test_new_classes_are_initialized_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old, path = save_checkpoint(tmp_path, "dfine")
     new = tiny_model("model.num_classes=3", seed=5)
     initial = {name: value.clone() for name, value in new.state_dict().items()}
     with caplog.at_level(logging.INFO):
@@ -59,37 +59,37 @@ def test_new_classes_start_anew_and_the_log_says_so(tmp_path: Path, caplog: pyte
     assert "cross <- cross (4), square <- square (1)" in caplog.text
     assert "does not contain, newly initialized: hexagon" in caplog.text
     for name in ("decoder.refinement.score_heads.0.weight", "decoder.queries.score_head.bias"):
-        found, before = new.state_dict()[name], old.state_dict()[name]
-        assert torch.equal(found[[0, 2]], before[[4, 1]]), name
-        assert torch.equal(found[1], initial[name][1]), name
+        actual, before = new.state_dict()[name], old.state_dict()[name]
+        assert torch.equal(actual[[0, 2]], before[[4, 1]]), name
+        assert torch.equal(actual[1], initial[name][1]), name
 
 
-def test_evaluation_needs_every_class(tmp_path: Path) -> None:
-    _, path = saved(tmp_path, "dfine")
+def test_evaluation_requires_all_classes(tmp_path: Path) -> None:
+    _, path = save_checkpoint(tmp_path, "dfine")
     with pytest.raises(CheckpointError, match="lacks 1 of the classes: hexagon"):
         load_for_inference(tiny_model("model.num_classes=2"), path, classes=["circle", "hexagon"])
 
 
-def test_names_in_another_language_do_not_lose_the_weights(tmp_path: Path) -> None:
-    """As many classes, and none of the same name: they are the same."""
-    old, path = saved(tmp_path, "dfine")
+def test_untranslated_class_names_keep_the_weights(tmp_path: Path) -> None:
+    """Equally many classes without a common name are treated as the same classes."""
+    old, path = save_checkpoint(tmp_path, "dfine")
     new = tiny_model(seed=5)
     load_for_inference(new, path, classes=["Kreis", "Quadrat", "Dreieck", "Ring?", "Kreuz", "Stern"])
     assert torch.equal(logits(new.eval()), logits(old))
 
 
-def test_weights_without_names_are_left_out_where_their_number_is_another(
+def test_unnamed_classes_are_reinitialized_if_their_number_differs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, path = saved(tmp_path, "dfine", classes=None)
+    _, path = save_checkpoint(tmp_path, "dfine", classes=None)
     with pytest.raises(CheckpointError, match="the number of classes differs"):
         load_for_inference(tiny_model("model.num_classes=2"), path, classes=["circle", "star"])
     load_weights(tiny_model("model.num_classes=2"), path, allow_other_classes=True, classes=["circle", "star"])
     assert "has unnamed classes, which cannot be matched; newly initialized" in caplog.text
 
 
-def test_objects365_for_coco_as_dfines_authors_do_it() -> None:
-    """The categories of Objects365 that they take for COCO's, by their ids, which begin with 1."""
+def test_objects365_to_coco_mapping_of_dfine() -> None:
+    """The ids of the Objects365 categories that D-FINE's code maps to COCO; ids start at 1."""
     official = (
         "1 47 6 59 115 56 117 66 22 41 177 128 250 25 57 140 93 79 100 97 145 296 179 181 39 40 14 44 121 220 149 174 "
         "166 155 138 114 146 147 205 9 36 11 89 85 94 27 113 83 266 105 142 153 235 144 151 98 3 51 26 76 99 154 38 74 "
@@ -101,7 +101,7 @@ def test_objects365_for_coco_as_dfines_authors_do_it() -> None:
     assert [back[row] for row in class_rows(OBJECTS365, COCO)] == list(range(80))
 
 
-def test_scores_by_category_id_are_those_of_coco() -> None:
+def test_category_ids_map_to_coco_classes() -> None:
     rows = class_rows(CLASSES_BY_COUNT[91], COCO)
     assert (rows[0], rows[11], rows[12], rows[-1]) == (1, 13, 14, 90), "ids 0 and 12 are no categories"
     assert len(set(rows)) == 80

@@ -1,4 +1,4 @@
-"""Weights are downloaded once, whole, and from each of the places where authors publish them."""
+"""Weights are downloaded once, completely, from every host that authors publish them on."""
 
 import io
 import logging
@@ -35,22 +35,22 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         yield web
 
 
-@pytest.mark.parametrize("address", [GITHUB, HUGGING_FACE, DRIVE], ids=["GitHub", "Hugging Face", "Google Drive"])
-def test_each_publisher_is_asked_once(address: str, web: Web, tmp_path: Path) -> None:
-    content, final = weights(), address
-    if address != DRIVE:
+@pytest.mark.parametrize("url", [GITHUB, HUGGING_FACE, DRIVE], ids=["GitHub", "Hugging Face", "Google Drive"])
+def test_weights_are_downloaded_once(url: str, web: Web, tmp_path: Path) -> None:
+    content, final = weights(), url
+    if url != DRIVE:
         final = "https://storage.example.com/a-signed-address"
-        web.files[address] = File(moved_to=final)
+        web.files[url] = File(moved_to=final)
     web.files[final] = File(content)
     target = tmp_path / "kept" / "weights.pth"
-    assert fetch(address, target).read_bytes() == content
+    assert fetch(url, target).read_bytes() == content
     asked = len(web.requests)
-    fetch(address, target)
+    fetch(url, target)
     assert len(web.requests) == asked
     assert {path.name for path in target.parent.iterdir()} <= {"weights.pth", "weights.pth.lock"}
 
 
-def test_addresses_of_detectron2_and_of_the_web_are_kept_in_iopaths_cache(web: Web, tmp_path: Path) -> None:
+def test_downloads_are_stored_in_the_iopath_cache(web: Web, tmp_path: Path) -> None:
     web.files["https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/torchvision/R-50.pkl"] = File(weights())
     path = local_path("detectron2://ImageNetPretrained/torchvision/R-50.pkl?matching_heuristics=True")
     assert path == str(tmp_path / "cache" / "detectron2" / "ImageNetPretrained" / "torchvision" / "R-50.pkl")
@@ -58,8 +58,8 @@ def test_addresses_of_detectron2_and_of_the_web_are_kept_in_iopaths_cache(web: W
 
 
 @pytest.mark.parametrize("has_ranges", [True, False])
-def test_an_interrupted_download_continues(has_ranges: bool, web: Web, tmp_path: Path) -> None:
-    """Where the server cannot continue, the file is downloaded anew."""
+def test_interrupted_download_is_resumed(has_ranges: bool, web: Web, tmp_path: Path) -> None:
+    """If the server does not support ranges, the download starts again."""
     content = weights(2_000_000)
     web.files[GITHUB] = File(content, breaks_after=1_500_000, has_ranges=has_ranges)
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
@@ -80,7 +80,7 @@ def test_an_interrupted_download_continues(has_ranges: bool, web: Web, tmp_path:
     ],
     ids=["page", "text", "damaged", "nothing"],
 )
-def test_a_wrong_file_never_enters_the_cache(file: File | None, reason: str, web: Web, tmp_path: Path) -> None:
+def test_invalid_file_is_not_cached(file: File | None, reason: str, web: Web, tmp_path: Path) -> None:
     if file is not None:
         web.files[GITHUB] = file
     with pytest.raises(CheckpointError, match=reason) as error:
@@ -90,28 +90,31 @@ def test_a_wrong_file_never_enters_the_cache(file: File | None, reason: str, web
     assert not list(tmp_path.glob("weights.pth*[!k]"))  # but for the lock
 
 
-def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_a_network_explains_manual_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     monkeypatch.setattr(download, "_RETRIES", 0)
     with redirect(0), pytest.raises(CheckpointError) as error:
-        pretrained.path_of("imagenet", "HGNetV2", "B0")
+        pretrained.backbone_weights_path("imagenet", "HGNetV2", "B0")
     message = str(error.value)
     assert "PPHGNetV2_B0_stage1.pth cannot be downloaded: no connection to the server" in message
     assert f"save it as {tmp_path / 'deim' / 'PPHGNetV2_B0_stage1.pth'}" in message
     assert "model.backbone.weights=''" in message
 
 
-def _ask(port: int, target: Path, barrier) -> None:
+def _fetch_concurrently(port: int, target: Path, barrier) -> None:
     with redirect(port):
         barrier.wait()
         assert fetch(GITHUB, target).stat().st_size > 1_000_000
 
 
-def test_of_eight_processes_that_ask_at_once_one_downloads(tmp_path: Path) -> None:
+def test_concurrent_processes_download_once(tmp_path: Path) -> None:
     with Web({GITHUB: File(weights(4_000_000))}).running() as web:
         context = multiprocessing.get_context("fork")
         barrier = context.Barrier(8)
-        processes = [context.Process(target=_ask, args=(web.port, tmp_path / "weights.pth", barrier)) for _ in range(8)]
+        processes = [
+            context.Process(target=_fetch_concurrently, args=(web.port, tmp_path / "weights.pth", barrier))
+            for _ in range(8)
+        ]
         for process in processes:
             process.start()
         for process in processes:
@@ -120,39 +123,50 @@ def test_of_eight_processes_that_ask_at_once_one_downloads(tmp_path: Path) -> No
     assert web.count(GITHUB) == 1
 
 
-def test_training_starts_from_dfine_where_deims_file_cannot_be_had(web: Web, caplog: pytest.LogCaptureFixture) -> None:
-    (relative,) = [one for one in published.published_for("dfine/dfine_s_coco") if one.data == "coco"]
-    web.files[relative.address] = File(weights())
+def test_dfine_weights_replace_unavailable_deim_weights(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    (relative,) = [
+        published_file
+        for published_file in published.published_for("dfine/dfine_s_coco")
+        if published_file.data == "coco"
+    ]
+    web.files[relative.url] = File(weights())
     with caplog.at_level(logging.WARNING):
         assert published.initial_weights_path("deim_dfine/deim_dfine_s_coco", "coco") == str(relative.path)
     assert "Training starts from dfine/dfine_s_coco (D-FINE of the same size) instead" in caplog.text
     # A D-FINE in place of the DEIM that was asked for would predict something else.
     with pytest.raises(CheckpointError, match=r"is hosted elsewhere: dfine/dfine_s_coco"):
-        published.path_of("deim_dfine/deim_dfine_s_coco", "coco")
+        published.weights_path("deim_dfine/deim_dfine_s_coco", "coco")
     with pytest.raises(CheckpointError, match=r"cannot be downloaded.* save it as "):
         published.initial_weights_path("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "coco")
 
 
-def test_deims_own_file_is_taken_where_it_can_be_had(web: Web) -> None:
+def test_deim_weights_are_preferred_if_available(web: Web) -> None:
     web.files[DRIVE] = File(weights())
-    for path_of in (published.initial_weights_path, published.path_of):
+    for path_of in (published.initial_weights_path, published.weights_path):
         assert path_of("deim_dfine/deim_dfine_s_coco", "coco").endswith("deim_dfine_s_coco.pth")
 
 
-@pytest.mark.parametrize("one", pretrained.PRETRAINED, ids=lambda one: f"{one.builder}-{one.size}-{one.data}")
-def test_each_file_of_the_table_says_by_its_name_which_pixels_it_expects(one: pretrained.PretrainedBackbone) -> None:
-    assert pretrained.pixel_statistics_for(one.address, {}) == one.pixels
-    assert one.address.startswith(("https://", "detectron2://"))
+@pytest.mark.parametrize(
+    "published_file",
+    pretrained.PRETRAINED,
+    ids=lambda published_file: f"{published_file.builder}-{published_file.size}-{published_file.data}",
+)
+def test_pixel_statistics_follow_from_the_file_name(published_file: pretrained.PretrainedBackbone) -> None:
+    assert pretrained.pixel_statistics_for(published_file.url, {}) == published_file.pixels
+    assert published_file.url.startswith(("https://", "detectron2://"))
 
 
-def test_unknown_names_list_what_is_known() -> None:
+def test_unknown_backbone_weights_list_the_available_names() -> None:
     with pytest.raises(CheckpointError, match=r"'imagenet22k' are known for HGNetV2\('B0'\) \(known: imagenet\)"):
-        pretrained.path_of("imagenet22k", "HGNetV2", "B0")
+        pretrained.backbone_weights_path("imagenet22k", "HGNetV2", "B0")
 
 
-def test_the_page_of_weights_lists_the_table() -> None:
+def test_docs_list_all_pretrained_backbones() -> None:
     page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
-    for one in pretrained.PRETRAINED:
-        pixels = "ImageNet" if one.pixels == pretrained.IMAGENET else "[0, 1]"
-        file, address = one.address.rpartition("/")[2], to_web_url(one.address)
-        assert f"| `{one.builder}` | {one.size} | `{one.data}` | [{file}]({address}) | {pixels} |" in page
+    for published_file in pretrained.PRETRAINED:
+        pixels = "ImageNet" if published_file.pixels == pretrained.IMAGENET else "[0, 1]"
+        file, url = published_file.url.rpartition("/")[2], to_web_url(published_file.url)
+        assert (
+            f"| `{published_file.builder}` | {published_file.size} | `{published_file.data}` | [{file}]({url}) | {pixels} |"
+            in page
+        )

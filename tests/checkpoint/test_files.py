@@ -1,4 +1,4 @@
-"""Whatever file a user gives: it is read, or refused with what is wrong with it, and never run."""
+"""Files are either read or rejected with the reason, and their code is never run."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from deim import model_zoo
 from deim.checkpoint import read_weights
 from deim.conversion import convert
 from deim.errors import CheckpointError, ConfigError
-from tests.checkpoint.test_formats import detector, in_their_layout
+from tests.checkpoint.test_formats import detector, to_external_layout
 from tests.commands import tool
 
 RECIPE = "dfine/dfine_n_coco"
@@ -22,9 +22,9 @@ RECIPE = "dfine/dfine_n_coco"
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An official checkpoint with averaged and raw weights."""
+    """An official checkpoint with EMA weights and trained weights."""
     path = tmp_path_factory.mktemp("official") / "dfine_n_coco.pth"
-    averaged, raw = (in_their_layout(detector(RECIPE), RECIPE, "dfine")[0] for _ in range(2))
+    averaged, raw = (to_external_layout(detector(RECIPE), RECIPE, "dfine")[0] for _ in range(2))
     raw["decoder.enc_score_head.bias"] = raw["decoder.enc_score_head.bias"] + 1
     raw = {f"module.{name}": value for name, value in raw.items()}
     arguments = argparse.Namespace(config="dfine.yml", resume=None, root=Path("data"))
@@ -39,18 +39,18 @@ class Malicious:
 
 
 class Config:
-    """What a careless training script keeps beside its weights."""
+    """An object that a training script might store beside the weights."""
 
 
-def with_content(path: Path, content: object) -> None:
+def write_content(path: Path, content: object) -> None:
     torch.save(content, path)
 
 
-def truncated(path: Path, official: Path) -> None:
+def write_truncated(path: Path, official: Path) -> None:
     path.write_bytes(official.read_bytes()[: official.stat().st_size // 2])
 
 
-def damaged(path: Path, official: Path) -> None:
+def write_damaged(path: Path, official: Path) -> None:
     content = bytearray(official.read_bytes())
     content[20:200] = bytes(180)
     path.write_bytes(content)
@@ -61,8 +61,8 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "missing": (lambda path, official: None, "does not exist"),
     "empty": (lambda path, official: path.write_bytes(b""), "the file is empty"),
     "text": (lambda path, official: path.write_text("weights"), "cannot be read as a checkpoint"),
-    "truncated": (truncated, "cannot be read as a checkpoint"),
-    "damaged": (damaged, "cannot be read as a checkpoint"),
+    "truncated": (write_truncated, "cannot be read as a checkpoint"),
+    "damaged": (write_damaged, "cannot be read as a checkpoint"),
     "number": (lambda path, official: torch.save(3, path), "contains an object of type int, not the weights"),
     "nothing": (lambda path, official: torch.save({"model": {}}, path), "contains no model weights: it is empty"),
     "no tensors": (lambda path, official: torch.save({"model": {"a": 1}}, path), "a has type int"),
@@ -105,7 +105,9 @@ def select_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_told(fault: str, official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_files_are_rejected(
+    fault: str, official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make, message = FAULTS[fault]
     make(tmp_path / "dfine_n_coco.pth", official)
@@ -115,7 +117,7 @@ def test_faults_are_told(fault: str, official: Path, tmp_path: Path, monkeypatch
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_a_file_of_another_family_lists_every_tensor(official: Path) -> None:
+def test_mismatch_lists_all_tensors(official: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         model_zoo.get("rtdetrv2/rtdetrv2_r18vd_120e_coco", weights=str(official))
     assert "backbone.conv#.conv#_#.conv.weight (3) is missing from the file" in str(caught.value)
@@ -124,7 +126,7 @@ def test_a_file_of_another_family_lists_every_tensor(official: Path) -> None:
     )
 
 
-def test_averaged_weights_are_taken_and_raw_ones_can_be(official: Path, tmp_path: Path) -> None:
+def test_ema_weights_are_read_by_default(official: Path, tmp_path: Path) -> None:
     for raw in (False, True):
         convert(str(official), str(tmp_path / "out.pth"), recipe=RECIPE, use_ema=not raw)
         bias = torch.load(tmp_path / "out.pth", weights_only=True)["model"]["decoder.queries.score_head.bias"]
@@ -132,7 +134,7 @@ def test_averaged_weights_are_taken_and_raw_ones_can_be(official: Path, tmp_path
         assert torch.equal(bias, averaged + 1 if raw else averaged)
 
 
-def test_formats_that_cannot_hold_the_model(official: Path, tmp_path: Path) -> None:
+def test_unsupported_target_formats_are_rejected(official: Path, tmp_path: Path) -> None:
     for to in ("rtdetrv2", "detrex", "h_detr"):
         with pytest.raises(CheckpointError, match=f"cannot be written as '{to}': .* does not support recipes of dfine"):
             convert(str(official), str(tmp_path / "out"), to=to, recipe=RECIPE)
@@ -140,7 +142,7 @@ def test_formats_that_cannot_hold_the_model(official: Path, tmp_path: Path) -> N
         convert(str(official), str(tmp_path / "out"), to="hf", recipe="deim_dfine/deim_dfine_n_coco")
 
 
-def test_what_cannot_be_written_or_is_no_recipe_is_told(official: Path, tmp_path: Path) -> None:
+def test_unwritable_output_and_unknown_recipe_are_rejected(official: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for to in ("native", "dfine", "hf"):
         with pytest.raises(CheckpointError, match="cannot be written: "):
@@ -149,43 +151,47 @@ def test_what_cannot_be_written_or_is_no_recipe_is_told(official: Path, tmp_path
         convert(str(official), str(tmp_path / "out"), recipe="dfine/dfine_q_coco")
 
 
-def test_a_name_that_says_nothing_needs_the_recipe(official: Path, tmp_path: Path) -> None:
-    """D-FINE and DEIM have the same tensors and predict differently."""
+def test_ambiguous_file_requires_the_recipe(official: Path, tmp_path: Path) -> None:
+    """D-FINE and DEIM have the same tensors but different predictions."""
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(official.read_bytes())
-    done = tool("convert_checkpoint.py", str(path), str(tmp_path / "out.pth"))
-    assert done.returncode == 2
-    assert "fits several recipes with different predictions, and the file does not identify" in done.stderr
-    done = tool("convert_checkpoint.py", str(path), str(tmp_path / "out.pth"), "--from", "deim")
-    assert done.returncode == 0, done.stderr
+    result = tool("convert_checkpoint.py", str(path), str(tmp_path / "out.pth"))
+    assert result.returncode == 2
+    assert "fits several recipes with different predictions, and the file does not identify" in result.stderr
+    result = tool("convert_checkpoint.py", str(path), str(tmp_path / "out.pth"), "--from", "deim")
+    assert result.returncode == 0, result.stderr
     assert (
         "recipe deim_dfine/deim_dfine_n_coco, 80 classes (person, bicycle, car, ...), in the form for training"
-        in done.stdout
+        in result.stdout
     )
 
 
-def test_what_was_converted_says_what_it_is(official: Path, tmp_path: Path) -> None:
+def test_converted_checkpoint_stores_its_recipe(official: Path, tmp_path: Path) -> None:
     convert(str(official), str(tmp_path / "out.pth"))
-    said = torch.load(tmp_path / "out.pth", weights_only=True)["deim"]
-    assert (said["recipe"], said["form"], said["classes"][:2]) == (RECIPE, "training", ["person", "bicycle"])
-    found = convert(str(tmp_path / "out.pth"), str(tmp_path / "again.pth"))
-    assert (found.origin, found.recipe) == (None, RECIPE)
+    metadata = torch.load(tmp_path / "out.pth", weights_only=True)["deim"]
+    assert (metadata["recipe"], metadata["form"], metadata["classes"][:2]) == (
+        RECIPE,
+        "training",
+        ["person", "bicycle"],
+    )
+    identified = convert(str(tmp_path / "out.pth"), str(tmp_path / "again.pth"))
+    assert (identified.source_format, identified.recipe) == (None, RECIPE)
 
 
-def test_safetensors_and_parts_of_them(official: Path, tmp_path: Path) -> None:
+def test_sharded_safetensors(official: Path, tmp_path: Path) -> None:
     weights = {name: value.clone() for name, value in select_weights(official).items()}
     save_file(weights, str(tmp_path / "dfine_n.safetensors"))
     assert convert(str(tmp_path / "dfine_n.safetensors"), str(tmp_path / "out.pth")).recipe == RECIPE
     names = sorted(weights)
     parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for part, own in parts.items():
-        save_file({name: weights[name] for name in own}, str(tmp_path / part))
-    where = ",".join(f'"{name}": "{part}"' for part, own in parts.items() for name in own)
-    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{where}}}}}')
+    for part, part_names in parts.items():
+        save_file({name: weights[name] for name in part_names}, str(tmp_path / part))
+    weight_map = ",".join(f'"{name}": "{part}"' for part, part_names in parts.items() for name in part_names)
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{weight_map}}}}}')
     assert read_weights(str(tmp_path)).weights.keys() == weights.keys()
 
 
-def test_the_zoo_tells_what_is_published_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zoo_lists_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     assert model_zoo.list()["dfine/dfine_s_coco"] == ("coco", "objects365_coco", "objects365")
     with pytest.raises(CheckpointError, match=f"https://drive.google.com/.* save it as {tmp_path}/deim/deim_dfine_s"):
@@ -194,7 +200,7 @@ def test_the_zoo_tells_what_is_published_and_how_to_get_it(tmp_path: Path, monke
         model_zoo.get("dfine/dfine_n_coco", weights="objects365")
 
 
-def test_the_zoo_is_called_as_that_of_detectron2() -> None:
+def test_model_zoo_has_the_signatures_of_detectron2() -> None:
     assert model_zoo.get_checkpoint_url("dfine/dfine_s_coco").startswith("https://github.com/Peterande/")
     assert model_zoo.get_config("dfine/dfine_s_coco").train.init_checkpoint == ""
     assert model_zoo.get_config("dfine/dfine_s_coco", trained=True).train.init_checkpoint == "coco"
@@ -205,9 +211,7 @@ def test_the_zoo_is_called_as_that_of_detectron2() -> None:
         model_zoo.get("dfine/dfine_s_coco", "coco")
 
 
-def test_published_weights_that_are_in_place_are_used(
-    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_published_weights_are_used(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     (tmp_path / "deim").mkdir()
     (tmp_path / "deim" / "dfine_n_coco.pth").write_bytes(official.read_bytes())

@@ -1,4 +1,4 @@
-"""Weights go to the layout of the code that they are from, name for name, and come back as they were."""
+"""Conversion to external layouts and back keeps all weights."""
 
 from pathlib import Path
 
@@ -24,24 +24,24 @@ def detector(recipe: str, *overrides: str) -> nn.Module:
     return randomize(build(load_config(recipe, overrides), "model"), 0.02)
 
 
-def in_their_layout(
+def to_external_layout(
     model: nn.Module, recipe: str, to: str, *overrides: str
 ) -> tuple[dict[str, Tensor], IdentifiedCheckpoint]:
     config = load_config(recipe, overrides)
     weights = model.state_dict()
-    found = IdentifiedCheckpoint(StoredWeights("random", weights), None, recipe, config, model, weights, None, [])
-    return to_layout(found, to), found
+    identified = IdentifiedCheckpoint(StoredWeights("random", weights), None, recipe, config, model, weights, None, [])
+    return to_layout(identified, to), identified
 
 
-def assert_comes_back(theirs: dict[str, Tensor], to: str, recipe: str, weights: dict[str, Tensor]) -> None:
-    """What we read from their layout is what was written, and written again it is theirs, bit for bit."""
-    found = identify(StoredWeights(f"{Path(recipe).name}.pth", theirs), to)
-    assert {name: value for name, value in found.weights.items() if not torch.equal(value, weights[name])} == {}
-    assert found.weights.keys() == weights.keys()
-    assert found.recipe == recipe
-    again = to_layout(found, to)
-    assert again.keys() == theirs.keys()
-    assert all(torch.equal(again[name], value) for name, value in theirs.items())
+def assert_round_trip(external_weights: dict[str, Tensor], to: str, recipe: str, weights: dict[str, Tensor]) -> None:
+    """Assert that reading an external layout restores the weights, and that writing them again gives the same file."""
+    identified = identify(StoredWeights(f"{Path(recipe).name}.pth", external_weights), to)
+    assert {name: value for name, value in identified.weights.items() if not torch.equal(value, weights[name])} == {}
+    assert identified.weights.keys() == weights.keys()
+    assert identified.recipe == recipe
+    restored = to_layout(identified, to)
+    assert restored.keys() == external_weights.keys()
+    assert all(torch.equal(restored[name], value) for name, value in external_weights.items())
 
 
 BY_RECIPE = {case[1]: case for case in REAL_TIME}
@@ -53,44 +53,45 @@ SMALLEST = [
 
 
 @pytest.mark.parametrize("recipe", long_except(SMALLEST, BY_RECIPE))
-def test_official_real_time_detectors(recipe: str) -> None:
-    """Of every size, in both forms."""
+def test_official_real_time_detector_layouts(recipe: str) -> None:
+    """Every size, in training and deployment form."""
     to, _, training, deployment = BY_RECIPE[recipe]
     model = detector(recipe)
-    theirs, _ = in_their_layout(model, recipe, to)
-    assert digest(theirs) == training
-    assert_comes_back(theirs, to, recipe, model.state_dict())
+    external_weights, _ = to_external_layout(model, recipe, to)
+    assert digest(external_weights) == training
+    assert_round_trip(external_weights, to, recipe, model.state_dict())
     if deployment is not None:
         deployed = reparameterized(model)
-        theirs, _ = in_their_layout(deployed, recipe, to)
-        assert digest(theirs) == deployment
-        assert_comes_back(theirs, to, recipe, deployed.state_dict())
+        external_weights, _ = to_external_layout(deployed, recipe, to)
+        assert digest(external_weights) == deployment
+        assert_round_trip(external_weights, to, recipe, deployed.state_dict())
 
 
 @pytest.mark.parametrize(("to", "recipe", "classes", "expected"), DETRS, ids=[f"{case[0]}-{case[1]}" for case in DETRS])
-def test_official_detrs_and_those_of_detrex(to: str, recipe: str, classes: int, expected: tuple) -> None:
+def test_official_and_detrex_detr_layouts(to: str, recipe: str, classes: int, expected: tuple) -> None:
     overrides = [f"model.num_classes={classes}"]
     model = detector(recipe, *overrides)
-    theirs, _ = in_their_layout(model, recipe, to, *overrides)
-    assert digest(theirs) == expected
-    assert_comes_back(theirs, to, recipe, model.state_dict())
+    external_weights, _ = to_external_layout(model, recipe, to, *overrides)
+    assert digest(external_weights) == expected
+    assert_round_trip(external_weights, to, recipe, model.state_dict())
 
 
 @torch.no_grad()
-def test_rtdetrs_deployment_folds_less_than_ours(tmp_path: Path) -> None:
-    """Its code folds two of the convolutions of a block and keeps what they were made from; ours folds all."""
+def test_rtdetr_deployment_checkpoint_is_partly_fused(tmp_path: Path) -> None:
+    """The official code re-parameterizes two convolutions of a block and keeps the originals; this package re-parameterizes
+    all."""
     recipe, queries = "rtdetrv2/rtdetrv2_r18vd_120e_coco", "model.decoder.queries.num_queries=20"
     model = detector(recipe, queries).eval()
-    theirs, _ = in_their_layout(model, recipe, "rtdetrv2")
-    for name in [n for n in theirs if n.endswith(".conv1.conv.weight") and ".bottlenecks." in n]:
+    external_weights, _ = to_external_layout(model, recipe, "rtdetrv2")
+    for name in [n for n in external_weights if n.endswith(".conv1.conv.weight") and ".bottlenecks." in n]:
         block = model.get_submodule(name.removesuffix(".conv1.conv.weight"))
         block.reparameterize()
         prefix = name.removesuffix("conv1.conv.weight")
-        theirs |= {f"{prefix}conv.{kind}": value for kind, value in block.fused.named_parameters()}
-    torch.save({"model": theirs}, tmp_path / "rtdetrv2_r18vd.pth")
+        external_weights |= {f"{prefix}conv.{kind}": value for kind, value in block.fused.named_parameters()}
+    torch.save({"model": external_weights}, tmp_path / "rtdetrv2_r18vd.pth")
 
-    found = convert(str(tmp_path / "rtdetrv2_r18vd.pth"), str(tmp_path / "ours.pth"))
-    assert (found.form, found.recipe) == ("deployment", recipe)
+    identified = convert(str(tmp_path / "rtdetrv2_r18vd.pth"), str(tmp_path / "ours.pth"))
+    assert (identified.form, identified.recipe) == ("deployment", recipe)
     loaded = build(load_config(recipe, [queries]), "model").eval()
     load_for_inference(loaded, str(tmp_path / "ours.pth"))
     assert not any("norm" in name for name, _ in loaded.encoder.fpn_blocks.named_parameters()), "all is folded"
@@ -99,11 +100,11 @@ def test_rtdetrs_deployment_folds_less_than_ours(tmp_path: Path) -> None:
     torch.testing.assert_close(found_groups.logits, expected.logits[-1:], rtol=1e-4, atol=1e-4)
     convert(str(tmp_path / "ours.pth"), str(tmp_path / "back.pth"), to="rtdetrv2")
     back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
-    assert back.keys() == theirs.keys()
-    assert all(torch.equal(back[name], value) for name, value in theirs.items())
+    assert back.keys() == external_weights.keys()
+    assert all(torch.equal(back[name], value) for name, value in external_weights.items())
 
 
-def test_heads_that_differ_are_not_those_of_a_model_that_shares_one(tmp_path: Path) -> None:
+def test_different_copies_of_a_shared_head_are_rejected(tmp_path: Path) -> None:
     """Deformable DETR with and without box refinement has the same names."""
     recipe = "deformable_detr/deformable_detr_r50_refine_50ep_coco"
     torch.save({"model": detector(recipe).state_dict()}, tmp_path / "refine.pth")

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 RECIPE = str(ROOT / "projects/deim_dfine/configs/deim_dfine_s_coco.py")
 
 
-def test_overrides_reach_everything() -> None:
+def test_overrides_of_nested_keys() -> None:
     cfg = load_config(
         RECIPE,
         [
@@ -40,12 +40,12 @@ def test_overrides_reach_everything() -> None:
         ("train.seed.deep=1", r"train\.seed has no keys"),
     ],
 )
-def test_a_key_that_does_not_exist_is_refused_with_what_there_is(override: str, message: str) -> None:
+def test_unknown_key_lists_the_existing_keys(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(RECIPE, [override])
 
 
-def test_a_recipe_of_detrex_gets_our_settings_too(tmp_path: Path) -> None:
+def test_detrex_recipes_get_default_train_settings(tmp_path: Path) -> None:
     path = tmp_path / "detrex_like.py"
     path.write_text(
         "train = dict(max_iter=90000, eval_period=5000, amp=dict(enabled=False), clip_grad=dict(enabled=False))\n"
@@ -59,7 +59,7 @@ def test_a_recipe_of_detrex_gets_our_settings_too(tmp_path: Path) -> None:
     assert train.amp.dtype == "bfloat16"
 
 
-def test_recipes_do_not_change_each_other() -> None:
+def test_loaded_recipes_are_independent() -> None:
     first = load_config(RECIPE)
     first.model.num_classes = 3
     assert load_config(RECIPE).model.num_classes == 80

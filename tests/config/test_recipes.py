@@ -141,7 +141,7 @@ def groups_of(cfg, model) -> dict[tuple[float, float], int]:
 
 
 @pytest.mark.parametrize("name", DETR_PARAMETERS)
-def test_parameters_and_their_groups_of_the_detrs(name: str) -> None:
+def test_parameter_groups_of_detrs(name: str) -> None:
     cfg = recipe(name, "model.num_classes=91")
     rate, whole, tenth, frozen = DETR_PARAMETERS[name]
     with torch.device("meta") if "swin" not in name else nullcontext():
@@ -151,7 +151,7 @@ def test_parameters_and_their_groups_of_the_detrs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DETR_SCHEDULES)
-def test_schedules_of_the_detrs(name: str) -> None:
+def test_detr_schedules(name: str) -> None:
     cfg = recipe(name)
     schedule, (epochs, step) = instantiate(cfg.schedule), DETR_SCHEDULES[name]
     assert schedule.epochs == epochs
@@ -163,7 +163,7 @@ def test_schedules_of_the_detrs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_and_their_groups(name: str) -> None:
+def test_parameter_groups(name: str) -> None:
     cfg = recipe(name)
     model = instantiate(cfg.model)
     training, deployed = PARAMETERS[name]
@@ -177,8 +177,8 @@ def test_parameters_and_their_groups(name: str) -> None:
 def test_schedules(name: str) -> None:
     cfg = recipe(name)
     schedule = instantiate(cfg.schedule)
-    found = (schedule.epochs, schedule.no_aug_epochs, schedule.lr_gamma, schedule.warmup_iters)
-    assert found == SCHEDULES[name]
+    actual = (schedule.epochs, schedule.no_aug_epochs, schedule.lr_gamma, schedule.warmup_iters)
+    assert actual == SCHEDULES[name]
     assert cfg.train.clip_grad.params.max_norm == 0.1
     assert cfg.train.model_ema.decay == 0.9999
     batch_size = 16 if "rtdetr" in name else 128 if "_n_" in name else 32
@@ -243,7 +243,7 @@ DEIM_DETRS = {
 
 
 @pytest.mark.parametrize("name", DEIM_DETRS)
-def test_the_variants_with_deim_differ_in_its_loss_and_data_alone(name: str) -> None:
+def test_deim_variants_change_only_loss_and_data(name: str) -> None:
     cfg, base = recipe(name), recipe(DEIM_DETRS[name])
     assert cfg.model.criterion.classification == "mal"
     assert cfg.dataloader.train.mapper.mosaic is not None
@@ -254,7 +254,7 @@ def test_the_variants_with_deim_differ_in_its_loss_and_data_alone(name: str) -> 
 
 
 @pytest.mark.parametrize("name", [n for n in PARAMETERS if n.startswith("deim")])
-def test_deim_trains_with_its_own_loss(name: str) -> None:
+def test_deim_recipes_use_mal(name: str) -> None:
     criterion = recipe(name).model.criterion
     assert criterion.classification == "mal"
     assert criterion.gamma == 1.5
@@ -264,7 +264,7 @@ def test_deim_trains_with_its_own_loss(name: str) -> None:
     assert criterion.use_union == ("rtdetr" not in name)
 
 
-def test_every_recipe_is_listed_here() -> None:
+def test_all_recipes_are_tested() -> None:
     # two that differ from others in the schedule or the number of queries alone, of 200 M parameters
     alike = {"h_deformable_detr_swin_large_36ep_coco", "h_deformable_detr_swin_large_900_queries_12ep_coco"}
     on_detrex = {"deim_dino_r50_4scale_12ep_coco", "deim_dab_detr_r50_50ep_coco"}
@@ -273,6 +273,6 @@ def test_every_recipe_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_recipe_fits_on_a_screen(name: str) -> None:
+def test_recipe_length(name: str) -> None:
     (path,) = ROOT.glob(f"projects/*/configs/{name}.py")
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 60

@@ -15,15 +15,15 @@ from deim.modeling.backbone import HGNetV2, PResNet
 from tests.models import batch
 
 
-def old_style_config():
+def yacs_config():
     cfg = get_cfg()
     add_deim_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 
-def test_an_old_style_config_names_the_model() -> None:
-    cfg = old_style_config()
+def test_yacs_config_builds_the_model() -> None:
+    cfg = yacs_config()
     cfg.MODEL.META_ARCHITECTURE = "DEIMDetector"
     cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_n_coco"
     cfg.MODEL.DEIM.NUM_CLASSES = 6
@@ -33,28 +33,28 @@ def test_an_old_style_config_names_the_model() -> None:
     assert model.decoder.refinement.score_heads[0].out_features == 6
 
 
-def test_an_old_style_config_says_in_which_order_and_scale_pixels_are() -> None:
+def test_yacs_config_sets_pixel_format_and_statistics() -> None:
     """detectron2's default is BGR, and its mappers follow INPUT.FORMAT."""
-    cfg = old_style_config()
+    cfg = yacs_config()
     cfg.MODEL.META_ARCHITECTURE = "DEIMDetector"
     cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_n_shapes"
     assert cfg.INPUT.FORMAT == "BGR"
     model = build_model(cfg)
     blue = torch.zeros(3, 64, 64)
     blue[0] = 255.0
-    assert [round(float(one.mean()), 3) for one in model.normalize(blue)] == [0, 0, 1]
+    assert [round(float(channel.mean()), 3) for channel in model.normalize(blue)] == [0, 0, 1]
     assert float(model.pixel_std[0]) == 255, "detectron2's default is not for this recipe"
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [51.0, 102.0, 153.0], [255.0, 255.0, 510.0]
-    assert [round(float(one.mean()), 3) for one in build_model(cfg).normalize(blue)] == [-0.3, -0.4, 0.8]
+    assert [round(float(channel.mean()), 3) for channel in build_model(cfg).normalize(blue)] == [-0.3, -0.4, 0.8]
     cfg.INPUT.FORMAT = "RGB"
-    assert [round(float(one.mean()), 3) for one in build_model(cfg).normalize(blue)] == [0.8, -0.4, -0.3]
+    assert [round(float(channel.mean()), 3) for channel in build_model(cfg).normalize(blue)] == [0.8, -0.4, -0.3]
     cfg.INPUT.FORMAT = "L"
     with pytest.raises(ValueError, match="input_format must be RGB or BGR, got 'L'"):
         build_model(cfg)
 
 
-def test_an_old_style_config_names_the_backbone() -> None:
-    cfg = old_style_config()
+def test_yacs_config_builds_the_backbone() -> None:
+    cfg = yacs_config()
     cfg.MODEL.BACKBONE.NAME = "HGNetV2"
     cfg.MODEL.BACKBONE.FREEZE_AT = 2
     cfg.MODEL.HGNETV2.OUT_FEATURES = ["stage1", "stage4"]
@@ -68,8 +68,8 @@ def test_an_old_style_config_names_the_backbone() -> None:
     assert frozen
 
 
-def test_presnet_is_a_backbone_of_detectron2() -> None:
-    cfg = old_style_config()
+def test_presnet_is_a_detectron2_backbone() -> None:
+    cfg = yacs_config()
     cfg.MODEL.BACKBONE.NAME = "PResNet"
     cfg.MODEL.BACKBONE.FREEZE_AT = 2
     cfg.MODEL.PRESNET.OUT_FEATURES = ["stage1", "stage3"]
@@ -90,10 +90,10 @@ def test_presnet_is_a_backbone_of_detectron2() -> None:
         ("build_timm", {"p3": (256, 16)}),
     ],
 )
-def test_those_of_the_ecosystem_as_well(name: str, features: dict[str, tuple[int, int]]) -> None:
+def test_yacs_config_builds_third_party_backbones(name: str, features: dict[str, tuple[int, int]]) -> None:
     if name == "build_timm":
         pytest.importorskip("timm")
-    cfg = old_style_config()
+    cfg = yacs_config()
     cfg.MODEL.BACKBONE.NAME = name
     cfg.MODEL.SWIN.OUT_INDICES = [2]
     cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "resnet18", [3]
@@ -119,7 +119,7 @@ def test_pretrained_backbones_are_loaded_from_a_file(tmp_path: Path) -> None:
         PResNet(18, weights=str(tmp_path / "nowhere.pth"))
 
 
-def test_recipes_have_names() -> None:
+def test_model_zoo_names() -> None:
     names = model_zoo.available()
     assert "deim_dfine/deim_dfine_s_coco" in names
     assert "dfine/dfine_x_coco" in names
@@ -128,7 +128,7 @@ def test_recipes_have_names() -> None:
     assert model.num_classes == 3
 
 
-def test_unknown_names_are_reported_with_what_there_is() -> None:
+def test_unknown_recipes_list_the_available_names() -> None:
     with pytest.raises(ConfigError, match="deim_dfine/deim_dfine_x_coco"):
         model_zoo.get_config("deim_dfine/deim_dfine_xxl")
     with pytest.raises(ConfigError, match=r"config common/nothing\.py does not exist in "):
@@ -146,6 +146,6 @@ def test_unknown_names_are_reported_with_what_there_is() -> None:
         (PResNet, {"depth": 18, "freeze_at": 9}, "freeze_at"),
     ],
 )
-def test_backbones_refuse_what_they_cannot_do(backbone: type, arguments: dict, message: str) -> None:
+def test_backbones_reject_invalid_arguments(backbone: type, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         backbone(**arguments)

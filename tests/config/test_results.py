@@ -1,4 +1,4 @@
-"""What is published is stated in one table; pages and docstrings repeat it without a difference."""
+"""Docs and docstrings state the same published results as the table of results."""
 
 import ast
 import re
@@ -7,7 +7,9 @@ from dataclasses import fields
 import pytest
 
 from deim import model_zoo
-from deim.config import load_config, published
+from deim.benchmarks import complexity
+from deim.config import load_config, published, zoo_tables
+from deim.config.files import available
 from deim.config.results import RESULTS
 from deim.schedule import Schedule
 from tests.conftest import ROOT
@@ -17,18 +19,20 @@ from tests.conftest import ROOT
 def test_recipes_and_project_pages_state_the_published_result(name: str) -> None:
     result = RESULTS[name]
     system, _, recipe = name.partition("/")
-    told = ast.get_docstring(ast.parse((ROOT / f"projects/{system}/configs/{recipe}.py").read_text(encoding="utf-8")))
-    assert re.search(
-        rf"^Published: {result.average_precision} AP, from .+, on {result.hardware}\.$", told, re.MULTILINE
+    docstring = ast.get_docstring(
+        ast.parse((ROOT / f"projects/{system}/configs/{recipe}.py").read_text(encoding="utf-8"))
     )
-    assert f"deim train --config-file {name} " in told
+    assert re.search(
+        rf"^Published: {result.average_precision} AP, from .+, on {result.hardware}\.$", docstring, re.MULTILINE
+    )
+    assert f"deim train --config-file {name} " in docstring
     page = (ROOT / "projects" / system / "README.md").read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if f"(configs/{recipe}.py) |" in line]
     assert row.endswith(f" | {result.average_precision} |")
     assert result.source in page
 
 
-def test_the_readme_states_the_published_results() -> None:
+def test_readme_states_the_published_results() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     recipes = text[text.index("## Recipes") : text.index("## Trained weights")]
     for system, order in {
@@ -42,26 +46,45 @@ def test_the_readme_states_the_published_results() -> None:
     }.items():
         (row,) = [line for line in recipes.splitlines() if f"(projects/{system})" in line]
         stated = [float(number) for number in re.findall(r"\b\d\d\.\d\b", row)]
-        wanted = [result.average_precision for name, result in RESULTS.items() if name.startswith(f"{system}/")]
+        expected = [result.average_precision for name, result in RESULTS.items() if name.startswith(f"{system}/")]
         if order:
-            wanted = [RESULTS[f"{system}/{system}_{size}_coco"].average_precision for size in order]
-            assert stated == wanted
+            expected = [RESULTS[f"{system}/{system}_{size}_coco"].average_precision for size in order]
+            assert stated == expected
         else:
-            assert set(stated) <= set(wanted)
+            assert set(stated) <= set(expected)
             assert stated
 
 
-def test_every_result_is_of_a_recipe() -> None:
+def test_the_model_zoo_page_is_generated() -> None:
+    page = (ROOT / "docs/model_zoo.md").read_text(encoding="utf-8")
+    assert page.endswith(f"\n\n{zoo_tables.markdown(available())}\n"), "run: deim zoo --markdown"
+
+
+FEW = ("deim_dfine/deim_dfine_n_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in RESULTS]
+)
+def test_parameters_and_operations_are_counted(name: str) -> None:
+    result = RESULTS[name]
+    size = (640, 640) if result.latency else (800, 1333)
+    (counted, *_) = complexity.count(name, size)
+    assert counted["M deployed"] == pytest.approx(result.parameters, abs=0.005)
+    assert counted["GFLOPs"] == pytest.approx(result.gflops, rel=0.005)
+
+
+def test_results_belong_to_recipes() -> None:
     assert set(RESULTS) <= set(model_zoo.available())
 
 
-def test_files_of_the_authors_state_the_result_of_their_recipe() -> None:
+def test_published_files_state_the_result_of_their_recipe() -> None:
     others = ("deformable_detr/", "dn_detr/")  # detrex converted these, and measured them itself
-    for one in published.PUBLISHED:
-        if one.data == "coco" and not one.recipe.startswith(others):
-            assert one.average_precision == RESULTS[one.recipe].average_precision
+    for weights in published.PUBLISHED:
+        if weights.data == "coco" and not weights.recipe.startswith(others):
+            assert weights.average_precision == RESULTS[weights.recipe].average_precision
 
 
 @pytest.mark.parametrize("name", [name for name in model_zoo.available() if not name.startswith(("dino_", "dab_"))])
-def test_every_key_of_the_schedule_can_be_set_in_every_recipe(name: str) -> None:
+def test_schedule_keys_exist_in_all_recipes(name: str) -> None:
     assert {field.name for field in fields(Schedule)} <= set(load_config(name).schedule)

@@ -1,4 +1,4 @@
-"""Parts of the methods are switched by a line, in any recipe; ablations are made of that."""
+"""Switches of method components in recipes, and ablations."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ SHOWN = {"mal": "loss_mal", "fdr": "loss_fgl", "hybrid": "loss_bbox_o2m", "denoi
 
 
 @pytest.mark.parametrize("family", REAL_TIME)
-def test_every_combination_trains_and_evaluates(family: str) -> None:
+def test_switch_combinations_train_and_evaluate(family: str) -> None:
     for flags in itertools.product((True, False), repeat=len(SHOWN)):
         states = dict(zip(SHOWN, flags, strict=True))
         cfg = switch(recipe(FAMILIES[family], *TINY), **states)
@@ -39,14 +39,14 @@ def test_every_combination_trains_and_evaluates(family: str) -> None:
 
 @pytest.mark.parametrize("flipped", SHOWN)
 @pytest.mark.parametrize("family", DETRS)
-def test_every_switch_turns_in_every_detr(family: str, flipped: str) -> None:
+def test_each_switch_works_in_each_detr(family: str, flipped: str) -> None:
     cfg = recipe(FAMILIES[family], *TINY)
-    wanted = not is_on(cfg, flipped)
-    switch(cfg, **{flipped: wanted})
+    enabled = not is_on(cfg, flipped)
+    switch(cfg, **{flipped: enabled})
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     losses = model(batch([2, 1]))
-    assert (SHOWN[flipped] in losses) is wanted
+    assert (SHOWN[flipped] in losses) is enabled
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_all_switches_together(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["denoising", "fdr"])
-def test_queries_that_begin_as_points_cannot_have_all(name: str) -> None:
+def test_point_queries_reject_box_switches(name: str) -> None:
     cfg = switch(recipe("deformable_detr_r50_50ep_coco", "model.backbone.depth=18"), **{name: True})
     with pytest.raises(ConfigError, match="LearnedPoints gives points, but denoising queries, position embeddings and"):
         build(cfg, "model")
@@ -71,7 +71,7 @@ def test_queries_that_begin_as_points_cannot_have_all(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["dfine_l_coco", "rtdetrv2_r50vd_6x_coco", "deim_dfine_n_coco", "h_deformable_detr_r50_12ep_coco"]
 )
-def test_a_switch_turned_twice_leaves_what_was_there(name: str) -> None:
+def test_switching_on_and_off_restores_the_config(name: str) -> None:
     # What a recipe with the focal loss had before is not known any more.
     for flipped in set(SWITCHES) - ({"mal"} if recipe(name).model.criterion.classification == "focal" else set()):
         cfg = recipe(name)
@@ -82,15 +82,15 @@ def test_a_switch_turned_twice_leaves_what_was_there(name: str) -> None:
         assert is_on(cfg, flipped) is not before
         switch(cfg, **{flipped: before})
         assert is_on(cfg, flipped) is before
-        there, here = recipe(name).model.criterion, cfg.model.criterion
-        assert here.weights == there.weights
-        assert [one.group for one in here.supervision if one.group in ("main", "encoder", "denoising")] == [
-            one.group for one in there.supervision if one.group in ("main", "encoder", "denoising")
+        switched, original = recipe(name).model.criterion, cfg.model.criterion
+        assert original.weights == switched.weights
+        assert [group.group for group in original.supervision if group.group in ("main", "encoder", "denoising")] == [
+            group.group for group in switched.supervision if group.group in ("main", "encoder", "denoising")
         ]
-        assert {one.group for one in here.supervision} == {one.group for one in there.supervision}
+        assert {group.group for group in original.supervision} == {group.group for group in switched.supervision}
 
 
-def test_dense_o2o_gets_its_epochs() -> None:
+def test_dense_o2o_switch_sets_dense_epochs() -> None:
     cfg = switch(recipe("dfine_l_coco"), dense_o2o=True)
     assert list(cfg.schedule.dense_epochs) == [4, 40], "of 80 epochs, the last 8 without augmentation"
     assert cfg.dataloader.train.mapper.mosaic.tile_size == 320
@@ -100,7 +100,7 @@ def test_dense_o2o_gets_its_epochs() -> None:
     assert list(switch(published, dense_o2o=True).schedule.dense_epochs) == dense
 
 
-def test_what_cannot_be_switched_is_told(tmp_path: Path) -> None:
+def test_invalid_switches_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="switch 'magic' does not exist; choose one of dense_o2o, mal, fdr, hybrid"):
         switch(recipe("dfine_l_coco"), magic=True)
     path = tmp_path / "foreign.py"
@@ -109,7 +109,7 @@ def test_what_cannot_be_switched_is_told(tmp_path: Path) -> None:
         switch(load_config(str(path)), fdr=True)
 
 
-def test_a_supervised_group_that_nobody_predicts_is_told() -> None:
+def test_supervision_without_predictions_is_rejected() -> None:
     model = instantiate(recipe(FAMILIES["rtdetr"], *TINY).model)
     other = instantiate(recipe(FAMILIES["dfine"], *TINY).model)
     model.criterion = other.criterion
@@ -123,19 +123,19 @@ def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> N
     planned = tool("ablate.py", *arguments)
     assert planned.returncode == 0, planned.stderr
     assert sorted(path.parent.name for path in tmp_path.glob("*/seed0")) == ["baseline", "mal-off"]
-    done = tool("ablate.py", "--run", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "run 2 of 2: " in done.stdout
-    assert re.search(r"\| baseline +\| x +\| +1 \| ", done.stdout)
-    assert (tmp_path / "table.md").read_text(encoding="utf-8") in done.stdout
+    result = tool("ablate.py", "--run", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "run 2 of 2: " in result.stdout
+    assert re.search(r"\| baseline +\| x +\| +1 \| ", result.stdout)
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") in result.stdout
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["mal off"]["states"] == {"mal": False}
     losses = (tmp_path / "mal-off" / "seed0" / "metrics.json").read_text(encoding="utf-8")
     assert "loss_vfl" in losses
     assert "loss_mal" not in losses
-    again = tool("ablate.py", "--run", *arguments)
-    assert "run 1 of" not in again.stdout, "everything is finished"
+    rerun = tool("ablate.py", "--run", *arguments)
+    assert "run 1 of" not in rerun.stdout, "everything is finished"
     assert len(metrics(tmp_path / "mal-off" / "seed0")) == 2
     other = tool("ablate.py", *arguments, "train.log_period=2")
     assert other.returncode == 2

@@ -1,4 +1,4 @@
-"""A recipe on one's own data, by their path: what lies there is told, and the rest follows from it."""
+"""Recipes on a user's dataset, given by its path."""
 
 import json
 import shutil
@@ -21,13 +21,13 @@ KINDS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_format_is_told_by_what_lies_there(kind: str, tmp_path: Path) -> None:
+def test_dataset_format_is_detected(kind: str, tmp_path: Path) -> None:
     KINDS[kind](tmp_path)
-    found = discover(str(tmp_path))
-    assert list(found.classes) == list(CLASSES)
-    records = found.train.read(names=f"{tmp_path}", **found.train.arguments)
-    assert [len(record["annotations"]) for record in records] == [len(one) for one in OBJECTS]
-    assert found.format == {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO"}[kind]
+    dataset = discover(str(tmp_path))
+    assert list(dataset.classes) == list(CLASSES)
+    records = dataset.train.read(names=f"{tmp_path}", **dataset.train.arguments)
+    assert [len(record["annotations"]) for record in records] == [len(objects) for objects in OBJECTS]
+    assert dataset.format == {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO"}[kind]
 
 
 LAYOUTS = {
@@ -40,7 +40,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_of_coco_that_are_in_use(layout: str, tmp_path: Path) -> None:
+def test_common_coco_layouts(layout: str, tmp_path: Path) -> None:
     written = write_coco(tmp_path / "source")
     for file, folder in (LAYOUTS[layout][:2], LAYOUTS[layout][2:]):
         for path in (tmp_path / "data" / file).parent, tmp_path / "data" / folder:
@@ -48,15 +48,15 @@ def test_layouts_of_coco_that_are_in_use(layout: str, tmp_path: Path) -> None:
         shutil.copy(written["json_file"], tmp_path / "data" / file)
         for image in Path(written["image_root"]).iterdir():
             shutil.copy(image, tmp_path / "data" / folder)
-    found = discover(str(tmp_path / "data"))
-    assert found.train.arguments["json_file"].endswith(LAYOUTS[layout][0])
-    assert found.test is not None
-    assert found.test.arguments["json_file"].endswith(LAYOUTS[layout][2])
-    for split in (found.train, found.test):
+    dataset = discover(str(tmp_path / "data"))
+    assert dataset.train.arguments["json_file"].endswith(LAYOUTS[layout][0])
+    assert dataset.test is not None
+    assert dataset.test.arguments["json_file"].endswith(LAYOUTS[layout][2])
+    for split in (dataset.train, dataset.test):
         assert Path(split.arguments["image_root"], "0.jpg").is_file()
 
 
-def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
+def test_invalid_dataset_paths_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"nowhere does not exist"):
         discover(str(tmp_path / "nowhere"))
     with pytest.raises(
@@ -82,13 +82,13 @@ def test_categories_of_splits_are_matched_by_name(tmp_path: Path) -> None:
     assert list(discover(str(tmp_path)).classes) == list(CLASSES)
     content["categories"] = [{"id": 3, "name": "dog"}, {"id": 9, "name": "cat"}]
     (tmp_path / "val.json").write_text(json.dumps(content))
-    found = discover(str(tmp_path))
-    assert list(found.classes) == list(CLASSES)
-    records = found.test.read(names=f"{tmp_path}_val", **found.test.arguments)
+    dataset = discover(str(tmp_path))
+    assert list(dataset.classes) == list(CLASSES)
+    records = dataset.test.read(names=f"{tmp_path}_val", **dataset.test.arguments)
     assert [a["category_id"] for a in records[0]["annotations"]] == [1, 0], "3 is the dog in this file"
 
 
-def test_images_are_kept_back_where_there_is_no_split_to_evaluate_on(shapes: Path, tmp_path: Path) -> None:
+def test_images_are_held_out_without_an_evaluation_split(shapes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "only_train"
     (folder / "annotations").mkdir(parents=True)
     shutil.copy(shapes / "annotations" / "instances_train.json", folder / "annotations")
@@ -101,7 +101,7 @@ def test_images_are_kept_back_where_there_is_no_split_to_evaluate_on(shapes: Pat
     assert cfg.model.num_classes == len(SHAPES)
 
 
-def test_what_is_set_by_hand_wins(tmp_path: Path) -> None:
+def test_overrides_take_precedence(tmp_path: Path) -> None:
     write_yolo(tmp_path / "mine")
     cfg = load_config("dfine/dfine_s_coco", ["model.num_classes=9", "train.output_dir=here"], str(tmp_path / "mine"))
     assert (cfg.model.num_classes, cfg.train.output_dir) == (9, "here")
@@ -120,8 +120,8 @@ def scaled(*overrides: str, iters_per_epoch: int | None = None):
     return cfg
 
 
-def test_a_doubled_batch_changes_what_the_authors_say() -> None:
-    """D-FINE-L's figures in "Customizing Batch Size"."""
+def test_scaling_to_a_doubled_batch_size() -> None:
+    """The values of D-FINE-L in "Customizing Batch Size" of D-FINE's README."""
     cfg = recipe(
         "dfine_l_coco",
         "train.reference_batch_size=32",
@@ -140,7 +140,7 @@ def test_a_doubled_batch_changes_what_the_authors_say() -> None:
     assert cfg.schedule.warmup_iters == 250
 
 
-def test_a_small_data_set_is_not_all_warm_up() -> None:
+def test_scaling_to_a_small_dataset() -> None:
     whole = recipe("deim_dfine_n_coco")
     cfg = scaled("train.reference_batch_size=128", "train.reference_dataset_size=118287", iters_per_epoch=250)
     share = 250 / (118287 / 128)
@@ -152,7 +152,7 @@ def test_a_small_data_set_is_not_all_warm_up() -> None:
     assert tiny.schedule.warmup_iters >= 1
 
 
-def test_nothing_is_scaled_unless_asked_for_and_never_twice() -> None:
+def test_scaling_is_optional_and_applied_once() -> None:
     cfg = recipe("deim_dfine_n_coco")
     assert not scale_to_batch_size(cfg, 100)
     cfg = scaled("train.reference_batch_size=64")
@@ -163,29 +163,33 @@ def test_nothing_is_scaled_unless_asked_for_and_never_twice() -> None:
         scaled("train.reference_batch_size=0")
 
 
-def test_weights_are_a_path_or_the_name_of_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_a_path_or_a_published_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    (file,) = [one for one in published.PUBLISHED if (one.recipe, one.data) == ("deim_dfine/deim_dfine_s_coco", "coco")]
-    with pytest.raises(CheckpointError, match=f"{file.address} cannot be downloaded: .* save it as {file.path}"):
-        published.path_of("deim_dfine/deim_dfine_s_coco", "coco")
+    (file,) = [
+        weights
+        for weights in published.PUBLISHED
+        if (weights.recipe, weights.data) == ("deim_dfine/deim_dfine_s_coco", "coco")
+    ]
+    with pytest.raises(CheckpointError, match=f"{file.url} cannot be downloaded: .* save it as {file.path}"):
+        published.weights_path("deim_dfine/deim_dfine_s_coco", "coco")
     file.path.parent.mkdir(exist_ok=True)
     file.path.touch()
-    assert published.path_of("deim_dfine/deim_dfine_s_coco", "coco") == str(file.path)
+    assert published.weights_path("deim_dfine/deim_dfine_s_coco", "coco") == str(file.path)
     for path in ("", "somewhere/model", "model.pth", str(tmp_path)):
-        assert published.path_of("deim_dfine/deim_dfine_s_coco", path) == path
+        assert published.weights_path("deim_dfine/deim_dfine_s_coco", path) == path
     with pytest.raises(CheckpointError, match=r"no weights 'imagenet' are published for .* \(available: coco\)"):
-        published.path_of("deim_dfine/deim_dfine_s_coco", "imagenet")
+        published.weights_path("deim_dfine/deim_dfine_s_coco", "imagenet")
 
 
-def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, tmp_path: Path) -> None:
-    """Shapes with two of the classes, in another order, and one that is new."""
+def test_fine_tuning_keeps_shared_classes(shapes: Path, tmp_path: Path) -> None:
+    """The dataset has two classes of the checkpoint, in another order, and a new class."""
     first = train_net(shapes, tmp_path / "first", "train.max_iter=2", "train.eval_period=2")
     assert first.returncode == 0, first.stderr
     for split in ("train", "val"):
         (tmp_path / "mine" / "annotations").mkdir(parents=True, exist_ok=True)
         content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
         kept = {"star": 2, "circle": 7, "blob": 9}
-        ids = {one["id"]: kept[one["name"]] for one in content["categories"] if one["name"] in kept}
+        ids = {category["id"]: kept[category["name"]] for category in content["categories"] if category["name"] in kept}
         content["categories"] = [{"id": number, "name": name} for name, number in kept.items()]
         content["annotations"] = [
             a | {"category_id": ids[a["category_id"]]} for a in content["annotations"] if a["category_id"] in ids
@@ -193,20 +197,20 @@ def test_fine_tuning_in_one_line_keeps_the_classes_that_both_know(shapes: Path, 
         (tmp_path / "mine" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
         (tmp_path / "mine" / split).symlink_to(shapes / split)
     output = tmp_path / "second"
-    done = tool("train_net.py", "--config-file", RECIPE, "--data", str(tmp_path / "mine"), *SMALL, "train.max_iter=2",
+    result = tool("train_net.py", "--config-file", RECIPE, "--data", str(tmp_path / "mine"), *SMALL, "train.max_iter=2",
                 "train.eval_period=2", f"train.output_dir={output}",
                 f"train.init_checkpoint={tmp_path / 'first' / 'model_final.pth'}")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "COCO format, 3 classes: star, circle, blob" in done.stdout
-    assert "optimizer.lr=" in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "COCO format, 3 classes: star, circle, blob" in result.stdout
+    assert "optimizer.lr=" in result.stdout
     assert sorted(metrics(output)) == [0, 1]
-    said = torch.load(output / "model_final.pth", weights_only=True)["deim"]
-    assert said["classes"] == ["star", "circle", "blob"]
+    metadata = torch.load(output / "model_final.pth", weights_only=True)["deim"]
+    assert metadata["classes"] == ["star", "circle", "blob"]
     assert "reference_batch_size: null" in (output / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_a_folder_without_data_ends_with_a_message(tmp_path: Path) -> None:
-    done = tool("train_net.py", "--config-file", RECIPE, "--data", str(tmp_path))
-    assert done.returncode == 2
-    assert f"error: {tmp_path} contains no dataset in a known format" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_folder_without_dataset_is_rejected(tmp_path: Path) -> None:
+    result = tool("train_net.py", "--config-file", RECIPE, "--data", str(tmp_path))
+    assert result.returncode == 2
+    assert f"error: {tmp_path} contains no dataset in a known format" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -401,12 +401,12 @@ def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
 
 
 MEMORY_GROWTH_SCRIPT = """
-from deim.benchmarks.memory import memory_over_an_epoch, synthetic_records
+from deim.benchmarks.memory import memory_over_epoch, synthetic_records
 from deim.data.records import CompactRecords
 
 records = synthetic_records(20_000)
 for held in (records, CompactRecords(records)):
-    seen = memory_over_an_epoch(held)
+    seen = memory_over_epoch(held)
     # From the middle of the epoch on: at first a worker also touches what Python itself has in memory.
     print(seen[-1] - seen[len(seen) // 2])
 """

@@ -1,7 +1,7 @@
 """Run detrex's ``tools/train_net.py`` on a machine without a GPU: ``python detrex_without_gpu.py <script> <arguments>``.
 
-Its trainer asserts at each step that CUDA is available, also for float32 on the CPU. Here the
-first question in a step is answered with yes, which is that assertion. The rest of the script runs as it is.
+Its trainer asserts at each step that CUDA is available, also for float32 on the CPU. Here, the first call of
+``torch.cuda.is_available`` in a step, which is that assertion, returns True. The rest of the script runs unchanged.
 """
 
 import importlib.util

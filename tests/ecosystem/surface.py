@@ -15,30 +15,30 @@ class Parameter(NamedTuple):
 
 def public_names(*packages: str) -> dict[str, list[Parameter] | None]:
     """Return {dotted path: parameters} of public classes, functions and methods; None for those without a signature."""
-    found = {}
+    signatures = {}
     for package in packages:
         for module in _modules(package):
             for name in getattr(module, "__all__", None) or _defined_names(module):
-                found[f"{module.__name__}:{name}"] = parameters_of(getattr(module, name))
-                found |= {
+                signatures[f"{module.__name__}:{name}"] = parameters_of(getattr(module, name))
+                signatures |= {
                     f"{module.__name__}:{name}.{member}": parameters_of(getattr(getattr(module, name), member))
                     for member in _members(getattr(module, name))
                 }
-    return found
+    return signatures
 
 
 def find(path: str) -> Any:
     """Return the object at a path of :func:`public_names`. Raises AttributeError or ImportError if it is missing."""
     module, _, names = path.partition(":")
-    found: Any = importlib.import_module(module)
+    target: Any = importlib.import_module(module)
     for name in names.split("."):
-        found = getattr(found, name)
-    return found
+        target = getattr(target, name)
+    return target
 
 
-def parameters_of(thing: Any) -> list[Parameter] | None:
+def parameters_of(target: Any) -> list[Parameter] | None:
     try:
-        parameters = inspect.signature(thing).parameters.values()
+        parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
         return None
     return [Parameter(p.name, p.kind.name, None if p.default is p.empty else repr(p.default)) for p in parameters]
@@ -56,12 +56,14 @@ def _defined_names(module: Any) -> list[str]:
     return [n for n, v in vars(module).items() if n[0] != "_" and getattr(v, "__module__", "") == module.__name__]
 
 
-def _members(thing: Any) -> list[str]:
+def _members(target: Any) -> list[str]:
     """Return the public methods and properties of a class that the packages define."""
-    if not inspect.isclass(thing):
+    if not inspect.isclass(target):
         return []
-    own = [kind for kind in thing.__mro__ if kind.__module__.split(".")[0] in ("detectron2", "detrex")]
-    return sorted({name for kind in own for name, value in vars(kind).items() if name[0] != "_" and _is_member(value)})
+    classes = [cls for cls in target.__mro__ if cls.__module__.split(".")[0] in ("detectron2", "detrex")]
+    return sorted(
+        {name for cls in classes for name, value in vars(cls).items() if name[0] != "_" and _is_member(value)}
+    )
 
 
 def _is_member(value: Any) -> bool:

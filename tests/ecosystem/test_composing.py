@@ -13,27 +13,27 @@ from deim.engine.hooks import PeriodicCheckpointer
 from deim.modeling.backbone import build_swin
 from tests.models import FAMILIES, batch, recipe
 
-FEW = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
+SMALL_MODEL = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
 
 
-def test_a_backbone_may_be_set_before_and_after_the_rest_of_a_recipe() -> None:
+def test_order_of_backbone_and_switches_does_not_matter() -> None:
     swin = LazyCall(build_swin)(size="tiny", out_indices=[1, 2], drop_path_rate=0.0)
-    before, after = (recipe(FAMILIES["dfine"], *FEW).model for _ in range(2))
-    before.backbone = swin
-    with_deim_dfine(before)
-    with_deim_dfine(after)
-    after.backbone = swin
-    assert before == after
-    assert torch.isfinite(sum(instantiate(before)(batch([2, 1])).values()))
+    backbone_first, backbone_last = (recipe(FAMILIES["dfine"], *SMALL_MODEL).model for _ in range(2))
+    backbone_first.backbone = swin
+    with_deim_dfine(backbone_first)
+    with_deim_dfine(backbone_last)
+    backbone_last.backbone = swin
+    assert backbone_first == backbone_last
+    assert torch.isfinite(sum(instantiate(backbone_first)(batch([2, 1])).values()))
 
 
-def test_freezing_is_taken_back_where_a_backbone_freezes() -> None:
+def test_switch_unfreezes_backbone() -> None:
     model = with_deim_dfine(recipe("dfine_l_coco").model)
     assert (model.backbone.freeze_at, model.backbone.freeze_norm) == (0, False)
 
 
-def test_a_wrong_number_of_levels_is_an_error_that_says_what_to_set() -> None:
-    cfg = recipe(FAMILIES["dfine"], *FEW)
+def test_wrong_number_of_levels_is_an_error() -> None:
+    cfg = recipe(FAMILIES["dfine"], *SMALL_MODEL)
     cfg.model.backbone.out_features = ["stage1", "stage2", "stage3"]
     with pytest.raises(
         ValueError,
@@ -42,7 +42,7 @@ def test_a_wrong_number_of_levels_is_an_error_that_says_what_to_set() -> None:
         build(cfg, "model")(batch([1]))
 
 
-def test_the_periodic_checkpointer_takes_that_of_detectron2(tmp_path: Path) -> None:
+def test_periodic_checkpointer_accepts_detectron2_checkpointer(tmp_path: Path) -> None:
     model = torch.nn.Linear(1, 1)
     losses = type("Model", (torch.nn.Linear,), {"forward": lambda self, x: {"loss": self.weight.sum()}})(1, 1)
     trainer = SimpleTrainer(losses, [[{}]] * 6, torch.optim.SGD(losses.parameters(), lr=0.1))

@@ -21,7 +21,7 @@ from torch import nn
 from tests.conftest import ROOT
 
 # {module: {name: parameters used, in any order}}
-USED = {
+USED_API = {
     "detectron2.checkpoint": {"DetectionCheckpointer": ["model", "save_dir", "save_to_disk"]},
     "detectron2.config": {
         "LazyCall": ["target"],
@@ -147,17 +147,17 @@ def attribute(module: str, name: str):
     return getattr(loaded, name) if hasattr(loaded, name) else importlib.import_module(f"{module}.{name}")
 
 
-@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in USED.items() for n in names])
-def test_what_is_used_is_there_with_its_parameters(module: str, name: str) -> None:
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in USED_API.items() for n in names])
+def test_used_api_exists_with_its_parameters(module: str, name: str) -> None:
     if name == "WandbWriter" and importlib.util.find_spec("detrex.config") and not importlib.util.find_spec("wandb"):
         pytest.skip("the real detrex needs wandb")
-    found = attribute(module, name)
-    expected = USED[module][name]
+    target = attribute(module, name)
+    expected = USED_API[module][name]
     if expected:
-        assert set(expected) <= set(inspect.signature(found).parameters)
+        assert set(expected) <= set(inspect.signature(target).parameters)
 
 
-def test_every_import_of_the_project_is_listed() -> None:
+def test_all_imports_are_listed() -> None:
     files = [p for d in ("deim", "configs", "projects", "tools") for p in (ROOT / d).rglob("*.py")]
     imported = defaultdict(set)
     for path in files:
@@ -166,7 +166,7 @@ def test_every_import_of_the_project_is_listed() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("detectron2", "detrex"):
                 imported[node.module].update(alias.name for alias in node.names)
-    missing = {m: names - set(USED.get(m, {})) for m, names in imported.items() if names - set(USED.get(m, {}))}
+    missing = {m: names - set(USED_API.get(m, {})) for m, names in imported.items() if names - set(USED_API.get(m, {}))}
     assert not missing
 
 
@@ -200,7 +200,7 @@ def test_image_list_pads_to_a_multiple() -> None:
     assert batch.tensor.sum() == 3 * (30 * 50 + 40 * 20)
 
 
-def test_frozen_norm_equals_the_norm_it_came_from() -> None:
+def test_frozen_batch_norm_equals_batch_norm() -> None:
     from detectron2.layers import FrozenBatchNorm2d
 
     norm = nn.BatchNorm2d(4).eval()
@@ -215,7 +215,7 @@ def test_frozen_norm_equals_the_norm_it_came_from() -> None:
     assert {"weight", "bias", "running_mean", "running_var"} <= set(frozen.state_dict())
 
 
-def test_lazy_configs_import_relatively_override_and_save(tmp_path: Path) -> None:
+def test_lazy_config_relative_import_override_and_save(tmp_path: Path) -> None:
     from detectron2.config import LazyConfig, instantiate
 
     (tmp_path / "base.py").write_text(
@@ -230,23 +230,23 @@ def test_lazy_configs_import_relatively_override_and_save(tmp_path: Path) -> Non
     layer = instantiate(cfg.model)
     assert (layer.in_features, layer.out_features, layer.bias) == (5, 5, None)
     LazyConfig.save(cfg, str(tmp_path / "saved.yaml"))
-    again = LazyConfig.load(str(tmp_path / "saved.yaml"))
-    assert isinstance(instantiate(again.model), nn.Linear)
+    reloaded = LazyConfig.load(str(tmp_path / "saved.yaml"))
+    assert isinstance(instantiate(reloaded.model), nn.Linear)
     (tmp_path / "broken.py").write_text("from .nowhere import x\n")
     with pytest.raises(ImportError):
         LazyConfig.load(str(tmp_path / "broken.py"))
 
 
-def test_lazy_calls_go_from_the_inside_out() -> None:
+def test_nested_lazy_calls() -> None:
     from detectron2.config import LazyCall, instantiate
 
     inner = LazyCall(nn.Linear)(in_features=1, out_features=2)
-    made = instantiate(LazyCall(nn.ModuleList)(modules=[inner, inner]))
-    assert [type(m) for m in made] == [nn.Linear, nn.Linear]
-    assert made[0] is not made[1]
+    modules = instantiate(LazyCall(nn.ModuleList)(modules=[inner, inner]))
+    assert [type(m) for m in modules] == [nn.Linear, nn.Linear]
+    assert modules[0] is not modules[1]
 
 
-def test_registered_data_sets_have_metadata(tmp_path: Path) -> None:
+def test_dataset_and_metadata_catalogs(tmp_path: Path) -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     DatasetCatalog.register("conformance", lambda: [{"file_name": "x"}])
@@ -266,7 +266,7 @@ def test_registered_data_sets_have_metadata(tmp_path: Path) -> None:
     DatasetCatalog.remove("conformance")
 
 
-def test_scalars_are_written_as_json_lines(tmp_path: Path) -> None:
+def test_json_writer(tmp_path: Path) -> None:
     from detectron2.utils.events import EventStorage, JSONWriter
 
     writer = JSONWriter(str(tmp_path / "metrics.json"))
@@ -284,7 +284,7 @@ def test_scalars_are_written_as_json_lines(tmp_path: Path) -> None:
     assert lines == [{"iteration": 3, "loss": 3.0, "lr": 3.0}, {"iteration": 4, "loss": 2.5}]
 
 
-def test_a_checkpoint_has_detectron2s_layout_and_resumes(tmp_path: Path) -> None:
+def test_checkpoint_layout_and_resume(tmp_path: Path) -> None:
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.engine import SimpleTrainer, hooks
     from fvcore.common.param_scheduler import CosineParamScheduler
@@ -315,13 +315,13 @@ def test_a_checkpoint_has_detectron2s_layout_and_resumes(tmp_path: Path) -> None
     assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == "model_final.pth"
     assert (tmp_path / "model_0000001.pth").is_file()
 
-    again, resumed, checkpointer = build()
+    resumed_model, resumed, checkpointer = build()
     checkpointer.resume_or_load("", resume=True)
     assert resumed.iter == 3
-    assert torch.equal(again.weight, model.weight)
+    assert torch.equal(resumed_model.weight, model.weight)
 
 
-def test_the_command_line_is_detectron2s() -> None:
+def test_argument_parser() -> None:
     from detectron2.engine import default_argument_parser
 
     args = default_argument_parser().parse_args(
@@ -376,11 +376,11 @@ def test_perfect_predictions_have_ap_100(tmp_path: Path) -> None:
     for record in records:
         boxes = torch.tensor([a["bbox"] for a in record["annotations"]])
         boxes[:, 2:] += boxes[:, :2]
-        found = Instances((100, 100))
-        found.pred_boxes = Boxes(boxes)
-        found.scores = torch.ones(len(boxes))
-        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
-        evaluator.process([record], [{"instances": found}])
+        instances = Instances((100, 100))
+        instances.pred_boxes = Boxes(boxes)
+        instances.scores = torch.ones(len(boxes))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+        evaluator.process([record], [{"instances": instances}])
     results = evaluator.evaluate()
     assert results["bbox"]["AP"] == pytest.approx(100)
     assert results["bbox"]["AP-a"] == pytest.approx(100)
@@ -389,7 +389,7 @@ def test_perfect_predictions_have_ap_100(tmp_path: Path) -> None:
     assert {d["category_id"] for d in saved} == {4, 9}
 
 
-def test_csv_lines_can_be_pasted() -> None:
+def test_print_csv_format() -> None:
     from detectron2.evaluation import print_csv_format
 
     stream = io.StringIO()
@@ -406,18 +406,18 @@ def test_csv_lines_can_be_pasted() -> None:
     ]
 
 
-def test_averages_are_applied_and_taken_back() -> None:
+def test_apply_model_ema_and_restore() -> None:
     from detrex.modeling import ema
 
     model = nn.Linear(1, 1)
     state = ema.EMAState()
     state.save_from(model)
     state.state["weight"].fill_(7)
-    before = model.weight.clone()
+    weight = model.weight.clone()
     model.ema_state = state
     with ema.apply_model_ema_and_restore(model):
         assert model.weight.item() == 7
-    assert torch.equal(model.weight, before)
+    assert torch.equal(model.weight, weight)
 
 
 def test_box_formats() -> None:

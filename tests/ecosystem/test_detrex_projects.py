@@ -38,14 +38,12 @@ PROJECTS = {
     "align_detr": "align_detr/configs/aligndetr_k=2_r50_4scale_12ep.py",
 }
 WITH_PROPOSALS = {
-    *(
-        "dab_deformable_detr, two stages",
-        "deformable_detr, two stages",
-        "deta",
-        "dino",
-        "focus_detr",
-        "h_deformable_detr",
-    ),
+    "dab_deformable_detr, two stages",
+    "deformable_detr, two stages",
+    "deta",
+    "dino",
+    "focus_detr",
+    "h_deformable_detr",
 }
 WITH_DENOISING = {"dino", "dn_detr", "dn_deformable_detr", "focus_detr"}
 # The original criteria of these match several queries to an object, or train scores towards a mix of score and IoU.
@@ -65,15 +63,15 @@ class Recorder(torch.nn.Module):
         return {name: value.clone() for name, value in self.criterion(*inputs, **named).items()}
 
 
-def in_float64(value: Any) -> Any:
+def to_float64(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().double() if value.is_floating_point() else value
     if isinstance(value, dict):
-        return {key: in_float64(one) for key, one in value.items()}
-    return type(value)(map(in_float64, value)) if isinstance(value, list | tuple) else value
+        return {key: to_float64(entry) for key, entry in value.items()}
+    return type(value)(map(to_float64, value)) if isinstance(value, list | tuple) else value
 
 
-def small(name: str) -> Any:
+def small_model(name: str) -> Any:
     """Return the model of a project, with few queries."""
     model = get_detrex_config(PROJECTS[name]).model
     model.device = "cpu"
@@ -107,27 +105,25 @@ def without_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PROJECTS if name not in OTHER_LOSSES])
-def test_every_loss_equals_that_of_the_models_own_criterion(
-    name: str, no_cuda: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_losses_equal_those_of_original_criterion(name: str, no_cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Includes the losses of proposals, denoising queries, the one-to-many branch and all layers."""
-    cfg = small(name)
+    cfg = small_model(name)
     torch.manual_seed(0)
     model = instantiate(cfg).train()
     recorder = Recorder(model.criterion)
     model.criterion = recorder
     size = 512 if name == "focus_detr" else 256  # it selects at least 300 tokens per level
-    model([{**one, "height": size, "width": size} for one in batch([3, 0, 1], size=size, classes=80)])
-    ours = instantiate(with_deim_criterion(cfg, "focal").criterion)
+    model([{**sample, "height": size, "width": size} for sample in batch([3, 0, 1], size=size, classes=80)])
+    criterion = instantiate(with_deim_criterion(cfg, "focal").criterion)
     without_epsilon(monkeypatch)
     compared: set[str] = set()
     for inputs, named in recorder.calls:
-        expected = recorder.criterion.double()(*in_float64(inputs), **in_float64(named))
-        found = ours(*in_float64(inputs), **in_float64(named))
+        expected = recorder.criterion.double()(*to_float64(inputs), **to_float64(named))
+        losses = criterion(*to_float64(inputs), **to_float64(named))
         expected.pop("select_loss", None)  # Focus-DETR also trains a foreground mask
-        assert set(found) == set(expected)
+        assert set(losses) == set(expected)
         for loss, value in expected.items():
-            assert float(found[loss]) == pytest.approx(float(value), rel=1e-9, abs=1e-12), loss
+            assert float(losses[loss]) == pytest.approx(float(value), rel=1e-9, abs=1e-12), loss
             compared.add(loss)
     assert any("_enc" in loss for loss in compared) == (name in WITH_PROPOSALS)
     assert any("_dn" in loss for loss in compared) == (name in WITH_DENOISING)
@@ -135,23 +131,23 @@ def test_every_loss_equals_that_of_the_models_own_criterion(
 
 
 @pytest.mark.parametrize("name", ["detr/configs/detr_r50_300ep.py", "pnp_detr/configs/pnp_detr_r50_300ep.py"])
-def test_models_with_a_class_for_nothing_are_refused(name: str) -> None:
+def test_models_with_no_object_class_are_errors(name: str) -> None:
     with pytest.raises(ConfigError, match="with a softmax over the classes and a no-object class"):
         with_deim_criterion(get_detrex_config(name).model)
 
 
-def test_a_criterion_that_cannot_be_asked_must_be_described() -> None:
-    model = small("deformable_detr, two stages")
-    model.criterion["_target_"] = _Silent
+def test_unknown_criterion_requires_class_agnostic_option() -> None:
+    model = small_model("deformable_detr, two stages")
+    model.criterion["_target_"] = _UnknownCriterion
     with pytest.raises(ConfigError, match="pass class_agnostic_proposals=True or False"):
         with_deim_criterion(model)
     assert with_deim_criterion(model, class_agnostic_proposals=True).criterion.two_stage_binary_cls is True
 
 
-class _Silent(torch.nn.Module):
+class _UnknownCriterion(torch.nn.Module):
     """A criterion with an additional required argument."""
 
-    def __init__(self, num_classes: int, **others: Any):
+    def __init__(self, num_classes: int, **options: Any):
         super().__init__()
         self.num_classes = num_classes
 
@@ -166,14 +162,14 @@ CLASS_AGNOSTIC = {"deformable_detr", "deformable_detr, two stages", "h_deformabl
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_how_proposals_are_trained_is_found_out_from_the_criterion(name: str) -> None:
-    assert proposals_are_class_agnostic(small(name)) == (name in CLASS_AGNOSTIC)
+def test_class_agnostic_proposals_are_detected(name: str) -> None:
+    assert proposals_are_class_agnostic(small_model(name)) == (name in CLASS_AGNOSTIC)
 
 
 @pytest.mark.parametrize(
     "name", ["dino_deim/deim_dino_r50_4scale_12ep_coco", "dab_detr_deim/deim_dab_detr_r50_50ep_coco"]
 )
-def test_models_of_detrex_learn_with_it(name: str) -> None:
+def test_detrex_models_train_with_deim_criterion(name: str) -> None:
     cfg = model_zoo.get_config(name)
     cfg.model.device = "cpu"
     if "dn_number" in cfg.model:
@@ -184,7 +180,7 @@ def test_models_of_detrex_learn_with_it(name: str) -> None:
     cfg.optimizer.params.model = model
     cfg.optimizer.lr = 1e-4
     optimizer = instantiate(cfg.optimizer)
-    samples = [{**one, "height": 128, "width": 128} for one in batch([3, 1], size=128, classes=80)]
+    samples = [{**sample, "height": 128, "width": 128} for sample in batch([3, 1], size=128, classes=80)]
     losses = []
     for _ in range(3):
         terms = model(samples)
@@ -197,7 +193,7 @@ def test_models_of_detrex_learn_with_it(name: str) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_the_config_of_another_model_is_changed_by_a_line() -> None:
+def test_with_deim_criterion_on_group_detr() -> None:
     cfg = get_detrex_config("group_detr/configs/group_detr_r50_50ep.py")
     criterion = instantiate(with_deim_criterion(cfg.model).criterion)
     assert criterion.group_nums == cfg.model.group_nums

@@ -16,7 +16,7 @@ import pytest
 from deim.fallback import STANDALONE, is_standalone
 from tests.conftest import ROOT
 from tests.ecosystem import surface
-from tests.ecosystem.calls import GROUPS, calls_of, equal, outcome
+from tests.ecosystem.calls import GROUPS, equal, list_calls, outcome
 
 if is_standalone("detectron2") or is_standalone("detrex"):
     pytest.skip("compares the bundled subset with the real detectron2 and detrex", allow_module_level=True)
@@ -39,19 +39,19 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("group", "call"), calls_of(*GROUPS))
-def test_a_call_has_the_same_outcome(group: str, call: str, subset: dict[str, Any]) -> None:
-    expected, found = outcome(group, call), subset["outcomes"][group, call]
-    assert equal(found, expected), f"{call}\nsubset: {found}\nreal:   {expected}"
+@pytest.mark.parametrize(("group", "call"), list_calls(*GROUPS))
+def test_outcomes_are_equal(group: str, call: str, subset: dict[str, Any]) -> None:
+    expected, actual = outcome(group, call), subset["outcomes"][group, call]
+    assert equal(actual, expected), f"{call}\nsubset: {actual}\nreal:   {expected}"
 
 
-@pytest.mark.parametrize(("group", "call"), calls_of("unsupported"))
-def test_what_the_subset_lacks_is_refused(group: str, call: str, subset: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("group", "call"), list_calls("unsupported"))
+def test_unsupported_calls_are_errors_in_subset(group: str, call: str, subset: dict[str, Any]) -> None:
     assert subset["outcomes"][group, call] in (("raises", "NotImplementedError"), ("raises", "TypeError"))
     assert outcome(group, call)[:1] != ("raises",), "the real package accepts it"
 
 
-def test_signatures_are_those_of_the_real_packages(subset: dict[str, Any]) -> None:
+def test_signatures_match_real_packages(subset: dict[str, Any]) -> None:
     problems = []
     for path, parameters in subset["surface"].items():
         try:
@@ -70,19 +70,22 @@ def _fits(parameters: list[surface.Parameter], real: list[surface.Parameter]) ->
 
     Keyword-only parameters of the subset may be positional in the real package.
     """
-    by_name = {one.name: one for one in real}
-    if any(one.name not in by_name for one in parameters):
+    by_name = {parameter.name: parameter for parameter in real}
+    if any(parameter.name not in by_name for parameter in parameters):
         return False
-    order = [real.index(by_name[one.name]) for one in parameters]
-    same = (_is_same(one, by_name[one.name]) for one in parameters)
-    return order == sorted(order) and all(same) and _starts_alike(parameters, real)
+    order = [real.index(by_name[parameter.name]) for parameter in parameters]
+    matches = (_is_same(parameter, by_name[parameter.name]) for parameter in parameters)
+    return order == sorted(order) and all(matches) and _starts_alike(parameters, real)
 
 
-def _is_same(one: surface.Parameter, real: surface.Parameter) -> bool:
-    return one.default == real.default and one.kind in (real.kind, "KEYWORD_ONLY")
+def _is_same(parameter: surface.Parameter, real: surface.Parameter) -> bool:
+    return parameter.default == real.default and parameter.kind in (real.kind, "KEYWORD_ONLY")
 
 
 def _starts_alike(parameters: list[surface.Parameter], real: list[surface.Parameter]) -> bool:
     """Return True if positional arguments are assigned to the same parameters in both."""
-    positional = [one.name for one in parameters if one.kind == "POSITIONAL_OR_KEYWORD"]
-    return positional == [one.name for one in real if one.kind == "POSITIONAL_OR_KEYWORD"][: len(positional)]
+    positional = [parameter.name for parameter in parameters if parameter.kind == "POSITIONAL_OR_KEYWORD"]
+    return (
+        positional
+        == [parameter.name for parameter in real if parameter.kind == "POSITIONAL_OR_KEYWORD"][: len(positional)]
+    )

@@ -41,8 +41,8 @@ def eva02() -> nn.Module:
     from detrex.modeling.backbone import EVA02_ViT
     from detrex.modeling.backbone.eva_02 import SimpleFeaturePyramid
 
-    small = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "pt_hw_seq_len": 4}
-    net = EVA02_ViT(**small, window_size=2, window_block_indexes=[0], out_feature="last_feat")
+    options = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "pt_hw_seq_len": 4}
+    net = EVA02_ViT(**options, window_size=2, window_block_indexes=[0], out_feature="last_feat")
     return SimpleFeaturePyramid(net, "last_feat", 16, scale_factors=[2.0, 1.0, 0.5], square_pad=64)
 
 
@@ -87,7 +87,7 @@ class Detector(nn.Module):
 
 
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda one: one.__name__)
-def test_it_starts_from_a_file_of_its_classifier(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_classifier_checkpoint_loads_into_backbone(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Detector(build())
     # In detectron2's feature pyramid, the network of the classifier is named "net".
@@ -121,15 +121,15 @@ def pyramid(net: Any) -> Any:
 def eva02_config() -> Any:
     from detrex.modeling.backbone import EVA02_ViT
 
-    small = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "pt_hw_seq_len": 4}
-    return pyramid(LazyCall(EVA02_ViT)(**small, window_size=2, window_block_indexes=[0], out_feature="last_feat"))
+    options = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "pt_hw_seq_len": 4}
+    return pyramid(LazyCall(EVA02_ViT)(**options, window_size=2, window_block_indexes=[0], out_feature="last_feat"))
 
 
 def eva_config() -> Any:
     from detrex.modeling.backbone import EVAViT
 
-    small = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    return pyramid(LazyCall(EVAViT)(**small, window_size=2, window_block_indexes=[0], out_feature="last_feat"))
+    options = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    return pyramid(LazyCall(EVAViT)(**options, window_size=2, window_block_indexes=[0], out_feature="last_feat"))
 
 
 def vit_config() -> Any:
@@ -147,15 +147,15 @@ def torchvision_config() -> Any:
 def internimage_config() -> Any:
     from detrex.modeling.backbone.internimage import InternImage
 
-    small = {"channels": 16, "depths": [1, 1, 1, 1], "groups": [1, 2, 4, 8]}
-    return LazyCall(InternImage)(core_op="DCNv3_pytorch", **small, out_indices=(1, 2))
+    options = {"channels": 16, "depths": [1, 1, 1, 1], "groups": [1, 2, 4, 8]}
+    return LazyCall(InternImage)(core_op="DCNv3_pytorch", **options, out_indices=(1, 2))
 
 
 def mvit_config() -> Any:
     from detectron2.modeling import MViT
 
-    small = {"embed_dim": 24, "depth": 4, "num_heads": 1, "last_block_indexes": (0, 1, 2, 3), "img_size": 64}
-    return LazyCall(MViT)(**small, out_features=("scale3", "scale4"))
+    options = {"embed_dim": 24, "depth": 4, "num_heads": 1, "last_block_indexes": (0, 1, 2, 3), "img_size": 64}
+    return LazyCall(MViT)(**options, out_features=("scale3", "scale4"))
 
 
 def regnet_config() -> Any:
@@ -170,14 +170,14 @@ CONFIGS = (mvit_config, regnet_config, eva02_config, eva_config, vit_config, tor
 
 
 @pytest.mark.parametrize("family", ["dfine", "dn"])
-@pytest.mark.parametrize("build", CONFIGS, ids=lambda one: one.__name__)
-def test_our_encoders_read_its_features_from_the_backbone(build: Callable[[], Any], family: str) -> None:
+@pytest.mark.parametrize("build", CONFIGS, ids=lambda parameter: parameter.__name__)
+def test_encoders_infer_features_of_backbone(build: Callable[[], Any], family: str) -> None:
     """The config names neither features nor widths of the backbone."""
     cfg = recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
     cfg.model.backbone = build()
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     sum(model(batch([2, 1])).values()).backward()
-    gradients = [one.grad for one in model.backbone.parameters() if one.grad is not None]
+    gradients = [parameter.grad for parameter in model.backbone.parameters() if parameter.grad is not None]
     assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)

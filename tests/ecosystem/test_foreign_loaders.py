@@ -43,43 +43,45 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     recipe = ROOT / "projects/deim_dfine/configs/deim_dfine_n_shapes.py"
     config = folder / "config.py"
     config.write_text(CONFIG.format(shapes=shapes, recipe=recipe, output=folder / "run"), encoding="utf-8")
-    done = tool("train_net.py", "--config-file", str(config))
-    assert done.returncode == 0, done.stderr
+    process = tool("train_net.py", "--config-file", str(config))
+    assert process.returncode == 0, process.stderr
     return config, folder / "run"
 
 
-def test_its_batches_are_drawn(run: tuple[Path, Path], tmp_path: Path) -> None:
-    done = tool("visualize_data.py", "--config-file", str(run[0]), "--output", str(tmp_path / "batch.png"))
-    assert done.returncode == 0, done.stderr
-    assert "the first batch; 2 images" in done.stdout
+def test_view_data_draws_batches(run: tuple[Path, Path], tmp_path: Path) -> None:
+    process = tool("visualize_data.py", "--config-file", str(run[0]), "--output", str(tmp_path / "batch.png"))
+    assert process.returncode == 0, process.stderr
+    assert "the first batch; 2 images" in process.stdout
     assert (tmp_path / "batch.png").stat().st_size > 1000
 
 
-def test_it_has_no_epochs(run: tuple[Path, Path], tmp_path: Path) -> None:
-    words = ("--config-file", str(run[0]), "--output", str(tmp_path / "batch.png"), "--epoch", "3")
-    done = tool("visualize_data.py", *words)
-    assert done.returncode == 2
-    assert "does not define epochs; use --epoch 0" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_view_data_rejects_epochs(run: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = ("--config-file", str(run[0]), "--output", str(tmp_path / "batch.png"), "--epoch", "3")
+    process = tool("visualize_data.py", *arguments)
+    assert process.returncode == 2
+    assert "does not define epochs; use --epoch 0" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
-def test_detections_are_drawn(run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_draw_predictions(run: tuple[Path, Path], tmp_path: Path) -> None:
     weights = f"train.init_checkpoint={run[1] / 'model_final.pth'}"
-    done = tool("draw_predictions.py", "--config-file", str(run[0]), "--output", str(tmp_path / "found.png"), weights)
-    assert done.returncode == 0, done.stderr
+    process = tool(
+        "draw_predictions.py", "--config-file", str(run[0]), "--output", str(tmp_path / "found.png"), weights
+    )
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / "found.png").stat().st_size > 1000
 
 
-def test_the_run_is_reported_by_the_config_that_registers_its_data(run: tuple[Path, Path]) -> None:
-    done = tool("report.py", str(run[1]))
-    assert done.returncode == 2
-    assert "names the dataset 'loader_val', which is not registered with detectron2" in done.stderr
-    done = tool("report.py", str(run[1]), "--config-file", str(run[0]))
-    assert done.returncode == 0, done.stderr
+def test_report_with_config_that_registers_datasets(run: tuple[Path, Path]) -> None:
+    process = tool("report.py", str(run[1]))
+    assert process.returncode == 2
+    assert "names the dataset 'loader_val', which is not registered with detectron2" in process.stderr
+    process = tool("report.py", str(run[1]), "--config-file", str(run[0]))
+    assert process.returncode == 0, process.stderr
     assert "run: evaluation report" in (run[1] / "report.html").read_text(encoding="utf-8")
 
 
-def test_its_data_are_checked(run: tuple[Path, Path], tmp_path: Path) -> None:
-    done = tool("check_dataset.py", "--config-file", str(run[0]), "--output", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "loader_train" in done.stdout
+def test_check_data(run: tuple[Path, Path], tmp_path: Path) -> None:
+    process = tool("check_dataset.py", "--config-file", str(run[0]), "--output", str(tmp_path))
+    assert process.returncode == 0, process.stderr
+    assert "loader_train" in process.stdout

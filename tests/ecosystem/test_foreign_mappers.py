@@ -13,18 +13,18 @@ RECIPE = "deim_dfine/deim_dfine_n_shapes"
 
 
 @torch.no_grad()
-def test_a_model_for_bgr_sees_what_one_for_rgb_sees() -> None:
+def test_bgr_model_equals_rgb_model() -> None:
     sample = torch.randint(0, 256, (3, 100, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = tiny_model().eval()([{"image": sample}])[0]["instances"]
-    reversed_model = tiny_model("model.input_format=BGR").eval()
-    same = reversed_model([{"image": sample.flip(0)}])[0]["instances"]
-    assert torch.equal(found.scores, same.scores)
-    assert torch.equal(found.pred_boxes.tensor, same.pred_boxes.tensor)
-    assert not torch.equal(reversed_model([{"image": sample}])[0]["instances"].scores, found.scores)
+    instances = tiny_model().eval()([{"image": sample}])[0]["instances"]
+    bgr_model = tiny_model("model.input_format=BGR").eval()
+    bgr_instances = bgr_model([{"image": sample.flip(0)}])[0]["instances"]
+    assert torch.equal(instances.scores, bgr_instances.scores)
+    assert torch.equal(instances.pred_boxes.tensor, bgr_instances.pred_boxes.tensor)
+    assert not torch.equal(bgr_model([{"image": sample}])[0]["instances"].scores, instances.scores)
 
 
 @pytest.mark.parametrize("key", ["img_format", "+dataloader.train.mapper.image_format"])
-def test_a_mapper_with_another_channel_order_than_the_model_ends_the_run_at_once(key: str) -> None:
+def test_channel_order_mismatch_is_an_error(key: str) -> None:
     override = f"{key}=BGR" if key.startswith("+") else f"dataloader.train.mapper.{key}=BGR"
     cfg = load_config(RECIPE, [override])
     with pytest.raises(ConfigError, match=r"_format is BGR, but model\.input_format is RGB"):
@@ -34,7 +34,7 @@ def test_a_mapper_with_another_channel_order_than_the_model_ends_the_run_at_once
     )
 
 
-def test_mappers_take_the_names_of_detectron2_and_detrex() -> None:
+def test_mapper_accepts_key_names_of_detectron2_and_detrex() -> None:
     assert DetectionMapper([], is_train=True, image_format="BGR").img_format == "BGR"
     assert DetectionMapper([], is_train=True, img_format="BGR").img_format == "BGR"
     with pytest.raises(ConfigError, match="choose one of RGB, BGR"):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Our data, with mosaics and mixup from the first iteration on, under the name that configs of detectron2 give them.
-OURS = """
+OUR_CONFIG = """
 from deim import model_zoo
 
 _ours = model_zoo.get_config("deim_dfine/deim_dfine_n_shapes")
@@ -70,38 +70,38 @@ model.neck.in_features = ["stage2", "stage3", "stage4"]
 model.pixel_mean, model.pixel_std = [0.0, 0.0, 0.0], [255.0, 255.0, 255.0]
 train.model_ema.enabled = True
 """
-LENGTH = ["train.max_iter=3", "train.eval_period=3", "train.log_period=1", "train.checkpointer.period=3"]
+SHORT_RUN = ["train.max_iter=3", "train.eval_period=3", "train.log_period=1", "train.checkpointer.period=3"]
 
 
 def checkout(package: str) -> Path:
     return Path(__import__(package).__file__).parents[1]
 
 
-def train(text: str, tool: list[str], shapes: Path, folder: Path) -> subprocess.CompletedProcess:
+def train(config_text: str, tool: list[str], shapes: Path, folder: Path) -> subprocess.CompletedProcess:
     """Train a config, whose text is given, by a script."""
     path = Path(tool[-1])
     if not path.is_file():
         pytest.skip(f"{path.name} is not beside its package")
     file = folder / "config.py"
-    file.write_text(OURS + text.replace("{detectron2}", str(checkout("detectron2"))), encoding="utf-8")
-    where = ["train.device=cpu", "train.init_checkpoint=''", f"train.output_dir={folder}/output"]
-    return script(Path(tool[0]), *tool[1:], "--config-file", str(file), *where, *LENGTH, *data_overrides(shapes))
+    file.write_text(OUR_CONFIG + config_text.replace("{detectron2}", str(checkout("detectron2"))), encoding="utf-8")
+    overrides = ["train.device=cpu", "train.init_checkpoint=''", f"train.output_dir={folder}/output"]
+    return script(Path(tool[0]), *tool[1:], "--config-file", str(file), *overrides, *SHORT_RUN, *data_overrides(shapes))
 
 
 @pytest.mark.parametrize("text", [RETINANET, FASTER_RCNN], ids=["retinanet", "faster_rcnn"])
-def test_dense_o2o_trains_models_of_detectron2_by_its_script(text: str, shapes: Path, tmp_path: Path) -> None:
-    done = train(text, [str(checkout("detectron2") / "tools/lazyconfig_train_net.py")], shapes, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_detectron2_script_trains_detectron2_models_with_dense_o2o(text: str, shapes: Path, tmp_path: Path) -> None:
+    process = train(text, [str(checkout("detectron2") / "tools/lazyconfig_train_net.py")], shapes, tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
     losses = metrics(tmp_path / "output")
     assert sorted(losses) == [0, 1, 2]
     assert all(np.isfinite(value) for value in losses.values())
     assert "bbox/AP" in (tmp_path / "output/metrics.json").read_text(encoding="utf-8")
 
 
-def test_dense_o2o_and_our_backbone_train_dino_by_detrexs_script(shapes: Path, tmp_path: Path) -> None:
+def test_detrex_script_trains_dino_with_dense_o2o_and_our_backbone(shapes: Path, tmp_path: Path) -> None:
     tool = [str(ROOT / "tests/ecosystem/detrex_without_gpu.py"), str(checkout("detrex") / "tools/train_net.py")]
-    done = train(DINO, tool, shapes, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = train(DINO, tool, shapes, tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
     losses = metrics(tmp_path / "output")
     assert sorted(losses) == [0, 1, 2]
     assert all(np.isfinite(value) for value in losses.values())
@@ -141,23 +141,23 @@ class Mirror(T.Augmentation):
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("seed", range(3))
-def test_our_mapper_does_what_the_mapper_of_detectron2_does(name: str, seed: int, shapes: Path) -> None:
+def test_mapper_equals_detectron2_mapper(name: str, seed: int, shapes: Path) -> None:
     """With a policy of detectron2 behind one of ours that is not applied yet when the policy asks for the image."""
     from detectron2.data import DatasetMapper
 
     record, resize = records(shapes)[0], Resize((60, 90))
     policy = POLICIES[name]()
     np.random.seed(seed)
-    theirs = DatasetMapper(True, augmentations=[resize, policy], image_format="RGB")(record)
+    expected = DatasetMapper(True, augmentations=[resize, policy], image_format="RGB")(record)
     np.random.seed(seed)
     ours = DetectionMapper([resize, policy], is_train=True, min_box_size=1e-5)(record)
-    assert torch.equal(ours["image"], theirs["image"])
-    boxes, wanted = ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor
-    torch.testing.assert_close(boxes, wanted, rtol=0, atol=1e-4)
-    assert torch.equal(ours["instances"].gt_classes, theirs["instances"].gt_classes)
+    assert torch.equal(ours["image"], expected["image"])
+    boxes, expected_boxes = ours["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor
+    torch.testing.assert_close(boxes, expected_boxes, rtol=0, atol=1e-4)
+    assert torch.equal(ours["instances"].gt_classes, expected["instances"].gt_classes)
 
 
-def test_our_mapper_takes_a_pipeline_of_albumentations(shapes: Path) -> None:
+def test_mapper_accepts_albumentations(shapes: Path) -> None:
     """In a policy that changes colors, which detectron2's mapper takes as well."""
     albumentations = pytest.importorskip("albumentations")
     from detectron2.data import DatasetMapper
@@ -170,14 +170,14 @@ def test_our_mapper_takes_a_pipeline_of_albumentations(shapes: Path) -> None:
 
     record = records(shapes)[0]
     ours = DetectionMapper([Resize((60, 90)), Colors()], is_train=True)(record)
-    theirs = DatasetMapper(True, augmentations=[Resize((60, 90)), Colors()], image_format="RGB")(record)
-    assert torch.equal(ours["image"], theirs["image"])
-    plain = DetectionMapper([Resize((60, 90))], is_train=True)(record)
-    assert torch.equal(ours["image"], 255 - plain["image"])
+    expected = DatasetMapper(True, augmentations=[Resize((60, 90)), Colors()], image_format="RGB")(record)
+    assert torch.equal(ours["image"], expected["image"])
+    original = DetectionMapper([Resize((60, 90))], is_train=True)(record)
+    assert torch.equal(ours["image"], 255 - original["image"])
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_our_stages_take_policies_of_detectron2(stage: Stage, shapes: Path) -> None:
+def test_stages_accept_detectron2_augmentations(stage: Stage, shapes: Path) -> None:
     cfg = load_config(RECIPE, [*data_overrides(shapes), "dataloader.image_size=[64,64]"])
     mapper = instantiate(cfg.dataloader.train.mapper)
     mapper.weak = [POLICIES[name]() for name in ("RandomRotation", "RandomCrop", "RandomBrightness")]
@@ -192,12 +192,12 @@ def test_our_stages_take_policies_of_detectron2(stage: Stage, shapes: Path) -> N
         assert (boxes <= 64).all()
 
 
-def test_the_simple_trainer_of_detectron2_trains_a_model_of_ours(shapes: Path) -> None:
+def test_simple_trainer_trains_our_model(shapes: Path) -> None:
     cfg = load_config(
         RECIPE, [*data_overrides(shapes), "dataloader.train.num_workers=0", "dataloader.image_size=[64,64]"]
     )
     model = instantiate(cfg.model)
-    before = {name: value.clone() for name, value in model.named_parameters()}
+    initial = {name: value.clone() for name, value in model.named_parameters()}
     trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), torch.optim.SGD(model.parameters(), lr=0.01))
     trainer.train(0, 1)
-    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert any(not torch.equal(value, initial[name]) for name, value in model.named_parameters())

@@ -29,7 +29,7 @@ POLICIES = {
 }
 
 
-def given(boxes: bool = True) -> T.AugInput:
+def aug_input(boxes: bool = True) -> T.AugInput:
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     labels = np.zeros(SIZE, np.int64)
     labels[20:40, 30:70] = 1_000_000
@@ -38,9 +38,9 @@ def given(boxes: bool = True) -> T.AugInput:
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_map_of_labels_follows_the_image_without_new_labels(name: str, seed: int) -> None:
+def test_segmentation_follows_image_without_new_labels(name: str, seed: int) -> None:
     np.random.seed(seed)
-    augmented = given()
+    augmented = aug_input()
     transforms = T.AugmentationList([POLICIES[name]()])(augmented)
     assert augmented.sem_seg.shape == augmented.image.shape[:2]
     assert augmented.sem_seg.dtype == np.int64
@@ -53,14 +53,14 @@ def test_a_map_of_labels_follows_the_image_without_new_labels(name: str, seed: i
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_inverse_takes_points_back(name: str) -> None:
+def test_inverse_transforms_restore_points(name: str) -> None:
     np.random.seed(0)
-    transforms = T.AugmentationList([POLICIES[name](), Resize((33, 77))])(given())
+    transforms = T.AugmentationList([POLICIES[name](), Resize((33, 77))])(aug_input())
     points = np.array([[0.0, 0.0], [12.5, 40.0], [99.0, 3.0]])
     np.testing.assert_allclose(transforms.inverse().apply_coords(transforms.apply_coords(points)), points, atol=1e-9)
 
 
-def test_stacked_masks_are_mapped_one_by_one() -> None:
+def test_resize_of_stacked_masks() -> None:
     masks = np.zeros((*SIZE, 5), bool)
     masks[10:20, :50, 3] = True
     mapped = Resize((120, 200)).get_transform(np.zeros((*SIZE, 3), np.uint8)).apply_segmentation(masks)
@@ -70,10 +70,10 @@ def test_stacked_masks_are_mapped_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_without_boxes_policies_do_what_they_can(name: str) -> None:
+def test_augmentations_without_boxes(name: str) -> None:
     """detectron2's mapper applies policies without boxes in evaluation."""
     np.random.seed(0)
-    augmented = given(boxes=False)
+    augmented = aug_input(boxes=False)
     T.AugmentationList([POLICIES[name]()])(augmented)
     assert augmented.boxes is None
     assert augmented.image.ndim == 3
@@ -82,14 +82,12 @@ def test_without_boxes_policies_do_what_they_can(name: str) -> None:
 @pytest.mark.skipif(is_standalone("detectron2"), reason="needs the real detectron2")
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
 @pytest.mark.parametrize("is_train", [True, False])
-def test_the_mapper_of_detectron2_takes_all_of_them_with_masks(
-    mask_format: str, is_train: bool, tmp_path: Path
-) -> None:
+def test_detectron2_mapper_accepts_augmentations_with_masks(mask_format: str, is_train: bool, tmp_path: Path) -> None:
     from detectron2.data import DatasetMapper
     from pycocotools import mask as coco_mask
 
     np.random.seed(0)
-    cv2.imwrite(str(tmp_path / "a.png"), given().image)
+    cv2.imwrite(str(tmp_path / "a.png"), aug_input().image)
     mask = np.zeros(SIZE, np.uint8, order="F")
     mask[20:40, 30:70] = 1
     polygon = [[30.0, 20.0, 70.0, 20.0, 70.0, 40.0, 30.0, 40.0]]

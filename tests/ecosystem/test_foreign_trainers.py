@@ -24,10 +24,10 @@ class Recorder(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[list[tuple]] = []
+        self.batches: list[list[tuple]] = []
 
     def forward(self, batch: list[dict]) -> dict:
-        self.seen.append([(sample["image_id"], float(sample["image"].float().mean())) for sample in batch])
+        self.batches.append([(sample["image_id"], float(sample["image"].float().mean())) for sample in batch])
         return {"loss": self.weight * 0}
 
 
@@ -52,41 +52,39 @@ def run(shapes: Path, start: int, stop: int, **options) -> list:
     model = Recorder()
     trainer = SimpleTrainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.1))
     trainer.train(start, stop)
-    return model.seen
+    return model.batches
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_trainer_of_detectron2_resumes_where_it_was_stopped(shapes: Path, sampled: bool) -> None:
+def test_detectron2_trainer_resumes_data_loader(shapes: Path, sampled: bool) -> None:
     """With six iterations per epoch, the second run starts in the middle of the third epoch, with mosaics."""
     indices = [int(i) for i in np.random.default_rng(0).integers(24, size=100)]
     options = {"sampler": indices} if sampled else {}
-    whole = run(shapes, 0, 18, **options)
-    assert run(shapes, 15, 18, **options) == whole[15:]
-    assert len({image for batch in whole for image in batch}) > 40, "mosaics differ from single images"
+    uninterrupted = run(shapes, 0, 18, **options)
+    assert run(shapes, 15, 18, **options) == uninterrupted[15:]
+    assert len({image for batch in uninterrupted for image in batch}) > 40, "mosaics differ from single images"
 
 
-def test_outside_of_a_training_loop_the_loader_begins_at_the_beginning(shapes: Path) -> None:
+def test_loader_starts_at_first_batch_outside_training_loop(shapes: Path) -> None:
     loader = build_train_loader(records(shapes), mapper=mapper(), total_batch_size=4, num_workers=0)
-    first = [sample["image_id"] for sample in next(iter(loader))]
+    first_ids = [sample["image_id"] for sample in next(iter(loader))]
     with EventStorage(start_iter=5):
-        later = [sample["image_id"] for sample in next(iter(loader))]
+        resumed_ids = [sample["image_id"] for sample in next(iter(loader))]
         loader.start_iter = 0
-        assert [sample["image_id"] for sample in next(iter(loader))] == first
-    assert later != first
+        assert [sample["image_id"] for sample in next(iter(loader))] == first_ids
+    assert resumed_ids != first_ids
 
 
-def test_a_sampler_decides_which_images_are_drawn_and_how_often(shapes: Path) -> None:
+def test_sampler_selects_images(shapes: Path) -> None:
     """With repeat-factor sampling, mosaics and mixup, images of rare classes are used more often."""
     loader = build_train_loader(
         records(shapes), mapper=mapper(), total_batch_size=4, num_workers=1, sampler=itertools.cycle([3, 5, 3, 7])
     )
-    wanted = [records(shapes)[i]["image_id"] for i in (3, 5, 3, 7)]
-    assert [[sample["image_id"] for sample in batch] for batch in itertools.islice(loader, 2)] == [wanted, wanted]
+    expected = [records(shapes)[i]["image_id"] for i in (3, 5, 3, 7)]
+    assert [[sample["image_id"] for sample in batch] for batch in itertools.islice(loader, 2)] == [expected, expected]
 
 
-def test_the_mapper_estimates_the_stage_under_a_loader_that_does_not_state_the_iteration(
-    shapes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mapper_estimates_stage_without_iteration(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = records(shapes)
     staged = mapper(dataset=data, total_batch_size=4)
     stages: list[Stage] = []
@@ -101,12 +99,12 @@ def test_the_mapper_estimates_the_stage_under_a_loader_that_does_not_state_the_i
     assert resumed._alone.clock.tick() == 12
 
 
-def test_without_its_data_the_mapper_says_what_it_needs(shapes: Path) -> None:
+def test_mapper_without_dataset_is_an_error(shapes: Path) -> None:
     with pytest.raises(ConfigError, match="pass dataset= and total_batch_size= to StagedMapper"):
         mapper()(records(shapes)[0])
 
 
-def test_masks_that_are_not_handed_over_are_named(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_masks_are_logged(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = records(shapes)
     data[0]["annotations"][0]["segmentation"] = [[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]
     with caplog.at_level("INFO", logger="detectron2.deim"):
@@ -114,14 +112,14 @@ def test_masks_that_are_not_handed_over_are_named(shapes: Path, caplog: pytest.L
     assert "have segmentation, but this loader reads only boxes and classes" in caplog.text
 
 
-def test_our_own_commands_seed_the_loader_with_the_seed_of_the_run() -> None:
+def test_loader_seed_equals_train_seed() -> None:
     cfg = load_config("deim_dfine/deim_dfine_n_shapes", ["train.seed=7"])
     assert cfg.dataloader.train.seed == 7
     assert load_config("deim_dfine/deim_dfine_n_shapes", ["dataloader.train.seed=3"]).dataloader.train.seed == 3
 
 
 @pytest.mark.skipif(is_standalone("detectron2"), reason="needs the real detectron2")
-def test_under_the_loader_of_detectron2(shapes: Path) -> None:
+def test_detectron2_loader(shapes: Path) -> None:
     from detectron2.data import build_detection_train_loader
 
     data = records(shapes)
@@ -133,7 +131,7 @@ def test_under_the_loader_of_detectron2(shapes: Path) -> None:
 
 
 @pytest.mark.skipif(is_standalone("detectron2"), reason="needs the real detectron2")
-def test_repeat_factor_sampling_of_detectron2(shapes: Path) -> None:
+def test_repeat_factor_sampling(shapes: Path) -> None:
     from detectron2.data.samplers import RepeatFactorTrainingSampler as Sampler
 
     data = records(shapes)
@@ -141,6 +139,6 @@ def test_repeat_factor_sampling_of_detectron2(shapes: Path) -> None:
     loader = build_train_loader(
         data, mapper=mapper(), total_batch_size=4, num_workers=0, sampler=Sampler(factors, seed=0)
     )
-    drawn = [sample["image_id"] for batch in itertools.islice(loader, 60) for sample in batch]
-    counts = np.array([drawn.count(record["image_id"]) for record in data])
+    image_ids = [sample["image_id"] for batch in itertools.islice(loader, 60) for sample in batch]
+    counts = np.array([image_ids.count(record["image_id"]) for record in data])
     assert np.corrcoef(counts, factors.numpy())[0, 1] > 0.3, "images of rare classes are used more often"

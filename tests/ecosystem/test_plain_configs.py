@@ -24,7 +24,7 @@ def _load(path: Path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_states_its_length_in_iterations_for_other_trainers(path: Path) -> None:
+def test_recipes_define_max_iter_for_other_trainers(path: Path) -> None:
     cfg = _load(path)
     per_epoch = IMAGES.get(path.stem.rsplit("_", 1)[1], IMAGES["coco"]) // cfg.dataloader.train.total_batch_size
     assert cfg.train.max_iter == cfg.schedule.epochs * per_epoch
@@ -35,7 +35,7 @@ def test_a_recipe_states_its_length_in_iterations_for_other_trainers(path: Path)
 
 
 @pytest.mark.parametrize("name", ["deim_dfine_n_shapes", "dn_deformable_detr_r18_shapes"])
-def test_a_saved_recipe_resolves_in_a_python_that_has_not_imported_this_project(name: str, tmp_path: Path) -> None:
+def test_saved_config_resolves_without_importing_deim(name: str, tmp_path: Path) -> None:
     cfg = recipe(name)
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     assert not (tmp_path / "config.yaml.pkl").exists(), "detectron2 pickles what YAML cannot hold"
@@ -44,10 +44,10 @@ def test_a_saved_recipe_resolves_in_a_python_that_has_not_imported_this_project(
         "cfg = OmegaConf.load(sys.argv[1]); OmegaConf.to_container(cfg, resolve=True)\n"
         "assert 'deim' not in sys.modules; print(cfg.train.max_iter, cfg.model.encoder._target_)"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "config.yaml")], capture_output=True, text=True, check=True
     )
-    iterations, target = done.stdout.split()
+    iterations, target = process.stdout.split()
     assert int(iterations) == cfg.train.max_iter
     assert target.endswith(".for_backbone")
     model = instantiate(LazyConfig.load(str(tmp_path / "config.yaml")).model)

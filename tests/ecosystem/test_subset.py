@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from deim.fallback import is_standalone
-from tests.ecosystem.calls import calls_of, evaluate
+from tests.ecosystem.calls import evaluate, list_calls
 
 only_subset = pytest.mark.skipif(
     not (is_standalone("detectron2") and is_standalone("detrex")), reason="the real detectron2 or detrex is installed"
@@ -21,14 +21,14 @@ only_subset = pytest.mark.skipif(
 
 
 @only_subset
-@pytest.mark.parametrize(("group", "call"), calls_of("unsupported"))
-def test_what_the_subset_lacks_is_an_error(group: str, call: str) -> None:
+@pytest.mark.parametrize(("group", "call"), list_calls("unsupported"))
+def test_unsupported_calls_are_errors(group: str, call: str) -> None:
     with pytest.raises((NotImplementedError, TypeError), match=r"bundled subset|unexpected keyword argument"):
         evaluate(group, call)
 
 
 @pytest.mark.parametrize(
-    ("box", "kind"),
+    ("box", "box_type"),
     [
         ([1, 2, 4, 8], list),
         ((1, 2, 4, 8), tuple),
@@ -36,11 +36,11 @@ def test_what_the_subset_lacks_is_an_error(group: str, call: str) -> None:
         (torch.tensor([[1, 2, 4, 8]]), torch.Tensor),
     ],
 )
-def test_boxes_of_integers_stay_integers(box: Any, kind: type) -> None:
+def test_box_conversion_keeps_integers(box: Any, box_type: type) -> None:
     from detectron2.structures import BoxMode
 
     converted = BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-    assert type(converted) is kind
+    assert type(converted) is box_type
     numbers = np.asarray(converted)
     assert np.issubdtype(numbers.dtype, np.integer)
     assert numbers.flatten().tolist() == [1, 2, 5, 10]
@@ -63,7 +63,7 @@ def test_boxes_are_float32(tensor: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_boxes_that_are_not_finite_are_not_clipped(value: float) -> None:
+def test_clipping_nonfinite_boxes_is_an_error(value: float) -> None:
     from detectron2.structures import Boxes
 
     boxes = Boxes([[0.0, 0, value, 1]])
@@ -71,31 +71,31 @@ def test_boxes_that_are_not_finite_are_not_clipped(value: float) -> None:
         boxes.clip((4, 4))
 
 
-def test_instances_of_images_of_other_sizes_are_not_joined() -> None:
+def test_instances_of_different_image_sizes_cannot_be_concatenated() -> None:
     from detectron2.structures import Instances
 
-    one = Instances((4, 6), scores=torch.zeros(2))
+    instances = Instances((4, 6), scores=torch.zeros(2))
     with pytest.raises(AssertionError):
-        Instances.cat([one, Instances((5, 6), scores=torch.zeros(1))])
+        Instances.cat([instances, Instances((5, 6), scores=torch.zeros(1))])
     with pytest.raises(NotImplementedError):
-        iter(one)
+        iter(instances)
 
 
 @pytest.mark.parametrize(
     ("constraints", "size"),
     [({"square_size": 8}, (8, 8)), ({"size_divisibility": 8}, (8, 8)), ({"square_size": 0}, (5, 6)), ({}, (5, 6))],
 )
-def test_batches_follow_the_padding_constraints(constraints: dict, size: tuple) -> None:
+def test_padding_constraints(constraints: dict, size: tuple) -> None:
     from detectron2.structures import ImageList
 
     batch = ImageList.from_tensors([torch.ones(3, 4, 6), torch.ones(3, 5, 2)], padding_constraints=constraints)
     assert batch.tensor.shape[-2:] == size
-    moved = batch.to(torch.float64)
-    assert moved.tensor.dtype == torch.float64
-    assert moved.image_sizes == [(4, 6), (5, 2)]
+    converted = batch.to(torch.float64)
+    assert converted.tensor.dtype == torch.float64
+    assert converted.image_sizes == [(4, 6), (5, 2)]
 
 
-def test_flips_are_horizontal_or_vertical() -> None:
+def test_random_flip() -> None:
     from detectron2.data import transforms as T
 
     image = np.arange(24, dtype=np.uint8).reshape(4, 6)
@@ -106,7 +106,7 @@ def test_flips_are_horizontal_or_vertical() -> None:
         T.RandomFlip(vertical=True)
 
 
-def test_floating_point_images_are_resized() -> None:
+def test_resize_of_float_images() -> None:
     from detectron2.data import transforms as T
 
     image = np.arange(24, dtype=np.float32).reshape(4, 6)
@@ -116,7 +116,7 @@ def test_floating_point_images_are_resized() -> None:
     assert resized[0].tolist() == [0.5, 2.5, 4.5]
 
 
-def test_coco_has_its_classes_before_it_is_read() -> None:
+def test_coco_metadata_exists_without_annotation_file() -> None:
     from detectron2.data import MetadataCatalog
 
     metadata = MetadataCatalog.get("coco_2017_val")
@@ -139,7 +139,7 @@ def test_records_keep_masks_and_keypoints() -> None:
     assert annotation["keypoints"] == [1.5, 2.5, 2]
 
 
-def test_records_that_are_not_serialized_are_copied() -> None:
+def test_dataset_from_list_copies_entries() -> None:
     from detectron2.data.common import DatasetFromList
 
     entries = [{"a": 1}]
@@ -147,46 +147,48 @@ def test_records_that_are_not_serialized_are_copied() -> None:
     assert entries == [{"a": 1}]
 
 
-def test_the_official_evaluation_counts_as_many_detections_as_asked() -> None:
+def test_max_detections_per_image() -> None:
     official = evaluate("evaluation", "evaluate(coco_dataset(), max_dets_per_image=5, use_fast_impl=False)")[0]["bbox"]
     fast = evaluate("evaluation", "evaluate(coco_dataset(), max_dets_per_image=5)")[0]["bbox"]
-    everything = evaluate("evaluation", "evaluate(coco_dataset())")[0]["bbox"]
+    unlimited = evaluate("evaluation", "evaluate(coco_dataset())")[0]["bbox"]
     assert official == pytest.approx(fast, nan_ok=True)
-    assert official["AP"] != everything["AP"]
+    assert official["AP"] != unlimited["AP"]
 
 
 @pytest.mark.parametrize(("mode", "saved"), [("max", [1, 5]), ("min", [1, 3])])
-def test_the_best_checkpoint_is_that_of_the_metric(mode: str, saved: list[int]) -> None:
+def test_best_checkpointer(mode: str, saved: list[int]) -> None:
     calls = evaluate("engine", f"best({{1: 2.0, 3: 1.0, 5: 3.0}}, mode={mode!r})")[0]
     assert calls == [("model_best", {"iteration": iteration}) for iteration in saved]
 
 
-@pytest.mark.parametrize(("period", "stop", "when"), [(2, 4, [1, 4]), (2, 5, [1, 3, 5]), (0, 3, [3]), (9, 3, [3])])
-def test_evaluations_come_with_their_period_and_at_the_end(period: int, stop: int, when: list[int]) -> None:
-    assert evaluate("engine", f"evaluated({{'a': 1.0}}, {stop}, {period})")[0] == when
+@pytest.mark.parametrize(
+    ("period", "stop", "iterations"), [(2, 4, [1, 4]), (2, 5, [1, 3, 5]), (0, 3, [3]), (9, 3, [3])]
+)
+def test_eval_hook_iterations(period: int, stop: int, iterations: list[int]) -> None:
+    assert evaluate("engine", f"evaluated({{'a': 1.0}}, {stop}, {period})")[0] == iterations
 
 
-def test_only_so_many_checkpoints_are_kept() -> None:
-    files, last = evaluate("engine", "checkpoints(1, 5, max_to_keep=2)")
+def test_max_to_keep() -> None:
+    files, last_checkpoint = evaluate("engine", "checkpoints(1, 5, max_to_keep=2)")
     assert [name for name in files if name.startswith("model")] == [
         "model_0000003.pth",
         "model_0000004.pth",
         "model_final.pth",
     ]
-    assert last == "model_final.pth"
+    assert last_checkpoint == "model_final.pth"
 
 
-def test_the_optimizer_of_swin_counts_parameters_in_the_order_of_checkpoints() -> None:
+def test_parameter_order_of_swin() -> None:
     from detectron2.modeling.backbone import SwinTransformer
 
     names = [
         n for n, _ in SwinTransformer(embed_dim=12, depths=(1,), num_heads=(1,), out_indices=(0,)).named_parameters()
     ]
-    parts = [name.split(".")[4] for name in names if name.startswith("layers.0.blocks.0")]
-    assert list(dict.fromkeys(parts)) == ["norm1", "attn", "norm2", "mlp"]
+    submodules = [name.split(".")[4] for name in names if name.startswith("layers.0.blocks.0")]
+    assert list(dict.fromkeys(submodules)) == ["norm1", "attn", "norm2", "mlp"]
 
 
-def test_a_config_with_a_value_to_fill_in_is_not_saved(tmp_path: Path) -> None:
+def test_config_with_missing_value_is_not_saved(tmp_path: Path) -> None:
     from detectron2.config import LazyConfig
     from omegaconf import MissingMandatoryValue, OmegaConf
 
@@ -194,7 +196,7 @@ def test_a_config_with_a_value_to_fill_in_is_not_saved(tmp_path: Path) -> None:
         LazyConfig.save(OmegaConf.create({"a": "???"}), str(tmp_path / "c.yaml"))
 
 
-def test_averages_need_to_be_built_once() -> None:
+def test_ema_must_be_built_exactly_once() -> None:
     from detrex.modeling import ema
 
     with pytest.raises(AssertionError):

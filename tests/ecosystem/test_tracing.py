@@ -15,7 +15,7 @@ def image(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(height), dtype=torch.uint8)
 
 
-class Single(torch.nn.Module):
+class SingleImageDetector(torch.nn.Module):
     """A detector of one image, from tensor to tensors."""
 
     def __init__(self, detector: torch.nn.Module):
@@ -23,24 +23,24 @@ class Single(torch.nn.Module):
         self.detector = detector
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self.detector([{"image": pixels}])[0]["instances"]
-        return found.pred_boxes.tensor, found.scores
+        instances = self.detector([{"image": pixels}])[0]["instances"]
+        return instances.pred_boxes.tensor, instances.scores
 
 
 @pytest.mark.parametrize("family", ["dfine", "dn"])
 @torch.no_grad()
-def test_a_model_traced_by_torch_alone_serves_images_of_other_sizes(family: str) -> None:
-    model = Single(randomize(tiny_model(family=family)).double().eval())
+def test_torch_trace_supports_other_image_sizes(family: str) -> None:
+    model = SingleImageDetector(randomize(tiny_model(family=family)).double().eval())
     traced = torch.jit.trace(model, image(96, 128), check_trace=False)
     for size in ((96, 128), (130, 101)):
-        for found, wanted in zip(traced(image(*size)), model(image(*size)), strict=True):
-            torch.testing.assert_close(found, wanted)
+        for actual, expected in zip(traced(image(*size)), model(image(*size)), strict=True):
+            torch.testing.assert_close(actual, expected)
 
 
 @needs_detectron2
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_a_traced_model_serves_images_of_other_sizes(family: str) -> None:
+def test_tracing_adapter_supports_other_image_sizes(family: str) -> None:
     """Uses detectron2's TracingAdapter, like its deployment tools."""
     from detectron2.export import TracingAdapter
 
@@ -50,15 +50,15 @@ def test_a_traced_model_serves_images_of_other_sizes(family: str) -> None:
     traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
     for size in ((96, 128), (160, 96), (130, 101)):
         flat = traced(image(*size))
-        found = adapter.outputs_schema(flat)[0]["instances"]
-        wanted = model([{"image": image(*size)}])[0]["instances"]
-        torch.testing.assert_close(found.scores, wanted.scores)
-        torch.testing.assert_close(found.pred_boxes.tensor, wanted.pred_boxes.tensor)
-        assert torch.equal(found.pred_classes, wanted.pred_classes)
+        actual = adapter.outputs_schema(flat)[0]["instances"]
+        expected = model([{"image": image(*size)}])[0]["instances"]
+        torch.testing.assert_close(actual.scores, expected.scores)
+        torch.testing.assert_close(actual.pred_boxes.tensor, expected.pred_boxes.tensor)
+        assert torch.equal(actual.pred_classes, expected.pred_classes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_operations_are_counted_without_handlers_of_our_own(family: str) -> None:
+def test_flop_count(family: str) -> None:
     model = Network(tiny_model(family=family).eval())
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, 128, 128)).unsupported_ops_warnings(False)
     assert analysis.by_module()["decoder"] > 1e6
@@ -66,7 +66,7 @@ def test_operations_are_counted_without_handlers_of_our_own(family: str) -> None
 
 @needs_detectron2
 @pytest.mark.parametrize("family", ["dfine", "deformable"])
-def test_the_counters_of_detectron2_take_its_inputs(family: str) -> None:
+def test_detectron2_flop_and_activation_counts(family: str) -> None:
     from detectron2.utils.analysis import FlopCountAnalysis, activation_count_operators
 
     model, inputs = tiny_model(family=family).eval(), [{"image": image(128, 128)}]
@@ -77,6 +77,6 @@ def test_the_counters_of_detectron2_take_its_inputs(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["dfine", "deformable"])
-def test_scripting_is_refused_with_what_to_use_in_its_place(family: str) -> None:
+def test_scripting_is_an_error(family: str) -> None:
     with pytest.raises(NotImplementedError, match=r"cannot be scripted.*torch\.jit\.trace.*deim export"):
         torch.jit.script(tiny_model(family=family).eval())

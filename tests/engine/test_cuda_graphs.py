@@ -31,9 +31,9 @@ class FakeRecording:
 
 
 def test_each_shape_is_captured_once_and_the_oldest_graph_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "Recording", FakeRecording)
+    monkeypatch.setattr(cuda_graphs, "CapturedGraph", FakeRecording)
     monkeypatch.setattr(FakeRecording, "captured_shapes", [])
-    graphs = CudaGraphs(lambda x: (x + 1,), most=2)
+    graphs = CudaGraphs(lambda x: (x + 1,), max_graphs=2)
     for batch_size in (1, 2, 1, 2, 3, 2, 1):
         x = torch.rand(batch_size, 3)
         torch.testing.assert_close(graphs(x)[0], x + 1)
@@ -41,7 +41,7 @@ def test_each_shape_is_captured_once_and_the_oldest_graph_is_evicted(monkeypatch
 
 
 def test_each_memory_format_and_precision_has_its_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "Recording", FakeRecording)
+    monkeypatch.setattr(cuda_graphs, "CapturedGraph", FakeRecording)
     monkeypatch.setattr(FakeRecording, "captured_shapes", [])
     graphs = CudaGraphs(lambda x: (x,))
     x = torch.rand(1, 3, 4, 4)

@@ -30,13 +30,13 @@ from deim.engine.initial_state import (
 from deim.engine.run import train
 from deim.errors import CheckpointError
 from deim.fallback import is_standalone
-from deim.inference.source import load_trained
+from deim.inference.trained_model import load_trained
 from deim.modeling.backbone import HGNetV2, PResNet
 from tests.commands import RECIPE, SMALL, data_overrides, tool
 from tests.models import FAMILIES, randomize, recipe
 from tests.web import File, Web, redirect
 
-ADDRESS = pretrained.find("HGNetV2", "B0", "imagenet").address
+ADDRESS = pretrained.find("HGNetV2", "B0", "imagenet").url
 BUILT_ON_DETREX = ("dino_deim/", "dab_detr_deim/")
 
 

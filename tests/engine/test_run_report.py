@@ -61,7 +61,7 @@ def test_report_command_and_its_errors(run: Path, tmp_path: Path) -> None:
 def test_report_escapes_html(tmp_path: Path) -> None:
     page = Page("<b>")
     page.table(["<script>"], [["a & b"]])
-    page.folded("<i>", "<u>")
+    page.collapsible("<i>", "<u>")
     page.write(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>" not in text

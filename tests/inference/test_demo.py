@@ -1,4 +1,4 @@
-"""The page in the browser. What a browser shows is tested where one is installed: see CONTRIBUTING."""
+"""Demo page. The test in a real browser needs one to be installed: see CONTRIBUTING."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import torch
 
 from deim import Predictor
 from deim.errors import ConfigError
-from deim.inference.demo import build_demo, look
+from deim.inference.demo import build_demo, detect
 from tests.conftest import ROOT
 
 
@@ -23,34 +23,34 @@ def predictor(checkpoint: Path) -> Predictor:
     return Predictor(checkpoint, threshold=0.0, device="cpu")
 
 
-def test_what_the_page_shows_is_what_is_found(predictor: Predictor, photos: Path) -> None:
-    found = predictor(photos / "3.png")
-    threshold = float(found.scores.median())
-    drawn, rows, told = look(predictor, found.image, threshold, [])
-    assert drawn.shape == found.image.shape
-    assert len(rows) == int((found.scores >= threshold).sum())
-    assert told.startswith(f"{len(rows)} detections in ")
-    name = found.labels[0]
-    assert {row[0] for row in look(predictor, found.image, threshold, [name])[1]} == {name}
-    assert look(predictor, None, 0.5, [])[:2] == (None, [])
+def test_page_shows_detections(predictor: Predictor, photos: Path) -> None:
+    detections = predictor(photos / "3.png")
+    threshold = float(detections.scores.median())
+    annotated, rows, summary = detect(predictor, detections.image, threshold, [])
+    assert annotated.shape == detections.image.shape
+    assert len(rows) == int((detections.scores >= threshold).sum())
+    assert summary.startswith(f"{len(rows)} detections in ")
+    name = detections.labels[0]
+    assert {row[0] for row in detect(predictor, detections.image, threshold, [name])[1]} == {name}
+    assert detect(predictor, None, 0.5, [])[:2] == (None, [])
 
 
-def test_gradio_is_asked_for_only_here(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gradio_is_an_error(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ConfigError, match=r"pip install '\.\[demo\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'deim\[demo\]'"):
         build_demo(predictor)
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 @pytest.mark.skipif(
     "DEIM_TEST_BROWSER" not in os.environ, reason="needs gradio, selenium and Chromium: DEIM_TEST_BROWSER=1"
 )
-def test_a_browser_shows_boxes_and_the_slider_takes_them_away(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_browser_shows_boxes_and_slider_filters_them(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -58,7 +58,7 @@ def test_a_browser_shows_boxes_and_the_slider_takes_them_away(checkpoint: Path, 
     content = torch.load(checkpoint)
     for name, value in content["model"].items():
         if "score_head" in name and name.endswith("bias"):
-            value += 8  # whatever it is, it is certain
+            value += 8  # all scores are close to 1
     torch.save(content, tmp_path / "certain.pth")
     port = free_port()
     command = [sys.executable, "tools/demo.py", str(tmp_path / "certain.pth"), "--port", str(port), "--device", "cpu"]
@@ -68,14 +68,14 @@ def test_a_browser_shows_boxes_and_the_slider_takes_them_away(checkpoint: Path, 
         options.add_argument(flag)
     browser = None
     try:
-        wait_for(f"http://127.0.0.1:{port}/", server)
+        wait_for_server(f"http://127.0.0.1:{port}/", server)
         browser = webdriver.Chrome(options=options)
         browser.get(f"http://127.0.0.1:{port}/")
-        patience = WebDriverWait(browser, 60)
-        patience.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(
+        wait = WebDriverWait(browser, 60)
+        wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(
             str(photos / "3.png")
         )
-        patience.until(lambda page: re.match(r"[1-9]\d* detections in", page.find_element(By.ID, "told").text))
+        wait.until(lambda page: re.match(r"[1-9]\d* detections in", page.find_element(By.ID, "summary").text))
         browser.save_screenshot(str(tmp_path / "page.png"))
         slider = browser.find_element(By.CSS_SELECTOR, "input[type=number]")
         browser.execute_script(
@@ -83,7 +83,7 @@ def test_a_browser_shows_boxes_and_the_slider_takes_them_away(checkpoint: Path, 
             "arguments[0].dispatchEvent(new Event('change', {bubbles: true}));",
             slider,
         )
-        patience.until(lambda page: page.find_element(By.ID, "told").text.startswith("0 detections"))
+        wait.until(lambda page: page.find_element(By.ID, "summary").text.startswith("0 detections"))
     finally:
         if browser is not None:
             browser.quit()
@@ -91,7 +91,7 @@ def test_a_browser_shows_boxes_and_the_slider_takes_them_away(checkpoint: Path, 
         server.wait(timeout=30)
 
 
-def wait_for(address: str, server: subprocess.Popen) -> None:
+def wait_for_server(address: str, server: subprocess.Popen) -> None:
     for _ in range(240):
         assert server.poll() is None, "the server has ended"
         try:

@@ -1,4 +1,4 @@
-"""Detectors of detrex are exported for one shape of images, and only if what is exported chooses as they do."""
+"""Detectors of detrex are exported for one input shape, if the graph selects detections as the detector does."""
 
 from pathlib import Path
 
@@ -15,25 +15,25 @@ from deim import Predictor
 from deim.config import get_detrex_config
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
-from deim.inference.export import exporting
-from deim.inference.export.checking import compare
 from deim.inference.export.detrex import DetrexGraph
+from deim.inference.export.export import export
 from deim.inference.export.onnx import ExportOptions, export_onnx
-from deim.inference.exported import open_session
-from deim.inference.source import TrainedModel
+from deim.inference.export.verification import compare_detections
+from deim.inference.exported_runner import open_session
+from deim.inference.trained_model import TrainedModel
 from tests.models import randomize
 
-plug_in = pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
-ONE_SHAPE = {"size": (128, 160), "dynamic_batch": False}
-EXPORTED = (
+requires_detrex = pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
+FIXED_SHAPE = {"size": (128, 160), "dynamic_batch": False}
+DETREX_CONFIGS = (
     "dab_detr/configs/dab_detr_r50_50ep.py",
     "deformable_detr/configs/deformable_detr_r50_two_stage_50ep.py",
     "dino/configs/dino-resnet/dino_r50_4scale_12ep.py",
 )
 
 
-class LikeDetrex(nn.Module):
-    """A detector with the ways of detrex's: 6 queries, 4 classes, the best ``count`` pairs."""
+class DetrexLikeDetector(nn.Module):
+    """Detector with detrex's interface: 6 queries, 4 classes, the best ``count`` (query, class) pairs."""
 
     def __init__(self, count: int = 5, softmax: bool = False):
         super().__init__()
@@ -43,74 +43,72 @@ class LikeDetrex(nn.Module):
         nn.init.normal_(self.head.weight)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        pixels = torch.stack([one["image"].float().mean(dim=(1, 2)) / 255 for one in batched_inputs])
-        found = self.head(pixels).view(-1, 6, 8)
-        sizes = [tuple(one["image"].shape[1:]) for one in batched_inputs]
-        return [{"instances": one} for one in self.inference(found[..., :4], found[..., 4:].sigmoid(), sizes)]
+        pixels = torch.stack([sample["image"].float().mean(dim=(1, 2)) / 255 for sample in batched_inputs])
+        outputs = self.head(pixels).view(-1, 6, 8)
+        sizes = [tuple(sample["image"].shape[1:]) for sample in batched_inputs]
+        return [{"instances": sample} for sample in self.inference(outputs[..., :4], outputs[..., 4:].sigmoid(), sizes)]
 
     def inference(self, logits: Tensor, boxes: Tensor, sizes: list[tuple[int, int]]) -> list[Instances]:
         scores = logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
         best, index = scores.flatten(1).topk(self.count)
-        chosen = boxes.gather(1, (index // 4)[..., None].expand(-1, -1, 4))
-        made = []
-        for size, score, label, box in zip(sizes, best, index % 4, chosen, strict=True):
+        selected = boxes.gather(1, (index // 4)[..., None].expand(-1, -1, 4))
+        results = []
+        for size, score, label, box in zip(sizes, best, index % 4, selected, strict=True):
             scale = box.new_tensor([size[1], size[0]] * 2)
-            made.append(
+            results.append(
                 Instances(size, scores=score, pred_classes=label, pred_boxes=Boxes(box_cxcywh_to_xyxy(box) * scale))
             )
-        return made
+        return results
 
 
 IMAGES = torch.randint(256, (2, 3, 32, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
-def test_detections_are_those_that_the_detector_chooses() -> None:
-    detector = LikeDetrex().eval()
-    own = [one["instances"] for one in detector([{"image": image} for image in IMAGES])]
+def test_detections_match_detector() -> None:
+    detector = DetrexLikeDetector().eval()
+    expected = [instances["instances"] for instances in detector([{"image": image} for image in IMAGES])]
     graph = DetrexGraph(detector)
-    graph.settle(IMAGES)
+    graph.prepare(IMAGES)
     scores, labels, boxes = graph(IMAGES)
     assert scores.shape == (2, 5)
-    for index, one in enumerate(own):
-        torch.testing.assert_close(scores[index], one.scores)
-        assert torch.equal(labels[index], one.pred_classes)
+    for index, instances in enumerate(expected):
+        torch.testing.assert_close(scores[index], instances.scores)
+        assert torch.equal(labels[index], instances.pred_classes)
         scale = torch.tensor([64.0, 32, 64, 32])
-        torch.testing.assert_close(boxes[index] * scale, one.pred_boxes.tensor.clamp(torch.zeros(4), scale))
+        torch.testing.assert_close(boxes[index] * scale, instances.pred_boxes.tensor.clamp(torch.zeros(4), scale))
 
 
-def test_another_choice_is_refused_but_for_raw_outputs() -> None:
-    with pytest.raises(ConfigError, match=r"LikeDetrex selects its detections in an unsupported way.*--raw"):
-        DetrexGraph(LikeDetrex(softmax=True).eval()).settle(IMAGES)
-    graph = DetrexGraph(LikeDetrex(softmax=True).eval(), postprocess=False)
-    graph.settle(IMAGES)
-    assert [tuple(one.shape) for one in graph(IMAGES)] == [(2, 6, 4), (2, 6, 4)]
+def test_unsupported_selection_requires_raw_outputs() -> None:
+    with pytest.raises(ConfigError, match=r"DetrexLikeDetector selects its detections in an unsupported way.*--raw"):
+        DetrexGraph(DetrexLikeDetector(softmax=True).eval()).prepare(IMAGES)
+    graph = DetrexGraph(DetrexLikeDetector(softmax=True).eval(), postprocess=False)
+    graph.prepare(IMAGES)
+    assert [tuple(output.shape) for output in graph(IMAGES)] == [(2, 6, 4), (2, 6, 4)]
 
 
-def test_what_is_no_detector_of_either_is_refused() -> None:
+def test_unknown_detector_is_an_error() -> None:
     class Other(nn.Module):
         def forward(self, batched_inputs: list[dict]) -> list[dict]:
             return []
 
     with pytest.raises(ConfigError, match="Other cannot be exported: it is neither a detector of deim"):
-        DetrexGraph(Other()).settle(IMAGES)
+        DetrexGraph(Other()).prepare(IMAGES)
 
 
-def test_its_graphs_are_for_one_shape(tmp_path: Path) -> None:
+def test_dynamic_shapes_are_errors(tmp_path: Path) -> None:
     config = OmegaConf.create({"dataloader": {"test": {"mapper": {}}}})
-    trained = TrainedModel(LikeDetrex().eval(), config, list("abcd"))
+    trained = TrainedModel(DetrexLikeDetector().eval(), config, list("abcd"))
     for options in (ExportOptions(size=(32, 64)), ExportOptions(size=(32, 64), dynamic_batch=False, dynamic_size=True)):
         with pytest.raises(ConfigError, match=r"a fixed batch size and image size only: give --batch"):
             export_onnx(trained, tmp_path / "model.onnx", options)
     assert not list(tmp_path.iterdir())
 
 
-@plug_in
-@pytest.mark.parametrize("name", EXPORTED)
+@requires_detrex
+@pytest.mark.parametrize("name", DETREX_CONFIGS)
 @pytest.mark.parametrize("attention", ["grid_sample", "gather"])
-def test_models_of_detrex_find_in_onnx_runtime_what_they_find_in_torch(
-    name: str, attention: str, tmp_path: Path
-) -> None:
+def test_detrex_models_match_torch_in_onnx_runtime(name: str, attention: str, tmp_path: Path) -> None:
     if attention == "gather" and "dab_detr" in name:
         pytest.skip("has no deformable attention")
     cfg = get_detrex_config(name)
@@ -119,17 +117,17 @@ def test_models_of_detrex_find_in_onnx_runtime_what_they_find_in_torch(
     model = randomize(instantiate(cfg.model), 0.05).eval()
     trained = TrainedModel(model, OmegaConf.create({"dataloader": {"test": {"mapper": {}}}}), [""] * 80)
     path = tmp_path / "model.onnx"
-    options = ExportOptions(**{**ONE_SHAPE, "size": (256, 320)}, attention=attention)
+    options = ExportOptions(**{**FIXED_SHAPE, "size": (256, 320)}, attention=attention)
     exported = export_onnx(trained, path, options)
-    agreement = compare(exported.graph, open_session(str(path), "cpu"), exported.metadata, 1)
-    assert agreement.found == agreement.kept > 0
-    assert agreement.difference < 1e-3
+    agreement = compare_detections(exported.graph, open_session(str(path), "cpu"), exported.metadata, 1)
+    assert agreement.num_matched == agreement.num_detections > 0
+    assert agreement.max_difference < 1e-3
     operators = {node.op_type for node in onnx.load(path).graph.node}
     assert ("GridSample" in operators) == (attention == "grid_sample" and "dab_detr" not in name)
 
 
-@plug_in
-def test_a_recipe_on_detrex_is_exported_from_its_checkpoint_and_predicts(tmp_path: Path) -> None:
+@requires_detrex
+def test_detrex_recipe_exports_checkpoint_and_predicts(tmp_path: Path) -> None:
     name = "dab_detr_deim/deim_dab_detr_r50_50ep_coco"
     from deim import model_zoo
 
@@ -139,7 +137,7 @@ def test_a_recipe_on_detrex_is_exported_from_its_checkpoint_and_predicts(tmp_pat
     torch.save({"model": randomize(instantiate(cfg.model), 0.05).state_dict()}, tmp_path / "model.pth")
     lines: list[str] = []
     output = str(tmp_path / "model.onnx")
-    exporting.export(name, str(tmp_path / "model.pth"), output, ExportOptions(**ONE_SHAPE), tell=lines.append)
-    assert lines[0].endswith("images: 1 x 128 x 160")
-    found = Predictor(output, threshold=0.0, device="cpu")(IMAGES[0].permute(1, 2, 0).numpy())
-    assert len(found) == 300
+    export(name, str(tmp_path / "model.pth"), output, ExportOptions(**FIXED_SHAPE), log=lines.append)
+    assert lines[0].endswith("batches: 1 x 128 x 160")
+    detections = Predictor(output, threshold=0.0, device="cpu")(IMAGES[0].permute(1, 2, 0).numpy())
+    assert len(detections) == 300

@@ -1,4 +1,4 @@
-"""tools/predict.py: pictures and videos in, files out."""
+"""``tools/predict.py``: output files of images and videos."""
 
 import csv
 import json
@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from deim import Predictor
+from deim.cli import main
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError, DatasetError
-from deim.inference.predicting import Job
-from deim.inference.writers import Names
+from deim.inference.batch_predict import PredictionJob
+from deim.inference.writers import UniqueNames
 from tests.commands import tool
 
 
@@ -22,72 +23,88 @@ def predictor(checkpoint: Path) -> Predictor:
     return Predictor(checkpoint, threshold=0.0, device="cpu")
 
 
-def test_all_kinds_of_files_say_the_same(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
-    assert Job(predictor, ["pictures", "coco", "csv", "yolo"], str(tmp_path)).run([str(photos)]) == 5
-    wanted = predictor.predict(photos)
+def test_output_formats_agree(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    assert PredictionJob(predictor, ["images", "coco", "csv", "yolo"], str(tmp_path)).run([str(photos)]) == 5
+    expected = predictor.predict(photos)
     coco = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))
-    assert [one["file_name"] for one in coco["images"]] == [f"{n}.png" for n in range(5)]
-    assert [one["name"] for one in coco["categories"]] == list(CLASSES)
-    assert [one["score"] for one in coco["annotations"]] == [s for found in wanted for s in found.scores.tolist()]
+    assert [entry["file_name"] for entry in coco["images"]] == [f"{n}.png" for n in range(5)]
+    assert [entry["name"] for entry in coco["categories"]] == list(CLASSES)
+    assert [entry["score"] for entry in coco["annotations"]] == [
+        s for detections in expected for s in detections.scores.tolist()
+    ]
     with (tmp_path / "detections.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["class"] for row in rows] == [label for found in wanted for label in found.labels]
-    assert float(rows[0]["right"]) == pytest.approx(float(wanted[0].boxes[0, 2]), abs=0.06)
+    assert [row["class"] for row in rows] == [label for detections in expected for label in detections.labels]
+    assert float(rows[0]["right"]) == pytest.approx(float(expected[0].boxes[0, 2]), abs=0.06)
     assert (tmp_path / "classes.txt").read_text(encoding="utf-8").split() == list(CLASSES)
-    for number, found in enumerate(wanted):
-        height, width = found.image_size
+    for number, detections in enumerate(expected):
+        height, width = detections.image_size
         lines = np.loadtxt(tmp_path / "labels" / f"{number}.txt", ndmin=2).reshape(-1, 6)
         corners = (lines[:, 1:3] - lines[:, 3:5] / 2) * [width, height]
-        assert corners == pytest.approx(found.boxes[:, :2].numpy(), abs=0.01)
-        assert Image.open(tmp_path / "pictures" / f"{number}.jpg").size == (width, height)
+        assert corners == pytest.approx(detections.boxes[:, :2].numpy(), abs=0.01)
+        assert Image.open(tmp_path / "images" / f"{number}.jpg").size == (width, height)
 
 
-def test_a_bad_file_is_skipped_and_told_at_the_end(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    job = Job(predictor, ["csv"], str(tmp_path / "out"))
+def test_former_name_of_image_format_is_accepted(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [str(checkpoint), str(photos / "0.png"), "--output", str(tmp_path), "--device", "cpu"]
+    assert main(["predict", *arguments, "--save", "pictures"]) == 0
+    assert "--save pictures is deprecated: use --save images" in capsys.readouterr().err
+    assert (tmp_path / "images" / "0.jpg").is_file()
+
+
+def test_unreadable_file_is_skipped_and_reported(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    job = PredictionJob(predictor, ["csv"], str(tmp_path / "out"))
     with pytest.raises(DatasetError, match=r"1 of 6 images could not be read:\n  cannot read image .*broken.jpg"):
         job.run([str(tmp_path / "broken.jpg"), str(photos)])
     assert "4.png" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
 
 
-def test_only_the_classes_that_are_asked_for(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+def test_class_filter(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     name = predictor(photos / "0.png").labels[0]
-    Job(predictor, ["csv"], str(tmp_path), classes=[name]).run([str(photos)])
+    PredictionJob(predictor, ["csv"], str(tmp_path), classes=[name]).run([str(photos)])
     with (tmp_path / "detections.csv").open() as file:
         assert {row["class"] for row in csv.DictReader(file)} == {name}
     with pytest.raises(ConfigError, match="no class unicorn"):
-        Job(predictor, ["csv"], str(tmp_path), classes=["unicorn"])
+        PredictionJob(predictor, ["csv"], str(tmp_path), classes=["unicorn"])
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other() -> None:
-    names = Names()
-    assert [names.of(path, 3) for path in ("a/x.jpg", "b/x.jpg", "x_2.jpg", None)] == ["x", "x_2", "x_2_2", "000003"]
+def test_unique_names() -> None:
+    names = UniqueNames()
+    assert [names.name_for(path, 3) for path in ("a/x.jpg", "b/x.jpg", "x_2.jpg", None)] == [
+        "x",
+        "x_2",
+        "x_2_2",
+        "000003",
+    ]
 
 
-def test_a_video_comes_out_with_as_many_frames(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+def test_video_keeps_number_of_frames(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
-    film = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12.0, (128, 96))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12.0, (128, 96))
     frame = cv2.imread(str(photos / "0.png"))
     for shift in range(7):
-        film.write(np.roll(frame, 4 * shift, axis=1))
-    film.release()
-    job = Job(predictor, ["pictures", "csv"], str(tmp_path / "out"), batch_size=3)
+        writer.write(np.roll(frame, 4 * shift, axis=1))
+    writer.release()
+    job = PredictionJob(predictor, ["images", "csv"], str(tmp_path / "out"), batch_size=3)
     assert job.run([str(path)]) == 7
-    made = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
-    assert made.get(cv2.CAP_PROP_FRAME_COUNT) == 7
-    assert made.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
-    assert made.read()[1].shape == frame.shape
+    video = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 7
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    assert video.read()[1].shape == frame.shape
     assert "film_000006" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
     with pytest.raises(DatasetError, match=r"cannot open video nowhere\.mp4"):
         job.run(["nowhere.mp4"])
 
 
-def test_the_tool_tells_what_it_did_and_its_status(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_tool_output_and_status(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     arguments = [str(checkpoint), str(photos), "--output", str(tmp_path), "--save", "csv", "yolo", "--device", "cpu"]
-    done = tool("predict.py", *arguments, "--tile", "64", "--threshold", "0")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["6 classes, torch on cpu", f"wrote csv, yolo of 5 to {tmp_path}"]
-    assert "image/s" in done.stderr
-    failed = tool("predict.py", str(checkpoint), "nowhere.jpg", "--output", str(tmp_path))
-    assert failed.returncode == 2
-    assert failed.stderr.strip().endswith("cannot read image nowhere.jpg: No such file or directory")
+    process = tool("predict.py", *arguments, "--tile", "64", "--threshold", "0")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == ["6 classes, torch on cpu", f"wrote csv, yolo of 5 to {tmp_path}"]
+    assert "image/s" in process.stderr
+    failed_process = tool("predict.py", str(checkpoint), "nowhere.jpg", "--output", str(tmp_path))
+    assert failed_process.returncode == 2
+    assert failed_process.stderr.strip().endswith("cannot read image nowhere.jpg: No such file or directory")

@@ -1,4 +1,4 @@
-"""Large pictures in parts: nothing is left out, nothing counts twice."""
+"""Tiled inference: tiles cover the image, and duplicates across tiles are merged."""
 
 import itertools
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from deim import Predictor
 from deim.errors import ConfigError
-from deim.inference.tiling import Tiling, merged
+from deim.inference.tiling import Tiling, merge_views
 
 
 @settings(deadline=None)
 @given(st.integers(1, 2000), st.integers(1, 2000), st.integers(64, 1000), st.floats(0, 0.8))
-def test_tiles_cover_the_picture_and_overlap(height: int, width: int, side: int, overlap: float) -> None:
+def test_tiles_cover_image_and_overlap(height: int, width: int, side: int, overlap: float) -> None:
     whole, *tiles = Tiling(side, overlap).views(height, width)
     assert whole == (0, 0, width, height)
     assert bool(tiles) == (height > side or width > side)
@@ -30,17 +30,17 @@ def test_tiles_cover_the_picture_and_overlap(height: int, width: int, side: int,
         assert all(end - start == min(side, length) for start, end in spans)
 
 
-def found(*rows: tuple[float, float, float, float, float, int]) -> Instances:
+def instances(*rows: tuple[float, float, float, float, float, int]) -> Instances:
     values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     return Instances((100, 100), pred_boxes=Boxes(values[:, :4]), scores=values[:, 4], pred_classes=values[:, 5].long())
 
 
-def test_an_object_that_several_views_show_counts_once() -> None:
+def test_duplicates_across_views_are_merged() -> None:
     views = [(0, 0, 200, 100), (0, 0, 100, 100), (80, 0, 180, 100)]
-    whole = found((82, 10, 98, 30, 0.7, 1))
-    left = found((82, 10, 98, 30, 0.9, 1), (0, 0, 50, 50, 0.6, 0))
-    right = found((2, 10, 18, 30, 0.8, 1), (2, 10, 18, 30, 0.5, 2))
-    result = merged([whole, left, right], views, (100, 200))
+    whole = instances((82, 10, 98, 30, 0.7, 1))
+    left = instances((82, 10, 98, 30, 0.9, 1), (0, 0, 50, 50, 0.6, 0))
+    right = instances((2, 10, 18, 30, 0.8, 1), (2, 10, 18, 30, 0.5, 2))
+    result = merge_views([whole, left, right], views, (100, 200))
     assert result.image_size == (100, 200)
     assert result.scores.tolist() == pytest.approx([0.9, 0.6, 0.5])
     assert result.pred_classes.tolist() == [1, 0, 2]
@@ -48,25 +48,25 @@ def test_an_object_that_several_views_show_counts_once() -> None:
     assert result.pred_boxes.tensor[2].tolist() == [82, 10, 98, 30]
 
 
-def test_objects_of_one_view_are_all_kept() -> None:
-    crowd = found((10, 10, 40, 40, 0.9, 0), (12, 12, 38, 38, 0.8, 0))
-    assert len(merged([crowd], [(0, 0, 100, 100)], (100, 100))) == 2
+def test_objects_of_one_view_are_not_merged() -> None:
+    crowd = instances((10, 10, 40, 40, 0.9, 0), (12, 12, 38, 38, 0.8, 0))
+    assert len(merge_views([crowd], [(0, 0, 100, 100)], (100, 100))) == 2
 
 
-def test_nothing_found_anywhere_is_nothing() -> None:
-    assert len(merged([found(), found()], [(0, 0, 100, 100), (0, 0, 50, 50)], (100, 100))) == 0
+def test_views_without_detections() -> None:
+    assert len(merge_views([instances(), instances()], [(0, 0, 100, 100), (0, 0, 50, 50)], (100, 100))) == 0
 
 
-def test_a_predictor_looks_at_the_parts(checkpoint, photos) -> None:
+def test_predictor_with_tiling(checkpoint, photos) -> None:
     predictor = Predictor(checkpoint, threshold=0.0, device="cpu")
-    plain, tiled = predictor(photos / "4.png"), predictor.predict(photos / "4.png", tiling=Tiling(64))[0]
-    assert len(tiled) > len(plain)
-    assert tiled.image_size == plain.image_size
+    untiled, tiled = predictor(photos / "4.png"), predictor.predict(photos / "4.png", tiling=Tiling(64))[0]
+    assert len(tiled) > len(untiled)
+    assert tiled.image_size == untiled.image_size
     assert (tiled.boxes[:, 2] <= 300).all()
     assert (tiled.scores.diff() <= 0).all()
 
 
 @pytest.mark.parametrize("arguments", [(16, 0.2), (640, 1.0), (640, -0.1)])
-def test_tiles_without_sense_are_told(arguments: tuple[int, float]) -> None:
+def test_invalid_tiling_is_an_error(arguments: tuple[int, float]) -> None:
     with pytest.raises(ConfigError, match="at least 32 pixels"):
         Tiling(*arguments)

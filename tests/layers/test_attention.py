@@ -1,4 +1,4 @@
-"""Self-attention block by block is ``torch.nn.MultiheadAttention`` with a mask over all pairs."""
+"""Block-wise self-attention equals ``torch.nn.MultiheadAttention`` with a mask over all pairs."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def gradients(result: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("pattern", BLOCKS)
-def test_blocks_are_a_mask(pattern: str, reference: nn.MultiheadAttention) -> None:
+def test_block_attention_equals_masked_attention(pattern: str, reference: nn.MultiheadAttention) -> None:
     attention, blocks = ours_like(reference), BLOCKS[pattern]
     tokens, position = torch.randn(2, 2, QUERIES, DIM, dtype=torch.float64).requires_grad_()
     tokens_with_position = tokens + position
@@ -62,7 +62,7 @@ def test_padding_is_ignored(reference: nn.MultiheadAttention) -> None:
     torch.testing.assert_close(ours_like(reference)(tokens, tokens, padding=padding), expected)
 
 
-def test_it_begins_as_torch_does() -> None:
+def test_initialization_equals_torch() -> None:
     torch.manual_seed(3)
     expected = nn.MultiheadAttention(DIM, HEADS, batch_first=True).state_dict()
     torch.manual_seed(3)
@@ -72,7 +72,7 @@ def test_it_begins_as_torch_does() -> None:
         assert torch.equal(output[name], value), name
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_is_active_only_in_training() -> None:
     torch.manual_seed(0)
     attention, tokens = SelfAttention(DIM, HEADS, dropout=0.5), torch.randn(1, QUERIES, DIM)
     for blocks in BLOCKS.values():
@@ -80,7 +80,7 @@ def test_dropout_acts_in_training_alone() -> None:
         assert torch.equal(attention.eval()(tokens, tokens, blocks), attention(tokens, tokens, blocks))
 
 
-def test_groups_do_not_see_each_other_and_queries_see_no_denoising() -> None:
+def test_attention_pattern_isolates_denoising_groups() -> None:
     blocks = attention_pattern(DenoisingGroups(num_groups=2, group_size=2), 3, 0, CPU)
     expected = torch.tensor(
         [
@@ -96,7 +96,7 @@ def test_groups_do_not_see_each_other_and_queries_see_no_denoising() -> None:
     assert torch.equal(dense_mask(blocks, 7), expected)
 
 
-def test_one_to_many_queries_see_only_themselves() -> None:
+def test_attention_pattern_isolates_one_to_many_queries() -> None:
     expected = torch.tensor([[0, 0, 1], [1, 0, 1], [1, 1, 0]]).bool()
     assert torch.equal(
         dense_mask(attention_pattern(DenoisingGroups(num_groups=1, group_size=1), 1, 1, CPU), 3), expected
@@ -105,5 +105,5 @@ def test_one_to_many_queries_see_only_themselves() -> None:
 
 
 @pytest.mark.parametrize("denoising", [None, DenoisingGroups(num_groups=0, group_size=0)], ids=["none", "of no object"])
-def test_without_others_all_queries_see_all(denoising: DenoisingGroups | None) -> None:
+def test_attention_pattern_is_empty_without_denoising(denoising: DenoisingGroups | None) -> None:
     assert attention_pattern(denoising, 5, 0, CPU) == []

@@ -1,4 +1,4 @@
-"""The deformable-attention operator against sampling by hand, in float64, gradients included."""
+"""The deformable-attention operator and its gradients equal a Python reference in float64."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ SHAPES, POINTS = [(4, 6), (2, 3)], [3, 2]
 
 
 def bilinear(plane: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Sample a (D, h, w) map at pixel coordinates; zero outside."""
+    """Return the bilinear sample of a (D, h, w) map at pixel coordinates; zero outside of the map."""
     depth, height, width = plane.shape
     total = plane.new_zeros(depth)
     for row in (math.floor(float(y)), math.floor(float(y)) + 1):
@@ -31,7 +31,7 @@ def bilinear(plane: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
     return total
 
 
-def by_hand(value, locations, weights):
+def python_reference(value, locations, weights):
     batch, queries, heads, _, _ = locations.shape
     output = []
     for b in range(batch):
@@ -50,10 +50,10 @@ def by_hand(value, locations, weights):
     return torch.stack(output).view(batch, queries, -1)
 
 
-def example(
+def random_inputs(
     batch: int, queries: int, heads: int, dim: int, shapes: list[tuple[int, int]], points: list[int]
 ) -> list[torch.Tensor]:
-    """Values, locations, some of them outside, and weights, all with gradient."""
+    """Return random values, sampling locations (some outside of the map) and weights, which require gradients."""
     generator = torch.Generator().manual_seed(0)
     tokens = sum(height * width for height, width in shapes)
     value = torch.randn(batch, tokens, heads, dim, generator=generator, dtype=torch.float64)
@@ -63,19 +63,19 @@ def example(
 
 
 def with_gradients(attend, inputs, shapes, points) -> list[torch.Tensor]:
-    """What an implementation computes, and its gradients in a fixed direction."""
-    found = attend(inputs[0], shapes, inputs[1], inputs[2], points)
-    direction = torch.linspace(-1, 1, found.numel()).view(found.shape).to(found)
-    return [found, *torch.autograd.grad(found, inputs, direction)]
+    """Return the output of an implementation, and its gradients for a fixed upstream gradient."""
+    actual = attend(inputs[0], shapes, inputs[1], inputs[2], points)
+    direction = torch.linspace(-1, 1, actual.numel()).view(actual.shape).to(actual)
+    return [actual, *torch.autograd.grad(actual, inputs, direction)]
 
 
-def test_torch_agrees_with_sampling_by_hand() -> None:
-    inputs = example(2, 4, 2, 3, SHAPES, POINTS)
-    found = with_gradients(deform_attn_torch, inputs, SHAPES, POINTS)
+def test_torch_backend_equals_python_reference() -> None:
+    inputs = random_inputs(2, 4, 2, 3, SHAPES, POINTS)
+    actual = with_gradients(deform_attn_torch, inputs, SHAPES, POINTS)
     expected = with_gradients(
-        lambda value, _, where, weights, __: by_hand(value, where, weights), inputs, SHAPES, POINTS
+        lambda value, _, where, weights, __: python_reference(value, where, weights), inputs, SHAPES, POINTS
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -95,48 +95,50 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_agree_with_torch(name: str, case: str) -> None:
-    """Torch in float64, the kernel in float32; Triton's by its interpreter."""
+def test_kernels_equal_torch_backend(name: str, case: str) -> None:
+    """The torch backend runs in float64, the kernels in float32; Triton kernels run in the interpreter."""
     *sizes, shapes, points = CASES[case]
-    inputs = example(*sizes, shapes, points)
+    inputs = random_inputs(*sizes, shapes, points)
     # Positions that single precision can write, so that both look at the same pixels.
     inputs = [x.detach().float().double().requires_grad_() for x in inputs]
     expected = with_gradients(deform_attn_torch, inputs, shapes, points)
     single = [x.detach().float().to(DEVICES[name]).requires_grad_() for x in inputs]
-    found = with_gradients(KERNELS[name], single, shapes, points)
-    for a, b in zip(found, expected, strict=True):
+    actual = with_gradients(KERNELS[name], single, shapes, points)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.double().cpu(), b, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_take_values_of_half_precision(name: str, dtype: torch.dtype) -> None:
-    """As mixed precision gives them: results and gradients have their input's type, and sums are not taken in it."""
-    inputs = example(1, 40, 2, 8, SHAPES, POINTS)
+def test_kernels_support_half_precision(name: str, dtype: torch.dtype) -> None:
+    """Outputs and gradients have the dtype of the inputs; sums are accumulated in float32."""
+    inputs = random_inputs(1, 40, 2, 8, SHAPES, POINTS)
     value, locations, weights = (x.detach().float().to(DEVICES[name]) for x in inputs)
     mixed = [value.to(dtype).requires_grad_(), locations.requires_grad_(), weights.requires_grad_()]
-    found = with_gradients(KERNELS[name], mixed, SHAPES, POINTS)
+    actual = with_gradients(KERNELS[name], mixed, SHAPES, POINTS)
     exact = [x.detach().float().requires_grad_() for x in mixed]
     expected = with_gradients(deform_attn_torch, exact, SHAPES, POINTS)
-    assert [x.dtype for x in found] == [dtype, dtype, torch.float32, torch.float32]
+    assert [x.dtype for x in actual] == [dtype, dtype, torch.float32, torch.float32]
     rounding = 2 * torch.finfo(dtype).eps
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert float((a.float() - b).detach().abs().max()) < rounding * float(b.detach().abs().max())
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_pass_on_what_is_no_number(name: str) -> None:
-    value, locations, weights = (x.detach().float().to(DEVICES[name]) for x in example(1, 3, 2, 8, SHAPES, POINTS))
+def test_kernels_propagate_nan(name: str) -> None:
+    value, locations, weights = (
+        x.detach().float().to(DEVICES[name]) for x in random_inputs(1, 3, 2, 8, SHAPES, POINTS)
+    )
     locations[0, 1, 0, 2] = torch.nan
-    found = KERNELS[name](value, SHAPES, locations, weights, POINTS).view(3, 2, 8)
-    assert found[1, 0].isnan().all()
-    assert found.isnan().sum() == 8
+    actual = KERNELS[name](value, SHAPES, locations, weights, POINTS).view(3, 2, 8)
+    assert actual[1, 0].isnan().all()
+    assert actual.isnan().sum() == 8
 
 
 @needs_utf8
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_are_operators_of_torch(name: str) -> None:
-    inputs = [x.detach().float().to(DEVICES[name]).requires_grad_() for x in example(1, 3, 2, 8, SHAPES, POINTS)]
+def test_kernels_pass_opcheck(name: str) -> None:
+    inputs = [x.detach().float().to(DEVICES[name]).requires_grad_() for x in random_inputs(1, 3, 2, 8, SHAPES, POINTS)]
     arguments = (inputs[0], [side for shape in SHAPES for side in shape], inputs[1], inputs[2], POINTS)
     torch.library.opcheck(getattr(torch.ops.deim, f"deform_attn_{name}").default, arguments)
     compiled = torch.compile(KERNELS[name], backend="aot_eager", fullgraph=True)
@@ -146,8 +148,8 @@ def test_kernels_are_operators_of_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_for_gpus(capability: int) -> None:
-    """Without one: up to the machine code."""
+def test_triton_kernels_compile_for_gpus(capability: int) -> None:
+    """Compilation to machine code needs no GPU."""
     triton = pytest.importorskip("triton")
     code = f"""
 import torch, deim, triton
@@ -165,23 +167,23 @@ for kernel, outputs in ((triton_kernels.forward, ["out"]), (triton_kernels.backw
         assert len(done.asm["cubin"]) > 1000
 """
     environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert triton
 
 
-def test_points_are_made_equal_for_detrex() -> None:
-    value, locations, weights = example(2, 4, 2, 8, SHAPES, POINTS)
+def test_pad_points_for_detrex() -> None:
+    value, locations, weights = random_inputs(2, 4, 2, 8, SHAPES, POINTS)
     where, weight = pad_points(locations, weights, POINTS)
     assert where.shape == (2, 4, 2, 2, 3, 2)
-    found = deform_attn_torch(value, SHAPES, where.flatten(3, 4), weight.flatten(3), [3, 3])
-    torch.testing.assert_close(found, deform_attn_torch(value, SHAPES, locations, weights, POINTS))
+    actual = deform_attn_torch(value, SHAPES, where.flatten(3, 4), weight.flatten(3), [3, 3])
+    torch.testing.assert_close(actual, deform_attn_torch(value, SHAPES, locations, weights, POINTS))
 
 
-def test_sizes_are_checked_before_kernels_trust_them() -> None:
-    value, locations, weights = example(2, 4, 2, 8, SHAPES, POINTS)
+def test_inconsistent_shapes_are_rejected() -> None:
+    value, locations, weights = random_inputs(2, 4, 2, 8, SHAPES, POINTS)
     deform_attn(value, SHAPES, locations, weights, POINTS)
     for wrong in (
         (value[:, 1:], SHAPES, locations, weights, POINTS),
@@ -194,12 +196,12 @@ def test_sizes_are_checked_before_kernels_trust_them() -> None:
             deform_attn(*wrong)
 
 
-def test_nearest_sampling_takes_one_pixel() -> None:
+def test_nearest_sampling_reads_one_pixel() -> None:
     torch.manual_seed(0)
     value = torch.randn(2, 30, 2, 3, dtype=torch.float64, requires_grad=True)
     locations = torch.rand(2, 4, 2, 5, 2, dtype=torch.float64) * 1.4 - 0.2
     weights = torch.rand(2, 4, 2, 5, dtype=torch.float64, requires_grad=True)
-    found = deform_attn_nearest(value, SHAPES, locations, weights, POINTS)
+    actual = deform_attn_nearest(value, SHAPES, locations, weights, POINTS)
     for b, q, head in itertools.product(range(2), range(4), range(2)):
         expected, start, point = torch.zeros(3, dtype=torch.float64), 0, 0
         for (height, width), count in zip(SHAPES, POINTS, strict=True):
@@ -209,8 +211,8 @@ def test_nearest_sampling_takes_one_pixel() -> None:
                 expected = expected + value[b, start + row * width + column, head] * weights[b, q, head, point]
                 point += 1
             start += height * width
-        torch.testing.assert_close(found[b, q].view(2, 3)[head], expected)
-    found.sum().backward()
+        torch.testing.assert_close(actual[b, q].view(2, 3)[head], expected)
+    actual.sum().backward()
     assert value.grad.abs().sum() > 0
     assert weights.grad.abs().sum() > 0
 
@@ -222,19 +224,19 @@ def test_nearest_sampling_freezes_the_offsets() -> None:
         MultiScaleDeformableAttention(16, 4, [2], sampling="cubic")
 
 
-def test_points_start_on_rays_around_the_reference() -> None:
+def test_initial_sampling_offsets_lie_on_rays() -> None:
     attention = MultiScaleDeformableAttention(16, 4, [2, 3])
     bias = attention.sampling_offsets.bias.view(4, 5, 2)
     steps = bias.abs().amax(dim=-1)
     assert torch.allclose(steps, torch.tensor([1.0, 2, 1, 2, 3]).expand(4, -1))
 
 
-def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_backend_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEIM_DEFORM_ATTN", "abacus")
     with pytest.raises(ValueError, match="abacus"):
         selected_backend()
 
 
-def test_heads_must_divide_the_width() -> None:
+def test_num_heads_must_divide_embed_dim() -> None:
     with pytest.raises(ValueError, match="not divisible"):
         MultiScaleDeformableAttention(10, 4, [2])

@@ -1,4 +1,4 @@
-"""What the encoder's fusion does without, and does not compute differently for it."""
+"""The encoder's fusion blocks convolve before upsampling and give the same results as after upsampling."""
 
 import copy
 
@@ -16,9 +16,9 @@ BLOCKS = {
 }
 
 
-def results(block: nn.Module, maps: tuple[Tensor, ...], *given: Tensor) -> list[Tensor]:
-    """What a block makes of these, the gradients of maps and parameters, and its statistics."""
-    out = block(*given)
+def results(block: nn.Module, maps: tuple[Tensor, ...], *inputs: Tensor) -> list[Tensor]:
+    """Return the output of a block, the gradients of its inputs and parameters, and its running statistics."""
+    out = block(*inputs)
     upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     gradients = torch.autograd.grad(out, (*maps, *block.parameters()), upstream)
     return [out, *gradients, *(buffer.clone() for buffer in block.buffers())]
@@ -26,7 +26,7 @@ def results(block: nn.Module, maps: tuple[Tensor, ...], *given: Tensor) -> list[
 
 @pytest.mark.parametrize("deployed", [False, True], ids=["training", "deployed"])
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_a_coarser_map_need_not_be_enlarged_first(kind: str, deployed: bool) -> None:
+def test_convolution_before_upsampling_equals_convolution_after(kind: str, deployed: bool) -> None:
     torch.manual_seed(0)
     block = randomize(BLOCKS[kind]().double(), 0.5).train(not deployed)
     if deployed:
@@ -36,5 +36,5 @@ def test_a_coarser_map_need_not_be_enlarged_first(kind: str, deployed: bool) -> 
     coarse = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
     whole = torch.cat([F.interpolate(coarse, scale_factor=2.0, mode="nearest"), fine], dim=1)
     expected = results(copy.deepcopy(block), (fine, coarse), whole)
-    for found, wanted in zip(results(block, (fine, coarse), fine, coarse), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    for actual, expected_value in zip(results(block, (fine, coarse), fine, coarse), expected, strict=True):
+        torch.testing.assert_close(actual, expected_value)

@@ -1,4 +1,4 @@
-"""The learnable affine that normalization does computes, and learns, what the plain one does."""
+"""The learnable affine fused with the normalization equals the separate affine, including gradients."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Affine = Callable[[LearnableAffine, nn.Module, Tensor], Tensor]
 needs_c = pytest.mark.skipif(native.unavailable_reason(batch_norm.SOURCE) is not None, reason="no C compiler found")
 
 
-def plain(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
+def affine_after_norm(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
     return affine.scale * norm(x).relu() + affine.bias
 
 
@@ -25,7 +25,7 @@ def unfused(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
     return affine(norm(x).relu())
 
 
-def merged(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
+def fused(affine: LearnableAffine, norm: nn.Module, x: Tensor) -> Tensor:
     x = x.to(memory_format=torch.channels_last)
     assert isinstance(norm, nn.BatchNorm2d)
     assert can_fuse(norm, x)
@@ -49,49 +49,51 @@ def norm() -> nn.Module:
     return norm
 
 
-def learnt(how: Affine, affine: LearnableAffine, norm: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The result, its gradients and the statistics of normalization."""
+def outputs_and_gradients(
+    apply: Affine, affine: LearnableAffine, norm: nn.Module, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return the output, its gradients and the running statistics of the normalization."""
     torch.manual_seed(1)
     x, upstream = torch.randn(2, 2, 6, 9, 7, dtype=torch.float64).to(dtype)
     affine, norm = copy.deepcopy(affine).to(dtype), copy.deepcopy(norm).to(dtype)
-    result = how(affine, norm, x.requires_grad_())
+    result = apply(affine, norm, x.requires_grad_())
     result.backward(upstream)
     gradients = {"x": x.grad, **{name: value.grad for name, value in nn.Sequential(affine, norm).named_parameters()}}
     return {"result": result.detach(), **gradients, **dict(norm.named_buffers())}
 
 
 @pytest.mark.parametrize(
-    ("how", "dtype", "tolerance"),
+    ("apply", "dtype", "tolerance"),
     [
         (unfused, torch.float64, 1e-13),
         (unfused, torch.float32, 2e-6),
-        pytest.param(merged, torch.float32, 2e-6, marks=needs_c),
+        pytest.param(fused, torch.float32, 2e-6, marks=needs_c),
     ],
 )
-def test_results_gradients_and_statistics_are_those_of_the_plain_affine(
-    how: Affine, dtype: torch.dtype, tolerance: float, affine: LearnableAffine, norm: nn.Module
+def test_fused_affine_equals_unfused_affine(
+    apply: Affine, dtype: torch.dtype, tolerance: float, affine: LearnableAffine, norm: nn.Module
 ) -> None:
-    expected = learnt(plain, affine, norm, torch.float64)
-    for name, value in learnt(how, affine, norm, dtype).items():
+    expected = outputs_and_gradients(affine_after_norm, affine, norm, torch.float64)
+    for name, value in outputs_and_gradients(apply, affine, norm, dtype).items():
         torch.testing.assert_close(value.to(expected[name].dtype), expected[name], rtol=tolerance, atol=tolerance)
 
 
-def test_normalization_that_is_frozen_has_the_affine_as_well(affine: LearnableAffine, norm: nn.Module) -> None:
+def test_affine_after_frozen_normalization(affine: LearnableAffine, norm: nn.Module) -> None:
     conv = HGConv(6, 6, 1, learnable_affine=True).double().train()
     conv.norm = FrozenBatchNorm2d.convert_frozen_batchnorm(copy.deepcopy(norm)).double()
     conv.affine = affine
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
-    torch.testing.assert_close(conv.normalize_and_activate(x), plain(affine, conv.norm, x))
+    torch.testing.assert_close(conv.normalize_and_activate(x), affine_after_norm(affine, conv.norm, x))
 
 
-def test_a_value_that_is_no_number_stays_one(affine: LearnableAffine) -> None:
+def test_fused_affine_propagates_nan(affine: LearnableAffine) -> None:
     x = torch.tensor([1.0, torch.nan, -1.0], dtype=torch.float64)
     assert affine(x.relu()).isnan().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_what_it_is(dtype: torch.dtype, affine: LearnableAffine) -> None:
-    """As mixed precision has it; the parameters learn in their own type."""
+def test_affine_keeps_half_precision(dtype: torch.dtype, affine: LearnableAffine) -> None:
+    """In mixed precision, gradients of parameters have the dtype of the parameters."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 40, 40).to(dtype).requires_grad_()
     single = copy.deepcopy(affine).float()
@@ -105,15 +107,15 @@ def test_half_precision_stays_what_it_is(dtype: torch.dtype, affine: LearnableAf
 
 
 @needs_c
-def test_nothing_but_the_result_is_kept_of_it() -> None:
+def test_fused_affine_saves_no_intermediate_activations() -> None:
     conv = HGConv(3, 4, 3, learnable_affine=True).train()
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         if tensor.shape[1:2] == (4,) and tensor.dim() == 4:
-            kept[tensor.data_ptr()] = tensor.numel()
+            saved[tensor.data_ptr()] = tensor.numel()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         conv(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last))
-    assert sum(kept.values()) == 1 * (2 * 4 * 8 * 8)
+    assert sum(saved.values()) == 1 * (2 * 4 * 8 * 8)

@@ -1,4 +1,4 @@
-"""Backbones of the ecosystem: another one under an encoder is one node of a config."""
+"""Backbones of detectron2, detrex and other libraries under the encoders of this package."""
 
 import importlib
 import pickle
@@ -28,8 +28,8 @@ BACKBONES = {
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("family", ["dfine", "deformable"])
-def test_any_backbone_stands_under_any_encoder(family: str, backbone: str) -> None:
-    """Its features and their widths are read from it."""
+def test_encoders_accept_any_backbone(family: str, backbone: str) -> None:
+    """The encoder reads the names and widths of the features from the backbone."""
     if backbone == "timm":
         pytest.importorskip("timm")
     cfg = recipe(FAMILIES[family], *FEW)
@@ -45,7 +45,7 @@ def test_any_backbone_stands_under_any_encoder(family: str, backbone: str) -> No
 
 @pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
 @pytest.mark.parametrize("name", ["ConvNeXt", "FocalNet"])
-def test_backbones_of_detrex_do_as_well(name: str) -> None:
+def test_detrex_backbones(name: str) -> None:
     module = importlib.import_module("detrex.modeling.backbone")
     options = {
         "ConvNeXt": {"depths": [1, 1, 1, 1], "dims": [16, 32, 64, 128], "out_indices": [1, 2]},
@@ -59,7 +59,7 @@ def test_backbones_of_detrex_do_as_well(name: str) -> None:
 
 
 @pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
-def test_the_torchvision_backbone_of_detrex_states_nothing_and_works() -> None:
+def test_detrex_torchvision_backbone_without_output_shape() -> None:
     pytest.importorskip("torchvision")
     from detrex.modeling.backbone import TorchvisionBackbone
 
@@ -73,7 +73,7 @@ def test_the_torchvision_backbone_of_detrex_states_nothing_and_works() -> None:
 
 
 class Plain(torch.nn.Module):
-    """Returns two maps of different widths, and says nothing of them."""
+    """Backbone without ``output_shape()`` that returns two maps of different widths."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +84,7 @@ class Plain(torch.nn.Module):
         return {"b": self.coarse(fine), "a": fine}
 
 
-def test_a_backbone_that_states_no_features_is_run_once() -> None:
+def test_backbone_without_output_shape_is_run_once() -> None:
     cfg = recipe(FAMILIES["deformable"], *FEW)
     cfg.model.backbone = LazyCall(Plain)()
     model = build(cfg, "model").train()
@@ -93,7 +93,7 @@ def test_a_backbone_that_states_no_features_is_run_once() -> None:
     assert torch.isfinite(sum(model(batch([2, 1])).values()))
 
 
-def test_features_may_be_chosen_and_must_exist() -> None:
+def test_in_features_must_exist_in_the_backbone() -> None:
     cfg = recipe(FAMILIES["deformable"], *FEW, "model.encoder.in_features=[res4]")
     assert build(cfg, "model").encoder.in_features == ["res4"]
     cfg.model.encoder.in_features = ["res4", "res9"]
@@ -101,7 +101,7 @@ def test_features_may_be_chosen_and_must_exist() -> None:
         build(cfg, "model")
 
 
-def test_a_backbone_without_named_maps_is_an_error_that_says_what_to_write() -> None:
+def test_backbone_without_named_features_is_rejected() -> None:
     cfg = recipe(FAMILIES["deformable"])
     cfg.model.backbone = LazyCall(torch.nn.Identity)()
     with pytest.raises(ConfigError, match=r"set model\.encoder\.in_features and model\.encoder\.in_channels in"):
@@ -109,17 +109,17 @@ def test_a_backbone_without_named_maps_is_an_error_that_says_what_to_write() -> 
 
 
 @torch.no_grad()
-def test_a_dilated_last_stage_sees_what_a_strided_one_sees() -> None:
-    """DC5: at every second row and column its features are those of the network without dilation."""
+def test_dilated_features_contain_strided_features() -> None:
+    """DC5: every second row and column of the features equals the features of the network without dilation."""
     torch.manual_seed(0)
     strided = randomize(build_resnet(50, ["res4", "res5"], norm="FrozenBN"), 0.01).double().eval()
     dilated = build_resnet(50, ["res4", "res5"], norm="FrozenBN", dilated=True).double().eval()
     dilated.load_state_dict(strided.state_dict())
     assert dilated.output_shape()["res5"].stride == 16
     images = torch.rand(1, 3, 96, 128, dtype=torch.float64)
-    expected, found = strided(images), dilated(images)
-    assert found["res5"].shape[-2:] == found["res4"].shape[-2:] == (6, 8)
-    torch.testing.assert_close(found["res5"][..., ::2, ::2], expected["res5"])
+    expected, actual = strided(images), dilated(images)
+    assert actual["res5"].shape[-2:] == actual["res4"].shape[-2:] == (6, 8)
+    torch.testing.assert_close(actual["res5"][..., ::2, ::2], expected["res5"])
 
 
 def test_the_first_stages_are_frozen() -> None:
@@ -130,7 +130,7 @@ def test_the_first_stages_are_frozen() -> None:
 
 
 def write_pickle(path: Path, weights: dict) -> None:
-    """As detectron2's model zoo keeps its backbones."""
+    """Write weights as detectron2's model zoo stores its backbones."""
     content = OrderedDict((name, value.numpy()) for name, value in weights.items())
     content["stem.fc.weight"] = np.zeros((1000, 4), np.float32)
     path.write_bytes(pickle.dumps({"model": content, "__author__": "torchvision"}))
@@ -151,7 +151,7 @@ class Malicious:
         return print, ("run",)
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_malicious_pickle_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"model": Malicious()}))
     with pytest.raises(CheckpointError, match=r"builtins\.print is not allowed in a weights file"):
         build_resnet(50, weights=str(tmp_path / "R-50.pkl"))
@@ -167,15 +167,15 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.
         (build_swin, {"size": "huge"}, "unknown Swin size 'huge'"),
     ],
 )
-def test_what_there_is_not_is_told(function, arguments: dict, message: str) -> None:
+def test_invalid_backbone_arguments_are_rejected(function, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         function(**arguments)
 
 
 @pytest.mark.parametrize("scale", [0.7, 0.0, -1.3])
 @torch.no_grad()
-def test_the_affine_folds_whatever_its_sign(scale: float) -> None:
-    """Also next to the zeros around an image, which no affine moves."""
+def test_affine_folds_for_both_signs(scale: float) -> None:
+    """The results are also equal at the image border, where the zero padding is not affected by the affine."""
     torch.manual_seed(0)
     layer = randomize(HGConv(3, 8, 3, learnable_affine=True)).eval()
     layer.affine.scale.fill_(scale)
@@ -187,12 +187,12 @@ def test_the_affine_folds_whatever_its_sign(scale: float) -> None:
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_stem_pools_the_same_with_and_without_gradients() -> None:
-    """Without, it does not look for which pixel is the largest."""
+def test_stem_pooling_is_equal_with_and_without_gradients() -> None:
+    """Without gradients, the pooling does not compute the indices of the maxima."""
     stem = Stem(16, 16, learnable_affine=False)
     x = torch.randn(2, 8, 7, 9)
     x[0, 0, 3, 3] = torch.nan
     with torch.no_grad():
-        found = stem._pooled(x)
-    torch.testing.assert_close(found, stem._pooled(x), rtol=0, atol=0, equal_nan=True)
-    assert found.isnan().sum() == 4
+        actual = stem._pooled(x)
+    torch.testing.assert_close(actual, stem._pooled(x), rtol=0, atol=0, equal_nan=True)
+    assert actual.isnan().sum() == 4

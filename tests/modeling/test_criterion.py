@@ -1,4 +1,4 @@
-"""A criterion says what it cannot do before it does anything."""
+"""The criterion rejects invalid arguments and groups."""
 
 import pytest
 import torch
@@ -22,19 +22,19 @@ MAIN = Supervision("main", "_{}")
         ),
     ],
 )
-def test_losses_that_there_are_not_are_refused(options: dict, message: str) -> None:
+def test_unknown_losses_are_rejected(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Criterion(3, [MAIN], **options)
 
 
-def test_a_group_that_nothing_predicts_is_named() -> None:
+def test_supervised_group_without_predictions_is_rejected() -> None:
     criterion = Criterion(3, [MAIN, Supervision("hybrid", "_o2m_{}"), Supervision("noised", "_dn", denoising=True)])
     predictions = {"main": Predictions(torch.zeros(1, 1, 2, 3), torch.full((1, 1, 2, 4), 0.5))}
     with pytest.raises(ConfigError, match="names hybrid, but the decoder predicts only main"):
         criterion(predictions, Targets.collate([torch.zeros(0).long()], [torch.zeros(0, 4)]))
 
 
-def test_one_query_is_enough() -> None:
+def test_criterion_supports_one_query() -> None:
     assert LearnedQueries(8, num_queries=1).num_one_to_many == 0
     with pytest.raises(ValueError, match="num_queries must be at least 1, got 0"):
         LearnedQueries(8, num_queries=0)

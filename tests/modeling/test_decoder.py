@@ -1,4 +1,4 @@
-"""Decoders are put together from parts that configs exchange."""
+"""Decoders composed of exchangeable parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +48,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_part_is_a_line_in_a_config(change: str) -> None:
-    """It trains everywhere, evaluates, and is deployed."""
+def test_decoder_parts_can_be_exchanged_in_the_config(change: str) -> None:
+    """The model with the exchanged part trains all parameters, predicts, and converts to deployment form."""
     family, apply = CHANGES[change]
     torch.manual_seed(0)
     model = instantiate(apply(recipe(FAMILIES[family], "model.decoder.num_layers=3").model))
@@ -62,8 +62,8 @@ def test_another_part_is_a_line_in_a_config(change: str) -> None:
     model = randomize(model).eval()
     deployed = to_deployment(model)
     with torch.no_grad():
-        expected, found = (m(batch([1]))[0]["instances"] for m in (model, deployed))
-    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-3)
+        expected, actual = (m(batch([1]))[0]["instances"] for m in (model, deployed))
+    torch.testing.assert_close(actual.scores, expected.scores, atol=1e-4, rtol=1e-3)
 
 
 REFINEMENTS = {
@@ -74,8 +74,8 @@ REFINEMENTS = {
 
 
 @pytest.mark.parametrize("kind", REFINEMENTS)
-def test_boxes_begin_where_they_come_from_and_scores_at_their_prior(kind: str) -> None:
-    """As published: box heads begin at zero, and classes with the bias of RetinaNet's prior."""
+def test_initial_boxes_equal_references_and_scores_equal_the_prior(kind: str) -> None:
+    """Box heads are initialized to zero, and class heads with the bias of RetinaNet's prior."""
     torch.manual_seed(0)
     refinement = REFINEMENTS[kind](activation="silu").train()
     references, queries = torch.rand(2, 5, 4) * 0.4 + 0.2, torch.zeros(2, 5, 8)
@@ -83,20 +83,20 @@ def test_boxes_begin_where_they_come_from_and_scores_at_their_prior(kind: str) -
     for index in range(2):
         # other queries than zero do not move boxes either
         state, predicted = refinement(index, torch.randn(2, 5, 8), state, predict=True)
-        for found in predicted.values():
-            torch.testing.assert_close(found.boxes[0], references, atol=1e-5, rtol=0)
+        for actual in predicted.values():
+            torch.testing.assert_close(actual.boxes[0], references, atol=1e-5, rtol=0)
     _, predicted = refinement(0, queries, refinement.initial_state(references), predict=True)
-    for found in predicted.values():
-        torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01))
+    for actual in predicted.values():
+        torch.testing.assert_close(actual.logits.sigmoid(), torch.full_like(actual.logits, 0.01))
     heads = [module for module in refinement.modules() if isinstance(module, MLP)]
     assert heads
     assert all(isinstance(head.activation, nn.SiLU) for head in heads)
-    sum(found.boxes.sum() for found in predicted.values()).backward()
+    sum(actual.boxes.sum() for actual in predicted.values()).backward()
     fixed = {name for name, parameter in refinement.named_parameters() if not parameter.requires_grad}
     assert fixed == ({"up", "reg_scale"} if kind == "distributions" else set())
 
 
-def test_the_boxes_after_the_first_layer_are_of_its_own_class_head() -> None:
+def test_initial_predictions_use_the_first_class_head() -> None:
     torch.manual_seed(0)
     refinement = randomize(DistributionRefinement(8, 3, 2), 0.4).train()
     queries = torch.randn(1, 5, 8)
@@ -105,13 +105,13 @@ def test_the_boxes_after_the_first_layer_are_of_its_own_class_head() -> None:
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_gated_layers_hold_what_float16_cannot(sign: int) -> None:
+def test_gated_layers_clamp_to_the_float16_range(sign: int) -> None:
     layer = GatedDecoderLayer(8, 2, 16, [2])
     queries = torch.randn(1, 3, 8)
     queries[0, 1, 2] = sign * 1e9
-    held = queries.clone()
-    held[0, 1, 2] = sign * 65504.0
-    torch.testing.assert_close(layer.normalize(queries), layer.normalize(held), rtol=0, atol=0)
+    clamped = queries.clone()
+    clamped[0, 1, 2] = sign * 65504.0
+    torch.testing.assert_close(layer.normalize(queries), layer.normalize(clamped), rtol=0, atol=0)
 
 
 def test_learned_queries_are_the_same_for_every_image() -> None:
@@ -127,7 +127,7 @@ def test_learned_queries_are_the_same_for_every_image() -> None:
     assert queries.groups == {}
 
 
-def test_without_refinement_every_layer_corrects_the_same_boxes() -> None:
+def test_fixed_boxes_refine_the_initial_references() -> None:
     torch.manual_seed(0)
     refinement = randomize(FixedBoxes(8, 3, num_layers=2), 0.5)
     references = torch.rand(1, 4, 4) * 0.4 + 0.3
@@ -141,7 +141,7 @@ def test_without_refinement_every_layer_corrects_the_same_boxes() -> None:
 
 
 @pytest.mark.parametrize("twice", [True, False])
-def test_looking_forward_twice_is_where_the_gradient_goes(twice: bool) -> None:
+def test_look_forward_twice_passes_gradients_to_the_previous_head(twice: bool) -> None:
     torch.manual_seed(0)
     refinement = randomize(IterativeRefinement(8, 3, num_layers=2, look_forward_twice=twice), 0.5)
     queries = torch.randn(1, 4, 8)
@@ -153,7 +153,7 @@ def test_looking_forward_twice_is_where_the_gradient_goes(twice: bool) -> None:
     assert (reached is not None and bool(reached.abs().sum() > 0)) == twice
 
 
-def test_layers_begin_alike_and_are_trained_apart() -> None:
+def test_decoder_layers_are_initialized_equally_and_trained_separately() -> None:
     layers = tiny_model().decoder.layers
     first, last = layers[0].linear1.weight, layers[-1].linear1.weight
     assert torch.equal(first, last)
@@ -169,7 +169,7 @@ def test_layers_begin_alike_and_are_trained_apart() -> None:
         ("model.decoder.refinement.num_layers=2", "refinement is made for 2 layers, num_layers is 3"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(override: str, message: str) -> None:
+def test_incompatible_decoder_parts_are_rejected(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model(override)
 
@@ -202,7 +202,7 @@ def test_checkpoints_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
 
 
 def test_runs_of_earlier_versions_are_not_resumed(tmp_path: Path) -> None:
-    """The optimizer's state would go to other parameters."""
+    """Parameters have another order now, so the optimizer state would be assigned to wrong parameters."""
     model, path = tiny_model(), str(tmp_path / "former.pth")
     torch.save({"model": {"decoder.up": torch.zeros(1)}}, path)
 
@@ -215,8 +215,8 @@ ANYTHING = Memory(torch.zeros(1, 1, 8), [(1, 1)])
 
 
 @pytest.mark.parametrize(("num_layers", "widths"), [(2, [16, 8]), (3, [8, 8, 8])])
-def test_positions_are_embedded_by_two_wide_layers_or_three(num_layers: int, widths: list[int]) -> None:
-    """The first two begin as RT-DETR's do (Xavier), a third as torch's: within one over the root of its inputs."""
+def test_box_position_layer_widths(num_layers: int, widths: list[int]) -> None:
+    """The first two layers have RT-DETR's Xavier initialization, a third layer has torch's default."""
     torch.manual_seed(0)
     position = BoxPosition(8, num_layers, activation="silu")
     layers = [layer for layer in position.mlp.layers if isinstance(layer, nn.Linear)]
@@ -224,13 +224,13 @@ def test_positions_are_embedded_by_two_wide_layers_or_three(num_layers: int, wid
     usual = [layer.weight.abs().max() <= layer.in_features**-0.5 for layer in layers]
     assert usual[1:] == [False, True][: num_layers - 1]
     boxes = torch.rand(2, 5, 4)
-    wanted = layers[0](boxes)
+    expected_value = layers[0](boxes)
     for layer in layers[1:]:
-        wanted = layer(nn.functional.silu(wanted))
-    torch.testing.assert_close(position(0, torch.zeros(2, 5, 8), boxes, ANYTHING).embedding, wanted)
+        expected_value = layer(nn.functional.silu(expected_value))
+    torch.testing.assert_close(position(0, torch.zeros(2, 5, 8), boxes, ANYTHING).embedding, expected_value)
 
 
-def test_positions_are_clipped_where_a_limit_is_set() -> None:
+def test_box_position_is_clipped_to_the_limit() -> None:
     torch.manual_seed(0)
     free, bounded = BoxPosition(8), BoxPosition(8, limit=0.1)
     bounded.load_state_dict(free.state_dict())
@@ -241,19 +241,19 @@ def test_positions_are_clipped_where_a_limit_is_set() -> None:
 
 
 @pytest.mark.parametrize("kind", [FixedBoxes, IterativeRefinement, NormalizedRefinement])
-def test_corrections_begin_a_little_inside_of_the_image(kind: type[FixedBoxes]) -> None:
+def test_references_are_clipped_by_logit_eps(kind: type[FixedBoxes]) -> None:
     refinement = kind(8, 3, 2, logit_eps=0.01)
     state = refinement.initial_state(torch.tensor([[[0.0, 1.0, 0.5, 1.0]]]))
-    following, predicted = refinement(0, torch.randn(1, 1, 8), state, predict=True)
-    least = 0.01 / 1.01  # of which the odds are those of 0.01 to 1
-    wanted = torch.tensor([least, 1 - least, 0.5, 1 - least])
-    torch.testing.assert_close(predicted["main"].boxes.flatten(), wanted)
+    next_state, predicted = refinement(0, torch.randn(1, 1, 8), state, predict=True)
+    min_coordinate = 0.01 / 1.01  # of which the odds are those of 0.01 to 1
+    expected_value = torch.tensor([min_coordinate, 1 - min_coordinate, 0.5, 1 - min_coordinate])
+    torch.testing.assert_close(predicted["main"].boxes.flatten(), expected_value)
     if kind is not FixedBoxes:
-        torch.testing.assert_close(following.references.flatten(), wanted)
+        torch.testing.assert_close(next_state.references.flatten(), expected_value)
     assert refinement(0, torch.randn(1, 1, 8), state, predict=False)[1] == {}
 
 
-def test_maps_are_all_projected_by_rt_detr_and_only_where_they_must_be_by_d_fine() -> None:
+def test_map_projection_skips_maps_of_equal_width_only_for_dfine() -> None:
     torch.manual_seed(0)
     all_of_them, needed = MapProjection([96, 32], 32), MapProjection([96, 32], 32, skip_equal=True)
     assert isinstance(needed[1], nn.Identity)
@@ -262,17 +262,17 @@ def test_maps_are_all_projected_by_rt_detr_and_only_where_they_must_be_by_d_fine
     assert needed[0].conv.weight.abs().max() <= usual
 
 
-def test_what_refinement_is_by_default() -> None:
-    """DINO's second look, and D-FINE's weighting (section 4.1)."""
+def test_refinement_defaults() -> None:
+    """Defaults are DINO's look forward twice, and D-FINE's weighting function (section 4.1)."""
     assert IterativeRefinement(8, 3, 2).look_forward_twice
     refinement = DistributionRefinement(8, 3, 2)
     assert (refinement.reg_max, refinement.up.item(), refinement.reg_scale.item()) == (32, 0.5, 4.0)
 
 
-def encoded_and_targets(
+def decoder_inputs(
     family: str, size: int = 64, overrides: Sequence[str] = ()
 ) -> tuple[nn.Module, object, Targets, torch.Tensor]:
-    """A decoder in training whose layers all count, what the encoder makes of two images, and their objects."""
+    """Return a decoder in training mode with randomized layers, encoder outputs of two images, and their targets."""
     model = randomize(tiny_model(*overrides, family=family)).train()
     pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -286,22 +286,22 @@ def encoded_and_targets(
 
 
 @pytest.mark.parametrize("family", ["dfine", "rtdetr", "dn"])
-def test_queries_that_predict_see_nothing_of_the_denoising_ones(family: str) -> None:
-    """Else they would copy the answers (DN-DETR, section 4.3)."""
-    decoder, encoded, targets, _ = encoded_and_targets(family)
+def test_predictions_do_not_depend_on_denoising_queries(family: str) -> None:
+    """Otherwise the noised ground truth would leak to the predictions (DN-DETR, section 4.3)."""
+    decoder, encoded, targets, _ = decoder_inputs(family)
     with torch.no_grad():
-        alone, nothing = decoder(encoded)
+        without_denoising, nothing = decoder(encoded)
         beside, noised = decoder(encoded, targets)
     assert nothing is None
     assert len(noised) > 0
     assert beside["denoising"].logits.shape[2] == len(noised)
-    torch.testing.assert_close(beside["main"].logits, alone["main"].logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(beside["main"].boxes, alone["main"].boxes, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(beside["main"].logits, without_denoising["main"].logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(beside["main"].boxes, without_denoising["main"].boxes, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_beyond_the_one_that_evaluates_are_trained_and_not_run_in_evaluation() -> None:
+def test_layers_after_eval_layer_run_only_in_training() -> None:
     assert tiny_model("model.decoder.eval_layer=-3").decoder.eval_layer == 0
-    decoder, encoded, targets, _ = encoded_and_targets("dfine", overrides=["model.decoder.eval_layer=-2"])
+    decoder, encoded, targets, _ = decoder_inputs("dfine", overrides=["model.decoder.eval_layer=-2"])
     ran: list[int] = []
     for index, layer in enumerate(decoder.layers):
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
@@ -314,8 +314,8 @@ def test_layers_beyond_the_one_that_evaluates_are_trained_and_not_run_in_evaluat
 
 
 @pytest.mark.parametrize("family", REAL_TIME)
-def test_padded_tokens_are_not_seen(family: str) -> None:
-    decoder, maps, _, pixels = encoded_and_targets(family)
+def test_predictions_do_not_depend_on_padded_tokens(family: str) -> None:
+    decoder, maps, _, pixels = decoder_inputs(family)
     decoder.eval()
     padding = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.bool)
     padding[1, :, 32:] = True
@@ -323,13 +323,13 @@ def test_padded_tokens_are_not_seen(family: str) -> None:
     for map_ in others:
         map_[1, :, :, map_.shape[-1] // 2 :] = 9.0
     with torch.no_grad():
-        found, wanted = (decoder(given, padding=padding)[0]["main"].boxes for given in (others, maps))
-        torch.testing.assert_close(found, wanted)
-        assert not torch.equal(decoder(others)[0]["main"].boxes[:, 1], wanted[:, 1])
+        actual, expected_value = (decoder(given, padding=padding)[0]["main"].boxes for given in (others, maps))
+        torch.testing.assert_close(actual, expected_value)
+        assert not torch.equal(decoder(others)[0]["main"].boxes[:, 1], expected_value[:, 1])
 
 
-def test_a_decoder_says_what_it_takes() -> None:
-    decoder, maps, _, _ = encoded_and_targets("dfine")
+def test_decoder_rejects_unsupported_encoder_output() -> None:
+    decoder, maps, _, _ = decoder_inputs("dfine")
     with pytest.raises(ValueError, match="set it to null"):
         decoder(Memory.from_maps(decoder.input_proj(maps)))
     decoder.layers[0].num_levels = 3
@@ -337,6 +337,6 @@ def test_a_decoder_says_what_it_takes() -> None:
         decoder(maps)
 
 
-def test_dropout_is_in_the_self_attention_too_where_it_is_asked_for() -> None:
+def test_dropout_applies_to_self_attention() -> None:
     assert GatedDecoderLayer(8, 2, 16, [2]).self_attn.dropout == 0
     assert GatedDecoderLayer(8, 2, 16, [2], dropout=0.3).self_attn.dropout == 0.3

@@ -1,4 +1,4 @@
-"""The whole model: detectron2's contract, padding, deployment, empty images."""
+"""The detector: detectron2's interface, padding, deployment, images without objects."""
 
 import copy
 
@@ -94,7 +94,7 @@ def test_images_of_different_sizes_are_padded_and_masked(family: str) -> None:
 
 
 class WholeImage(nn.Module):
-    """A decoder that finds one object, as large as the image."""
+    """Decoder that predicts one box of the size of the image."""
 
     def forward(self, encoded: object, targets: object, padding: Tensor | None):
         count = len(padding) if padding is not None else 1
@@ -103,19 +103,19 @@ class WholeImage(nn.Module):
 
 
 @torch.no_grad()
-def test_results_are_of_the_image_and_not_of_the_padded_batch() -> None:
+def test_detections_are_relative_to_the_unpadded_image() -> None:
     model = tiny_model().eval()
     model.decoder = WholeImage()
     samples = batch([1, 1, 1], size=96)
     samples[1]["image"] = samples[1]["image"][:, :40, :64]
     samples[2] = {**samples[2], "image": samples[2]["image"][:, :64, :40], "height": 640, "width": 400}
     results = [result["instances"] for result in model(samples)]
-    assert [found.image_size for found in results] == [(96, 96), (40, 64), (640, 400)]
-    boxes = [found.pred_boxes.tensor[0].tolist() for found in results]
+    assert [actual.image_size for actual in results] == [(96, 96), (40, 64), (640, 400)]
+    boxes = [actual.pred_boxes.tensor[0].tolist() for actual in results]
     assert boxes == [[0, 0, 96, 96], [0, 0, 64, 40], [0, 0, 400, 640]]
 
 
-def test_targets_are_relative_to_the_image_and_not_to_the_padded_batch() -> None:
+def test_targets_are_relative_to_the_unpadded_image() -> None:
     model = tiny_model()
     samples = batch([1, 1], size=96)
     samples[1]["image"] = samples[1]["image"][:, :64, :32]
@@ -150,7 +150,7 @@ def test_deployment_keeps_the_predictions(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["deim_dfine_n_shapes", "dfine_n_coco", "rtdetrv2_r18vd_120e_coco"])
 @torch.no_grad()
-def test_deployment_keeps_what_encoder_and_decoder_compute(name: str) -> None:
+def test_deployment_keeps_encoder_and_decoder_outputs(name: str) -> None:
     torch.manual_seed(0)
     model = randomize(instantiate(recipe(name).model)).eval()
     deployed = to_deployment(model)
@@ -163,9 +163,9 @@ def test_deployment_keeps_what_encoder_and_decoder_compute(name: str) -> None:
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
     maps = model.encoder(model.backbone(images))
     expected, _ = model.decoder(maps)
-    found, _ = deployed.decoder(maps)
-    torch.testing.assert_close(found["main"].logits, expected["main"].logits)
-    torch.testing.assert_close(found["main"].boxes, expected["main"].boxes)
+    actual, _ = deployed.decoder(maps)
+    torch.testing.assert_close(actual["main"].logits, expected["main"].logits)
+    torch.testing.assert_close(actual["main"].boxes, expected["main"].boxes)
 
 
 @torch.no_grad()
@@ -179,9 +179,9 @@ def test_deployment_can_be_compiled(family: str, compiler: str, amp: bool) -> No
     with mixed:
         (expected,) = model(batch([1]))
     with compile_without_graph_breaks(compiler), mixed:
-        (found,) = to_deployment(model, compile=True)(batch([1]))
+        (actual,) = to_deployment(model, compile=True)(batch([1]))
     tolerance = 3e-2 if amp else 1e-4
-    torch.testing.assert_close(found["instances"].scores, expected["instances"].scores, atol=tolerance, rtol=1e-3)
+    torch.testing.assert_close(actual["instances"].scores, expected["instances"].scores, atol=tolerance, rtol=1e-3)
 
 
 def test_deployment_leaves_the_original_trainable() -> None:
@@ -206,8 +206,8 @@ def test_later_layers_train_but_do_not_evaluate(family: str) -> None:
     torch.testing.assert_close(small.scores, full.scores, atol=1e-4, rtol=1e-3)
 
 
-def test_a_box_head_also_learns_from_the_next_layer() -> None:
-    """Look forward twice: without it, the loss of the last layer would not reach the box head before."""
+def test_box_head_gets_gradients_from_the_next_layer() -> None:
+    """Without look forward twice, the previous box head gets no gradient from the loss of the last layer."""
     model = tiny_model(family="rtdetr")
     losses = model(batch([3, 2]))
     (losses["loss_bbox"] + losses["loss_giou"]).backward()
@@ -215,7 +215,7 @@ def test_a_box_head_also_learns_from_the_next_layer() -> None:
     assert reached == [False, True, True], "from the next layer, not from all later ones"
 
 
-def test_a_model_without_criterion_says_so() -> None:
+def test_training_without_criterion_is_rejected() -> None:
     model = tiny_model()
     model.criterion = None
     with pytest.raises(RuntimeError, match="no criterion"):

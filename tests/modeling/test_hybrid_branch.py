@@ -1,4 +1,4 @@
-"""The hybrid branch: more queries in training, several to an object; nothing of it in evaluation."""
+"""The hybrid branch: additional one-to-many queries in training, none in evaluation."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def hybrid_model(family: str, *changes, num_queries: int = 30, seed: int = 0):
 
 @pytest.mark.parametrize("changes", [(), (with_learned_queries,)], ids=["selected", "learned"])
 @pytest.mark.parametrize("family", REAL_TIME)
-def test_it_trains_and_is_gone_in_evaluation(family: str, changes: tuple) -> None:
+def test_hybrid_branch_is_active_only_in_training(family: str, changes: tuple) -> None:
     model = hybrid_model(family, *changes)
     samples = batch([2, 0, 3])
     losses = model(samples)
@@ -42,27 +42,27 @@ def test_it_trains_and_is_gone_in_evaluation(family: str, changes: tuple) -> Non
 
 
 @pytest.mark.parametrize("family", REAL_TIME)
-def test_the_one_to_one_queries_do_not_notice_it(family: str) -> None:
-    """Their losses are those of a model without the branch."""
+def test_hybrid_branch_does_not_change_one_to_one_predictions(family: str) -> None:
+    """The one-to-one losses equal those of a model without the branch."""
     samples, seed = batch([2, 3]), 3
     model = hybrid_model(family)
     torch.manual_seed(seed)
     losses = model(samples)
-    alone = instantiate(recipe(REAL_TIME[family], "model.decoder.num_layers=2", ALONE["queries"]).model)
-    alone.load_state_dict(model.state_dict())
+    without_branch = instantiate(recipe(REAL_TIME[family], "model.decoder.num_layers=2", ALONE["queries"]).model)
+    without_branch.load_state_dict(model.state_dict())
     torch.manual_seed(seed)
-    for name, value in alone(samples).items():
+    for name, value in without_branch(samples).items():
         torch.testing.assert_close(value, losses[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_an_image_with_too_few_tokens_has_a_smaller_branch() -> None:
+def test_hybrid_branch_is_limited_by_the_number_of_tokens() -> None:
     model = hybrid_model("dfine", num_queries=1000)
     losses = model(batch([2, 1]))  # 64 + 16 tokens
     assert torch.isfinite(sum(losses.values()))
 
 
-def test_its_losses_are_those_of_repeated_objects() -> None:
-    """As in H-DETR: one-to-one matching against a ground truth in which each object stands several times."""
+def test_hybrid_branch_losses_equal_losses_with_repeated_targets() -> None:
+    """As in H-DETR: one-to-one matching with a ground truth that repeats each object."""
     generator = torch.Generator().manual_seed(0)
     counts, repeats = [2, 3], 2
     labels = [torch.randint(4, (n,), generator=generator) for n in counts]
@@ -76,20 +76,20 @@ def test_its_losses_are_those_of_repeated_objects() -> None:
         criterion = Criterion(4, [supervision], classification="focal", weights=weights, use_union=False)
         return criterion({supervision.group: group}, targets)
 
-    found = losses(Supervision("hybrid", "_{}", repeats=repeats, weight=0.5), Targets.collate(labels, boxes))
+    actual = losses(Supervision("hybrid", "_{}", repeats=repeats, weight=0.5), Targets.collate(labels, boxes))
     repeated = Targets.collate([n.repeat(repeats) for n in labels], [b.repeat(repeats, 1) for b in boxes])
     expected = losses(Supervision("main", "_{}"), repeated)
-    assert set(found) == set(expected)
+    assert set(actual) == set(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], 0.5 * value, msg=name)
+        torch.testing.assert_close(actual[name], 0.5 * value, msg=name)
 
 
-def test_a_term_tells_its_weight_apart_from_its_loss() -> None:
+def test_terms_return_unweighted_losses_and_weights() -> None:
     group = Predictions(torch.randn(1, 1, 3, 4), torch.rand(1, 1, 3, 4) * 0.4 + 0.2)
     targets = Targets.collate([torch.tensor([1])], [torch.full((1, 4), 0.3)])
-    one = Supervision("hybrid", "_{}", weight=0.25)
+    supervision = Supervision("hybrid", "_{}", weight=0.25)
     weights = {"loss_focal": 2.0, "loss_bbox": 5.0, "loss_giou": 3.0}
-    criterion = Criterion(4, [one], classification="focal", weights=weights, use_union=False)
+    criterion = Criterion(4, [supervision], classification="focal", weights=weights, use_union=False)
     terms, losses = criterion.terms({"hybrid": group}, targets), criterion({"hybrid": group}, targets)
     assert {name: weight for name, (_, weight) in terms.items()} == {
         "loss_focal_0": 0.5,
@@ -100,14 +100,14 @@ def test_a_term_tells_its_weight_apart_from_its_loss() -> None:
         torch.testing.assert_close(value * weight, losses[name], msg=name)
 
 
-def test_it_combines_with_other_switches() -> None:
+def test_hybrid_branch_combines_with_other_switches() -> None:
     config = with_hybrid_branch(with_deim_loss(recipe("dfine_n_coco").model), num_queries=500)
     model = instantiate(config)
     assert model.decoder.queries.num_one_to_many == 500
     assert [s.group for s in model.criterion.supervision if s.repeats == 6] == ["hybrid", "hybrid_initial"]
 
 
-def test_a_branch_must_make_sense() -> None:
+def test_invalid_hybrid_branches_are_rejected() -> None:
     with pytest.raises(ValueError, match="num_one_to_many must not be negative"):
         instantiate(with_hybrid_branch(recipe("dfine_n_coco").model, num_queries=-1))
     with pytest.raises(ValueError, match="repeats must be at least 1"):

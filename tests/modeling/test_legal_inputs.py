@@ -1,4 +1,4 @@
-"""Losses and gradients are finite for whatever a data set may legally hold, in every family and precision."""
+"""Losses and gradients are finite for all valid ground truth, in every family and precision."""
 
 import math
 from collections.abc import Callable
@@ -17,8 +17,8 @@ SIZE = 64
 
 
 def objects(boxes: list[list[float]], classes: list[int] | None = None) -> Instances:
-    wanted = torch.tensor(classes if classes is not None else [0] * len(boxes), dtype=torch.int64)
-    return Instances((SIZE, SIZE), gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=wanted)
+    labels = torch.tensor(classes if classes is not None else [0] * len(boxes), dtype=torch.int64)
+    return Instances((SIZE, SIZE), gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=labels)
 
 
 def many(count: int) -> Instances:
@@ -43,7 +43,7 @@ LEGAL = {
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_are_finite(family: str, dtype: torch.dtype | None) -> None:
-    """All of these in one batch, and each beside an image without objects."""
+    """All cases in one batch, and each case in a batch with an image without objects."""
     model = tiny_model(family=family).train()
     kinds = list(LEGAL.values())
     for instances in [kinds] if dtype is not None else [kinds, *([kind, LEGAL["none"]] for kind in kinds)]:
@@ -53,7 +53,7 @@ def test_losses_and_gradients_are_finite(family: str, dtype: torch.dtype | None)
 @pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_thousands_of_objects(family: str) -> None:
-    """More than queries by far; with their denoising queries they take a minute."""
+    """Many more objects than queries; the denoising queries make this test slow."""
     check_finite(tiny_model(family=family).train(), [many(2000), LEGAL["none"]], None)
 
 

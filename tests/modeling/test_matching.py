@@ -29,33 +29,33 @@ def corners(box: list[float]) -> tuple[float, float, float, float]:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def published_cost(logit: float, box: list[float], wanted: list[float]) -> float:
-    """Of one query and one object, in plain numbers: 2 for the class, 5 for L1, 2 for GIoU (Deformable DETR)."""
+def published_cost(logit: float, box: list[float], target_box: list[float]) -> float:
+    """Return the cost of one query and one object with the weights of Deformable DETR: 2 class, 5 L1, 2 GIoU."""
     p = 1 / (1 + math.exp(-logit))
     focal = -0.25 * (1 - p) ** 2 * math.log(p + 1e-8) + 0.75 * p**2 * math.log(1 - p + 1e-8)
-    a, b = corners(box), corners(wanted)
+    a, b = corners(box), corners(target_box)
     sides = [(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), max(a[i + 2], b[i + 2]) - min(a[i], b[i])) for i in (0, 1)]
     shared = max(sides[0][0], 0) * max(sides[1][0], 0)
-    union = box[2] * box[3] + wanted[2] * wanted[3] - shared
+    union = box[2] * box[3] + target_box[2] * target_box[3] - shared
     hull = sides[0][1] * sides[1][1]
     giou = shared / union - (hull - union) / hull
-    return 5 * sum(abs(i - j) for i, j in zip(box, wanted, strict=True)) + 2 * focal - 2 * giou
+    return 5 * sum(abs(i - j) for i, j in zip(box, target_box, strict=True)) + 2 * focal - 2 * giou
 
 
 @pytest.mark.parametrize("scale", [1.0, 12.0], ids=["plain", "sure of themselves"])
-def test_the_cost_is_the_published_one(scale: float) -> None:
+def test_matching_cost_equals_reference(scale: float) -> None:
     logits, boxes, targets = random_case([3, 1])
     logits, boxes, targets = logits.double(), boxes.double(), replace(targets, boxes=targets.boxes.double())
     cost = MatchingCost()(logits * scale, boxes, targets)
     for layer, image, query in itertools.product(range(2), range(2), range(5)):
         for index in range([3, 1][image]):
             logit = float(logits[layer, image, query, targets.labels[image, index]]) * scale
-            wanted = published_cost(logit, boxes[layer, image, query].tolist(), targets.boxes[image, index].tolist())
-            assert float(cost[layer, image, query, index]) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+            expected = published_cost(logit, boxes[layer, image, query].tolist(), targets.boxes[image, index].tolist())
+            assert float(cost[layer, image, query, index]) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("counts", [[3], [2, 0, 4], [0], [0, 1]], ids=str)
-def test_the_summed_cost_is_the_smallest_possible(counts: list[int]) -> None:
+def test_matching_has_minimum_total_cost(counts: list[int]) -> None:
     logits, boxes, targets = random_case(counts)
     cost = MatchingCost()(logits, boxes, targets)
     (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets])
@@ -64,22 +64,22 @@ def test_the_summed_cost_is_the_smallest_possible(counts: list[int]) -> None:
         chosen = (matches.layer == layer) & (matches.image == image)
         pairs = list(zip(matches.query[chosen], matches.target[chosen], strict=True))
         assert sorted(t for _, t in pairs) == list(range(counts[image]))
-        found = sum(float(cost[layer, image, q, t]) for q, t in pairs)
+        actual = sum(float(cost[layer, image, q, t]) for q, t in pairs)
         best = min(
             sum(float(cost[layer, image, q, t]) for t, q in enumerate(order))
             for order in itertools.permutations(range(5), counts[image])
         )
-        assert found == pytest.approx(best, abs=1e-5)
+        assert actual == pytest.approx(best, abs=1e-5)
 
 
-def test_more_objects_than_queries_leave_objects_without_one() -> None:
+def test_more_objects_than_queries() -> None:
     logits, boxes, targets = random_case([9], layers=1, queries=4)
     (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets])
     assert sorted(matches.query) == [0, 1, 2, 3]
     assert len(set(matches.target)) == 4
 
 
-def test_groups_of_different_sizes_are_matched_as_if_alone() -> None:
+def test_groups_are_matched_independently() -> None:
     counts = [3, 0, 2]
     _, _, targets = random_case(counts)
     groups = [
@@ -87,12 +87,12 @@ def test_groups_of_different_sizes_are_matched_as_if_alone() -> None:
         for seed, (layers, queries) in enumerate([(2, 5), (1, 12), (1, 5), (3, 12)])
     ]
     together = HungarianMatcher()(groups, [targets] * len(groups))
-    for group, found in zip(groups, together, strict=True):
-        (alone,) = HungarianMatcher()([group], [targets])
-        assert np.array_equal(found.stacked(), alone.stacked())
+    for group, actual in zip(groups, together, strict=True):
+        (separate,) = HungarianMatcher()([group], [targets])
+        assert np.array_equal(actual.stacked(), separate.stacked())
 
 
-def test_each_object_gets_as_many_queries_as_it_is_repeated() -> None:
+def test_repeats_match_several_queries_to_each_object() -> None:
     counts, repeats = [2, 1], 2
     logits, boxes, targets = random_case(counts, layers=1, queries=5)
     (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets], [repeats])
@@ -101,19 +101,19 @@ def test_each_object_gets_as_many_queries_as_it_is_repeated() -> None:
         chosen = matches.image == image
         assert sorted(matches.target[chosen]) == sorted(list(range(count)) * repeats)
         assert len(set(matches.query[chosen])) == count * repeats
-        found = sum(
+        actual = sum(
             float(cost[image, q, t]) for q, t in zip(matches.query[chosen], matches.target[chosen], strict=True)
         )
-        wanted = list(range(count)) * repeats
+        target_box = list(range(count)) * repeats
         best = min(
-            sum(float(cost[image, q, t]) for q, t in zip(order, wanted, strict=True))
+            sum(float(cost[image, q, t]) for q, t in zip(order, target_box, strict=True))
             for order in itertools.permutations(range(5), count * repeats)
         )
-        assert found == pytest.approx(best, abs=1e-5)
+        assert actual == pytest.approx(best, abs=1e-5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_diverged_predictions_are_matched_so_that_losses_tell(bad: float) -> None:
+def test_non_finite_predictions_are_matched(bad: float) -> None:
     logits, boxes, targets = random_case([2, 3])
     boxes[1, 1, 0] = bad
     (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets])
@@ -121,7 +121,7 @@ def test_diverged_predictions_are_matched_so_that_losses_tell(bad: float) -> Non
     assert 0 in matches.query[of_layer]
 
 
-def test_union_keeps_the_target_that_most_layers_give_a_query() -> None:
+def test_union_keeps_the_most_frequent_target_of_a_query() -> None:
     pairs = [  # layer, image, query, target
         (0, 0, 7, 1),
         (1, 0, 7, 1),
@@ -131,11 +131,11 @@ def test_union_keeps_the_target_that_most_layers_give_a_query() -> None:
         (0, 1, 7, 2),
     ]
     union = union_of_matches(Matches(*np.array(pairs).T))
-    found = set(zip(union.image, union.query, union.target, strict=True))
-    assert found == {(0, 3, 0), (0, 4, 0), (0, 7, 1), (1, 7, 2)}
+    actual = set(zip(union.image, union.query, union.target, strict=True))
+    assert actual == {(0, 3, 0), (0, 4, 0), (0, 7, 1), (1, 7, 2)}
     assert not union.layer.any()
 
 
-def test_union_of_nothing_is_empty() -> None:
+def test_union_of_no_matches_is_empty() -> None:
     empty = np.empty(0, np.int64)
     assert len(union_of_matches(Matches(empty, empty, empty, empty))) == 0

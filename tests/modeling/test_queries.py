@@ -21,7 +21,7 @@ def memory_of(tokens: torch.Tensor | None = None, padding: torch.Tensor | None =
     return Memory(tokens, shapes, None if padding is None else flatten_padding(padding, shapes))
 
 
-def test_anchors_sit_on_their_tokens_and_grow_with_the_level() -> None:
+def test_anchor_centers_and_sizes() -> None:
     anchors, valid = generate_anchors(memory_of())
     boxes = anchors.sigmoid()[0]
     assert valid.all()
@@ -29,7 +29,7 @@ def test_anchors_sit_on_their_tokens_and_grow_with_the_level() -> None:
     torch.testing.assert_close(boxes[32 + 5], torch.tensor([1.5 / 4, 1.5 / 2, 0.1, 0.1]))
 
 
-def test_anchors_may_be_as_large_as_the_objects() -> None:
+def test_anchor_size() -> None:
     torch.manual_seed(0)
     selection = QuerySelection(8, 3, num_queries=40, anchor_size=0.2)
     sides = selection(memory_of(torch.randn(1, 40, 8))).references.sigmoid()[0, :, 2]
@@ -40,7 +40,7 @@ def test_anchors_may_be_as_large_as_the_objects() -> None:
             QuerySelection(8, 3, num_queries=4, anchor_size=impossible)
 
 
-def test_the_box_head_has_the_activation_that_is_asked_for() -> None:
+def test_box_head_activation() -> None:
     for name, kind in (("relu", nn.ReLU), ("silu", nn.SiLU)):
         assert any(isinstance(part, kind) for part in QuerySelection(8, 3, 4, activation=name).bbox_head.modules())
 
@@ -59,23 +59,23 @@ def test_the_best_scores_are_selected() -> None:
     assert selected.groups["encoder"].boxes.requires_grad
 
 
-def test_the_selection_learns_as_if_all_tokens_were_scored_with_gradients() -> None:
+def test_selection_gradients_equal_scoring_all_tokens() -> None:
     torch.manual_seed(0)
     selection = QuerySelection(8, 3, num_queries=4).double()
     torch.nn.init.normal_(selection.score_head.weight)
     tokens = torch.randn(2, 40, 8, dtype=torch.float64, requires_grad=True)
-    learnt = (tokens, *selection.projection.parameters(), *selection.norm.parameters())
+    parameters = (tokens, *selection.projection.parameters(), *selection.norm.parameters())
     chosen = selection(memory_of(tokens)).groups["encoder"].logits[0]
     logits = selection.score_head(selection.norm(selection.projection(tokens)))
     best = logits.amax(dim=-1).topk(4, dim=1).indices[..., None].expand(-1, -1, 3)
-    expected = torch.autograd.grad(logits.gather(1, best).square().sum(), learnt)
-    for found, wanted in zip(torch.autograd.grad(chosen.square().sum(), learnt), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    expected = torch.autograd.grad(logits.gather(1, best).square().sum(), parameters)
+    for actual, expected_gradient in zip(torch.autograd.grad(chosen.square().sum(), parameters), expected, strict=True):
+        torch.testing.assert_close(actual, expected_gradient)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_what_is_chosen_learns_under_autocast_too(dtype: torch.dtype) -> None:
-    """Weights that were cast without gradients are not taken again."""
+def test_selection_gradients_under_autocast(dtype: torch.dtype) -> None:
+    """Autocast does not reuse weights that were cast without gradients."""
     selection = QuerySelection(8, 3, num_queries=4)
     with torch.autocast("cpu", dtype):
         chosen = selection(memory_of(torch.randn(1, 40, 8)))
@@ -102,8 +102,9 @@ def test_too_few_tokens_are_reported() -> None:
         QuerySelection(8, 3, num_queries=100)(memory_of(torch.randn(1, 40, 8)))
 
 
-def test_anchors_at_the_edge_of_the_image_or_beyond_it_are_none() -> None:
-    """Within 0.01 of an edge, and wider than 0.99: of an image 128 tokens wide the first and last, of levels the fifth."""
+def test_anchors_beyond_the_image_are_invalid() -> None:
+    """Anchors within 0.01 of the border, or wider than 0.99, are invalid: the first and last of 128 columns, and the fifth
+    level."""
     maps = [(2, 128), (1, 4), (1, 2), (1, 2), (1, 2)]
     anchors, valid = generate_anchors(Memory(torch.zeros(1, sum(h * w for h, w in maps), 8), maps), 0.07)
     first = valid[0, :256, 0].view(2, 128)
@@ -117,7 +118,7 @@ def test_anchors_at_the_edge_of_the_image_or_beyond_it_are_none() -> None:
     assert torch.equal(same, valid)
 
 
-def test_noised_boxes_stay_in_the_image_and_their_noise_has_a_scale() -> None:
+def test_box_noise_is_scaled_and_stays_in_the_image() -> None:
     torch.manual_seed(0)
     corner = Targets.collate([torch.tensor([0])], [torch.tensor([[0.1, 0.9, 0.2, 0.2]])])
     boxes = ContrastiveDenoising(8, 5, num_queries=400)(corner).references.sigmoid()
@@ -137,7 +138,7 @@ def test_noised_boxes_stay_in_the_image_and_their_noise_has_a_scale() -> None:
     assert moved[:, 1, :, :2].max() > 0.2 / 2
 
 
-def test_one_group_is_made_of_more_objects_than_there_are_to_be_queries() -> None:
+def test_more_objects_than_denoising_queries_give_one_group() -> None:
     assert ContrastiveDenoising(8, 5, num_queries=3)(targets_of(5)).num_groups == 1
 
 
@@ -178,7 +179,7 @@ def test_labels_are_replaced_with_half_the_noise_ratio() -> None:
     assert changed == pytest.approx(0.25 * 4 / 5, abs=0.02)
 
 
-def test_a_batch_without_objects_still_reaches_the_embedding() -> None:
+def test_batch_without_objects_uses_the_label_embedding() -> None:
     noise = ContrastiveDenoising(8, 5)
     queries = noise(targets_of(0, 0))
     assert len(queries) == 0

@@ -36,45 +36,45 @@ def memory_of(shapes: list[tuple[int, int]], images: int = 2) -> Memory:
     return Memory(tokens, shapes, padding, position)
 
 
-def test_denoising_without_noise_puts_each_object_into_every_group() -> None:
+def test_denoising_without_noise_repeats_objects_in_every_group() -> None:
     counts, groups = [3, 0, 1], 2
     targets = targets_of(counts)
     denoising = QueryDenoising(DIM, CLASSES, groups, label_noise_ratio=0.0, box_noise_scale=0.0)
-    made = denoising(targets)
-    assert (made.num_groups, made.group_size, len(made)) == (2, 3, 6)
+    queries = denoising(targets)
+    assert (queries.num_groups, queries.group_size, len(queries)) == (2, 3, 6)
     for image, count in enumerate(counts):
         for query in range(6):
             target = query % 3
-            there = target < count
-            assert bool(made.classification_mask[image, query]) is there
+            is_valid = target < count
+            assert bool(queries.classification_mask[image, query]) is is_valid
             expected, box = torch.zeros(DIM), torch.zeros(4)
-            if there:
+            if is_valid:
                 expected[:-1] = denoising.class_embedding.weight[targets.labels[image, target]]
                 expected[-1] = 1  # indicator of denoising queries
                 box = targets.boxes[image, target].logit()
-            torch.testing.assert_close(made.content[image, query], expected)
-            torch.testing.assert_close(made.references[image, query], box, check_dtype=False)
-    masked = dense_mask(attention_pattern(made, 4, 0, made.content.device), 10)
-    for one in range(10):
-        for other in range(10):
-            group, other_group = (x // 3 if x < 6 else None for x in (one, other))
+            torch.testing.assert_close(queries.content[image, query], expected)
+            torch.testing.assert_close(queries.references[image, query], box, check_dtype=False)
+    masked = dense_mask(attention_pattern(queries, 4, 0, queries.content.device), 10)
+    for query_index in range(10):
+        for key_index in range(10):
+            group, other_group = (x // 3 if x < 6 else None for x in (query_index, key_index))
             allowed = other_group is None or group == other_group
-            assert bool(masked[one, other]) is not allowed
+            assert bool(masked[query_index, key_index]) is not allowed
 
 
-def test_noise_is_as_strong_as_published() -> None:
+def test_noise_strength_equals_published_values() -> None:
     """A fifth of the labels is redrawn; centers move by up to 0.4 half sides, sides change by up to 0.4 sides."""
     torch.manual_seed(0)
     targets = targets_of([200] * 4)
     denoising = QueryDenoising(DIM, CLASSES)
     nn.init.zeros_(denoising.class_embedding.weight)
     denoising.class_embedding.weight.data[:, 0] = torch.arange(CLASSES)
-    made = denoising(targets)
-    assert made.num_groups == 5
+    queries = denoising(targets)
+    assert queries.num_groups == 5
     labels, boxes = targets.labels.repeat(1, 5), targets.boxes.repeat(1, 5, 1)
-    changed = (made.content[..., 0] != labels).float().mean()
+    changed = (queries.content[..., 0] != labels).float().mean()
     assert float(changed) == pytest.approx(0.2 * (1 - 1 / CLASSES), abs=0.02)
-    moved = (made.references.sigmoid() - boxes).abs() / boxes[..., 2:].repeat(1, 1, 2)
+    moved = (queries.references.sigmoid() - boxes).abs() / boxes[..., 2:].repeat(1, 1, 2)
     limit = torch.tensor([0.2, 0.2, 0.4, 0.4])
     inside = ((boxes + boxes * 0.4) < 0.99).all(dim=-1)  # not clipped at the image border
     assert (moved[inside] <= limit + 1e-4).all()
@@ -85,19 +85,22 @@ def reference(predictions: Predictions, targets: Targets, pairs: list, normalize
     """Return the focal, L1 and GIoU losses of one layer; ``pairs`` are (query, target) for each image."""
     logits, boxes = predictions.logits[layer], predictions.boxes[layer]
     classes = located = overlapped = 0.0
-    for image, (found, count) in enumerate(zip(pairs, targets.counts, strict=True)):
-        labels, wanted = targets.labels[image, :count], targets.boxes[image, :count]
-        classes += class_loss("focal", logits[image], boxes[image], found, labels, wanted)
-        one, other = box_losses(boxes[image], found, wanted)
-        located, overlapped = located + one, overlapped + other
+    for image, (pairs_of_image, count) in enumerate(zip(pairs, targets.counts, strict=True)):
+        labels, target_boxes = targets.labels[image, :count], targets.boxes[image, :count]
+        classes += class_loss("focal", logits[image], boxes[image], pairs_of_image, labels, target_boxes)
+        l1, giou = box_losses(boxes[image], pairs_of_image, target_boxes)
+        located, overlapped = located + l1, overlapped + giou
     return classes / normalizer, located / normalizer, overlapped / normalizer
 
 
-def assignment(logits: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor) -> list:
+def assignment(logits: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, target_boxes: torch.Tensor) -> list:
     """Return the (query, target) pairs with the smallest cost."""
     cost = [
-        [matching_cost(float(one[label]), box, target) for label, target in zip(labels, wanted, strict=True)]
-        for one, box in zip(logits, boxes, strict=True)
+        [
+            matching_cost(float(query_logits[label]), box, target)
+            for label, target in zip(labels, target_boxes, strict=True)
+        ]
+        for query_logits, box in zip(logits, boxes, strict=True)
     ]
     return list(zip(*linear_sum_assignment(np.array(cost).reshape(len(boxes), -1)), strict=True))
 
@@ -115,7 +118,7 @@ def test_losses_of_dn_detr(counts: list[int]) -> None:
     targets, images, size = targets_of(counts), len(counts), max(counts)
     denoising = QueryDenoising(DIM, CLASSES)(targets)
     groups = {"main": predictions_of(images, 8, 0), "denoising": predictions_of(images, 5 * size, 1)}
-    found = criterion(groups, targets, denoising)
+    actual = criterion(groups, targets, denoising)
     for layer in range(2):
         # as if each image had only its own denoising queries, without padding
         pairs = [[(g * size + t, t) for g in range(5) for t in range(n)] for n in counts]
@@ -125,7 +128,7 @@ def test_losses_of_dn_detr(counts: list[int]) -> None:
             kept.logits[:, image, padded] = -30.0
         expected = reference(kept, targets, pairs, 5 * sum(counts), layer)
         for name, weight, value in zip(("focal", "bbox", "giou"), (1, 5, 2), expected, strict=True):
-            assert float(found[f"loss_{name}_dn_{layer}"]) == pytest.approx(weight * value, rel=1e-6)
+            assert float(actual[f"loss_{name}_dn_{layer}"]) == pytest.approx(weight * value, rel=1e-6)
 
 
 @pytest.mark.parametrize("counts", [[1], [2], [3, 0, 1]], ids=str)
@@ -147,28 +150,28 @@ def test_losses_of_h_detr(counts: list[int]) -> None:
         "hybrid": (repeated, {0: "_o2m_0", 1: "_o2m"}),
         "encoder": (targets.without_classes(), {0: "_enc"}),
     }
-    found = criterion(groups, targets)
-    for name, (wanted, suffixes) in kinds.items():
+    actual = criterion(groups, targets)
+    for name, (group_targets, suffixes) in kinds.items():
         for layer, suffix in suffixes.items():
             logits, boxes = groups[name].logits[layer], groups[name].boxes[layer]
             pairs = [
-                assignment(logits[i], boxes[i], wanted.labels[i, :n], wanted.boxes[i, :n])
-                for i, n in enumerate(wanted.counts)
+                assignment(logits[i], boxes[i], group_targets.labels[i, :n], group_targets.boxes[i, :n])
+                for i, n in enumerate(group_targets.counts)
             ]
-            expected = reference(groups[name], wanted, pairs, sum(wanted.counts), layer)
+            expected = reference(groups[name], group_targets, pairs, sum(group_targets.counts), layer)
             for loss, weight, value in zip(("focal", "bbox", "giou"), (2, 5, 2), expected, strict=True):
-                assert float(found[f"loss_{loss}{suffix}"]) == pytest.approx(weight * value, rel=1e-6), (name, layer)
+                assert float(actual[f"loss_{loss}{suffix}"]) == pytest.approx(weight * value, rel=1e-6), (name, layer)
 
 
-def test_patterns_come_one_after_the_other_each_with_all_anchors() -> None:
-    queries = LearnedAnchors(DIM, num_queries=4, num_patterns=3)
-    made = queries(memory_of([(2, 2)]))
-    assert made.content.shape == (2, 12, DIM)
+def test_pattern_order() -> None:
+    source = LearnedAnchors(DIM, num_queries=4, num_patterns=3)
+    queries = source(memory_of([(2, 2)]))
+    assert queries.content.shape == (2, 12, DIM)
     for pattern in range(3):
         for anchor in range(4):
-            content = torch.cat([queries.content.weight[0], torch.zeros(1)]) + queries.patterns.weight[pattern]
-            torch.testing.assert_close(made.content[1, 4 * pattern + anchor], content)
-            torch.testing.assert_close(made.references[1, 4 * pattern + anchor], queries.anchors.weight[anchor])
+            content = torch.cat([source.content.weight[0], torch.zeros(1)]) + source.patterns.weight[pattern]
+            torch.testing.assert_close(queries.content[1, 4 * pattern + anchor], content)
+            torch.testing.assert_close(queries.references[1, 4 * pattern + anchor], source.anchors.weight[anchor])
 
 
 def sines(value: float, dim: int) -> np.ndarray:
@@ -178,7 +181,7 @@ def sines(value: float, dim: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def test_anchors_are_embedded_by_their_sines() -> None:
+def test_anchor_sine_embedding() -> None:
     torch.manual_seed(0)
     memory, boxes, queries = memory_of([(2, 2)]), torch.rand(2, 3, 4) * 0.5 + 0.2, torch.randn(2, 3, DIM)
     memory.padding = None
@@ -197,16 +200,18 @@ def test_anchors_are_embedded_by_their_sines() -> None:
 
 
 @torch.no_grad()
-def test_cross_attention_looks_at_each_map_by_itself() -> None:
+def test_cross_attention_per_level() -> None:
     torch.manual_seed(0)
     heads, shapes = 4, [(3, 2), (2, 1)]
     memory, queries = memory_of(shapes), torch.randn(2, 3, DIM)
     position = QueryPosition(torch.randn(2, 3, DIM), torch.randn(2, 3, DIM))
     attention = randomize(ConditionalDecoderLayer(DIM, heads, 16, num_levels=2), 0.2).cross_attn
     weighing = torch.randn(2, 3, DIM)
-    found = attention(queries, position, memory, weighing)
+    actual = attention(queries, position, memory, weighing)
     image, query, width = 1, 2, DIM // heads
-    wanted = attention.query_content(queries[image, query]) + attention.query_position(position.embedding[image, query])
+    query_vector = attention.query_content(queries[image, query]) + attention.query_position(
+        position.embedding[image, query]
+    )
     sine = attention.query_sine(position.center[image, query])
     levels, start = [], 0
     for height, columns in shapes:
@@ -217,7 +222,7 @@ def test_cross_attention_looks_at_each_map_by_itself() -> None:
             where = attention.key_position(memory.position[image, k])
             content = attention.key_content(memory.tokens[image, k]) + where
             per_head = [
-                (wanted[i : i + width] @ content[i : i + width] + sine[i : i + width] @ where[i : i + width])
+                (query_vector[i : i + width] @ content[i : i + width] + sine[i : i + width] @ where[i : i + width])
                 / math.sqrt(2 * width)
                 for i in range(0, DIM, width)
             ]
@@ -227,17 +232,17 @@ def test_cross_attention_looks_at_each_map_by_itself() -> None:
         levels.append((shares.repeat_interleave(width, dim=1) * values).sum(dim=0))
     shares = attention.level_weights(weighing[image, query]).softmax(dim=0)
     expected = attention.output_proj(shares[0] * levels[0] + shares[1] * levels[1])
-    torch.testing.assert_close(found[image, query], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(actual[image, query], expected, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
-def test_mixed_selection_takes_the_position_from_the_box_and_learns_the_content() -> None:
+def test_mixed_selection() -> None:
     torch.manual_seed(0)
-    queries = randomize(RegionProposals(DIM, CLASSES, 3, num_one_to_many=2, mixed_selection=True), 0.2)
-    made = queries(memory_of([(4, 4)]))
-    assert made.num_one_to_many == 2
-    torch.testing.assert_close(made.content[0], queries.content.weight)
-    box = made.references[0, 1].sigmoid().tolist()
+    source = randomize(RegionProposals(DIM, CLASSES, 3, num_one_to_many=2, mixed_selection=True), 0.2)
+    queries = source(memory_of([(4, 4)]))
+    assert queries.num_one_to_many == 2
+    torch.testing.assert_close(queries.content[0], source.content.weight)
+    box = queries.references[0, 1].sigmoid().tolist()
     embedded = torch.tensor(np.concatenate([sines(v, DIM // 2) for v in box]), dtype=torch.float64)
-    expected = queries.box_norm(queries.box_projection(embedded))[:DIM]
-    torch.testing.assert_close(made.position[0, 1], expected, rtol=1e-6, atol=1e-6)
+    expected = source.box_norm(source.box_projection(embedded))[:DIM]
+    torch.testing.assert_close(queries.position[0, 1], expected, rtol=1e-6, atol=1e-6)

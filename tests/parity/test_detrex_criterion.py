@@ -54,39 +54,41 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
     options = {"mal": {"gamma": 1.5}, "vfl": {"alpha": 0.75, "gamma": 2.0}, "focal": {"alpha": 0.25, "gamma": 2.0}}
     criterion = DetrexCriterion(CLASSES, kind, WEIGHTS, **options[kind])
     theirs, ours = case(0, counts)
-    found = criterion(*theirs)
+    actual = criterion(*theirs)
     layers = len(ours[0]["main"].logits)
     expected = {
         detrex_name(name, kind, layers): value for name, value in reference_losses(kind, *ours, use_union=False).items()
     }
-    assert set(found) == set(expected) == set(criterion.weight_dict)
+    assert set(actual) == set(expected) == set(criterion.weight_dict)
     for name, value in expected.items():
-        assert float(found[name]) == pytest.approx(value, rel=1e-6, abs=1e-9), name
+        assert float(actual[name]) == pytest.approx(value, rel=1e-6, abs=1e-9), name
         assert criterion.weight_dict[name] == WEIGHTS["_".join(name.split("_")[:2])]
-        found[name] *= criterion.weight_dict[name]  # in place, as models do
+        actual[name] *= criterion.weight_dict[name]  # in place, as models do
 
 
-def test_groups_of_queries_are_matched_each_by_itself() -> None:
+def test_query_groups_are_matched_separately() -> None:
     (outputs, targets, _), _ = case(0, [2, 3])
-    alone = DetrexCriterion(CLASSES, **FOCAL)({k: outputs[k] for k in ("pred_logits", "pred_boxes")}, targets)
+    separate = DetrexCriterion(CLASSES, **FOCAL)({k: outputs[k] for k in ("pred_logits", "pred_boxes")}, targets)
     twice = {k: torch.cat([outputs[k], outputs[k]], dim=1) for k in ("pred_logits", "pred_boxes")}
     for name, value in DetrexCriterion(CLASSES, **FOCAL, group_nums=2)(twice, targets).items():
-        torch.testing.assert_close(value, alone[name], msg=name)
+        torch.testing.assert_close(value, separate[name], msg=name)
 
 
-def test_without_further_words_it_is_mal_with_the_weights_of_deformable_detr() -> None:
+def test_detrex_criterion_defaults() -> None:
     """By default the criterion uses MAL; the matcher and the loss parameters can be changed."""
     theirs, _ = case(0, [2, 3])
     criterion = DetrexCriterion(CLASSES)
-    found = criterion(*theirs)
+    actual = criterion(*theirs)
     assert criterion.weight_dict["loss_class"] == 1
     assert criterion.weight_dict["loss_bbox_0"] == 5
     assert criterion.weight_dict["loss_giou_dn"] == 2
-    spelt = DetrexCriterion(CLASSES, "mal", gamma=1.5, matcher=HungarianMatcher())(*theirs)
-    for name, value in found.items():
-        torch.testing.assert_close(spelt[name], value, msg=name)
-    elsewhere = HungarianMatcher(MatchingCost(class_weight=0.0, bbox_weight=0.0, giou_weight=-1.0))
-    assert not torch.allclose(DetrexCriterion(CLASSES, matcher=elsewhere)(*theirs)["loss_bbox"], found["loss_bbox"])
+    explicit = DetrexCriterion(CLASSES, "mal", gamma=1.5, matcher=HungarianMatcher())(*theirs)
+    for name, value in actual.items():
+        torch.testing.assert_close(explicit[name], value, msg=name)
+    other_matcher = HungarianMatcher(MatchingCost(class_weight=0.0, bbox_weight=0.0, giou_weight=-1.0))
+    assert not torch.allclose(
+        DetrexCriterion(CLASSES, matcher=other_matcher)(*theirs)["loss_bbox"], actual["loss_bbox"]
+    )
     focal = DetrexCriterion(CLASSES, **FOCAL)(*theirs)["loss_class"]
     for changes in ({"gamma": 3.0}, {"alpha": 0.5}):
         assert not torch.allclose(DetrexCriterion(CLASSES, **{**FOCAL, **changes})(*theirs)["loss_class"], focal), (
@@ -94,7 +96,7 @@ def test_without_further_words_it_is_mal_with_the_weights_of_deformable_detr() -
         )
 
 
-def test_denoising_queries_of_dn_detr_are_found_in_its_outputs() -> None:
+def test_denoising_outputs_of_dn_detr() -> None:
     (outputs, targets, dn_metas), _ = case(1, [2, 4])
     criterion = DetrexCriterion(CLASSES, **FOCAL)
     expected = criterion(outputs, targets, dn_metas)
@@ -105,26 +107,28 @@ def test_denoising_queries_of_dn_detr_are_found_in_its_outputs() -> None:
         "denoising_groups": torch.tensor(dn_metas["dn_num"]),
         "max_gt_num_per_image": dn_metas["single_padding"],
     }
-    found = criterion(inside, targets)
-    assert set(found) == set(expected)
-    for name, value in found.items():
+    actual = criterion(inside, targets)
+    assert set(actual) == set(expected)
+    for name, value in actual.items():
         torch.testing.assert_close(value, expected[name], msg=name)
 
 
-def test_tokens_may_learn_objects_of_any_class() -> None:
+def test_class_agnostic_encoder_proposals() -> None:
     (outputs, targets, _), _ = case(0, [2, 3])
-    of_one = [{"labels": torch.zeros_like(one["labels"]), "boxes": one["boxes"]} for one in targets]
+    single_class_targets = [
+        {"labels": torch.zeros_like(target["labels"]), "boxes": target["boxes"]} for target in targets
+    ]
     outputs = {name: outputs[name] for name in ("pred_logits", "pred_boxes", "enc_outputs")}
-    found = DetrexCriterion(CLASSES, **FOCAL, two_stage_binary_cls=True)(outputs, targets)
-    relabeled = DetrexCriterion(CLASSES, **FOCAL)(outputs, of_one)
+    actual = DetrexCriterion(CLASSES, **FOCAL, two_stage_binary_cls=True)(outputs, targets)
+    relabeled = DetrexCriterion(CLASSES, **FOCAL)(outputs, single_class_targets)
     for name in ("loss_class_enc", "loss_bbox_enc", "loss_giou_enc"):
-        torch.testing.assert_close(found[name], relabeled[name])
+        torch.testing.assert_close(actual[name], relabeled[name])
     plain = DetrexCriterion(CLASSES, **FOCAL)(outputs, targets)
-    assert not torch.allclose(found["loss_class_enc"], plain["loss_class_enc"])
-    torch.testing.assert_close(found["loss_class"], plain["loss_class"])
+    assert not torch.allclose(actual["loss_class_enc"], plain["loss_class_enc"])
+    torch.testing.assert_close(actual["loss_class"], plain["loss_class"])
 
 
-def test_groups_of_queries_are_there_in_training_alone() -> None:
+def test_query_groups_exist_only_in_training() -> None:
     (outputs, targets, _), _ = case(0, [2, 3])
     outputs = {name: outputs[name] for name in ("pred_logits", "pred_boxes")}  # 5 queries: no two groups
     criterion = DetrexCriterion(CLASSES, **FOCAL, group_nums=2).eval()
@@ -132,13 +136,13 @@ def test_groups_of_queries_are_there_in_training_alone() -> None:
         torch.testing.assert_close(criterion(outputs, targets)[name], value)
 
 
-def test_a_softmax_with_a_class_for_nothing_is_refused() -> None:
+def test_softmax_with_background_class_is_rejected() -> None:
     (outputs, targets, _), _ = case(0, [2])
     with pytest.raises(ValueError, match=f"predicts {CLASSES} logits, but num_classes is {CLASSES - 1}"):
         DetrexCriterion(CLASSES - 1)(outputs, targets)
 
 
 @pytest.mark.skipif(not is_standalone("detrex"), reason="detrex is installed")
-def test_without_detrex_its_recipes_say_what_they_need() -> None:
+def test_detrex_recipes_without_detrex_explain_the_requirement() -> None:
     with pytest.raises(ConfigError, match="add checkouts of detrex and of detectron2 to PYTHONPATH"):
         model_zoo.get_config("dino_deim/deim_dino_r50_4scale_12ep_coco")

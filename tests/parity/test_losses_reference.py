@@ -65,13 +65,13 @@ def class_loss(kind, logits, boxes, pairs, labels, targets):
         positive = q in matched and int(labels[matched[q]]) == k
         quality = overlap(boxes[q], targets[matched[q]])[0] if positive else 0.0
         if kind == "mal":
-            wanted, weight = quality**1.5, 1.0 if positive else p**1.5
+            target, weight = quality**1.5, 1.0 if positive else p**1.5
         elif kind == "vfl":
-            wanted, weight = quality, quality if positive else 0.75 * p**2
+            target, weight = quality, quality if positive else 0.75 * p**2
         else:
-            wanted = float(positive)
+            target = float(positive)
             weight = 0.25 * (1 - p) ** 2 if positive else 0.75 * p**2
-        total += weight * -(wanted * math.log(p) + (1 - wanted) * math.log(sigmoid(-x)))
+        total += weight * -(target * math.log(p) + (1 - target) * math.log(sigmoid(-x)))
     return total
 
 
@@ -111,8 +111,8 @@ def ddf_parts(corners, teacher, teacher_logits, boxes, pairs, targets):
             weight = max(sigmoid(float(x)) for x in teacher_logits[q])
         for edge in range(4):
             student = softmax((corners[q, edge] / 5).tolist())
-            wanted = softmax((teacher[q, edge] / 5).tolist())
-            parts[q not in matched].append(25 * weight * float((wanted * np.log(wanted / student)).sum()))
+            target = softmax((teacher[q, edge] / 5).tolist())
+            parts[q not in matched].append(25 * weight * float((target * np.log(target / student)).sum()))
     return parts
 
 
@@ -155,14 +155,16 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
     counts, total = targets.counts, sum(targets.counts)
     bins = weighting_function(REG_MAX, torch.tensor(UP), torch.tensor(REG_SCALE)).tolist()
     labels = [targets.labels[b, :n] for b, n in enumerate(counts)]
-    wanted = [targets.boxes[b, :n] for b, n in enumerate(counts)]
+    target_boxes = [targets.boxes[b, :n] for b, n in enumerate(counts)]
     images = range(len(counts))
-    own = {
+    own_pairs = {
         (name, layer): [
             [
                 (q, t)
                 for t, q in enumerate(
-                    best_assignment(groups[name].logits[layer, b], groups[name].boxes[layer, b], labels[b], wanted[b])
+                    best_assignment(
+                        groups[name].logits[layer, b], groups[name].boxes[layer, b], labels[b], target_boxes[b]
+                    )
                 )
             ]
             for b in images
@@ -174,14 +176,14 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
     union = []
     for b in images:
         votes = {}
-        for pairs in own.values():
+        for pairs in own_pairs.values():
             for q, t in pairs[b]:
                 votes.setdefault(q, []).append(t)
         # max() returns the first maximum; sorted() makes that the smallest target
         union.append([(q, max(sorted(set(ts)), key=ts.count)) for q, ts in votes.items()])
     noised = 0 if denoising is None else denoising.num_groups
     dn = [[(g * 2 * max(counts) + t, t) for g in range(noised) for t in range(n)] for n in counts]
-    found = {}
+    actual = {}
     matched = sum(map(len, union))
     queries = groups["main"].logits.shape[2] * len(counts)
     scale = 4 * 8 / len(counts)
@@ -201,19 +203,21 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
         for layer in range(layers):
             suffix = suffixes[name](layer, layers)
             logits, boxes = predictions.logits[layer], predictions.boxes[layer]
-            pairs = dn if is_denoising else own[name, layer]
-            place = dn if is_denoising else union if use_union else own[name, layer]
-            found[f"loss_{kind}{suffix}"] = (
-                sum(class_loss(kind, logits[b], boxes[b], pairs[b], labels[b], wanted[b]) for b in images) / objects
+            pairs = dn if is_denoising else own_pairs[name, layer]
+            place = dn if is_denoising else union if use_union else own_pairs[name, layer]
+            actual[f"loss_{kind}{suffix}"] = (
+                sum(class_loss(kind, logits[b], boxes[b], pairs[b], labels[b], target_boxes[b]) for b in images)
+                / objects
             )
-            sums = [box_losses(boxes[b], place[b], wanted[b]) for b in images]
-            found[f"loss_bbox{suffix}"] = sum(s[0] for s in sums) / located
-            found[f"loss_giou{suffix}"] = sum(s[1] for s in sums) / located
+            sums = [box_losses(boxes[b], place[b], target_boxes[b]) for b in images]
+            actual[f"loss_bbox{suffix}"] = sum(s[0] for s in sums) / located
+            actual[f"loss_giou{suffix}"] = sum(s[1] for s in sums) / located
             if predictions.edges is None:
                 continue
             corners, references = predictions.edges.corners[layer], predictions.edges.references
-            found[f"loss_fgl{suffix}"] = (
-                sum(fgl_loss(corners[b], references[b], boxes[b], place[b], wanted[b], bins) for b in images) / located
+            actual[f"loss_fgl{suffix}"] = (
+                sum(fgl_loss(corners[b], references[b], boxes[b], place[b], target_boxes[b], bins) for b in images)
+                / located
             )
             if layer < layers - 1:
                 parts = [
@@ -223,13 +227,13 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
                         predictions.logits[-1, b],
                         boxes[b],
                         place[b],
-                        wanted[b],
+                        target_boxes[b],
                     )
                     for b in images
                 ]
                 means = [np.mean(list(itertools.chain(*(p[kind_] for p in parts))) or [0.0]) for kind_ in (0, 1)]
-                found[f"loss_ddf{suffix}"] = np.dot(means, balance) / sum(balance)
-    return found
+                actual[f"loss_ddf{suffix}"] = np.dot(means, balance) / sum(balance)
+    return actual
 
 
 @pytest.mark.parametrize("kind", ["mal", "vfl", "focal"])
@@ -241,11 +245,11 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
     criterion = Criterion(CLASSES, supervision, classification=kind, weights=weights, **options[kind])
     for seed in range(3):
         groups, targets, denoising = make_case(seed, counts, noised=seed + 1)
-        found = criterion(groups, targets, denoising)
+        actual = criterion(groups, targets, denoising)
         expected = reference_losses(kind, groups, targets, denoising)
-        assert set(found) == set(expected)
+        assert set(actual) == set(expected)
         for name, value in expected.items():
-            assert float(found[name]) == pytest.approx(value, rel=1e-6, abs=1e-9), name
+            assert float(actual[name]) == pytest.approx(value, rel=1e-6, abs=1e-9), name
 
 
 @pytest.mark.parametrize("kind", ["mal", "vfl"])
@@ -259,51 +263,53 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
     for seed in range(3):
         groups, targets, denoising = make_case(seed, counts, noised=seed + 1)
         groups = {n: Predictions(p.logits, p.boxes) for n, p in groups.items() if "initial" not in n}
-        found = criterion(groups, targets, denoising)
+        actual = criterion(groups, targets, denoising)
         expected = reference_losses(kind, groups, targets, denoising, use_union=False)
-        assert set(found) == set(expected)
+        assert set(actual) == set(expected)
         for name, value in expected.items():
             weight = criterion.weights["_".join(name.split("_")[:2])]
-            assert float(found[name]) == pytest.approx(weight * value, rel=1e-6, abs=1e-9), name
+            assert float(actual[name]) == pytest.approx(weight * value, rel=1e-6, abs=1e-9), name
 
 
-def test_weights_of_positives_and_negatives() -> None:
+def test_focal_weights_of_positives_and_negatives() -> None:
     """Check the parameters of the classification losses on two logits, one of them of an object."""
     x = torch.tensor([0.3, -0.8], dtype=torch.float64)
     positive, quality = torch.tensor([True, False]), torch.tensor([0.6, 0.0], dtype=torch.float64)
     p, negative = sigmoid(0.3), sigmoid(-0.8)
 
-    def entropy(probability: float, wanted: float) -> float:
-        return -wanted * math.log(probability) - (1 - wanted) * math.log(1 - probability)
+    def entropy(probability: float, target: float) -> float:
+        return -target * math.log(probability) - (1 - target) * math.log(1 - probability)
 
-    found = functional.matchability_aware_loss(x, positive, quality, gamma=1.2, alpha=0.4).tolist()
-    assert found == pytest.approx([entropy(p, 0.6**1.2), 0.4 * negative**1.2 * entropy(negative, 0)])
-    found = functional.matchability_aware_loss(x, positive, quality).tolist()
-    assert found == pytest.approx([entropy(p, 0.6**1.5), negative**1.5 * entropy(negative, 0)])
-    found = functional.varifocal_loss(x, positive, quality).tolist()
-    assert found == pytest.approx([0.6 * entropy(p, 0.6), 0.75 * negative**2 * entropy(negative, 0)])
-    found = functional.focal_loss(x, positive).tolist()
-    assert found == pytest.approx([0.25 * (1 - p) ** 2 * entropy(p, 1), 0.75 * negative**2 * entropy(negative, 0)])
-    found = functional.focal_loss(x, positive, alpha=-1, gamma=1.0).tolist()
-    assert found == pytest.approx([(1 - p) * entropy(p, 1), negative * entropy(negative, 0)])
+    actual = functional.matchability_aware_loss(x, positive, quality, gamma=1.2, alpha=0.4).tolist()
+    assert actual == pytest.approx([entropy(p, 0.6**1.2), 0.4 * negative**1.2 * entropy(negative, 0)])
+    actual = functional.matchability_aware_loss(x, positive, quality).tolist()
+    assert actual == pytest.approx([entropy(p, 0.6**1.5), negative**1.5 * entropy(negative, 0)])
+    actual = functional.varifocal_loss(x, positive, quality).tolist()
+    assert actual == pytest.approx([0.6 * entropy(p, 0.6), 0.75 * negative**2 * entropy(negative, 0)])
+    actual = functional.focal_loss(x, positive).tolist()
+    assert actual == pytest.approx([0.25 * (1 - p) ** 2 * entropy(p, 1), 0.75 * negative**2 * entropy(negative, 0)])
+    actual = functional.focal_loss(x, positive, alpha=-1, gamma=1.0).tolist()
+    assert actual == pytest.approx([(1 - p) * entropy(p, 1), negative * entropy(negative, 0)])
 
 
-def test_the_temperature_of_the_distillation() -> None:
+def test_distillation_temperature() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 1, 3, 4, 9), torch.randn(1, 3, 4, 9)
 
     def divergence(temperature: float) -> float:
-        wanted, found = (softmax((x / temperature).tolist()) for x in (teacher[0, 1, 2], student[1, 0, 1, 2]))
-        return temperature**2 * float((wanted * np.log(wanted / found)).sum())
+        target, actual = (softmax((x / temperature).tolist()) for x in (teacher[0, 1, 2], student[1, 0, 1, 2]))
+        return temperature**2 * float((target * np.log(target / actual)).sum())
 
     for options, temperature in (({}, 5.0), ({"temperature": 2.0}, 2.0)):
-        found = functional.decoupled_distillation_loss(student, teacher, **options)
-        assert float(found[1, 0, 1, 2]) == pytest.approx(divergence(temperature), rel=1e-6)
+        actual = functional.decoupled_distillation_loss(student, teacher, **options)
+        assert float(actual[1, 0, 1, 2]) == pytest.approx(divergence(temperature), rel=1e-6)
     groups, targets, _ = make_case(0, [2, 1])
     main = {"main": groups["main"]}
     terms = [
-        Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0}, temperature=one)(main, targets)
-        for one in (5.0, 2.0)
+        Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0}, temperature=temperature_value)(
+            main, targets
+        )
+        for temperature_value in (5.0, 2.0)
     ]
     assert float(terms[0]["loss_ddf_0"]) != pytest.approx(float(terms[1]["loss_ddf_0"]), rel=1e-3)
     single = Predictions(*(part[:1] for part in (groups["main"].logits, groups["main"].boxes)), groups["main"].edges)

@@ -142,7 +142,7 @@ def test_losses_and_gradients_equal_transformers(name: str) -> None:
     ours, theirs, config = both_models(name)
     ours.criterion.weights["loss_focal"] = 1.0  # as there
     # transformers does not compute the loss of the proposals.
-    ours.criterion.supervision = [one for one in ours.criterion.supervision if one.group != "encoder"]
+    ours.criterion.supervision = [group for group in ours.criterion.supervision if group.group != "encoder"]
     samples, pixels, mask, labels = padded_batch(config)
     expected = theirs(pixel_values=pixels, pixel_mask=mask, labels=labels)
     losses = ours(samples)
@@ -152,8 +152,8 @@ def test_losses_and_gradients_equal_transformers(name: str) -> None:
     suffixes = {"": "", **{f"_{i}": f"_aux_{i}" for i in range(layers - 1)}}
     for theirs_suffix, ours_suffix in suffixes.items():
         for kind, ours_kind in names.items():
-            wanted = expected.loss_dict[f"loss_{kind}{theirs_suffix}"] * scales[kind]
-            torch.testing.assert_close(losses[f"loss_{ours_kind}{ours_suffix}"], wanted, rtol=1e-6, atol=1e-9)
+            expected_value = expected.loss_dict[f"loss_{kind}{theirs_suffix}"] * scales[kind]
+            torch.testing.assert_close(losses[f"loss_{ours_kind}{ours_suffix}"], expected_value, rtol=1e-6, atol=1e-9)
 
     total = sum(losses.values())
     torch.testing.assert_close(total, expected.loss, rtol=1e-6, atol=0)
@@ -161,24 +161,26 @@ def test_losses_and_gradients_equal_transformers(name: str) -> None:
     expected.loss.backward()
     for parameter in theirs.parameters():
         parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    wanted = our_weights(theirs, config)
+    expected_value = our_weights(theirs, config)
     for parameter_name, parameter in ours.named_parameters():
         if parameter.grad is not None:
             norm = parameter.grad.norm()
-            torch.testing.assert_close(norm, wanted[parameter_name].norm(), rtol=1e-6, atol=1e-6, msg=parameter_name)
+            torch.testing.assert_close(
+                norm, expected_value[parameter_name].norm(), rtol=1e-6, atol=1e-6, msg=parameter_name
+            )
 
 
 @pytest.mark.parametrize("name", RECIPES)
 @torch.no_grad()
-def test_what_is_written_for_transformers_predicts_the_same_there(name: str, tmp_path: Path) -> None:
+def test_exported_transformers_folder_predicts_the_same(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = recipe(f"deformable_detr_{name}_50ep_coco", *SMALL)
     ours = randomize(instantiate(config.model), scale=0.02).eval()
     weights = ours.state_dict()
-    found = IdentifiedCheckpoint(
+    identified = IdentifiedCheckpoint(
         StoredWeights("ours", weights), None, config.train.recipe, config, ours, weights, None, []
     )
-    write_hugging_face(found, tmp_path)
+    write_hugging_face(identified, tmp_path)
     theirs, report = DeformableDetrForObjectDetection.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     samples, pixels, mask, _ = padded_batch(config.model)
@@ -191,6 +193,6 @@ def test_what_is_written_for_transformers_predicts_the_same_there(name: str, tmp
     loaded = instantiate(config.model)
     load_for_inference(loaded, str(tmp_path))
     assert all(torch.equal(value, weights[key]) for key, value in loaded.state_dict().items())
-    again = to_layout(replace(found, weights=loaded.state_dict()), "hf")
-    assert again.keys() == stored.weights.keys()
-    assert all(torch.equal(again[key], value) for key, value in stored.weights.items())
+    restored = to_layout(replace(identified, weights=loaded.state_dict()), "hf")
+    assert restored.keys() == stored.weights.keys()
+    assert all(torch.equal(restored[key], value) for key, value in stored.weights.items())

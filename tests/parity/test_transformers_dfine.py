@@ -14,7 +14,7 @@ from tests.parity.transformers_weights import assert_folders_agree
 
 @pytest.mark.parametrize("size", long_except("nsm", "nsmlx"))
 @torch.no_grad()
-def test_folders_go_both_ways(size: str, tmp_path: Path) -> None:
+def test_transformers_folders_convert_both_ways(size: str, tmp_path: Path) -> None:
     # Use every token as a query, since rounding decides which of two tokens with equal scores is selected.
     height, width = 128, 160
     tokens = sum(height // stride * width // stride for stride in ((16, 32) if size == "n" else (8, 16, 32)))

@@ -22,7 +22,7 @@ CASES["r18vd_120e nearest"] = "r18vd_120e", "nearest"
     "case", long_except(["r18vd_120e nearest", "r34vd_120e bilinear", "r50vd_m_7x bilinear"], CASES)
 )
 @torch.no_grad()
-def test_folders_go_both_ways(case: str, tmp_path: Path) -> None:
+def test_transformers_folders_convert_both_ways(case: str, tmp_path: Path) -> None:
     size, sampling = CASES[case]
     # Use every token as a query, since rounding decides which of two tokens with equal scores is selected. Images are
     # square, since the discrete sampling of transformers uses one side for both dimensions.

@@ -40,8 +40,8 @@ def test_features_equal_transformers(size: tuple[int, int]) -> None:
         "the final norm is not part of a feature"
     )
     images = torch.randn(2, 3, *size)
-    expected, found = theirs(images).feature_maps, ours(images)
-    assert list(found) == ["p1", "p2", "p3"]
-    for name, feature in zip(found, expected, strict=True):
+    expected, actual = theirs(images).feature_maps, ours(images)
+    assert list(actual) == ["p1", "p2", "p3"]
+    for name, feature in zip(actual, expected, strict=True):
         assert feature.std() > 0.1, "the comparison must not be of constants"
-        torch.testing.assert_close(found[name], feature, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(actual[name], feature, rtol=1e-6, atol=1e-6)

@@ -54,10 +54,10 @@ def assert_folders_agree(config: Any, their_class: type, size: tuple[int, int], 
     """
     torch.manual_seed(0)
     ours = randomize(instantiate(config.model), scale=0.02).eval()
-    found = IdentifiedCheckpoint(
+    identified = IdentifiedCheckpoint(
         StoredWeights("ours", ours.state_dict()), None, config.train.recipe, config, ours, ours.state_dict(), None, []
     )
-    write_hugging_face(found, folder / "ours")
+    write_hugging_face(identified, folder / "ours")
     theirs, report = their_class.from_pretrained(folder / "ours", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -70,9 +70,9 @@ def assert_folders_agree(config: Any, their_class: type, size: tuple[int, int], 
     load_for_inference(loaded, str(folder / "theirs"))
     assert_predict_alike(loaded, theirs, size)
     stored = read_weights(str(folder / "theirs"))
-    again = to_layout(replace(found, weights=to_native_layout(stored, ours)), "hf")
-    assert again.keys() == stored.weights.keys()
-    assert all(torch.equal(again[name], value) for name, value in stored.weights.items())
+    restored = to_layout(replace(identified, weights=to_native_layout(stored, ours)), "hf")
+    assert restored.keys() == stored.weights.keys()
+    assert all(torch.equal(restored[name], value) for name, value in stored.weights.items())
 
 
 def assert_predict_alike(ours: nn.Module, theirs: nn.Module, size: tuple[int, int]) -> None:
@@ -83,17 +83,17 @@ def assert_predict_alike(ours: nn.Module, theirs: nn.Module, size: tuple[int, in
     assert_same_predictions(groups["main"], expected.logits, expected.pred_boxes)
 
 
-def assert_same_predictions(found: Predictions, logits: Tensor, boxes: Tensor, tolerance: float = 1e-6) -> None:
+def assert_same_predictions(predictions: Predictions, logits: Tensor, boxes: Tensor, tolerance: float = 1e-6) -> None:
     """Assert that the logits (B, Q, K) and boxes (B, Q, 4) of the last layer agree, in any order of the queries.
 
     Queries are ordered by token score; the order of nearly equal scores depends on rounding.
     """
-    wanted = torch.cat([logits, boxes], dim=-1)
-    ours = torch.cat([found.logits[-1], found.boxes[-1]], dim=-1)
-    for theirs_one, ours_one in zip(wanted, ours, strict=True):
-        distance = torch.cdist(theirs_one, ours_one, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
+    expected = torch.cat([logits, boxes], dim=-1)
+    ours = torch.cat([predictions.logits[-1], predictions.boxes[-1]], dim=-1)
+    for expected_row, row in zip(expected, ours, strict=True):
+        distance = torch.cdist(expected_row, row, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
         _, order = linear_sum_assignment(distance)
-        torch.testing.assert_close(ours_one[order], theirs_one, atol=tolerance, rtol=0)
+        torch.testing.assert_close(row[order], expected_row, atol=tolerance, rtol=0)
 
 
 # (height, width) of the images of :func:`padded_batch`

@@ -1,7 +1,7 @@
-"""Makes Python look to our own modules as it does on Windows: modules and names of POSIX are missing.
+"""Simulation of Windows for our own modules: modules and names of POSIX are missing.
 
-Python imports this file by itself when its folder is on ``PYTHONPATH``, in every process that a run starts. Libraries
-still see the system as it is: how they support Windows is their matter.
+Python imports this file automatically if its folder is on ``PYTHONPATH``, in every process that a run starts. Other
+libraries still see the real system.
 """
 
 import builtins
@@ -9,9 +9,9 @@ import multiprocessing
 from types import ModuleType
 from typing import Any
 
-OURS = ("deim", "detectron2", "detrex")
-MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "posix", "triton"}
-NAMES = {
+OUR_PACKAGES = ("deim", "detectron2", "detrex")
+MISSING_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "posix", "triton"}
+MISSING_NAMES = {
     "signal": {"SIGUSR1", "SIGUSR2", "SIGKILL", "SIGHUP", "sigtimedwait", "sigwait", "pthread_sigmask"},
     "os": {"fork", "forkpty", "getuid", "getpgid", "killpg", "memfd_create", "mkfifo", "sched_getaffinity", "setsid",
            "sysconf", "uname"},
@@ -21,7 +21,7 @@ NAMES = {
 _import = builtins.__import__
 
 
-class Without(ModuleType):
+class ModuleWithoutNames(ModuleType):
     """A module that lacks some names."""
 
     def __init__(self, module: ModuleType, names: set[str]):
@@ -29,19 +29,21 @@ class Without(ModuleType):
         self.__dict__.update({name: value for name, value in vars(module).items() if name not in names})
 
 
-_lacking = {name: Without(_import(name, fromlist=["x"]), names) for name, names in NAMES.items()}
+_reduced_modules = {
+    name: ModuleWithoutNames(_import(name, fromlist=["x"]), names) for name, names in MISSING_NAMES.items()
+}
 
 
 def _import_as_on_windows(
     name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
 ) -> ModuleType:
     importer = (globals or {}).get("__name__", "").partition(".")[0]
-    if importer not in OURS or level:
+    if importer not in OUR_PACKAGES or level:
         return _import(name, globals, locals, fromlist, level)
-    if name.partition(".")[0] in MODULES:
+    if name.partition(".")[0] in MISSING_MODULES:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    found = _import(name, globals, locals, fromlist, level)
-    return _lacking.get(name if fromlist else name.partition(".")[0], found)
+    module = _import(name, globals, locals, fromlist, level)
+    return _reduced_modules.get(name if fromlist else name.partition(".")[0], module)
 
 
 builtins.__import__ = _import_as_on_windows

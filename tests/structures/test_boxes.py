@@ -1,4 +1,4 @@
-"""Overlap of boxes."""
+"""IoU and GIoU of boxes."""
 
 import torch
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ def random_boxes(seed: int, count: int) -> torch.Tensor:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**31))
-def test_overlap_equals_counting_pixels(seed: int) -> None:
+def test_iou_equals_pixel_counting(seed: int) -> None:
     boxes = (random_boxes(seed, 2) * 20).round()
     boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     y, x = torch.meshgrid(torch.arange(45) + 0.5, torch.arange(45) + 0.5, indexing="ij")
@@ -31,12 +31,12 @@ def test_overlap_equals_counting_pixels(seed: int) -> None:
 
 def test_boxes_broadcast_to_all_pairs() -> None:
     a, b = random_boxes(0, 3), random_boxes(1, 4)
-    found = [*iou_and_giou(a[:, None], b), pairwise_giou(a, b)]
-    for pairwise, alone in zip(found, (0, 1, 1), strict=True):
+    actual = [*iou_and_giou(a[:, None], b), pairwise_giou(a, b)]
+    for pairwise, single in zip(actual, (0, 1, 1), strict=True):
         assert pairwise.shape == (3, 4)
         for i in range(3):
             for j in range(4):
-                assert pairwise[i, j] == iou_and_giou(a[i], b[j])[alone]
+                assert pairwise[i, j] == iou_and_giou(a[i], b[j])[single]
     many = torch.stack([a, a + 1])
     torch.testing.assert_close(pairwise_giou(many, b[None])[1], pairwise_giou(a + 1, b))
 

@@ -34,12 +34,12 @@ def test_bin_values_follow_equation_5() -> None:
 
 
 @pytest.mark.parametrize("reg_max", [3, 2, 31])
-def test_bins_that_have_no_middle_are_refused(reg_max: int) -> None:
+def test_weighting_function_rejects_odd_reg_max(reg_max: int) -> None:
     with pytest.raises(ValueError, match="even and at least 4"):
         weighting_function(reg_max, UP, REG_SCALE)
 
 
-def test_uniform_logits_leave_the_reference_where_it_is() -> None:
+def test_uniform_logits_give_zero_offsets() -> None:
     references = torch.rand(3, 5, 4) * 0.4 + 0.3
     offsets = expected_offsets(torch.zeros(3, 5, 4, 33), weighting_function(32, UP, REG_SCALE))
     torch.testing.assert_close(offsets_to_boxes(references, offsets, REG_SCALE), references, atol=1e-6, rtol=0)
@@ -47,7 +47,7 @@ def test_uniform_logits_leave_the_reference_where_it_is() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**31))
-def test_offsets_lead_from_reference_to_box_and_back(seed: int) -> None:
+def test_boxes_to_offsets_inverts_offsets_to_boxes(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     references = torch.rand(7, 4, generator=generator) * 0.5 + 0.2
     boxes = torch.rand(7, 4, generator=generator) * 0.5 + 0.2
@@ -57,14 +57,14 @@ def test_offsets_lead_from_reference_to_box_and_back(seed: int) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-3.99, 3.99))
-def test_a_target_is_the_mean_of_its_two_bins(offset: float) -> None:
+def test_bin_targets_interpolate_between_two_bins(offset: float) -> None:
     values = weighting_function(32, UP, REG_SCALE)
     left, right_weight = bin_targets(torch.tensor([offset]), values)
     mean = values[left] * (1 - right_weight) + values[left + 1] * right_weight
     assert float(mean) == pytest.approx(offset, abs=1e-5)
 
 
-def test_offsets_out_of_range_go_to_the_outermost_bin() -> None:
+def test_bin_targets_clamp_offsets_out_of_range() -> None:
     left, right_weight = bin_targets(torch.tensor([-100.0, 100.0]), weighting_function(32, UP, REG_SCALE))
     assert left.tolist() == [0, 31]
     assert right_weight.tolist() == [0, 1]

@@ -30,7 +30,7 @@ FORMATS: tuple[Format, ...] = (
 def recognize(names: Iterable[str]) -> Format | None:
     """Return the format of a file with these tensor names; None if no format matches."""
     listed = list(names)
-    return next((one for one in FORMATS if one.recognizes(listed)), None)
+    return next((layout for layout in FORMATS if layout.recognizes(listed)), None)
 
 
 __all__ = ["FORMATS", "Format", "recognize"]

@@ -16,7 +16,7 @@ class BackboneFormat:
     Args:
         title: name in messages.
         signature: templates; a file of this layout has a matching name for each of them.
-        rules: mapping between the names in the file and ours.
+        rules: mapping between the names in the file and native.
     """
 
     title: str

@@ -37,7 +37,7 @@ TRANSFORMER: tuple[Rule, ...] = (
 QUERIES = Rule(("query_embed.weight",), ("decoder.queries.position.weight", "decoder.queries.content.weight"), dim=1)
 
 
-def heads(num_layers: int) -> list[Rule]:
+def head_rules(num_layers: int) -> list[Rule]:
     """Return the rules of one head per layer, and of one more for the proposals if it exists."""
     return [
         rename(f"class_embed.{num_layers}.*", "decoder.queries.score_head.*"),
@@ -47,30 +47,30 @@ def heads(num_layers: int) -> list[Rule]:
     ]
 
 
-def refines(model: Any) -> bool:
+def has_box_refinement(model: Any) -> bool:
     """Return True if each layer corrects the boxes of the previous layer."""
     first, second = model.decoder.refinement.bbox_heads[:2]
     return first is not second
 
 
-def two_stage(model: Any) -> bool:
+def is_two_stage(model: Any) -> bool:
     """Return True if the initial queries are proposals of the encoder."""
     return hasattr(model.decoder.queries, "score_head")
 
 
 REPEATS = (
-    Repeat("transformer.decoder.bbox_embed.#.*", "bbox_embed.#.*", when=refines),
-    Repeat("transformer.decoder.class_embed.#.*", "class_embed.#.*", when=two_stage),
+    Repeat("transformer.decoder.bbox_embed.#.*", "bbox_embed.#.*", condition=has_box_refinement),
+    Repeat("transformer.decoder.class_embed.#.*", "class_embed.#.*", condition=is_two_stage),
 )
 
 
 def _rules(num_layers: int) -> Sequence[Rule]:
-    return [*BACKBONE, *TRANSFORMER, *PROPOSALS, *heads(num_layers), QUERIES]
+    return [*BACKBONE, *TRANSFORMER, *PROPOSALS, *head_rules(num_layers), QUERIES]
 
 
 def _hybrid_rules(num_layers: int) -> Sequence[Rule]:
     content = rename("query_embed.weight", "decoder.queries.content.weight")
-    return [*BACKBONE, *TRANSFORMER, *PROPOSALS, *heads(num_layers), content]
+    return [*BACKBONE, *TRANSFORMER, *PROPOSALS, *head_rules(num_layers), content]
 
 
 _SIGNATURE = ("transformer.level_embed", "transformer.decoder.layers.#.norm3.*", "class_embed.#.*", "backbone.0.body.*")

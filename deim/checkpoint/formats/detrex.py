@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deim.checkpoint.formats import deformable_detr, dn_detr
-from deim.checkpoint.formats.format import Format, Repeat, fixed
+from deim.checkpoint.formats.format import Format, Repeat, constant_rules
 from deim.checkpoint.formats.resnet import torchvision_resnet
 from deim.checkpoint.renaming import Rule, rename
 
@@ -21,12 +21,12 @@ _NECK: tuple[Rule, ...] = (
 
 def _layers(part: str) -> list[Rule]:
     """Return the rules of the feed-forward networks and norms of the encoder's or decoder's layers."""
-    theirs, ours = f"transformer.{part}.layers.#", f"{part}.layers.#"
+    external, native = f"transformer.{part}.layers.#", f"{part}.layers.#"
     return [
-        rename(f"{theirs}.ffns.0.activation.weight", f"{ours}.activation.weight"),
-        rename(f"{theirs}.ffns.0.layers.0.0.*", f"{ours}.linear1.*"),
-        rename(f"{theirs}.ffns.0.layers.1.*", f"{ours}.linear2.*"),
-        *(rename(f"{theirs}.norms.{i}.*", f"{ours}.norm{i + 1}.*") for i in range(3)),
+        rename(f"{external}.ffns.0.activation.weight", f"{native}.activation.weight"),
+        rename(f"{external}.ffns.0.layers.0.0.*", f"{native}.linear1.*"),
+        rename(f"{external}.ffns.0.layers.1.*", f"{native}.linear2.*"),
+        *(rename(f"{external}.norms.{i}.*", f"{native}.norm{i + 1}.*") for i in range(3)),
     ]
 
 
@@ -54,13 +54,13 @@ _LABELS = "denoising_generator.label_encoder.weight"
 
 
 def _deformable_rules(num_layers: int) -> Sequence[Rule]:
-    queries = Rule(("query_embedding.weight",), deformable_detr.QUERIES.ours, dim=1)
-    return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.heads(num_layers), queries]
+    queries = Rule(("query_embedding.weight",), deformable_detr.QUERIES.native, dim=1)
+    return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.head_rules(num_layers), queries]
 
 
 def _hybrid_rules(num_layers: int) -> Sequence[Rule]:
     content = rename("query_embedding.weight", "decoder.queries.content.weight")
-    return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.heads(num_layers), content]
+    return [*_DEFORMABLE, *deformable_detr.PROPOSALS, *deformable_detr.head_rules(num_layers), content]
 
 
 _DN_TRANSFORMER: tuple[Rule, ...] = (
@@ -73,7 +73,7 @@ _DN_TRANSFORMER: tuple[Rule, ...] = (
         rule
         for index, kind in enumerate(("self", "cross"))
         for rule in dn_detr.conditional_attention(
-            kind, {f"attentions.{index}.{theirs}": ours for theirs, ours in _PROJECTIONS.items()}
+            kind, {f"attentions.{index}.{external}": native for external, native in _PROJECTIONS.items()}
         )
     ),
     rename("transformer.decoder.post_norm_layer.*", "decoder.refinement.norm.*"),
@@ -87,7 +87,7 @@ def _dn_deformable_rules(num_layers: int) -> Sequence[Rule]:
     return [
         *_DEFORMABLE,
         *dn_detr.POSITION,
-        *deformable_detr.heads(num_layers),
+        *deformable_detr.head_rules(num_layers),
         *dn_detr.queries_with_content(_LABELS),
     ]
 
@@ -127,9 +127,9 @@ DN_DETR_DC5 = Format(
     title="detrex's DN-DETR with torchvision's dilated backbone",
     systems=("dn_detr",),
     signature=(_LABELS, "anchor_box_embed.weight", "backbone.body.*"),
-    rules=fixed(*torchvision_resnet("backbone.body.", "backbone."), *_DN_TRANSFORMER),
+    rules=constant_rules(*torchvision_resnet("backbone.body.", "backbone."), *_DN_TRANSFORMER),
     repeats=_DN_REPEATS,
-    suits=_is_dilated,
+    supports=_is_dilated,
 )
 
 DN_DETR = Format(
@@ -137,7 +137,7 @@ DN_DETR = Format(
     title="detrex's DN-DETR",
     systems=("dn_detr",),
     signature=(_LABELS, "anchor_box_embed.weight"),
-    rules=fixed(_BACKBONE, *_DN_TRANSFORMER),
+    rules=constant_rules(_BACKBONE, *_DN_TRANSFORMER),
     repeats=_DN_REPEATS,
 )
 

@@ -1,17 +1,17 @@
 """Layouts of the official code of D-FINE and of DEIM with D-FINE, which use the same names."""
 
 from deim.checkpoint.formats import real_time
-from deim.checkpoint.formats.format import Format, Repeat, fixed
-from deim.checkpoint.renaming import Rule, inside, rename
+from deim.checkpoint.formats.format import Format, Repeat, constant_rules
+from deim.checkpoint.renaming import Rule, rename, with_prefix
 
 HGNETV2: tuple[Rule, ...] = tuple(
-    rename(f"{part}.*.{theirs}.*", f"{part}.*.{ours}.*")
+    rename(f"{part}.*.{external}.*", f"{part}.*.{native}.*")
     for part in ("stem", "stages")
-    for theirs, ours in (("conv", "conv"), ("bn", "norm"), ("lab", "affine"))
+    for external, native in (("conv", "conv"), ("bn", "norm"), ("lab", "affine"))
 )
 
 RULES: tuple[Rule, ...] = (
-    *inside("backbone.", HGNETV2),
+    *with_prefix("backbone.", HGNETV2),
     *real_time.HYBRID_ENCODER,
     rename("encoder.downsample_convs.#.0.*", "encoder.downsample_convs.#.*"),
     rename("encoder.*", "encoder.*"),
@@ -30,13 +30,13 @@ def _format(name: str, title: str) -> Format:
         title=title,
         systems=("dfine", "deim_dfine"),
         signature=("decoder.pre_bbox_head.*", "decoder.dec_bbox_head.#.*", "backbone.stem.*"),
-        rules=fixed(*RULES),
+        rules=constant_rules(*RULES),
         repeats=(
             Repeat("decoder.decoder.up", "decoder.up"),
             Repeat("decoder.decoder.reg_scale", "decoder.reg_scale"),
         ),
         constants=real_time.constants,
-        constant_names=real_time.CONSTANTS,
+        constant_names=real_time.CONSTANT_NAMES,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deim.checkpoint.formats import deformable_detr
-from deim.checkpoint.formats.format import Format, Repeat, fixed
+from deim.checkpoint.formats.format import Format, Repeat, constant_rules
 from deim.checkpoint.renaming import Rule, rename
 
 # Names that detrex shares.
@@ -44,8 +44,8 @@ _CROSS_ATTENTION = {
 def conditional_attention(kind: str, names: dict[str, str]) -> list[Rule]:
     """Return the rules of the projections of the decoder's "self" or "cross" attention (``kind``)."""
     return [
-        rename(f"transformer.decoder.layers.#.{theirs}.*", f"decoder.layers.#.{kind}_attn.{ours}.*")
-        for theirs, ours in names.items()
+        rename(f"transformer.decoder.layers.#.{external}.*", f"decoder.layers.#.{kind}_attn.{native}.*")
+        for external, native in names.items()
     ]
 
 
@@ -90,7 +90,7 @@ def _deformable_rules(num_layers: int) -> Sequence[Rule]:
         *deformable_detr.BACKBONE,
         *deformable_detr.TRANSFORMER,
         *POSITION,
-        *deformable_detr.heads(num_layers),
+        *deformable_detr.head_rules(num_layers),
         *queries_with_content("label_enc.weight"),
     ]
 
@@ -102,7 +102,7 @@ DN_DETR = Format(
     title="the official code of DN-DETR",
     systems=("dn_detr",),
     signature=("label_enc.weight", "transformer.decoder.layers.#.cross_attn.out_proj.*", "backbone.0.body.*"),
-    rules=fixed(*_PLAIN),
+    rules=constant_rules(*_PLAIN),
     repeats=_COPIED_BOX_HEAD,
 )
 
@@ -111,7 +111,7 @@ DN_DEFORMABLE_ENCODER = Format(
     title="the official code of DN-DETR with deformable attention in the encoder",
     systems=("dn_detr",),
     signature=("label_enc.weight", "transformer.decoder.layers.#.ca_out_v_proj.*", "backbone.0.body.*"),
-    rules=fixed(*_DEFORMABLE_ENCODER),
+    rules=constant_rules(*_DEFORMABLE_ENCODER),
     repeats=_COPIED_BOX_HEAD,
 )
 

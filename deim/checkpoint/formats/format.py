@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deim.checkpoint.renaming import Rule, filled, from_native, matches, matches_signature, to_native
+from deim.checkpoint.renaming import Rule, fill_template, from_native, match_template, matches_signature, to_native
 from deim.errors import CheckpointError
 
 
@@ -14,11 +14,11 @@ def _always(model: nn.Module) -> bool:
     return True
 
 
-def _nothing(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
+def _no_constants(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
     return {}
 
 
-def fixed(*rules: Rule) -> Callable[[int], Sequence[Rule]]:
+def constant_rules(*rules: Rule) -> Callable[[int], Sequence[Rule]]:
     """Return a function that gives the same rules for any number of decoder layers."""
     return lambda num_layers: rules
 
@@ -29,14 +29,14 @@ class Repeat:
 
     Args:
         copy, original: templates of the names in the file, as in :class:`Rule`.
-        when: function of our model; True if its files have the copy.
-        instead: files have only the copy.
+        condition: function of a native model; True if its files have the copy.
+        replaces_original: files have only the copy.
     """
 
     copy: str
     original: str
-    when: Callable[[nn.Module], bool] = _always
-    instead: bool = False
+    condition: Callable[[nn.Module], bool] = _always
+    replaces_original: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Format:
         signature: templates; only files of this format have a matching name for each of them.
         rules: function of the number of decoder layers.
         repeats: tensors that are stored twice.
-        suits: function of our model from one of the ``systems``; True if the format can store it.
-        once: files store parameters that layers share only once, under the first name.
-        constants: function of our model and the (height, width) of images that returns tensors that files store beside
-            the weights: buffers that follow from the model's shape.
+        supports: function of a native model from one of the ``systems``; True if the format can store it.
+        store_shared_once: files store parameters that layers share only once, under the first name.
+        constants: function of a native model and the (height, width) of images. It returns the tensors that files store
+            beside the weights: buffers that follow from the model's shape.
         constant_names: templates of the names of the constants.
     """
 
@@ -63,9 +63,9 @@ class Format:
     signature: tuple[str, ...]
     rules: Callable[[int], Sequence[Rule]]
     repeats: tuple[Repeat, ...] = ()
-    suits: Callable[[nn.Module], bool] = _always
-    once: bool = False
-    constants: Callable[[nn.Module, Sequence[int]], dict[str, Tensor]] = _nothing
+    supports: Callable[[nn.Module], bool] = _always
+    store_shared_once: bool = False
+    constants: Callable[[nn.Module, Sequence[int]], dict[str, Tensor]] = _no_constants
     constant_names: tuple[str, ...] = ()
 
     def recognizes(self, names: Sequence[str]) -> bool:
@@ -73,21 +73,21 @@ class Format:
         return matches_signature(self.signature, names)
 
     def to_native(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Return weights under our names, and the names of unused tensors.
+        """Return weights under native names, and the names of unused tensors.
 
         Raises:
             CheckpointError: if a tensor that is stored twice differs from its copy.
         """
-        own = self._without_copies({n: v for n, v in weights.items() if not self._is_constant(n)})
-        return to_native(own, self.rules(num_decoder_layers(own)))
+        weights_only = self._without_copies({n: v for n, v in weights.items() if not self._is_constant(n)})
+        return to_native(weights_only, self.rules(num_decoder_layers(weights_only)))
 
     def from_native(
         self, weights: Mapping[str, Tensor], model: nn.Module, image_size: Sequence[int] = (640, 640)
     ) -> dict[str, Tensor]:
-        """Return the content of a file of this format for one of our models.
+        """Return the content of a file of this format for a native model.
 
         Args:
-            weights: weights under our names.
+            weights: weights under native names.
             model: model of the recipe; it may be on the meta device.
             image_size: (height, width) for which the official real-time detectors store anchors.
 
@@ -95,17 +95,17 @@ class Format:
             CheckpointError: if the format cannot store some of the weights.
         """
         shared = shared_names(model)
-        if self.once:
+        if self.store_shared_once:
             weights = {name: value for name, value in weights.items() if name not in shared}
         layers = num_decoder_layers(weights)
-        result, left_over = from_native(weights, self.rules(layers))
-        left_over = [name for name in left_over if name not in shared]
-        if left_over:
+        result, unused = from_native(weights, self.rules(layers))
+        unused = [name for name in unused if name not in shared]
+        if unused:
             raise CheckpointError(
-                f"{self.title} has no tensor for {len(left_over)} weights, such as {', '.join(left_over[:3])}"
+                f"{self.title} has no tensor for {len(unused)} weights, such as {', '.join(unused[:3])}"
             )
         for repeat in self.repeats:
-            if repeat.when(model):
+            if repeat.condition(model):
                 result = _with_copies(result, repeat)
         constants = self.constants(model, image_size)
         return result | {name: value for name, value in constants.items() if num_decoder_layers((name,)) <= layers}
@@ -117,21 +117,23 @@ class Format:
             CheckpointError: if a constant differs. The message names it.
         """
         for name, value in self.constants(model, (640, 640)).items():
-            found = weights.get(name)
-            if found is not None and found.shape == value.shape and not torch.allclose(found.float(), value.float()):
-                raise CheckpointError(f"{name} is {_short(found)} in the file, but {_short(value)} in this model")
+            stored = weights.get(name)
+            if stored is not None and stored.shape == value.shape and not torch.allclose(stored.float(), value.float()):
+                raise CheckpointError(
+                    f"{name} is {_format_values(stored)} in the file, but {_format_values(value)} in this model"
+                )
 
     def _is_constant(self, name: str) -> bool:
-        return any(matches(template, name) is not None for template in self.constant_names)
+        return any(match_template(template, name) is not None for template in self.constant_names)
 
     def _without_copies(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result = dict(weights)
         for repeat in self.repeats:
             for name in list(result):
-                captured = matches(repeat.copy, name)
+                captured = match_template(repeat.copy, name)
                 if captured is None:
                     continue
-                original = filled(repeat.original, captured)
+                original = fill_template(repeat.original, captured)
                 if original in result and not torch.equal(result[original], result[name]):
                     raise CheckpointError(f"{name} and {original} are one tensor in {self.title}, but differ here")
                 result.setdefault(original, result[name])
@@ -142,29 +144,29 @@ class Format:
 def _with_copies(weights: Mapping[str, Tensor], repeat: Repeat) -> dict[str, Tensor]:
     result = {}
     for name, value in weights.items():
-        captured = matches(repeat.original, name)
-        if captured is None or not repeat.instead:
+        captured = match_template(repeat.original, name)
+        if captured is None or not repeat.replaces_original:
             result[name] = value
         if captured is not None:
-            result[filled(repeat.copy, captured)] = value
+            result[fill_template(repeat.copy, captured)] = value
     return result
 
 
 def num_decoder_layers(names: Iterable[str]) -> int:
     """Return the number of decoder layers, under any known naming."""
-    numbers = (matches("*decoder.layers.#.*", f".{name}") for name in names)
+    numbers = (match_template("*decoder.layers.#.*", f".{name}") for name in names)
     return max((int(number[1]) + 1 for number in numbers if number is not None), default=0)
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:
     """Return {further name of a shared parameter: its first name}."""
     first: dict[int, str] = {}
-    again = {}
+    shared = {}
     for name, value in model.state_dict(keep_vars=True).items():
         original = first.setdefault(id(value), name)
         if original != name:
-            again[name] = original
-    return again
+            shared[name] = original
+    return shared
 
 
 def with_batch_counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -174,5 +176,5 @@ def with_batch_counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict
     return {**weights, **{name: torch.tensor(0) for name in names if name.replace(counter, mean) in weights}}
 
 
-def _short(value: Tensor) -> str:
-    return str([round(one, 4) for one in value.flatten()[:12].tolist()])
+def _format_values(value: Tensor) -> str:
+    return str([round(number, 4) for number in value.flatten()[:12].tolist()])

@@ -52,4 +52,4 @@ def constants(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
     return anchors(model, image_size) | point_scales(model, "decoder.decoder.layers.#.cross_attn.num_points_scale")
 
 
-CONSTANTS = ("decoder.anchors", "decoder.valid_mask", "decoder.decoder.layers.#.cross_attn.num_points_scale")
+CONSTANT_NAMES = ("decoder.anchors", "decoder.valid_mask", "decoder.decoder.layers.#.cross_attn.num_points_scale")

@@ -1,8 +1,8 @@
 """Layout of the official code of RT-DETR, RT-DETRv2 and DEIM with RT-DETRv2, which use the same names."""
 
 from deim.checkpoint.formats import real_time
-from deim.checkpoint.formats.format import Format, fixed
-from deim.checkpoint.renaming import Rule, inside, rename
+from deim.checkpoint.formats.format import Format, constant_rules
+from deim.checkpoint.renaming import Rule, rename, with_prefix
 
 PRESNET: tuple[Rule, ...] = (
     # The first stage has stride 1, so its shortcut has no pooling before the convolution.
@@ -13,7 +13,7 @@ PRESNET: tuple[Rule, ...] = (
 )
 
 RULES: tuple[Rule, ...] = (
-    *inside("backbone.", PRESNET),
+    *with_prefix("backbone.", PRESNET),
     *real_time.HYBRID_ENCODER,
     rename("encoder.*", "encoder.*"),
     *real_time.DECODER,
@@ -26,7 +26,7 @@ RTDETRV2 = Format(
     title="the official code of RT-DETRv2 and DEIM",
     systems=("rtdetrv2", "deim_rtdetrv2"),
     signature=("decoder.enc_score_head.*", "decoder.dec_bbox_head.#.*", "backbone.res_layers.#.*"),
-    rules=fixed(*RULES),
+    rules=constant_rules(*RULES),
     constants=real_time.constants,
-    constant_names=real_time.CONSTANTS,
+    constant_names=real_time.CONSTANT_NAMES,
 )

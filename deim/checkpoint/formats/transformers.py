@@ -5,26 +5,26 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from deim.checkpoint.formats import deformable_detr, real_time
-from deim.checkpoint.formats.format import Format, Repeat, fixed
+from deim.checkpoint.formats.format import Format, Repeat, constant_rules
 from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resnet
 from deim.checkpoint.renaming import Rule, rename
 
 
-def _attention(theirs: str, ours: str) -> list[Rule]:
-    """Return the rules of query, key and value projections, which are one tensor in our models."""
-    parts = {kind: tuple(f"{theirs}.{one}_proj.{kind}" for one in "qkv") for kind in ("weight", "bias")}
+def _attention(external: str, native: str) -> list[Rule]:
+    """Return the rules of query, key and value projections, which are one tensor in native models."""
+    parts = {kind: tuple(f"{external}.{projection}_proj.{kind}" for projection in "qkv") for kind in ("weight", "bias")}
     return [
-        *(Rule(parts[kind], (f"{ours}.in_proj_{kind}",)) for kind in ("weight", "bias")),
-        rename(f"{theirs}.out_proj.*", f"{ours}.out_proj.*"),
+        *(Rule(parts[kind], (f"{native}.in_proj_{kind}",)) for kind in ("weight", "bias")),
+        rename(f"{external}.out_proj.*", f"{native}.out_proj.*"),
     ]
 
 
-def _encoder_layers(theirs: str, ours: str) -> list[Rule]:
+def _encoder_layers(external: str, native: str) -> list[Rule]:
     return [
-        *_attention(f"{theirs}.self_attn", f"{ours}.self_attn"),
-        rename(f"{theirs}.self_attn_layer_norm.*", f"{ours}.norm1.*"),
-        rename(f"{theirs}.final_layer_norm.*", f"{ours}.norm2.*"),
-        rename(f"{theirs}.fc#.*", f"{ours}.linear#.*"),
+        *_attention(f"{external}.self_attn", f"{native}.self_attn"),
+        rename(f"{external}.self_attn_layer_norm.*", f"{native}.norm1.*"),
+        rename(f"{external}.final_layer_norm.*", f"{native}.norm2.*"),
+        rename(f"{external}.fc#.*", f"{native}.linear#.*"),
     ]
 
 
@@ -55,9 +55,9 @@ _REAL_TIME: tuple[Rule, ...] = (
 )
 
 _HGNETV2: tuple[Rule, ...] = tuple(
-    rename(f"model.backbone.model.{theirs}.*.{theirs_part}.*", f"backbone.{ours}.*.{ours_part}.*")
-    for theirs, ours in (("embedder", "stem"), ("encoder.stages.#", "stages.#"))
-    for theirs_part, ours_part in (("convolution", "conv"), ("normalization", "norm"), ("lab", "affine"))
+    rename(f"model.backbone.model.{external}.*.{external_part}.*", f"backbone.{native}.*.{native_part}.*")
+    for external, native in (("embedder", "stem"), ("encoder.stages.#", "stages.#"))
+    for external_part, native_part in (("convolution", "conv"), ("normalization", "norm"), ("lab", "affine"))
 )
 
 _FUSION = [f"{kind}_blocks.#" for kind in ("fpn", "pan")]
@@ -84,15 +84,15 @@ _DFINE: tuple[Rule, ...] = (
 
 _STAGE = "model.backbone.model.encoder.stages"
 _PRESNET: tuple[Rule, ...] = tuple(
-    rename(f"{theirs}.{theirs_part}.*", f"backbone.{ours}.{ours_part}.*")
-    for theirs, ours in (
+    rename(f"{external}.{external_part}.*", f"backbone.{native}.{native_part}.*")
+    for external, native in (
         *((f"model.backbone.model.embedder.embedder.{i}", f"conv1.conv1_{i + 1}") for i in range(3)),
         *((f"{_STAGE}.#.layers.#.layer.{i}", f"res_layers.#.blocks.#.branch2{name}") for i, name in enumerate("abc")),
         # The first stage has stride 1, so its shortcut has no pooling before the convolution.
         (f"{_STAGE}.0.layers.#.shortcut", "res_layers.0.blocks.#.short.conv"),
         (f"{_STAGE}.#.layers.#.shortcut.1", "res_layers.#.blocks.#.short.conv"),
     )
-    for theirs_part, ours_part in (("convolution", "conv"), ("normalization", "norm"))
+    for external_part, native_part in (("convolution", "conv"), ("normalization", "norm"))
 )
 
 _RTDETRV2: tuple[Rule, ...] = (
@@ -111,19 +111,19 @@ _DEFORMABLE: tuple[Rule, ...] = (
     rename("model.encoder.layers.#.fc#.*", "encoder.layers.#.linear#.*"),
     rename("model.encoder.layers.#.self_attn.*", "encoder.layers.#.self_attn.*"),
     *_DECODER_LAYERS,
-    *(rename(rule.theirs[0].replace("transformer.", "model."), rule.ours[0]) for rule in deformable_detr.PROPOSALS),
-    Rule(("model.query_position_embeddings.weight",), deformable_detr.QUERIES.ours, dim=1),
+    *(rename(rule.external[0].replace("transformer.", "model."), rule.native[0]) for rule in deformable_detr.PROPOSALS),
+    Rule(("model.query_position_embeddings.weight",), deformable_detr.QUERIES.native, dim=1),
 )
 
 
 def _deformable_rules(num_layers: int) -> Sequence[Rule]:
     resnet = transformers_resnet("model.backbone.conv_encoder.model.", "backbone.")
-    return [*resnet, *_DEFORMABLE, *deformable_detr.heads(num_layers)]
+    return [*resnet, *_DEFORMABLE, *deformable_detr.head_rules(num_layers)]
 
 
 def _deformable_timm_rules(num_layers: int) -> Sequence[Rule]:
     resnet = torchvision_resnet("model.backbone.conv_encoder.model.", "backbone.")
-    return [*resnet, *_DEFORMABLE, *deformable_detr.heads(num_layers)]
+    return [*resnet, *_DEFORMABLE, *deformable_detr.head_rules(num_layers)]
 
 
 def _dfine_constants(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tensor]:
@@ -140,12 +140,15 @@ def _never(model: nn.Module) -> bool:
 
 # Some versions of transformers write these copies; all versions read them.
 _COPIED_HEAD_TENSORS = tuple(
-    Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", when=_never) for head in ("class_embed", "bbox_embed")
+    Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", condition=_never) for head in ("class_embed", "bbox_embed")
 )
 # In Deformable DETR, by contrast, the heads belong to the decoder only if it refines boxes.
 _DEFORMABLE_HEADS = tuple(
-    Repeat(f"model.decoder.{head}.#.*", f"{head}.#.*", when=when, instead=True)
-    for head, when in (("bbox_embed", deformable_detr.refines), ("class_embed", deformable_detr.two_stage))
+    Repeat(f"model.decoder.{head}.#.*", f"{head}.#.*", condition=condition, replaces_original=True)
+    for head, condition in (
+        ("bbox_embed", deformable_detr.has_box_refinement),
+        ("class_embed", deformable_detr.is_two_stage),
+    )
 )
 
 DFINE = Format(
@@ -153,7 +156,7 @@ DFINE = Format(
     title="transformers' D-FINE",
     systems=("dfine",),
     signature=("model.decoder.pre_bbox_head.*", "model.decoder.lqe_layers.#.*"),
-    rules=fixed(*_DFINE),
+    rules=constant_rules(*_DFINE),
     repeats=_COPIED_HEAD_TENSORS,
     constants=_dfine_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.num_points_scale",),
@@ -164,7 +167,7 @@ RTDETRV2 = Format(
     title="transformers' RT-DETRv2",
     systems=("rtdetrv2",),
     signature=("model.enc_score_head.*", "model.decoder.layers.#.encoder_attn.n_points_scale"),
-    rules=fixed(*_RTDETRV2),
+    rules=constant_rules(*_RTDETRV2),
     repeats=_COPIED_HEAD_TENSORS,
     constants=_rtdetrv2_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.n_points_scale",),
@@ -177,7 +180,7 @@ DEFORMABLE_DETR = Format(
     signature=("model.level_embed", "model.backbone.conv_encoder.model.embedder.*"),
     rules=_deformable_rules,
     repeats=_DEFORMABLE_HEADS,
-    once=True,
+    store_shared_once=True,
 )
 
 DEFORMABLE_DETR_TIMM = Format(
@@ -187,5 +190,5 @@ DEFORMABLE_DETR_TIMM = Format(
     signature=("model.level_embed", "model.backbone.conv_encoder.model.layer#.*"),
     rules=_deformable_timm_rules,
     repeats=_DEFORMABLE_HEADS,
-    once=True,
+    store_shared_once=True,
 )

@@ -23,48 +23,50 @@ class DetrexGraph(DetectionGraph):
     numbers, so a graph is valid for one image size and one batch size only.
     """
 
-    any_shape = False
-    choose: Any
+    supports_dynamic_shape = False
+    select_detections: Any
 
     def __init__(self, detector: nn.Module, postprocess: bool = True):
         super().__init__(detector, postprocess)
-        self.choose = getattr(detector, "inference", None)
-        self._taken: list[Predictions] = []
-        self.detector.inference = self._take
+        self.select_detections = getattr(detector, "inference", None)
+        self._captured: list[Predictions] = []
+        self.detector.inference = self._capture
 
-    def _take(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list:
-        self._taken.append(Predictions(logits[None], boxes[None]))
+    def _capture(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list:
+        self._captured.append(Predictions(logits[None], boxes[None]))
         return []  # no results to rescale
 
     def predictions(self, images: Tensor) -> Predictions:
         self.detector([{"image": image} for image in images.unbind(dim=0)])
-        if not self._taken:
+        if not self._captured:
             raise ConfigError(
                 f"{type(self.detector).__name__} cannot be exported: it is neither a detector of deim nor one that "
                 "passes logits and boxes to its method inference, as those of detrex do"
             )
-        return self._taken.pop()
+        return self._captured.pop()
 
     @torch.no_grad()
-    def settle(self, images: Tensor) -> None:
+    def prepare(self, images: Tensor) -> None:
         """Determine the number of detections, and check that they are selected as in deim.
 
         Raises:
             ConfigError: if the detector has no ``inference``, or does not select the (query, class) pairs with the best
                 sigmoid scores.
         """
-        found = self.predictions(images)
+        predictions = self.predictions(images)
         sizes = [(images.shape[2], images.shape[3])] * len(images)
-        own = self.choose(found.logits[-1], found.boxes[-1], sizes)
-        self.num_detections = len(own[0])
+        detector_results = self.select_detections(predictions.logits[-1], predictions.boxes[-1], sizes)
+        self.num_detections = len(detector_results[0])
         if not self.postprocess:
             return
-        scores, _, boxes = self.detections(found)
+        scores, _, boxes = self.detections(predictions)
         scale = boxes.new_tensor([images.shape[3], images.shape[2]] * 2)
-        for index, one in enumerate(own):
-            order = one.scores.argsort(descending=True, stable=True)
-            same = torch.allclose(one.scores[order], scores[index], atol=1e-5)
-            if not same or not torch.allclose(one.pred_boxes.tensor[order], boxes[index] * scale, atol=0.1):
+        for index, instances in enumerate(detector_results):
+            order = instances.scores.argsort(descending=True, stable=True)
+            has_same_scores = torch.allclose(instances.scores[order], scores[index], atol=1e-5)
+            if not has_same_scores or not torch.allclose(
+                instances.pred_boxes.tensor[order], boxes[index] * scale, atol=0.1
+            ):
                 raise ConfigError(
                     f"{type(self.detector).__name__} selects its detections in an unsupported way: export logits and "
                     "boxes instead (--raw)"
@@ -72,18 +74,18 @@ class DetrexGraph(DetectionGraph):
 
 
 @contextmanager
-def attention_as(form: str) -> Iterator[None]:
+def use_attention_form(form: str) -> Iterator[None]:
     """Within this context, use one of :data:`deim.layers.ops.EXPORT_FORMS` for detrex's deformable attention."""
     module: Any = importlib.import_module(_ATTENTION)
-    theirs = module.multi_scale_deformable_attn_pytorch
+    original = module.multi_scale_deformable_attn_pytorch
 
-    def attend(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    def attention(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         points = [locations.shape[4]] * locations.shape[3]
         shapes = [(int(height), int(width)) for height, width in spatial_shapes]
         return EXPORT_FORMS[form](value, shapes, locations.flatten(3, 4), weights.flatten(3, 4), points)
 
-    module.multi_scale_deformable_attn_pytorch = attend
+    module.multi_scale_deformable_attn_pytorch = attention
     try:
         yield
     finally:
-        module.multi_scale_deformable_attn_pytorch = theirs
+        module.multi_scale_deformable_attn_pytorch = original

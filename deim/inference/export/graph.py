@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from deim.modeling.detector import DEIMDetector, best_detections
 from deim.structures.predictions import Predictions
 
-INPUT = "images"
+INPUT_NAME = "images"
 # Output names with and without postprocessing.
-DETECTIONS = ("scores", "labels", "boxes")
-RAW = ("logits", "boxes")
+DETECTION_OUTPUTS = ("scores", "labels", "boxes")
+RAW_OUTPUTS = ("logits", "boxes")
 
 
 class DetectionGraph(nn.Module):
@@ -23,7 +23,7 @@ class DetectionGraph(nn.Module):
     """
 
     # Whether a graph supports any batch size and image size.
-    any_shape = True
+    supports_dynamic_shape = True
     detector: Any
 
     def __init__(self, detector: nn.Module, postprocess: bool = True):
@@ -32,8 +32,8 @@ class DetectionGraph(nn.Module):
         self.num_detections = 0
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        return DETECTIONS if self.postprocess else RAW
+    def output_names(self) -> tuple[str, ...]:
+        return DETECTION_OUTPUTS if self.postprocess else RAW_OUTPUTS
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Detect objects in a batch of images.
@@ -60,7 +60,7 @@ class DetectionGraph(nn.Module):
         """See :func:`deim.modeling.detector.best_detections`."""
         return best_detections(predictions, self.num_detections)
 
-    def settle(self, images: Tensor) -> None:
+    def prepare(self, images: Tensor) -> None:
         """Run once on ``images`` before the export, to determine values that are known only at run time."""
 
 
@@ -84,7 +84,7 @@ class DEIMGraph(DetectionGraph):
         return groups["main"]
 
 
-def example(batch: int, size: tuple[int, int]) -> Tensor:
+def example_input(batch: int, size: tuple[int, int]) -> Tensor:
     """Return uint8 noise (batch, 3, height, width), to trace with."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (batch, 3, *size), dtype=torch.uint8, generator=generator)

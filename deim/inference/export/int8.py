@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from deim.errors import ConfigError
-from deim.inference.export.graph import INPUT
+from deim.inference.export.graph import INPUT_NAME
 
 
-class _Feed:
+class _CalibrationReader:
     """Calibration data reader: batches one at a time, in ONNX Runtime's interface."""
 
     def __init__(self, batches: Iterable[np.ndarray]):
@@ -18,7 +18,7 @@ class _Feed:
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self.batches, None)
-        return None if batch is None else {INPUT: batch}
+        return None if batch is None else {INPUT_NAME: batch}
 
 
 def to_int8(path: str | Path, batches: Iterable[np.ndarray]) -> None:
@@ -35,17 +35,17 @@ def to_int8(path: str | Path, batches: Iterable[np.ndarray]) -> None:
     try:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     except ImportError as error:
-        raise ConfigError(f"int8 requires the package {error.name}: pip install '.[export]'") from error
+        raise ConfigError(f"int8 requires the package {error.name}: pip install 'deim[export]'") from error
     with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder, "int8.onnx")
+        quantized = Path(folder, "int8.onnx")
         quantize_static(
             str(path),
-            str(written),
-            _Feed(batches),
+            str(quantized),
+            _CalibrationReader(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        Path(path).write_bytes(written.read_bytes())
+        Path(path).write_bytes(quantized.read_bytes())

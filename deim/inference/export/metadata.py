@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from deim.errors import CheckpointError
 
 # Metadata key in files of all formats.
-KEY = "deim"
+METADATA_KEY = "deim"
 # Height and width of images must be multiples of it.
 STRIDE = 32
 

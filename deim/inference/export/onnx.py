@@ -18,14 +18,14 @@ import deim
 from deim.data.mapper import channel_order
 from deim.errors import ConfigError, ExportError
 from deim.inference.deployment import to_deployment
-from deim.inference.export.constants import store_parts
-from deim.inference.export.detrex import DetrexGraph, attention_as
-from deim.inference.export.graph import INPUT, DEIMGraph, DetectionGraph, example
-from deim.inference.export.half import to_half
+from deim.inference.export.constant_folding import fold_constant_splits
+from deim.inference.export.detrex import DetrexGraph, use_attention_form
+from deim.inference.export.float16 import to_float16
+from deim.inference.export.graph import INPUT_NAME, DEIMGraph, DetectionGraph, example_input
 from deim.inference.export.int8 import to_int8
-from deim.inference.export.metadata import KEY, STRIDE, Metadata
-from deim.inference.pictures import network_input
-from deim.inference.source import TrainedModel
+from deim.inference.export.metadata import METADATA_KEY, STRIDE, Metadata
+from deim.inference.images import to_network_input
+from deim.inference.trained_model import TrainedModel
 from deim.layers.ops import EXPORT_FORMS, use_export_form
 from deim.modeling.detector import DEIMDetector
 
@@ -33,7 +33,7 @@ from deim.modeling.detector import DEIMDetector
 OPSETS = range(18, 24)
 PRECISIONS = ("float32", "float16", "int8")
 # torch 2.6 cannot export linear layers with dynamic image size; 2.7 is untested.
-_TORCH = "2.8"
+_MIN_TORCH = "2.8"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ExportOptions:
         attention: one of :data:`deim.layers.ops.EXPORT_FORMS`.
         opset: ONNX opset.
         batch: batch size, if it is fixed.
-        precision: one of :data:`PRECISIONS`; see :mod:`deim.inference.export.half` and
+        precision: one of :data:`PRECISIONS`; see :mod:`deim.inference.export.float16` and
             :mod:`deim.inference.export.int8`.
     """
 
@@ -82,7 +82,7 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """Exported file and its origin.
 
     Attributes:
@@ -110,27 +110,27 @@ def input_size(config: Any) -> tuple[int, int]:
 
 
 def export_onnx(
-    trained: TrainedModel, path: str | Path, options: ExportOptions, pictures: Sequence[np.ndarray] = ()
-) -> Exported:
+    trained: TrainedModel, path: str | Path, options: ExportOptions, images: Sequence[np.ndarray] = ()
+) -> ExportedModel:
     """Export a model to an ``.onnx`` file, on the CPU.
 
     Args:
-        pictures: calibration images for int8 (required there), uint8 (H, W, 3) RGB.
+        images: calibration images for int8 (required there), uint8 (H, W, 3) RGB.
 
     Raises:
         ConfigError: if an option is invalid, a package is missing or too old, or the model is not supported.
         ExportError: if torch cannot export a model of detrex.
     """
     options.check()
-    if options.precision == "int8" and not pictures:
+    if options.precision == "int8" and not images:
         raise ConfigError("int8 requires calibration images similar to those to predict on: give some with --images")
     _require_exporter()
     size = options.size or input_size(trained.config)
     model = to_deployment(trained.model.cpu(), memory_format=torch.contiguous_format)
-    graph = _graph_of(model, options).eval()
+    graph = _build_graph(model, options).eval()
     # Two images, because tracing treats a dimension of size 1 as a constant.
-    images = example(2 if options.dynamic_batch else options.batch, size)
-    graph.settle(images)
+    example = example_input(2 if options.dynamic_batch else options.batch, size)
+    graph.prepare(example)
     metadata = Metadata(
         version=deim.__version__,
         class_names=trained.class_names,
@@ -141,19 +141,19 @@ def export_onnx(
         dtype=options.precision,
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        (_write_any_shape if graph.any_shape else _write_one_shape)(graph, images, options, str(path))
-        _finish(str(path), metadata.to_json())
+    with _silence_exporter():
+        (_export_dynamo if graph.supports_dynamic_shape else _export_traced)(graph, example, options, str(path))
+        _add_metadata(str(path), metadata.to_json())
     if options.precision == "float16":
-        to_half(path)
+        to_float16(path)
     elif options.precision == "int8":
-        with _quiet():
-            shown = (network_input(picture, size, metadata.channels) for picture in pictures)
-            to_int8(path, (np.stack([image] * len(images)) for image in shown))
-    return Exported(Path(path), graph, metadata)
+        with _silence_exporter():
+            inputs = (to_network_input(image, size, metadata.channels) for image in images)
+            to_int8(path, (np.stack([input_image] * len(example)) for input_image in inputs))
+    return ExportedModel(Path(path), graph, metadata)
 
 
-def _graph_of(model: nn.Module, options: ExportOptions) -> DetectionGraph:
+def _build_graph(model: nn.Module, options: ExportOptions) -> DetectionGraph:
     if isinstance(model, DEIMDetector):
         return DEIMGraph(model, options.postprocess)
     if options.attention == "plugin":
@@ -168,25 +168,25 @@ def _graph_of(model: nn.Module, options: ExportOptions) -> DetectionGraph:
     return DetrexGraph(model, options.postprocess)
 
 
-def _write_any_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
+def _export_dynamo(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
     with use_export_form(options.attention):
         program: Any = torch.onnx.export(
             graph,
             (images,),
             dynamo=True,
             opset_version=options.opset,
-            input_names=[INPUT],
-            output_names=list(graph.outputs),
-            dynamic_shapes={INPUT: _dynamic_sides(options)},
+            input_names=[INPUT_NAME],
+            output_names=list(graph.output_names),
+            dynamic_shapes={INPUT_NAME: _dynamic_dims(options)},
             verbose=False,
         )
     program.save(path)
 
 
-def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
+def _export_traced(graph: DetectionGraph, images: Tensor, options: ExportOptions, path: str) -> None:
     """Export by tracing, which turns Python numbers computed by the model into constants."""
-    names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(graph.outputs)}
-    with attention_as(options.attention):
+    names: dict[str, Any] = {"input_names": [INPUT_NAME], "output_names": list(graph.output_names)}
+    with use_attention_form(options.attention):
         try:
             torch.onnx.export(graph, (images,), path, dynamo=False, opset_version=options.opset, **names)
         except RuntimeError as error:
@@ -194,43 +194,43 @@ def _write_one_shape(graph: DetectionGraph, images: Tensor, options: ExportOptio
             raise ExportError(f"torch cannot export {type(graph.detector).__name__}: {reason}") from error
 
 
-def _finish(path: str, metadata: str) -> None:
+def _add_metadata(path: str, metadata: str) -> None:
     """Add the metadata and fold split weights, in the file."""
     import onnx
 
-    written = onnx.load(path)
-    written.metadata_props.add(key=KEY, value=metadata)
-    store_parts(written)
-    onnx.save(written, path)
+    model = onnx.load(path)
+    model.metadata_props.add(key=METADATA_KEY, value=metadata)
+    fold_constant_splits(model)
+    onnx.save(model, path)
 
 
-def _dynamic_sides(options: ExportOptions) -> dict[int, Any]:
-    sides: dict[int, Any] = {}
+def _dynamic_dims(options: ExportOptions) -> dict[int, Any]:
+    dims: dict[int, Any] = {}
     if options.dynamic_batch:
-        sides[0] = torch.export.Dim("batch", min=1, max=1024)
+        dims[0] = torch.export.Dim("batch", min=1, max=1024)
     if options.dynamic_size:
-        sides |= {axis: STRIDE * torch.export.Dim(name, min=2, max=128) for axis, name in ((2, "h"), (3, "w"))}
-    return sides
+        dims |= {axis: STRIDE * torch.export.Dim(name, min=2, max=128) for axis, name in ((2, "h"), (3, "w"))}
+    return dims
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _silence_exporter() -> Any:
     """Suppress the messages of the exporter."""
-    level = logging.root.manager.disable
+    disabled_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(level)
+        logging.disable(disabled_level)
 
 
 def _require_exporter() -> None:
-    if TorchVersion(torch.__version__) < _TORCH:
-        raise ConfigError(f"export requires torch {_TORCH} or later, but this is {torch.__version__}")
+    if TorchVersion(torch.__version__) < _MIN_TORCH:
+        raise ConfigError(f"export requires torch {_MIN_TORCH} or later, but this is {torch.__version__}")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"export requires the package {error.name}: pip install '.[export]'") from error
+        raise ConfigError(f"export requires the package {error.name}: pip install 'deim[export]'") from error

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from deim.errors import ConfigError
-from deim.inference.export.metadata import KEY, Metadata
+from deim.inference.export.metadata import METADATA_KEY, Metadata
 
 
 def to_openvino(onnx_file: str | Path, path: str | Path, metadata: Metadata) -> None:
     """Write ``path`` (``.xml``) and its weights (``.bin``).
 
     If the metadata's dtype is float16, weights are stored in float16, which halves the file. The computation dtype is
-    chosen by OpenVINO, and on a CPU by :class:`~deim.inference.exported.OpenVINOSession`.
+    chosen by OpenVINO, and on a CPU by :class:`~deim.inference.exported_runner.OpenVINOSession`.
 
     Raises:
         ConfigError: if OpenVINO is not installed.
@@ -18,7 +18,7 @@ def to_openvino(onnx_file: str | Path, path: str | Path, metadata: Metadata) -> 
     try:
         import openvino
     except ImportError as error:
-        raise ConfigError("export to OpenVINO requires the package openvino: pip install openvino") from error
+        raise ConfigError("export to OpenVINO requires the package openvino: pip install 'deim[openvino]'") from error
     model = openvino.convert_model(str(onnx_file))
-    model.set_rt_info(metadata.to_json(), KEY)
+    model.set_rt_info(metadata.to_json(), METADATA_KEY)
     openvino.save_model(model, str(path), compress_to_fp16=metadata.dtype == "float16")

@@ -93,7 +93,7 @@ def define_plugin(model: Any) -> Any:
     return model
 
 
-def runnable(path: str | Path) -> str | bytes:
+def with_plugin_definition(path: str | Path) -> str | bytes:
     """Return an ONNX file as ONNX Runtime accepts it: with the definition if it contains the plugin node.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deim.errors import ConfigError
-from deim.inference.export.graph import INPUT
+from deim.inference.export.graph import INPUT_NAME
 from deim.inference.export.metadata import Metadata
 
 
@@ -18,12 +18,12 @@ def trtexec_command(
     Args:
         batches: minimum, optimal and maximum batch size; None if the file's batch size is fixed.
     """
-    words = ["trtexec", f"--onnx={onnx_file}", f"--saveEngine={engine}"]
+    arguments = ["trtexec", f"--onnx={onnx_file}", f"--saveEngine={engine}"]
     if batches is not None:
         height, width = metadata.size
         shapes = zip(("min", "opt", "max"), batches, strict=True)
-        words += [f"--{name}Shapes={INPUT}:{batch}x3x{height}x{width}" for name, batch in shapes]
-    return words + ["--fp16"] * (metadata.dtype == "float16")
+        arguments += [f"--{name}Shapes={INPUT_NAME}:{batch}x3x{height}x{width}" for name, batch in shapes]
+    return arguments + ["--fp16"] * (metadata.dtype == "float16")
 
 
 def build_engine(command: Sequence[str]) -> None:
@@ -32,11 +32,11 @@ def build_engine(command: Sequence[str]) -> None:
     Raises:
         ConfigError: if ``trtexec`` is not installed or fails; the message contains the command.
     """
-    text = " ".join(command)
+    command_line = " ".join(command)
     if shutil.which(command[0]) is None:
         raise ConfigError(
-            f"trtexec is not installed. Engines work on one GPU model only: on the machine with that GPU, run\n  {text}"
+            f"trtexec is not installed. Engines work on one GPU model only: on the machine with that GPU, run\n  {command_line}"
         )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"{text} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise ConfigError(f"{command_line} failed:\n{(process.stdout + process.stderr).strip()[-2000:]}")

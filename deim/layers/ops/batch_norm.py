@@ -27,8 +27,11 @@ class Activation(NamedTuple):
 
 class _Layout(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "channels", "parts")),
-        *((name, ctypes.c_float) for name in ("lower", "upper")),
+        ("rows", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("parts", ctypes.c_int64),
+        ("lower", ctypes.c_float),
+        ("upper", ctypes.c_float),
         ("silu", ctypes.c_int32),
     ]
 
@@ -45,23 +48,26 @@ def unavailable_reason(x: Tensor) -> str | None:
 class BatchNorm(torch.autograd.Function):
     """``activation(batch_norm(x))``, with the batch statistics for updating running statistics.
 
-    ``BatchNorm.apply(x, weight, bias, bound, eps, activation)``:
-
-    Args:
-        x: (B, C, H, W), for which :func:`unavailable_reason` returns None.
-        weight, bias: (C,).
-        bound: one-element tensor that receives the summed gradient of all clamped values; None for constant bounds.
-        eps: added to variances.
-        activation: see :class:`Activation`.
-
-    Returns:
-        the output (B, C, H, W) in the memory layout of ``x``, and the mean and biased variance (C,) without gradients.
+    Call it as ``BatchNorm.apply(x, weight, bias, bound, eps, activation)``.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bound: Tensor | None, eps: float, activation: Activation
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize a feature map.
+
+        Args:
+            x: (B, C, H, W), for which :func:`unavailable_reason` returns None.
+            weight, bias: (C,).
+            bound: one-element tensor that receives the summed gradient of all clamped values; None for constant bounds.
+            eps: added to variances.
+            activation: see :class:`Activation`.
+
+        Returns:
+            the output (B, C, H, W) in the memory layout of ``x``, and the mean and biased variance (C,) without
+            gradients.
+        """
         mean, variance, scale_shift = (x.new_empty(*size, x.shape[1]) for size in ((), (), (2,)))
         out = torch.empty_like(x)
         tensors = (x, weight.contiguous(), bias.contiguous(), mean, variance, scale_shift, out)

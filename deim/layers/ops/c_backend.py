@@ -14,7 +14,13 @@ SOURCE = "deform_attn.c"
 
 class _Sizes(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "tokens", "heads", "dim", "queries", "levels", "total_points")),
+        ("batch", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("dim", ctypes.c_int64),
+        ("queries", ctypes.c_int64),
+        ("levels", ctypes.c_int64),
+        ("total_points", ctypes.c_int64),
         ("shapes", ctypes.POINTER(ctypes.c_int64)),
         ("points", ctypes.POINTER(ctypes.c_int64)),
     ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import path_of
+from deim.checkpoint.pretrained import backbone_weights_path
 from deim.layers.conv import ConvNormAct, convolve_parts
 from deim.layers.learnable_affine import LearnableAffine
 from deim.layers.normalization import can_fuse
@@ -198,7 +198,7 @@ class HGNetV2(StagedBackbone):
         out_features: subset of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
         freeze_at: number of frozen parts, as in detectron2: 0 none, 1 the stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
-        weights: "imagenet" for the published weights, or the path or address of a file, such as D-FINE's
+        weights: "imagenet" for the published weights, or the path or URL of a file, such as D-FINE's
             ``PPHGNetV2_B0_stage1.pth``; "" for random weights.
 
     Raises:
@@ -230,7 +230,7 @@ class HGNetV2(StagedBackbone):
         )
         self.set_feature_shapes(out_features, (spec.out for spec in specs))
         if weights:
-            load_backbone_weights(self, path_of(weights, "HGNetV2", name))
+            load_backbone_weights(self, backbone_weights_path(weights, "HGNetV2", name))
         self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)
 
     @classmethod

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import path_of
+from deim.checkpoint.pretrained import backbone_weights_path
 from deim.layers.conv import ConvNormAct
 from deim.modeling.backbone.staged import StagedBackbone
 
@@ -100,7 +100,7 @@ class PResNet(StagedBackbone):
         out_features: subset of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
         freeze_at: number of frozen parts, as in detectron2: 0 none, 1 the stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
-        weights: "imagenet" for the published weights, or the path or address of a file with the names of RT-DETR, which
+        weights: "imagenet" for the published weights, or the path or URL of a file with the names of RT-DETR, which
             are also ours; "" for random weights.
 
     Raises:
@@ -137,7 +137,7 @@ class PResNet(StagedBackbone):
         )
         self.set_feature_shapes(out_features, channels)
         if weights:
-            load_backbone_weights(self, path_of(weights, "PResNet", depth))
+            load_backbone_weights(self, backbone_weights_path(weights, "PResNet", depth))
         self.freeze([self.conv1, *self.res_layers], freeze_at, freeze_norm)
 
     @classmethod

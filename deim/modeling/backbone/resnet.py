@@ -9,7 +9,7 @@ from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import path_of
+from deim.checkpoint.pretrained import backbone_weights_path
 
 # Number of blocks in each of the four stages.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -46,7 +46,7 @@ def build_resnet(
         freeze_at: number of frozen parts: 0 none, 1 the stem, 2 the stem and res2 (DETR), and so on.
         norm: "FrozenBN", "BN", "SyncBN" or "GN".
         dilated: res5 keeps the stride of res4, and all its convolutions but the first are dilated ("DC5").
-        weights: "imagenet" for torchvision's published weights, or the path or address of a file in the layout of
+        weights: "imagenet" for torchvision's published weights, or the path or URL of a file in the layout of
             detectron2, torchvision, timm or transformers; "" for random weights.
 
     Raises:
@@ -63,7 +63,7 @@ def build_resnet(
     stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
     backbone = ResNet(stem, _stages(depth, norm, dilated), out_features=list(out_features))
     if weights:
-        load_backbone_weights(backbone, path_of(weights, "build_resnet", depth))
+        load_backbone_weights(backbone, backbone_weights_path(weights, "build_resnet", depth))
     return backbone.freeze(freeze_at)
 
 

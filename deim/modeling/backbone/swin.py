@@ -8,7 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SwinTransformer
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import path_of
+from deim.checkpoint.pretrained import backbone_weights_path
 
 # Width, and blocks and heads of each stage (Swin, arXiv 2103.14030, section 3.3).
 SIZES = {
@@ -47,7 +47,7 @@ def build_swin(
         out_indices: subset of 0 .. 3, for features "p0" .. "p3" at strides 4, 8, 16 and 32.
         window_size: window side in tokens; 12 for weights pretrained at 384 pixels.
         drop_path_rate: drop-path probability of the last block in training; it increases linearly over the blocks.
-        weights: "imagenet" or "imagenet22k" for the published weights, or the path or address of a file in the layout
+        weights: "imagenet" or "imagenet22k" for the published weights, or the path or URL of a file in the layout
             of Swin's authors or timm; "" for random weights.
 
     Raises:
@@ -69,6 +69,8 @@ def build_swin(
     setattr(backbone, "_size_divisibility", 32)  # noqa: B010 - torch types attributes as modules or tensors
     if weights:
         load_backbone_weights(
-            backbone, path_of(weights, "build_swin", size), fresh=tuple(f"norm{index}." for index in out_indices)
+            backbone,
+            backbone_weights_path(weights, "build_swin", size),
+            allowed_missing=tuple(f"norm{index}." for index in out_indices),
         )
     return backbone

@@ -24,7 +24,7 @@ _HYBRID_GROUPS = {"main": "hybrid", "initial": "hybrid_initial"}
 def attention_pattern(
     denoising: DenoisingGroups | None, num_one_to_one: int, num_one_to_many: int, device: torch.device
 ) -> list[AttentionBlock]:
-    """Return the self-attention pattern of denoising, one-to-one and one-to-many queries, which are in this order.
+    """Return the self-attention pattern of denoising, one-to-one and one-to-many queries, in this order.
 
     Denoising queries attend to their own group and to the one-to-one queries (DN-DETR, arXiv 2203.01305, section 4.3).
     One-to-one and one-to-many queries attend only to their own kind (H-DETR, arXiv 2207.13080, section 3.2).

@@ -20,8 +20,8 @@ class DenoisingGroups:
     Attributes:
         num_groups: number of copies of each target.
         group_size: number of queries of each group.
-        classification_mask: (B, N) bool, queries with a classification loss; None for all queries, with padded targets as
-            negatives.
+        classification_mask: (B, N) bool, queries with a classification loss. None for all queries, with padded targets
+            as negatives.
     """
 
     num_groups: int

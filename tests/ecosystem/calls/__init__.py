@@ -23,7 +23,7 @@ import torch
 GROUPS = ("structures", "transforms", "data", "config", "events", "engine", "evaluation", "modeling", "detrex")
 
 
-def calls_of(*groups: str) -> list[tuple[str, str]]:
+def list_calls(*groups: str) -> list[tuple[str, str]]:
     """Return the calls of groups as (group, expression)."""
     return [(group, call) for group in groups for call in _module(group).CALLS]
 
@@ -53,7 +53,7 @@ def evaluate(group: str, call: str) -> Any:
 def unchanged_globals() -> Iterator[None]:
     """Restore the process-wide state that the setup of a run changes."""
     loggers = [logging.getLogger(name) for name in ("", "detectron2", "fvcore", "other", "same")]
-    before = [(one.level, one.propagate, list(one.handlers)) for one in loggers]
+    states = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
     seed, benchmark, disabled = (
         os.environ.get("PYTHONHASHSEED"),
         torch.backends.cudnn.benchmark,
@@ -62,9 +62,9 @@ def unchanged_globals() -> Iterator[None]:
     try:
         yield
     finally:
-        for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
-            one.setLevel(level)
-            one.propagate, one.handlers = propagate, handlers
+        for logger, (level, propagate, handlers) in zip(loggers, states, strict=True):
+            logger.setLevel(level)
+            logger.propagate, logger.handlers = propagate, handlers
         logging.disable(disabled)
         torch.backends.cudnn.benchmark = benchmark
         if seed is None:
@@ -74,7 +74,7 @@ def unchanged_globals() -> Iterator[None]:
 
 
 @dataclass
-class Near:
+class Approximate:
     """Floating-point numbers that two implementations may round differently."""
 
     tensor: torch.Tensor
@@ -91,7 +91,7 @@ def equal(first: Any, second: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """Convert a value to objects of the standard library: types, dtypes, shapes, numbers."""
-    if isinstance(value, Near):
+    if isinstance(value, Approximate):
         tensor = value.tensor.detach().cpu()
         return ("near", str(tensor.dtype), tuple(tensor.shape), tensor.double().flatten().tolist())
     if isinstance(value, torch.Tensor):

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from tests.ecosystem import surface
-from tests.ecosystem.calls import GROUPS, calls_of, outcome
+from tests.ecosystem.calls import GROUPS, list_calls, outcome
 
-found = {(group, call): outcome(group, call) for group, call in calls_of(*GROUPS, "unsupported")}
+outcomes = {(group, call): outcome(group, call) for group, call in list_calls(*GROUPS, "unsupported")}
 Path(sys.argv[1]).write_bytes(
-    pickle.dumps({"outcomes": found, "surface": surface.public_names("detectron2", "detrex")})
+    pickle.dumps({"outcomes": outcomes, "surface": surface.public_names("detectron2", "detrex")})
 )

@@ -60,7 +60,7 @@ def load(name: str, *keys: Any, **options: Any) -> Any:
 def shown(cfg: Any) -> Any:
     """Return the type and content of a config, with unresolved interpolations."""
     if isinstance(cfg, tuple):
-        return tuple(shown(one) for one in cfg)
+        return tuple(shown(item) for item in cfg)
     if OmegaConf.is_config(cfg):
         return type(cfg).__name__, named(OmegaConf.to_container(cfg)), cfg._get_flag("allow_objects")
     return cfg

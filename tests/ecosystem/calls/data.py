@@ -48,9 +48,9 @@ RLE = {"counts": [10, 20, 30], "size": [6, 10]}
 
 def coco(*annotations: dict, **content: Any) -> str:
     """Write an annotation file; each annotation is a dict of differences from ANNOTATION."""
-    listed = [ANNOTATION | {"id": number} | changes for number, changes in enumerate(annotations, start=1)]
+    records = [ANNOTATION | {"id": number} | changes for number, changes in enumerate(annotations, start=1)]
     path = FOLDER / f"{fresh('file')}.json"
-    path.write_text(json.dumps({"images": IMAGES, "annotations": listed, "categories": CATEGORIES} | content))
+    path.write_text(json.dumps({"images": IMAGES, "annotations": records, "categories": CATEGORIES} | content))
     return str(path)
 
 
@@ -130,9 +130,9 @@ def facts_of(name: str) -> dict:
 
 
 def register(**changes: Any) -> tuple:
-    given = {"name": fresh(), "metadata": {}, "json_file": coco({}), "image_root": "root"} | changes
-    register_coco_instances(**given)
-    return facts_of(given["name"]).keys() - {"name"}, len(DatasetCatalog.get(given["name"]))
+    arguments = {"name": fresh(), "metadata": {}, "json_file": coco({}), "image_root": "root"} | changes
+    register_coco_instances(**arguments)
+    return facts_of(arguments["name"]).keys() - {"name"}, len(DatasetCatalog.get(arguments["name"]))
 
 
 def twice(*names: Any) -> None:
@@ -145,9 +145,9 @@ def removed(catalog: Any, name: str) -> tuple:
     return name in catalog, name in catalog.list()
 
 
-def picture(mode: str, orientation: int = 1) -> str:
+def image_file(mode: str, orientation: int = 1) -> str:
     """Write an image of 4 x 6 pixels with an EXIF orientation tag."""
-    path = FOLDER / f"{fresh('picture')}.png"
+    path = FOLDER / f"{fresh('image')}.png"
     image = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).convert(mode)
     exif = Image.Exif()
     exif[274] = orientation
@@ -188,34 +188,27 @@ def same_object(**options: Any) -> tuple[bool, bool]:
 odd = functools.partial(lambda value: value if value % 2 else None)
 LOADER = "build_detection_test_loader"
 ANNOTATIONS = (
-    *(
-        "",
-        "{}",
-        "{}, {'image_id': 2}, {'image_id': 5, 'category_id': 8}",
-        "{'iscrowd': 1}",
-        "{'bbox': []}",
-        "{'bbox': [1.5, 2, 0, 0]}",
-    ),
-    *(
-        "{'category_id': 99}",
-        "{'image_id': 99}",
-        "{}, {'id': 1}",
-        "{'ignore': 1}",
-        "{'ignore': 0}",
-        "{'attributes': 1}",
-    ),
-    *(
-        "{'segmentation': POLYGON}",
-        "{'segmentation': []}",
-        "{'segmentation': [[1, 2, 3, 4]]}",
-        "{'segmentation': None}",
-    ),
-    *(
-        "{'segmentation': [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]}",
-        "{'segmentation': RLE}",
-        "{'segmentation': RLE | {'counts': 'PPYo0'}}",
-    ),
-    *("{'keypoints': [1, 2, 2, 3, 4, 0]}", "{'keypoints': []}"),
+    "",
+    "{}",
+    "{}, {'image_id': 2}, {'image_id': 5, 'category_id': 8}",
+    "{'iscrowd': 1}",
+    "{'bbox': []}",
+    "{'bbox': [1.5, 2, 0, 0]}",
+    "{'category_id': 99}",
+    "{'image_id': 99}",
+    "{}, {'id': 1}",
+    "{'ignore': 1}",
+    "{'ignore': 0}",
+    "{'attributes': 1}",
+    "{'segmentation': POLYGON}",
+    "{'segmentation': []}",
+    "{'segmentation': [[1, 2, 3, 4]]}",
+    "{'segmentation': None}",
+    "{'segmentation': [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]}",
+    "{'segmentation': RLE}",
+    "{'segmentation': RLE | {'counts': 'PPYo0'}}",
+    "{'keypoints': [1, 2, 2, 3, 4, 0]}",
+    "{'keypoints': []}",
 )
 WITHOUT = ("bbox", "category_id", "iscrowd")
 
@@ -358,12 +351,12 @@ CALLS = [
     f"{LOADER}([], mapper=None)",
     f"list({LOADER}([1, 2, 3], mapper=odd))",
     f"len({LOADER}([1, 2, 3], mapper=None, batch_size=2)), {LOADER}([1], mapper=None).drop_last",
-    *(f"read_image(picture({m!r}), {f!r})" for m in ("RGB", "L", "RGBA", "P", "1", "I;16") for f in (None, "RGB", "BGR", "L")),
-    *(f"read_image(picture('RGB', {o}))" for o in range(10)),
-    "read_image(picture('RGB'), 'nothing')",
+    *(f"read_image(image_file({m!r}), {f!r})" for m in ("RGB", "L", "RGBA", "P", "1", "I;16") for f in (None, "RGB", "BGR", "L")),
+    *(f"read_image(image_file('RGB', {o}))" for o in range(10)),
+    "read_image(image_file('RGB'), 'nothing')",
     "read_image('/nothing.png')",
     "read_image(coco({}))",
-    "read_image(Path(picture('RGB')))",
+    "read_image(Path(image_file('RGB')))",
     *(f"filled({r})" for r in ("{}", "{'height': 4}", "{'width': 6}", "{'height': 4, 'width': 6}", "{'height': 6, 'width': 4}", "{'height': 5}", "{'height': 4, 'width': 6.0}")),
     "filled({'height': 6, 'width': 4, 'file_name': 'a.jpg'})",
     "issubclass(SizeMismatchError, ValueError)",

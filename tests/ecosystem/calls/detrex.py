@@ -51,7 +51,7 @@ def built(**changes: Any) -> tuple:
         lines,
         list(added),
         hasattr(model, "ema_state"),
-        all(one is model.ema_state for one in added.values()),
+        all(state is model.ema_state for state in added.values()),
     )
 
 
@@ -69,12 +69,12 @@ def with_state(value: float = 2.0) -> nn.Module:
 
 def within(model: nn.Module, *args: Any, fails: bool = False) -> list:
     """Return the values of a model within the context and after it."""
-    found = []
+    snapshots = []
     with contextlib.suppress(RuntimeError), ema.apply_model_ema_and_restore(model, *args) as former:
-        found += [values(model), type(former).__name__, former.state["0.weight"]]
+        snapshots += [values(model), type(former).__name__, former.state["0.weight"]]
         if fails:
             raise RuntimeError
-    return [*found, values(model)] if not fails else found
+    return [*snapshots, values(model)] if not fails else snapshots
 
 
 def applied(model: nn.Module, **options: Any) -> tuple:
@@ -96,7 +96,7 @@ def loaded(content: dict, *args: Any) -> tuple:
     return list(returned.missing_keys), list(returned.unexpected_keys), state.state
 
 
-def wandb_calls(*rounds: tuple, window_size: int = 20, params: Any = None, **others: Any) -> list:
+def wandb_calls(*rounds: tuple, window_size: int = 20, params: Any = None, **options: Any) -> list:
     """Return the calls that a W&B run receives."""
     calls: list = []
 
@@ -122,7 +122,7 @@ def wandb_calls(*rounds: tuple, window_size: int = 20, params: Any = None, **oth
         mock.patch.object(events, "wandb", fake, create=True),
         EventStorage() as storage,
     ):
-        writer = events.WandbWriter(cfg, window_size, **others)
+        writer = events.WandbWriter(cfg, window_size, **options)
         for scalars in rounds:
             for iteration, name, value in scalars:
                 storage.iter = iteration
@@ -163,11 +163,11 @@ class Features(nn.Module):
 
 def timm_backbone(fails: str = "", known: bool = True, name: str = "net", **options: Any) -> tuple:
     """Return the arguments passed to timm, the output shapes of the backbone, and its features."""
-    asked: list = []
+    arguments: list = []
 
     def create_model(*args: Any, **kwargs: Any) -> nn.Module:
         kwargs |= {"model_name": args[0]} if args else {}
-        asked.append(sorted(kwargs.items(), key=str))
+        arguments.append(sorted(kwargs.items(), key=str))
         if fails:
             raise RuntimeError(fails)
         return Features(kwargs["out_indices"], known)
@@ -178,7 +178,7 @@ def timm_backbone(fails: str = "", known: bool = True, name: str = "net", **opti
     with mock.patch.dict(sys.modules, timm=fake), mock.patch.object(module, "timm", fake, create=True):
         backbone = TimmBackbone(name, **options)
     shapes = sorted(backbone.output_shape().items()) if known else None
-    return asked, shapes, backbone(torch.zeros(1)), backbone.size_divisibility
+    return arguments, shapes, backbone(torch.zeros(1)), backbone.size_divisibility
 
 
 BOXES = (

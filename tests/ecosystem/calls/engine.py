@@ -130,9 +130,9 @@ def trained_in_eval_mode() -> None:
     trainer.train(0, 1)
 
 
-def state_of(stop: int, *more: HookBase) -> dict:
+def state_of(stop: int, *extra_hooks: HookBase) -> dict:
     trainer = trainer_of()
-    trainer.register_hooks([Recorder(name="first"), Recorder(name="second"), *more])
+    trainer.register_hooks([Recorder(name="first"), Recorder(name="second"), *extra_hooks])
     trainer.train(0, stop)
     return trainer.state_dict()
 
@@ -191,21 +191,21 @@ def evaluated(
     results: Any, stop: int = 5, period: int = 2, start: int = 0, fails_at: str = "", **options: Any
 ) -> tuple:
     """Return the iterations in which EvalHook evaluates, and the scalars that it writes."""
-    trainer, when = trainer_of(), []
+    trainer, iterations = trainer_of(), []
 
     def evaluate() -> Any:
-        when.append(trainer.iter)
+        iterations.append(trainer.iter)
         return results
 
     trainer.register_hooks([hooks.EvalHook(period, evaluate, **options), Recorder(fails_at)])
     try:
         trainer.train(start, stop)
     except RuntimeError as error:
-        when.append(str(error))
+        iterations.append(str(error))
     scalars = {
         name: entry for name, entry in trainer.storage.latest().items() if "time" not in name and "loss" not in name
     }
-    return when, scalars, {name: trainer.storage.smoothing_hints()[name] for name in scalars}
+    return iterations, scalars, {name: trainer.storage.smoothing_hints()[name] for name in scalars}
 
 
 class Writer(EventWriter):
@@ -275,12 +275,12 @@ def multiplier(last_iter: int = -1, multiplier: Any = None, steps: int = 4) -> t
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     scheduler = LRMultiplier(optimizer, multiplier or CosineParamScheduler(1, 0.1), 4, last_iter)
-    found = [scheduler.get_last_lr()]
+    rates = [scheduler.get_last_lr()]
     for _ in range(steps):
         optimizer.step()
         scheduler.step()
-        found.append(scheduler.get_last_lr())
-    return found, scheduler.state_dict(), scheduler.base_lrs
+        rates.append(scheduler.get_last_lr())
+    return rates, scheduler.state_dict(), scheduler.base_lrs
 
 
 def checkpoints(period: int, stop: int, start: int = 0, **options: Any) -> tuple:
@@ -315,9 +315,14 @@ def loads(content: Any, name: str = "x.pth", **options: Any) -> tuple:
         torch.save(content, path)
     torch.manual_seed(0)
     model = nn.Linear(2, 1)
-    with messages("fvcore") as lines, messages("detectron2.checkpoint") as more:
-        rest = DetectionCheckpointer(model, str(path.parent)).load(str(path) + options.pop("query", ""), **options)
-    return rest, model.weight, [line.split(":")[0] for line in lines if line.startswith("W")], len(more) > 0
+    with messages("fvcore") as lines, messages("detectron2.checkpoint") as checkpoint_lines:
+        remaining = DetectionCheckpointer(model, str(path.parent)).load(str(path) + options.pop("query", ""), **options)
+    return (
+        remaining,
+        model.weight,
+        [line.split(":")[0] for line in lines if line.startswith("W")],
+        len(checkpoint_lines) > 0,
+    )
 
 
 class Normalized(nn.Module):
@@ -343,13 +348,13 @@ def resumes(resume: bool, *, saves: bool = True, path: str = "") -> tuple:
     if saves:
         trainer.train(0, 3)
         DetectionCheckpointer(trainer.model, folder, trainer=trainer).save("model_0000002", iteration=2)
-    again = trainer_of()
-    checkpointer = DetectionCheckpointer(again.model, folder, trainer=again)
-    rest = checkpointer.resume_or_load(path, resume=resume)
+    resumed = trainer_of()
+    checkpointer = DetectionCheckpointer(resumed.model, folder, trainer=resumed)
+    remaining = checkpointer.resume_or_load(path, resume=resume)
     return (
-        sorted(rest),
-        again.iter,
-        torch.equal(again.model.weight, trainer.model.weight),
+        sorted(remaining),
+        resumed.iter,
+        torch.equal(resumed.model.weight, trainer.model.weight),
         checkpointer.has_checkpoint(),
     )
 
@@ -361,13 +366,13 @@ def timed(stop: int, start: int = 0, **options: Any) -> tuple:
     with messages("detectron2.engine.hooks") as lines:
         trainer.train(start, stop)
     histories = trainer.storage.histories()
-    when = [iteration for _, iteration in histories["time"].values()] if "time" in histories else []
-    return when, [re.sub(r"\d:\d\d:\d\d|\d+\.\d{4}", "N", line) for line in lines]
+    iterations = [iteration for _, iteration in histories["time"].values()] if "time" in histories else []
+    return iterations, [re.sub(r"\d:\d\d:\d\d|\d+\.\d{4}", "N", line) for line in lines]
 
 
 def parsed(*arguments: str) -> dict:
-    given = vars(default_argument_parser().parse_args(list(arguments)))
-    return given | {"dist_url": re.sub(r":\d+$", "", given["dist_url"])}
+    values = vars(default_argument_parser().parse_args(list(arguments)))
+    return values | {"dist_url": re.sub(r":\d+$", "", values["dist_url"])}
 
 
 def parser_options() -> list:
@@ -397,10 +402,10 @@ def prepared(cfg: Any, **arguments: Any) -> tuple:
         line.split("INFO: ")[1].split(":")[0].replace(str(folder), "") for line in log.splitlines() if "INFO: " in line
     ]
     config = (folder / "new" / "config.yaml").read_text().replace(str(folder), "") if "config.yaml" in files else ""
-    drawn = (
+    random_numbers = (
         (random.random(), np.random.rand(), torch.rand(1).item()) if cfg.get("train", {}).get("seed", -1) >= 0 else None
     )
-    return returned, files, starts, config, drawn, torch.backends.cudnn.benchmark
+    return returned, files, starts, config, random_numbers, torch.backends.cudnn.benchmark
 
 
 def prepared_by_yacs(**changes: Any) -> tuple:
@@ -432,9 +437,9 @@ def log_line(name: str = "detectron2", level: int = logging.INFO, **options: Any
     logging.getLogger(f"{name}.part").log(level, "text")
     for handler in logger.handlers:
         handler.flush()
-    found = {path.name: re.sub(r"\d\d/\d\d \d\d:\d\d:\d\d", "DATE", path.read_text()) for path in folder.iterdir()}
+    files = {path.name: re.sub(r"\d\d/\d\d \d\d:\d\d:\d\d", "DATE", path.read_text()) for path in folder.iterdir()}
     logger.handlers.clear()
-    return sorted(found.items())
+    return sorted(files.items())
 
 
 def console_line(level: int = logging.INFO, **options: Any) -> str:
@@ -444,13 +449,13 @@ def console_line(level: int = logging.INFO, **options: Any) -> str:
     setup_logger.cache_clear()
     logger = setup_logger(**{"name": "detectron2"} | options)
     stream = io.StringIO()
-    kinds = [type(handler).__name__ for handler in logger.handlers]
+    handler_types = [type(handler).__name__ for handler in logger.handlers]
     for handler in logger.handlers:
         handler.stream = stream
     logging.disable(logging.NOTSET)
     logging.getLogger(f"{logger.name}.part").log(level, "text")
     logger.handlers.clear()
-    return re.sub(r"\d\d/\d\d \d\d:\d\d:\d\d", "DATE", stream.getvalue()), kinds, logger.propagate, logger.level
+    return re.sub(r"\d\d/\d\d \d\d:\d\d:\d\d", "DATE", stream.getvalue()), handler_types, logger.propagate, logger.level
 
 
 def logged_often(**options: Any) -> list[str]:
@@ -462,7 +467,9 @@ def logged_often(**options: Any) -> list[str]:
 
 def writer_kinds() -> list[str]:
     folder = tempfile.mkdtemp()
-    return [type(one).__name__ for one in default_writers(f"{folder}/new", 5)], sorted(os.listdir(f"{folder}/new"))
+    return [type(writer).__name__ for writer in default_writers(f"{folder}/new", 5)], sorted(
+        os.listdir(f"{folder}/new")
+    )
 
 
 def seeded(seed: Any) -> tuple:

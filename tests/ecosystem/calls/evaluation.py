@@ -53,10 +53,10 @@ def coco_dataset(objects: int = 40, classes: tuple = ("cat", "dog", "bird"), ima
         }
         for k, box in enumerate(boxes.tolist())
     ]
-    listed = [{"id": 10 + i, "file_name": f"{i}.jpg", "height": 500, "width": 600} for i in range(images)]
+    image_entries = [{"id": 10 + i, "file_name": f"{i}.jpg", "height": 500, "width": 600} for i in range(images)]
     categories = [{"id": 2 * i + 3, "name": label} for i, label in enumerate(classes)]
     (FOLDER / f"{name}.json").write_text(
-        json.dumps({"images": listed, "annotations": annotations, "categories": categories} | content)
+        json.dumps({"images": image_entries, "annotations": annotations, "categories": categories} | content)
     )
     register_coco_instances(name, {}, str(FOLDER / f"{name}.json"), str(FOLDER))
     return name
@@ -91,12 +91,12 @@ def detections(
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record.get("annotations", [])]
         labels = [a["category_id"] for a in record.get("annotations", [])]
         boxes = np.array(boxes).reshape(-1, 4) + random.normal(0, noise, (len(boxes), 4))
-        more = random.uniform(0, 300, (extra, 2))
-        boxes = np.concatenate([boxes, np.concatenate([more, more + random.uniform(5, 200, (extra, 2))], axis=1)])
-        found = Instances((500, 600), pred_boxes=Boxes(boxes))
-        found.scores = torch.from_numpy(random.uniform(0.05, 1, len(boxes))).float()
-        found.pred_classes = torch.tensor(labels + random.integers(0, classes, extra).tolist())
-        outputs.append({"instances": found})
+        corners = random.uniform(0, 300, (extra, 2))
+        boxes = np.concatenate([boxes, np.concatenate([corners, corners + random.uniform(5, 200, (extra, 2))], axis=1)])
+        instances = Instances((500, 600), pred_boxes=Boxes(boxes))
+        instances.scores = torch.from_numpy(random.uniform(0.05, 1, len(boxes))).float()
+        instances.pred_classes = torch.tensor(labels + random.integers(0, classes, extra).tolist())
+        outputs.append({"instances": instances})
     return outputs
 
 
@@ -120,8 +120,8 @@ def evaluate(
     with messages("detectron2.evaluation") as lines:
         evaluator = COCOEvaluator(name, output_dir=str(folder) if output else None, **options)
         evaluator.reset()
-        for record, found in zip(records, detections(records, **(given or {})), strict=True):
-            evaluator.process([record], [before(found) if before else found])
+        for record, prediction in zip(records, detections(records, **(given or {})), strict=True):
+            evaluator.process([record], [before(prediction) if before else prediction])
         results = evaluator.evaluate(img_ids) if img_ids is not None else evaluator.evaluate()
     files = {path.name: summary(path) for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
     return (
@@ -140,11 +140,11 @@ def summary(path: Path) -> Any:
         content = json.loads(path.read_text())
         return content[:3] if isinstance(content, list) else sorted(content)
     content = torch.load(path, weights_only=False)
-    return [(one["image_id"], one["instances"][:2]) for one in content]
+    return [(prediction["image_id"], prediction["instances"][:2]) for prediction in content]
 
 
 def rounded(results: Any) -> Any:
-    """Mark the metrics as :class:`Near`, since implementations sum in a different order."""
+    """Round the metrics, since implementations sum in a different order."""
     if isinstance(results, dict):
         return {name: rounded(value) for name, value in results.items()}
     return round(results, 9) if isinstance(results, float) else results
@@ -181,12 +181,12 @@ def restarted() -> tuple:
     name = coco_dataset()
     records = records_of(name)
     evaluator = COCOEvaluator(name)
-    found = []
+    results = []
     for seed in (1, 0):
         evaluator.reset()
         evaluator.process(records, detections(records, seed))
-        found.append(rounded(evaluator.evaluate()))
-    return tuple(found)
+        results.append(rounded(evaluator.evaluate()))
+    return tuple(results)
 
 
 def changed_results() -> bool:
@@ -217,7 +217,7 @@ def cached(allow: bool) -> tuple:
     return len(json.loads(path.read_text())["images"]), MetadataCatalog.get(name).json_file == str(path)
 
 
-class Told(DatasetEvaluator):
+class RecordingEvaluator(DatasetEvaluator):
     def __init__(self, log: list, results: Any = None):
         self.log, self.results = log, results
 
@@ -247,32 +247,40 @@ def looped(
 ) -> tuple:
     """Run inference_on_dataset; return the evaluator's inputs, the log messages without numbers, and the result."""
     log: list = []
-    kinds = {"one": Told(log, results), "list": [Told(log, results), Told(log)], "none": None, "tuple": (Told(log),)}
+    evaluators = {
+        "one": RecordingEvaluator(log, results),
+        "list": [RecordingEvaluator(log, results), RecordingEvaluator(log)],
+        "none": None,
+        "tuple": (RecordingEvaluator(log),),
+    }
     network = Doubling(log)
     network.train()
-    told = {name: lambda name=name: log.append(name) for name in callbacks} if callbacks else None
+    callback_functions = {name: lambda name=name: log.append(name) for name in callbacks} if callbacks else None
     with messages("detectron2.evaluation.evaluator") as lines:
-        found = inference_on_dataset(
-            model or network, list(range(size)), kinds.get(evaluator, evaluator), *([told] if callbacks else [])
+        returned = inference_on_dataset(
+            model or network,
+            list(range(size)),
+            evaluators.get(evaluator, evaluator),
+            *([callback_functions] if callbacks else []),
         )
-    return found, log, [re.sub(r"\d+:\d\d:\d\d(\.\d+)?|\d+\.\d+", "N", line) for line in lines], network.training
+    return returned, log, [re.sub(r"\d+:\d\d:\d\d(\.\d+)?|\d+\.\d+", "N", line) for line in lines], network.training
 
 
 def modes(fails: bool = False) -> list:
     """Return the mode of a model and of a submodule in eval mode before, within and after the context."""
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
     model[1].eval()
-    found = [(model.training, model[1].training)]
+    states = [(model.training, model[1].training)]
     with contextlib.suppress(RuntimeError), inference_context(model):
-        found.append((model.training, model[1].training))
+        states.append((model.training, model[1].training))
         if fails:
             raise RuntimeError
-    return [*found, *([] if fails else [(model.training, model[1].training)])]
+    return [*states, *([] if fails else [(model.training, model[1].training)])]
 
 
 def combined(*results: Any) -> Any:
     log: list = []
-    evaluators = DatasetEvaluators([Told(log, result) for result in results])
+    evaluators = DatasetEvaluators([RecordingEvaluator(log, result) for result in results])
     evaluators.reset()
     evaluators.process(1, 2)
     return evaluators.evaluate(), log
@@ -286,8 +294,12 @@ def csv(results: Any) -> list[str]:
 
 def found(count: int = 2, **fields: Any) -> Instances:
     boxes = torch.arange(4.0 * count).reshape(count, 4) * torch.tensor([1, 1, 2, 2])
-    given = {"pred_boxes": Boxes(boxes), "scores": torch.linspace(0.25, 1, count), "pred_classes": torch.arange(count)}
-    return Instances((10, 20), **(given | fields))
+    default_fields = {
+        "pred_boxes": Boxes(boxes),
+        "scores": torch.linspace(0.25, 1, count),
+        "pred_classes": torch.arange(count),
+    }
+    return Instances((10, 20), **(default_fields | fields))
 
 
 CALLS = [

@@ -26,11 +26,11 @@ from tests.ecosystem.calls import messages
 
 def storage(*scalars: tuple, start: int = 0, **hints: Any) -> EventStorage:
     """Return a storage that contains the given (iteration, name, value)."""
-    made = EventStorage(start)
+    event_storage = EventStorage(start)
     for iteration, name, value in scalars:
-        made.iter = iteration
-        made.put_scalar(name, value, **hints)
-    return made
+        event_storage.iter = iteration
+        event_storage.put_scalar(name, value, **hints)
+    return event_storage
 
 
 LOSSES = tuple((i, "loss", float(v)) for i, v in enumerate((5, 1, 4, 2, 3)))
@@ -38,27 +38,27 @@ LOSSES = tuple((i, "loss", float(v)) for i, v in enumerate((5, 1, 4, 2, 3)))
 
 def after(operation: Any, *scalars: tuple) -> tuple:
     """Apply an operation to a storage; return its result, the latest values and the iteration."""
-    made = storage(*scalars)
-    with made:
-        result = operation(made)
-    return result, made.latest(), made.iter, made.smoothing_hints()
+    event_storage = storage(*scalars)
+    with event_storage:
+        result = operation(event_storage)
+    return result, event_storage.latest(), event_storage.iter, event_storage.smoothing_hints()
 
 
-def scoped(made: EventStorage) -> None:
-    with made.name_scope("outer/"):
-        made.put_scalar("a", 1)
-        with made.name_scope("inner"):
-            made.put_scalars(b=2, cur_iter=7)
-    made.put_scalar("c", 3)
+def scoped(event_storage: EventStorage) -> None:
+    with event_storage.name_scope("outer/"):
+        event_storage.put_scalar("a", 1)
+        with event_storage.name_scope("inner"):
+            event_storage.put_scalars(b=2, cur_iter=7)
+    event_storage.put_scalar("c", 3)
 
 
 def nested() -> list:
     with EventStorage(1) as outer:
         with EventStorage(2) as inner:
-            found = [get_event_storage() is inner]
-        found.append(get_event_storage() is outer)
-        found.append(has_event_storage())
-    return [*found, has_event_storage()]
+            checks = [get_event_storage() is inner]
+        checks.append(get_event_storage() is outer)
+        checks.append(has_event_storage())
+    return [*checks, has_event_storage()]
 
 
 def json_lines(*rounds: tuple, smooth: bool = True, **options: Any) -> list[str]:
@@ -66,11 +66,11 @@ def json_lines(*rounds: tuple, smooth: bool = True, **options: Any) -> list[str]
     path = Path(tempfile.mkdtemp()) / "metrics.json"
     path.write_text('{"before": 1}\n')
     writer = JSONWriter(str(path), **options)
-    with EventStorage() as made:
+    with EventStorage() as event_storage:
         for scalars in rounds:
             for iteration, name, value in scalars:
-                made.iter = iteration
-                made.put_scalar(name, value, smoothing_hint=smooth)
+                event_storage.iter = iteration
+                event_storage.put_scalar(name, value, smoothing_hint=smooth)
             writer.write()
     writer.close()
     return path.read_text().splitlines()
@@ -81,14 +81,14 @@ def printed(
 ) -> list[str]:
     """Return the lines logged for scalars with the given values in the last iterations."""
     printer = CommonMetricPrinter(max_iter, window) if max_iter is not None else CommonMetricPrinter(window_size=window)
-    with messages("detectron2.utils.events") as lines, EventStorage() as made:
+    with messages("detectron2.utils.events") as lines, EventStorage() as event_storage:
         for name, values in scalars.items():
             for offset, value in enumerate(reversed(values)):
-                made.put_scalar(name.replace("__", "/"), value, cur_iter=max(iteration - offset, 0))
-        made.iter = iteration
+                event_storage.put_scalar(name.replace("__", "/"), value, cur_iter=max(iteration - offset, 0))
+        event_storage.iter = iteration
         for _ in range(writes):
             printer.write()
-            made.iter += 1
+            event_storage.iter += 1
             time.sleep(0.002)
     return [_without_clock(line, keep_eta="time" in scalars) for line in lines]
 
@@ -100,10 +100,10 @@ def _without_clock(line: str, keep_eta: bool) -> str:
 
 
 def eta_is_stored() -> tuple:
-    with EventStorage(3) as made:
-        made.put_scalar("time", 2.0)
+    with EventStorage(3) as event_storage:
+        event_storage.put_scalar("time", 2.0)
         CommonMetricPrinter(10).write()
-    return made.latest(), made.smoothing_hints()
+    return event_storage.latest(), event_storage.smoothing_hints()
 
 
 def board(*scalars: tuple) -> list:
@@ -116,17 +116,20 @@ def board(*scalars: tuple) -> list:
         writer.write()
         writer.write()
     writer.close()
-    read = EventAccumulator(folder).Reload()
-    return [(tag, [(event.step, event.value) for event in read.Scalars(tag)]) for tag in read.Tags()["scalars"]]
+    accumulator = EventAccumulator(folder).Reload()
+    return [
+        (tag, [(event.step, event.value) for event in accumulator.Scalars(tag)])
+        for tag in accumulator.Tags()["scalars"]
+    ]
 
 
 def board_files(**options: Any) -> tuple:
     """Return the number of files before the first write, and after closing a writer that wrote nothing."""
     folder = Path(tempfile.mkdtemp())
     writer = TensorboardXWriter(str(folder), **options)
-    before = len(list(folder.iterdir()))
+    num_files = len(list(folder.iterdir()))
     writer.close()
-    return before, len(list(folder.iterdir()))
+    return num_files, len(list(folder.iterdir()))
 
 
 VALUES = (

@@ -20,7 +20,7 @@ from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet, Swi
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
-from tests.ecosystem.calls import Near
+from tests.ecosystem.calls import Approximate
 
 NAN = float("nan")
 
@@ -45,8 +45,12 @@ def names(module: nn.Module) -> list:
 
 def features(backbone: nn.Module, height: int = 64, width: int = 96, training: bool = False) -> Any:
     image = torch.sin(torch.arange(3.0 * height * width)).reshape(1, 3, height, width).repeat(2, 1, 1, 1)
-    found = filled(backbone).train(training)(image)
-    return {name: Near(value) for name, value in found.items()} if isinstance(found, dict) else Near(found)
+    outputs = filled(backbone).train(training)(image)
+    return (
+        {name: Approximate(value) for name, value in outputs.items()}
+        if isinstance(outputs, dict)
+        else Approximate(outputs)
+    )
 
 
 def described(backbone: Backbone) -> tuple:
@@ -62,8 +66,8 @@ def spread(module: nn.Module) -> dict:
     }
 
 
-def resnet(kind: str = "bottleneck", norm: Any = "BN", depths: tuple = (1, 2, 1), **options: Any) -> ResNet:
-    block, extra = (BottleneckBlock, {"bottleneck_channels": 4}) if kind == "bottleneck" else (BasicBlock, {})
+def resnet(block_type: str = "bottleneck", norm: Any = "BN", depths: tuple = (1, 2, 1), **options: Any) -> ResNet:
+    block, extra = (BottleneckBlock, {"bottleneck_channels": 4}) if block_type == "bottleneck" else (BasicBlock, {})
     stages, width = [], 8
     for index, depth in enumerate(depths):
         strides = [1 if index == 0 else 2] + [1] * (depth - 1)
@@ -96,18 +100,20 @@ def norm_of(**values: float) -> nn.BatchNorm2d:
 def normalized(x: torch.Tensor, requires_grad: bool = False, **options: Any) -> Any:
     frozen = filled(FrozenBatchNorm2d(2, **options)).to(x.dtype)
     y = frozen(x.requires_grad_(requires_grad))
-    return Near(y)
+    return Approximate(y)
 
 
 def converted(module: nn.Module) -> list:
     """Convert the norms of a module; return its classes, epsilons and tensor names."""
     result = FrozenBatchNorm2d.convert_frozen_batchnorm(module)
-    found = [(name, type(part).__name__, getattr(part, "eps", None)) for name, part in result.named_modules()]
+    modules = [
+        (name, type(submodule).__name__, getattr(submodule, "eps", None)) for name, submodule in result.named_modules()
+    ]
     return [
         result is module,
-        found,
+        modules,
         names(result),
-        Near(torch.cat([t.flatten().float() for t in result.state_dict().values()] or [torch.zeros(0)])),
+        Approximate(torch.cat([t.flatten().float() for t in result.state_dict().values()] or [torch.zeros(0)])),
     ]
 
 

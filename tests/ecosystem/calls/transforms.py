@@ -16,11 +16,11 @@ SQUARE = np.zeros((5, 5, 3), np.uint8)
 BOXES = np.array([[0.0, 0, 2, 3], [1, 1, 1, 1], [-4, -4, 20, 20]])
 
 
-def applied(policy: Any, image: np.ndarray = IMAGE, **others: Any) -> tuple:
+def applied(policy: Any, image: np.ndarray = IMAGE, **options: Any) -> tuple:
     """Return the transform of a policy, and the transformed input."""
-    given = T.AugInput(image.copy(), **others)
-    transform = policy(given)
-    return transform, given.image, given.boxes, given.sem_seg
+    aug_input = T.AugInput(image.copy(), **options)
+    transform = policy(aug_input)
+    return transform, aug_input.image, aug_input.boxes, aug_input.sem_seg
 
 
 def chances(policy: Any, image: np.ndarray = IMAGE) -> list:

@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from tests.ecosystem.calls.config import merged
-from tests.ecosystem.calls.data import Stream, build_detection_test_loader, converted, picture, read_image, records
+from tests.ecosystem.calls.data import Stream, build_detection_test_loader, converted, image_file, read_image, records
 from tests.ecosystem.calls.detrex import wandb_calls
 from tests.ecosystem.calls.engine import loads
 from tests.ecosystem.calls.evaluation import coco_dataset, evaluate, found, instances_to_coco_json, with_masks
@@ -33,7 +33,7 @@ CALLS = [
     "BoxMode.convert(np.ones((1, 4)), BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)",
     "converted(records([0], bbox=[1.0, 2, 3, 4, 5], bbox_mode=BoxMode.XYWHA_ABS))",
     "list(build_detection_test_loader(Stream(), mapper=str))",
-    "read_image(picture('RGB'), 'YUV-BT.601')",
+    "read_image(image_file('RGB'), 'YUV-BT.601')",
     "merged('VERSION: 1')",
     "trainer(async_write_metrics=True)",
     "loads(WEIGHTS, 'x.pkl')",

@@ -87,13 +87,13 @@ def configurable(init_func=None, *, from_config=None):
 def _configurable_init(init_func):
     @functools.wraps(init_func)
     def init(self, *args, **kwargs):
-        kind = type(self)
-        if not hasattr(kind, "from_config"):
-            raise AttributeError(f"{kind.__qualname__} with @configurable must have a 'from_config' classmethod.")
-        if not inspect.ismethod(kind.from_config):
-            raise TypeError(f"'from_config' of {kind.__qualname__} with @configurable must be a classmethod.")
+        cls = type(self)
+        if not hasattr(cls, "from_config"):
+            raise AttributeError(f"{cls.__qualname__} with @configurable must have a 'from_config' classmethod.")
+        if not inspect.ismethod(cls.from_config):
+            raise TypeError(f"'from_config' of {cls.__qualname__} with @configurable must be a classmethod.")
         if _has_config(args, kwargs):
-            init_func(self, **_arguments(kind.from_config, args, kwargs))
+            init_func(self, **_arguments(cls.from_config, args, kwargs))
         else:
             init_func(self, *args, **kwargs)
 
@@ -101,8 +101,8 @@ def _configurable_init(init_func):
 
 
 def _has_config(args, kwargs) -> bool:
-    kinds = (_CfgNode, DictConfig)
-    return (bool(args) and isinstance(args[0], kinds)) or isinstance(kwargs.get("cfg"), kinds)
+    config_types = (_CfgNode, DictConfig)
+    return (bool(args) and isinstance(args[0], config_types)) or isinstance(kwargs.get("cfg"), config_types)
 
 
 def _arguments(from_config, args, kwargs) -> dict:
@@ -112,6 +112,6 @@ def _arguments(from_config, args, kwargs) -> dict:
         raise TypeError(f"{from_config.__qualname__} must take 'cfg' as the first argument!")
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in accepted.values()):
         return from_config(*args, **kwargs)
-    passed = {k: v for k, v in kwargs.items() if k in accepted}
+    config_arguments = {k: v for k, v in kwargs.items() if k in accepted}
     overrides = {k: v for k, v in kwargs.items() if k not in accepted}
-    return {**from_config(*args, **passed), **overrides}
+    return {**from_config(*args, **config_arguments), **overrides}

@@ -94,10 +94,10 @@ def _config_imports():
         path = _relative_file(globals["__file__"], name, level)
         module = ModuleType(os.path.basename(path))
         module.__dict__.update(_run_config(path, imported=True))
-        for wanted in fromlist or ():
-            if wanted not in module.__dict__:
-                raise KeyError(f"{path} does not define {wanted!r}, which {globals['__file__']} imports")
-            module.__dict__[wanted] = _as_config(module.__dict__[wanted])
+        for attribute in fromlist or ():
+            if attribute not in module.__dict__:
+                raise KeyError(f"{path} does not define {attribute!r}, which {globals['__file__']} imports")
+            module.__dict__[attribute] = _as_config(module.__dict__[attribute])
         return module
 
     builtins.__import__ = config_import
@@ -218,9 +218,9 @@ def _load_yaml(filename: str):
 
 
 def _update(cfg, key: str, value) -> None:
-    parts = key.split(".")
-    for depth in range(1, len(parts)):
-        prefix = ".".join(parts[:depth])
+    keys = key.split(".")
+    for depth in range(1, len(keys)):
+        prefix = ".".join(keys[:depth])
         node = OmegaConf.select(cfg, prefix, default=None)
         if node is None:
             break

@@ -62,29 +62,31 @@ def get_detection_dataset_dicts(names, filter_empty=True, min_keypoints=0, propo
 
 
 def _without_empty_images(records: list[dict]) -> list[dict]:
-    kept = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
-    logger.info(f"Removed {len(records) - len(kept)} images with no usable annotations. {len(kept)} images left.")
-    return kept
+    nonempty = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
+    logger.info(
+        f"Removed {len(records) - len(nonempty)} images with no usable annotations. {len(nonempty)} images left."
+    )
+    return nonempty
 
 
-def _with_keypoints(records: list[dict], least: int) -> list[dict]:
-    def visible(record: dict) -> int:
+def _with_keypoints(records: list[dict], min_keypoints: int) -> list[dict]:
+    def count_visible(record: dict) -> int:
         return sum((np.array(a["keypoints"][2::3]) > 0).sum() for a in record["annotations"] if "keypoints" in a)
 
-    kept = [record for record in records if visible(record) >= least]
-    logger.info(f"Removed {len(records) - len(kept)} images with fewer than {least} keypoints.")
-    return kept
+    filtered = [record for record in records if count_visible(record) >= min_keypoints]
+    logger.info(f"Removed {len(records) - len(filtered)} images with fewer than {min_keypoints} keypoints.")
+    return filtered
 
 
 def _check_classes(records: list[dict], names: list[str]) -> None:
     """Log the number of instances of each class, and check that all datasets have the same classes."""
     classes = MetadataCatalog.get(names[0]).thing_classes
     for name in names:
-        others = MetadataCatalog.get(name).get("thing_classes")
-        if others is None:
+        other_classes = MetadataCatalog.get(name).get("thing_classes")
+        if other_classes is None:
             return
-        if others != classes:
-            logger.error(f"Dataset {name} has the classes {others}, and {names[0]} has {classes}")
+        if other_classes != classes:
+            logger.error(f"Dataset {name} has the classes {other_classes}, and {names[0]} has {classes}")
             raise ValueError("Datasets have different metadata 'thing_classes'!")
     counts = np.zeros(len(classes), dtype=int)
     for record in records:

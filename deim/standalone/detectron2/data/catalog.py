@@ -31,8 +31,8 @@ class _DatasetCatalog(UserDict):
             KeyError: if the dataset is not registered.
         """
         if name not in self:
-            known = ", ".join(self) or "none"
-            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {known}")
+            available = ", ".join(self) or "none"
+            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {available}")
         return self[name]()
 
     def list(self) -> list[str]:

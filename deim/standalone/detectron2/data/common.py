@@ -32,11 +32,11 @@ class MapDataset(torchdata.Dataset):
 
     def __getitem__(self, idx):
         """Return an entry. Raises ValueError if ``map_func`` returns None for all entries."""
-        place = int(idx)
-        while (sample := self._map_func(self._dataset[place])) is None:
-            self._usable.discard(place)
-            place = self._rng.sample(list(self._usable), k=1)[0]
-        self._usable.add(place)
+        index = int(idx)
+        while (sample := self._map_func(self._dataset[index])) is None:
+            self._usable.discard(index)
+            index = self._rng.sample(list(self._usable), k=1)[0]
+        self._usable.add(index)
         return sample
 
 

@@ -46,14 +46,14 @@ def check_image_size(dataset_dict, image):
         KeyError: if the record has only one of the two keys.
         SizeMismatchError: if the sizes differ.
     """
-    found = (image.shape[1], image.shape[0])
+    actual_size = (image.shape[1], image.shape[0])
     if "width" not in dataset_dict and "height" not in dataset_dict:
-        dataset_dict["width"], dataset_dict["height"] = found
+        dataset_dict["width"], dataset_dict["height"] = actual_size
         return
-    stated = (dataset_dict["width"], dataset_dict["height"])
-    if found != stated:
-        where = f" for image {dataset_dict['file_name']}" if "file_name" in dataset_dict else ""
+    expected_size = (dataset_dict["width"], dataset_dict["height"])
+    if actual_size != expected_size:
+        suffix = f" for image {dataset_dict['file_name']}" if "file_name" in dataset_dict else ""
         raise SizeMismatchError(
-            f"Mismatched image shape{where}, got {found}, expect {stated}. "
+            f"Mismatched image shape{suffix}, got {actual_size}, expect {expected_size}. "
             "Please check the width/height in your annotation."
         )

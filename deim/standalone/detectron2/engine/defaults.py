@@ -77,7 +77,7 @@ def default_setup(cfg, args):
         cfg: a lazy config (``train.output_dir``, ``train.seed``, ...) or a yacs config (``OUTPUT_DIR``, ``SEED``, ...).
         args: the parsed command line; ``config_file`` and ``eval_only`` are used.
     """
-    output_dir = _first(cfg, "OUTPUT_DIR", "output_dir", "train.output_dir")
+    output_dir = _first_value(cfg, "OUTPUT_DIR", "output_dir", "train.output_dir")
     if comm.is_main_process() and output_dir:
         PathManager.mkdirs(output_dir)
     rank = comm.get_rank()
@@ -94,23 +94,23 @@ def default_setup(cfg, args):
         _save(cfg, path)
         logger.info(f"Full config saved to {path}")
 
-    seed = _first(cfg, "SEED", "train.seed", default=-1)
+    seed = _first_value(cfg, "SEED", "train.seed", default=-1)
     seed_all_rng(None if seed < 0 else seed + rank)
     if not getattr(args, "eval_only", False):
-        benchmark = _first(cfg, "CUDNN_BENCHMARK", "train.cudnn_benchmark", default=False)
+        benchmark = _first_value(cfg, "CUDNN_BENCHMARK", "train.cudnn_benchmark", default=False)
         torch.backends.cudnn.benchmark = benchmark
-    precision = _first(cfg, "FLOAT32_PRECISION", "train.float32_precision", default="")
+    precision = _first_value(cfg, "FLOAT32_PRECISION", "train.float32_precision", default="")
     if precision != "":
         _set_float32_precision(precision)
 
 
-def _first(cfg, *keys: str, default=None):
+def _first_value(cfg, *keys: str, default=None):
     """Return the value of the first of several keys that exists in a config."""
     if isinstance(cfg, CfgNode):
         cfg = OmegaConf.create(cfg.dump())
     missing = object()
-    found = (OmegaConf.select(cfg, key, default=missing) for key in keys)
-    return next((value for value in found if value is not missing), default)
+    values = (OmegaConf.select(cfg, key, default=missing) for key in keys)
+    return next((value for value in values if value is not missing), default)
 
 
 def _save(cfg, path: str) -> None:

@@ -57,8 +57,8 @@ class IterationTimer(HookBase):
         self._steps.resume()
 
     def after_step(self):
-        done = self.trainer.storage.iter - self.trainer.start_iter + 1
-        if done >= self._warmup_iter:
+        num_iterations = self.trainer.storage.iter - self.trainer.start_iter + 1
+        if num_iterations >= self._warmup_iter:
             self.trainer.storage.put_scalars(time=self._step.seconds())
         else:
             self._restart()
@@ -94,19 +94,19 @@ class PeriodicWriter(HookBase):
         self._writers, self._period = writers, period
 
     def after_step(self):
-        done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
+        iteration = self.trainer.iter + 1
+        if iteration % self._period == 0 or iteration == self.trainer.max_iter:
             self._write()
 
     def after_train(self):
         # Each writer closes before the next one writes, as in detectron2.
-        for one in self._writers:
-            one.write()
-            one.close()
+        for writer in self._writers:
+            writer.write()
+            writer.close()
 
     def _write(self):
-        for one in self._writers:
-            one.write()
+        for writer in self._writers:
+            writer.write()
 
 
 class LRScheduler(HookBase):
@@ -164,8 +164,8 @@ class LRScheduler(HookBase):
 
 def _evaluates_after(hook_period: int, trainer) -> bool:
     """Return True if a periodic evaluation follows the current iteration. The last iteration is handled separately."""
-    done = trainer.iter + 1
-    return hook_period > 0 and done % hook_period == 0 and done != trainer.max_iter
+    num_iterations = trainer.iter + 1
+    return hook_period > 0 and num_iterations % hook_period == 0 and num_iterations != trainer.max_iter
 
 
 class EvalHook(HookBase):
@@ -236,33 +236,33 @@ class BestCheckpointer(HookBase):
         self._logger = logging.getLogger(__name__)
 
     def _best_checking(self):
-        found = self.trainer.storage.latest().get(self._val_metric)
-        if found is None:
+        latest_value = self.trainer.storage.latest().get(self._val_metric)
+        if latest_value is None:
             self._logger.warning(
                 f"Given val metric {self._val_metric} does not seem to be computed/stored."
                 "Will not be checkpointing based on it."
             )
             return
-        value, when = found
-        latest, former = f"latest eval score for {self._val_metric} is {value:0.5f}", self.best_metric
-        if former is None:
+        value, iteration = latest_value
+        latest, best = f"latest eval score for {self._val_metric} is {value:0.5f}", self.best_metric
+        if best is None:
             if math.isfinite(value):
-                self._save(value, when)
-                self._logger.info(f"Saved first model at {value:0.5f} @ {when} steps")
-        elif self._compare(value, former):
-            message = f"better than last best score {former:0.5f} @ iteration {self.best_iter}."
-            self._save(value, when)
+                self._save(value, iteration)
+                self._logger.info(f"Saved first model at {value:0.5f} @ {iteration} steps")
+        elif self._compare(value, best):
+            message = f"better than last best score {best:0.5f} @ iteration {self.best_iter}."
+            self._save(value, iteration)
             self._logger.info(f"Saved best model as {latest}, {message}")
         else:
             self._logger.info(
-                f"Not saving as {latest}, not better than best score {former:0.5f} @ iteration {self.best_iter}."
+                f"Not saving as {latest}, not better than best score {best:0.5f} @ iteration {self.best_iter}."
             )
 
-    def _save(self, value: float, when: int) -> None:
-        self._checkpointer.save(self._file_prefix, iteration=when)
+    def _save(self, value: float, iteration: int) -> None:
+        self._checkpointer.save(self._file_prefix, iteration=iteration)
         # As in detectron2, an infinite value is saved, but does not become the best metric.
         if math.isfinite(value):
-            self.best_metric, self.best_iter = value, when
+            self.best_metric, self.best_iter = value, iteration
 
     def after_step(self):
         if _evaluates_after(self._period, self.trainer):

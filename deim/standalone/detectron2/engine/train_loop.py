@@ -197,12 +197,12 @@ class SimpleTrainer(TrainerBase):
         """
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
-        mine = {name: value.detach().cpu().item() for name, value in loss_dict.items()}
-        gathered = comm.gather((mine, data_time))
+        local_losses = {name: value.detach().cpu().item() for name, value in loss_dict.items()}
+        gathered = comm.gather((local_losses, data_time))
         if not comm.is_main_process():
             return
         storage.put_scalar("data_time", max(seconds for _, seconds in gathered), cur_iter=cur_iter)
-        means = {name: float(np.mean([losses[name] for losses, _ in gathered])) for name in mine}
+        means = {name: float(np.mean([losses[name] for losses, _ in gathered])) for name in local_losses}
         total = sum(means.values())
         if not np.isfinite(total):
             raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {means}")

@@ -85,13 +85,13 @@ class COCOEvaluator(DatasetEvaluator):
         Raises:
             NotImplementedError: if an output contains proposals, masks or keypoints.
         """
-        for given, output in zip(inputs, outputs, strict=False):
+        for sample, output in zip(inputs, outputs, strict=False):
             if "proposals" in output:
                 raise _unsupported("proposals")
             if "instances" in output:
-                image_id = given["image_id"]
-                found = instances_to_coco_json(output["instances"].to(torch.device("cpu")), image_id)
-                self._predictions.append({"image_id": image_id, "instances": found})
+                image_id = sample["image_id"]
+                detections = instances_to_coco_json(output["instances"].to(torch.device("cpu")), image_id)
+                self._predictions.append({"image_id": image_id, "instances": detections})
 
     def evaluate(self, img_ids=None):
         """Return ``{"bbox": {metric: value}}`` on rank 0, and an empty dict on the other ranks.
@@ -119,8 +119,8 @@ class COCOEvaluator(DatasetEvaluator):
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return {}
-        kind = "unofficial" if self._use_fast_impl else "official"
-        self._logger.info(f"Evaluating predictions with {kind} COCO API...")
+        implementation = "unofficial" if self._use_fast_impl else "official"
+        self._logger.info(f"Evaluating predictions with {implementation} COCO API...")
         return copy.deepcopy(OrderedDict(bbox=self._evaluate_boxes(detections, img_ids)))
 
     def _to_dataset_ids(self, detections) -> None:
@@ -176,8 +176,8 @@ class COCOEvaluator(DatasetEvaluator):
     def _accumulated(self, detections, img_ids):
         """Match detections with annotations, and return the accumulated COCOeval object."""
         with contextlib.redirect_stdout(io.StringIO()):
-            found = self._coco_api.loadRes(detections)
-            evaluation = (COCOeval_faster if self._use_fast_impl else COCOeval)(self._coco_api, found, "bbox")
+            results = self._coco_api.loadRes(detections)
+            evaluation = (COCOeval_faster if self._use_fast_impl else COCOeval)(self._coco_api, results, "bbox")
             evaluation.params.maxDets = self._max_dets_per_image
             if img_ids is not None:
                 evaluation.params.imgIds = img_ids
@@ -193,11 +193,14 @@ def _metrics(precision: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
         precision: array (IoU, recall, class, area, detections per image); -1 where undefined.
         thresholds: IoU threshold of each entry of the first dimension.
     """
-    every = precision[:, :, :, :, -1]
-    at = {name: every[np.isclose(thresholds, iou)][..., 0] for name, iou in (("AP50", 0.5), ("AP75", 0.75))}
-    of_area = {name: every[..., index] for index, name in enumerate(("APs", "APm", "APl"), start=1)}
-    parts = {"AP": every[..., 0], **at, **of_area}
-    return {name: _mean(parts[name]) for name in _METRICS}
+    max_detections_precision = precision[:, :, :, :, -1]
+    at_iou = {
+        name: max_detections_precision[np.isclose(thresholds, iou)][..., 0]
+        for name, iou in (("AP50", 0.5), ("AP75", 0.75))
+    }
+    of_area = {name: max_detections_precision[..., index] for index, name in enumerate(("APs", "APm", "APl"), start=1)}
+    by_metric = {"AP": max_detections_precision[..., 0], **at_iou, **of_area}
+    return {name: _mean(by_metric[name]) for name in _METRICS}
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -237,5 +240,5 @@ def instances_to_coco_json(instances, img_id):
     ]
 
 
-def _unsupported(what: str) -> NotImplementedError:
-    return NotImplementedError(f"The bundled subset of detectron2 does not evaluate {what}; install detectron2.")
+def _unsupported(feature: str) -> NotImplementedError:
+    return NotImplementedError(f"The bundled subset of detectron2 does not evaluate {feature}; install detectron2.")

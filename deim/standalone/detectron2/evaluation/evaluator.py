@@ -35,12 +35,12 @@ class DatasetEvaluators(DatasetEvaluator):
         self._evaluators = evaluators
 
     def process(self, inputs, outputs):
-        for one in self._evaluators:
-            one.process(inputs, outputs)
+        for evaluator in self._evaluators:
+            evaluator.process(inputs, outputs)
 
     def reset(self):
-        for one in self._evaluators:
-            one.reset()
+        for evaluator in self._evaluators:
+            evaluator.reset()
 
     def evaluate(self):
         joined = OrderedDict()
@@ -54,23 +54,23 @@ class DatasetEvaluators(DatasetEvaluator):
         return joined
 
 
-class _Stopwatch:
+class _PhaseTimer:
     """Timer for the phases of the loop, in seconds."""
 
     def __init__(self):
         self.restart()
 
     def restart(self):
-        self.begun = self._lap = time.perf_counter()
-        self.spent = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
+        self.start = self._lap = time.perf_counter()
+        self.seconds = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
 
     def lap(self, phase):
         now = time.perf_counter()
-        self.spent[phase] += now - self._lap
+        self.seconds[phase] += now - self._lap
         self._lap = now
 
     def total(self):
-        return time.perf_counter() - self.begun
+        return time.perf_counter() - self.start
 
 
 def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
@@ -95,7 +95,7 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
     total = len(data_loader)
     logger.info(f"Start inference on {total} batches")
     warmup = min(5, total - 1)
-    watch = _Stopwatch()
+    timer = _PhaseTimer()
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(inference_context(model))
@@ -104,8 +104,8 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
             call["on_start"]()
         for index, inputs in enumerate(data_loader):
             if index == warmup:
-                watch.restart()
-            watch.lap("Dataloading")
+                timer.restart()
+            timer.lap("Dataloading")
             if call["before_inference"]:
                 call["before_inference"]()
             outputs = model(inputs)
@@ -113,30 +113,33 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks=None):
                 call["after_inference"]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            watch.lap("Inference")
+            timer.lap("Inference")
             evaluator.process(inputs, outputs)
-            watch.lap("Eval")
+            timer.lap("Eval")
             counted = index + 1 - warmup * (index >= warmup)
-            if index >= warmup * 2 or watch.spent["Inference"] / counted > 5:
-                _log_progress(watch, index + 1, total, counted)
+            if index >= warmup * 2 or timer.seconds["Inference"] / counted > 5:
+                _log_progress(timer, index + 1, total, counted)
         if call["on_end"]:
             call["on_end"]()
-    compute = watch.spent["Inference"]
-    for what, seconds, shown in (("time", watch.total(), watch.total()), ("pure compute time", compute, int(compute))):
+    compute = timer.seconds["Inference"]
+    for quantity, seconds, displayed_seconds in (
+        ("time", timer.total(), timer.total()),
+        ("pure compute time", compute, int(compute)),
+    ):
         logger.info(
-            f"Total inference {what}: {datetime.timedelta(seconds=shown)} "
+            f"Total inference {quantity}: {datetime.timedelta(seconds=displayed_seconds)} "
             f"({seconds / (total - warmup):.6f} s / iter per device, on {get_world_size()} devices)"
         )
     results = evaluator.evaluate()
     return {} if results is None else results
 
 
-def _log_progress(watch: _Stopwatch, done: int, total: int, counted: int) -> None:
-    per_iter = watch.total() / counted
-    phases = " ".join(f"{phase}: {seconds / counted:.4f} s/iter." for phase, seconds in watch.spent.items())
-    eta = datetime.timedelta(seconds=int(per_iter * (total - done)))
+def _log_progress(timer: _PhaseTimer, num_batches: int, total: int, counted: int) -> None:
+    per_iter = timer.total() / counted
+    phases = " ".join(f"{phase}: {seconds / counted:.4f} s/iter." for phase, seconds in timer.seconds.items())
+    eta = datetime.timedelta(seconds=int(per_iter * (total - num_batches)))
     log_every_n_seconds(
-        logging.INFO, f"Inference done {done}/{total}. {phases} Total: {per_iter:.4f} s/iter. ETA={eta}", n=5
+        logging.INFO, f"Inference done {num_batches}/{total}. {phases} Total: {per_iter:.4f} s/iter. ETA={eta}", n=5
     )
 
 

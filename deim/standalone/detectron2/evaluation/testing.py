@@ -22,10 +22,10 @@ def print_csv_format(results):
         if not isinstance(metrics, Mapping):
             logger.info(f"copypaste: {task}={metrics}")
             continue
-        shown = {name: value for name, value in metrics.items() if "-" not in name}  # no per-class AP
+        main_metrics = {name: value for name, value in metrics.items() if "-" not in name}  # no per-class AP
         logger.info(f"copypaste: Task: {task}")
-        logger.info("copypaste: " + ",".join(shown))
-        logger.info("copypaste: " + ",".join(f"{value:.4f}" for value in shown.values()))
+        logger.info("copypaste: " + ",".join(main_metrics))
+        logger.info("copypaste: " + ",".join(f"{value:.4f}" for value in main_metrics.values()))
 
 
 def flatten_results_dict(results):

@@ -46,11 +46,11 @@ class BoxMode(IntEnum):
                 f"The bundled subset of detectron2 does not convert {from_mode!r} to {to_mode!r}. "
                 "Install detectron2 for rotated boxes."
             )
-        for near, far in ((0, 2), (1, 3)):
+        for min_index, max_index in ((0, 2), (1, 3)):
             if to_mode == BoxMode.XYXY_ABS:
-                boxes[:, far] += boxes[:, near]
+                boxes[:, max_index] += boxes[:, min_index]
             else:
-                boxes[:, far] -= boxes[:, near]
+                boxes[:, max_index] -= boxes[:, min_index]
         if isinstance(box, (list, tuple)):
             return type(box)(boxes[0].tolist())
         return boxes.numpy() if isinstance(box, np.ndarray) else boxes
@@ -114,8 +114,8 @@ class Boxes:
         self.tensor = self.tensor * self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y])
 
     def __getitem__(self, item) -> "Boxes":
-        picked = self.tensor[item]
-        return Boxes(picked.view(1, -1) if isinstance(item, int) else picked)
+        selected = self.tensor[item]
+        return Boxes(selected.view(1, -1) if isinstance(item, int) else selected)
 
     def __len__(self) -> int:
         return self.tensor.shape[0]

@@ -68,8 +68,8 @@ class ImageList:
             batch = F.pad(tensors[0], (0, width - w, 0, height - h), value=pad_value)[None]
         else:
             batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
-            for place, image in zip(batch, tensors, strict=True):
-                place[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+            for canvas, image in zip(batch, tensors, strict=True):
+                canvas[..., : image.shape[-2], : image.shape[-1]].copy_(image)
         return ImageList(batch.contiguous(), sizes)
 
 

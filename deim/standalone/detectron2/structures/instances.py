@@ -100,18 +100,18 @@ class Instances:
             KeyError: if an entry lacks a field of the first one.
             ValueError: if a field is not a tensor, a list, or an object whose class has ``cat``.
         """
-        if not all(isinstance(one, Instances) for one in instance_lists) or not len(instance_lists):
+        if not all(isinstance(instances, Instances) for instances in instance_lists) or not len(instance_lists):
             raise AssertionError("Instances.cat needs a non-empty list of Instances")
         first = instance_lists[0]
         if len(instance_lists) == 1:
             return first
         size = first.image_size
         # Tracing turns the image size into a tensor.
-        if not isinstance(size, torch.Tensor) and any(one.image_size != size for one in instance_lists):
-            raise AssertionError(f"The image sizes differ: {[one.image_size for one in instance_lists]}")
+        if not isinstance(size, torch.Tensor) and any(instances.image_size != size for instances in instance_lists):
+            raise AssertionError(f"The image sizes differ: {[instances.image_size for instances in instance_lists]}")
         joined = Instances(size)
         for name in first.get_fields():
-            joined.set(name, _joined(name, [one.get(name) for one in instance_lists]))
+            joined.set(name, _joined(name, [instances.get(name) for instances in instance_lists]))
         return joined
 
     def __repr__(self) -> str:
@@ -124,11 +124,11 @@ class Instances:
 
 def _joined(name: str, values: list) -> Any:
     """Concatenate the values of one field."""
-    kind = type(values[0])
+    field_type = type(values[0])
     if isinstance(values[0], torch.Tensor):
         return torch.cat(values)
     if isinstance(values[0], list):
         return list(itertools.chain(*values))
-    if hasattr(kind, "cat"):
-        return kind.cat(values)
-    raise ValueError(f"Unsupported type {kind} for concatenation of the field {name!r}")
+    if hasattr(field_type, "cat"):
+        return field_type.cat(values)
+    raise ValueError(f"Unsupported type {field_type} for concatenation of the field {name!r}")

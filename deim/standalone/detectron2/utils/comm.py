@@ -42,8 +42,8 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         raise AssertionError(
             f"world size {world_size} is not a multiple of {num_workers_per_machine} processes per machine"
         )
-    for first in range(0, world_size, num_workers_per_machine):
-        members = range(first, first + num_workers_per_machine)
+    for first_rank in range(0, world_size, num_workers_per_machine):
+        members = range(first_rank, first_rank + num_workers_per_machine)
         group = dist.new_group(list(members))
         if get_rank() in members:
             _LOCAL_GROUP, _LOCAL_SIZE = group, num_workers_per_machine
@@ -108,8 +108,8 @@ def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
     if get_world_size() == 1:
         return [data]
     group = group or _object_group()
-    here = dist.get_rank(group) == dst
-    received: list[Any] | None = [None] * dist.get_world_size(group) if here else None
+    is_destination = dist.get_rank(group) == dst
+    received: list[Any] | None = [None] * dist.get_world_size(group) if is_destination else None
     dist.gather_object(data, received, dst=dst, group=group)
     return received if received is not None else []
 

@@ -214,10 +214,10 @@ class CommonMetricPrinter(EventWriter):
         """Return the remaining time, from the median iteration time or the time since the last line; "" if unknown."""
         if self._max_iter is None:
             return ""
-        left, per_iter = self._max_iter - storage.iter - 1, None
+        remaining, per_iter = self._max_iter - storage.iter - 1, None
         try:
             per_iter = storage.history("time").median(1000)
-            storage.put_scalar("eta_seconds", per_iter * left, smoothing_hint=False)
+            storage.put_scalar("eta_seconds", per_iter * remaining, smoothing_hint=False)
         except KeyError:
             now = time.perf_counter()
             if self._previous is not None and storage.iter > self._previous[0]:
@@ -225,31 +225,31 @@ class CommonMetricPrinter(EventWriter):
             self._previous = (storage.iter, now)
         if per_iter is None:
             return ""
-        return f"eta: {datetime.timedelta(seconds=int(per_iter * left))}  "
+        return f"eta: {datetime.timedelta(seconds=int(per_iter * remaining))}  "
 
     def write(self):
         storage = get_event_storage()
         if storage.iter == self._max_iter:
             return  # nothing to report after the last iteration
 
-        def shown(name, template, pick):
+        def format_scalar(name, template, pick):
             return template.format(pick(storage.history(name))) if name in storage.histories() else ""
 
-        def medians(part):
+        def medians(substring):
             return "  ".join(
                 f"{name}: {buffer.median(storage.count_samples(name, self._window_size)):.4g}"
                 for name, buffer in storage.histories().items()
-                if part in name
+                if substring in name
             )
 
         count = storage.count_samples("data_time", self._window_size) if "data_time" in storage.histories() else 0
         pieces = [
             f" {self._eta(storage)}iter: {storage.iter}  {medians('loss')}  {medians('[metric]')}  ",
-            shown("time", "time: {:.4f}  ", lambda h: h.global_avg()),
-            shown("time", "last_time: {:.4f}  ", lambda h: h.latest()),
-            shown("data_time", "data_time: {:.4f}  ", lambda h: h.avg(count)),
-            shown("data_time", "last_data_time: {:.4f}  ", lambda h: h.latest()),
-            " lr: " + (shown("lr", "{:.5g}", lambda h: h.latest()) or "N/A") + "  ",
+            format_scalar("time", "time: {:.4f}  ", lambda h: h.global_avg()),
+            format_scalar("time", "last_time: {:.4f}  ", lambda h: h.latest()),
+            format_scalar("data_time", "data_time: {:.4f}  ", lambda h: h.avg(count)),
+            format_scalar("data_time", "last_data_time: {:.4f}  ", lambda h: h.latest()),
+            " lr: " + (format_scalar("lr", "{:.5g}", lambda h: h.latest()) or "N/A") + "  ",
         ]
         if torch.cuda.is_available():
             pieces.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")

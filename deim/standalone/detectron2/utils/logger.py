@@ -33,8 +33,8 @@ class _ColorfulFormatter(logging.Formatter):
         message = super().formatMessage(record)
         if record.levelno not in _MARKED_LEVELS:
             return message
-        word, style = _MARKED_LEVELS[record.levelno]
-        return f"{colored(word, **style)} {message}"
+        level_name, style = _MARKED_LEVELS[record.levelno]
+        return f"{colored(level_name, **style)} {message}"
 
 
 @functools.cache
@@ -108,12 +108,12 @@ def log_every_n_seconds(lvl, msg, n=1, *, name=None):
         name: name of the logger; by default the module of the caller.
     """
     frame = sys._getframe(1)
-    place = (frame.f_code.co_filename, frame.f_lineno)
+    call_site = (frame.f_code.co_filename, frame.f_lineno)
     now = time.time()
-    if now - _LAST_LOGGED.get(place, -float("inf")) >= n:
+    if now - _LAST_LOGGED.get(call_site, -float("inf")) >= n:
         module = frame.f_globals["__name__"]
         logging.getLogger(name or ("detectron2" if module == "__main__" else module)).log(lvl, msg)
-        _LAST_LOGGED[place] = now
+        _LAST_LOGGED[call_site] = now
 
 
 def create_small_table(small_dict):

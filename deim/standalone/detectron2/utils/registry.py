@@ -14,13 +14,13 @@ def locate(name: str) -> Any:
     Raises:
         ImportError: if ``name`` cannot be imported.
     """
-    found = pydoc.locate(name)
-    if found is None:
+    target = pydoc.locate(name)
+    if target is None:
         # pydoc does not find torch.optim.sgd, since its package deletes the name "sgd"; hydra does.
         from hydra.utils import _locate
 
-        found = _locate(name)
-    return found
+        target = _locate(name)
+    return target
 
 
 def _convert_target_to_string(target: Any) -> str:

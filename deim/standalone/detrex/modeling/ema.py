@@ -18,9 +18,9 @@ class EMAState:
     @classmethod
     def FromModel(cls, model: nn.Module, device: str = "") -> "EMAState":
         """Return a state with copies of the tensors of a model."""
-        made = cls()
-        made.save_from(model, device)
-        return made
+        state = cls()
+        state.save_from(model, device)
+        return state
 
     def get_model_state_iterator(self, model: nn.Module):
         return itertools.chain(model.named_parameters(), model.named_buffers())

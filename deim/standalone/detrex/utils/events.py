@@ -20,7 +20,7 @@ class WandbWriter(EventWriter):
         try:
             import wandb
         except ImportError as error:
-            raise ImportError("train.wandb.enabled=True needs the package wandb: pip install wandb") from error
+            raise ImportError("train.wandb.enabled=True needs the package wandb: pip install 'deim[wandb]'") from error
         self._window_size = window_size
         self._writer = wandb.init(config=OmegaConf.to_container(cfg, resolve=True), **cfg.train.wandb.params)
         self._last_write = -1

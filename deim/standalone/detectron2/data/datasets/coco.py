@@ -51,14 +51,16 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
     records, skipped = [], 0
     for image_id in image_ids:
         image = api.imgs[image_id]
-        read = [_read_annotation(a, keys, index_of, f"{json_file}, image {image_id}") for a in api.imgToAnns[image_id]]
-        skipped += read.count(None)
+        annotations = [
+            _read_annotation(a, keys, index_of, f"{json_file}, image {image_id}") for a in api.imgToAnns[image_id]
+        ]
+        skipped += annotations.count(None)
         record = {
             "file_name": os.path.join(image_root, image["file_name"]),
             "height": image["height"],
             "width": image["width"],
             "image_id": image_id,
-            "annotations": [annotation for annotation in read if annotation is not None],
+            "annotations": [annotation for annotation in annotations if annotation is not None],
         }
         records.append(record)
     if skipped:
@@ -79,13 +81,13 @@ def _learn_classes(api: COCO, dataset_name: str) -> dict[int, int]:
 
 
 def _check_annotations(api: COCO, image_ids: list, json_file: str) -> None:
-    listed = [annotation["id"] for image_id in image_ids for annotation in api.imgToAnns[image_id]]
-    if len(listed) < len(api.anns):
+    annotation_ids = [annotation["id"] for image_id in image_ids for annotation in api.imgToAnns[image_id]]
+    if len(annotation_ids) < len(api.anns):
         logger.warning(
-            f"{json_file} contains {len(api.anns)} annotations, but only {len(listed)} of them match to images in the file."
+            f"{json_file} contains {len(api.anns)} annotations, but only {len(annotation_ids)} of them match to images in the file."
         )
     # COCO's "minival" files contain duplicate ids.
-    if "minival" not in json_file and len(set(listed)) != len(listed):
+    if "minival" not in json_file and len(set(annotation_ids)) != len(annotation_ids):
         raise AssertionError(f"Annotation ids in '{json_file}' are not unique!")
 
 

@@ -42,11 +42,11 @@ class Augmentation:
         """
         if self.input_args is None:
             self.input_args = self._names_of_inputs()
-        chosen = self.get_transform(*(getattr(aug_input, name) for name in self.input_args))
-        if not isinstance(chosen, (Transform, TransformList)):
-            raise AssertionError(f"{type(self)}.get_transform must return a Transform, got {chosen!r}")
-        aug_input.transform(chosen)
-        return chosen
+        transform = self.get_transform(*(getattr(aug_input, name) for name in self.input_args))
+        if not isinstance(transform, (Transform, TransformList)):
+            raise AssertionError(f"{type(self)}.get_transform must return a Transform, got {transform!r}")
+        aug_input.transform(transform)
+        return transform
 
     def _names_of_inputs(self) -> tuple[str, ...]:
         parameters = inspect.signature(self.get_transform).parameters
@@ -68,13 +68,13 @@ class Augmentation:
             return super().__repr__()
         arguments = {p.name: getattr(self, p.name) for p in parameters if getattr(self, p.name) is not p.default}
         texts = {name: pprint.pformat(value) for name, value in arguments.items()}
-        shown = (f"{name}={'...' if chr(10) in text else text}" for name, text in texts.items())
-        return f"{type(self).__name__}({', '.join(shown)})"
+        formatted = (f"{name}={'...' if chr(10) in text else text}" for name, text in texts.items())
+        return f"{type(self).__name__}({', '.join(formatted)})"
 
     __str__ = __repr__
 
 
-class _Always(Augmentation):
+class _FixedTransform(Augmentation):
     """A policy that always returns the same transform."""
 
     def __init__(self, tfm: Transform):
@@ -105,7 +105,7 @@ class AugmentationList(Augmentation):
         for aug in augs:
             if not isinstance(aug, (Transform, Augmentation)):
                 raise AssertionError(f"AugmentationList needs augmentations or transforms, got {aug!r}")
-        self.augs = [aug if isinstance(aug, Augmentation) else _Always(aug) for aug in augs]
+        self.augs = [aug if isinstance(aug, Augmentation) else _FixedTransform(aug) for aug in augs]
 
     def __call__(self, aug_input) -> TransformList:
         return TransformList([aug(aug_input) for aug in self.augs])

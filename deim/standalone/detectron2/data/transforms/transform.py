@@ -36,10 +36,10 @@ class ResizeTransform(Transform):
         return self._resize_by_pil(img, interp) if img.dtype == np.uint8 else self._resize_by_torch(img, interp)
 
     def _resize_by_pil(self, img, interp):
-        single = img.ndim > 2 and img.shape[2] == 1
-        picture = Image.fromarray(img[:, :, 0] if single else img)
-        resized = np.asarray(picture.resize((self.new_w, self.new_h), interp))
-        return resized[..., None] if single else resized
+        is_single_channel = img.ndim > 2 and img.shape[2] == 1
+        image = Image.fromarray(img[:, :, 0] if is_single_channel else img)
+        resized = np.asarray(image.resize((self.new_w, self.new_h), interp))
+        return resized[..., None] if is_single_channel else resized
 
     def _resize_by_torch(self, img, interp):
         mode = _TORCH_MODES[interp]

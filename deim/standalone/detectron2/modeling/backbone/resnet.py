@@ -59,8 +59,8 @@ class _Block(nn.Module):
 class _ResidualBlock(_Block):
     def __init__(self, in_channels, out_channels, stride, norm):
         super().__init__(in_channels, out_channels, stride)
-        same = in_channels == out_channels
-        self.shortcut = None if same else _Conv2d(in_channels, out_channels, 1, stride, norm=norm)
+        has_same_channels = in_channels == out_channels
+        self.shortcut = None if has_same_channels else _Conv2d(in_channels, out_channels, 1, stride, norm=norm)
 
     def _branch(self, x):
         raise NotImplementedError
@@ -97,10 +97,10 @@ class BottleneckBlock(_ResidualBlock):
         dilation=1,
     ):
         super().__init__(in_channels, out_channels, stride, norm)
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        stride1, stride3 = (stride, 1) if stride_in_1x1 else (1, stride)
         width = bottleneck_channels
-        self.conv1 = _Conv2d(in_channels, width, 1, first, norm=norm)
-        self.conv2 = _Conv2d(width, width, 3, second, dilation, norm=norm, dilation=dilation, groups=num_groups)
+        self.conv1 = _Conv2d(in_channels, width, 1, stride1, norm=norm)
+        self.conv2 = _Conv2d(width, width, 3, stride3, dilation, norm=norm, dilation=dilation, groups=num_groups)
         self.conv3 = _Conv2d(width, out_channels, 1, norm=norm)
 
     def _branch(self, x):
@@ -142,9 +142,9 @@ class ResNet(Backbone):
         names = [f"res{index + 2}" for index in range(len(stages))]
         if out_features is None:
             out_features = names[-1:]
-        needed = max(names.index(name) + 1 if name in names else 0 for name in out_features)
+        num_stages = max(names.index(name) + 1 if name in names else 0 for name in out_features)
         self.stem = stem
-        self._add_stages(names[:needed], stages[:needed])
+        self._add_stages(names[:num_stages], stages[:num_stages])
         self._out_features = out_features
         unknown = [name for name in out_features if name not in ("stem", *self.stage_names)]
         if unknown:
@@ -199,9 +199,9 @@ class ResNet(Backbone):
             AssertionError: if such a list does not have ``num_blocks`` entries, or ``xx`` is given as well.
         """
         for name in kwargs:
-            plain = name.removesuffix("_per_block")
-            if plain != name and (plain in kwargs or len(kwargs[name]) != num_blocks):
-                raise AssertionError(f"{name} needs {num_blocks} values, and excludes {plain}")
+            argument = name.removesuffix("_per_block")
+            if argument != name and (argument in kwargs or len(kwargs[name]) != num_blocks):
+                raise AssertionError(f"{name} needs {num_blocks} values, and excludes {argument}")
         blocks = []
         for index in range(num_blocks):
             options = {

@@ -21,8 +21,8 @@ class _DropPath(nn.Module):
     def forward(self, x):
         if not self.training or self.prob == 0:
             return x
-        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device, dtype=x.dtype) >= self.prob
-        return x * kept / (1 - self.prob)
+        keep = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device, dtype=x.dtype) >= self.prob
+        return x * keep / (1 - self.prob)
 
 
 class _Mlp(nn.Module):
@@ -133,8 +133,8 @@ class _PatchMerging(nn.Module):
 
     def forward(self, x):
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        parts = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(parts, dim=-1)))
+        quarters = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(quarters, dim=-1)))
 
 
 class _Stage(nn.Module):

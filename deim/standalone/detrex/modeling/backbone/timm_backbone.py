@@ -67,7 +67,7 @@ def _create_model(**arguments):
     try:
         import timm
     except ImportError as error:
-        raise RuntimeError("TimmBackbone needs timm: pip install timm") from error
+        raise RuntimeError("TimmBackbone needs timm: pip install 'deim[timm]'") from error
     try:
         return timm.create_model(**arguments)
     except Exception as error:

@@ -11,9 +11,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from deim.errors import CheckpointError, ConfigError
-from deim.inference.export.metadata import KEY, STRIDE, Metadata
-from deim.inference.export.plugin import runnable
-from deim.inference.pictures import network_input
+from deim.inference.export.metadata import METADATA_KEY, STRIDE, Metadata
+from deim.inference.export.plugin import with_plugin_definition
+from deim.inference.images import to_network_input
 
 
 class Session(Protocol):
@@ -39,27 +39,27 @@ class ExportedRunner:
 
     def prepare(self, image: np.ndarray) -> Tensor:
         size = self._size(image.shape[0], image.shape[1])
-        return torch.from_numpy(network_input(image, size, self.metadata.channels))
+        return torch.from_numpy(to_network_input(image, size, self.metadata.channels))
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) to resize an image to."""
-        wanted = self.metadata.size
+        export_size = self.metadata.size
         if not self.metadata.dynamic_size:
-            return wanted[0], wanted[1]
+            return export_size[0], export_size[1]
         # about as many pixels as the export size, with the aspect ratio of the image
-        scale = (wanted[0] * wanted[1] / (height * width)) ** 0.5
-        rows, columns = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
-        return rows, columns
+        scale = (export_size[0] * export_size[1] / (height * width)) ** 0.5
+        new_height, new_width = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
+        return new_height, new_width
 
     def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
         """Run images of the same size as one batch."""
-        found: dict[int, Instances] = {}
+        results: dict[int, Instances] = {}
         for shape in dict.fromkeys(image.shape for image in images):
-            places = [place for place, image in enumerate(images) if image.shape == shape]
-            outputs = self.session(np.stack([images[place].numpy() for place in places]))
-            for place, scores, labels, boxes in zip(places, *outputs, strict=True):
-                found[place] = _instances(sizes[place], scores, labels, boxes)
-        return [found[place] for place in range(len(images))]
+            indices = [index for index, image in enumerate(images) if image.shape == shape]
+            outputs = self.session(np.stack([images[index].numpy() for index in indices]))
+            for index, scores, labels, boxes in zip(indices, *outputs, strict=True):
+                results[index] = _instances(sizes[index], scores, labels, boxes)
+        return [results[index] for index in range(len(images))]
 
 
 def _instances(size: tuple[int, int], scores: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> Instances:
@@ -76,14 +76,14 @@ class OnnxSession:
     """ONNX Runtime session of an ``.onnx`` file; on a GPU if requested and the GPU build is installed."""
 
     def __init__(self, path: str, device: str = "auto"):
-        runtime = _import("onnxruntime", path)
+        runtime = _import("onnxruntime", path, "export")
         runtime.set_default_logger_severity(3)
         providers = runtime.get_available_providers()
         on_gpu = device.startswith("cuda") or (device == "auto" and "CUDAExecutionProvider" in providers)
         if on_gpu and "CUDAExecutionProvider" not in providers:
             raise ConfigError("this ONNX Runtime has no CUDA support: pip install onnxruntime-gpu, or use device='cpu'")
         self.session = _open(path, lambda: start_onnx(path, on_gpu))
-        self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
         self.input = self.session.get_inputs()[0].name
         self.description = f"ONNX Runtime on {'cuda' if on_gpu else 'cpu'}"
 
@@ -95,17 +95,17 @@ class OpenVINOSession:
     """OpenVINO session of an ``.xml`` file; on the CPU unless "gpu" or another of its devices is requested."""
 
     def __init__(self, path: str, device: str = "auto"):
-        openvino = _import("openvino", path)
+        openvino = _import("openvino", path, "openvino")
         name = "CPU" if device in ("auto", "cpu") else device.upper()
         model = _open(path, lambda: openvino.Core().read_model(path))
-        text = str(model.get_rt_info(KEY).value) if model.has_rt_info(KEY) else None
+        text = str(model.get_rt_info(METADATA_KEY).value) if model.has_rt_info(METADATA_KEY) else None
         self.metadata = Metadata.from_json(text, path)
         self.compiled = _open(path, lambda: compile_openvino(model, name))
         self.description = f"OpenVINO on {name}"
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        found = self.compiled(images)
-        return [found[output] for output in self.compiled.outputs]
+        outputs = self.compiled(images)
+        return [outputs[output] for output in self.compiled.outputs]
 
 
 def start_onnx(path: str, on_gpu: bool = False) -> Any:
@@ -115,7 +115,7 @@ def start_onnx(path: str, on_gpu: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(runnable(path), options, providers=providers)
+    return onnxruntime.InferenceSession(with_plugin_definition(path), options, providers=providers)
 
 
 def compile_openvino(model: Any, name: str = "CPU") -> Any:
@@ -154,15 +154,15 @@ def load_exported(path: str, device: str = "auto") -> ExportedRunner:
     return ExportedRunner(path, open_session(path, device))
 
 
-def _import(name: str, path: str) -> Any:
+def _import(name: str, path: str, extra: str) -> Any:
     try:
         return __import__(name)
     except ImportError as error:
-        raise ConfigError(f"{path} requires {name}: pip install {name}") from error
+        raise ConfigError(f"{path} requires {name}: pip install 'deim[{extra}]'") from error
 
 
-def _open(path: str, action: Callable[[], Any]) -> Any:
+def _open(path: str, open_file: Callable[[], Any]) -> Any:
     try:
-        return action()
+        return open_file()
     except Exception as error:  # the runtimes raise their own exceptions, and plain RuntimeErrors
         raise CheckpointError(f"{path} cannot be opened: {str(error).strip().splitlines()[-1]}") from error

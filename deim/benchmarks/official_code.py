@@ -17,7 +17,7 @@ def require_checkout(folder: str) -> None:
     """Check that a folder is a checkout of the official code.
 
     Raises:
-        ConfigError: if it is not.
+        ConfigError: if the folder is not a checkout of the official code.
     """
     if not (Path(folder) / CONFIG).is_file():
         raise ConfigError(f"{folder} is not a checkout of the official DEIM code: it does not contain {CONFIG}")
@@ -81,7 +81,7 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
     return config
 
 
-def official_average(model: Any) -> Any:
+def official_ema(model: Any) -> Any:
     """Return the official EMA of a model."""
     from engine.optim.ema import ModelEMA  # type: ignore[import-not-found]
 
@@ -103,7 +103,7 @@ def select_every_token(config: Any, size: int) -> int:
     return decoder["num_queries"]
 
 
-def official_rates(config: Any, iters_per_epoch: int) -> Iterator[float]:
+def official_learning_rates(config: Any, iters_per_epoch: int) -> Iterator[float]:
     """Yield the learning rate of every iteration of the official schedule, relative to the base."""
     optimizer = config.optimizer
     base = [group["lr"] for group in optimizer.param_groups]

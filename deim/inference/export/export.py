@@ -1,4 +1,4 @@
-"""Exporting a checkpoint to a verified file."""
+"""Export of a checkpoint to a verified file."""
 
 import itertools
 import tempfile
@@ -6,20 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deim.errors import ConfigError
-from deim.inference.export.checking import compare
-from deim.inference.export.onnx import Exported, ExportOptions, export_onnx
+from deim.inference.export.onnx import ExportedModel, ExportOptions, export_onnx
 from deim.inference.export.openvino import to_openvino
 from deim.inference.export.tensorrt import build_engine, trtexec_command
-from deim.inference.exported import open_session
-from deim.inference.pictures import as_rgb, listed
-from deim.inference.source import load_trained
+from deim.inference.export.verification import compare_detections
+from deim.inference.exported_runner import open_session
+from deim.inference.images import as_rgb, iterate_images
+from deim.inference.trained_model import load_trained
 
 SUFFIXES = (".onnx", ".xml", ".engine")
 # Maximum number of images to read from a directory.
-_FEW = 16
+_MAX_IMAGES = 16
 
 
-def usual_attention(output: str) -> str:
+def default_attention_form(output: str) -> str:
     """Return the best form of deformable attention for the runtime of the output file."""
     return "gather" if output.endswith(".engine") else "grid_sample"
 
@@ -30,7 +30,7 @@ def export(
     output: str,
     options: ExportOptions,
     images: str | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Export a model and verify the file.
 
@@ -38,7 +38,7 @@ def export(
         model, weights: see :class:`deim.Predictor`.
         output: output file; its suffix, one of :data:`SUFFIXES`, selects the format.
         images: directory of images for verification and int8 calibration; default: generated images, no calibration.
-        tell: called with progress messages.
+        log: called with progress messages.
 
     Raises:
         ConfigError: if an option is invalid, or a required package or program is not installed.
@@ -54,31 +54,33 @@ def export(
         )
     if suffix == ".xml" and options.attention == "plugin":
         raise ConfigError("attention='plugin' is supported by TensorRT only: export .engine or .onnx")
-    pictures = [as_rgb(one) for one in itertools.islice(listed(images), _FEW)] if images else []
+    rgb_images = [as_rgb(image) for image in itertools.islice(iterate_images(images), _MAX_IMAGES)] if images else []
     trained = load_trained(model, weights)
     with tempfile.TemporaryDirectory() as folder:
         # The .onnx of an engine is kept, as engines for other GPUs are built from it.
         onnx_file = Path(folder, "model.onnx") if suffix == ".xml" else Path(output).with_suffix(".onnx")
-        exported = export_onnx(trained, onnx_file, options, pictures)
+        exported = export_onnx(trained, onnx_file, options, rgb_images)
         if suffix == ".xml":
             to_openvino(onnx_file, output, exported.metadata)
-        checked = output if suffix == ".xml" else str(onnx_file)
-        _check(checked, exported, options, pictures, tell)
+        checked_path = output if suffix == ".xml" else str(onnx_file)
+        _check(checked_path, exported, options, rgb_images, log)
     if suffix == ".engine":
         batches = (1, 4, 16) if options.dynamic_batch else None
         build_engine(trtexec_command(onnx_file, output, exported.metadata, batches))
         Path(output + ".json").write_text(exported.metadata.to_json(), encoding="utf-8")
-        tell(f"wrote {output}; its inputs and outputs are described in {output}.json")
+        log(f"wrote {output}; its inputs and outputs are described in {output}.json")
 
 
-def _check(path: str, exported: Exported, options: ExportOptions, pictures: list, tell: Callable[[str], None]) -> None:
+def _check(
+    path: str, exported: ExportedModel, options: ExportOptions, rgb_images: list, log: Callable[[str], None]
+) -> None:
     session = open_session(path, "cpu")
     batch = None if options.dynamic_batch else options.batch
-    agreement = compare(exported.graph, session, exported.metadata, batch, pictures)
+    agreement = compare_detections(exported.graph, session, exported.metadata, batch, rgb_images)
     agreement.check(path, exported.metadata.dtype)
     size = Path(path).stat().st_size + (Path(path).with_suffix(".bin").stat().st_size if path.endswith(".xml") else 0)
-    tell(
-        f"wrote {path} ({size / 2**20:.1f} MiB). {session.description} finds {agreement.found} of {agreement.kept} "
-        f"detections of torch; maximum difference {agreement.difference:.1g}; "
-        f"batches: {', '.join(agreement.batches)}"
+    log(
+        f"wrote {path} ({size / 2**20:.1f} MiB). {session.description} finds {agreement.num_matched} of "
+        f"{agreement.num_detections} detections of torch; maximum difference {agreement.max_difference:.1g}; "
+        f"batches: {', '.join(agreement.batch_shapes)}"
     )

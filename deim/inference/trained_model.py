@@ -45,34 +45,34 @@ def load_trained(source: str, weights: str | None = None, device: str = "cpu") -
         DeimError: if a file or recipe does not exist, or they do not match.
     """
     if source.endswith(".py") or source in available() or weights is not None:
-        config, stored = _of_recipe(source, weights)
+        config, stored = _load_recipe(source, weights)
     else:
         stored = read_weights(source)
-        config = _config_of(stored)
+        config = _stored_config(stored)
     if "device" in config.model:
         config.model.device = device
     model = build(config, "model")
     load_stored_for_inference(model, stored)
-    return TrainedModel(model.eval(), config, _names(stored, model, config.model.get("num_classes")))
+    return TrainedModel(model.eval(), config, _class_names(stored, model, config.model.get("num_classes")))
 
 
-def _of_recipe(source: str, weights: str | None) -> tuple[Any, StoredWeights]:
+def _load_recipe(source: str, weights: str | None) -> tuple[Any, StoredWeights]:
     config = load_config(source)
     if weights is None:
         raise ConfigError(
             f"{source} is a recipe, which has no weights: also give a checkpoint, or 'coco' for published weights"
         )
-    stored = read_weights(published.path_of(source, weights))
+    stored = read_weights(published.weights_path(source, weights))
     config.model.num_classes = stored_num_classes(stored, recognize(stored.weights)) or config.model.num_classes
     return config, stored
 
 
-def _config_of(stored: StoredWeights) -> Any:
-    kept = stored.metadata.get("config")
-    return from_portable(kept, stored.path) if kept else identify(stored).config
+def _stored_config(stored: StoredWeights) -> Any:
+    config = stored.metadata.get("config")
+    return from_portable(config, stored.path) if config else identify(stored).config
 
 
-def _names(stored: StoredWeights, model: nn.Module, count: int | None) -> list[str]:
+def _class_names(stored: StoredWeights, model: nn.Module, count: int | None) -> list[str]:
     names: Sequence[str] = stored_classes(stored) or class_lists.infer_classes(model.state_dict()) or ()
     if not names and count is None:
         raise ConfigError(f"{stored.path} does not contain its class names or their number")

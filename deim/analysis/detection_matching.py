@@ -1,0 +1,113 @@
+"""Matching of detections with ground truth, and the outcome of each detection: correct, or a type of error.
+
+The error types follow TIDE (Bolya et al. 2020, arXiv 2008.08115, section 2.2), without its combined error "both".
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deim.structures.boxes import area, intersection, iou
+
+CORRECT, DUPLICATE, CLASS, LOCALIZATION, BACKGROUND, IGNORED = range(6)
+# Names by index. An "ignored" detection lies on a crowd of its class and counts neither as correct nor as an error.
+OUTCOMES = ("correct", "duplicate", "class", "localization", "background", "ignored")
+# Minimum IoU of a match, and minimum IoU with an object of the same class of a localization error.
+MATCH_IOU, LOCALIZATION_IOU = 0.5, 0.1
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """Ground truth and detections of one image.
+
+    Attributes:
+        file_name: file name of the image.
+        gt_boxes: (N, 4) XYXY in pixels.
+        gt_classes: (N,) class indices.
+        crowd_boxes: (C, 4) XYXY boxes around groups of objects.
+        crowd_classes: (C,) class indices of the crowds.
+        boxes: (M, 4) XYXY of the detections, best score first.
+        scores: (M,) scores of the detections.
+        classes: (M,) class indices of the detections.
+    """
+
+    file_name: str
+    gt_boxes: np.ndarray
+    gt_classes: np.ndarray
+    crowd_boxes: np.ndarray
+    crowd_classes: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    def filter_by_score(self, threshold: float) -> "ImageResult":
+        """Return a copy with only the detections of at least this score."""
+        keep = self.scores >= threshold
+        ground_truth = (self.gt_boxes, self.gt_classes, self.crowd_boxes, self.crowd_classes)
+        return ImageResult(self.file_name, *ground_truth, self.boxes[keep], self.scores[keep], self.classes[keep])
+
+
+@dataclass(frozen=True)
+class MatchResult:
+    """Results of :func:`match_detections` for one image.
+
+    Attributes:
+        outcomes: (M,) index into :data:`OUTCOMES` of each detection.
+        gt_indices: (M,) index of the object that a correct detection matches; -1 for all other detections.
+    """
+
+    outcomes: np.ndarray
+    gt_indices: np.ndarray
+
+    def top(self, count: int) -> "MatchResult":
+        """Return the results of the ``count`` best detections, which do not depend on detections with lower scores."""
+        return MatchResult(self.outcomes[:count], self.gt_indices[:count])
+
+
+def match_detections(result: ImageResult) -> MatchResult:
+    """Match detections with objects and classify the unmatched detections.
+
+    Each detection, best score first, takes the unmatched object of its class with the highest IoU of at least 0.5, as
+    in COCO's evaluation.
+    """
+    ious, on_crowd = iou_with_ground_truth(result), is_on_crowd(result)
+    same_class = result.classes[:, None] == result.gt_classes[None]
+    outcomes = np.full(len(result.boxes), BACKGROUND)
+    gt_indices = np.full(len(result.boxes), -1)
+    is_unmatched = np.ones(len(result.gt_boxes), bool)
+    for index, row in enumerate(ious):
+        same_class_ious = np.where(same_class[index], row, 0.0)
+        candidate_ious = np.where(is_unmatched, same_class_ious, 0.0)
+        if candidate_ious.size and candidate_ious.max() >= MATCH_IOU:
+            outcomes[index], gt_indices[index] = CORRECT, candidate_ious.argmax()
+            is_unmatched[gt_indices[index]] = False
+        else:
+            outcomes[index] = IGNORED if on_crowd[index] else _error_type(same_class_ious, row)
+    return MatchResult(outcomes, gt_indices)
+
+
+def _error_type(same_class_ious: np.ndarray, ious: np.ndarray) -> int:
+    """Return the error type of an unmatched detection.
+
+    Args:
+        same_class_ious: (N,) IoU with objects of the detection's class, zero for objects of other classes.
+        ious: (N,) IoU with all objects.
+    """
+    if same_class_ious.size and same_class_ious.max() >= MATCH_IOU:
+        return DUPLICATE
+    if ious.size and ious.max() >= MATCH_IOU:
+        return CLASS
+    return LOCALIZATION if same_class_ious.size and same_class_ious.max() >= LOCALIZATION_IOU else BACKGROUND
+
+
+def iou_with_ground_truth(result: ImageResult) -> np.ndarray:
+    """Return the (M, N) IoU of detections and objects."""
+    return iou(torch.from_numpy(result.boxes)[:, None], torch.from_numpy(result.gt_boxes)).numpy()
+
+
+def is_on_crowd(result: ImageResult) -> np.ndarray:
+    """Return (M,) bool: at least half of the detection lies on a crowd of its class."""
+    boxes = torch.from_numpy(result.boxes)[:, None]
+    covered = intersection(boxes, torch.from_numpy(result.crowd_boxes)) / area(boxes).clamp(min=1e-9)
+    return ((covered.numpy() >= MATCH_IOU) & (result.classes[:, None] == result.crowd_classes)).any(axis=1)

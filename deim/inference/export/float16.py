@@ -1,0 +1,100 @@
+"""Conversion of ONNX files to float16, except for values that overflow."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deim.errors import ConfigError
+from deim.inference.export.graph import example_input
+from deim.inference.export.plugin import define_plugin
+from deim.layers.ops.plugin import OPERATOR
+
+# Largest float16 value. Values on noise images may reach this fraction of the largest value; other images may exceed it.
+_FLOAT16_MAX, _SAFE_FRACTION = 65504.0, 0.1
+# ONNX's code of float32, and the suffix of the casts to float16 that the converter inserts.
+_ONNX_FLOAT32, _CAST_SUFFIX = 1, "_cast_to_fp16_node"
+# Operators that need more precision than float16 has.
+_FLOAT32_OPERATORS = ("TopK", "GridSample", "Range", "Resize", OPERATOR)
+
+
+def to_float16(path: str | Path) -> None:
+    """Convert an ONNX file to float16, in place; inputs and outputs keep their dtypes.
+
+    The file is run on noise, and nodes with an input or output beyond a tenth of float16's range stay in float32.
+    Values beyond the range would become Inf, and the model would find nothing.
+
+    Raises:
+        ConfigError: if ONNX Runtime is not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    except ImportError as error:
+        raise ConfigError(f"float16 requires the package {error.name}: pip install 'deim[export]'") from error
+    model = onnx.load(str(path))
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{index}"
+    large_values = _large_values(model)
+    float32_nodes = [node.name for node in model.graph.node if large_values & {*node.input, *node.output}]
+    converted = convert_float_to_float16(
+        model,
+        max_finite_val=_FLOAT16_MAX,
+        keep_io_types=True,
+        node_block_list=float32_nodes,
+        op_block_list=sorted({*DEFAULT_OP_BLOCK_LIST, *_FLOAT32_OPERATORS}),
+    )
+    _remove_cast_pairs(converted.graph)
+    onnx.save(converted, str(path))
+
+
+def _remove_cast_pairs(graph: Any) -> None:
+    """Remove casts to float16 and back between float32 nodes: the values between them would overflow."""
+    producers = {name: node for node in graph.node for name in node.output}
+    sources: dict[str, str] = {}
+    for node in graph.node:
+        producer = producers.get(node.input[0]) if node.op_type == "Cast" else None
+        if producer is not None and producer.name.endswith(_CAST_SUFFIX) and _cast_dtype(node) == _ONNX_FLOAT32:
+            sources[node.output[0]] = producer.input[0]
+    for node in graph.node:
+        node.input[:] = [sources.get(name, name) for name in node.input]
+    used_names = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    nodes = [node for node in graph.node if node.op_type != "Cast" or used_names & set(node.output)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _cast_dtype(cast: Any) -> int:
+    return next(attribute.i for attribute in cast.attribute if attribute.name == "to")
+
+
+def _large_values(model: Any) -> set[str]:
+    """Return the names of the values in a graph that are too large for float16."""
+    import onnx
+    import onnxruntime
+
+    probe = copy.deepcopy(model)
+    output_names = {value.name for value in probe.graph.output}
+    for node in probe.graph.node:
+        probe.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in node.output if name and name not in output_names
+        )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        define_plugin(probe).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    input_info = session.get_inputs()[0]
+    batch, _, height, width = (side if isinstance(side, int) else None for side in input_info.shape)
+    images = example_input(batch or 1, (height or 640, width or 640)).numpy()
+    names = [value.name for value in session.get_outputs()]
+    outputs = zip(names, session.run(names, {input_info.name: images}), strict=True)
+    return {name for name, value in outputs if _exceeds_float16(value)}
+
+
+def _exceeds_float16(value: Any) -> bool:
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or not value.size:
+        return False
+    finite = value[np.isfinite(value)]
+    return bool(finite.size and np.abs(finite).max() > _SAFE_FRACTION * _FLOAT16_MAX)

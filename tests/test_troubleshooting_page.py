@@ -1,0 +1,45 @@
+"""The messages on the troubleshooting page are messages of the code."""
+
+import ast
+import re
+from functools import cache
+
+import pytest
+
+from deim.config import load_config
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+MESSAGES = [text for text in re.findall(r"```text\n(.*?)\n```", PAGE, re.DOTALL) if "my_project/" not in text]
+VARIES = "\0"
+
+
+@cache
+def strings() -> list[str]:
+    """All string literals of the package; what an f-string inserts is VARIES."""
+    found = []
+    for path in (ROOT / "deim").rglob("*.py"):
+        if "standalone" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(p.value if isinstance(p, ast.Constant) else VARIES for p in node.values))
+    return found
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_is_one_of_the_code(message: str) -> None:
+    parts = [part for part in re.split(r"\.\.\.|\n", message) if re.search(r"\w{2}", part)]
+    assert parts
+    for part in parts:
+        assert any(part.strip() in text for text in strings()), part
+
+
+def test_the_config_of_an_own_project_loads(tmp_path) -> None:
+    config = tmp_path / "my_detector.py"
+    config.write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], encoding="utf-8")
+    cfg = load_config(str(config))
+    assert (cfg.train.output_dir, cfg.schedule.epochs) == ("output/my_detector", 60)
+    assert cfg.train.init_checkpoint == ""
