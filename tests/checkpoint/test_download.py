@@ -142,8 +142,8 @@ def test_dfine_weights_replace_unavailable_deim_weights(web: Web, caplog: pytest
 
 def test_deim_weights_are_preferred_if_available(web: Web) -> None:
     web.files[DRIVE] = File(weights())
-    for path_of in (published.initial_weights_path, published.weights_path):
-        assert path_of("deim_dfine/deim_dfine_s_coco", "coco").endswith("deim_dfine_s_coco.pth")
+    for get_path in (published.initial_weights_path, published.weights_path):
+        assert get_path("deim_dfine/deim_dfine_s_coco", "coco").endswith("deim_dfine_s_coco.pth")
 
 
 @pytest.mark.parametrize(
