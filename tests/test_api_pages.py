@@ -74,6 +74,6 @@ def test_every_page_is_in_the_navigation() -> None:
         ("[a config](../configs/common/train.py) and [a missing page](nothing.md)", None),
     ],
 )
-def test_links_lead_somewhere_on_the_site(written: str, on_site: str | None) -> None:
+def test_links_are_rewritten_for_the_site(written: str, on_site: str | None) -> None:
     page = SimpleNamespace(file=SimpleNamespace(src_path="docs/detrex.md"), meta={})
     assert on_page_markdown(written, page) == (on_site or written)

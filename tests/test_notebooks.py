@@ -9,7 +9,7 @@ import pytest
 from deim.cli.main import COMMANDS
 from deim.config import load_config
 from tests.conftest import ROOT
-from tests.test_docs import help_of
+from tests.test_docs import command_help
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -34,7 +34,7 @@ def test_outputs_are_cleared(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_exist(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", source(path, "markdown")):
         assert target.startswith("http") or (path.parent / target).exists(), target
 
@@ -46,7 +46,7 @@ def test_commands_options_and_keys_exist(path: Path) -> None:
     assert {name for name, _ in calls} >= {"make-shapes", "check-data", "train", "plot", "export"}
     for name, arguments in calls:
         assert name in COMMANDS
-        assert all(flag in help_of(name) for flag in re.findall(r"--[\w-]+", arguments)), (name, arguments)
+        assert all(flag in command_help(name) for flag in re.findall(r"--[\w-]+", arguments)), (name, arguments)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
