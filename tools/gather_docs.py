@@ -74,11 +74,14 @@ def _is_gathered(path: Path) -> bool:
 
 
 def on_page_content(html: str, page: Any, **_: object) -> str:
-    """Warn about roles in docstrings that ``docstring_links.py`` did not turn into links or code."""
+    """Warn about roles in docstrings that ``docstring_links.py`` did not turn into links or code.
+
+    Also show ``|`` in the code of tables, which GitHub needs as ``\\|``, without its backslash.
+    """
     roles = re.findall(r":(?:class|func|meth|mod|data|attr|exc|ref|math):(?=<code>|`)", html)
     for role in sorted(set(roles)) if page.file.src_path.startswith("docs/api/") else ():
         logger.warning(f"{page.file.src_path} shows the role {role} of a docstring as text")
-    return html
+    return re.sub(r"<code>[^<]*</code>", lambda code: code[0].replace(r"\|", "|"), html)
 
 
 def on_post_build(config: dict) -> None:
