@@ -59,7 +59,7 @@ def test_hidden_names_have_a_directive_of_their_own() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    pages = [*PAGES, *(ROOT / "docs").glob("*.md")]
+    pages = [*PAGES, *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/zh-CN").glob("*.md"), ROOT / "README.zh-CN.md"]
     missing = [str(page.relative_to(ROOT)) for page in pages if str(page.relative_to(ROOT)) not in navigation]
     assert missing == []
 

@@ -18,6 +18,7 @@ logger = logging.getLogger("mkdocs.hooks.gather_docs")
 ROOT = Path(__file__).resolve().parents[1]
 _PAGES = (
     "README.md",
+    "README.zh-CN.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "LICENSE",

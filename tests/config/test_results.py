@@ -32,30 +32,24 @@ def test_recipes_and_project_pages_state_the_published_result(name: str) -> None
     assert result.source in page
 
 
-def test_readme_states_the_published_results() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    recipes = text[text.index("## Recipes") : text.index("## Trained weights")]
-    for system, order in {
-        "deim_dfine": "nsmlx",
-        "dfine": "nsmlx",
-        "deim_rtdetrv2": ("r18vd_120e", "r34vd_120e", "r50vd_m_60e", "r50vd_60e", "r101vd_60e"),
-        "rtdetrv2": ("r18vd_120e", "r34vd_120e", "r50vd_m_7x", "r50vd_6x", "r101vd_6x"),
-        "deformable_detr": (),
-        "h_deformable_detr": (),
-        "dn_detr": (),
-    }.items():
-        (row,) = [line for line in recipes.splitlines() if f"(projects/{system})" in line]
-        stated = [float(number) for number in re.findall(r"\b\d\d\.\d\b", row)]
-        expected = [result.average_precision for name, result in RESULTS.items() if name.startswith(f"{system}/")]
-        if order:
-            expected = [RESULTS[f"{system}/{system}_{size}_coco"].average_precision for size in order]
-            assert stated == expected
-        else:
-            assert set(stated) <= set(expected)
-            assert stated
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_readme_states_published_results_sizes_and_weights(page: str) -> None:
+    systems = set()
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+        row = re.match(r"\| \[[^]]+\]\(projects/(\w+)/configs/(\w+)\.py\) \| (.*) \|$", line)
+        if row is None:
+            continue
+        system, name, cells = row.groups()
+        result = RESULTS[f"{system}/{name}"]
+        latency = "-" if result.latency is None else f"{result.latency} ms"
+        (weights,) = [file for file in published.published_for(result.recipe) if file.data == "coco"]
+        precision = f"[{result.average_precision}]({weights.url})"
+        assert cells.split(" | ") == [f"{result.parameters:.1f} M", f"{result.gflops:g}", latency, precision]
+        systems.add(system)
+    assert systems == {name.partition("/")[0] for name in RESULTS}
 
 
-def test_the_model_zoo_page_is_generated() -> None:
+def test_model_zoo_page_is_generated() -> None:
     page = (ROOT / "docs/model_zoo.md").read_text(encoding="utf-8")
     assert page.endswith(f"\n\n{zoo_tables.markdown(available())}\n"), "run: deim zoo --markdown"
 
