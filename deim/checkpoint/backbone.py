@@ -11,14 +11,22 @@ from torch import Tensor, nn
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.formats.backbones import BACKBONE_FORMATS
 from deim.checkpoint.reading import StoredWeights, read_weights
-from deim.checkpoint.renaming import group_names, to_native
+from deim.checkpoint.renaming import group_names
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
 # Buffers that a backbone computes itself. A file may lack them, or hold those of another image size.
-# The last two are the rotary embeddings of EVA-02.
-COMPUTED_BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask", "freqs_cos", "freqs_sin")
+# "freqs_cos" and "freqs_sin" are the rotary embeddings of EVA-02; the last two belong to DINOv3.
+COMPUTED_BUFFERS = (
+    "num_batches_tracked",
+    "relative_position_index",
+    "attn_mask",
+    "freqs_cos",
+    "freqs_sin",
+    "rope_embed.periods",
+    "qkv.bias_mask",
+)
 # A tensor name of Caffe2's ResNets, which detectron2 publishes as R-50.pkl.
 _CAFFE2 = "conv1_w"
 # First components of names that occur in detectors only.
@@ -60,6 +68,11 @@ class BackboneMatch:
         return num_matched / max(num_matched + num_missing, 1)
 
     @property
+    def agreement(self) -> float:
+        """Fraction of the tensors in both the backbone and the file whose shapes are equal, in [0, 1]."""
+        return len(self.weights) / max(len(self.weights) + len(self.mismatched_shapes), 1)
+
+    @property
     def has_extra_blocks(self) -> bool:
         """True if the file has more blocks in a stage than the backbone, as a deeper model does."""
         stages = {_stage(name) for name in self.matched}
@@ -67,7 +80,9 @@ class BackboneMatch:
         return any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
 
 
-def load_backbone_weights(backbone: nn.Module, path: str, allowed_missing: tuple[str, ...] | None = ()) -> None:
+def load_backbone_weights(
+    backbone: nn.Module, path: str, allowed_missing: tuple[str, ...] | None = (), reduced: bool = False
+) -> None:
     """Load the weights in ``path`` into a backbone and log the tensors it does not use, such as a classifier's.
 
     Args:
@@ -76,35 +91,40 @@ def load_backbone_weights(backbone: nn.Module, path: str, allowed_missing: tuple
             or a checkpoint of a whole detector.
         allowed_missing: prefixes of parameters that a classifier does not have. They keep their values if the file
             lacks them. None allows any parameters, up to a quarter of the backbone's tensors.
+        reduced: the backbone may be a reduced form of the file's: with fewer blocks, and with up to a quarter of its
+            tensors in another shape, which keep their values.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit the backbone.
     """
-    load_stored_backbone(backbone, read_weights(path), allowed_missing)
+    load_stored_backbone(backbone, read_weights(path), allowed_missing, reduced)
 
 
 def load_stored_backbone(
-    backbone: nn.Module, stored: StoredWeights, allowed_missing: tuple[str, ...] | None = ()
+    backbone: nn.Module, stored: StoredWeights, allowed_missing: tuple[str, ...] | None = (), reduced: bool = False
 ) -> None:
     """Load weights as :func:`load_backbone_weights` does, from a file that has been read already."""
     path = stored.path
     match = match_backbone(backbone, stored.weights, path)
     missing = [name for name in match.missing if allowed_missing is not None and not name.startswith(allowed_missing)]
     too_few = allowed_missing is None and match.coverage < _MIN_COVERAGE
-    wrong = [*match.mismatched_shapes, *missing] or (match.missing if too_few else [])
+    tolerated = match.mismatched_shapes if reduced and match.agreement >= _MIN_COVERAGE else []
+    mismatched = [] if tolerated else match.mismatched_shapes
+    wrong = [*mismatched, *missing] or (match.missing if too_few else [])
     if wrong:
         raise CheckpointError(
             f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing from the "
             "file or have a different shape:\n  " + "\n  ".join(group_names(wrong))
         )
-    if match.has_extra_blocks:
+    if match.has_extra_blocks and not reduced:
         raise CheckpointError(
             f"{path} belongs to a deeper model than this {type(backbone).__name__}. Tensors without a counterpart:\n  "
             + "\n  ".join(group_names(match.unused))
         )
     backbone.load_state_dict(match.weights, strict=False)
     details = [f"unused: {', '.join(group_names(match.unused))}" if match.unused else ""]
-    details.append(f"newly initialized: {', '.join(group_names(match.missing))}" if match.missing else "")
+    initialized = [*match.missing, *tolerated]
+    details.append(f"newly initialized: {', '.join(group_names(initialized))}" if initialized else "")
     logger.info("; ".join([f"Loaded the backbone from {path}", *filter(None, details)]))
 
 
@@ -199,7 +219,7 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
     layout = next((candidate for candidate in BACKBONE_FORMATS if candidate.recognizes(weights)), None)
     if layout is None:
         return dict(weights)
-    translated, left_over = to_native(weights, layout.rules)
+    translated, left_over = layout.to_native(weights)
     return translated | {name: weights[name] for name in left_over}
 
 

@@ -13,6 +13,7 @@ _HGNETV2 = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
 _RESNET_D = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
 _TORCHVISION = "https://download.pytorch.org/models/"
 _SWIN = "https://github.com/SwinTransformer/storage/releases/download/"
+_DRIVE = "https://drive.google.com/file/d/"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class PretrainedBackbone:
     Attributes:
         builder: name of the class or function that builds the backbone.
         size: value of the builder's argument that selects the size.
-        data: pretraining dataset: "imagenet" or "imagenet22k". The backbone's ``weights`` argument accepts this name.
+        data: pretraining dataset, "imagenet" or "imagenet22k", or the model that the weights are distilled from,
+            "dinov3". The backbone's ``weights`` argument accepts this name.
         url: URL of the file.
         pixels: normalization that published detectors use with it.
+        file_name: name of the downloaded file; "" for the last component of the URL.
     """
 
     builder: str
@@ -45,20 +48,32 @@ class PretrainedBackbone:
     data: str
     url: str
     pixels: PixelStatistics
+    file_name: str = ""
 
     @property
     def path(self) -> Path:
         """Path of the downloaded file."""
-        return cache_folder() / self.url.rpartition("/")[2]
+        return cache_folder() / (self.file_name or self.url.rpartition("/")[2])
 
 
 # Builder -> the argument that selects the size.
-SIZE_ARGUMENTS = {"HGNetV2": "name", "PResNet": "depth", "build_resnet": "depth", "build_swin": "size"}
+SIZE_ARGUMENTS = {
+    "HGNetV2": "name",
+    "PResNet": "depth",
+    "build_resnet": "depth",
+    "build_swin": "size",
+    "build_vit": "size",
+    "SpatialTuningAdapter": "size",
+}
 
 PRETRAINED: tuple[PretrainedBackbone, ...] = (
     *(
         PretrainedBackbone("HGNetV2", f"B{i}", "imagenet", f"{_HGNETV2}PPHGNetV2_B{i}_stage1.pth", UNIT)
         for i in range(7)
+    ),
+    *(
+        PretrainedBackbone("HGNetV2", size, "imagenet", f"{_HGNETV2}PPHGNetV2_B0_stage1.pth", UNIT)
+        for size in ("Atto", "Femto", "Pico")
     ),
     PretrainedBackbone("PResNet", 18, "imagenet", f"{_RESNET_D}ResNet18_vd_pretrained_from_paddle.pth", UNIT),
     PretrainedBackbone("PResNet", 34, "imagenet", f"{_RESNET_D}ResNet34_vd_pretrained_from_paddle.pth", UNIT),
@@ -80,6 +95,14 @@ PRETRAINED: tuple[PretrainedBackbone, ...] = (
     PretrainedBackbone(
         "build_swin", "large", "imagenet22k", f"{_SWIN}v1.0.0/swin_large_patch4_window7_224_22k.pth", IMAGENET
     ),
+    *(
+        PretrainedBackbone(builder, size, "dinov3", f"{_DRIVE}{identifier}/view", IMAGENET, file_name)
+        for builder in ("build_vit", "SpatialTuningAdapter")
+        for size, identifier, file_name in (
+            ("vit_tiny", "1YMTq_woOLjAcZnHSYNTsNg7f0ahj5LPs", "vitt_distill.pt"),
+            ("vit_tinyplus", "1COHfjzq5KfnEaXTluVGEOMdhpuVcG6Jt", "vittplus_distill.pt"),
+        )
+    ),
 )
 
 # File names from the table above and from other weights that users of detectron2 and detrex start from.
@@ -89,6 +112,8 @@ _PIXEL_STATISTICS_BY_FILE = {
     "R-*.pkl": IMAGENET,
     "resnet*": IMAGENET,
     "swin_*": IMAGENET,
+    "dinov3_*": IMAGENET,
+    "vitt*_distill*": IMAGENET,
     "convnext_*": IMAGENET,
     "focalnet_*": IMAGENET,
     "internimage_*": IMAGENET,

@@ -12,7 +12,8 @@
     model = build_model(cfg)
 
 ``cfg.MODEL.BACKBONE.NAME`` selects a backbone of this project for other detectron2 models: ``"HGNetV2"``,
-``"PResNet"``, ``"build_swin"``, ``"build_timm"``, or ``"build_resnet"``, which reads detectron2's keys.
+``"PResNet"``, ``"SpatialTuningAdapter"``, ``"build_vit"``, ``"build_swin"``, ``"build_timm"``, or ``"build_resnet"``,
+which reads detectron2's keys.
 """
 
 from detectron2.config import CfgNode, get_cfg
@@ -24,7 +25,8 @@ from deim.config.building import build
 
 
 def add_deim_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.DEIM``, ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN`` and ``MODEL.TIMM`` to ``cfg``."""
+    """Add ``MODEL.DEIM`` and the keys of the backbones to ``cfg``: ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN``,
+    ``MODEL.VIT``, ``MODEL.SPATIAL_TUNING`` and ``MODEL.TIMM``."""
     cfg.MODEL.DEIM = CfgNode()
     # name of a recipe in deim.config.model_zoo, which defines backbone, encoder, decoder and losses
     cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_l_coco"
@@ -49,6 +51,18 @@ def add_deim_config(cfg: CfgNode) -> None:
     cfg.MODEL.SWIN.WINDOW_SIZE = 7
     cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2
     cfg.MODEL.SWIN.WEIGHTS = ""
+
+    cfg.MODEL.VIT = CfgNode()
+    cfg.MODEL.VIT.SIZE = "dinov3_vits16"
+    cfg.MODEL.VIT.OUT_BLOCKS = [11]
+    cfg.MODEL.VIT.WEIGHTS = ""
+
+    cfg.MODEL.SPATIAL_TUNING = CfgNode()
+    cfg.MODEL.SPATIAL_TUNING.SIZE = "vit_tiny"
+    cfg.MODEL.SPATIAL_TUNING.OUT_BLOCKS = [3, 7, 11]
+    cfg.MODEL.SPATIAL_TUNING.PRIOR_CHANNELS = 16
+    cfg.MODEL.SPATIAL_TUNING.OUT_CHANNELS = 0  # 0: the width of the transformer
+    cfg.MODEL.SPATIAL_TUNING.WEIGHTS = ""
 
     cfg.MODEL.TIMM = CfgNode()
     cfg.MODEL.TIMM.NAME = "resnet50"

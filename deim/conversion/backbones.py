@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from deim.checkpoint.backbone import COMPUTED_BUFFERS, backbone_weights
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.reading import StoredWeights
-from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, hgnetv2, presnet, resnet, swin
+from deim.modeling.backbone import (
+    HGNetV2,
+    PResNet,
+    build_resnet,
+    build_swin,
+    build_vit,
+    hgnetv2,
+    presnet,
+    resnet,
+    swin,
+    vit,
+)
 
 
 @dataclass
@@ -53,11 +64,18 @@ def _backbones(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Callable[[]
     """Yield all backbones, largest first, because a larger one may contain a smaller one."""
     affine = any(".affine." in name for name in weights)
     for name in reversed(hgnetv2.ARCHITECTURES):
-        yield f'HGNetV2(name="{name}", learnable_affine={affine})', partial(HGNetV2, name, learnable_affine=affine)
+        # The reduced sizes have three stages.
+        last = f"stage{len(hgnetv2.ARCHITECTURES[name][1])}"
+        config = f'HGNetV2(name="{name}", learnable_affine={affine}'
+        config += f', out_features=["{last}"])' if name in hgnetv2.REDUCED else ")"
+        yield config, partial(HGNetV2, name, learnable_affine=affine, out_features=[last])
     for depth in sorted(presnet.DEPTHS, reverse=True):
         yield f"PResNet(depth={depth})", partial(PResNet, depth)
     for depth in sorted(resnet.DEPTHS, reverse=True):
         yield f"build_resnet(depth={depth})", partial(build_resnet, depth)
+    last_block = vit.DEPTH - 1
+    for size in reversed(vit.SIZES):
+        yield f'build_vit(size="{size}", out_blocks=[{last_block}])', partial(build_vit, size, [last_block])
     for size in reversed(swin.SIZES):
         for window in (7, 12):
             config = f'build_swin(size="{size}", window_size={window})'

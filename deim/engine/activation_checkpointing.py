@@ -15,6 +15,7 @@ from deim.errors import ConfigError
 from deim.layers import CSPRepLayer, RepELAN
 from deim.modeling.backbone.hgnetv2 import HGBlock
 from deim.modeling.backbone.presnet import ResidualBlock
+from deim.modeling.backbone.vit import ViTBlock
 from deim.modeling.decoder.layer import DecoderLayer
 from deim.modeling.encoder.deformable import DeformableEncoderLayer
 from deim.modeling.encoder.transformer import TransformerEncoderLayer
@@ -27,6 +28,7 @@ BLOCKS: tuple[type[nn.Module], ...] = (
     BasicBlock,
     BottleneckBlock,
     SwinTransformerBlock,
+    ViTBlock,
     TransformerEncoderLayer,
     DeformableEncoderLayer,
     CSPRepLayer,

@@ -7,24 +7,31 @@ from deim.layers.deformable_attention import MultiScaleDeformableAttention
 from deim.layers.linear import Linear
 from deim.layers.mlp import MLP
 from deim.layers.position_embedding import map_coordinates, sine_embedding, sine_position_embedding
-from deim.layers.rep_blocks import CSPRepLayer, RepELAN, RepVGGBlock
+from deim.layers.rep_blocks import CSPRepLayer, LightRepELAN, RepELAN, RepVGGBlock, SplitCSPRepLayer, SplitRepELAN
+from deim.layers.rotary_attention import RotaryAttention, rotary_angles, rotate
 
 __all__ = [
     "MLP",
     "AttentionBlock",
     "CSPRepLayer",
     "ConvNormAct",
+    "LightRepELAN",
     "Linear",
     "MultiScaleDeformableAttention",
     "RepConvNormAct",
     "RepELAN",
     "RepVGGBlock",
+    "RotaryAttention",
     "SelfAttention",
+    "SplitCSPRepLayer",
+    "SplitRepELAN",
     "attend",
     "attend_in_blocks",
     "build_activation",
     "fuse_conv_norm",
     "map_coordinates",
+    "rotary_angles",
+    "rotate",
     "sine_embedding",
     "sine_position_embedding",
 ]

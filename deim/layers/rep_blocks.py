@@ -1,7 +1,8 @@
 """Re-parameterizable fusion blocks of the hybrid encoder.
 
 :class:`CSPRepLayer` is RT-DETR's fusion block (arXiv 2304.08069, section 4.2). :class:`RepELAN` is D-FINE's fusion
-block (arXiv 2410.13842, section 4.3: GELAN with CSP and RepVGG blocks).
+block (arXiv 2410.13842, section 4.3: GELAN with CSP and RepVGG blocks). :class:`SplitRepELAN` and
+:class:`LightRepELAN` are the fusion blocks of DEIMv2 (arXiv 2509.20787).
 """
 
 import torch
@@ -59,6 +60,20 @@ class CSPRepLayer(nn.Module):
         return self.conv3(self.bottlenecks(self.conv1(x, coarser)) + self.conv2(x, coarser))
 
 
+class SplitCSPRepLayer(nn.Module):
+    """1x1 convolution to twice the width; the second half passes through ``num_blocks`` RepVGG blocks, and the first
+    half is added."""
+
+    def __init__(self, in_channels: int, channels: int, num_blocks: int, activation: str = "silu"):
+        super().__init__()
+        self.conv1 = RepConvNormAct(in_channels, 2 * channels, activation=activation)
+        self.bottlenecks = nn.Sequential(*(RepVGGBlock(channels, activation) for _ in range(num_blocks)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut, processed = self.conv1(x).chunk(2, dim=1)
+        return self.bottlenecks(processed) + shortcut
+
+
 class RepELAN(nn.Module):
     """Layer aggregation: half of the channels pass through two CSP stages; all intermediate outputs are concatenated.
 
@@ -99,3 +114,22 @@ class RepELAN(nn.Module):
         # One contiguous copy; otherwise each convolution copies its input, in the forward and the backward pass.
         first = self.cv2(processed.clone())
         return self.cv4(torch.cat([skipped, processed, first, self.cv3(first)], dim=1))
+
+
+class SplitRepELAN(RepELAN):
+    """:class:`RepELAN` whose CSP stages begin with one convolution that is split, instead of two convolutions."""
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, num_blocks: int, activation: str) -> nn.Sequential:
+        return nn.Sequential(
+            SplitCSPRepLayer(in_channels, channels, num_blocks, activation),
+            RepConvNormAct(channels, channels, 3, activation=activation),
+        )
+
+
+class LightRepELAN(RepELAN):
+    """:class:`SplitRepELAN` without the 3x3 convolutions after the CSP stages."""
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, num_blocks: int, activation: str) -> nn.Sequential:
+        return nn.Sequential(SplitCSPRepLayer(in_channels, channels, num_blocks, activation))

@@ -1,6 +1,15 @@
 """Parts of detectors, under the names that configs and programs use."""
 
-from deim.modeling.backbone import HGNetV2, PResNet, build_resnet, build_swin, build_timm
+from deim.modeling.backbone import (
+    HGNetV2,
+    PResNet,
+    SpatialTuningAdapter,
+    VisionTransformer,
+    build_resnet,
+    build_swin,
+    build_timm,
+    build_vit,
+)
 from deim.modeling.decoder import (
     AddNormDecoderLayer,
     AnchorPosition,
@@ -16,7 +25,7 @@ from deim.modeling.decoder import (
     NormalizedRefinement,
 )
 from deim.modeling.detector import DEIMDetector
-from deim.modeling.encoder import DeformableEncoder, HybridEncoder, TransformerEncoder
+from deim.modeling.encoder import DeformableEncoder, HybridEncoder, LiteEncoder, TransformerEncoder
 from deim.modeling.losses import Criterion, DetrexCriterion, Supervision
 from deim.modeling.matching import HungarianMatcher, MatchingCost
 from deim.modeling.queries import (
@@ -50,6 +59,7 @@ __all__ = [
     "LearnedAnchors",
     "LearnedPoints",
     "LearnedQueries",
+    "LiteEncoder",
     "MapProjection",
     "MatchingCost",
     "ModulatedAnchorPosition",
@@ -58,9 +68,12 @@ __all__ = [
     "QueryDenoising",
     "QuerySelection",
     "RegionProposals",
+    "SpatialTuningAdapter",
     "Supervision",
     "TransformerEncoder",
+    "VisionTransformer",
     "build_resnet",
     "build_swin",
     "build_timm",
+    "build_vit",
 ]

@@ -152,7 +152,7 @@ def test_deim_weights_are_preferred_if_available(web: Web) -> None:
     ids=lambda published_file: f"{published_file.builder}-{published_file.size}-{published_file.data}",
 )
 def test_pixel_statistics_follow_from_the_file_name(published_file: pretrained.PretrainedBackbone) -> None:
-    assert pretrained.pixel_statistics_for(published_file.url, {}) == published_file.pixels
+    assert pretrained.pixel_statistics_for(published_file.path.name, {}) == published_file.pixels
     assert published_file.url.startswith(("https://", "detectron2://"))
 
 
@@ -165,7 +165,7 @@ def test_docs_list_all_pretrained_backbones() -> None:
     page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     for published_file in pretrained.PRETRAINED:
         pixels = "ImageNet" if published_file.pixels == pretrained.IMAGENET else "[0, 1]"
-        file, url = published_file.url.rpartition("/")[2], to_web_url(published_file.url)
+        file, url = published_file.path.name, to_web_url(published_file.url)
         assert (
             f"| `{published_file.builder}` | {published_file.size} | `{published_file.data}` | [{file}]({url}) | {pixels} |"
             in page

@@ -88,6 +88,8 @@ def test_presnet_is_a_detectron2_backbone() -> None:
         ("build_swin", {"p2": (384, 16)}),
         ("build_resnet", {"res4": (1024, 16), "res5": (2048, 16)}),
         ("build_timm", {"p3": (256, 16)}),
+        ("build_vit", {"block0": (192, 16)}),
+        ("SpatialTuningAdapter", {"p3": (192, 8), "p4": (192, 16), "p5": (192, 32)}),
     ],
 )
 def test_yacs_config_builds_third_party_backbones(name: str, features: dict[str, tuple[int, int]]) -> None:
@@ -96,6 +98,8 @@ def test_yacs_config_builds_third_party_backbones(name: str, features: dict[str,
     cfg = yacs_config()
     cfg.MODEL.BACKBONE.NAME = name
     cfg.MODEL.SWIN.OUT_INDICES = [2]
+    cfg.MODEL.VIT.SIZE, cfg.MODEL.VIT.OUT_BLOCKS = "vit_tiny", [0]
+    cfg.MODEL.SPATIAL_TUNING.OUT_BLOCKS = [0, 1, 2]
     cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "resnet18", [3]
     if "RESNETS" not in cfg.MODEL:  # the subset has them not, detectron2 has
         cfg.MODEL.RESNETS = CfgNode({"DEPTH": 50, "NORM": "FrozenBN"})
@@ -103,7 +107,7 @@ def test_yacs_config_builds_third_party_backbones(name: str, features: dict[str,
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
     assert {key: (shape.channels, shape.stride) for key, shape in shapes.items()} == features
-    assert backbone.size_divisibility in (0, 32), "which meta-architectures of detectron2 ask for"
+    assert backbone.size_divisibility in (0, 16, 32), "which meta-architectures of detectron2 ask for"
 
 
 def test_pretrained_backbones_are_loaded_from_a_file(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ CONFIG_ERRORS = {
     "train.activation_checkpointing=[neck]": "train.activation_checkpointing: the model has no module neck",
     "model=null": "model of the config has no _target_: it must describe an object to build",
     "model.num_classes=0": "set model.num_classes=6",
-    "model.backbone.name=B9": "model.backbone of the config cannot be built: Unknown HGNetV2 'B9'; choose one of B0",
+    "model.backbone.name=B9": "model.backbone of the config cannot be built: Unknown HGNetV2 'B9'; choose one of Atto",
     "model.backbone.out_features=[stage9]": "model.backbone of the config cannot be built: HGNetV2 has no features",
     "model.encoder.in_channels=[64,128]": "to have 64 channels, but got 256 channels instead",
     "model.encoder.hidden_dim=97": "dim from ${...encoder.hidden_dim}",

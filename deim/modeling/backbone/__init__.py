@@ -3,7 +3,18 @@
 from deim.modeling.backbone.hgnetv2 import HGNetV2
 from deim.modeling.backbone.presnet import PResNet
 from deim.modeling.backbone.resnet import build_resnet
+from deim.modeling.backbone.spatial_tuning import SpatialTuningAdapter
 from deim.modeling.backbone.swin import build_swin
 from deim.modeling.backbone.timm import build_timm
+from deim.modeling.backbone.vit import VisionTransformer, build_vit
 
-__all__ = ["HGNetV2", "PResNet", "build_resnet", "build_swin", "build_timm"]
+__all__ = [
+    "HGNetV2",
+    "PResNet",
+    "SpatialTuningAdapter",
+    "VisionTransformer",
+    "build_resnet",
+    "build_swin",
+    "build_timm",
+    "build_vit",
+]

@@ -1,4 +1,4 @@
-"""PP-HGNetV2, the backbone of D-FINE (PaddlePaddle's PP-HGNet; B0-B6)."""
+"""PP-HGNetV2, the backbone of D-FINE (PaddlePaddle's PP-HGNet; B0-B6), and the reduced sizes of DEIMv2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,15 +32,20 @@ class StageSpec:
 
 
 def _stages(mids: Sequence[int], outs: Sequence[int], blocks: Sequence[int], layers: int) -> tuple[StageSpec, ...]:
-    """Return the four stages; the last two have light layers with 5x5 kernels."""
+    """Return the stages; the third and the fourth have light layers with 5x5 kernels."""
     return tuple(
         StageSpec(mid, out, count, layers, light=index >= 2, kernel_size=5 if index >= 2 else 3)
         for index, (mid, out, count) in enumerate(zip(mids, outs, blocks, strict=True))
     )
 
 
-# (stem's middle and output width, stages)
+# (stem's middle and output width, stages). DEIMv2 (arXiv 2509.20787) reduces B0: Pico is B0 without the last stage, Femto
+# has one block in the third stage, and Atto has a narrower third stage with 3x3 kernels.
+_FEMTO = _stages((16, 32, 64), (64, 256, 512), (1, 1, 1), 3)
 ARCHITECTURES: dict[str, tuple[tuple[int, int], tuple[StageSpec, ...]]] = {
+    "Atto": ((16, 16), (*_FEMTO[:2], StageSpec(64, 256, 1, 3, light=True, kernel_size=3))),
+    "Femto": ((16, 16), _FEMTO),
+    "Pico": ((16, 16), _stages((16, 32, 64), (64, 256, 512), (1, 1, 2), 3)),
     "B0": ((16, 16), _stages((16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1), 3)),
     "B1": ((24, 32), _stages((32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1), 3)),
     "B2": ((24, 32), _stages((32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1), 4)),
@@ -49,6 +54,8 @@ ARCHITECTURES: dict[str, tuple[tuple[int, int], tuple[StageSpec, ...]]] = {
     "B5": ((32, 64), _stages((64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2), 6)),
     "B6": ((48, 96), _stages((96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6)),
 }
+# Sizes that start from the published weights of B0.
+REDUCED = ("Atto", "Femto", "Pico")
 
 
 class Clamp(nn.Module):
@@ -193,13 +200,14 @@ class HGNetV2(StagedBackbone):
     """PP-HGNetV2.
 
     Args:
-        name: "B0" .. "B6".
+        name: "B0" .. "B6", or "Atto", "Femto" or "Pico", which have three stages.
         learnable_affine: add a learnable affine after each activation (D-FINE N, S and M).
         out_features: subset of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
         freeze_at: number of frozen parts, as in detectron2: 0 none, 1 the stem, 2 the stem and stage1, and so on.
         freeze_norm: replace every BatchNorm by a frozen one.
         weights: "imagenet" for the published weights, or the path or URL of a file, such as D-FINE's
-            ``PPHGNetV2_B0_stage1.pth``; "" for random weights.
+            ``PPHGNetV2_B0_stage1.pth``; "" for random weights. "Atto", "Femto" and "Pico" take the tensors that they
+            share with B0.
 
     Raises:
         ValueError: if ``name``, a feature or ``freeze_at`` is invalid.
@@ -221,7 +229,7 @@ class HGNetV2(StagedBackbone):
         if name not in ARCHITECTURES:
             raise ValueError(f"Unknown HGNetV2 {name!r}; choose one of {', '.join(ARCHITECTURES)}")
         (stem_mid, stem_out), specs = ARCHITECTURES[name]
-        specs = specs[: self.stages_to_build(out_features, freeze_at)]
+        specs = specs[: self.stages_to_build(out_features, freeze_at, len(specs))]
         self.stem = Stem(stem_mid, stem_out, learnable_affine)
         inputs = [stem_out, *(spec.out for spec in specs[:-1])]
         self.stages = nn.ModuleList(
@@ -230,7 +238,7 @@ class HGNetV2(StagedBackbone):
         )
         self.set_feature_shapes(out_features, (spec.out for spec in specs))
         if weights:
-            load_backbone_weights(self, backbone_weights_path(weights, "HGNetV2", name))
+            load_backbone_weights(self, backbone_weights_path(weights, "HGNetV2", name), reduced=name in REDUCED)
         self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)
 
     @classmethod

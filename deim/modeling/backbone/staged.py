@@ -1,4 +1,4 @@
-"""Base class of backbones with a stem and four stages."""
+"""Base class of backbones with a stem and up to four stages."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,18 +12,23 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 class StagedBackbone(Backbone):
     """Backbone with features "stage1" .. "stage4" at strides 4, 8, 16 and 32."""
 
-    def stages_to_build(self, out_features: Sequence[str], freeze_at: int) -> int:
+    def stages_to_build(self, out_features: Sequence[str], freeze_at: int, num_stages: int = len(STAGES)) -> int:
         """Return the number of stages that the features need; later stages are not built.
+
+        Args:
+            out_features, freeze_at: arguments of the backbone.
+            num_stages: number of stages of the architecture.
 
         Raises:
             ValueError: if a feature or ``freeze_at`` is invalid.
         """
-        if not 0 <= freeze_at <= len(STAGES) + 1:
-            raise ValueError(f"freeze_at must be in [0, {len(STAGES) + 1}], got {freeze_at}")
-        unknown = sorted(set(out_features) - set(STAGES))
+        stages = STAGES[:num_stages]
+        if not 0 <= freeze_at <= len(stages) + 1:
+            raise ValueError(f"freeze_at must be in [0, {len(stages) + 1}], got {freeze_at}")
+        unknown = sorted(set(out_features) - set(stages))
         if unknown:
-            raise ValueError(f"{type(self).__name__} has no features {unknown}; choose from {list(STAGES)}")
-        return max(STAGES.index(name) for name in out_features) + 1
+            raise ValueError(f"{type(self).__name__} has no features {unknown}; choose from {list(stages)}")
+        return max(stages.index(name) for name in out_features) + 1
 
     def set_feature_shapes(self, out_features: Sequence[str], channels: Iterable[int]) -> None:
         """Set detectron2's description of the features; ``channels`` are those of the stages in order."""

@@ -1,7 +1,8 @@
 """Hybrid encoder: attention on the coarsest map, convolutional fusion across maps.
 
 RT-DETR (arXiv 2304.08069), section 4.2: AIFI and CCFF. D-FINE (arXiv 2410.13842), section 4.3, replaces the fusion
-blocks by :class:`~deim.layers.RepELAN` and the strided convolutions by separable downsampling.
+blocks by :class:`~deim.layers.RepELAN` and the strided convolutions by separable downsampling. DEIMv2 (arXiv 2509.20787)
+adds maps instead of concatenating them, and simplifies the fusion blocks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from deim.layers import ConvNormAct, CSPRepLayer, RepConvNormAct, RepELAN, sine_position_embedding
+from deim.layers import (
+    ConvNormAct,
+    CSPRepLayer,
+    LightRepELAN,
+    RepConvNormAct,
+    RepELAN,
+    SplitRepELAN,
+    sine_position_embedding,
+)
 from deim.modeling.encoder.backbone_features import for_backbone
 from deim.modeling.encoder.transformer import TransformerEncoderLayer
 from deim.structures.memory import resize_padding
+
+# Values of ``fusion`` -> fusion block; "csp" stands for CSPRepLayer.
+ELAN_BLOCKS: dict[str, type[RepELAN]] = {"elan": RepELAN, "split_elan": SplitRepELAN, "light_elan": LightRepELAN}
 
 
 class SeparableDownsample(nn.Module):
@@ -40,12 +53,15 @@ class HybridEncoder(nn.Module):
         expansion: width of the fusion stages relative to half of ``hidden_dim``.
         depth_multiplier: depth of the fusion stages relative to 3 blocks.
         activation, attention_activation: activations of the fusion stages and of the transformer layers.
-        fusion: "elan" (D-FINE), or "csp" (RT-DETR): CSP blocks, full convolutions for downsampling and an activation
-            after the lateral convolutions. With "csp", ``expansion`` is relative to ``hidden_dim``.
+        fusion: "elan" (D-FINE), "split_elan" (DEIMv2 N), "light_elan" (DEIMv2 S to X), or "csp" (RT-DETR): CSP blocks,
+            full convolutions for downsampling and an activation after the lateral convolutions. With "csp",
+            ``expansion`` is relative to ``hidden_dim``.
+        merge: operation that joins two maps before a fusion block: "concat" (RT-DETR, D-FINE) or "sum" (DEIMv2).
+        skip_equal: pass features that already have the width ``hidden_dim`` on without a projection (DEIMv2).
 
     Raises:
-        ValueError: if ``fusion`` is unknown, ``in_channels`` and ``in_features`` differ in length, or ``num_heads``
-            does not divide ``hidden_dim``.
+        ValueError: if ``fusion`` or ``merge`` is unknown, ``in_channels`` and ``in_features`` differ in length, or
+            ``num_heads`` does not divide ``hidden_dim``.
     """
 
     def __init__(
@@ -62,28 +78,36 @@ class HybridEncoder(nn.Module):
         activation: str = "silu",
         attention_activation: str = "gelu",
         fusion: str = "elan",
+        merge: str = "concat",
+        skip_equal: bool = False,
     ):
         super().__init__()
-        if fusion not in ("elan", "csp"):
-            raise ValueError(f"unknown fusion {fusion!r}; choose elan or csp")
+        if fusion not in ("csp", *ELAN_BLOCKS):
+            raise ValueError(f"unknown fusion {fusion!r}; choose one of {', '.join(('csp', *ELAN_BLOCKS))}")
+        if merge not in ("concat", "sum"):
+            raise ValueError(f"unknown merge {merge!r}; choose concat or sum")
         if len(in_channels) != len(in_features):
             raise ValueError(f"{len(in_channels)} in_channels for {len(in_features)} in_features")
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim {hidden_dim} is not divisible by num_heads {num_heads}")
-        self.in_features = list(in_features)
-        self.input_proj = nn.ModuleList(ConvNormAct(width, hidden_dim) for width in in_channels)
+        self.in_features, self.merge = list(in_features), merge
+        self.input_proj = nn.ModuleList(
+            nn.Identity() if skip_equal and width == hidden_dim else ConvNormAct(width, hidden_dim)
+            for width in in_channels
+        )
         self.encoder = nn.ModuleList(
             TransformerEncoderLayer(hidden_dim, num_heads, dim_feedforward, dropout, attention_activation)
             for _ in range(num_layers)
         )
 
         blocks = round(3 * depth_multiplier)
+        merged = hidden_dim if merge == "sum" else hidden_dim * 2
 
         def block() -> nn.Module:
             if fusion == "csp":
-                return CSPRepLayer(hidden_dim * 2, hidden_dim, blocks, expansion, activation)
+                return CSPRepLayer(merged, hidden_dim, blocks, expansion, activation)
             stage = round(expansion * hidden_dim // 2)
-            return RepELAN(hidden_dim * 2, hidden_dim, hidden_dim * 2, stage, blocks, activation)
+            return ELAN_BLOCKS[fusion](merged, hidden_dim, hidden_dim * 2, stage, blocks, activation)
 
         def downsample() -> nn.Module:
             if fusion == "csp":
@@ -135,12 +159,16 @@ class HybridEncoder(nn.Module):
         fused = [maps[-1]]
         for lateral, block, finer in zip(self.lateral_convs, self.fpn_blocks, reversed(maps[:-1]), strict=True):
             fused[0] = lateral(fused[0])
-            fused.insert(0, block(finer, fused[0]))
+            if self.merge == "sum":
+                fused.insert(0, block(F.interpolate(fused[0], scale_factor=2.0, mode="nearest") + finer))
+            else:
+                fused.insert(0, block(finer, fused[0]))
         return fused
 
     def _bottom_up(self, maps: list[Tensor]) -> list[Tensor]:
         """Fuse from fine to coarse; return the outputs, finest first."""
         outputs = [maps[0]]
         for downsample, block, coarser in zip(self.downsample_convs, self.pan_blocks, maps[1:], strict=True):
-            outputs.append(block(torch.cat([downsample(outputs[-1]), coarser], dim=1)))
+            finer = downsample(outputs[-1])
+            outputs.append(block(finer + coarser if self.merge == "sum" else torch.cat([finer, coarser], dim=1)))
         return outputs
