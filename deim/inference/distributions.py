@@ -79,7 +79,7 @@ def draw_edge_distributions(trained: TrainedModel, image: ImageLike, output: str
         DatasetError: if the image cannot be read.
     """
     array = as_rgb(image)
-    outputs = collect_layer_outputs(trained.model, instantiate(trained.config.dataloader.test.mapper).image(array))
+    outputs = collect_layer_outputs(trained.model, instantiate(trained.config.dataloader.test.mapper).map_image(array))
     scores, classes = outputs.scores.max(dim=1)
     height, width = array.shape[:2]
     scale = torch.tensor([width, height, width, height])
