@@ -75,5 +75,12 @@ def run(rounds: int) -> None:
         detrex, focal, mal = (min(column) for column in zip(*times, strict=True))
         cells = [f"{1000 * value:.0f} ms" for value in (detrex, focal, mal)]
         rows.append([f"{images} x {objects}", *cells, f"{focal / detrex:.2f}", f"{mal / detrex:.2f}"])
-    header = ["images x objects", "detrex", "deim, the same losses", "deim, MAL", "ratio", "ratio"]
+    header = [
+        "images x objects",
+        "detrex",
+        "deim, the same losses",
+        "deim, MAL",
+        "the same losses / detrex",
+        "MAL / detrex",
+    ]
     print(tabulate(rows, header, tablefmt="github"))

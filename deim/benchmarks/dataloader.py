@@ -151,7 +151,7 @@ def run(
     print(f"batches of {BATCH_SIZE}, 640 x 640, {num_workers} workers, {threads} threads per process")
     batches_to_fill = 3 * len(sizes) // BATCH_SIZE
     rows = []
-    for label, dense, images_per_output in (("mosaic + mixup", True, 2.5), ("neither", False, 1.0)):
+    for label, dense, images_per_output in (("mosaic + mixup", True, 2.5), ("single images", False, 1.0)):
         arguments = (json_file, image_root, dense, BATCH_SIZE, num_workers)
         sources: dict[str, tuple] = {"deim": (our_batches, 2, *arguments)}
         if image_cache:

@@ -6,7 +6,7 @@ from deim.config import published
 from deim.config.files import shipped_folder
 from deim.config.results import RESULTS
 
-_COLUMNS = ("recipe", "AP", "parameters", "GFLOPs", "latency", "weights: training data")
+_COLUMNS = ("recipe", "AP", "parameters", "GFLOPs", "latency", "weights, by training data")
 
 
 def markdown(recipes: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ def test_dataloader_benchmark(shapes: Path) -> None:
     assert process.returncode == 0, process.stderr
     table = [[cell.strip() for cell in line.split("|")] for line in process.stdout.splitlines() if line.startswith("|")]
     rows = {(cells[1], cells[2]): cells for cells in table}
-    for stage in ("mosaic + mixup", "neither"):
+    for stage in ("mosaic + mixup", "single images"):
         for loader in ("deim", "deim, image cache"):
             assert float(rows[stage, loader][3]) > 1
             assert float(rows[stage, loader][5]) > 1
@@ -94,7 +94,7 @@ def test_load_samples(shapes: Path) -> None:
     ("command", "columns"),
     [
         ("attention --rounds=1 --cases=1", {"case", "what", "run", "min ms", "/ torch", "error"}),
-        ("evaluator --images=20 --detections=10", {"evaluation", "s", "ratio", "AP"}),
+        ("evaluator --images=20 --detections=10", {"evaluation", "s", "speedup", "AP"}),
         ("latency --recipe={recipe} --size=320 --rounds=1", {"recipe", "run", "min ms", "median ms"}),
         pytest.param(
             "export --recipe={recipe} --size=128 --rounds=1",

@@ -172,7 +172,7 @@ def test_page_example_keeps_gradient_clipping_and_ema(shapes: Path, tmp_path: Pa
     )
     assert replaced == 1
     copy = tmp_path / "train.py"
-    copy.write_text(text.replace("lambda: do_test(cfg, model)", "test_averages"), encoding="utf-8")
+    copy.write_text(text.replace("lambda: do_test(cfg, model)", "evaluate_ema"), encoding="utf-8")
     options = ["train.model_ema.decay=0.5", "optimizer.lr=0.01", "train.memory_format=contiguous", *FEW_ITERATIONS]
     output_of(script(copy, *config(shapes, tmp_path / "theirs", *options)))
     output_of(tool("train_net.py", *config(shapes, tmp_path / "ours", *options)))
@@ -239,7 +239,7 @@ def test_page_example_traces_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_page_example_sets_max_iter_of_other_dataset() -> None:
     names = {"train": SimpleNamespace()}
-    exec(compile(page_example("The data loader under their trainers"), "ecosystem.md", "exec"), names)
+    exec(compile(page_example("The data loader with other trainers"), "ecosystem.md", "exec"), names)
     loader, schedule = names["dataloader"].train, names["schedule"]
     assert names["train"].max_iter == schedule.epochs * (5_000 // loader.total_batch_size)
 
