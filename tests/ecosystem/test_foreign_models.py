@@ -185,7 +185,7 @@ def test_stages_accept_detectron2_augmentations(stage: Stage, shapes: Path) -> N
     mapper.mosaic_prob = 1.0
     data = records(shapes)
     for record in data[:6]:
-        sample = mapper.at(stage, data)(record)
+        sample = mapper.mapper_for(stage, data)(record)
         assert tuple(sample["image"].shape) == (3, 64, 64)
         boxes = sample["instances"].gt_boxes.tensor
         assert (boxes >= 0).all()
