@@ -10,7 +10,7 @@ from deim.checkpoint.loading import reparameterize
 from deim.errors import ConfigError
 from deim.inference.cuda_graphs import CudaGraphs
 from deim.layers.attention import SelfAttention
-from deim.layers.conv import ConvNormAct, fuse_conv_norm
+from deim.layers.conv import ConvBNAct, fuse_conv_norm
 from deim.layers.ops import selected_backend
 from deim.modeling.detector import DEIMDetector
 
@@ -69,7 +69,7 @@ def reparameterized(model: nn.Module) -> nn.Module:
 def fold_norms(model: nn.Module) -> None:
     """Fold batch normalization into the preceding convolutions, in place: ours and those of detectron2's backbones."""
     for module in list(model.modules()):
-        if isinstance(module, ConvNormAct):
+        if isinstance(module, ConvBNAct):
             module.fold()
         norm = getattr(module, "norm", None)
         if isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):

@@ -2,7 +2,7 @@
 
 from deim.layers.activation import build_activation
 from deim.layers.attention import AttentionBlock, SelfAttention, attend, attend_in_blocks
-from deim.layers.conv import ConvNormAct, RepConvNormAct, fuse_conv_norm
+from deim.layers.conv import ConvBNAct, RepConvBNAct, fuse_conv_norm
 from deim.layers.deformable_attention import MultiScaleDeformableAttention
 from deim.layers.linear import Linear
 from deim.layers.mlp import MLP
@@ -14,11 +14,11 @@ __all__ = [
     "MLP",
     "AttentionBlock",
     "CSPRepLayer",
-    "ConvNormAct",
+    "ConvBNAct",
     "LightRepELAN",
     "Linear",
     "MultiScaleDeformableAttention",
-    "RepConvNormAct",
+    "RepConvBNAct",
     "RepELAN",
     "RepVGGBlock",
     "RotaryAttention",

@@ -44,7 +44,7 @@ def convolve_parts(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
     ]
 
 
-class ConvNormAct(nn.Module):
+class ConvBNAct(nn.Module):
     """Convolution without bias, batch normalization and activation; "same" padding for odd kernels."""
 
     def __init__(
@@ -86,8 +86,8 @@ class ConvNormAct(nn.Module):
             del self.conv, self.norm
 
 
-class RepConvNormAct(ConvNormAct):
-    """Re-parameterizable :class:`ConvNormAct`.
+class RepConvBNAct(ConvBNAct):
+    """Re-parameterizable :class:`ConvBNAct`.
 
     The official implementations fold the same layers, so that deployed weights are compatible.
     """
@@ -97,8 +97,8 @@ class RepConvNormAct(ConvNormAct):
         self.fold()
 
 
-class UpsampleConcatConvNormAct(RepConvNormAct):
-    """Pointwise :class:`RepConvNormAct` of an upsampled map concatenated with a map of twice its resolution.
+class UpsampleConcatConvBNAct(RepConvBNAct):
+    """Pointwise :class:`RepConvBNAct` of an upsampled map concatenated with a map of twice its resolution.
 
     A pointwise convolution and nearest-neighbor upsampling commute. The coarser map is therefore convolved before it is
     upsampled, which takes a quarter of the operations in the forward and the backward pass.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.layers.activation import build_activation, in_place
-from deim.layers.conv import ConvNormAct, RepConvNormAct, UpsampleConcatConvNormAct, fuse_conv_norm
+from deim.layers.conv import ConvBNAct, RepConvBNAct, UpsampleConcatConvBNAct, fuse_conv_norm
 
 
 class RepVGGBlock(nn.Module):
@@ -18,8 +18,8 @@ class RepVGGBlock(nn.Module):
 
     def __init__(self, channels: int, activation: str | None = "silu"):
         super().__init__()
-        self.conv1 = ConvNormAct(channels, channels, 3)
-        self.conv2 = ConvNormAct(channels, channels, 1)
+        self.conv1 = ConvBNAct(channels, channels, 3)
+        self.conv2 = ConvBNAct(channels, channels, 1)
         self.activation = build_activation(activation)
         self.fused: nn.Conv2d | None = None
 
@@ -49,14 +49,14 @@ class CSPRepLayer(nn.Module):
     ):
         super().__init__()
         hidden = int(out_channels * expansion)
-        self.conv1 = UpsampleConcatConvNormAct(in_channels, hidden, activation=activation)
-        self.conv2 = UpsampleConcatConvNormAct(in_channels, hidden, activation=activation)
+        self.conv1 = UpsampleConcatConvBNAct(in_channels, hidden, activation=activation)
+        self.conv2 = UpsampleConcatConvBNAct(in_channels, hidden, activation=activation)
         self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden, activation) for _ in range(num_blocks)))
         same = hidden == out_channels
-        self.conv3 = nn.Identity() if same else RepConvNormAct(hidden, out_channels, activation=activation)
+        self.conv3 = nn.Identity() if same else RepConvBNAct(hidden, out_channels, activation=activation)
 
     def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
-        """See :class:`~deim.layers.conv.UpsampleConcatConvNormAct`."""
+        """See :class:`~deim.layers.conv.UpsampleConcatConvBNAct`."""
         return self.conv3(self.bottlenecks(self.conv1(x, coarser)) + self.conv2(x, coarser))
 
 
@@ -66,7 +66,7 @@ class SplitCSPRepLayer(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, num_blocks: int, activation: str = "silu"):
         super().__init__()
-        self.conv1 = RepConvNormAct(in_channels, 2 * channels, activation=activation)
+        self.conv1 = RepConvBNAct(in_channels, 2 * channels, activation=activation)
         self.bottlenecks = nn.Sequential(*(RepVGGBlock(channels, activation) for _ in range(num_blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,20 +95,20 @@ class RepELAN(nn.Module):
         activation: str = "silu",
     ):
         super().__init__()
-        self.cv1 = UpsampleConcatConvNormAct(in_channels, split_channels, activation=activation)
+        self.cv1 = UpsampleConcatConvBNAct(in_channels, split_channels, activation=activation)
         self.cv2 = self._stage(split_channels // 2, stage_channels, num_blocks, activation)
         self.cv3 = self._stage(stage_channels, stage_channels, num_blocks, activation)
-        self.cv4 = RepConvNormAct(split_channels + 2 * stage_channels, out_channels, activation=activation)
+        self.cv4 = RepConvBNAct(split_channels + 2 * stage_channels, out_channels, activation=activation)
 
     @staticmethod
     def _stage(in_channels: int, channels: int, num_blocks: int, activation: str) -> nn.Sequential:
         return nn.Sequential(
             CSPRepLayer(in_channels, channels, num_blocks, activation=activation),
-            RepConvNormAct(channels, channels, 3, activation=activation),
+            RepConvBNAct(channels, channels, 3, activation=activation),
         )
 
     def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
-        """See :class:`~deim.layers.conv.UpsampleConcatConvNormAct`."""
+        """See :class:`~deim.layers.conv.UpsampleConcatConvBNAct`."""
         # Use both halves instead of the whole and one half, whose gradient would cost two more passes over memory.
         skipped, processed = self.cv1(x, coarser).chunk(2, dim=1)
         # One contiguous copy; otherwise each convolution copies its input, in the forward and the backward pass.
@@ -123,7 +123,7 @@ class SplitRepELAN(RepELAN):
     def _stage(in_channels: int, channels: int, num_blocks: int, activation: str) -> nn.Sequential:
         return nn.Sequential(
             SplitCSPRepLayer(in_channels, channels, num_blocks, activation),
-            RepConvNormAct(channels, channels, 3, activation=activation),
+            RepConvBNAct(channels, channels, 3, activation=activation),
         )
 
 

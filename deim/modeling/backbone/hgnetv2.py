@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.pretrained import backbone_weights_path
-from deim.layers.conv import ConvNormAct, convolve_parts
+from deim.layers.conv import ConvBNAct, convolve_parts
 from deim.layers.learnable_affine import LearnableAffine
 from deim.layers.normalization import can_fuse
 from deim.layers.tracing import is_exporting
@@ -69,7 +69,7 @@ class Clamp(nn.Module):
         return x.clamp_(self.lower, self.upper)
 
 
-class HGConv(ConvNormAct):
+class HGConv(ConvBNAct):
     """Convolution and normalization; with ``activate`` also ReLU and an optional learnable affine."""
 
     def __init__(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.pretrained import backbone_weights_path
-from deim.layers.conv import ConvNormAct
+from deim.layers.conv import ConvBNAct
 from deim.modeling.backbone.staged import StagedBackbone
 
 # Number of blocks in each of the four stages.
@@ -25,7 +25,7 @@ class Shortcut(nn.Sequential):
         super().__init__()
         if stride > 1:
             self.add_module("pool", nn.AvgPool2d(stride, stride, ceil_mode=True))
-        self.add_module("conv", ConvNormAct(in_channels, out_channels))
+        self.add_module("conv", ConvBNAct(in_channels, out_channels))
 
 
 class ResidualBlock(nn.Module):
@@ -58,8 +58,8 @@ class BasicBlock(ResidualBlock):
 
     def __init__(self, in_channels: int, width: int, stride: int, project: bool):
         super().__init__(in_channels, width, stride, project)
-        self.branch2a = ConvNormAct(in_channels, width, 3, stride, activation="relu")
-        self.branch2b = ConvNormAct(width, width, 3)
+        self.branch2a = ConvBNAct(in_channels, width, 3, stride, activation="relu")
+        self.branch2b = ConvBNAct(width, width, 3)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.branch2b(self.branch2a(x))
@@ -72,9 +72,9 @@ class BottleneckBlock(ResidualBlock):
 
     def __init__(self, in_channels: int, width: int, stride: int, project: bool):
         super().__init__(in_channels, width, stride, project)
-        self.branch2a = ConvNormAct(in_channels, width, activation="relu")
-        self.branch2b = ConvNormAct(width, width, 3, stride, activation="relu")
-        self.branch2c = ConvNormAct(width, width * self.expansion)
+        self.branch2a = ConvBNAct(in_channels, width, activation="relu")
+        self.branch2b = ConvBNAct(width, width, 3, stride, activation="relu")
+        self.branch2c = ConvBNAct(width, width * self.expansion)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.branch2c(self.branch2b(self.branch2a(x)))
@@ -124,9 +124,7 @@ class PResNet(StagedBackbone):
         widths = WIDTHS[: self.stages_to_build(out_features, freeze_at)]
         self.conv1 = nn.Sequential()
         for number, (in_channels, out_channels, stride) in enumerate(((3, 32, 2), (32, 32, 1), (32, 64, 1)), 1):
-            self.conv1.add_module(
-                f"conv1_{number}", ConvNormAct(in_channels, out_channels, 3, stride, activation="relu")
-            )
+            self.conv1.add_module(f"conv1_{number}", ConvBNAct(in_channels, out_channels, 3, stride, activation="relu"))
         block: type[ResidualBlock] = BottleneckBlock if depth >= 50 else BasicBlock
         channels = [width * block.expansion for width in widths]
         self.res_layers = nn.ModuleList(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.pretrained import backbone_weights_path
-from deim.layers.conv import ConvNormAct, convolve_parts
+from deim.layers.conv import ConvBNAct, convolve_parts
 from deim.modeling.backbone.vit import build_vit
 
 FEATURES = ("p3", "p4", "p5")
@@ -27,8 +27,8 @@ class SpatialPrior(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         widths = [channels, *self.widths(channels)]
-        self.stem = ConvNormAct(3, channels, 3, 2, activation="gelu")
-        self.convs = nn.ModuleList(ConvNormAct(before, after, 3, 2) for before, after in pairwise(widths))
+        self.stem = ConvBNAct(3, channels, 3, 2, activation="gelu")
+        self.convs = nn.ModuleList(ConvBNAct(before, after, 3, 2) for before, after in pairwise(widths))
 
     @staticmethod
     def widths(channels: int) -> list[int]:
@@ -45,7 +45,7 @@ class SpatialPrior(nn.Module):
         return maps
 
 
-class DetailFusion(ConvNormAct):
+class DetailFusion(ConvBNAct):
     """Pointwise convolution of a transformer's map, resized bilinearly, concatenated with a map of details.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from deim.layers import ConvNormAct
+from deim.layers import ConvBNAct
 
 
 class MapProjection(nn.ModuleList):
@@ -18,10 +18,10 @@ class MapProjection(nn.ModuleList):
 
     def __init__(self, in_channels: Sequence[int], dim: int, skip_equal: bool = False):
         super().__init__(
-            nn.Identity() if skip_equal and width == dim else ConvNormAct(width, dim) for width in in_channels
+            nn.Identity() if skip_equal and width == dim else ConvBNAct(width, dim) for width in in_channels
         )
         for projection in self:
-            if isinstance(projection, ConvNormAct) and not skip_equal:
+            if isinstance(projection, ConvBNAct) and not skip_equal:
                 nn.init.xavier_uniform_(projection.conv.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

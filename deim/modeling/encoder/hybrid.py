@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.layers import (
-    ConvNormAct,
+    ConvBNAct,
     CSPRepLayer,
     LightRepELAN,
-    RepConvNormAct,
+    RepConvBNAct,
     RepELAN,
     SplitRepELAN,
     sine_position_embedding,
@@ -34,8 +34,8 @@ class SeparableDownsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.cv1 = RepConvNormAct(channels, channels)
-        self.cv2 = RepConvNormAct(channels, channels, 3, 2, groups=channels)
+        self.cv1 = RepConvBNAct(channels, channels)
+        self.cv2 = RepConvBNAct(channels, channels, 3, 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv2(self.cv1(x))
@@ -92,7 +92,7 @@ class HybridEncoder(nn.Module):
             raise ValueError(f"hidden_dim {hidden_dim} is not divisible by num_heads {num_heads}")
         self.in_features, self.merge = list(in_features), merge
         self.input_proj = nn.ModuleList(
-            nn.Identity() if skip_equal and width == hidden_dim else ConvNormAct(width, hidden_dim)
+            nn.Identity() if skip_equal and width == hidden_dim else ConvBNAct(width, hidden_dim)
             for width in in_channels
         )
         self.encoder = nn.ModuleList(
@@ -111,13 +111,13 @@ class HybridEncoder(nn.Module):
 
         def downsample() -> nn.Module:
             if fusion == "csp":
-                return RepConvNormAct(hidden_dim, hidden_dim, 3, 2, activation=activation)
+                return RepConvBNAct(hidden_dim, hidden_dim, 3, 2, activation=activation)
             return SeparableDownsample(hidden_dim)
 
         steps = range(len(in_channels) - 1)
         lateral_activation = activation if fusion == "csp" else None
         self.lateral_convs = nn.ModuleList(
-            RepConvNormAct(hidden_dim, hidden_dim, activation=lateral_activation) for _ in steps
+            RepConvBNAct(hidden_dim, hidden_dim, activation=lateral_activation) for _ in steps
         )
         self.fpn_blocks = nn.ModuleList(block() for _ in steps)
         self.downsample_convs = nn.ModuleList(downsample() for _ in steps)

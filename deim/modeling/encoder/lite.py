@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.layers import ConvNormAct, RepConvNormAct, SplitRepELAN
+from deim.layers import ConvBNAct, RepConvBNAct, SplitRepELAN
 from deim.modeling.encoder.backbone_features import for_backbone
 
 
-class PooledDownsample(ConvNormAct):
+class PooledDownsample(ConvBNAct):
     """Average pooling with a window of 3 and stride 2, then a pointwise convolution."""
 
     def __init__(self, channels: int, activation: str):
@@ -25,7 +25,7 @@ class GlobalContext(nn.Module):
 
     def __init__(self, channels: int, activation: str):
         super().__init__()
-        self.cv = RepConvNormAct(channels, channels, activation=activation)
+        self.cv = RepConvBNAct(channels, channels, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv(x + x.mean(dim=(2, 3), keepdim=True))
@@ -59,7 +59,7 @@ class LiteEncoder(nn.Module):
         if len(in_features) != 1 or len(in_channels) != 1:
             raise ValueError(f"LiteEncoder encodes one feature, got {list(in_features)}: set encoder.in_features")
         self.in_features = list(in_features)
-        self.input_proj = ConvNormAct(in_channels[0], hidden_dim)
+        self.input_proj = ConvBNAct(in_channels[0], hidden_dim)
         self.input_downsample = PooledDownsample(hidden_dim, activation)
         self.context = GlobalContext(hidden_dim, activation)
         stage, blocks = round(expansion * hidden_dim // 2), round(3 * depth_multiplier)
