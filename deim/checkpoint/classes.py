@@ -32,10 +32,10 @@ def infer_classes(weights: Mapping[str, Tensor]) -> Sequence[str] | None:
 
 
 def class_rows(checkpoint_classes: Sequence[str], model_classes: Sequence[str]) -> list[int | None]:
-    """Return for each wanted class the index of the stored class with the same name, or None.
+    """Return for each class of the model the index of the same class in the checkpoint, or None.
 
     Names are compared without case and surrounding spaces. COCO and Objects365 classes with different names are matched
-    as D-FINE's authors match them.
+    as in D-FINE's code.
     """
     index = {_plain(name): row for row, name in enumerate(checkpoint_classes) if name}
     other_names = {_plain(a): _plain(b) for a, b in COCO_AS_OBJECTS365.items()}

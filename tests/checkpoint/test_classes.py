@@ -47,7 +47,7 @@ def test_logits_of_kept_classes_are_unchanged(family: str, tmp_path: Path) -> No
         return
     ours, theirs = new.decoder.denoising.class_embedding.weight, old.decoder.denoising.class_embedding.weight
     assert torch.equal(ours[:6], theirs[rows])
-    assert torch.equal(ours[6:], theirs[6:]), "the embedding of what is no object"
+    assert torch.equal(ours[6:], theirs[6:]), "the embedding of no object"
 
 
 def test_new_classes_are_initialized_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
