@@ -35,6 +35,9 @@ def build_config(recipe: Any, classes: Sequence[str] | None) -> tuple[dict[str, 
     model = recipe.model
     if model.decoder.layer.activation != "relu":
         raise CheckpointError("transformers uses ReLU in all heads, but this model has a different activation")
+    for part in ("norm", "feedforward"):
+        if model.decoder.layer.get(part) is not None:
+            raise CheckpointError(f"transformers has no equivalent of model.decoder.layer.{part}; use its default")
     config = builders[system](model) | _labels(model.num_classes, classes)
     size = list(recipe.dataloader.get("image_size", (640, 640)))
     return config, _deformable_processor() if system == "deformable_detr" else _real_time_processor(size)

@@ -9,6 +9,7 @@ from deim.layers.mlp import MLP
 from deim.layers.position_embedding import map_coordinates, sine_embedding, sine_position_embedding
 from deim.layers.rep_blocks import CSPRepLayer, LightRepELAN, RepELAN, RepVGGBlock, SplitCSPRepLayer, SplitRepELAN
 from deim.layers.rotary_attention import RotaryAttention, rotary_angles, rotate
+from deim.layers.swiglu import SwiGLU
 
 __all__ = [
     "MLP",
@@ -25,6 +26,7 @@ __all__ = [
     "SelfAttention",
     "SplitCSPRepLayer",
     "SplitRepELAN",
+    "SwiGLU",
     "attend",
     "attend_in_blocks",
     "build_activation",

@@ -15,7 +15,7 @@ from deim.checkpoint.loading import load_weights, resume
 from deim.config import with_fdr, with_learned_queries
 from deim.errors import CheckpointError
 from deim.inference import to_deployment
-from deim.layers import MLP
+from deim.layers import MLP, SwiGLU
 from deim.modeling.decoder import (
     BoxPosition,
     DistributionRefinement,
@@ -38,11 +38,21 @@ def without_refinement(model):
     return model
 
 
+def with_rms_norm_and_swiglu(model):
+    dim = model.decoder.layer.dim
+    model.decoder.layer.norm = LazyCall(nn.RMSNorm)(normalized_shape=dim, eps=1e-6)
+    model.decoder.layer.dim_feedforward = None
+    model.decoder.layer.feedforward = LazyCall(SwiGLU)(dim=dim, hidden_dim=12)
+    return model
+
+
 CHANGES = {
     "FDR on RT-DETR": ("rtdetr", with_fdr),
     "RT-DETR with learned queries": ("rtdetr", with_learned_queries),
     "D-FINE with learned queries": ("dfine", with_learned_queries),
     "RT-DETR without refinement": ("rtdetr", without_refinement),
+    "RMSNorm and SwiGLU in D-FINE": ("dfine", with_rms_norm_and_swiglu),
+    "RMSNorm and SwiGLU in RT-DETR": ("rtdetr", with_rms_norm_and_swiglu),
     "FDR and learned queries on RT-DETR": ("rtdetr", lambda model: with_fdr(with_learned_queries(model))),
 }
 

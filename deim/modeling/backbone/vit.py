@@ -15,6 +15,7 @@ from deim.checkpoint.backbone import load_backbone_weights
 from deim.checkpoint.pretrained import backbone_weights_path
 from deim.layers.linear import Linear
 from deim.layers.rotary_attention import RotaryAttention, cosines_and_sines, rotary_angles
+from deim.layers.swiglu import SwiGLU
 from deim.layers.tracing import is_tracing
 
 # DINOv3's additions to a plain vision transformer.
@@ -56,17 +57,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer (arXiv 2002.05202): ``w3(silu(w1(x)) * w2(x))``."""
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.w1, self.w2, self.w3 = Linear(dim, hidden_dim), Linear(dim, hidden_dim), Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w3(F.silu(self.w1(x)) * self.w2(x))
 
 
 class LayerScale(nn.Module):

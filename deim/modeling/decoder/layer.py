@@ -61,43 +61,54 @@ class DeformableDecoderLayer(DecoderLayer):
     Args:
         dim: width of the queries.
         num_heads: number of heads of both attentions.
-        dim_feedforward: width of the feed-forward network.
+        dim_feedforward: hidden width of the feed-forward network; None if ``feedforward`` is given.
         num_points: number of deformable sampling points on each map.
         dropout, activation: dropout and activation of the attentions and the feed-forward network.
         project, sampling: options of the cross-attention; see :class:`deim.layers.MultiScaleDeformableAttention`.
+        norm: normalization of width ``dim``, copied for each place where the layer normalizes; None for LayerNorm.
+        feedforward: module (B, Q, dim) -> (B, Q, dim) in place of the two-layer network, such as
+            :class:`deim.layers.SwiGLU`; ``activation`` has no effect on it.
 
     Raises:
-        ValueError: if ``num_heads`` does not divide ``dim``, or ``sampling`` or ``activation`` is invalid.
+        ValueError: if ``num_heads`` does not divide ``dim``, ``sampling`` or ``activation`` is invalid, or not exactly
+            one of ``dim_feedforward`` and ``feedforward`` is given.
     """
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
-        dim_feedforward: int,
+        dim_feedforward: int | None,
         num_points: Sequence[int],
         dropout: float = 0.0,
         activation: str = "relu",
         project: bool = False,
         sampling: str = "bilinear",
+        norm: nn.Module | None = None,
+        feedforward: nn.Module | None = None,
     ):
         super().__init__(dim, len(num_points))
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
+        if (dim_feedforward is None) == (feedforward is None):
+            raise ValueError("a decoder layer needs either dim_feedforward or feedforward")
+        norm = nn.LayerNorm(dim) if norm is None else norm
         self.self_attn = SelfAttention(dim, num_heads, dropout)
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = copy.deepcopy(norm)
         self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, num_points, project=project, sampling=sampling)
-        self.build_fusion(dim)
-        self.linear1 = Linear(dim, dim_feedforward)
-        self.linear2 = Linear(dim_feedforward, dim)
-        self.norm3 = nn.LayerNorm(dim)
+        self.build_fusion(dim, copy.deepcopy(norm))
+        self.feedforward = feedforward
+        if dim_feedforward is not None:
+            self.linear1 = Linear(dim, dim_feedforward)
+            self.linear2 = Linear(dim_feedforward, dim)
+            nn.init.xavier_uniform_(self.linear1.weight)
+            nn.init.xavier_uniform_(self.linear2.weight)
+        self.norm3 = copy.deepcopy(norm)
         self.activation = build_activation(activation)
         self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
 
-    def build_fusion(self, dim: int) -> None:
-        """Create the modules that :meth:`fuse` needs."""
+    def build_fusion(self, dim: int, norm: nn.Module) -> None:
+        """Create the modules that :meth:`fuse` needs; ``norm`` is a normalization for its result."""
         raise NotImplementedError
 
     def fuse(self, queries: Tensor, sampled: Tensor) -> Tensor:
@@ -127,15 +138,19 @@ class DeformableDecoderLayer(DecoderLayer):
             memory.valid_ratios,
         )
         queries = self.fuse(queries, self.dropout(sampled))
-        hidden = self.dropout(self.activation(self.linear1(queries)))
-        return self.normalize(queries + self.dropout(self.linear2(hidden)))
+        return self.normalize(queries + self.dropout(self._feed_forward(queries)))
+
+    def _feed_forward(self, queries: Tensor) -> Tensor:
+        if self.feedforward is not None:
+            return self.feedforward(queries)
+        return self.linear2(self.dropout(self.activation(self.linear1(queries))))
 
 
 class AddNormDecoderLayer(DeformableDecoderLayer):
     """Layer that adds the cross-attention output to the queries (Deformable DETR, RT-DETR)."""
 
-    def build_fusion(self, dim: int) -> None:
-        self.norm2 = nn.LayerNorm(dim)
+    def build_fusion(self, dim: int, norm: nn.Module) -> None:
+        self.norm2 = norm
 
     def fuse(self, queries: Tensor, sampled: Tensor) -> Tensor:
         return self.norm2(queries + sampled)
@@ -144,10 +159,10 @@ class AddNormDecoderLayer(DeformableDecoderLayer):
 class Gate(nn.Module):
     """Learned mixture of the residual and the cross-attention path (D-FINE, section 4.3, "target gating layer")."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, norm: nn.Module):
         super().__init__()
         self.gate = Linear(2 * dim, 2 * dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = norm
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
@@ -160,8 +175,8 @@ class Gate(nn.Module):
 class GatedDecoderLayer(DeformableDecoderLayer):
     """Layer that mixes the queries and the cross-attention output with a gate (D-FINE)."""
 
-    def build_fusion(self, dim: int) -> None:
-        self.gateway = Gate(dim)
+    def build_fusion(self, dim: int, norm: nn.Module) -> None:
+        self.gateway = Gate(dim, norm)
 
     def fuse(self, queries: Tensor, sampled: Tensor) -> Tensor:
         return self.gateway(queries, sampled)
