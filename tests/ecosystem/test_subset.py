@@ -133,7 +133,7 @@ def test_coco_metadata_exists_without_annotation_file() -> None:
 
 
 def test_records_keep_masks_and_keypoints() -> None:
-    loaded = evaluate("data", "loaded({'segmentation': POLYGON, 'keypoints': [1, 2, 2]})")
+    loaded = evaluate("data", "load_records({'segmentation': POLYGON, 'keypoints': [1, 2, 2]})")
     annotation = next(record for record in loaded if record["annotations"])["annotations"][0]
     assert annotation["segmentation"] == [[1, 2, 8, 2, 8, 9.5]]
     assert annotation["keypoints"] == [1.5, 2.5, 2]
@@ -157,7 +157,7 @@ def test_max_detections_per_image() -> None:
 
 @pytest.mark.parametrize(("mode", "saved"), [("max", [1, 5]), ("min", [1, 3])])
 def test_best_checkpointer(mode: str, saved: list[int]) -> None:
-    calls = evaluate("engine", f"best({{1: 2.0, 3: 1.0, 5: 3.0}}, mode={mode!r})")[0]
+    calls = evaluate("engine", f"best_checkpoints({{1: 2.0, 3: 1.0, 5: 3.0}}, mode={mode!r})")[0]
     assert calls == [("model_best", {"iteration": iteration}) for iteration in saved]
 
 
@@ -165,11 +165,11 @@ def test_best_checkpointer(mode: str, saved: list[int]) -> None:
     ("period", "stop", "iterations"), [(2, 4, [1, 4]), (2, 5, [1, 3, 5]), (0, 3, [3]), (9, 3, [3])]
 )
 def test_eval_hook_iterations(period: int, stop: int, iterations: list[int]) -> None:
-    assert evaluate("engine", f"evaluated({{'a': 1.0}}, {stop}, {period})")[0] == iterations
+    assert evaluate("engine", f"run_eval_hook({{'a': 1.0}}, {stop}, {period})")[0] == iterations
 
 
 def test_max_to_keep() -> None:
-    files, last_checkpoint = evaluate("engine", "checkpoints(1, 5, max_to_keep=2)")
+    files, last_checkpoint = evaluate("engine", "checkpoint_files(1, 5, max_to_keep=2)")
     assert [name for name in files if name.startswith("model")] == [
         "model_0000003.pth",
         "model_0000004.pth",
@@ -202,4 +202,4 @@ def test_ema_must_be_built_exactly_once() -> None:
     with pytest.raises(AssertionError):
         ema.get_model_ema_state(nn.Linear(1, 1))
     with pytest.raises(AssertionError):
-        evaluate("detrex", "built_twice()")
+        evaluate("detrex", "build_ema_twice()")

@@ -81,7 +81,7 @@ class Approximate:
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Return True if two descriptions agree. Numbers in :class:`Near` may differ by rounding."""
+    """Return True if two descriptions agree. Numbers in :class:`Approximate` may differ by rounding."""
     if isinstance(first, tuple) and first[:1] == ("near",) and isinstance(second, tuple) and second[:1] == ("near",):
         return first[1:3] == second[1:3] and np.allclose(first[3], second[3], rtol=1e-4, atol=1e-5, equal_nan=True)
     if isinstance(first, (list, tuple)) and type(first) is type(second):

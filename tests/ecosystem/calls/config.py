@@ -1,6 +1,6 @@
 """Lazy and yacs configs."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import dataclasses
@@ -54,27 +54,21 @@ def write_files() -> str:
 
 
 def load(name: str, *keys: Any, **options: Any) -> Any:
-    return shown(LazyConfig.load(f"{FOLDER}/{name}", *keys, **options))
+    return describe_config(LazyConfig.load(f"{FOLDER}/{name}", *keys, **options))
 
 
-def shown(cfg: Any) -> Any:
+def describe_config(cfg: Any) -> Any:
     """Return the type and content of a config, with unresolved interpolations."""
     if isinstance(cfg, tuple):
-        return tuple(shown(item) for item in cfg)
+        return tuple(describe_config(item) for item in cfg)
     if OmegaConf.is_config(cfg):
-        return type(cfg).__name__, named(OmegaConf.to_container(cfg)), cfg._get_flag("allow_objects")
+        return type(cfg).__name__, OmegaConf.to_container(cfg), cfg._get_flag("allow_objects")
     return cfg
 
 
-def named(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: named(entry) for key, entry in value.items()}
-    return [named(entry) for entry in value] if isinstance(value, list) else value
-
-
-def overridden(*overrides: str) -> Any:
+def apply_overrides(*overrides: str) -> Any:
     cfg = OmegaConf.create({"a": 1, "b": {"c": "x", "d": [1, 2]}, "e": None})
-    return LazyConfig.apply_overrides(cfg, list(overrides)) is cfg, named(OmegaConf.to_container(cfg))
+    return LazyConfig.apply_overrides(cfg, list(overrides)) is cfg, OmegaConf.to_container(cfg)
 
 
 class Nameless:
@@ -90,8 +84,8 @@ class Point:
     y: int = 2
 
 
-def saved(cfg: Any) -> Any:
-    """Save a config; return the written files, the log messages and the reloaded config."""
+def save_config(cfg: Any) -> Any:
+    """Save a config; return the result, the written files, the text of the file and the levels of the log messages."""
     folder = Path(tempfile.mkdtemp())
     with messages("detectron2.config.lazy") as lines:
         returned = LazyConfig.save(cfg, str(folder / "c.yaml"))
@@ -101,12 +95,12 @@ def saved(cfg: Any) -> Any:
     return returned, files, text if "object" not in str(text) else "objects", levels
 
 
-def unchanged_by_save(cfg: Any) -> bool:
-    saved(cfg)
+def is_unchanged_by_save(cfg: Any) -> bool:
+    save_config(cfg)
     return callable(cfg._target_)
 
 
-def failure(call: Any) -> list[str]:
+def error_messages(call: Any) -> list[str]:
     with messages("detectron2.config.instantiate") as lines:
         try:
             instantiate(call)
@@ -118,7 +112,7 @@ def failure(call: Any) -> list[str]:
 class Configured:
     @configurable
     def __init__(self, a: Any, b: Any = 2, *, c: Any = 3):
-        self.got = (a, b, c)
+        self.arguments = (a, b, c)
 
     @classmethod
     def from_config(cls, cfg: Any, b: Any = 20) -> dict:
@@ -134,13 +128,13 @@ class Greedy(Configured):
 class WithoutFromConfig:
     @configurable
     def __init__(self, a: Any):
-        self.got = a
+        self.arguments = a
 
 
 class FromConfigIsNoClassMethod:
     @configurable
     def __init__(self, a: Any):
-        self.got = a
+        self.arguments = a
 
     from_config = 3
 
@@ -148,7 +142,7 @@ class FromConfigIsNoClassMethod:
 class NoConfigArgument:
     @configurable
     def __init__(self, a: Any):
-        self.got = a
+        self.arguments = a
 
     @classmethod
     def from_config(cls, other: Any) -> dict:
@@ -156,11 +150,11 @@ class NoConfigArgument:
 
 
 @configurable(from_config=lambda cfg, b=5: {"a": cfg.A, "b": b})
-def called(a: Any, b: Any = 2) -> tuple:
+def configurable_function(a: Any, b: Any = 2) -> tuple:
     return a, b
 
 
-def merged(text: str, *options: Any, **keywords: Any) -> Any:
+def merge_file(text: str, *options: Any, **keywords: Any) -> Any:
     """Return a model config after merging a YAML file."""
     path = Path(tempfile.mkdtemp()) / "c.yaml"
     path.write_text(text)
@@ -169,11 +163,11 @@ def merged(text: str, *options: Any, **keywords: Any) -> Any:
     return cfg.MODEL.WEIGHTS, cfg.MODEL.PIXEL_MEAN, cfg.SEED
 
 
-def decorated(*args: Any, **kwargs: Any) -> Any:
+def make_configurable(*args: Any, **kwargs: Any) -> Any:
     return configurable(*args, **kwargs)
 
 
-def registered(*operations: Any) -> Any:
+def apply_to_registry(*operations: Any) -> Any:
     registry = Registry("THINGS")
     registry.register(Point)
     return [operation(registry) for operation in operations]
@@ -198,13 +192,13 @@ CALLS = [
     "load('./base.py', 'plain')",
     "LazyConfig.load(Path('base.py'))",
     "LazyConfig.load('relative.txt')",
-    "shown(LazyConfig.load_rel('no-such-file.py'))",
+    "describe_config(LazyConfig.load_rel('no-such-file.py'))",
     "LazyConfig.load(FOLDER + '/child.py') is LazyConfig.load(FOLDER + '/child.py')",
-    *(f"shown(LazyCall({t})(a=1, b={{'c': 2}}))" for t in ("Counter", "'collections.Counter'", "{'_target_': 'x'}", "Point")),
+    *(f"describe_config(LazyCall({t})(a=1, b={{'c': 2}}))" for t in ("Counter", "'collections.Counter'", "{'_target_': 'x'}", "Point")),
     *(f"LazyCall({t})" for t in ("3", "None", "[1]")),
     "LazyCall(Counter)(1)",
     "LazyCall(Counter)",
-    "shown(LazyCall(Counter)(_target_=1))",
+    "describe_config(LazyCall(Counter)(_target_=1))",
     "instantiate(LazyCall(Counter)(a=1, b=2))",
     "instantiate(PLAIN), PLAIN",
     "instantiate([PLAIN, 1, 'x'])",
@@ -224,10 +218,10 @@ CALLS = [
     *(f"instantiate({v})" for v in ("3", "None", "'x'", "{}")),
     "instantiate(LINEAR).weight.shape, instantiate(LINEAR) is instantiate(LINEAR)",
     "instantiate(OmegaConf.structured(Point(1)))",
-    "failure(LazyCall(Counter)(iterable=1, wrong=2)), failure(LazyCall(nn.Linear)(a=1))",
-    "failure(LazyCall('torch.nn.Linear')(a=1))",
+    "error_messages(LazyCall(Counter)(iterable=1, wrong=2)), error_messages(LazyCall(nn.Linear)(a=1))",
+    "error_messages(LazyCall('torch.nn.Linear')(a=1))",
     *(
-        f"overridden({o!r})"
+        f"apply_overrides({o!r})"
         for o in (
             *("a=2", "a=2.5", "a=1e-3", "a=x", "a='x y'", "a=\"3\"", "a=null", "a=true", "a=True", "a=[1,2]", "a={b:1,c:2}", "a="),
             *("b.c=1", "b.d=[3]", "b.d.0=5", "b.new=1", "new=1", "new.deep.er=1", "a.b=1", "b.c.d=1", "e.f=1", "b={c:y}", "~a"),
@@ -235,37 +229,37 @@ CALLS = [
             *("a=0x10", "a=1_000", "a=-1", "a=(1,2)", "a='${b.c}'", "a=inf", "a=nan", "b.c=http://a.b/c?d=e", "a=range(1,3)"),
         )
     ),
-    "overridden()",
-    "overridden('a=1', 'a=2', 'b.c=z')",
+    "apply_overrides()",
+    "apply_overrides('a=1', 'a=2', 'b.c=z')",
     "LazyConfig.apply_overrides(OmegaConf.create({'a': 1}), 'a=2')",
-    "saved(OmegaConf.create({'a': 1, 'b': [1, 'x'], 'c': None, 'd': '${a}', 'e': '???'}))",
-    "saved(LINEAR)",
-    "saved(LazyCall(nn.Module)(a={'b': LINEAR}, c=[LINEAR, 1]))",
-    "saved(LazyCall(Nameless())(a=1))",
-    "saved(LazyCall(dict)(a=lambda: 1))",
-    "saved(LazyCall(dict)(a=object()))",
-    "saved(LazyCall(dict)(a=int, b=len))",
-    "saved(OmegaConf.create({'a': 'ä'}))",
-    "saved(OmegaConf.structured(Point(1)))",
-    "saved(DictConfig({'p': Point(3)}, flags={'allow_objects': True}))",
-    "saved({'a': 1})",
-    "saved(DictConfig({'t': (1, 2)}, flags={'allow_objects': True}))",
-    "unchanged_by_save(LazyCall(nn.Linear)(in_features=1))",
-    "yaml.safe_load(saved(LINEAR)[2])",
+    "save_config(OmegaConf.create({'a': 1, 'b': [1, 'x'], 'c': None, 'd': '${a}', 'e': '???'}))",
+    "save_config(LINEAR)",
+    "save_config(LazyCall(nn.Module)(a={'b': LINEAR}, c=[LINEAR, 1]))",
+    "save_config(LazyCall(Nameless())(a=1))",
+    "save_config(LazyCall(dict)(a=lambda: 1))",
+    "save_config(LazyCall(dict)(a=object()))",
+    "save_config(LazyCall(dict)(a=int, b=len))",
+    "save_config(OmegaConf.create({'a': 'ä'}))",
+    "save_config(OmegaConf.structured(Point(1)))",
+    "save_config(DictConfig({'p': Point(3)}, flags={'allow_objects': True}))",
+    "save_config({'a': 1})",
+    "save_config(DictConfig({'t': (1, 2)}, flags={'allow_objects': True}))",
+    "is_unchanged_by_save(LazyCall(nn.Linear)(in_features=1))",
+    "yaml.safe_load(save_config(LINEAR)[2])",
     *(f"_convert_target_to_string({t})" for t in ("nn.Linear", "Counter", "len", "dict", "Point", "DictConfig.pop", "LazyConfig", "3")),
     *(f"locate({n!r})" for n in ("torch.nn.Linear", "builtins.len", "math", "no.such", "torch.nn.no_such", "", "torch.optim.sgd.SGD")),
     "locate(3)",
     "type(get_cfg()).__name__, get_cfg().VERSION, get_cfg().OUTPUT_DIR, get_cfg().SEED",
     "get_cfg() is get_cfg()",
     *(f"get_cfg().MODEL.{k}" for k in ("DEVICE", "META_ARCHITECTURE", "WEIGHTS", "PIXEL_MEAN", "PIXEL_STD", "BACKBONE.NAME", "BACKBONE.FREEZE_AT")),
-    "merged('MODEL: {WEIGHTS: x, PIXEL_MEAN: [1, 2, 3]}')",
-    "merged('MODEL: {NOTHING: x}')",
-    "merged('MODEL: {WEIGHTS: 3}')",
-    "merged('VERSION: 2')",
-    "merged('VERSION: 3')",
-    "merged('SEED: !!python/name:builtins.len')",
-    "merged('')",
-    "merged('SEED: 3', allow_unsafe=False)",
+    "merge_file('MODEL: {WEIGHTS: x, PIXEL_MEAN: [1, 2, 3]}')",
+    "merge_file('MODEL: {NOTHING: x}')",
+    "merge_file('MODEL: {WEIGHTS: 3}')",
+    "merge_file('VERSION: 2')",
+    "merge_file('VERSION: 3')",
+    "merge_file('SEED: !!python/name:builtins.len')",
+    "merge_file('')",
+    "merge_file('SEED: 3', allow_unsafe=False)",
     "get_cfg().merge_from_list(['SEED', '3'])",
     "get_cfg().merge_from_list(['NOTHING', '3'])",
     "get_cfg().clone().SEED, get_cfg().is_frozen()",
@@ -274,20 +268,20 @@ CALLS = [
     "CfgNode({'A': {'B': 1}}).A.B",
     "CFG.B",
     "CfgNode({'A': 1}).dump()",
-    "Configured(1).got, Configured(1, 4, c=5).got, Configured(a=1).got",
-    *(f"{kind}({args}).got" for kind in ("Configured", "Greedy") for args in ("CFG", "cfg=CFG", "LAZY", "CFG, b=7", "CFG, c=9", "CFG, 8", "CFG, a=5")),
+    "Configured(1).arguments, Configured(1, 4, c=5).arguments, Configured(a=1).arguments",
+    *(f"{kind}({args}).arguments" for kind in ("Configured", "Greedy") for args in ("CFG", "cfg=CFG", "LAZY", "CFG, b=7", "CFG, c=9", "CFG, 8", "CFG, a=5")),
     "Configured(CFG, nothing=1)",
-    "Configured({'A': 1}).got",
+    "Configured({'A': 1}).arguments",
     "Configured()",
-    "WithoutFromConfig(1).got",
+    "WithoutFromConfig(1).arguments",
     "WithoutFromConfig(CFG)",
     "FromConfigIsNoClassMethod(CFG)",
     "NoConfigArgument(CFG)",
-    *(f"called({args})" for args in ("1", "1, 2", "CFG", "CFG, b=3", "CFG, a=3", "cfg=CFG", "LAZY")),
-    "called.from_config(CFG)",
-    *(f"decorated({args})" for args in ("from_config=3", "3", "len", "load", "len, from_config=len", "", "None")),
-    "Configured.__init__.__name__, called.__name__",
-    "registered(lambda r: r.get('Point'), lambda r: 'Point' in r, lambda r: [n for n, _ in r])",
-    "registered(lambda r: r.get('Nothing'))",
-    "registered(lambda r: r.register(Point))",
+    *(f"configurable_function({args})" for args in ("1", "1, 2", "CFG", "CFG, b=3", "CFG, a=3", "cfg=CFG", "LAZY")),
+    "configurable_function.from_config(CFG)",
+    *(f"make_configurable({args})" for args in ("from_config=3", "3", "len", "load", "len, from_config=len", "", "None")),
+    "Configured.__init__.__name__, configurable_function.__name__",
+    "apply_to_registry(lambda r: r.get('Point'), lambda r: 'Point' in r, lambda r: [n for n, _ in r])",
+    "apply_to_registry(lambda r: r.get('Nothing'))",
+    "apply_to_registry(lambda r: r.register(Point))",
 ]  # fmt: skip

@@ -1,10 +1,9 @@
 """Catalogs, datasets in COCO format, loaders and images."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import copy
-import functools
 import itertools
 import json
 import tempfile
@@ -34,7 +33,7 @@ FOLDER = Path(tempfile.mkdtemp())
 NUMBER = itertools.count()
 
 
-def fresh(prefix: str = "set") -> str:
+def unused_name(prefix: str = "set") -> str:
     """Return an unused dataset name."""
     return f"{prefix}_{next(NUMBER)}"
 
@@ -46,26 +45,27 @@ POLYGON = [[1, 2, 8, 2, 8, 9.5]]
 RLE = {"counts": [10, 20, 30], "size": [6, 10]}
 
 
-def coco(*annotations: dict, **content: Any) -> str:
+def write_coco_file(*annotations: dict, **content: Any) -> str:
     """Write an annotation file; each annotation is a dict of differences from ANNOTATION."""
     records = [ANNOTATION | {"id": number} | changes for number, changes in enumerate(annotations, start=1)]
-    path = FOLDER / f"{fresh('file')}.json"
+    path = FOLDER / f"{unused_name('file')}.json"
     path.write_text(json.dumps({"images": IMAGES, "annotations": records, "categories": CATEGORIES} | content))
     return str(path)
 
 
-def loaded(*annotations: dict, name: str | None = None, **options: Any) -> list[dict]:
+def load_records(*annotations: dict, name: str | None = None, **options: Any) -> list[dict]:
+    """Write an annotation file and load it. ``options`` replace parts of the file."""
     extra = options.pop("extra", None)
-    return load_coco_json(coco(*annotations, **options), "root", name, extra)
+    return load_coco_json(write_coco_file(*annotations, **options), "root", name, extra)
 
 
-def learned(*annotations: dict, prefix: str = "set", **options: Any) -> tuple:
+def metadata_and_log_levels(*annotations: dict, prefix: str = "set", **options: Any) -> tuple:
     """Load an annotation file; return the added metadata and the levels of the log messages."""
-    name = fresh(prefix)
+    name = unused_name(prefix)
     with messages("detectron2.data.datasets.coco") as lines:
-        loaded(*annotations, name=name, **options)
-    facts = MetadataCatalog.get(name).as_dict()
-    return {k: v for k, v in facts.items() if k != "name"}, [line.split(":")[0] for line in lines]
+        load_records(*annotations, name=name, **options)
+    metadata = MetadataCatalog.get(name).as_dict()
+    return {k: v for k, v in metadata.items() if k != "name"}, [line.split(":")[0] for line in lines]
 
 
 def records(*annotations: Any, **changes: Any) -> list[dict]:
@@ -85,69 +85,75 @@ def records(*annotations: Any, **changes: Any) -> list[dict]:
     ]
 
 
-def registered(items: Any, classes: Any = ("cat", "dog"), **facts: Any) -> str:
-    name = fresh()
+def register_dataset(items: Any, classes: Any = ("cat", "dog"), **metadata: Any) -> str:
+    """Register a dataset with metadata and return its name."""
+    name = unused_name()
     DatasetCatalog.register(name, lambda: copy.deepcopy(items))
     if classes is not None:
-        facts["thing_classes"] = list(classes)
-    MetadataCatalog.get(name).set(**facts)
+        metadata["thing_classes"] = list(classes)
+    MetadataCatalog.get(name).set(**metadata)
     return name
 
 
-def table(items: Any, classes: Any) -> list[str]:
+def dataset_messages(items: Any, classes: Any) -> list[str]:
     """Return the messages logged about a dataset."""
-    names = registered(items, classes)
+    names = register_dataset(items, classes)
     with messages("detectron2.data.build") as lines:
         get_detection_dataset_dicts(names)
     return lines
 
 
-def converted(items: Any, classes: Any = ("cat", "dog"), **facts: Any) -> dict:
-    """Return the content of the COCO file written for a registered dataset."""
-    path = FOLDER / f"{fresh('converted')}" / "new.json"
-    convert_to_coco_json(registered(items, classes, **facts), str(path))
+def coco_content(items: Any, classes: Any = ("cat", "dog"), **metadata: Any) -> dict:
+    """Return the content of the COCO file written for a dataset."""
+    path = FOLDER / f"{unused_name('converted')}" / "new.json"
+    convert_to_coco_json(register_dataset(items, classes, **metadata), str(path))
     content = json.loads(path.read_text())
     info = content.get("info")
     return content | {"info": info and sorted(info)}
 
 
-def converted_twice(**options: Any) -> bool:
+def overwrites_coco_file(**options: Any) -> bool:
     """Return True if a second conversion writes the file again."""
-    path = FOLDER / fresh("converted") / "new.json"
-    convert_to_coco_json(registered(records([0])), str(path))
+    path = FOLDER / unused_name("converted") / "new.json"
+    convert_to_coco_json(register_dataset(records([0])), str(path))
     path.write_text("{}")
-    convert_to_coco_json(registered(records([1])), str(path), **options)
+    convert_to_coco_json(register_dataset(records([1])), str(path), **options)
     return path.read_text() != "{}"
 
 
-def metadata(**facts: Any) -> Metadata:
-    return MetadataCatalog.get(fresh()).set(**facts)
+def metadata(**entries: Any) -> Metadata:
+    return MetadataCatalog.get(unused_name()).set(**entries)
 
 
-def facts_of(name: str) -> dict:
+def metadata_of(name: str) -> dict:
     """Return the metadata of a dataset, without the root folder of the datasets."""
     return {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k not in ("json_file", "image_root")}
 
 
-def register(**changes: Any) -> tuple:
-    arguments = {"name": fresh(), "metadata": {}, "json_file": coco({}), "image_root": "root"} | changes
+def register_coco_file(**changes: Any) -> tuple:
+    arguments = {
+        "name": unused_name(),
+        "metadata": {},
+        "json_file": write_coco_file({}),
+        "image_root": "root",
+    } | changes
     register_coco_instances(**arguments)
-    return facts_of(arguments["name"]).keys() - {"name"}, len(DatasetCatalog.get(arguments["name"]))
+    return metadata_of(arguments["name"]).keys() - {"name"}, len(DatasetCatalog.get(arguments["name"]))
 
 
-def twice(*names: Any) -> None:
+def register_names(*names: Any) -> None:
     for name in names:
-        register_coco_instances(name, {}, coco({}), "root")
+        register_coco_instances(name, {}, write_coco_file({}), "root")
 
 
-def removed(catalog: Any, name: str) -> tuple:
+def remove_dataset(catalog: Any, name: str) -> tuple:
     catalog.remove(name)
     return name in catalog, name in catalog.list()
 
 
 def image_file(mode: str, orientation: int = 1) -> str:
     """Write an image of 4 x 6 pixels with an EXIF orientation tag."""
-    path = FOLDER / f"{fresh('image')}.png"
+    path = FOLDER / f"{unused_name('image')}.png"
     image = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).convert(mode)
     exif = Image.Exif()
     exif[274] = orientation
@@ -155,7 +161,8 @@ def image_file(mode: str, orientation: int = 1) -> str:
     return str(path)
 
 
-def filled(record: dict) -> dict:
+def fill_image_size(record: dict) -> dict:
+    """Check a record against an image of 4 x 6 pixels, which also adds a missing size to the record."""
     check_image_size(record, np.zeros((4, 6, 3)))
     return record
 
@@ -173,7 +180,7 @@ class Stream(torch.utils.data.IterableDataset):
         return iter(range(3))
 
 
-def mapped(function: Any, size: int = 6) -> list:
+def map_dataset(function: Any, size: int = 6) -> list:
     dataset = MapDataset(list(range(size)), function)
     return [dataset[index] for index in range(size)]
 
@@ -185,7 +192,10 @@ def same_object(**options: Any) -> tuple[bool, bool]:
     return dataset[0] is entries[0], dataset[0] is dataset[0]
 
 
-odd = functools.partial(lambda value: value if value % 2 else None)
+def odd_or_none(value: int) -> int | None:
+    return value if value % 2 else None
+
+
 LOADER = "build_detection_test_loader"
 ANNOTATIONS = (
     "",
@@ -210,51 +220,51 @@ ANNOTATIONS = (
     "{'keypoints': [1, 2, 2, 3, 4, 0]}",
     "{'keypoints': []}",
 )
-WITHOUT = ("bbox", "category_id", "iscrowd")
+OMITTED_KEYS = ("bbox", "category_id", "iscrowd")
 
 CALLS = [
-    *(f"loaded({a})" for a in ANNOTATIONS),
-    *(f"loaded({a}{', ' if a else ''}name=fresh())" for a in ANNOTATIONS),
-    *(f"learned({a})" for a in ANNOTATIONS[:4]),
-    *(f"load_coco_json(without({key!r}), 'root', {name})" for key in WITHOUT for name in ("None", "fresh()")),
-    "loaded({'attributes': 1}, {}, extra=['attributes'])",
-    "loaded({}, images=[])",
-    "loaded({}, categories=[])",
-    "loaded({}, categories=[], name=fresh())",
-    "learned(categories=[{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}])",
-    "learned({'category_id': 0}, categories=[{'id': 0, 'name': 'a'}])",
-    "learned({}, prefix='coco_like')",
-    "loaded(images=IMAGES[:1] + [IMAGES[0] | {'file_name': 'twice.jpg'}])",
+    *(f"load_records({a})" for a in ANNOTATIONS),
+    *(f"load_records({a}{', ' if a else ''}name=unused_name())" for a in ANNOTATIONS),
+    *(f"metadata_and_log_levels({a})" for a in ANNOTATIONS[:4]),
+    *(f"load_coco_json(coco_file_without({key!r}), 'root', {name})" for key in OMITTED_KEYS for name in ("None", "unused_name()")),
+    "load_records({'attributes': 1}, {}, extra=['attributes'])",
+    "load_records({}, images=[])",
+    "load_records({}, categories=[])",
+    "load_records({}, categories=[], name=unused_name())",
+    "metadata_and_log_levels(categories=[{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}])",
+    "metadata_and_log_levels({'category_id': 0}, categories=[{'id': 0, 'name': 'a'}])",
+    "metadata_and_log_levels({}, prefix='coco_like')",
+    "load_records(images=IMAGES[:1] + [IMAGES[0] | {'file_name': 'twice.jpg'}])",
     "load_coco_json('/nothing.json', 'root')",
-    "load_coco_json(Path(coco({})), Path('root'))",
-    "load_coco_json(coco({}).replace('file', 'minival'), 'root')",
-    "register()",
-    "register(metadata={'thing_colors': [1]})",
-    "register(metadata={'evaluator_type': 'x'})",
-    "register(name=3)",
-    "register(json_file=None)",
-    "register(json_file=Path(coco({})))",
-    "register(image_root=3)",
-    "twice('again', 'again')",
-    *(f"facts_of('coco_2017_{split}')" for split in ("train", "val")),
+    "load_coco_json(Path(write_coco_file({})), Path('root'))",
+    "load_coco_json(write_coco_file({}).replace('file', 'minival'), 'root')",
+    "register_coco_file()",
+    "register_coco_file(metadata={'thing_colors': [1]})",
+    "register_coco_file(metadata={'evaluator_type': 'x'})",
+    "register_coco_file(name=3)",
+    "register_coco_file(json_file=None)",
+    "register_coco_file(json_file=Path(write_coco_file({})))",
+    "register_coco_file(image_root=3)",
+    "register_names('again', 'again')",
+    *(f"metadata_of('coco_2017_{split}')" for split in ("train", "val")),
     *(f"MetadataCatalog.get('coco_2017_{split}').json_file" for split in ("train", "val")),
     "MetadataCatalog.get('coco_2017_val').image_root, 'coco_2017_val' in DatasetCatalog",
     "MetadataCatalog.get('coco_2017_val').set(thing_classes=['a'])",
     "DatasetCatalog.get('nothing')",
     "DatasetCatalog['nothing']",
-    "DatasetCatalog.register(fresh(), 3)",
-    "DatasetCatalog.register(registered([]), list)",
-    "DatasetCatalog.get(registered([1]))",
-    "registered([]) in DatasetCatalog.list(), registered([]) in DatasetCatalog, registered([]) in DatasetCatalog.keys()",
-    "removed(DatasetCatalog, registered([]))",
-    "removed(MetadataCatalog, registered([]))",
+    "DatasetCatalog.register(unused_name(), 3)",
+    "DatasetCatalog.register(register_dataset([]), list)",
+    "DatasetCatalog.get(register_dataset([1]))",
+    "register_dataset([]) in DatasetCatalog.list(), register_dataset([]) in DatasetCatalog, register_dataset([]) in DatasetCatalog.keys()",
+    "remove_dataset(DatasetCatalog, register_dataset([]))",
+    "remove_dataset(MetadataCatalog, register_dataset([]))",
     "DatasetCatalog.remove('nothing'), 1",
     "MetadataCatalog.remove('nothing')",
     "str(DatasetCatalog).split(':')[0], repr(MetadataCatalog).split(':')[0], repr(DatasetCatalog)[-1]",
     "type(DatasetCatalog.list()), type(MetadataCatalog.list())",
     "MetadataCatalog.get('')",
     "MetadataCatalog.get(None)",
-    "facts_of('never heard of'), 'never heard of' in MetadataCatalog.list()",
+    "metadata_of('never heard of'), 'never heard of' in MetadataCatalog.list()",
     "MetadataCatalog.get('x') is MetadataCatalog.get('x'), MetadataCatalog['x'] is MetadataCatalog.get('x')",
     "MetadataCatalog['never asked']",
     "metadata(a=1).a, metadata(a=1).get('a'), metadata().get('b'), metadata().get('b', 3)",
@@ -271,57 +281,57 @@ CALLS = [
     "sorted(metadata(a=1).as_dict())",
     "metadata(a=1).as_dict().update(a=2)",
     "Metadata(name='x') == Metadata(name='x'), repr(Metadata(name='x', a=1)), Metadata().name",
-    "get_detection_dataset_dicts(registered(records([0], [1, 1])))",
-    "get_detection_dataset_dicts(names=[registered(records([0])), registered(records([1]))])",
-    "get_detection_dataset_dicts((registered(records([0])),))",
+    "get_detection_dataset_dicts(register_dataset(records([0], [1, 1])))",
+    "get_detection_dataset_dicts(names=[register_dataset(records([0])), register_dataset(records([1]))])",
+    "get_detection_dataset_dicts((register_dataset(records([0])),))",
     "get_detection_dataset_dicts([])",
     "get_detection_dataset_dicts('nothing')",
-    "get_detection_dataset_dicts(registered([]))",
-    "get_detection_dataset_dicts(registered(records([], [0])))",
-    "get_detection_dataset_dicts(registered(records([], [0])), filter_empty=False)",
-    "get_detection_dataset_dicts(registered(records([], [0])), False)",
-    "get_detection_dataset_dicts(registered(records([])))",
-    "get_detection_dataset_dicts(registered(records([0], iscrowd=1)))",
-    "get_detection_dataset_dicts(registered([{'file_name': 'a'}]))",
-    "get_detection_dataset_dicts(registered(records([0]), None))",
-    "get_detection_dataset_dicts(registered(records([5])))",
-    "get_detection_dataset_dicts(registered(records([-1])))",
-    "get_detection_dataset_dicts(registered(records([5])), check_consistency=False)",
-    "get_detection_dataset_dicts([registered(records([0])), registered(records([0]), ['other'])])",
-    "get_detection_dataset_dicts([registered(records([0])), registered(records([0]), ['other'])], check_consistency=False)",
-    "get_detection_dataset_dicts([registered(records([0])), registered(records([0]), None)])",
-    "get_detection_dataset_dicts(registered(records([0], keypoints=[1, 2, 2]) + records([0])), min_keypoints=1)",
-    "get_detection_dataset_dicts(registered(records([0], keypoints=[1, 2, 0])), min_keypoints=1)",
-    "get_detection_dataset_dicts(registered(Squares()))",
-    "len(get_detection_dataset_dicts([registered(Squares()), registered(Squares())]))",
-    "table(records([0], [1, 1], [1]), ['cat', 'dog'])",
-    "table(records([0], [2, 6], iscrowd=0), ['one', 'two', 'a long name of a class', 'four', 'five', 'six', 'seven'])",
-    "table(records([0, 0]), ['only'])",
-    "table(records([0]) + records([0], [1], iscrowd=1), ['a', 'b', 'c'])",
-    "table(records([3], [1]), list('abcdef'))",
-    "converted(records([0], [1, 1]))",
-    "converted(records([0]), thing_dataset_id_to_contiguous_id={7: 0, 4: 1})",
-    "converted(records([0]), None)",
-    "converted(records([5]))",
-    "converted(records([5]), thing_dataset_id_to_contiguous_id={7: 0, 4: 1})",
-    "converted(records([]))",
-    "converted([])",
-    "converted([{'file_name': Path('a.jpg'), 'height': 3.0, 'width': 4.0}])",
-    "converted([{'file_name': 'a.jpg', 'height': 3}])",
+    "get_detection_dataset_dicts(register_dataset([]))",
+    "get_detection_dataset_dicts(register_dataset(records([], [0])))",
+    "get_detection_dataset_dicts(register_dataset(records([], [0])), filter_empty=False)",
+    "get_detection_dataset_dicts(register_dataset(records([], [0])), False)",
+    "get_detection_dataset_dicts(register_dataset(records([])))",
+    "get_detection_dataset_dicts(register_dataset(records([0], iscrowd=1)))",
+    "get_detection_dataset_dicts(register_dataset([{'file_name': 'a'}]))",
+    "get_detection_dataset_dicts(register_dataset(records([0]), None))",
+    "get_detection_dataset_dicts(register_dataset(records([5])))",
+    "get_detection_dataset_dicts(register_dataset(records([-1])))",
+    "get_detection_dataset_dicts(register_dataset(records([5])), check_consistency=False)",
+    "get_detection_dataset_dicts([register_dataset(records([0])), register_dataset(records([0]), ['other'])])",
+    "get_detection_dataset_dicts([register_dataset(records([0])), register_dataset(records([0]), ['other'])], check_consistency=False)",
+    "get_detection_dataset_dicts([register_dataset(records([0])), register_dataset(records([0]), None)])",
+    "get_detection_dataset_dicts(register_dataset(records([0], keypoints=[1, 2, 2]) + records([0])), min_keypoints=1)",
+    "get_detection_dataset_dicts(register_dataset(records([0], keypoints=[1, 2, 0])), min_keypoints=1)",
+    "get_detection_dataset_dicts(register_dataset(Squares()))",
+    "len(get_detection_dataset_dicts([register_dataset(Squares()), register_dataset(Squares())]))",
+    "dataset_messages(records([0], [1, 1], [1]), ['cat', 'dog'])",
+    "dataset_messages(records([0], [2, 6], iscrowd=0), ['one', 'two', 'a long name of a class', 'four', 'five', 'six', 'seven'])",
+    "dataset_messages(records([0, 0]), ['only'])",
+    "dataset_messages(records([0]) + records([0], [1], iscrowd=1), ['a', 'b', 'c'])",
+    "dataset_messages(records([3], [1]), list('abcdef'))",
+    "coco_content(records([0], [1, 1]))",
+    "coco_content(records([0]), thing_dataset_id_to_contiguous_id={7: 0, 4: 1})",
+    "coco_content(records([0]), None)",
+    "coco_content(records([5]))",
+    "coco_content(records([5]), thing_dataset_id_to_contiguous_id={7: 0, 4: 1})",
+    "coco_content(records([]))",
+    "coco_content([])",
+    "coco_content([{'file_name': Path('a.jpg'), 'height': 3.0, 'width': 4.0}])",
+    "coco_content([{'file_name': 'a.jpg', 'height': 3}])",
     *(
-        f"converted(records([0], bbox={box}, bbox_mode=BoxMode.{mode}))"
+        f"coco_content(records([0], bbox={box}, bbox_mode=BoxMode.{mode}))"
         for box in ("[1, 2, 5, 7]", "np.array([1.23456, 2, 5, 7])", "(0.1, 0.2, 0.7, 0.9)", "np.array([[1, 2, 5, 7]])", "[1, 2]", "torch.tensor([1, 2, 5, 7])")
         for mode in ("XYXY_ABS", "XYWH_ABS")
     ),
-    "converted(records([0], segmentation=POLYGON))",
-    "converted(records([0], segmentation=POLYGON + POLYGON))",
-    "converted(records([0], segmentation=[np.array([1, 2, 8, 2, 8, 9.5])]))",
-    "converted(records([0], segmentation={'counts': 'PPYo0', 'size': [6, 10]}))",
-    "converted(records([0], segmentation={'counts': b'PPYo0', 'size': [6, 10]}))",
-    "converted(records([0], segmentation='x'))",
-    "converted(records([0], keypoints=[1.5, 2.5, 2, 3, 4, 0]))",
-    "converted(records([0], keypoints=[1.5, 2.5, 2, 3, 4, 0], num_keypoints=9))",
-    "converted_twice(), converted_twice(allow_cached=False), converted_twice(allow_cached=True)",
+    "coco_content(records([0], segmentation=POLYGON))",
+    "coco_content(records([0], segmentation=POLYGON + POLYGON))",
+    "coco_content(records([0], segmentation=[np.array([1, 2, 8, 2, 8, 9.5])]))",
+    "coco_content(records([0], segmentation={'counts': 'PPYo0', 'size': [6, 10]}))",
+    "coco_content(records([0], segmentation={'counts': b'PPYo0', 'size': [6, 10]}))",
+    "coco_content(records([0], segmentation='x'))",
+    "coco_content(records([0], keypoints=[1.5, 2.5, 2, 3, 4, 0]))",
+    "coco_content(records([0], keypoints=[1.5, 2.5, 2, 3, 4, 0], num_keypoints=9))",
+    "overwrites_coco_file(), overwrites_coco_file(allow_cached=False), overwrites_coco_file(allow_cached=True)",
     *(f"DatasetFromList([1, 'x', {{'a': [1]}}])[{i}]" for i in ("0", "2", "-1", "-3", "3", "np.int64(1)", "torch.tensor(1)", "slice(0, 2)", "'a'")),
     *(f"DatasetFromList([1, 'x', {{'a': [1]}}], serialize=False)[{i}]" for i in ("0", "2", "-1", "3", "slice(0, 2)")),
     "len(DatasetFromList([1, 2])), list(DatasetFromList([1, 2], serialize=False))",
@@ -331,10 +341,10 @@ CALLS = [
     "DatasetFromList([1, 2], serialize='x')",
     "DatasetFromList([1, 2], serialize=None)",
     "DatasetFromList(range(3))[1]",
-    "mapped(odd)",
-    "mapped(lambda x: x if x == 3 else None)",
-    "mapped(lambda x: None)",
-    "mapped(str)",
+    "map_dataset(odd_or_none)",
+    "map_dataset(lambda x: x if x == 3 else None)",
+    "map_dataset(lambda x: None)",
+    "map_dataset(str)",
     "MapDataset([1, 2], str)[5]",
     "MapDataset([1, 2], str)[1.0]",
     "len(MapDataset([1, 2], str))",
@@ -349,22 +359,23 @@ CALLS = [
     f"{LOADER}([1, 2, 3])",
     f"{LOADER}([1, 2, 3], str)",
     f"{LOADER}([], mapper=None)",
-    f"list({LOADER}([1, 2, 3], mapper=odd))",
+    f"list({LOADER}([1, 2, 3], mapper=odd_or_none))",
     f"len({LOADER}([1, 2, 3], mapper=None, batch_size=2)), {LOADER}([1], mapper=None).drop_last",
     *(f"read_image(image_file({m!r}), {f!r})" for m in ("RGB", "L", "RGBA", "P", "1", "I;16") for f in (None, "RGB", "BGR", "L")),
     *(f"read_image(image_file('RGB', {o}))" for o in range(10)),
     "read_image(image_file('RGB'), 'nothing')",
     "read_image('/nothing.png')",
-    "read_image(coco({}))",
+    "read_image(write_coco_file({}))",
     "read_image(Path(image_file('RGB')))",
-    *(f"filled({r})" for r in ("{}", "{'height': 4}", "{'width': 6}", "{'height': 4, 'width': 6}", "{'height': 6, 'width': 4}", "{'height': 5}", "{'height': 4, 'width': 6.0}")),
-    "filled({'height': 6, 'width': 4, 'file_name': 'a.jpg'})",
+    *(f"fill_image_size({r})" for r in ("{}", "{'height': 4}", "{'width': 6}", "{'height': 4, 'width': 6}", "{'height': 6, 'width': 4}", "{'height': 5}", "{'height': 4, 'width': 6.0}")),
+    "fill_image_size({'height': 6, 'width': 4, 'file_name': 'a.jpg'})",
     "issubclass(SizeMismatchError, ValueError)",
 ]  # fmt: skip
 
 
-def without(key: str) -> str:
+def coco_file_without(key: str) -> str:
+    """Write an annotation file whose only annotation lacks a key."""
     annotation = {name: value for name, value in ANNOTATION.items() if name != key}
-    path = FOLDER / f"{fresh('file')}.json"
+    path = FOLDER / f"{unused_name('file')}.json"
     path.write_text(json.dumps({"images": IMAGES, "annotations": [annotation], "categories": CATEGORIES}))
     return str(path)

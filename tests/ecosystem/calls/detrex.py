@@ -1,6 +1,6 @@
 """detrex: boxes, EMA, writers, timm backbones."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import contextlib
@@ -20,7 +20,7 @@ from torch import nn
 from tests.ecosystem.calls import messages
 
 
-def model_of(value: float = 1.0) -> nn.Sequential:
+def make_model(value: float = 1.0) -> nn.Sequential:
     model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -32,17 +32,17 @@ def values(model: nn.Module) -> dict:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def state_of(value: float = 2.0) -> ema.EMAState:
-    return ema.EMAState.FromModel(model_of(value))
+def make_state(value: float = 2.0) -> ema.EMAState:
+    return ema.EMAState.FromModel(make_model(value))
 
 
-def cfg_of(**changes: Any) -> Any:
+def make_cfg(**changes: Any) -> Any:
     return OmegaConf.create({"train": {"model_ema": {"enabled": True, "decay": 0.5, "device": "cpu"} | changes}})
 
 
-def built(**changes: Any) -> tuple:
+def build_ema(**changes: Any) -> tuple:
     """Add EMA to a model; return the model, the log messages and the checkpointables."""
-    model, cfg = model_of(), cfg_of(**changes)
+    model, cfg = make_model(), make_cfg(**changes)
     with messages("detrex.modeling.ema") as lines:
         returned = ema.may_build_model_ema(cfg, model)
     added = ema.may_get_ema_checkpointer(cfg, model)
@@ -55,19 +55,19 @@ def built(**changes: Any) -> tuple:
     )
 
 
-def built_twice() -> None:
-    model = model_of()
-    ema.may_build_model_ema(cfg_of(), model)
-    ema.may_build_model_ema(cfg_of(), model)
+def build_ema_twice() -> None:
+    model = make_model()
+    ema.may_build_model_ema(make_cfg(), model)
+    ema.may_build_model_ema(make_cfg(), model)
 
 
-def with_state(value: float = 2.0) -> nn.Module:
-    model = model_of()
-    model.ema_state = state_of(value)
+def model_with_state(value: float = 2.0) -> nn.Module:
+    model = make_model()
+    model.ema_state = make_state(value)
     return model
 
 
-def within(model: nn.Module, *args: Any, fails: bool = False) -> list:
+def values_within_context(model: nn.Module, *args: Any, fails: bool = False) -> list:
     """Return the values of a model within the context and after it."""
     snapshots = []
     with contextlib.suppress(RuntimeError), ema.apply_model_ema_and_restore(model, *args) as former:
@@ -77,21 +77,26 @@ def within(model: nn.Module, *args: Any, fails: bool = False) -> list:
     return [*snapshots, values(model)] if not fails else snapshots
 
 
-def applied(model: nn.Module, **options: Any) -> tuple:
+def apply_ema(model: nn.Module, **options: Any) -> tuple:
     former = ema.apply_model_ema(model, **options)
     return former and former.state, values(model)
 
 
-def saved_values() -> bool:
-    """Return whether a state holds copies, and whether a checkpoint receives the dict of the state itself."""
-    model = model_of()
+def state_after_model_change() -> tuple:
+    """Change a model after its state was created.
+
+    Returns:
+        the weight in the state, whether ``state_dict`` returns the dict of the state itself, and whether the weight
+        requires gradients.
+    """
+    model = make_model()
     state = ema.EMAState.FromModel(model)
     model[0].weight.data.fill_(9)
     return state.state["0.weight"], state.state_dict() is state.state, state.state["0.weight"].requires_grad
 
 
-def loaded(content: dict, *args: Any) -> tuple:
-    state = state_of()
+def load_state(content: dict, *args: Any) -> tuple:
+    state = make_state()
     returned = state.load_state_dict(content, *args)
     return list(returned.missing_keys), list(returned.unexpected_keys), state.state
 
@@ -199,36 +204,36 @@ BOXES = (
 CALLS = [
     *(f"{function}({boxes})" for boxes in BOXES for function in ("box_cxcywh_to_xyxy", "box_xyxy_to_cxcywh")),
     "box_cxcywh_to_xyxy(bbox=torch.ones(4))",
-    "state_of().state",
-    "ema.EMAState.FromModel(model_of(), 'cpu').state",
+    "make_state().state",
+    "ema.EMAState.FromModel(make_model(), 'cpu').state",
     "ema.EMAState().state, ema.EMAState().device, bool(ema.EMAState().has_inited())",
-    "state_of().device, bool(state_of().has_inited())",
-    "state_of().clear().state, type(state_of().to('cpu')).__name__",
-    "state_of().to(torch.float64).state",
-    "saved_values()",
-    "repr(state_of()), repr(ema.EMAState())",
-    "[name for name, _ in state_of().get_model_state_iterator(model_of())]",
-    "state_of().apply_to(model_of())",
-    "ema.EMAState().apply_to(model_of())",
-    "state_of().apply_to(nn.Linear(3, 3))",
-    "loaded({'x': torch.ones(1)})",
-    "loaded({'x': torch.ones(1)}, False)",
-    "loaded({})",
-    "built()",
-    "built(enabled=False)",
-    "built_twice()",
-    "ema.may_build_model_ema(OmegaConf.create({'train': {}}), model_of())",
-    "ema.get_model_ema_state(model_of())",
-    "ema.get_model_ema_state(with_state()).state",
-    "applied(with_state())",
-    "applied(with_state(), save_current=True)",
-    "applied(model_of(), state=state_of(5.0))",
-    "applied(with_state(), state=ema.EMAState())",
-    "applied(model_of())",
-    "within(with_state())",
-    "within(model_of(), state_of(7.0))",
-    "within(with_state(), fails=True)",
-    "within(model_of())",
+    "make_state().device, bool(make_state().has_inited())",
+    "make_state().clear().state, type(make_state().to('cpu')).__name__",
+    "make_state().to(torch.float64).state",
+    "state_after_model_change()",
+    "repr(make_state()), repr(ema.EMAState())",
+    "[name for name, _ in make_state().get_model_state_iterator(make_model())]",
+    "make_state().apply_to(make_model())",
+    "ema.EMAState().apply_to(make_model())",
+    "make_state().apply_to(nn.Linear(3, 3))",
+    "load_state({'x': torch.ones(1)})",
+    "load_state({'x': torch.ones(1)}, False)",
+    "load_state({})",
+    "build_ema()",
+    "build_ema(enabled=False)",
+    "build_ema_twice()",
+    "ema.may_build_model_ema(OmegaConf.create({'train': {}}), make_model())",
+    "ema.get_model_ema_state(make_model())",
+    "ema.get_model_ema_state(model_with_state()).state",
+    "apply_ema(model_with_state())",
+    "apply_ema(model_with_state(), save_current=True)",
+    "apply_ema(make_model(), state=make_state(5.0))",
+    "apply_ema(model_with_state(), state=ema.EMAState())",
+    "apply_ema(make_model())",
+    "values_within_context(model_with_state())",
+    "values_within_context(make_model(), make_state(7.0))",
+    "values_within_context(model_with_state(), fails=True)",
+    "values_within_context(make_model())",
     "wandb_calls(((0, 'a', 4.0), (1, 'a', 2.0), (1, 'b', 1.0)))",
     "wandb_calls(((0, 'a', 4.0),), ((1, 'a', 2.0),), (), window_size=1)",
     "wandb_calls(((3, 'a', 4.0), (5, 'b', 1.0)), ((4, 'a', 1.0),))",

@@ -1,6 +1,6 @@
 """Trainers, hooks, checkpoints and the setup of a run."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import argparse
@@ -57,7 +57,7 @@ class Model(nn.Linear):
         return self.returns(super().forward(x).sum())
 
 
-def trainer_of(returns: Callable | None = None, data: Any = None, **options: Any) -> SimpleTrainer:
+def make_trainer(returns: Callable | None = None, data: Any = None, **options: Any) -> SimpleTrainer:
     torch.manual_seed(0)
     model = Model(returns) if returns else Model()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -98,9 +98,9 @@ class Recorder(HookBase):
         self.seen.append(("loaded", state))
 
 
-def moments(start: int, stop: int, fails_at: str = "", returns: Callable | None = None, data: Any = None) -> tuple:
+def hook_calls(start: int, stop: int, fails_at: str = "", returns: Callable | None = None, data: Any = None) -> tuple:
     """Return the hook calls of a run, its exception, and the levels of its log messages."""
-    trainer, recorder = trainer_of(returns, data), Recorder(fails_at)
+    trainer, recorder = make_trainer(returns, data), Recorder(fails_at)
     trainer.register_hooks([recorder, None])
     raised = None
     with messages("detectron2.engine.train_loop") as lines:
@@ -116,51 +116,51 @@ def moments(start: int, stop: int, fails_at: str = "", returns: Callable | None 
     )
 
 
-def trained(stop: int = 3, **options: Any) -> tuple:
+def train(stop: int = 3, **options: Any) -> tuple:
     """Return the weights and scalars after a run."""
-    trainer = trainer_of(**options)
+    trainer = make_trainer(**options)
     trainer.train(0, stop)
     scalars = {name: entry for name, entry in trainer.storage.latest().items() if "time" not in name}
     return trainer.model.weight, scalars, sorted(trainer.storage.latest()), trainer.storage.smoothing_hints()
 
 
-def trained_in_eval_mode() -> None:
-    trainer = trainer_of()
+def train_in_eval_mode() -> None:
+    trainer = make_trainer()
     trainer.model.eval()
     trainer.train(0, 1)
 
 
-def state_of(stop: int, *extra_hooks: HookBase) -> dict:
-    trainer = trainer_of()
+def trainer_state(stop: int, *extra_hooks: HookBase) -> dict:
+    trainer = make_trainer()
     trainer.register_hooks([Recorder(name="first"), Recorder(name="second"), *extra_hooks])
     trainer.train(0, stop)
     return trainer.state_dict()
 
 
-def restored(**changes: Any) -> tuple:
-    trainer, recorder = trainer_of(), Recorder()
+def restore_trainer(**changes: Any) -> tuple:
+    trainer, recorder = make_trainer(), Recorder()
     trainer.register_hooks([recorder])
     with messages("detectron2.engine.train_loop") as lines:
-        trainer.load_state_dict(state_of(2) | changes)
+        trainer.load_state_dict(trainer_state(2) | changes)
     return trainer.iter, recorder.seen, lines, len(trainer.optimizer.state_dict()["state"])
 
 
-def written(**losses: Any) -> tuple:
+def write_losses(**losses: Any) -> tuple:
     with EventStorage(5) as storage:
         SimpleTrainer.write_metrics({name: torch.tensor(value) for name, value in losses.items()}, 0.5, 7, "pre_")
     return storage.latest()
 
 
 def trainer_is_freed() -> bool:
-    trainer = trainer_of()
+    trainer = make_trainer()
     trainer.register_hooks([Recorder()])
-    watched = weakref.ref(trainer)
+    reference = weakref.ref(trainer)
     del trainer
     gc.collect()
-    return watched() is None
+    return reference() is None
 
 
-class Fake(Checkpointer):
+class RecordingCheckpointer(Checkpointer):
     """A checkpointer that only records its calls."""
 
     def __init__(self) -> None:
@@ -171,9 +171,9 @@ class Fake(Checkpointer):
         self.calls.append((name, others))
 
 
-def best(values: dict[int, Any], stop: int = 8, period: int = 2, **options: Any) -> tuple:
+def best_checkpoints(values: dict[int, Any], stop: int = 8, period: int = 2, **options: Any) -> tuple:
     """Return the checkpoints of BestCheckpointer for {iteration: metric}."""
-    trainer, checkpointer = trainer_of(), Fake()
+    trainer, checkpointer = make_trainer(), RecordingCheckpointer()
     hook = hooks.BestCheckpointer(period, checkpointer, options.pop("val_metric", "bbox/AP"), **options)
 
     class Put(HookBase):
@@ -187,11 +187,11 @@ def best(values: dict[int, Any], stop: int = 8, period: int = 2, **options: Any)
     return checkpointer.calls, hook.best_metric, hook.best_iter, lines
 
 
-def evaluated(
+def run_eval_hook(
     results: Any, stop: int = 5, period: int = 2, start: int = 0, fails_at: str = "", **options: Any
 ) -> tuple:
     """Return the iterations in which EvalHook evaluates, and the scalars that it writes."""
-    trainer, iterations = trainer_of(), []
+    trainer, iterations = make_trainer(), []
 
     def evaluate() -> Any:
         iterations.append(trainer.iter)
@@ -221,17 +221,17 @@ class Writer(EventWriter):
         self.log.append("closed")
 
 
-def writes(period: Any, stop: int = 5, **options: Any) -> list:
+def writer_iterations(period: Any, stop: int = 5, **options: Any) -> list:
     log: list = []
-    trainer = trainer_of()
+    trainer = make_trainer()
     trainer.register_hooks([hooks.PeriodicWriter([Writer(log)], *([] if period is None else [period]), **options)])
     trainer.train(0, stop)
     return log
 
 
-def rates(stop: int = 4, groups: Any = None, start: int = 0, resumes: bool = False, **options: Any) -> tuple:
+def learning_rates(stop: int = 4, groups: Any = None, start: int = 0, resumes: bool = False, **options: Any) -> tuple:
     """Return the learning rate of each step as reported by the hook, and the state of the hook after the run."""
-    trainer = trainer_of()
+    trainer = make_trainer()
     if groups is not None:
         trainer.optimizer = torch.optim.SGD(
             [{"params": [nn.Parameter(torch.ones(1)) for _ in range(n)], "lr": lr} for n, lr in groups]
@@ -255,9 +255,9 @@ def rates(stop: int = 4, groups: Any = None, start: int = 0, resumes: bool = Fal
     )
 
 
-def rates_from_trainer() -> list:
+def learning_rates_from_trainer() -> list:
     """Return the learning rates of a hook that uses the optimizer and scheduler of the trainer."""
-    trainer = trainer_of()
+    trainer = make_trainer()
     trainer.scheduler = LinearParamScheduler(1, 0)
     trainer.register_hooks([hooks.LRScheduler()])
     trainer.train(0, 3)
@@ -269,7 +269,7 @@ def best_group(*groups: tuple[int, float]) -> int:
     return hooks.LRScheduler.get_best_param_group_id(torch.optim.SGD(parameters))
 
 
-def multiplier(last_iter: int = -1, multiplier: Any = None, steps: int = 4) -> tuple:
+def multiplied_learning_rates(last_iter: int = -1, multiplier: Any = None, steps: int = 4) -> tuple:
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (1.0, 0.5)])
     if last_iter >= 0:
         for group in optimizer.param_groups:
@@ -283,10 +283,10 @@ def multiplier(last_iter: int = -1, multiplier: Any = None, steps: int = 4) -> t
     return rates, scheduler.state_dict(), scheduler.base_lrs
 
 
-def checkpoints(period: int, stop: int, start: int = 0, **options: Any) -> tuple:
+def checkpoint_files(period: int, stop: int, start: int = 0, **options: Any) -> tuple:
     """Return the files of a run with PeriodicCheckpointer."""
     folder = tempfile.mkdtemp()
-    trainer = trainer_of()
+    trainer = make_trainer()
     checkpointer = DetectionCheckpointer(trainer.model, folder, trainer=trainer)
     trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, period, **options)])
     trainer.train(start, stop)
@@ -294,9 +294,9 @@ def checkpoints(period: int, stop: int, start: int = 0, **options: Any) -> tuple
     return sorted(os.listdir(folder)), pointer.read_text() if pointer.exists() else None
 
 
-def saved(**others: Any) -> Any:
+def save_checkpoint(**others: Any) -> Any:
     folder = tempfile.mkdtemp()
-    trainer = trainer_of()
+    trainer = make_trainer()
     checkpointer = DetectionCheckpointer(trainer.model, folder, trainer=trainer)
     trainer.register_hooks([hooks.IterationTimer(), hooks.LRScheduler(scheduler=LinearParamScheduler(1, 0))])
     trainer.train(0, 2)
@@ -304,7 +304,7 @@ def saved(**others: Any) -> Any:
     return torch.load(f"{folder}/name.pth", weights_only=False), sorted(os.listdir(folder))
 
 
-def loads(content: Any, name: str = "x.pth", **options: Any) -> tuple:
+def load_checkpoint(content: Any, name: str = "x.pth", **options: Any) -> tuple:
     """Load a checkpoint; return the result, the weight, and the levels of the log messages."""
     import pickle
 
@@ -333,8 +333,8 @@ class Normalized(nn.Module):
         self.register_buffer("other", torch.ones(3))
 
 
-def missing_keys(content: dict) -> list[str]:
-    """Return the levels and first words of the log messages for missing and unexpected tensors."""
+def missing_key_messages(content: dict) -> list[str]:
+    """Return the log messages for missing and unexpected tensors, without colors."""
     path = Path(tempfile.mkdtemp()) / "x.pth"
     torch.save({"model": content}, path)
     with messages("fvcore.common.checkpoint") as lines:
@@ -342,13 +342,13 @@ def missing_keys(content: dict) -> list[str]:
     return [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines if "Loading" not in line]
 
 
-def resumes(resume: bool, *, saves: bool = True, path: str = "") -> tuple:
+def resume_trainer(resume: bool, *, saves: bool = True, path: str = "") -> tuple:
     folder = tempfile.mkdtemp()
-    trainer = trainer_of()
+    trainer = make_trainer()
     if saves:
         trainer.train(0, 3)
         DetectionCheckpointer(trainer.model, folder, trainer=trainer).save("model_0000002", iteration=2)
-    resumed = trainer_of()
+    resumed = make_trainer()
     checkpointer = DetectionCheckpointer(resumed.model, folder, trainer=resumed)
     remaining = checkpointer.resume_or_load(path, resume=resume)
     return (
@@ -359,9 +359,9 @@ def resumes(resume: bool, *, saves: bool = True, path: str = "") -> tuple:
     )
 
 
-def timed(stop: int, start: int = 0, **options: Any) -> tuple:
+def recorded_times(stop: int, start: int = 0, **options: Any) -> tuple:
     """Return the iterations with a recorded time, and the final log messages without numbers."""
-    trainer = trainer_of()
+    trainer = make_trainer()
     trainer.register_hooks([hooks.IterationTimer(**options)])
     with messages("detectron2.engine.hooks") as lines:
         trainer.train(start, stop)
@@ -370,7 +370,7 @@ def timed(stop: int, start: int = 0, **options: Any) -> tuple:
     return iterations, [re.sub(r"\d:\d\d:\d\d|\d+\.\d{4}", "N", line) for line in lines]
 
 
-def parsed(*arguments: str) -> dict:
+def parse_arguments(*arguments: str) -> dict:
     values = vars(default_argument_parser().parse_args(list(arguments)))
     return values | {"dist_url": re.sub(r":\d+$", "", values["dist_url"])}
 
@@ -383,11 +383,11 @@ def parser_options() -> list:
     ]
 
 
-def port() -> bool:
+def is_default_port_constant() -> bool:
     return default_argument_parser().parse_args([]).dist_url == default_argument_parser().parse_args([]).dist_url
 
 
-def prepared(cfg: Any, **arguments: Any) -> tuple:
+def set_up(cfg: Any, **arguments: Any) -> tuple:
     """Return the effects of default_setup: files, start of the log, state of the random generators."""
     folder = Path(tempfile.mkdtemp())
     cfg = OmegaConf.create(json.loads(json.dumps(cfg).replace("OUT", str(folder / "new"))))
@@ -408,7 +408,7 @@ def prepared(cfg: Any, **arguments: Any) -> tuple:
     return returned, files, starts, config, random_numbers, torch.backends.cudnn.benchmark
 
 
-def prepared_by_yacs(**changes: Any) -> tuple:
+def set_up_with_yacs(**changes: Any) -> tuple:
     """Return the effects of default_setup with a yacs config."""
     folder = tempfile.mkdtemp()
     cfg = get_cfg()
@@ -458,7 +458,7 @@ def console_line(level: int = logging.INFO, **options: Any) -> str:
     return re.sub(r"\d\d/\d\d \d\d:\d\d:\d\d", "DATE", stream.getvalue()), handler_types, logger.propagate, logger.level
 
 
-def logged_often(**options: Any) -> list[str]:
+def log_repeatedly(**options: Any) -> list[str]:
     with messages("") as lines:
         for _ in range(3):
             log_every_n_seconds(logging.INFO, "text", **options)
@@ -472,127 +472,127 @@ def writer_kinds() -> list[str]:
     )
 
 
-def seeded(seed: Any) -> tuple:
+def random_numbers_after_seeding(seed: Any) -> tuple:
     seed_all_rng(seed)
     return random.random(), np.random.rand(), torch.rand(1), os.environ.get("PYTHONHASHSEED")
 
 
-AT = ("before_train", "before_step", "after_backward", "after_step", "after_train")
+HOOK_METHODS = ("before_train", "before_step", "after_backward", "after_step", "after_train")
 CFG = {"train": {"output_dir": "OUT", "seed": 7}, "model": {"a": 1}}
 
 CALLS = [
-    "moments(0, 2)",
-    "moments(3, 5)",
-    "moments(2, 2)",
-    "moments(3, 2)",
-    *(f"moments(0, 2, {moment!r})" for moment in AT),
-    "moments(0, 3, data=[torch.ones(1, 2)])",
-    "moments(0, 1, returns=lambda loss: {'loss': loss * NAN})",
-    "moments(0, 1, returns=lambda loss: {})",
-    "moments(0, 1, returns=lambda loss: {'loss': 'x'})",
-    "trained()",
-    "trained(zero_grad_before_forward=True)",
-    "trained(returns=lambda loss: loss)",
-    "trained(returns=lambda loss: {'a': loss, 'b': 2 * loss, 'c': loss.detach()})",
-    "trained(gather_metric_period=2)",
-    "trained(stop=4, gather_metric_period=2)",
-    "trained_in_eval_mode()",
-    *(f"vars(trainer_of())[{name!r}]" for name in ("iter", "start_iter", "gather_metric_period", "zero_grad_before_forward")),
-    "hasattr(trainer_of(), 'max_iter'), hasattr(trainer_of(), 'storage')",
+    "hook_calls(0, 2)",
+    "hook_calls(3, 5)",
+    "hook_calls(2, 2)",
+    "hook_calls(3, 2)",
+    *(f"hook_calls(0, 2, {moment!r})" for moment in HOOK_METHODS),
+    "hook_calls(0, 3, data=[torch.ones(1, 2)])",
+    "hook_calls(0, 1, returns=lambda loss: {'loss': loss * NAN})",
+    "hook_calls(0, 1, returns=lambda loss: {})",
+    "hook_calls(0, 1, returns=lambda loss: {'loss': 'x'})",
+    "train()",
+    "train(zero_grad_before_forward=True)",
+    "train(returns=lambda loss: loss)",
+    "train(returns=lambda loss: {'a': loss, 'b': 2 * loss, 'c': loss.detach()})",
+    "train(gather_metric_period=2)",
+    "train(stop=4, gather_metric_period=2)",
+    "train_in_eval_mode()",
+    *(f"vars(make_trainer())[{name!r}]" for name in ("iter", "start_iter", "gather_metric_period", "zero_grad_before_forward")),
+    "hasattr(make_trainer(), 'max_iter'), hasattr(make_trainer(), 'storage')",
     "TrainerBase().run_step()",
     "TrainerBase().register_hooks([3])",
     "TrainerBase().register_hooks([None]), TrainerBase()._hooks",
     "HookBase().trainer, HookBase().state_dict(), HookBase().after_backward()",
-    "state_of(2)",
-    "restored()",
-    "restored(hooks={'Recorder': {'name': 'x'}, 'Other': {'a': 1}})",
-    "restored(hooks={})",
-    "trainer_of().load_state_dict({})",
-    "trainer_of().state_dict()",
-    "written(loss=1.5)",
-    "written(a=1.5, b=2.0)",
-    "written(a=NAN)",
-    "written(a=INF, b=1.0)",
-    "written()",
+    "trainer_state(2)",
+    "restore_trainer()",
+    "restore_trainer(hooks={'Recorder': {'name': 'x'}, 'Other': {'a': 1}})",
+    "restore_trainer(hooks={})",
+    "make_trainer().load_state_dict({})",
+    "make_trainer().state_dict()",
+    "write_losses(loss=1.5)",
+    "write_losses(a=1.5, b=2.0)",
+    "write_losses(a=NAN)",
+    "write_losses(a=INF, b=1.0)",
+    "write_losses()",
     "trainer_is_freed()",
-    *(f"best({v})" for v in ("{1: 1.0, 3: 3.0, 5: 2.0, 7: 4.0}", "{}", "{7: 1.0}", "{1: NAN, 3: 2.0}", "{1: 2.0, 3: NAN, 5: 1.0}", "{1: INF, 3: 1.0}", "{1: 1.0, 3: INF, 5: 2.0}", "{1: 2.0, 3: 2.0}", "{0: 1.0, 6: 2.0}")),
-    *(f"best({{1: 3.0, 3: 1.0, 5: 2.0, 7: -INF}}, mode={m!r})" for m in ("min", "max", "other")),
-    "best({1: 1.0, 3: 2.0}, file_prefix='top')",
-    "best({1: 1.0, 3: 2.0}, val_metric='other')",
-    "best({1: 1.0, 3: 2.0}, period=0)",
-    "best({1: 1.0, 3: 2.0}, period=8)",
-    "best({1: 1.0, 3: 2.0}, period=5, stop=5)",
-    *(f"evaluated({r})" for r in ("{'bbox': {'AP': 1.0}}", "{}", "None", "{'a': '1.5'}", "{'a': 'x'}", "{'a': None}", "{'a': torch.tensor(2.0)}", "[1]", "3", "'x'", "{'a': {'b': {'c': 1}}}", "{'a': [1]}")),
-    *(f"evaluated({{'a': 1}}, stop={s}, period={p})" for s, p in ((4, 2), (5, 0), (5, 1), (5, 9), (5, -1), (0, 2), (6, 3))),
-    "evaluated({'a': 1}, eval_after_train=False)",
-    "evaluated({'a': 1}, start=5, stop=5)",
-    "evaluated({'a': 1}, start=4, stop=5)",
-    "evaluated({'a': 1}, fails_at='after_step')",
-    *(f"writes({p}, {s})" for p in (None, 1, 2, 3, 7) for s in (5, 6)),
-    "writes(0)",
+    *(f"best_checkpoints({v})" for v in ("{1: 1.0, 3: 3.0, 5: 2.0, 7: 4.0}", "{}", "{7: 1.0}", "{1: NAN, 3: 2.0}", "{1: 2.0, 3: NAN, 5: 1.0}", "{1: INF, 3: 1.0}", "{1: 1.0, 3: INF, 5: 2.0}", "{1: 2.0, 3: 2.0}", "{0: 1.0, 6: 2.0}")),
+    *(f"best_checkpoints({{1: 3.0, 3: 1.0, 5: 2.0, 7: -INF}}, mode={m!r})" for m in ("min", "max", "other")),
+    "best_checkpoints({1: 1.0, 3: 2.0}, file_prefix='top')",
+    "best_checkpoints({1: 1.0, 3: 2.0}, val_metric='other')",
+    "best_checkpoints({1: 1.0, 3: 2.0}, period=0)",
+    "best_checkpoints({1: 1.0, 3: 2.0}, period=8)",
+    "best_checkpoints({1: 1.0, 3: 2.0}, period=5, stop=5)",
+    *(f"run_eval_hook({r})" for r in ("{'bbox': {'AP': 1.0}}", "{}", "None", "{'a': '1.5'}", "{'a': 'x'}", "{'a': None}", "{'a': torch.tensor(2.0)}", "[1]", "3", "'x'", "{'a': {'b': {'c': 1}}}", "{'a': [1]}")),
+    *(f"run_eval_hook({{'a': 1}}, stop={s}, period={p})" for s, p in ((4, 2), (5, 0), (5, 1), (5, 9), (5, -1), (0, 2), (6, 3))),
+    "run_eval_hook({'a': 1}, eval_after_train=False)",
+    "run_eval_hook({'a': 1}, start=5, stop=5)",
+    "run_eval_hook({'a': 1}, start=4, stop=5)",
+    "run_eval_hook({'a': 1}, fails_at='after_step')",
+    *(f"writer_iterations({p}, {s})" for p in (None, 1, 2, 3, 7) for s in (5, 6)),
+    "writer_iterations(0)",
     "hooks.PeriodicWriter([3])",
     "hooks.PeriodicWriter(writers=[], period=3)",
-    "rates()",
-    "rates(stop=3, start=1)",
-    "rates(scheduler=MultiStepParamScheduler([1, 0.1], milestones=[2], num_updates=4))",
-    "rates(scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5))",
-    "rates(groups=[(1, 0.1), (3, 0.5)])",
-    "rates(optimizer=None)",
-    "rates_from_trainer()",
+    "learning_rates()",
+    "learning_rates(stop=3, start=1)",
+    "learning_rates(scheduler=MultiStepParamScheduler([1, 0.1], milestones=[2], num_updates=4))",
+    "learning_rates(scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5))",
+    "learning_rates(groups=[(1, 0.1), (3, 0.5)])",
+    "learning_rates(optimizer=None)",
+    "learning_rates_from_trainer()",
     *(f"best_group({g})" for g in ("(1, 1.0), (1, 2.0), (1, 2.0)", "(1, 1.0), (3, 2.0), (3, 5.0)", "(1, 1.0)", "(1, 1.0), (1, 2.0)", "(2, 1.0), (1, 2.0)")),
-    "multiplier()",
-    "multiplier(last_iter=1)",
-    "multiplier(multiplier=lambda where: 1.0)",
+    "multiplied_learning_rates()",
+    "multiplied_learning_rates(last_iter=1)",
+    "multiplied_learning_rates(multiplier=lambda where: 1.0)",
     "hooks.LRScheduler(scheduler=lambda: 1).state_dict()",
-    *(f"checkpoints({p}, {s})" for p, s in ((2, 5), (2, 4), (9, 3), (1, 1), (3, 0))),
-    *(f"checkpoints(1, 5, max_to_keep={k})" for k in (1, 2, 9, None)),
-    "checkpoints(1, 5, max_to_keep=0)",
-    "checkpoints(2, 5, file_prefix='other')",
-    "checkpoints(2, 9, 6)",
-    "checkpoints(0, 3)",
-    "saved()",
-    "saved(iteration=4, note='x')",
-    *(f"loads({c})" for c in ("{'model': {'weight': torch.ones(1, 2), 'bias': torch.ones(1)}}", "{'weight': torch.ones(1, 2), 'bias': torch.ones(1)}", "{'model': {'weight': torch.ones(3, 2)}}", "{'model': {'x': torch.ones(1)}}", "{'model': {}}", "{'model': {'module.weight': torch.ones(1, 2), 'module.bias': torch.ones(1)}}", "{'model': {'weight': np.ones((1, 2), np.float32)}, 'iteration': 3}")),
-    "loads({'model': {'weight': np.ones((1, 2), np.float32)}, '__author__': 'x'}, 'x.pkl')",
-    "loads({'model': {'weight': torch.ones(1, 2)}, 'trainer': 3}, checkpointables=[])",
-    "loads({'model': {'weight': torch.ones(1, 2)}}, query='?a=b')",
-    "missing_keys({})",
-    "missing_keys({'other': torch.ones(3)})",
-    "missing_keys({'pixel_mean': torch.ones(3), 'other': torch.ones(3), 'strange': torch.ones(1)})",
-    "missing_keys({'other': torch.ones(3), 'anchor_generator.cell_anchors.0': torch.ones(1)})",
-    "resumes(True)",
-    "resumes(False)",
-    "resumes(True, saves=False)",
-    "resumes(True, saves=False, path='/nothing.pth')",
-    "resumes(False, path='/nothing.pth')",
+    *(f"checkpoint_files({p}, {s})" for p, s in ((2, 5), (2, 4), (9, 3), (1, 1), (3, 0))),
+    *(f"checkpoint_files(1, 5, max_to_keep={k})" for k in (1, 2, 9, None)),
+    "checkpoint_files(1, 5, max_to_keep=0)",
+    "checkpoint_files(2, 5, file_prefix='other')",
+    "checkpoint_files(2, 9, 6)",
+    "checkpoint_files(0, 3)",
+    "save_checkpoint()",
+    "save_checkpoint(iteration=4, note='x')",
+    *(f"load_checkpoint({c})" for c in ("{'model': {'weight': torch.ones(1, 2), 'bias': torch.ones(1)}}", "{'weight': torch.ones(1, 2), 'bias': torch.ones(1)}", "{'model': {'weight': torch.ones(3, 2)}}", "{'model': {'x': torch.ones(1)}}", "{'model': {}}", "{'model': {'module.weight': torch.ones(1, 2), 'module.bias': torch.ones(1)}}", "{'model': {'weight': np.ones((1, 2), np.float32)}, 'iteration': 3}")),
+    "load_checkpoint({'model': {'weight': np.ones((1, 2), np.float32)}, '__author__': 'x'}, 'x.pkl')",
+    "load_checkpoint({'model': {'weight': torch.ones(1, 2)}, 'trainer': 3}, checkpointables=[])",
+    "load_checkpoint({'model': {'weight': torch.ones(1, 2)}}, query='?a=b')",
+    "missing_key_messages({})",
+    "missing_key_messages({'other': torch.ones(3)})",
+    "missing_key_messages({'pixel_mean': torch.ones(3), 'other': torch.ones(3), 'strange': torch.ones(1)})",
+    "missing_key_messages({'other': torch.ones(3), 'anchor_generator.cell_anchors.0': torch.ones(1)})",
+    "resume_trainer(True)",
+    "resume_trainer(False)",
+    "resume_trainer(True, saves=False)",
+    "resume_trainer(True, saves=False, path='/nothing.pth')",
+    "resume_trainer(False, path='/nothing.pth')",
     "DetectionCheckpointer(nn.Linear(1, 1)).load('')",
     "DetectionCheckpointer(nn.Linear(1, 1)).load(None)",
     "DetectionCheckpointer(nn.Linear(1, 1), save_to_disk=False).save('x')",
     "DetectionCheckpointer(nn.Linear(1, 1)).save_to_disk",
-    *(f"timed({s})" for s in (1, 2, 3, 5)),
-    "timed(5, warmup_iter=0), timed(6, 2, warmup_iter=1)",
-    "parsed()",
-    "parsed('--config-file', 'c.py', '--num-gpus', '2', '--resume', '--eval-only', 'a.b=1', 'c', '--d')",
-    "parsed('--num-machines', '3', '--machine-rank', '1', '--dist-url', 'auto')",
+    *(f"recorded_times({s})" for s in (1, 2, 3, 5)),
+    "recorded_times(5, warmup_iter=0), recorded_times(6, 2, warmup_iter=1)",
+    "parse_arguments()",
+    "parse_arguments('--config-file', 'c.py', '--num-gpus', '2', '--resume', '--eval-only', 'a.b=1', 'c', '--d')",
+    "parse_arguments('--num-machines', '3', '--machine-rank', '1', '--dist-url', 'auto')",
     "parser_options()",
     "default_argument_parser('the end').format_help().splitlines()[-1]",
     "default_argument_parser().dist_url",
-    "port()",
-    *(f"prepared({c})" for c in ("CFG", "{'train': {'output_dir': 'OUT'}}", "{'train': {'output_dir': ''}}", "{'train': {}}", "{}", "{'output_dir': 'OUT'}", "{'train': {'output_dir': 'OUT', 'seed': 0, 'cudnn_benchmark': True}}", "{'OUTPUT_DIR': 'OUT', 'SEED': 3}", "{'train': {'output_dir': 'OUT', 'float32_precision': 'high'}}", "{'SEED': 3, 'CUDNN_BENCHMARK': True, 'train': {'output_dir': 'OUT'}}")),
-    "prepared(CFG, config_file='OUT/c.py')",
-    "prepared(CFG, config_file='OUT/none.py')",
-    "prepared(CFG, config_file='')",
-    "prepared(CFG | {'train': {'output_dir': 'OUT', 'cudnn_benchmark': True}}, eval_only=True)",
-    "prepared_by_yacs()",
-    "prepared_by_yacs(SEED=3)",
+    "is_default_port_constant()",
+    *(f"set_up({c})" for c in ("CFG", "{'train': {'output_dir': 'OUT'}}", "{'train': {'output_dir': ''}}", "{'train': {}}", "{}", "{'output_dir': 'OUT'}", "{'train': {'output_dir': 'OUT', 'seed': 0, 'cudnn_benchmark': True}}", "{'OUTPUT_DIR': 'OUT', 'SEED': 3}", "{'train': {'output_dir': 'OUT', 'float32_precision': 'high'}}", "{'SEED': 3, 'CUDNN_BENCHMARK': True, 'train': {'output_dir': 'OUT'}}")),
+    "set_up(CFG, config_file='OUT/c.py')",
+    "set_up(CFG, config_file='OUT/none.py')",
+    "set_up(CFG, config_file='')",
+    "set_up(CFG | {'train': {'output_dir': 'OUT', 'cudnn_benchmark': True}}, eval_only=True)",
+    "set_up_with_yacs()",
+    "set_up_with_yacs(SEED=3)",
     *(f"log_line({o})" for o in ("", "level=logging.WARNING", "level=logging.DEBUG", "name='other'", "distributed_rank=2", "suffix='/named.txt'", "suffix='/named.log'", "suffix='/deep/er'")),
     *(f"console_line({o})" for o in ("", "logging.WARNING", "logging.ERROR", "logging.CRITICAL", "logging.DEBUG", "color=False", "name='other'", "abbrev_name='short'", "abbrev_name=''", "distributed_rank=1", "enable_propagation=True", "configure_stdout=False")),
     "setup_logger(name='same') is setup_logger(name='same')",
-    "logged_often(n=1000), logged_often(n=0), logged_often(n=1000, name='other')",
+    "log_repeatedly(n=1000), log_repeatedly(n=0), log_repeatedly(n=1000, name='other')",
     *(f"create_small_table({d})" for d in ("{'a': 1.23456, 'b': 2}", "{'a': NAN}", "{'a': 'x'}", "{}")),
     "writer_kinds()",
-    *(f"seeded({s})" for s in ("0", "5", "2**31", "-1", "2**40", "'x'", "1.5")),
-    "len(seeded(None))",
+    *(f"random_numbers_after_seeding({s})" for s in ("0", "5", "2**31", "-1", "2**40", "'x'", "1.5")),
+    "len(random_numbers_after_seeding(None))",
     *(f"comm.{f}()" for f in ("get_world_size", "get_rank", "get_local_rank", "get_local_size", "is_main_process", "synchronize")),
     "comm.all_gather({'a': 1}), comm.gather([1]), comm.gather(3, dst=1), comm.gather(torch.ones(1))",
     "comm.shared_random_seed()",

@@ -1,6 +1,6 @@
 """Evaluation: loops over datasets, COCO metrics, results."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import contextlib
@@ -110,8 +110,8 @@ def evaluate(
     *,
     img_ids: Any = None,
     output: bool = True,
-    given: dict | None = None,
-    before: Any = None,
+    detection_options: dict | None = None,
+    change: Any = None,
     **options: Any,
 ) -> tuple:
     """Evaluate noisy detections; return the metrics, the written files and the levels of the log messages."""
@@ -120,8 +120,8 @@ def evaluate(
     with messages("detectron2.evaluation") as lines:
         evaluator = COCOEvaluator(name, output_dir=str(folder) if output else None, **options)
         evaluator.reset()
-        for record, prediction in zip(records, detections(records, **(given or {})), strict=True):
-            evaluator.process([record], [before(prediction) if before else prediction])
+        for record, prediction in zip(records, detections(records, **(detection_options or {})), strict=True):
+            evaluator.process([record], [change(prediction) if change else prediction])
         results = evaluator.evaluate(img_ids) if img_ids is not None else evaluator.evaluate()
     files = {path.name: summary(path) for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
     return (
@@ -150,7 +150,7 @@ def rounded(results: Any) -> Any:
     return round(results, 9) if isinstance(results, float) else results
 
 
-def without(key: str) -> Any:
+def remove_field(key: str) -> Any:
     def change(output: dict) -> dict:
         output["instances"].remove(key)
         return output
@@ -158,25 +158,25 @@ def without(key: str) -> Any:
     return change
 
 
-def moved_class(output: dict) -> dict:
+def shift_classes(output: dict) -> dict:
     output["instances"].pred_classes += 5
     return output
 
 
-def emptied(output: dict) -> dict:
+def remove_detections(output: dict) -> dict:
     return {"instances": output["instances"][:0]}
 
 
-def renamed(output: dict) -> dict:
+def rename_key(output: dict) -> dict:
     return {"other": output["instances"]}
 
 
-def with_masks(output: dict) -> dict:
+def add_masks(output: dict) -> dict:
     output["instances"].pred_masks = torch.ones(len(output["instances"]), 4, 4)
     return output
 
 
-def restarted() -> tuple:
+def evaluate_after_reset() -> tuple:
     """Return the results of an evaluator after ``reset``, which must discard earlier predictions."""
     name = coco_dataset()
     records = records_of(name)
@@ -189,7 +189,7 @@ def restarted() -> tuple:
     return tuple(results)
 
 
-def changed_results() -> bool:
+def are_results_copies() -> bool:
     """Return True if changing the returned results does not affect the evaluator."""
     name = coco_dataset()
     records = records_of(name)
@@ -207,7 +207,7 @@ def attributes(**options: Any) -> tuple:
     return tuple(getattr(evaluator, name) for name in names), len(evaluator._coco_api.imgs)
 
 
-def cached(allow: bool) -> tuple:
+def reuse_coco_file(allow: bool) -> tuple:
     """Return whether a COCO file of an earlier run is used for a dataset in another format."""
     folder = Path(tempfile.mkdtemp())
     name = plain_dataset()
@@ -242,7 +242,7 @@ class Doubling(nn.Module):
         return 2 * x
 
 
-def looped(
+def run_inference(
     evaluator: Any = "one", callbacks: Any = None, size: int = 3, results: Any = None, model: Any = None
 ) -> tuple:
     """Run inference_on_dataset; return the evaluator's inputs, the log messages without numbers, and the result."""
@@ -266,7 +266,7 @@ def looped(
     return returned, log, [re.sub(r"\d+:\d\d:\d\d(\.\d+)?|\d+\.\d+", "N", line) for line in lines], network.training
 
 
-def modes(fails: bool = False) -> list:
+def training_modes(fails: bool = False) -> list:
     """Return the mode of a model and of a submodule in eval mode before, within and after the context."""
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
     model[1].eval()
@@ -278,7 +278,7 @@ def modes(fails: bool = False) -> list:
     return [*states, *([] if fails else [(model.training, model[1].training)])]
 
 
-def combined(*results: Any) -> Any:
+def combine_evaluators(*results: Any) -> Any:
     log: list = []
     evaluators = DatasetEvaluators([RecordingEvaluator(log, result) for result in results])
     evaluators.reset()
@@ -286,13 +286,13 @@ def combined(*results: Any) -> Any:
     return evaluators.evaluate(), log
 
 
-def csv(results: Any) -> list[str]:
+def csv_lines(results: Any) -> list[str]:
     with messages("detectron2.evaluation.testing") as lines:
         print_csv_format(results)
     return lines
 
 
-def found(count: int = 2, **fields: Any) -> Instances:
+def make_instances(count: int = 2, **fields: Any) -> Instances:
     boxes = torch.arange(4.0 * count).reshape(count, 4) * torch.tensor([1, 1, 2, 2])
     default_fields = {
         "pred_boxes": Boxes(boxes),
@@ -309,18 +309,18 @@ CALLS = [
             *("", ", use_fast_impl=False", ", output=False", ", tasks=('bbox',)", ", tasks=['bbox']", ", distributed=False"),
             *(", max_dets_per_image=5", ", max_dets_per_image=1", ", max_dets_per_image=300", ", max_dets_per_image=5, use_fast_impl=False"),
             *(", img_ids=[10, 11]", ", img_ids=[]", ", img_ids=[99]", ", allow_cached_coco=False"),
-            *(", given={'noise': 0.0, 'extra': 0}", ", given={'noise': 300.0}", ", before=moved_class", ", before=emptied", ", before=renamed"),
-            *(", before=without('scores')", ", before=without('pred_classes')"),
+            *(", detection_options={'noise': 0.0, 'extra': 0}", ", detection_options={'noise': 300.0}", ", change=shift_classes", ", change=remove_detections", ", change=rename_key"),
+            *(", change=remove_field('scores')", ", change=remove_field('pred_classes')"),
         )
     ),
-    "evaluate(coco_dataset(classes=('only',)), given={'classes': 1})",
-    "evaluate(coco_dataset(classes=('a', 'b')), given={'classes': 2})",
-    "evaluate(coco_dataset(classes=tuple('abcdefg')), given={'classes': 7})",
+    "evaluate(coco_dataset(classes=('only',)), detection_options={'classes': 1})",
+    "evaluate(coco_dataset(classes=('a', 'b')), detection_options={'classes': 2})",
+    "evaluate(coco_dataset(classes=tuple('abcdefg')), detection_options={'classes': 7})",
     "evaluate(coco_dataset(objects=0))",
     "evaluate(coco_dataset(objects=3))",
     "evaluate(coco_dataset(annotations=[]))",
-    "evaluate(plain_dataset(), given={'classes': 2})",
-    "evaluate(plain_dataset(), given={'classes': 2}, allow_cached_coco=False, use_fast_impl=False)",
+    "evaluate(plain_dataset(), detection_options={'classes': 2})",
+    "evaluate(plain_dataset(), detection_options={'classes': 2}, allow_cached_coco=False, use_fast_impl=False)",
     "COCOEvaluator(plain_dataset())",
     "COCOEvaluator('not registered', output_dir=str(FOLDER))",
     "COCOEvaluator('never registered')",
@@ -328,42 +328,42 @@ CALLS = [
     "COCOEvaluator(coco_dataset(), ('bbox',), False, str(FOLDER))",
     "COCOEvaluator(coco_dataset(), ('bbox',), False, str(FOLDER), 100)",
     "COCOEvaluator(coco_dataset()).evaluate()",
-    "restarted()",
-    "changed_results()",
+    "evaluate_after_reset()",
+    "are_results_copies()",
     "attributes()",
     "attributes(max_dets_per_image=7, distributed=False, output_dir='x', tasks=('bbox',))",
-    "cached(True), cached(False)",
-    "COCOEvaluator(coco_dataset()).process([{}], [{'instances': found()}])",
-    "looped()",
-    "looped(results={'a': 1}), looped(results={})",
-    "looped('list', results={'a': 1})",
-    "looped('none')",
-    "looped('tuple')",
-    "looped(3)",
-    "looped(size=1)",
-    "looped(size=7)",
-    "looped(size=12)",
-    "looped(size=0)",
-    "looped(model=lambda x: x)",
-    "looped(callbacks=['on_start', 'before_inference', 'after_inference', 'on_end'])",
-    "looped(callbacks=['on_start', 'unknown'])",
-    "modes(), modes(True)",
-    "combined({'a': 1}, {'b': 2})",
-    "combined({'a': 1}, None, {})",
-    "combined({'a': 1}, {'a': 1})",
-    "combined()",
+    "reuse_coco_file(True), reuse_coco_file(False)",
+    "COCOEvaluator(coco_dataset()).process([{}], [{'instances': make_instances()}])",
+    "run_inference()",
+    "run_inference(results={'a': 1}), run_inference(results={})",
+    "run_inference('list', results={'a': 1})",
+    "run_inference('none')",
+    "run_inference('tuple')",
+    "run_inference(3)",
+    "run_inference(size=1)",
+    "run_inference(size=7)",
+    "run_inference(size=12)",
+    "run_inference(size=0)",
+    "run_inference(model=lambda x: x)",
+    "run_inference(callbacks=['on_start', 'before_inference', 'after_inference', 'on_end'])",
+    "run_inference(callbacks=['on_start', 'unknown'])",
+    "training_modes(), training_modes(True)",
+    "combine_evaluators({'a': 1}, {'b': 2})",
+    "combine_evaluators({'a': 1}, None, {})",
+    "combine_evaluators({'a': 1}, {'a': 1})",
+    "combine_evaluators()",
     "DatasetEvaluator().reset(), DatasetEvaluator().process(1, 2), DatasetEvaluator().evaluate()",
     *(
-        f"csv({r})"
+        f"csv_lines({r})"
         for r in (
             *("{'bbox': {'AP': 12.34567, 'AP50': 50, 'AP-cat': 1.0}}", "OrderedDict(bbox={'AP': NAN})", "{}", "[]", "{'a': 3.5}", "{'a': {}}", "[1]"),
             *("{'a': {'b': 'x'}}", "{'a': {'b': None}}", "{'a': {'b': {'c': 1.0}}}", "{'a': {'b': np.float32(2)}}", "None", "{'a': {1: 2.0}}"),
         )
     ),
     *(f"flatten_results_dict({r})" for r in ("{'bbox': {'AP': 1}}", "{'a': {'b': {'c': 1, 'd': 2}}, 'e': 3}", "{}", "{'a': {}}", "{1: {'b': 2}}", "OrderedDict(a=OrderedDict(b=1))", "[1]")),
-    "instances_to_coco_json(found(), 7)",
-    "instances_to_coco_json(found(0), 7)",
+    "instances_to_coco_json(make_instances(), 7)",
+    "instances_to_coco_json(make_instances(0), 7)",
     "instances_to_coco_json(Instances((10, 20)), 7)",
-    "instances_to_coco_json(found(1, pred_classes=torch.tensor([2], dtype=torch.int32)), 'name')",
+    "instances_to_coco_json(make_instances(1, pred_classes=torch.tensor([2], dtype=torch.int32)), 'name')",
     "sorted(os.listdir(FOLDER)) != []",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Event storage and event writers."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import json
@@ -24,7 +24,7 @@ from detectron2.utils.events import (
 from tests.ecosystem.calls import messages
 
 
-def storage(*scalars: tuple, start: int = 0, **hints: Any) -> EventStorage:
+def make_storage(*scalars: tuple, start: int = 0, **hints: Any) -> EventStorage:
     """Return a storage that contains the given (iteration, name, value)."""
     event_storage = EventStorage(start)
     for iteration, name, value in scalars:
@@ -36,15 +36,15 @@ def storage(*scalars: tuple, start: int = 0, **hints: Any) -> EventStorage:
 LOSSES = tuple((i, "loss", float(v)) for i, v in enumerate((5, 1, 4, 2, 3)))
 
 
-def after(operation: Any, *scalars: tuple) -> tuple:
+def apply_to_storage(operation: Any, *scalars: tuple) -> tuple:
     """Apply an operation to a storage; return its result, the latest values and the iteration."""
-    event_storage = storage(*scalars)
+    event_storage = make_storage(*scalars)
     with event_storage:
         result = operation(event_storage)
     return result, event_storage.latest(), event_storage.iter, event_storage.smoothing_hints()
 
 
-def scoped(event_storage: EventStorage) -> None:
+def put_in_scopes(event_storage: EventStorage) -> None:
     with event_storage.name_scope("outer/"):
         event_storage.put_scalar("a", 1)
         with event_storage.name_scope("inner"):
@@ -52,7 +52,7 @@ def scoped(event_storage: EventStorage) -> None:
     event_storage.put_scalar("c", 3)
 
 
-def nested() -> list:
+def nest_storages() -> list:
     with EventStorage(1) as outer:
         with EventStorage(2) as inner:
             checks = [get_event_storage() is inner]
@@ -76,7 +76,7 @@ def json_lines(*rounds: tuple, smooth: bool = True, **options: Any) -> list[str]
     return path.read_text().splitlines()
 
 
-def printed(
+def printed_lines(
     iteration: int = 1, max_iter: int | None = 10, window: int = 20, writes: int = 1, **scalars: Any
 ) -> list[str]:
     """Return the lines logged for scalars with the given values in the last iterations."""
@@ -99,20 +99,20 @@ def _without_clock(line: str, keep_eta: bool) -> str:
     return line if keep_eta else re.sub(r"eta: [0-9:]+", "eta", line)
 
 
-def eta_is_stored() -> tuple:
+def stored_eta() -> tuple:
     with EventStorage(3) as event_storage:
         event_storage.put_scalar("time", 2.0)
         CommonMetricPrinter(10).write()
     return event_storage.latest(), event_storage.smoothing_hints()
 
 
-def board(*scalars: tuple) -> list:
+def tensorboard_scalars(*scalars: tuple) -> list:
     """Return the scalars in the TensorBoard event file."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = tempfile.mkdtemp()
     writer = TensorboardXWriter(folder, window_size=3)
-    with storage(*scalars):
+    with make_storage(*scalars):
         writer.write()
         writer.write()
     writer.close()
@@ -123,7 +123,7 @@ def board(*scalars: tuple) -> list:
     ]
 
 
-def board_files(**options: Any) -> tuple:
+def count_tensorboard_files(**options: Any) -> tuple:
     """Return the number of files before the first write, and after closing a writer that wrote nothing."""
     folder = Path(tempfile.mkdtemp())
     writer = TensorboardXWriter(str(folder), **options)
@@ -145,43 +145,43 @@ VALUES = (
     "None",
     "[1]",
 )
-TWO = "((0, 'loss', 4.0), (0, 'lr', 0.1)), ((1, 'loss', 2.0), (1, 'lr', 0.2))"
+TWO_ROUNDS = "((0, 'loss', 4.0), (0, 'lr', 0.1)), ((1, 'loss', 2.0), (1, 'lr', 0.2))"
 
 CALLS = [
-    *(f"storage((0, 'a', {v})).latest()" for v in VALUES),
-    "storage(*LOSSES).latest(), storage(*LOSSES).smoothing_hints()",
-    *(f"storage(*LOSSES).latest_with_smoothing_hint({w})" for w in ("", "1", "2", "3", "4", "100", "window_size=3", "0")),
-    "storage(*LOSSES, smoothing_hint=False).latest_with_smoothing_hint()",
-    *(f"storage(*LOSSES).count_samples('loss', {w})" for w in ("1", "2", "5", "6", "0", "-1")),
-    "storage((3, 'a', 1), (9, 'a', 2), (10, 'a', 3)).count_samples('a', 5)",
-    "storage((9, 'a', 1), (3, 'a', 2), (10, 'a', 3)).count_samples('a', 5)",
-    "storage(*LOSSES).count_samples('loss')",
-    "storage(*LOSSES).count_samples('nothing')",
-    "storage(*LOSSES).history('loss').values()",
-    "storage(*LOSSES).history('nothing')",
-    "list(storage(*LOSSES).histories())",
-    "storage(start=5).iter, storage(start=5.7).iter, EventStorage().iter",
-    "storage(start='x').iter",
-    "after(lambda s: s.step(), *LOSSES)",
-    "after(lambda s: setattr(s, 'iter', 7.9))",
-    "after(lambda s: setattr(s, 'iter', 'x'))",
-    "after(lambda s: s.put_scalar('a', 1, cur_iter=9), *LOSSES)",
-    "after(lambda s: s.put_scalar('a', 1, False, 9), *LOSSES)",
-    "after(lambda s: s.put_scalar('loss', 1, smoothing_hint=False), *LOSSES)",
-    "after(lambda s: s.put_scalar('loss', 1, 0), *LOSSES)",
-    "after(lambda s: s.put_scalars(a=1, b=2))",
-    "after(lambda s: s.put_scalars(a=1, b=2, smoothing_hint=False, cur_iter=4))",
-    "after(lambda s: s.put_scalars(1))",
-    "after(lambda s: s.put_scalar(3, 1))",
-    "after(scoped)",
-    "nested()",
+    *(f"make_storage((0, 'a', {v})).latest()" for v in VALUES),
+    "make_storage(*LOSSES).latest(), make_storage(*LOSSES).smoothing_hints()",
+    *(f"make_storage(*LOSSES).latest_with_smoothing_hint({w})" for w in ("", "1", "2", "3", "4", "100", "window_size=3", "0")),
+    "make_storage(*LOSSES, smoothing_hint=False).latest_with_smoothing_hint()",
+    *(f"make_storage(*LOSSES).count_samples('loss', {w})" for w in ("1", "2", "5", "6", "0", "-1")),
+    "make_storage((3, 'a', 1), (9, 'a', 2), (10, 'a', 3)).count_samples('a', 5)",
+    "make_storage((9, 'a', 1), (3, 'a', 2), (10, 'a', 3)).count_samples('a', 5)",
+    "make_storage(*LOSSES).count_samples('loss')",
+    "make_storage(*LOSSES).count_samples('nothing')",
+    "make_storage(*LOSSES).history('loss').values()",
+    "make_storage(*LOSSES).history('nothing')",
+    "list(make_storage(*LOSSES).histories())",
+    "make_storage(start=5).iter, make_storage(start=5.7).iter, EventStorage().iter",
+    "make_storage(start='x').iter",
+    "apply_to_storage(lambda s: s.step(), *LOSSES)",
+    "apply_to_storage(lambda s: setattr(s, 'iter', 7.9))",
+    "apply_to_storage(lambda s: setattr(s, 'iter', 'x'))",
+    "apply_to_storage(lambda s: s.put_scalar('a', 1, cur_iter=9), *LOSSES)",
+    "apply_to_storage(lambda s: s.put_scalar('a', 1, False, 9), *LOSSES)",
+    "apply_to_storage(lambda s: s.put_scalar('loss', 1, smoothing_hint=False), *LOSSES)",
+    "apply_to_storage(lambda s: s.put_scalar('loss', 1, 0), *LOSSES)",
+    "apply_to_storage(lambda s: s.put_scalars(a=1, b=2))",
+    "apply_to_storage(lambda s: s.put_scalars(a=1, b=2, smoothing_hint=False, cur_iter=4))",
+    "apply_to_storage(lambda s: s.put_scalars(1))",
+    "apply_to_storage(lambda s: s.put_scalar(3, 1))",
+    "apply_to_storage(put_in_scopes)",
+    "nest_storages()",
     "get_event_storage()",
     "has_event_storage()",
     "EventWriter().write()",
     "EventWriter().close()",
-    f"json_lines({TWO})",
-    f"json_lines({TWO}, window_size=1)",
-    f"json_lines({TWO}, smooth=False)",
+    f"json_lines({TWO_ROUNDS})",
+    f"json_lines({TWO_ROUNDS}, window_size=1)",
+    f"json_lines({TWO_ROUNDS}, smooth=False)",
     "json_lines(((5, 'b', 1.0), (5, 'a', float('nan')), (3, 'c', 2.0)))",
     "json_lines(((5, 'b', 1.0),), ((4, 'a', 1.0),), ((5, 'a', 2.0),), ((6, 'a', 3.0),))",
     "json_lines((), ())",
@@ -190,27 +190,27 @@ CALLS = [
     "JSONWriter('/no/such/folder/metrics.json')",
     "JSONWriter(None)",
     "JSONWriter('/tmp/x.json', 20).write()",
-    "printed(loss=[3.0, 1.0, 2.0])",
-    "printed(total_loss=[3.14159, 1.0], loss_bbox=[123456.0], lr=[0.000123456], other=[5.0])",
-    "printed(max_iter=None, loss=[3.0])",
-    "printed(max_iter=None, time=[0.25, 0.5], data_time=[0.001, 0.002, 0.5])",
-    "printed(time=[0.25, 0.5], data_time=[0.001, 0.002, 0.5])",
-    "printed(iteration=7, max_iter=100000, time=[3.0] * 5, lr=[1e-3, 1e-4])",
-    "printed(iteration=10, max_iter=10, loss=[1.0])",
-    "printed(iteration=9, max_iter=10, loss=[1.0], time=[1.0])",
-    "printed(iteration=50, loss=list(range(50)), window=5, data_time=list(range(50)))",
-    "printed(rank_data_time=[1.0], data_time=[2.0])",
-    "printed(**{'[metric] a': [1.0], 'x[metric]loss': [2.0], 'loss__b': [3.0]})",
-    "printed(loss=[float('nan')])",
-    "printed(writes=3, max_iter=5000)",
-    "printed(writes=3, max_iter=5000, loss=[1.0])",
-    "printed()",
-    "eta_is_stored()",
+    "printed_lines(loss=[3.0, 1.0, 2.0])",
+    "printed_lines(total_loss=[3.14159, 1.0], loss_bbox=[123456.0], lr=[0.000123456], other=[5.0])",
+    "printed_lines(max_iter=None, loss=[3.0])",
+    "printed_lines(max_iter=None, time=[0.25, 0.5], data_time=[0.001, 0.002, 0.5])",
+    "printed_lines(time=[0.25, 0.5], data_time=[0.001, 0.002, 0.5])",
+    "printed_lines(iteration=7, max_iter=100000, time=[3.0] * 5, lr=[1e-3, 1e-4])",
+    "printed_lines(iteration=10, max_iter=10, loss=[1.0])",
+    "printed_lines(iteration=9, max_iter=10, loss=[1.0], time=[1.0])",
+    "printed_lines(iteration=50, loss=list(range(50)), window=5, data_time=list(range(50)))",
+    "printed_lines(rank_data_time=[1.0], data_time=[2.0])",
+    "printed_lines(**{'[metric] a': [1.0], 'x[metric]loss': [2.0], 'loss__b': [3.0]})",
+    "printed_lines(loss=[float('nan')])",
+    "printed_lines(writes=3, max_iter=5000)",
+    "printed_lines(writes=3, max_iter=5000, loss=[1.0])",
+    "printed_lines()",
+    "stored_eta()",
     "CommonMetricPrinter(10).write()",
     "CommonMetricPrinter(max_iter=10, window_size=3).close()",
-    "board((0, 'a', 1.0), (1, 'a', 3.0), (1, 'b/c', 2.0))",
-    "board((0, 'a', float('nan')))",
-    "board_files()",
-    "board_files(flush_secs=3)",
+    "tensorboard_scalars((0, 'a', 1.0), (1, 'a', 3.0), (1, 'b/c', 2.0))",
+    "tensorboard_scalars((0, 'a', float('nan')))",
+    "count_tensorboard_files()",
+    "count_tensorboard_files(flush_secs=3)",
     "json.loads(json_lines(((0, 'a', torch.tensor(1.25)),))[1])",
 ]  # fmt: skip

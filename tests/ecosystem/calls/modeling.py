@@ -1,6 +1,6 @@
 """Layers, backbones and model registries."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import zlib
@@ -25,7 +25,7 @@ from tests.ecosystem.calls import Approximate
 NAN = float("nan")
 
 
-def filled(module: nn.Module) -> nn.Module:
+def fill(module: nn.Module) -> nn.Module:
     """Fill every tensor with values that depend only on its name."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point():
@@ -35,7 +35,7 @@ def filled(module: nn.Module) -> nn.Module:
     return module
 
 
-def names(module: nn.Module) -> list:
+def tensor_layout(module: nn.Module) -> list:
     """Return the checkpoint layout of a module, and which parameters require gradients."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     return [
@@ -45,7 +45,7 @@ def names(module: nn.Module) -> list:
 
 def features(backbone: nn.Module, height: int = 64, width: int = 96, training: bool = False) -> Any:
     image = torch.sin(torch.arange(3.0 * height * width)).reshape(1, 3, height, width).repeat(2, 1, 1, 1)
-    outputs = filled(backbone).train(training)(image)
+    outputs = fill(backbone).train(training)(image)
     return (
         {name: Approximate(value) for name, value in outputs.items()}
         if isinstance(outputs, dict)
@@ -53,11 +53,11 @@ def features(backbone: nn.Module, height: int = 64, width: int = 96, training: b
     )
 
 
-def described(backbone: Backbone) -> tuple:
+def shapes_and_divisibility(backbone: Backbone) -> tuple:
     return backbone.output_shape(), backbone.size_divisibility
 
 
-def spread(module: nn.Module) -> dict:
+def standard_deviations(module: nn.Module) -> dict:
     """Return the approximate standard deviation of each kind of initialized weights."""
     return {
         n: round(float(t.std()), 1) if t.numel() > 2000 else None
@@ -92,18 +92,18 @@ def swin(**options: Any) -> SwinTransformer:
     )
 
 
-def norm_of(**values: float) -> nn.BatchNorm2d:
+def make_norm(**values: float) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(2, **values).eval()
-    return filled(norm)
+    return fill(norm)
 
 
-def normalized(x: torch.Tensor, requires_grad: bool = False, **options: Any) -> Any:
-    frozen = filled(FrozenBatchNorm2d(2, **options)).to(x.dtype)
+def normalize(x: torch.Tensor, requires_grad: bool = False, **options: Any) -> Any:
+    frozen = fill(FrozenBatchNorm2d(2, **options)).to(x.dtype)
     y = frozen(x.requires_grad_(requires_grad))
     return Approximate(y)
 
 
-def converted(module: nn.Module) -> list:
+def convert_norms(module: nn.Module) -> list:
     """Convert the norms of a module; return its classes, epsilons and tensor names."""
     result = FrozenBatchNorm2d.convert_frozen_batchnorm(module)
     modules = [
@@ -112,12 +112,12 @@ def converted(module: nn.Module) -> list:
     return [
         result is module,
         modules,
-        names(result),
+        tensor_layout(result),
         Approximate(torch.cat([t.flatten().float() for t in result.state_dict().values()] or [torch.zeros(0)])),
     ]
 
 
-def follows_norm() -> bool:
+def changes_with_norm() -> bool:
     """Return whether frozen statistics change when the converted norm changes."""
     norm = nn.BatchNorm2d(2)
     frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
@@ -151,7 +151,7 @@ for registry, thing in ((BACKBONE_REGISTRY, Plain), (BACKBONE_REGISTRY, no_backb
         registry.register(thing)
 
 
-def cfg_of(**changes: Any) -> Any:
+def make_cfg(**changes: Any) -> Any:
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.merge_from_list(
@@ -160,13 +160,13 @@ def cfg_of(**changes: Any) -> Any:
     return cfg
 
 
-def loads_old(version: int | None) -> tuple:
+def load_early_version(version: int | None) -> tuple:
     """Load a state dict of an early version of the layer, without statistics."""
     state = {"weight": torch.ones(2), "bias": torch.zeros(2)}
     state = __import__("collections").OrderedDict(state)
     if version is not None:
         state._metadata = {"": {"version": version}}
-    layer = filled(FrozenBatchNorm2d(2))
+    layer = fill(FrozenBatchNorm2d(2))
     result = layer.load_state_dict(state, strict=False)
     return list(result.missing_keys), layer.running_mean, layer.running_var
 
@@ -178,34 +178,34 @@ CALLS = [
     "ShapeSpec(), repr(ShapeSpec(3, stride=4)), ShapeSpec(3) == ShapeSpec(channels=3), ShapeSpec(1, 2, 3, 4)",
     "ShapeSpec(5, 6, 7, 8, 9)",
     "repr(FrozenBatchNorm2d(3)), repr(FrozenBatchNorm2d(3, eps=0.1)), FrozenBatchNorm2d(3).num_features",
-    "names(FrozenBatchNorm2d(2)), FrozenBatchNorm2d(2, 0.25).state_dict()",
+    "tensor_layout(FrozenBatchNorm2d(2)), FrozenBatchNorm2d(2, 0.25).state_dict()",
     "FrozenBatchNorm2d(0).state_dict()",
     "FrozenBatchNorm2d(-1)",
-    *(f"normalized({X}.to(torch.{d}), {g})" for d in ("float32", "float64", "float16", "bfloat16") for g in (False, True)),
-    f"normalized({X}, eps=0.5)",
-    "normalized(torch.ones(1, 3, 2, 2))",
-    "normalized(torch.ones(1, 3, 2, 2), True)",
-    "normalized(torch.full((1, 2, 1, 1), NAN))",
-    "normalized(torch.zeros(0, 2, 2, 2))",
-    "normalized(torch.zeros(2, 2))",
-    "loads_old(None), loads_old(1), loads_old(2), loads_old(3)",
-    "converted(norm_of())",
-    "converted(norm_of(eps=0.1))",
-    "converted(nn.BatchNorm2d(2, affine=False))",
-    "converted(nn.BatchNorm2d(2, track_running_stats=False))",
-    "converted(nn.Sequential(norm_of(), nn.Sequential(nn.Conv2d(1, 1, 1), norm_of())))",
-    "converted(nn.SyncBatchNorm(2))",
-    "converted(nn.BatchNorm1d(2))",
-    "converted(nn.Sequential(nn.BatchNorm3d(2), nn.GroupNorm(1, 2), nn.LayerNorm(2)))",
-    "converted(FrozenBatchNorm2d(2))",
-    "converted(nn.Linear(1, 1))",
-    "follows_norm()",
+    *(f"normalize({X}.to(torch.{d}), {g})" for d in ("float32", "float64", "float16", "bfloat16") for g in (False, True)),
+    f"normalize({X}, eps=0.5)",
+    "normalize(torch.ones(1, 3, 2, 2))",
+    "normalize(torch.ones(1, 3, 2, 2), True)",
+    "normalize(torch.full((1, 2, 1, 1), NAN))",
+    "normalize(torch.zeros(0, 2, 2, 2))",
+    "normalize(torch.zeros(2, 2))",
+    "load_early_version(None), load_early_version(1), load_early_version(2), load_early_version(3)",
+    "convert_norms(make_norm())",
+    "convert_norms(make_norm(eps=0.1))",
+    "convert_norms(nn.BatchNorm2d(2, affine=False))",
+    "convert_norms(nn.BatchNorm2d(2, track_running_stats=False))",
+    "convert_norms(nn.Sequential(make_norm(), nn.Sequential(nn.Conv2d(1, 1, 1), make_norm())))",
+    "convert_norms(nn.SyncBatchNorm(2))",
+    "convert_norms(nn.BatchNorm1d(2))",
+    "convert_norms(nn.Sequential(nn.BatchNorm3d(2), nn.GroupNorm(1, 2), nn.LayerNorm(2)))",
+    "convert_norms(FrozenBatchNorm2d(2))",
+    "convert_norms(nn.Linear(1, 1))",
+    "changes_with_norm()",
     "Backbone()",
     "Plain().output_shape(), Plain().size_divisibility",
     "Plain().padding_constraints",
-    *(f"names(resnet({o}))" for o in ("", "'basic'", "norm='FrozenBN'", "norm='GN', depths=()", "norm=''", "norm='SyncBN'")),
-    *(f"names(resnet({o}))" for o in ("freeze_at=1", "freeze_at=2", "freeze_at=9", "freeze_at=-1", "out_features=['res2']", "out_features=['stem']", "norm='nothing'", "norm=None", "norm=nn.BatchNorm2d")),
-    *(f"described(resnet({o}))" for o in ("", "out_features=['stem', 'res3']", "out_features=['res3', 'res2']", "out_features=[]", "out_features=['nothing']", "out_features=['res9']", "out_features=('res2',)", "depths=(0,)", "out_features=['linear']")),
+    *(f"tensor_layout(resnet({o}))" for o in ("", "'basic'", "norm='FrozenBN'", "norm='GN', depths=()", "norm=''", "norm='SyncBN'")),
+    *(f"tensor_layout(resnet({o}))" for o in ("freeze_at=1", "freeze_at=2", "freeze_at=9", "freeze_at=-1", "out_features=['res2']", "out_features=['stem']", "norm='nothing'", "norm=None", "norm=nn.BatchNorm2d")),
+    *(f"shapes_and_divisibility(resnet({o}))" for o in ("", "out_features=['stem', 'res3']", "out_features=['res3', 'res2']", "out_features=[]", "out_features=['nothing']", "out_features=['res9']", "out_features=('res2',)", "depths=(0,)", "out_features=['linear']")),
     *(f"features(resnet({o}))" for o in ("", "'basic'", "norm='FrozenBN'", "out_features=['res3', 'res2', 'stem']", "norm=''", "norm='SyncBN'")),
     "features(resnet(), training=True)",
     "features(resnet(), 33, 47)",
@@ -213,22 +213,22 @@ CALLS = [
     "resnet()(torch.zeros(1, 1, 8, 8))",
     "resnet(freeze_at=2).freeze(1) is not None",
     "resnet().stage_names, resnet(out_features=['res3']).stage_names",
-    "spread(resnet(depths=(1, 1, 1)))",
-    "names(BasicStem()), BasicStem().stride, BasicStem().out_channels, BasicStem(norm='').in_channels",
-    "names(BasicBlock(4, 8)), names(BasicBlock(4, 4, stride=2, norm='FrozenBN'))",
-    "names(BottleneckBlock(4, 8, bottleneck_channels=2))",
+    "standard_deviations(resnet(depths=(1, 1, 1)))",
+    "tensor_layout(BasicStem()), BasicStem().stride, BasicStem().out_channels, BasicStem(norm='').in_channels",
+    "tensor_layout(BasicBlock(4, 8)), tensor_layout(BasicBlock(4, 4, stride=2, norm='FrozenBN'))",
+    "tensor_layout(BottleneckBlock(4, 8, bottleneck_channels=2))",
     "features(BottleneckBlock(3, 8, bottleneck_channels=4, stride=2, stride_in_1x1=True), 8, 8)",
     "features(BottleneckBlock(3, 8, bottleneck_channels=4, num_groups=2, dilation=2), 8, 8)",
     "BottleneckBlock(4, 8)",
     "BasicBlock(4, 8, 2)",
-    "names(BasicBlock(4, 8).freeze())",
+    "tensor_layout(BasicBlock(4, 8).freeze())",
     f"[block.stride for block in {STAGE}, stride_per_block=[2, 1])]",
     f"len({STAGE}))",
     f"{STAGE}, stride_per_block=[2])",
     f"{STAGE}, stride_per_block=[2, 1], stride=1)",
     f"{STAGE}, nothing=1)",
     "make_stage(BasicBlock, 0, in_channels=4, out_channels=4)",
-    *(f"names(swin({o}))" for o in ("", "out_indices=(1,)", "out_indices=[0]", "window_size=4", "depths=(1,), num_heads=(2,), out_indices=(0,)", "embed_dim=8, num_heads=(1, 2)")),
+    *(f"tensor_layout(swin({o}))" for o in ("", "out_indices=(1,)", "out_indices=[0]", "window_size=4", "depths=(1,), num_heads=(2,), out_indices=(0,)", "embed_dim=8, num_heads=(1, 2)")),
     # detectron2's implementation has no usable size_divisibility
     *(f"swin({o}).output_shape()" for o in ("", "out_indices=(1,)", "out_indices=(1, 0)", "out_indices=()")),
     *(f"features(swin({o}))" for o in ("", "out_indices=(1,)", "window_size=4", "window_size=7", "drop_path_rate=0.0", "depths=(1, 3)")),
@@ -239,13 +239,13 @@ CALLS = [
     "swin(out_indices=(5,))",
     "swin(nothing=3)",
     "swin()(torch.zeros(1, 1, 32, 32))",
-    "spread(swin(embed_dim=48, num_heads=(2, 4)))",
-    "described(build_backbone(cfg_of(BACKBONE__NAME='Plain')))",
-    "described(build_backbone(cfg_of(BACKBONE__NAME='Plain'), ShapeSpec(channels=9)))",
-    "build_backbone(cfg_of(BACKBONE__NAME='no_backbone'))",
-    "build_backbone(cfg_of(BACKBONE__NAME='Nothing'))",
-    "names(build_model(cfg_of(META_ARCHITECTURE='Whole')))",
-    "build_model(cfg_of(META_ARCHITECTURE='Nothing'))",
-    "build_model(cfg_of(META_ARCHITECTURE='Whole', DEVICE='nowhere'))",
+    "standard_deviations(swin(embed_dim=48, num_heads=(2, 4)))",
+    "shapes_and_divisibility(build_backbone(make_cfg(BACKBONE__NAME='Plain')))",
+    "shapes_and_divisibility(build_backbone(make_cfg(BACKBONE__NAME='Plain'), ShapeSpec(channels=9)))",
+    "build_backbone(make_cfg(BACKBONE__NAME='no_backbone'))",
+    "build_backbone(make_cfg(BACKBONE__NAME='Nothing'))",
+    "tensor_layout(build_model(make_cfg(META_ARCHITECTURE='Whole')))",
+    "build_model(make_cfg(META_ARCHITECTURE='Nothing'))",
+    "build_model(make_cfg(META_ARCHITECTURE='Whole', DEVICE='nowhere'))",
     "BACKBONE_REGISTRY._name, META_ARCH_REGISTRY._name",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Boxes, instances and batches of images."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 import itertools
@@ -60,12 +60,12 @@ BOXES = (
 )
 
 
-def changed(value: Any, method: str, *args: Any) -> tuple[Any, Any]:
+def call_method(value: Any, method: str, *args: Any) -> tuple[Any, Any]:
     """Return the result of a method call, and the object after the call."""
     return getattr(value, method)(*args), value
 
 
-def some(**fields: Any) -> Instances:
+def make_instances(**fields: Any) -> Instances:
     return Instances((10, 20), **({"scores": torch.arange(3.0), "names": ["a", "b", "c"]} | fields))
 
 
@@ -75,11 +75,11 @@ def copied_when_converted(box: Any) -> tuple[Any, bool]:
     return box, BoxMode.convert(box, XYWH, XYWH) is box
 
 
-def shares(made: Any, tensor: torch.Tensor) -> bool:
-    return made.tensor.data_ptr() == tensor.data_ptr()
+def shares_memory(boxes: Any, tensor: torch.Tensor) -> bool:
+    return boxes.tensor.data_ptr() == tensor.data_ptr()
 
 
-THREE = "Boxes([[0, 0, 2, 3], [-5, -5, 30, 40], [4, 4, 4, 9]])"
+THREE_BOXES = "Boxes([[0, 0, 2, 3], [-5, -5, 30, 40], [4, 4, 4, 9]])"
 INDICES = (
     *("0", "-1", "2", "3", "-4", "slice(1, 3)", "slice(0, 0)", "[0, 2]", "[]", "torch.tensor([2, 0])", "np.array([1])"),
     *(
@@ -124,22 +124,22 @@ CALLS = [
     *(f"Boxes({boxes}).to('cpu')" for boxes in BOXES[:3]),
     "Boxes([[0, 0, 1, 1]]).to(torch.float64)",
     "repr(Boxes([[0, 0, 1, 2]])), str(Boxes([[0, 0, 1, 2]]))",
-    f"list({THREE})",
-    *(f"{THREE}[{index}]" for index in INDICES),
-    *(f"changed({THREE}, 'clip', {size})" for size in ("(10, 20)", "[10, 20]", "(0, 0)", "(10.5, 20.25)", "(-1, 4)", "(1,)")),
-    *(f"changed(Boxes([[0, 0, {value}, 1]]), 'clip', (4, 4))" for value in ("NAN", "INF", "-INF", "1e38")),
-    "changed(Boxes([]), 'clip', (4, 4))",
-    *(f"{THREE}.nonempty({value})" for value in ("1", "threshold=2.5", "-1", "0")),
+    f"list({THREE_BOXES})",
+    *(f"{THREE_BOXES}[{index}]" for index in INDICES),
+    *(f"call_method({THREE_BOXES}, 'clip', {size})" for size in ("(10, 20)", "[10, 20]", "(0, 0)", "(10.5, 20.25)", "(-1, 4)", "(1,)")),
+    *(f"call_method(Boxes([[0, 0, {value}, 1]]), 'clip', (4, 4))" for value in ("NAN", "INF", "-INF", "1e38")),
+    "call_method(Boxes([]), 'clip', (4, 4))",
+    *(f"{THREE_BOXES}.nonempty({value})" for value in ("1", "threshold=2.5", "-1", "0")),
     "Boxes([[0, 0, NAN, 1]]).nonempty()",
-    *(f"changed({THREE}, 'scale', {factors})" for factors in ("2, 3", "0.5, 0.25", "0, 0", "-1, 1")),
-    f"Boxes.cat([{THREE}, Boxes([[1, 1, 2, 2]])])",
+    *(f"call_method({THREE_BOXES}, 'scale', {factors})" for factors in ("2, 3", "0.5, 0.25", "0, 0", "-1, 1")),
+    f"Boxes.cat([{THREE_BOXES}, Boxes([[1, 1, 2, 2]])])",
     "Boxes.cat([])",
-    f"Boxes.cat([{THREE}])",
-    f"Boxes.cat(({THREE},))",
-    f"Boxes.cat([{THREE}, torch.zeros(1, 4)])",
-    "shares(Boxes(TENSOR), TENSOR)",
-    "shares(Boxes(TENSOR)[1:], TENSOR[1:])",
-    "shares(Boxes(TENSOR).clone(), TENSOR)",
+    f"Boxes.cat([{THREE_BOXES}])",
+    f"Boxes.cat(({THREE_BOXES},))",
+    f"Boxes.cat([{THREE_BOXES}, torch.zeros(1, 4)])",
+    "shares_memory(Boxes(TENSOR), TENSOR)",
+    "shares_memory(Boxes(TENSOR)[1:], TENSOR[1:])",
+    "shares_memory(Boxes(TENSOR).clone(), TENSOR)",
     "Instances((10, 20))",
     "Instances((10, 20), scores=torch.zeros(2), boxes=Boxes(torch.zeros(2, 4)))",
     "Instances(image_size=(10, 20))",
@@ -150,48 +150,48 @@ CALLS = [
     "len(Instances((10, 20), scores=torch.zeros(0)))",
     "len(Instances((10, 20), scores=[]))",
     "list(Instances((10, 20), scores=torch.zeros(2)))",
-    "'scores' in some()",
-    "[x for x in some()]",
-    "some().scores, some().get('names'), some().has('x'), some().has('names'), some().image_size",
-    "some().nothing",
-    "some().get('nothing')",
-    "changed(some(), 'remove', 'names')",
-    "changed(some(), 'remove', 'nothing')",
-    "changed(some(), 'set', 'classes', [1, 2, 3])",
-    "changed(some(), 'set', 'classes', [1, 2])",
-    "changed(some(), 'set', 'scores', torch.ones(3))",
-    "changed(some(), 'set', 'scores', torch.ones(4))",
-    "changed(some(), '__setattr__', 'classes', [1, 2, 3])",
-    "changed(some(), '__setattr__', 'classes', [1])",
-    "changed(some(), '__setattr__', 'image_size', [1, 2, 3])",
-    "changed(Instances((1, 2)), '__setattr__', '_private', 5)",
-    "some()._private",
-    *(f"some()[{index}]" for index in INDICES),
-    *(f"some(names=torch.arange(3))[{index}]" for index in INDICES),
-    f"some(names={THREE})[torch.tensor([True, False, True])]",
-    "some(names=torch.arange(3)).to('cpu')",
-    "some(names=torch.arange(3)).to(torch.float64)",
-    f"some(names={THREE}).to('cpu')",
-    "some().to(torch.device('cpu'))",
-    "some().to('nowhere')",
-    "Instances.cat([some(), some()])",
-    "Instances.cat([some()])",
+    "'scores' in make_instances()",
+    "[x for x in make_instances()]",
+    "make_instances().scores, make_instances().get('names'), make_instances().has('x'), make_instances().has('names'), make_instances().image_size",
+    "make_instances().nothing",
+    "make_instances().get('nothing')",
+    "call_method(make_instances(), 'remove', 'names')",
+    "call_method(make_instances(), 'remove', 'nothing')",
+    "call_method(make_instances(), 'set', 'classes', [1, 2, 3])",
+    "call_method(make_instances(), 'set', 'classes', [1, 2])",
+    "call_method(make_instances(), 'set', 'scores', torch.ones(3))",
+    "call_method(make_instances(), 'set', 'scores', torch.ones(4))",
+    "call_method(make_instances(), '__setattr__', 'classes', [1, 2, 3])",
+    "call_method(make_instances(), '__setattr__', 'classes', [1])",
+    "call_method(make_instances(), '__setattr__', 'image_size', [1, 2, 3])",
+    "call_method(Instances((1, 2)), '__setattr__', '_private', 5)",
+    "make_instances()._private",
+    *(f"make_instances()[{index}]" for index in INDICES),
+    *(f"make_instances(names=torch.arange(3))[{index}]" for index in INDICES),
+    f"make_instances(names={THREE_BOXES})[torch.tensor([True, False, True])]",
+    "make_instances(names=torch.arange(3)).to('cpu')",
+    "make_instances(names=torch.arange(3)).to(torch.float64)",
+    f"make_instances(names={THREE_BOXES}).to('cpu')",
+    "make_instances().to(torch.device('cpu'))",
+    "make_instances().to('nowhere')",
+    "Instances.cat([make_instances(), make_instances()])",
+    "Instances.cat([make_instances()])",
     "Instances.cat([])",
-    "Instances.cat((some(), some()))",
-    f"Instances.cat([some(names={THREE}), some(names={THREE})])",
-    "Instances.cat([some(), Instances((11, 20), scores=torch.zeros(1), names=['d'])])",
-    "Instances.cat([some(), Instances([10, 20], scores=torch.zeros(1), names=['d'])])",
-    "Instances.cat([some(), Instances((10, 20), scores=torch.zeros(1))])",
-    "Instances.cat([Instances((10, 20), scores=torch.zeros(1)), some()])",
+    "Instances.cat((make_instances(), make_instances()))",
+    f"Instances.cat([make_instances(names={THREE_BOXES}), make_instances(names={THREE_BOXES})])",
+    "Instances.cat([make_instances(), Instances((11, 20), scores=torch.zeros(1), names=['d'])])",
+    "Instances.cat([make_instances(), Instances([10, 20], scores=torch.zeros(1), names=['d'])])",
+    "Instances.cat([make_instances(), Instances((10, 20), scores=torch.zeros(1))])",
+    "Instances.cat([Instances((10, 20), scores=torch.zeros(1)), make_instances()])",
     "Instances.cat([Instances((10, 20), a=(1, 2)), Instances((10, 20), a=(3,))])",
     "Instances.cat([Instances((10, 20)), Instances((10, 20))])",
     "Instances.cat([Instances((10, 20), a=np.zeros(1)), Instances((10, 20), a=np.zeros(2))])",
     "Instances.cat([1, 2])",
-    "repr(some()), str(some(names=Boxes(torch.zeros(3, 4))))",
+    "repr(make_instances()), str(make_instances(names=Boxes(torch.zeros(3, 4))))",
     "repr(Instances((10, 20)))",
-    "sorted(some().get_fields()), some().get_fields() is SOME.get_fields(), SOME.get_fields() is SOME.get_fields()",
-    "__import__('copy').deepcopy(some())",
-    "__import__('pickle').loads(__import__('pickle').dumps(some()))",
+    "sorted(make_instances().get_fields()), make_instances().get_fields() is INSTANCES.get_fields(), INSTANCES.get_fields() is INSTANCES.get_fields()",
+    "__import__('copy').deepcopy(make_instances())",
+    "__import__('pickle').loads(__import__('pickle').dumps(make_instances()))",
     "__import__('copy').deepcopy(Boxes([[0, 0, 1, 1]]))",
     *(f"ImageList.from_tensors({images}{padding})" for images in IMAGES.values() for padding in PADDING[:6]),
     *(f"ImageList.from_tensors({IMAGES['two']}{padding})" for padding in PADDING[6:]),
@@ -217,4 +217,4 @@ CALLS = [
 ]  # fmt: skip
 
 TENSOR = torch.arange(8.0).reshape(2, 4)
-SOME = some()
+INSTANCES = make_instances()

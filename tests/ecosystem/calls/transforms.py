@@ -1,6 +1,6 @@
 """Augmentations and their transforms."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 from typing import Any
@@ -16,23 +16,23 @@ SQUARE = np.zeros((5, 5, 3), np.uint8)
 BOXES = np.array([[0.0, 0, 2, 3], [1, 1, 1, 1], [-4, -4, 20, 20]])
 
 
-def applied(policy: Any, image: np.ndarray = IMAGE, **options: Any) -> tuple:
+def apply_policy(policy: Any, image: np.ndarray = IMAGE, **options: Any) -> tuple:
     """Return the transform of a policy, and the transformed input."""
     aug_input = T.AugInput(image.copy(), **options)
     transform = policy(aug_input)
     return transform, aug_input.image, aug_input.boxes, aug_input.sem_seg
 
 
-def chances(policy: Any, image: np.ndarray = IMAGE) -> list:
+def sample_transforms(policy: Any, image: np.ndarray = IMAGE) -> list:
     """Return consecutive samples of a policy; the generator is seeded before each expression."""
     return [policy.get_transform(image) for _ in range(8)]
 
 
-def state(policy: Any) -> dict:
+def attributes(policy: Any) -> dict:
     return {name: value for name, value in vars(policy).items() if name != "augs"}
 
 
-def shared(transform: T.Transform) -> bool:
+def modifies_in_place(transform: T.Transform) -> bool:
     """Return whether coordinates are modified in place."""
     points = np.array([[1.0, 2.0]])
     return transform.apply_coords(points) is points
@@ -129,33 +129,33 @@ TRANSFORMS = (
 )
 
 CALLS = [
-    *(f"repr({p}), str({p}), state({p})" for p in POLICIES),
-    *(f"applied({p})" for p in POLICIES),
-    *(f"applied({p}, boxes=BOXES.copy(), sem_seg=GRAY.copy())" for p in POLICIES),
-    *(f"chances({p})" for p in POLICIES if "Resize(" not in p),
-    *(f"applied({p}, {image})" for p in POLICIES[5:12] for image in ("GRAY", "COLUMN", "SQUARE", "IMAGE.astype('float32')")),
+    *(f"repr({p}), str({p}), attributes({p})" for p in POLICIES),
+    *(f"apply_policy({p})" for p in POLICIES),
+    *(f"apply_policy({p}, boxes=BOXES.copy(), sem_seg=GRAY.copy())" for p in POLICIES),
+    *(f"sample_transforms({p})" for p in POLICIES if "Resize(" not in p),
+    *(f"apply_policy({p}, {image})" for p in POLICIES[5:12] for image in ("GRAY", "COLUMN", "SQUARE", "IMAGE.astype('float32')")),
     *(
         call
         for call in (
             "T.RandomFlip(0.5, horizontal=True, vertical=True)",
             "T.RandomFlip(0.5, horizontal=False)",
             "T.RandomFlip(0.5, True)",
-            "state(T.RandomFlip(2.0))",
+            "attributes(T.RandomFlip(2.0))",
             "T.Resize((8,))",
             "T.Resize(8.0)",
             "T.Resize('ab')",
             "T.Resize(None)",
-            "state(T.Resize((8, 3, 2)))",
-            "applied(T.Resize((8,)))",
-            "applied(T.Resize((8.5, 3)))",
-            "applied(T.Resize((0, 3)))",
-            "applied(T.Resize((-1, 3)))",
+            "attributes(T.Resize((8, 3, 2)))",
+            "apply_policy(T.Resize((8,)))",
+            "apply_policy(T.Resize((8.5, 3)))",
+            "apply_policy(T.Resize((0, 3)))",
+            "apply_policy(T.Resize((-1, 3)))",
             "T.ResizeShortestEdge([1, 2, 3])",
             "T.ResizeShortestEdge(8, sample_style='other')",
             "T.ResizeShortestEdge(8.5)",
-            "applied(T.ResizeShortestEdge([9, 6]))",
-            "applied(T.ResizeShortestEdge([], sample_style='choice'))",
-            "state(T.ResizeShortestEdge(8, sample_style='choice'))",
+            "apply_policy(T.ResizeShortestEdge([9, 6]))",
+            "apply_policy(T.ResizeShortestEdge([], sample_style='choice'))",
+            "attributes(T.ResizeShortestEdge(8, sample_style='choice'))",
         )
     ),
     *(
@@ -179,7 +179,7 @@ CALLS = [
     *(f"{t}.apply_polygons([BOXES[:, :2].copy()])" for t in TRANSFORMS),
     *(f"{t}.inverse().apply_box(BOXES.copy())" for t in TRANSFORMS),
     *(f"repr({t})" for t in TRANSFORMS[:6]),
-    *(f"shared({t})" for t in TRANSFORMS),
+    *(f"modifies_in_place({t})" for t in TRANSFORMS),
     f"vars({RESIZE})",
     f"{RESIZE}.apply_image(IMAGE, interp=Image.NEAREST)",
     f"{RESIZE}.apply_image(IMAGE, Image.BICUBIC)",
@@ -187,18 +187,18 @@ CALLS = [
     f"{RESIZE}.apply_image(None)",
     f"{RESIZE} + T.HFlipTransform(3)",
     f"len(T.TransformList([{RESIZE}, T.HFlipTransform(3)]))",
-    "applied(Both(), boxes=BOXES.copy())",
-    "applied(Unusual())",
-    "applied(Attribute(), sem_seg=GRAY.copy())",
-    *(f"applied({kind}())" for kind in ("Missing", "Variable", "WithDefault", "Wrong", "NoArguments", "T.Augmentation")),
+    "apply_policy(Both(), boxes=BOXES.copy())",
+    "apply_policy(Unusual())",
+    "apply_policy(Attribute(), sem_seg=GRAY.copy())",
+    *(f"apply_policy({kind}())" for kind in ("Missing", "Variable", "WithDefault", "Wrong", "NoArguments", "T.Augmentation")),
     *(f"{kind}().input_args" for kind in ("Unusual", "Attribute", "T.RandomFlip")),
     "repr(Unusual()), repr(Unusual(3)), repr(Unusual(4, other='x')), repr(Both()).split(' at ')[0], str(Unusual(other=list(range(100))))",
     "'Unnamed object' in repr(Unnamed())",
     "T.RandomFlip()._rand_range() <= 1.0, Random().draw(3), Random().draw(2, 5), Random().draw(0, 1, (2,)), Random().draw()",
-    "applied(T.AugmentationList([T.RandomFlip(1.0), T.Resize((8, 3))]), boxes=BOXES.copy())",
-    f"applied(T.AugmentationList([{RESIZE}, T.RandomFlip(1.0)]))",
-    "applied(T.AugmentationList([T.AugmentationList([T.RandomFlip(1.0)]), T.NoOpTransform()]))",
-    "applied(T.AugmentationList([]))",
+    "apply_policy(T.AugmentationList([T.RandomFlip(1.0), T.Resize((8, 3))]), boxes=BOXES.copy())",
+    f"apply_policy(T.AugmentationList([{RESIZE}, T.RandomFlip(1.0)]))",
+    "apply_policy(T.AugmentationList([T.AugmentationList([T.RandomFlip(1.0)]), T.NoOpTransform()]))",
+    "apply_policy(T.AugmentationList([]))",
     "T.AugmentationList([1])",
     "T.AugmentationList([T.TransformList([])])",
     "T.AugmentationList(None)",

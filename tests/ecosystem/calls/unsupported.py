@@ -1,6 +1,6 @@
 """Calls that detectron2 and detrex accept and the bundled subset rejects. The subset must not ignore an argument."""
 
-# The expressions use what is imported.
+# The expressions in CALLS use the imports.
 # ruff: noqa: F401
 
 from typing import Any
@@ -13,11 +13,18 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
 from torch import nn
 
-from tests.ecosystem.calls.config import merged
-from tests.ecosystem.calls.data import Stream, build_detection_test_loader, converted, image_file, read_image, records
+from tests.ecosystem.calls.config import merge_file
+from tests.ecosystem.calls.data import (
+    Stream,
+    build_detection_test_loader,
+    coco_content,
+    image_file,
+    read_image,
+    records,
+)
 from tests.ecosystem.calls.detrex import wandb_calls
-from tests.ecosystem.calls.engine import loads
-from tests.ecosystem.calls.evaluation import coco_dataset, evaluate, found, instances_to_coco_json, with_masks
+from tests.ecosystem.calls.engine import load_checkpoint
+from tests.ecosystem.calls.evaluation import add_masks, coco_dataset, evaluate, instances_to_coco_json, make_instances
 from tests.ecosystem.calls.modeling import resnet, swin
 
 
@@ -31,20 +38,20 @@ WEIGHTS = {"weight": np.ones((1, 2), np.float32)}
 CALLS = [
     "BoxMode.convert([1.0, 2, 3, 4, 5], BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS)",
     "BoxMode.convert(np.ones((1, 4)), BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS)",
-    "converted(records([0], bbox=[1.0, 2, 3, 4, 5], bbox_mode=BoxMode.XYWHA_ABS))",
+    "coco_content(records([0], bbox=[1.0, 2, 3, 4, 5], bbox_mode=BoxMode.XYWHA_ABS))",
     "list(build_detection_test_loader(Stream(), mapper=str))",
     "read_image(image_file('RGB'), 'YUV-BT.601')",
-    "merged('VERSION: 1')",
+    "merge_file('VERSION: 1')",
     "trainer(async_write_metrics=True)",
-    "loads(WEIGHTS, 'x.pkl')",
-    "loads({'model': WEIGHTS, '__author__': 'x', 'matching_heuristics': True}, 'x.pkl')",
-    "loads({'model': {'weight': torch.ones(1, 2)}, 'matching_heuristics': True})",
-    "loads({'model_state': {'weight': torch.ones(1, 2)}}, 'x.pyth')",
-    "loads({'model': {'weight': torch.ones(1, 2)}}, query='?matching_heuristics=True')",
+    "load_checkpoint(WEIGHTS, 'x.pkl')",
+    "load_checkpoint({'model': WEIGHTS, '__author__': 'x', 'matching_heuristics': True}, 'x.pkl')",
+    "load_checkpoint({'model': {'weight': torch.ones(1, 2)}, 'matching_heuristics': True})",
+    "load_checkpoint({'model_state': {'weight': torch.ones(1, 2)}}, 'x.pyth')",
+    "load_checkpoint({'model': {'weight': torch.ones(1, 2)}}, query='?matching_heuristics=True')",
     "COCOEvaluator(coco_dataset(), tasks=('bbox', 'segm'))",
     "COCOEvaluator(coco_dataset(), kpt_oks_sigmas=(0.1,))",
-    "instances_to_coco_json(found(pred_masks=torch.ones(2, 4, 4)), 1)",
-    "instances_to_coco_json(found(pred_keypoints=torch.ones(2, 1, 3)), 1)",
+    "instances_to_coco_json(make_instances(pred_masks=torch.ones(2, 4, 4)), 1)",
+    "instances_to_coco_json(make_instances(pred_keypoints=torch.ones(2, 1, 3)), 1)",
     "resnet(num_classes=3)",
     "swin(patch_size=2)",
     "swin(frozen_stages=1)",
