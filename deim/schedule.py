@@ -16,8 +16,8 @@ class Stage(Enum):
     """Augmentation stages of training images (DEIM, section 4.1; the paper does not name them)."""
 
     PLAIN = "flip and resize"
-    DENSE = "Dense O2O: mosaic or zoom-out and crop, colors, mixup"
-    STRONG = "zoom-out and crop, colors"
+    DENSE = "Dense O2O: mosaic, or zoom-out and crop; color distortion; mixup"
+    STRONG = "zoom-out and crop; color distortion"
     FINAL = "flip and resize, at one scale"
 
 
@@ -30,10 +30,12 @@ class Schedule:
         warmup_iters: number of iterations in which the learning rate rises from zero.
         warmup: "linear" or "quadratic".
         flat_epochs: number of epochs, including warm-up, before the learning rate starts to fall.
-        no_aug_epochs: number of epochs at the end with the lowest learning rate and without augmentation.
+        no_aug_epochs: number of epochs at the end with the lowest learning rate and in the augmentation
+            stage FINAL, which only flips and resizes.
         dense_epochs: (start, end) of Dense O2O; the end is exclusive. Before it, images are only flipped and resized;
             after it, they are augmented individually.
-        lr_gamma: lowest learning rate relative to the base.
+        lr_gamma: lowest learning rate relative to the base; 1 keeps the learning rate constant after warm-up, unless
+            ``drop_epochs`` is set.
         drop_epochs: epochs at whose start the learning rate falls to a tenth (DETR's step schedule), instead of
             flat_epochs and lr_gamma.
         final_from_best: start the epochs without augmentation from the best weights so far.
@@ -100,7 +102,8 @@ class Schedule:
     def learning_rate(self, iteration: float, max_iter: int) -> float:
         """Return the multiplier of the base learning rate at ``iteration`` of ``max_iter``.
 
-        Warm-up, flat, cosine, then the lowest value (DEIM's flat-cosine schedule, after RTMDet), or warm-up and steps.
+        DEIM's flat-cosine schedule, after RTMDet, has four phases: warm-up, flat, cosine, lowest value. The step
+        schedule has a warm-up and steps.
         Epochs are spread evenly over ``max_iter``, so a shortened run passes through all phases.
         """
         if iteration < self.warmup_iters:

@@ -1,4 +1,7 @@
-"""Time of a training step by kernel group: compute kernels, which set the lower bound, and all other operators."""
+"""Time of a training step by group of operators.
+
+The time of the compute kernels is a lower bound for the step. All other operators are in the group "others".
+"""
 
 from collections import Counter
 
@@ -59,7 +62,10 @@ def _group_of(operator: str) -> str:
 
 
 def run(recipe: str, batch: tuple[int, int, int], rounds: int, device: str, amp: str | None, path: str | None) -> None:
-    """Print the time of each group per step, and the slowest operators of the group "others"."""
+    """Print the time of each group per step, and the slowest operators of the group "others".
+
+    If ``path`` is given, write the rows to it as JSON. For the other arguments, see :func:`measure`.
+    """
     times = measure(recipe, batch, rounds, device, amp)
     groups = {name: sum(operators.values()) for name, operators in times.items()}
     total = sum(groups.values())

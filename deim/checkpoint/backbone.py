@@ -35,7 +35,7 @@ _DETECTOR_PARTS = re.compile(
     r"bbox_head|rpn_head|sem_seg_head|head\.cls_convs)\b"
 )
 # A backbone of another library may have parameters that a classifier lacks, such as a feature pyramid or output norms.
-# The file must contain at least this fraction of the tensors of the classifier's network.
+# The file must contain at least this fraction of the tensors of the submodule that it matches.
 _MIN_COVERAGE = 0.75
 
 
@@ -76,21 +76,24 @@ class BackboneMatch:
     def has_extra_blocks(self) -> bool:
         """True if the file has more blocks in a stage than the backbone, as a deeper model does."""
         stages = {_stage(name) for name in self.matched}
-        further = [name for name in self.unused if _stage(name) in stages]
-        return any(part.isdigit() for name in further for part in name.removeprefix(_stage(name)).split("."))
+        unused_in_stages = [name for name in self.unused if _stage(name) in stages]
+        return any(part.isdigit() for name in unused_in_stages for part in name.removeprefix(_stage(name)).split("."))
 
 
 def load_backbone_weights(
     backbone: nn.Module, path: str, allowed_missing: tuple[str, ...] | None = (), reduced: bool = False
 ) -> None:
-    """Load the weights in ``path`` into a backbone and log the tensors it does not use, such as a classifier's.
+    """Load the weights in ``path`` into a backbone, and log the tensors of the file that the backbone lacks.
+
+    Such tensors are those of a classification head, for example.
 
     Args:
         backbone: backbone of this package, detectron2, detrex or any other library.
         path: a file in any layout of :mod:`deim.checkpoint.formats.backbones`, a file with the backbone's own names,
             or a checkpoint of a whole detector.
         allowed_missing: prefixes of parameters that a classifier does not have. They keep their values if the file
-            lacks them. None allows any parameters, up to a quarter of the backbone's tensors.
+            lacks them. With None, the file may lack any parameters, but not more than a quarter of the tensors of the
+            submodule that it matches.
         reduced: the backbone may be a reduced form of the file's: with fewer blocks, and with up to a quarter of its
             tensors in another shape, which keep their values.
 
@@ -113,8 +116,8 @@ def load_stored_backbone(
     wrong = [*mismatched, *missing] or (match.missing if too_few else [])
     if wrong:
         raise CheckpointError(
-            f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of its tensors are missing from the "
-            "file or have a different shape:\n  " + "\n  ".join(group_names(wrong))
+            f"{path} does not fit this {type(backbone).__name__}: {len(wrong)} of the backbone's tensors are "
+            "missing from the file or have a different shape:\n  " + "\n  ".join(group_names(wrong))
         )
     if match.has_extra_blocks and not reduced:
         raise CheckpointError(
@@ -129,18 +132,20 @@ def load_stored_backbone(
 
 
 def match_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> BackboneMatch:
-    """Match the tensors of a file with those of a backbone, under the naming that fits best.
+    """Match the tensors of a file with those of a backbone, under the file's names or native names.
+
+    The names that match more tensors are used.
 
     Raises:
-        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.
+        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs from torchvision's.
     """
-    namings = [dict(weights), backbone_weights(weights, path)]
-    matches = [_match(backbone.state_dict(), naming) for naming in namings]
+    candidates = [dict(weights), backbone_weights(weights, path)]
+    matches = [_match(backbone.state_dict(), candidate) for candidate in candidates]
     return max(matches, key=lambda match: len(match.weights))
 
 
 def _match(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> BackboneMatch:
-    prefix = _outer_module(state, weights)
+    prefix = _best_prefix(state, weights)
     file_names = {
         n: n.removeprefix(prefix) for n in state if n.startswith(prefix) and n.removeprefix(prefix) in weights
     }
@@ -163,8 +168,11 @@ def _match(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Backbo
     )
 
 
-def _outer_module(state: Iterable[str], weights: Mapping[str, Tensor]) -> str:
-    """Return the prefix, such as ``net.`` or ``bottom_up.``, whose removal matches most names; "" for none."""
+def _best_prefix(state: Iterable[str], weights: Mapping[str, Tensor]) -> str:
+    """Return the prefix whose removal from the backbone's names gives the most names of the file.
+
+    Examples are ``net.`` and ``bottom_up.``; "" if removing a prefix does not help.
+    """
     names = list(state)
     prefixes = {"", *(".".join(name.split(".")[:depth]) + "." for name in names for depth in (1, 2))}
     return max(
@@ -184,7 +192,7 @@ def is_backbone_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], path
     """Return True if a file contains only the backbone of ``model`` and not a whole detector.
 
     Raises:
-        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.
+        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs from torchvision's.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module) or recognize(weights) is not None:
@@ -197,6 +205,7 @@ def is_backbone_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], path
 
 def _looks_like_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> bool:
     match = match_backbone(backbone, weights, path)
+    # Half of the fraction: a backbone of another size counts as a backbone, so that loading it reports the difference.
     return match.coverage >= _MIN_COVERAGE / 2 or any(layout.recognizes(weights) for layout in BACKBONE_FORMATS)
 
 
@@ -204,7 +213,7 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
     """Return backbone weights under native names, taken from a backbone or detector file; unknown names are kept.
 
     Raises:
-        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs.
+        CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs from torchvision's.
     """
     if _CAFFE2 in weights:
         raise CheckpointError(

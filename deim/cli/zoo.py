@@ -15,7 +15,7 @@ from deim.config import published, zoo_tables
 from deim.config.files import available
 from deim.config.results import RESULTS
 
-HEADERS = ("recipe", "published AP", "M parameters", "GFLOPs", "ms on a T4", "trained on", "weights")
+HEADERS = ("recipe", "published AP", "parameters (M)", "GFLOPs", "ms on a T4", "training hardware", "weights")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

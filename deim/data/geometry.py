@@ -1,7 +1,7 @@
 """Affine image transforms, and their composition into a single pass.
 
 Augmenting an image step by step costs one pass over its pixels per step. Nearly all steps are affine maps whose
-parameters depend on the size of the image but not on its pixels. Their matrices are therefore drawn first, multiplied,
+parameters depend on the size of the image but not on its pixels. Their matrices are therefore sampled first, multiplied,
 and applied in one pass, to an image decoded at the lowest resolution that the result needs.
 """
 
@@ -121,8 +121,8 @@ class AffineTransform(Transform):
         """Return the composition of both maps; None if two separate passes would give a different image."""
         fill = self.fill
         if other._extends_beyond_image:
-            # The second map shows the area around the first canvas, where pixels that the first one cut off must not
-            # reappear.
+            # The second map shows an area outside of the first canvas. Pixels that the first map cut off must not
+            # reappear in this area.
             if self._crops_image or (self._extends_beyond_image and self.fill != other.fill):
                 return None
             fill = other.fill
@@ -214,7 +214,7 @@ class PixelTransform(Transform):
     """Transform that moves no pixels and is independent of the image resolution."""
 
     def fix_statistics(self, img: np.ndarray) -> "PixelTransform":
-        """Return the transform with its whole-image statistics fixed, so that it can be applied to a part."""
+        """Return the transform with the statistics of ``img``, such as its mean, so that it can be applied to a part."""
         return self
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:

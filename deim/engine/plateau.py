@@ -23,14 +23,14 @@ ADVICE = """Possible remedies, in this order:
 
 
 class PlateauHook(HookBase):
-    """Hook that warns if a model does not find more objects than by chance.
+    """Hook that warns if a model detects no more objects than chance would.
 
     The ``num_boxes`` best detections of a training image are compared with the objects of that image (recall) and
     with those of another image of the batch (chance). After each tenth of the run, from ``first_tenth`` on, this is
     measured on ``num_batches`` batches, until recall exceeds chance by at least ``margin``.
 
-    Both values are logged as the scalars ``plateau/recall`` and ``plateau/chance``. Models that do not return
-    detected boxes are ignored.
+    Both values are logged as the scalars ``plateau/recall`` and ``plateau/chance``. The hook does nothing for models
+    that do not return detected boxes, and for batches of one image, which contain no other image to compare with.
 
     Args:
         first_tenth: tenth of the run after which to measure first, in [1, 9].
@@ -48,38 +48,40 @@ class PlateauHook(HookBase):
 
     def after_step(self) -> None:
         period = max(self.trainer.max_iter // 10, self.num_batches)
-        tenth, batch = divmod(self.trainer.iter + 1, period)
-        if self.is_finished or tenth < self.first_tenth or batch >= self.num_batches:
+        tenth, batch_index = divmod(self.trainer.iter + 1, period)
+        if self.is_finished or tenth < self.first_tenth or batch_index >= self.num_batches:
             return
-        if batch == 0:
+        if batch_index == 0:
             self._counts = []
         self._counts.append(self._count_detected_objects(self.trainer.samples))
-        if batch == self.num_batches - 1:
+        if batch_index == self.num_batches - 1:
             self._compare_with_chance()
 
     @torch.no_grad()
     def _count_detected_objects(self, samples: list[dict]) -> Tensor:
-        """Return (3,) counts: objects found, objects found by chance, all objects."""
+        """Return (3,) counts: objects detected, objects detected by chance, all objects."""
         model = self.trainer.model
         model = model.module if isinstance(model, DistributedDataParallel) else model
         inputs = [{"image": s["image"], "height": s["image"].shape[1], "width": s["image"].shape[2]} for s in samples]
         with inference_context(model):
             results = model(inputs)
-        if not all("instances" in result and result["instances"].has("pred_boxes") for result in results):
+        if len(samples) < 2 or not all(
+            "instances" in result and result["instances"].has("pred_boxes") for result in results
+        ):
             self.is_finished = True
             return torch.zeros(3)
-        boxes = [result["instances"].pred_boxes.tensor[: self.num_boxes].cpu() for result in results]
+        best_boxes = [result["instances"].pred_boxes.tensor[: self.num_boxes].cpu() for result in results]
         objects = [sample["instances"].gt_boxes.tensor.cpu() for sample in samples]
-        own = sum(count_detected(detected, gt_boxes) for detected, gt_boxes in zip(boxes, objects, strict=True))
-        other = sum(
-            count_detected(detected, gt_boxes)
-            for detected, gt_boxes in zip(boxes[1:] + boxes[:1], objects, strict=True)
+        boxes_of_next_image = best_boxes[1:] + best_boxes[:1]
+        detected = sum(count_detected(boxes, gt_boxes) for boxes, gt_boxes in zip(best_boxes, objects, strict=True))
+        by_chance = sum(
+            count_detected(boxes, gt_boxes) for boxes, gt_boxes in zip(boxes_of_next_image, objects, strict=True)
         )
-        return torch.tensor([own, other, sum(map(len, objects))])
+        return torch.tensor([detected, by_chance, sum(map(len, objects))])
 
     def _compare_with_chance(self) -> None:
-        own, other, total = torch.stack(self._counts).sum(dim=0).tolist()
-        recall, chance = own / max(total, 1), other / max(total, 1)
+        detected, by_chance, total = torch.stack(self._counts).sum(dim=0).tolist()
+        recall, chance = detected / max(total, 1), by_chance / max(total, 1)
         self.trainer.storage.put_scalars(**{"plateau/recall": recall, "plateau/chance": chance}, smoothing_hint=False)
         self.is_finished = recall - chance >= self.margin or total == 0
         if not self.is_finished:
@@ -92,11 +94,12 @@ class PlateauHook(HookBase):
             )
 
     def state_dict(self) -> dict:
-        return {"left": self.is_finished, "found": [counts.tolist() for counts in self._counts]}
+        return {"is_finished": self.is_finished, "counts": [counts.tolist() for counts in self._counts]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.is_finished = state_dict["left"]
-        self._counts = [torch.tensor(counts) for counts in state_dict.get("found", [])]
+        # Checkpoints of earlier versions have the keys "left" and "found".
+        self.is_finished = state_dict["is_finished"] if "is_finished" in state_dict else state_dict["left"]
+        self._counts = [torch.tensor(counts) for counts in state_dict.get("counts", state_dict.get("found", []))]
 
 
 def count_detected(boxes: Tensor, objects: Tensor, threshold: float = 0.5) -> int:

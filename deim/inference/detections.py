@@ -91,7 +91,7 @@ class Detections(Instances):
         """Return the detections in COCO's results format, with XYWH boxes.
 
         Args:
-            image_id: default: name of the image file without directory and suffix.
+            image_id: default: name of the image file without directory and suffix, or 0 for an image in memory.
             category_ids: id of each class; default: COCO's own ids for its 80 classes, else numbers from 1.
         """
         if image_id is None:
@@ -161,5 +161,6 @@ def class_indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]
 def default_category_ids(class_names: Sequence[str]) -> list[int]:
     """Return COCO's own ids for COCO's 80 classes, else numbers from 1."""
     if tuple(class_names) == COCO:
+        # COCO's ids are 1 to 90 with gaps. Names of unused ids are empty in the list of 91 names.
         return [number for number, name in enumerate(CLASSES_BY_COUNT[91]) if name]
     return list(range(1, len(class_names) + 1))

@@ -21,8 +21,9 @@ class MultiScaleDeformableAttention(nn.Module):
         embed_dim: width of queries and values.
         num_heads: number of heads; must divide ``embed_dim``.
         num_points: number of sampling points on each level, e.g. (3, 6, 3).
-        offset_scale: unit of sampling offsets around a reference box, relative to its sides. Offsets around a
-            reference point are in tokens.
+        offset_scale: factor of the sampling offsets around a reference box. An offset of 1 moves a point by
+            ``offset_scale / n`` sides of the box, where n is the number of points on the level. Around a reference
+            point, an offset of 1 moves it by one pixel of the level's feature map.
         project: whether to project the values and the output (Deformable DETR, RT-DETRv2; not D-FINE).
         sampling: "bilinear", or "nearest" (RT-DETRv2's discrete sampling, section 3.1, which needs no grid sampling in
             deployment; the sampling offsets get no gradient and are frozen).
@@ -61,8 +62,8 @@ class MultiScaleDeformableAttention(nn.Module):
             self.sampling_offsets.requires_grad_(False)
 
     def _reset_parameters(self) -> None:
-        """Initialize point k of a level k steps away from the reference, in one direction per head (Deformable DETR,
-        appendix A.4)."""
+        """Initialize the sampling offsets: the k-th point of each level lies k steps from the reference, in one
+        direction per head (Deformable DETR, appendix A.4)."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
@@ -90,7 +91,7 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Args:
             queries: (B, Q, embed_dim).
-            references: (B, Q, 4) boxes, cxcywh, or (B, Q, 2) points, relative to the image without padding.
+            references: (B, Q, 4) boxes, cxcywh, or (B, Q, 2) points, in [0, 1] relative to the image without padding.
             value: (B, S, embed_dim), concatenated over levels.
             spatial_shapes: (h, w) of each level.
             padding: (B, S) bool, True for tokens whose value is treated as zero.
@@ -117,7 +118,10 @@ class MultiScaleDeformableAttention(nn.Module):
         spatial_shapes: Sequence[tuple[int, int]],
         valid_ratios: Tensor | None,
     ) -> Tensor:
-        """Return the sampling positions (B, Q, H, P, 2) in the maps; ``references`` are (B, Q, 1, 1, 2 or 4)."""
+        """Return the sampling positions (B, Q, heads, P, 2), relative to the size of the feature map of each point.
+
+        ``references`` are (B, Q, 1, 1, 2 or 4).
+        """
         center, size = references[..., :2], references[..., 2:]
         if valid_ratios is not None:
             ratios = torch.cat([valid_ratios[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(self.num_points)], 1)

@@ -23,7 +23,7 @@ def draw_objects(
 
     Args:
         images: (H, W, 3) RGB uint8.
-        objects: boxes (N, 4) XYXY and classes (N,) of each image; classes without a name are omitted.
+        objects: boxes (N, 4) XYXY and classes (N,) of each image; boxes of classes without a name are omitted.
         class_names: names of the classes.
         output: path of the PNG file.
         titles: titles of the images; none by default.

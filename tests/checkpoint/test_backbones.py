@@ -88,7 +88,9 @@ def test_caffe2_resnet_is_rejected(tmp_path: Path) -> None:
 
 def test_backbone_of_another_size_is_rejected(tmp_path: Path) -> None:
     torch.save(PResNet(34).state_dict(), tmp_path / "r34.pth")
-    with pytest.raises(CheckpointError, match=r"does not fit this PResNet: \d+ of its tensors(.|\n)*res_layers.#"):
+    with pytest.raises(
+        CheckpointError, match=r"does not fit this PResNet: \d+ of the backbone's tensors(.|\n)*res_layers.#"
+    ):
         PResNet(50, weights=str(tmp_path / "r34.pth"))
 
 

@@ -43,9 +43,8 @@ def test_wrong_number_of_levels_is_an_error() -> None:
 
 
 def test_periodic_checkpointer_accepts_detectron2_checkpointer(tmp_path: Path) -> None:
-    model = torch.nn.Linear(1, 1)
-    losses = type("Model", (torch.nn.Linear,), {"forward": lambda self, x: {"loss": self.weight.sum()}})(1, 1)
-    trainer = SimpleTrainer(losses, [[{}]] * 6, torch.optim.SGD(losses.parameters(), lr=0.1))
+    model = type("Model", (torch.nn.Linear,), {"forward": lambda self, x: {"loss": self.weight.sum()}})(1, 1)
+    trainer = SimpleTrainer(model, [[{}]] * 6, torch.optim.SGD(model.parameters(), lr=0.1))
     trainer.register_hooks([PeriodicCheckpointer(DetectionCheckpointer(model, str(tmp_path)), 2, max_to_keep=1)])
     trainer.train(0, 6)
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_0000005.pth", "model_final.pth"]

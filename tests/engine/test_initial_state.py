@@ -246,7 +246,9 @@ def test_checkpoint_of_another_backbone_is_an_error(change: str, tmp_path: Path)
     else:
         state["res2.0.conv1.weight"] = torch.zeros(32, 64, 3, 3)
     torch.save({"model": state}, tmp_path / "other.pth")
-    message = "belongs to a deeper model" if change == "deeper" else "does not fit this Pyramid: 1 of its tensors"
+    message = (
+        "belongs to a deeper model" if change == "deeper" else "does not fit this Pyramid: 1 of the backbone's tensors"
+    )
     with pytest.raises(CheckpointError, match=message):
         load_initial_weights(initial_state_from(tmp_path / "other.pth"), model, classes=None)
 

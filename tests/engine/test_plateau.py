@@ -75,6 +75,20 @@ def test_images_without_objects_cause_no_warning() -> None:
     assert warnings == []
 
 
+def test_batches_of_one_image_are_ignored() -> None:
+    samples = batch([3])
+    scalars, warnings = run(Detector(lambda image: samples[0]["instances"].gt_boxes.tensor), samples)
+    assert warnings == []
+    assert scalars == {}
+
+
+@pytest.mark.parametrize("state", [{"is_finished": True, "counts": [[1, 0, 3]]}, {"left": True, "found": [[1, 0, 3]]}])
+def test_state_of_earlier_version_is_restored(state: dict) -> None:
+    hook = PlateauHook()
+    hook.load_state_dict(state)
+    assert hook.state_dict() == {"is_finished": True, "counts": [[1, 0, 3]]}
+
+
 def test_models_without_boxes_are_ignored() -> None:
     class Segmenter(nn.Module):
         def forward(self, inputs: list[dict]) -> list[dict]:

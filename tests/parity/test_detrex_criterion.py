@@ -35,11 +35,11 @@ def case(seed: int, counts: list[int]):
             "dn_num": denoising.num_groups,
             "single_padding": denoising.group_size,
         }
-    each = [
+    image_targets = [
         {"labels": labels[:n], "boxes": boxes[:n]}
         for labels, boxes, n in zip(targets.labels, targets.boxes, targets.counts, strict=True)
     ]
-    return (outputs, each, dn_metas), (groups, targets, denoising)
+    return (outputs, image_targets, dn_metas), (groups, targets, denoising)
 
 
 def detrex_name(name: str, kind: str, layers: int) -> str:
@@ -101,13 +101,13 @@ def test_denoising_outputs_of_dn_detr() -> None:
     criterion = DetrexCriterion(CLASSES, **FOCAL)
     expected = criterion(outputs, targets, dn_metas)
     assert "loss_class_dn" in expected
-    inside = {
+    dn_detr_outputs = {
         **outputs,
         "denoising_output": dn_metas["output_known_lbs_bboxes"],
         "denoising_groups": torch.tensor(dn_metas["dn_num"]),
         "max_gt_num_per_image": dn_metas["single_padding"],
     }
-    actual = criterion(inside, targets)
+    actual = criterion(dn_detr_outputs, targets)
     assert set(actual) == set(expected)
     for name, value in actual.items():
         torch.testing.assert_close(value, expected[name], msg=name)
@@ -130,7 +130,9 @@ def test_class_agnostic_encoder_proposals() -> None:
 
 def test_query_groups_exist_only_in_training() -> None:
     (outputs, targets, _), _ = case(0, [2, 3])
-    outputs = {name: outputs[name] for name in ("pred_logits", "pred_boxes")}  # 5 queries: no two groups
+    outputs = {
+        name: outputs[name] for name in ("pred_logits", "pred_boxes")
+    }  # 5 queries cannot be divided into two groups
     criterion = DetrexCriterion(CLASSES, **FOCAL, group_nums=2).eval()
     for name, value in DetrexCriterion(CLASSES, **FOCAL)(outputs, targets).items():
         torch.testing.assert_close(criterion(outputs, targets)[name], value)

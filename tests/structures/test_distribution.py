@@ -34,7 +34,7 @@ def test_bin_values_follow_equation_5() -> None:
 
 
 @pytest.mark.parametrize("reg_max", [3, 2, 31])
-def test_weighting_function_rejects_odd_reg_max(reg_max: int) -> None:
+def test_weighting_function_rejects_odd_or_small_reg_max(reg_max: int) -> None:
     with pytest.raises(ValueError, match="even and at least 4"):
         weighting_function(reg_max, UP, REG_SCALE)
 

@@ -5,7 +5,8 @@ from deim.checkpoint.formats.format import Format, constant_rules
 from deim.checkpoint.renaming import Rule, rename, with_prefix
 
 PRESNET: tuple[Rule, ...] = (
-    # The first stage has stride 1, so its shortcut has no pooling before the convolution.
+    # The official shortcut is a pooling and a convolution ``conv``, or the convolution alone in the first stage (stride 1).
+    # The native shortcut always has the submodule ``conv``.
     rename("res_layers.0.blocks.#.short.conv.weight", "res_layers.0.blocks.#.short.conv.conv.weight"),
     rename("res_layers.0.blocks.#.short.norm.*", "res_layers.0.blocks.#.short.conv.norm.*"),
     rename("res_layers.*", "res_layers.*"),

@@ -1,6 +1,10 @@
-"""Our criterion with the interface of detrex's criteria, for detrex's own models::
+"""Criterion of this package with the interface of detrex's criteria.
 
-model.criterion = L(DetrexCriterion)(num_classes="${..num_classes}", classification="mal")
+The config of a detrex model selects it::
+
+    model.criterion = L(DetrexCriterion)(num_classes="${..num_classes}", classification="mal")
+
+The model itself is unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +31,7 @@ class DetrexCriterion(nn.Module):
         num_classes: K; the model predicts K sigmoid logits.
         classification: "mal", "vfl" or "focal".
         weight_dict: weights of ``loss_class``, ``loss_bbox`` and ``loss_giou``. As in detrex, the attribute with this
-            name contains the weights of all losses, under the names returned so far.
+            name contains the weight of each returned loss. It is empty before the first call.
         matcher: matcher of all queries but the denoising queries.
         alpha, gamma: parameters of the classification loss; None uses the default of the loss.
         two_stage_binary_cls: train the encoder's tokens with one class for all objects.
@@ -73,10 +77,12 @@ class DetrexCriterion(nn.Module):
         Args:
             outputs: ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) of the last layer, cxcywh in [0, 1];
                 ``aux_outputs``, a list with the same entries of the other layers; ``enc_outputs``, the same entries of
-                the encoder's tokens; ``denoising_output`` with ``denoising_groups`` and ``max_gt_num_per_image``
-                (DN-DETR). Only the first two are required.
+                the encoder's tokens. DN-DETR adds ``denoising_output``, the same entries and ``aux_outputs`` of the
+                denoising queries, with the number of groups ``denoising_groups`` and their size
+                ``max_gt_num_per_image``. Only ``pred_logits`` and ``pred_boxes`` are required.
             targets: ``labels`` (n,) int64 and ``boxes`` (n, 4) cxcywh in [0, 1] of each image.
-            dn_metas: ``output_known_lbs_bboxes`` with ``dn_num`` and ``single_padding`` (DINO).
+            dn_metas: outputs of DINO's denoising queries: ``output_known_lbs_bboxes``, like ``denoising_output``, with
+                the number of groups ``dn_num`` and their size ``single_padding``.
 
         Returns:
             {name: () unweighted loss} with detrex's names: ``loss_class``, ``loss_bbox_0``, ``loss_giou_enc``,
@@ -86,13 +92,13 @@ class DetrexCriterion(nn.Module):
             ValueError: if the number of logits differs from ``num_classes``.
         """
         denoising_outputs, denoising = _denoising_outputs(outputs, dn_metas)
-        outputs_by_group = {
+        outputs_by_supervision = {
             self.main: outputs,
             self.encoder: outputs.get("enc_outputs"),
             self.denoising: denoising_outputs,
         }
-        present = {group: content for group, content in outputs_by_group.items() if content is not None}
-        groups = {group.group: self._stack_layers(content) for group, content in present.items()}
+        present = {key: content for key, content in outputs_by_supervision.items() if content is not None}
+        groups = {supervision.group: self._stack_layers(content) for supervision, content in present.items()}
         collated = Targets.collate([image["labels"] for image in targets], [image["boxes"] for image in targets])
         if self.training and self.group_nums > 1:
             collated, groups = _separate_query_groups(collated, groups, self.group_nums)
@@ -108,8 +114,9 @@ class DetrexCriterion(nn.Module):
         logits = torch.stack([layer["pred_logits"] for layer in layers])
         if logits.shape[-1] != self.criterion.num_classes:
             raise ValueError(
-                f"the model predicts {logits.shape[-1]} logits, but num_classes is {self.criterion.num_classes}: "
-                "models with a softmax and a background class (DETR, PnP-DETR) are not supported"
+                f"the model predicts {logits.shape[-1]} logits, but num_classes is {self.criterion.num_classes}. "
+                "Set num_classes to the number of logits. Models with an additional logit for the background and a "
+                "softmax (DETR, PnP-DETR) are not supported"
             )
         return Predictions(logits, torch.stack([layer["pred_boxes"] for layer in layers]))
 
@@ -117,7 +124,7 @@ class DetrexCriterion(nn.Module):
 def _denoising_outputs(
     outputs: Mapping[str, Any], dn_metas: Mapping | None
 ) -> tuple[Mapping | None, DenoisingGroups | None]:
-    """Return the outputs of the denoising queries, and their order; None without denoising queries."""
+    """Return the outputs of the denoising queries and their arrangement in groups; both None without such queries."""
     if dn_metas and "output_known_lbs_bboxes" in dn_metas:
         denoising_outputs, groups, size = (
             dn_metas[name] for name in ("output_known_lbs_bboxes", "dn_num", "single_padding")

@@ -1,4 +1,4 @@
-"""DN-DAB-Deformable-DETR (v2: deformable attention in encoder and decoder), R50, on COCO, 50 epochs.
+"""DN-DAB-Deformable-DETR with deformable attention in encoder and decoder (the authors' "v2"), R50, COCO, 50 epochs.
 
 Published: 49.5 AP, from an ImageNet backbone, on 4 to 8 A100.
 

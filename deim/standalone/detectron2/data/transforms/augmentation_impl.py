@@ -13,7 +13,7 @@ __all__ = ["RandomFlip", "Resize", "ResizeShortestEdge"]
 
 
 class RandomFlip(Augmentation):
-    """Flip the image with probability ``prob``, either horizontally or vertically."""
+    """Flip the image with probability ``prob`` in one direction, which is horizontal by default."""
 
     def __init__(self, prob=0.5, *, horizontal=True, vertical=False):
         """Create the augmentation.
@@ -23,7 +23,10 @@ class RandomFlip(Augmentation):
         """
         super().__init__()
         if bool(horizontal) == bool(vertical):
-            raise ValueError("RandomFlip needs either horizontal=True or vertical=True; use two of them for both.")
+            raise ValueError(
+                "RandomFlip flips in one direction: set exactly one of horizontal and vertical to True. For both directions, use "
+                "two RandomFlip augmentations."
+            )
         self._init(locals())
 
     def get_transform(self, image):
@@ -57,7 +60,7 @@ class ResizeShortestEdge(Augmentation):
         """Create the augmentation.
 
         Args:
-            short_edge_length: length in pixels, or a list of lengths.
+            short_edge_length: length in pixels, or a list of lengths. A length of 0 leaves the image unchanged.
             max_size: maximum length of the longer side in pixels.
             sample_style: "choice" samples one of the lengths; "range" samples a length between two given lengths.
             interp: interpolation method of PIL.
@@ -72,7 +75,9 @@ class ResizeShortestEdge(Augmentation):
             short_edge_length = (short_edge_length, short_edge_length)
         self.is_range = sample_style == "range"
         if self.is_range and len(short_edge_length) != 2:
-            raise AssertionError(f'short_edge_length needs two values with "range", got {short_edge_length}')
+            raise AssertionError(
+                f'sample_style="range" needs two lengths in short_edge_length, got {short_edge_length}'
+            )
         self._init(locals())
 
     def get_transform(self, image):
