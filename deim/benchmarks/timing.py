@@ -30,10 +30,10 @@ def time_interleaved(
     The runs are timed in turn, so that other load on the machine affects all of them alike.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(warmup + rounds):
+    for round_index in range(warmup + rounds):
         for name, run in runs.items():
             elapsed = time_call(run, device)
-            if number >= warmup:
+            if round_index >= warmup:
                 times[name].append(elapsed)
     return times
 
@@ -58,7 +58,7 @@ def timing_rows(times: Mapping[str, Sequence[float]], reference: str | None = No
 
 
 def print_report(table: Sequence[Mapping[str, Any]], path: str | None, device: torch.device) -> None:
-    """Print rows as a table. If ``path`` is given, write them and the description of the machine to it as JSON."""
+    """Print rows as a table. Write the rows and the description of the machine to ``path`` as JSON, if given."""
     print(tabulate([dict(row) for row in table], headers="keys", tablefmt="github", floatfmt=".4g"))
     if path is not None:
         Path(path).write_text(
@@ -105,7 +105,7 @@ def _processor() -> str:
 def gpu_time_and_memory(run: Callable[[], Any], device: torch.device, calls: int = 10) -> dict[str, float]:
     """Return the time of a call on the GPU in ms, without launch overhead, and its peak memory in MiB.
 
-    Returns an empty dict for other devices.
+    Memory that was allocated before the call is not counted. Returns an empty dict for other devices.
     """
     if device.type != "cuda":
         return {}
@@ -117,8 +117,8 @@ def gpu_time_and_memory(run: Callable[[], Any], device: torch.device, calls: int
         for _ in range(calls):
             run()
         synchronize(device)
-    time = sum(event.self_device_time_total for event in profiler.key_averages())
-    return {"GPU ms": time / 1e3 / calls, "MiB": memory / 2**20}
+    microseconds = sum(event.self_device_time_total for event in profiler.key_averages())
+    return {"GPU ms": microseconds / 1e3 / calls, "MiB": memory / 2**20}
 
 
 def synchronize(device: torch.device) -> None:

@@ -207,7 +207,7 @@ def _for_classes(
         return weights
     unknown = [name for name, row in zip(classes, rows, strict=True) if row is None]
     if unknown and not allow_new:
-        raise CheckpointError(f"{stored.path} lacks {len(unknown)} of the classes: {', '.join(unknown)}")
+        raise CheckpointError(f"{stored.path} lacks {len(unknown)} of the model's classes: {', '.join(unknown)}")
     class_names.log_class_transfer(stored.path, checkpoint_classes, classes, rows)
     class_agnostic_modules = tuple(n for n, m in model.named_modules() if not getattr(m, "has_class_scores", True))
     return class_names.transfer_class_rows(weights, state, rows, class_agnostic_modules)

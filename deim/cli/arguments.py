@@ -11,14 +11,16 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="train and evaluate on your own dataset: a dataset directory or an annotation file (format is detected)",
+        help="your own dataset instead of the recipe's: a dataset directory or an annotation file; format is detected",
     )
-    parser.add_argument("--image-root", metavar="FOLDER", help="image directory of --data; default: searched for")
+    parser.add_argument("--image-root", metavar="FOLDER", help="image directory of --data; default: detected")
     add_overrides(parser)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="config overrides")
+    parser.add_argument(
+        "opts", nargs="*", metavar="key=value", help="config overrides, such as train.output_dir=output/run"
+    )
 
 
 def add_model(parser: argparse.ArgumentParser, exported: bool = False) -> None:

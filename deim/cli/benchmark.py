@@ -1,7 +1,9 @@
 """Measure speed and memory, optionally side by side with other implementations.
 
-deim benchmark dataloader --peer path/to/official/DEIM
-deim benchmark train-step --help
+    deim benchmark dataloader --peer path/to/official/DEIM
+    deim benchmark train-step --help
+
+Every measurement has its own options, which its --help lists.
 """
 
 import argparse
@@ -45,34 +47,51 @@ def run(args: argparse.Namespace) -> None:
     args.action(args)
 
 
+def _add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str
+) -> argparse.ArgumentParser:
+    """Add the parser of a measurement, with the summary in the list of measurements and in its own help."""
+    return subparsers.add_parser(name, help=summary, description=f"Measure the {summary}.")
+
+
 def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("dataloader", help="training images per second of the data loader")
+    parser = _add_parser(subparsers, "dataloader", "training images per second of the data loader")
     _add_peer(parser)
     parser.add_argument("--json-file", help="COCO annotations of your own images; default: 256 generated images")
     parser.add_argument("--image-root", help="image directory of --json-file")
-    parser.add_argument("--batches", type=int, default=20, help="number of batches of 16 images to time")
-    parser.add_argument("--threads", type=int, default=1, help="maximum number of library threads per process")
-    parser.add_argument("--num-workers", type=int, default=0, help="worker processes; 0 loads in the main process")
     parser.add_argument(
-        "--image-cache", type=float, default=0.0, help="size in GB of our decoded-image cache, measured in addition"
+        "--batches", type=int, default=20, help="number of batches of 16 images to time; default: %(default)s"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="maximum number of library threads per process; default: %(default)s"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=0, help="worker processes; 0 loads in the main process; default: %(default)s"
+    )
+    parser.add_argument(
+        "--image-cache", type=float, default=0.0, help="also measure with a cache of decoded images, of this size in GB"
     )
     parser.set_defaults(action=_dataloader)
 
 
 def _add_memory(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("memory", help="memory growth of a worker process over one epoch")
+    parser = _add_parser(subparsers, "memory", "memory growth of a worker process over one epoch")
     parser.add_argument("--images", type=int, default=118_287, help="dataset size; default: that of COCO")
     parser.set_defaults(action=lambda args: memory.run(args.images))
 
 
 def _add_criterion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("criterion", help="loss computation, compared with detrex (must be on PYTHONPATH)")
-    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved measurement rounds")
+    parser = _add_parser(
+        subparsers, "criterion", "time of the loss computation, compared with detrex (must be on PYTHONPATH)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="number of interleaved measurement rounds; default: %(default)s"
+    )
     parser.set_defaults(action=lambda args: criterion.run(args.rounds))
 
 
 def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("train-step", help="time per phase of a training step, and its memory")
+    parser = _add_parser(subparsers, "train-step", "time per phase of a training step, and its memory")
     _add_step_options(parser)
     _add_peer(parser)
     parser.add_argument(
@@ -87,30 +106,35 @@ def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def _add_kernels(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("kernels", help="time of a training step per kernel")
+    parser = _add_parser(subparsers, "kernels", "time of a training step per kernel")
     _add_step_options(parser)
     parser.set_defaults(action=_kernels)
 
 
 def _add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("latency", help="forward pass of the deployed model")
+    parser = _add_parser(subparsers, "latency", "latency of the forward pass of the deployed model")
     _add_model_options(parser)
     _add_peer(parser)
-    parser.add_argument("--batch", type=int, default=1, help="images per batch")
+    parser.add_argument("--batch", type=int, default=1, help="images per batch; default: %(default)s")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
-    parser.add_argument("--half", action="store_true", help="float16 autocast")
+    parser.add_argument("--half", action="store_true", help="use float16 autocast")
     parser.set_defaults(action=_latency)
 
 
 def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("export", help="exported models in ONNX Runtime and OpenVINO on the CPU")
+    parser = _add_parser(subparsers, "export", "latency of exported models in ONNX Runtime and OpenVINO on the CPU")
     _add_recipe(parser)
     parser.add_argument("--peer", help="checkout of the official DEIM code, exported for comparison; needs torchvision")
-    parser.add_argument("--size", type=int, default=640, help="height and width of the images")
+    parser.add_argument("--size", type=int, default=640, help="height and width of the images; default: %(default)s")
     parser.add_argument(
-        "--attention", choices=("grid_sample", "gather"), default="grid_sample", help="form of deformable attention"
+        "--attention",
+        choices=("grid_sample", "gather"),
+        default="grid_sample",
+        help="form of deformable attention; default: %(default)s",
     )
-    parser.add_argument("--rounds", type=int, default=10, help="number of interleaved measurement rounds")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="number of interleaved measurement rounds; default: %(default)s"
+    )
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(
         action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
@@ -118,29 +142,39 @@ def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("model", help="parameters and FLOPs per component")
+    parser = _add_parser(subparsers, "model", "parameters and FLOPs per component")
     _add_recipe(parser)
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="size of the image in pixels"
+        "--size",
+        type=int,
+        nargs=2,
+        default=(640, 640),
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of the image in pixels; default: 640 640",
     )
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(action=lambda args: complexity.run(args.recipe, tuple(args.size), args.json))
 
 
 def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("attention", help="deformable attention per backend")
+    parser = _add_parser(subparsers, "attention", "time of deformable attention per backend")
     parser.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="dtype of the values"
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="dtype of the values; default: %(default)s",
     )
-    parser.add_argument("--cases", type=int, help="measure only the first N cases")
+    parser.add_argument(
+        "--cases", type=int, help="measure only the first N cases (models and batch sizes); default: all"
+    )
     _add_options(parser)
     parser.set_defaults(action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json))
 
 
 def _add_evaluator(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser("evaluator", help="COCO evaluation")
+    parser = _add_parser(subparsers, "evaluator", "time of COCO evaluation per implementation")
     parser.add_argument("--images", type=int, default=5000, help="number of images; default: that of COCO val2017")
-    parser.add_argument("--detections", type=int, default=100, help="detections per image")
+    parser.add_argument("--detections", type=int, default=100, help="detections per image; default: %(default)s")
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
 
@@ -185,9 +219,9 @@ def _kernels(args: argparse.Namespace) -> None:
 def _add_step_options(parser: argparse.ArgumentParser) -> None:
     """Add the options shared by measurements of a training step."""
     _add_model_options(parser)
-    parser.add_argument("--images", type=int, default=4, help="images per batch")
-    parser.add_argument("--objects", type=int, default=20, help="objects per image")
-    parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision")
+    parser.add_argument("--images", type=int, default=4, help="images per batch; default: %(default)s")
+    parser.add_argument("--objects", type=int, default=20, help="objects per image; default: %(default)s")
+    parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision; default: float32")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -201,12 +235,14 @@ def _add_peer(parser: argparse.ArgumentParser) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options shared by measurements of a recipe's model."""
     _add_recipe(parser)
-    parser.add_argument("--size", type=int, default=640, help="height and width of the images")
+    parser.add_argument("--size", type=int, default=640, help="height and width of the images; default: %(default)s")
     _add_options(parser)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options shared by measurements of torch code."""
-    parser.add_argument("--rounds", type=int, default=10, help="number of interleaved measurement rounds")
-    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="number of interleaved measurement rounds; default: %(default)s"
+    )
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda; default: %(default)s")
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")

@@ -27,9 +27,11 @@ from deim.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
     parser.add_argument("--split", choices=("train", "test"), default="train", help="split to check; default: train")
-    parser.add_argument("--output", default="check", help="directory for the sample images")
-    parser.add_argument("--skip-images", action="store_true", help="skip decoding all images")
-    parser.add_argument("--images", type=int, default=12, help="number of sample images to draw")
+    parser.add_argument("--output", default="check", help="directory for the sample images; default: %(default)s")
+    parser.add_argument(
+        "--skip-images", action="store_true", help="do not decode the images; unreadable images are then not detected"
+    )
+    parser.add_argument("--images", type=int, default=12, help="number of sample images to draw; default: %(default)s")
     parser.add_argument(
         "--to-coco",
         metavar="PATH",

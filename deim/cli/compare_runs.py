@@ -1,6 +1,8 @@
 """Compare runs: a table of scores and a plot of AP.
 
-deim compare-runs output/first output/second --output runs.png
+    deim compare-runs output/first output/second --output runs.png
+
+Each folder is the train.output_dir of a run.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     deim convert deim_dfine_hgnetv2_s_coco_120e.pth deim_dfine_s.pth
     deim convert output/dfine_s_coco/model_best.pth dfine_s --to hf
 
-Without --to, the native format is written. A backbone checkpoint is converted to a file for model.backbone.weights.
+Formats: native (deim), detrex, hf (Hugging Face); the others are those of the official code. Without --to, the native
+format is written. A backbone checkpoint is converted to a file for model.backbone.weights.
 """
 
 import argparse

@@ -16,7 +16,9 @@ from deim.inference.predictor import Predictor
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, exported=True)
     add_device(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines; default: %(default)s"
+    )
     parser.add_argument("--port", type=int, default=7860, help="port to listen on; default: 7860")
 
 

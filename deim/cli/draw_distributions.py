@@ -1,6 +1,8 @@
 """Plot how the D-FINE decoder refines the box edges of its best detections.
 
-deim draw-distributions output/deim_dfine_s_coco/model_best.pth street.jpg --output distributions.png
+    deim draw-distributions output/deim_dfine_s_coco/model_best.pth street.jpg --output distributions.png
+
+Requires a model with DistributionRefinement, such as D-FINE.
 """
 
 import argparse
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("image", help="image file")
     parser.add_argument("--output", required=True, help="PNG file to write")
-    parser.add_argument("--objects", type=int, default=3, help="number of detections to plot")
+    parser.add_argument("--objects", type=int, default=3, help="number of detections to plot; default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,8 +14,8 @@ from deim.engine.drawing import draw_predictions
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--output", required=True, help="PNG file to write")
-    parser.add_argument("--images", type=int, default=12, help="number of images to draw")
-    parser.add_argument("--threshold", type=float, default=0.5, help="minimum score")
+    parser.add_argument("--images", type=int, default=12, help="number of images to draw; default: %(default)s")
+    parser.add_argument("--threshold", type=float, default=0.5, help="minimum score; default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:

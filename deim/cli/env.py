@@ -1,6 +1,8 @@
 """Print versions, device and kernels in use.
 
-deim env
+    deim env
+
+Include this output in bug reports.
 """
 
 import argparse

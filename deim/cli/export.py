@@ -3,8 +3,10 @@
     deim export output/deim_dfine_s_coco/model_best.pth --output deim_dfine_s.onnx
 
 The suffix of --output selects the format: .onnx, .xml (OpenVINO), .engine (TensorRT). The exported model takes uint8
-images and contains the class names: use it with deim predict or deim.Predictor. Its detections are verified against
-those of torch. Requires pip install 'deim[export]'.
+images. .onnx and .xml files contain the class names and work with deim predict and deim.Predictor. Their detections are
+verified against those of torch. An engine is built from an .onnx file, which is verified; the engine itself is not.
+
+Requires pip install 'deim[export]', for OpenVINO also 'deim[openvino]', for TensorRT also trtexec.
 """
 
 import argparse
@@ -22,13 +24,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size; default: that of the recipe"
     )
     parser.add_argument("--batch", type=int, help="fixed batch size; default: dynamic")
-    parser.add_argument("--dynamic-size", action="store_true", help="any height and width that are multiples of 32")
+    parser.add_argument(
+        "--dynamic-size", action="store_true", help="accept any height and width that are multiples of 32"
+    )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
-        "--half", dest="precision", action="store_const", const="float16", help="float16, except for ops that overflow"
+        "--half",
+        dest="precision",
+        action="store_const",
+        const="float16",
+        help="compute in float16, except for ops that overflow",
     )
     precision.add_argument(
-        "--int8", dest="precision", action="store_const", const="int8", help="8-bit convolutions; needs --images"
+        "--int8",
+        dest="precision",
+        action="store_const",
+        const="int8",
+        help="quantize convolutions to 8 bits; needs --images",
     )
     parser.set_defaults(precision="float32")
     parser.add_argument("--raw", action="store_true", help="output logits and boxes of all queries, not postprocessed")
@@ -38,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="form of deformable attention; default: gather for TensorRT, else grid_sample; plugin: TensorRT only",
     )
     parser.add_argument("--opset", type=int, default=OPSETS.start, help=f"ONNX opset; default: {OPSETS.start}")
-    parser.add_argument("--images", help="directory of images for verification and int8 calibration")
+    parser.add_argument(
+        "--images", help="directory of images for verification (default: generated images) and int8 calibration"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,6 +67,6 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         postprocess=not args.raw,
         attention=args.attention or default_attention_form(args.output),
         opset=args.opset,
-        batch=args.batch or 1,
+        batch=1 if args.batch is None else args.batch,
         precision=args.precision,
     )

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("json_file", type=Path, help="COCO-format annotations")
     parser.add_argument("image_root", type=Path, help="image directory")
     parser.add_argument("output", type=Path, help="directory for the archives and the annotations")
-    parser.add_argument("--megabytes", type=float, default=500, help="maximum size of an archive")
+    parser.add_argument("--megabytes", type=float, default=500, help="maximum size of an archive; default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:

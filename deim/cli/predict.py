@@ -31,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["images"],
         help="output formats; default: images, which are JPEG files (or a video) with boxes",
     )
-    parser.add_argument("--threshold", type=float, default=0.4, help="minimum score")
+    parser.add_argument("--threshold", type=float, default=0.4, help="minimum score; default: %(default)s")
     parser.add_argument("--classes", nargs="+", default=[], help="names of the classes to keep; default: all")
     parser.add_argument("--tile", type=int, help="tile side in pixels: also detect in tiles, to find small objects")
-    parser.add_argument("--overlap", type=float, default=0.2, help="overlap of tiles, as a fraction of --tile")
+    parser.add_argument(
+        "--overlap", type=float, default=0.2, help="overlap of tiles, as a fraction of --tile; default: %(default)s"
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="images per forward pass; default: 8")
     add_device(parser)
     parser.add_argument("--half", action="store_true", help="use float16 autocast (GPU only)")

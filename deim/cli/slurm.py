@@ -12,17 +12,27 @@ from deim.engine.slurm import TrainingJob, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=int, default=1, help="number of nodes")
-    parser.add_argument("--gpus-per-node", type=int, default=1, help="GPUs (ranks) per node")
-    parser.add_argument("--cpus-per-node", type=int, default=16, help="CPU cores per node")
-    parser.add_argument("--hours", type=float, default=24, help="time limit of the job in hours")
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes; default: %(default)s")
+    parser.add_argument("--gpus-per-node", type=int, default=1, help="GPUs (ranks) per node; default: %(default)s")
+    parser.add_argument("--cpus-per-node", type=int, default=16, help="CPU cores per node; default: %(default)s")
+    parser.add_argument("--hours", type=float, default=24, help="time limit of the job in hours; default: %(default)s")
     parser.add_argument("--partition", help="SLURM partition; default: that of the cluster")
-    parser.add_argument("--grace", type=int, default=100, help="seconds to finish the iteration and save a checkpoint")
-    parser.add_argument("--folder", default="output/slurm", help="directory for the logs of the job")
     parser.add_argument(
-        "--cluster", choices=("slurm", "local"), default="slurm", help="where to run; local: on this machine"
+        "--grace",
+        type=int,
+        default=100,
+        help="seconds to finish the iteration and save a checkpoint after the job is signaled to end; default: %(default)s",
     )
-    parser.add_argument("arguments", nargs="+", metavar="-- --config-file ...", help="arguments of deim train")
+    parser.add_argument(
+        "--folder", default="output/slurm", help="directory for the logs of the job; default: %(default)s"
+    )
+    parser.add_argument(
+        "--cluster",
+        choices=("slurm", "local"),
+        default="slurm",
+        help="where to run; local: on this machine; default: %(default)s",
+    )
+    parser.add_argument("arguments", nargs="+", metavar="argument", help="arguments of deim train, after --")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,9 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json-file", required=True, help="COCO-format annotations of the training images")
     parser.add_argument("--image-root", required=True, help="directory of the training images")
     parser.add_argument("--recipes", nargs="+", help="recipe names; default: all that the official code has")
-    parser.add_argument("--size", type=int, default=320, help="height and width of the images")
-    parser.add_argument("--batches", type=int, default=4, help="number of distinct batches of two images")
-    parser.add_argument("--steps", type=int, default=20, help="number of training steps")
+    parser.add_argument("--size", type=int, default=320, help="height and width of the images; default: %(default)s")
+    parser.add_argument(
+        "--batches", type=int, default=4, help="number of distinct batches of two images; default: %(default)s"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="number of training steps; default: %(default)s")
     parser.add_argument(
         "--every-token",
         action="store_true",

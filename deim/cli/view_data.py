@@ -14,10 +14,12 @@ from deim.data.inspection import draw_training_batch
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--epoch", type=int, default=0, help="epoch, from 0")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch, counted from 0; default: %(default)s")
     parser.add_argument("--output", required=True, help="PNG file to write")
-    parser.add_argument("--batches", type=int, default=8, help="number of batches in which to count objects")
-    parser.add_argument("--images", type=int, default=12, help="number of images to draw")
+    parser.add_argument(
+        "--batches", type=int, default=8, help="number of batches in which to count objects; default: %(default)s"
+    )
+    parser.add_argument("--images", type=int, default=12, help="number of images to draw; default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -32,8 +32,8 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
         return False
     if min(reference, size, 1 if images is None else images) < 1:
         raise ConfigError(
-            f"train.reference_batch_size={reference}, .reference_dataset_size={images} and total_batch_size={size} "
-            "must be at least 1"
+            f"train.reference_batch_size={reference}, train.reference_dataset_size={images} and "
+            f"dataloader.train.total_batch_size={size} must be at least 1"
         )
     has_epochs = images is not None and iters_per_epoch is not None
     length_factor = iters_per_epoch * reference / images if has_epochs else reference / size

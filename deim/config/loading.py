@@ -117,7 +117,9 @@ def find_config(path: str) -> str:
         ConfigError: if neither a file nor a recipe has this name.
     """
     if not path:
-        raise ConfigError("no config given: pass --config-file projects/<system>/configs/<recipe>.py")
+        raise ConfigError(
+            "no config given: pass a config file or recipe name with --config-file (deim zoo lists all recipes)"
+        )
     if Path(path).is_file():
         return path
     if path in available():

@@ -90,7 +90,9 @@ def weights_path(recipe: str, weights: str) -> str:
         relative = substitute(recipe, weights)
         if relative is None:
             raise
-        raise CheckpointError(f"{error}. D-FINE of the same size is hosted elsewhere: {relative.recipe}") from error
+        raise CheckpointError(
+            f"{error}. D-FINE of the same size is hosted elsewhere: use the recipe {relative.recipe}"
+        ) from error
 
 
 def initial_weights_path(recipe: str, weights: str) -> str:

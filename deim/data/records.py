@@ -19,7 +19,7 @@ def annotation_arrays(record: dict) -> tuple[np.ndarray, np.ndarray]:
     """Return the training objects of a record: boxes (N, 4) float32 XYXY in pixels and classes (N,) int64.
 
     As in the official loaders, crowds are dropped, boxes are clipped to the image if its size is known, and boxes
-    without area after clipping are dropped.
+    without area after clipping are dropped. Records of :class:`CompactRecords` already contain these arrays.
     """
     if "annotations" not in record:
         return record.get("boxes", np.zeros((0, 4), np.float32)), record.get("classes", np.zeros(0, np.int64))

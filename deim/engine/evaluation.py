@@ -40,8 +40,8 @@ def required_classes(cfg: Any, split: str) -> Sequence[str]:
     classes = dataset_classes(cfg, split)
     if classes is None:
         raise ConfigError(
-            f"dataloader.{split}.dataset has no names with registered classes: set dataloader.{split}.dataset.names "
-            "to the name of a registered dataset"
+            f"the classes of dataloader.{split}.dataset are unknown: set dataloader.{split}.dataset.names to the name of a "
+            "dataset that is registered with its classes"
         )
     return classes
 

@@ -76,7 +76,9 @@ class FinalStageHook(HookBase):
         # The main rank decides for all ranks. The collective also makes them wait until it has copied the file.
         self.reference = comm.all_gather(score)[0]
         if self.reference is None:
-            logger.warning("No evaluation before the final epochs: continuing from the current weights")
+            logger.warning(
+                "The final epochs continue from the current weights, since no earlier evaluation has selected the best ones"
+            )
             self.ema_hook.decay = self._decay_at_start
         else:
             self._restart(self._decay_at_start)

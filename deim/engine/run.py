@@ -196,7 +196,7 @@ def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
         if iters_per_epoch is None or "schedule" not in cfg:
             raise ConfigError(
                 f"train.{'checkpointer.' if key == 'period' else ''}{key} is not a number and cannot be "
-                "derived: the config has no schedule or the loader no epochs"
+                "derived: the config has no schedule or dataloader.train has no epochs"
             )
         node[key] = cfg.schedule[epochs_key] * iters_per_epoch
     per_epoch = f"{iters_per_epoch} iterations per epoch, " if iters_per_epoch else ""

@@ -119,8 +119,8 @@ class Trainer(SimpleTrainer):
         self.grad_scaler.update()
         if not math.isfinite(result.norm) and self.grad_scaler.get_scale() < 1:
             raise NonFiniteError(
-                f"NaN/Inf gradients at iteration {self.iter} that are not caused by float16 loss scaling, whose "
-                "scale has dropped below 1: set train.amp.dtype=bfloat16 or train.amp.enabled=false"
+                f"NaN/Inf gradients at iteration {self.iter} although the float16 loss scale has dropped below 1, so that "
+                "loss scaling is not the cause: set train.amp.dtype=bfloat16 or train.amp.enabled=false"
             )
 
     def _accumulate(self, samples: list[dict]) -> dict[str, Tensor]:

@@ -75,5 +75,7 @@ def _stored_config(stored: StoredWeights) -> Any:
 def _class_names(stored: StoredWeights, model: nn.Module, count: int | None) -> list[str]:
     names: Sequence[str] = stored_classes(stored) or class_lists.infer_classes(model.state_dict()) or ()
     if not names and count is None:
-        raise ConfigError(f"{stored.path} does not contain its class names or their number")
+        raise ConfigError(
+            f"{stored.path} contains neither class names nor a number of classes, and its config has no model.num_classes"
+        )
     return [name or f"class {index}" for index, name in enumerate(names or [""] * (count or 0))]

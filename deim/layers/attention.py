@@ -18,7 +18,7 @@ class AttentionBlock:
     Attributes:
         size: number of queries; they follow the queries of the previous block.
         keys: range of keys that the queries attend to.
-        masked: (size, keys) bool, True for pairs of the block that do not attend; None for no mask.
+        masked: (size, number of keys) bool, True for pairs of the block that do not attend; None for no mask.
     """
 
     size: int
@@ -91,7 +91,7 @@ class SelfAttention(nn.Module):
             tokens_with_position: (B, N, dim) tokens with added positions, the input of queries and keys.
             tokens: (B, N, dim), the input of values.
             blocks: attention blocks; if empty, all tokens attend to all tokens.
-            padding: (B, N) bool, True for tokens to ignore; used instead of ``blocks``.
+            padding: (B, N) bool, True for tokens to ignore; if given, ``blocks`` is ignored.
 
         Returns:
             (B, N, dim).

@@ -29,8 +29,9 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 def convolve_parts(conv: nn.Conv2d, *parts: Tensor) -> list[Tensor]:
     """Convolve parts (B, C, h, w) of the input channels separately.
 
-    The sum of the results equals the convolution of the concatenated parts. Without the concatenation, a forward pass
-    needs one pass over memory less, and a training step needs three less. The parts may differ in h and w.
+    The sum of the results equals the convolution of the concatenated parts. Avoiding the concatenation saves one pass
+    over memory in inference and three in a training step. The parts may differ in h and w if the results are resized
+    before they are summed.
 
     Args:
         conv: convolution with one group.
@@ -87,9 +88,9 @@ class ConvBNAct(nn.Module):
 
 
 class RepConvBNAct(ConvBNAct):
-    """Re-parameterizable :class:`ConvBNAct`.
+    """:class:`ConvBNAct` that is also folded in deployed weights.
 
-    The official implementations fold the same layers, so that deployed weights are compatible.
+    The official implementations fold exactly these layers in their deployed weights, which are therefore compatible.
     """
 
     def reparameterize(self) -> None:
@@ -98,10 +99,10 @@ class RepConvBNAct(ConvBNAct):
 
 
 class UpsampleConcatConvBNAct(RepConvBNAct):
-    """Pointwise :class:`RepConvBNAct` of an upsampled map concatenated with a map of twice its resolution.
+    """Pointwise :class:`RepConvBNAct` of a coarser map, upsampled by 2, concatenated with a finer map.
 
     A pointwise convolution and nearest-neighbor upsampling commute. The coarser map is therefore convolved before it is
-    upsampled, which takes a quarter of the operations in the forward and the backward pass.
+    upsampled. Its part of the convolution then takes a quarter of the operations, forward and backward.
     """
 
     def __init__(self, in_channels: int, out_channels: int, activation: str | None = None):
@@ -112,7 +113,8 @@ class UpsampleConcatConvBNAct(RepConvBNAct):
 
         Args:
             x: (B, C, h, w).
-            coarser: (B, C', h / 2, w / 2), the first channels of the concatenation; None if ``x`` has all channels.
+            coarser: (B, C', h / 2, w / 2), the first channels of the concatenation; None if ``x`` is
+                already the concatenation.
 
         Returns:
             (B, out_channels, h, w).

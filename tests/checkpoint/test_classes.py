@@ -66,7 +66,7 @@ def test_new_classes_are_initialized_and_logged(tmp_path: Path, caplog: pytest.L
 
 def test_evaluation_requires_all_classes(tmp_path: Path) -> None:
     _, path = save_checkpoint(tmp_path, "dfine")
-    with pytest.raises(CheckpointError, match="lacks 1 of the classes: hexagon"):
+    with pytest.raises(CheckpointError, match="lacks 1 of the model's classes: hexagon"):
         load_for_inference(tiny_model("model.num_classes=2"), path, classes=["circle", "hexagon"])
 
 

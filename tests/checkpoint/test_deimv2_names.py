@@ -110,7 +110,7 @@ def test_files_of_transformers_are_loaded(gated: bool, prefix: str, tmp_path: Pa
         for block in vit.blocks:
             block.attn.qkv.bias[16:32] = 0.0
     mlp = "gate_proj" if gated else "up_proj"
-    layout = next(one for one in BACKBONE_FORMATS if f"*.mlp.{mlp}.weight" in one.signature)
+    layout = next(fmt for fmt in BACKBONE_FORMATS if f"*.mlp.{mlp}.weight" in fmt.signature)
     theirs, left_over = layout.from_native(vit.state_dict())
     assert left_over == []
     assert "layer.0.attention.q_proj.bias" in theirs

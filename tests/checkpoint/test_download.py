@@ -134,7 +134,7 @@ def test_dfine_weights_replace_unavailable_deim_weights(web: Web, caplog: pytest
         assert published.initial_weights_path("deim_dfine/deim_dfine_s_coco", "coco") == str(relative.path)
     assert "Training starts from dfine/dfine_s_coco (D-FINE of the same size) instead" in caplog.text
     # A D-FINE in place of the DEIM that was asked for would predict something else.
-    with pytest.raises(CheckpointError, match=r"is hosted elsewhere: dfine/dfine_s_coco"):
+    with pytest.raises(CheckpointError, match=r"is hosted elsewhere: use the recipe dfine/dfine_s_coco"):
         published.weights_path("deim_dfine/deim_dfine_s_coco", "coco")
     with pytest.raises(CheckpointError, match=r"cannot be downloaded.* save it as "):
         published.initial_weights_path("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "coco")

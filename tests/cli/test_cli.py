@@ -145,6 +145,11 @@ def test_user_error_prints_one_line(capsys: pytest.CaptureFixture) -> None:
     assert "Traceback" not in error
 
 
+def test_batch_size_of_zero_is_an_error(capsys: pytest.CaptureFixture) -> None:
+    assert main(["export", "model.pth", "--output", "model.onnx", "--batch", "0"]) == 2
+    assert "batch=0 must be at least 1" in capsys.readouterr().err
+
+
 def test_environment_variables_of_user_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)

@@ -216,7 +216,7 @@ def test_yolo_errors_name_file_and_line(tmp_path: Path, line: str, message: str)
 
 def test_data_yaml_errors(tmp_path: Path) -> None:
     source = write_yolo(tmp_path)
-    expect_dataset_error("yolo test", {**source, "split": "test"}, r"data\.yaml does not define test")
+    expect_dataset_error("yolo test", {**source, "split": "test"}, r"data\.yaml does not define 'test'")
     (tmp_path / "data.yaml").write_text("names: [cat, dog]\ntrain: nowhere\n")
     expect_dataset_error("yolo", source, "nowhere does not exist")
     (tmp_path / "data.yaml").write_text("names: [cat\ntrain: x\n")

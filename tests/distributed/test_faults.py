@@ -34,7 +34,7 @@ from tests.faults.runs import (
 
 pytestmark = pytest.mark.usefixtures("several_processes")
 TWO = ("--num-gpus=2", "--dist-url=auto")
-PLANTED = "model._target_=tests.distributed.planted.PlantedDetector"
+FAILING_MODEL = "model._target_=tests.distributed.failing_detector.FailingDetector"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
 
 
@@ -50,15 +50,15 @@ def test_more_processes_than_gpus_are_refused(torchrun: bool, monkeypatch: pytes
 
 
 def test_an_error_in_one_process_ends_all_with_its_traceback(shapes: Path, tmp_path: Path) -> None:
-    process = start(shapes, tmp_path, *TWO, *SETTINGS, PLANTED, environment={"PLANTED": "raise:1:3"})
+    process = start(shapes, tmp_path, *TWO, *SETTINGS, FAILING_MODEL, environment={"DETECTOR_FAILURE": "raise:1:3"})
     assert process.wait(timeout=120) == 1
-    assert "ArithmeticError: planted in rank 1" in read_output(tmp_path)
+    assert "ArithmeticError: failure of rank 1" in read_output(tmp_path)
     assert "in forward" in read_output(tmp_path)
     assert all_processes_exit(process.pid)
 
 
 def test_a_process_that_is_killed_ends_all_with_its_number(shapes: Path, tmp_path: Path) -> None:
-    process = start(shapes, tmp_path, *TWO, *SETTINGS, PLANTED, environment={"PLANTED": "kill:1:3"})
+    process = start(shapes, tmp_path, *TWO, *SETTINGS, FAILING_MODEL, environment={"DETECTOR_FAILURE": "kill:1:3"})
     wait_until(lambda: "Starting training" in read_output(tmp_path), process, tmp_path)
     assert process.wait(timeout=60) == 2, "within a minute of the first step"
     assert "rank 1 was killed by SIGKILL" in read_output(tmp_path)
@@ -112,7 +112,14 @@ def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> N
 
 def test_torchrun_starts_a_run_again_where_it_was(shapes: Path, tmp_path: Path) -> None:
     """Without ``--resume``: a scheduler's script says the same each time."""
-    process = start(shapes, tmp_path, *SETTINGS, PLANTED, command=TORCHRUN, environment={"PLANTED": "kill_first:1:14"})
+    process = start(
+        shapes,
+        tmp_path,
+        *SETTINGS,
+        FAILING_MODEL,
+        command=TORCHRUN,
+        environment={"DETECTOR_FAILURE": "kill_first:1:14"},
+    )
     assert process.wait(timeout=200) == 0, read_output(tmp_path)[-3000:]
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "Starting training from iteration 0" in log

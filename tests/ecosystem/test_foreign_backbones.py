@@ -1,4 +1,4 @@
-"""Backbones of detectron2 and detrex under our encoders, and started from files of their own classifiers."""
+"""Backbones of detectron2 and detrex with the encoders of deim, and initialized from classifier checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +86,7 @@ class Detector(nn.Module):
         self.backbone, self.decoder = backbone, nn.Linear(2, 2)
 
 
-@pytest.mark.parametrize("build", BUILDERS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("build", BUILDERS, ids=lambda parameter: parameter.__name__)
 def test_classifier_checkpoint_loads_into_backbone(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Detector(build())

@@ -52,12 +52,12 @@ def test_model_that_ignores_images_causes_a_warning() -> None:
     samples = batch([3, 4, 2, 5])
     constant_boxes = torch.cat([sample["instances"].gt_boxes.tensor for sample in samples])[:10]
     scalars, warnings = run(Detector(lambda image: constant_boxes), samples)
-    assert len(warnings) == 8, "after the second to the ninth tenth"
+    assert len(warnings) == 8, "one after each tenth of the run, from the second to the ninth"
     assert warnings[0].startswith(
         "After 21 of 100 iterations the model does not detect objects better than by chance: its best boxes find"
     )
     assert "schedule.dense_epochs" in warnings[0]
-    assert scalars["plateau/recall"] > 0.5, "it finds many objects, but those of other images as well"
+    assert scalars["plateau/recall"] > 0.5, "the constant boxes find many objects, but those of other images as well"
     assert scalars["plateau/recall"] == pytest.approx(scalars["plateau/chance"], abs=0.04)
 
 

@@ -273,7 +273,7 @@ OTHER_FORMATS: dict[str, tuple[str, str, Callable[[str], str | bytes], str]] = {
         lambda t: t + "extra: !!python/object/apply:os.system ['touch pwned']\n",
         "data.yaml is not valid YAML",
     ),
-    "YOLO, a list": ("yolo", "data.yaml", lambda t: "[1, 2]", "data.yaml does not define names"),
+    "YOLO, a list": ("yolo", "data.yaml", lambda t: "[1, 2]", "data.yaml does not define 'names'"),
     "YOLO, no UTF-8 in data.yaml": ("yolo", "data.yaml", lambda t: b"\xff\xfe\xfa", "data.yaml"),
     "CrowdHuman, no JSON": ("crowdhuman", "annotation_train.odgt", lambda t: t + "{", "odgt:4: "),
     "CrowdHuman, a list": ("crowdhuman", "annotation_train.odgt", lambda t: t + "[]", "odgt:4: "),
@@ -315,7 +315,7 @@ def test_problems_are_skipped_up_to_the_limit(tmp_path: Path, caplog: pytest.Log
         read(f"{tmp_path}_all", **source, max_invalid_records=3)
     records = read(f"{tmp_path}_some", **source, max_invalid_records=4)
     assert [len(record["annotations"]) for record in records] == [2, 1]
-    assert "skipping 4 problems (4 allowed)" in caplog.text
+    assert "skipping images and objects with 4 problems (4 allowed)" in caplog.text
     for place in ("0.txt:3", "0.txt:4", "0.txt:5", "2.jpg"):
         assert place in caplog.text
 

@@ -14,7 +14,7 @@ def expect_error(done) -> str:
     """Assert that a run failed with status 2, one message and no traceback, and return the message."""
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Traceback" not in done.stderr
-    # The real detectron2 and detrex may print deprecation warnings before it.
+    # The real detectron2 and detrex may print deprecation warnings before the message.
     _, separator, message = done.stderr.partition("error: ")
     assert separator
     return message
@@ -97,7 +97,7 @@ def test_unreadable_image_is_named(shapes: Path, tmp_path: Path) -> None:
     for image in (shapes / "train").iterdir():
         (tmp_path / image.name).write_bytes(image.read_bytes()[:100])
     done = train_net(shapes, tmp_path / "out", f"dataloader.train.dataset.image_root={tmp_path}", "train.max_iter=1")
-    assert "cannot read image" in expect_error(done)
+    assert f"cannot read image {tmp_path}" in expect_error(done)
 
 
 def test_checkpoints_that_do_not_fit(shapes: Path, tmp_path: Path) -> None:

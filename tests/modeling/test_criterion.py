@@ -15,10 +15,13 @@ MAIN = Supervision("main", "_{}")
     ("options", "message"),
     [
         ({"classification": "hinge"}, "Unknown classification loss 'hinge'; choose one of .*mal"),
-        ({"weights": {"loss_mal": 1.0, "loss_vfl": 1.0}}, r"unknown losses \['loss_vfl'\]; known are .*'loss_mal'"),
+        (
+            {"weights": {"loss_mal": 1.0, "loss_vfl": 1.0}},
+            "unknown losses loss_vfl; with classification='mal', choose from loss_mal",
+        ),
         (
             {"classification": "vfl", "weights": {"loss_iou": 1.0}},
-            r"unknown losses \['loss_iou'\]; known are .*'loss_vfl'",
+            "unknown losses loss_iou; with classification='vfl', choose from loss_vfl",
         ),
     ],
 )

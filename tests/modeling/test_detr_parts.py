@@ -144,9 +144,9 @@ def test_dropout_is_active_only_in_training() -> None:
             (layer.cross_attn, (queries, position, memory, queries)),
         ):
             same, other = ([part.train(training)(*given) for _ in range(2)] for training in (False, True))
-            first, second = (one[0] if isinstance(one, tuple) else one for one in same)
+            first, second = (output[0] if isinstance(output, tuple) else output for output in same)
             assert torch.equal(first, second)
-            first, second = (one[0] if isinstance(one, tuple) else one for one in other)
+            first, second = (output[0] if isinstance(output, tuple) else output for output in other)
             assert not torch.equal(first, second)
 
 

@@ -20,7 +20,7 @@ model = L(DEIMDetector)(
         weights="imagenet",
     ),
     encoder=L(HybridEncoder.for_backbone)(
-        # None: all feature maps of the backbone
+        # None: names and widths of all feature maps of the backbone
         in_features=None,
         in_channels=None,
         hidden_dim=256,

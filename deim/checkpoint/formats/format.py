@@ -135,7 +135,9 @@ class Format:
                     continue
                 original = fill_template(repeat.original, captured)
                 if original in result and not torch.equal(result[original], result[name]):
-                    raise CheckpointError(f"{name} and {original} are one tensor in {self.title}, but differ here")
+                    raise CheckpointError(
+                        f"{name} and {original} are one tensor in {self.title}, but differ in this file"
+                    )
                 result.setdefault(original, result[name])
                 del result[name]
         return result

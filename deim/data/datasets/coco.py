@@ -68,7 +68,8 @@ def coco_dataset(
     if names not in DatasetCatalog:
         raise DatasetError(
             f"the dataset {names!r} is not registered. Registered datasets: {', '.join(DatasetCatalog.keys())}. "
-            "Choose one of them, or set dataset.json_file=... and dataset.image_root=... for your own"
+            "Choose one of them, or set dataloader.*.dataset.json_file=... and dataloader.*.dataset.image_root=... for "
+            "your own"
         )
     metadata = MetadataCatalog.get(names)
     source = metadata.get("json_file")
@@ -106,9 +107,9 @@ def _validate_records(name: str, records: list[dict], metadata: Any, max_invalid
 
 def _require_paths(json_file: str, image_root: str | None) -> None:
     if not Path(json_file).is_file():
-        raise DatasetError(f"annotation file {json_file} does not exist (set dataset.json_file)")
+        raise DatasetError(f"annotation file {json_file} does not exist (set dataloader.*.dataset.json_file)")
     if image_root is not None and not PathManager.isdir(str(image_root)):
-        raise DatasetError(f"image folder {image_root} does not exist (set dataset.image_root)")
+        raise DatasetError(f"image folder {image_root} does not exist (set dataloader.*.dataset.image_root)")
 
 
 def find_format_error(json_file: str) -> str | None:
@@ -142,7 +143,7 @@ def _missing_keys(content: dict) -> str | None:
                 return f"entry {index + 1} of {kind!r} has no {' and no '.join(missing)}"
             unusable = [key for key in keys if key.endswith("id") and not isinstance(entry[key], int | str)]
             if unusable:
-                return f"entry {index + 1} of {kind!r}: {unusable[0]} is {entry[unusable[0]]!r}, not a number"
+                return f"entry {index + 1} of {kind!r}: {unusable[0]} is {entry[unusable[0]]!r}, not an integer or a string"
             if kind == "annotations" and not is_box(entry["bbox"]):
                 return f"annotation {entry['id']}: bbox is {entry['bbox']!r}, not a list of 4 numbers"
     return None

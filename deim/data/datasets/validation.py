@@ -125,14 +125,19 @@ def validate_dataset(name: str, content: DatasetContent, max_invalid_records: in
     fatal = [problem for problem in problems if problem.is_fatal]
     if 0 < len(fatal) <= max_invalid_records:
         listing = "\n".join(f"  {problem}" for problem in fatal[:20])
-        logger.warning(f"dataset {name!r}: skipping {len(fatal)} problems ({max_invalid_records} allowed):\n{listing}")
+        logger.warning(
+            f"dataset {name!r}: skipping images and objects with {len(fatal)} problems ({max_invalid_records} allowed):\n{listing}"
+        )
         drop_invalid_objects(content)
     elif fatal:
         lines = [f"dataset {name!r} cannot be used:", *_summarize_missing_images(content, fatal)]
         lines += [f"  {problem}" for problem in fatal[:5]]
         if len(fatal) > 5:
             lines.append(f"  and {len(fatal) - 5} more; run deim check-data to list all")
-        lines.append(f"  to skip them, set +dataloader.train.dataset.max_invalid_records={len(fatal)}")
+        lines.append(
+            f"  to skip them, set +dataloader.train.dataset.max_invalid_records={len(fatal)} (+dataloader.test.dataset... for "
+            "test images)"
+        )
         error = InvalidDatasetError("\n".join(lines))
         error.content = content
         raise error

@@ -137,7 +137,7 @@ def read_data_yaml(path: Path, *splits: str) -> dict:
         settings["names"] = [str(number) for number in range(settings["nc"])]
     missing = [key for key in ("names", *splits) if not isinstance(settings, dict) or not settings.get(key)]
     if missing:
-        raise DatasetError(f"{path} does not define {', '.join(missing)}")
+        raise DatasetError(f"{path} does not define {', '.join(map(repr, missing))}")
     names, path_values = settings["names"], [settings.get("path") or "", *(settings[split] for split in splits)]
     if isinstance(names, dict) and sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise DatasetError(f"{path}: names has the keys {', '.join(map(str, names))}; expected 0 to {len(names) - 1}")

@@ -52,9 +52,9 @@ class Agreement:
         min_fraction, max_allowed = TOLERANCES[dtype]
         if self.num_matched < min_fraction * self.num_detections or self.max_difference > max_allowed:
             raise ExportError(
-                f"{path} was written, but its detections differ from those of torch: it finds {self.num_matched} of "
-                f"{self.num_detections} detections, and scores and coordinates differ by up to {self.max_difference:.1g} (limits for {dtype}: "
-                f"at least {min_fraction:.0%}, at most {max_allowed:g})"
+                f"{path} was written, but its detections differ from those of torch: the file finds {self.num_matched} of "
+                f"{self.num_detections} detections of torch ({dtype} requires at least {min_fraction:.0%}), and scores and "
+                f"relative coordinates differ by up to {self.max_difference:.1g} (allowed: {max_allowed:g})"
             )
 
 

@@ -64,7 +64,7 @@ _export_form = ["grid_sample"]
 
 @contextmanager
 def use_export_form(form: str) -> Iterator[None]:
-    """Select the one of :data:`EXPORT_FORMS` that models exported inside the context contain."""
+    """Within the context, export deformable attention in one of :data:`EXPORT_FORMS`."""
     _export_form.append(form)
     try:
         yield

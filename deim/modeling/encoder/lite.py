@@ -69,7 +69,10 @@ class LiteEncoder(nn.Module):
 
     @classmethod
     def for_backbone(cls, **arguments: Any) -> Callable[[nn.Module], "LiteEncoder"]:
-        """Return a function that builds the encoder for a backbone; see :func:`for_backbone`."""
+        """Return a function that builds the encoder for a backbone.
+
+        See :func:`deim.modeling.encoder.backbone_features.for_backbone`.
+        """
         return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> list[Tensor]:

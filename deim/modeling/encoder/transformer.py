@@ -1,4 +1,4 @@
-"""Transformer encoder on one map (DETR, arXiv 2005.12872; DAB-DETR, arXiv 2201.12329)."""
+"""Transformer encoder on one feature map (DETR, arXiv 2005.12872; DAB-DETR, arXiv 2201.12329)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -45,7 +45,7 @@ class TransformerEncoder(nn.Module):
         in_features: names of the backbone's features, finest first; only the last is used.
         in_channels: widths of the features.
         dim: width of the tokens.
-        num_layers, num_heads, dim_feedforward, dropout, activation: transformer layers.
+        num_layers, num_heads, dim_feedforward, dropout, activation: number of layers, and their settings.
         temperature: temperature of the sine embedding of positions.
 
     Raises:
@@ -79,7 +79,10 @@ class TransformerEncoder(nn.Module):
 
     @classmethod
     def for_backbone(cls, **arguments: Any) -> Callable[[nn.Module], "TransformerEncoder"]:
-        """Return a function that builds the encoder for a backbone; see :func:`for_backbone`."""
+        """Return a function that builds the encoder for a backbone.
+
+        See :func:`deim.modeling.encoder.backbone_features.for_backbone`.
+        """
         return for_backbone(cls, **arguments)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor | None = None) -> Memory:
@@ -97,7 +100,8 @@ class TransformerEncoder(nn.Module):
         return Memory(tokens, memory.spatial_shapes, memory.padding, position)
 
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Return (B or 1, h * w, dim): the row in the first half of the channels, the column in the second."""
+        """Return (B or 1, h * w, dim) sine embeddings, of the row in the first half of the channels and of the column in
+        the second."""
         size = (x.shape[-2], x.shape[-1])
         mask = torch.zeros(1, *size, dtype=torch.bool, device=x.device)
         coordinates = map_coordinates(mask if padding is None else resize_padding(padding, size))

@@ -126,14 +126,14 @@ def _assign_by_cost(
     use_union: bool,
 ) -> list[_HostAssignment]:
     matches = matcher([p for _, p in groups], [s.targets(targets) for s, _ in groups], [s.repeats for s, _ in groups])
-    one_to_one = [group_matches for (s, _), group_matches in zip(groups, matches, strict=True) if s.one_to_one]
-    union = union_of_matches(Matches.join(one_to_one)) if use_union and one_to_one else None
+    joined = [group_matches for (s, _), group_matches in zip(groups, matches, strict=True) if s.in_union]
+    union = union_of_matches(Matches.join(joined)) if use_union and joined else None
     assignments = []
     for (s, predictions), classification in zip(groups, matches, strict=True):
         layers, images, queries, _ = predictions.logits.shape
         num_objects = targets.total * s.repeats
         localization, num_localized = classification, num_objects
-        if union is not None and s.one_to_one:
+        if union is not None and s.in_union:
             localization, num_localized = union.for_layers(layers), len(union)
         assignments.append(
             _HostAssignment(

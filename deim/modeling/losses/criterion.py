@@ -30,7 +30,7 @@ class Criterion(nn.Module):
     ``loss_bbox_dn_pre`` and so on.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         supervision: groups of predictions and their training settings, in the order of the matching.
         matcher: one-to-one matcher for all groups but the denoising groups.
         classification: "mal", "vfl" or "focal".
@@ -64,7 +64,10 @@ class Criterion(nn.Module):
         self.weights = dict(weights or {})
         unknown = sorted(set(self.weights) - set(known))
         if unknown:
-            raise ValueError(f"Weights for unknown losses {unknown}; known are {known}")
+            raise ValueError(
+                f"criterion.weights: unknown losses {', '.join(unknown)}; with classification={classification!r}, choose "
+                f"from {', '.join(known)}"
+            )
         self.num_classes, self.matcher = num_classes, matcher or HungarianMatcher()
         self.classification = classification
         self.class_options = {k: v for k, v in (("alpha", alpha), ("gamma", gamma)) if v is not None}
@@ -122,7 +125,7 @@ class Criterion(nn.Module):
         denoising: DenoisingGroups | None,
         supervision: Sequence[Supervision],
     ) -> Iterator[tuple[Supervision, int, dict[str, Tensor]]]:
-        """Yield for each group its number of layers L and {name: (L,) losses}.
+        """Yield (supervision, number of layers L, {name: (L,) losses}) for each group.
 
         The distillation loss has L - 1 values, because the last layer is the teacher.
         """
@@ -139,6 +142,7 @@ class Criterion(nn.Module):
         matched_boxes = compare_matched_boxes(boxes, [a.localization for a in assignments], targets.boxes)
         qualities = matched_ious(boxes, [a.classification for a in assignments], targets.boxes)
         # D-FINE's code also multiplies by the number of images here, which cancels out in the weighted mean.
+        # As in D-FINE's code, the counts of the first group balance the distillation of all groups.
         balance = (assignments[0].num_matched.sqrt(), assignments[0].num_unmatched.sqrt())
         for group, prediction, assignment, matched, quality in zip(
             active, predictions, assignments, matched_boxes, qualities, strict=True

@@ -10,13 +10,13 @@ class Supervision:
 
     Args:
         group: name of the group in the decoder's output.
-        suffix: suffix of its loss names; ``{}`` stands for the layer.
+        suffix: suffix of its loss names; ``{}`` stands for the index of the layer.
         last_suffix: suffix of the last layer, if different.
         denoising: assign queries by construction, not by the Hungarian algorithm.
         repeats: number of queries matched to each object: 1, or more for a one-to-many group
             (H-DETR, arXiv 2207.13080, section 3.2).
         weight: weight of the group's losses.
-        class_agnostic: treat all objects as the first class (the tokens of two-stage Deformable DETR).
+        class_agnostic: treat all objects as the first class, as for the encoder proposals of two-stage Deformable DETR.
 
     Raises:
         ValueError: if ``repeats`` is less than 1.
@@ -40,10 +40,11 @@ class Supervision:
         self.class_agnostic = class_agnostic
 
     @property
-    def one_to_one(self) -> bool:
-        """True if the matches of the group belong to the union for localization (GO-LSD).
+    def in_union(self) -> bool:
+        """True if the matches of the group belong to the union of matches for localization (GO-LSD).
 
-        The queries of such a group are matched one-to-one. Class-agnostic groups consist of tokens and do not count.
+        These are the groups that are matched one-to-one by the Hungarian algorithm, except class-agnostic groups, whose
+        predictions belong to encoder tokens instead of decoder queries.
         """
         return self.repeats == 1 and not self.denoising and not self.class_agnostic
 
@@ -52,7 +53,13 @@ class Supervision:
         return targets.without_classes() if self.class_agnostic else targets
 
     def layer_losses(self, loss: str, values: Tensor, num_layers: int) -> dict[str, Tensor]:
-        """Return {name: value} of a loss for the first layers."""
+        """Return {name: value} of a loss.
+
+        Args:
+            loss: name of the loss without suffix.
+            values: (N,) losses of the first N layers.
+            num_layers: number of layers of the group, at least N.
+        """
         return {self.loss_name(loss, layer, num_layers): value for layer, value in enumerate(values.unbind())}
 
     def loss_name(self, loss: str, layer: int, num_layers: int) -> str:

@@ -22,7 +22,7 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
         if separator:
             settings[key.strip().lower()] = value.strip()
     if not settings.get("names"):
-        raise DatasetError(f"{file} does not define names")
+        raise DatasetError(f"{file} does not define the key 'names'")
     names = _find_in_folder(file, settings["names"])
     if names is None:
         raise DatasetError(f"{file}: the names file {settings['names']} does not exist in {file.parent}")

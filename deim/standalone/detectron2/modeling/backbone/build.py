@@ -13,7 +13,7 @@ def build_backbone(cfg, input_shape=None) -> Backbone:
 
     Args:
         cfg: a yacs config.
-        input_shape: channels of the images; by default the length of ``cfg.MODEL.PIXEL_MEAN``.
+        input_shape: ShapeSpec of the images; by default with one channel per value of ``cfg.MODEL.PIXEL_MEAN``.
 
     Raises:
         AssertionError: if the registered function does not return a Backbone.
