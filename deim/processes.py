@@ -44,6 +44,7 @@ def ignore_signals_except_from_parent() -> None:
     """Ignore preemption and interrupt signals, except SIGTERM from the parent process, and exit with the parent.
 
     Schedulers signal all processes of a run, but the main process needs the other ranks until the end of an iteration.
+    On systems without ``sigtimedwait`` (macOS, Windows), SIGTERM from any process ends this one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in PREEMPTION_SIGNALS:

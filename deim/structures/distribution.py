@@ -21,7 +21,7 @@ def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor) -> Tensor:
         reg_scale: () or (1,) curvature; edge offsets are in units of ``side / reg_scale``.
 
     Returns:
-        (reg_max + 1,) float32.
+        (reg_max + 1,) float32, or float64 if ``up`` is float64.
 
     Raises:
         ValueError: if ``reg_max`` is odd or below 4.
@@ -46,7 +46,7 @@ def expected_offsets(corners: Tensor, bin_values: Tensor) -> Tensor:
         bin_values: (reg_max + 1,) from :func:`weighting_function`.
 
     Returns:
-        (..., 4) float32.
+        (..., 4) float32, or float64 for float64 inputs.
     """
     # A matrix-matrix product, because FLOP counters such as fvcore's do not support matrix-vector products.
     return (in_full_precision(corners).softmax(dim=-1) @ bin_values[:, None]).squeeze(-1)

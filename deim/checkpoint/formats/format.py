@@ -47,7 +47,7 @@ class Format:
         name: value of ``--from`` and ``--to``.
         title: name in messages.
         systems: folders of ``projects/`` with the recipes that this format supports.
-        signature: templates; only files of this format have a matching name for each of them.
+        signature: templates. A file has the first of :data:`FORMATS` with a matching name for each of its templates.
         rules: function of the number of decoder layers.
         repeats: tensors that are stored twice.
         supports: function of a native model from one of the ``systems``; True if the format can store it.

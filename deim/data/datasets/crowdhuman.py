@@ -21,20 +21,20 @@ def crowdhuman_dataset(
 ) -> list[dict]:
     """Read an ``annotation_{train,val}.odgt`` file, with the single class "person".
 
-    Annotations marked as ignored and crowd masks become crowds.
+    Annotations that are marked as ignored, or have a tag other than "person", become crowds.
 
     Args:
         names: name to register the dataset under.
         annotation_file: the ``.odgt`` file.
         image_root: folder that contains ``<ID>.jpg``.
         box: "full" (whole person, may extend beyond the image), "visible" or "head".
-        max_invalid_records: number of problems that are tolerated; the affected images are skipped.
+        max_invalid_records: number of problems that are tolerated; unreadable images and invalid objects are skipped.
 
     Returns:
         detectron2 records.
 
     Raises:
-        DatasetError: if files are missing or malformed. The message names file and line.
+        DatasetError: if files are missing or malformed. For malformed records, the message names file and line.
     """
     if box not in BOXES:
         raise DatasetError(f"dataset {names!r}: box={box!r} is not valid; choose one of {', '.join(BOXES)}")
@@ -46,7 +46,7 @@ def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> DatasetC
     """Read the file; see :func:`crowdhuman_dataset`."""
     require_file(Path(annotation_file))
     content = DatasetContent([], ["person"], [])
-    # Undecodable bytes make the JSON of their line invalid, which is reported with the line number.
+    # Undecodable bytes are replaced, so that they can affect only the record of their line.
     lines = Path(annotation_file).read_text(encoding="utf-8", errors="replace").splitlines()
     for number, text in enumerate(tqdm(lines, f"reading {annotation_file}", delay=2, mininterval=2, unit="image"), 1):
         if not text.strip():

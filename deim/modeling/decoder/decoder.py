@@ -93,7 +93,7 @@ class Decoder(nn.Module):
             raise ValueError(f"decoder.position is missing: {type(queries).__name__} has no position embeddings")
         if not queries.provides_boxes and (denoising is not None or position is not None or refinement.needs_boxes):
             raise ValueError(
-                f"{type(queries).__name__} gives points, but denoising queries, position embeddings and "
+                f"{type(queries).__name__} gives points, but decoder.denoising, decoder.position and "
                 "DistributionRefinement need boxes: remove them, or use a different query source"
             )
         self.eval_layer = eval_layer % num_layers

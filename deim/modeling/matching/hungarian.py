@@ -44,11 +44,12 @@ class Matches:
         return np.stack([self.layer, self.image, self.query, self.target]).astype(np.int64)
 
 
-_MAX_COST = 1e9
+# Replaces NaN and infinite costs, if the assignment cannot be solved with them.
+_NON_FINITE_COST = -1e9
 
 
 class HungarianMatcher:
-    """Hungarian matcher, which assigns a different query to every object at the minimum total cost."""
+    """Hungarian matcher, which pairs queries with objects one-to-one at the minimum total cost."""
 
     def __init__(self, cost: MatchingCost | None = None):
         self.cost = cost or MatchingCost()
@@ -65,9 +66,9 @@ class HungarianMatcher:
             repeats: number of queries per object in each group; 1 by default.
 
         Returns:
-            for each group min(Q, n * repeats) pairs for each layer and each image with n objects. NaN and infinite
-            predictions are matched first, so that the losses are NaN or Inf too: raising on one rank would leave the
-            other ranks waiting for its gradients.
+            for each group min(Q, n * repeats) pairs for each layer and each image with n objects. Pairs with a NaN cost
+            are matched first, so that the losses are NaN too. An error on one rank instead would leave the other ranks
+            waiting for gradients.
         """
         repeats = repeats or [1] * len(groups)
         costs = self._costs_on_host(groups, targets)
@@ -108,5 +109,5 @@ class HungarianMatcher:
         """Return the queries and targets of the pairs of one (Q, n) cost matrix."""
         try:
             return linear_sum_assignment(matrix)
-        except ValueError:  # raised for NaN and Inf
-            return linear_sum_assignment(np.where(np.isfinite(matrix), matrix, -_MAX_COST))
+        except ValueError:  # raised for NaN and -Inf
+            return linear_sum_assignment(np.where(np.isfinite(matrix), matrix, _NON_FINITE_COST))

@@ -24,7 +24,7 @@ class LearnedQueries(QuerySource):
         centers.copy_(centers.logit(eps=1e-3))
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
+        """Return the queries; see :class:`QuerySource`. ``memory`` determines the number of images and the dtype."""
         tokens = memory.tokens
         return InitialQueries(
             _expand_to_batch(self.content.weight[: self.num_active_queries], tokens).to(tokens.dtype),
@@ -55,7 +55,7 @@ class LearnedPoints(QuerySource):
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
+        """Return the queries; see :class:`QuerySource`. ``memory`` determines the number of images and the dtype."""
         tokens = memory.tokens
         position = self.position.weight[: self.num_active_queries]
         return InitialQueries(
@@ -99,7 +99,7 @@ class LearnedAnchors(QuerySource):
         self.patterns = nn.Embedding(num_patterns, dim) if num_patterns else None
 
     def forward(self, memory: Memory) -> InitialQueries:
-        """Return the queries; see :class:`QuerySource`. ``memory`` only determines the number of images."""
+        """Return the queries; see :class:`QuerySource`. ``memory`` determines the number of images and the dtype."""
         anchors, content = (
             self.anchors.weight[: self.num_active_queries],
             self.content.weight[: self.num_active_queries],

@@ -30,13 +30,13 @@ from deim.errors import DatasetError
 _MAX_FILES = 50
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _OTHER_TASKS = ("person_keypoints", "panoptic", "stuff", "captions", "image_info")
-# Number of images that are looked up to find the image folder.
+# Approximate number of images that are looked up to find the image folder.
 _NUM_SAMPLES = 50
 
 
 @dataclass(frozen=True)
 class _AnnotationFile:
-    """Properties of an annotation file that are needed to determine the classes."""
+    """Annotation file of a split, with the properties on which its reader and the classes depend."""
 
     path: Path
     image_root: Path
