@@ -65,3 +65,15 @@ def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run multi-process tests on the CPU if the machine has fewer than four GPUs."""
     if torch.cuda.device_count() < 4:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Set float64 as the default dtype for comparisons of gradients and of values after a ReLU, a sort or a top-k.
+
+    In float32, rounding, which differs between CPUs, sometimes moves a value across zero or swaps two tokens with nearly
+    equal scores. Gradients then differ in the fourth digit.
+    """
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

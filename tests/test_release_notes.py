@@ -36,7 +36,7 @@ def project(folder: Path, version: str, changelog: str = CHANGELOG) -> Path:
     return folder
 
 
-def test_the_notes_are_the_section_of_the_version_alone(tmp_path: Path) -> None:
+def test_notes_contain_only_the_section_of_the_version(tmp_path: Path) -> None:
     assert release_notes("v0.2.0", project(tmp_path, "0.2.0")) == "### Fixed\n\n- A mistake.\n"
     assert section(CHANGELOG, "0.1.0") == "- The first release.\n"
 

@@ -30,7 +30,7 @@ def strings() -> list[str]:
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_a_message_is_one_of_the_code(message: str) -> None:
+def test_quoted_messages_exist_in_the_code(message: str) -> None:
     parts = [part for part in re.split(r"\.\.\.|\n", message) if re.search(r"\w{2}", part)]
     assert parts
     for part in parts:

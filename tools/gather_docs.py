@@ -5,6 +5,7 @@ python tools/gather_docs.py
 """
 
 import ast
+import functools
 import logging
 import re
 import shutil
@@ -27,8 +28,8 @@ _PAGES = (
     "notebooks/*.ipynb",
     "projects/**/*.md",
     "configs/**/*.py",
+    "projects/*/configs/*.py",
 )
-_RECIPES = "projects/*/configs/*.py"
 # A link or an image to a file of the repository: text, path, anchor.
 _LINK = re.compile(r"\[([^\]\[]*)\]\((?!\w+:)([^)#\s]+)(#[^)]*)?\)")
 # Modules without API pages: the command line, which has a page of its own, measurements, and the bundled subsets.
@@ -37,18 +38,23 @@ _WITHOUT_PAGES = ("cli", "benchmarks", "standalone", "__main__")
 
 def gather(target: Path) -> None:
     """Replace ``target`` by a copy of the documentation pages."""
-
     shutil.rmtree(target, ignore_errors=True)
-    for pattern in (*_PAGES, _RECIPES):
-        for path in sorted(ROOT.glob(pattern)):
-            if path.is_file() and "__pycache__" not in path.parts:
-                copy = target / path.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, copy)
+    for path in sorted(_gathered_files()):
+        copy = target / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+
+
+@functools.cache
+def _gathered_files() -> frozenset[Path]:
+    """Return the files that the site contains."""
+    paths = (path for pattern in _PAGES for path in ROOT.glob(pattern))
+    return frozenset(path for path in paths if path.is_file() and "__pycache__" not in path.parts)
 
 
 def on_pre_build(config: dict) -> None:
     """Copy the pages before mkdocs builds the site."""
+    _gathered_files.cache_clear()  # mkdocs serve builds several times
     gather(ROOT / config["docs_dir"])
 
 
@@ -67,11 +73,7 @@ def _on_site(link: re.Match, folder: Path) -> str:
         return link[0]  # mkdocs reports what is missing
     if target.is_dir():
         return f"[{text}]({path.rstrip('/')}/README.md{anchor})" if (target / "README.md").is_file() else text
-    return link[0] if _is_gathered(target) else text
-
-
-def _is_gathered(path: Path) -> bool:
-    return any(path in ROOT.glob(pattern) for pattern in (*_PAGES, _RECIPES))
+    return link[0] if target in _gathered_files() else text
 
 
 def on_page_content(html: str, page: Any, **_: object) -> str:

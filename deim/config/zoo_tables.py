@@ -25,23 +25,23 @@ def markdown(recipes: Sequence[str]) -> str:
 def _table(system: str, recipes: Sequence[str]) -> str:
     page = shipped_folder("projects") / system / "README.md"
     title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-    lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *(_line(row(recipe)) for recipe in recipes)]
+    lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *(_line(_row(recipe)) for recipe in recipes)]
     return "\n".join([f"## [{title}](../projects/{system}/README.md)", "", *lines])
 
 
-def row(recipe: str) -> list[str]:
+def _row(recipe: str) -> list[str]:
     """Return the cells of a recipe: its link, AP, size and latency, and links to its weights."""
     system, _, name = recipe.partition("/")
     link = f"[`{name}`](../projects/{system}/configs/{name}.py)"
     result = RESULTS.get(recipe)
     if result is None:
-        return [link, "-", "-", "-", "-", weights(recipe)]
+        return [link, "-", "-", "-", "-", _weights(recipe)]
     latency = "-" if result.latency is None else f"{result.latency} ms"
     size = [f"{result.parameters:.2f} M", f"{result.gflops:g}", latency]
-    return [link, str(result.average_precision), *size, weights(recipe)]
+    return [link, str(result.average_precision), *size, _weights(recipe)]
 
 
-def weights(recipe: str) -> str:
+def _weights(recipe: str) -> str:
     """Return links to the published weights of a recipe, each with its AP if it differs from that of the recipe."""
     links = []
     for file in published.published_for(recipe):

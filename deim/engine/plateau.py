@@ -57,20 +57,12 @@ class PlateauHook(HookBase):
         if batch_index == self.num_batches - 1:
             self._compare_with_chance()
 
-    @torch.no_grad()
     def _count_detected_objects(self, samples: list[dict]) -> Tensor:
         """Return (3,) counts: objects detected, objects detected by chance, all objects."""
-        model = self.trainer.model
-        model = model.module if isinstance(model, DistributedDataParallel) else model
-        inputs = [{"image": s["image"], "height": s["image"].shape[1], "width": s["image"].shape[2]} for s in samples]
-        with inference_context(model):
-            results = model(inputs)
-        if len(samples) < 2 or not all(
-            "instances" in result and result["instances"].has("pred_boxes") for result in results
-        ):
+        best_boxes = self._detect(samples) if len(samples) > 1 else None
+        if best_boxes is None:
             self.is_finished = True
             return torch.zeros(3)
-        best_boxes = [result["instances"].pred_boxes.tensor[: self.num_boxes].cpu() for result in results]
         objects = [sample["instances"].gt_boxes.tensor.cpu() for sample in samples]
         boxes_of_next_image = best_boxes[1:] + best_boxes[:1]
         detected = sum(count_detected(boxes, gt_boxes) for boxes, gt_boxes in zip(best_boxes, objects, strict=True))
@@ -78,6 +70,18 @@ class PlateauHook(HookBase):
             count_detected(boxes, gt_boxes) for boxes, gt_boxes in zip(boxes_of_next_image, objects, strict=True)
         )
         return torch.tensor([detected, by_chance, sum(map(len, objects))])
+
+    @torch.no_grad()
+    def _detect(self, samples: list[dict]) -> list[Tensor] | None:
+        """Return the best boxes (N, 4) of each image; None if the model does not return detected boxes."""
+        model = self.trainer.model
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        inputs = [{"image": s["image"], "height": s["image"].shape[1], "width": s["image"].shape[2]} for s in samples]
+        with inference_context(model):
+            results = model(inputs)
+        if not all("instances" in result and result["instances"].has("pred_boxes") for result in results):
+            return None
+        return [result["instances"].pred_boxes.tensor[: self.num_boxes].cpu() for result in results]
 
     def _compare_with_chance(self) -> None:
         detected, by_chance, total = torch.stack(self._counts).sum(dim=0).tolist()

@@ -1,7 +1,7 @@
 """DEIMv2's adapter and encoders against slow references that follow the paper, and their numbers of parameters."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import pytest
@@ -16,12 +16,7 @@ from deim.modeling import HGNetV2, HybridEncoder, LiteEncoder, SpatialTuningAdap
 from tests.deimv2 import MODELS, backbone_and_encoder
 from tests.models import FAMILIES, batch, randomize, recipe
 
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 Weights = Mapping[str, Tensor]
@@ -194,7 +189,7 @@ def test_numbers_of_parameters_are_the_official_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["adapter", "lite"])
-def test_a_detector_trains_on_them(kind: str) -> None:
+def test_detector_trains_with_the_parts_of_deimv2(kind: str) -> None:
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     cfg = recipe(FAMILIES["dfine"], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")

@@ -1,7 +1,6 @@
 """Vision transformers: rotary embeddings, special tokens, sizes, export, compilation."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime
@@ -16,12 +15,7 @@ from deim.modeling.backbone import VisionTransformer, build_vit
 from tests.conftest import needs_utf8
 from tests.models import compile_without_graph_breaks, randomize
 
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def tiny_vit(dinov3: bool = True, **options) -> VisionTransformer:
@@ -157,7 +151,7 @@ def test_onnx_runtime_agrees(dynamo: bool, tmp_path: Path) -> None:
 
 
 @needs_utf8
-def test_it_compiles_without_graph_breaks() -> None:
+def test_vit_compiles_without_graph_breaks() -> None:
     vit = tiny_vit(rope_rescale=None).float()
     images = torch.randn(1, 3, 16, 16, dtype=torch.float32)
     expected = vit(images)["block1"]

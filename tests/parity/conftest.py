@@ -1,17 +1,8 @@
-"""Set float64 as the default dtype for comparisons of gradients and of values after a ReLU, a sort or a top-k.
-
-In float32, rounding, which differs between CPUs, sometimes moves a value across zero or swaps two tokens with nearly
-equal scores. Gradients then differ in the fourth digit.
-"""
-
-from collections.abc import Iterator
+"""Comparisons with other implementations are made in float64."""
 
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+def _compare_in_double_precision(double_precision: None) -> None:
+    """Use the fixture ``double_precision`` in every test of this folder."""
