@@ -34,6 +34,8 @@ class Schedule:
             stage FINAL, which only flips and resizes.
         dense_epochs: (start, end) of Dense O2O; the end is exclusive. Before it, images are only flipped and resized;
             after it, they are augmented individually.
+        strong_end_epoch: first epoch after the augmentation stage STRONG, from which images are only flipped and
+            resized; None for the first epoch of the stage FINAL.
         lr_gamma: lowest learning rate relative to the base; 1 keeps the learning rate constant after warm-up, unless
             ``drop_epochs`` is set.
         drop_epochs: epochs at whose start the learning rate falls to a tenth (DETR's step schedule), instead of
@@ -55,6 +57,7 @@ class Schedule:
     no_aug_epochs: int = 0
     lr_gamma: float = 1.0
     dense_epochs: tuple[int, int] = (0, 0)
+    strong_end_epoch: int | None = None
     drop_epochs: Sequence[int] = ()
     final_from_best: bool = False
     final_ema_decay: float | None = None
@@ -85,6 +88,11 @@ class Schedule:
             raise ConfigError(
                 f"schedule.dense_epochs must be [start, end] with 0 <= start <= end, got {list(self.dense_epochs)}"
             )
+        if self.strong_end_epoch is not None and self.strong_end_epoch < self.dense_epochs[1]:
+            raise ConfigError(
+                f"schedule.strong_end_epoch={self.strong_end_epoch} must not precede the end of "
+                f"dense_epochs={list(self.dense_epochs)}"
+            )
 
     @property
     def final_epoch(self) -> int:
@@ -95,7 +103,8 @@ class Schedule:
         """Return the augmentation stage of an epoch, counted from 0."""
         if epoch >= self.final_epoch:
             return Stage.FINAL
-        if epoch < self.dense_epochs[0]:
+        is_after_strong = self.strong_end_epoch is not None and epoch >= self.strong_end_epoch
+        if epoch < self.dense_epochs[0] or is_after_strong:
             return Stage.PLAIN
         return Stage.DENSE if epoch < self.dense_epochs[1] else Stage.STRONG
 

@@ -1,5 +1,6 @@
 """Dense O2O: mosaic, mixup, stages and image sizes, and their reproducibility."""
 
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -184,6 +185,8 @@ def test_stages_start_at_their_iteration(reference: list[dict]) -> None:
 def test_stages_follow_the_epochs() -> None:
     names = [SCHEDULE.stage(epoch) for epoch in range(9)]
     assert names == [Stage.PLAIN] * 2 + [Stage.DENSE] * 3 + [Stage.STRONG] * 2 + [Stage.FINAL] * 2
+    names = [replace(SCHEDULE, strong_end_epoch=6).stage(epoch) for epoch in range(9)]
+    assert names == [Stage.PLAIN] * 2 + [Stage.DENSE] * 3 + [Stage.STRONG, Stage.PLAIN] + [Stage.FINAL] * 2
 
 
 def test_dense_stage_without_mosaic(shapes: Path) -> None:

@@ -82,6 +82,7 @@ def test_lr_multiplier_recovers_the_iteration() -> None:
         ({"final_ema_decay": 0.9, "final_from_best": False}, "final_from_best"),
         ({"dense_epochs": (5, 3)}, "dense_epochs"),
         ({"dense_epochs": (-1, 3)}, "dense_epochs"),
+        ({"dense_epochs": (2, 5), "strong_end_epoch": 4}, "strong_end_epoch=4"),
     ],
 )
 def test_contradictory_schedules_are_errors(changes: dict, message: str) -> None:
