@@ -138,7 +138,7 @@ class TrainLoader:
         self.unreadable: set[str] = set()
         records = dataset.records
         self.objects_per_image = records.objects_per_image if isinstance(records, CompactRecords) else ()
-        # all possible image sizes, if known
+        # all possible image sizes, if the mapper does not resize each image individually
         self.shapes = dataset.mapper.shapes if isinstance(dataset.mapper, StagedMapper) else []
         self._loader = DataLoader(
             dataset,

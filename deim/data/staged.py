@@ -37,7 +37,7 @@ def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
 
 
 @dataclass
-class _StandaloneState:
+class _ExternalLoaderState:
     """State of a mapper whose data loader passes only a record, not the iteration."""
 
     records: Records
@@ -103,9 +103,9 @@ class StagedMapper:
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
         self.img_format, self.min_box_size, self.read = image_format or img_format, min_box_size, read
-        self._standalone = None
+        self._external_loader = None
         if dataset is not None and total_batch_size is not None:
-            self._standalone = _StandaloneState(
+            self._external_loader = _ExternalLoaderState(
                 CompactRecords(dataset), max(len(dataset) // total_batch_size, 1), IterationEstimator(total_batch_size)
             )
 
@@ -121,23 +121,23 @@ class StagedMapper:
         Raises:
             ConfigError: if the mapper was built without ``dataset`` and ``total_batch_size``.
         """
-        if self._standalone is None:
+        if self._external_loader is None:
             raise ConfigError(
                 "StagedMapper was called by a data loader that does not provide the iteration; use "
                 "deim.data.build_train_loader, or pass dataset= and total_batch_size= to StagedMapper to estimate it"
             )
-        iteration = self._standalone.estimator.count_sample()
-        stage = self.stage_of(iteration // self._standalone.iters_per_epoch)
+        iteration = self._external_loader.estimator.count_sample()
+        stage = self.stage_of(iteration // self._external_loader.iters_per_epoch)
         with seeded_generators(0, iteration):
             shape = self.draw_shape(stage)
-        return self._mapper(stage, shape, self._standalone.records)(record)
+        return self._mapper(stage, shape, self._external_loader.records)(record)
 
     def stage_of(self, epoch: int) -> Stage:
         return self.schedule.stage(epoch)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """All possible (height, width) of training images; both sides scale alike."""
+        """All possible (height, width) of training images without ``resize``; both sides scale alike."""
         return [self._scaled_shape(side) for side in multi_scale_sizes(self.shape[0], self.multi_scale_repeat)]
 
     def _scaled_shape(self, side: int) -> tuple[int, int]:

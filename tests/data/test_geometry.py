@@ -66,9 +66,9 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 def visible_box(image: np.ndarray, label: int) -> np.ndarray:
     """Return the XYXY box of the pixels of one hue in an image (H, W, 3)."""
-    bright = image.astype(float)
-    norms = np.linalg.norm(bright, axis=2)
-    cosines = bright @ (COLORS / np.linalg.norm(COLORS, axis=1, keepdims=True)).T
+    pixels = image.astype(float)
+    norms = np.linalg.norm(pixels, axis=2)
+    cosines = pixels @ (COLORS / np.linalg.norm(COLORS, axis=1, keepdims=True)).T
     mask = (norms > np.linalg.norm(COLORS[label]) / 2) & (cosines.argmax(axis=2) == label)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -81,12 +81,12 @@ STAGES = {
     "strong": (Stage.STRONG, None),
     "final": (Stage.FINAL, None),
     "dense": (Stage.DENSE, Mosaic(tile_size=100, degrees=0)),
-    "dense, turned": (Stage.DENSE, Mosaic(tile_size=100, degrees=10)),
+    "dense, rotated": (Stage.DENSE, Mosaic(tile_size=100, degrees=10)),
 }
 
 
-# DETR's: one of two ways to a size of each image's own
-OWN_SIZES = [
+# DETR's augmentation, which resizes each image individually: either directly, or before and after a crop.
+INDIVIDUAL_RESIZE = [
     OneOf(
         [
             [ResizeShortestEdge(range(96, 161, 32), max_size=266)],
@@ -100,9 +100,9 @@ OWN_SIZES = [
 ]
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "own sizes"])
-def test_boxes_match_the_visible_objects(rectangles: list[dict], stage: str) -> None:
-    kind, mosaic = STAGES.get(stage, (Stage.PLAIN, None))
+@pytest.mark.parametrize("case", [*STAGES, "individual sizes"])
+def test_boxes_match_the_visible_objects(rectangles: list[dict], case: str) -> None:
+    stage, mosaic = STAGES.get(case, (Stage.PLAIN, None))
     mapper = StagedMapper(
         Schedule(epochs=4),
         (160, 192),
@@ -110,19 +110,19 @@ def test_boxes_match_the_visible_objects(rectangles: list[dict], stage: str) -> 
         weak=[T.RandomFlip(prob=0.5), FlipVertically()],
         mosaic=mosaic,
         multi_scale_repeat=1,
-        resize=OWN_SIZES if stage == "own sizes" else None,
+        resize=INDIVIDUAL_RESIZE if case == "individual sizes" else None,
     )
     records, checked = CompactRecords(rectangles), 0
     for seed in range(120):
         np.random.seed(seed)
-        sample = mapper.mapper_for(kind, records)(records[seed % HUES])
+        sample = mapper.mapper_for(stage, records)(records[seed % HUES])
         image, instances = sample["image"].permute(1, 2, 0).numpy(), sample["instances"]
         labels, boxes = instances.gt_classes.tolist(), instances.gt_boxes.tensor.numpy()
         for label, box in zip(labels, boxes, strict=True):
             if labels.count(label) > 1 or (box[2:] - box[:2] < 8).any():
                 continue
             visible = visible_box(image, label)
-            if stage == "dense, turned":  # a turned rectangle does not fill the box around it
+            if case == "dense, rotated":  # a rotated rectangle does not fill its box
                 assert (visible[:2] >= box[:2] - 2).all(), (seed, label)
                 assert (visible[2:] <= box[2:] + 2).all(), (seed, label)
             else:
@@ -132,7 +132,7 @@ def test_boxes_match_the_visible_objects(rectangles: list[dict], stage: str) -> 
 
 
 def test_each_image_has_its_own_size(rectangles: list[dict]) -> None:
-    mapper = StagedMapper(Schedule(epochs=4), (160, 192), resize=OWN_SIZES)
+    mapper = StagedMapper(Schedule(epochs=4), (160, 192), resize=INDIVIDUAL_RESIZE)
     records, sizes = CompactRecords(rectangles), set()
     for seed in range(100):
         np.random.seed(seed)
@@ -142,8 +142,10 @@ def test_each_image_has_its_own_size(rectangles: list[dict]) -> None:
         assert max(height, width) <= 266
         sizes.add((height, width))
         if min(height, width) not in (96, 128, 160):
-            assert max(height, width) == 266, "the longer side is what limits it"
-        assert mapper.mapper_for(Stage.DENSE, records)(records[0])["image"].shape[1:] == (160, 192), "these are mixed"
+            assert max(height, width) == 266, "max_size limits the longer side"
+        assert mapper.mapper_for(Stage.DENSE, records)(records[0])["image"].shape[1:] == (160, 192), (
+            "mosaic and mixup need images of one size"
+        )
     assert len(sizes) > 30
 
 
@@ -182,7 +184,7 @@ def test_one_pass_equals_many_passes(rectangles: list[dict]) -> None:
         assert (difference > 40).mean() < 0.05, seed
 
 
-def test_policies_of_others_are_applied_in_their_place(rectangles: list[dict]) -> None:
+def test_user_defined_augmentations_are_applied_in_order(rectangles: list[dict]) -> None:
     policies = [T.RandomFlip(prob=1.0), CropToBright(), Resize((64, 64))]
     for record in rectangles[:6]:
         many, boxes = apply_step_by_step(policies, record, 0)
@@ -247,7 +249,7 @@ def test_reduction_factor_keeps_the_visible_detail() -> None:
     assert reduction([[0.17, 0.17, 0], [-0.17, 0.17, 0]]) == 4
     assert reduction([[-0.1, 0, 0], [0, 0.1, 0]]) == 8
     tiny = AffineTransform(np.array([[0.1, 0, 0], [0, 0.1, 0]]), (3, 50), (1, 5))
-    assert tiny.reduction() == 2, "nothing is left of three rows at an eighth"
+    assert tiny.reduction() == 2, "the factor does not exceed the shorter side"
 
 
 def test_no_op_transform_does_not_read_the_image() -> None:

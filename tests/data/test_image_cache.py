@@ -19,7 +19,7 @@ from deim.data.staged import StagedMapper
 from deim.errors import ConfigError, DatasetError
 from deim.schedule import Schedule
 
-MEGABYTE = 1 / 1024
+MEGABYTE = 1 / 1024  # in gigabytes, the unit of ImageCache
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_full_cache_table() -> None:
     for _ in range(2):
         for number in range(200):
             assert (cache(str(number)) == number).all()
-    assert cache.used_bytes == 3 * 32, "a row for every 32 KB, on which images are not so small"
+    assert cache.used_bytes == 3 * 32, "the table has one row per 32 KB, so tiny images fill it before the memory"
 
 
 def test_errors_are_not_cached(tmp_path: Path, records: list[dict]) -> None:
@@ -130,7 +130,7 @@ def test_cache_does_not_change_batches(records: list[dict], workers: int) -> Non
             assert torch.equal(sample["image"], cached_sample["image"])
             assert torch.equal(sample["instances"].gt_boxes.tensor, cached_sample["instances"].gt_boxes.tensor)
     cache = cached._loader.dataset.mapper.read
-    assert cache.used_bytes > 0, "of the workers too"
+    assert cache.used_bytes > 0, "images decoded by workers are in the shared cache"
 
 
 def fill(cache: ImageCache, file_names: list[str]) -> None:
@@ -151,7 +151,7 @@ def test_processes_share_the_cache(records: list[dict], method: str) -> None:
         assert process.exitcode == 0
     for name in names:
         assert (cache(name) == read_image(name)).all()
-    assert not read.calls, "all were decoded by the others"
+    assert not read.calls, "the other processes decoded all images"
 
 
 @pytest.mark.parametrize("gigabytes", [-1.0, 1e6])

@@ -17,7 +17,7 @@ def spatial_tuning(vit: str) -> list[Rule]:
         ("sta.stem.1", "stem.norm"),
         ("sta.conv2.0", "convs.0.conv"),
         ("sta.conv2.1", "convs.0.norm"),
-        # The activation is the first module.
+        # conv3 and conv4 begin with an activation, which has no parameters.
         ("sta.conv3.1", "convs.1.conv"),
         ("sta.conv3.2", "convs.1.norm"),
         ("sta.conv4.1", "convs.2.conv"),
@@ -51,7 +51,7 @@ LITE_ENCODER: tuple[Rule, ...] = (
     rename("encoder.pan_block.*", "encoder.pan_block.*"),
 )
 
-# Rules of backbone and encoder, by what the backbone and the encoder are.
+# Rules of a backbone and an encoder together, for each combination in the official code.
 DINOV3_DETECTOR: tuple[Rule, ...] = (*with_prefix("backbone.", spatial_tuning("dinov3.")), *HYBRID_ENCODER)
 VIT_TINY_DETECTOR: tuple[Rule, ...] = (*with_prefix("backbone.", spatial_tuning("dinov3._model.")), *HYBRID_ENCODER)
 HGNETV2_DETECTOR: tuple[Rule, ...] = (*with_prefix("backbone.", HGNETV2), *HYBRID_ENCODER)

@@ -33,9 +33,10 @@ def get_detection_dataset_dicts(names, filter_empty=True, min_keypoints=0, propo
         The records. Torch datasets are returned unchanged, or concatenated.
 
     Raises:
-        AssertionError: if ``names`` or a dataset is empty, no record remains, or the classes are inconsistent.
+        AssertionError: if ``names`` or a dataset is empty, no record remains, or a ``category_id`` is out of range.
         KeyError: if a dataset is not registered.
         NotImplementedError: if ``proposal_files`` is given.
+        ValueError: if the datasets have different classes.
     """
     names = [names] if isinstance(names, str) else names
     if not len(names):
