@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from deim import devices
-from deim.cli.benchmark import _note_emulation
+from deim.cli.benchmark import _note_unsupported_dtype
 from deim.devices import amp_unsupported_reason, choose_device, supports_float64, training_device
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
@@ -131,9 +131,9 @@ def test_half_on_a_cpu_requires_instructions_for_it(
     assert has_half_weights is supported
 
 
-def test_benchmark_notes_emulated_precision(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_benchmark_notes_unsupported_dtype(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: False)
-    _note_emulation("cpu", None)
+    _note_unsupported_dtype("cpu", None)
     assert capsys.readouterr().out == ""
-    _note_emulation("cpu", "bfloat16")
-    assert "bfloat16 is emulated" in capsys.readouterr().out
+    _note_unsupported_dtype("cpu", "bfloat16")
+    assert "Measuring bfloat16 nevertheless" in capsys.readouterr().out

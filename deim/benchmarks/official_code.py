@@ -138,7 +138,7 @@ def _step_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[N
 
 
 def _rename_for_torchvision() -> None:
-    """Rename the methods of the official transforms that override methods renamed by torchvision 0.21."""
+    """Add the method names of torchvision 0.21 and later to the official transforms, which have the older ones."""
     from torchvision.transforms.v2 import Transform  # type: ignore[import-not-found]
 
     if not hasattr(Transform, "make_params"):

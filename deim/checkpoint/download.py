@@ -35,8 +35,8 @@ def cache_folder() -> Path:
 class WeightsHandler(HTTPURLHandler):
     """iopath handler of web URLs for files of several hundred megabytes.
 
-    It resumes interrupted downloads, follows the confirmation pages of Google Drive, and never leaves a partial or
-    invalid file in the cache.
+    It resumes interrupted downloads and follows the confirmation pages of Google Drive. A file gets its name in the
+    cache only when it is complete and looks like a weights file.
     """
 
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:

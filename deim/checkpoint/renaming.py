@@ -87,10 +87,11 @@ def from_native(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[d
     return _translate(weights, [(rule.native, rule.external, rule) for rule in rules])
 
 
-_Direction = tuple[tuple[str, ...], tuple[str, ...], Rule]
+# A rule in one direction: (source templates, target templates, rule).
+_DirectedRule = tuple[tuple[str, ...], tuple[str, ...], Rule]
 
 
-def _translate(weights: Mapping[str, Tensor], table: Sequence[_Direction]) -> tuple[dict[str, Tensor], list[str]]:
+def _translate(weights: Mapping[str, Tensor], table: Sequence[_DirectedRule]) -> tuple[dict[str, Tensor], list[str]]:
     translated: dict[str, Tensor] = {}
     translated_names: set[str] = set()
     unused = []
@@ -111,7 +112,7 @@ def _translate(weights: Mapping[str, Tensor], table: Sequence[_Direction]) -> tu
     return translated, unused
 
 
-def _first(name: str, table: Sequence[_Direction]) -> tuple[_Direction, tuple[str, ...]] | None:
+def _first(name: str, table: Sequence[_DirectedRule]) -> tuple[_DirectedRule, tuple[str, ...]] | None:
     """Return the first entry with a source that ``name`` matches, and the text that its wildcards match."""
     for entry in table:
         for template in entry[0]:

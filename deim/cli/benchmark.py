@@ -96,7 +96,7 @@ def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentPar
     _add_peer(parser)
     parser.add_argument(
         "--with",
-        dest="others",
+        dest="overrides",
         metavar="KEY=VALUE",
         action="append",
         default=[],
@@ -190,29 +190,30 @@ def _dataloader(args: argparse.Namespace) -> None:
         dataloader.run(args.json_file, args.image_root, *options)
 
 
-def _note_emulation(device: str, dtype: str | None) -> None:
-    """Print a note if the device only emulates the measured precision."""
+def _note_unsupported_dtype(device: str, dtype: str | None) -> None:
+    """Print a note if training and inference on the device would not use ``dtype``."""
     limitation = amp_unsupported_reason(choose_device(device), PRECISIONS[dtype]) if dtype else None
     if limitation is not None:
         print(
-            f"note: {limitation}. {dtype} is emulated here; deim itself computes in float32 on this device", flush=True
+            f"note: {limitation}. Measuring {dtype} nevertheless; deim trains and predicts in another dtype here",
+            flush=True,
         )
 
 
 def _training(args: argparse.Namespace) -> None:
-    _note_emulation(args.device, args.amp)
+    _note_unsupported_dtype(args.device, args.amp)
     batch = (args.images, args.objects, args.size)
-    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.others, args.json)
+    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.overrides, args.json)
 
 
 def _latency(args: argparse.Namespace) -> None:
-    _note_emulation(args.device, "float16" if args.half else None)
+    _note_unsupported_dtype(args.device, "float16" if args.half else None)
     options = (args.device, args.compile, args.half, args.json)
     latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *options)
 
 
 def _kernels(args: argparse.Namespace) -> None:
-    _note_emulation(args.device, args.amp)
+    _note_unsupported_dtype(args.device, args.amp)
     kernels.run(args.recipe, (args.images, args.objects, args.size), args.rounds, args.device, args.amp, args.json)
 
 

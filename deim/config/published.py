@@ -87,11 +87,11 @@ def weights_path(recipe: str, weights: str) -> str:
     try:
         return str(fetch(published.url, published.path))
     except CheckpointError as error:
-        relative = substitute(recipe, weights)
-        if relative is None:
+        replacement = substitute(recipe, weights)
+        if replacement is None:
             raise
         raise CheckpointError(
-            f"{error}. D-FINE of the same size is hosted elsewhere: use the recipe {relative.recipe}"
+            f"{error}. D-FINE of the same size is hosted elsewhere: use the recipe {replacement.recipe}"
         ) from error
 
 
@@ -105,22 +105,22 @@ def initial_weights_path(recipe: str, weights: str) -> str:
     """
     if not is_name(weights):
         return local_path(weights)
-    published, relative = find(recipe, weights), substitute(recipe, weights)
+    published, replacement = find(recipe, weights), substitute(recipe, weights)
     try:
         return str(fetch(published.url, published.path))
     except CheckpointError as error:
-        if relative is None:
+        if replacement is None:
             raise
-        logger.warning(f"{error}\nTraining starts from {relative.recipe} (D-FINE of the same size) instead.")
-    return str(fetch(relative.url, relative.path))
+        logger.warning(f"{error}\nTraining starts from {replacement.recipe} (D-FINE of the same size) instead.")
+    return str(fetch(replacement.url, replacement.path))
 
 
 def substitute(recipe: str, data: str) -> Published | None:
     """Return the D-FINE weights that can replace those of a DEIM-D-FINE recipe, or None."""
-    relative = recipe.replace("deim_dfine", "dfine")
-    if relative == recipe:
+    dfine_recipe = recipe.replace("deim_dfine", "dfine")
+    if dfine_recipe == recipe:
         return None
-    return next((published for published in published_for(relative) if published.data == data), None)
+    return next((published for published in published_for(dfine_recipe) if published.data == data), None)
 
 
 def _named(recipe: str, data: str, url: str, average_precision: float | None = None) -> Published:

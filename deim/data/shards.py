@@ -39,6 +39,7 @@ class TarHandler(PathHandler):
             return io.BytesIO(file.read(size))
 
     def _isdir(self, path: str, **kwargs: Any) -> bool:
+        """Return True for ``tar://<folder>`` with an existing folder of archives, the form of ``image_root``."""
         return PathManager.isdir(path.removeprefix(PREFIX))
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
@@ -79,7 +80,7 @@ def write_shards(files: Iterable[tuple[Path, str]], folder: Path, max_bytes: int
     Args:
         files: pairs (file, name in the archive).
         folder: folder of the archives.
-        max_bytes: maximum size of the files in an archive; a larger single file gets its own archive.
+        max_bytes: maximum total size of the files in one archive; a larger single file gets its own archive.
 
     Yields:
         the path of each file relative to the folder: ``00000.tar/name``.

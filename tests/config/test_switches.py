@@ -17,27 +17,27 @@ from tests.commands import SMALL, data_overrides, metrics, tool
 from tests.models import DETRS, FAMILIES, REAL_TIME, batch, recipe
 
 TINY = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
-# what shows in the losses of a model whether a switch is on
-SHOWN = {"mal": "loss_mal", "fdr": "loss_fgl", "hybrid": "loss_bbox_o2m", "denoising": "loss_bbox_dn_0"}
+# Switch -> a loss that the model has only if the switch is on.
+SWITCH_LOSSES = {"mal": "loss_mal", "fdr": "loss_fgl", "hybrid": "loss_bbox_o2m", "denoising": "loss_bbox_dn_0"}
 
 
 @pytest.mark.parametrize("family", REAL_TIME)
 def test_switch_combinations_train_and_evaluate(family: str) -> None:
-    for flags in itertools.product((True, False), repeat=len(SHOWN)):
-        states = dict(zip(SHOWN, flags, strict=True))
+    for flags in itertools.product((True, False), repeat=len(SWITCH_LOSSES)):
+        states = dict(zip(SWITCH_LOSSES, flags, strict=True))
         cfg = switch(recipe(FAMILIES[family], *TINY), **states)
         assert {name: is_on(cfg, name) for name in states} == states
         torch.manual_seed(0)
         model = instantiate(cfg.model)
         losses = model(batch([2, 1]))
-        assert {name: shown in losses for name, shown in SHOWN.items()} == states
+        assert {name: loss in losses for name, loss in SWITCH_LOSSES.items()} == states
         sum(losses.values()).backward()
         assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
         with torch.no_grad():
             assert len(model.eval()(batch([1]))[0]["instances"]) == min(100, 20 * len(CLASSES))
 
 
-@pytest.mark.parametrize("flipped", SHOWN)
+@pytest.mark.parametrize("flipped", SWITCH_LOSSES)
 @pytest.mark.parametrize("family", DETRS)
 def test_each_switch_works_in_each_detr(family: str, flipped: str) -> None:
     cfg = recipe(FAMILIES[family], *TINY)
@@ -46,7 +46,7 @@ def test_each_switch_works_in_each_detr(family: str, flipped: str) -> None:
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     losses = model(batch([2, 1]))
-    assert (SHOWN[flipped] in losses) is enabled
+    assert (SWITCH_LOSSES[flipped] in losses) is enabled
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_each_switch_works_in_each_detr(family: str, flipped: str) -> None:
 def test_all_switches_together(family: str) -> None:
     cfg = switch(recipe(FAMILIES[family], *TINY), mal=True, fdr=True, hybrid=True, denoising=True)
     losses = instantiate(cfg.model)(batch([2, 1]))
-    assert set(SHOWN.values()) | {"loss_bbox_o2m_pre", "loss_bbox_dn_pre"} <= set(losses)
+    assert set(SWITCH_LOSSES.values()) | {"loss_bbox_o2m_pre", "loss_bbox_dn_pre"} <= set(losses)
     assert torch.isfinite(sum(losses.values()))
 
 
@@ -72,17 +72,17 @@ def test_point_queries_reject_box_switches(name: str) -> None:
     "name", ["dfine_l_coco", "rtdetrv2_r50vd_6x_coco", "deim_dfine_n_coco", "h_deformable_detr_r50_12ep_coco"]
 )
 def test_switching_on_and_off_restores_the_config(name: str) -> None:
-    # What a recipe with the focal loss had before is not known any more.
+    # Switching MAL off selects the varifocal loss, so a recipe with the focal loss is not restored.
     for flipped in set(SWITCHES) - ({"mal"} if recipe(name).model.criterion.classification == "focal" else set()):
         cfg = recipe(name)
         before = is_on(cfg, flipped)
         switch(cfg, **{flipped: before})
-        assert cfg == recipe(name), "as it is"
+        assert cfg == recipe(name), "a switch in the requested state must not change the config"
         switch(cfg, **{flipped: not before})
         assert is_on(cfg, flipped) is not before
         switch(cfg, **{flipped: before})
         assert is_on(cfg, flipped) is before
-        switched, original = recipe(name).model.criterion, cfg.model.criterion
+        original, switched = recipe(name).model.criterion, cfg.model.criterion
         assert original.weights == switched.weights
         assert [group.group for group in original.supervision if group.group in ("main", "encoder", "denoising")] == [
             group.group for group in switched.supervision if group.group in ("main", "encoder", "denoising")
@@ -92,7 +92,7 @@ def test_switching_on_and_off_restores_the_config(name: str) -> None:
 
 def test_dense_o2o_switch_sets_dense_epochs() -> None:
     cfg = switch(recipe("dfine_l_coco"), dense_o2o=True)
-    assert list(cfg.schedule.dense_epochs) == [4, 40], "of 80 epochs, the last 8 without augmentation"
+    assert list(cfg.schedule.dense_epochs) == [4, 40], "from epoch 4, for half of the 72 epochs with augmentation"
     assert cfg.dataloader.train.mapper.mosaic.tile_size == 320
     published = recipe("deim_dfine_s_coco")
     dense = list(published.schedule.dense_epochs)

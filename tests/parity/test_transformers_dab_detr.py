@@ -81,7 +81,8 @@ def test_predictions_equal_transformers() -> None:
             weights[f"decoder.refinement.score_heads.{layer}.{name}"] = state[f"class_embed.{name}"]
         for name in [n for n in state if n.startswith("bbox_predictor.")]:
             weights[f"decoder.refinement.bbox_heads.{layer}.{name.removeprefix('bbox_predictor.')}"] = state[name]
-    # In transformers, the content of the queries starts as zeros.
+    # In transformers, the content of the queries starts as zeros. Here, its last channel is reserved for the denoising
+    # indicator and not a parameter.
     weights["decoder.queries.content.weight"] = torch.zeros(1, config.encoder.dim - 1)
     incompatible = ours.load_state_dict(weights, strict=False)
     assert incompatible.missing_keys == ["decoder.denoising.class_embedding.weight"]

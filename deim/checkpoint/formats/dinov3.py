@@ -1,4 +1,7 @@
-"""Layouts of DINOv3's vision transformers: of DINOv3's and DEIMv2's code, whose names are native, and of transformers."""
+"""Renaming rules for weights of DINOv3's vision transformers.
+
+The native names are those of the code of DINOv3 and DEIMv2. Hugging Face ``transformers`` has other names.
+"""
 
 from typing import Any
 
@@ -20,9 +23,10 @@ DINOV3: tuple[Rule, ...] = (
 # Parts of the feed-forward layer in transformers -> native.
 _MLP = {"up_proj": "fc1", "down_proj": "fc2"}
 _GATED_MLP = {"gate_proj": "w1", "up_proj": "w2", "down_proj": "w3"}
-# Published files of transformers have the first prefix, its own modules the second.
+# Prefixes of the layers: in the files published for transformers, and in the state dicts of its modules.
 _LAYERS = ("layer.#", "model.layer.#")
-# transformers has no bias of keys. The native bias exists, but is not used.
+# (name of the key bias, name of a tensor with its shape). Files of transformers have no key bias; the native key bias
+# exists, but is not used: loading fills it with zeros.
 KEY_BIASES = tuple((f"{layer}.attention.k_proj.bias", f"{layer}.attention.q_proj.bias") for layer in _LAYERS)
 
 

@@ -1,4 +1,4 @@
-"""Rules and constants shared by the official code of D-FINE, DEIM and RT-DETRv2."""
+"""Renaming rules and buffers that the official layouts of D-FINE, DEIM and RT-DETRv2 have in common."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,8 +30,12 @@ DECODER: tuple[Rule, ...] = (
 
 
 def point_scales(model: Any, template: str) -> dict[str, Tensor]:
-    """Return, for each decoder layer, the reciprocal of the number of points of each point's level. ``template`` is the
-    name, with ``#`` for the layer."""
+    """Return a tensor for each decoder layer: for each sampling point, 1 / (number of points on its level).
+
+    Args:
+        model: detector.
+        template: name of the tensor, with ``#`` for the number of the layer.
+    """
     scales = {}
     for index, layer in enumerate(model.decoder.layers):
         values = [1 / n for n in layer.cross_attn.num_points for _ in range(n)]

@@ -27,8 +27,8 @@ def register_dataset(
         detectron2 records.
 
     Raises:
-        DatasetError: if the data cannot be read, contain no images or no objects, or the name is registered for
-            another source.
+        DatasetError: if the data cannot be read, have more than ``max_invalid_records`` fatal problems, contain no
+            images or no objects, or the name is registered for another source.
     """
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog and metadata.get("source") != source:

@@ -9,8 +9,9 @@ from deim.inference.export.metadata import METADATA_KEY, Metadata
 def to_openvino(onnx_file: str | Path, path: str | Path, metadata: Metadata) -> None:
     """Write ``path`` (``.xml``) and its weights (``.bin``).
 
-    If the metadata's dtype is float16, weights are stored in float16, which halves the file. The computation dtype is
-    chosen by OpenVINO, and on a CPU by :class:`~deim.inference.exported_runner.OpenVINOSession`.
+    If the metadata's dtype is float16, weights are stored in float16, which halves the file. The file does not
+    fix the dtype of the computation: :class:`~deim.inference.exported_runner.OpenVINOSession` uses float32 on a CPU,
+    and OpenVINO's default on other devices.
 
     Raises:
         ConfigError: if OpenVINO is not installed.

@@ -63,7 +63,7 @@ class DeformableEncoder(nn.Module):
         num_layers, num_heads, dim_feedforward, dropout, activation: transformer layers.
         num_points: number of sampling points on each map.
         temperature: temperature of the sine embedding of positions.
-        position_offset: offset of the 1-based row and column numbers before the embedding.
+        position_offset: added to the row and column numbers, which count from 1, before they are embedded.
 
     Raises:
         ValueError: if ``in_channels`` and ``in_features`` differ in length, or there are fewer maps than features.

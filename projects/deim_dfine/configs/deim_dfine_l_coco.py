@@ -2,7 +2,7 @@
 
 Published: 54.7 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file deim_dfine/deim_dfine_l_coco --num-gpus 8
+    deim train --config-file deim_dfine/deim_dfine_l_coco --num-gpus 4
 """
 
 from deim.config import with_deim_dfine, with_dense_o2o, with_iterations

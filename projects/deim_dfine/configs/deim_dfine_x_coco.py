@@ -2,7 +2,7 @@
 
 Published: 56.5 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file deim_dfine/deim_dfine_x_coco --num-gpus 8
+    deim train --config-file deim_dfine/deim_dfine_x_coco --num-gpus 4
 """
 
 from deim.config import with_deim_dfine

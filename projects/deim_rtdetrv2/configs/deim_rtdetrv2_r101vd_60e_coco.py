@@ -2,7 +2,7 @@
 
 Published: 55.5 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco --num-gpus 8
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco --num-gpus 4
 """
 
 from .deim_rtdetrv2_r50vd_60e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train

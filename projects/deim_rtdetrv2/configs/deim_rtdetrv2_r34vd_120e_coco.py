@@ -2,7 +2,7 @@
 
 Published: 50.9 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r34vd_120e_coco --num-gpus 8
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r34vd_120e_coco --num-gpus 4
 """
 
 from deim.config import with_deim_rtdetr, with_iterations

@@ -2,7 +2,7 @@
 
 Published: 54.3 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco --num-gpus 8
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco --num-gpus 4
 """
 
 from deim.config import with_deim_rtdetr, with_dense_o2o, with_iterations

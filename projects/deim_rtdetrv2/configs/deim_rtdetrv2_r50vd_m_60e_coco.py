@@ -2,7 +2,7 @@
 
 Published: 53.2 AP, from an ImageNet backbone, on one RTX 4090 in a day.
 
-    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r50vd_m_60e_coco --num-gpus 8
+    deim train --config-file deim_rtdetrv2/deim_rtdetrv2_r50vd_m_60e_coco --num-gpus 1
 """
 
 from .deim_rtdetrv2_r50vd_60e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train

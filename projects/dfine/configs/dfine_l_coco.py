@@ -2,7 +2,7 @@
 
 Published: 54.0 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file dfine/dfine_l_coco --num-gpus 8
+    deim train --config-file dfine/dfine_l_coco --num-gpus 4
 """
 
 from deim.config import get_config, with_iterations

@@ -2,7 +2,7 @@
 
 Published: 42.8 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file dfine/dfine_n_coco --num-gpus 8
+    deim train --config-file dfine/dfine_n_coco --num-gpus 4
 """
 
 from deim.config import with_iterations

@@ -2,7 +2,7 @@
 
 Published: 48.5 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file dfine/dfine_s_coco --num-gpus 8
+    deim train --config-file dfine/dfine_s_coco --num-gpus 4
 """
 
 from .dfine_m_coco import dataloader, lr_multiplier, model, optimizer, schedule, train

@@ -2,7 +2,7 @@
 
 Published: 55.8 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file dfine/dfine_x_coco --num-gpus 8
+    deim train --config-file dfine/dfine_x_coco --num-gpus 4
 """
 
 from .dfine_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train

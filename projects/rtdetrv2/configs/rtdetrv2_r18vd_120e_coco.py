@@ -2,7 +2,7 @@
 
 Published: 48.1 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file rtdetrv2/rtdetrv2_r18vd_120e_coco --num-gpus 8
+    deim train --config-file rtdetrv2/rtdetrv2_r18vd_120e_coco --num-gpus 4
 """
 
 from .rtdetrv2_r34vd_120e_coco import dataloader, lr_multiplier, model, optimizer, schedule, train

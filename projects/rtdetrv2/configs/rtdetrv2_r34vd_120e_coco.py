@@ -2,7 +2,7 @@
 
 Published: 49.9 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file rtdetrv2/rtdetrv2_r34vd_120e_coco --num-gpus 8
+    deim train --config-file rtdetrv2/rtdetrv2_r34vd_120e_coco --num-gpus 4
 """
 
 from deim.config import with_iterations

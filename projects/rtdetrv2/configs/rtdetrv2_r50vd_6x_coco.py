@@ -2,7 +2,7 @@
 
 Published: 53.4 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file rtdetrv2/rtdetrv2_r50vd_6x_coco --num-gpus 8
+    deim train --config-file rtdetrv2/rtdetrv2_r50vd_6x_coco --num-gpus 4
 """
 
 from deim.config import get_config, with_iterations

@@ -2,7 +2,7 @@
 
 Published: 51.9 AP, from an ImageNet backbone, on 4 GPUs.
 
-    deim train --config-file rtdetrv2/rtdetrv2_r50vd_m_7x_coco --num-gpus 8
+    deim train --config-file rtdetrv2/rtdetrv2_r50vd_m_7x_coco --num-gpus 4
 """
 
 from deim.config import with_iterations

@@ -1,4 +1,4 @@
-"""Rank, world size and object collectives; every function is a no-op in a single process."""
+"""Rank, world size and object collectives. Without a process group, they return the values of a single process."""
 
 from typing import Any
 
