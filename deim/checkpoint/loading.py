@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deim.checkpoint import classes as class_names
 from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.formats.format import shared_names
-from deim.checkpoint.layouts import current_name, with_current_names
+from deim.checkpoint.former_names import current_name, with_current_names
 from deim.checkpoint.reading import StoredWeights, read_checkpoint, read_weights, select_weights
 from deim.checkpoint.renaming import group_names
 from deim.errors import CheckpointError

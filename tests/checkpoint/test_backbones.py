@@ -32,17 +32,17 @@ def assert_same(actual: nn.Module, expected: nn.Module) -> None:
     assert all(torch.equal(state[name], value) for name, value in expected_state.items())
 
 
-@pytest.mark.parametrize("to", DETECTORS)
+@pytest.mark.parametrize("format_name", DETECTORS)
 def test_backbone_from_a_detector_and_from_a_backbone_file(
-    to: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    format_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe, build = DETECTORS[to]
+    recipe, build = DETECTORS[format_name]
     model = detector(recipe)
-    theirs, _ = to_external_layout(model, recipe, to)
+    theirs, _ = to_external_layout(model, recipe, format_name)
     torch.save({"ema": {"module": theirs}}, tmp_path / "detector.pth")
     assert_same(build(weights=str(tmp_path / "detector.pth")), model.backbone)
 
-    prefix = "backbone.0.body." if to == "deformable_detr" else "backbone."
+    prefix = "backbone.0.body." if format_name == "deformable_detr" else "backbone."
     backbone_file = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
     torch.save(backbone_file | {"fc.weight": torch.zeros(1000, 8)}, tmp_path / "alone.pth")
     with caplog.at_level(logging.INFO):
@@ -115,7 +115,8 @@ def test_features_equal_torchvision(depth: int, tmp_path: Path) -> None:
 def test_features_equal_timm_swin(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    # Large enough for several windows on every map: timm does not shift a single one, the detectors' does.
+    # The image is large enough for several windows on every map. timm does not shift the window if a map has only one;
+    # detectron2 does.
     theirs = randomize(timm.create_model("swin_tiny_patch4_window7_224", img_size=448), 0.01).eval()
     torch.save(theirs.state_dict(), tmp_path / "swin.pth")
     ours = build_swin("tiny", drop_path_rate=0.0)
@@ -126,7 +127,7 @@ def test_features_equal_timm_swin(tmp_path: Path) -> None:
         x = layer(x)
         actual[f"p{index}"] = x.permute(0, 3, 1, 2)
     for name, feature in ours.eval()(images).items():
-        # which normalizes each feature, with norms that a classifier has not
+        # The backbone normalizes each feature map. A classifier has no such norms.
         expected = nn.functional.layer_norm(actual[name].permute(0, 2, 3, 1), actual[name].shape[1:2]).permute(
             0, 3, 1, 2
         )

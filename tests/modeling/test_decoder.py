@@ -10,7 +10,7 @@ from detectron2.config import LazyCall, instantiate
 from detrex.layers import box_xyxy_to_cxcywh
 from torch import nn
 
-from deim.checkpoint.layouts import current_name
+from deim.checkpoint.former_names import current_name
 from deim.checkpoint.loading import load_weights, resume
 from deim.config import with_fdr, with_learned_queries
 from deim.errors import CheckpointError

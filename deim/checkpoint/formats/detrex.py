@@ -19,7 +19,7 @@ _NECK: tuple[Rule, ...] = (
 )
 
 
-def _layers(part: str) -> list[Rule]:
+def _feed_forward_and_norm_rules(part: str) -> list[Rule]:
     """Return the rules of the feed-forward networks and norms of the encoder's or decoder's layers."""
     external, native = f"transformer.{part}.layers.#", f"{part}.layers.#"
     return [
@@ -34,8 +34,8 @@ _DEFORMABLE: tuple[Rule, ...] = (
     _BACKBONE,
     *_NECK,
     rename("transformer.level_embeds", "encoder.level_embedding"),
-    *_layers("encoder"),
-    *_layers("decoder"),
+    *_feed_forward_and_norm_rules("encoder"),
+    *_feed_forward_and_norm_rules("decoder"),
     rename("transformer.encoder.layers.#.attentions.0.*", "encoder.layers.#.self_attn.*"),
     rename("transformer.decoder.layers.#.attentions.0.attn.*", "decoder.layers.#.self_attn.*"),
     rename("transformer.decoder.layers.#.attentions.1.*", "decoder.layers.#.cross_attn.*"),
@@ -50,7 +50,7 @@ _PROJECTIONS = {
     "value_proj": "value_proj",
     "out_proj": "output_proj",
 }
-_LABELS = "denoising_generator.label_encoder.weight"
+_LABEL_EMBEDDING = "denoising_generator.label_encoder.weight"
 
 
 def _deformable_rules(num_layers: int) -> Sequence[Rule]:
@@ -66,8 +66,8 @@ def _hybrid_rules(num_layers: int) -> Sequence[Rule]:
 _DN_TRANSFORMER: tuple[Rule, ...] = (
     rename("input_proj.*", "encoder.input_proj.*"),
     *dn_detr.POSITION,
-    *_layers("encoder"),
-    *_layers("decoder"),
+    *_feed_forward_and_norm_rules("encoder"),
+    *_feed_forward_and_norm_rules("decoder"),
     rename("transformer.encoder.layers.#.attentions.0.attn.*", "encoder.layers.#.self_attn.*"),
     *(
         rule
@@ -78,7 +78,7 @@ _DN_TRANSFORMER: tuple[Rule, ...] = (
     ),
     rename("transformer.decoder.post_norm_layer.*", "decoder.refinement.norm.*"),
     rename("anchor_box_embed.weight", "decoder.queries.anchors.weight"),
-    Rule((_LABELS,), dn_detr.LABELS_AND_CONTENT, last=1),
+    Rule((_LABEL_EMBEDDING,), dn_detr.LABELS_AND_CONTENT, last=1),
     *dn_detr.SHARED_HEADS,
 )
 
@@ -88,17 +88,18 @@ def _dn_deformable_rules(num_layers: int) -> Sequence[Rule]:
         *_DEFORMABLE,
         *dn_detr.POSITION,
         *deformable_detr.head_rules(num_layers),
-        *dn_detr.queries_with_content(_LABELS),
+        *dn_detr.queries_with_content(_LABEL_EMBEDDING),
     ]
 
 
-_ATTENTION = "transformer.decoder.layers.#.attentions.1.sampling_offsets.weight"
+# Only deformable cross-attention has this tensor.
+_SAMPLING_OFFSETS = "transformer.decoder.layers.#.attentions.1.sampling_offsets.weight"
 
 DEFORMABLE_DETR = Format(
     name="detrex",
     title="detrex's Deformable DETR",
     systems=("deformable_detr",),
-    signature=("neck.convs.#.*", _ATTENTION),
+    signature=("neck.convs.#.*", _SAMPLING_OFFSETS),
     rules=_deformable_rules,
     repeats=deformable_detr.REPEATS,
 )
@@ -107,7 +108,7 @@ H_DETR = Format(
     name="detrex",
     title="detrex's H-Deformable-DETR",
     systems=("h_deformable_detr",),
-    signature=("neck.convs.#.*", _ATTENTION, "transformer.enc_output.*", "query_embedding.weight"),
+    signature=("neck.convs.#.*", _SAMPLING_OFFSETS, "transformer.enc_output.*", "query_embedding.weight"),
     rules=_hybrid_rules,
     repeats=deformable_detr.REPEATS,
 )
@@ -126,7 +127,7 @@ DN_DETR_DC5 = Format(
     name="detrex",
     title="detrex's DN-DETR with torchvision's dilated backbone",
     systems=("dn_detr",),
-    signature=(_LABELS, "anchor_box_embed.weight", "backbone.body.*"),
+    signature=(_LABEL_EMBEDDING, "anchor_box_embed.weight", "backbone.body.*"),
     rules=constant_rules(*torchvision_resnet("backbone.body.", "backbone."), *_DN_TRANSFORMER),
     repeats=_DN_REPEATS,
     supports=_is_dilated,
@@ -136,7 +137,7 @@ DN_DETR = Format(
     name="detrex",
     title="detrex's DN-DETR",
     systems=("dn_detr",),
-    signature=(_LABELS, "anchor_box_embed.weight"),
+    signature=(_LABEL_EMBEDDING, "anchor_box_embed.weight"),
     rules=constant_rules(_BACKBONE, *_DN_TRANSFORMER),
     repeats=_DN_REPEATS,
 )
@@ -145,7 +146,7 @@ DN_DEFORMABLE = Format(
     name="detrex",
     title="detrex's DN-Deformable-DETR",
     systems=("dn_detr",),
-    signature=(_LABELS, "tgt_embed.weight", _ATTENTION),
+    signature=(_LABEL_EMBEDDING, "tgt_embed.weight", _SAMPLING_OFFSETS),
     rules=_dn_deformable_rules,
     repeats=(Repeat("transformer.decoder.bbox_embed.#.*", "bbox_embed.#.*"),),
 )

@@ -1,4 +1,7 @@
-"""Layouts of the official code of DN-DETR: on DAB-DETR, and two variants on Deformable DETR."""
+"""Weight layouts of the official code of DN-DETR.
+
+One layout has standard attention, one has deformable attention in the encoder, and one in encoder and decoder.
+"""
 
 from collections.abc import Sequence
 
@@ -20,7 +23,8 @@ SHARED_HEADS: tuple[Rule, ...] = (
     rename("bbox_embed.*", "decoder.refinement.bbox_heads.0.*"),
 )
 
-# One row per class; the last row is the content of all queries that are not denoising queries.
+# The external label embedding has one row per class, for denoising queries. Its last row is the content of all other
+# queries. In this project, the two parts are separate parameters.
 LABELS_AND_CONTENT = ("decoder.denoising.class_embedding.weight", "decoder.queries.content.weight")
 
 _SELF_ATTENTION = {
@@ -49,16 +53,26 @@ def conditional_attention(kind: str, names: dict[str, str]) -> list[Rule]:
     ]
 
 
-def queries_with_content(labels: str) -> list[Rule]:
-    """Return the rules of anchors with their own content, next to a label embedding named ``labels``."""
+def queries_with_content(label_embedding: str) -> list[Rule]:
+    """Return the rules of queries with one anchor and one content each, and of the label embedding.
+
+    Args:
+        label_embedding: name of the label embedding in the file.
+    """
     return [
         rename("tgt_embed.weight", "decoder.queries.content.weight"),
         rename("refpoint_embed.weight", "decoder.queries.anchors.weight"),
-        rename(labels, LABELS_AND_CONTENT[0]),
+        rename(label_embedding, LABELS_AND_CONTENT[0]),
     ]
 
 
-def _conditional(input_proj: Rule, cross_attention: dict[str, str]) -> list[Rule]:
+def _conditional_attention_model_rules(input_proj: Rule, cross_attention: dict[str, str]) -> list[Rule]:
+    """Return the rules of a model whose decoder has conditional attention.
+
+    Args:
+        input_proj: rule of the projections of the backbone's maps.
+        cross_attention: {external name: native name} of the projections that only this model's cross-attention has.
+    """
     return [
         *deformable_detr.BACKBONE,
         input_proj,
@@ -75,10 +89,12 @@ def _conditional(input_proj: Rule, cross_attention: dict[str, str]) -> list[Rule
     ]
 
 
-_PLAIN = _conditional(rename("input_proj.*", "encoder.input_proj.*"), {"cross_attn.out_proj": "output_proj"})
+_PLAIN = _conditional_attention_model_rules(
+    rename("input_proj.*", "encoder.input_proj.*"), {"cross_attn.out_proj": "output_proj"}
+)
 _DEFORMABLE_ENCODER = [
     rename("transformer.level_embed", "encoder.level_embedding"),
-    *_conditional(
+    *_conditional_attention_model_rules(
         rename("input_proj.#.#.*", "encoder.input_proj.#.#.*"),
         {"ca_out_v_proj": "output_proj", "lvl_attn": "level_weights"},
     ),

@@ -47,7 +47,8 @@ class Format:
         name: value of ``--from`` and ``--to``.
         title: name in messages.
         systems: folders of ``projects/`` with the recipes that this format supports.
-        signature: templates. A file has the first of :data:`FORMATS` with a matching name for each of its templates.
+        signature: templates. In a file of this format, every template matches a tensor name. If several formats match, the
+            first of :data:`FORMATS` is used.
         rules: function of the number of decoder layers.
         repeats: tensors that are stored twice.
         supports: function of a native model from one of the ``systems``; True if the format can store it.

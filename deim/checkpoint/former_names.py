@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 # Names from before the decoder was split into parts.
-_FORMER_NAMES = (
+_RENAMINGS = (
     (re.compile(r"^decoder\.selection\."), "decoder.queries."),
     (re.compile(r"^decoder\.query_pos_head\."), "decoder.position.mlp."),
     (
@@ -18,7 +18,7 @@ _FORMER_NAMES = (
 
 def current_name(name: str) -> str:
     """Return the current name of a parameter of an earlier version."""
-    for pattern, replacement in _FORMER_NAMES:
+    for pattern, replacement in _RENAMINGS:
         name = pattern.sub(replacement, name)
     return name
 
