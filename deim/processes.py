@@ -34,8 +34,8 @@ def deim_environment() -> dict[str, str]:
 def exit_with_parent(grace: float = 0.0) -> None:
     """Exit this process ``grace`` seconds after its parent process ends, for whatever reason.
 
-    Without this, a worker blocked on writing a large batch never exits, and neither does a rank blocked in a
-    collective.
+    Otherwise, two kinds of processes remain after their parent has ended: a worker that is blocked on sending a large
+    batch to its parent, and a rank that is blocked in a collective.
     """
     _start_parent_watcher(lambda parent: time.sleep(0.5), grace)
 
@@ -43,7 +43,7 @@ def exit_with_parent(grace: float = 0.0) -> None:
 def ignore_signals_except_from_parent() -> None:
     """Ignore preemption and interrupt signals, except SIGTERM from the parent process, and exit with the parent.
 
-    Schedulers signal all processes of a run, but the main process needs the other ranks until the end of an iteration.
+    Schedulers signal all processes of a run, but a data loader worker must deliver batches until its rank stops.
     On systems without ``sigtimedwait`` (macOS, Windows), SIGTERM from any process ends this one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -64,7 +64,10 @@ def ignore_signals_except_from_parent() -> None:
 
 
 def _start_parent_watcher(wait: Callable[[int], None], grace: float = 0.0) -> None:
-    """Exit this process when its parent ends; until then, call ``wait`` in a loop from a daemon thread."""
+    """Start a daemon thread that exits this process ``grace`` seconds after its parent ends.
+
+    Until then, the thread calls ``wait`` with the parent's process id in a loop.
+    """
     # A process started by a fork server is a child of the server, not of the process that requested it.
     requester = multiprocessing.parent_process()
     pid = os.getppid() if requester is None or requester.pid is None else requester.pid
@@ -73,7 +76,8 @@ def _start_parent_watcher(wait: Callable[[int], None], grace: float = 0.0) -> No
     def is_parent_alive() -> bool:
         if not parent.is_running():
             return False
-        # An ended parent may remain as a zombie. Its children are reparented, except on Windows.
+        # An ended parent that remains as a zombie counts as running. A child of it sees that its own parent has changed
+        # (except on Windows, which has no zombies). Another process checks the status of the parent.
         return os.getppid() == pid if is_child else parent.status() != psutil.STATUS_ZOMBIE
 
     def watch() -> None:
@@ -115,17 +119,17 @@ def _install_handler(handler: Callable[[int, object], None]) -> Callable[[], Non
     return restore
 
 
-class PreemptionSignal:
-    """Handler that records the first preemption signal instead of ending the process.
+class PreemptionRecorder:
+    """Signal handler that records the first preemption signal instead of ending the process.
 
     Attributes:
         received: number of the first preemption signal, or None before it arrives.
-        close: function that restores the previous handlers.
+        restore_handlers: function that restores the previous handlers.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.close = _install_handler(self._record)
+        self.restore_handlers = _install_handler(self._record)
 
     def _record(self, number: int, frame: object) -> None:
         self.received = self.received or number

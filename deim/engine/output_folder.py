@@ -48,8 +48,8 @@ def claim_output_folder(folder: str, overwrite: bool) -> None:
     if not overwrite:
         shown = ", ".join(existing[:3]) + (", ..." if len(existing) > 3 else "")
         raise ConfigError(
-            f"train.output_dir={folder} already holds a run ({shown}). Continue it with --resume, choose another "
-            "train.output_dir, or delete it with --overwrite"
+            f"train.output_dir={folder} already holds a run ({shown}). Continue this run with --resume, choose "
+            "another train.output_dir, or delete the files of this run with --overwrite"
         )
     comm.synchronize()
     if comm.is_main_process():

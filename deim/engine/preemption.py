@@ -8,7 +8,7 @@ from collections.abc import Callable
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from deim.processes import PREEMPTED_EXIT_STATUS, PreemptionSignal
+from deim.processes import PREEMPTED_EXIT_STATUS, PreemptionRecorder
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -28,14 +28,14 @@ class PreemptionHook(HookBase):
 
     def __init__(self, save: Callable[[int], None]):
         self.save = save
-        self._signal: PreemptionSignal | None = None
+        self._recorder: PreemptionRecorder | None = None
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():  # signals are delivered to the main thread only
-            self._signal = PreemptionSignal()
+            self._recorder = PreemptionRecorder()
 
     def after_step(self) -> None:
-        own_signal = self._signal.received if self._signal else None
+        own_signal = self._recorder.received if self._recorder else None
         received = [number for number in comm.all_gather(own_signal) if number is not None]
         if not received or self.trainer.iter + 1 >= self.trainer.max_iter:
             return
@@ -46,5 +46,5 @@ class PreemptionHook(HookBase):
         raise SystemExit(PREEMPTED_EXIT_STATUS)
 
     def after_train(self) -> None:
-        if self._signal is not None:
-            self._signal.close()
+        if self._recorder is not None:
+            self._recorder.restore_handlers()

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,29 @@ def test_large_blocks_are_mapped_once() -> None:
 
 
 def test_malloc_is_unchanged_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_memory, "_set_thresholds", lambda *_: pytest.fail("malloc was told something"))
+    monkeypatch.setattr(cpu_memory, "_raise_thresholds", lambda *_: pytest.fail("the thresholds were changed"))
     with cpu_memory.keep_freed_memory(torch.device("cuda")):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is called only on Linux")
+@pytest.mark.parametrize("limit", [2**31 - 1, 32 * 2**20, 0])
+def test_rejected_threshold(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older glibc rejects mmap thresholds above 32 MiB; the limit of 0 rejects all."""
+    accepted = []
+
+    def mallopt(option: int, value: int) -> int:
+        if option == cpu_memory._MMAP_THRESHOLD and value > limit:
+            return 0
+        accepted.append((option, value))
+        return 1
+
+    libc = SimpleNamespace(mallopt=mallopt, malloc_trim=lambda padding: 1)
+    monkeypatch.setattr(cpu_memory.ctypes, "CDLL", lambda name: libc)
+    with cpu_memory.keep_freed_memory(torch.device("cpu")):
+        raised = dict(accepted)
+    if limit == 0:
+        assert not accepted
+    else:
+        assert raised == {cpu_memory._MMAP_THRESHOLD: limit, cpu_memory._TRIM_THRESHOLD: 2**31 - 1}
+        assert accepted[2:] == [(cpu_memory._MMAP_THRESHOLD, 32 * 2**20), (cpu_memory._TRIM_THRESHOLD, 64 * 2**20)]
