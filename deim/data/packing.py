@@ -34,14 +34,18 @@ class PackedBatch:
 
 
 def pack(samples: list[dict]) -> PackedBatch | list[dict]:
-    """Pack samples; return them unchanged if sizes differ or instances have fields other than boxes and classes."""
+    """Pack samples into a few large tensors.
+
+    Samples are returned unchanged unless all images are uint8 tensors of one size, and all instances have exactly boxes
+    and classes.
+    """
     if not all(_is_packable(sample) for sample in samples) or len({sample["image"].shape for sample in samples}) > 1:
         return samples
-    rows = [sample["image"].permute(1, 2, 0) for sample in samples]
-    storage = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8).share_memory_()
+    images = [sample["image"].permute(1, 2, 0) for sample in samples]
+    storage = torch.empty((len(images), *images[0].shape), dtype=torch.uint8).share_memory_()
     instances = [sample["instances"] for sample in samples]
     return PackedBatch(
-        torch.stack(rows, out=storage),
+        torch.stack(images, out=storage),
         torch.cat([image_instances.gt_boxes.tensor for image_instances in instances]),
         torch.cat([image_instances.gt_classes for image_instances in instances]),
         [len(image_instances) for image_instances in instances],

@@ -68,7 +68,11 @@ def test_invalid_dataset_paths_are_rejected(tmp_path: Path) -> None:
         discover(str(tmp_path / "a.txt"))
     written = write_coco(tmp_path)
     shutil.rmtree(written["image_root"])
-    with pytest.raises(DatasetError, match=r"the first image of .*train\.json, 0\.jpg, was not found in"):
+    with pytest.raises(DatasetError, match=r"no image of .*train\.json was found in .*such as 0\.jpg"):
+        discover(str(tmp_path))
+    lists = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+    (tmp_path / "train.json").write_text(json.dumps(lists | {"images": [{"id": 0}]}))
+    with pytest.raises(DatasetError, match=r"train\.json lists no images with a file_name"):
         discover(str(tmp_path))
     (tmp_path / "train.json").write_text("[]")
     with pytest.raises(DatasetError, match="not in COCO format"):

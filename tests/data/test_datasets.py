@@ -170,6 +170,18 @@ def test_crowdhuman_box_types(tmp_path: Path) -> None:
         crowdhuman_dataset(f"{tmp_path}_feet", **source, box="feet")
 
 
+def test_crowdhuman_record_with_a_line_separator_character(tmp_path: Path) -> None:
+    """JSON strings may contain U+2028 and U+0085, at which str.splitlines splits."""
+    source = write_crowdhuman(tmp_path)
+    path = tmp_path / "annotation_train.odgt"
+    records = crowdhuman_dataset(f"{tmp_path}_before", **source)
+    entries = [
+        json.loads(line) | {"note": "a\u2028b\u0085c"} for line in path.read_text(encoding="utf-8").split("\n") if line
+    ]
+    path.write_text("\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries), encoding="utf-8")
+    assert crowdhuman_dataset(f"{tmp_path}_after", **source) == records
+
+
 def expect_dataset_error(name: str, source: dict, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         FORMATS[name.split()[0]][0](f"{source}_{name}", **source)

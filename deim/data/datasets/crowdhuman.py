@@ -21,14 +21,14 @@ def crowdhuman_dataset(
 ) -> list[dict]:
     """Read an ``annotation_{train,val}.odgt`` file, with the single class "person".
 
-    Annotations that are marked as ignored, or have a tag other than "person", become crowds.
+    Annotations that are marked as ignored, or have a tag other than "person", get ``iscrowd=1``.
 
     Args:
-        names: name to register the dataset under.
+        names: name to register the dataset under (detectron2's argument ``names``).
         annotation_file: the ``.odgt`` file.
         image_root: folder that contains ``<ID>.jpg``.
         box: "full" (whole person, may extend beyond the image), "visible" or "head".
-        max_invalid_records: number of problems that are tolerated; unreadable images and invalid objects are skipped.
+        max_invalid_records: number of fatal problems that are tolerated; unreadable images and invalid objects are skipped.
 
     Returns:
         detectron2 records.
@@ -46,8 +46,9 @@ def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> DatasetC
     """Read the file; see :func:`crowdhuman_dataset`."""
     require_file(Path(annotation_file))
     content = DatasetContent([], ["person"], [])
-    # Undecodable bytes are replaced, so that they can affect only the record of their line.
-    lines = Path(annotation_file).read_text(encoding="utf-8", errors="replace").splitlines()
+    # An undecodable byte becomes U+FFFD, so it affects only the record of its line. str.splitlines would also split inside
+    # JSON strings, at characters such as U+2028.
+    lines = Path(annotation_file).read_text(encoding="utf-8", errors="replace").split("\n")
     for number, text in enumerate(tqdm(lines, f"reading {annotation_file}", delay=2, mininterval=2, unit="image"), 1):
         if not text.strip():
             continue

@@ -28,6 +28,8 @@ from deim.errors import DatasetError
 
 # A folder with more JSON files has one file per image, so it is not in COCO format.
 _MAX_FILES = 50
+# Folders that are searched for JSON files.
+_MAX_FOLDERS = 50
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _OTHER_TASKS = ("person_keypoints", "panoptic", "stuff", "captions", "image_info")
 # Approximate number of images that are looked up to find the image folder.
@@ -42,7 +44,7 @@ class _AnnotationFile:
     image_root: Path
     categories: Sequence[Category]
     used_category_ids: frozenset[str]
-    is_standard: bool
+    is_detectron2_compatible: bool
 
 
 def _find_matches(dataset_path: Path) -> list[Path]:
@@ -54,7 +56,7 @@ def _find_matches(dataset_path: Path) -> list[Path]:
 def _find_coco_files(folder: Path) -> Iterator[Path]:
     folders = [folder, *list_subfolders(folder)]
     folders += [subfolder / "annotations" for subfolder in folders[1:] if subfolder.name.lower() in SPLITS]
-    for subfolder in folders[:_MAX_FILES]:
+    for subfolder in folders[:_MAX_FOLDERS]:
         files = sorted(subfolder.glob("*.json")) if subfolder.is_dir() else []
         yield from (file for file in files if len(files) <= _MAX_FILES and _is_coco(file))
 
@@ -73,29 +75,29 @@ def _is_coco(file: Path) -> bool:
 def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
     notes: list[str] = []
     if dataset_path.is_file():
-        paths = _pair_with_validation_file(dataset_path, notes)
+        paths = _pair_with_evaluation_file(dataset_path, notes)
         folder = dataset_path.parent
         if folder.name.lower() in ("annotations", "labels"):
             folder = folder.parent
         folder = folder.parent if folder.name.lower() in SPLITS else folder
     else:
         paths, folder = _group_by_split(matches, dataset_path, notes), dataset_path
-    # The other splits are not read: their files, such as that of COCO's test split, may have no annotations.
+    # Only the splits for training and evaluation are read: others, such as COCO's test split, may have no annotations.
     selected = keep_selected_splits(paths, notes)
     files = {name: _inspect_file(path, name, folder, image_root) for name, path in selected.items()}
     classes = _merge_classes(files, notes)
     splits = {}
     for name, file in files.items():
         arguments: dict[str, Any] = {"json_file": str(file.path), "image_root": str(file.image_root)}
-        if file.is_standard and [category.name for category in file.categories] == classes:
+        if file.is_detectron2_compatible and [category.name for category in file.categories] == classes:
             splits[name] = Split(coco_dataset, arguments)
         else:
             splits[name] = Split(coco_export_dataset, arguments | {"class_names": classes})
     return assemble_dataset("COCO", dataset_path, classes, splits, notes)
 
 
-def _pair_with_validation_file(file: Path, notes: list[str]) -> dict[str, Path]:
-    """Return a file as the training split, with the matching validation file if there is one."""
+def _pair_with_evaluation_file(file: Path, notes: list[str]) -> dict[str, Path]:
+    """Return a file as the training split, with the matching validation or test file if there is one."""
     for training_name in ("training", "train"):
         for name in (*VALIDATION, *TEST):
             sibling = file.with_name(re.sub(training_name, name, file.name, flags=re.IGNORECASE))
@@ -110,7 +112,11 @@ def _pair_with_validation_file(file: Path, notes: list[str]) -> dict[str, Path]:
 
 
 def _group_by_split(files: Sequence[Path], folder: Path, notes: list[str]) -> dict[str, Path]:
-    """Return the file of each split, by the words in its name or in the names of its parent folders."""
+    """Return the file of each split, by the words in its name or in the names of its parent folders.
+
+    A file without the name of a split is the split "all". Of several files of a split, the first by :func:`_sort_key` is
+    used.
+    """
     groups: dict[str, list[Path]] = {}
     for file in sorted(files, key=lambda file: _sort_key(file, folder)):
         groups.setdefault(_infer_split_name(file, folder), []).append(file)
@@ -139,11 +145,15 @@ def _inspect_file(file: Path, split: str, folder: Path, image_root: Path | None)
     root = _find_image_root(folder, file, split, lists["images"], image_root)
     annotations = [annotation for annotation in lists["annotations"] if isinstance(annotation, dict)]
     used_category_ids = frozenset(str(annotation.get("category_id")) for annotation in annotations)
-    return _AnnotationFile(file, root, categories, used_category_ids, _is_standard(file, lists, categories, root))
+    return _AnnotationFile(
+        file, root, categories, used_category_ids, _is_detectron2_compatible(file, lists, categories, root)
+    )
 
 
-def _is_standard(file: Path, lists: Mapping[str, list], categories: Sequence[Category], root: Path) -> bool:
-    """Return whether detectron2 can read the file unchanged."""
+def _is_detectron2_compatible(
+    file: Path, lists: Mapping[str, list], categories: Sequence[Category], root: Path
+) -> bool:
+    """Return whether detectron2's reader accepts the file and returns records that need no correction."""
     files = ImageFiles(root)
     entries = (*lists["images"], *lists["annotations"], *lists["categories"])
     return (
@@ -163,7 +173,7 @@ def _is_standard(file: Path, lists: Mapping[str, list], categories: Sequence[Cat
 
 
 def _merge_classes(files: Mapping[str, _AnnotationFile], notes: list[str]) -> list[str]:
-    """Return the class names of all splits, in the order of the training split."""
+    """Return the class names of all splits, those of the training split first."""
     order = sorted(files, key=lambda name: (*TRAIN, *VALIDATION, *TEST, "all").index(name))
     classes: dict[str, str] = {}
     parents = _find_roboflow_parents(files)
@@ -180,7 +190,7 @@ def _merge_classes(files: Mapping[str, _AnnotationFile], notes: list[str]) -> li
 
 
 def _find_roboflow_parents(files: Mapping[str, _AnnotationFile]) -> set[str]:
-    """Return Roboflow's project categories: supercategories of other categories that no object has."""
+    """Return Roboflow's project categories: top-level categories that have subcategories but no objects."""
     parents, with_objects = set(), set()
     for file in files.values():
         supercategories = {category.parent for category in file.categories}
@@ -191,10 +201,15 @@ def _find_roboflow_parents(files: Mapping[str, _AnnotationFile]) -> set[str]:
 
 
 def _find_image_root(folder: Path, file: Path, split: str, images: Sequence[Any], user_image_root: Path | None) -> Path:
-    """Return the image folder: the candidate in which most of the listed images are found."""
+    """Return the image folder: the candidate with the most images of a sample.
+
+    File names are compared exactly. Only if no candidate has an image of the sample, other spellings count too.
+    """
     file_split = file.stem.removeprefix("instances_")
     names = [image.get("file_name") for image in images if isinstance(image, dict)]
     sample = [name for name in names if isinstance(name, str)][:: max(len(names) // _NUM_SAMPLES, 1)]
+    if not sample:
+        raise DatasetError(f"{file} lists no images with a file_name")
     if user_image_root is not None:
         candidates = [*(user_image_root / name for name in (file_split, split)), user_image_root]
     else:
@@ -215,10 +230,9 @@ def _find_image_root(folder: Path, file: Path, split: str, images: Sequence[Any]
         best = max(candidates, key=lambda candidate: hits[candidate], default=None)
         if best is not None and hits[best]:
             return best
-    first = sample[0] if sample else None
     raise DatasetError(
-        f"the first image of {file}, {first}, was not found in {', '.join(map(str, candidates))}; set the image folder "
-        "by --image-root"
+        f"no image of {file} was found in {', '.join(map(str, candidates))} (names tried: {len(sample)}, such as "
+        f"{sample[0]}); set the image folder by --image-root"
     )
 
 

@@ -23,15 +23,15 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
             settings[key.strip().lower()] = value.strip()
     if not settings.get("names"):
         raise DatasetError(f"{file} does not define the key 'names'")
-    names = _find_in_folder(file, settings["names"])
-    if names is None:
-        raise DatasetError(f"{file}: the names file {settings['names']} does not exist in {file.parent}")
-    classes = read_class_names(names)
+    names_file = _resolve_listed_path(file, settings["names"])
+    if names_file is None:
+        raise DatasetError(f"{file}: the names file {settings['names']} was not found below {file.parent}")
+    classes = read_class_names(names_file)
     splits, notes = {}, []
     for name in SPLITS:
-        image_list = _find_in_folder(file, settings[name]) if settings.get(name) else None
+        image_list = _resolve_listed_path(file, settings[name]) if settings.get(name) else None
         if settings.get(name) and image_list is None:
-            message = f"{file}: the {name} list {settings[name]} does not exist in {file.parent}"
+            message = f"{file}: the {name} list {settings[name]} was not found below {file.parent}"
             if name in TRAIN:
                 raise DatasetError(message)
             notes.append(f"{message}; this split is left out")
@@ -43,9 +43,17 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
     return assemble_dataset("YOLO (Darknet)", dataset_path, classes, splits, notes)
 
 
-def _find_in_folder(file: Path, listed_name: str) -> Path | None:
-    """Find a file that ``obj.data`` references, below its folder; CVAT prefixes files in that folder with ``data/``."""
-    parts = [part for part in listed_name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+def _resolve_listed_path(file: Path, listed_path: str) -> Path | None:
+    """Return the path of a file that ``obj.data`` references, or None if the file does not exist.
+
+    Leading folders of the listed path are dropped until the file exists below the folder of ``obj.data``: CVAT writes
+    ``data/train.txt`` for a file next to ``obj.data``.
+
+    Args:
+        file: the ``obj.data``.
+        listed_path: path in ``obj.data``.
+    """
+    parts = [part for part in listed_path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     candidates = [file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
     return next((path for path in candidates if path.exists()), None)
 
