@@ -340,10 +340,13 @@ def test_predictions_do_not_depend_on_padded_tokens(family: str) -> None:
 
 def test_decoder_rejects_unsupported_encoder_output() -> None:
     decoder, maps, _, _ = decoder_inputs("dfine")
-    with pytest.raises(ValueError, match="set it to null"):
+    with pytest.raises(ValueError, match=r"set decoder\.input_proj to null"):
         decoder(Memory.from_maps(decoder.input_proj(maps)))
     decoder.layers[0].num_levels = 3
     with pytest.raises(ValueError, match=r"attend to 3 maps \(layer.num_points\), the encoder returns 2"):
+        decoder(maps)
+    decoder.input_proj = None
+    with pytest.raises(ValueError, match=r"decoder\.input_proj is missing"):
         decoder(maps)
 
 

@@ -56,7 +56,7 @@ class Decoder(nn.Module):
 
     Args:
         queries: source of the queries.
-        layer: the first layer; the other layers are initialized as copies of it (as in DETR).
+        layer: the first layer. ``layer.next_layer()`` makes the others, usually as copies of the first (as in DETR).
         refinement: update of the boxes from layer to layer, built for ``num_layers`` layers.
         input_proj: projection of the encoder's maps to the width of the queries; None for encoders that return a
             :class:`Memory`.
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         if not queries.provides_boxes and (denoising is not None or position is not None or refinement.needs_boxes):
             raise ValueError(
                 f"{type(queries).__name__} gives points, but decoder.denoising, decoder.position and "
-                "DistributionRefinement need boxes: remove them, or use a different query source"
+                "DistributionRefinement need boxes: remove these parts, or use a query source with boxes"
             )
         self.eval_layer = eval_layer % num_layers
         self.input_proj, self.queries, self.denoising = input_proj, queries, denoising
@@ -102,7 +102,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList([layer, *(layer.next_layer() for _ in range(num_layers - 1))])
 
     def reparameterize(self) -> None:
-        """Remove the parts that evaluation does not use."""
+        """Remove the layers and prediction heads that evaluation does not use."""
         self.layers = self.layers[: self.eval_layer + 1]
         self.refinement.keep_layers(len(self.layers))
 
@@ -117,9 +117,10 @@ class Decoder(nn.Module):
             padding: (B, H, W) bool, True on padded pixels; only for maps, because a memory contains it.
 
         Returns:
-            named predictions, and the denoising queries that some of them belong to. In evaluation only ``main``, with
-            one layer. In training ``main`` (L layers), the intermediate predictions of the query source and the
-            refinement, the same for denoising queries, and ``hybrid`` for one-to-many queries, if there are any.
+            named predictions, and the denoising queries or None. In evaluation, the only predictions are ``main``, with
+            one layer. In training, ``main`` has L layers. The query source adds its groups (:class:`InitialQueries`),
+            and a refinement may add ``initial``. The predictions of denoising queries are ``denoising`` and
+            ``denoising_initial``, those of one-to-many queries are ``hybrid`` and ``hybrid_initial``.
 
         Raises:
             ValueError: if the decoder does not support the output of the encoder.
@@ -141,8 +142,9 @@ class Decoder(nn.Module):
         is_memory = isinstance(encoder_output, Memory)
         if is_memory == (self.input_proj is not None):
             raise ValueError(
-                "decoder.input_proj projects an encoder's maps to the width of the queries: "
-                + ("this encoder returns tokens of one width; set it to null" if is_memory else "this encoder needs it")
+                "set decoder.input_proj to null, because the encoder returns tokens instead of maps"
+                if is_memory
+                else "decoder.input_proj is missing: it projects the maps of the encoder to the width of the queries"
             )
         memory = (
             encoder_output
@@ -197,7 +199,7 @@ class Decoder(nn.Module):
 
     def _run_layers(
         self,
-        queries: Tensor,
+        content: Tensor,
         references: Tensor,
         position: Tensor | None,
         blocks: Sequence[AttentionBlock],
@@ -206,7 +208,7 @@ class Decoder(nn.Module):
         """Run the layers that are used in the current mode.
 
         Args:
-            queries: (B, Q, C).
+            content: (B, Q, C) content of the queries.
             references: (B, Q, 4) cxcywh or (B, Q, 2).
             position: (B, Q, C) for all layers, or None.
             blocks: attention pattern of the self-attention.
@@ -217,12 +219,12 @@ class Decoder(nn.Module):
         state = self.refinement.initial_state(references)
         for index, layer in enumerate(self.layers[: last_layer + 1]):
             if self.position is not None:
-                query_position = self.position(index, queries, state.references, memory)
+                query_position = self.position(index, content, state.references, memory)
             else:
                 assert position is not None
                 query_position = QueryPosition(position)
-            queries = layer(queries, query_position, state.references, memory, blocks)
-            state, predicted = self.refinement(index, queries, state, predict=self.training or index == last_layer)
+            content = layer(content, query_position, state.references, memory, blocks)
+            state, predicted = self.refinement(index, content, state, predict=self.training or index == last_layer)
             for name, predictions in predicted.items():
                 collected.setdefault(name, []).append(predictions)
         return {name: Predictions.join(layers) for name, layers in collected.items()}

@@ -1,4 +1,7 @@
-"""One-to-one matching (DETR, arXiv 2005.12872, section 3.1) of all layers and groups of a step at once."""
+"""One-to-one matching (DETR, arXiv 2005.12872, section 3.1).
+
+The costs of all layers and groups of a training step are copied to the host at once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +47,7 @@ class Matches:
         return np.stack([self.layer, self.image, self.query, self.target]).astype(np.int64)
 
 
-# Replaces NaN and infinite costs, if the assignment cannot be solved with them.
+# Replaces NaN and infinite costs if they prevent an assignment.
 _NON_FINITE_COST = -1e9
 
 
@@ -61,14 +64,14 @@ class HungarianMatcher:
         """Match every layer of every group separately. Costs are computed on the device and copied to the host once.
 
         Args:
-            groups: predictions of each group.
+            groups: sets of predictions, such as those of denoising queries or of the encoder.
             targets: targets of each group.
             repeats: number of queries per object in each group; 1 by default.
 
         Returns:
             for each group min(Q, n * repeats) pairs for each layer and each image with n objects. Pairs with a NaN cost
-            are matched first, so that the losses are NaN too. An error on one rank instead would leave the other ranks
-            waiting for gradients.
+            are matched first, so that the losses are NaN too. An exception on one rank instead would leave the other
+            ranks waiting for gradients.
         """
         repeats = repeats or [1] * len(groups)
         costs = self._costs_on_host(groups, targets)
@@ -78,7 +81,10 @@ class HungarianMatcher:
         ]
 
     def _costs_on_host(self, groups: Sequence[Predictions], targets: Sequence[Targets]) -> list[np.ndarray]:
-        """Return the (L, B, Q, T) costs of each group; groups with equal Q and targets are computed together."""
+        """Return the (L, B, Q, T) costs of each group.
+
+        The costs of groups with equal Q and the same targets object are computed together.
+        """
         batches: dict[tuple[int, int], list[int]] = {}
         for index, (group, group_targets) in enumerate(zip(groups, targets, strict=True)):
             batches.setdefault((group.logits.shape[2], id(group_targets)), []).append(index)
@@ -109,5 +115,5 @@ class HungarianMatcher:
         """Return the queries and targets of the pairs of one (Q, n) cost matrix."""
         try:
             return linear_sum_assignment(matrix)
-        except ValueError:  # raised for NaN and -Inf
+        except ValueError:  # for NaN and -Inf, and for +Inf if every assignment contains +Inf
             return linear_sum_assignment(np.where(np.isfinite(matrix), matrix, _NON_FINITE_COST))
