@@ -54,7 +54,7 @@ def run(
         device_name: such as "cpu" or "cuda".
         compile: also measure this project's model with ``torch.compile``.
         half: run all models under autocast to float16.
-        path: JSON file for the results; None for none.
+        path: JSON file for the results; if None, no file is written.
 
     Raises:
         ConfigError: if ``peer`` is not a checkout of the official DEIM code, or if that code has no such model.

@@ -31,7 +31,8 @@ def with_deim_criterion(model: Any, classification: str = "mal", class_agnostic_
         ``model``.
 
     Raises:
-        ConfigError: if ``criterion`` is not a detrex criterion, or if its training of proposals cannot be detected.
+        ConfigError: if ``criterion`` is not a detrex criterion or has a softmax over the classes, or if
+            ``class_agnostic_proposals`` is None and cannot be detected.
     """
     former = model.criterion
     missing = [name for name in _LOSSES if name not in former.get("weight_dict", ())]
@@ -97,9 +98,10 @@ def proposals_are_class_agnostic(model: Any) -> bool:
 
 
 def _labels_of_proposals(criterion: Any) -> tuple[Tensor | None, Exception | None]:
-    """Return the training labels of the proposals for objects of class 1, and the exception of the call, if any.
+    """Call a criterion on objects of class 1. Return its training labels of encoder proposals, and its exception.
 
-    The labels are None if the criterion does not train proposals, or fails before it does.
+    The labels are None if the criterion does not train proposals, or fails before it does. The exception is None if the
+    call succeeds.
     """
     num_boxes = 32  # DETA's assigners need several candidates per object
     boxes = torch.linspace(0.2, 0.8, num_boxes)[None, :, None].repeat(1, 1, 4)

@@ -47,7 +47,7 @@ def to_deployment(
     if half:
         halve_weights(deployed)
     if compile:
-        # The compiler cannot trace the selection of a backend, so select it now.
+        # The compiler cannot trace the selection of the deformable-attention backend, so select the backend now.
         selected_backend(next(deployed.parameters()).device.type)
         for part in ("backbone", "encoder", "decoder"):
             deployed.get_submodule(part).compile(dynamic=False)
@@ -59,7 +59,8 @@ def to_deployment(
 def reparameterized(model: nn.Module) -> nn.Module:
     """Return a copy in eval mode without training-only parts and with re-parameterized convolutions.
 
-    This is the deployed form of the official codes: its weights can be saved, converted and loaded for inference.
+    The official code deploys models in the same form. The weights of the copy can be saved, converted and loaded for
+    inference.
     """
     result = copy.deepcopy(model).eval()
     reparameterize(result)
@@ -67,7 +68,10 @@ def reparameterized(model: nn.Module) -> nn.Module:
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Fold batch normalization into the preceding convolutions, in place: ours and those of detectron2's backbones."""
+    """Fold batch normalization into the preceding convolutions, in place.
+
+    Supports :class:`ConvBNAct`, and convolutions with an attribute ``norm``, as in detectron2's backbones.
+    """
     for module in list(model.modules()):
         if isinstance(module, ConvBNAct):
             module.fold()
@@ -90,7 +94,7 @@ def halve_weights(model: nn.Module) -> None:
 
 
 def capture_detection(model: nn.Module) -> None:
-    """Replay unpadded batches as CUDA graphs, in place.
+    """Replace ``model.detect``, in place, by a function that uses CUDA graphs for batches without padding.
 
     Raises:
         ConfigError: if the model is not a :class:`DEIMDetector` on a GPU.

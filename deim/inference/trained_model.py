@@ -24,7 +24,7 @@ class TrainedModel:
     Attributes:
         model: model in eval mode, with its weights.
         config: config with at least ``model`` and ``dataloader.test.mapper``.
-        class_names: classes of the scores.
+        class_names: name of each class, in the order of the model's scores.
     """
 
     model: nn.Module
@@ -36,10 +36,11 @@ def load_trained(source: str, weights: str | None = None, device: str = "cpu") -
     """Load a trained model.
 
     Args:
-        source: checkpoint in any supported format, whose recipe is read from its metadata or identified by its
-            tensors; or a config file or recipe name, together with ``weights``.
-        weights: checkpoint, or "coco", "objects365" or "objects365_coco" for published weights.
-        device: device of detrex models, which cannot be moved after they are built; our models are built on the CPU.
+        source: a checkpoint in any supported format, a config file, or the name of a recipe. The recipe of a checkpoint
+            is read from the metadata of the checkpoint, or identified from its tensors.
+        weights: path or URL of a checkpoint, or "coco", "objects365" or "objects365_coco" for published weights.
+            Required if ``source`` is a config file or recipe.
+        device: device on which detrex models are built; they cannot be moved later. Other models are built on the CPU.
 
     Raises:
         DeimError: if a file or recipe does not exist, or they do not match.
@@ -60,7 +61,8 @@ def _load_recipe(source: str, weights: str | None) -> tuple[Any, StoredWeights]:
     config = load_config(source)
     if weights is None:
         raise ConfigError(
-            f"{source} is a recipe, which has no weights: also give a checkpoint, or 'coco' for published weights"
+            f"{source} is a recipe, which has no weights: also give a checkpoint, or 'coco', "
+            "'objects365' or 'objects365_coco' for published weights"
         )
     stored = read_weights(published.weights_path(source, weights))
     config.model.num_classes = stored_num_classes(stored, recognize(stored.weights)) or config.model.num_classes

@@ -6,10 +6,10 @@ import numpy as np
 
 
 def fold_constant_splits(model: Any) -> None:
-    """Replace ``Split`` nodes with constant inputs by their results, in place.
+    """Replace each ``Split`` node whose inputs are all constant by its results, in place.
 
-    CPU runtimes fold them when loading the file, but TensorRT accepts the weights of a convolution as constants only
-    if they are stored as such.
+    CPU runtimes fold such nodes when they load the file. TensorRT accepts the weights of a convolution only if they are
+    stored as constants.
     """
     from onnx import numpy_helper
 
