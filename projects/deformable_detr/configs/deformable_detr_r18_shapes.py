@@ -12,7 +12,7 @@ schedule.epochs = 16
 schedule.eval_epochs = schedule.checkpoint_epochs = 7
 schedule.dense_epochs = [0, 0]
 
-# Strides 8 and 16, a narrow encoder and a shallow decoder.
+# Maps of strides 8 and 16, width 96, two encoder layers and two decoder layers.
 model.num_classes = 6
 model.backbone.depth = 18
 model.backbone.weights = ""

@@ -18,7 +18,7 @@ dataloader.train.mapper.multi_scale_repeat = 6
 
 optimizer.lr = 4e-4
 optimizer.weight_decay = 1e-4
-# The order matters: the backbone's norms have the full learning rate and no weight decay.
+# The first matching rule applies: the backbone's norms have no weight decay, and not the learning rate of the backbone.
 optimizer.params.rules = dict(
     no_weight_decay=dict(pattern=r"norm", weight_decay=0.0),
     backbone=dict(pattern=r"^backbone\.", lr=4e-5),
