@@ -87,7 +87,7 @@ def test_an_image_without_objects_is_not_cropped() -> None:
 
 
 def test_augmentation_depends_only_on_the_seed() -> None:
-    def once() -> np.ndarray:
+    def augmented_image() -> np.ndarray:
         augmented = T.AugInput(rectangle_image((10, 10, 90, 80)), boxes=np.array([[10.0, 10, 90, 80]]))
         T.AugmentationList(AUGMENTATIONS["all"]())(augmented)
         return augmented.image
@@ -95,7 +95,7 @@ def test_augmentation_depends_only_on_the_seed() -> None:
     images = []
     for slot in (0, 0, 1):
         with seeded_generators(1, 5, slot):
-            images.append(once())
+            images.append(augmented_image())
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])
 
@@ -164,7 +164,7 @@ def test_dataset_smaller_than_a_batch_is_repeated() -> None:
     assert [key.slot for key in keys] == list(range(8))
 
 
-def test_indivisible_batch_size_is_an_error() -> None:
+def test_batch_size_of_zero_is_an_error() -> None:
     with pytest.raises(ValueError, match="is not a positive multiple"):
         IterationSampler(10, 0, seed=0)
 

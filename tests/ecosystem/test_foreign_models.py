@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(
     is_standalone("detectron2") or is_standalone("detrex"), reason="needs the real detectron2 and detrex"
 )
 
-# Our data, with mosaics and mixup from the first iteration on, under the name that configs of detectron2 give them.
+# This project's data loader, with mosaic and mixup from the first iteration. detectron2's configs also name it
+# ``dataloader``.
 OUR_CONFIG = """
 from deim import model_zoo
 
@@ -78,7 +79,14 @@ def checkout(package: str) -> Path:
 
 
 def train(config_text: str, tool: list[str], shapes: Path, folder: Path) -> subprocess.CompletedProcess:
-    """Train a config, whose text is given, by a script."""
+    """Train a model with this project's data loader.
+
+    Args:
+        config_text: text of the config, without the data loader.
+        tool: the training script, or a wrapper followed by the training script.
+        shapes: the dataset ``deim_shapes``.
+        folder: folder for the config and the output.
+    """
     path = Path(tool[-1])
     if not path.is_file():
         pytest.skip(f"{path.name} is not beside its package")
@@ -114,7 +122,7 @@ def records(shapes: Path) -> list[dict]:
     )
 
 
-POLICIES = {
+AUGMENTATIONS = {
     "RandomRotation": lambda: T.RandomRotation([-30, 30]),
     "RandomCrop": lambda: T.RandomCrop("relative_range", (0.6, 0.6)),
     "RandomBrightness": lambda: T.RandomBrightness(0.5, 1.5),
@@ -133,24 +141,24 @@ POLICIES = {
 
 
 class Mirror(T.Augmentation):
-    """A policy whose only argument is not called image, which detectron2 allows."""
+    """Augmentation whose ``get_transform`` does not name its argument ``image``. detectron2 allows any name."""
 
     def get_transform(self, img: np.ndarray) -> T.Transform:
         return T.HFlipTransform(img.shape[1])
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("seed", range(3))
 def test_mapper_equals_detectron2_mapper(name: str, seed: int, shapes: Path) -> None:
-    """With a policy of detectron2 behind one of ours that is not applied yet when the policy asks for the image."""
+    """Our mapper applies Resize lazily. An augmentation of detectron2 after Resize must receive the resized image."""
     from detectron2.data import DatasetMapper
 
     record, resize = records(shapes)[0], Resize((60, 90))
-    policy = POLICIES[name]()
+    augmentation = AUGMENTATIONS[name]()
     np.random.seed(seed)
-    expected = DatasetMapper(True, augmentations=[resize, policy], image_format="RGB")(record)
+    expected = DatasetMapper(True, augmentations=[resize, augmentation], image_format="RGB")(record)
     np.random.seed(seed)
-    ours = DetectionMapper([resize, policy], is_train=True, min_box_size=1e-5)(record)
+    ours = DetectionMapper([resize, augmentation], is_train=True, min_box_size=1e-5)(record)
     assert torch.equal(ours["image"], expected["image"])
     boxes, expected_boxes = ours["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor
     torch.testing.assert_close(boxes, expected_boxes, rtol=0, atol=1e-4)
@@ -158,7 +166,7 @@ def test_mapper_equals_detectron2_mapper(name: str, seed: int, shapes: Path) -> 
 
 
 def test_mapper_accepts_albumentations(shapes: Path) -> None:
-    """In a policy that changes colors, which detectron2's mapper takes as well."""
+    """An albumentations pipeline in a color transform gives the same image as in detectron2's mapper."""
     albumentations = pytest.importorskip("albumentations")
     from detectron2.data import DatasetMapper
 
@@ -180,8 +188,8 @@ def test_mapper_accepts_albumentations(shapes: Path) -> None:
 def test_stages_accept_detectron2_augmentations(stage: Stage, shapes: Path) -> None:
     cfg = load_config(RECIPE, [*data_overrides(shapes), "dataloader.image_size=[64,64]"])
     mapper = instantiate(cfg.dataloader.train.mapper)
-    mapper.weak = [POLICIES[name]() for name in ("RandomRotation", "RandomCrop", "RandomBrightness")]
-    mapper.strong = [POLICIES["RandomExtent"]()]
+    mapper.weak = [AUGMENTATIONS[name]() for name in ("RandomRotation", "RandomCrop", "RandomBrightness")]
+    mapper.strong = [AUGMENTATIONS["RandomExtent"]()]
     mapper.mosaic_prob = 1.0
     data = records(shapes)
     for record in data[:6]:

@@ -81,16 +81,16 @@ def test_noise_strength_equals_published_values() -> None:
     torch.testing.assert_close(moved[inside].amax(dim=0), limit, atol=0.01, rtol=0, check_dtype=False)
 
 
-def reference(predictions: Predictions, targets: Targets, pairs: list, normalizer: float, layer: int) -> tuple:
+def reference_losses(predictions: Predictions, targets: Targets, pairs: list, normalizer: float, layer: int) -> tuple:
     """Return the focal, L1 and GIoU losses of one layer; ``pairs`` are (query, target) for each image."""
     logits, boxes = predictions.logits[layer], predictions.boxes[layer]
-    classes = located = overlapped = 0.0
+    focal = l1_sum = giou_sum = 0.0
     for image, (pairs_of_image, count) in enumerate(zip(pairs, targets.counts, strict=True)):
         labels, target_boxes = targets.labels[image, :count], targets.boxes[image, :count]
-        classes += class_loss("focal", logits[image], boxes[image], pairs_of_image, labels, target_boxes)
+        focal += class_loss("focal", logits[image], boxes[image], pairs_of_image, labels, target_boxes)
         l1, giou = box_losses(boxes[image], pairs_of_image, target_boxes)
-        located, overlapped = located + l1, overlapped + giou
-    return classes / normalizer, located / normalizer, overlapped / normalizer
+        l1_sum, giou_sum = l1_sum + l1, giou_sum + giou
+    return focal / normalizer, l1_sum / normalizer, giou_sum / normalizer
 
 
 def assignment(logits: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, target_boxes: torch.Tensor) -> list:
@@ -120,13 +120,12 @@ def test_losses_of_dn_detr(counts: list[int]) -> None:
     groups = {"main": predictions_of(images, 8, 0), "denoising": predictions_of(images, 5 * size, 1)}
     actual = criterion(groups, targets, denoising)
     for layer in range(2):
-        # as if each image had only its own denoising queries, without padding
         pairs = [[(g * size + t, t) for g in range(5) for t in range(n)] for n in counts]
-        kept = Predictions(groups["denoising"].logits.clone(), groups["denoising"].boxes)
-        for image, found_pairs in enumerate(pairs):
-            padded = sorted(set(range(5 * size)) - {query for query, _ in found_pairs})
-            kept.logits[:, image, padded] = -30.0
-        expected = reference(kept, targets, pairs, 5 * sum(counts), layer)
+        without_padding = Predictions(groups["denoising"].logits.clone(), groups["denoising"].boxes)
+        for image, image_pairs in enumerate(pairs):
+            padded = sorted(set(range(5 * size)) - {query for query, _ in image_pairs})
+            without_padding.logits[:, image, padded] = -30.0  # the background loss of these queries is negligible
+        expected = reference_losses(without_padding, targets, pairs, 5 * sum(counts), layer)
         for name, weight, value in zip(("focal", "bbox", "giou"), (1, 5, 2), expected, strict=True):
             assert float(actual[f"loss_{name}_dn_{layer}"]) == pytest.approx(weight * value, rel=1e-6)
 
@@ -145,20 +144,20 @@ def test_losses_of_h_detr(counts: list[int]) -> None:
         "hybrid": predictions_of(images, 30, 1),
         "encoder": predictions_of(images, 40, 2, layers=1),
     }
-    kinds = {
+    targets_and_suffixes = {
         "main": (targets, {0: "_aux_0", 1: ""}),
         "hybrid": (repeated, {0: "_o2m_0", 1: "_o2m"}),
         "encoder": (targets.without_classes(), {0: "_enc"}),
     }
     actual = criterion(groups, targets)
-    for name, (group_targets, suffixes) in kinds.items():
+    for name, (group_targets, suffixes) in targets_and_suffixes.items():
         for layer, suffix in suffixes.items():
             logits, boxes = groups[name].logits[layer], groups[name].boxes[layer]
             pairs = [
                 assignment(logits[i], boxes[i], group_targets.labels[i, :n], group_targets.boxes[i, :n])
                 for i, n in enumerate(group_targets.counts)
             ]
-            expected = reference(groups[name], group_targets, pairs, sum(group_targets.counts), layer)
+            expected = reference_losses(groups[name], group_targets, pairs, sum(group_targets.counts), layer)
             for loss, weight, value in zip(("focal", "bbox", "giou"), (2, 5, 2), expected, strict=True):
                 assert float(actual[f"loss_{loss}{suffix}"]) == pytest.approx(weight * value, rel=1e-6), (name, layer)
 
@@ -206,8 +205,8 @@ def test_cross_attention_per_level() -> None:
     memory, queries = memory_of(shapes), torch.randn(2, 3, DIM)
     position = QueryPosition(torch.randn(2, 3, DIM), torch.randn(2, 3, DIM))
     attention = randomize(ConditionalDecoderLayer(DIM, heads, 16, num_levels=2), 0.2).cross_attn
-    weighing = torch.randn(2, 3, DIM)
-    actual = attention(queries, position, memory, weighing)
+    projected_queries = torch.randn(2, 3, DIM)
+    actual = attention(queries, position, memory, projected_queries)
     image, query, width = 1, 2, DIM // heads
     query_vector = attention.query_content(queries[image, query]) + attention.query_position(
         position.embedding[image, query]
@@ -219,19 +218,22 @@ def test_cross_attention_per_level() -> None:
         start += height * columns
         keys = [k for k in keys if not memory.padding[image, k]]
         for k in keys:
-            where = attention.key_position(memory.position[image, k])
-            content = attention.key_content(memory.tokens[image, k]) + where
+            position_key = attention.key_position(memory.position[image, k])
+            content = attention.key_content(memory.tokens[image, k]) + position_key
             per_head = [
-                (query_vector[i : i + width] @ content[i : i + width] + sine[i : i + width] @ where[i : i + width])
+                (
+                    query_vector[i : i + width] @ content[i : i + width]
+                    + sine[i : i + width] @ position_key[i : i + width]
+                )
                 / math.sqrt(2 * width)
                 for i in range(0, DIM, width)
             ]
             scores.append(torch.stack(per_head))
-        shares = torch.stack(scores).softmax(dim=0)
+        attention_weights = torch.stack(scores).softmax(dim=0)
         values = torch.stack([attention.value_proj(memory.tokens[image, k]) for k in keys])
-        levels.append((shares.repeat_interleave(width, dim=1) * values).sum(dim=0))
-    shares = attention.level_weights(weighing[image, query]).softmax(dim=0)
-    expected = attention.output_proj(shares[0] * levels[0] + shares[1] * levels[1])
+        levels.append((attention_weights.repeat_interleave(width, dim=1) * values).sum(dim=0))
+    level_weights = attention.level_weights(projected_queries[image, query]).softmax(dim=0)
+    expected = attention.output_proj(level_weights[0] * levels[0] + level_weights[1] * levels[1])
     torch.testing.assert_close(actual[image, query], expected, rtol=1e-6, atol=1e-6)
 
 

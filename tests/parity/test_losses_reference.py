@@ -116,23 +116,23 @@ def ddf_parts(corners, teacher, teacher_logits, boxes, pairs, targets):
     return parts
 
 
-def make_case(seed, counts, layers=3, queries=5, noised=2):
+def make_case(seed, counts, layers=3, queries=5, denoising_groups=2):
     generator = torch.Generator().manual_seed(seed)
 
     def boxes(*shape):
         random = torch.rand(*shape, 4, generator=generator)
         return torch.cat([0.3 + 0.4 * random[..., :2], 0.1 + 0.3 * random[..., 2:]], dim=-1)
 
-    def predictions(count, refined, width=queries):
-        shape = (count, len(counts), width)
+    def predictions(num_layers, has_edges, num_queries=queries):
+        shape = (num_layers, len(counts), num_queries)
         edges = EdgeDistributions(
             torch.randn(*shape, 4, REG_MAX + 1, generator=generator),
-            boxes(len(counts), width),
+            boxes(len(counts), num_queries),
             weighting_function(REG_MAX, torch.tensor(UP), torch.tensor(REG_SCALE)),
             torch.tensor([REG_SCALE]),
         )
         logits = torch.randn(*shape, CLASSES, generator=generator)
-        return Predictions(logits, boxes(*shape), edges if refined else None)
+        return Predictions(logits, boxes(*shape), edges if has_edges else None)
 
     groups = {
         "main": predictions(layers, True),
@@ -144,10 +144,10 @@ def make_case(seed, counts, layers=3, queries=5, noised=2):
     )
     denoising = None
     if max(counts):
-        width = 2 * max(counts) * noised  # groups of positives and negatives
-        groups["denoising"] = predictions(layers, True, width)
-        groups["denoising_initial"] = predictions(1, False, width)
-        denoising = DenoisingGroups(num_groups=noised, group_size=width // noised)
+        num_queries = 2 * max(counts) * denoising_groups  # each group has positives and negatives
+        groups["denoising"] = predictions(layers, True, num_queries)
+        groups["denoising_initial"] = predictions(1, False, num_queries)
+        denoising = DenoisingGroups(num_groups=denoising_groups, group_size=num_queries // denoising_groups)
     return groups, targets, denoising
 
 
@@ -181,11 +181,12 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
                 votes.setdefault(q, []).append(t)
         # max() returns the first maximum; sorted() makes that the smallest target
         union.append([(q, max(sorted(set(ts)), key=ts.count)) for q, ts in votes.items()])
-    noised = 0 if denoising is None else denoising.num_groups
-    dn = [[(g * 2 * max(counts) + t, t) for g in range(noised) for t in range(n)] for n in counts]
+    denoising_groups = 0 if denoising is None else denoising.num_groups
+    dn = [[(g * 2 * max(counts) + t, t) for g in range(denoising_groups) for t in range(n)] for n in counts]
     actual = {}
     matched = sum(map(len, union))
     queries = groups["main"].logits.shape[2] * len(counts)
+    # Each query has 4 edges. D-FINE's code scales the numbers of queries to a batch of 8 images.
     scale = 4 * 8 / len(counts)
     balance = math.sqrt(matched * scale), math.sqrt((queries - matched) * scale)
     suffixes = {
@@ -198,26 +199,26 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
     for name, predictions in groups.items():
         layers = len(predictions.logits)
         is_denoising = name.startswith("denoising")
-        objects = max(total, 1) * (noised if is_denoising else 1)
-        located = max(matched, 1) if use_union and not is_denoising else objects
+        objects = max(total, 1) * (denoising_groups if is_denoising else 1)
+        box_normalizer = max(matched, 1) if use_union and not is_denoising else objects
         for layer in range(layers):
             suffix = suffixes[name](layer, layers)
             logits, boxes = predictions.logits[layer], predictions.boxes[layer]
             pairs = dn if is_denoising else own_pairs[name, layer]
-            place = dn if is_denoising else union if use_union else own_pairs[name, layer]
+            box_pairs = dn if is_denoising else union if use_union else own_pairs[name, layer]
             actual[f"loss_{kind}{suffix}"] = (
                 sum(class_loss(kind, logits[b], boxes[b], pairs[b], labels[b], target_boxes[b]) for b in images)
                 / objects
             )
-            sums = [box_losses(boxes[b], place[b], target_boxes[b]) for b in images]
-            actual[f"loss_bbox{suffix}"] = sum(s[0] for s in sums) / located
-            actual[f"loss_giou{suffix}"] = sum(s[1] for s in sums) / located
+            sums = [box_losses(boxes[b], box_pairs[b], target_boxes[b]) for b in images]
+            actual[f"loss_bbox{suffix}"] = sum(s[0] for s in sums) / box_normalizer
+            actual[f"loss_giou{suffix}"] = sum(s[1] for s in sums) / box_normalizer
             if predictions.edges is None:
                 continue
             corners, references = predictions.edges.corners[layer], predictions.edges.references
             actual[f"loss_fgl{suffix}"] = (
-                sum(fgl_loss(corners[b], references[b], boxes[b], place[b], target_boxes[b], bins) for b in images)
-                / located
+                sum(fgl_loss(corners[b], references[b], boxes[b], box_pairs[b], target_boxes[b], bins) for b in images)
+                / box_normalizer
             )
             if layer < layers - 1:
                 parts = [
@@ -226,12 +227,15 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
                         predictions.edges.corners[-1, b],
                         predictions.logits[-1, b],
                         boxes[b],
-                        place[b],
+                        box_pairs[b],
                         target_boxes[b],
                     )
                     for b in images
                 ]
-                means = [np.mean(list(itertools.chain(*(p[kind_] for p in parts))) or [0.0]) for kind_ in (0, 1)]
+                means = [
+                    np.mean(list(itertools.chain(*(p[is_unmatched] for p in parts))) or [0.0])
+                    for is_unmatched in (0, 1)
+                ]
                 actual[f"loss_ddf{suffix}"] = np.dot(means, balance) / sum(balance)
     return actual
 
@@ -244,7 +248,7 @@ def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
     supervision = instantiate(recipe("dfine_l_coco").model.criterion.supervision)
     criterion = Criterion(CLASSES, supervision, classification=kind, weights=weights, **options[kind])
     for seed in range(3):
-        groups, targets, denoising = make_case(seed, counts, noised=seed + 1)
+        groups, targets, denoising = make_case(seed, counts, denoising_groups=seed + 1)
         actual = criterion(groups, targets, denoising)
         expected = reference_losses(kind, groups, targets, denoising)
         assert set(actual) == set(expected)
@@ -261,7 +265,7 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
     criterion = instantiate(config)
     assert criterion.classification == kind
     for seed in range(3):
-        groups, targets, denoising = make_case(seed, counts, noised=seed + 1)
+        groups, targets, denoising = make_case(seed, counts, denoising_groups=seed + 1)
         groups = {n: Predictions(p.logits, p.boxes) for n, p in groups.items() if "initial" not in n}
         actual = criterion(groups, targets, denoising)
         expected = reference_losses(kind, groups, targets, denoising, use_union=False)
@@ -272,24 +276,37 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
 
 
 def test_focal_weights_of_positives_and_negatives() -> None:
-    """Check the parameters of the classification losses on two logits, one of them of an object."""
+    """Check the parameters of the classification losses on a positive and a negative logit."""
     x = torch.tensor([0.3, -0.8], dtype=torch.float64)
     positive, quality = torch.tensor([True, False]), torch.tensor([0.6, 0.0], dtype=torch.float64)
-    p, negative = sigmoid(0.3), sigmoid(-0.8)
+    positive_score, negative_score = sigmoid(0.3), sigmoid(-0.8)
 
     def entropy(probability: float, target: float) -> float:
         return -target * math.log(probability) - (1 - target) * math.log(1 - probability)
 
     actual = functional.matchability_aware_loss(x, positive, quality, gamma=1.2, alpha=0.4).tolist()
-    assert actual == pytest.approx([entropy(p, 0.6**1.2), 0.4 * negative**1.2 * entropy(negative, 0)])
+    assert actual == pytest.approx(
+        [entropy(positive_score, 0.6**1.2), 0.4 * negative_score**1.2 * entropy(negative_score, 0)]
+    )
     actual = functional.matchability_aware_loss(x, positive, quality).tolist()
-    assert actual == pytest.approx([entropy(p, 0.6**1.5), negative**1.5 * entropy(negative, 0)])
+    assert actual == pytest.approx(
+        [entropy(positive_score, 0.6**1.5), negative_score**1.5 * entropy(negative_score, 0)]
+    )
     actual = functional.varifocal_loss(x, positive, quality).tolist()
-    assert actual == pytest.approx([0.6 * entropy(p, 0.6), 0.75 * negative**2 * entropy(negative, 0)])
+    assert actual == pytest.approx(
+        [0.6 * entropy(positive_score, 0.6), 0.75 * negative_score**2 * entropy(negative_score, 0)]
+    )
     actual = functional.focal_loss(x, positive).tolist()
-    assert actual == pytest.approx([0.25 * (1 - p) ** 2 * entropy(p, 1), 0.75 * negative**2 * entropy(negative, 0)])
+    assert actual == pytest.approx(
+        [
+            0.25 * (1 - positive_score) ** 2 * entropy(positive_score, 1),
+            0.75 * negative_score**2 * entropy(negative_score, 0),
+        ]
+    )
     actual = functional.focal_loss(x, positive, alpha=-1, gamma=1.0).tolist()
-    assert actual == pytest.approx([(1 - p) * entropy(p, 1), negative * entropy(negative, 0)])
+    assert actual == pytest.approx(
+        [(1 - positive_score) * entropy(positive_score, 1), negative_score * entropy(negative_score, 0)]
+    )
 
 
 def test_distillation_temperature() -> None:

@@ -9,6 +9,7 @@ import multiprocessing
 from types import ModuleType
 from typing import Any
 
+# detectron2 and detrex are the bundled subsets here.
 OUR_PACKAGES = ("deim", "detectron2", "detrex")
 MISSING_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "posix", "triton"}
 MISSING_NAMES = {
