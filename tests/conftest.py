@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # `make test-all` runs the suite once in an ASCII locale.
 needs_utf8 = pytest.mark.skipif(
     codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8",
-    reason="torch's compiler reads its own files, and the system names of files, in the locale's encoding",
+    reason="needs a UTF-8 locale: its encoding applies to file names, and torch's compiler reads its own files in it",
 )
 # Parallel test workers share the cores, so each must use one thread. Processes started by tests inherit the setting:
 # runs are bit-identical only with the same number of threads.
@@ -46,7 +46,10 @@ def long_except(always_run: Iterable, names: Iterable) -> list:
 
 @pytest.fixture(scope="session", autouse=True)
 def offline() -> Iterator[None]:
-    """Block network access in all tests. Tests of downloads use a server on loopback; see :mod:`tests.web`."""
+    """Refuse requests of this process to other hosts, made with ``requests``, as downloads of weights are.
+
+    Tests of downloads use a server on loopback; see :mod:`tests.web`.
+    """
     with redirect(0), mock.patch.object(download, "_RETRIES", 0):
         yield
 

@@ -63,12 +63,13 @@ def limit_warnings(counts: Sequence[int] | np.ndarray, limits: DetectionLimits, 
         images = int((np.asarray(counts) > limits.num_queries).sum())
         warnings.append(
             f"{images} {split} images have more objects (up to {largest}) than the model has queries "
-            f"({limits.num_queries}), so some cannot be detected; increase model.decoder.queries.num_queries"
+            f"({limits.num_queries}), so some cannot be detected; increase model.decoder.queries.num_queries "
+            "(model.num_queries in configs of detrex)"
         )
     if split == "test" and limits.num_detections is not None and largest > limits.num_detections:
         warnings.append(
             f"test images have up to {largest} objects, but the model returns only {limits.num_detections} detections; "
-            "increase model.num_detections"
+            "increase model.num_detections (model.select_box_nums_for_evaluation in configs of detrex)"
         )
     max_dets = limits.max_dets_per_image or COCO_MAX_DETECTIONS
     if split == "test" and largest > max_dets:

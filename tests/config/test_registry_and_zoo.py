@@ -1,4 +1,4 @@
-"""Models by name: recipes, and detectron2's registries from old-style configs."""
+"""Models built by name: from recipes, and from old-style (yacs) configs through detectron2's registries."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_yacs_config_sets_pixel_format_and_statistics() -> None:
     blue = torch.zeros(3, 64, 64)
     blue[0] = 255.0
     assert [round(float(channel.mean()), 3) for channel in model.normalize(blue)] == [0, 0, 1]
-    assert float(model.pixel_std[0]) == 255, "detectron2's default is not for this recipe"
+    assert float(model.pixel_std[0]) == 255, "the recipe's value, since PIXEL_STD has detectron2's default"
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [51.0, 102.0, 153.0], [255.0, 255.0, 510.0]
     assert [round(float(channel.mean()), 3) for channel in build_model(cfg).normalize(blue)] == [-0.3, -0.4, 0.8]
     cfg.INPUT.FORMAT = "RGB"
@@ -79,7 +79,7 @@ def test_presnet_is_a_detectron2_backbone() -> None:
     features = backbone(torch.rand(1, 3, 64, 96))
     assert {n: tuple(f.shape) for n, f in features.items()} == {"stage1": (1, 256, 16, 24), "stage3": (1, 1024, 4, 6)}
     trained = {n.split(".")[0] + n.split(".")[1] for n, p in backbone.named_parameters() if p.requires_grad}
-    assert trained == {"res_layers1", "res_layers2"}, "and stages that nothing reads are not built"
+    assert trained == {"res_layers1", "res_layers2"}, "stages after the last output feature are not built"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_presnet_is_a_detectron2_backbone() -> None:
         ("SpatialTuningAdapter", {"p3": (192, 8), "p4": (192, 16), "p5": (192, 32)}),
     ],
 )
-def test_yacs_config_builds_third_party_backbones(name: str, features: dict[str, tuple[int, int]]) -> None:
+def test_yacs_config_builds_every_other_backbone(name: str, features: dict[str, tuple[int, int]]) -> None:
     if name == "build_timm":
         pytest.importorskip("timm")
     cfg = yacs_config()
@@ -101,13 +101,13 @@ def test_yacs_config_builds_third_party_backbones(name: str, features: dict[str,
     cfg.MODEL.VIT.SIZE, cfg.MODEL.VIT.OUT_BLOCKS = "vit_tiny", [0]
     cfg.MODEL.SPATIAL_TUNING.OUT_BLOCKS = [0, 1, 2]
     cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "resnet18", [3]
-    if "RESNETS" not in cfg.MODEL:  # the subset has them not, detectron2 has
+    if "RESNETS" not in cfg.MODEL:  # the bundled subset does not define this key
         cfg.MODEL.RESNETS = CfgNode({"DEPTH": 50, "NORM": "FrozenBN"})
     cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.RES5_DILATION = ["res4", "res5"], 2
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
     assert {key: (shape.channels, shape.stride) for key, shape in shapes.items()} == features
-    assert backbone.size_divisibility in (0, 16, 32), "which meta-architectures of detectron2 ask for"
+    assert backbone.size_divisibility in (0, 16, 32), "meta-architectures of detectron2 read size_divisibility"
 
 
 def test_pretrained_backbones_are_loaded_from_a_file(tmp_path: Path) -> None:

@@ -36,7 +36,10 @@ def test_describe_counts() -> None:
         (
             "test",
             DetectionLimits(500, 300, 300),
-            [["450 objects", "num_detections"], ["300 detections", "max_dets_per_image"]],
+            [
+                ["450 objects", "num_detections", "select_box_nums_for_evaluation"],
+                ["300 detections", "max_dets_per_image"],
+            ],
         ),
         ("test", DetectionLimits(500, 500, None), [["100 detections", "max_dets_per_image"]]),
         ("test", DetectionLimits(500, 500, 500), []),

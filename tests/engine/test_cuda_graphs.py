@@ -17,8 +17,8 @@ from deim.layers.tracing import cached_tensors, collect_cached_tensors
 from tests.models import batch, randomize, recipe, tiny_model
 
 
-class FakeRecording:
-    """Replacement for a captured graph that counts the captures."""
+class FakeCapturedGraph:
+    """Replacement for :class:`~deim.inference.cuda_graphs.CapturedGraph` that lists the shapes of the captures."""
 
     captured_shapes: ClassVar[list[torch.Size]] = []
 
@@ -31,18 +31,18 @@ class FakeRecording:
 
 
 def test_each_shape_is_captured_once_and_the_oldest_graph_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "CapturedGraph", FakeRecording)
-    monkeypatch.setattr(FakeRecording, "captured_shapes", [])
+    monkeypatch.setattr(cuda_graphs, "CapturedGraph", FakeCapturedGraph)
+    monkeypatch.setattr(FakeCapturedGraph, "captured_shapes", [])
     graphs = CudaGraphs(lambda x: (x + 1,), max_graphs=2)
     for batch_size in (1, 2, 1, 2, 3, 2, 1):
         x = torch.rand(batch_size, 3)
         torch.testing.assert_close(graphs(x)[0], x + 1)
-    assert [shape[0] for shape in FakeRecording.captured_shapes] == [1, 2, 3, 1]
+    assert [shape[0] for shape in FakeCapturedGraph.captured_shapes] == [1, 2, 3, 1]
 
 
 def test_each_memory_format_and_precision_has_its_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "CapturedGraph", FakeRecording)
-    monkeypatch.setattr(FakeRecording, "captured_shapes", [])
+    monkeypatch.setattr(cuda_graphs, "CapturedGraph", FakeCapturedGraph)
+    monkeypatch.setattr(FakeCapturedGraph, "captured_shapes", [])
     graphs = CudaGraphs(lambda x: (x,))
     x = torch.rand(1, 3, 4, 4)
     graphs(x)
@@ -51,7 +51,7 @@ def test_each_memory_format_and_precision_has_its_own_graph(monkeypatch: pytest.
         with torch.autocast("cpu", dtype):
             graphs(x)
     graphs(x)
-    assert len(FakeRecording.captured_shapes) == 4
+    assert len(FakeCapturedGraph.captured_shapes) == 4
 
 
 def test_cuda_graphs_require_a_gpu() -> None:
@@ -90,7 +90,7 @@ def test_half_precision_weights_equal_autocast(family: str) -> None:
 
 
 def test_cached_tensors_of_inference_mode_can_be_used_in_training() -> None:
-    """Tensors created in inference mode cannot be used by autograd."""
+    """The cache creates tensors outside of inference mode, since autograd cannot use tensors created in it."""
     model = tiny_model()
     with torch.inference_mode():
         model.eval()(batch([1], size=160))

@@ -1,4 +1,4 @@
-"""Detectors of detrex are exported for one input shape, if the graph selects detections as the detector does."""
+"""Export of detrex's detectors, for one input shape. The export fails if a detector selects detections unlike deim."""
 
 from pathlib import Path
 

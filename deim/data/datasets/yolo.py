@@ -24,8 +24,8 @@ def yolo_dataset(names: str, data_file: str, split: str, max_invalid_records: in
 
     The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of folders, or a
     text file that lists images, relative to ``path``. The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt``;
-    an image without a label file has no objects. A line has the class, followed by a box, a box and one more number
-    (track id or confidence), a box and keypoints (with ``kpt_shape`` in the file), or the corners of a polygon.
+    an image without a label file has no objects. A line has the class, followed by a box or the corners of a polygon.
+    Keypoints (with ``kpt_shape`` in the file) and one more number (track id or confidence) may follow a box.
 
     Args:
         names: name to register the dataset under.
@@ -94,7 +94,7 @@ def read_labels(
 
     Args:
         source_paths: image folders, or text files that list images.
-        root: folder that must contain all listed images.
+        root: folder in which the images of a text file are searched, if they do not exist relative to that file.
         names: class names in index order.
         source: description of the data, for messages.
         num_keypoint_values: number of keypoint values after each box.
@@ -179,10 +179,11 @@ def resolve_image_source(data_file: Path, settings: dict, entry: str, notes: lis
     """Resolve an image folder or image list of a ``data.yaml``.
 
     Roboflow writes ``../train/images`` although the folder is ``train/images`` next to the file; other files contain
-    backslashes or absolute paths from another machine. Matches below the folder of the file take precedence.
+    backslashes or absolute paths from another machine. If an entry starts with ``..`` or does not exist, it is searched
+    below the folder of the file.
 
     Args:
-        notes: a note is appended if the resolved path differs from the entry.
+        notes: a note is appended if the path was found by that search, or lies outside of the folder of the file.
 
     Returns:
         the path; it does not exist if the entry cannot be resolved.
@@ -224,7 +225,10 @@ def _relative_to_root(line: str, root: Path) -> str:
 
 
 def label_file(image: Path) -> Path:
-    """Return the label file of an image: in ``labels`` instead of ``images``, or next to the image."""
+    """Return the path of an image's label file: the last folder ``images`` of its path is replaced by ``labels``.
+
+    If no folder has that name, the label file is next to the image.
+    """
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index].lower() == "images":
@@ -242,7 +246,7 @@ def _read_objects(
     if not path.is_file():
         return
     height, width = size
-    # Undecodable text fails to parse as numbers, which is reported below.
+    # read_text decodes a file that is not text as Latin-1; its lines fail to parse as numbers, as reported below.
     for line, text in enumerate(read_text(path).splitlines(), 1):
         if not text.strip():
             continue
@@ -273,7 +277,11 @@ def _parse_shape(numbers: Sequence[float], num_keypoint_values: int) -> tuple[np
     if len(values) in box_lengths:
         return np.concatenate([values[:2] - values[2:4] / 2, values[:2] + values[2:4] / 2]), None
     if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"{len(values)} numbers follow the class; expected 4, or the corners of a polygon")
+        expected = " or ".join(map(str, sorted(box_lengths)))
+        raise ValueError(
+            f"{len(values)} numbers follow the class; expected {expected} for a box, or an even number from 6 "
+            "for the corners of a polygon"
+        )
     corners = values.reshape(-1, 2)
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)]), corners
 
