@@ -13,6 +13,7 @@ from detectron2.config import LazyCall
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from deim.data.copy_blend import CopyBlend
 from deim.data.mixup import Mixup
 from deim.data.mosaic import Mosaic
 from deim.errors import ConfigError
@@ -55,22 +56,36 @@ def _with_classification(model: Any, name: str, alpha: float | None, gamma: floa
     return model
 
 
-def with_dense_o2o(dataloader: Any) -> Any:
+def with_dense_o2o(dataloader: Any, copy_blend: bool = False) -> Any:
     """Add mosaic and mixup to the training data, during ``dense_epochs`` of the schedule (DEIM, section 3.2).
 
     Args:
         dataloader: the node of a recipe; its ``train.mapper`` must be a :class:`deim.data.staged.StagedMapper`.
+        copy_blend: add copy-blend as an alternative to mixup, from the first dense epoch until the final stage
+            (DEIMv2, arXiv 2509.20787).
     """
     dataloader.train.mapper.mosaic = LazyCall(Mosaic)(
         tile_size=min(dataloader.image_size) // 2, degrees=10.0, translate=0.1, scale=(0.5, 1.5), fill=0
     )
     dataloader.train.mixup = LazyCall(Mixup)(prob=0.5, ratio=(0.45, 0.55))
+    if copy_blend:
+        dataloader.train.batch_operations = [
+            LazyCall(CopyBlend)(
+                prob=0.5,
+                ratio=(0.45, 0.55),
+                epochs=["${schedule.dense_epochs.0}", None],
+                min_area=100.0,
+                num_objects=3,
+                expand_ratio=(0.1, 0.25),
+            )
+        ]
     return dataloader
 
 
 def without_dense_o2o(dataloader: Any) -> Any:
-    """Remove mosaic and mixup from the training data."""
+    """Remove mosaic, mixup and the other batch operations from the training data."""
     dataloader.train.mapper.mosaic = dataloader.train.mixup = None
+    dataloader.train.batch_operations = []
     return dataloader
 
 
@@ -193,7 +208,8 @@ def _turn_on_dense_o2o(cfg: Any) -> None:
 
 def _has_dense_o2o(cfg: Any) -> bool:
     train = cfg.dataloader.train
-    augmented = train.mapper.get("mosaic") is not None or train.get("mixup") is not None
+    operations = [train.mapper.get("mosaic"), train.get("mixup"), *(train.get("batch_operations") or ())]
+    augmented = any(operation is not None for operation in operations)
     return augmented and any(cfg.schedule.get("dense_epochs", ()))
 
 

@@ -298,6 +298,43 @@ def _best_overlaps(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return np.where(_centered_inside(boxes, windows), ious, -1.0).max(axis=1)
 
 
+class DropSmallBoxes(SizeAugmentation):
+    """Drop objects whose box has a side of less than ``min_size`` pixels: the box becomes empty.
+
+    ``min_box_size`` of the mappers applies to the resized image. This augmentation applies to the image at its position
+    in the list, for example before the resize.
+    """
+
+    input_args = ("image", "boxes")
+
+    def __init__(self, min_size: float):
+        super().__init__()
+        self.min_size = min_size
+
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> Transform:
+        if boxes is None or len(boxes) == 0:
+            return NoOpTransform()
+        transform = SmallBoxTransform(self.min_size, image.shape[:2])
+        return transform if transform.is_small(boxes).any() else NoOpTransform()
+
+
+class SmallBoxTransform(AffineTransform):
+    """Transform that makes boxes with a side of less than ``min_size`` pixels empty, in an unchanged image of ``size``."""
+
+    def __init__(self, min_size: float, size: tuple[int, int]):
+        super().__init__(np.eye(2, 3), size, size)
+        self.min_size = min_size
+
+    def is_small(self, boxes: np.ndarray) -> np.ndarray:
+        """Return (N,) bool: whether the part of the box inside of the image is small."""
+        height, width = self.size
+        clipped = boxes.clip(0, [width, height, width, height])
+        return (clipped[:, 2:] - clipped[:, :2] < self.min_size).any(axis=1)
+
+    def apply_box(self, box: np.ndarray) -> np.ndarray:
+        return np.where(self.is_small(box)[:, None], 0.0, box)
+
+
 class IoUCropTransform(AffineTransform):
     """Crop of ``window`` (left, top, right, bottom) from an image of ``size``; boxes centered outside of the window
     become empty."""

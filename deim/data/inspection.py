@@ -67,9 +67,11 @@ def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images:
     stage = f"epoch {epoch}: {schedule.stage(epoch).value}" if schedule is not None else "the first batch"
     print(f"{stage}; {len(first_batch)} images, first image size {size}; drawn to {output}")
     print(f"objects per image over {batches} batches: {mean_objects_per_image(cfg, epoch, batches):.2f}")
-    if OmegaConf.select(cfg, "dataloader.train.mapper.mosaic") or cfg.dataloader.train.get("mixup"):
-        without_dense_o2o = OmegaConf.merge(cfg, {"dataloader": {"train": {"mapper": {"mosaic": None}, "mixup": None}}})
-        print(f"without mosaic and mixup: {mean_objects_per_image(without_dense_o2o, epoch, batches):.2f}")
+    train = cfg.dataloader.train
+    if OmegaConf.select(train, "mapper.mosaic") or train.get("mixup") or train.get("batch_operations"):
+        without: dict[str, Any] = {"mapper": {"mosaic": None}, "mixup": None, "batch_operations": []}
+        without_dense_o2o = OmegaConf.merge(cfg, {"dataloader": {"train": without}})
+        print(f"without mosaic and batch operations: {mean_objects_per_image(without_dense_o2o, epoch, batches):.2f}")
 
 
 def _draw_samples(samples: list[dict], loader: Any, output: str) -> None:

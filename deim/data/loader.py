@@ -1,7 +1,7 @@
 """Data loaders for training and testing."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,17 +11,23 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from deim.cores import available_cores
+from deim.data.batch_operations import BatchOperation
 from deim.data.cache import ImageCache
 from deim.data.iteration import current_iteration
 from deim.data.mapper import DetectionMapper
-from deim.data.mixup import Mixup, mix
+from deim.data.mixup import Mixup
 from deim.data.packing import pack, unpack
 from deim.data.records import CompactRecords, Records, annotation_arrays
-from deim.data.sampler import IndexSampler, IterationSampler, SampleKey, seeded_generators
+from deim.data.sampler import (
+    IndexSampler,
+    IterationSampler,
+    SampleKey,
+    batch_operation_generator,
+    seeded_generators,
+)
 from deim.data.staged import StagedMapper
 from deim.errors import ConfigError, DatasetError, DeimError
 from deim.processes import ignore_signals_except_from_parent
-from deim.schedule import Stage
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -43,12 +49,13 @@ class MappedDataset(Dataset):
         records: detectron2 records.
         mapper: record -> sample, or a :class:`StagedMapper`, whose augmentation changes with the iteration.
         sampler: sampler that produces the keys.
-        mixup: blends batches in the Dense O2O stage.
+        batch_operations: alternatives for combining the samples of a batch, in order; at most one is applied to a batch.
         skip_unreadable: if an image of a sample cannot be read, use the next record instead and add the error messages
             to the sample as ``unreadable``.
 
     Raises:
-        ConfigError: if ``mixup`` is used without a staged mapper, which defines the Dense O2O stage.
+        ConfigError: if there are batch operations without a staged mapper, whose schedule defines their epochs, or an
+            operation is not a :class:`BatchOperation`.
     """
 
     def __init__(
@@ -56,17 +63,26 @@ class MappedDataset(Dataset):
         records: list[dict],
         mapper: Callable[[dict], dict] | StagedMapper,
         sampler: IterationSampler | IndexSampler,
-        mixup: Mixup | None = None,
+        batch_operations: Sequence[BatchOperation] = (),
         skip_unreadable: bool = False,
     ):
-        if mixup is not None and not isinstance(mapper, StagedMapper):
-            raise ConfigError("dataloader.train.mixup needs a StagedMapper as dataloader.train.mapper")
+        if batch_operations and not isinstance(mapper, StagedMapper):
+            raise ConfigError(
+                "dataloader.train.mixup and dataloader.train.batch_operations need a StagedMapper as "
+                "dataloader.train.mapper"
+            )
+        for operation in batch_operations:
+            if not isinstance(operation, BatchOperation):
+                raise ConfigError(
+                    f"dataloader.train.batch_operations has a {type(operation).__name__}, which is not a subclass of "
+                    "deim.data.batch_operations.BatchOperation. The class must not be a dataclass"
+                )
         # Mappers from other packages expect detectron2 annotations.
         is_compact = isinstance(mapper, (StagedMapper, DetectionMapper))
         if is_compact:
             _log_ignored_annotations(records)
         self.records: Records = CompactRecords(records) if is_compact else DatasetFromList(records, copy=False)
-        self.mapper, self.sampler, self.mixup = mapper, sampler, mixup
+        self.mapper, self.sampler, self.batch_operations = mapper, sampler, list(batch_operations)
         self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
@@ -75,25 +91,40 @@ class MappedDataset(Dataset):
     def __getitems__(self, keys: list[SampleKey]) -> list[dict]:
         """Return this rank's part of a global batch."""
         iteration = keys[0].iteration
-        mapper, weight = self._mapper_and_mixup_weight(iteration)
+        mapper, operation, weight = self._draw_batch_settings(iteration)
         samples = {key.slot: self._sample(mapper, key) for key in keys}
-        if weight is None:
+        if operation is None:
             return list(samples.values())
-        # The sample before this rank's part may belong to another rank; then both ranks make it.
-        first, own = self.sampler.neighbor_key(keys), list(samples.values())
-        neighbors = [samples[first.slot] if first.slot in samples else self._sample(mapper, first), *own[:-1]]
-        return mix(own, neighbors, weight)
+        batch = self.sampler.combinable_keys(keys)
+        positions = {key.slot: position for position, key in enumerate(batch)}
+        combined = []
+        for key in keys:
+            sources = []
+            for position in operation.source_positions(positions[key.slot], len(batch)):
+                source = batch[position]
+                if source.slot not in samples:  # The sample belongs to another rank, which also makes it.
+                    samples[source.slot] = self._sample(mapper, source)
+                sources.append(samples[source.slot])
+            generator = batch_operation_generator(self.sampler.seed, iteration, key.slot)
+            combined.append(operation.apply(samples[key.slot], sources, weight, generator))
+        return combined
 
-    def _mapper_and_mixup_weight(self, iteration: int) -> tuple[Callable[[dict], dict], float | None]:
-        """Return the mapper of an iteration, and its mixup weight or None."""
+    def _draw_batch_settings(self, iteration: int) -> tuple[Callable[[dict], dict], BatchOperation | None, float]:
+        """Return the mapper of an iteration, and its batch operation or None with the weight of the operation."""
         if not isinstance(self.mapper, StagedMapper):
-            return self.mapper, None
+            return self.mapper, None, 1.0
         with seeded_generators(self.sampler.seed, iteration):
-            stage = self.mapper.stage_of(iteration // self.sampler.iters_per_epoch)
-            mapper = self.mapper.mapper_for(stage, self.records)
-            if self.mixup is None or stage is not Stage.DENSE:
-                return mapper, None
-            return mapper, self.mixup.draw_weight()
+            epoch = iteration // self.sampler.iters_per_epoch
+            active = [
+                operation for operation in self.batch_operations if operation.is_active(epoch, self.mapper.schedule)
+            ]
+            stage = self.mapper.stage_of(epoch)
+            mapper = self.mapper.mapper_for(stage, self.records, combines_images=bool(active))
+            for operation in active:
+                weight = operation.draw_weight()
+                if weight is not None:
+                    return mapper, operation, weight
+            return mapper, None, 1.0
 
     def _sample(self, mapper: Callable[[dict], dict], key: SampleKey) -> dict:
         unreadable: list[str] = []
@@ -258,6 +289,7 @@ def build_train_loader(
     mixup: Mixup | None = None,
     max_unreadable_images: int = 0,
     image_cache_gb: float = 0.0,
+    batch_operations: Sequence[BatchOperation] | None = None,
 ) -> TrainLoader:
     """Build a training data loader whose samples depend only on (seed, iteration, slot in the global batch).
 
@@ -272,10 +304,12 @@ def build_train_loader(
         sampler: a detectron2 sampler, such as ``RepeatFactorTrainingSampler``: an endless stream of this rank's
             indices. None draws every image once per epoch. With a sampler, ``shuffle`` has no effect and samples also
             depend on the number of ranks; the number of iterations per epoch stays the same.
-        mixup: blends neighbors of the global batch in the Dense O2O stage.
+        mixup: blends neighbors of the global batch; the first of the batch operations.
         max_unreadable_images: maximum number of unreadable images per rank. Each one is replaced by another image
             and logged; 0 stops at the first.
         image_cache_gb: memory of this rank and its workers for decoded images; 0 decodes images in each epoch.
+        batch_operations: alternatives to ``mixup``, such as :class:`deim.data.copy_blend.CopyBlend`: at most one
+            operation is applied to a batch, the first that is drawn.
 
     Raises:
         ConfigError: if the image cache is too large, or the mapper does not support it.
@@ -295,7 +329,8 @@ def build_train_loader(
         batches = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
     else:
         batches = IndexSampler(sampler, len(dataset), total_batch_size, seed)
-    mapped = MappedDataset(dataset, mapper, batches, mixup, skip_unreadable=max_unreadable_images > 0)
+    operations = [operation for operation in (mixup, *(batch_operations or ())) if operation is not None]
+    mapped = MappedDataset(dataset, mapper, batches, operations, skip_unreadable=max_unreadable_images > 0)
     return TrainLoader(mapped, batches, resolve_num_workers(num_workers), max_unreadable_images)
 
 

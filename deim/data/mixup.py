@@ -1,30 +1,29 @@
 """Mixup: blending of two images, keeping the objects of both (DEIM, section 3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from detectron2.structures import Instances
 
+from deim.data.batch_operations import BatchOperation
 
-@dataclass(frozen=True)
-class Mixup:
+
+class Mixup(BatchOperation):
     """Mixup of every image of a batch with its neighbor.
 
     Args:
         prob: probability that a batch is blended.
         ratio: range of the weight of the image; its neighbor gets the remainder.
+        epochs: see :class:`BatchOperation`.
     """
 
-    prob: float = 0.5
-    ratio: tuple[float, float] = (0.45, 0.55)
+    def source_positions(self, position: int, batch_size: int) -> Sequence[int]:
+        return [(position - 1) % batch_size]
 
-    def draw_weight(self) -> float | None:
-        """Draw the weight for a batch from NumPy's generator; return None if the batch is not blended."""
-        weight = np.random.uniform(*self.ratio)
-        return weight if np.random.uniform() < self.prob else None
+    def apply(self, sample: dict, sources: Sequence[dict], weight: float, generator: np.random.Generator) -> dict:
+        return mix([sample], sources, weight)[0]
 
 
 def mix(samples: Sequence[dict], neighbors: Sequence[dict], weight: float) -> list[dict]:

@@ -55,9 +55,13 @@ class IterationSampler(Sampler[list[SampleKey]]):
     def iters_per_epoch(self) -> int:
         return max(self.dataset_size // self.total_batch_size, 1)
 
-    def neighbor_key(self, keys: Sequence[SampleKey]) -> SampleKey:
-        """Return the key of the sample before this rank's part of a global batch, which mixup blends with the first."""
-        return self.key(keys[0].iteration, (keys[0].slot - 1) % self.total_batch_size)
+    def combinable_keys(self, keys: Sequence[SampleKey]) -> list[SampleKey]:
+        """Return the keys of the samples that batch operations combine with this rank's: those of the global batch.
+
+        Args:
+            keys: this rank's part of the global batch.
+        """
+        return [self.key(keys[0].iteration, slot) for slot in range(self.total_batch_size)]
 
     def key(self, iteration: int, slot: int) -> SampleKey:
         """Return the key of a slot of the global batch."""
@@ -99,9 +103,9 @@ class IndexSampler(Sampler[list[SampleKey]]):
         """Number of iterations that draw as many images as the dataset has."""
         return self._epoch_sampler.iters_per_epoch
 
-    def neighbor_key(self, keys: Sequence[SampleKey]) -> SampleKey:
-        """Return the last of ``keys``, because the indices of other ranks are unknown."""
-        return keys[-1]
+    def combinable_keys(self, keys: Sequence[SampleKey]) -> list[SampleKey]:
+        """Return ``keys``, because the indices of other ranks are unknown."""
+        return list(keys)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         size = len(self.slots)
@@ -115,6 +119,14 @@ class IndexSampler(Sampler[list[SampleKey]]):
 
 # Used instead of a slot for random numbers shared by all samples of an iteration.
 WHOLE_BATCH = 2**32 - 1
+
+
+def batch_operation_generator(seed: int, iteration: int, slot: int) -> np.random.Generator:
+    """Return the random numbers with which a batch operation changes a sample.
+
+    They are independent of those of :func:`seeded_generators`, with which the sample itself is made.
+    """
+    return np.random.default_rng(np.random.SeedSequence([seed, iteration, slot], spawn_key=(1,)))
 
 
 @contextmanager

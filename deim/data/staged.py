@@ -58,7 +58,8 @@ class StagedMapper:
     =======  ===================================================================================
 
     The last step is a resize. By default all images of an iteration get the same size: a random one, or ``shape`` in
-    the FINAL stage. With ``resize``, each image gets its own size, except in the DENSE stage, which mixes images.
+    the FINAL stage. With ``resize``, each image gets its own size, except in the DENSE stage and in the epochs of a batch
+    operation, which combine images.
 
     Args:
         schedule: schedule of the run.
@@ -113,7 +114,7 @@ class StagedMapper:
         """Augment a record for a detectron2 data loader, which does not provide the iteration.
 
         The stage follows an estimate of the iteration; see :class:`deim.data.iteration.IterationEstimator`. All images
-        of an iteration have the same size. Mixup is not available, because it needs a whole batch.
+        of an iteration have the same size. Batch operations, such as mixup, are not available: they need a whole batch.
 
         Args:
             record: a detectron2 record.
@@ -150,17 +151,20 @@ class StagedMapper:
             return self.shape
         return self._scaled_shape(int(np.random.choice(multi_scale_sizes(self.shape[0], self.multi_scale_repeat))))
 
-    def mapper_for(self, stage: Stage, records: Records) -> Callable[[dict], dict]:
+    def mapper_for(self, stage: Stage, records: Records, combines_images: bool = False) -> Callable[[dict], dict]:
         """Return the mapper for one iteration; draws the image size.
 
         Args:
             stage: augmentation stage of the iteration.
             records: records from which the additional images of a mosaic are drawn.
+            combines_images: whether a batch operation may combine the images, which then all get the same size.
         """
-        return self._mapper(stage, self.draw_shape(stage), records)
+        return self._mapper(stage, self.draw_shape(stage), records, combines_images)
 
-    def _mapper(self, stage: Stage, shape: tuple[int, int], records: Records) -> Callable[[dict], dict]:
-        resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE else self.resize
+    def _mapper(
+        self, stage: Stage, shape: tuple[int, int], records: Records, combines_images: bool = False
+    ) -> Callable[[dict], dict]:
+        resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE or combines_images else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.color, *self.strong, *self.weak] if augmented else self.weak
         options: dict[str, Any] = {"img_format": self.img_format, "min_box_size": self.min_box_size, "read": self.read}

@@ -195,5 +195,5 @@ def test_dense_stage_without_mosaic(shapes: Path) -> None:
 
 
 def test_mixup_requires_a_staged_mapper(shapes: Path) -> None:
-    with pytest.raises(ConfigError, match="needs a StagedMapper"):
+    with pytest.raises(ConfigError, match="need a StagedMapper"):
         build_train_loader([{}], mapper=dict, total_batch_size=1, mixup=Mixup())

@@ -29,9 +29,13 @@ dataloader = dict(
             mosaic=None,
             mosaic_prob=0.5,
             multi_scale_repeat=None,
+            # minimum side of a box after augmentation, in pixels; smaller objects are dropped
+            min_box_size=1.0,
             img_format="RGB",
         ),
         mixup=None,
+        # alternatives to mixup, such as CopyBlend: the first operation that is drawn is applied to a batch
+        batch_operations=[],
         total_batch_size=32,
         # None: 4 per rank, but not more than its cores
         num_workers=None,
