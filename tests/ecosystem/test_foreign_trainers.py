@@ -96,7 +96,7 @@ def test_mapper_estimates_stage_without_iteration(shapes: Path, monkeypatch: pyt
     with EventStorage(start_iter=12):
         resumed = mapper(dataset=data, total_batch_size=4)
         resumed(data[0])
-    assert resumed._standalone.estimator.count_sample() == 12
+    assert resumed._external_loader.estimator.count_sample() == 12
 
 
 def test_mapper_without_dataset_is_an_error(shapes: Path) -> None:
