@@ -8,6 +8,7 @@ from deim.layers.linear import Linear
 from deim.layers.mlp import MLP
 from deim.layers.position_embedding import map_coordinates, sine_embedding, sine_position_embedding
 from deim.layers.rep_blocks import CSPRepLayer, LightRepELAN, RepELAN, RepVGGBlock, SplitCSPRepLayer, SplitRepELAN
+from deim.layers.rms_norm import RMSNorm
 from deim.layers.rotary_attention import RotaryAttention, rotary_angles, rotate
 from deim.layers.swiglu import SwiGLU
 
@@ -19,6 +20,7 @@ __all__ = [
     "LightRepELAN",
     "Linear",
     "MultiScaleDeformableAttention",
+    "RMSNorm",
     "RepConvBNAct",
     "RepELAN",
     "RepVGGBlock",

@@ -18,6 +18,7 @@ from deim.inference import to_deployment
 from deim.layers import MLP, SwiGLU
 from deim.modeling.decoder import (
     BoxPosition,
+    ClampedAddNormDecoderLayer,
     DistributionRefinement,
     FixedBoxes,
     IterativeRefinement,
@@ -114,9 +115,10 @@ def test_initial_predictions_use_the_first_class_head() -> None:
     torch.testing.assert_close(predicted["initial"].logits[0], refinement.score_heads[0](queries))
 
 
+@pytest.mark.parametrize("kind", [GatedDecoderLayer, ClampedAddNormDecoderLayer])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_gated_layers_clamp_to_the_float16_range(sign: int) -> None:
-    layer = GatedDecoderLayer(8, 2, 16, [2])
+def test_layers_clamp_to_the_float16_range(kind: type, sign: int) -> None:
+    layer = kind(8, 2, 16, [2])
     queries = torch.randn(1, 3, 8)
     queries[0, 1, 2] = sign * 1e9
     clamped = queries.clone()
@@ -263,13 +265,13 @@ def test_references_are_clipped_by_logit_eps(kind: type[FixedBoxes]) -> None:
     assert refinement(0, torch.randn(1, 1, 8), state, predict=False)[1] == {}
 
 
-def test_map_projection_skips_maps_of_equal_width_only_for_dfine() -> None:
+@pytest.mark.parametrize("skip_equal", [False, True])
+def test_map_projection_skips_maps_of_equal_width_only_for_dfine(skip_equal: bool) -> None:
     torch.manual_seed(0)
-    all_of_them, needed = MapProjection([96, 32], 32), MapProjection([96, 32], 32, skip_equal=True)
-    assert isinstance(needed[1], nn.Identity)
+    first, second = MapProjection([96, 32], 32, skip_equal=skip_equal)
+    assert isinstance(second, nn.Identity) == skip_equal
     xavier, usual = (6 / 128) ** 0.5, 96**-0.5
-    assert usual < all_of_them[0].conv.weight.abs().max() <= xavier
-    assert needed[0].conv.weight.abs().max() <= usual
+    assert usual < first.conv.weight.abs().max() <= xavier
 
 
 def test_refinement_defaults() -> None:

@@ -11,21 +11,23 @@ part               choices
                    :class:`~deim.modeling.queries.LearnedQueries`
 ``denoising``      :class:`~deim.modeling.queries.ContrastiveDenoising` (DINO),
                    :class:`~deim.modeling.queries.QueryDenoising` (DN-DETR), or None
-``position``       :class:`BoxPosition` (RT-DETR, D-FINE), :class:`AnchorPosition`,
-                   :class:`ModulatedAnchorPosition` (DAB-DETR); None uses the positions of the queries
+``position``       :class:`BoxPosition` (RT-DETR, D-FINE), :class:`InitialBoxPosition` (DEIMv2),
+                   :class:`AnchorPosition`, :class:`ModulatedAnchorPosition` (DAB-DETR); None uses the
+                   positions of the queries
 ``layer``          :class:`AddNormDecoderLayer` (Deformable DETR, RT-DETR),
-                   :class:`GatedDecoderLayer` (D-FINE), :class:`ConditionalDecoderLayer` (DAB-DETR)
+                   :class:`GatedDecoderLayer` (D-FINE, DEIMv2), :class:`ClampedAddNormDecoderLayer`
+                   (DEIMv2 Atto, Femto and Pico), :class:`ConditionalDecoderLayer` (DAB-DETR)
 ``refinement``     :class:`FixedBoxes` (none), :class:`IterativeRefinement` (Deformable DETR; with
                    look forward twice: DINO, RT-DETR), :class:`NormalizedRefinement` (DAB-DETR),
-                   :class:`DistributionRefinement` (FDR: D-FINE)
+                   :class:`DistributionRefinement` (FDR: D-FINE, DEIMv2)
 =================  ==================================================================================
 """
 
 from deim.modeling.decoder.conditional import ConditionalDecoderLayer
 from deim.modeling.decoder.decoder import Decoder
 from deim.modeling.decoder.distribution_refinement import DistributionRefinement
-from deim.modeling.decoder.layer import AddNormDecoderLayer, GatedDecoderLayer
-from deim.modeling.decoder.position import AnchorPosition, BoxPosition, ModulatedAnchorPosition
+from deim.modeling.decoder.layer import AddNormDecoderLayer, ClampedAddNormDecoderLayer, GatedDecoderLayer
+from deim.modeling.decoder.position import AnchorPosition, BoxPosition, InitialBoxPosition, ModulatedAnchorPosition
 from deim.modeling.decoder.projection import MapProjection
 from deim.modeling.decoder.refinement import FixedBoxes, IterativeRefinement, NormalizedRefinement
 
@@ -33,11 +35,13 @@ __all__ = [
     "AddNormDecoderLayer",
     "AnchorPosition",
     "BoxPosition",
+    "ClampedAddNormDecoderLayer",
     "ConditionalDecoderLayer",
     "Decoder",
     "DistributionRefinement",
     "FixedBoxes",
     "GatedDecoderLayer",
+    "InitialBoxPosition",
     "IterativeRefinement",
     "MapProjection",
     "ModulatedAnchorPosition",

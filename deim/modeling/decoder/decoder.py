@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         refinement: update of the boxes from layer to layer, built for ``num_layers`` layers.
         input_proj: projection of the encoder's maps to the width of the queries; None for encoders that return a
             :class:`Memory`.
-        position: boxes -> position embeddings, before each layer; None uses the embeddings of the query source.
+        position: boxes -> position embeddings, before each layer or once; None uses the embeddings of the query source.
         num_layers: L.
         eval_layer: index of the layer that gives the model's output; negative values count from the end.
         denoising: source of denoising queries in training; None for none.
@@ -217,12 +217,11 @@ class Decoder(nn.Module):
         last_layer = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}
         state = self.refinement.initial_state(references)
+        query_position = None if position is None else QueryPosition(position)
         for index, layer in enumerate(self.layers[: last_layer + 1]):
-            if self.position is not None:
+            if self.position is not None and (index == 0 or not self.position.computed_once):
                 query_position = self.position(index, content, state.references, memory)
-            else:
-                assert position is not None
-                query_position = QueryPosition(position)
+            assert query_position is not None
             content = layer(content, query_position, state.references, memory, blocks)
             state, predicted = self.refinement(index, content, state, predict=self.training or index == last_layer)
             for name, predictions in predicted.items():

@@ -1,5 +1,6 @@
 """Fine-grained distribution refinement (FDR): boxes as edge distributions (D-FINE, arXiv 2410.13842, section 4.1)."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,8 @@ class DistributionRefinement(Refinement):
         dim, num_classes, num_layers: see :class:`Refinement`.
         activation: activation of the box heads and of the location quality estimators.
         reg_max, up, reg_scale: see :func:`deim.structures.distribution.weighting_function`.
+        equal_heads: initialize the class and corner heads of all layers to the same values (DEIMv2).
+        shared_corner_head: all layers share one corner head (DEIMv2 Atto, Femto and Pico).
     """
 
     needs_boxes = True
@@ -64,6 +67,8 @@ class DistributionRefinement(Refinement):
         reg_max: int = 32,
         up: float = 0.5,
         reg_scale: float = 4.0,
+        equal_heads: bool = False,
+        shared_corner_head: bool = False,
     ):
         super().__init__(dim, num_classes, num_layers)
         self.reg_max = reg_max
@@ -74,6 +79,11 @@ class DistributionRefinement(Refinement):
         self.corner_heads = nn.ModuleList(
             MLP(dim, dim, 4 * (reg_max + 1), 3, activation=activation, zero_init=True) for _ in range(num_layers)
         )
+        if equal_heads:
+            self.score_heads = _copies(self.score_heads[0], num_layers)
+            self.corner_heads = _copies(self.corner_heads[0], num_layers)
+        if shared_corner_head:
+            self.corner_heads = nn.ModuleList([self.corner_heads[0]] * num_layers)
         self.quality_heads = nn.ModuleList(LocationQualityEstimator(activation=activation) for _ in range(num_layers))
         self.initial_bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
 
@@ -108,3 +118,7 @@ class DistributionRefinement(Refinement):
         for name in ("score_heads", "quality_heads"):
             last = getattr(self, name)[count - 1]
             setattr(self, name, nn.ModuleList([nn.Identity()] * (count - 1) + [last]))
+
+
+def _copies(head: nn.Module, count: int) -> nn.ModuleList:
+    return nn.ModuleList([head, *(copy.deepcopy(head) for _ in range(count - 1))])

@@ -156,6 +156,13 @@ class AddNormDecoderLayer(DeformableDecoderLayer):
         return self.norm2(queries + sampled)
 
 
+class ClampedAddNormDecoderLayer(AddNormDecoderLayer):
+    """:class:`AddNormDecoderLayer` that clamps its result to float16's range before the last normalization (DEIMv2)."""
+
+    def normalize(self, queries: Tensor) -> Tensor:
+        return super().normalize(queries.clamp(-_FLOAT16_MAX, _FLOAT16_MAX))
+
+
 class Gate(nn.Module):
     """Learned mixture of the residual and the cross-attention path (D-FINE, section 4.3, "target gating layer")."""
 

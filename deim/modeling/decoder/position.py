@@ -24,7 +24,10 @@ class QueryPosition:
 
 
 class PositionEmbedding(nn.Module):
-    """Base class of position embeddings, computed before each layer."""
+    """Base class of position embeddings, computed before each layer, or once before the first layer."""
+
+    # True if all layers use the embeddings that are computed before the first layer.
+    computed_once = False
 
     def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
         """Return the position embeddings for a layer.
@@ -63,6 +66,20 @@ class BoxPosition(PositionEmbedding):
     def forward(self, index: int, queries: Tensor, boxes: Tensor, memory: Memory) -> QueryPosition:
         position = self.mlp(boxes)
         return QueryPosition(position if self.limit is None else position.clamp(-self.limit, self.limit))
+
+
+class InitialBoxPosition(BoxPosition):
+    """MLP on the initial box of a query, whose result all layers use (DEIMv2, arXiv 2509.20787).
+
+    Args:
+        dim, activation, limit: see :class:`BoxPosition`.
+    """
+
+    computed_once = True
+
+    def __init__(self, dim: int, activation: str = "relu", limit: float | None = None):
+        super().__init__(dim, num_layers=3, activation=activation, limit=limit)
+        nn.init.xavier_uniform_(self.mlp.layers[-1].get_parameter("weight"))
 
 
 class AnchorPosition(PositionEmbedding):

@@ -21,7 +21,7 @@ class MapProjection(nn.ModuleList):
             nn.Identity() if skip_equal and width == dim else ConvBNAct(width, dim) for width in in_channels
         )
         for projection in self:
-            if isinstance(projection, ConvBNAct) and not skip_equal:
+            if isinstance(projection, ConvBNAct):
                 nn.init.xavier_uniform_(projection.conv.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

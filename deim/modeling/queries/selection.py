@@ -27,6 +27,7 @@ class TwoStageSource(QuerySource):
         activation: activation of the box head.
         anchor_size: side of the anchor boxes on the finest map, relative to the image; doubled on each coarser map.
             A model trained from random weights converges faster if this is the size of the objects.
+        project: project and normalize the tokens before they are scored. DEIMv2 does not.
 
     Raises:
         ValueError: if ``anchor_size`` is not between 0 and 1.
@@ -42,16 +43,18 @@ class TwoStageSource(QuerySource):
         activation: str = "relu",
         num_one_to_many: int = 0,
         anchor_size: float = 0.05,
+        project: bool = True,
     ):
         super().__init__(num_queries, num_one_to_many)
         if not 0 < anchor_size < 1:
             raise ValueError(f"anchor_size must be between 0 and 1, got {anchor_size}")
         self.anchor_size = anchor_size
-        self.projection = Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.projection = Linear(dim, dim) if project else nn.Identity()
+        self.norm = nn.LayerNorm(dim) if project else nn.Identity()
         self.score_head = classification_head(dim, num_classes)
         self.bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
-        nn.init.xavier_uniform_(self.projection.weight)
+        if isinstance(self.projection, nn.Linear):
+            nn.init.xavier_uniform_(self.projection.weight)
 
     def candidates(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tokens that can become queries, their anchors and the mask of valid tokens.
