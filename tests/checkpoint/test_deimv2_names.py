@@ -1,70 +1,146 @@
-"""Names of DEIMv2's official code, of DINOv3 and of transformers for backbones and encoders."""
+"""Checkpoints of DEIMv2's official code, and of DINOv3 and its layout in transformers."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from detectron2.config import instantiate
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.formats import deimv2, dinov3
+from deim.checkpoint.formats import deimv2, dinov3, recognize
 from deim.checkpoint.formats.backbones import BACKBONE_FORMATS
-from deim.checkpoint.renaming import Rule, from_native, match_template, to_native
+from deim.checkpoint.formats.dfine import FDR_REPEATS
+from deim.checkpoint.formats.format import Format
+from deim.checkpoint.loading import load_weights
+from deim.checkpoint.renaming import match_template
 from deim.conversion import convert_backbone
 from deim.errors import CheckpointError
 from deim.inference import reparameterized
 from deim.modeling.backbone import HGNetV2, SpatialTuningAdapter, VisionTransformer, build_vit
 from tests.checkpoint.foreign import digest
 from tests.conftest import long_except
-from tests.deimv2 import MODELS, backbone_and_encoder
+from tests.deimv2 import MODELS, build_model, model_config
 from tests.models import randomize
 
-# Tensors of backbone and encoder in the official code: (their number, digest) in training and in deployment form.
+# Tensors of a detector in the official code: (their number, digest) in training and in deployment form.
 OFFICIAL = {
-    "dinov3_x": ((782, "987a62e55c22f6e4"), (374, "9eb7709cb4f30189")),
-    "dinov3_l": ((662, "8f824b9e115567d5"), (334, "55f9ee81fa49df49")),
-    "dinov3_m": ((622, "bcc0be448cf15f67"), (294, "b57100d0cc2519e8")),
-    "dinov3_s": ((526, "85f15d47cb296adb"), (278, "c071f0f64fdd26b8")),
-    "hgnetv2_x": ((1100, "60e46a96c12d9504"), (772, "4879b2c9f4665cc4")),
-    "hgnetv2_l": ((930, "f05a5505b846a404"), (602, "6a8e961dac839e8f")),
-    "hgnetv2_m": ((796, "5f7f8e1b4266b9b4"), (548, "b4e8de35abe23ea5")),
-    "hgnetv2_s": ((612, "f7eae978237e066b"), (412, "5951e55b259381c1")),
-    "hgnetv2_n": ((522, "bdc4a470d090d98d"), (382, "82227d1c9ad38c8d")),
-    "hgnetv2_pico": ((440, "ff4cab947e71bdbb"), (308, "8154347293bbe7e9")),
-    "hgnetv2_femto": ((382, "1ec1881bb7211489"), (250, "323032f8855432bd")),
-    "hgnetv2_atto": ((382, "4d065d9517202eb7"), (250, "93ab763ef3bb32ad")),
+    "dinov3_x": ((989, "4536ead10b4e3dd4"), (551, "44242ecb67ad753d")),
+    "dinov3_l": ((809, "822cbe489d2f95cd"), (463, "982ffcfffed18a19")),
+    "dinov3_m": ((769, "5e0a43bcca9638fa"), (423, "66a513b40139b11a")),
+    "dinov3_s": ((673, "9bbfdbe5ea51047c"), (407, "b25713053697f348")),
+    "hgnetv2_x": ((1325, "d42d76d29003651a"), (967, "d6fc9dafdfb41ec1")),
+    "hgnetv2_l": ((1137, "70312b9f299418e3"), (779, "fdf72bd02a6de0b3")),
+    "hgnetv2_m": ((943, "a681ff4e3bbecb4a"), (677, "d6902650cb2f8edc")),
+    "hgnetv2_s": ((729, "2ce7a51252fb1717"), (517, "13b1ad2a1ffb7593")),
+    "hgnetv2_n": ((639, "ae40f1b585d2188a"), (487, "a1232b2627a05fa9")),
+    "hgnetv2_pico": ((551, "76354a63fcb51f11"), (407, "209e1e63a4d055f0")),
+    "hgnetv2_femto": ((493, "4b7aee6e888ac0c3"), (349, "91a0313754234b14")),
+    "hgnetv2_atto": ((493, "aa7193441c0ee3f0"), (349, "ce3865c992c71f50")),
 }
+# Sides of the square images for which official models store anchors.
+IMAGE_SIZES = {"hgnetv2_femto": 416, "hgnetv2_atto": 320}
 
 
-def rules_of(name: str) -> tuple[tuple[Rule, ...], str]:
-    """Return the rules of a model, and the prefix of its vision transformer in official files; "" without one."""
-    if name in ("dinov3_x", "dinov3_l"):
-        return deimv2.DINOV3_DETECTOR, "backbone.dinov3."
-    if name in ("dinov3_m", "dinov3_s"):
-        return deimv2.VIT_TINY_DETECTOR, "backbone.dinov3._model."
-    return (deimv2.LITE_DETECTOR if "lite" in str(MODELS[name][1]).lower() else deimv2.HGNETV2_DETECTOR), ""
+def image_size(name: str) -> tuple[int, int]:
+    side = IMAGE_SIZES.get(name, 640)
+    return side, side
+
+
+def official_weights(name: str, model: nn.Module) -> tuple[dict[str, Tensor], Format]:
+    """Return weights of a model under their official names, and their format."""
+    (layout,) = (layout for layout in deimv2.FORMATS if layout.supports(model))
+    return layout.from_native(model.state_dict(), model, image_size(name)), layout
+
+
+def without_copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without second copies of tensors, which cannot be compared on the meta device."""
+    return {name: value for name, value in weights.items() if name not in {repeat.copy for repeat in FDR_REPEATS}}
 
 
 @pytest.mark.parametrize("name", long_except(["dinov3_l", "dinov3_s", "hgnetv2_n", "hgnetv2_atto"], MODELS))
 def test_names_and_shapes_are_the_official_ones(name: str) -> None:
-    rules, vit = rules_of(name)
     for form, expected in zip(("training", "deployment"), OFFICIAL[name], strict=True):
-        model = backbone_and_encoder(name)
+        model = build_model(name)
         if form == "deployment":
             model = reparameterized(model)
         weights = model.state_dict()
-        theirs, left_over = from_native(weights, rules)
-        assert left_over == []
-        constants: dict[str, Tensor] = {}
-        if vit:
-            constants = {vit + n: value for n, value in dinov3.constants(model["backbone"].vit).items()}
-            constants |= {vit + n: value for n, value in dinov3.unused(model["backbone"].vit).items()}
-        assert digest(theirs | constants) == expected
-        back, unknown = to_native(theirs | constants, rules)
-        assert sorted(unknown) == sorted(constants)
+        theirs, layout = official_weights(name, model)
+        assert digest(theirs) == expected
+        assert recognize(theirs) is layout
+        back, unknown = layout.to_native(without_copies(theirs))
+        assert unknown == []
         assert back.keys() == weights.keys()
-        assert all(back[n] is value for n, value in weights.items())
+
+
+def tiny_detector(name: str, seed: int = 0) -> nn.Module:
+    """Return a model with random values and few classes."""
+    torch.manual_seed(seed)
+    config = model_config(name)
+    config.num_classes = 6
+    return randomize(instantiate(config))
+
+
+@pytest.mark.parametrize("name", ["hgnetv2_atto", "dinov3_s"])
+def test_official_files_are_converted_both_ways(name: str, tmp_path: Path) -> None:
+    """The shared box head of Atto is stored once per layer; gate and value of the feed-forward layer are one tensor."""
+    model, loaded = tiny_detector(name), tiny_detector(name, seed=1)
+    theirs, layout = official_weights(name, model)
+    first = "decoder.decoder.layers.0.swish_ffn"
+    w1, w2 = (model.get_parameter(f"decoder.layers.0.feedforward.w{i}.weight") for i in (1, 2))
+    assert torch.equal(theirs[f"{first}.w12.weight"], torch.cat([w1, w2]))
+    heads = [theirs[f"decoder.dec_bbox_head.{i}.layers.0.weight"] for i in range(3)]
+    assert all(torch.equal(heads[0], head) for head in heads) == (name == "hgnetv2_atto")
+    torch.save({"model": {}, "ema": {"module": theirs}}, tmp_path / "official.pth")
+    load_weights(loaded, str(tmp_path / "official.pth"))
+    assert_equal_weights(loaded.state_dict(), model.state_dict())
+    again = layout.from_native(loaded.state_dict(), loaded, image_size(name))
+    assert_equal_weights(again, theirs)
+
+
+@pytest.mark.parametrize("name", ["hgnetv2_atto", "dinov3_s"])
+def test_folders_of_hugging_face_hub_are_loaded(name: str, tmp_path: Path) -> None:
+    """``PyTorchModelHubMixin`` stores a tensor with several names only under the name that is first in sorted order."""
+    model, loaded = tiny_detector(name), tiny_detector(name, seed=1)
+    theirs, _ = official_weights(name, model)
+    duplicates = {"decoder.up", "decoder.reg_scale"}
+    if name == "hgnetv2_atto":
+        duplicates |= {key for key in theirs if re.match(r"decoder\.dec_bbox_head\.[12]\.", key)}
+        assert len(duplicates) == 2 + 2 * 6
+    assert duplicates <= theirs.keys()
+    save_file(
+        {key: value.clone() for key, value in theirs.items() if key not in duplicates}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text('{"DEIMTransformer": {"num_layers": 3}}', encoding="utf-8")
+    load_weights(loaded, str(tmp_path))
+    assert_equal_weights(loaded.state_dict(), model.state_dict())
+
+
+def test_different_copies_of_the_box_head_are_rejected(tmp_path: Path) -> None:
+    model = tiny_detector("hgnetv2_atto")
+    theirs, _ = official_weights("hgnetv2_atto", model)
+    theirs["decoder.dec_bbox_head.1.layers.0.weight"] = theirs["decoder.dec_bbox_head.1.layers.0.weight"] + 1
+    torch.save(theirs, tmp_path / "official.pth")
+    with pytest.raises(CheckpointError, match=r"corner_heads.1.* and .*corner_heads.0.* are one tensor in this model"):
+        load_weights(model, str(tmp_path / "official.pth"))
+
+
+def test_mask_tokens_of_pretraining_are_ignored() -> None:
+    """Official detectors with DINOv3 store the trained mask token; its value cannot be restored."""
+    model = build_model("dinov3_l")
+    theirs, layout = official_weights("dinov3_l", model)
+    token = "backbone.dinov3.mask_token"
+    assert torch.equal(theirs[token], torch.zeros(1, 384))
+    theirs[token] = torch.ones(1, 384)
+    layout.check_constants(theirs, model)
+    _, unknown = layout.to_native(without_copies(theirs))
+    assert unknown == []
+    theirs["backbone.dinov3.rope_embed.periods"] += 1
+    with pytest.raises(CheckpointError, match=r"rope_embed\.periods is"):
+        layout.check_constants(theirs, model)
 
 
 def tiny_vit(gated: bool, seed: int = 0) -> VisionTransformer:

@@ -10,17 +10,26 @@ HGNETV2: tuple[Rule, ...] = tuple(
     for external, native in (("conv", "conv"), ("bn", "norm"), ("lab", "affine"))
 )
 
+FDR: tuple[Rule, ...] = (
+    rename("decoder.up", "decoder.refinement.up"),
+    rename("decoder.reg_scale", "decoder.refinement.reg_scale"),
+    rename("decoder.decoder.lqe_layers.#.*", "decoder.refinement.quality_heads.#.*"),
+    rename("decoder.dec_bbox_head.#.*", "decoder.refinement.corner_heads.#.*"),
+    rename("decoder.pre_bbox_head.*", "decoder.refinement.initial_bbox_head.*"),
+)
+
 RULES: tuple[Rule, ...] = (
     *with_prefix("backbone.", HGNETV2),
     *real_time.HYBRID_ENCODER,
     rename("encoder.downsample_convs.#.0.*", "encoder.downsample_convs.#.*"),
     rename("encoder.*", "encoder.*"),
     *real_time.DECODER,
-    rename("decoder.up", "decoder.refinement.up"),
-    rename("decoder.reg_scale", "decoder.refinement.reg_scale"),
-    rename("decoder.decoder.lqe_layers.#.*", "decoder.refinement.quality_heads.#.*"),
-    rename("decoder.dec_bbox_head.#.*", "decoder.refinement.corner_heads.#.*"),
-    rename("decoder.pre_bbox_head.*", "decoder.refinement.initial_bbox_head.*"),
+    *FDR,
+)
+
+FDR_REPEATS = (
+    Repeat("decoder.decoder.up", "decoder.up"),
+    Repeat("decoder.decoder.reg_scale", "decoder.reg_scale"),
 )
 
 
@@ -31,10 +40,7 @@ def _format(name: str, title: str) -> Format:
         systems=("dfine", "deim_dfine"),
         signature=("decoder.pre_bbox_head.*", "decoder.dec_bbox_head.#.*", "backbone.stem.*"),
         rules=constant_rules(*RULES),
-        repeats=(
-            Repeat("decoder.decoder.up", "decoder.up"),
-            Repeat("decoder.decoder.reg_scale", "decoder.reg_scale"),
-        ),
+        repeats=FDR_REPEATS,
         constants=real_time.constants,
         constant_names=real_time.CONSTANT_NAMES,
     )

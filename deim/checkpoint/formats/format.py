@@ -18,6 +18,10 @@ def _no_constants(model: nn.Module, image_size: Sequence[int]) -> dict[str, Tens
     return {}
 
 
+def _no_placeholders(model: nn.Module) -> dict[str, Tensor]:
+    return {}
+
+
 def constant_rules(*rules: Rule) -> Callable[[int], Sequence[Rule]]:
     """Return a function that gives the same rules for any number of decoder layers."""
     return lambda num_layers: rules
@@ -55,7 +59,8 @@ class Format:
         store_shared_once: files store parameters that layers share only once, under the first name.
         constants: function of a native model and the (height, width) of images. It returns the tensors that files store
             beside the weights: buffers that follow from the model's shape.
-        constant_names: templates of the names of the constants.
+        placeholders: function of a native model. It returns zeros for the tensors that files store and models do not use.
+        constant_names: templates of the names of the constants and placeholders.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Format:
     supports: Callable[[nn.Module], bool] = _always
     store_shared_once: bool = False
     constants: Callable[[nn.Module, Sequence[int]], dict[str, Tensor]] = _no_constants
+    placeholders: Callable[[nn.Module], dict[str, Tensor]] = _no_placeholders
     constant_names: tuple[str, ...] = ()
 
     def recognizes(self, names: Sequence[str]) -> bool:
@@ -108,7 +114,7 @@ class Format:
         for repeat in self.repeats:
             if repeat.condition(model):
                 result = _with_copies(result, repeat)
-        constants = self.constants(model, image_size)
+        constants = self.constants(model, image_size) | self.placeholders(model)
         return result | {name: value for name, value in constants.items() if num_decoder_layers((name,)) <= layers}
 
     def check_constants(self, weights: Mapping[str, Tensor], model: nn.Module) -> None:

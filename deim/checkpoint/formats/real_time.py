@@ -46,6 +46,9 @@ def point_scales(model: Any, template: str) -> dict[str, Tensor]:
 def anchors(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
     """Return the anchors of all tokens of an image of this (height, width), and the mask of valid anchors."""
     strides = sorted(model.backbone._out_feature_strides[name] for name in model.backbone._out_features)
+    # The lite encoder of DEIMv2 adds a map at twice the stride.
+    while len(strides) < model.decoder.layers[0].num_levels:
+        strides.append(2 * strides[-1])
     shapes = tuple((image_size[0] // stride, image_size[1] // stride) for stride in strides)
     values, valid = model.decoder.queries.anchors(shapes)
     return {"decoder.anchors": values.clone(), "decoder.valid_mask": valid.clone()}
