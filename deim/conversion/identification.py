@@ -108,6 +108,11 @@ def identify(stored: StoredWeights, source: str = "auto", recipe: str | None = N
         if recorded_recipe in available()
         else _candidate_recipes(source_format, source)
     )
+    if source_format is not None and not names:
+        raise CheckpointError(
+            f"{stored.path} has the format of {source_format.title}, for which there is no recipe; give the config of "
+            "its model with --recipe"
+        )
     count = stored_num_classes(stored, source_format)
     candidates = [_candidate(stored, name, count) for name in names]
     fitting = [candidate for candidate in candidates if candidate.problem is None]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -16,13 +16,14 @@ from deim.checkpoint.formats.backbones import BACKBONE_FORMATS
 from deim.checkpoint.formats.dfine import FDR_REPEATS
 from deim.checkpoint.formats.format import Format
 from deim.checkpoint.loading import load_weights
+from deim.checkpoint.reading import StoredWeights
 from deim.checkpoint.renaming import match_template
-from deim.conversion import convert_backbone
+from deim.conversion import convert_backbone, identification
 from deim.errors import CheckpointError
 from deim.inference import reparameterized
 from deim.modeling.backbone import HGNetV2, SpatialTuningAdapter, VisionTransformer, build_vit
 from tests.checkpoint.foreign import digest
-from tests.conftest import long_except
+from tests.conftest import ROOT, long_except
 from tests.deimv2 import MODELS, build_model, model_config
 from tests.models import randomize
 
@@ -117,6 +118,26 @@ def test_folders_of_hugging_face_hub_are_loaded(name: str, tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"DEIMTransformer": {"num_layers": 3}}', encoding="utf-8")
     load_weights(loaded, str(tmp_path))
     assert_equal_weights(loaded.state_dict(), model.state_dict())
+
+
+def test_a_format_without_recipes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identification, "available", list)
+    theirs, _ = official_weights("hgnetv2_atto", tiny_detector("hgnetv2_atto"))
+    with pytest.raises(CheckpointError, match="DEIMv2 with HGNetV2 and the lite encoder, for which there is no recipe"):
+        identification.identify(StoredWeights("official.pth", theirs))
+
+
+def test_a_config_identifies_official_weights(tmp_path: Path) -> None:
+    """``--recipe`` accepts the config of a model that has no recipe."""
+    model = tiny_detector("hgnetv2_atto")
+    theirs, _ = official_weights("hgnetv2_atto", model)
+    config = LazyConfig.load(str(ROOT / "projects/deim_dfine/configs/deim_dfine_n_coco.py"))
+    config.model = model_config("hgnetv2_atto")
+    LazyConfig.save(config, str(tmp_path / "atto.yaml"))
+    identified = identification.identify(StoredWeights("official.pth", theirs), recipe=str(tmp_path / "atto.yaml"))
+    assert identified.source_format is not None
+    assert (identified.source_format.name, identified.form, identified.model.num_classes) == ("deimv2", "training", 6)
+    assert_equal_weights(identified.weights, model.state_dict())
 
 
 def test_different_copies_of_the_box_head_are_rejected(tmp_path: Path) -> None:
