@@ -6,6 +6,7 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +16,10 @@ from deim.config.former_keys import current_key, rename_former_keys
 from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
+from deim.structures import PredictionGroup
+
+# Saved configs are YAML, which has strings but no enumerations.
+yaml.add_representer(PredictionGroup, lambda dumper, group: dumper.represent_str(group.value))
 
 
 def get_config(path: str) -> Any:

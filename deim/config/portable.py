@@ -42,7 +42,7 @@ def to_portable(cfg: Any) -> dict[str, Any] | None:
         node = OmegaConf.select(cfg, key)
         if node is None:
             return None
-        parts[name] = _plain(OmegaConf.to_container(node, resolve=True))
+        parts[name] = _plain(OmegaConf.to_container(node, resolve=True, enum_to_str=True))
     backbone = parts["model"].get("backbone")
     if isinstance(backbone, dict):
         # The checkpoint contains the weights, so the pretrained backbone is not needed.

@@ -5,7 +5,7 @@ modifies a complete config. All of them work in place. They require that ``decod
 and ``criterion`` a :class:`deim.modeling.Criterion`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ from deim.errors import ConfigError
 from deim.modeling.decoder import BoxPosition, DistributionRefinement, IterativeRefinement
 from deim.modeling.losses import Supervision
 from deim.modeling.queries import ContrastiveDenoising, LearnedQueries
+from deim.structures import PredictionGroup
 
-# Group of predictions -> (group of the initial boxes of its FDR, suffix of the loss names of that group).
-_INITIAL_GROUPS = {
-    "main": ("initial", "_pre"),
-    "denoising": ("denoising_initial", "_dn_pre"),
-    "hybrid": ("hybrid_initial", "_o2m_pre"),
+# Group of the initial boxes of FDR -> suffix of its loss names.
+_INITIAL_SUFFIXES = {
+    PredictionGroup.INITIAL: "_pre",
+    PredictionGroup.DENOISING_INITIAL: "_dn_pre",
+    PredictionGroup.HYBRID_INITIAL: "_o2m_pre",
 }
 
 # Arguments of a refinement, interpolated from the rest of the decoder.
@@ -95,7 +96,7 @@ def with_fdr(model: Any) -> Any:
     criterion = model.criterion
     criterion.weights = {**criterion.weights, "loss_fgl": 0.15, "loss_ddf": 1.5}
     criterion.use_union = True
-    criterion.supervision = [*criterion.supervision, *map(_initial_supervision, _refined_groups(criterion))]
+    criterion.supervision = [*criterion.supervision, *_initial_supervisions(criterion.supervision)]
     return model
 
 
@@ -105,27 +106,35 @@ def without_fdr(model: Any) -> Any:
     criterion = model.criterion
     criterion.weights = {k: v for k, v in criterion.weights.items() if k not in ("loss_fgl", "loss_ddf")}
     criterion.use_union = False
-    initial = {group for group, _ in _INITIAL_GROUPS.values()}
-    criterion.supervision = [group for group in criterion.supervision if group.group not in initial]
+    _remove_supervision(criterion, *_INITIAL_SUFFIXES)
     return model
 
 
-def _refined_groups(criterion: Any) -> list[Any]:
-    """Return the supervisions of the groups whose boxes are refined."""
-    return [group for group in criterion.supervision if group.group in _INITIAL_GROUPS]
+def _has_supervision(criterion: Any, group: PredictionGroup) -> bool:
+    return any(PredictionGroup(supervision.group) is group for supervision in criterion.supervision)
 
 
 def _add_supervision(criterion: Any, supervision: Any) -> None:
     """Add a supervision and, if FDR is on, the supervision of its initial boxes."""
-    refined = any(group.group == "initial" for group in criterion.supervision)
-    initial_boxes = [_initial_supervision(supervision)] if refined else []
-    criterion.supervision = [*criterion.supervision, supervision, *initial_boxes]
+    is_refined = _has_supervision(criterion, PredictionGroup.INITIAL)
+    initial = _initial_supervisions([supervision]) if is_refined else []
+    criterion.supervision = [*criterion.supervision, supervision, *initial]
 
 
-def _initial_supervision(supervision: Any) -> Any:
-    """Return the supervision of the initial boxes of a group's refinement."""
-    group, suffix = _INITIAL_GROUPS[supervision.group]
-    return OmegaConf.merge(supervision, {"group": group, "suffix": suffix, "last_suffix": None})
+def _remove_supervision(criterion: Any, *groups: PredictionGroup) -> None:
+    criterion.supervision = [
+        supervision for supervision in criterion.supervision if PredictionGroup(supervision.group) not in groups
+    ]
+
+
+def _initial_supervisions(supervisions: Iterable[Any]) -> list[Any]:
+    """Return the supervisions of the initial boxes of those groups whose boxes FDR refines."""
+    initial = [(supervision, PredictionGroup(supervision.group).initial) for supervision in supervisions]
+    return [
+        OmegaConf.merge(supervision, {"group": group.value, "suffix": _INITIAL_SUFFIXES[group], "last_suffix": None})
+        for supervision, group in initial
+        if group is not None
+    ]
 
 
 def with_hybrid_branch(model: Any, num_queries: int = 1500, repeats: int = 6, weight: float = 1.0) -> Any:
@@ -148,8 +157,7 @@ def with_hybrid_branch(model: Any, num_queries: int = 1500, repeats: int = 6, we
 def without_hybrid_branch(model: Any) -> Any:
     """Remove the one-to-many branch, so that matching is one-to-one only."""
     model.decoder.queries.num_one_to_many = 0
-    criterion = model.criterion
-    criterion.supervision = [group for group in criterion.supervision if not group.group.startswith("hybrid")]
+    _remove_supervision(model.criterion, PredictionGroup.HYBRID, PredictionGroup.HYBRID_INITIAL)
     return model
 
 
@@ -184,7 +192,7 @@ def with_learned_queries(model: Any) -> Any:
     )
     if model.decoder.position is None:
         model.decoder.position = LazyCall(BoxPosition)(dim="${..layer.dim}")
-    model.criterion.supervision = [group for group in model.criterion.supervision if group.group != "encoder"]
+    _remove_supervision(model.criterion, PredictionGroup.ENCODER)
     return model
 
 
@@ -221,7 +229,7 @@ SWITCHES = {
         lambda cfg: without_deim_loss(cfg.model),
     ),
     "fdr": Switch(
-        lambda cfg: any(group.group == "initial" for group in cfg.model.criterion.supervision),
+        lambda cfg: _has_supervision(cfg.model.criterion, PredictionGroup.INITIAL),
         lambda cfg: with_fdr(cfg.model),
         lambda cfg: without_fdr(cfg.model),
     ),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deim.layers.tracing import sizes_to_tensor
 from deim.modeling.losses import Criterion
 from deim.structures.precision import in_full_precision
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
 
 
@@ -121,7 +122,7 @@ class DEIMDetector(nn.Module):
     def detect(self, images: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return :func:`best_detections` for normalized images; for arguments see :meth:`encode`."""
         groups, _ = self.decoder(self.encode(images, padding), None, padding)
-        return best_detections(groups["main"], self.num_detections)
+        return best_detections(groups[PredictionGroup.MAIN], self.num_detections)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Convert (..., 3, H, W) images to the backbone's input: RGB, normalized.

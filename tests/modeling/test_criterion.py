@@ -31,7 +31,7 @@ def test_unknown_losses_are_rejected(options: dict, message: str) -> None:
 
 
 def test_supervised_group_without_predictions_is_rejected() -> None:
-    criterion = Criterion(3, [MAIN, Supervision("hybrid", "_o2m_{}"), Supervision("noised", "_dn", denoising=True)])
+    criterion = Criterion(3, [MAIN, Supervision("hybrid", "_o2m_{}"), Supervision("denoising", "_dn", denoising=True)])
     predictions = {"main": Predictions(torch.zeros(1, 1, 2, 3), torch.full((1, 1, 2, 4), 0.5))}
     with pytest.raises(ConfigError, match="names hybrid, but the decoder predicts only main"):
         criterion(predictions, Targets.collate([torch.zeros(0).long()], [torch.zeros(0, 4)]))

@@ -14,11 +14,8 @@ from deim.modeling.decoder.refinement import Refinement
 from deim.modeling.queries.denoising import Denoising, DenoisingGroups, DenoisingQueries
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.structures.memory import Memory
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
-
-# Names of the predictions of denoising queries and of one-to-many queries.
-_DENOISING_GROUPS = {"main": "denoising", "initial": "denoising_initial"}
-_HYBRID_GROUPS = {"main": "hybrid", "initial": "hybrid_initial"}
 
 
 def attention_pattern(
@@ -183,18 +180,19 @@ class Decoder(nn.Module):
         self, refined: dict[str, Predictions], denoising_queries: DenoisingQueries | None, num_one_to_many: int
     ) -> dict[str, Predictions]:
         """Split the predictions of denoising, one-to-one and one-to-many queries, which are in this order."""
-        groups = {}
+        groups: dict[str, Predictions] = {}
         for name, predictions in refined.items():
+            group = PredictionGroup(name)
             num_denoising, num_queries = (
                 0 if denoising_queries is None else len(denoising_queries),
                 predictions.logits.shape[2],
             )
             parts = predictions.split([num_denoising, num_queries - num_denoising - num_one_to_many, num_one_to_many])
-            groups[name] = parts[1]
-            if denoising_queries is not None:
-                groups[_DENOISING_GROUPS[name]] = parts[0]
-            if self.queries.num_one_to_many:
-                groups[_HYBRID_GROUPS[name]] = parts[2]
+            groups[group] = parts[1]
+            if denoising_queries is not None and group.denoising is not None:
+                groups[group.denoising] = parts[0]
+            if self.queries.num_one_to_many and group.hybrid is not None:
+                groups[group.hybrid] = parts[2]
         return groups
 
     def _run_layers(

@@ -10,6 +10,7 @@ from deim.layers import MLP
 from deim.modeling.decoder.refinement import Refinement, RefinementState
 from deim.structures.boxes import refine_boxes
 from deim.structures.distribution import expected_offsets, offsets_to_boxes, weighting_function
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import EdgeDistributions, Predictions
 
 
@@ -97,19 +98,20 @@ class DistributionRefinement(Refinement):
     ) -> tuple[DistributionState, dict[str, Predictions]]:
         """Predict and update the state; see :class:`Refinement`. In training ``initial`` are the plain head's boxes."""
         assert isinstance(state, DistributionState)
-        predicted, initial_boxes = {}, state.initial_boxes
+        predicted: dict[str, Predictions] = {}
+        initial_boxes = state.initial_boxes
         if index == 0:
             head_boxes = refine_boxes(state.references, self.initial_bbox_head(queries))
             initial_boxes = head_boxes.detach()
             if self.training:
-                predicted["initial"] = Predictions(self.score_heads[0](queries)[None], head_boxes[None])
+                predicted[PredictionGroup.INITIAL] = Predictions(self.score_heads[0](queries)[None], head_boxes[None])
         update = self.corner_heads[index](queries + state.queries)
         corners = state.corners + update.unflatten(-1, (4, self.reg_max + 1))
         boxes = offsets_to_boxes(initial_boxes, expected_offsets(corners, state.bin_values), self.reg_scale)
         if predict:
             logits = self.quality_heads[index](self.score_heads[index](queries), corners)
             edges = EdgeDistributions(corners[None], initial_boxes, state.bin_values, self.reg_scale)
-            predicted["main"] = Predictions(logits[None], boxes[None], edges)
+            predicted[PredictionGroup.MAIN] = Predictions(logits[None], boxes[None], edges)
         return DistributionState(boxes.detach(), state.bin_values, initial_boxes, corners, queries.detach()), predicted
 
     def keep_layers(self, count: int) -> None:

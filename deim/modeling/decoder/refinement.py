@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deim.layers import MLP
 from deim.modeling.queries.heads import classification_head
 from deim.structures.boxes import refine_boxes
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions
 
 
@@ -115,7 +116,7 @@ class FixedBoxes(Refinement):
         if not predict:
             return state, {}
         boxes = refine_boxes(state.references, self.bbox_heads[index](queries), self.logit_eps)
-        return state, {"main": Predictions(self.score_heads[index](queries)[None], boxes[None])}
+        return state, {PredictionGroup.MAIN: Predictions(self.score_heads[index](queries)[None], boxes[None])}
 
     def keep_layers(self, count: int) -> None:
         super().keep_layers(count)
@@ -168,7 +169,7 @@ class IterativeRefinement(FixedBoxes):
 
     def _predict(self, index: int, queries: Tensor, deltas: Tensor, base_references: Tensor) -> dict[str, Predictions]:
         boxes = refine_boxes(base_references, deltas, self.logit_eps)
-        return {"main": Predictions(self.score_heads[index](queries)[None], boxes[None])}
+        return {PredictionGroup.MAIN: Predictions(self.score_heads[index](queries)[None], boxes[None])}
 
 
 class NormalizedRefinement(IterativeRefinement):

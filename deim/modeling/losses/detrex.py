@@ -17,6 +17,7 @@ from deim.modeling.losses.criterion import Criterion
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries.denoising import DenoisingGroups
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
 
 
@@ -53,9 +54,9 @@ class DetrexCriterion(nn.Module):
         weights = dict(weight_dict or {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0})
         if "loss_class" in weights:
             weights[f"loss_{classification}"] = weights.pop("loss_class")
-        self.main = Supervision("main", "_{}", last_suffix="")
-        self.encoder = Supervision("encoder", "_enc", class_agnostic=two_stage_binary_cls)
-        self.denoising = Supervision("denoising", "_dn_{}", last_suffix="_dn", denoising=True)
+        self.main = Supervision(PredictionGroup.MAIN, "_{}", last_suffix="")
+        self.encoder = Supervision(PredictionGroup.ENCODER, "_enc", class_agnostic=two_stage_binary_cls)
+        self.denoising = Supervision(PredictionGroup.DENOISING, "_dn_{}", last_suffix="_dn", denoising=True)
         self.criterion = Criterion(
             num_classes,
             [self.main, self.encoder, self.denoising],
@@ -98,7 +99,9 @@ class DetrexCriterion(nn.Module):
             self.denoising: denoising_outputs,
         }
         present = {key: content for key, content in outputs_by_supervision.items() if content is not None}
-        groups = {supervision.group: self._stack_layers(content) for supervision, content in present.items()}
+        groups: dict[str, Predictions] = {
+            supervision.group: self._stack_layers(content) for supervision, content in present.items()
+        }
         collated = Targets.collate([image["labels"] for image in targets], [image["boxes"] for image in targets])
         if self.training and self.group_nums > 1:
             collated, groups = _separate_query_groups(collated, groups, self.group_nums)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Targets
 
 
@@ -9,7 +10,7 @@ class Supervision:
     """Training settings of one group of predictions.
 
     Args:
-        group: name of the group in the decoder's output.
+        group: group in the decoder's output, or its name, such as ``"main"``.
         suffix: suffix of its loss names; ``{}`` stands for the index of the layer.
         last_suffix: suffix of the last layer, if different.
         denoising: assign queries by construction, not by the Hungarian algorithm.
@@ -19,13 +20,13 @@ class Supervision:
         class_agnostic: treat all objects as the first class, as for the encoder proposals of two-stage Deformable DETR.
 
     Raises:
-        ValueError: if ``repeats`` is less than 1.
+        ValueError: if the group is unknown, or ``repeats`` is less than 1.
     """
 
     # Not a dataclass, because OmegaConf converts dataclasses in lists to configs.
     def __init__(
         self,
-        group: str,
+        group: PredictionGroup | str,
         suffix: str,
         last_suffix: str | None = None,
         denoising: bool = False,
@@ -35,7 +36,7 @@ class Supervision:
     ):
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
-        self.group, self.suffix, self.last_suffix = group, suffix, last_suffix
+        self.group, self.suffix, self.last_suffix = PredictionGroup(group), suffix, last_suffix
         self.denoising, self.repeats, self.weight = denoising, repeats, weight
         self.class_agnostic = class_agnostic
 

@@ -6,6 +6,7 @@ from deim.layers import Linear, sine_embedding
 from deim.modeling.queries.initial import InitialQueries
 from deim.modeling.queries.selection import TwoStageSource, gather_tokens
 from deim.structures.memory import Memory
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions
 
 
@@ -46,10 +47,10 @@ class RegionProposals(TwoStageSource):
         tokens, anchors, valid = self.candidates(memory)
         tokens, logits = self.score(tokens, valid)
         indices = self.top_indices(logits[..., 0])
-        groups = {}
+        groups: dict[str, Predictions] = {}
         if self.training:
             boxes = self.bbox_head(tokens) + anchors
-            groups["encoder"] = Predictions(logits[None], boxes.sigmoid()[None])
+            groups[PredictionGroup.ENCODER] = Predictions(logits[None], boxes.sigmoid()[None])
             references = gather_tokens(boxes, indices).detach()
         else:
             references = self.bbox_head(gather_tokens(tokens, indices)) + gather_tokens(anchors, indices)

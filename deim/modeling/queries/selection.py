@@ -12,6 +12,7 @@ from deim.modeling.queries.anchors import generate_anchors, unpadded_anchors
 from deim.modeling.queries.heads import classification_head
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.structures.memory import Memory
+from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions
 
 
@@ -105,7 +106,9 @@ class QuerySelection(TwoStageSource):
         chosen = Predictions(logits[None], references.sigmoid()[None])
         num_one_to_many = content.shape[1] - self.num_queries
         supervised, _ = chosen.split([self.num_queries, num_one_to_many])
-        return InitialQueries(content.detach(), references.detach(), num_one_to_many, {"encoder": supervised})
+        return InitialQueries(
+            content.detach(), references.detach(), num_one_to_many, {PredictionGroup.ENCODER: supervised}
+        )
 
     @torch.no_grad()
     def _select_top(self, tokens: Tensor, valid: Tensor) -> Tensor:
