@@ -1,16 +1,20 @@
 """Renamed config keys. The former names still work, with a deprecation warning."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from deim.config.building import accepts
+from deim.errors import ConfigError
+from deim.modeling.losses.former_arguments import FORMER_ARGUMENTS, former_value, translate_former_arguments
 
 logger = logging.getLogger("detectron2.deim")
 
 _SPLITS = ("train", "test")
+_CRITERION = "model.criterion"
 
 # Node of the config -> {former key: present key}.
 _RENAMED_KEYS: dict[str, dict[str, str]] = {
@@ -74,11 +78,66 @@ def rename_former_keys(cfg: Any) -> None:
                 if former in node and _is_renamed(node, former, present):
                     _rename(node, former, present)
                     _warn(path, former, present)
+    _warn_about_criterion(list_losses(OmegaConf.select(cfg, _CRITERION, default=None)))
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator", default=None)
     if OmegaConf.is_dict(evaluator) and OmegaConf.is_interpolation(evaluator, "dataset_name"):
         reference = str(evaluator._get_node("dataset_name")._value())
         if reference.endswith(".test.dataset.name}"):
             evaluator.dataset_name = reference.replace("dataset.name}", "dataset.names}")
+
+
+@contextmanager
+def former_criterion_key(cfg: Any, key: str) -> Iterator[None]:
+    """Provide a former key of the criterion, such as ``model.criterion.weights``, while an override sets it.
+
+    At the end, the key is replaced by the present keys.
+
+    Args:
+        cfg: a config, modified in place.
+        key: dotted key of the override; other keys have no effect.
+
+    Raises:
+        ConfigError: if the override names an unknown loss.
+    """
+    *parents, name = key.split(".")[:3]
+    criterion = OmegaConf.select(cfg, _CRITERION, default=None)
+    if ".".join(parents) != _CRITERION or name not in FORMER_ARGUMENTS or not _takes_losses(criterion):
+        yield
+        return
+    criterion[name] = former_value(criterion.get("losses") or {}, name)
+    yield
+    _warn_about_criterion(list_losses(criterion))
+
+
+def list_losses(criterion: Any) -> list[str]:
+    """Replace the former arguments of a criterion's node by ``losses``, in place; see
+    :func:`deim.modeling.losses.former_arguments.translate_former_arguments`.
+
+    Args:
+        criterion: node of a criterion, or None. Nodes of other criteria are not modified.
+
+    Returns:
+        names of the former arguments that have been replaced.
+
+    Raises:
+        ConfigError: if the node names an unknown loss.
+    """
+    if not _takes_losses(criterion):
+        return []
+    try:
+        return translate_former_arguments(criterion)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{_CRITERION} of the config: {error}") from error
+
+
+def _takes_losses(criterion: Any) -> bool:
+    """Return True if the target of a node is this project's criterion, or has the same arguments."""
+    return OmegaConf.is_dict(criterion) and "_target_" in criterion and _is_renamed(criterion, "weights", "losses")
+
+
+def _warn_about_criterion(former_arguments: Iterable[str]) -> None:
+    for former in former_arguments:
+        _warn(_CRITERION, former, FORMER_ARGUMENTS[former])
 
 
 def _nodes(cfg: Any, path: str) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
-from deim.config.former_keys import current_key, rename_former_keys
+from deim.config.former_keys import current_key, former_criterion_key, rename_former_keys
 from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
@@ -143,14 +143,15 @@ def _apply(cfg: Any, override: str) -> None:
     if not equals:
         raise ConfigError(f"{override!r} is not a valid override; write key=value")
     must_exist = not override.startswith("+")
-    if must_exist:
-        _require_key(cfg, key)
-    former_value = _value(cfg, key) if must_exist else None
-    try:
-        LazyConfig.apply_overrides(cfg, [text])
-    except Exception as error:  # hydra and omegaconf raise many types for malformed overrides
-        raise ConfigError(f"override {override!r} cannot be applied: {error}") from error
-    _require_kind(override, former_value, _value(cfg, key))
+    with former_criterion_key(cfg, key):
+        if must_exist:
+            _require_key(cfg, key)
+        former_value = _value(cfg, key) if must_exist else None
+        try:
+            LazyConfig.apply_overrides(cfg, [text])
+        except Exception as error:  # hydra and omegaconf raise many types for malformed overrides
+            raise ConfigError(f"override {override!r} cannot be applied: {error}") from error
+        _require_kind(override, former_value, _value(cfg, key))
 
 
 def _value(cfg: Any, key: str) -> Any:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from deim.config.building import WEIGHTS_ARGUMENTS
+from deim.config.former_keys import list_losses
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -47,6 +48,9 @@ def to_portable(cfg: Any) -> dict[str, Any] | None:
     if isinstance(backbone, dict):
         # The checkpoint contains the weights, so the pretrained backbone is not needed.
         backbone.update({argument: empty for argument, empty in WEIGHTS_ARGUMENTS.items() if argument in backbone})
+    if not all(map(_is_allowed, _targets(parts["model"].get("criterion") or {}))):
+        # Reading rejects losses from other packages, which inference does not need.
+        parts["model"]["criterion"] = None
     not_plain = _first_non_plain(parts)
     if not_plain is not None:
         logger.info(
@@ -76,6 +80,7 @@ def from_portable(parts: Mapping[str, Any], path: str) -> DictConfig:
     cfg = DictConfig({}, flags={"allow_objects": True})
     for name, key in PORTABLE_KEYS.items():
         OmegaConf.update(cfg, key, parts[name])
+    list_losses(cfg.model.get("criterion"))
     return cfg
 
 

@@ -5,7 +5,7 @@ modifies a complete config. All of them work in place. They require that ``decod
 and ``criterion`` a :class:`deim.modeling.Criterion`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,20 @@ from detectron2.config import LazyCall
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from deim.config.former_keys import list_losses
 from deim.data.copy_blend import CopyBlend
 from deim.data.mixup import Mixup
 from deim.data.mosaic import Mosaic
 from deim.errors import ConfigError
 from deim.modeling.decoder import BoxPosition, DistributionRefinement, IterativeRefinement
-from deim.modeling.losses import Supervision
+from deim.modeling.losses import (
+    DistillationLoss,
+    FineGrainedLocalizationLoss,
+    MatchabilityAwareLoss,
+    Supervision,
+    VarifocalLoss,
+)
+from deim.modeling.losses.classification import CLASSIFICATION_LOSSES
 from deim.modeling.queries import ContrastiveDenoising, LearnedQueries
 from deim.structures import PredictionGroup
 
@@ -40,21 +48,31 @@ _REFINEMENT_ARGUMENTS = {
 
 def with_deim_loss(model: Any) -> Any:
     """Use the matchability-aware loss (MAL) for classification (DEIM, section 3.3)."""
-    return _with_classification(model, "mal", alpha=None, gamma=1.5)
+    return _with_classification(model, "loss_mal", LazyCall(MatchabilityAwareLoss)(weight=1.0, gamma=1.5))
 
 
 def without_deim_loss(model: Any) -> Any:
     """Use the varifocal loss for classification, as in RT-DETR and D-FINE."""
-    return _with_classification(model, "vfl", alpha=0.75, gamma=2.0)
+    return _with_classification(model, "loss_vfl", LazyCall(VarifocalLoss)(weight=1.0, alpha=0.75, gamma=2.0))
 
 
-def _with_classification(model: Any, name: str, alpha: float | None, gamma: float) -> Any:
-    criterion = model.criterion
-    former = f"loss_{criterion.classification}"
-    criterion.weights = {f"loss_{name}": 1.0, **{k: v for k, v in criterion.weights.items() if k != former}}
-    criterion.classification = name
-    criterion.alpha, criterion.gamma = alpha, gamma
+def _with_classification(model: Any, name: str, loss: Any) -> Any:
+    """Replace the classification loss of this project that a model has, if any, by ``loss``."""
+    replaced = [f"loss_{classification}" for classification in CLASSIFICATION_LOSSES]
+    _set_losses(model.criterion, {name: loss, **_losses_without(model.criterion, *replaced)})
     return model
+
+
+def _set_losses(criterion: Any, losses: Mapping[str, Any]) -> None:
+    # Assigning to an existing dictionary would merge both.
+    criterion.pop("losses", None)
+    criterion.losses = losses
+
+
+def _losses_without(criterion: Any, *names: str) -> dict[str, Any]:
+    """Return the losses of a criterion except those with the given names."""
+    list_losses(criterion)
+    return {name: loss for name, loss in criterion.losses.items() if name not in names}
 
 
 def with_dense_o2o(dataloader: Any, copy_blend: bool = False) -> Any:
@@ -94,7 +112,11 @@ def with_fdr(model: Any) -> Any:
     """Use fine-grained distribution refinement (FDR) and its self-distillation (D-FINE, section 4)."""
     model.decoder.refinement = LazyCall(DistributionRefinement)(**_REFINEMENT_ARGUMENTS, reg_max=32, reg_scale=4.0)
     criterion = model.criterion
-    criterion.weights = {**criterion.weights, "loss_fgl": 0.15, "loss_ddf": 1.5}
+    distribution_losses = {
+        "loss_fgl": LazyCall(FineGrainedLocalizationLoss)(weight=0.15),
+        "loss_ddf": LazyCall(DistillationLoss)(weight=1.5, temperature=5.0),
+    }
+    _set_losses(criterion, {**_losses_without(criterion), **distribution_losses})
     criterion.use_union = True
     criterion.supervision = [*criterion.supervision, *_initial_supervisions(criterion.supervision)]
     return model
@@ -104,7 +126,7 @@ def without_fdr(model: Any) -> Any:
     """Use iterative box refinement with look forward twice, as in RT-DETR."""
     model.decoder.refinement = LazyCall(IterativeRefinement)(**_REFINEMENT_ARGUMENTS, look_forward_twice=True)
     criterion = model.criterion
-    criterion.weights = {k: v for k, v in criterion.weights.items() if k not in ("loss_fgl", "loss_ddf")}
+    _set_losses(criterion, _losses_without(criterion, "loss_fgl", "loss_ddf"))
     criterion.use_union = False
     _remove_supervision(criterion, *_INITIAL_SUFFIXES)
     return model
@@ -224,7 +246,7 @@ def _has_dense_o2o(cfg: Any) -> bool:
 SWITCHES = {
     "dense_o2o": Switch(_has_dense_o2o, _turn_on_dense_o2o, lambda cfg: without_dense_o2o(cfg.dataloader)),
     "mal": Switch(
-        lambda cfg: cfg.model.criterion.classification == "mal",
+        lambda cfg: _losses_without(cfg.model.criterion).get("loss_mal") is not None,
         lambda cfg: with_deim_loss(cfg.model),
         lambda cfg: without_deim_loss(cfg.model),
     ),

@@ -75,7 +75,7 @@ class ProgressPrinter(EventWriter):
 def main_loss_names(model: nn.Module) -> Collection[str] | None:
     """Return the names of the last layer's losses; None if the model does not define them."""
     criterion = getattr(getattr(model, "module", model), "criterion", None)
-    return tuple(criterion.weights) if isinstance(criterion, Criterion) else None
+    return tuple(criterion.losses) if isinstance(criterion, Criterion) else None
 
 
 def build_writers(

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from omegaconf import OmegaConf
 
-from deim.config import load_config
+from deim.config import build, is_on, load_config, with_deim_loss
+from deim.config.former_keys import rename_former_keys
+from deim.config.portable import from_portable, to_portable
+from deim.errors import ConfigError
+from deim.modeling.losses import DetrexCriterion
 from tests.commands import RECIPE
 from tests.data.test_datasets import write_yolo
 
@@ -143,3 +147,137 @@ dataloader = dict(train=dict(dataset=LazyCall(Namespace)(name="mine", every=3), 
     train = load_config(str(tmp_path / "mine.py")).dataloader.train
     assert instantiate(train.dataset) == Namespace(name="mine", every=3)
     assert instantiate(train.mapper) == Namespace(always=[])
+
+
+# Criterion of a recipe of an earlier version, in the form that its saved config has.
+FORMER_CRITERION = {
+    "dfine": {"classification": "vfl", "alpha": 0.75, "gamma": 2.0, "temperature": 4.0},
+    "deim": {"classification": "mal", "alpha": None, "gamma": 1.5},
+}
+FORMER_WEIGHTS = {"loss_giou": 2.0, "loss_bbox": 5.0, "loss_fgl": 0.15, "loss_ddf": 1.5}  # in any order
+
+
+def former_criterion(cfg: Any, kind: str) -> None:
+    """Replace the losses of a config by the former keys, in place."""
+    criterion = cfg.model.criterion
+    del criterion.losses
+    criterion.update(FORMER_CRITERION[kind])
+    criterion.weights = {**FORMER_WEIGHTS, f"loss_{criterion.classification}": 0.5}
+
+
+def losses_of(cfg: Any) -> dict[str, dict[str, float]]:
+    """Return {name: arguments} of the losses that the criterion of a config has, in their order."""
+    return {name: vars(loss) for name, loss in build(cfg, "model.criterion").losses.items()}
+
+
+BOX_LOSSES = {"loss_bbox": {"weight": 5.0}, "loss_giou": {"weight": 2.0}, "loss_fgl": {"weight": 0.15}}
+
+
+@pytest.mark.parametrize("kind", FORMER_CRITERION)
+def test_former_criterion_of_a_saved_config(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = load_config(RECIPE)
+    former_criterion(cfg, kind)
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    loaded = load_config(str(tmp_path / "config.yaml"), ["model.criterion.losses.loss_bbox.weight=7"])
+    assert not set(loaded.model.criterion) & set(FORMER_CRITERION["dfine"])
+    classification = {
+        "dfine": {"loss_vfl": {"weight": 0.5, "alpha": 0.75, "gamma": 2.0}},
+        "deim": {"loss_mal": {"weight": 0.5, "gamma": 1.5, "alpha": None}},
+    }[kind]
+    distillation = {"weight": 1.5, "temperature": {"dfine": 4.0, "deim": 5.0}[kind]}
+    expected = {**classification, **BOX_LOSSES, "loss_bbox": {"weight": 7}, "loss_ddf": distillation}
+    actual = losses_of(loaded)
+    assert actual == expected
+    assert list(actual) == list(expected), "the order in which the losses are summed"
+    assert "model.criterion.weights is deprecated: it has been renamed to model.criterion.losses.<loss>.weight" in (
+        caplog.text
+    )
+
+
+def test_former_criterion_without_loading(caplog: pytest.LogCaptureFixture) -> None:
+    """Trainers of other packages instantiate a config without loading it by this project."""
+    cfg = load_config(RECIPE)
+    former_criterion(cfg, "dfine")
+    assert instantiate(cfg.model.criterion).losses["loss_vfl"].weight == 0.5
+    assert "of Criterion are deprecated: list the losses in `losses`" in caplog.text
+    with_deim_loss(cfg.model)
+    assert list(cfg.model.criterion.losses) == ["loss_mal", "loss_bbox", "loss_giou", "loss_fgl", "loss_ddf"]
+    former_criterion(cfg, "dfine")
+    assert not is_on(cfg, "mal")
+
+
+def test_former_criterion_of_a_checkpoint() -> None:
+    cfg = load_config(RECIPE)
+    former_criterion(cfg, "deim")
+    cfg.model.backbone.weights = ""
+    assert list(losses_of(from_portable(to_portable(cfg), "model.pth"))) == ["loss_mal", *BOX_LOSSES, "loss_ddf"]
+
+
+MAL = {"weight": 1.0, "gamma": 1.5, "alpha": None}
+# Overrides -> losses that differ from those of the recipe.
+FORMER_OVERRIDES: dict[str, dict[str, Any]] = {
+    "model.criterion.weights.loss_bbox=2": {"loss_bbox": {"weight": 2}},
+    "model.criterion.weights.loss_mal=2 model.criterion.gamma=2": {"loss_mal": {**MAL, "weight": 2, "gamma": 2}},
+    "model.criterion.alpha=0.5": {"loss_mal": {**MAL, "alpha": 0.5}},
+    "model.criterion.alpha=0.5 model.criterion.alpha=null": {},
+    "model.criterion.temperature=3": {"loss_ddf": {"weight": 1.5, "temperature": 3}},
+    "model.criterion.weights.loss_bbox=2 model.criterion.losses.loss_bbox.weight=3": {"loss_bbox": {"weight": 3}},
+    "model.criterion.losses.loss_bbox.weight=3 model.criterion.weights.loss_bbox=2": {"loss_bbox": {"weight": 2}},
+    "model.criterion.losses.loss_fgl=null": {"loss_fgl": None},
+}
+
+
+@pytest.mark.parametrize("overrides", FORMER_OVERRIDES)
+def test_former_overrides_of_the_criterion(overrides: str) -> None:
+    cfg = load_config(RECIPE, overrides.split())
+    recipe_losses = {"loss_mal": MAL, **BOX_LOSSES, "loss_ddf": {"weight": 1.5, "temperature": 5.0}}
+    expected = {**recipe_losses, **FORMER_OVERRIDES[overrides]}
+    assert losses_of(cfg) == {name: loss for name, loss in expected.items() if loss is not None}
+
+
+def test_former_keys_in_a_recipe_replace_the_losses_of_its_base() -> None:
+    """Recipes of users set these keys of a base config, which lists its losses by now."""
+    cfg = load_config(RECIPE)
+    cfg.model.criterion.classification = "vfl"
+    cfg.model.criterion.gamma = 3
+    cfg.model.criterion.weights = {"loss_bbox": 4, "loss_vfl": 2}
+    cfg.model.criterion.alpha = 0.25
+    rename_former_keys(cfg)
+    assert losses_of(cfg) == {"loss_vfl": {"weight": 2, "alpha": 0.25, "gamma": 3}, "loss_bbox": {"weight": 4}}
+    cfg.model.criterion.weights = {"loss_focal": 2}
+    rename_former_keys(cfg)
+    assert losses_of(cfg) == {"loss_focal": {"weight": 2, "alpha": 0.25, "gamma": 3}}
+
+
+def test_former_override_of_the_classification_loss() -> None:
+    cfg = load_config(RECIPE, ["model.criterion.classification=vfl", "model.criterion.weights.loss_vfl=2"])
+    assert list(cfg.model.criterion.losses) == ["loss_vfl", *BOX_LOSSES, "loss_ddf"]
+    assert losses_of(cfg)["loss_vfl"] == {"weight": 2, "alpha": 0.75, "gamma": 1.5}
+
+
+def test_former_weights_add_losses() -> None:
+    cfg = load_config("deim_rtdetrv2/deim_rtdetrv2_r18vd_shapes", ["+model.criterion.weights.loss_fgl=0.5"])
+    assert losses_of(cfg)["loss_fgl"] == {"weight": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+model.criterion.weights.loss_vfl=1", "unknown losses loss_vfl; with classification='mal', choose from"),
+        (
+            "+model.criterion.weights.loss_x=1",
+            "model.criterion of the config: criterion.weights: unknown losses loss_x",
+        ),
+        ("model.criterion.classification=hinge", "unknown classification loss 'hinge'; choose one of mal, vfl, focal"),
+    ],
+)
+def test_unknown_losses_in_former_overrides_are_rejected(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(RECIPE, [override])
+
+
+def test_former_keys_of_other_criteria_are_kept() -> None:
+    model = {"criterion": LazyCall(DetrexCriterion)(num_classes=3, classification="focal", alpha=0.5)}
+    cfg = OmegaConf.create({"model": model}, flags={"allow_objects": True})
+    rename_former_keys(cfg)
+    assert (cfg.model.criterion.classification, cfg.model.criterion.alpha) == ("focal", 0.5)

@@ -245,7 +245,7 @@ DEIM_DETRS = {
 @pytest.mark.parametrize("name", DEIM_DETRS)
 def test_deim_variants_change_only_loss_and_data(name: str) -> None:
     cfg, base = recipe(name), recipe(DEIM_DETRS[name])
-    assert cfg.model.criterion.classification == "mal"
+    assert set(cfg.model.criterion.losses) == {"loss_mal", "loss_bbox", "loss_giou"}
     assert cfg.dataloader.train.mapper.mosaic is not None
     dense = instantiate(cfg.schedule).dense_epochs
     assert 0 < dense[0] < dense[1] < cfg.schedule.epochs
@@ -256,11 +256,10 @@ def test_deim_variants_change_only_loss_and_data(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in PARAMETERS if n.startswith("deim")])
 def test_deim_recipes_use_mal(name: str) -> None:
     criterion = recipe(name).model.criterion
-    assert criterion.classification == "mal"
-    assert criterion.gamma == 1.5
+    assert criterion.losses.loss_mal.gamma == 1.5
     boxes = {"loss_bbox": 5, "loss_giou": 2}
     distributions = {} if "rtdetr" in name else {"loss_fgl": 0.15, "loss_ddf": 1.5}
-    assert dict(criterion.weights) == {"loss_mal": 1, **boxes, **distributions}
+    assert {k: loss.weight for k, loss in criterion.losses.items()} == {"loss_mal": 1, **boxes, **distributions}
     assert criterion.use_union == ("rtdetr" not in name)
 
 

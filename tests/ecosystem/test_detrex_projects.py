@@ -13,6 +13,7 @@ from deim.config import get_detrex_config, with_deim_criterion
 from deim.config.detrex import proposals_are_class_agnostic
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
+from deim.modeling.losses import MatchabilityAwareLoss
 from tests.models import batch
 
 pytestmark = pytest.mark.skipif(is_standalone("detrex"), reason="needs the real detrex")
@@ -197,4 +198,8 @@ def test_with_deim_criterion_on_group_detr() -> None:
     cfg = get_detrex_config("group_detr/configs/group_detr_r50_50ep.py")
     criterion = instantiate(with_deim_criterion(cfg.model).criterion)
     assert criterion.group_nums == cfg.model.group_nums
-    assert criterion.criterion.weights == {"loss_mal": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    losses = criterion.criterion.losses
+    assert isinstance(losses["loss_class"], MatchabilityAwareLoss)
+    assert {name: loss.weight for name, loss in losses.items()} == {
+        "loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0
+    }  # fmt: skip

@@ -6,7 +6,7 @@ from detectron2.config import instantiate
 
 from deim.config import with_deim_loss, with_hybrid_branch, with_learned_queries
 from deim.inference import to_deployment
-from deim.modeling.losses import Criterion, Supervision
+from deim.modeling.losses import BoxGIoULoss, BoxL1Loss, Criterion, FocalLoss, Supervision
 from deim.structures.predictions import Predictions, Targets
 from tests.models import REAL_TIME, batch, randomize, recipe
 
@@ -70,10 +70,10 @@ def test_hybrid_branch_losses_equal_losses_with_repeated_targets() -> None:
     group = Predictions(
         torch.randn(2, 2, 12, 4, generator=generator), torch.rand(2, 2, 12, 4, generator=generator) * 0.4 + 0.2
     )
-    weights = {"loss_focal": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    criterion_losses = {"loss_focal": FocalLoss(2.0), "loss_bbox": BoxL1Loss(5.0), "loss_giou": BoxGIoULoss(2.0)}
 
     def losses(supervision: Supervision, targets: Targets) -> dict:
-        criterion = Criterion(4, [supervision], classification="focal", weights=weights, use_union=False)
+        criterion = Criterion(4, [supervision], losses=criterion_losses, use_union=False)
         return criterion({supervision.group: group}, targets)
 
     actual = losses(Supervision("hybrid", "_{}", repeats=repeats, weight=0.5), Targets.collate(labels, boxes))
@@ -88,8 +88,8 @@ def test_terms_return_unweighted_losses_and_weights() -> None:
     group = Predictions(torch.randn(1, 1, 3, 4), torch.rand(1, 1, 3, 4) * 0.4 + 0.2)
     targets = Targets.collate([torch.tensor([1])], [torch.full((1, 4), 0.3)])
     supervision = Supervision("hybrid", "_{}", weight=0.25)
-    weights = {"loss_focal": 2.0, "loss_bbox": 5.0, "loss_giou": 3.0}
-    criterion = Criterion(4, [supervision], classification="focal", weights=weights, use_union=False)
+    criterion_losses = {"loss_focal": FocalLoss(2.0), "loss_bbox": BoxL1Loss(5.0), "loss_giou": BoxGIoULoss(3.0)}
+    criterion = Criterion(4, [supervision], losses=criterion_losses, use_union=False)
     terms, losses = criterion.terms({"hybrid": group}, targets), criterion({"hybrid": group}, targets)
     assert {name: weight for name, (_, weight) in terms.items()} == {
         "loss_focal_0": 0.5,

@@ -8,7 +8,17 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from deim.modeling.losses import Criterion, functional
+from deim.modeling.losses import (
+    BoxGIoULoss,
+    BoxL1Loss,
+    Criterion,
+    DistillationLoss,
+    FineGrainedLocalizationLoss,
+    FocalLoss,
+    MatchabilityAwareLoss,
+    VarifocalLoss,
+    functional,
+)
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.queries.denoising import DenoisingGroups
 from deim.structures.distribution import weighting_function
@@ -240,13 +250,25 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
     return actual
 
 
+CLASSIFICATION_LOSSES = {
+    "mal": MatchabilityAwareLoss(gamma=1.5),
+    "vfl": VarifocalLoss(alpha=0.75, gamma=2.0),
+    "focal": FocalLoss(alpha=0.25, gamma=2.0),
+}
+
+
 @pytest.mark.parametrize("kind", ["mal", "vfl", "focal"])
 @pytest.mark.parametrize("counts", [[1], [2], [3, 1], [2, 0, 4], [0, 0]], ids=str)
 def test_every_term_equals_the_reference(kind: str, counts: list[int]) -> None:
-    options = {"mal": {"gamma": 1.5}, "vfl": {"alpha": 0.75, "gamma": 2.0}, "focal": {"alpha": 0.25, "gamma": 2.0}}
-    weights = {f"loss_{kind}": 1, "loss_bbox": 1, "loss_giou": 1, "loss_fgl": 1, "loss_ddf": 1}
+    losses = {
+        f"loss_{kind}": CLASSIFICATION_LOSSES[kind],
+        "loss_bbox": BoxL1Loss(),
+        "loss_giou": BoxGIoULoss(),
+        "loss_fgl": FineGrainedLocalizationLoss(),
+        "loss_ddf": DistillationLoss(),
+    }
     supervision = instantiate(recipe("dfine_l_coco").model.criterion.supervision)
-    criterion = Criterion(CLASSES, supervision, classification=kind, weights=weights, **options[kind])
+    criterion = Criterion(CLASSES, supervision, losses=losses)
     for seed in range(3):
         groups, targets, denoising = make_case(seed, counts, denoising_groups=seed + 1)
         actual = criterion(groups, targets, denoising)
@@ -263,7 +285,7 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
     config = recipe("rtdetrv2_r50vd_6x_coco" if kind == "vfl" else "deim_rtdetrv2_r50vd_60e_coco").model.criterion
     config.num_classes = CLASSES
     criterion = instantiate(config)
-    assert criterion.classification == kind
+    assert set(criterion.losses) == {f"loss_{kind}", "loss_bbox", "loss_giou"}
     for seed in range(3):
         groups, targets, denoising = make_case(seed, counts, denoising_groups=seed + 1)
         groups = {n: Predictions(p.logits, p.boxes) for n, p in groups.items() if "initial" not in n}
@@ -271,7 +293,7 @@ def test_every_term_of_rtdetr_equals_the_reference(kind: str, counts: list[int])
         expected = reference_losses(kind, groups, targets, denoising, use_union=False)
         assert set(actual) == set(expected)
         for name, value in expected.items():
-            weight = criterion.weights["_".join(name.split("_")[:2])]
+            weight = criterion.losses["_".join(name.split("_")[:2])].weight
             assert float(actual[name]) == pytest.approx(weight * value, rel=1e-6, abs=1e-9), name
 
 
@@ -323,7 +345,7 @@ def test_distillation_temperature() -> None:
     groups, targets, _ = make_case(0, [2, 1])
     main = {"main": groups["main"]}
     terms = [
-        Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0}, temperature=temperature_value)(
+        Criterion(CLASSES, [Supervision("main", "_{}")], losses={"loss_ddf": DistillationLoss(1.0, temperature_value)})(
             main, targets
         )
         for temperature_value in (5.0, 2.0)
@@ -331,4 +353,6 @@ def test_distillation_temperature() -> None:
     assert float(terms[0]["loss_ddf_0"]) != pytest.approx(float(terms[1]["loss_ddf_0"]), rel=1e-3)
     single = Predictions(*(part[:1] for part in (groups["main"].logits, groups["main"].boxes)), groups["main"].edges)
     single.edges.corners = single.edges.corners[:1]
-    assert not Criterion(CLASSES, [Supervision("main", "_{}")], weights={"loss_ddf": 1.0})({"main": single}, targets)
+    assert not Criterion(CLASSES, [Supervision("main", "_{}")], losses={"loss_ddf": DistillationLoss()})(
+        {"main": single}, targets
+    )

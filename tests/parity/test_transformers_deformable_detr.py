@@ -140,7 +140,7 @@ def test_predictions_equal_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_losses_and_gradients_equal_transformers(name: str) -> None:
     ours, theirs, config = both_models(name)
-    ours.criterion.weights["loss_focal"] = 1.0  # as there
+    ours.criterion.losses["loss_focal"].weight = 1.0  # as there
     # transformers does not compute the loss of the proposals.
     ours.criterion.supervision = [group for group in ours.criterion.supervision if group.group != "encoder"]
     samples, pixels, mask, labels = padded_batch(config)

@@ -6,7 +6,7 @@ from deim.modeling.backbone import build_resnet
 from deim.modeling.decoder import ConditionalDecoderLayer, Decoder, ModulatedAnchorPosition, NormalizedRefinement
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import TransformerEncoder
-from deim.modeling.losses import Criterion, Supervision
+from deim.modeling.losses import BoxGIoULoss, BoxL1Loss, Criterion, FocalLoss, Supervision
 from deim.modeling.matching import HungarianMatcher, MatchingCost
 from deim.modeling.queries import LearnedAnchors, QueryDenoising
 
@@ -65,10 +65,11 @@ model = L(DEIMDetector)(
         matcher=L(HungarianMatcher)(
             cost=L(MatchingCost)(class_weight=2.0, bbox_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2.0)
         ),
-        classification="focal",
-        alpha=0.25,
-        gamma=2.0,
-        weights=dict(loss_focal=1.0, loss_bbox=5.0, loss_giou=2.0),
+        losses=dict(
+            loss_focal=L(FocalLoss)(weight=1.0, alpha=0.25, gamma=2.0),
+            loss_bbox=L(BoxL1Loss)(weight=5.0),
+            loss_giou=L(BoxGIoULoss)(weight=2.0),
+        ),
         use_union=False,
         supervision=[
             L(Supervision)(group="main", suffix="_aux_{}", last_suffix=""),

@@ -6,7 +6,7 @@ from deim.modeling.backbone import PResNet
 from deim.modeling.decoder import AddNormDecoderLayer, BoxPosition, Decoder, IterativeRefinement, MapProjection
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import HybridEncoder
-from deim.modeling.losses import Criterion, Supervision
+from deim.modeling.losses import BoxGIoULoss, BoxL1Loss, Criterion, Supervision, VarifocalLoss
 from deim.modeling.matching import HungarianMatcher, MatchingCost
 from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 
@@ -72,10 +72,11 @@ model = L(DEIMDetector)(
         matcher=L(HungarianMatcher)(
             cost=L(MatchingCost)(class_weight=2.0, bbox_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2.0)
         ),
-        classification="vfl",
-        alpha=0.75,
-        gamma=2.0,
-        weights=dict(loss_vfl=1.0, loss_bbox=5.0, loss_giou=2.0),
+        losses=dict(
+            loss_vfl=L(VarifocalLoss)(weight=1.0, alpha=0.75, gamma=2.0),
+            loss_bbox=L(BoxL1Loss)(weight=5.0),
+            loss_giou=L(BoxGIoULoss)(weight=2.0),
+        ),
         use_union=False,
         supervision=[
             L(Supervision)(group="main", suffix="_aux_{}", last_suffix=""),

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deim.modeling.losses.boxes import BoxGIoULoss, BoxL1Loss
+from deim.modeling.losses.classification import CLASSIFICATION_LOSSES
 from deim.modeling.losses.criterion import Criterion
+from deim.modeling.losses.group_loss import GroupLoss
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries.denoising import DenoisingGroups
@@ -37,6 +40,9 @@ class DetrexCriterion(nn.Module):
         alpha, gamma: parameters of the classification loss; None uses the default of the loss.
         two_stage_binary_cls: train the encoder's tokens with one class for all objects.
         group_nums: number of query groups that are matched separately (Group DETR).
+
+    Raises:
+        ValueError: if the classification loss or the name of a loss is unknown.
     """
 
     def __init__(
@@ -52,8 +58,6 @@ class DetrexCriterion(nn.Module):
     ):
         super().__init__()
         weights = dict(weight_dict or {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0})
-        if "loss_class" in weights:
-            weights[f"loss_{classification}"] = weights.pop("loss_class")
         self.main = Supervision(PredictionGroup.MAIN, "_{}", last_suffix="")
         self.encoder = Supervision(PredictionGroup.ENCODER, "_enc", class_agnostic=two_stage_binary_cls)
         self.denoising = Supervision(PredictionGroup.DENOISING, "_dn_{}", last_suffix="_dn", denoising=True)
@@ -61,10 +65,7 @@ class DetrexCriterion(nn.Module):
             num_classes,
             [self.main, self.encoder, self.denoising],
             matcher,
-            classification=classification,
-            weights=weights,
-            alpha=alpha,
-            gamma=gamma,
+            losses=_losses(classification, weights, alpha, gamma),
             use_union=False,
         )
         self.group_nums = group_nums
@@ -106,11 +107,9 @@ class DetrexCriterion(nn.Module):
         if self.training and self.group_nums > 1:
             collated, groups = _separate_query_groups(collated, groups, self.group_nums)
         terms = self.criterion.terms(groups, collated, denoising, list(present))
-        classification = f"loss_{self.criterion.classification}"
-        named = {name.replace(classification, "loss_class"): term for name, term in terms.items()}
-        self.weight_dict.update({name: weight for name, (_, weight) in named.items()})
+        self.weight_dict.update({name: weight for name, (_, weight) in terms.items()})
         # Cloned because models multiply them in place.
-        return {name: value.clone() for name, (value, _) in named.items()}
+        return {name: value.clone() for name, (value, _) in terms.items()}
 
     def _stack_layers(self, outputs: Mapping[str, Any]) -> Predictions:
         layers = [*outputs.get("aux_outputs", ()), outputs]
@@ -122,6 +121,32 @@ class DetrexCriterion(nn.Module):
                 "softmax (DETR, PnP-DETR) are not supported"
             )
         return Predictions(logits, torch.stack([layer["pred_boxes"] for layer in layers]))
+
+
+def _losses(
+    classification: str, weights: Mapping[str, float], alpha: float | None, gamma: float | None
+) -> dict[str, GroupLoss]:
+    """Return the losses that ``weights`` names.
+
+    Raises:
+        ValueError: if the classification loss or the name of a loss is unknown.
+    """
+    if classification not in CLASSIFICATION_LOSSES:
+        raise ValueError(
+            f"unknown classification loss {classification!r}; choose one of {', '.join(CLASSIFICATION_LOSSES)}"
+        )
+    parameters = {name: value for name, value in (("alpha", alpha), ("gamma", gamma)) if value is not None}
+    losses: dict[str, GroupLoss] = {
+        "loss_class": CLASSIFICATION_LOSSES[classification](**parameters),
+        "loss_bbox": BoxL1Loss(),
+        "loss_giou": BoxGIoULoss(),
+    }
+    unknown = sorted(set(weights) - set(losses))
+    if unknown:
+        raise ValueError(f"weight_dict: unknown losses {', '.join(unknown)}; choose from {', '.join(losses)}")
+    for name, weight in weights.items():
+        losses[name].weight = weight
+    return {name: loss for name, loss in losses.items() if name in weights}
 
 
 def _denoising_outputs(
