@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deim.checkpoint.run_checkpointer import atomic_write
 from deim.errors import DeimError
+from deim.modeling.losses.criterion import criteria
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -83,6 +84,7 @@ class NonFiniteGuard:
         path = os.path.join(self.folder, f"non_finite_{step_info['iteration']:07d}_rank{comm.get_rank()}.pth")
         content = {
             **step_info,
+            "epoch": max((criterion.epoch for criterion in criteria(self.model)), default=0),
             "losses": {name: float(value) for name, value in losses.items()},
             "samples": [_to_plain_data(sample) for sample in samples],
             "model": self.model.state_dict(),

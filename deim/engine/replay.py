@@ -17,6 +17,7 @@ from deim.engine.non_finite import restore_sample
 from deim.engine.randomness import seed_iteration
 from deim.engine.trainer import split_batch
 from deim.errors import CheckpointError
+from deim.modeling.losses.criterion import criteria
 from deim.visualization import draw_objects
 
 
@@ -58,6 +59,8 @@ def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Re
     content = _read(path)
     model = _build_model(content, path, config_file).to(device).train()
     model.load_state_dict(content["model"])
+    for criterion in criteria(model):
+        criterion.epoch = content.get("epoch", 0)
     if content["seed"] is not None:
         seed_iteration(content["seed"], content["iteration"], content["rank"])
     samples = [restore_sample(sample) for sample in content["samples"]]

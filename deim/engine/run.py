@@ -25,6 +25,7 @@ from deim.config.portable import to_portable
 from deim.data.loader import translate_worker_errors
 from deim.engine.buffered_log import buffered_log
 from deim.engine.cpu_memory import keep_freed_memory
+from deim.engine.criterion_epoch import CriterionEpochHook
 from deim.engine.ema import EMAHook
 from deim.engine.evaluation import check_classes, check_limits, dataset_classes, evaluate, evaluate_checkpoint
 from deim.engine.final_stage import FinalStageHook
@@ -229,6 +230,7 @@ def _build_hooks(
         metrics_writer,
     ]
     return [
+        CriterionEpochHook(iters_per_epoch),
         hooks.IterationTimer(),
         ema_hook,
         hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),

@@ -29,7 +29,7 @@ from deim.modeling.decoder import (
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import DeformableEncoder, HybridEncoder, LiteEncoder, TransformerEncoder
 from deim.modeling.losses import Criterion, DetrexCriterion, Supervision
-from deim.modeling.matching import HungarianMatcher, MatchingCost
+from deim.modeling.matching import HungarianMatcher, MatchingCost, ScoreIoUCost
 from deim.modeling.queries import (
     ContrastiveDenoising,
     LearnedAnchors,
@@ -72,6 +72,7 @@ __all__ = [
     "QueryDenoising",
     "QuerySelection",
     "RegionProposals",
+    "ScoreIoUCost",
     "SpatialTuningAdapter",
     "Supervision",
     "TransformerEncoder",

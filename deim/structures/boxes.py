@@ -34,14 +34,24 @@ def iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return _iou_and_giou(a.unbind(dim=-1), b.unbind(dim=-1))
 
 
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the IoU (..., Q, T) of all pairs of boxes (..., Q, 4) and (..., T, 4); see :func:`iou`."""
+    return _safe_ratio(*_intersection_and_union(*_pairwise_sides(a, b)))
+
+
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
     """Return the GIoU (..., Q, T) of all pairs of boxes (..., Q, 4) and (..., T, 4)."""
-    # Storing each coordinate contiguously is five times faster than operating on rows of four.
-    rows, columns = a.movedim(-1, 0).contiguous()[..., None], b.movedim(-1, 0).contiguous()[..., None, :]
-    return _iou_and_giou(rows.unbind(), columns.unbind())[1]
+    return _iou_and_giou(*_pairwise_sides(a, b))[1]
 
 
 Sides = Sequence[Tensor]  # left, top, right and bottom
+
+
+def _pairwise_sides(a: Tensor, b: Tensor) -> tuple[Sides, Sides]:
+    """Return the sides of boxes (..., Q, 4) and (..., T, 4) in shapes that broadcast to (..., Q, T)."""
+    # Storing each coordinate contiguously is five times faster than operating on rows of four.
+    rows, columns = a.movedim(-1, 0).contiguous()[..., None], b.movedim(-1, 0).contiguous()[..., None, :]
+    return rows.unbind(), columns.unbind()
 
 
 def _area(sides: Sides) -> Tensor:

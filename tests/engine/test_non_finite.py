@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import LazyCall, instantiate
 from torch import Tensor, nn
 
 from deim.checkpoint.metadata import CheckpointMetadata
@@ -14,9 +15,10 @@ from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
 from deim.engine.randomness import seed_iteration
 from deim.engine.replay import replay
 from deim.errors import CheckpointError
+from deim.modeling.matching import ScoreIoUCost
 from tests.commands import tool, train_net
 from tests.faults.test_bad_input import expect_error
-from tests.models import FAMILIES, batch, recipe, tiny_model
+from tests.models import FAMILIES, batch, recipe
 
 
 class ScriptedLoss(nn.Module):
@@ -140,9 +142,12 @@ def test_non_finite_run_writes_a_batch_for_replay(shapes: Path, tmp_path: Path) 
 
 def test_replay_reproduces_the_losses(tmp_path: Path) -> None:
     """The noise of the denoising queries is reproduced as well."""
-    small = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
-    metadata = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(recipe(FAMILIES["dfine"], *small)))
-    model, samples = tiny_model().train(), batch([3, 0, 2, 1])
+    cfg = recipe(FAMILIES["dfine"], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
+    cfg.model.criterion.matcher.update(late_cost=LazyCall(ScoreIoUCost)(exponent=4.0), late_epoch=2)
+    metadata = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(cfg))
+    torch.manual_seed(0)
+    model, samples = instantiate(cfg.model).train(), batch([3, 0, 2, 1])
+    model.criterion.epoch = 2
     step_info = {"iteration": 7, "seed": 3, "rank": 0, "amp": None, "accumulation_steps": 2}
     seed_iteration(3, 7, 0)
     parts = [model(samples[:2]), model(samples[2:])]

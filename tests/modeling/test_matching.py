@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deim.modeling.matching import HungarianMatcher, Matches, MatchingCost, union_of_matches
+from deim.modeling.losses import BoxL1Loss, Criterion, Supervision
+from deim.modeling.matching import HungarianMatcher, Matches, MatchingCost, ScoreIoUCost, union_of_matches
 from deim.structures.predictions import Predictions, Targets
 
 
@@ -52,6 +53,70 @@ def test_matching_cost_equals_reference(scale: float) -> None:
             logit = float(logits[layer, image, query, targets.labels[image, index]]) * scale
             expected = published_cost(logit, boxes[layer, image, query].tolist(), targets.boxes[image, index].tolist())
             assert float(cost[layer, image, query, index]) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def late_cost(logit: float, box: list[float], target_box: list[float], exponent: float) -> float:
+    """Return DEIMv2's cost of the last epochs: the negative product of the score and a power of the IoU."""
+    a, b = corners(box), corners(target_box)
+    sides = [min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1)]
+    shared = max(sides[0], 0) * max(sides[1], 0)
+    overlap = shared / (box[2] * box[3] + target_box[2] * target_box[3] - shared)
+    return -(overlap**exponent) / (1 + math.exp(-logit))
+
+
+@pytest.mark.parametrize("exponent", [4.0, 1.0])
+def test_score_iou_cost_equals_reference(exponent: float) -> None:
+    logits, boxes, targets = random_case([3, 1])
+    logits, boxes, targets = logits.double(), boxes.double(), replace(targets, boxes=targets.boxes.double())
+    cost = ScoreIoUCost(exponent)(logits, boxes, targets)
+    assert torch.equal(ScoreIoUCost()(logits, boxes, targets), ScoreIoUCost(4.0)(logits, boxes, targets))
+    for layer, image, query in itertools.product(range(2), range(2), range(5)):
+        for index in range([3, 1][image]):
+            logit = float(logits[layer, image, query, targets.labels[image, index]])
+            box, target_box = boxes[layer, image, query].tolist(), targets.boxes[image, index].tolist()
+            expected = late_cost(logit, box, target_box, exponent)
+            assert float(cost[layer, image, query, index]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_late_cost_replaces_the_cost_from_its_epoch_on() -> None:
+    logits, boxes, targets = random_case([4, 3], queries=8)
+    early, late = (
+        HungarianMatcher(cost)([Predictions(logits, boxes)], [targets])[0] for cost in (None, ScoreIoUCost())
+    )
+    assert not np.array_equal(early.stacked(), late.stacked())
+    matcher = HungarianMatcher(late_cost=ScoreIoUCost(), late_epoch=3)
+    for epoch, expected in {0: early, 2: early, 3: late, 4: late}.items():
+        (matches,) = matcher([Predictions(logits, boxes)], [targets], epoch=epoch)
+        assert np.array_equal(matches.stacked(), expected.stacked()), epoch
+
+
+@pytest.mark.parametrize("options", [{"late_epoch": 3}, {"late_cost": ScoreIoUCost()}], ids=str)
+def test_incomplete_late_cost_is_rejected(options: dict) -> None:
+    with pytest.raises(ValueError, match="late_cost and late_epoch belong together, got late_cost="):
+        HungarianMatcher(**options)
+
+
+def test_criterion_passes_its_epoch_to_the_matcher() -> None:
+    logits, boxes, targets = random_case([4, 3], queries=30)
+    # Denoising queries are assigned by construction, and every other group is matched by cost.
+    supervision = [Supervision("main", "_{}"), Supervision("encoder", "_enc_{}", class_agnostic=True)]
+    supervision.append(Supervision("hybrid", "_o2m_{}", repeats=2))
+    groups = {s.group: Predictions(logits, boxes) for s in supervision}
+    matcher = HungarianMatcher(late_cost=ScoreIoUCost(), late_epoch=3)
+    criterion = Criterion(3, supervision, matcher, {"loss_bbox": BoxL1Loss()}, use_union=False)
+    assert criterion.epoch == 0
+    assert "epoch" not in " ".join(criterion.state_dict())
+    fixed = {
+        epoch: Criterion(3, supervision, HungarianMatcher(cost), {"loss_bbox": BoxL1Loss()}, use_union=False)(
+            groups, targets
+        )
+        for epoch, cost in {2: MatchingCost(), 3: ScoreIoUCost()}.items()
+    }
+    for epoch, expected in fixed.items():
+        criterion.epoch = epoch
+        assert criterion(groups, targets) == expected
+    changed = {name.rstrip("_01") for name in fixed[2] if fixed[2][name] != fixed[3][name]}
+    assert changed == {"loss_bbox", "loss_bbox_enc", "loss_bbox_o2m"}
 
 
 @pytest.mark.parametrize("counts", [[3], [2, 0, 4], [0], [0, 1]], ids=str)
@@ -112,11 +177,12 @@ def test_repeats_match_several_queries_to_each_object() -> None:
         assert actual == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.parametrize("cost", [MatchingCost(), ScoreIoUCost()], ids=["MatchingCost", "ScoreIoUCost"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_non_finite_predictions_are_matched(bad: float) -> None:
+def test_non_finite_predictions_are_matched(bad: float, cost: MatchingCost | ScoreIoUCost) -> None:
     logits, boxes, targets = random_case([2, 3])
     boxes[1, 1, 0] = bad
-    (matches,) = HungarianMatcher()([Predictions(logits, boxes)], [targets])
+    (matches,) = HungarianMatcher(cost)([Predictions(logits, boxes)], [targets])
     of_layer = (matches.layer == 1) & (matches.image == 1)
     assert 0 in matches.query[of_layer]
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deim.structures.boxes import iou, iou_and_giou, pairwise_giou
+from deim.structures.boxes import iou, iou_and_giou, pairwise_giou, pairwise_iou
 
 
 def random_boxes(seed: int, count: int) -> torch.Tensor:
@@ -31,19 +31,20 @@ def test_iou_equals_pixel_counting(seed: int) -> None:
 
 def test_boxes_broadcast_to_all_pairs() -> None:
     a, b = random_boxes(0, 3), random_boxes(1, 4)
-    actual = [*iou_and_giou(a[:, None], b), pairwise_giou(a, b)]
-    for pairwise, single in zip(actual, (0, 1, 1), strict=True):
+    actual = [*iou_and_giou(a[:, None], b), pairwise_iou(a, b), pairwise_giou(a, b)]
+    for pairwise, single in zip(actual, (0, 1, 0, 1), strict=True):
         assert pairwise.shape == (3, 4)
         for i in range(3):
             for j in range(4):
                 assert pairwise[i, j] == iou_and_giou(a[i], b[j])[single]
     many = torch.stack([a, a + 1])
-    torch.testing.assert_close(pairwise_giou(many, b[None])[1], pairwise_giou(a + 1, b))
+    for function in (pairwise_iou, pairwise_giou):
+        torch.testing.assert_close(function(many, b[None])[1], function(a + 1, b))
 
 
 def test_empty_boxes_give_finite_values_and_gradients() -> None:
     point = torch.zeros(1, 4, requires_grad=True)
-    for function in (iou, lambda a, b: iou_and_giou(a, b)[1], pairwise_giou):
+    for function in (iou, lambda a, b: iou_and_giou(a, b)[1], pairwise_iou, pairwise_giou):
         value = function(point, torch.zeros(1, 4))
         assert torch.isfinite(value).all()
         (gradient,) = torch.autograd.grad(value.sum(), point)

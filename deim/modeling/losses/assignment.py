@@ -90,6 +90,7 @@ def assign(
     denoising: DenoisingGroups | None,
     matcher: HungarianMatcher,
     use_union: bool,
+    epoch: int = 0,
 ) -> list[GroupAssignment]:
     """Match all groups of a step together.
 
@@ -103,12 +104,14 @@ def assign(
         denoising: queries of the denoising groups; required if a denoising group is supervised.
         matcher: matcher of all groups but the denoising groups.
         use_union: use the union of the matches of all layers and one-to-one groups for localization.
+        epoch: epoch of the training, for the matcher.
 
     Raises:
         ValueError: if ``denoising`` is missing.
     """
     groups = list(zip(supervision, predictions, strict=True))
-    matched = iter(_assign_by_cost([group for group in groups if not group[0].denoising], targets, matcher, use_union))
+    by_cost = [group for group in groups if not group[0].denoising]
+    matched = iter(_assign_by_cost(by_cost, targets, matcher, use_union, epoch))
     on_host = [
         _assign_denoising(len(p.logits), targets, denoising) if s.denoising else next(matched) for s, p in groups
     ]
@@ -124,8 +127,10 @@ def _assign_by_cost(
     targets: Targets,
     matcher: HungarianMatcher,
     use_union: bool,
+    epoch: int,
 ) -> list[_HostAssignment]:
-    matches = matcher([p for _, p in groups], [s.targets(targets) for s, _ in groups], [s.repeats for s, _ in groups])
+    group_targets, repeats = [s.targets(targets) for s, _ in groups], [s.repeats for s, _ in groups]
+    matches = matcher([p for _, p in groups], group_targets, repeats, epoch=epoch)
     joined = [group_matches for (s, _), group_matches in zip(groups, matches, strict=True) if s.in_union]
     union = union_of_matches(Matches.join(joined)) if use_union and joined else None
     assignments = []

@@ -38,6 +38,8 @@ class Criterion(nn.Module):
 
     Attributes:
         losses: {name: loss}.
+        epoch: epoch of the training, from 0, which the matcher may depend on. The trainer sets it; see
+            :class:`deim.engine.criterion_epoch.CriterionEpochHook`. It is not part of the state.
 
     Raises:
         TypeError: if an argument is unknown.
@@ -70,6 +72,7 @@ class Criterion(nn.Module):
         self.num_classes, self.matcher = num_classes, matcher or HungarianMatcher()
         self.use_union = use_union
         self.supervision = tuple(supervision)
+        self.epoch = 0
 
     def forward(
         self, groups: Mapping[str, Predictions], targets: Targets, denoising: DenoisingGroups | None = None
@@ -131,7 +134,7 @@ class Criterion(nn.Module):
                 "remove these groups, or add the part of the decoder that predicts them"
             )
         predictions = [groups[s.group].in_full_precision() for s in active]
-        assignments = assign(active, predictions, targets, denoising, self.matcher, self.use_union)
+        assignments = assign(active, predictions, targets, denoising, self.matcher, self.use_union, self.epoch)
         boxes = [prediction.boxes for prediction in predictions]
         matched_boxes = compare_matched_boxes(boxes, [a.localization for a in assignments], targets.boxes)
         qualities = matched_ious(boxes, [a.classification for a in assignments], targets.boxes)
@@ -145,6 +148,11 @@ class Criterion(nn.Module):
             inputs = GroupLossInputs(group.group, prediction, labels, assignment, matched, quality, balance)
             values = {name: loss(inputs) for name, loss in self.losses.items()}
             yield group, len(prediction.boxes), {k: value for k, value in values.items() if value is not None}
+
+
+def criteria(model: nn.Module) -> list[Criterion]:
+    """Return the criteria that a model contains at any place, for example inside DistributedDataParallel."""
+    return [module for module in model.modules() if isinstance(module, Criterion)]
 
 
 def _build_loss(name: str, loss: Any) -> GroupLoss:

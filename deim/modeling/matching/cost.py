@@ -1,13 +1,31 @@
-"""Cost of matching a query with an object."""
+"""Costs of matching a query with an object."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor
 
-from deim.structures.boxes import pairwise_giou
+from deim.structures.boxes import pairwise_giou, pairwise_iou
 from deim.structures.predictions import Targets
+
+
+class PairwiseCost(Protocol):
+    """Cost of all pairs of queries and objects, such as :class:`MatchingCost`."""
+
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Compute the cost of all pairs of queries and targets.
+
+        Args:
+            logits: (L, B, Q, K), any L sets of queries.
+            boxes: (L, B, Q, 4) cxcywh.
+            targets: ground truth, padded to T objects per image.
+
+        Returns:
+            (L, B, Q, T); values of padded targets have no meaning.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,22 +44,34 @@ class MatchingCost:
     gamma: float = 2.0
 
     def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
-        """Compute the cost of all pairs of queries and targets.
-
-        Args:
-            logits: (L, B, Q, K), any L sets of queries.
-            boxes: (L, B, Q, 4) cxcywh.
-            targets: ground truth, padded to T objects per image.
-
-        Returns:
-            (L, B, Q, T); values of padded targets have no meaning.
-        """
-        layers, _, queries, _ = logits.shape
-        index = targets.labels[None, :, None].expand(layers, -1, queries, -1)
-        probability = logits.gather(-1, index).sigmoid()
+        """Compute the cost of all pairs; see :class:`PairwiseCost`."""
+        probability = _class_probability(logits, targets)
         negative = (1 - self.alpha) * probability**self.gamma * -(1 - probability + 1e-8).log()
         positive = self.alpha * (1 - probability) ** self.gamma * -(probability + 1e-8).log()
-        target_boxes = targets.boxes.to(boxes.dtype)[None].expand(layers, -1, -1, -1)
+        target_boxes = targets.boxes.to(boxes.dtype)[None].expand(len(boxes), -1, -1, -1)
         distance = torch.cdist(boxes, target_boxes, p=1)
         giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
         return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * giou
+
+
+@dataclass(frozen=True)
+class ScoreIoUCost:
+    """Negative product of the class probability and a power of the IoU (DEIMv2, for the last epochs).
+
+    Args:
+        exponent: exponent of the IoU.
+    """
+
+    exponent: float = 4.0
+
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Compute the cost of all pairs; see :class:`PairwiseCost`."""
+        overlap = pairwise_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
+        return -_class_probability(logits, targets) * overlap**self.exponent
+
+
+def _class_probability(logits: Tensor, targets: Targets) -> Tensor:
+    """Return the (L, B, Q, T) probability of each target's class, from logits (L, B, Q, K)."""
+    layers, _, queries, _ = logits.shape
+    index = targets.labels[None, :, None].expand(layers, -1, queries, -1)
+    return logits.gather(-1, index).sigmoid()

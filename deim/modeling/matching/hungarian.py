@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from deim.modeling.matching.cost import MatchingCost
+from deim.modeling.matching.cost import MatchingCost, PairwiseCost
 from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions, Targets
 
@@ -52,14 +52,43 @@ _NON_FINITE_COST = -1e9
 
 
 class HungarianMatcher:
-    """Hungarian matcher, which pairs queries with objects one-to-one at the minimum total cost."""
+    """Hungarian matcher, which pairs queries with objects one-to-one at the minimum total cost.
 
-    def __init__(self, cost: MatchingCost | None = None):
+    Args:
+        cost: cost of a pair; by default :class:`MatchingCost`.
+        late_cost: cost from epoch ``late_epoch`` on, as in DEIMv2; None uses ``cost`` in all epochs.
+        late_epoch: first epoch of ``late_cost``, counted from 0.
+
+    Raises:
+        ValueError: if only one of ``late_cost`` and ``late_epoch`` is given.
+    """
+
+    def __init__(
+        self,
+        cost: PairwiseCost | None = None,
+        late_cost: PairwiseCost | None = None,
+        late_epoch: int | None = None,
+    ):
+        if (late_cost is None) != (late_epoch is None):
+            raise ValueError(
+                f"late_cost and late_epoch belong together, got late_cost={late_cost} and late_epoch={late_epoch}"
+            )
         self.cost = cost or MatchingCost()
+        self.late_cost, self.late_epoch = late_cost, late_epoch
+
+    def cost_in_epoch(self, epoch: int) -> PairwiseCost:
+        """Return the cost that is used in an epoch, counted from 0."""
+        if self.late_cost is None or self.late_epoch is None or epoch < self.late_epoch:
+            return self.cost
+        return self.late_cost
 
     @torch.no_grad()
     def __call__(
-        self, groups: Sequence[Predictions], targets: Sequence[Targets], repeats: Sequence[int] | None = None
+        self,
+        groups: Sequence[Predictions],
+        targets: Sequence[Targets],
+        repeats: Sequence[int] | None = None,
+        epoch: int = 0,
     ) -> list[Matches]:
         """Match every layer of every group separately. Costs are computed on the device and copied to the host once.
 
@@ -67,6 +96,7 @@ class HungarianMatcher:
             groups: sets of predictions, such as those of denoising queries or of the encoder.
             targets: targets of each group.
             repeats: number of queries per object in each group; 1 by default.
+            epoch: epoch of the training, counted from 0, which selects the cost.
 
         Returns:
             for each group min(Q, n * repeats) pairs for each layer and each image with n objects. Pairs with a NaN cost
@@ -74,13 +104,16 @@ class HungarianMatcher:
             ranks waiting for gradients.
         """
         repeats = repeats or [1] * len(groups)
-        costs = self._costs_on_host(groups, targets)
+        costs = self._costs_on_host(groups, targets, self.cost_in_epoch(epoch))
         return [
             self._match(cost, group_targets.counts, group_repeats)
             for cost, group_targets, group_repeats in zip(costs, targets, repeats, strict=True)
         ]
 
-    def _costs_on_host(self, groups: Sequence[Predictions], targets: Sequence[Targets]) -> list[np.ndarray]:
+    @staticmethod
+    def _costs_on_host(
+        groups: Sequence[Predictions], targets: Sequence[Targets], pairwise_cost: PairwiseCost
+    ) -> list[np.ndarray]:
         """Return the (L, B, Q, T) costs of each group.
 
         The costs of groups with equal Q and the same targets object are computed together.
@@ -94,7 +127,7 @@ class HungarianMatcher:
                 torch.cat([in_full_precision(getattr(groups[i], name)) for i in indices])
                 for name in ("logits", "boxes")
             )
-            parts = self.cost(logits, boxes, targets[indices[0]]).split([len(groups[i].logits) for i in indices])
+            parts = pairwise_cost(logits, boxes, targets[indices[0]]).split([len(groups[i].logits) for i in indices])
             costs.update(zip(indices, parts, strict=True))
         ordered = [costs[index] for index in range(len(groups))]
         flat = torch.cat([cost.flatten() for cost in ordered]).cpu().numpy()
