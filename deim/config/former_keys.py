@@ -78,7 +78,7 @@ def rename_former_keys(cfg: Any) -> None:
                 if former in node and _is_renamed(node, former, present):
                     _rename(node, former, present)
                     _warn(path, former, present)
-    _warn_about_criterion(list_losses(OmegaConf.select(cfg, _CRITERION, default=None)))
+    _warn_about_criterion(replace_former_loss_keys(OmegaConf.select(cfg, _CRITERION, default=None)))
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator", default=None)
     if OmegaConf.is_dict(evaluator) and OmegaConf.is_interpolation(evaluator, "dataset_name"):
         reference = str(evaluator._get_node("dataset_name")._value())
@@ -101,28 +101,29 @@ def former_criterion_key(cfg: Any, key: str) -> Iterator[None]:
     """
     *parents, name = key.split(".")[:3]
     criterion = OmegaConf.select(cfg, _CRITERION, default=None)
-    if ".".join(parents) != _CRITERION or name not in FORMER_ARGUMENTS or not _takes_losses(criterion):
+    if ".".join(parents) != _CRITERION or name not in FORMER_ARGUMENTS or not _accepts_losses(criterion):
         yield
         return
     criterion[name] = former_value(criterion.get("losses") or {}, name)
     yield
-    _warn_about_criterion(list_losses(criterion))
+    _warn_about_criterion(replace_former_loss_keys(criterion))
 
 
-def list_losses(criterion: Any) -> list[str]:
-    """Replace the former arguments of a criterion's node by ``losses``, in place; see
-    :func:`deim.modeling.losses.former_arguments.translate_former_arguments`.
+def replace_former_loss_keys(criterion: Any) -> list[str]:
+    """Replace the former keys of a criterion's node by ``losses``, in place.
+
+    See :func:`deim.modeling.losses.former_arguments.translate_former_arguments`.
 
     Args:
         criterion: node of a criterion, or None. Nodes of other criteria are not modified.
 
     Returns:
-        names of the former arguments that have been replaced.
+        former keys that have been replaced.
 
     Raises:
         ConfigError: if the node names an unknown loss.
     """
-    if not _takes_losses(criterion):
+    if not _accepts_losses(criterion):
         return []
     try:
         return translate_former_arguments(criterion)
@@ -130,13 +131,13 @@ def list_losses(criterion: Any) -> list[str]:
         raise ConfigError(f"{_CRITERION} of the config: {error}") from error
 
 
-def _takes_losses(criterion: Any) -> bool:
+def _accepts_losses(criterion: Any) -> bool:
     """Return True if the target of a node is this project's criterion, or has the same arguments."""
     return OmegaConf.is_dict(criterion) and "_target_" in criterion and _is_renamed(criterion, "weights", "losses")
 
 
-def _warn_about_criterion(former_arguments: Iterable[str]) -> None:
-    for former in former_arguments:
+def _warn_about_criterion(former_keys: Iterable[str]) -> None:
+    for former in former_keys:
         _warn(_CRITERION, former, FORMER_ARGUMENTS[former])
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from deim.config.building import WEIGHTS_ARGUMENTS
-from deim.config.former_keys import list_losses
+from deim.config.former_keys import replace_former_loss_keys
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -80,7 +80,7 @@ def from_portable(parts: Mapping[str, Any], path: str) -> DictConfig:
     cfg = DictConfig({}, flags={"allow_objects": True})
     for name, key in PORTABLE_KEYS.items():
         OmegaConf.update(cfg, key, parts[name])
-    list_losses(cfg.model.get("criterion"))
+    replace_former_loss_keys(cfg.model.get("criterion"))
     return cfg
 
 

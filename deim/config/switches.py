@@ -5,7 +5,7 @@ modifies a complete config. All of them work in place. They require that ``decod
 and ``criterion`` a :class:`deim.modeling.Criterion`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from detectron2.config import LazyCall
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deim.config.former_keys import list_losses
+from deim.config.former_keys import replace_former_loss_keys
 from deim.data.copy_blend import CopyBlend
 from deim.data.mixup import Mixup
 from deim.data.mosaic import Mosaic
@@ -59,19 +59,13 @@ def without_deim_loss(model: Any) -> Any:
 def _with_classification(model: Any, name: str, loss: Any) -> Any:
     """Replace the classification loss of this project that a model has, if any, by ``loss``."""
     replaced = [f"loss_{classification}" for classification in CLASSIFICATION_LOSSES]
-    _set_losses(model.criterion, {name: loss, **_losses_without(model.criterion, *replaced)})
+    model.criterion.losses = {name: loss, **_losses_without(model.criterion, *replaced)}
     return model
-
-
-def _set_losses(criterion: Any, losses: Mapping[str, Any]) -> None:
-    # Assigning to an existing dictionary would merge both.
-    criterion.pop("losses", None)
-    criterion.losses = losses
 
 
 def _losses_without(criterion: Any, *names: str) -> dict[str, Any]:
     """Return the losses of a criterion except those with the given names."""
-    list_losses(criterion)
+    replace_former_loss_keys(criterion)
     return {name: loss for name, loss in criterion.losses.items() if name not in names}
 
 
@@ -116,7 +110,7 @@ def with_fdr(model: Any) -> Any:
         "loss_fgl": LazyCall(FineGrainedLocalizationLoss)(weight=0.15),
         "loss_ddf": LazyCall(DistillationLoss)(weight=1.5, temperature=5.0),
     }
-    _set_losses(criterion, {**_losses_without(criterion), **distribution_losses})
+    criterion.losses = {**_losses_without(criterion), **distribution_losses}
     criterion.use_union = True
     criterion.supervision = [*criterion.supervision, *_initial_supervisions(criterion.supervision)]
     return model
@@ -126,7 +120,7 @@ def without_fdr(model: Any) -> Any:
     """Use iterative box refinement with look forward twice, as in RT-DETR."""
     model.decoder.refinement = LazyCall(IterativeRefinement)(**_REFINEMENT_ARGUMENTS, look_forward_twice=True)
     criterion = model.criterion
-    _set_losses(criterion, _losses_without(criterion, "loss_fgl", "loss_ddf"))
+    criterion.losses = _losses_without(criterion, "loss_fgl", "loss_ddf")
     criterion.use_union = False
     _remove_supervision(criterion, *_INITIAL_SUFFIXES)
     return model

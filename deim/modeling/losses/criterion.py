@@ -56,9 +56,9 @@ class Criterion(nn.Module):
         **former_arguments: Any,
     ):
         super().__init__()
-        unknown = [name for name in former_arguments if name not in FORMER_ARGUMENTS]
-        if unknown:
-            raise TypeError(f"Criterion has no arguments {', '.join(unknown)}")
+        unknown_arguments = [name for name in former_arguments if name not in FORMER_ARGUMENTS]
+        if unknown_arguments:
+            raise TypeError(f"Criterion has no arguments {', '.join(unknown_arguments)}")
         if former_arguments:
             logger.warning(
                 f"The arguments {', '.join(former_arguments)} of Criterion are deprecated: list the losses in `losses`"
@@ -162,11 +162,11 @@ def _build_loss(name: str, loss: Any) -> GroupLoss:
         ValueError: if the loss cannot be built, or has no weight; names the loss.
     """
     try:
-        built = instantiate(loss)
+        loss_object = instantiate(loss)
     except (TypeError, ValueError) as error:
         raise ValueError(f"losses.{name}: {error}") from error
-    if not callable(built) or not hasattr(built, "weight"):
+    if not callable(loss_object) or not hasattr(loss_object, "weight"):
         raise ValueError(
-            f"losses.{name}: {built!r} is not a loss, which has the attribute `weight` and is called with GroupLossInputs"
+            f"losses.{name}: {loss_object!r} is not a loss, which has the attribute `weight` and is called with GroupLossInputs"
         )
-    return built
+    return loss_object

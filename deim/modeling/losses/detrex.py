@@ -141,9 +141,9 @@ def _losses(
         "loss_bbox": BoxL1Loss(),
         "loss_giou": BoxGIoULoss(),
     }
-    unknown = sorted(set(weights) - set(losses))
-    if unknown:
-        raise ValueError(f"weight_dict: unknown losses {', '.join(unknown)}; choose from {', '.join(losses)}")
+    unknown_names = sorted(set(weights) - set(losses))
+    if unknown_names:
+        raise ValueError(f"weight_dict: unknown losses {', '.join(unknown_names)}; choose from {', '.join(losses)}")
     for name, weight in weights.items():
         losses[name].weight = weight
     return {name: loss for name, loss in losses.items() if name in weights}

@@ -77,11 +77,11 @@ def translate_former_arguments(arguments: MutableMapping[str, Any]) -> list[str]
             _set_parameter(losses, _classification_name(losses), name, former[name])
     if "temperature" in former:
         _set_parameter(losses, "loss_ddf", "temperature", former["temperature"])
-    replaced = [name for name in FORMER_ARGUMENTS if name in arguments]
-    for name in replaced:
+    former_names = [name for name in FORMER_ARGUMENTS if name in arguments]
+    for name in former_names:
         del arguments[name]
     arguments["losses"] = losses
-    return replaced
+    return former_names
 
 
 def _classification_name(losses: Mapping[str, Any]) -> str | None:
@@ -108,20 +108,24 @@ def _with_classification(losses: Mapping[str, Any], classification: str) -> dict
 def _with_weights(
     losses: Mapping[str, Any], weights: Mapping[str, float], classification: str | None
 ) -> dict[str, Any]:
-    """Return the losses that ``weights`` names, with these weights. Losses that are new to ``losses`` are added."""
-    chosen = [name for name in weights if name in _CLASSIFICATION_NAMES]
-    if classification is None and len(chosen) == 1:
-        losses = _with_classification(losses, chosen[0].removeprefix("loss_"))
-    name = _classification_name(losses)
-    known = [key for key in dict.fromkeys([*_CLASSES, *losses]) if key not in _CLASSIFICATION_NAMES or key == name]
-    unknown = sorted(set(weights) - set(known))
-    if unknown:
+    """Return the losses that ``weights`` names, with these weights. Losses that ``losses`` does not list are added."""
+    classification_names = [name for name in weights if name in _CLASSIFICATION_NAMES]
+    if classification is None and len(classification_names) == 1:
+        losses = _with_classification(losses, classification_names[0].removeprefix("loss_"))
+    present_name = _classification_name(losses)
+    all_names = dict.fromkeys([*losses, *_CLASSES])
+    valid_names = [name for name in all_names if name not in _CLASSIFICATION_NAMES or name == present_name]
+    unknown_names = sorted(set(weights) - set(valid_names))
+    if unknown_names:
         raise ValueError(
-            f"criterion.weights: unknown losses {', '.join(unknown)}; with classification="
-            f"{(name or '').removeprefix('loss_')!r}, choose from {', '.join(known)}"
+            f"criterion.weights: unknown losses {', '.join(unknown_names)}; with classification="
+            f"{(present_name or '').removeprefix('loss_')!r}, choose from {', '.join(valid_names)}"
         )
-    selected = [key for key in dict.fromkeys([*losses, *known]) if key in weights]
-    return {key: _with_weight(losses.get(key) or LazyCall(_CLASSES[key])(), weights[key]) for key in selected}
+    return {
+        name: _with_weight(losses.get(name) or LazyCall(_CLASSES[name])(), weights[name])
+        for name in valid_names
+        if name in weights
+    }
 
 
 def _with_weight(node: Any, weight: float) -> Any:
