@@ -50,7 +50,8 @@ def small(queries: int, feedforward: int) -> dict[str, Any]:
         "decoder.layer._target_": ClampedAddNormDecoderLayer,
         "decoder.queries.num_queries": queries,
         "decoder.refinement.shared_corner_head": True,
-        "criterion.weights": {"loss_mal": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0},
+        "criterion.losses.loss_fgl": None,
+        "criterion.losses.loss_ddf": None,
         "criterion.use_union": False,
     }
 

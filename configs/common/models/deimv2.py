@@ -7,7 +7,15 @@ from deim.modeling.backbone import HGNetV2
 from deim.modeling.decoder import Decoder, DistributionRefinement, GatedDecoderLayer, InitialBoxPosition, MapProjection
 from deim.modeling.detector import DEIMDetector
 from deim.modeling.encoder import HybridEncoder
-from deim.modeling.losses import Criterion, Supervision
+from deim.modeling.losses import (
+    BoxGIoULoss,
+    BoxL1Loss,
+    Criterion,
+    DistillationLoss,
+    FineGrainedLocalizationLoss,
+    MatchabilityAwareLoss,
+    Supervision,
+)
 from deim.modeling.matching import HungarianMatcher, MatchingCost
 from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 
@@ -81,9 +89,13 @@ model = L(DEIMDetector)(
         matcher=L(HungarianMatcher)(
             cost=L(MatchingCost)(class_weight=2.0, bbox_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2.0)
         ),
-        classification="mal",
-        gamma=1.5,
-        weights=dict(loss_mal=1.0, loss_bbox=5.0, loss_giou=2.0, loss_fgl=0.15, loss_ddf=1.5),
+        losses=dict(
+            loss_mal=L(MatchabilityAwareLoss)(weight=1.0, gamma=1.5),
+            loss_bbox=L(BoxL1Loss)(weight=5.0),
+            loss_giou=L(BoxGIoULoss)(weight=2.0),
+            loss_fgl=L(FineGrainedLocalizationLoss)(weight=0.15),
+            loss_ddf=L(DistillationLoss)(weight=1.5, temperature=5.0),
+        ),
         use_union=True,
         # In matching order; the suffixes give the loss names of the D-FINE and DEIM logs.
         supervision=[
