@@ -10,7 +10,7 @@ from torch import nn
 from deim.benchmarks.latency import Network
 from deim.benchmarks.timing import print_report
 from deim.config import build, load_config
-from deim.inference import reparameterized
+from deim.inference import deployment_form
 
 PARTS = ("backbone", "encoder", "decoder")
 
@@ -36,7 +36,7 @@ def count(recipe: str, size: tuple[int, int]) -> list[dict[str, Any]]:
         One row for the whole model and one for each part.
     """
     model = build(load_config(recipe), "model")
-    deployed = reparameterized(model)
+    deployed = deployment_form(model)
     # hides warnings about operators that are not counted
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     analysis = FlopCountAnalysis(Network(deployed).eval(), torch.zeros(1, 3, *size))

@@ -72,9 +72,9 @@ def load_stored_for_inference(model: nn.Module, stored: StoredWeights, classes: 
     if has_training_weights(weights, model):
         return _load(model, _for_classes(stored, weights, model, classes, False), path)
     logger.info(f"{path} contains the weights for inference, but not all weights for training")
-    inference_weights = reparameterize_to_match(model, weights)
+    inference_weights = match_deployment_form(model, weights)
     _load(model, _for_classes(stored, inference_weights, model, classes, False), path)
-    reparameterize(model)
+    convert_to_deployment_form(model)
     return None
 
 
@@ -91,8 +91,8 @@ def has_training_weights(weights: Mapping[str, Tensor], model: nn.Module) -> boo
     )
 
 
-def reparameterize_to_match(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Re-parameterize the modules that are re-parameterized in a file, in place.
+def match_deployment_form(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the parts that only training needs, and re-parameterize what a file has re-parameterized, in place.
 
     RT-DETRv2's code re-parameterizes fewer convolutions than this package.
 
@@ -105,22 +105,25 @@ def reparameterize_to_match(model: nn.Module, weights: Mapping[str, Tensor]) -> 
     """
     trained = model.state_dict().keys()
     for name, module in list(model.named_modules()):
+        _call(module, "remove_training_parts")
         if not hasattr(module, "fused") or f"{name}.fused.weight" in weights:
-            _reparameterize(module)
+            _call(module, "reparameterize")
     state = model.state_dict()
     return {name: value for name, value in weights.items() if name in state or name not in trained}
 
 
-def reparameterize(model: nn.Module) -> None:
-    """Convert a model to deployment form, in place."""
+def convert_to_deployment_form(model: nn.Module) -> None:
+    """Remove the parts that only training needs, and re-parameterize convolutions, in place.
+
+    Modules do so in their methods ``remove_training_parts`` and ``reparameterize``.
+    """
     for module in list(model.modules()):
-        _reparameterize(module)
+        _call(module, "remove_training_parts")
+        _call(module, "reparameterize")
 
 
-def _reparameterize(module: nn.Module) -> None:
-    method = getattr(module, "reparameterize", None)
-    if method is not None:
-        method()
+def _call(module: nn.Module, method: str) -> None:
+    getattr(module, method, lambda: None)()
 
 
 def to_native_layout(stored: StoredWeights, model: nn.Module, quiet: bool = False) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from deim.checkpoint.formats import FORMATS, Format
 from deim.checkpoint.formats.format import with_batch_counters
 from deim.checkpoint.loading import (
     has_training_weights,
+    match_deployment_form,
     mismatch,
-    reparameterize_to_match,
     stored_classes,
     stored_num_classes,
     to_native_layout,
@@ -192,7 +192,7 @@ def _candidate(stored: StoredWeights, recipe: str, count: int | None) -> _Candid
     form, compared_weights, compared_model = "training", weights, model
     if not has_training_weights(weights, model):
         form, compared_model = "deployment", copy.deepcopy(model)
-        compared_weights = reparameterize_to_match(compared_model, weights)
+        compared_weights = match_deployment_form(compared_model, weights)
     problem = mismatch(stored.path, compared_model.state_dict(), compared_weights)
     return _Candidate(recipe, config, model, weights, form, problem, has_same_classes)
 

@@ -1,5 +1,5 @@
 """Inference with trained models."""
 
-from deim.inference.deployment import reparameterized, to_deployment
+from deim.inference.deployment import deployment_form, to_deployment
 
-__all__ = ["reparameterized", "to_deployment"]
+__all__ = ["deployment_form", "to_deployment"]

@@ -6,7 +6,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from deim.checkpoint.loading import reparameterize
+from deim.checkpoint.loading import convert_to_deployment_form
 from deim.errors import ConfigError
 from deim.inference.cuda_graphs import CudaGraphs
 from deim.layers.attention import SelfAttention
@@ -41,7 +41,7 @@ def to_deployment(
     Raises:
         ConfigError: if ``cuda_graph`` is set and the model is not a :class:`DEIMDetector` on a GPU.
     """
-    deployed = reparameterized(model).requires_grad_(False)
+    deployed = deployment_form(model).requires_grad_(False)
     fold_norms(deployed)
     deployed = deployed.to(memory_format=memory_format)  # type: ignore[call-overload]
     if half:
@@ -56,14 +56,14 @@ def to_deployment(
     return deployed
 
 
-def reparameterized(model: nn.Module) -> nn.Module:
+def deployment_form(model: nn.Module) -> nn.Module:
     """Return a copy in eval mode without training-only parts and with re-parameterized convolutions.
 
     The official code deploys models in the same form. The weights of the copy can be saved, converted and loaded for
     inference.
     """
     result = copy.deepcopy(model).eval()
-    reparameterize(result)
+    convert_to_deployment_form(result)
     return result
 
 

@@ -63,7 +63,7 @@ class DEIMDetector(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
-    def reparameterize(self) -> None:
+    def remove_training_parts(self) -> None:
         """Remove the parts that only training needs."""
         self.criterion = None
 

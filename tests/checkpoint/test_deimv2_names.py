@@ -20,7 +20,7 @@ from deim.checkpoint.reading import StoredWeights
 from deim.checkpoint.renaming import match_template
 from deim.conversion import convert_backbone, identification
 from deim.errors import CheckpointError
-from deim.inference import reparameterized
+from deim.inference import deployment_form
 from deim.modeling.backbone import HGNetV2, SpatialTuningAdapter, VisionTransformer, build_vit
 from tests.checkpoint.foreign import digest
 from tests.conftest import ROOT, long_except
@@ -67,7 +67,7 @@ def test_names_and_shapes_are_the_official_ones(name: str) -> None:
     for form, expected in zip(("training", "deployment"), OFFICIAL[name], strict=True):
         model = build_model(name)
         if form == "deployment":
-            model = reparameterized(model)
+            model = deployment_form(model)
         weights = model.state_dict()
         theirs, layout = official_weights(name, model)
         assert digest(theirs) == expected

@@ -13,7 +13,7 @@ from deim.conversion import convert, identify
 from deim.conversion.conversion import to_layout
 from deim.conversion.identification import IdentifiedCheckpoint
 from deim.errors import CheckpointError
-from deim.inference import reparameterized
+from deim.inference import deployment_form
 from tests.checkpoint.foreign import DETRS, REAL_TIME, digest
 from tests.conftest import long_except
 from tests.models import randomize
@@ -61,7 +61,7 @@ def test_official_real_time_detector_layouts(recipe: str) -> None:
     assert digest(external_weights) == training
     assert_round_trip(external_weights, to, recipe, model.state_dict())
     if deployment is not None:
-        deployed = reparameterized(model)
+        deployed = deployment_form(model)
         external_weights, _ = to_external_layout(deployed, recipe, to)
         assert digest(external_weights) == deployment
         assert_round_trip(external_weights, to, recipe, deployed.state_dict())

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import instantiate
 
 from deim.config import switch
-from deim.inference import reparameterized
+from deim.inference import deployment_form
 from deim.schedule import Stage
 from tests.conftest import ROOT
 from tests.models import recipe
@@ -169,7 +169,7 @@ def test_parameter_groups(name: str) -> None:
     training, deployed = PARAMETERS[name]
     assert sum(p.numel() for p in model.parameters()) == training
     if deployed is not None:
-        assert sum(p.numel() for p in reparameterized(model).parameters()) == deployed
+        assert sum(p.numel() for p in deployment_form(model).parameters()) == deployed
     assert groups_of(cfg, model) == GROUPS[name]
 
 

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.inference import reparameterized, to_deployment
+from deim.inference import deployment_form, to_deployment
 from deim.modeling import ClampedAddNormDecoderLayer, Decoder, GatedDecoderLayer
 from deim.modeling.decoder import DistributionRefinement
 from deim.structures.distribution import offsets_to_boxes, weighting_function
@@ -29,7 +29,7 @@ def build_decoder(name: str) -> Decoder:
 @pytest.mark.parametrize("name", long_except(["dinov3_l", "hgnetv2_x", "hgnetv2_n", "hgnetv2_atto"], MODELS))
 def test_numbers_of_parameters_are_the_official_ones(name: str) -> None:
     model = build_model(name)
-    parts = [model.backbone, model.encoder, model.decoder, reparameterized(model)]
+    parts = [model.backbone, model.encoder, model.decoder, deployment_form(model)]
     assert tuple(sum(p.numel() for p in part.parameters()) for part in parts) == PARAMETERS[name]
 
 

@@ -196,7 +196,7 @@ def test_one_to_many_queries_come_last_and_only_in_training(build) -> None:
     for name in ("content", "references", "position"):
         if getattr(used, name) is not None:
             torch.testing.assert_close(getattr(trained, name)[:, :5], getattr(used, name))
-    source.reparameterize()
+    source.remove_training_parts()
     assert source.num_one_to_many == 0
     deployed = source.train()(memory)
     torch.testing.assert_close(deployed.content, used.content)

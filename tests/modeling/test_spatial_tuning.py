@@ -10,7 +10,7 @@ from detectron2.config import LazyCall, instantiate
 from torch import Tensor
 from torch.nn import functional as F
 
-from deim.inference import reparameterized
+from deim.inference import deployment_form
 from deim.inference.deployment import fold_norms
 from deim.modeling import HGNetV2, HybridEncoder, LiteEncoder, SpatialTuningAdapter
 from tests.models import FAMILIES, batch, randomize, recipe
@@ -126,7 +126,7 @@ def test_lite_encoder_equals_a_reference() -> None:
     coarse = silu(conv_norm(coarse + mean[:, :, None, None], weights, "context.cv"))
     fine = elan(fine + enlarged(coarse), weights, "fpn_block", 2, convolve=True)
     expected = [fine, elan(coarse + pooled(fine, weights, "downsample"), weights, "pan_block", 2, convolve=True)]
-    for form in (encoder, reparameterized(encoder)):
+    for form in (encoder, deployment_form(encoder)):
         torch.testing.assert_close(form({"a": feature}), expected, rtol=1e-10, atol=1e-10)
     fold_norms(encoder)
     torch.testing.assert_close(encoder({"a": feature}), expected, rtol=1e-10, atol=1e-10)
@@ -158,7 +158,7 @@ def test_hybrid_encoder_of_deimv2_equals_a_reference(fusion: str) -> None:
         reduced = conv_norm(expected[-1], weights, f"downsample_convs.{index}.cv1")
         reduced = conv_norm(reduced, weights, f"downsample_convs.{index}.cv2", stride=2)
         expected.append(block(reduced + coarser, name=f"pan_blocks.{index}"))
-    for form in (encoder, reparameterized(encoder)):
+    for form in (encoder, deployment_form(encoder)):
         torch.testing.assert_close(form(features), expected, rtol=1e-10, atol=1e-10)
 
 

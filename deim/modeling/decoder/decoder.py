@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         self.position, self.refinement = position, refinement
         self.layers = nn.ModuleList([layer, *(layer.next_layer() for _ in range(num_layers - 1))])
 
-    def reparameterize(self) -> None:
+    def remove_training_parts(self) -> None:
         """Remove the layers and prediction heads that evaluation does not use."""
         self.layers = self.layers[: self.eval_layer + 1]
         self.refinement.keep_layers(len(self.layers))

@@ -32,7 +32,7 @@ class LearnedQueries(QuerySource):
             self.num_active_queries - self.num_queries,
         )
 
-    def reparameterize(self) -> None:
+    def remove_training_parts(self) -> None:
         """Remove the queries that are only used in training."""
         self.remove_one_to_many("content", "references")
 
@@ -65,7 +65,7 @@ class LearnedPoints(QuerySource):
             position=_expand_to_batch(position, tokens).to(tokens.dtype),
         )
 
-    def reparameterize(self) -> None:
+    def remove_training_parts(self) -> None:
         """Remove the queries that are only used in training."""
         self.remove_one_to_many("content", "position")
 
@@ -118,7 +118,7 @@ class LearnedAnchors(QuerySource):
             self.num_active_queries - self.num_queries,
         )
 
-    def reparameterize(self) -> None:
+    def remove_training_parts(self) -> None:
         """Remove the queries that are only used in training."""
         self.remove_one_to_many("anchors", *([] if self.shared_content else ["content"]))
 

@@ -67,6 +67,6 @@ class RegionProposals(TwoStageSource):
         sines = sine_embedding(references.sigmoid(), self.box_projection.in_features // 4)
         return self.box_norm(self.box_projection(sines.to(self.box_projection.weight.dtype)))
 
-    def reparameterize(self) -> None:
+    def remove_training_parts(self) -> None:
         """Remove the queries that are only used in training."""
         self.remove_one_to_many(*([] if self.content is None else ["content"]))
