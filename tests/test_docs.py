@@ -10,13 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import get_cfg, instantiate
+from detectron2.modeling import build_backbone
 from torch import nn
 
 from deim import model_zoo
 from deim.cli import main
 from deim.cli.main import COMMANDS
 from deim.config import build, load_config
+from deim.config.yacs import add_deim_config
 from deim.fallback import is_standalone
 from tests.commands import tool
 from tests.conftest import ROOT
@@ -75,11 +77,16 @@ def test_python_examples_run(name: str) -> None:
 
 def test_backbone_example_runs() -> None:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-    backbone, config = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    backbone, config, described = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:3]
     namespace: dict = {"model": recipe("deim_dfine_n_shapes", "model.decoder.queries.num_queries=20").model}
     exec(compile(backbone + config, "docs/extending.md", "exec"), namespace)
     losses = instantiate(namespace["model"])(batch([2, 1]))
     assert torch.isfinite(sum(losses.values()))
+    exec(compile(backbone + described, "docs/extending.md", "exec"), namespace)
+    cfg = get_cfg()
+    add_deim_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "PretrainedTwoMaps"
+    assert build_backbone(cfg).output_shape()["coarse"].channels == 128
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.formats.backbones import BACKBONE_FORMATS
 from deim.checkpoint.reading import StoredWeights, read_weights
-from deim.checkpoint.renaming import group_names
+from deim.checkpoint.renaming import group_names, to_native
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -134,12 +134,14 @@ def load_stored_backbone(
 def match_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> BackboneMatch:
     """Match the tensors of a file with those of a backbone, under the file's names or native names.
 
-    The names that match more tensors are used.
+    The names that match more tensors are used. A backbone whose weights are published under other names states them in
+    the class attribute ``weight_rules``: a sequence of :class:`~deim.checkpoint.renaming.Rule`.
 
     Raises:
         CheckpointError: if the weights belong to a Caffe2 ResNet, whose architecture differs from torchvision's.
     """
-    candidates = [dict(weights), backbone_weights(weights, path)]
+    native = backbone_weights(weights, path)
+    candidates = [dict(weights), native, native_backbone_weights(backbone, weights, native)]
     matches = [_match(backbone.state_dict(), candidate) for candidate in candidates]
     return max(matches, key=lambda match: len(match.weights))
 
@@ -229,6 +231,23 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
     if layout is None:
         return dict(weights)
     translated, left_over = layout.to_native(weights)
+    return translated | {name: weights[name] for name in left_over}
+
+
+def native_backbone_weights(
+    backbone: nn.Module, weights: Mapping[str, Tensor], known: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """Return the weights of a file under the names that the backbone's ``weight_rules`` give.
+
+    Args:
+        backbone: any backbone.
+        weights: content of the file.
+        known: result of :func:`backbone_weights`, returned for a backbone without rules.
+    """
+    rules = getattr(backbone, "weight_rules", None)
+    if rules is None:
+        return known
+    translated, left_over = to_native(weights, rules)
     return translated | {name: weights[name] for name in left_over}
 
 

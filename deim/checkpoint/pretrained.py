@@ -1,19 +1,20 @@
-"""Published backbone weights for the start of training, and the image normalization that they expect."""
+"""Published backbone weights for the start of training, and the image normalization that they expect.
 
-from collections.abc import Mapping
+Each backbone states its weights with :func:`describe_backbone`, in its own module.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import nn
 
 from deim.checkpoint.download import cache_folder, fetch, local_path, to_web_url
 from deim.errors import CheckpointError
 
-_HGNETV2 = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
-_RESNET_D = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
-_TORCHVISION = "https://download.pytorch.org/models/"
-_SWIN = "https://github.com/SwinTransformer/storage/releases/download/"
-_DRIVE = "https://drive.google.com/file/d/"
+Builder = TypeVar("Builder", bound=Callable)
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class PretrainedBackbone:
     """A file of published backbone weights.
 
     Attributes:
-        builder: name of the class or function that builds the backbone.
-        size: value of the builder's argument that selects the size.
+        size: value of the backbone's argument that selects the size.
         data: pretraining dataset, "imagenet" or "imagenet22k", or the model that the weights are distilled from,
             "dinov3". The backbone's ``weights`` argument accepts this name.
         url: URL of the file.
@@ -43,7 +43,6 @@ class PretrainedBackbone:
         file_name: name of the downloaded file; "" for the last component of the URL.
     """
 
-    builder: str
     size: str | int
     data: str
     url: str
@@ -56,56 +55,45 @@ class PretrainedBackbone:
         return cache_folder() / (self.file_name or self.url.rpartition("/")[2])
 
 
-# Builder -> the argument that selects the size.
-SIZE_ARGUMENTS = {
-    "HGNetV2": "name",
-    "PResNet": "depth",
-    "build_resnet": "depth",
-    "build_swin": "size",
-    "build_vit": "size",
-    "SpatialTuningAdapter": "size",
-}
+@dataclass(frozen=True)
+class BackboneDescription:
+    """What a backbone states about its weights.
 
-PRETRAINED: tuple[PretrainedBackbone, ...] = (
-    *(
-        PretrainedBackbone("HGNetV2", f"B{i}", "imagenet", f"{_HGNETV2}PPHGNetV2_B{i}_stage1.pth", UNIT)
-        for i in range(7)
-    ),
-    *(
-        PretrainedBackbone("HGNetV2", size, "imagenet", f"{_HGNETV2}PPHGNetV2_B0_stage1.pth", UNIT)
-        for size in ("Atto", "Femto", "Pico")
-    ),
-    PretrainedBackbone("PResNet", 18, "imagenet", f"{_RESNET_D}ResNet18_vd_pretrained_from_paddle.pth", UNIT),
-    PretrainedBackbone("PResNet", 34, "imagenet", f"{_RESNET_D}ResNet34_vd_pretrained_from_paddle.pth", UNIT),
-    PretrainedBackbone("PResNet", 50, "imagenet", f"{_RESNET_D}ResNet50_vd_ssld_v2_pretrained_from_paddle.pth", UNIT),
-    PretrainedBackbone("PResNet", 101, "imagenet", f"{_RESNET_D}ResNet101_vd_ssld_pretrained_from_paddle.pth", UNIT),
-    PretrainedBackbone("build_resnet", 18, "imagenet", f"{_TORCHVISION}resnet18-f37072fd.pth", IMAGENET),
-    PretrainedBackbone("build_resnet", 34, "imagenet", f"{_TORCHVISION}resnet34-b627a593.pth", IMAGENET),
-    PretrainedBackbone(
-        "build_resnet", 50, "imagenet", "detectron2://ImageNetPretrained/torchvision/R-50.pkl", IMAGENET
-    ),
-    PretrainedBackbone("build_resnet", 101, "imagenet", f"{_TORCHVISION}resnet101-63fe2227.pth", IMAGENET),
-    PretrainedBackbone("build_resnet", 152, "imagenet", f"{_TORCHVISION}resnet152-394f9c45.pth", IMAGENET),
-    PretrainedBackbone("build_swin", "tiny", "imagenet", f"{_SWIN}v1.0.0/swin_tiny_patch4_window7_224.pth", IMAGENET),
-    PretrainedBackbone("build_swin", "small", "imagenet", f"{_SWIN}v1.0.0/swin_small_patch4_window7_224.pth", IMAGENET),
-    PretrainedBackbone("build_swin", "base", "imagenet", f"{_SWIN}v1.0.0/swin_base_patch4_window7_224.pth", IMAGENET),
-    PretrainedBackbone(
-        "build_swin", "base", "imagenet22k", f"{_SWIN}v1.0.0/swin_base_patch4_window7_224_22k.pth", IMAGENET
-    ),
-    PretrainedBackbone(
-        "build_swin", "large", "imagenet22k", f"{_SWIN}v1.0.0/swin_large_patch4_window7_224_22k.pth", IMAGENET
-    ),
-    *(
-        PretrainedBackbone(builder, size, "dinov3", f"{_DRIVE}{identifier}/view", IMAGENET, file_name)
-        for builder in ("build_vit", "SpatialTuningAdapter")
-        for size, identifier, file_name in (
-            ("vit_tiny", "1YMTq_woOLjAcZnHSYNTsNg7f0ahj5LPs", "vitt_distill.pt"),
-            ("vit_tinyplus", "1COHfjzq5KfnEaXTluVGEOMdhpuVcG6Jt", "vittplus_distill.pt"),
-        )
-    ),
-)
+    Attributes:
+        size_argument: name of the argument that selects the size.
+        files: published weights.
+        variants: function of the names of tensors; yields the backbones that may have these tensors, largest first,
+            because a larger one may contain a smaller one: the call in a recipe, such as ``build_resnet(depth=50)``, and
+            a function that builds the backbone. None: ``deim convert`` does not identify the backbone.
+        allowed_missing: prefixes of tensors that published files lack.
+    """
 
-# File names from the table above and from other weights that users of detectron2 and detrex start from.
+    size_argument: str
+    files: tuple[PretrainedBackbone, ...] = ()
+    variants: Callable[[Collection[str]], Iterable[tuple[str, Callable[[], nn.Module]]]] | None = None
+    allowed_missing: tuple[str, ...] = ()
+
+
+# Name of the class or function that builds a backbone -> its description, of all imported backbones.
+_DESCRIPTIONS: dict[str, BackboneDescription] = {}
+
+
+def describe_backbone(description: BackboneDescription) -> Callable[[Builder], Builder]:
+    """Return a decorator for the class or function that builds a backbone, which states its published weights."""
+
+    def decorate(builder: Builder) -> Builder:
+        _DESCRIPTIONS[builder.__name__] = description
+        return builder
+
+    return decorate
+
+
+def descriptions() -> dict[str, BackboneDescription]:
+    """Return the descriptions of all imported backbones, by the name of the class or function that builds them."""
+    return dict(_DESCRIPTIONS)
+
+
+# File names of published weights, and of other weights that users of detectron2 and detrex start from.
 _PIXEL_STATISTICS_BY_FILE = {
     "PPHGNetV2_*": UNIT,
     "ResNet*_vd_*": UNIT,
@@ -127,7 +115,8 @@ def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
     Raises:
         CheckpointError: if none are known. The message lists the known ones.
     """
-    candidates = [candidate for candidate in PRETRAINED if (candidate.builder, candidate.size) == (builder, size)]
+    description = _DESCRIPTIONS.get(builder)
+    candidates = [file for file in description.files if file.size == size] if description is not None else []
     for candidate in candidates:
         if candidate.data == data:
             return candidate
@@ -175,4 +164,8 @@ def pixel_statistics_for(weights: str, backbone: Mapping[str, Any]) -> PixelStat
     if is_name(weights):
         return find(backbone["builder"], backbone["size"], weights).pixels
     file_name = weights.partition("?")[0].replace("\\", "/").rpartition("/")[2]
+    for description in _DESCRIPTIONS.values():
+        for file in description.files:
+            if file.path.name == file_name:
+                return file.pixels
     return next((pixels for pattern, pixels in _PIXEL_STATISTICS_BY_FILE.items() if fnmatch(file_name, pattern)), None)

@@ -22,52 +22,23 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from deim import modeling
 from deim.config import model_zoo
 from deim.config.building import build
+from deim.modeling.backbone.yacs import yacs_nodes
 
 
 def add_deim_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.DEIM`` and the keys of the backbones to ``cfg``: ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN``,
-    ``MODEL.VIT``, ``MODEL.SPATIAL_TUNING`` and ``MODEL.TIMM``."""
+    """Add ``MODEL.DEIM`` and the keys of the backbones to ``cfg``.
+
+    The nodes of the backbones are ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN``, ``MODEL.VIT``,
+    ``MODEL.SPATIAL_TUNING`` and ``MODEL.TIMM``, and those of a user's own backbones that are imported before and
+    declare their keys (:func:`deim.modeling.backbone.yacs.yacs_keys`). The keys are the arguments of the backbone.
+    """
     cfg.MODEL.DEIM = CfgNode()
     # name of a recipe in deim.config.model_zoo, which defines backbone, encoder, decoder and losses
     cfg.MODEL.DEIM.RECIPE = "deim_dfine/deim_dfine_l_coco"
     cfg.MODEL.DEIM.NUM_CLASSES = 80
 
-    cfg.MODEL.HGNETV2 = CfgNode()
-    cfg.MODEL.HGNETV2.NAME = "B0"
-    cfg.MODEL.HGNETV2.LEARNABLE_AFFINE = True
-    cfg.MODEL.HGNETV2.OUT_FEATURES = ["stage2", "stage3", "stage4"]
-    cfg.MODEL.HGNETV2.FREEZE_NORM = False
-    cfg.MODEL.HGNETV2.WEIGHTS = ""
-
-    cfg.MODEL.PRESNET = CfgNode()
-    cfg.MODEL.PRESNET.DEPTH = 50
-    cfg.MODEL.PRESNET.OUT_FEATURES = ["stage2", "stage3", "stage4"]
-    cfg.MODEL.PRESNET.FREEZE_NORM = False
-    cfg.MODEL.PRESNET.WEIGHTS = ""
-
-    cfg.MODEL.SWIN = CfgNode()
-    cfg.MODEL.SWIN.SIZE = "tiny"
-    cfg.MODEL.SWIN.OUT_INDICES = [1, 2, 3]
-    cfg.MODEL.SWIN.WINDOW_SIZE = 7
-    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2
-    cfg.MODEL.SWIN.WEIGHTS = ""
-
-    cfg.MODEL.VIT = CfgNode()
-    cfg.MODEL.VIT.SIZE = "dinov3_vits16"
-    cfg.MODEL.VIT.OUT_BLOCKS = [11]
-    cfg.MODEL.VIT.WEIGHTS = ""
-
-    cfg.MODEL.SPATIAL_TUNING = CfgNode()
-    cfg.MODEL.SPATIAL_TUNING.SIZE = "vit_tiny"
-    cfg.MODEL.SPATIAL_TUNING.OUT_BLOCKS = [3, 7, 11]
-    cfg.MODEL.SPATIAL_TUNING.PRIOR_CHANNELS = 16
-    cfg.MODEL.SPATIAL_TUNING.OUT_CHANNELS = 0  # 0: the width of the transformer
-    cfg.MODEL.SPATIAL_TUNING.WEIGHTS = ""
-
-    cfg.MODEL.TIMM = CfgNode()
-    cfg.MODEL.TIMM.NAME = "resnet50"
-    cfg.MODEL.TIMM.OUT_INDICES = [2, 3, 4]
-    cfg.MODEL.TIMM.PRETRAINED = False
+    for node, keys in yacs_nodes().items():
+        cfg.MODEL[node] = keys
 
 
 @META_ARCH_REGISTRY.register()

@@ -1,27 +1,15 @@
 """Identification of the backbone architecture that weights belong to."""
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deim.checkpoint.backbone import COMPUTED_BUFFERS, backbone_weights
+import deim.modeling.backbone  # noqa: F401 - the backbones state their sizes
+from deim.checkpoint.backbone import COMPUTED_BUFFERS, backbone_weights, native_backbone_weights
 from deim.checkpoint.formats import recognize
+from deim.checkpoint.pretrained import descriptions
 from deim.checkpoint.reading import StoredWeights
-from deim.modeling.backbone import (
-    HGNetV2,
-    PResNet,
-    build_resnet,
-    build_swin,
-    build_vit,
-    hgnetv2,
-    presnet,
-    resnet,
-    swin,
-    vit,
-)
 
 
 @dataclass
@@ -48,35 +36,16 @@ def identify_backbone(stored: StoredWeights) -> IdentifiedBackbone | None:
     if recognize(stored.weights) is not None or any(name.startswith("backbone.") for name in stored.weights):
         return None
     weights = backbone_weights(stored.weights, stored.path)
-    for config, build in _backbones(weights):
-        # detectron2's Swin Transformer reads tensor values during construction, which fails on the meta device.
-        with torch.device("cpu" if config.startswith("build_swin") else "meta"):
-            state = build().state_dict()
-        needed = {name for name in state if not name.endswith(COMPUTED_BUFFERS)}
-        needed -= {name for name in needed if config.startswith("build_swin") and name.startswith("norm")}
-        if all(name in weights and weights[name].shape == state[name].shape for name in needed):
-            backbone_weights_only = {name: value for name, value in weights.items() if name in state}
-            return IdentifiedBackbone(config, backbone_weights_only, [name for name in weights if name not in state])
+    for description in descriptions().values():
+        for config, build in description.variants(weights) if description.variants is not None else ():
+            with torch.device("meta"):
+                backbone = build()
+            native = native_backbone_weights(backbone, stored.weights, weights)
+            state = backbone.state_dict()
+            needed = {
+                n for n in state if not n.endswith(COMPUTED_BUFFERS) and not n.startswith(description.allowed_missing)
+            }
+            if all(name in native and native[name].shape == state[name].shape for name in needed):
+                own_weights = {name: value for name, value in native.items() if name in state}
+                return IdentifiedBackbone(config, own_weights, [name for name in native if name not in state])
     return None
-
-
-def _backbones(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """Yield all backbones, largest first, because a larger one may contain a smaller one."""
-    affine = any(".affine." in name for name in weights)
-    for name in reversed(hgnetv2.ARCHITECTURES):
-        # The reduced sizes have three stages.
-        last = f"stage{len(hgnetv2.ARCHITECTURES[name][1])}"
-        config = f'HGNetV2(name="{name}", learnable_affine={affine}'
-        config += f', out_features=["{last}"])' if name in hgnetv2.REDUCED else ")"
-        yield config, partial(HGNetV2, name, learnable_affine=affine, out_features=[last])
-    for depth in sorted(presnet.DEPTHS, reverse=True):
-        yield f"PResNet(depth={depth})", partial(PResNet, depth)
-    for depth in sorted(resnet.DEPTHS, reverse=True):
-        yield f"build_resnet(depth={depth})", partial(build_resnet, depth)
-    last_block = vit.DEPTH - 1
-    for size in reversed(vit.SIZES):
-        yield f'build_vit(size="{size}", out_blocks=[{last_block}])', partial(build_vit, size, [last_block])
-    for size in reversed(swin.SIZES):
-        for window in (7, 12):
-            config = f'build_swin(size="{size}", window_size={window})'
-            yield config, partial(build_swin, size, window_size=window)

@@ -12,29 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from deim.errors import ConfigError
-from deim.layers import CSPRepLayer, RepELAN
-from deim.modeling.backbone.hgnetv2 import HGBlock
-from deim.modeling.backbone.presnet import ResidualBlock
-from deim.modeling.backbone.vit import ViTBlock
-from deim.modeling.decoder.layer import DecoderLayer
-from deim.modeling.encoder.deformable import DeformableEncoderLayer
-from deim.modeling.encoder.transformer import TransformerEncoderLayer
 
 logger = logging.getLogger("detectron2.deim")
 
-BLOCKS: tuple[type[nn.Module], ...] = (
-    HGBlock,
-    ResidualBlock,
-    BasicBlock,
-    BottleneckBlock,
-    SwinTransformerBlock,
-    ViTBlock,
-    TransformerEncoderLayer,
-    DeformableEncoderLayer,
-    CSPRepLayer,
-    RepELAN,
-    DecoderLayer,
-)
+# Blocks of this package have the attribute ``supports_activation_checkpointing``, which detectron2's blocks lack.
+DETECTRON2_BLOCKS: tuple[type[nn.Module], ...] = (BasicBlock, BottleneckBlock, SwinTransformerBlock)
 
 
 def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
@@ -43,15 +25,18 @@ def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
     Losses, gradients and normalization statistics do not change: the recomputation uses the same random numbers and
     does not update the statistics a second time.
 
+    A block is a module whose class has the attribute ``supports_activation_checkpointing = True``, or a block of one of
+    detectron2's backbones.
+
     Args:
         parts: module names, such as "backbone", "encoder" and "decoder".
 
     Raises:
-        ConfigError: if a module does not exist or contains none of the ``BLOCKS``.
+        ConfigError: if a module does not exist or contains no blocks.
     """
     for name in parts:
         part = dict(model.named_modules()).get(name)
-        blocks = [] if part is None else [module for module in part.modules() if isinstance(module, BLOCKS)]
+        blocks = [] if part is None else [module for module in part.modules() if is_block(module)]
         if not blocks:
             raise ConfigError(
                 f"train.activation_checkpointing: the model has no module {name}"
@@ -63,6 +48,12 @@ def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
             contexts = partial(_contexts, block)
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
         logger.info(f"Checkpointing activations of {len(blocks)} blocks of model.{name}")
+
+
+def is_block(module: nn.Module) -> bool:
+    """Return True if a module is a block whose activations can be recomputed."""
+    stated = getattr(type(module), "supports_activation_checkpointing", False)
+    return bool(stated) or isinstance(module, DETECTRON2_BLOCKS)
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
 from torch import nn
 
 from deim.checkpoint import pretrained
 from deim.checkpoint.backbone import is_backbone_checkpoint, load_stored_backbone, unfreeze
 from deim.checkpoint.loading import load_stored_weights
-from deim.checkpoint.pretrained import SIZE_ARGUMENTS, PixelStatistics
+from deim.checkpoint.pretrained import PixelStatistics
 from deim.checkpoint.reading import read_weights
 from deim.checkpoint.run_checkpointer import newest_checkpoint
 from deim.config import published
@@ -146,7 +147,9 @@ def _describe_backbone(cfg: Any) -> dict[str, Any] | None:
     """Return builder and size of the backbone, or None for a foreign backbone."""
     node = OmegaConf.select(cfg, "model.backbone", default=None)
     target = node.get("_target_") if OmegaConf.is_dict(node) else None
-    builder = target.rpartition(".")[2] if isinstance(target, str) else getattr(target, "__name__", "")
-    if builder not in SIZE_ARGUMENTS:
+    # Locating the backbone imports its module, which describes it.
+    builder = getattr(locate(target) if isinstance(target, str) else target, "__name__", "")
+    description = pretrained.descriptions().get(builder)
+    if description is None:
         return None
-    return {"builder": builder, "size": node.get(SIZE_ARGUMENTS[builder])}
+    return {"builder": builder, "size": node.get(description.size_argument)}

@@ -44,6 +44,8 @@ class CSPRepLayer(nn.Module):
     """Sum of two 1x1 branches, one followed by ``num_blocks`` RepVGG blocks; then a 1x1 convolution to the output
     width."""
 
+    supports_activation_checkpointing = True
+
     def __init__(
         self, in_channels: int, out_channels: int, num_blocks: int, expansion: float = 1.0, activation: str = "silu"
     ):
@@ -84,6 +86,8 @@ class RepELAN(nn.Module):
         num_blocks: number of RepVGG blocks in each stage.
         activation: name of the activation.
     """
+
+    supports_activation_checkpointing = True
 
     def __init__(
         self,

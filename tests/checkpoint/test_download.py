@@ -13,12 +13,20 @@ from deim.checkpoint import download, pretrained
 from deim.checkpoint.download import fetch, local_path, to_web_url
 from deim.config import published
 from deim.errors import CheckpointError
+from deim.modeling import backbone
 from tests.conftest import ROOT
 from tests.web import File, Web, redirect
 
 GITHUB = "https://github.com/Peterande/storage/releases/download/dfinev1.0/dfine_s_coco.pth"
 HUGGING_FACE = "https://huggingface.co/someone/detector/resolve/main/model.pth"
 DRIVE = "https://drive.google.com/file/d/1tB8gVJNrfb6dhFvoHJECKOF5VpkthhfC/view"
+
+PUBLISHED_FILES = [
+    (builder, file)
+    for builder, description in pretrained.descriptions().items()
+    if builder in backbone.__all__
+    for file in description.files
+]
 
 
 def weights(size: int = 200_000) -> bytes:
@@ -148,8 +156,8 @@ def test_deim_weights_are_preferred_if_available(web: Web) -> None:
 
 @pytest.mark.parametrize(
     "published_file",
-    pretrained.PRETRAINED,
-    ids=lambda published_file: f"{published_file.builder}-{published_file.size}-{published_file.data}",
+    [published_file for _, published_file in PUBLISHED_FILES],
+    ids=[f"{builder}-{file.size}-{file.data}" for builder, file in PUBLISHED_FILES],
 )
 def test_pixel_statistics_follow_from_the_file_name(published_file: pretrained.PretrainedBackbone) -> None:
     assert pretrained.pixel_statistics_for(published_file.path.name, {}) == published_file.pixels
@@ -163,10 +171,7 @@ def test_unknown_backbone_weights_list_the_available_names() -> None:
 
 def test_docs_list_all_pretrained_backbones() -> None:
     page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
-    for published_file in pretrained.PRETRAINED:
+    for builder, published_file in PUBLISHED_FILES:
         pixels = "ImageNet" if published_file.pixels == pretrained.IMAGENET else "[0, 1]"
         file, url = published_file.path.name, to_web_url(published_file.url)
-        assert (
-            f"| `{published_file.builder}` | {published_file.size} | `{published_file.data}` | [{file}]({url}) | {pixels} |"
-            in page
-        )
+        assert f"| `{builder}` | {published_file.size} | `{published_file.data}` | [{file}]({url}) | {pixels} |" in page

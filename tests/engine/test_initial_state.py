@@ -156,7 +156,7 @@ def test_recipes_use_a_published_backbone_and_its_normalization(name: str, caplo
     node = cfg.model.backbone
     builder = node._target_ if isinstance(node._target_, str) else node._target_.__name__
     builder = builder.rpartition(".")[2]
-    published = pretrained.find(builder, node[pretrained.SIZE_ARGUMENTS[builder]], node.weights)
+    published = pretrained.find(builder, node[pretrained.descriptions()[builder].size_argument], node.weights)
     assert published.data == ("imagenet22k" if "swin_large" in name else "imagenet")
     check_pixel_normalization(cfg)
     assert not caplog.records

@@ -1,22 +1,29 @@
 """PP-HGNetV2, the backbone of D-FINE (PaddlePaddle's PP-HGNet; B0-B6), and the reduced sizes of DEIMv2."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import backbone_weights_path
+from deim.checkpoint.pretrained import (
+    UNIT,
+    BackboneDescription,
+    PretrainedBackbone,
+    backbone_weights_path,
+    describe_backbone,
+)
 from deim.layers.conv import ConvBNAct, convolve_parts
 from deim.layers.learnable_affine import LearnableAffine
 from deim.layers.normalization import can_fuse
 from deim.layers.tracing import is_exporting
 from deim.modeling.backbone.staged import StagedBackbone
+from deim.modeling.backbone.yacs import yacs_keys
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,11 @@ ARCHITECTURES: dict[str, tuple[tuple[int, int], tuple[StageSpec, ...]]] = {
 }
 # Sizes that start from the published weights of B0.
 REDUCED = ("Atto", "Femto", "Pico")
+_PUBLISHED = "https://github.com/Peterande/storage/releases/download/dfinev1.0/PPHGNetV2_{}_stage1.pth"
+PRETRAINED = (
+    *(PretrainedBackbone(f"B{i}", "imagenet", _PUBLISHED.format(f"B{i}"), UNIT) for i in range(7)),
+    *(PretrainedBackbone(size, "imagenet", _PUBLISHED.format("B0"), UNIT) for size in REDUCED),
+)
 
 
 class Clamp(nn.Module):
@@ -154,6 +166,8 @@ class Stem(nn.Module):
 class HGBlock(nn.Module):
     """Chain of layers; the input and all outputs are concatenated, then squeezed and expanded by 1x1 convolutions."""
 
+    supports_activation_checkpointing = True
+
     def __init__(self, in_channels: int, spec: StageSpec, residual: bool, learnable_affine: bool):
         super().__init__()
         self.residual = residual
@@ -195,7 +209,19 @@ class HGStage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
+def _variants(names: Collection[str]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    affine = any(".affine." in name for name in names)
+    for name in reversed(ARCHITECTURES):
+        # The reduced sizes have three stages.
+        last = f"stage{len(ARCHITECTURES[name][1])}"
+        config = f'HGNetV2(name="{name}", learnable_affine={affine}'
+        config += f', out_features=["{last}"])' if name in REDUCED else ")"
+        yield config, partial(HGNetV2, name, learnable_affine=affine, out_features=[last])
+
+
 @BACKBONE_REGISTRY.register()
+@describe_backbone(BackboneDescription("name", PRETRAINED, _variants))
+@yacs_keys("HGNETV2", name="B0", learnable_affine=True)
 class HGNetV2(StagedBackbone):
     """PP-HGNetV2.
 
@@ -240,19 +266,6 @@ class HGNetV2(StagedBackbone):
         if weights:
             load_backbone_weights(self, backbone_weights_path(weights, "HGNetV2", name), reduced=name in REDUCED)
         self.freeze([self.stem, *self.stages], freeze_at, freeze_norm)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
-        options = cfg.MODEL.HGNETV2
-        return {
-            "name": options.NAME,
-            "learnable_affine": options.LEARNABLE_AFFINE,
-            "out_features": options.OUT_FEATURES,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "freeze_norm": options.FREEZE_NORM,
-            "weights": options.WEIGHTS,
-        }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map (B, 3, H, W) images to {feature name: (B, C, H / stride, W / stride)}."""

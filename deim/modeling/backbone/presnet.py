@@ -1,21 +1,35 @@
 """PResNet, the backbone of RT-DETR: ResNet-D (arXiv 1812.01187, section 4) as in PaddleDetection."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import backbone_weights_path
+from deim.checkpoint.pretrained import (
+    UNIT,
+    BackboneDescription,
+    PretrainedBackbone,
+    backbone_weights_path,
+    describe_backbone,
+)
 from deim.layers.conv import ConvBNAct
 from deim.modeling.backbone.staged import StagedBackbone
+from deim.modeling.backbone.yacs import yacs_keys
 
 # Number of blocks in each of the four stages.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 WIDTHS = (64, 128, 256, 512)
+_PUBLISHED = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
+PRETRAINED = (
+    PretrainedBackbone(18, "imagenet", f"{_PUBLISHED}ResNet18_vd_pretrained_from_paddle.pth", UNIT),
+    PretrainedBackbone(34, "imagenet", f"{_PUBLISHED}ResNet34_vd_pretrained_from_paddle.pth", UNIT),
+    PretrainedBackbone(50, "imagenet", f"{_PUBLISHED}ResNet50_vd_ssld_v2_pretrained_from_paddle.pth", UNIT),
+    PretrainedBackbone(101, "imagenet", f"{_PUBLISHED}ResNet101_vd_ssld_pretrained_from_paddle.pth", UNIT),
+)
 
 
 class Shortcut(nn.Sequential):
@@ -38,6 +52,7 @@ class ResidualBlock(nn.Module):
         project: use a convolution in the shortcut, as in the first block of every stage.
     """
 
+    supports_activation_checkpointing = True
     expansion: int
 
     def __init__(self, in_channels: int, width: int, stride: int, project: bool):
@@ -91,7 +106,14 @@ class ResidualStage(nn.Module):
         return self.blocks(x)
 
 
+def _variants(names: Collection[str]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    for depth in sorted(DEPTHS, reverse=True):
+        yield f"PResNet(depth={depth})", partial(PResNet, depth)
+
+
 @BACKBONE_REGISTRY.register()
+@describe_backbone(BackboneDescription("depth", PRETRAINED, _variants))
+@yacs_keys("PRESNET", depth=50)
 class PResNet(StagedBackbone):
     """ResNet-D with 18, 34, 50 or 101 layers.
 
@@ -137,18 +159,6 @@ class PResNet(StagedBackbone):
         if weights:
             load_backbone_weights(self, backbone_weights_path(weights, "PResNet", depth))
         self.freeze([self.conv1, *self.res_layers], freeze_at, freeze_norm)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
-        options = cfg.MODEL.PRESNET
-        return {
-            "depth": options.DEPTH,
-            "out_features": options.OUT_FEATURES,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "freeze_norm": options.FREEZE_NORM,
-            "weights": options.WEIGHTS,
-        }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map (B, 3, H, W) images to {feature name: (B, C, H / stride, W / stride)}."""

@@ -1,19 +1,35 @@
 """detectron2's ResNet in the variants of the DETR family."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
+from torch import nn
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import backbone_weights_path
+from deim.checkpoint.pretrained import (
+    IMAGENET,
+    BackboneDescription,
+    PretrainedBackbone,
+    backbone_weights_path,
+    describe_backbone,
+)
 
 # Number of blocks in each of the four stages.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 FEATURES = ("res2", "res3", "res4", "res5")
+_TORCHVISION = "https://download.pytorch.org/models/"
+PRETRAINED = (
+    PretrainedBackbone(18, "imagenet", f"{_TORCHVISION}resnet18-f37072fd.pth", IMAGENET),
+    PretrainedBackbone(34, "imagenet", f"{_TORCHVISION}resnet34-b627a593.pth", IMAGENET),
+    PretrainedBackbone(50, "imagenet", "detectron2://ImageNetPretrained/torchvision/R-50.pkl", IMAGENET),
+    PretrainedBackbone(101, "imagenet", f"{_TORCHVISION}resnet101-63fe2227.pth", IMAGENET),
+    PretrainedBackbone(152, "imagenet", f"{_TORCHVISION}resnet152-394f9c45.pth", IMAGENET),
+)
 
 
 def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
@@ -28,7 +44,13 @@ def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
     }
 
 
+def _variants(names: Collection[str]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    for depth in sorted(DEPTHS, reverse=True):
+        yield f"build_resnet(depth={depth})", partial(build_resnet, depth)
+
+
 @BACKBONE_REGISTRY.register()
+@describe_backbone(BackboneDescription("depth", PRETRAINED, _variants))
 @configurable(from_config=_from_config)
 def build_resnet(
     depth: int,

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import backbone_weights_path
+from deim.checkpoint.pretrained import BackboneDescription, backbone_weights_path, describe_backbone
 from deim.layers.conv import ConvBNAct, convolve_parts
-from deim.modeling.backbone.vit import build_vit
+from deim.modeling.backbone.vit import PRETRAINED, build_vit
+from deim.modeling.backbone.yacs import yacs_keys
 
 FEATURES = ("p3", "p4", "p5")
 
@@ -76,6 +76,8 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 @BACKBONE_REGISTRY.register()
+@describe_backbone(BackboneDescription("size", PRETRAINED))
+@yacs_keys("SPATIAL_TUNING", size="vit_tiny", out_blocks=(3, 7, 11))
 class SpatialTuningAdapter(Backbone):
     """Vision transformer with features "p3", "p4" and "p5" at strides 8, 16 and 32.
 
@@ -121,18 +123,6 @@ class SpatialTuningAdapter(Backbone):
         if weights:
             path = backbone_weights_path(weights, "SpatialTuningAdapter", size)
             load_backbone_weights(self, path, allowed_missing=("prior.", "projections."))
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
-        options = cfg.MODEL.SPATIAL_TUNING
-        return {
-            "size": options.SIZE,
-            "out_blocks": options.OUT_BLOCKS,
-            "prior_channels": options.PRIOR_CHANNELS,
-            "out_channels": options.OUT_CHANNELS or None,
-            "weights": options.WEIGHTS,
-        }
 
     @property
     def size_divisibility(self) -> int:

@@ -1,14 +1,22 @@
 """detectron2's Swin Transformer in its published sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+import torch
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SwinTransformer
+from torch import nn
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import backbone_weights_path
+from deim.checkpoint.pretrained import (
+    IMAGENET,
+    BackboneDescription,
+    PretrainedBackbone,
+    backbone_weights_path,
+    describe_backbone,
+)
+from deim.modeling.backbone.yacs import yacs_keys
 
 # Width, and blocks and heads of each stage (Swin, arXiv 2103.14030, section 3.3).
 SIZES = {
@@ -19,20 +27,35 @@ SIZES = {
 }
 
 
-def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-    """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
-    options = cfg.MODEL.SWIN
-    return {
-        "size": options.SIZE,
-        "out_indices": options.OUT_INDICES,
-        "window_size": options.WINDOW_SIZE,
-        "drop_path_rate": options.DROP_PATH_RATE,
-        "weights": options.WEIGHTS,
-    }
+_PUBLISHED = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_{}_patch4_window7_224{}.pth"
+PRETRAINED = tuple(
+    PretrainedBackbone(size, data, _PUBLISHED.format(size, suffix), IMAGENET)
+    for size, data, suffix in (
+        ("tiny", "imagenet", ""),
+        ("small", "imagenet", ""),
+        ("base", "imagenet", ""),
+        ("base", "imagenet22k", "_22k"),
+        ("large", "imagenet22k", "_22k"),
+    )
+)
+
+
+def _variants(names: Collection[str]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    for size in reversed(SIZES):
+        for window in (7, 12):
+            config = f'build_swin(size="{size}", window_size={window})'
+            yield config, partial(_build_on_cpu, size, window)
+
+
+def _build_on_cpu(size: str, window_size: int) -> SwinTransformer:
+    # detectron2's Swin Transformer reads tensor values during construction, which fails on the meta device.
+    with torch.device("cpu"):
+        return build_swin(size, window_size=window_size)
 
 
 @BACKBONE_REGISTRY.register()
-@configurable(from_config=_from_config)
+@describe_backbone(BackboneDescription("size", PRETRAINED, _variants, allowed_missing=("norm",)))
+@yacs_keys("SWIN", size="tiny")
 def build_swin(
     size: str,
     out_indices: Sequence[int] = (1, 2, 3),

@@ -2,19 +2,13 @@
 
 from collections.abc import Sequence
 
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
-
-def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-    """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
-    options = cfg.MODEL.TIMM
-    return {"name": options.NAME, "out_indices": options.OUT_INDICES, "pretrained": options.PRETRAINED}
+from deim.modeling.backbone.yacs import yacs_keys
 
 
 @BACKBONE_REGISTRY.register()
-@configurable(from_config=_from_config)
+@yacs_keys("TIMM", name="resnet50", out_indices=(2, 3, 4))
 def build_timm(name: str, out_indices: Sequence[int] = (1, 2, 3), pretrained: bool = False) -> Backbone:
     """Build detrex's ``TimmBackbone`` with features "p<index>", where the index is timm's index of the stage.
 

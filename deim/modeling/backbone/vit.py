@@ -1,22 +1,28 @@
 """Plain vision transformer with rotary position embedding: DINOv3 (arXiv 2508.10104) and the ViT-Tiny of DEIMv2."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.checkpoint.backbone import load_backbone_weights
-from deim.checkpoint.pretrained import backbone_weights_path
+from deim.checkpoint.pretrained import (
+    IMAGENET,
+    BackboneDescription,
+    PretrainedBackbone,
+    backbone_weights_path,
+    describe_backbone,
+)
 from deim.layers.linear import Linear
 from deim.layers.rotary_attention import RotaryAttention, cosines_and_sines, rotary_angles
 from deim.layers.swiglu import SwiGLU
 from deim.layers.tracing import is_tracing
+from deim.modeling.backbone.yacs import yacs_keys
 
 # DINOv3's additions to a plain vision transformer.
 _DINOV3: dict[str, Any] = {
@@ -35,6 +41,14 @@ SIZES: dict[str, dict[str, Any]] = {
     "dinov3_vits16plus": {"dim": 384, "num_heads": 6, "feedforward_dim": 1536, "gated": True, **_DINOV3},
 }
 DEPTH = 12
+# ViT-Tiny and ViT-Tiny+ are distilled from DINOv3 by DEIMv2's authors.
+PRETRAINED = tuple(
+    PretrainedBackbone(size, "dinov3", f"https://drive.google.com/file/d/{identifier}/view", IMAGENET, file_name)
+    for size, identifier, file_name in (
+        ("vit_tiny", "1YMTq_woOLjAcZnHSYNTsNg7f0ahj5LPs", "vitt_distill.pt"),
+        ("vit_tinyplus", "1COHfjzq5KfnEaXTluVGEOMdhpuVcG6Jt", "vittplus_distill.pt"),
+    )
+)
 
 
 class PatchEmbedding(nn.Module):
@@ -82,6 +96,8 @@ class ViTBlock(nn.Module):
         layer_scale: initial factors of LayerScale; None for no LayerScale.
         norm_eps: epsilon of the layer norms.
     """
+
+    supports_activation_checkpointing = True
 
     def __init__(
         self,
@@ -209,14 +225,14 @@ def _initialize(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _from_config(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-    """Return the arguments from an old-style config; see :func:`deim.config.yacs.add_deim_config`."""
-    options = cfg.MODEL.VIT
-    return {"size": options.SIZE, "out_blocks": options.OUT_BLOCKS, "weights": options.WEIGHTS}
+def _variants(names: Collection[str]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    for size in reversed(SIZES):
+        yield f'build_vit(size="{size}", out_blocks=[{DEPTH - 1}])', partial(build_vit, size, [DEPTH - 1])
 
 
 @BACKBONE_REGISTRY.register()
-@configurable(from_config=_from_config)
+@describe_backbone(BackboneDescription("size", PRETRAINED, _variants))
+@yacs_keys("VIT", size="dinov3_vits16")
 def build_vit(size: str, out_blocks: Sequence[int] = (DEPTH - 1,), weights: str = "") -> VisionTransformer:
     """Build a vision transformer of a published size.
 

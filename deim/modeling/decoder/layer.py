@@ -22,6 +22,8 @@ class DecoderLayer(nn.Module):
         num_levels: number of maps that the layer attends to; None if it does not distinguish maps.
     """
 
+    supports_activation_checkpointing = True
+
     def __init__(self, dim: int, num_levels: int | None):
         super().__init__()
         self.dim, self.num_levels = dim, num_levels

@@ -14,6 +14,8 @@ from deim.structures.memory import Memory, resize_padding
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention of tokens, and feed-forward network; post-norm."""
 
+    supports_activation_checkpointing = True
+
     def __init__(
         self,
         dim: int,

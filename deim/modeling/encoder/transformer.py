@@ -14,6 +14,8 @@ from deim.structures.memory import Memory, resize_padding
 class TransformerEncoderLayer(nn.Module):
     """Post-norm self-attention and feed-forward layer; position embeddings are added to queries and keys."""
 
+    supports_activation_checkpointing = True
+
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str):
         super().__init__()
         self.self_attn = SelfAttention(dim, num_heads, dropout)
