@@ -6,7 +6,7 @@ for _name in (
     "torch._dynamo",
     "torch.utils.tensorboard",
     "deim.cli.train",
-    "deim.engine.run_report",
+    "deim.reporting.run_report",
     "deim.visualization",
 ):
     importlib.import_module(_name)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim.engine.cuda_graphs import capture_training_graphs
+from deim.engine.performance.cuda_graphs import capture_training_graphs
 from deim.inference import to_deployment
 from tests.models import FAMILIES, REAL_TIME, batch, randomize, tiny_model
 

@@ -29,6 +29,8 @@ DEIM_LAYERS = (
     "conversion",
     "inference",
     "engine",
+    "reporting",
+    "jobs",
     "benchmarks",
     "cli",
 )

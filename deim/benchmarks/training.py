@@ -24,9 +24,9 @@ from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import load_config
 from deim.devices import PRECISIONS
-from deim.engine.cpu_memory import keep_freed_memory
-from deim.engine.ema import EMAHook
+from deim.engine.hooks.ema import EMAHook
 from deim.engine.model import build_model, prepare_for_training
+from deim.engine.performance.cpu_memory import keep_freed_memory
 
 PHASES = ("forward", "criterion", "backward", "update")
 Batch = tuple[Tensor, list[dict[str, Tensor]]]

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from deim.config import SWITCHES
-from deim.engine import ablation
+from deim.jobs import ablation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import argparse
 
 from deim.cli.arguments import add_config
 from deim.config import load_config
-from deim.engine.drawing import draw_predictions
+from deim.reporting.drawing import draw_predictions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ Evaluates the best weights of the run on its test images and writes report.html 
 import argparse
 
 from deim.cli.arguments import add_overrides
-from deim.engine.run_report import write_report
+from deim.reporting.run_report import write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ Arguments after -- are passed to deim train. Requires pip install 'deim[slurm]'.
 
 import argparse
 
-from deim.engine.slurm import TrainingJob, submit
+from deim.jobs.slurm import TrainingJob, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

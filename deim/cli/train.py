@@ -12,7 +12,7 @@ import argparse
 
 from deim.cli.arguments import add_config
 from deim.engine.launch import launch
-from deim.engine.run import main
+from deim.reporting.training import train_and_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,4 +37,4 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    launch(main, args)
+    launch(train_and_report, args)

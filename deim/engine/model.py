@@ -9,8 +9,8 @@ from torch import nn
 
 from deim.config import build
 from deim.cores import limit_threads_to_free_cores
-from deim.engine.activation_checkpointing import checkpoint_activations
-from deim.engine.cuda_graphs import capture_training_graphs
+from deim.engine.performance.activation_checkpointing import checkpoint_activations
+from deim.engine.performance.cuda_graphs import capture_training_graphs
 
 logger = logging.getLogger("detectron2.deim")
 

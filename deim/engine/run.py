@@ -24,11 +24,7 @@ from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
 from deim.data.loader import translate_worker_errors
 from deim.engine.buffered_log import buffered_log
-from deim.engine.cpu_memory import keep_freed_memory
-from deim.engine.criterion_epoch import CriterionEpochHook
-from deim.engine.ema import EMAHook
 from deim.engine.evaluation import check_classes, check_limits, dataset_classes, evaluate, evaluate_checkpoint
-from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import (
     BestCheckpointer,
     EvaluationResumeHook,
@@ -36,6 +32,12 @@ from deim.engine.hooks import (
     MetricsWriter,
     PeriodicCheckpointer,
 )
+from deim.engine.hooks.criterion_epoch import CriterionEpochHook
+from deim.engine.hooks.ema import EMAHook
+from deim.engine.hooks.final_stage import FinalStageHook
+from deim.engine.hooks.plateau import PlateauHook
+from deim.engine.hooks.preemption import PreemptionHook
+from deim.engine.hooks.writers import build_writers, main_loss_names
 from deim.engine.initial_state import (
     InitialState,
     check_pixel_normalization,
@@ -47,8 +49,7 @@ from deim.engine.model import build_model, prepare_for_training
 from deim.engine.non_finite import NonFiniteGuard
 from deim.engine.out_of_memory import explain_out_of_memory
 from deim.engine.output_folder import claim_output_folder, make_output_folder
-from deim.engine.plateau import PlateauHook
-from deim.engine.preemption import PreemptionHook
+from deim.engine.performance.cpu_memory import keep_freed_memory
 from deim.engine.preflight import (
     check_model_runs,
     check_settings,
@@ -57,17 +58,19 @@ from deim.engine.preflight import (
     warn_about_unused_augmentation,
 )
 from deim.engine.trainer import Trainer
-from deim.engine.writers import build_writers, main_loss_names
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
 
 
-def main(args: Namespace) -> None:
+def main(args: Namespace) -> Any:
     """Run one rank of ``deim train``.
 
     Args:
         args: arguments of detectron2's parser.
+
+    Returns:
+        the config of the run.
 
     Raises:
         DeimError: if the run fails for a reason that the user can fix.
@@ -88,27 +91,12 @@ def main(args: Namespace) -> None:
             evaluate_checkpoint(cfg)
         else:
             train(cfg, resume_run)
-    if cfg.train.report and not args.eval_only:
-        report_run(cfg)
+    return cfg
 
 
 def is_restarted_by_torchrun() -> bool:
     """Return whether torchrun has restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def report_run(cfg: Any) -> None:
-    """Write ``report.html`` of a finished run.
-
-    With several ranks, log the command that writes the report instead: each rank has evaluated only some images.
-    """
-    folder = cfg.train.output_dir
-    if comm.get_world_size() == 1:
-        from deim.engine.run_report import write_report  # deferred: imports plotting libraries
-
-        logger.info(f"Wrote {write_report(folder)}")
-    else:
-        logger.info(f"To write a report of the run: python -m deim report {folder}")
 
 
 def train(cfg: Any, resume_run: bool = False) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from detectron2.config import LazyCall, LazyConfig, instantiate
+from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
 
 from deim.config import build, is_on, load_config, with_deim_loss
@@ -133,6 +134,21 @@ def test_saved_configs_with_a_held_out_split_load(tmp_path: Path) -> None:
     assert _arguments(OmegaConf.to_container(loaded.test.dataset, resolve=False)) == _arguments(datasets["test"])
     assert loaded.train.dataset.dataset.max_invalid_records == 2
     assert [loaded[split].dataset._target_ for split in ("train", "test")] == [present] * 2
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("deim.engine.ema.EMAHook", "deim.engine.hooks.ema.EMAHook"),
+        ("deim.engine.hooks.BestCheckpointer", "deim.engine.hooks.checkpoints.BestCheckpointer"),
+        ("deim.engine.final_stage.FinalStageHook", "deim.engine.hooks.final_stage.FinalStageHook"),
+        ("deim.engine.cpu_memory.keep_freed_memory", "deim.engine.performance.cpu_memory.keep_freed_memory"),
+        ("deim.engine.run_report.DetectionCollector", "deim.reporting.run_report.DetectionCollector"),
+        ("deim.engine.slurm.TrainingJob", "deim.jobs.slurm.TrainingJob"),
+    ],
+)
+def test_targets_in_moved_modules_are_located(former: str, present: str) -> None:
+    assert locate(former) is locate(present)
 
 
 def test_other_functions_keep_their_arguments(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from detectron2.config import instantiate
 
 from deim.config import SWITCHES, build, is_on, load_config, switch
 from deim.data.datasets.shapes import CLASSES
-from deim.engine import ablation
 from deim.errors import ConfigError
+from deim.jobs import ablation
 from tests.commands import SMALL, data_overrides, metrics, tool
 from tests.models import DETRS, FAMILIES, REAL_TIME, batch, recipe
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deim.engine.slurm import TrainingJob, submit
 from deim.errors import ConfigError
+from deim.jobs.slurm import TrainingJob, submit
 from tests.commands import tool, train_arguments, train_net
 from tests.faults.runs import SETTINGS, iterations_done, scalars
 

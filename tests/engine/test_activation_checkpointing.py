@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim.engine.activation_checkpointing import checkpoint_activations
+from deim.engine.performance.activation_checkpointing import checkpoint_activations
 from deim.errors import ConfigError
 from deim.modeling.backbone.swin import build_swin
 from tests.models import FAMILIES, batch, tiny_model

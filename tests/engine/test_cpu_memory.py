@@ -13,7 +13,7 @@ from deim.engine import cpu_memory
 FAULTS_OF_LARGE_BLOCKS = """
 import resource
 import torch
-from deim.engine.cpu_memory import keep_freed_memory
+from deim.engine.performance.cpu_memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

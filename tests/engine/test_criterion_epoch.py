@@ -10,7 +10,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
-from deim.engine.criterion_epoch import CriterionEpochHook
+from deim.engine.hooks.criterion_epoch import CriterionEpochHook
 from deim.errors import ConfigError
 from deim.modeling import Criterion, DetrexCriterion, HungarianMatcher, ScoreIoUCost
 from tests.commands import metrics, train_net

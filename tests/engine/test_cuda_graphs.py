@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim.engine.cuda_graphs import capture_training_graphs
+from deim.engine.performance.cuda_graphs import capture_training_graphs
 from deim.engine.preflight import check_settings
 from deim.errors import ConfigError
 from deim.inference import cuda_graphs, to_deployment

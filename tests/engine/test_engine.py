@@ -15,7 +15,8 @@ from torch import nn
 
 from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.engine import EMAHook, Trainer, param_groups
-from deim.engine.hooks import EvaluationResumeHook, MetricsResumeHook, PeriodicCheckpointer, truncate_metrics
+from deim.engine.hooks import EvaluationResumeHook, MetricsResumeHook, PeriodicCheckpointer
+from deim.engine.hooks.metrics import truncate_metrics
 from deim.engine.model import build_model, prepare_for_training
 from deim.errors import ConfigError
 from deim.schedule import LearningRate, Schedule

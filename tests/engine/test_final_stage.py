@@ -10,8 +10,8 @@ from detrex.modeling.ema import EMAState
 from torch import nn
 
 from deim.engine import EMAHook, Trainer
-from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import BestCheckpointer
+from deim.engine.hooks.final_stage import FinalStageHook
 
 
 class CountingModel(nn.Module):

@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
+from deim.engine.hooks.writers import ProgressPrinter, main_loss_names
 from deim.engine.out_of_memory import DeviceMemoryError, explain_out_of_memory
-from deim.engine.writers import ProgressPrinter, main_loss_names
 from tests.models import FAMILIES, batch, tiny_model
 
 

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from deim.engine.plateau import PlateauHook, count_detected
+from deim.engine.hooks.plateau import PlateauHook, count_detected
 from tests.models import batch
 
 

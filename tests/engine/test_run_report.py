@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deim.engine.run_report import write_report
 from deim.errors import DeimError
+from deim.reporting.run_report import write_report
 from deim.visualization.comparison import compare_runs
 from deim.visualization.page import Page
 from tests.commands import tool, train_net

@@ -15,8 +15,8 @@ import deim.engine.evaluation
 import deim.engine.hooks
 from deim.checkpoint import run_checkpointer
 from deim.checkpoint.run_checkpointer import RunCheckpointer
-from deim.engine.final_stage import FinalStageHook
 from deim.engine.hooks import EvaluationResumeHook
+from deim.engine.hooks.final_stage import FinalStageHook
 
 
 def die(*arguments: Any, **others: Any) -> None:

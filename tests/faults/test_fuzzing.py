@@ -23,7 +23,7 @@ from deim.config import load_config
 from deim.data.datasets.discovery import discover
 from deim.data.image import image_size, read_image
 from deim.data.records import annotation_arrays
-from deim.engine.hooks import truncate_metrics
+from deim.engine.hooks.metrics import truncate_metrics
 from deim.errors import DatasetError, DeimError
 from tests.commands import RECIPE
 from tests.data.layouts import LAYOUTS

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim.engine.activation_checkpointing import checkpoint_activations
+from deim.engine.performance.activation_checkpointing import checkpoint_activations
 from deim.layers import RepELAN, normalization
 from deim.layers.normalization import can_fuse, normalize
 from deim.layers.ops import batch_norm, native

@@ -24,7 +24,7 @@ from deim.checkpoint.reading import read_weights
 from deim.checkpoint.renaming import rename
 from deim.config.yacs import add_deim_config
 from deim.conversion.backbones import identify_backbone
-from deim.engine.activation_checkpointing import checkpoint_activations
+from deim.engine.performance.activation_checkpointing import checkpoint_activations
 from deim.modeling.backbone.yacs import yacs_keys
 from tests.models import batch, recipe
 from tests.web import File, Web, redirect

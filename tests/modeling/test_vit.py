@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim.engine.activation_checkpointing import checkpoint_activations
+from deim.engine.performance.activation_checkpointing import checkpoint_activations
 from deim.errors import CheckpointError
 from deim.layers.rotary_attention import QueryKeyValue, cosines_and_sines, rotary_angles, rotate
 from deim.modeling.backbone import VisionTransformer, build_vit

@@ -39,7 +39,7 @@ class Criterion(nn.Module):
     Attributes:
         losses: {name: loss}.
         epoch: epoch of the training, from 0, which the matcher may depend on. The trainer sets it; see
-            :class:`deim.engine.criterion_epoch.CriterionEpochHook`. It is not part of the state.
+            :class:`deim.engine.hooks.criterion_epoch.CriterionEpochHook`. It is not part of the state.
 
     Raises:
         TypeError: if an argument is unknown.

@@ -11,8 +11,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from deim.checkpoint.reading import read_checkpoint
-from deim.engine.ema import EMAHook
-from deim.engine.hooks import BestCheckpointer, evaluates_after
+from deim.engine.hooks.checkpoints import BestCheckpointer
+from deim.engine.hooks.ema import EMAHook
+from deim.engine.hooks.iterations import evaluates_after
 
 logger = logging.getLogger("detectron2.deim")
 

@@ -1,0 +1,1 @@
+"""Training with less time or memory: CUDA graphs, activation checkpointing, memory of the CPU."""

@@ -1,0 +1,1 @@
+"""Training runs in other processes: ablations, and jobs of SLURM."""

@@ -1,0 +1,1 @@
+"""Reports and drawings of the detections of a trained model."""
