@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from deim import devices
-from deim.cli.benchmark import _note_unsupported_dtype
+from deim.cli.benchmark import note_unsupported_dtype
 from deim.devices import amp_unsupported_reason, choose_device, supports_float64, training_device
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
@@ -133,7 +133,7 @@ def test_half_on_a_cpu_requires_instructions_for_it(
 
 def test_benchmark_notes_unsupported_dtype(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(devices, "_cpu_supports", lambda dtype: False)
-    _note_unsupported_dtype("cpu", None)
+    note_unsupported_dtype("cpu", None)
     assert capsys.readouterr().out == ""
-    _note_unsupported_dtype("cpu", "bfloat16")
+    note_unsupported_dtype("cpu", "bfloat16")
     assert "Measuring bfloat16 nevertheless" in capsys.readouterr().out

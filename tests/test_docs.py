@@ -15,7 +15,7 @@ from detectron2.modeling import build_backbone
 from torch import nn
 
 from deim import model_zoo
-from deim.cli import main
+from deim.cli import main, run_module
 from deim.cli.main import COMMANDS
 from deim.config import build, load_config
 from deim.config.yacs import add_deim_config
@@ -98,16 +98,19 @@ def test_links_exist(name: str) -> None:
 
 
 def test_command_line_options_exist() -> None:
-    scripts = {path.name: re.search(r'run_script\("([\w-]+)"\)', path.read_text(encoding="utf-8"))
-               for path in (ROOT / "tools").glob("*.py")}  # fmt: skip
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tools").glob("*.py")}
+    scripts = {name: re.search(r'run_script\("([\w-]+)"\)', text) for name, text in texts.items()}
+    modules = {name: re.search(r'run_module\("([\w.]+)"', text) for name, text in texts.items()}
     for page in PAGES:
         for words in commands(page):
             file = Path(words[0])
-            script = scripts.get(file.name) if file.parts[0] == "tools" else None
+            script, module = (
+                (scripts.get(file.name), modules.get(file.name)) if file.parts[0] == "tools" else (None, None)
+            )
             command = script[1] if script else file.stem.replace("_", "-")
-            if command in COMMANDS:
+            if command in COMMANDS or module:
                 measurement = words[1:2] if command == "benchmark" else []
-                help_text = command_help(command, *measurement)
+                help_text = module_help(module[1], *measurement) if module else command_help(command, *measurement)
                 flags = {word.split("=")[0] for word in words if word.startswith("--") and word != "--"}
                 if command == "slurm":
                     help_text += command_help("train")
@@ -119,6 +122,14 @@ def command_help(*words: str) -> str:
     output = io.StringIO()
     with redirect_stdout(output), pytest.raises(SystemExit):
         main([*words, "--help"])
+    return output.getvalue()
+
+
+@cache
+def module_help(name: str, *words: str) -> str:
+    output = io.StringIO()
+    with redirect_stdout(output), pytest.raises(SystemExit):
+        run_module(name, [*words, "--help"], None)
     return output.getvalue()
 
 

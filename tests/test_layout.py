@@ -31,7 +31,7 @@ DEIM_LAYERS = (
     "engine",
     "reporting",
     "jobs",
-    "benchmarks",
+    "measurement",
     "cli",
 )
 MODELING_LAYERS = ("backbone", "encoder", "queries", "matching", "losses", "decoder", "detector")
@@ -62,6 +62,11 @@ def test_imports_follow_layer_order(package: str, layers: Sequence[str]) -> None
         for path in files:
             upward_imports = imported_subpackages(path, package.replace("/", ".") + ".") & upper_layers
             assert not upward_imports, f"{path.relative_to(ROOT)} imports {sorted(upward_imports)} from higher layers"
+
+
+def test_package_does_not_import_the_benchmarks_of_the_checkout() -> None:
+    for path in (ROOT / "deim").rglob("*.py"):
+        assert not imported_subpackages(path, "benchmarks."), path
 
 
 def test_standalone_packages_do_not_import_deim() -> None:

@@ -62,6 +62,7 @@ def test_wheel_is_complete(tmp_path: Path) -> None:
         "deim/projects/deim_dfine/README.md",
     } <= names
     assert "deim/py.typed" in names
+    assert not [name for name in names if name.startswith(("benchmarks/", "tests/", "tools/"))]
     (points,) = (tmp_path / "installed").glob("*.dist-info/entry_points.txt")
     assert "deim = deim.cli:main" in points.read_text(encoding="utf-8")
     empty = tmp_path / "empty"

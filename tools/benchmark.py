@@ -1,15 +1,12 @@
 #!/usr/bin/env python
-"""Measure speed and memory, optionally side by side with other implementations.
-
-Same as ``deim benchmark``.
-"""
+"""Measure speed and memory, optionally side by side with other implementations."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deim.cli import run_script
+from deim.cli import run_module
 
 if __name__ == "__main__":
-    sys.exit(run_script("benchmark"))
+    sys.exit(run_module("benchmarks.cli", sys.argv[1:], None))

@@ -15,7 +15,7 @@ _SEVERAL_NAMES = re.compile(r"    ([*\w]+(?:, [*\w]+)+):(.*)$")
 _TABLE = re.compile(r"^=+ +=+\n.*\n=+ +=+\n(?:.*\n)+?=+ +=+$", re.MULTILINE)
 # Longer values, such as tables of published weights, are not shown in signatures.
 _LONGEST_VALUE = 200
-_WITHOUT_PAGES = ("deim.cli", "deim.benchmarks", "deim.standalone", "deim.__main__")
+_WITHOUT_PAGES = ("deim.cli", "deim.standalone", "deim.__main__")
 
 
 class DocstringLinks(griffe.Extension):

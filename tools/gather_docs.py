@@ -32,8 +32,8 @@ _PAGES = (
 )
 # A link or an image to a file of the repository: text, path, anchor.
 _LINK = re.compile(r"\[([^\]\[]*)\]\((?!\w+:)([^)#\s]+)(#[^)]*)?\)")
-# Modules without API pages: the command line, which has a page of its own, measurements, and the bundled subsets.
-_WITHOUT_PAGES = ("cli", "benchmarks", "standalone", "__main__")
+# Modules without API pages: the command line, which has a page of its own, and the bundled subsets.
+_WITHOUT_PAGES = ("cli", "standalone", "__main__")
 
 
 def gather(target: Path) -> None:

@@ -4,6 +4,6 @@ A subcommand is a module with ``add_arguments(parser)`` and ``run(args)``. Its d
 ``tools`` run the same modules.
 """
 
-from deim.cli.main import main, run_script
+from deim.cli.main import main, run_module, run_script
 
-__all__ = ["main", "run_script"]
+__all__ = ["main", "run_module", "run_script"]

@@ -1,149 +1,63 @@
-"""Measure speed and memory, optionally side by side with other implementations.
+"""Measure the size and the speed of a recipe's model.
 
-    deim benchmark dataloader --peer path/to/official/DEIM
-    deim benchmark train-step --help
+    deim benchmark model --recipe deim_dfine/deim_dfine_s_coco
+    deim benchmark latency --recipe deim_dfine/deim_dfine_s_coco --device cuda --half
 
-Every measurement has its own options, which its --help lists.
+Every measurement has its own options, which its --help lists. In a checkout, tools/benchmark.py has
+further measurements, and compares the latency with the official code.
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 
-from deim.benchmarks import (
-    attention,
-    complexity,
-    criterion,
-    dataloader,
-    evaluator,
-    export,
-    kernels,
-    latency,
-    memory,
-    training,
-)
 from deim.devices import PRECISIONS, amp_unsupported_reason, choose_device
-from deim.errors import ConfigError
+from deim.errors import DeimError
+from deim.measurement import complexity, latency
+
+# Measurements of this project's own code, which need a checkout.
+CHECKOUT_MEASUREMENTS = (
+    "attention",
+    "criterion",
+    "dataloader",
+    "evaluator",
+    "export",
+    "kernels",
+    "memory",
+    "train-step",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     subparsers = parser.add_subparsers(required=True, metavar="measurement")
-    for add in (
-        _add_dataloader,
-        _add_memory,
-        _add_criterion,
-        _add_train_step,
-        _add_kernels,
-        _add_latency,
-        _add_export,
-        _add_model,
-        _add_attention,
-        _add_evaluator,
-    ):
-        add(subparsers)
+    add_model(subparsers)
+    add_latency(subparsers)
+    for name in CHECKOUT_MEASUREMENTS:
+        # Without a prefix for options, all words are positional, so that the message does not depend on them.
+        moved = subparsers.add_parser(name, add_help=False, prefix_chars="\0")
+        moved.add_argument("arguments", nargs="*", help="options of the measurement")
+        moved.set_defaults(action=_reject, measurement=name)
 
 
 def run(args: argparse.Namespace) -> None:
     args.action(args)
 
 
-def _add_parser(
+def _reject(args: argparse.Namespace) -> None:
+    raise DeimError(
+        f"{args.measurement} is a measurement of the repository, which the installed package does not contain: run "
+        f"`python tools/benchmark.py {args.measurement}` in a checkout"
+    )
+
+
+def add_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str
 ) -> argparse.ArgumentParser:
     """Add the parser of a measurement, with the summary in the list of measurements and in its own help."""
     return subparsers.add_parser(name, help=summary, description=f"Measure the {summary}.")
 
 
-def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "dataloader", "training images per second of the data loader")
-    _add_peer(parser)
-    parser.add_argument("--json-file", help="COCO annotations of your own images; default: 256 generated images")
-    parser.add_argument("--image-root", help="image directory of --json-file")
-    parser.add_argument(
-        "--batches", type=int, default=20, help="number of batches of 16 images to time; default: %(default)s"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="maximum number of library threads per process; default: %(default)s"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=0, help="worker processes; 0 loads in the main process; default: %(default)s"
-    )
-    parser.add_argument(
-        "--image-cache", type=float, default=0.0, help="also measure with a cache of decoded images, of this size in GB"
-    )
-    parser.set_defaults(action=_dataloader)
-
-
-def _add_memory(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "memory", "memory growth of a worker process over one epoch")
-    parser.add_argument("--images", type=int, default=118_287, help="dataset size; default: that of COCO")
-    parser.set_defaults(action=lambda args: memory.run(args.images))
-
-
-def _add_criterion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(
-        subparsers, "criterion", "time of the loss computation, compared with detrex (must be on PYTHONPATH)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="number of interleaved measurement rounds; default: %(default)s"
-    )
-    parser.set_defaults(action=lambda args: criterion.run(args.rounds))
-
-
-def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "train-step", "time per phase of a training step, and its memory")
-    _add_step_options(parser)
-    _add_peer(parser)
-    parser.add_argument(
-        "--with",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="also measure with this config override, such as train.compile=True; can be repeated",
-    )
-    parser.set_defaults(action=_training)
-
-
-def _add_kernels(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "kernels", "time of a training step per kernel")
-    _add_step_options(parser)
-    parser.set_defaults(action=_kernels)
-
-
-def _add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "latency", "latency of the forward pass of the deployed model")
-    _add_model_options(parser)
-    _add_peer(parser)
-    parser.add_argument("--batch", type=int, default=1, help="images per batch; default: %(default)s")
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
-    parser.add_argument("--half", action="store_true", help="use float16 autocast")
-    parser.set_defaults(action=_latency)
-
-
-def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "export", "latency of exported models in ONNX Runtime and OpenVINO on the CPU")
-    _add_recipe(parser)
-    parser.add_argument("--peer", help="checkout of the official DEIM code, exported for comparison; needs torchvision")
-    parser.add_argument("--size", type=int, default=640, help="height and width of the images; default: %(default)s")
-    parser.add_argument(
-        "--attention",
-        choices=("grid_sample", "gather"),
-        default="grid_sample",
-        help="form of deformable attention; default: %(default)s",
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=10, help="number of interleaved measurement rounds; default: %(default)s"
-    )
-    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
-    parser.set_defaults(
-        action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
-    )
-
-
-def _add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "model", "parameters and FLOPs per component")
-    _add_recipe(parser)
+def add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "model", "parameters and FLOPs per component")
+    add_recipe(parser)
     parser.add_argument(
         "--size",
         type=int,
@@ -156,41 +70,23 @@ def _add_model(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(action=lambda args: complexity.run(args.recipe, tuple(args.size), args.json))
 
 
-def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "attention", "time of deformable attention per backend")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float32",
-        help="dtype of the values; default: %(default)s",
-    )
-    parser.add_argument(
-        "--cases", type=int, help="measure only the first N cases (models and batch sizes); default: all"
-    )
-    _add_options(parser)
-    parser.set_defaults(action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json))
+def add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    parser = add_parser(subparsers, "latency", "latency of the forward pass of the deployed model")
+    add_model_options(parser)
+    parser.add_argument("--batch", type=int, default=1, help="images per batch; default: %(default)s")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--half", action="store_true", help="use float16 autocast")
+    parser.set_defaults(action=measure_latency)
+    return parser
 
 
-def _add_evaluator(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add_parser(subparsers, "evaluator", "time of COCO evaluation per implementation")
-    parser.add_argument("--images", type=int, default=5000, help="number of images; default: that of COCO val2017")
-    parser.add_argument("--detections", type=int, default=100, help="detections per image; default: %(default)s")
-    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
-    parser.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
+def measure_latency(args: argparse.Namespace) -> None:
+    note_unsupported_dtype(args.device, "float16" if args.half else None)
+    options = (args.device, args.compile, args.half, args.json)
+    latency.run(args.recipe, args.batch, args.size, args.rounds, *options)
 
 
-def _dataloader(args: argparse.Namespace) -> None:
-    if (args.json_file is None) != (args.image_root is None):
-        raise ConfigError("give both --json-file and --image-root, or neither")
-    with tempfile.TemporaryDirectory() as folder:
-        if args.json_file is None:
-            print("generating 256 images ...", flush=True)
-            args.json_file, args.image_root = dataloader.write_images(Path(folder))
-        options = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
-        dataloader.run(args.json_file, args.image_root, *options)
-
-
-def _note_unsupported_dtype(device: str, dtype: str | None) -> None:
+def note_unsupported_dtype(device: str, dtype: str | None) -> None:
     """Print a note if training and inference on the device would not use ``dtype``."""
     limitation = amp_unsupported_reason(choose_device(device), PRECISIONS[dtype]) if dtype else None
     if limitation is not None:
@@ -200,47 +96,18 @@ def _note_unsupported_dtype(device: str, dtype: str | None) -> None:
         )
 
 
-def _training(args: argparse.Namespace) -> None:
-    _note_unsupported_dtype(args.device, args.amp)
-    batch = (args.images, args.objects, args.size)
-    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.overrides, args.json)
-
-
-def _latency(args: argparse.Namespace) -> None:
-    _note_unsupported_dtype(args.device, "float16" if args.half else None)
-    options = (args.device, args.compile, args.half, args.json)
-    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *options)
-
-
-def _kernels(args: argparse.Namespace) -> None:
-    _note_unsupported_dtype(args.device, args.amp)
-    kernels.run(args.recipe, (args.images, args.objects, args.size), args.rounds, args.device, args.amp, args.json)
-
-
-def _add_step_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options shared by measurements of a training step."""
-    _add_model_options(parser)
-    parser.add_argument("--images", type=int, default=4, help="images per batch; default: %(default)s")
-    parser.add_argument("--objects", type=int, default=20, help="objects per image; default: %(default)s")
-    parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision; default: float32")
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="deim_dfine/deim_dfine_s_coco", help="recipe name; default: %(default)s")
 
 
-def _add_peer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--peer", help="checkout of the official DEIM code, measured for comparison; needs torchvision")
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options shared by measurements of a recipe's model."""
-    _add_recipe(parser)
+    add_recipe(parser)
     parser.add_argument("--size", type=int, default=640, help="height and width of the images; default: %(default)s")
-    _add_options(parser)
+    add_options(parser)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options shared by measurements of torch code."""
     parser.add_argument(
         "--rounds", type=int, default=10, help="number of interleaved measurement rounds; default: %(default)s"

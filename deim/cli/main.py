@@ -9,10 +9,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 from deim.cli.errors import run_tool
 from deim.environment_variables import prepare_environment
+from deim.errors import DeimError
 
 # Subcommand name -> summary. Its module has the same name, with underscores.
 COMMANDS = {
@@ -36,10 +36,11 @@ COMMANDS = {
     "make-shapes": "Generate the small dataset of the quick start.",
     "make-shards": "Pack the images of a COCO-format dataset into tar archives.",
     "prepare-objects365": "Prepare Objects365 v2 for training, as D-FINE does.",
-    "benchmark": "Measure speed and memory, optionally side by side with other implementations.",
-    "verify": "Compare recipes numerically with the official DEIM code.",
+    "benchmark": "Measure the size and the speed of a recipe's model.",
     "env": "Print versions, device and kernels in use.",
 }
+# Former subcommand -> its script in a checkout.
+CHECKOUT_COMMANDS = {"verify": "tools/verify.py"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         _complete()
     if arguments and arguments[0] in COMMANDS:
-        return _run(arguments[0], arguments[1:], f"deim {arguments[0]}")
+        return run_module(_module_name(arguments[0]), arguments[1:], f"deim {arguments[0]}")
+    if arguments and arguments[0] in CHECKOUT_COMMANDS:
+        return run_tool(lambda: _require_checkout(arguments[0]))
     parser = _top_parser()
     parser.parse_args(arguments)  # exits on --help, --version and errors
     parser.print_help()
@@ -68,12 +71,22 @@ def run_script(command: str) -> int:
     Returns:
         the exit status.
     """
-    return _run(command, sys.argv[1:], None)
+    return run_module(_module_name(command), sys.argv[1:], None)
 
 
-def _run(command: str, arguments: Sequence[str], program: str | None) -> int:
+def run_module(name: str, arguments: Sequence[str], program: str | None) -> int:
+    """Run a module with the functions ``add_arguments(parser)`` and ``run(args)``.
+
+    Args:
+        name: dotted name of the module.
+        arguments: words of the command line.
+        program: name of the program in messages; None for the name of the script.
+
+    Returns:
+        the exit status.
+    """
     prepare_environment()
-    module = _module(command)
+    module = importlib.import_module(name)
     parser = argparse.ArgumentParser(
         prog=program, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,8 +97,15 @@ def _run(command: str, arguments: Sequence[str], program: str | None) -> int:
     return run_tool(lambda: module.run(args))
 
 
-def _module(command: str) -> ModuleType:
-    return importlib.import_module(f"deim.cli.{command.replace('-', '_')}")
+def _module_name(command: str) -> str:
+    return f"deim.cli.{command.replace('-', '_')}"
+
+
+def _require_checkout(command: str) -> None:
+    raise DeimError(
+        f"{command} compares with other code, and is not in the installed package: run "
+        f"`python {CHECKOUT_COMMANDS[command]}` in a checkout"
+    )
 
 
 def _top_parser() -> argparse.ArgumentParser:
@@ -115,5 +135,5 @@ def _complete() -> None:
     for name, summary in COMMANDS.items():
         subparser = commands.add_parser(name, help=summary)
         if name in line[1:2]:
-            _module(name).add_arguments(subparser)
+            importlib.import_module(_module_name(name)).add_arguments(subparser)
     argcomplete.autocomplete(parser)

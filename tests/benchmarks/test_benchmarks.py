@@ -10,9 +10,10 @@ from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deim.benchmarks import complexity, evaluator, fidelity, official_code
+from benchmarks import evaluator, fidelity, official_code
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
+from deim.measurement import complexity
 from tests.commands import tool
 
 

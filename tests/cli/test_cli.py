@@ -15,12 +15,20 @@ from detectron2.engine import default_argument_parser
 
 from deim import model_zoo
 from deim.cli import main, train
+from deim.cli.benchmark import CHECKOUT_MEASUREMENTS
 from deim.cli.main import COMMANDS
 from deim.environment_variables import prepare_environment
 from tests.conftest import ROOT
 
 # Scripts that serve the repository only and are not subcommands.
-REPOSITORY_SCRIPTS = {"docstring_links.py", "gather_docs.py", "release_notes.py", "try_release.py"}
+REPOSITORY_SCRIPTS = {
+    "benchmark.py",
+    "docstring_links.py",
+    "gather_docs.py",
+    "release_notes.py",
+    "try_release.py",
+    "verify.py",
+}
 
 
 def command_module(command: str):
@@ -45,7 +53,7 @@ def test_modules_commands_and_scripts_correspond() -> None:
     matches = [
         re.search(r'run_script\("([\w-]+)"\)', text) for name, text in scripts.items() if name not in REPOSITORY_SCRIPTS
     ]
-    assert {match[1] for match in matches if match} == set(COMMANDS) - {"eval", "zoo", "env"}
+    assert {match[1] for match in matches if match} == set(COMMANDS) - {"benchmark", "eval", "zoo", "env"}
     assert None not in matches
 
 
@@ -91,6 +99,18 @@ def test_unknown_command_is_an_error(capsys: pytest.CaptureFixture) -> None:
         main(["trian"])
     assert exit_info.value.code == 2
     assert "invalid choice: 'trian'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("measurement", CHECKOUT_MEASUREMENTS)
+def test_measurements_of_the_repository_name_their_script(measurement: str, capsys: pytest.CaptureFixture) -> None:
+    for options in ([], ["--help"], ["--peer", "DEIM", "--rounds=1", "x"]):
+        assert main(["benchmark", measurement, *options]) == 2
+        assert f"run `python tools/benchmark.py {measurement}` in a checkout" in capsys.readouterr().err
+
+
+def test_former_command_names_its_script(capsys: pytest.CaptureFixture) -> None:
+    assert main(["verify", "--peer", "DEIM"]) == 2
+    assert "run `python tools/verify.py` in a checkout" in capsys.readouterr().err
 
 
 def test_train_options_equal_detectron2_options() -> None:

@@ -7,10 +7,10 @@ from dataclasses import fields
 import pytest
 
 from deim import model_zoo
-from deim.benchmarks import complexity
 from deim.config import load_config, published, zoo_tables
 from deim.config.files import available
 from deim.config.results import RESULTS
+from deim.measurement import complexity
 from deim.schedule import Schedule
 from tests.conftest import ROOT
 

@@ -413,7 +413,7 @@ def test_check_dataset_lists_all_problems(tmp_path: Path) -> None:
 
 
 MEMORY_GROWTH_SCRIPT = """
-from deim.benchmarks.memory import memory_over_epoch, synthetic_records
+from benchmarks.memory import memory_over_epoch, synthetic_records
 from deim.data.records import CompactRecords
 
 records = synthetic_records(20_000)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis, flop_count_table
 
-from deim.benchmarks.latency import Network
 from deim.fallback import is_standalone
+from deim.measurement.latency import Network
 from tests.models import FAMILIES, randomize, tiny_model
 
 needs_detectron2 = pytest.mark.skipif(is_standalone("detectron2"), reason="needs the real detectron2")

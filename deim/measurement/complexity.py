@@ -7,10 +7,10 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from deim.benchmarks.latency import Network
-from deim.benchmarks.timing import print_report
 from deim.config import build, load_config
 from deim.inference import deployment_form
+from deim.measurement.latency import Network
+from deim.measurement.timing import print_report
 
 PARTS = ("backbone", "encoder", "decoder")
 

@@ -12,7 +12,7 @@ from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deim.benchmarks.timing import print_report
+from deim.measurement.timing import print_report
 
 CATEGORIES = 80
 

@@ -8,8 +8,8 @@ from collections import Counter
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from deim.benchmarks.timing import print_report
-from deim.benchmarks.training import PhaseTimer, our_step, random_batch
+from benchmarks.training import PhaseTimer, our_step, random_batch
+from deim.measurement.timing import print_report
 
 # {group: substrings of the names of its operators}
 GROUPS = {

@@ -16,8 +16,8 @@ from detectron2.config import instantiate
 from PIL import Image
 from tabulate import tabulate
 
-from deim.benchmarks.isolation import run_in_new_process
-from deim.benchmarks.official_code import official_batches, require_checkout
+from benchmarks.isolation import run_in_new_process
+from benchmarks.official_code import official_batches, require_checkout
 from deim.config import load_config
 from deim.data.datasets.shapes import coco_annotation, draw_image
 from deim.data.inspection import batches_from_epoch

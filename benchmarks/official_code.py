@@ -8,6 +8,8 @@ from typing import Any
 
 from deim.errors import ConfigError
 
+# Name of the official code in tables.
+OFFICIAL = "official"
 CONFIG = "configs/deim_dfine/deim_hgnetv2_s_coco.yml"
 # An epoch of that config within the stage with mosaic and mixup, and one within the stage after it.
 DENSE_EPOCH, STRONG_EPOCH = 10, 100

@@ -17,7 +17,7 @@ from detrex.layers import box_xyxy_to_cxcywh
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from deim.benchmarks import official_code
+from benchmarks import official_code
 from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights

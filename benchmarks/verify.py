@@ -1,6 +1,6 @@
 """Compare recipes numerically with the official DEIM code.
 
-    deim verify --peer path/to/official/DEIM --json-file instances.json --image-root images
+    python tools/verify.py --peer path/to/official/DEIM --json-file instances.json --image-root images
 
 Both get the same weights, images and noise. Requires the dependencies of the official code: torchvision,
 faster-coco-eval.
@@ -10,8 +10,8 @@ import argparse
 
 from tqdm import tqdm
 
-from deim.benchmarks import fidelity, official_code
-from deim.benchmarks.isolation import run_in_new_process
+from benchmarks import fidelity, official_code
+from benchmarks.isolation import run_in_new_process
 from deim.config.files import available
 from deim.errors import ConfigError
 

@@ -17,9 +17,8 @@ from detrex.layers import box_cxcywh_to_xyxy
 from detrex.modeling.ema import EMAState
 from torch import Tensor, nn
 
-from deim.benchmarks.isolation import run_in_new_process
-from deim.benchmarks.official_code import official_config, official_ema, require_checkout
-from deim.benchmarks.timing import print_report, synchronize
+from benchmarks.isolation import run_in_new_process
+from benchmarks.official_code import official_config, official_ema, require_checkout
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import load_config
@@ -27,6 +26,7 @@ from deim.devices import PRECISIONS
 from deim.engine.hooks.ema import EMAHook
 from deim.engine.model import build_model, prepare_for_training
 from deim.engine.performance.cpu_memory import keep_freed_memory
+from deim.measurement.timing import print_report, synchronize
 
 PHASES = ("forward", "criterion", "backward", "update")
 Batch = tuple[Tensor, list[dict[str, Tensor]]]

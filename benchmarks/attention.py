@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deim.benchmarks.timing import gpu_time_and_memory, print_report, time_interleaved, timing_rows
 from deim.layers.ops import BACKENDS, unavailable_reason
+from deim.measurement.timing import gpu_time_and_memory, print_report, time_interleaved, timing_rows
 
 Shapes = list[tuple[int, int]]
 # images, feature map shapes, queries (None: one per pixel), heads, channels per head, points of each level

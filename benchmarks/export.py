@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deim.benchmarks.latency import OFFICIAL
-from deim.benchmarks.official_code import official_config, require_checkout
-from deim.benchmarks.timing import print_report, time_interleaved, timing_rows
+from benchmarks.official_code import OFFICIAL, official_config, require_checkout
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
@@ -21,6 +19,7 @@ from deim.inference.export.openvino import to_openvino
 from deim.inference.export.verification import compare_detections, generate_images
 from deim.inference.exported_runner import compile_openvino, open_session, start_onnx
 from deim.inference.trained_model import TrainedModel
+from deim.measurement.timing import print_report, time_interleaved, timing_rows
 
 # The opset of the official export script.
 _OFFICIAL_OPSET = 16

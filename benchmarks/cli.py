@@ -1,0 +1,194 @@
+"""Measure speed and memory, optionally side by side with other implementations.
+
+    python tools/benchmark.py dataloader --peer path/to/official/DEIM
+    python tools/benchmark.py train-step --help
+
+Every measurement has its own options, which its --help lists.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks import attention, criterion, dataloader, evaluator, export, kernels, latency, memory, training
+from deim.cli.benchmark import (
+    add_latency,
+    add_model,
+    add_model_options,
+    add_options,
+    add_parser,
+    add_recipe,
+    measure_latency,
+    note_unsupported_dtype,
+)
+from deim.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    subparsers = parser.add_subparsers(required=True, metavar="measurement")
+    for add in (
+        _add_dataloader,
+        _add_memory,
+        _add_criterion,
+        _add_train_step,
+        _add_kernels,
+        _add_latency,
+        _add_export,
+        add_model,
+        _add_attention,
+        _add_evaluator,
+    ):
+        add(subparsers)
+
+
+def run(args: argparse.Namespace) -> None:
+    args.action(args)
+
+
+def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "dataloader", "training images per second of the data loader")
+    _add_peer(parser)
+    parser.add_argument("--json-file", help="COCO annotations of your own images; default: 256 generated images")
+    parser.add_argument("--image-root", help="image directory of --json-file")
+    parser.add_argument(
+        "--batches", type=int, default=20, help="number of batches of 16 images to time; default: %(default)s"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="maximum number of library threads per process; default: %(default)s"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=0, help="worker processes; 0 loads in the main process; default: %(default)s"
+    )
+    parser.add_argument(
+        "--image-cache", type=float, default=0.0, help="also measure with a cache of decoded images, of this size in GB"
+    )
+    parser.set_defaults(action=_dataloader)
+
+
+def _add_memory(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "memory", "memory growth of a worker process over one epoch")
+    parser.add_argument("--images", type=int, default=118_287, help="dataset size; default: that of COCO")
+    parser.set_defaults(action=lambda args: memory.run(args.images))
+
+
+def _add_criterion(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(
+        subparsers, "criterion", "time of the loss computation, compared with detrex (must be on PYTHONPATH)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="number of interleaved measurement rounds; default: %(default)s"
+    )
+    parser.set_defaults(action=lambda args: criterion.run(args.rounds))
+
+
+def _add_train_step(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "train-step", "time per phase of a training step, and its memory")
+    _add_step_options(parser)
+    _add_peer(parser)
+    parser.add_argument(
+        "--with",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="also measure with this config override, such as train.compile=True; can be repeated",
+    )
+    parser.set_defaults(action=_training)
+
+
+def _add_kernels(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "kernels", "time of a training step per kernel")
+    _add_step_options(parser)
+    parser.set_defaults(action=_kernels)
+
+
+def _add_latency(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_latency(subparsers)
+    _add_peer(parser)
+    parser.set_defaults(action=_latency)
+
+
+def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "export", "latency of exported models in ONNX Runtime and OpenVINO on the CPU")
+    add_recipe(parser)
+    parser.add_argument("--peer", help="checkout of the official DEIM code, exported for comparison; needs torchvision")
+    parser.add_argument("--size", type=int, default=640, help="height and width of the images; default: %(default)s")
+    parser.add_argument(
+        "--attention",
+        choices=("grid_sample", "gather"),
+        default="grid_sample",
+        help="form of deformable attention; default: %(default)s",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="number of interleaved measurement rounds; default: %(default)s"
+    )
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
+    parser.set_defaults(
+        action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
+    )
+
+
+def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "attention", "time of deformable attention per backend")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="dtype of the values; default: %(default)s",
+    )
+    parser.add_argument(
+        "--cases", type=int, help="measure only the first N cases (models and batch sizes); default: all"
+    )
+    add_options(parser)
+    parser.set_defaults(action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json))
+
+
+def _add_evaluator(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "evaluator", "time of COCO evaluation per implementation")
+    parser.add_argument("--images", type=int, default=5000, help="number of images; default: that of COCO val2017")
+    parser.add_argument("--detections", type=int, default=100, help="detections per image; default: %(default)s")
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
+    parser.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
+
+
+def _dataloader(args: argparse.Namespace) -> None:
+    if (args.json_file is None) != (args.image_root is None):
+        raise ConfigError("give both --json-file and --image-root, or neither")
+    with tempfile.TemporaryDirectory() as folder:
+        if args.json_file is None:
+            print("generating 256 images ...", flush=True)
+            args.json_file, args.image_root = dataloader.write_images(Path(folder))
+        options = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
+        dataloader.run(args.json_file, args.image_root, *options)
+
+
+def _training(args: argparse.Namespace) -> None:
+    note_unsupported_dtype(args.device, args.amp)
+    batch = (args.images, args.objects, args.size)
+    training.run(args.recipe, args.peer, batch, args.rounds, args.device, args.amp, args.overrides, args.json)
+
+
+def _latency(args: argparse.Namespace) -> None:
+    if args.peer is None:
+        measure_latency(args)
+        return
+    note_unsupported_dtype(args.device, "float16" if args.half else None)
+    options = (args.device, args.compile, args.half, args.json)
+    latency.run(args.recipe, args.peer, args.batch, args.size, args.rounds, *options)
+
+
+def _kernels(args: argparse.Namespace) -> None:
+    note_unsupported_dtype(args.device, args.amp)
+    kernels.run(args.recipe, (args.images, args.objects, args.size), args.rounds, args.device, args.amp, args.json)
+
+
+def _add_step_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options shared by measurements of a training step."""
+    add_model_options(parser)
+    parser.add_argument("--images", type=int, default=4, help="images per batch; default: %(default)s")
+    parser.add_argument("--objects", type=int, default=20, help="objects per image; default: %(default)s")
+    parser.add_argument("--amp", choices=("bfloat16",), help="mixed precision; default: float32")
+
+
+def _add_peer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peer", help="checkout of the official DEIM code, measured for comparison; needs torchvision")

@@ -1,1 +1,0 @@
-"""Comparisons with other implementations: speed, memory and numerical agreement."""

@@ -1,0 +1,1 @@
+"""Parameters, operations and latency of a recipe's model."""
