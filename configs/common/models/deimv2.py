@@ -16,7 +16,7 @@ from deim.modeling.losses import (
     MatchabilityAwareLoss,
     Supervision,
 )
-from deim.modeling.matching import HungarianMatcher, MatchingCost
+from deim.modeling.matching import HungarianMatcher, MatchingCost, ScoreIoUCost
 from deim.modeling.queries import ContrastiveDenoising, QuerySelection
 
 model = L(DEIMDetector)(
@@ -87,7 +87,9 @@ model = L(DEIMDetector)(
     criterion=L(Criterion)(
         num_classes="${..num_classes}",
         matcher=L(HungarianMatcher)(
-            cost=L(MatchingCost)(class_weight=2.0, bbox_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2.0)
+            cost=L(MatchingCost)(class_weight=2.0, bbox_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2.0),
+            late_cost=L(ScoreIoUCost)(exponent=4.0),
+            late_epoch=45,
         ),
         losses=dict(
             loss_mal=L(MatchabilityAwareLoss)(weight=1.0, gamma=1.5),
