@@ -8,12 +8,12 @@ Published: 38.5 AP, from an ImageNet backbone, on 4 GPUs.
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from deim.config import with_iterations
+from deim.config import get_config, with_iterations
 from deim.data.augmentation import DropSmallBoxes
-from deim.modeling.decoder import ClampedAddNormDecoderLayer
-from deim.modeling.encoder import LiteEncoder
 
-from .deimv2_hgnetv2_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+from .deimv2_hgnetv2_l_coco import dataloader, lr_multiplier, optimizer, schedule, train
+
+model = get_config("common/models/deimv2_lite.py").model
 
 train.output_dir = "output/deimv2_hgnetv2_pico_coco"
 
@@ -29,23 +29,7 @@ dataloader.train.mapper.weak = [
     L(T.RandomFlip)(prob=0.5),
 ]
 
-model.backbone.name = "Pico"
-model.backbone.learnable_affine = True
-model.backbone.out_features = ["stage3"]
-model.encoder = L(LiteEncoder.for_backbone)(
-    in_features=None, in_channels=None, hidden_dim=112, expansion=0.34, depth_multiplier=0.5
-)
-model.decoder.input_proj.in_channels = ["${....encoder.hidden_dim}", "${....encoder.hidden_dim}"]
-model.decoder.queries.num_queries = 200
-model.decoder.layer._target_ = ClampedAddNormDecoderLayer
-model.decoder.layer.num_points = [4, 2]
-model.decoder.layer.feedforward.hidden_dim = 160
-model.decoder.refinement.shared_corner_head = True
-model.decoder.num_layers = 3
-model.criterion.use_union = False
 model.criterion.matcher.late_epoch = 450
-model.criterion.losses.loss_fgl = None
-model.criterion.losses.loss_ddf = None
 
 optimizer.lr = 1.6e-3
 optimizer.weight_decay = 1e-4
