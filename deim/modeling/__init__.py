@@ -1,7 +1,15 @@
 """Parts of detectors, under the names that configs and programs use."""
 
-from deim.modeling import backbone
-from deim.modeling.backbone import *  # noqa: F403 - all backbones, so that a new one is exported in one place
+from deim.modeling.backbone import (
+    HGNetV2,
+    PResNet,
+    SpatialTuningAdapter,
+    VisionTransformer,
+    build_resnet,
+    build_swin,
+    build_timm,
+    build_vit,
+)
 from deim.modeling.decoder import (
     AddNormDecoderLayer,
     AnchorPosition,
@@ -47,6 +55,7 @@ __all__ = [
     "DistributionRefinement",
     "FixedBoxes",
     "GatedDecoderLayer",
+    "HGNetV2",
     "HungarianMatcher",
     "HybridEncoder",
     "InitialBoxPosition",
@@ -59,11 +68,17 @@ __all__ = [
     "MatchingCost",
     "ModulatedAnchorPosition",
     "NormalizedRefinement",
+    "PResNet",
     "QueryDenoising",
     "QuerySelection",
     "RegionProposals",
     "ScoreIoUCost",
+    "SpatialTuningAdapter",
     "Supervision",
     "TransformerEncoder",
+    "VisionTransformer",
+    "build_resnet",
+    "build_swin",
+    "build_timm",
+    "build_vit",
 ]
-__all__ += backbone.__all__
