@@ -268,11 +268,15 @@ def edit_coco_annotation(source: dict, **annotation: object) -> None:
 def test_coco_errors(tmp_path: Path) -> None:
     source = write_coco(tmp_path)
     edit_coco_annotation(source, bbox=[1, 2, float("nan"), 4])
-    expect_dataset_error("coco", source, r"1\.jpg, object 1 \(XYXY\): the box .* contains NaN/Inf")
+    expect_dataset_error("coco", source, r"1\.jpg, object 1: the box .* contains NaN/Inf")
     edit_coco_annotation(source, bbox=[1, 2, 3, 4], category_id=4)
     expect_dataset_error(
         "coco", source, "1 annotations have a category_id that is missing in 'categories'; the first is id 10"
     )
+    edit_coco_annotation(source, category_id=3)
+    for path in Path(source["image_root"]).glob("*.jpg"):
+        path.unlink()
+    expect_dataset_error("coco", source | {"max_invalid_records": 9}, "has no images with annotations after")
 
 
 @pytest.mark.parametrize("bbox", [[5, 5, 0, 9], [5, 5, -3, 9], [200, 5, 9, 9], [5, -20, 9, 9]])
@@ -306,9 +310,12 @@ def test_compact_records_equal_the_records(tmp_path: Path) -> None:
 
 
 def test_dataset_name_refers_to_one_source(tmp_path: Path) -> None:
-    voc_dataset(f"{tmp_path}_one", **write_voc(tmp_path / "a"))
+    source = write_voc(tmp_path / "a")
+    voc_dataset(f"{tmp_path}_one", **source)
     with pytest.raises(DatasetError, match="choose another name"):
         voc_dataset(f"{tmp_path}_one", **write_voc(tmp_path / "b"))
+    with pytest.raises(DatasetError, match="choose another name"):
+        voc_dataset(f"{tmp_path}_one", **source | {"class_names": CLASSES[::-1]})
 
 
 def test_unreadable_image_is_named_by_the_loader(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from deim.data.datasets import image_files
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.to_coco import write_coco
+from deim.data.datasets.validation import require_inside_folder
 from deim.data.records import annotation_arrays, annotation_boxes
 from deim.errors import DatasetError
 from tests.data import layouts
@@ -157,6 +159,7 @@ def test_splits_are_selected_by_name(splits: tuple, selected: tuple, note: str |
     ]
     assert files == [name and f"instances_{name}" for name in selected]
     assert all(note is None or note in " ".join(dataset.notes) for _ in (0,))
+    assert len(set(dataset.notes)) == len(dataset.notes)
 
 
 def test_coco_file_given_by_path(tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ def test_coco_file_given_by_path(tmp_path: Path) -> None:
     write_coco_file(file.with_name("my_val.json"))
     dataset = discover(str(file), str(tmp_path / "elsewhere"))
     assert dataset.test is not None
-    assert any("using my_val.json next to my_training.json for validation" in note for note in dataset.notes)
+    assert any("using my_val.json next to my_training.json for evaluation" in note for note in dataset.notes)
     shutil.move(tmp_path / "elsewhere", tmp_path / "data" / "photos")
     assert first_boxes(discover(str(file))) == expected_objects()["0"]
 
@@ -248,6 +251,53 @@ def test_class_names_in_latin_1(tool: str, tmp_path: Path) -> None:
     dataset = discover(str(tmp_path))
     assert sorted(dataset.classes) == ["dog", "kätzchen"]
     assert first_boxes(dataset)[0] == ("kätzchen", expected_objects()["0"][0][1])
+
+
+@pytest.mark.parametrize(
+    ("entries", "change"),
+    [
+        ("annotations", lambda entry: entry.update(segmentation=[[1, 2, 3, 4]])),
+        ("annotations", lambda entry: entry.update(segmentation=[1, 2, 3, 4, 5, 6])),
+        ("annotations", lambda entry: entry.update(image_id=str(entry["image_id"]))),
+        ("images", lambda entry: entry.update(width=str(entry["width"]))),
+    ],
+)
+def test_coco_entries_that_detectron2_does_not_read(entries: str, change: Callable, tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    write_coco_file(tmp_path / "train.json")
+    content = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+    for entry in content[entries]:
+        change(entry)
+    write_json(tmp_path / "train.json", content)
+    dataset = discover(str(tmp_path))
+    assert objects_by_image(read(dataset.train), dataset.classes) == expected_objects()
+
+
+def test_coco_image_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "images")
+    write_coco_file(tmp_path / "train.json")
+    original = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+
+    def discover_with_ids(*ids: object) -> DiscoveredDataset:
+        images = [entry | {"id": image_id} for entry, image_id in zip(original["images"], ids, strict=True)]
+        write_json(tmp_path / "train.json", original | {"images": images})
+        return discover(str(tmp_path))
+
+    with pytest.raises(DatasetError, match=r"entry 2 of 'images': duplicate id 1"):
+        read(discover_with_ids(1, 1, 3).train)
+    # No image gets the number of another one; annotations of unlisted images are counted one by one.
+    records = read(discover_with_ids("1", "2", "x").train)
+    assert len({record["image_id"] for record in records}) == 3
+    original["annotations"] += [dict(annotation, image_id=77) for annotation in original["annotations"][:2]]
+    read(discover_with_ids("1", "2", "y").train)
+    assert "2 objects are left out" in caplog.text
+
+
+def test_classes_are_in_the_order_of_the_training_split(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    write_coco_file(tmp_path / "annotations.json")
+    write_coco_file(tmp_path / "val.json", categories=({"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}))
+    assert list(discover(str(tmp_path)).classes) == list(CLASSES)
 
 
 def test_split_with_some_of_the_classes(tmp_path: Path) -> None:
@@ -338,7 +388,9 @@ def test_unnamed_classes_are_numbered(tmp_path: Path) -> None:
     write_lines(tmp_path / "data.yaml", "nc: 3", "train: images/train", "val: images/val")
     dataset = discover(str(tmp_path))
     assert list(dataset.classes) == ["0", "1", "2"]
-    assert any("no names; using class numbers as class names" in note for note in dataset.notes)
+    assert any(
+        "using class numbers as class names; data.yaml contains no other names" in note for note in dataset.notes
+    )
 
 
 def test_cvat_shapes(tmp_path: Path) -> None:
@@ -407,6 +459,7 @@ def test_segmentations_are_written_to_coco(tmp_path: Path) -> None:
     expected_mask = np.zeros((60, 100), bool)
     expected_mask[6:16, 5:25] = pixels
     assert (api.annToMask(second) == expected_mask).all()
+    assert second["area"] == expected_mask.sum()
     with pytest.raises(DatasetError, match=r"mine\.json is a single file for several splits \(train, val\)"):
         write_coco({"train": node, "val": node}, file)
 
@@ -617,3 +670,102 @@ def test_archive_is_an_error(tmp_path: Path) -> None:
 def test_yolo_labels_are_not_detected_as_another_format(tmp_path: Path) -> None:
     layouts.cvat_ultralytics(tmp_path)
     assert not [note for note in discover(str(tmp_path)).notes if "; ignoring" in note]
+
+
+def test_files_of_other_formats_with_usual_names(tmp_path: Path) -> None:
+    layouts.via_json(tmp_path / "via")
+    next((tmp_path / "via").glob("*.json")).rename(tmp_path / "via" / "train.json")
+    assert discover(str(tmp_path / "via")).format == "VIA"
+    layouts.cvat_coco(tmp_path / "coco")
+    write_lines(tmp_path / "coco" / "iris.data", "5.1,3.5")
+    assert discover(str(tmp_path / "coco")).format == "COCO"
+    layouts.labelimg_voc(tmp_path / "Main")
+    assert list(discover(str(tmp_path / "Main")).classes) == list(CLASSES)
+
+
+def test_via_attributes_without_value_are_skipped(tmp_path: Path) -> None:
+    layouts.via_json(tmp_path)
+    path = tmp_path / "via_export_json.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for entry in content.values():
+        for region in entry["regions"]:
+            region["region_attributes"] = {"note": "", **region["region_attributes"]}
+    write_json(path, content)
+    dataset = discover(str(tmp_path))
+    assert objects_by_image(read(dataset.train), dataset.classes) == expected_objects()
+
+
+def test_via_csv_field_that_is_too_long(tmp_path: Path) -> None:
+    write_lines(tmp_path / "via.csv", "filename,region_shape_attributes,region_attributes", "x" * 200_000 + ",{},{}")
+    with pytest.raises(DatasetError, match=r"via\.csv:2: field larger than field limit"):
+        discover(str(tmp_path))
+
+
+def test_several_files_of_a_split_are_noted(tmp_path: Path) -> None:
+    layouts.cvat_images(tmp_path)
+    path = tmp_path / "annotations.xml"
+    path.write_text(path.read_text(encoding="utf-8").replace("<image ", '<image subset="train" '), encoding="utf-8")
+    shutil.copy(path, tmp_path / "other.xml")
+    dataset = discover(str(tmp_path))
+    assert dataset.train.arguments["annotation_file"] == str(path)
+    assert "several files for the split 'train'; ignoring other.xml" in dataset.notes
+
+
+def test_voc_image_lists_with_an_image_folder(tmp_path: Path) -> None:
+    layouts.cvat_voc(tmp_path)
+    with pytest.raises(DatasetError, match="its images are in JPEGImages; remove --image-root"):
+        discover(str(tmp_path), str(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_voc_object_in_a_comment(encoding: str, tmp_path: Path) -> None:
+    layouts.labelimg_voc(tmp_path)
+    path = max(tmp_path.rglob("*.xml"))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("</annotation>", "<!-- <object></object> --></annotation>"), encoding=encoding)
+    dataset = discover(str(tmp_path))
+    assert objects_by_image(read(dataset.train), dataset.classes) == expected_objects(2)
+
+
+def test_voc_object_without_a_name(tmp_path: Path) -> None:
+    layouts.labelimg_voc(tmp_path)
+    for path in tmp_path.rglob("*.xml"):
+        path.write_text(path.read_text(encoding="utf-8").replace("<name>cat</name>", ""), encoding="utf-8")
+    dataset = discover(str(tmp_path))
+    assert list(dataset.classes) == ["dog"]
+    with pytest.raises(DatasetError, match="unknown class ''; the classes are dog"):
+        read(dataset.train)
+
+
+def test_yolo_folders_named_images(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    layouts.yolo_labels(tmp_path / "images")
+    write_lines(tmp_path / "images" / "classes.txt", *CLASSES)
+    dataset = discover(str(tmp_path / "images"))
+    assert objects_by_image(read(dataset.train), dataset.classes) == expected_objects()
+    write_images(tmp_path / "my_images" / "train" / "images")
+    layouts.yolo_labels(tmp_path / "my_images" / "train" / "labels")
+    write_lines(tmp_path / "my_images" / "train" / "labels" / "classes.txt", *CLASSES)
+    assert list(discover(str(tmp_path / "my_images")).classes) == list(CLASSES)
+
+
+def test_ambiguous_image_names(tmp_path: Path) -> None:
+    layouts.cvat_images(tmp_path)
+    for folder in ("a", "b"):
+        shutil.copytree(tmp_path / "images", tmp_path / "images" / folder, ignore=lambda *_: ("a", "b"))
+    for path in (tmp_path / "images").glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"several images in .* match the image '0\.jpg'; add its folder"):
+        read(discover(str(tmp_path)).train)
+
+
+def test_urls_of_label_studio_local_files(tmp_path: Path) -> None:
+    write_image(tmp_path / "my dir" / "a b.jpg")
+    url = "/data/local-files/?d=my%20dir/a%20b.jpg"
+    assert image_files.ImageFiles(tmp_path).find(url) == tmp_path / "my dir" / "a b.jpg"
+
+
+def test_folder_with_a_longer_name_is_outside() -> None:
+    require_inside_folder("/data/train/0.jpg", "/data/train", "train.json")
+    with pytest.raises(DatasetError, match="outside of /data/train"):
+        require_inside_folder("/data/train2/0.jpg", "/data/train", "train.json")

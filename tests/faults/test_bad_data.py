@@ -160,8 +160,8 @@ NAN, INF = float("nan"), float("inf")
 # changes of a COCO file of three images and three objects -> objects that are read, or error message
 ANNOTATIONS: dict[str, tuple[Callable[[SimpleNamespace], object], list[int] | str]] = {
     "nothing": (lambda coco: None, [2, 1, 0]),
-    "a bbox of NaN": (change_entry("annotations", bbox=[NAN, 0, 5, 5]), "object 1 .* contains NaN/Inf"),
-    "a bbox of infinity": (change_entry("annotations", bbox=[0, 0, INF, 5]), "object 1 .* contains NaN/Inf"),
+    "a bbox of NaN": (change_entry("annotations", bbox=[NAN, 0, 5, 5]), "object 1: .* contains NaN/Inf"),
+    "a bbox of infinity": (change_entry("annotations", bbox=[0, 0, INF, 5]), "object 1: .* contains NaN/Inf"),
     "a negative width": (change_entry("annotations", bbox=[50, 20, -5, 5]), [1, 1, 0]),
     "no area": (change_entry("annotations", bbox=[50, 20, 0, 5]), [1, 1, 0]),
     "no area in single precision": (change_entry("annotations", bbox=[50, 20, 1e-9, 5]), [1, 1, 0]),

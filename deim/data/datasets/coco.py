@@ -51,7 +51,7 @@ def coco_dataset(
         names: name of a registered dataset, or the name to register it under.
         json_file: an ``instances_*.json`` to register, together with ``image_root``.
         image_root: image folder.
-        filter_empty: drop images without objects; DEIM and D-FINE keep them.
+        filter_empty: drop images without objects (crowds do not count); DEIM and D-FINE keep them.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
@@ -102,6 +102,10 @@ def _validate_records(name: str, records: list[dict], metadata: Any, max_invalid
     existing = [record for record in records if record["file_name"] not in missing_paths]
     content = DatasetContent(existing, metadata.thing_classes, problems)
     validate_dataset(name, content, max_invalid_records)
+    if not any(record.get("annotations") for record in content.records):
+        raise DatasetError(
+            f"dataset {name!r} ({source}) has no images with annotations after invalid ones were skipped"
+        )
     return content.records
 
 
@@ -116,7 +120,7 @@ def find_format_error(json_file: str) -> str | None:
     """Return why a file is not a valid COCO annotation file; None if no problem was found."""
     try:
         content = json.loads(Path(json_file).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not valid JSON: {error}"
     lists = ("images", "annotations", "categories")
     missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]

@@ -28,7 +28,7 @@ def crowdhuman_dataset(
         annotation_file: the ``.odgt`` file.
         image_root: folder that contains ``<ID>.jpg``.
         box: "full" (whole person, may extend beyond the image), "visible" or "head".
-        max_invalid_records: number of fatal problems that are tolerated; unreadable images and invalid objects are skipped.
+        max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
         detectron2 records.
@@ -54,7 +54,7 @@ def read_crowdhuman(annotation_file: str, image_root: str, box: str) -> DatasetC
             continue
         try:
             content.records.append(_record(json.loads(text), number, annotation_file, image_root, box))
-        except (ValueError, KeyError, TypeError, AttributeError, DatasetError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DatasetError) as error:
             message = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             content.problems.append(Problem(f"{annotation_file}:{number}", message, True))
     return content

@@ -94,6 +94,7 @@ def assemble_dataset(
             f"expected one named {', '.join(TRAIN)}"
         )
     keep_selected_splits(splits, all_notes)
+    all_notes = list(dict.fromkeys(all_notes))  # a reader may have selected the splits, and noted that, before
     return DiscoveredDataset(
         format_name, list(classes), splits[train], None if test is None else splits[test], all_notes
     )

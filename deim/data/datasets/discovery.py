@@ -35,8 +35,8 @@ def discover(path: str, images: str | None = None) -> DiscoveredDataset:
         the format, classes and splits, with a note for each assumption made.
 
     Raises:
-        DatasetError: if the path contains no dataset in a known format, or the dataset has no split to train on. The
-            message lists the expected files and the contents of the folder.
+        DatasetError: if the path contains no dataset in a known format (the message lists the expected files and the
+            contents of the folder), or the dataset is malformed or has no split to train on.
     """
     root, image_root = Path(path), None if images is None else Path(images)
     if not root.exists():
@@ -65,7 +65,9 @@ def discover(path: str, images: str | None = None) -> DiscoveredDataset:
     if first in (YOLO, DARKNET):  # their labels and images also match YOLO_FOLDER
         others = [candidate for candidate in others if candidate is not YOLO_FOLDER]
     if image_root is not None and not first.accepts_image_root:
-        raise DatasetError(f"{path} is in {first.name} format, which specifies the image paths; remove --image-root")
+        raise DatasetError(
+            f"{path} is in {first.name} format, for which no image folder can be set; remove --image-root"
+        )
     dataset = first.describe(root, matches[first.name], image_root)
     if others:
         ignored = ", ".join(f"{candidate.name} ({matches[candidate.name][0].name})" for candidate in others)

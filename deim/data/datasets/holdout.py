@@ -19,10 +19,12 @@ def holdout_split(
         full_name: registered name of the full dataset.
         every_nth: one of ``every_nth`` images is held out.
         held_out: return the held-out images; otherwise the remaining images.
-        max_invalid_records: number of tolerated problems in the full dataset, the same as for ``dataset``.
+        max_invalid_records: number of problems that are tolerated; the node of ``dataset`` in a config refers to this
+            number.
 
     Raises:
-        DatasetError: if there are fewer than ``every_nth`` images, or no image of the split has an object.
+        DatasetError: if the split has no images (the held-out split of fewer than ``every_nth`` images), or none of
+            its images has an object.
     """
     records = [record for index, record in enumerate(dataset) if (index % every_nth == every_nth - 1) == held_out]
     classes = MetadataCatalog.get(full_name).thing_classes

@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,7 +22,10 @@ def is_image(path: Path) -> bool:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """List the images of a folder and its subfolders, sorted; symbolic links are followed, cycles are skipped."""
+    """List the images of a folder and its subfolders, sorted, without hidden ones.
+
+    Symbolic links are followed, but each folder is listed only once.
+    """
     return sorted(folder / name for name in _walk_images(folder))
 
 
@@ -44,15 +47,17 @@ def _walk_images(folder: Path) -> Iterator[str]:
 class ImageFiles:
     """Index of the images below a folder that resolves the names used in annotation files.
 
-    A name is first looked up unchanged. If no such file exists, the lookup is repeated with ``/`` instead of ``\\``,
-    without parent folders, case-insensitively, and with or without Label Studio's upload prefix. Names never resolve
-    to files outside the folder.
+    A name is first looked up unchanged. If no such file exists, ``\\`` is read as ``/``, the scheme of a URL is dropped,
+    and images are searched by file name, ignoring case and Label Studio's upload prefix. Of several images with this
+    file name, the one with the most parent folders in common is used. Names never resolve to files outside the folder.
 
     Args:
         root: the folder.
 
     Attributes:
-        inexact_matches: pairs (name in the annotation file, path of the image) for names that did not match unchanged.
+        root: the folder.
+        inexact_matches: pairs (name in the annotation file, path of the image) for names that differ from the path of
+            the image by more than backslashes.
     """
 
     def __init__(self, root: str | Path):
@@ -72,9 +77,8 @@ class ImageFiles:
         parts = _path_components(listed_name)
         if not parts:
             return None
-        path: Path | None = Path(*parts)
-        if path is None or not self._exists(path):
-            path = self._find_by_name(parts)
+        listed_path = Path(*parts)
+        path = listed_path if self._exists(listed_path) else self._find_by_name(parts)
         if path is None:
             return None
         if Path(*listed_name.replace("\\", "/").split("/")) != path:
@@ -82,7 +86,7 @@ class ImageFiles:
         return self.root / path
 
     def find_by_stem(self, stem: str) -> Path | None:
-        """Find an image by its name without suffix; return None if no image matches."""
+        """Find an image by its name without suffix; return None if no image matches, or several match equally well."""
         parts = _path_components(stem)
         if not parts:
             return None
@@ -93,6 +97,12 @@ class ImageFiles:
         path = _match_longest_suffix(parts, self._by_stem.get(_normalize(name), ()))
         return None if path is None else self.root / path
 
+    def is_ambiguous(self, listed_name: str, by_stem: bool = False) -> bool:
+        """Return whether several images have the file name (or stem) of a name that :meth:`find` did not find."""
+        parts = _path_components(listed_name)
+        index = self._by_stem if by_stem else self._by_name
+        return bool(parts) and len(index.get(_normalize(parts[-1]), ())) > 1
+
     def describe_inexact_matches(self, source: str) -> list[str]:
         """Return a note (at most one line) about images whose paths differ from those in ``source``."""
         if not self.inexact_matches:
@@ -101,15 +111,17 @@ class ImageFiles:
         count = len(self.inexact_matches)
         return [f"{count} image paths differ from those in {source}, for example {path} for {listed_name!r}"]
 
-    def describe_unannotated_images(self, annotations: Iterable[Path], kind: str) -> list[str]:
-        """Return a note (at most one line) about images without an annotation file of the same stem.
+    def describe_unannotated_images(self, annotations: Iterable[Path], kind: str, records: Sequence[dict]) -> list[str]:
+        """Return a note (at most one line) about images without an annotation file.
 
         Args:
             annotations: annotation files, one per image.
             kind: name of the file format, for the note.
+            records: detectron2 records of the images whose annotations were read.
         """
         annotated = {path.stem for path in annotations}
-        count = sum(Path(path).stem not in annotated for path in self.paths)
+        used = {record["file_name"] for record in records}
+        count = sum(Path(path).stem not in annotated and str(self.root / path) not in used for path in self.paths)
         return [f"{count} images in {self.root} have no {kind} file and are left out"] if count else []
 
     def _list_folder(self, folder: Path) -> frozenset[str]:
@@ -179,7 +191,7 @@ def _path_components(listed_name: str) -> list[str]:
     """Split a path or URL into its components, without ``.`` and ``..``."""
     text = listed_name.strip()
     if "?d=" in text:  # Label Studio's URL of a local file
-        text = text.split("?d=", 1)[1]
+        text = unquote(text.split("?d=", 1)[1])
     if _URL_SCHEME.match(text):
         text = unquote(_URL_SCHEME.sub("", text).split("?", 1)[0])
     return [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..") and "\0" not in part]

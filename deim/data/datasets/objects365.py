@@ -76,7 +76,7 @@ def resize_images(annotation_file: Path, image_root: Path, max_size: int = 640, 
     """Downscale images whose longer side exceeds ``max_size`` pixels, and scale their annotations.
 
     ``x.jpg`` becomes ``x_resized.jpg`` in the same folder, and the annotation file also gets the suffix ``_resized``.
-    Existing resized images are kept.
+    Resized images that already exist are kept if their size is correct.
 
     Returns:
         error messages of the images that could not be read and were left out.

@@ -94,7 +94,7 @@ def build_content(
             continue
         path = find(image.name)
         if path is None:
-            content.problems.append(missing_image_problem(image.source, image.name, str(files.root)))
+            content.problems.append(unresolved_image_problem(image.source, image.name, files, by_stem))
             continue
         try:
             height, width = image.size or image_size(str(path))
@@ -118,6 +118,14 @@ def build_content(
 def missing_image_problem(source: str, name: str, folder: str) -> Problem:
     """Return the problem for an image whose file does not exist."""
     return Problem(source, f"the image {name!r} does not exist in {folder}", True, is_missing_image=True)
+
+
+def unresolved_image_problem(source: str, name: str, files: ImageFiles, by_stem: bool = False) -> Problem:
+    """Return the problem for a name that ``files`` does not resolve: no image has it, or several."""
+    if files.is_ambiguous(name, by_stem):
+        message = f"several images in {files.root} match the image {name!r}; add its folder to the name"
+        return Problem(source, message, True)
+    return missing_image_problem(source, name, str(files.root))
 
 
 def _annotations(image: ParsedImage, indices: dict[str, int], problems: list[Problem]) -> Iterable[dict]:

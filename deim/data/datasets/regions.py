@@ -51,7 +51,7 @@ def polygon(points: Sequence[Sequence[float]]) -> Region:
 
 
 def rotated_box(left: float, top: float, right: float, bottom: float, degrees: float) -> Region:
-    """Return a box rotated clockwise around its center, as a polygon."""
+    """Return a box rotated clockwise around its center: a polygon, or a box if ``degrees`` is 0."""
     if not degrees:
         return rectangle(left, top, right, bottom)
     x, y = (left + right) / 2, (top + bottom) / 2
@@ -118,7 +118,7 @@ def decode_run_lengths(counts: Sequence[int], height: int, width: int) -> np.nda
 def decode_mask_image(text: str, compressed: bool = False) -> np.ndarray:
     """Decode a base64-encoded image to a (h, w) bool mask.
 
-    The mask contains the opaque pixels or, for an image without an alpha channel, the non-black pixels.
+    The mask contains the pixels with nonzero alpha or, for an image without an alpha channel, the non-black pixels.
 
     Args:
         text: base64-encoded image file.
@@ -138,8 +138,8 @@ def decode_mask_image(text: str, compressed: bool = False) -> np.ndarray:
         raise ValueError("the mask is not a valid image")
     if image.ndim == 2:
         return image > 0
-    opaque = image[..., 3] if image.shape[2] == 4 else image.max(axis=2)
-    return opaque > 0
+    values = image[..., 3] if image.shape[2] == 4 else image.max(axis=2)
+    return values > 0
 
 
 def coco_region(segmentation: Any) -> Region:

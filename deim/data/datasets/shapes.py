@@ -1,7 +1,7 @@
 """``deim_shapes``: a small synthetic detection dataset in COCO format.
 
 Each image has a textured background and one to eight filled shapes of six classes, which may overlap. Shape sizes are
-8 % to 45 % of the image side. The same seed gives the same files.
+8 % to 45 % of the shorter image side. The same seed gives the same files.
 """
 
 import json
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
-# Maximum fraction of a shape that a later shape may cover.
+# Maximum fraction of a shape that later shapes may cover.
 _MAX_HIDDEN = 0.5
 
 
@@ -44,11 +44,11 @@ def _cross(angle: float) -> np.ndarray:
 
 
 _OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
-    "circle": lambda turn: _regular(48, 1.0, turn),
-    "square": lambda turn: _regular(4, 1.0, turn),
-    "triangle": lambda turn: _regular(3, 1.0, turn),
-    "star": lambda turn: _regular(10, 0.45, turn),
-    "ring": lambda turn: _regular(48, 1.0, turn),
+    "circle": lambda angle: _regular(48, 1.0, angle),
+    "square": lambda angle: _regular(4, 1.0, angle),
+    "triangle": lambda angle: _regular(3, 1.0, angle),
+    "star": lambda angle: _regular(10, 0.45, angle),
+    "ring": lambda angle: _regular(48, 1.0, angle),
     "cross": _cross,
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
+from pycocotools import mask as coco_masks
 
 from deim.errors import DatasetError
 
@@ -17,7 +18,7 @@ from deim.errors import DatasetError
 def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Path]:
     """Write datasets as COCO files.
 
-    Boxes, polygons and masks are written unchanged. Ids count from 1 in record order, so the same dataset always gives
+    Boxes are neither clipped nor rounded, and polygons and masks are written unchanged. Ids count from 1 in record order, so the same dataset always gives
     the same file.
 
     Args:
@@ -81,9 +82,11 @@ def _annotation(annotation: Mapping[str, Any], image_id: int) -> dict[str, Any]:
 
 
 def _area(segmentation: Any) -> float:
-    """Return the summed area of polygons; 0 for any other segmentation."""
-    if not isinstance(segmentation, list):
-        return 0.0
+    """Return the summed area of polygons or the area of a mask; 0 without segmentation."""
+    if isinstance(segmentation, dict):
+        is_uncompressed = isinstance(segmentation["counts"], list)
+        mask = coco_masks.frPyObjects(segmentation, *segmentation["size"]) if is_uncompressed else segmentation
+        return float(coco_masks.area(mask))
     total = 0.0
     for points in segmentation:
         x, y = np.array(points).reshape(-1, 2).T

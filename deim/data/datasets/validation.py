@@ -20,7 +20,7 @@ class Problem:
     Attributes:
         location: file, with the line or the object.
         message: description of the problem.
-        is_fatal: whether training on the dataset is an error; otherwise the object is left out.
+        is_fatal: whether the problem, unless it is tolerated, prevents training; otherwise the object is left out.
         is_missing_image: whether the problem is a missing image file.
     """
 
@@ -56,10 +56,10 @@ def find_object_problems(records: Sequence[dict], num_classes: int) -> Iterator[
     sizes = np.array([[r.get("width") or np.inf, r.get("height") or np.inf] for r in records])[owners]
     visible = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
     checks = (
-        (~np.isfinite(boxes).all(axis=1), True, "the box {box} contains NaN/Inf"),
-        ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), False, "the box {box} has a negative side"),
-        (_has_no_area(boxes), False, "the box {box} has no area"),
-        ((visible <= 0).any(axis=1), False, "the box {box} is outside of the image ({size})"),
+        (~np.isfinite(boxes).all(axis=1), True, "the box {box} (XYXY) contains NaN/Inf"),
+        ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), False, "the box {box} (XYXY) has a negative side"),
+        (_has_no_area(boxes), False, "the box {box} (XYXY) has no area"),
+        ((visible <= 0).any(axis=1), False, "the box {box} (XYXY) is outside of the image ({size})"),
         ((classes < 0) | (classes >= num_classes), True, f"class {{label}} is not one of the {num_classes} classes"),
     )
     reported = np.zeros(len(annotations), dtype=bool)
@@ -76,7 +76,7 @@ def find_object_problems(records: Sequence[dict], num_classes: int) -> Iterator[
 def _object_location(record: dict, annotation: dict, number: int) -> str:
     if "line" in annotation:
         return f"{record['annotation_file']}:{annotation['line']}"
-    return f"{record['file_name']}, object {number + 1} (XYXY)"
+    return f"{record['file_name']}, object {number + 1}"
 
 
 @dataclass
@@ -86,7 +86,7 @@ class DatasetContent:
     Attributes:
         records: detectron2 records.
         classes: class names in index order.
-        problems: entries that could not be read.
+        problems: problems of reading; entries with a fatal problem are missing in ``records``.
         notes: assumptions the reader made, one sentence each.
     """
 
@@ -125,6 +125,7 @@ def validate_dataset(name: str, content: DatasetContent, max_invalid_records: in
     fatal = [problem for problem in problems if problem.is_fatal]
     if 0 < len(fatal) <= max_invalid_records:
         listing = "\n".join(f"  {problem}" for problem in fatal[:20])
+        listing += f"\n  and {len(fatal) - 20} more; run deim check-data to list all" if len(fatal) > 20 else ""
         logger.warning(
             f"dataset {name!r}: skipping images and objects with {len(fatal)} problems ({max_invalid_records} allowed):\n{listing}"
         )
@@ -186,7 +187,7 @@ def require_inside_folder(file_name: str, root: str, annotation_file: str) -> No
     Raises:
         DatasetError: if the path is outside of the folder.
     """
-    if file_name.startswith(root) and os.pardir not in file_name[len(root) :]:
+    if root and file_name.startswith(os.path.join(root, "")) and os.pardir not in file_name[len(root) :]:
         return  # fast path
     if os.path.relpath(file_name, root).split(os.sep)[0] == os.pardir:
         raise DatasetError(

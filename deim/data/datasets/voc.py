@@ -56,7 +56,7 @@ def voc_dataset(
     """
     classes = tuple(str(name) for name in class_names)
     read = functools.partial(read_voc, root, split, classes, ignore_difficult, first_pixel, unlabeled_allowed)
-    source = f"{root}, {split}, difficult ignored: {ignore_difficult}, first pixel: {first_pixel}"
+    source = f"{root}, {split}, {classes}, difficult ignored: {ignore_difficult}, first pixel: {first_pixel}"
     return register_dataset(names, source, read, max_invalid_records)
 
 
@@ -89,7 +89,7 @@ def voc_folder_dataset(
     classes = tuple(str(name) for name in class_names)
     read = functools.partial(read_voc_folder, annotation_root, image_root, classes, first_pixel)
     return register_dataset(
-        names, f"{annotation_root}, {image_root}, first pixel: {first_pixel}", read, max_invalid_records
+        names, f"{annotation_root}, {image_root}, {classes}, first pixel: {first_pixel}", read, max_invalid_records
     )
 
 
@@ -140,7 +140,7 @@ def read_voc_folder(
                 yield result
 
     content = build_content(parse_images(), class_names, images, annotation_root, by_stem=True)
-    content.notes += images.describe_unannotated_images(paths, "XML")
+    content.notes += images.describe_unannotated_images(paths, "XML", content.records)
     return content
 
 
@@ -168,18 +168,22 @@ def parse_xml_file(
 
 def _image(path: Path, stem: str, first_pixel: int, ignore_difficult: bool, problems: list[Problem]) -> ParsedImage:
     tree = read_xml(path)
-    lines = [
+    lines: list[int | None] = [
         number
         for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1)
         for _ in re.finditer(r"<object\b", line)
     ]
     sides = [float(tree.findtext(f"size/{side}") or 0) for side in ("height", "width")]
     image = ParsedImage(stem, str(path), (int(sides[0]), int(sides[1])) if min(sides) > 0 else None)
-    for line, element in zip(lines, tree.iter("object"), strict=True):
+    elements = list(tree.iter("object"))
+    if len(lines) != len(elements):  # a comment contains objects, or the file is in UTF-16
+        lines = [None] * len(elements)
+    for number, (line, element) in enumerate(zip(lines, elements, strict=True), 1):
         try:
             left, top, right, bottom = (float(element.findtext(f"bndbox/{k}") or "") for k in _EDGES)
         except ValueError:
-            problems.append(Problem(f"{path}:{line}", f"bndbox needs the numbers {', '.join(_EDGES)}", True))
+            location = f"{path}, object {number}" if line is None else f"{path}:{line}"
+            problems.append(Problem(location, f"bndbox needs the numbers {', '.join(_EDGES)}", True))
             continue
         label = (element.findtext("name") or "").strip()
         is_difficult = (element.findtext("difficult") or "0").strip() == "1"

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from tqdm import tqdm
 
 from deim.data.datasets.image_files import ImageFiles, find_images
-from deim.data.datasets.parsed_images import missing_image_problem
+from deim.data.datasets.parsed_images import unresolved_image_problem
 from deim.data.datasets.registration import register_dataset, require_file
 from deim.data.datasets.text import read_text
 from deim.data.datasets.validation import DatasetContent, Problem
@@ -22,15 +22,15 @@ from deim.errors import DatasetError
 def yolo_dataset(names: str, data_file: str, split: str, max_invalid_records: int = 0) -> list[dict]:
     """Read one split of an Ultralytics ``data.yaml``.
 
-    The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a list of folders, or a
-    text file that lists images, relative to ``path``. The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt``;
+    The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a text file that lists
+    images, or a list of these; they are relative to ``path``. The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt``;
     an image without a label file has no objects. A line has the class, followed by a box or the corners of a polygon.
     Keypoints (with ``kpt_shape`` in the file) and one more number (track id or confidence) may follow a box.
 
     Args:
         names: name to register the dataset under.
         data_file: path of the ``data.yaml``.
-        split: "train", "val" or "test".
+        split: key of the split, such as "train" or "val".
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
 
     Returns:
@@ -169,7 +169,7 @@ def _num_keypoint_values(settings: dict) -> int:
 
 
 def _base_folder(data_file: Path, settings: dict) -> Path:
-    """Return the base folder of the paths in a ``data.yaml``: its ``path``, or the folder that contains the file."""
+    """Return the base folder of the paths in a ``data.yaml``: its ``path`` if that folder exists, or the file's folder."""
     path = settings.get("path")
     base = data_file.parent / path if isinstance(path, str) and path else data_file.parent
     return base if base.is_dir() else data_file.parent
@@ -211,7 +211,7 @@ def _list_images(source_paths: Iterable[Path], root: Path, content: DatasetConte
             name = _relative_to_root(line, root)
             path = source_path.parent / name if beside_list.contains(name) else in_root.find(name)
             if path is None:
-                content.problems.append(missing_image_problem(str(source_path), line, str(root)))
+                content.problems.append(unresolved_image_problem(str(source_path), line, in_root))
             else:
                 images.append(path)
         content.notes += in_root.describe_inexact_matches(str(source_path))
@@ -227,13 +227,16 @@ def _relative_to_root(line: str, root: Path) -> str:
 def label_file(image: Path) -> Path:
     """Return the path of an image's label file: the last folder ``images`` of its path is replaced by ``labels``.
 
-    If no folder has that name, the label file is next to the image.
+    If no folder has that name, or there is no folder ``labels``, the label file is next to the image.
     """
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index].lower() == "images":
-            capitalized = Path(*parts[:index], "Labels")
-            parts[index] = "Labels" if parts[index] == "Images" and capitalized.is_dir() else "labels"
+            capitalized, lowercase = Path(*parts[:index], "Labels"), Path(*parts[:index], "labels")
+            if parts[index] == "Images" and capitalized.is_dir():
+                parts[index] = "Labels"
+            elif lowercase.is_dir() or not image.with_suffix(".txt").is_file():
+                parts[index] = "labels"
             break
     path = Path(*parts).with_suffix(".txt")
     uppercase = path.with_suffix(".TXT")

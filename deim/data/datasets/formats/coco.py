@@ -11,7 +11,6 @@ from deim.data.datasets.coco import coco_dataset
 from deim.data.datasets.dataset_format import (
     SPLITS,
     TEST,
-    TRAIN,
     VALIDATION,
     DiscoveredDataset,
     Format,
@@ -28,9 +27,11 @@ from deim.errors import DatasetError
 
 # A folder with more JSON files has one file per image, so it is not in COCO format.
 _MAX_FILES = 50
-# Folders that are searched for JSON files.
+# Maximum number of folders that are searched for JSON files.
 _MAX_FOLDERS = 50
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
+# Keys of labelme and VIA files.
+_KEYS_OF_OTHER_FORMATS = (b'"shapes"', b'"regions"')
 _OTHER_TASKS = ("person_keypoints", "panoptic", "stuff", "captions", "image_info")
 # Approximate number of images that are looked up to find the image folder.
 _NUM_SAMPLES = 50
@@ -62,14 +63,20 @@ def _find_coco_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_coco(file: Path) -> bool:
-    """Return whether a file has a typical COCO name or contains the COCO keys, without parsing the JSON."""
+    """Return whether a file has a typical COCO name or contains the COCO keys, without parsing the JSON.
+
+    The name of a split, such as ``train.json``, is typical unless the file has only the keys of another format.
+    """
     if file.name == "_annotations.coco.json" or file.stem.startswith("instances_"):
         return True
     with file.open("rb") as opened:
         if not file.stat().st_size:
             return file.stem.lower() in SPLITS
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return file.stem.lower() in SPLITS or all(content.find(key) >= 0 for key in _KEYS)
+            has_key = (content.find(key) >= 0 for key in _KEYS)
+            if file.stem.lower() in SPLITS:
+                return any(has_key) or all(content.find(key) < 0 for key in _KEYS_OF_OTHER_FORMATS)
+            return all(has_key)
 
 
 def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
@@ -102,11 +109,11 @@ def _pair_with_evaluation_file(file: Path, notes: list[str]) -> dict[str, Path]:
         for name in (*VALIDATION, *TEST):
             sibling = file.with_name(re.sub(training_name, name, file.name, flags=re.IGNORECASE))
             if sibling != file and sibling.is_file():
-                notes.append(f"using {sibling.name} next to {file.name} for validation, because of its name")
+                notes.append(f"using {sibling.name} next to {file.name} for evaluation, because of its name")
                 return {"train": file, name: sibling}
             counterpart = file.parent.parent / name / file.name
             if file.parent.name.lower() == training_name and counterpart.is_file():
-                notes.append(f"using {counterpart} for validation, because of its name")
+                notes.append(f"using {counterpart} for evaluation, because of its name")
                 return {"train": file, name: counterpart}
     return {"train": file}
 
@@ -158,12 +165,19 @@ def _is_detectron2_compatible(
     entries = (*lists["images"], *lists["annotations"], *lists["categories"])
     return (
         all(isinstance(entry, dict) and type(entry.get("id")) is int for entry in entries)
+        and len({image["id"] for image in lists["images"]}) == len(lists["images"])
         and len({category.name for category in categories}) == len(categories)
         and all(
-            type(annotation.get("category_id")) is int and is_box(annotation.get("bbox"))
+            all(type(annotation.get(key)) is int for key in ("image_id", "category_id"))
+            and is_box(annotation.get("bbox"))
+            and _is_valid_segmentation(annotation.get("segmentation"))
             for annotation in lists["annotations"]
         )
-        and all(image.get(side) for image in lists["images"] for side in ("height", "width"))
+        and all(
+            isinstance(image.get(side), int | float) and image[side] > 0
+            for image in lists["images"]
+            for side in ("height", "width")
+        )
         and all(
             isinstance(image.get("file_name"), str) and files.contains(image["file_name"]) for image in lists["images"]
         )
@@ -172,9 +186,19 @@ def _is_detectron2_compatible(
     )
 
 
+def _is_valid_segmentation(segmentation: Any) -> bool:
+    """Return whether detectron2's reader keeps an object with this segmentation: it drops objects without a polygon."""
+    if not isinstance(segmentation, list):
+        return not segmentation or isinstance(segmentation, dict)
+    return not segmentation or (
+        all(isinstance(points, list) for points in segmentation)
+        and any(len(points) >= 6 and len(points) % 2 == 0 for points in segmentation)
+    )
+
+
 def _merge_classes(files: Mapping[str, _AnnotationFile], notes: list[str]) -> list[str]:
-    """Return the class names of all splits, those of the training split first."""
-    order = sorted(files, key=lambda name: (*TRAIN, *VALIDATION, *TEST, "all").index(name))
+    """Return the class names of all splits, those of the training split first, which is the first of ``files``."""
+    order = list(files)
     classes: dict[str, str] = {}
     parents = _find_roboflow_parents(files)
     for parent in sorted(parents):
@@ -201,9 +225,10 @@ def _find_roboflow_parents(files: Mapping[str, _AnnotationFile]) -> set[str]:
 
 
 def _find_image_root(folder: Path, file: Path, split: str, images: Sequence[Any], user_image_root: Path | None) -> Path:
-    """Return the image folder: the candidate with the most images of a sample.
+    """Return the candidate folder that contains the most images of a sample of the listed ones.
 
-    File names are compared exactly. Only if no candidate has an image of the sample, other spellings count too.
+    File names are compared exactly. If no candidate contains any of them, names are compared as by
+    :meth:`ImageFiles.find`.
     """
     file_split = file.stem.removeprefix("instances_")
     names = [image.get("file_name") for image in images if isinstance(image, dict)]

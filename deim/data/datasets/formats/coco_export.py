@@ -50,11 +50,18 @@ def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]
     for annotation in lists["annotations"]:
         grouped[_id_as_text(annotation, "image_id")].append(annotation)
     images = list(_parse_images(lists["images"], grouped, categories, json_file))
+    parsed = [image for image in images if isinstance(image, ParsedImage)]
+    if len({image.image_id for image in parsed} - {None}) < len(parsed):  # text ids, or ids such as "1" and "01"
+        for image in parsed:
+            image.image_id = None
     content = build_content(images, class_names, ImageFiles(image_root), json_file)
     image_ids = {_id_as_text(image, "id") for image in lists["images"]}
-    for key in grouped.keys() - image_ids:
-        message = f"{len(grouped[key])} annotations reference the image {key}, which is missing in 'images'"
-        content.problems.append(Problem(json_file, message, False))
+    for number, annotation in enumerate(lists["annotations"], 1):
+        key = _id_as_text(annotation, "image_id")
+        if key not in image_ids:
+            location = f"{json_file}, entry {number} of 'annotations'"
+            message = f"the image_id {key} is missing in 'images'" if key else "not an annotation with an image_id"
+            content.problems.append(Problem(location, message, False))
     return content
 
 

@@ -17,7 +17,7 @@ from deim.errors import DatasetError
 
 _ROOT = re.compile(rb"<annotations[\s>]")
 _SHAPES = ("box", "polygon", "mask", "ellipse")
-_WITHOUT_AREA = ("tag", "points", "polyline", "skeleton")
+_LEFT_OUT = ("points", "polyline", "skeleton", "cuboid")
 
 
 def cvat_dataset(
@@ -62,11 +62,10 @@ def read_cvat(annotation_file: str, image_root: str, class_names: Sequence[str],
                 yield parse_entry(_image, location, image, annotation_file, subset)
 
     content = build_content(parse_images(), class_names, ImageFiles(image_root), annotation_file)
-    left_out = sum(
-        1 for image in tree.iter("image") for shape in image if shape.tag in ("points", "polyline", "skeleton")
-    )
+    images = [image for image in tree.iter("image") if subset is None or image.get("subset") == subset]
+    left_out = sum(1 for image in images for shape in image if shape.tag in _LEFT_OUT)
     if left_out:
-        content.notes.append(f"{left_out} points, lines and skeletons are left out")
+        content.notes.append(f"{left_out} points, lines, skeletons and cuboids are left out")
     return content
 
 
@@ -121,6 +120,7 @@ def _is_cvat(file: Path) -> bool:
 def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
     splits: dict[str, Split] = {}
     classes: dict[str, None] = {}
+    notes: list[str] = []
     for file in matches:
         tree = _read_annotations(file)
         classes |= dict.fromkeys(_class_names(tree))
@@ -130,24 +130,27 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
         arguments = {"annotation_file": str(file), "image_root": str(root)}
         subsets = {image.get("subset") for image in tree.iter("image")} - {None}
         if subsets:
-            splits |= {
-                str(name): Split(cvat_dataset, arguments | {"subset": name}) for name in sorted(map(str, subsets))
+            file_splits = {
+                name: Split(cvat_dataset, arguments | {"subset": name}) for name in sorted(map(str, subsets))
             }
         else:
-            splits[infer_split(file, file.parent) or ("all" if len(matches) == 1 else file.stem)] = Split(
-                cvat_dataset, arguments
-            )
+            name = infer_split(file, file.parent) or ("all" if len(matches) == 1 else file.stem)
+            file_splits = {name: Split(cvat_dataset, arguments)}
+        notes += [
+            f"several files for the split {name!r}; ignoring {file.name}" for name in file_splits if name in splits
+        ]
+        splits = file_splits | splits
     for split in splits.values():
         split.arguments["class_names"] = list(classes)
-    return assemble_dataset("CVAT for images", dataset_path, list(classes), splits)
+    return assemble_dataset("CVAT for images", dataset_path, list(classes), splits, notes)
 
 
 def _class_names(tree: ET.Element) -> list[str]:
-    """Return the listed labels of shapes with an area, followed by unlisted labels that shapes use."""
+    """Return the listed labels of the shapes that are read, followed by unlisted labels that these shapes use."""
     names = []
     for label in tree.iterfind("meta//labels/label"):
         kind = (label.findtext("type") or "").strip()
-        if label.find("parent") is None and kind not in _WITHOUT_AREA:
+        if label.find("parent") is None and kind not in ("tag", *_LEFT_OUT):
             names.append((label.findtext("name") or "").strip())
     used_labels = {shape.get("label", "") for image in tree.iter("image") for shape in image if shape.tag in _SHAPES}
     return [name for name in names if name] + sorted(used_labels - set(names))

@@ -1,5 +1,6 @@
 """Detection of YOLO datasets described by an ``obj.data``: Darknet, and CVAT's "YOLO 1.1"."""
 
+import re
 from pathlib import Path
 
 from deim.data.datasets.dataset_format import SPLITS, TRAIN, DiscoveredDataset, Format, Split, assemble_dataset
@@ -7,11 +8,15 @@ from deim.data.datasets.text import read_class_names, read_text
 from deim.data.datasets.yolo import yolo_files_dataset
 from deim.errors import DatasetError
 
+_KEY = re.compile(rb"^\s*(classes|train|names)\s*=", re.MULTILINE)
+
 
 def _find_matches(dataset_path: Path) -> list[Path]:
     if dataset_path.is_file():
         return [dataset_path] if dataset_path.suffix.lower() == ".data" else []
-    return sorted(dataset_path.glob("*.data"))
+    # Other files have this suffix, too.
+    files = sorted(path for path in dataset_path.glob("*.data") if path.is_file())
+    return [path for path in files if _KEY.search(path.read_bytes()[:4096])]
 
 
 def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
@@ -28,6 +33,8 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
         raise DatasetError(f"{file}: the names file {settings['names']} was not found below {file.parent}")
     classes = read_class_names(names_file)
     splits, notes = {}, []
+    if len(matches) > 1:
+        notes.append(f"using {file.name}; ignoring {', '.join(match.name for match in matches[1:])}")
     for name in SPLITS:
         image_list = _resolve_listed_path(file, settings[name]) if settings.get(name) else None
         if settings.get(name) and image_list is None:

@@ -57,7 +57,7 @@ def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[st
             yield parse_entry(_image, str(path), path, Path(annotation_root), images)
 
     content = build_content(parse_images(), class_names, images, annotation_root)
-    content.notes += images.describe_unannotated_images(files, "JSON")
+    content.notes += images.describe_unannotated_images(files, "JSON", content.records)
     return content
 
 
@@ -115,13 +115,15 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
         raise DatasetError(
             f"{dataset_path} is the labelme file of a single image; pass the folder that contains all files"
         )
-    splits = {}
+    splits: dict[str, Split] = {}
     split_names = {folder: name for name, folder in find_split_folders(dataset_path).items()}
     for folder in matches:
         split_folder = next((candidate for candidate in (folder, folder.parent) if candidate in split_names), None)
         default_root = folder if folder in (dataset_path, *split_names) else folder.parent
         arguments = {"annotation_root": str(folder), "image_root": str(image_root or default_root)}
-        splits[split_names[split_folder] if split_folder is not None else "all"] = Split(labelme_dataset, arguments)
+        name = split_names[split_folder] if split_folder is not None else "all"
+        # If a folder and its subfolder match, the folder comes first; its files include those of the subfolder.
+        splits.setdefault(name, Split(labelme_dataset, arguments))
     notes: list[str] = []
     classes = _classes(dataset_path, [Path(split.arguments["annotation_root"]) for split in splits.values()], notes)
     for split in splits.values():

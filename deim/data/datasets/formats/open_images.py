@@ -97,7 +97,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise DatasetError(f"{file}:{reader.line_num}: ImageID or LabelName is missing")
             yield reader.line_num, row
     except csv.Error as error:
-        raise DatasetError(f"{file}:{reader.line_num}: {error}") from error
+        raise DatasetError(f"{file}:{reader.reader.line_num}: {error}") from error
 
 
 def _image(
@@ -132,13 +132,17 @@ def _has_boxes(file: Path) -> bool:
 
 def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
     files: dict[str, Path] = {}
+    notes = []
     for file in matches:
-        files.setdefault("all" if dataset_path.is_file() else _split_name(file, dataset_path), file)
+        name = "all" if dataset_path.is_file() else _split_name(file, dataset_path)
+        if files.setdefault(name, file) != file:
+            notes.append(f"several files for the split {name!r}; ignoring {file.name}")
     labels = _label_names(dataset_path if dataset_path.is_dir() else dataset_path.parent)
     used_labels = {row["LabelName"] for name in select_splits(files) if name for _, row in _rows(files[name])}
     order = [label for label in labels if label in used_labels] + sorted(used_labels - labels.keys())
     classes = list(dict.fromkeys(labels.get(label, label) for label in order))
-    notes = [] if labels else ["no class-descriptions*.csv found; using label codes as class names"]
+    if not labels:
+        notes.append("no class-descriptions*.csv or classes.csv found; using label codes as class names")
     splits = {}
     for name, file in files.items():
         folder = dataset_path if dataset_path.is_dir() else dataset_path.parent

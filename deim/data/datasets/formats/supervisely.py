@@ -81,7 +81,7 @@ def _find_matches(dataset_path: Path) -> list[Path]:
 
 
 def _folders(root: Path) -> list[str]:
-    """Return the dataset folders, which may be nested."""
+    """Return the dataset folders: the root, its subfolders, and the ``datasets`` folders of these."""
     annotation_folders = [*root.glob("ann"), *root.glob("*/ann"), *root.glob("*/datasets/*/ann")]
     return sorted(
         path.parent.relative_to(root).as_posix() for path in annotation_folders if (path.parent / "img").is_dir()

@@ -107,7 +107,12 @@ def _entries(file: Path) -> Iterator[tuple[Any, Any]]:
 
 def _csv_entries(file: Path) -> Iterator[tuple[Any, Any]]:
     images: dict[str, list[Any]] = defaultdict(list)
-    for number, row in enumerate(csv.DictReader(read_text(file).splitlines()), 2):
+    reader = csv.DictReader(read_text(file).splitlines())
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DatasetError(f"{file}:{reader.reader.line_num}: {error}") from error
+    for number, row in rows:
         listed_name = row.get("filename") or row.get("#filename")
         if not listed_name:
             raise DatasetError(f"{file}:{number}: the filename is missing")
@@ -217,8 +222,10 @@ def _classes(files: Sequence[Path], notes: list[str]) -> tuple[str | None, list[
             try:
                 for region in regions.values() if isinstance(regions, dict) else regions:
                     if _shape_attributes(region).get("name") in _SHAPES:
-                        for key in region["region_attributes"]:
-                            values[key][_label(region, key)] += 1
+                        for key, value in region["region_attributes"].items():
+                            if value not in ("", None):
+                                label = _label(region, key)
+                                values[key][label] += 1
             except (KeyError, TypeError, ValueError, AttributeError):  # reported with the image when the split is read
                 continue
     if not values:

@@ -50,7 +50,11 @@ def _has_annotations(folder: Path) -> bool:
 
 
 def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) -> DiscoveredDataset:
-    if matches[0].name == "Main":
+    if matches[0] == dataset_path / "ImageSets" / "Main":
+        if image_root is not None:
+            raise DatasetError(
+                f"{dataset_path} has image lists in ImageSets/Main, so its images are in JPEGImages; remove --image-root"
+            )
         return _describe_with_image_lists(dataset_path)
     folders = _folders(dataset_path)
     names, _ = _scan_objects(
@@ -110,11 +114,13 @@ def _sort_classes(names: set[str]) -> list[str]:
 
 def _scan_objects(files: Iterable[Path]) -> tuple[set[str], float]:
     """Return the class names that occur in the objects, and the lowest left or upper edge."""
-    names, lowest = set(), float("inf")
+    names: set[str] = set()
+    lowest = float("inf")
     for file in tqdm(files, "reading class names", delay=2, mininterval=2, unit="file"):
         try:
             for element in read_xml(file).iter("object"):
-                names.add((element.findtext("name") or "").strip())
+                name = (element.findtext("name") or "").strip()
+                names |= {name} - {""}  # an object without a name is reported when the split is read
                 edges = (float(element.findtext(f"bndbox/{edge}") or "inf") for edge in ("xmin", "ymin"))
                 lowest = min(lowest, *edges)
         except (DatasetError, ValueError):  # reported with file and line when the split is read

@@ -27,7 +27,7 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
     if len(matches) > 1:
         notes.append(f"using {file.name}; ignoring {', '.join(match.name for match in matches[1:])}")
     if settings["names"] == [str(number) for number in range(len(settings["names"]))]:
-        notes.append(f"{file.name} defines no names; using class numbers as class names")
+        notes.append(f"using class numbers as class names; {file.name} contains no other names")
     splits = {}
     for name in SPLITS:
         if not settings.get(name):

@@ -6,7 +6,7 @@ from pathlib import Path
 from deim.data.datasets.dataset_format import DiscoveredDataset, Format, Split, assemble_dataset, find_split_folders
 from deim.data.datasets.image_files import is_image
 from deim.data.datasets.text import read_class_names, read_text
-from deim.data.datasets.yolo import find_highest_class, yolo_files_dataset
+from deim.data.datasets.yolo import find_highest_class, label_file, yolo_files_dataset
 
 _NAME = "YOLO labels"
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
@@ -85,7 +85,7 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
 
 def _classes(dataset_path: Path, entries: dict[str, list[str]], notes: list[str]) -> Sequence[str]:
     source_paths = [dataset_path / source for sources in entries.values() for source in sources]
-    label_folders = [Path(str(path).replace("images", "labels")) for path in source_paths]
+    label_folders = [label_file(path / "any.jpg").parent for path in source_paths]
     folders = [dataset_path, dataset_path / "labels", *source_paths, *label_folders]
     files = [folder / name for folder in folders for name in _CLASS_FILES]
     class_file = next((file for file in files if file.is_file()), None)
