@@ -5,7 +5,7 @@ from typing import Any
 
 from deim.fallback import install_fallbacks
 
-# Before anything below imports detectron2 or detrex.
+# This must run before any module imports detectron2 or detrex.
 install_fallbacks()
 
 __version__ = "0.1.0"

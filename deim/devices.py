@@ -28,7 +28,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def training_device(name: str) -> torch.device:
-    """Return the device for ``train.device``. Recipes request CUDA; without CUDA, this is "auto".
+    """Return the device for ``train.device``.
+
+    Recipes request CUDA. If CUDA is not available, a CUDA device is treated as "auto".
 
     Raises:
         ConfigError: if the device is not available.

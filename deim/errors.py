@@ -2,7 +2,7 @@
 
 
 class DeimError(Exception):
-    """Base class of the errors of this module."""
+    """Base class of errors that a user can fix."""
 
 
 class ConfigError(DeimError):
@@ -18,4 +18,4 @@ class CheckpointError(DeimError):
 
 
 class ExportError(DeimError):
-    """An exported model whose outputs differ from those of the torch model."""
+    """A model that cannot be exported, or an exported model whose outputs differ from those of the torch model."""

@@ -34,8 +34,8 @@ class Schedule:
             stage FINAL, which only flips and resizes.
         dense_epochs: (start, end) of Dense O2O; the end is exclusive. Before it, images are only flipped and resized;
             after it, they are augmented individually.
-        strong_end_epoch: first epoch after the augmentation stage STRONG, from which images are only flipped and
-            resized; None for the first epoch of the stage FINAL.
+        strong_end_epoch: first epoch after the augmentation stage STRONG; from this epoch on, images are only flipped
+            and resized. None continues STRONG until the stage FINAL.
         lr_gamma: lowest learning rate relative to the base; 1 keeps the learning rate constant after warm-up, unless
             ``drop_epochs`` is set.
         drop_epochs: epochs at whose start the learning rate falls to a tenth (DETR's step schedule), instead of

@@ -12,10 +12,11 @@ import numpy as np
 from detectron2.data.transforms import NoOpTransform, Transform
 
 from deim.data.geometry import AffineTransform, PixelTransform, SizeAugmentation
+from deim.errors import ConfigError
 
 
 class Resize(SizeAugmentation):
-    """Resize to ``shape`` (height, width) with OpenCV, with area averaging when downscaling.
+    """Resize to ``shape`` (height, width) with OpenCV, with area averaging when both sides shrink to half or less.
 
     Several times faster than detectron2's ``Resize``, which uses PIL.
     """
@@ -46,7 +47,7 @@ class ResizeShortestEdge(SizeAugmentation):
         scale = np.random.choice(self.lengths) / min(height, width)
         if self.max_size is not None:
             scale = min(scale, self.max_size / max(height, width))
-        return Resize((round(height * scale), round(width * scale))).get_transform(image)
+        return Resize((max(round(height * scale), 1), max(round(width * scale), 1))).get_transform(image)
 
 
 class RandomSizeCrop(SizeAugmentation):
@@ -73,6 +74,9 @@ class OneOf(SizeAugmentation):
 
     Args:
         choices: lists of augmentations. Their transforms must be affine (:mod:`deim.data.geometry`) and composable.
+
+    Raises:
+        ConfigError: if the transforms of a list cannot be composed; raised when the list is applied.
     """
 
     def __init__(self, choices: Sequence[Sequence[SizeAugmentation]]):
@@ -88,7 +92,10 @@ class OneOf(SizeAugmentation):
                 continue
             extended = transform if composed is None else composed.then(transform)
             if not isinstance(extended, AffineTransform):
-                raise TypeError(f"OneOf: {type(policy).__name__} cannot be combined with the preceding augmentations")
+                raise ConfigError(
+                    f"OneOf: the transform of {type(policy).__name__} is not affine, or cannot be composed with the "
+                    "preceding transforms of its list; apply this augmentation outside of OneOf"
+                )
             composed = extended
         return NoOpTransform() if composed is None else composed
 
@@ -115,21 +122,23 @@ class RandomPhotometricDistort(SizeAugmentation):
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        def maybe(limits: tuple[float, float]) -> float | None:
+        def draw_or_skip(limits: tuple[float, float]) -> float | None:
             value = np.random.uniform(*limits)
             return value if np.random.uniform() < self.prob else None
 
-        brightness, contrast = maybe(self.brightness), maybe(self.contrast)
-        saturation, hue = maybe(self.saturation), maybe(self.hue)
+        brightness, contrast = draw_or_skip(self.brightness), draw_or_skip(self.contrast)
+        saturation, hue = draw_or_skip(self.saturation), draw_or_skip(self.hue)
         contrast_first = np.random.uniform() < 0.5
         order = np.random.permutation(3) if np.random.uniform() < self.prob else None
         return PhotometricTransform(brightness, contrast, saturation, hue, contrast_first, order)
 
 
 class PhotometricTransform(PixelTransform):
-    """Color transform. A factor of None skips its step; ``order`` permutes the channels.
+    """Color transform. None skips a step; ``order`` permutes the channels.
 
-    All steps except the hue shift are linear. They are combined, without intermediate rounding or clipping.
+    All steps except the hue shift are linear. The steps before the hue shift are combined into one matrix, and so are
+    those after it, without intermediate rounding or clipping. The contrast always refers to the mean gray value before
+    the hue shift.
     """
 
     def __init__(
@@ -153,12 +162,13 @@ class PhotometricTransform(PixelTransform):
         return transform
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        mean = (_mean_gray(img) if self.mean is None else self.mean) * (self.brightness or 1)
-        before = _brightness(np.eye(3, 4), self.brightness)
+        mean = _mean_gray(img) if self.mean is None else self.mean
+        mean *= 1 if self.brightness is None else self.brightness
+        before = _brightness(np.eye(3, 4), self.brightness)  # matrix of the steps before the hue shift
         if self.contrast_first:
             before = _contrast(before, self.contrast, mean)
         before = _saturation(before, self.saturation)
-        after = np.eye(3, 4)
+        after = np.eye(3, 4)  # matrix of the steps after the hue shift
         if not self.contrast_first:
             after = _contrast(after, self.contrast, mean)
         if self.order is not None:
@@ -237,8 +247,11 @@ class RandomIoUCrop(SizeAugmentation):
         prob: probability of the augmentation.
         scale_range: range of the crop sides relative to the image.
         aspect_range: range of the aspect ratio, width / height.
-        min_ious: minimum IoUs to choose from; 1 or more leaves the image unchanged.
+        min_ious: minimum IoUs to choose from; 1 or more leaves the image unchanged. At least one must be 1 or more.
         trials: number of windows drawn per chosen IoU.
+
+    Raises:
+        ConfigError: if all ``min_ious`` are less than 1, so that no number of trials is certain to succeed.
     """
 
     input_args = ("image", "boxes")
@@ -252,17 +265,19 @@ class RandomIoUCrop(SizeAugmentation):
         trials: int = 40,
     ):
         super().__init__()
+        if max(min_ious, default=0) < 1:
+            raise ConfigError(f"RandomIoUCrop: min_ious must contain 1, which ends the search, got {list(min_ious)}")
         self.prob, self.scale_range, self.aspect_range = prob, scale_range, aspect_range
         self.min_ious, self.trials = tuple(min_ious), trials
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> Transform:
-        # detectron2's mappers pass no boxes in evaluation
+        # detectron2's mappers pass no boxes in evaluation.
         if np.random.uniform() >= self.prob or boxes is None or len(boxes) == 0:
             return NoOpTransform()
         size = image.shape[:2]
         while True:
             min_iou = np.random.choice(self.min_ious)
-            if min_iou >= 1.0:  # "keep the image": drawn eventually, so the loop terminates
+            if min_iou >= 1.0:  # The loop terminates because this value is eventually drawn.
                 return NoOpTransform()
             windows = self._draw_windows(size)
             accepted = np.flatnonzero(_best_overlaps(boxes, windows) >= min_iou)

@@ -33,10 +33,11 @@ class ImageCache:
 
     Images are cached in the order in which they are first read, until the budget is used up; further images are decoded
     each time. An image decoded at several resolutions is cached once per resolution. Memory is allocated as the cache
-    fills, is not part of any file system, and is freed when the last process that uses it exits.
+    fills, and is freed when the last process that uses it exits. On Linux, it is not part of any file system; on macOS,
+    it is a mapped temporary file.
 
     Args:
-        gigabytes: memory budget of this process and its workers.
+        gigabytes: memory budget of this process and its workers, in GiB.
         read: image reader.
 
     Raises:
@@ -52,11 +53,11 @@ class ImageCache:
     def __init__(self, gigabytes: float, read: ImageReader = read_image):
         if not self.is_supported():
             raise ConfigError("the shared image cache requires POSIX file locks, which this platform does not support")
-        installed = psutil.virtual_memory().total / _GIGABYTE
-        if not 0 < gigabytes < installed:
+        machine_gigabytes = psutil.virtual_memory().total / _GIGABYTE
+        if not 0 < gigabytes < machine_gigabytes:
             raise ConfigError(
-                f"an image cache of {gigabytes} GB is not possible; choose more than 0 and less than the "
-                f"{installed:.1f} GB of this machine"
+                f"an image cache of {gigabytes} GB is not possible; set dataloader.train.image_cache_gb to less than the "
+                f"{machine_gigabytes:.1f} GB of this machine, or to 0 for no cache"
             )
         self.read, self.budget = read, int(gigabytes * _GIGABYTE)
         self._attach(_allocate_shared_memory(self.budget + self._table_bytes))
@@ -145,7 +146,10 @@ def _cache_key(file_name: str, size: tuple[int, int] | None, reduction: int) -> 
 
 
 def _allocate_shared_memory(size: int) -> int:
-    """Return the descriptor of shareable memory; /dev/shm is not used, because containers limit its size."""
+    """Return a file descriptor of ``size`` bytes that processes can share.
+
+    /dev/shm is not used, because containers limit its size. Without ``memfd_create`` (macOS), a temporary file is used.
+    """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("deim-images")
     else:

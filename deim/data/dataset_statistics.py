@@ -14,18 +14,18 @@ from tqdm import tqdm
 from deim.data.datasets.coco import find_format_error
 from deim.data.datasets.names import registered_name
 from deim.data.datasets.validation import DatasetContent, InvalidDatasetError, Problem
-from deim.data.image import read_image
+from deim.data.image import image_size, read_image
 from deim.data.limits import DetectionLimits, describe_counts, limit_warnings
 from deim.data.records import annotation_arrays, record_size
 from deim.errors import DatasetError
 from deim.visualization import draw_objects, draw_statistics
 
-# COCO's small, medium and large objects, by area in pixels.
+# COCO's small, medium and large objects, by area in square pixels.
 _SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0**2, np.inf))
 
 
 def read_content(dataset: Mapping[str, Any]) -> DatasetContent:
-    """Read a ``dataset`` node of a config, even if it has fatal problems.
+    """Read the dataset of a ``dataset`` node of a config, even if the dataset has fatal problems.
 
     Raises:
         DatasetError: if the dataset cannot be read.
@@ -45,9 +45,8 @@ def find_image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[P
     """Yield a problem for each image that cannot be decoded or whose size differs from its record."""
 
     def check(record: dict) -> Problem | None:
-        size = record_size(record)
         try:
-            read_image(record["file_name"], size, reduction=8 if size and min(size) >= 8 else 1)
+            read_image(record["file_name"], record_size(record), reduction=_checked_reduction(record))
         except DatasetError as error:
             return Problem(record["file_name"], str(error), True)
         return None
@@ -57,6 +56,17 @@ def find_image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[P
         for problem in tqdm(results, "decoding images", total=len(records), delay=2, mininterval=2, unit="image"):
             if problem is not None:
                 yield problem
+
+
+def _checked_reduction(record: dict) -> int:
+    """Return 8 if the header of the image has the recorded size, else 1: reduced decoding tolerates small differences."""
+    size = record_size(record)
+    if size is None or min(size) < 8:
+        return 1
+    try:
+        return 8 if sorted(image_size(record["file_name"])) == sorted(size) else 1
+    except DatasetError:
+        return 1
 
 
 def check_dataset(
@@ -72,7 +82,7 @@ def check_dataset(
     Args:
         dataset: a ``dataset`` node of a config, with ``names``.
         output: folder for ``classes.png``, ``images.png`` and ``problems.txt``.
-        decode: whether to decode every image to find corrupt files.
+        decode: whether to decode every image to find corrupt files; if False, only the drawn images are decoded.
         images: number of images to draw.
         limits: limits of the model and the evaluation; None skips their check.
         split: "train" or "test".
@@ -88,21 +98,31 @@ def check_dataset(
     problems = content.all_problems()
     if decode:
         problems += find_image_problems(content.records)
-    print(_summarize(str(registered_name(dataset)), content, objects))
-    print(_class_table(content, objects))
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if content.records:
+        print(_summarize(str(registered_name(dataset)), content, objects))
+        print(_class_table(content, objects))
+        draw_statistics(
+            [boxes for boxes, _ in objects],
+            _objects_per_class(content, objects),
+            content.classes,
+            folder / "classes.png",
+        )
     for note in content.notes:
         print(f"note: {note}")
     for warning in limit_warnings([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
         print(f"warning: {warning}")
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_statistics(
-        [boxes for boxes, _ in objects], _objects_per_class(content, objects), content.classes, folder / "classes.png"
-    )
     invalid_locations = {problem.location for problem in problems}
     valid = [i for i, record in enumerate(content.records) if record["file_name"] not in invalid_locations]
     shown = [valid[i] for i in np.linspace(0, len(valid) - 1, min(images, len(valid))).astype(int)]
-    _draw_images([content.records[i] for i in shown], content.classes, folder / "images.png")
+    drawn = [content.records[i] for i in shown]
+    if not decode:
+        unreadable = list(find_image_problems(drawn))
+        problems += unreadable
+        unreadable_files = {problem.location for problem in unreadable}
+        drawn = [record for record in drawn if record["file_name"] not in unreadable_files]
+    _draw_images(drawn, content.classes, folder / "images.png")
     (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
     for problem in problems[:20]:
         print(problem)
@@ -112,7 +132,8 @@ def check_dataset(
         + ("; the remaining ones are objects that training skips" if len(problems) > num_fatal else "")
         + (f"; full list: {folder / 'problems.txt'}" if problems else "")
     )
-    print(f"plots: {folder / 'classes.png'}, {folder / 'images.png'}")
+    if content.records:
+        print(f"plots: {folder / 'classes.png'}, {folder / 'images.png'}")
     return not num_fatal
 
 
@@ -132,7 +153,7 @@ def _summarize(name: str, content: DatasetContent, objects: Sequence[tuple[np.nd
     per_image = np.array([len(boxes) for boxes, _ in objects])
     boxes = np.concatenate([boxes for boxes, _ in objects])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    crowds = sum(a.get("iscrowd", 0) for record in content.records for a in record["annotations"])
+    crowds = sum(a.get("iscrowd", 0) for record in content.records for a in record.get("annotations", ()))
     total = max(len(boxes), 1)
     rows = [
         ["dataset", name],

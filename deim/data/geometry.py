@@ -118,7 +118,7 @@ class AffineTransform(Transform):
         return AffineTransform(cv2.invertAffineTransform(self.matrix), self.canvas, self.size, self.fill)
 
     def then(self, other: "AffineTransform") -> "AffineTransform | None":
-        """Return the composition of both maps; None if two separate passes would give a different image."""
+        """Return the composition of both maps; None if one pass cannot fill the area outside of the image as two would."""
         fill = self.fill
         if other._extends_beyond_image:
             # The second map shows an area outside of the first canvas. Pixels that the first map cut off must not
@@ -214,7 +214,7 @@ class PixelTransform(Transform):
     """Transform that moves no pixels and is independent of the image resolution."""
 
     def fix_statistics(self, img: np.ndarray) -> "PixelTransform":
-        """Return the transform with the statistics of ``img``, such as its mean, so that it can be applied to a part."""
+        """Return a transform that uses the statistics of ``img``, such as its mean, when applied to a part of ``img``."""
         return self
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-# Protection from decompression bombs: a file of a few kilobytes may decode to gigabytes. PIL refuses larger images than
-# this. OpenCV reads the variable when it is imported, so it is set first; users may set a higher limit.
+# Protection from decompression bombs: a file of a few kilobytes may decode to gigabytes. The default is the limit above
+# which PIL refuses images. OpenCV reads the variable when cv2 is imported, so the variable is set first.
 MAX_PIXELS = int(os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970)))
 
 import cv2  # noqa: E402
@@ -16,6 +16,9 @@ from PIL import ExifTags, Image  # noqa: E402
 
 import deim.data.shards  # noqa: E402, F401 - registers the handler for tar:// paths
 from deim.errors import DatasetError  # noqa: E402
+
+# PIL warns above its limit and raises an error above twice the limit.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 _FLAGS = {
     1: cv2.IMREAD_COLOR,
@@ -41,7 +44,8 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
     Args:
         file_name: path of the image.
         size: (height, width) that the annotations refer to. The EXIF rotation is applied only if the rotated image has
-            this size; without ``size`` it is always applied.
+            this size; without ``size`` it is always applied. The size of the file may differ by less than ``reduction``
+            pixels.
         reduction: 1, 2, 4 or 8; the image is decoded at ``1 / reduction`` of its size, which is faster for JPEG.
 
     Returns:
@@ -64,10 +68,9 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
     unrotated = _decode(data, _FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
     if unrotated is not None and _has_size(unrotated, size, reduction):
         return unrotated
-    height, width = image.shape[:2]
+    height, width = read_image(file_name).shape[:2] if reduction > 1 else image.shape[:2]
     raise DatasetError(
-        f"image {file_name} is {width * reduction} x {height * reduction} (width x height), "
-        f"but its annotations are for {size[1]} x {size[0]}"
+        f"image {file_name} is {width} x {height} (width x height), but its annotations are for {size[1]} x {size[0]}"
     )
 
 

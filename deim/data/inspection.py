@@ -45,7 +45,7 @@ def mean_objects_per_image(cfg: Any, epoch: int, count: int) -> float:
 def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images: int) -> None:
     """Draw images of the first batch of an epoch; print its stage and the objects per image with and without Dense O2O.
 
-    For a data loader from another package, the very first batch is drawn.
+    For a data loader from another package, ``epoch`` must be 0, and the first batch of the loader is drawn.
 
     Args:
         cfg: a recipe of this project or of detrex.
@@ -55,9 +55,12 @@ def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images:
         images: number of images to draw.
 
     Raises:
-        ConfigError: if ``epoch`` is outside of the run.
+        ConfigError: if ``epoch`` is outside of the run, ``batches`` is less than 1, or the data loader does not define
+            epochs and ``epoch`` is not 0.
         DeimError: if the data cannot be read.
     """
+    if batches < 1:
+        raise ConfigError(f"the number of batches must be at least 1, got {batches}")
     schedule = instantiate(cfg.schedule) if "schedule" in cfg else None
     if schedule is not None and not 0 <= epoch < schedule.epochs:
         raise ConfigError(f"epoch {epoch} is outside of the run, which has {schedule.epochs} epochs (counted from 0)")

@@ -47,7 +47,7 @@ def describe_counts(counts: Sequence[int] | np.ndarray) -> str:
 
 
 def limit_warnings(counts: Sequence[int] | np.ndarray, limits: DetectionLimits, split: str) -> list[str]:
-    """Describe the exceeded limits, their consequences, and the config keys that raise them.
+    """Describe the exceeded limits, their consequences, and the config keys that set the limits.
 
     Args:
         counts: (N,) objects of each image.

@@ -43,7 +43,7 @@ _MAX_ATTEMPTS = 20
 class MappedDataset(Dataset):
     """Dataset that maps sampler keys to samples.
 
-    A sample depends only on (seed, iteration, slot).
+    A sample depends only on the seed and its key; with a batch operation, also on the other keys of its batch.
 
     Args:
         records: detectron2 records.
@@ -74,8 +74,9 @@ class MappedDataset(Dataset):
         for operation in batch_operations:
             if not isinstance(operation, BatchOperation):
                 raise ConfigError(
-                    f"dataloader.train.batch_operations has a {type(operation).__name__}, which is not a subclass of "
-                    "deim.data.batch_operations.BatchOperation. The class must not be a dataclass"
+                    f"dataloader.train.batch_operations contains a {type(operation).__name__}, which is not a "
+                    "deim.data.batch_operations.BatchOperation; derive its class from BatchOperation, and do not make it "
+                    "a dataclass, because OmegaConf converts dataclasses to config nodes"
                 )
         # Mappers from other packages expect detectron2 annotations.
         is_compact = isinstance(mapper, (StagedMapper, DetectionMapper))
@@ -110,7 +111,7 @@ class MappedDataset(Dataset):
         return combined
 
     def _draw_batch_settings(self, iteration: int) -> tuple[Callable[[dict], dict], BatchOperation | None, float]:
-        """Return the mapper of an iteration, and its batch operation or None with the weight of the operation."""
+        """Return the mapper, the batch operation (None without one) and the weight for the operation of an iteration."""
         if not isinstance(self.mapper, StagedMapper):
             return self.mapper, None, 1.0
         with seeded_generators(self.sampler.seed, iteration):
@@ -169,7 +170,7 @@ class TrainLoader:
         self.unreadable: set[str] = set()
         records = dataset.records
         self.objects_per_image = records.objects_per_image if isinstance(records, CompactRecords) else ()
-        # all possible image sizes, if the mapper does not resize each image individually
+        # All possible image sizes, unless the mapper resizes each image individually.
         self.shapes = dataset.mapper.shapes if isinstance(dataset.mapper, StagedMapper) else []
         self._loader = DataLoader(
             dataset,
@@ -236,7 +237,8 @@ def _log_ignored_annotations(records: list[dict]) -> None:
 def translate_worker_errors() -> Iterator[None]:
     """Convert torch's error for a dead data loader worker to a :class:`WorkerDiedError` with advice.
 
-    torch raises this error at an arbitrary point of the main process.
+    torch raises this error at an arbitrary point of the main process. Exceptions of the mapper, which torch re-raises
+    from a worker, pass unchanged.
 
     Raises:
         WorkerDiedError: if a worker has died.
@@ -244,7 +246,7 @@ def translate_worker_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise WorkerDiedError(
             f"{str(error).splitlines()[0]} The most common cause is running out of memory (check dmesg): reduce "
@@ -298,8 +300,8 @@ def build_train_loader(
         mapper: record -> sample, such as any detectron2 or detrex mapper, or a :class:`StagedMapper`.
         total_batch_size: images per iteration over all ranks.
         num_workers: worker processes of this rank; 0 loads in the main process; None for :func:`resolve_num_workers`.
-        seed: random seed. A negative seed draws one that all ranks share. None is 0; ``deim train`` sets it to
-            ``train.seed``.
+        seed: random seed. For a negative value, all ranks share a seed drawn at random. None means 0; ``deim train``
+            replaces None by ``train.seed``.
         shuffle: whether to permute the images in each epoch.
         sampler: a detectron2 sampler, such as ``RepeatFactorTrainingSampler``: an endless stream of this rank's
             indices. None draws every image once per epoch. With a sampler, ``shuffle`` has no effect and samples also
@@ -307,12 +309,14 @@ def build_train_loader(
         mixup: blends neighbors of the global batch; the first of the batch operations.
         max_unreadable_images: maximum number of unreadable images per rank. Each one is replaced by another image
             and logged; 0 stops at the first.
-        image_cache_gb: memory of this rank and its workers for decoded images; 0 decodes images in each epoch.
+        image_cache_gb: memory in GiB of this rank and its workers for decoded images; 0 decodes images in each epoch.
         batch_operations: alternatives to ``mixup``, such as :class:`deim.data.copy_blend.CopyBlend`: at most one
             operation is applied to a batch, the first that is drawn.
 
     Raises:
-        ConfigError: if the image cache is too large, or the mapper does not support it.
+        ConfigError: if the image cache is too large or the mapper does not support it, the batch cannot be divided
+            among the ranks, or the batch operations are invalid.
+        DatasetError: if the dataset is empty.
     """
     if image_cache_gb:
         if not isinstance(mapper, (StagedMapper, DetectionMapper)):
@@ -358,6 +362,6 @@ def build_test_loader(
     )
     if num_workers:
         loader.worker_init_fn = prepare_worker
-    # compared with the limits of the model and the evaluation
+    # deim.engine compares these numbers with the limits of the model and the evaluation.
     loader.objects_per_image = [len(annotation_arrays(record)[0]) for record in dataset]
     return loader

@@ -11,8 +11,8 @@ from deim.data.geometry import AffineTransform
 class Mosaic:
     """Random mosaic geometry: 2 x 2 tiles, rotated, shifted and scaled together.
 
-    The short side of every image is resized to ``tile_size``, and the image is placed in the corner of its tile; all
-    tiles have the size of the largest image. The canvas is then rotated about its center and resized to the output
+    The short side of every image is resized to ``tile_size``, and the image is placed in the top left corner of its
+    tile; all tiles have the size of the largest image. The canvas is then rotated about its center and resized to the output
     shape. All steps are combined into one transform per image.
 
     Args:
@@ -20,7 +20,7 @@ class Mosaic:
         degrees: maximum rotation in either direction.
         translate: maximum shift, relative to the canvas.
         scale: range of the scale factor.
-        fill: gray value between the images, 0 to 255.
+        fill: gray value between and around the images, 0 to 255.
     """
 
     def __init__(

@@ -85,5 +85,6 @@ class CompactRecords:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> dict:
+        index = range(len(self))[index]  # a negative index counts from the end
         start, end = self._ends[index - 1] if index > 0 else 0, self._ends[index]
         return {**self._others[index], "boxes": self._boxes[start:end], "classes": self._classes[start:end]}

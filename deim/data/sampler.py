@@ -11,6 +11,8 @@ import torch
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
+from deim.errors import ConfigError, DatasetError
+
 
 @dataclass(frozen=True)
 class SampleKey:
@@ -34,17 +36,19 @@ class IterationSampler(Sampler[list[SampleKey]]):
         shuffle: False keeps the order of the dataset.
 
     Raises:
-        ValueError: if the batch cannot be divided among the ranks, or the dataset is empty.
+        ConfigError: if the batch cannot be divided among the ranks.
+        DatasetError: if the dataset is empty.
     """
 
     def __init__(self, dataset_size: int, total_batch_size: int, seed: int, shuffle: bool = True):
         world_size = comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % world_size:
-            raise ValueError(
-                f"total_batch_size {total_batch_size} is not a positive multiple of the number of ranks ({world_size})"
+            raise ConfigError(
+                f"dataloader.train.total_batch_size={total_batch_size} is not a positive multiple of the number of ranks "
+                f"({world_size})"
             )
         if dataset_size < 1:
-            raise ValueError("the dataset is empty")
+            raise DatasetError("the dataset of dataloader.train has no images")
         self.dataset_size, self.total_batch_size = dataset_size, total_batch_size
         self.seed, self.shuffle, self.start_iter = seed, shuffle, 0
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -90,7 +94,8 @@ class IndexSampler(Sampler[list[SampleKey]]):
         dataset_size, total_batch_size, seed: see :class:`IterationSampler`. Indices do not depend on ``seed``.
 
     Raises:
-        ValueError: if the batch cannot be divided among the ranks.
+        ConfigError: if the batch cannot be divided among the ranks.
+        DatasetError: if the dataset is empty.
     """
 
     def __init__(self, indices: Iterable[int], dataset_size: int, total_batch_size: int, seed: int):
@@ -122,9 +127,9 @@ WHOLE_BATCH = 2**32 - 1
 
 
 def batch_operation_generator(seed: int, iteration: int, slot: int) -> np.random.Generator:
-    """Return the random numbers with which a batch operation changes a sample.
+    """Return the generator of the random numbers with which a batch operation changes a sample.
 
-    They are independent of those of :func:`seeded_generators`, with which the sample itself is made.
+    These numbers are independent of those of :func:`seeded_generators`, with which the mapper makes the sample.
     """
     return np.random.default_rng(np.random.SeedSequence([seed, iteration, slot], spawn_key=(1,)))
 

@@ -1,5 +1,6 @@
 """Images in tar archives: a few large files instead of many small ones, which suits object stores."""
 
+import errno
 import functools
 import io
 import tarfile
@@ -29,11 +30,13 @@ class TarHandler(PathHandler):
 
         Raises:
             FileNotFoundError: if the archive or the member does not exist.
+            OSError: if the archive is damaged.
         """
         archive, member = split_tar_path(path)
-        if not self._isfile(path):
+        members = list_members(archive)
+        if member not in members:
             raise FileNotFoundError(2, f"{archive} has no member {member}")
-        offset, size = list_members(archive)[member]
+        offset, size = members[member]
         with open(_local_path(archive), "rb") as file:
             file.seek(offset)
             return io.BytesIO(file.read(size))
@@ -43,8 +46,11 @@ class TarHandler(PathHandler):
         return PathManager.isdir(path.removeprefix(PREFIX))
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
-        archive, member = split_tar_path(path)
-        return member in list_members(archive)
+        try:
+            archive, member = split_tar_path(path)
+            return member in list_members(archive)
+        except FileNotFoundError:
+            return False
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
         return self._isdir(path) or self._isfile(path)
@@ -64,9 +70,17 @@ def split_tar_path(path: str) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=4096)
 def list_members(archive: str) -> dict[str, tuple[int, int]]:
-    """Return the (offset, size) in bytes of each file of an archive, by name."""
-    with tarfile.open(_local_path(archive), "r:") as opened:
-        return {member.name: (member.offset_data, member.size) for member in opened if member.isfile()}
+    """Return the (offset, size) in bytes of each file of an archive, by name.
+
+    Raises:
+        FileNotFoundError: if the archive does not exist.
+        OSError: if the archive is damaged.
+    """
+    try:
+        with tarfile.open(_local_path(archive), "r:") as opened:
+            return {member.name: (member.offset_data, member.size) for member in opened if member.isfile()}
+    except tarfile.TarError as error:
+        raise OSError(errno.EIO, f"{archive} is not a complete tar archive ({error})") from error
 
 
 @functools.lru_cache(maxsize=4096)

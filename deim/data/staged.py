@@ -22,6 +22,8 @@ from deim.schedule import Schedule, Stage
 def multi_scale_sizes(base_size: int, repeat: int | None) -> list[int]:
     """Return the image sides for multi-scale training: 0.75 to 1.25 times ``base_size`` in steps of 32 pixels.
 
+    As in the official code, both ends are rounded down to multiples of 32.
+
     Args:
         base_size: side in pixels.
         repeat: number of times that ``base_size`` itself is repeated in the list, which raises its probability; None
@@ -48,14 +50,14 @@ class _ExternalLoaderState:
 class StagedMapper:
     """Mapper whose augmentation follows the stages of the schedule.
 
-    =======  ===================================================================================
+    =======  ==================================================================================================
     stage    augmentation
-    =======  ===================================================================================
+    =======  ==================================================================================================
     PLAIN    ``weak``
-    DENSE    ``color``, then a mosaic with probability ``mosaic_prob``, else ``strong``; ``weak``
+    DENSE    mosaic, ``color``, ``weak`` with probability ``mosaic_prob``; else ``color``, ``strong``, ``weak``
     STRONG   ``color``, ``strong``, ``weak``
     FINAL    ``weak``
-    =======  ===================================================================================
+    =======  ==================================================================================================
 
     The last step is a resize. By default all images of an iteration get the same size: a random one, or ``shape`` in
     the FINAL stage. With ``resize``, each image gets its own size, except in the DENSE stage and in the epochs of a batch
@@ -75,7 +77,7 @@ class StagedMapper:
             other than :func:`deim.data.build_train_loader`, which call the mapper with only a record.
 
     Raises:
-        ValueError: if ``mosaic_prob`` is not a probability.
+        ConfigError: if ``mosaic_prob`` is not a probability.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class StagedMapper:
         image_format: str | None = None,
     ):
         if not 0 <= mosaic_prob <= 1:
-            raise ValueError(f"mosaic_prob must be in [0, 1], got {mosaic_prob}")
+            raise ConfigError(f"dataloader.train.mapper.mosaic_prob must be in [0, 1], got {mosaic_prob}")
         self.schedule, self.shape = schedule, (int(shape[0]), int(shape[1]))
         self.color, self.strong, self.weak = list(color), list(strong), list(weak)
         self.mosaic, self.mosaic_prob = mosaic, mosaic_prob

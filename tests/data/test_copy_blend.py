@@ -428,7 +428,7 @@ def test_loader_of_a_config_applies_copy_blend(shapes: Path) -> None:
 
 
 def test_operations_of_other_classes_are_rejected(shapes: Path) -> None:
-    with pytest.raises(ConfigError, match="has a dict, which is not a subclass"):
+    with pytest.raises(ConfigError, match="contains a dict, which is not a"):
         build_train_loader(dataset(shapes), mapper=mapper(), total_batch_size=1, batch_operations=[{}])
 
 

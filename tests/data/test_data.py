@@ -13,12 +13,15 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from deim.data import DetectionMapper, build_train_loader, coco_dataset
 from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, RandomZoomOut, Resize
+from deim.data.loader import WorkerDiedError, translate_worker_errors
 from deim.data.packing import PackedBatch, pack, unpack
 from deim.data.sampler import IterationSampler, seeded_generators
+from deim.errors import ConfigError
 
 AUGMENTATIONS = {
     "photometric": lambda: [RandomPhotometricDistort(prob=1.0)],
@@ -165,7 +168,7 @@ def test_dataset_smaller_than_a_batch_is_repeated() -> None:
 
 
 def test_batch_size_of_zero_is_an_error() -> None:
-    with pytest.raises(ValueError, match="is not a positive multiple"):
+    with pytest.raises(ConfigError, match="total_batch_size=0 is not a positive multiple"):
         IterationSampler(10, 0, seed=0)
 
 
@@ -263,3 +266,22 @@ def test_batches_that_cannot_be_packed_are_unchanged() -> None:
     for samples in ([sample(4), sample(8)], [sample(4), sample(4, gt_scores=torch.zeros(0))], [{"image": None}]):
         assert pack(samples) is samples
         assert unpack(samples) is samples
+
+
+class FailingDataset:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise RuntimeError("the sizes of the tensors differ")
+
+
+def test_only_dead_workers_are_reported_as_dead() -> None:
+    with pytest.raises(RuntimeError, match="the sizes of the tensors differ"), translate_worker_errors():
+        next(iter(DataLoader(FailingDataset(), num_workers=1)))
+    for message in (
+        "DataLoader worker (pid 3) is killed by signal: Killed.",
+        "DataLoader worker (pid(s) 3, 4) exited unexpectedly",
+    ):
+        with pytest.raises(WorkerDiedError, match="running out of memory"), translate_worker_errors():
+            raise RuntimeError(message)

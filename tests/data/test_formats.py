@@ -14,9 +14,11 @@ import pytest
 from detectron2.config import LazyCall
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from omegaconf import DictConfig, OmegaConf
 from pycocotools.coco import COCO
 
 from deim.cli import main
+from deim.data.dataset_statistics import check_dataset, find_image_problems
 from deim.data.datasets import image_files
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
@@ -630,6 +632,38 @@ def test_problems_can_be_allowed_with_a_holdout_split(tmp_path: Path, capsys: py
     assert main(options) == 1
     assert "1 problems, 1 of them must be fixed" in capsys.readouterr().out
     assert main([*options, "dataloader.train.dataset.max_invalid_records=1"]) == 0
+
+
+def test_check_data_without_any_readable_image(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert not check_dataset(coco_node(tmp_path), str(tmp_path / "check"), decode=True, images=4)
+    assert "3 problems, 3 of them must be fixed" in capsys.readouterr().out
+
+
+def test_check_data_lists_an_unreadable_sample_image(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_images(tmp_path / "images")
+    (tmp_path / "images" / "1.jpg").write_bytes(b"no image")
+    assert not check_dataset(coco_node(tmp_path), str(tmp_path / "check"), decode=False, images=4)
+    assert "1.jpg: cannot read image" in capsys.readouterr().out
+
+
+def test_check_data_finds_small_differences_of_the_size(tmp_path: Path) -> None:
+    write_image(tmp_path / "0.jpg", 0)
+    record = {"file_name": str(tmp_path / "0.jpg"), "width": layouts.WIDTH, "height": layouts.HEIGHT}
+    assert not list(find_image_problems([record]))
+    assert len(list(find_image_problems([{**record, "height": layouts.HEIGHT - 3}]))) == 1
+
+
+def coco_node(root: Path) -> DictConfig:
+    write_coco_file(root / "a.json")
+    (root / "images").mkdir(exist_ok=True)
+    return OmegaConf.create(
+        {
+            "_target_": "deim.data.coco_dataset",
+            "names": root.name,
+            "json_file": str(root / "a.json"),
+            "image_root": str(root / "images"),
+        }
+    )
 
 
 def test_check_data_needs_no_config_and_takes_overrides(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,6 +12,7 @@ from fvcore.transforms.transform import CropTransform, VFlipTransform
 
 from deim.data.augmentation import (
     OneOf,
+    PhotometricTransform,
     RandomIoUCrop,
     RandomPhotometricDistort,
     RandomSizeCrop,
@@ -23,6 +24,7 @@ from deim.data.geometry import AffineTransform, LazyImage
 from deim.data.mosaic import Mosaic
 from deim.data.records import CompactRecords
 from deim.data.staged import StagedMapper
+from deim.errors import ConfigError
 from deim.schedule import Schedule, Stage
 
 
@@ -260,3 +262,27 @@ def test_no_op_transform_does_not_read_the_image() -> None:
     lazy_image.transform(NoOpTransform())
     lazy_image.augment(Resize((5, 5)))
     assert lazy_image.size == (5, 5)
+
+
+def test_resize_keeps_at_least_one_pixel() -> None:
+    image = np.zeros((1, 5000, 3), np.uint8)
+    assert ResizeShortestEdge([480], max_size=1333).get_transform(image).apply_image(image).shape == (1, 1333, 3)
+
+
+def test_invalid_augmentations_are_errors() -> None:
+    with pytest.raises(ConfigError, match=r"min_ious must contain 1, which ends the search, got \[0\.5, 0\.9\]"):
+        RandomIoUCrop(min_ious=[0.5, 0.9])
+    with pytest.raises(ConfigError, match="the transform of RandomPhotometricDistort is not affine"):
+        OneOf([[RandomPhotometricDistort(prob=1.0)]]).get_transform(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_brightness_of_zero_is_black() -> None:
+    image = np.full((4, 4, 3), 200, np.uint8)
+    transform = PhotometricTransform(0.0, 0.5, None, None, contrast_first=True, order=None)
+    assert not transform.apply_image(image).any()
+
+
+def test_negative_indices_count_from_the_end() -> None:
+    annotation = {"bbox": [0, 0, 4, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    records = CompactRecords([{"annotations": [annotation] * count} for count in (2, 3)])
+    assert len(records[-1]["boxes"]) == 3

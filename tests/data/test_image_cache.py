@@ -156,7 +156,9 @@ def test_processes_share_the_cache(records: list[dict], method: str) -> None:
 
 @pytest.mark.parametrize("gigabytes", [-1.0, 1e6])
 def test_impossible_cache_size_is_an_error(gigabytes: float) -> None:
-    with pytest.raises(ConfigError, match=r"more than 0 and less than the .* GB of this machine"):
+    with pytest.raises(
+        ConfigError, match=r"set dataloader\.train\.image_cache_gb to less than the .* GB of this machine"
+    ):
         ImageCache(gigabytes)
 
 

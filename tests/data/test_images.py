@@ -1,5 +1,8 @@
 """Images of all kinds are decoded correctly, or an error names the file."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +121,25 @@ def test_size_mismatch_is_an_error(tmp_path: Path) -> None:
     Image.fromarray(make_image()).save(path)
     with pytest.raises(DatasetError, match=r"a\.png is 80 x 48 .*for 100 x 48"):
         read_image(str(path), (48, 100))
+    Image.fromarray(make_image()).save(tmp_path / "a.jpg")
+    with pytest.raises(DatasetError, match=r"a\.jpg is 80 x 48 .*for 97 x 48"):
+        read_image(str(tmp_path / "a.jpg"), (48, 97), reduction=8)
+
+
+def test_pixel_limit_of_the_user_applies_to_pil(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(make_image()).save(path)
+    code = "import sys, deim; from deim.data.image import image_size; print(image_size(sys.argv[1]))"
+    for limit, has_size in (("3839", False), ("3840", True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            env={**os.environ, "OPENCV_IO_MAX_IMAGE_PIXELS": limit},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert ("(48, 80)" in done.stdout) == has_size, done.stderr
+        assert ("DatasetError" in done.stderr) != has_size
 
 
 def test_record_without_size_gets_the_size_of_the_image(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils.file_io import PathManager
 
 from deim.data import coco_dataset
 from deim.data.image import image_size, read_image
@@ -76,6 +77,11 @@ def test_shard_errors(shapes: Path, shards: Path, tmp_path: Path) -> None:
     for path in (f"tar://{shards}/99999.tar/000000.jpg", f"tar://{shards}/000000.jpg"):
         with pytest.raises(DatasetError, match="cannot read image"):
             read_image(path)
+    for path in (f"tar://{shards}/99999.tar/000000.jpg", f"tar://{shards}/nowhere", name):
+        assert not PathManager.exists(path)
+    (tmp_path / "damaged.tar").write_bytes((shards / "00000.tar").read_bytes()[:3000])
+    with pytest.raises(DatasetError, match=r"damaged\.tar is not a complete tar archive"):
+        read_image(f"tar://{tmp_path}/damaged.tar/000000.jpg")
     assert image_size(f"tar://{shards}/00000.tar/000000.jpg") == image_size(str(shapes / "train" / "000000.jpg"))
     arguments = (str(shapes / "annotations" / "instances_train.json"), str(shapes / "val"), str(tmp_path))
     assert "images do not exist in" in expect_error(tool("make_shards.py", *arguments))
