@@ -23,9 +23,10 @@ from deim.data.datasets import image_files
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.to_coco import write_coco
-from deim.data.datasets.validation import require_inside_folder
+from deim.data.datasets.validation import DatasetContent, require_inside_folder
+from deim.data.inspection import draw_training_batch
 from deim.data.records import annotation_arrays, annotation_boxes
-from deim.errors import DatasetError
+from deim.errors import ConfigError, DatasetError
 from tests.data import layouts
 from tests.data.layouts import LAYOUTS, write_coco_file, write_image, write_images, write_json, write_lines
 from tests.data.test_datasets import CLASSES, OBJECTS, as_tensors
@@ -651,6 +652,20 @@ def test_check_data_finds_small_differences_of_the_size(tmp_path: Path) -> None:
     record = {"file_name": str(tmp_path / "0.jpg"), "width": layouts.WIDTH, "height": layouts.HEIGHT}
     assert not list(find_image_problems([record]))
     assert len(list(find_image_problems([{**record, "height": layouts.HEIGHT - 3}]))) == 1
+
+
+def test_view_data_needs_a_batch(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="number of batches must be at least 1, got 0"):
+        draw_training_batch(OmegaConf.create(), epoch=0, output=str(tmp_path / "a.png"), batches=0, images=1)
+
+
+def test_check_data_accepts_records_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_image(tmp_path / "0.jpg", 0)
+    content = DatasetContent([{"file_name": str(tmp_path / "0.jpg")}], ("cat",), [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deim.data.dataset_statistics.read_content", lambda dataset: content)
+        assert check_dataset({"names": "unlabeled"}, str(tmp_path / "check"), decode=True, images=1)
+    assert "1, 1 without objects" in capsys.readouterr().out
 
 
 def coco_node(root: Path) -> DictConfig:
