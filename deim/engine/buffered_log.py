@@ -14,12 +14,15 @@ def buffered_log(logger: logging.Logger) -> Iterator[Callable[[], None]]:
         a function that passes the buffered records to the handlers; call it after the handlers are set up.
     """
     buffer = MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(buffer)
     logger.setLevel(logging.INFO)
+    # An earlier run in this process has set up handlers, which would log the records twice.
+    logger.propagate = False
 
     def emit() -> None:
         logger.removeHandler(buffer)
+        logger.propagate = propagate
         for record in buffer.buffer:
             logger.handle(record)
         buffer.buffer.clear()
@@ -29,3 +32,4 @@ def buffered_log(logger: logging.Logger) -> Iterator[Callable[[], None]]:
     finally:
         logger.removeHandler(buffer)
         logger.setLevel(level)
+        logger.propagate = propagate

@@ -70,7 +70,9 @@ def check_classes(cfg: Any, split: str) -> None:
 
 
 def check_limits(cfg: Any, loader: Any, split: str) -> None:
-    """Warn if images hold more objects than the model can detect, and raise the evaluated detections, in place.
+    """Warn if images hold more objects than the model can detect.
+
+    For the test split, also increase the number of evaluated detections per image in ``cfg`` if needed.
 
     Args:
         loader: loader built from ``dataloader.<split>``; foreign loaders do not provide object counts.
@@ -85,7 +87,7 @@ def check_limits(cfg: Any, loader: Any, split: str) -> None:
 
 
 def _raise_max_dets(cfg: Any, largest: int) -> None:
-    """Raise the number of evaluated detections to that of the model if an image holds more objects."""
+    """Evaluate all detections of the model if an image holds more objects than COCO's limit of detections; in place."""
     evaluator, detections = cfg.dataloader.get("evaluator"), DetectionLimits.from_config(cfg).num_detections
     if evaluator is None or largest <= COCO_MAX_DETECTIONS or not detections or detections <= COCO_MAX_DETECTIONS:
         return
@@ -124,7 +126,10 @@ def broadcast_statistics(model: nn.Module) -> None:
 
 
 def evaluate_checkpoint(cfg: Any) -> dict:
-    """Evaluate ``train.init_checkpoint`` (``--eval-only``), with its EMA weights if it has any."""
+    """Evaluate ``train.init_checkpoint`` (``--eval-only``).
+
+    EMA weights are used if the checkpoint has any, unless ``train.model_ema.use_ema_weights_for_eval_only`` is False.
+    """
     loader = build(cfg, "dataloader.test")
     check_limits(cfg, loader, "test")
     model = load_trained_model(cfg)

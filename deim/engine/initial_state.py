@@ -43,7 +43,7 @@ def find_initial_state(cfg: Any, resume_run: bool) -> InitialState:
     """Determine the initial state of a run, and download weights if needed, before the model is built.
 
     Raises:
-        CheckpointError: if weights cannot be downloaded, or all checkpoints of the run are damaged.
+        CheckpointError: if weights do not exist or cannot be downloaded, or all checkpoints of the run are damaged.
     """
     checkpoint = newest_checkpoint(cfg.train.output_dir) if resume_run else None
     if checkpoint is not None:
@@ -76,20 +76,20 @@ def unfreeze_random_backbone(cfg: Any, model: nn.Module) -> None:
     if not starts_from_random_weights(cfg):
         return
     logger.info(
-        "The model starts from random weights: train.init_checkpoint and model.backbone.weights are empty. Published "
+        "The run has no pretrained weights: train.init_checkpoint and model.backbone.weights are empty. Published "
         "results start from pretrained backbones; training from random weights takes far longer."
     )
     backbone = getattr(model, "backbone", None)
     unfrozen = unfreeze(backbone) if isinstance(backbone, nn.Module) else []
     if unfrozen:
         logger.warning(
-            f"The backbone has random weights, so freezing is disabled: {len(unfrozen)} frozen parameters and "
+            f"The backbone has no pretrained weights, so freezing is disabled: {len(unfrozen)} frozen parameters and "
             "normalization layers will be trained (model.backbone.freeze_at and similar keys have no effect)"
         )
 
 
 def load_initial_weights(state: InitialState, model: nn.Module, classes: Sequence[str] | None) -> None:
-    """Load ``start.weights`` into a model: a detector or a backbone checkpoint.
+    """Load ``state.weights`` into a model: a detector or a backbone checkpoint.
 
     Args:
         classes: class names of the model; None if unknown.
@@ -125,7 +125,7 @@ def check_pixel_normalization(cfg: Any) -> None:
 def _expected_normalization(cfg: Any) -> tuple[PixelStatistics | None, str]:
     init_checkpoint = cfg.train.init_checkpoint
     if init_checkpoint:
-        # The file may contain a complete detector, whose normalization only the config states.
+        # The file may be a detector, whose normalization is unknown: only file names of backbones are recognized.
         return (
             None if published.is_name(init_checkpoint) else pretrained.pixel_statistics_for(init_checkpoint, {})
         ), init_checkpoint
@@ -147,7 +147,7 @@ def _describe_backbone(cfg: Any) -> dict[str, Any] | None:
     """Return builder and size of the backbone, or None for a foreign backbone."""
     node = OmegaConf.select(cfg, "model.backbone", default=None)
     target = node.get("_target_") if OmegaConf.is_dict(node) else None
-    # Locating the backbone imports its module, which describes it.
+    # Locating the backbone imports its module, which registers its description.
     builder = getattr(locate(target) if isinstance(target, str) else target, "__name__", "")
     description = pretrained.descriptions().get(builder)
     if description is None:

@@ -26,7 +26,8 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     launcher starts them. Without a GPU, ``--num-gpus N`` starts N ranks on the CPU, connected by gloo.
 
     Raises:
-        ConfigError: if fewer GPUs are available than requested, or several machines have no rendezvous address.
+        ConfigError: if fewer GPUs are available than requested, ``--num-gpus`` is less than 1, or several machines have
+            no rendezvous address.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _require_gpus("--nproc-per-node", int(os.environ["LOCAL_WORLD_SIZE"]))

@@ -51,19 +51,16 @@ class NonFiniteGuard:
         if self.allowed:
             self._buffers = [buffer.clone() for buffer in self.model.buffers()]
 
-    def should_skip(
+    def skip_step(
         self, step_info: Mapping[str, Any], losses: Mapping[str, Tensor], norm: float, samples: list[dict]
-    ) -> bool:
-        """Decide whether to skip a step with NaN/Inf losses or gradients in any rank.
+    ) -> None:
+        """Count a step with NaN/Inf losses or gradients in any rank as skipped, and restore the buffers.
 
         Args:
             step_info: ``iteration`` and the other values needed to repeat the step.
             losses: scalars on the CPU.
             norm: norm of all gradients.
             samples: batch of this rank.
-
-        Returns:
-            True: the step must be skipped. The buffers are restored.
 
         Raises:
             NonFiniteError: if no further step may be skipped.
@@ -78,7 +75,6 @@ class NonFiniteGuard:
         with torch.no_grad():
             for buffer, saved in zip(self.model.buffers(), self._buffers, strict=True):
                 buffer.copy_(saved)
-        return True
 
     def _write(self, step_info: Mapping[str, Any], losses: Mapping[str, Tensor], samples: list[dict]) -> str:
         path = os.path.join(self.folder, f"non_finite_{step_info['iteration']:07d}_rank{comm.get_rank()}.pth")

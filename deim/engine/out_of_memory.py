@@ -34,14 +34,17 @@ def _message(cfg: Any, samples: list[dict], message: str) -> str:
     objects = sum(len(sample["instances"]) for sample in samples if "instances" in sample)
     sizes = ", ".join(f"{height} x {width}" for height, width in shapes[:3]) + (", ..." if len(shapes) > 3 else "")
     step = f"{len(samples)} images of {sizes} with {objects} objects on this rank" if samples else "no batch yet"
-    keys = [f"reduce dataloader.train.total_batch_size (now {cfg.dataloader.train.total_batch_size})"]
+    batch_size = cfg.dataloader.train.get("total_batch_size", "unknown")
+    keys = [f"reduce dataloader.train.total_batch_size (now {batch_size})"]
     if not cfg.train.amp.enabled:
         keys.append("train.amp.enabled=True for mixed precision")
-    if not cfg.train.get("activation_checkpointing"):
+    if cfg.train.get("cuda_graphs"):
+        keys.append("train.cuda_graphs=False, which keeps the activations of every image size")
+    if not cfg.train.get("activation_checkpointing") and not cfg.train.get("compile"):  # they cannot be combined
         keys.append("train.activation_checkpointing=[backbone,encoder,decoder] to recompute activations")
     keys.append(
-        f"increase train.accumulation_steps (now {cfg.train.get('accumulation_steps', 1)}); same result "
-        "except for batch normalization"
+        f"increase train.accumulation_steps (now {cfg.train.get('accumulation_steps', 1)}); losses and "
+        "batch normalization then use the object counts and the statistics of parts of the batch"
     )
     steps = "\n".join(f"  {number}. {key}" for number, key in enumerate(keys, 1))
     return f"the device ran out of memory: {step}.\nRemedies, in this order:\n{steps}\n{message.splitlines()[0]}"

@@ -11,7 +11,16 @@ from deim.errors import ConfigError
 
 # Files written by a run. The first three show that training has begun.
 _TRAINING_FILES = ("metrics.json", "last_checkpoint", "*.pth")
-_RUN_FILES = (*_TRAINING_FILES, "config.yaml", "log.txt*", "events.out.tfevents.*", "report.html", "inference")
+_RUN_FILES = (
+    *_TRAINING_FILES,
+    "model_best*.json",
+    "config.yaml*",
+    "log.txt*",
+    "events.out.tfevents.*",
+    "report.html",
+    "curves.png",
+    "inference",
+)
 
 
 def make_output_folder(folder: str) -> None:

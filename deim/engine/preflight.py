@@ -68,7 +68,8 @@ _POSITIVE_INTEGER_KEYS = (
     "dataloader.test.total_batch_size",
 )
 
-_BUILT_IN_TRAINING = ("dataloader.train", "optimizer", "lr_multiplier")
+# Keys of objects that only training builds.
+_TRAINING_KEYS = ("dataloader.train", "optimizer", "lr_multiplier")
 
 
 def check_settings(cfg: Any, training: bool) -> None:
@@ -99,14 +100,14 @@ def check_settings(cfg: Any, training: bool) -> None:
     if cfg.train.model_ema.enabled and not 0 < cfg.train.model_ema.decay < 1:
         raise ConfigError(f"train.model_ema.decay must be between 0 and 1, got {cfg.train.model_ema.decay}")
     _check_channel_order(cfg)
-    for key in ("model", "dataloader.test", *(_BUILT_IN_TRAINING if training else ())):
+    for key in ("model", "dataloader.test", *(_TRAINING_KEYS if training else ())):
         if "_target_" not in (OmegaConf.select(cfg, key, default=None) or {}):
             raise ConfigError(f"{key} of the config has no _target_: it must describe an object to build")
     if cfg.train.memory_format not in MEMORY_FORMATS:
         choices = ", ".join(MEMORY_FORMATS)
         raise ConfigError(f"train.memory_format={cfg.train.memory_format!r}; choose one of {choices}")
     try:
-        torch.device(cfg.train.device)
+        torch.device("cpu" if cfg.train.device == "auto" else cfg.train.device)
     except RuntimeError as error:
         raise ConfigError(f"train.device={cfg.train.device!r}: {error}") from error
 
@@ -175,5 +176,5 @@ def _check_channel_order(cfg: Any) -> None:
         if expected is not None and key is not None and mapper[key] != expected:
             raise ConfigError(
                 f"dataloader.{split}.mapper.{key} is {mapper[key]}, but model.input_format is {expected}: set both "
-                "to the same value. Pretrained weights expect RGB, to which the model converts its input"
+                "to the same value. The model converts its input to RGB, which pretrained weights expect"
             )

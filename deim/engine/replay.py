@@ -46,12 +46,13 @@ class ReplayResult:
 def replay(path: str, config_file: str | None = None, device: str = "cpu") -> ReplayResult:
     """Repeat a step saved by :class:`deim.engine.non_finite.NonFiniteGuard`.
 
-    Weights, images and random numbers are those of the original step.
+    Weights and images are those of the original step. Random numbers are the same only on the same type of device, because
+    the generators of CPUs and GPUs differ.
 
     Args:
         path: ``non_finite_*.pth`` of the run.
         config_file: config of the run, if the file does not contain it.
-        device: torch device to run on.
+        device: torch device to run on, such as "cuda:1".
 
     Raises:
         CheckpointError: if the file does not exist or is not such a file, or if no config is available.

@@ -165,8 +165,8 @@ def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, 
 def resolve_schedule(cfg: Any, iters_per_epoch: int | None) -> None:
     """Derive ``train.max_iter``, ``train.eval_period`` and ``train.checkpointer.period`` from the schedule's epochs.
 
-    Works in place. Numbers in the config are kept. References to ``train.iterations``, which exists for foreign
-    trainers, and None are replaced.
+    Works in place. Numbers in the config are kept. None and interpolations are replaced; the recipes refer to
+    ``train.iterations``, which exists for foreign trainers.
 
     Args:
         iters_per_epoch: of the training loader; None if it has no epochs.

@@ -104,10 +104,10 @@ class Trainer(SimpleTrainer):
         """Write the metrics and update the weights, unless the step is skipped."""
         step_info = {"iteration": self.iter, "seed": self.seed, "rank": comm.get_rank(), "amp": self.amp}
         step_info["accumulation_steps"] = self.accumulation_steps
-        is_skipped = result.is_non_finite and self.guard.should_skip(
-            step_info, result.losses, result.norm, self.samples
-        )
-        if not is_skipped:
+        is_skipped = result.is_non_finite
+        if is_skipped:
+            self.guard.skip_step(step_info, result.losses, result.norm, self.samples)
+        else:
             self._write_metrics(result.losses, data_time)
             self.storage.put_scalar("grad_norm", result.norm, cur_iter=self.iter)
         if self.grad_scaler is None:
@@ -192,7 +192,7 @@ class StepResult:
 
     Attributes:
         losses: {name: () float32} of this rank.
-        norm: gradient norm over all ranks.
+        norm: norm of the gradients, which are averaged over all ranks.
         is_non_finite: whether a loss (or the norm, if it counts) is NaN/Inf in any rank.
     """
 
@@ -211,5 +211,5 @@ def _to_host(losses: dict[str, Tensor], norm: Tensor, with_norm: bool) -> StepRe
     has_non_finite = (~values[: len(values) - (not with_norm)].isfinite()).any().float()
     if comm.get_world_size() > 1:
         dist.all_reduce(has_non_finite, op=dist.ReduceOp.MAX)
-    *own_losses, total, is_non_finite = torch.cat([values, has_non_finite[None]]).cpu().unbind()
-    return StepResult(dict(zip(losses, own_losses, strict=True)), float(total), bool(is_non_finite))
+    *own_losses, gradient_norm, is_non_finite = torch.cat([values, has_non_finite[None]]).cpu().unbind()
+    return StepResult(dict(zip(losses, own_losses, strict=True)), float(gradient_norm), bool(is_non_finite))

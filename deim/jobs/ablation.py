@@ -40,7 +40,15 @@ class Variant:
 
     @property
     def finished(self) -> list[Path]:
-        return [run for run in self.runs if (run / "model_final.pth").is_file()]
+        return [run for run in self.runs if _is_finished(run)]
+
+
+def _is_finished(run: Path) -> bool:
+    """Return whether a run has written its final checkpoint and, after that, the results of its last evaluation."""
+    if not (run / "model_final.pth").is_file() or not (run / "metrics.json").is_file():
+        return False
+    lines = (run / "metrics.json").read_text(encoding="utf-8").splitlines()
+    return bool(lines) and "total_loss" not in json.loads(lines[-1])
 
 
 def plan(
@@ -99,7 +107,9 @@ def _write(cfg: Any, path: Path) -> None:
     LazyConfig.save(cfg, str(path))
     if previous is not None and path.read_text(encoding="utf-8") != previous:
         path.write_text(previous, encoding="utf-8")
-        raise ConfigError(f"{path} holds the config of a different ablation. Choose another --output or delete it")
+        raise ConfigError(
+            f"{path} holds the config of a different ablation. Choose another --output or delete {path.parent}"
+        )
 
 
 def run(variants: Sequence[Variant], num_gpus: int = 1) -> None:

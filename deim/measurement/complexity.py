@@ -16,12 +16,12 @@ PARTS = ("backbone", "encoder", "decoder")
 
 
 def run(recipe: str, size: tuple[int, int], path: str | None) -> None:
-    """Print the size and the operations of each part of a recipe's model.
+    """Print the number of parameters and of operations of each part of a recipe's model.
 
     Args:
         recipe: name of the recipe.
         size: height and width of the image in pixels.
-        path: JSON file for the results; None for none.
+        path: JSON file for the results; if None, no file is written.
     """
     print_report(count(recipe, size), path, torch.device("cpu"))
 

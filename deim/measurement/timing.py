@@ -70,8 +70,8 @@ def print_report(table: Sequence[Mapping[str, Any]], path: str | None, device: t
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return a description of the machine.
 
-    The description includes measured limits: GFLOP/s of a matrix product and of a convolution in float32, and GB/s
-    read and written by a copy.
+    The description includes measured limits: GFLOP/s of a matrix product and of a convolution of float32 tensors, and
+    GB/s read and written by a copy. torch's settings apply: by default, convolutions use TF32 on GPUs that support it.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {

@@ -68,7 +68,7 @@ class EvaluatedRun:
     """Results of a run's weights on its test images.
 
     Attributes:
-        scores: COCO metrics in percent, including ``AP-<class>``.
+        scores: COCO metrics in percent, including ``AP-<class>`` if there are several classes.
         results: ground truth and detections of each image.
         class_names: classes of the dataset.
         seconds: median inference time per image.
@@ -183,7 +183,10 @@ def _add_summary(page: Page, cfg: Any, evaluated: EvaluatedRun, threshold: float
             (f"{scores['AP50']:.1f}", "AP50"),
             (f"{threshold:.2f}", "best threshold (mean F1)"),
             (f"{evaluated.parameters / 1e6:.1f} M", "parameters"),
-            (f"{1000 * evaluated.seconds:.1f} ms", f"per image on {cfg.train.device}, not deployed"),
+            (
+                f"{1000 * evaluated.seconds:.1f} ms",
+                f"per image on {cfg.train.device}, without conversion for deployment",
+            ),
         ]
     )
     page.heading("COCO metrics")
@@ -194,13 +197,15 @@ def _add_summary(page: Page, cfg: Any, evaluated: EvaluatedRun, threshold: float
 def _add_classes(page: Page, evaluated: EvaluatedRun, curves: Sequence[PrecisionRecallCurve]) -> None:
     page.heading("Classes")
     rows = []
+    # detectron2 reports no AP per class for a single class.
+    single_ap = evaluated.scores["AP"] if len(evaluated.class_names) == 1 else np.nan
     for name, curve in zip(evaluated.class_names, curves, strict=True):
         best = curve.best_index
         at_best = ["-"] * 4
         if best is not None:
             values = (curve.scores[best], curve.f1[best], curve.precision[best], curve.recall[best])
             at_best = [f"{value:.2f}" for value in values]
-        rows.append([name, str(curve.num_objects), _percent(evaluated.scores.get(f"AP-{name}", np.nan)), *at_best])
+        rows.append([name, str(curve.num_objects), _percent(evaluated.scores.get(f"AP-{name}", single_ap)), *at_best])
     page.table(("class", "objects", "AP", "best threshold", "F1", "precision", "recall"), rows)
     page.note("Best threshold: score with the highest F1. F1, precision and recall hold at this score and IoU 0.5.")
     page.plot(precision_recall_figure(curves, evaluated.class_names), "Precision-recall curves")

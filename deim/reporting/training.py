@@ -28,7 +28,7 @@ def train_and_report(args: Namespace) -> None:
 def report_run(cfg: Any) -> None:
     """Write ``report.html`` of a finished run.
 
-    With several ranks, log the command that writes the report instead: each rank has evaluated only some images.
+    With several ranks, log the command that writes the report instead: each rank would evaluate only some images.
     """
     folder = cfg.train.output_dir
     if comm.get_world_size() == 1:

@@ -142,6 +142,17 @@ def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> N
     assert "holds the config of a different ablation" in other.stderr
 
 
+def test_a_run_without_its_last_evaluation_is_unfinished(tmp_path: Path) -> None:
+    variant = ablation.Variant("baseline", {}, (tmp_path,))
+    (tmp_path / "model_final.pth").touch()
+    assert variant.finished == []
+    (tmp_path / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.0}\n', encoding="utf-8")
+    assert variant.finished == []
+    with open(tmp_path / "metrics.json", "a", encoding="utf-8") as file:
+        file.write('{"iteration": 2, "bbox/AP": 3.0}\n')
+    assert variant.finished == [tmp_path]
+
+
 def test_all_combinations_are_planned(tmp_path: Path) -> None:
     variants = ablation.plan("dfine/dfine_n_coco", [], ["mal", "fdr"], [0, 1], tmp_path, all_combinations=True)
     assert [variant.name for variant in variants] == ["mal on", "mal on, fdr off", "baseline", "fdr off"]

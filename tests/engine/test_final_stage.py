@@ -1,5 +1,6 @@
 """Final epochs: restart from the best checkpoint, and again after each evaluation without improvement."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,12 @@ class Recorder(HookBase):
 
 
 def train(
-    folder: Path, scores: dict[int, float], iterations: int, start_iter: int, decay: float | None = 0.9
+    folder: Path,
+    scores: dict[int, float],
+    iterations: int,
+    start_iter: int,
+    decay: float | None = 0.9,
+    resume_at: int = 0,
 ) -> Recorder:
     """Train with an evaluation after every second iteration; ``scores`` are the results by number of iterations."""
     model = CountingModel()
@@ -66,7 +72,7 @@ def train(
         return {"bbox": {"AP": next(results)}}
 
     trainer.register_hooks([ema_hook, hooks.EvalHook(2, evaluate), best_checkpointer, final_stage_hook, recorder])
-    trainer.train(0, iterations)
+    trainer.train(resume_at, iterations)
     return recorder
 
 
@@ -98,6 +104,16 @@ def test_best_checkpoint_before_the_final_epochs_is_kept(tmp_path: Path) -> None
     stored = {name: -float(torch.load(tmp_path / f"{name}.pth", weights_only=True)["model"]["weight"]) for name in
               ("model_best", "model_best_stage1")}  # fmt: skip
     assert stored == {"model_best": 6, "model_best_stage1": 4}
+
+
+def test_resume_before_the_final_epochs_restores_the_best_checkpoint_before_them(tmp_path: Path) -> None:
+    train(tmp_path, {2: 10.0, 4: 30.0, 6: 35.0}, iterations=6, start_iter=4)
+    assert json.loads((tmp_path / "model_best.json").read_text())["value"] == 35
+    # 33 exceeds the best result before the final epochs, though not that of the interrupted ones
+    recorder = train(tmp_path, {4: 30.0, 6: 33.0, 8: 34.0}, iterations=8, start_iter=4, resume_at=3)
+    assert recorder.weights == [1, 5, 6, 7, 8]
+    assert json.loads((tmp_path / "model_best.json").read_text()) == {"value": 34, "iteration": 8}
+    assert json.loads((tmp_path / "model_best_stage1.json").read_text()) == {"value": 30, "iteration": 3}
 
 
 def test_restart_restores_ema_weights_and_optimizer(tmp_path: Path) -> None:

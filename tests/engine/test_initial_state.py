@@ -111,7 +111,7 @@ def test_random_backbone_is_logged_and_unfrozen(shapes: Path, tmp_path: Path, ca
     frozen = ["model.backbone.freeze_at=1", "model.backbone.freeze_norm=true"]
     with caplog.at_level(logging.INFO):
         train(settings(shapes, tmp_path, *frozen, "optimizer.lr=1e-3", "optimizer.params.rules.backbone.lr=1e-3"))
-    assert "The model starts from random weights" in caplog.text
+    assert "The run has no pretrained weights" in caplog.text
     assert "so freezing is disabled" in caplog.text
     weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert weights["backbone.stem.stem1.norm.num_batches_tracked"] == 1

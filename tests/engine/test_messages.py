@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
+from deim.engine.buffered_log import buffered_log
 from deim.engine.hooks.writers import ProgressPrinter, main_loss_names
 from deim.engine.out_of_memory import DeviceMemoryError, explain_out_of_memory
 from tests.models import FAMILIES, batch, tiny_model
@@ -66,3 +67,31 @@ def test_out_of_memory_message_lists_sizes_and_keys() -> None:
     with pytest.raises(DeviceMemoryError) as raised, explain_out_of_memory(cfg, STEP):
         raise torch.OutOfMemoryError("x")
     assert "amp" not in str(raised.value)
+
+
+def test_out_of_memory_message_fits_other_loaders_and_options() -> None:
+    cfg = OmegaConf.create({
+        "train": {"amp": {"enabled": True}, "compile": True},
+        "dataloader": {"train": {"_target_": "foreign.loader"}},
+    })  # fmt: skip
+    with (
+        pytest.raises(DeviceMemoryError, match=r"total_batch_size \(now unknown\)") as raised,
+        explain_out_of_memory(cfg, STEP),
+    ):
+        raise torch.OutOfMemoryError("x")
+    assert "activation_checkpointing" not in str(raised.value), "train.compile excludes it"
+    cfg.train.update(compile=False, cuda_graphs=True)
+    with pytest.raises(DeviceMemoryError, match=r"train\.cuda_graphs=False"), explain_out_of_memory(cfg, STEP):
+        raise torch.OutOfMemoryError("x")
+
+
+def test_buffered_records_are_logged_once_if_handlers_exist(caplog: pytest.LogCaptureFixture) -> None:
+    """A second run in the same process finds the handlers of the first one."""
+    logger = logging.getLogger("buffered")
+    with caplog.at_level(logging.INFO), buffered_log(logger) as emit:
+        logger.info("before the setup")
+        assert caplog.messages == []
+        emit()
+        logger.info("after the setup")
+    assert caplog.messages == ["before the setup", "after the setup"]
+    assert logger.propagate

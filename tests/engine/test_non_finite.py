@@ -153,9 +153,7 @@ def test_replay_reproduces_the_losses(tmp_path: Path) -> None:
     parts = [model(samples[:2]), model(samples[2:])]
     losses = {name: (parts[0][name] + parts[1][name]).detach() / 2 for name in parts[0]}
     with pytest.raises(NonFiniteError, match="all losses finite"):
-        NonFiniteGuard(model, str(tmp_path), metadata=metadata.content).should_skip(
-            step_info, losses, math.inf, samples
-        )
+        NonFiniteGuard(model, str(tmp_path), metadata=metadata.content).skip_step(step_info, losses, math.inf, samples)
     (batch_file,) = tmp_path.iterdir()
     result = replay(str(batch_file))
     assert result.first_module is None

@@ -12,7 +12,8 @@ from tests.commands import metrics, train_net
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """Create a folder with the files of a run and a file of the user."""
-    for name in ("metrics.json", "model_best.pth", "last_checkpoint", "config.yaml", "log.txt", "notes.txt"):
+    files = ("metrics.json", "model_best.pth", "model_best.json", "last_checkpoint", "config.yaml", "log.txt")
+    for name in (*files, "notes.txt"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
     (tmp_path / "inference").mkdir()
     return tmp_path

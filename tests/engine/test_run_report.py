@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from deim.analysis import precision_recall_curves
 from deim.errors import DeimError
-from deim.reporting.run_report import write_report
+from deim.reporting.run_report import EvaluatedRun, _add_classes, write_report
 from deim.visualization.comparison import compare_runs
 from deim.visualization.page import Page
 from tests.commands import tool, train_net
@@ -56,6 +57,14 @@ def test_report_command_and_its_errors(run: Path, tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(DeimError, match="has no weights yet"):
         write_report(tmp_path / "run")
+
+
+def test_report_shows_the_ap_of_a_single_class(tmp_path: Path) -> None:
+    evaluated = EvaluatedRun({"AP": 37.5}, [], ["box"], seconds=0.1, parameters=1)
+    page = Page("report")
+    _add_classes(page, evaluated, precision_recall_curves([], [], 1))
+    page.write(tmp_path / "page.html")
+    assert "<td>37.5</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_report_escapes_html(tmp_path: Path) -> None:

@@ -91,3 +91,9 @@ def test_derived_counts_require_integer_overrides() -> None:
         recipe("deim_dfine_n_shapes", "train.max_iter=many")
     with pytest.raises(ConfigError, match=r"train\.max_iter must be an integer, got 1\.5"):
         check_settings(recipe("deim_dfine_n_shapes", "train.max_iter=1.5"), training=True)
+
+
+def test_device_may_be_chosen_automatically() -> None:
+    check_settings(recipe("deim_dfine_n_shapes", "train.device=auto"), training=True)
+    with pytest.raises(ConfigError, match=r"train\.device='gpu'"):
+        check_settings(recipe("deim_dfine_n_shapes", "train.device=gpu"), training=True)

@@ -8,6 +8,7 @@ In each iteration ``i``, the hooks write in this order::
                             evaluation, if due; model_best.pth and model_best.json, if it is the best
     MetricsWriter           lines of metrics.json, if due: every train.log_period, and after every evaluation
     EvaluationResumeHook    model_<i>.pth again, if an evaluation followed its first version
+    PreemptionHook          model_<i>.pth, if a signal ends the run
 
 A run that is killed after the first version of ``model_<i>.pth`` resumes from this file. What is missing or superfluous
 depends on the moment:

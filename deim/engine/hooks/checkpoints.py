@@ -1,6 +1,7 @@
 """Hooks that write checkpoints, and continue their records on ``--resume``."""
 
 import json
+import shutil
 from pathlib import Path
 
 from detectron2.engine import hooks
@@ -23,22 +24,38 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 class BestCheckpointer(hooks.BestCheckpointer):
     """detectron2's hook; the best value is preserved across ``--resume``.
 
-    ``model_best.json`` stores ``value`` and ``iteration`` of ``model_best.pth``. A checkpoint cannot store them: it is
-    written before the evaluation of its iteration.
+    ``model_best.json`` stores ``value`` and ``iteration`` of ``model_best.pth``. These cannot be part of the state in a
+    checkpoint, which may be older than ``model_best.pth``.
     """
 
-    @property
-    def _record_path(self) -> Path:
-        return Path(self._checkpointer.save_dir) / "model_best.json"
+    def _path(self, name: str) -> Path:
+        return Path(self._checkpointer.save_dir) / name
 
     def before_train(self) -> None:
-        if self.trainer.start_iter > 0 and self._record_path.is_file():
-            record = json.loads(self._record_path.read_text(encoding="utf-8"))
-            self.best_metric, self.best_iter = record["value"], record["iteration"]
+        if self.trainer.start_iter > 0 and self._path("model_best.json").is_file():
+            self._load_record()
+
+    def _load_record(self) -> None:
+        record = json.loads(self._path("model_best.json").read_text(encoding="utf-8"))
+        self.best_metric, self.best_iter = record["value"], record["iteration"]
+
+    def copy_best(self, name: str) -> None:
+        """Copy ``model_best.pth`` and ``model_best.json`` to files with another name."""
+        for suffix in (".pth", ".json"):
+            shutil.copyfile(self._path(f"model_best{suffix}"), self._path(name + suffix))
+
+    def has_copy(self, name: str) -> bool:
+        return self._path(f"{name}.pth").is_file() and self._path(f"{name}.json").is_file()
+
+    def restore_best(self, name: str) -> None:
+        """Restore ``model_best.pth`` and its record from the files written by :meth:`copy_best`."""
+        for suffix in (".pth", ".json"):
+            shutil.copyfile(self._path(name + suffix), self._path(f"model_best{suffix}"))
+        self._load_record()
 
     def _best_checking(self) -> None:
         previous = self.best_iter
         super()._best_checking()
         if self.best_iter != previous:
-            with atomic_write(str(self._record_path)) as file:
+            with atomic_write(str(self._path("model_best.json"))) as file:
                 file.write(json.dumps({"value": self.best_metric, "iteration": self.best_iter}).encode())

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import shutil
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,14 +16,20 @@ from deim.engine.hooks.iterations import evaluates_after
 
 logger = logging.getLogger("detectron2.deim")
 
+# Name of the copy of the best checkpoint before the final epochs.
+_STAGE1 = "model_best_stage1"
+
 
 class FinalStageHook(HookBase):
     """Hook that starts the final epochs (without augmentation) from the best earlier checkpoint.
 
     At ``start_iter`` the weights, EMA weights and optimizer state are restored from ``model_best.pth``, which is kept
-    as ``model_best_stage1.pth``, and the EMA decay is set to ``decay``. Each evaluation in the final epochs that does
-    not exceed the best one since the last restart triggers another restart. If ``decay`` is given, every further
-    restart lowers the EMA decay by ``decay_step``.
+    as ``model_best_stage1.pth``, and the EMA decay is set to ``decay``. An evaluation in the final epochs triggers another
+    restart if it does not exceed the best result so far. After such a restart, only results since the restart count. If
+    ``decay`` is given, every further restart lowers the EMA decay by ``decay_step``.
+
+    A run that resumes from a checkpoint before ``start_iter``, but has already saved a better ``model_best.pth`` in the
+    final epochs, starts them from ``model_best_stage1.pth``.
 
     Register it after the hooks that evaluate and that save the best checkpoint, and before the hook that saves the
     resulting state.
@@ -61,7 +66,7 @@ class FinalStageHook(HookBase):
 
     @property
     def path(self) -> str:
-        return os.path.join(self.checkpointer.save_dir, "model_best_stage1.pth")
+        return os.path.join(self.checkpointer.save_dir, f"{_STAGE1}.pth")
 
     @property
     def _decay_at_start(self) -> float:
@@ -70,10 +75,13 @@ class FinalStageHook(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter != self.start_iter:
             return
-        score = None
-        if self.best_checkpointer is not None and self.best_checkpointer.best_metric is not None:
-            score = self.best_checkpointer.best_metric
-            shutil.copyfile(os.path.join(self.checkpointer.save_dir, "model_best.pth"), self.path)
+        score, best_checkpointer = None, self.best_checkpointer
+        if best_checkpointer is not None and best_checkpointer.best_metric is not None:
+            if best_checkpointer.best_iter >= self.start_iter and best_checkpointer.has_copy(_STAGE1):
+                best_checkpointer.restore_best(_STAGE1)
+            else:
+                best_checkpointer.copy_best(_STAGE1)
+            score = best_checkpointer.best_metric
         # The main rank decides for all ranks. The collective also makes them wait until it has copied the file.
         self.reference = comm.all_gather(score)[0]
         if self.reference is None:

@@ -52,8 +52,8 @@ def checkpoint_activations(model: nn.Module, parts: Sequence[str]) -> None:
 
 def is_block(module: nn.Module) -> bool:
     """Return True if a module is a block whose activations can be recomputed."""
-    stated = getattr(type(module), "supports_activation_checkpointing", False)
-    return bool(stated) or isinstance(module, DETECTRON2_BLOCKS)
+    is_declared = getattr(type(module), "supports_activation_checkpointing", False)
+    return bool(is_declared) or isinstance(module, DETECTRON2_BLOCKS)
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

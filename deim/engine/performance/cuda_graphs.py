@@ -24,9 +24,10 @@ class TrainingGraphs:
     The graphs read the weights in place and therefore stay valid while the weights are trained.
 
     Args:
-        encode: runs backbone and encoder.
+        detector: model whose backbone and encoder are captured.
+        encode: function that runs backbone and encoder.
         images: example batch to capture with.
-        pool: memory pool, shared with recordings that never run at the same time.
+        pool: memory pool, shared with graphs that never run at the same time.
     """
 
     def __init__(self, detector: DEIMDetector, encode: Callable[[Tensor], list[Tensor]], images: Tensor, pool: Any):
@@ -36,7 +37,7 @@ class TrainingGraphs:
         warm_up(lambda: self._gradients(maps := encode(self.images), [torch.ones_like(tensor) for tensor in maps]))
         options: Any = {"pool": pool, "capture_error_mode": CAPTURE_MODE}
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with collect_cached_tensors() as self.used, torch.cuda.graph(self.forward, **options):
+        with collect_cached_tensors() as self.cached_tensors, torch.cuda.graph(self.forward, **options):
             maps = encode(self.images)
         self.upstream = [torch.empty_like(tensor) for tensor in maps]
         with torch.cuda.graph(self.backward, **options):
@@ -71,7 +72,7 @@ class GraphedEncoder:
     """Replacement for :meth:`DEIMDetector.encode` that captures and replays CUDA graphs in training.
 
     Graphs are captured on the first batch of each image shape and precision. Normalization statistics and random
-    numbers are the same as without graphs. All recordings share one memory pool, as steps never overlap.
+    numbers are the same as without graphs. All graphs share one memory pool, as steps never overlap.
     """
 
     def __init__(self, detector: DEIMDetector):
