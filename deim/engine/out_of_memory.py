@@ -39,7 +39,7 @@ def _message(cfg: Any, samples: list[dict], message: str) -> str:
     if not cfg.train.amp.enabled:
         keys.append("train.amp.enabled=True for mixed precision")
     if cfg.train.get("cuda_graphs"):
-        keys.append("train.cuda_graphs=False, which keeps the activations of every image size")
+        keys.append("train.cuda_graphs=False, because graphs keep their memory reserved between steps")
     if not cfg.train.get("activation_checkpointing") and not cfg.train.get("compile"):  # they cannot be combined
         keys.append("train.activation_checkpointing=[backbone,encoder,decoder] to recompute activations")
     keys.append(
