@@ -1,5 +1,7 @@
 """The criterion applies the listed losses, and rejects invalid arguments and groups."""
 
+from unittest import mock
+
 import pytest
 import torch
 from detectron2.config import LazyCall
@@ -7,7 +9,10 @@ from torch import Tensor, nn
 
 from deim.errors import ConfigError
 from deim.modeling.losses import BoxL1Loss, Criterion, FineGrainedLocalizationLoss, GroupLossInputs, Supervision
+from deim.modeling.losses.assignment import assign
+from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries import LearnedQueries
+from deim.modeling.queries.denoising import DenoisingGroups
 from deim.structures import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
 
@@ -26,7 +31,7 @@ MAIN = Supervision("main", "_{}")
             {"classification": "vfl", "weights": {"loss_iou": 1.0}},
             "unknown losses loss_iou; with classification='vfl', choose from loss_vfl",
         ),
-        ({"losses": {"loss_bbox": 5.0}}, r"losses.loss_bbox: 5\.0 is not a loss, which has the attribute `weight`"),
+        ({"losses": {"loss_bbox": 5.0}}, r"losses.loss_bbox: 5\.0 is not a loss: a loss has the attribute `weight`"),
         ({"losses": {"loss_bbox": torch.abs}}, "losses.loss_bbox: .* is not a loss"),
         ({"losses": {"loss_bbox": LazyCall(BoxL1Loss)(gamma=1)}}, "losses.loss_bbox: .*unexpected keyword.*gamma"),
     ],
@@ -92,6 +97,37 @@ def test_supervised_group_without_predictions_is_rejected() -> None:
     predictions = {"main": Predictions(torch.zeros(1, 1, 2, 3), torch.full((1, 1, 2, 4), 0.5))}
     with pytest.raises(ConfigError, match="names hybrid, but the decoder predicts only main"):
         criterion(predictions, Targets.collate([torch.zeros(0).long()], [torch.zeros(0, 4)]))
+
+
+def test_denoising_is_normalized_by_the_groups_of_the_own_rank() -> None:
+    """The official code multiplies the mean number of objects of all ranks by the number of groups of the rank."""
+    supervision = [MAIN, Supervision("denoising", "_dn", denoising=True)]
+
+    def normalizers(objects: int, num_groups: int, other_counts: Tensor | None) -> tuple[list[float], Tensor]:
+        """Return the normalizers of one of two ranks, and its counts; the other rank sends ``other_counts``."""
+        targets = Targets.collate([torch.zeros(objects).long()], [torch.full((objects, 4), 0.5)])
+        denoising = DenoisingGroups(num_groups=num_groups, group_size=2 * objects)
+        predictions = [
+            Predictions(torch.zeros(1, 1, queries, 3), torch.full((1, 1, queries, 4), 0.5))
+            for queries in (20, len(denoising))
+        ]
+        sent = []
+
+        def all_reduce(counts: Tensor) -> None:
+            sent.append(counts.clone())
+            counts += torch.zeros_like(counts) if other_counts is None else other_counts
+
+        with (
+            mock.patch("detectron2.utils.comm.get_world_size", return_value=2),
+            mock.patch("torch.distributed.all_reduce", all_reduce),
+        ):
+            assignments = assign(supervision, predictions, targets, denoising, HungarianMatcher(), use_union=False)
+        return [float(a.classification.normalizer) for a in assignments], sent[0]
+
+    _, first_counts = normalizers(6, 2, None)
+    actual, second_counts = normalizers(2, 5, first_counts)
+    assert actual == [4, 4 * 5]
+    assert normalizers(6, 2, second_counts)[0] == [4, 4 * 2]
 
 
 def test_criterion_supports_one_query() -> None:

@@ -21,7 +21,8 @@ class DeviceMatches:
 
     Attributes:
         layer, image, query, target: (M,) int64 indices.
-        normalizer: () mean number of objects per rank, at least 1.
+        normalizer: () divisor of sums over the matches of a layer: mean number per rank of objects (times the queries
+            per object) or of matches of the union, at least 1.
     """
 
     layer: Tensor
@@ -73,6 +74,8 @@ class _HostAssignment:
         num_objects, num_localized: normalizers of the two, before the reduction over ranks.
         num_matched: number of queries of a layer that are matched for localization.
         num_queries: number of queries of a layer, over all images.
+        num_groups: number of denoising groups of this rank, by which both reduced normalizers are multiplied; 1 for
+            other groups.
     """
 
     classification: Matches
@@ -81,6 +84,7 @@ class _HostAssignment:
     num_localized: float
     num_matched: int
     num_queries: int
+    num_groups: int = 1
 
 
 def assign(
@@ -165,8 +169,8 @@ def _assign_denoising(layers: int, targets: Targets, denoising: DenoisingGroups 
     one_layer = Matches(np.zeros_like(query), np.tile(image, groups), query, np.tile(target, groups))
     matches = one_layer.for_layers(layers)
     # Normalized by the mean number of objects times the number of groups of this rank, as in the official code.
-    total = targets.total * max(groups, 1)
-    return _HostAssignment(matches, matches, total, total, len(one_layer), len(counts) * len(denoising))
+    total, num_queries = targets.total, len(counts) * len(denoising)
+    return _HostAssignment(matches, matches, total, total, len(one_layer), num_queries, num_groups=max(groups, 1))
 
 
 def _to_device(on_host: Sequence[_HostAssignment], device: torch.device) -> list[GroupAssignment]:
@@ -180,12 +184,13 @@ def _to_device(on_host: Sequence[_HostAssignment], device: torch.device) -> list
         dist.all_reduce(means)
         means = means / comm.get_world_size()
     assignments = []
-    for classification, localization, group_means in zip(stacked[::2], stacked[1::2], means.view(-1, 4), strict=True):
+    parts_and_means = zip(on_host, stacked[::2], stacked[1::2], means.view(-1, 4), strict=True)
+    for group, classification, localization, group_means in parts_and_means:
         num_objects, num_localized, num_matched, num_queries = group_means.unbind()
         assignments.append(
             GroupAssignment(
-                DeviceMatches.from_stacked(classification, num_objects.clamp(min=1)),
-                DeviceMatches.from_stacked(localization, num_localized.clamp(min=1)),
+                DeviceMatches.from_stacked(classification, num_objects.clamp(min=1) * group.num_groups),
+                DeviceMatches.from_stacked(localization, num_localized.clamp(min=1) * group.num_groups),
                 num_matched,
                 num_queries - num_matched,
             )

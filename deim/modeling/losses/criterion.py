@@ -29,7 +29,8 @@ class Criterion(nn.Module):
 
     Args:
         num_classes: number of classes K.
-        supervision: groups of predictions and their training settings, in the order of the matching.
+        supervision: groups of predictions and their training settings. The first group also determines the balance of
+            the distillation losses; see :class:`GroupLossInputs`.
         matcher: one-to-one matcher for all groups but the denoising groups.
         losses: {name: loss}, in the order of computation. Nodes of a config are instantiated, and None disables a loss.
         use_union: use the union of the matches of all layers for localization losses (GO-LSD).
@@ -42,7 +43,7 @@ class Criterion(nn.Module):
             :class:`deim.engine.hooks.criterion_epoch.CriterionEpochHook`. It is not part of the state.
 
     Raises:
-        TypeError: if an argument is unknown.
+        TypeError: if an argument is unknown, or former arguments are combined with losses that are not config nodes.
         ValueError: if a loss cannot be built, or has no weight.
     """
 
@@ -138,7 +139,7 @@ class Criterion(nn.Module):
         boxes = [prediction.boxes for prediction in predictions]
         matched_boxes = compare_matched_boxes(boxes, [a.localization for a in assignments], targets.boxes)
         qualities = matched_ious(boxes, [a.classification for a in assignments], targets.boxes)
-        # D-FINE's code also multiplies by the number of images here, which cancels out in the weighted mean.
+        # D-FINE's code also multiplies both counts by 8 / (number of images), which cancels out in the weighted mean.
         # As in D-FINE's code, the counts of the first group balance the distillation of all groups.
         balance = (assignments[0].num_matched.sqrt(), assignments[0].num_unmatched.sqrt())
         for group, prediction, assignment, matched, quality in zip(
@@ -167,6 +168,6 @@ def _build_loss(name: str, loss: Any) -> GroupLoss:
         raise ValueError(f"losses.{name}: {error}") from error
     if not callable(loss_object) or not hasattr(loss_object, "weight"):
         raise ValueError(
-            f"losses.{name}: {loss_object!r} is not a loss, which has the attribute `weight` and is called with GroupLossInputs"
+            f"losses.{name}: {loss_object!r} is not a loss: a loss has the attribute `weight` and is called with GroupLossInputs"
         )
     return loss_object
