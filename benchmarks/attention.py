@@ -11,7 +11,7 @@ from deim.layers.ops import BACKENDS, unavailable_reason
 from deim.measurement.timing import gpu_time_and_memory, print_report, time_interleaved, timing_rows
 
 Shapes = list[tuple[int, int]]
-# images, feature map shapes, queries (None: one per pixel), heads, channels per head, points of each level
+# images, feature map shapes, queries (None: one per token of the maps), heads, channels per head, points of each level
 CASES: dict[str, tuple[int, Shapes, int | None, int, int, list[int]]] = {
     "D-FINE-L, training, batch 4": (4, [(80, 80), (40, 40), (20, 20)], 500, 8, 32, [3, 6, 3]),
     "D-FINE-N, training, batch 4": (4, [(40, 40), (20, 20)], 500, 8, 16, [6, 6]),
@@ -58,7 +58,9 @@ def run(rounds: int, cases: int | None, device_name: str, dtype_name: str, path:
             runs: dict[str, Callable[[], Any]] = {name: partial(step, name, inputs, shapes, points) for name in usable}
             for row in timing_rows(time_interleaved(runs, rounds, device), "torch"):
                 gpu_columns = gpu_time_and_memory(runs[row["run"]], device)
-                results.append({"case": case, "what": direction, **row, **gpu_columns, "error": errors[row["run"]]})
+                results.append(
+                    {"case": case, "direction": direction, **row, **gpu_columns, "error": errors[row["run"]]}
+                )
     print_report(results, path, device)
 
 

@@ -21,6 +21,7 @@ from deim.cli.benchmark import (
     measure_latency,
     note_unsupported_dtype,
 )
+from deim.devices import choose_device
 from deim.errors import ConfigError
 
 
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if "device" in args:
+        args.device = str(choose_device(args.device))
     args.action(args)
 
 
@@ -137,7 +140,7 @@ def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentPars
         help="dtype of the values; default: %(default)s",
     )
     parser.add_argument(
-        "--cases", type=int, help="measure only the first N cases (models and batch sizes); default: all"
+        "--cases", type=int, metavar="N", help="measure only the first N cases (models and batch sizes); default: all"
     )
     add_options(parser)
     parser.set_defaults(action=lambda args: attention.run(args.rounds, args.cases, args.device, args.dtype, args.json))

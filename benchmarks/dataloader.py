@@ -4,8 +4,8 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing import set_start_method
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_start_method, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ RECIPE = "deim_dfine/deim_dfine_s_coco"
 BATCH_SIZE = 16
 
 
-def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tuple[str, str]:
+def write_images(folder: Path, count: int = 256, max_bytes: int = 45_000) -> tuple[str, str]:
     """Write JPEG images of 640 x 480 and 480 x 640 and their annotations.
 
     Args:
         folder: target folder.
         count: number of images.
-        mean_bytes: target file size of an image.
+        max_bytes: maximum file size of an image.
 
     Returns:
         Paths of the annotation file (COCO format) and of the image folder.
@@ -45,7 +45,7 @@ def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tu
         size = [(480, 640), (640, 480)][number % 2]
         image, objects = draw_image(np.random.default_rng([0, number]), size)
         name = f"{number:06d}.jpg"
-        (folder / "images" / name).write_bytes(_encode(image, mean_bytes))
+        (folder / "images" / name).write_bytes(_encode(image, max_bytes))
         images.append({"id": number + 1, "file_name": name, "height": size[0], "width": size[1]})
         for category, box in objects:
             annotations.append(coco_annotation(len(annotations) + 1, number + 1, category + 1, box))
@@ -58,7 +58,7 @@ def write_images(folder: Path, count: int = 256, mean_bytes: int = 45_000) -> tu
 
 
 def _encode(image: np.ndarray, max_bytes: int) -> bytes:
-    """Encode an image as JPEG, with the highest quality that stays within a file size."""
+    """Encode an image as JPEG, with the highest quality from 10 to 98 that stays within a file size; else 10."""
     low, high = 10, 98
     while low < high:
         quality = (low + high + 1) // 2
@@ -79,7 +79,16 @@ def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmu
 def our_batches(
     json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int, image_cache: float = 0.0
 ) -> Iterator[Any]:
-    """Return an iterator over the 640 x 640 batches of the DEIM-D-FINE-S recipe, in the dense or the strong stage."""
+    """Return an iterator over the 640 x 640 batches of the DEIM-D-FINE-S recipe.
+
+    Args:
+        json_file: annotation file in COCO format.
+        image_root: folder of its images.
+        dense: True for the stage with mosaic and mixup, False for the stage after it.
+        batch_size: number of images per batch.
+        num_workers: number of worker processes.
+        image_cache: size of the image cache in gigabytes; 0 for none.
+    """
     train = "dataloader.train"
     cfg = load_config(
         RECIPE,
@@ -98,9 +107,15 @@ def our_batches(
     return batches_from_epoch(cfg, stages.index(Stage.DENSE if dense else Stage.STRONG))
 
 
-def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:
+def image_files(json_file: str, image_root: str) -> list[Path]:
+    """Return the paths of the images that an annotation file in COCO format lists."""
+    images = json.loads(Path(json_file).read_text(encoding="utf-8"))["images"]
+    return [Path(image_root) / image["file_name"] for image in images]
+
+
+def decode_rates(paths: Sequence[Path], seconds: float = 2.0) -> dict[str, float]:
     """Return the decoding throughput of OpenCV and Pillow in images per second, in one thread."""
-    files = [path.read_bytes() for path in sorted(Path(image_root).iterdir())[:256]]
+    files = [path.read_bytes() for path in paths[:256]]
     decoders: dict[str, Callable[[bytes], Any]] = {
         "OpenCV": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR),
         "Pillow": lambda data: Image.open(io.BytesIO(data)).convert("RGB"),
@@ -115,9 +130,12 @@ def decode_rates(image_root: str, seconds: float = 2.0) -> dict[str, float]:
     return rates
 
 
-def _measure(source: Callable[..., Iterator[Any]], threads: int, batches: int, warmup: int, *arguments: Any) -> float:
+def _measure(
+    source: Callable[..., Iterator[Any]], start_method: str, threads: int, batches: int, warmup: int, *arguments: Any
+) -> float:
     """Return the throughput of a source of batches; run it in a separate process."""
-    set_start_method("fork", force=True)  # training forks its workers; a spawned process would spawn them
+    # Start workers as training does: by default, a spawned process would spawn them.
+    set_start_method(start_method, force=True)
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     return images_per_second(source(*arguments), BATCH_SIZE, batches, warmup)
@@ -142,8 +160,9 @@ def run(
     """
     if peer is not None:
         require_checkout(peer)
-    sizes = [path.stat().st_size for path in Path(image_root).iterdir()]
-    decoding = decode_rates(image_root)
+    paths = image_files(json_file, image_root)
+    sizes = [path.stat().st_size for path in paths]
+    decoding = decode_rates(paths)
     print(
         f"{len(sizes)} images of {np.mean(sizes) / 1000:.0f} KB; decoding only, in one thread: "
         + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in decoding.items())
@@ -161,7 +180,8 @@ def run(
         rates = {}
         for name, (source, warmup, *source_arguments) in sources.items():
             print(f"  {label}: {name} ...", flush=True)
-            rates[name] = run_in_new_process(_measure, source, threads, batches, warmup, *source_arguments)
+            options = (get_start_method(), threads, batches, warmup)
+            rates[name] = run_in_new_process(_measure, source, *options, *source_arguments)
         rows += _rows(label, rates, decoding["OpenCV"] / images_per_output)
     header = ["stage", "loader", "images/s", "/ official", "decode limit", "of the limit"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))

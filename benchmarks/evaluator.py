@@ -55,7 +55,7 @@ def random_detections(dataset: dict[str, list[dict]], per_image: int) -> list[di
         for annotation in image_annotations[:per_image]:
             box = (np.array(annotation["bbox"]) * random.uniform(0.9, 1.1, 4)).tolist()
             detections.append(_detection(image, annotation["category_id"], box, random.uniform(0.3, 1)))
-        for box in _boxes(random, per_image - len(image_annotations)):
+        for box in _boxes(random, max(per_image - len(image_annotations), 0)):
             detections.append(_detection(image, int(random.integers(CATEGORIES)) + 1, box, random.uniform(0, 0.5)))
     return detections
 

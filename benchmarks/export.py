@@ -50,6 +50,7 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     if peer is not None:
         require_checkout(peer)
         official = official_config(peer, recipe, size)
+        _perturb(official.model)
         model.load_state_dict(
             to_native_layout(StoredWeights(OFFICIAL, official.model.state_dict()), model), strict=True
         )
@@ -85,14 +86,15 @@ def _ours(
         options = ExportOptions((size, size), dynamic_batch=False, attention=attention, precision=precision)
         exported = export_onnx(trained, folder / f"{precision}.onnx", options, generate_images())
         to_openvino(exported.path, folder / f"{precision}.xml", exported.metadata)
-        for name, suffix in (("ONNX Runtime", "onnx"), ("OpenVINO", "xml")):
-            session = open_session(str(folder / f"{precision}.{suffix}"), "cpu")
+        for name, suffixes in (("ONNX Runtime", ("onnx",)), ("OpenVINO", ("xml", "bin"))):
+            files = [folder / f"{precision}.{suffix}" for suffix in suffixes]
+            session = open_session(str(files[0]), "cpu")
             agreement = compare_detections(exported.graph, session, exported.metadata, 1)
             runs[f"deim, {name}{label}"] = lambda session=session: session(images.numpy())
             columns[f"deim, {name}{label}"] = {
                 "found": f"{agreement.num_matched} of {agreement.num_detections}",
                 "difference": agreement.max_difference,
-                "MiB": exported.path.stat().st_size / 2**20,
+                "MiB": sum(file.stat().st_size for file in files) / 2**20,
             }
     return runs, columns
 

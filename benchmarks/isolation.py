@@ -9,7 +9,8 @@ from typing import Any
 def run_in_new_process(function: Callable, *arguments: Any) -> Any:
     """Return ``function(*arguments)``, computed in a new process that exits afterwards.
 
-    The official code has global registries, and the peak memory of a process never falls.
+    Measurements that use the global registries of the official code, and measurements of peak memory, which never falls
+    within a process, must not share a process.
 
     Raises:
         BrokenProcessPool: if the process was killed. Exceptions of the function are raised here as well.

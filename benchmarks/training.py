@@ -243,7 +243,7 @@ def peak_memory(
 ) -> float:
     """Return the peak memory in MiB of three training steps; call it in a separate process.
 
-    On the CPU, the memory before the first step, with the model, is subtracted; on a GPU, the peak of torch's allocator
+    On the CPU, the peak before the first step, with the model, is subtracted; on a GPU, the peak of torch's allocator
     includes it. Measures the official code if ``peer`` names a checkout, else this project.
     """
     timer, batch_data = PhaseTimer(torch.device(device)), random_batch(recipe, *batch)
@@ -252,16 +252,16 @@ def peak_memory(
         step = OfficialStep(official_config(peer, recipe, batch[2]), batch_data, amp, timer)
     else:
         step = our_step(recipe, overrides, None, batch_data, amp, timer)
-    initial = _resident()
+    initial = _peak_resident_memory()
     with step.training_context():
         for _ in range(3):
             step()
     if timer.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident() - initial
+    return _peak_resident_memory() - initial
 
 
-def _resident() -> float:
+def _peak_resident_memory() -> float:
     """Return the peak resident memory of this process so far, in MiB."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20
@@ -281,7 +281,9 @@ def run(
     overrides: Sequence[str],
     path: str | None,
 ) -> None:
-    """Print the minimum time of each phase over several rounds, the ratio to the official code, and the memory.
+    """Print the time of a step and of its phases, the ratio to the official code, and the memory.
+
+    Times are minima over several rounds; for the whole step, the median is also printed.
 
     Args:
         recipe: name of the recipe.
@@ -294,12 +296,13 @@ def run(
         path: JSON file for the results; None for none.
 
     Raises:
-        ConfigError: if ``peer`` is not a checkout of the official DEIM code.
+        ConfigError: if ``peer`` is not a checkout of the official DEIM code, or if that code has no such model.
     """
     if peer is not None:
         require_checkout(peer)
     variants = variants_with(overrides)
-    # Each in a separate process: a GPU accounts memory per process, while parallel runs would overload a CPU.
+    # Each run has its own process. On a GPU, torch counts memory per process, so the runs can be parallel. On a CPU,
+    # parallel runs would overload the cores.
     num_parallel = 1 if torch.device(device).type == "cpu" else len(variants) + 1
     with ThreadPoolExecutor(num_parallel) as pool:
         futures = {

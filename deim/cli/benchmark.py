@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if "device" in args:
+        args.device = str(choose_device(args.device))
     args.action(args)
 
 

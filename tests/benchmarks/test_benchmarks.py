@@ -10,7 +10,7 @@ from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks import evaluator, fidelity, official_code
+from benchmarks import dataloader, evaluator, fidelity, official_code
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from deim.measurement import complexity
@@ -36,6 +36,21 @@ def test_invalid_peer_is_an_error(shapes: Path, tmp_path: Path) -> None:
     assert "is not a checkout of the official DEIM code" in process.stderr
     assert "Traceback" not in process.stderr
     assert tool("benchmark.py", "dataloader", "--image-root=x").returncode == 2
+
+
+def test_only_annotated_images_are_measured(tmp_path: Path) -> None:
+    json_file, image_root = dataloader.write_images(tmp_path, count=2)
+    (tmp_path / "images" / "folder").mkdir()
+    paths = dataloader.image_files(json_file, image_root)
+    assert [path.name for path in paths] == ["000000.jpg", "000001.jpg"]
+    assert min(dataloader.decode_rates(paths, seconds=0.01).values()) > 0
+
+
+@pytest.mark.parametrize("measurement", ["latency", "attention"])
+def test_unavailable_device_is_an_error(measurement: str) -> None:
+    process = tool("benchmark.py", measurement, "--device=tpu")
+    assert process.returncode == 2
+    assert "device 'tpu' is not available" in process.stderr
 
 
 def test_memory_benchmark() -> None:
@@ -94,7 +109,7 @@ def test_load_samples(shapes: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "columns"),
     [
-        ("attention --rounds=1 --cases=1", {"case", "what", "run", "min ms", "/ torch", "error"}),
+        ("attention --rounds=1 --cases=1", {"case", "direction", "run", "min ms", "/ torch", "error"}),
         ("evaluator --images=20 --detections=10", {"evaluation", "s", "speedup", "AP"}),
         ("latency --recipe={recipe} --size=320 --rounds=1", {"recipe", "run", "min ms", "median ms"}),
         pytest.param(
@@ -141,6 +156,11 @@ def test_parameters_and_flops_match_published_values(
     assert whole["M parameters"] == pytest.approx(millions, abs=0.6)
     saved = sum(0.75 * width * 2 * width * side**2 for width, side in fusions) / 1e9
     assert round(whole["GFLOPs"] + 2 * saved) == giga
+
+
+def test_number_of_random_detections() -> None:
+    dataset = evaluator.random_dataset(3, 7)
+    assert [len(evaluator.random_detections(dataset, count)) for count in (5, 7, 9)] == [15, 21, 27]
 
 
 def test_evaluators_agree() -> None:
