@@ -1,7 +1,7 @@
-"""Overlap of boxes: (..., 4) XYXY tensors that broadcast against each other.
+"""Overlap of boxes, and correction of boxes in logit space.
 
-Unlike the pairwise functions of detrex and torchvision, these functions never synchronize with the host, and matched
-pairs of boxes need no N x N matrix.
+The functions for overlap take (..., 4) XYXY tensors that broadcast against each other. Unlike the pairwise functions of
+detrex and torchvision, they never synchronize with the host, and matched pairs of boxes need no N x N matrix.
 """
 
 from collections.abc import Sequence

@@ -35,5 +35,5 @@ def test_default_layer_keeps_its_keys() -> None:
 
 @pytest.mark.parametrize(("width", "feedforward"), [(None, None), (16, SwiGLU(8, 12))])
 def test_layer_rejects_no_or_two_feedforward_networks(width: int | None, feedforward: nn.Module | None) -> None:
-    with pytest.raises(ValueError, match="dim_feedforward or feedforward"):
+    with pytest.raises(ValueError, match="exactly one of dim_feedforward and feedforward"):
         GatedDecoderLayer(8, 2, width, [2], feedforward=feedforward)

@@ -44,15 +44,15 @@ class ConditionalSelfAttention(nn.Module):
 class ConditionalCrossAttention(nn.Module):
     """Cross-attention from queries to tokens that compares content and position separately.
 
+    In the first layer, the position embeddings are also added to the content: ``query_position`` projects those of the
+    queries. Later layers have no ``query_position``.
+
     Args:
         dim: width of the queries.
         num_heads: number of attention heads.
         dropout: dropout of the attention weights.
-        num_levels: number of maps with separate attention, whose outputs are weighted by the queries; 1 attends to all
-            tokens at once.
-
-    In the first layer, the embedded box and the tokens' positions also count as content; later layers have no
-    ``query_position``.
+        num_levels: number of maps. Each map is attended to separately, and the queries determine the weights of the
+            outputs. 1 attends to all tokens at once.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float, num_levels: int = 1):
@@ -98,7 +98,8 @@ class ConditionalDecoderLayer(DecoderLayer):
         dim_feedforward: width of the feed-forward network.
         num_levels: 1 attends to all tokens at once; a larger number attends to each map separately (only in DN-DETR's
             models with a deformable encoder).
-        dropout, activation: dropout and activation of the attentions and the feed-forward network.
+        dropout: dropout of the attentions and the feed-forward network.
+        activation: activation of the feed-forward network.
 
     Raises:
         ValueError: if ``num_heads`` does not divide ``dim``.
@@ -146,7 +147,7 @@ class ConditionalDecoderLayer(DecoderLayer):
         """Apply the layer; see :meth:`DecoderLayer.forward`.
 
         Raises:
-            ValueError: if the queries or the tokens have no position embedding.
+            ValueError: if ``position.center`` or ``memory.position`` is missing.
         """
         if position.center is None or memory.position is None:
             raise ValueError(

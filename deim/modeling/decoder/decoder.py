@@ -82,7 +82,8 @@ class Decoder(nn.Module):
             raise ValueError(f"eval_layer {eval_layer} is out of range for {num_layers} layers")
         if input_proj is not None and layer.num_levels not in (len(input_proj), None):
             raise ValueError(
-                f"layer.num_points has {layer.num_levels} levels, input_proj.in_channels {len(input_proj)}"
+                f"layer attends to {layer.num_levels} maps (num_points or num_levels), but input_proj.in_channels has "
+                f"{len(input_proj)} entries"
             )
         if len(refinement.score_heads) != num_layers:
             raise ValueError(f"refinement is made for {len(refinement.score_heads)} layers, num_layers is {num_layers}")
@@ -151,7 +152,7 @@ class Decoder(nn.Module):
         expected = self.layers[0].num_levels
         if expected not in (len(memory.spatial_shapes), None):
             raise ValueError(
-                f"the decoder's layers attend to {expected} maps (layer.num_points), "
+                f"the decoder's layers attend to {expected} maps (layer.num_points or layer.num_levels), "
                 f"the encoder returns {len(memory.spatial_shapes)}"
             )
         return memory

@@ -96,7 +96,7 @@ class DistributionRefinement(Refinement):
     def forward(
         self, index: int, queries: Tensor, state: RefinementState, predict: bool
     ) -> tuple[DistributionState, dict[str, Predictions]]:
-        """Predict and update the state; see :class:`Refinement`. In training ``initial`` are the plain head's boxes."""
+        """Predict and update the state; see :class:`Refinement`. In training, the plain head's boxes are ``initial``."""
         assert isinstance(state, DistributionState)
         predicted: dict[str, Predictions] = {}
         initial_boxes = state.initial_boxes
@@ -115,7 +115,8 @@ class DistributionRefinement(Refinement):
         return DistributionState(boxes.detach(), state.bin_values, initial_boxes, corners, queries.detach()), predicted
 
     def keep_layers(self, count: int) -> None:
-        """Keep the heads of the first ``count`` layers; only the last of them predicts and keeps its class head."""
+        """Keep the heads of the first ``count`` layers; only the last of them predicts, so only it keeps its class
+        and quality heads."""
         self.corner_heads = self.corner_heads[:count]
         for name in ("score_heads", "quality_heads"):
             last = getattr(self, name)[count - 1]

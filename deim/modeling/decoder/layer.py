@@ -65,7 +65,8 @@ class DeformableDecoderLayer(DecoderLayer):
         num_heads: number of heads of both attentions.
         dim_feedforward: hidden width of the feed-forward network; None if ``feedforward`` is given.
         num_points: number of deformable sampling points on each map.
-        dropout, activation: dropout and activation of the attentions and the feed-forward network.
+        dropout: dropout of the attentions and the feed-forward network.
+        activation: activation of the feed-forward network.
         project, sampling: options of the cross-attention; see :class:`deim.layers.MultiScaleDeformableAttention`.
         norm: normalization of width ``dim``, copied for each place where the layer normalizes; None for LayerNorm.
         feedforward: module (B, Q, dim) -> (B, Q, dim) in place of the two-layer network, such as
@@ -93,7 +94,7 @@ class DeformableDecoderLayer(DecoderLayer):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         if (dim_feedforward is None) == (feedforward is None):
-            raise ValueError("a decoder layer needs either dim_feedforward or feedforward")
+            raise ValueError("a decoder layer needs exactly one of dim_feedforward and feedforward")
         norm = nn.LayerNorm(dim) if norm is None else norm
         self.self_attn = SelfAttention(dim, num_heads, dropout)
         self.norm1 = copy.deepcopy(norm)
@@ -159,14 +160,14 @@ class AddNormDecoderLayer(DeformableDecoderLayer):
 
 
 class ClampedAddNormDecoderLayer(AddNormDecoderLayer):
-    """:class:`AddNormDecoderLayer` that clamps its result to float16's range before the last normalization (DEIMv2)."""
+    """:class:`AddNormDecoderLayer` that clamps the input of its last normalization to float16's range (DEIMv2)."""
 
     def normalize(self, queries: Tensor) -> Tensor:
         return super().normalize(queries.clamp(-_FLOAT16_MAX, _FLOAT16_MAX))
 
 
 class Gate(nn.Module):
-    """Learned mixture of the residual and the cross-attention path (D-FINE, section 4.3, "target gating layer")."""
+    """Learned mixture of the residual and the cross-attention path (D-FINE, "target gating layer")."""
 
     def __init__(self, dim: int, norm: nn.Module):
         super().__init__()
@@ -182,7 +183,10 @@ class Gate(nn.Module):
 
 
 class GatedDecoderLayer(DeformableDecoderLayer):
-    """Layer that mixes the queries and the cross-attention output with a gate (D-FINE)."""
+    """Layer that mixes the queries and the cross-attention output with a gate (D-FINE).
+
+    It also clamps the input of its last normalization to float16's range.
+    """
 
     def build_fusion(self, dim: int, norm: nn.Module) -> None:
         self.gateway = Gate(dim, norm)

@@ -28,7 +28,7 @@ class MapProjection(nn.ModuleList):
         """Project (B, C, h, w) of each level to (B, dim, h, w).
 
         Raises:
-            ValueError: if the number or the widths of the maps differ from ``in_channels``.
+            ValueError: if the number of maps differs from that of ``in_channels``.
         """
         widths = [x.shape[1] for x in maps]
         if len(widths) != len(self):

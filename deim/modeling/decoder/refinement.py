@@ -86,7 +86,7 @@ class FixedBoxes(Refinement):
     Args:
         dim, num_classes, num_layers: see :class:`Refinement`.
         activation: activation of the box heads.
-        shared_heads: all layers share one head (Deformable DETR without refinement, DAB-DETR).
+        shared_heads: all layers share one class head and one box head (Deformable DETR without refinement, DAB-DETR).
         size_bias: initial logit of width and height in the first box head (-2 in Deformable DETR, if queries start as
             points).
         logit_eps: minimum distance of references to 0 and 1 before the conversion to logits.
@@ -125,9 +125,11 @@ class FixedBoxes(Refinement):
 
 @dataclass
 class IterativeState(RefinementState):
-    """``references``, and ``base_references``: the same boxes, to which corrections are added.
+    """State of iterative refinement.
 
-    ``base_references`` has a gradient if the refinement looks forward twice.
+    Attributes:
+        base_references: same values as ``references``; the layer's predicted boxes are corrections of them. With a
+            gradient if the refinement looks forward twice.
     """
 
     base_references: Tensor

@@ -6,7 +6,7 @@ from deim.modeling.losses.group_loss import GroupLossInputs
 
 
 class BoxL1Loss:
-    """L1 distance of matched boxes (cxcywh), summed over the matches of a layer and divided by their number.
+    """L1 distance of matched boxes (cxcywh), summed over the matches of a layer and divided by their normalizer.
 
     Args:
         weight: factor of the loss in the total loss.
@@ -21,7 +21,7 @@ class BoxL1Loss:
 
 
 class BoxGIoULoss:
-    """``1 - GIoU`` of matched boxes, summed over the matches of a layer and divided by their number.
+    """``1 - GIoU`` of matched boxes, summed over the matches of a layer and divided by their normalizer.
 
     Args:
         weight: factor of the loss in the total loss.

@@ -33,7 +33,7 @@ class ClassificationLoss:
         raise NotImplementedError
 
     def __call__(self, inputs: GroupLossInputs) -> Tensor:
-        """Return the (L,) sums over the logits of a layer, divided by the number of objects."""
+        """Return the (L,) sums over the logits of a layer, divided by the normalizer of the matches."""
         matches, logits = inputs.assignment.classification, inputs.predictions.logits
         label = inputs.labels[matches.image, matches.target]
         index = (matches.layer, matches.image, matches.query, label)

@@ -31,7 +31,7 @@ FORMER_ARGUMENTS = {
 
 
 def former_value(losses: Mapping[str, Any], argument: str) -> Any:
-    """Return the value of a former argument that describes the nodes of ``losses``."""
+    """Return the value that a former argument would have for the nodes of ``losses``."""
     name = _classification_name(losses)
     if argument == "classification":
         return None if name is None else name.removeprefix("loss_")
@@ -64,7 +64,7 @@ def translate_former_arguments(arguments: MutableMapping[str, Any]) -> list[str]
     losses = dict((arguments.get("losses") or {}).items())
     if not all(node is None or isinstance(node, Mapping) for node in losses.values()):
         raise TypeError(
-            f"criterion: {', '.join(former)} cannot be combined with losses; set the arguments of the losses"
+            f"criterion: {', '.join(former)} cannot be combined with losses that are not config nodes; set the arguments of these losses"
         )
     if not losses:
         former = {"classification": "mal", "weights": {}, **former}
@@ -90,7 +90,7 @@ def _classification_name(losses: Mapping[str, Any]) -> str | None:
 
 
 def _with_classification(losses: Mapping[str, Any], classification: str) -> dict[str, Any]:
-    """Replace the classification loss. The other loss keeps position, weight and parameters of the replaced loss."""
+    """Replace the classification loss. The new loss takes over position, weight and parameters of the former."""
     if classification not in CLASSIFICATION_LOSSES:
         raise ValueError(
             f"unknown classification loss {classification!r}; choose one of {', '.join(CLASSIFICATION_LOSSES)}"

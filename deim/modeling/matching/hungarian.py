@@ -93,7 +93,7 @@ class HungarianMatcher:
         """Match every layer of every group separately. Costs are computed on the device and copied to the host once.
 
         Args:
-            groups: sets of predictions, such as those of denoising queries or of the encoder.
+            groups: sets of predictions, such as those of the decoder layers or of the encoder.
             targets: targets of each group.
             repeats: number of queries per object in each group; 1 by default.
             epoch: epoch of the training, counted from 0, which selects the cost.

@@ -7,7 +7,7 @@ from deim.modeling.matching.hungarian import Matches
 
 
 def union_of_matches(matches: Matches) -> Matches:
-    """Return every query that is matched in at least one layer, with the target of most layers.
+    """Return every query that is matched in at least one layer, with its most frequent target.
 
     Ties are resolved as in the official code, by torch's unstable sort: reproducible for the same matches, but without
     a defined rule. A target may be assigned to several queries.
