@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from deim import fallback
-from deim.layers.ops import BACKENDS
+from deim.layers.ops import BACKENDS, native
 from tests.conftest import ROOT
 
 PRINT_ORIGIN = "import deim, detectron2; from deim import fallback; print(fallback.is_standalone('detectron2'), detectron2.__file__)"
@@ -59,7 +60,11 @@ def test_torch_backend_is_used_without_a_compiler(tmp_path: Path) -> None:
     (tmp_path / "cc").write_text("#!/bin/sh\necho this compiler cannot >&2; exit 1\n")
     (tmp_path / "cc").chmod(0o755)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    for compiler, reason in (("no-such-compiler", "no C compiler found"), (str(tmp_path / "cc"), "cannot")):
+    for compiler, reason in (
+        ("no-such-compiler", "no C compiler found: 'no-such-compiler' is not a command"),
+        (str(tmp_path / "cc"), "failed: this compiler cannot\n"),
+        (f"env {tmp_path / 'cc'}", "failed: this compiler cannot\n"),
+    ):
         report = [sys.executable, "-m", "deim.env"]
         done = subprocess.run(
             report, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**environment, "CC": compiler}
@@ -69,3 +74,15 @@ def test_torch_backend_is_used_without_a_compiler(tmp_path: Path) -> None:
         assert line.split()[-1] == "torch"
         assert "normalization         torch" in done.stdout
         assert reason in done.stdout
+
+
+def test_users_without_home_directory_compile_into_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert native._cache().parent == tmp_path

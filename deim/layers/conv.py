@@ -88,9 +88,9 @@ class ConvBNAct(nn.Module):
 
 
 class RepConvBNAct(ConvBNAct):
-    """:class:`ConvBNAct` that is also folded in deployed weights.
+    """:class:`ConvBNAct` that re-parameterization folds.
 
-    The official implementations fold exactly these layers in their deployed weights, which are therefore compatible.
+    The code of D-FINE and DEIM folds the same layers in its deployed weights. These weights are therefore compatible.
     """
 
     def reparameterize(self) -> None:

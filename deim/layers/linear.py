@@ -24,13 +24,19 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute ``torch.nn.functional.linear`` as :class:`Linear` does."""
     # Traced graphs should contain a linear layer, not a convolution.
-    if is_tracing() or not _by_onednn(x, weight):
+    if is_tracing() or not _uses_onednn(x, weight):
         return F.linear(x, weight, bias)
     pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
     computed = F.conv2d(pixels, weight[:, :, None, None], bias)
     return computed.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    wide = min(weight.shape) >= _MIN_FEATURES and x.numel() > 0
-    return wide and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    is_wide = min(weight.shape) >= _MIN_FEATURES
+    return (
+        is_wide
+        and x.numel() > 0
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+    )

@@ -29,8 +29,8 @@ def sizes_to_tensor(rows: Sequence[Sequence[int]], device: torch.device | str = 
     """Return sizes as a tensor.
 
     Args:
-        rows: n rows of M numbers. During tracing they are tensors that stay in the graph, so that the graph supports
-            other image sizes.
+        rows: N rows of M numbers. During tracing the numbers are tensors that stay in the graph, so that the graph
+            supports other image sizes.
         device: device of the result.
 
     Returns:
@@ -72,7 +72,7 @@ _collectors: list[list[Any]] = []
 
 @contextmanager
 def collect_cached_tensors() -> Iterator[list[Any]]:
-    """Collect the tensors that :func:`cached_tensors` functions return inside the context in a list.
+    """Return a context that yields a list of the tensors that :func:`cached_tensors` functions return within it.
 
     A recorded CUDA graph reads from fixed addresses. Holding the list keeps its tensors alive after they are evicted
     from the cache.
@@ -82,4 +82,5 @@ def collect_cached_tensors() -> Iterator[list[Any]]:
     try:
         yield collector
     finally:
-        _collectors.remove(collector)
+        # By identity: remove() would compare the tensors in the lists.
+        _collectors[:] = [other for other in _collectors if other is not collector]

@@ -106,3 +106,12 @@ def test_cached_tensors_in_use_survive_eviction() -> None:
     assert first() is not None
     used.clear()
     assert first() is None
+
+
+def test_nested_collectors_of_cached_tensors() -> None:
+    make = cached_tensors(lambda size: torch.zeros(size))
+    with collect_cached_tensors() as outer:
+        with collect_cached_tensors() as inner:
+            make(2)
+        make(3)
+    assert [len(inner), len(outer)] == [1, 2]

@@ -1,5 +1,6 @@
 """The deformable-attention operator and its gradients equal a Python reference in float64."""
 
+import importlib.util
 import itertools
 import math
 import os
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from deim.layers import MultiScaleDeformableAttention
-from deim.layers.ops import deform_attn, deform_attn_nearest, selected_backend
+from deim.layers.ops import deform_attn, deform_attn_nearest, selected_backend, triton_backend
 from deim.layers.ops.c_backend import deform_attn_c
 from deim.layers.ops.detrex_backend import pad_points
 from deim.layers.ops.torch_backend import deform_attn_torch
@@ -229,6 +230,17 @@ def test_initial_sampling_offsets_lie_on_rays() -> None:
     bias = attention.sampling_offsets.bias.view(4, 5, 2)
     steps = bias.abs().amax(dim=-1)
     assert torch.allclose(steps, torch.tensor([1.0, 2, 1, 2, 3]).expand(4, -1))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_triton_is_available_if_the_first_call_has_no_gradients(monkeypatch: pytest.MonkeyPatch, mode: type) -> None:
+    compare = triton_backend._difference_from_torch
+    monkeypatch.setattr(triton_backend, "deform_attn_triton", deform_attn_torch)
+    monkeypatch.setattr(triton_backend, "_difference_from_torch", lambda device: compare(torch.device("cpu")))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with mode():
+        assert triton_backend.unavailable_reason.__wrapped__() is None
 
 
 def test_unknown_backend_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

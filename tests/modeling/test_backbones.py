@@ -164,7 +164,11 @@ def test_malicious_pickle_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixt
         (build_resnet, {"depth": 20}, "unknown ResNet depth 20"),
         (build_resnet, {"depth": 18, "dilated": True}, "has no dilated form"),
         (build_resnet, {"depth": 50, "out_features": ["stage2"]}, "has no features"),
+        (build_resnet, {"depth": 50, "out_features": []}, "ResNet needs out_features"),
+        (HGNetV2, {"name": "B0", "out_features": []}, "HGNetV2 needs out_features"),
         (build_swin, {"size": "huge"}, "unknown Swin size 'huge'"),
+        (build_swin, {"size": "tiny", "out_indices": [3, 4]}, r"must be stages from 0 to 3, got \[3, 4\]"),
+        (build_swin, {"size": "tiny", "out_indices": []}, "must be stages from 0 to 3"),
     ],
 )
 def test_invalid_backbone_arguments_are_rejected(function, arguments: dict, message: str) -> None:

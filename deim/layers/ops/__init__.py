@@ -1,7 +1,7 @@
 """Backends of the deformable-attention operator.
 
 ``DEIM_DEFORM_ATTN=<name>`` forces a backend; otherwise the first usable backend of :data:`BACKENDS` for the device is
-selected. Exported graphs contain one of :data:`EXPORT_FORMS`.
+selected. Inputs of dtype float64 always use ``torch``. Exported graphs contain one of :data:`EXPORT_FORMS`.
 """
 
 import os
@@ -76,7 +76,7 @@ _selected_backends: dict[tuple[str, str], str] = {}
 
 
 def selected_backend(device: str = "cpu") -> str:
-    """Return the name of the backend that :func:`deform_attn` uses on a device type.
+    """Return the name of the backend that :func:`deform_attn` uses on a device type, except for float64.
 
     Raises:
         ValueError: if ``DEIM_DEFORM_ATTN`` is not a backend, or the backend cannot be used on the device.

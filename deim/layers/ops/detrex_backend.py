@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Images per kernel launch, as in detrex's layers.
-_IMAGES_PER_LAUNCH = 64
+# Maximum number of images per kernel launch, as in detrex's layers.
+_MAX_IMAGES_PER_LAUNCH = 64
 
 
 @functools.cache
@@ -66,4 +66,4 @@ def pad_points(locations: Tensor, weights: Tensor, num_points: Sequence[int]) ->
 
 def _images_per_launch(batch: int) -> int:
     """Return the largest valid number of images per launch; the operator requires a divisor of the batch size."""
-    return next(count for count in range(min(batch, _IMAGES_PER_LAUNCH), 0, -1) if batch % count == 0)
+    return next(count for count in range(min(batch, _MAX_IMAGES_PER_LAUNCH), 0, -1) if batch % count == 0)

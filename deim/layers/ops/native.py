@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 FLAGS = ("-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
-# By the CPU capability that torch reports. -march=native would break a home directory shared by different machines.
+# By the CPU capability that torch reports. With -march=native, machines that share a home directory would load libraries
+# built for another CPU.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
@@ -34,18 +35,20 @@ def library(source: str) -> ctypes.CDLL | str:
     if sys.platform == "win32":
         return "compiled kernels are supported only on Linux and macOS"
     file = Path(__file__).with_name(source)
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = os.environ.get("CC") or "cc"
+    # CC may contain arguments, such as "ccache gcc".
+    command = [compiler] if shutil.which(compiler) else compiler.split()
     flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
     try:
         digest = hashlib.sha256(file.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
         path = _cache() / f"{file.stem}-{digest}.so"
         if not path.is_file():
-            if compiler is None:
-                return "no C compiler found: install one, or set CC"
-            _compile([compiler, *flags, str(file), "-lm"], path)
+            if not command or shutil.which(command[0]) is None:
+                return f"no C compiler found: {compiler!r} is not a command; install a compiler, or set CC"
+            _compile([*command, *flags, str(file), "-lm"], path)
         return ctypes.CDLL(str(path))
     except subprocess.CalledProcessError as error:
-        return f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}"
+        return f"{compiler} failed: {''.join(error.stderr.strip().splitlines()[-1:])}"
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
 
@@ -70,10 +73,10 @@ def call(source: str, function: str, tensors: Sequence[Tensor], *others: Any) ->
 
 
 def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deim"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deim"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
         return Path(tempfile.mkdtemp(prefix="deim-"))
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="deim-"))
 

@@ -28,6 +28,8 @@ def unavailable_reason() -> str | None:
     return None if difference < 1e-4 else f"the results of the kernels differ from torch by {difference:.1e}"
 
 
+@torch.inference_mode(False)  # the first call may come from a model in inference mode
+@torch.enable_grad()
 def _difference_from_torch(device: torch.device) -> float:
     """Return the largest relative difference of outputs and gradients from torch on a small example."""
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Backbones: ours, also registered in detectron2's ``BACKBONE_REGISTRY``, and those of other libraries."""
+"""Backbones of this package and of other libraries, registered in detectron2's ``BACKBONE_REGISTRY``."""
 
 from deim.modeling.backbone.hgnetv2 import HGNetV2
 from deim.modeling.backbone.presnet import PResNet

@@ -107,8 +107,10 @@ class HGConv(ConvBNAct):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Also fold the affine, which the convolution computes like a normalization in training; see
-        :meth:`LearnableAffine.fused_norm_relu`."""
+        """Fold the normalization and the affine into the convolution, in place; further calls have no effect.
+
+        ReLU becomes a clamp, as in :meth:`LearnableAffine.fused_norm_relu`.
+        """
         super().fold()
         if not isinstance(self.affine, LearnableAffine):
             return
@@ -229,7 +231,8 @@ class HGNetV2(StagedBackbone):
         name: "B0" .. "B6", or "Atto", "Femto" or "Pico", which have three stages.
         learnable_affine: add a learnable affine after each activation (D-FINE N, S and M).
         out_features: subset of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
-        freeze_at: number of frozen parts, as in detectron2: 0 none, 1 the stem, 2 the stem and stage1, and so on.
+        freeze_at: number of parts with frozen parameters: 0 none, 1 the stem, 2 the stem and stage1, and so on. Unlike
+            in detectron2, their BatchNorms still use the statistics of the batch in training.
         freeze_norm: replace every BatchNorm by a frozen one.
         weights: "imagenet" for the published weights, or the path or URL of a file, such as D-FINE's
             ``PPHGNetV2_B0_stage1.pth``; "" for random weights. "Atto", "Femto" and "Pico" take the tensors that they

@@ -120,7 +120,8 @@ class PResNet(StagedBackbone):
     Args:
         depth: number of layers.
         out_features: subset of "stage1" .. "stage4", at strides 4, 8, 16 and 32.
-        freeze_at: number of frozen parts, as in detectron2: 0 none, 1 the stem, 2 the stem and stage1, and so on.
+        freeze_at: number of parts with frozen parameters: 0 none, 1 the stem, 2 the stem and stage1, and so on. Unlike
+            in detectron2, their BatchNorms still use the statistics of the batch in training.
         freeze_norm: replace every BatchNorm by a frozen one.
         weights: "imagenet" for the published weights, or the path or URL of a file with the names of RT-DETR, which
             are also ours; "" for random weights.

@@ -67,7 +67,7 @@ def build_resnet(
         out_features: subset of "res2" .. "res5", at strides 4, 8, 16 and 32.
         freeze_at: number of frozen parts: 0 none, 1 the stem, 2 the stem and res2 (DETR), and so on.
         norm: "FrozenBN", "BN", "SyncBN" or "GN".
-        dilated: res5 keeps the stride of res4, and all its convolutions but the first are dilated ("DC5").
+        dilated: res5 keeps the stride of res4, and all its blocks but the first are dilated ("DC5").
         weights: "imagenet" for torchvision's published weights, or the path or URL of a file in the layout of
             detectron2, torchvision, timm or transformers; "" for random weights.
 
@@ -77,8 +77,10 @@ def build_resnet(
     """
     if depth not in DEPTHS:
         raise ValueError(f"unknown ResNet depth {depth}; choose one of {', '.join(map(str, DEPTHS))}")
+    if not out_features:
+        raise ValueError(f"ResNet needs out_features; choose from {list(FEATURES)}")
     unknown = sorted(set(out_features) - set(FEATURES))
-    if unknown or not out_features:
+    if unknown:
         raise ValueError(f"ResNet has no features {unknown}; choose from {list(FEATURES)}")
     if dilated and depth < 50:
         raise ValueError(f"a ResNet with {depth} layers has no dilated form; choose at least 50 layers")

@@ -20,11 +20,13 @@ class StagedBackbone(Backbone):
             num_stages: number of stages of the architecture.
 
         Raises:
-            ValueError: if a feature or ``freeze_at`` is invalid.
+            ValueError: if ``out_features`` is empty, or a feature or ``freeze_at`` is invalid.
         """
         stages = STAGES[:num_stages]
         if not 0 <= freeze_at <= len(stages) + 1:
             raise ValueError(f"freeze_at must be in [0, {len(stages) + 1}], got {freeze_at}")
+        if not out_features:
+            raise ValueError(f"{type(self).__name__} needs out_features; choose from {list(stages)}")
         unknown = sorted(set(out_features) - set(stages))
         if unknown:
             raise ValueError(f"{type(self).__name__} has no features {unknown}; choose from {list(stages)}")
@@ -37,7 +39,12 @@ class StagedBackbone(Backbone):
         self._out_feature_strides = {n: 4 * 2**index for index, n in enumerate(self._out_feature_channels)}
 
     def freeze(self, parts: Sequence[nn.Module], freeze_at: int, freeze_norm: bool) -> None:
-        """Freeze the first ``freeze_at`` parts (stem and stages), and with ``freeze_norm`` all normalization."""
+        """Freeze the parameters of the first ``freeze_at`` parts, and with ``freeze_norm`` every BatchNorm.
+
+        Args:
+            parts: stem and stages, in order.
+            freeze_at, freeze_norm: arguments of the backbone.
+        """
         for part in parts[:freeze_at]:
             part.requires_grad_(False)
         if freeze_norm:

@@ -74,12 +74,14 @@ def build_swin(
             of Swin's authors or timm; "" for random weights.
 
     Raises:
-        ValueError: if ``size`` is invalid.
+        ValueError: if ``size`` or ``out_indices`` is invalid.
         CheckpointError: if ``weights`` does not fit.
     """
     if size not in SIZES:
         raise ValueError(f"unknown Swin size {size!r}; choose one of {', '.join(SIZES)}")
     embed_dim, depths, num_heads = SIZES[size]
+    if not out_indices or not set(out_indices) <= set(range(len(depths))):
+        raise ValueError(f"out_indices must be stages from 0 to {len(depths) - 1}, got {list(out_indices)}")
     backbone = SwinTransformer(
         embed_dim=embed_dim,
         depths=depths,

@@ -14,13 +14,14 @@ def build_timm(name: str, out_indices: Sequence[int] = (1, 2, 3), pretrained: bo
 
     Args:
         name: model name, such as "convnext_tiny"; see ``timm.list_models()``.
-        out_indices: indices of the stages; the last three of four are at strides 8, 16 and 32 in most models.
+        out_indices: indices of the stages. The default has strides 8, 16 and 32 in models with four stages.
+            Models with a feature at stride 2, such as "resnet50", need (2, 3, 4).
         pretrained: load the weights that timm downloads.
 
     Raises:
         RuntimeError: if timm is not installed, or does not have the model.
     """
-    # Imported here because the real module imports half of detrex.
+    # Imported here because the module of an installed detrex imports half of detrex.
     from detrex.modeling.backbone import TimmBackbone
 
     return TimmBackbone(name, pretrained=pretrained, out_indices=tuple(out_indices))

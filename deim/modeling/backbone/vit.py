@@ -124,20 +124,20 @@ class ViTBlock(nn.Module):
 class VisionTransformer(Backbone):
     """Vision transformer with feature "block<i>" after block i, counted from 0, at the stride of the patches.
 
-    A class token and register tokens precede the patch tokens. Their positions are not embedded.
+    A class token and register tokens precede the patch tokens. These special tokens have no position embedding.
 
     Args:
         dim, num_heads, feedforward_dim, gated, key_bias, layer_scale, norm_eps: see :class:`ViTBlock`.
         out_blocks: indices of the blocks whose tokens are returned. Later blocks are not built.
         patch_size: side of a patch in pixels.
         num_registers: number of register tokens (arXiv 2309.16588; "storage tokens" in DINOv3's code).
-        final_norm: apply one layer norm to the tokens of every feature.
+        final_norm: apply a layer norm, shared by all features, to the tokens of each feature.
         rope_base: base of the rotary periods.
         rope_rescale: in training, each block multiplies the coordinates by a random factor in
             [1 / rope_rescale, rope_rescale], log-uniform; None to leave the coordinates unchanged.
 
     Raises:
-        ValueError: if ``out_blocks`` is empty, or the width of a head is not a multiple of 4.
+        ValueError: if ``out_blocks`` is empty or has a negative index, or the width of a head is not a multiple of 4.
     """
 
     def __init__(
@@ -191,7 +191,9 @@ class VisionTransformer(Backbone):
             ValueError: if H or W is not a multiple of the patch size.
         """
         if not is_tracing() and any(side % self.patch_size for side in images.shape[-2:]):
-            raise ValueError(f"images of {tuple(images.shape[-2:])} pixels have no whole patches of {self.patch_size}")
+            raise ValueError(
+                f"image sides {tuple(images.shape[-2:])} must be multiples of the patch size {self.patch_size}"
+            )
         patches = self.patch_embed(images)
         height, width = patches.shape[-2:]
         special: Tensor = self.cls_token
@@ -239,8 +241,8 @@ def build_vit(size: str, out_blocks: Sequence[int] = (DEPTH - 1,), weights: str 
     Args:
         size: "vit_tiny" or "vit_tinyplus" (DEIMv2's, distilled from DINOv3), "dinov3_vits16" or "dinov3_vits16plus".
         out_blocks: subset of 0 .. 11, for features "block0" .. "block11" at stride 16.
-        weights: "dinov3" for the published weights of ViT-Tiny, or the path or URL of a file in the layout of DINOv3,
-            DEIMv2 or transformers; "" for random weights.
+        weights: "dinov3" for the published weights of "vit_tiny" or "vit_tinyplus", or the path or URL of a file in the
+            layout of DINOv3, DEIMv2 or transformers; "" for random weights.
 
     Raises:
         ValueError: if ``size`` or ``out_blocks`` is invalid.

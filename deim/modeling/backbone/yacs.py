@@ -17,14 +17,17 @@ def yacs_keys(node: str, **defaults: Any) -> Callable[[Builder], Builder]:
     """Return a decorator that lets old-style configs build a backbone from the keys of ``cfg.MODEL.<node>``.
 
     Each argument of the backbone has a key: its name in upper case. ``freeze_at`` is the exception. Its key is
-    detectron2's ``cfg.MODEL.BACKBONE.FREEZE_AT``. For an argument whose default is None, the key is 0, which stands for
+    detectron2's ``cfg.MODEL.BACKBONE.FREEZE_AT``. If the default of an argument is None, 0 in the config stands for
     None.
 
     The decorator accepts a function, or a class whose ``__init__`` is ``@configurable``.
 
     Args:
         node: name of the node, in upper case.
-        defaults: defaults of arguments that have none in the signature, or another one.
+        defaults: defaults of the keys, for arguments that have no default in the signature or a different one.
+
+    Raises:
+        ValueError: if an argument has no default.
     """
 
     def decorate(builder: Builder) -> Builder:

@@ -57,7 +57,7 @@ class HybridEncoder(nn.Module):
             full convolutions for downsampling and an activation after the lateral convolutions. With "csp",
             ``expansion`` is relative to ``hidden_dim``.
         merge: operation that joins two maps before a fusion block: "concat" (RT-DETR, D-FINE) or "sum" (DEIMv2).
-        skip_equal: pass features that already have the width ``hidden_dim`` on without a projection (DEIMv2).
+        skip_equal: do not project features that already have the width ``hidden_dim`` (DEIMv2).
 
     Raises:
         ValueError: if ``fusion`` or ``merge`` is unknown, ``in_channels`` and ``in_features`` differ in length, or

@@ -13,18 +13,18 @@ def generate_anchors(memory: Memory, size: float = 0.05, eps: float = 0.01) -> t
     Args:
         memory: the tokens.
         size: side of the anchors of the finest level, relative to the image; it doubles with each level.
-        eps: anchors with a coordinate outside (eps, 1 - eps), or on padding, are invalid.
+        eps: anchors with a center or side outside (eps, 1 - eps), or on padding, are invalid.
 
     Returns:
         anchors (B, S, 4), logits of cxcywh, infinite where invalid, and the (B, S, 1) bool mask of valid anchors; B is
-        1 without padding. The tensors are cached: do not modify them.
+        1 without padding. Without padding, the tensors are cached: do not modify them.
     """
     shapes, device = tuple(memory.spatial_shapes), memory.tokens.device
     if memory.padding is None or memory.valid_ratios is None:
         return unpadded_anchors(shapes, device, size, eps)
     boxes = _boxes(shapes, device, size)
     levels = zip(memory.valid_ratios.split(1, dim=1), memory.level_sizes, strict=True)
-    ratios = torch.cat([ratio.expand(-1, size, -1) for ratio, size in levels], dim=1)
+    ratios = torch.cat([ratio.expand(-1, tokens, -1) for ratio, tokens in levels], dim=1)
     return _to_logits(
         torch.cat([boxes[..., :2] / ratios, boxes[..., 2:].expand_as(ratios)], dim=-1), eps, memory.padding
     )

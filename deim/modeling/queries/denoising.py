@@ -18,7 +18,7 @@ class DenoisingGroups:
     negatives.
 
     Attributes:
-        num_groups: number of copies of each target.
+        num_groups: number of groups; each target has one positive in each group.
         group_size: number of queries of each group.
         classification_mask: (B, N) bool, queries with a classification loss. None for all queries, with padded targets
             as negatives.
@@ -70,7 +70,7 @@ class ContrastiveDenoising(Denoising):
         dim: width of the queries.
         num_classes: K.
         num_queries: approximate number of positives per image, over all groups.
-        label_noise_ratio: twice the probability that the label of a positive is replaced by a random one.
+        label_noise_ratio: twice the probability that a label, of a positive or a negative, is replaced by a random one.
         box_noise_scale: edges of positives move by up to 0.5 times this value times the side; edges of negatives by
             between 0.5 and 1 times.
     """
@@ -120,7 +120,7 @@ class ContrastiveDenoising(Denoising):
 class QueryDenoising(Denoising):
     """Denoising of DN-DETR: only positives, in a fixed number of groups.
 
-    The last channel of their content marks them as denoising queries (section 4.3, "indicator").
+    The last channel of the content marks the denoising queries (section 4.3, "indicator").
 
     Args:
         dim: width of the queries.

@@ -17,7 +17,8 @@ class InitialQueries:
         references: (B, Q, 4) box logits, or (B, Q, 2) point logits.
         num_one_to_many: number of queries, at the end, that are matched one-to-many.
         groups: {name: intermediate predictions to be supervised}.
-        position: (B, Q, C) position embedding for all layers; None if each layer's is computed from boxes.
+        position: (B, Q, C) position embedding for all layers; None if the decoder computes the embedding of each layer
+            from boxes.
     """
 
     content: Tensor
@@ -54,14 +55,17 @@ class QuerySource(nn.Module):
 
     @property
     def num_active_queries(self) -> int:
-        """Maximum number of queries in the current mode; one-to-many queries are only used in training."""
+        """Maximum number of queries in the current mode, without repetition for patterns.
+
+        One-to-many queries are only used in training.
+        """
         return self.num_queries + (self.num_one_to_many if self.training else 0)
 
     def forward(self, memory: Memory) -> InitialQueries:
         raise NotImplementedError
 
     def embed_positions(self, references: Tensor) -> Tensor:
-        """Return position embeddings (B, Q, C) of other boxes (B, Q, 4), given as logits.
+        """Return position embeddings (B, N, C) of denoising queries with the boxes (B, N, 4), given as logits.
 
         Only for sources with both boxes and position embeddings.
         """

@@ -80,7 +80,8 @@ class LearnedAnchors(QuerySource):
         dim: width of the queries.
         num_queries, num_one_to_many: number of anchors; see :class:`QuerySource`.
         num_patterns: number of learned patterns. Each of the ``num_queries`` anchors is used once with each pattern
-            (Anchor DETR, arXiv 2109.07107, section 3.3); 0 uses each anchor once without a pattern.
+            (Anchor DETR, arXiv 2109.07107, section 3.3), so ``num_queries * num_patterns`` queries are matched
+            one-to-one; 0 uses each anchor once without a pattern.
         shared_content: all queries share one content (DN-DETR) instead of one per query (DN-DAB-Deformable-DETR).
     """
 

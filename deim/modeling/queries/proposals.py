@@ -23,7 +23,7 @@ class RegionProposals(TwoStageSource):
     """
 
     provides_positions = True
-    # The score is the first logit, not the score of a class, so it keeps its position for other classes.
+    # The first logit scores objects of all classes. Its row must stay first if weights are loaded for other classes.
     has_class_scores = False
 
     def __init__(

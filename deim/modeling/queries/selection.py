@@ -27,13 +27,14 @@ class TwoStageSource(QuerySource):
         num_queries, num_one_to_many: see :class:`QuerySource`.
         activation: activation of the box head.
         anchor_size: side of the anchor boxes on the finest map, relative to the image; doubled on each coarser map.
-            A model trained from random weights converges faster if this is the size of the objects.
+            Anchors with sides of 0.99 or more are invalid. A model trained from random weights converges faster if this is the size of the objects.
         project: project and normalize the tokens before they are scored. DEIMv2 does not.
 
     Raises:
         ValueError: if ``anchor_size`` is not between 0 and 1.
     """
 
+    # True if each logit of the score head belongs to a class.
     has_class_scores = True
 
     def __init__(
