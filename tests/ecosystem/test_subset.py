@@ -139,6 +139,16 @@ def test_records_keep_masks_and_keypoints() -> None:
     assert annotation["keypoints"] == [1.5, 2.5, 2]
 
 
+def test_malformed_exif_tags_are_ignored() -> None:
+    calls = ("read_image(image_file('RGB', 6, malformed=True))", "read_image(image_file('RGB', 6))")
+    malformed, expected = (evaluate("data", call) for call in calls)
+    np.testing.assert_array_equal(malformed, expected)
+
+
+def test_evaluator_can_be_reused() -> None:
+    assert evaluate("evaluation", "are_results_copies()")
+
+
 def test_dataset_from_list_copies_entries() -> None:
     from detectron2.data.common import DatasetFromList
 

@@ -6,6 +6,7 @@
 import copy
 import itertools
 import json
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -151,13 +152,16 @@ def remove_dataset(catalog: Any, name: str) -> tuple:
     return name in catalog, name in catalog.list()
 
 
-def image_file(mode: str, orientation: int = 1) -> str:
-    """Write an image of 4 x 6 pixels with an EXIF orientation tag."""
+def image_file(mode: str, orientation: int = 1, malformed: bool = False) -> str:
+    """Write an image of 4 x 6 pixels with an EXIF orientation tag and, if ``malformed``, text as resolution."""
     path = FOLDER / f"{unused_name('image')}.png"
     image = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).convert(mode)
     exif = Image.Exif()
     exif[274] = orientation
-    image.save(path, exif=exif)
+    # Tags in little-endian TIFF: number, type (3: 16-bit integer, 2: text), count, value.
+    tags = [struct.pack("<HHIHH", 274, 3, 1, orientation, 0), struct.pack("<HHI4s", 282, 2, 2, b"a")]
+    directory = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(tags) + bytes(4)
+    image.save(path, exif=directory if malformed else exif)
     return str(path)
 
 
@@ -363,6 +367,7 @@ CALLS = [
     f"len({LOADER}([1, 2, 3], mapper=None, batch_size=2)), {LOADER}([1], mapper=None).drop_last",
     *(f"read_image(image_file({m!r}), {f!r})" for m in ("RGB", "L", "RGBA", "P", "1", "I;16") for f in (None, "RGB", "BGR", "L")),
     *(f"read_image(image_file('RGB', {o}))" for o in range(10)),
+    *(f"read_image(image_file('RGB', {o}, malformed=True))" for o in (1, 6)),
     "read_image(image_file('RGB'), 'nothing')",
     "read_image('/nothing.png')",
     "read_image(write_coco_file({}))",

@@ -197,6 +197,9 @@ def are_results_copies() -> bool:
     evaluator.reset()
     evaluator.process(records, detections(records))
     evaluator.evaluate()["bbox"].clear()
+    # The first evaluation has replaced the class indices of the predictions.
+    evaluator.reset()
+    evaluator.process(records, detections(records))
     return len(evaluator.evaluate()["bbox"]) > 0
 
 

@@ -2,9 +2,21 @@
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 __all__ = ["SizeMismatchError", "check_image_size", "read_image"]
+
+
+# PIL's transposition for each EXIF orientation; 1 is upright.
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class SizeMismatchError(ValueError):
@@ -19,7 +31,8 @@ def read_image(file_name, format=None):
         format: a mode of PIL such as "RGB" or "L", or "BGR"; None keeps the mode of the file.
 
     Returns:
-        Array of shape (H, W, 3), (H, W, 1) for "L", or the shape of another mode; uint8 in most modes.
+        Array of shape (H, W, 3) for "RGB" and "BGR", (H, W, 1) for "L", and as PIL converts the image for other modes;
+        uint8 in most modes.
 
     Raises:
         NotImplementedError: if the format is "YUV-BT.601".
@@ -30,13 +43,22 @@ def read_image(file_name, format=None):
             "The bundled subset of detectron2 does not convert images to YUV; install detectron2."
         )
     with PathManager.open(file_name, "rb") as f:
-        image = ImageOps.exif_transpose(Image.open(f))
+        image = _apply_orientation(Image.open(f))
         if format is not None:
             image = image.convert("RGB" if format == "BGR" else format)
         array = np.asarray(image)
     if format == "L":
         return array[..., None]
     return array[..., ::-1] if format == "BGR" else array
+
+
+def _apply_orientation(image: Image.Image) -> Image.Image:
+    # ImageOps.exif_transpose also rewrites the EXIF data, which raises errors if other tags are malformed.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # unreadable EXIF data are ignored, as in detectron2
+        return image
+    return image.transpose(_TRANSPOSITIONS[orientation]) if orientation in _TRANSPOSITIONS else image
 
 
 def check_image_size(dataset_dict, image):
