@@ -56,11 +56,11 @@ def configurable(init_func=None, *, from_config=None):
     """Decorate ``__init__`` or a function so that it also accepts a config instead of its arguments.
 
     On ``__init__``, write ``@configurable``. The class then needs a classmethod ``from_config(cfg, ...)`` that returns
-    the keyword arguments. On a function, write ``@configurable(from_config=...)``. Further keyword arguments of a call
-    override those from the config.
+    the keyword arguments. On a function, write ``@configurable(from_config=...)``. Keyword arguments of a call that
+    ``from_config`` does not accept override those that it returns.
 
     Raises:
-        AssertionError: if the decorated object is neither.
+        AssertionError: if ``@configurable`` decorates anything but ``__init__``, or ``from_config`` is not a function.
     """
     if init_func is not None:
         if not inspect.isfunction(init_func) or from_config is not None or init_func.__name__ != "__init__":

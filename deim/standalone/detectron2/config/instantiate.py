@@ -17,7 +17,8 @@ def instantiate(cfg):
         cfg: a mapping with ``_target_``, or a list of such mappings.
 
     Returns:
-        The return value of the target, or ``cfg`` itself if it has no ``_target_``.
+        The return value of the target, or ``cfg`` itself if it has no ``_target_``. For a list, the list of these. For
+        a structured config, an object of its dataclass.
 
     Raises:
         AssertionError: if ``_target_`` is not callable.

@@ -29,7 +29,7 @@ class LazyCall:
 
     def __init__(self, target):
         if not (callable(target) or isinstance(target, (str, abc.Mapping))):
-            raise TypeError(f"target of LazyCall must be a callable or defines a callable! Got {target}")
+            raise TypeError(f"The target of LazyCall must be callable, a dotted path or a config, got {target!r}")
         self._target = target
 
     def __call__(self, **kwargs):

@@ -37,7 +37,7 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class IterationTimer(HookBase):
-    """Hook that writes the seconds of each iteration to the storage and logs the speed at the end."""
+    """Hook that writes the seconds of each iteration after the warm-up to the storage and logs the speed at the end."""
 
     def __init__(self, warmup_iter=3):
         self._warmup_iter = warmup_iter

@@ -1,7 +1,6 @@
 """COCO box AP."""
 
 import contextlib
-import copy
 import io
 import itertools
 import json
@@ -45,7 +44,8 @@ class COCOEvaluator(DatasetEvaluator):
             tasks: ``("bbox",)`` or None.
             distributed: whether rank 0 evaluates the predictions of all ranks.
             output_dir: folder for ``instances_predictions.pth`` and ``coco_instances_results.json``, or None.
-            max_dets_per_image: maximum number of evaluated detections per image; by default 100.
+            max_dets_per_image: maximum number of evaluated detections per image; by default 100. Values below 10 act
+                as 10, since the COCO API evaluates the largest of the limits 1, 10 and this value.
             use_fast_impl: whether to use faster-coco-eval, which computes the same metrics faster than pycocotools.
             allow_cached_coco: whether to use a converted COCO file of an earlier run.
 
@@ -94,13 +94,15 @@ class COCOEvaluator(DatasetEvaluator):
                 self._predictions.append({"image_id": image_id, "instances": detections})
 
     def evaluate(self, img_ids=None):
-        """Return ``{"bbox": {metric: value}}`` on rank 0, and an empty dict on the other ranks.
+        """Return ``{"bbox": {metric: value}}``.
+
+        The dict is empty without predictions or annotations, and on ranks above 0 if ``distributed`` is True.
 
         Args:
             img_ids: ids of the images to evaluate; by default all.
 
         Raises:
-            AssertionError: if a predicted class does not exist.
+            AssertionError: if a predicted class does not exist, or the annotations have another number of classes.
         """
         predictions = self._predictions
         if self._distributed:
@@ -113,6 +115,7 @@ class COCOEvaluator(DatasetEvaluator):
             return {}
         self._save_predictions(predictions)
         self._logger.info("Preparing results for COCO format ...")
+        # As in detectron2, the detections are changed in place, so that a second call needs new predictions.
         detections = list(itertools.chain(*(p["instances"] for p in predictions)))
         self._to_dataset_ids(detections)
         self._save_results(detections)
@@ -121,7 +124,7 @@ class COCOEvaluator(DatasetEvaluator):
             return {}
         implementation = "unofficial" if self._use_fast_impl else "official"
         self._logger.info(f"Evaluating predictions with {implementation} COCO API...")
-        return copy.deepcopy(OrderedDict(bbox=self._evaluate_boxes(detections, img_ids)))
+        return OrderedDict(bbox=self._evaluate_boxes(detections, img_ids))
 
     def _to_dataset_ids(self, detections) -> None:
         """Replace class indices by the category ids of the annotation file."""
@@ -155,7 +158,7 @@ class COCOEvaluator(DatasetEvaluator):
         if not detections:
             self._logger.warning("No predictions from the model!")
             return {metric: float("nan") for metric in _METRICS}
-        evaluation = self._accumulated(detections, img_ids)
+        evaluation = self._run_coco_api(detections, img_ids)
         # The summary of pycocotools always assumes 100 detections per image.
         if self._use_fast_impl or self._max_dets_per_image[-1] == 100:
             evaluation.summarize()
@@ -173,7 +176,7 @@ class COCOEvaluator(DatasetEvaluator):
             results.update({f"AP-{name}": value for name, value in per_class})
         return results
 
-    def _accumulated(self, detections, img_ids):
+    def _run_coco_api(self, detections, img_ids):
         """Match detections with annotations, and return the accumulated COCOeval object."""
         with contextlib.redirect_stdout(io.StringIO()):
             results = self._coco_api.loadRes(detections)

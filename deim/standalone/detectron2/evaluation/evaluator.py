@@ -145,7 +145,7 @@ def _log_progress(timer: _PhaseTimer, num_batches: int, total: int, counted: int
 
 @contextmanager
 def inference_context(model):
-    """Set a model to eval mode within the context, and restore the mode of all its modules afterwards."""
+    """Set a model to eval mode within the context; afterwards, set it and all its modules to the former mode of the model."""
     was_training = model.training
     model.eval()
     try:

@@ -46,7 +46,7 @@ class FrozenBatchNorm2d(nn.Module):
             ``module``, modified in place, or its replacement if it is itself such a norm.
         """
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-            return cls._frozen(module)
+            return cls._from_batch_norm(module)
         for name, child in list(module.named_children()):
             converted = cls.convert_frozen_batchnorm(child)
             if converted is not child:
@@ -54,7 +54,7 @@ class FrozenBatchNorm2d(nn.Module):
         return module
 
     @classmethod
-    def _frozen(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> "FrozenBatchNorm2d":
+    def _from_batch_norm(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> "FrozenBatchNorm2d":
         frozen = cls(norm.num_features)
         if norm.affine:
             frozen.weight.data = norm.weight.data.clone()

@@ -28,14 +28,14 @@ class BoxMode(IntEnum):
             The converted box with the type and dtype of ``box``, or ``box`` itself if the modes are equal.
 
         Raises:
-            AssertionError: if a list does not have 4 numbers, or a mode is relative.
+            AssertionError: if a list has neither 4 nor 5 numbers, or a mode is relative.
             NotImplementedError: if a mode is XYWHA_ABS.
         """
         if from_mode == to_mode:
             return box
         if isinstance(box, (list, tuple)):
             if len(box) not in (4, 5):
-                raise AssertionError(f"BoxMode.convert needs a list of 4 numbers, got {len(box)}")
+                raise AssertionError(f"BoxMode.convert needs a list of 4 or 5 numbers, got {len(box)}")
             boxes = torch.tensor(box)[None]
         else:
             boxes = torch.tensor(box) if isinstance(box, np.ndarray) else box.clone()

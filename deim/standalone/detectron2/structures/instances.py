@@ -37,7 +37,7 @@ class Instances:
         """
         length = len(value)
         if self._fields and length != len(self):
-            raise AssertionError(f"Adding a field of length {length} to a Instances of length {len(self)}")
+            raise AssertionError(f"Field {name!r} has length {length}, but the other fields have length {len(self)}")
         self._fields[name] = value
 
     def get(self, name: str) -> Any:
@@ -66,19 +66,19 @@ class Instances:
             return fields[name]
         raise AttributeError(f"Cannot find field '{name}' in the given Instances!")
 
-    def _each(self, change) -> "Instances":
+    def _map_fields(self, change) -> "Instances":
         return Instances(self._image_size, **{name: change(value) for name, value in self._fields.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
         """Return new instances, with ``to`` applied to every field that has this method."""
-        return self._each(lambda value: value.to(*args, **kwargs) if hasattr(value, "to") else value)
+        return self._map_fields(lambda value: value.to(*args, **kwargs) if hasattr(value, "to") else value)
 
     def __getitem__(self, item) -> "Instances":
         if type(item) is int:  # excludes bool, which indexes differently
             if not -len(self) <= item < len(self):
                 raise IndexError("Instances index out of range!")
             item = slice(item, item + 1 or None)
-        return self._each(lambda value: value[item])
+        return self._map_fields(lambda value: value[item])
 
     def __len__(self) -> int:
         for value in self._fields.values():
@@ -111,7 +111,7 @@ class Instances:
             raise AssertionError(f"The image sizes differ: {[instances.image_size for instances in instance_lists]}")
         joined = Instances(size)
         for name in first.get_fields():
-            joined.set(name, _joined(name, [instances.get(name) for instances in instance_lists]))
+            joined.set(name, _concatenate(name, [instances.get(name) for instances in instance_lists]))
         return joined
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ class Instances:
     __str__ = __repr__
 
 
-def _joined(name: str, values: list) -> Any:
+def _concatenate(name: str, values: list) -> Any:
     """Concatenate the values of one field."""
     field_type = type(values[0])
     if isinstance(values[0], torch.Tensor):

@@ -71,7 +71,7 @@ class EMAState:
         return f"EMAState(state=[{','.join(self.state)}])"
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def _unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
@@ -83,7 +83,7 @@ def may_build_model_ema(cfg, model) -> None:
     """
     if not cfg.train.model_ema.enabled:
         return
-    model = _unwrapped(model)
+    model = _unwrap(model)
     if hasattr(model, "ema_state"):
         raise AssertionError("Name `ema_state` is reserved for model ema.")
     model.ema_state = EMAState()
@@ -92,12 +92,12 @@ def may_build_model_ema(cfg, model) -> None:
 
 def may_get_ema_checkpointer(cfg, model) -> dict:
     """Return the checkpointables for EMA: ``{"ema_state": ...}``, or an empty dict if EMA is disabled."""
-    return {"ema_state": _unwrapped(model).ema_state} if cfg.train.model_ema.enabled else {}
+    return {"ema_state": _unwrap(model).ema_state} if cfg.train.model_ema.enabled else {}
 
 
 def get_model_ema_state(model) -> EMAState:
     """Return the EMA state of a model. Raises AssertionError if it has none."""
-    model = _unwrapped(model)
+    model = _unwrap(model)
     if not hasattr(model, "ema_state"):
         raise AssertionError("The model has no ema_state; call may_build_model_ema first")
     return model.ema_state
@@ -111,7 +111,7 @@ def apply_model_ema(model, state=None, save_current=False):
         state: the EMA state; by default the model's.
         save_current: whether to return a state with the overwritten tensors.
     """
-    model = _unwrapped(model)
+    model = _unwrap(model)
     state = get_model_ema_state(model) if state is None else state
     former = EMAState.FromModel(model, state.device) if save_current else None
     state.apply_to(model)
@@ -125,4 +125,4 @@ def apply_model_ema_and_restore(model, state=None):
     try:
         yield former
     finally:
-        former.apply_to(_unwrapped(model))
+        former.apply_to(_unwrap(model))

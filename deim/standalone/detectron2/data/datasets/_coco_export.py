@@ -33,6 +33,7 @@ def convert_to_coco_json(dataset_name, output_file, allow_cached=True):
 
     Raises:
         NotImplementedError: if a box is rotated.
+        TypeError: if a segmentation is neither polygons nor a run-length encoding.
         ValueError: if a box does not have 4 numbers.
     """
     folder = os.path.dirname(output_file)

@@ -64,7 +64,7 @@ def load_coco_json(json_file, image_root, dataset_name=None, extra_annotation_ke
         }
         records.append(record)
     if skipped:
-        logger.warning(f"Filtered out {skipped} instances without valid segmentation of {json_file}.")
+        logger.warning(f"{json_file}: filtered out {skipped} instances without valid segmentation.")
     return records
 
 

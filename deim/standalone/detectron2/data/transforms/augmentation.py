@@ -132,7 +132,9 @@ class AugInput:
             AssertionError: if the image is not an array of two or three dimensions.
         """
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
-            raise AssertionError(f"An image must be an array of shape (H, W) or (H, W, C), got {type(image)}")
+            raise AssertionError(
+                f"An image must be an array of shape (H, W) or (H, W, C), got {getattr(image, 'shape', type(image))}"
+            )
         self.image, self.boxes, self.sem_seg = image, boxes, sem_seg
 
     def transform(self, tfm: Transform) -> None:

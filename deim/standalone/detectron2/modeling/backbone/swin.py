@@ -55,7 +55,7 @@ class _WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, windows, allowed=None):
-        """Apply attention to the tokens of windows (B, W, N, C); ``(W, N, N)`` bool is True for allowed pairs."""
+        """Apply attention to the tokens of windows (B, W, N, C). ``allowed`` (W, N, N), bool, is True for allowed pairs."""
         batch, count, _, dim = windows.shape
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
@@ -93,7 +93,7 @@ class SwinTransformerBlock(nn.Module):
         allowed = None
         if shift:
             x = x.roll((-shift, -shift), dims=(1, 2))
-            allowed = _same_region(x.shape[1:3], size, shift, x.device)
+            allowed = _attention_mask(x.shape[1:3], size, shift, x.device)
         windows = self.attn(_to_windows(x, size), allowed)
         x = _from_windows(windows, x.shape[1:3], size)
         if shift:
@@ -112,8 +112,11 @@ def _from_windows(windows, shape, size):
     return windows.unflatten(2, (size, size)).unflatten(1, grid).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def _same_region(shape, size, shift, device):
-    """Return a mask (windows, size^2, size^2), bool, True for tokens of the same region before the cyclic shift."""
+def _attention_mask(shape, size, shift, device):
+    """Return a bool mask (windows, size^2, size^2) of the pairs of tokens that may attend to each other.
+
+    The cyclic shift brings tokens from opposite borders into one window. Pairs of such tokens are False.
+    """
 
     def regions(length):
         steps = torch.arange(length, device=device)
