@@ -1,7 +1,7 @@
 """The command ``deim``: one file per subcommand.
 
-A subcommand is a module with ``add_arguments(parser)`` and ``run(args)``. Its docstring is its help. The scripts in
-``tools`` run the same modules.
+A subcommand is a module with ``add_arguments(parser)`` and ``run(args)``. Its docstring is its help. Most scripts in
+``tools`` run one of these modules.
 """
 
 from deim.cli.main import main, run_module, run_script

@@ -2,7 +2,7 @@
 
     deim ablate --config-file deim_dfine/deim_dfine_n_shapes --switches mal dense_o2o fdr denoising --seeds 0 1 --run
 
-Without --run, only the configs of the runs are written.
+Without --run, nothing is trained: the configs of the runs are written, and the results of the finished runs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="all combinations of the switches; default: toggle one at a time",
     )
-    parser.add_argument("--run", action="store_true", help="train unfinished runs; default: only write the configs")
+    parser.add_argument("--run", action="store_true", help="train unfinished runs; default: train nothing")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per run; default: %(default)s")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="config overrides for every run")
 

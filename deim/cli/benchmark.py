@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(subparsers)
     add_latency(subparsers)
     for name in CHECKOUT_MEASUREMENTS:
-        # Without a prefix for options, all words are positional, so that the message does not depend on them.
-        moved = subparsers.add_parser(name, add_help=False, prefix_chars="\0")
-        moved.add_argument("arguments", nargs="*", help="options of the measurement")
-        moved.set_defaults(action=_reject, measurement=name)
+        # Without a prefix for options, all words are positional, so that every command line gets the message of `_reject`.
+        parser = subparsers.add_parser(name, add_help=False, prefix_chars="\0")
+        parser.add_argument("arguments", nargs="*", help="options of the measurement")
+        parser.set_defaults(action=_reject, measurement=name)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _reject(args: argparse.Namespace) -> None:
     raise DeimError(
-        f"{args.measurement} is a measurement of the repository, which the installed package does not contain: run "
+        f"{args.measurement} is a measurement of this project's own code, and is not in the installed package: run "
         f"`python tools/benchmark.py {args.measurement}` in a checkout"
     )
 

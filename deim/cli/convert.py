@@ -49,7 +49,8 @@ def _report(identified: IdentifiedCheckpoint) -> None:
     num_parameters = sum(value.numel() for value in identified.model.parameters())
     classes = f"{identified.config.model.num_classes} classes"
     if identified.classes:
-        classes += f" ({', '.join([name for name in identified.classes if name][:3])}, ...)"
+        names = [name for name in identified.classes if name]
+        classes += f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
     layout = identified.source_format.title if identified.source_format else "native"
     print(f"{identified.stored.path}: format {layout}, {num_parameters:,} parameters")
     print(f"recipe {identified.recipe}, {classes}, in the form for {identified.form}")

@@ -9,6 +9,7 @@ Requires pip install 'deim[demo]'.
 import argparse
 
 from deim.cli.arguments import add_device, add_model
+from deim.errors import DeimError
 from deim.inference.demo import MIN_THRESHOLD, build_demo
 from deim.inference.predictor import Predictor
 
@@ -24,4 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     predictor = Predictor(args.model, args.weights, device=args.device, threshold=MIN_THRESHOLD)
-    build_demo(predictor).launch(server_name=args.host, server_port=args.port, share=False)
+    demo = build_demo(predictor)
+    try:
+        demo.launch(server_name=args.host, server_port=args.port, share=False)
+    except OSError as error:
+        raise DeimError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another --port") from error

@@ -40,15 +40,19 @@ def _status_of_process(error: Exception) -> int | None:
         return PREEMPTED_EXIT_STATUS
     if error.signal_name is None:
         return None
-    return _report(
-        f"rank {error.error_index} was killed by {error.signal_name}. The system kills processes when memory runs out"
-    )
+    hint = ". The system sends this signal when memory runs out" if error.signal_name == "SIGKILL" else ""
+    return _report(f"rank {error.error_index} was killed by {error.signal_name}{hint}")
 
 
 def _status_of_traceback(text: str) -> int | None:
+    """Report the last DeimError in a traceback, since earlier ones are its causes.
+
+    Returns:
+        the exit status; None if the traceback contains no DeimError.
+    """
     lines = text.rstrip().splitlines()
     prefixes = tuple(f"{c.__module__}.{c.__name__}: " for c in _subclasses(DeimError))
-    for number, line in enumerate(lines):
+    for number, line in reversed(list(enumerate(lines))):
         for prefix in prefixes:
             if line.startswith(prefix):
                 return _report("\n".join([line.removeprefix(prefix), *lines[number + 1 :]]))

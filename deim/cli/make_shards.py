@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    json_file = args.output / args.json_file.name
+    if json_file.resolve() == args.json_file.resolve():
+        raise DatasetError(f"the new annotations would replace {args.json_file}: choose another output directory")
     content = _read(args.json_file, args.image_root)
     files = ((args.image_root / image["file_name"], image["file_name"]) for image in content["images"])
     packed_paths = tqdm(
@@ -33,11 +36,12 @@ def run(args: argparse.Namespace) -> None:
         total=len(content["images"]),
         unit="image",
     )
+    archives = set()
     for image, packed_path in zip(content["images"], packed_paths, strict=True):
         image["file_name"] = packed_path
-    json_file = args.output / args.json_file.name
+        archives.add(packed_path.partition("/")[0])
     json_file.write_text(json.dumps(content), encoding="utf-8")
-    print(f"wrote {len(list(args.output.glob('*.tar')))} archives and {json_file}. To train on them, set")
+    print(f"wrote {len(archives)} archives and {json_file}. To train on them, set")
     print(f"  dataloader.train.dataset.json_file={json_file} dataloader.train.dataset.image_root=tar://{args.output}")
 
 

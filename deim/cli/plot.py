@@ -2,7 +2,7 @@
 
     deim plot output/run/metrics.json curves.png
 
-Also prints the final AP.
+Also prints AP, AP50 and AP75 of the last evaluation.
 """
 
 import argparse

@@ -9,6 +9,7 @@ PNG next to the file.
 import argparse
 from pathlib import Path
 
+from deim.devices import choose_device
 from deim.engine.replay import draw_batch, replay
 
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    print(replay(args.batch, args.config_file, args.device))
+    print(replay(args.batch, args.config_file, str(choose_device(args.device))))
     output = Path(args.batch).with_suffix(".png")
     draw_batch(args.batch, output)
     print(f"wrote the images with their ground truth to {output}")

@@ -2,7 +2,7 @@
 
     deim view-data --config-file deim_dfine/deim_dfine_s_coco --epoch 10 --output batch.png
 
-Also prints the number of objects in several batches, with and without Dense O2O.
+Also prints the mean number of objects per image over several batches, with and without mosaic and batch operations.
 """
 
 import argparse
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epoch", type=int, default=0, help="epoch, counted from 0; default: %(default)s")
     parser.add_argument("--output", required=True, help="PNG file to write")
     parser.add_argument(
-        "--batches", type=int, default=8, help="number of batches in which to count objects; default: %(default)s"
+        "--batches", type=int, default=8, help="number of batches over which to count objects; default: %(default)s"
     )
     parser.add_argument("--images", type=int, default=12, help="number of images to draw; default: %(default)s")
 

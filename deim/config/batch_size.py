@@ -42,9 +42,10 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     _scale_learning_rates(cfg.optimizer, size / reference)
     _scale_lengths(cfg, length_factor)
     ema = cfg.train.model_ema
+    warmup = f", schedule.warmup_iters={cfg.schedule.warmup_iters}" if "schedule" in cfg else ""
     logger.info(
         f"Scaled from batch size {reference} to {size}, with {length_factor:.3g} times the iterations per epoch: "
-        f"optimizer.lr={cfg.optimizer.lr:g} and its rules, schedule.warmup_iters={cfg.schedule.warmup_iters}, "
+        f"optimizer.lr={cfg.optimizer.lr:g} and its rules{warmup}, "
         f"train.model_ema.decay={ema.decay:g}, .warmup_iters={ema.warmup_iters} "
         "(train.reference_batch_size=null turns scaling off)"
     )
@@ -53,18 +54,19 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
 
 def _scale_learning_rates(optimizer: Any, factor: float) -> None:
     optimizer.lr *= factor
-    for rule in optimizer.params.rules.values():
+    # Optimizers of detrex's recipes have no rules: they derive all learning rates from `lr`.
+    for rule in (optimizer.params.get("rules") or {}).values():
         if "lr" in rule:
             rule.lr *= factor
 
 
 def _scale_lengths(cfg: Any, factor: float) -> None:
-    ema, schedule = cfg.train.model_ema, cfg.schedule
+    ema, schedule = cfg.train.model_ema, cfg.get("schedule")
     for node in (schedule, ema):
-        if node.warmup_iters:
+        if node is not None and node.warmup_iters:
             node.warmup_iters = max(round(node.warmup_iters * factor), 1)
     ema.decay = _scale_ema_decay(ema.decay, factor)
-    if schedule.final_ema_decay is not None:
+    if schedule is not None and schedule.final_ema_decay is not None:
         schedule.final_ema_decay = _scale_ema_decay(schedule.final_ema_decay, factor)
 
 

@@ -129,7 +129,10 @@ def _labels_of_proposals(criterion: Any) -> tuple[Tensor | None, Exception | Non
 def _has_two_stages(model: Any) -> bool:
     """Return True if the queries come from encoder proposals."""
     nodes = [model, model.get("transformer") or {}]
-    return any("two_stage" in key and node[key] is not False for node in nodes for key in node)
+    values = [node[key] for node in nodes for key in node if "two_stage" in key]
+    flags = [value for value in values if isinstance(value, bool)]
+    # Models that can be built with one stage have a flag. The others have only settings, such as the number of proposals.
+    return any(flags) if flags else bool(values)
 
 
 def _name(node: Any) -> str:

@@ -1,5 +1,6 @@
 """Renamed config keys. The former names still work, with a deprecation warning."""
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,16 +47,19 @@ _RENAMED_KEYS: dict[str, dict[str, str]] = {
 _RENAMED_TARGETS = {"deim.data.datasets.held_out.held_out_part": "deim.data.datasets.holdout.holdout_split"}
 
 
-def current_key(key: str) -> str:
+def current_key(cfg: Any, key: str) -> str:
     """Return the present name of a key on the command line. Log a warning if ``key`` is a former name.
 
     Args:
+        cfg: config that the key belongs to.
         key: dotted key, such as ``dataloader.train.dataset.name``.
     """
     for path, renamed_keys in _RENAMED_KEYS.items():
         for former, present in renamed_keys.items():
             prefix = f"{path}.{former}"
-            if key == prefix or key.startswith(f"{prefix}."):
+            if (key == prefix or key.startswith(f"{prefix}.")) and all(
+                _is_renamed(node, former, present) for node in itertools.islice(_nodes(cfg, path), 1)
+            ):
                 _warn(path, former, present)
                 return f"{path}.{present}{key[len(prefix) :]}"
     return key
@@ -142,7 +146,7 @@ def _warn_about_criterion(former_keys: Iterable[str]) -> None:
 
 
 def _nodes(cfg: Any, path: str) -> Iterator[Any]:
-    """Yield the node at ``path``. For a dataset that is part of another dataset, also yield the node of the latter."""
+    """Yield the node at ``path``. For a holdout split, also yield its key ``dataset``, the node of the full dataset."""
     node = OmegaConf.select(cfg, path, default=None)
     while OmegaConf.is_dict(node):
         yield node
@@ -162,12 +166,12 @@ def _rename(node: Any, former: str, present: str) -> None:
     if OmegaConf.is_interpolation(node, former):
         # The reference may name the same key of the enclosing node, such as "${..problems_allowed}".
         value = value._value().replace(f".{former}}}", f".{present}}}")
-    renamed = present if present in items else former
-    items[renamed] = value
+    replaced_key = present if present in items else former
+    items[replaced_key] = value
     for key in list(node):
         del node[key]
     for key, item in items.items():
-        if key == renamed:
+        if key == replaced_key:
             node[present] = item
         elif key != former:
             node[key] = item

@@ -67,14 +67,17 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
         images: folder of the images of ``data``, if they are stored elsewhere.
 
     Raises:
-        ConfigError: if the file does not exist or cannot be executed, or an override is invalid.
+        ConfigError: if the file does not exist, cannot be loaded or is not a complete recipe, or an override is
+            invalid. Other errors in the code of a Python file, such as NameError, are passed on.
         DatasetError: if there is no dataset at ``data``.
     """
     path = find_config(path)
     try:
         cfg = LazyConfig.load(path)
-    except (ImportError, SyntaxError, ValueError, OmegaConfBaseException) as error:
+    except (ImportError, SyntaxError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"config file {path} cannot be loaded: {error}") from error
+    if not cfg:
+        raise ConfigError(f"config file {path} is empty")
     missing = [key for key in ("train", "dataloader", "model", "optimizer") if key not in cfg]
     if missing:
         raise ConfigError(f"config file {path} is not a complete recipe: it does not define {', '.join(missing)}")
@@ -138,7 +141,7 @@ def find_config(path: str) -> str:
 def _apply(cfg: Any, override: str) -> None:
     text = override.lstrip("+")
     key, equals, value = text.partition("=")
-    key = current_key(key)
+    key = current_key(cfg, key)
     text = f"{key}={value}"
     if not equals:
         raise ConfigError(f"{override!r} is not a valid override; write key=value")
@@ -203,4 +206,7 @@ def _require_key(cfg: Any, key: str) -> None:
                 f"(to add a key, write +{key}=...)"
             )
         parents.append(part)
-        node = node[part] if OmegaConf.is_dict(node) else node[int(part)]
+        try:
+            node = node[part] if OmegaConf.is_dict(node) else node[int(part)]
+        except OmegaConfBaseException:  # an interpolation that cannot be resolved, which an override may replace
+            node = None

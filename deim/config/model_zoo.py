@@ -65,13 +65,14 @@ def get(
 
     Args:
         config_path: name of the recipe, such as ``"dfine/dfine_s_coco"``.
-        trained: load the weights published for the recipe, preferably those trained on COCO.
+        trained: load the weights published for the recipe, preferably those trained on COCO. Has no effect if
+            ``weights`` is given.
         device: such as "cuda". None keeps the model on the CPU.
         weights: "coco", "objects365" or "objects365_coco" for published weights, downloaded once into
             :func:`deim.config.published.cache_folder`; or a file or folder in any supported checkpoint layout. None
             gives random weights unless ``trained`` is True. A file in deployment form gives a model that cannot be
             trained.
-        num_classes: number of classes, if it differs from the recipe's.
+        num_classes: number of classes, if it differs from the recipe's. Has no effect if ``classes`` is given.
         classes: names of the model's classes. Classes that the checkpoint also has keep their weights; the others are
             newly initialized.
 

@@ -95,9 +95,10 @@ def _plain(node: Any) -> Any:
 
 
 def _first_non_plain(node: Any) -> str | None:
+    """Return a description of the first value that is not plain data, or None if there is none."""
     if isinstance(node, dict | list):
         values = node.values() if isinstance(node, dict) else node
-        return next((value_found for value in values if (value_found := _first_non_plain(value)) is not None), None)
+        return next((description for value in values if (description := _first_non_plain(value)) is not None), None)
     return None if node is None or isinstance(node, str | bool | int | float) else repr(node)
 
 

@@ -32,10 +32,10 @@ def _unfrozen_with_silu(model: Any) -> Any:
 
 
 def with_iterations(train: Any, schedule: Any, dataloader: Any, images: int = COCO_IMAGES) -> Any:
-    """Write the length and periods of a schedule into ``train.iterations``, in iterations and in place.
+    """Convert the length and the periods of a schedule to iterations, and write them into ``train.iterations``, in place.
 
-    Trainers of detectron2 and detrex count iterations and read ``train.max_iter``, ``train.eval_period`` and
-    ``train.checkpointer.period`` from there. The trainer of this project derives them from the schedule and the dataset
+    Trainers of detectron2 and detrex count iterations. They read ``train.max_iter``, ``train.eval_period`` and
+    ``train.checkpointer.period``, which refer to ``train.iterations``. The trainer of this project derives them from the schedule and the dataset
     in use. A recipe calls this function last.
 
     Args:

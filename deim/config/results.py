@@ -14,7 +14,7 @@ class Result:
         recipe: name of the recipe.
         average_precision: AP in percent on COCO's validation set, as published.
         source: URL of the page that publishes the AP.
-        hardware: training hardware.
+        hardware: training hardware, with the training time if it is published.
         parameters: number of parameters of the deployed model in millions, as counted by ``deim benchmark model``.
         gflops: operations of the deployed model for one image in units of 1e9, as counted by ``deim benchmark model``:
             twice the multiply-adds. The image has 640 x 640 pixels in the real-time systems, otherwise 800 x 1333.
@@ -37,8 +37,8 @@ _DEFORMABLE = "https://github.com/fundamentalvision/Deformable-DETR"
 _HYBRID = "https://github.com/HDETR/H-Deformable-DETR"
 _DENOISING = "https://github.com/IDEA-Research/DN-DETR"
 
-# (system, source, hardware, {recipe: (AP, millions of parameters, GFLOPs, latency)}); the training time is missing where the
-# authors publish none. RT-DETRv2's page publishes images per second; the latency is the inverse.
+# (system, source, hardware, {recipe: (AP, millions of parameters, GFLOPs, latency)}); the hardware includes the training time
+# where the authors publish it. RT-DETRv2's page publishes images per second; the latency is the inverse.
 _TABLES = (
     ("deim_dfine", _DEIM, "4 GPUs", {
         "deim_dfine_n_coco": (43.0, 3.75, 7.1, 2.12),

@@ -1,8 +1,8 @@
-"""Switches that add a component of a method to a recipe or remove it, with one line each.
+"""Switches that add a component of a method to a recipe, or remove the component.
 
 In a recipe, the functions ``with_...`` and ``without_...`` modify its ``model`` or ``dataloader``; :func:`switch`
-modifies a complete config. All of them work in place. They require that ``decoder`` is a :class:`deim.modeling.Decoder`
-and ``criterion`` a :class:`deim.modeling.Criterion`.
+modifies a complete config. All of them work in place. The functions that modify a model require that its ``decoder`` is
+a :class:`deim.modeling.Decoder` and its ``criterion`` a :class:`deim.modeling.Criterion`.
 """
 
 from collections.abc import Callable, Iterable
@@ -112,6 +112,7 @@ def with_fdr(model: Any) -> Any:
     }
     criterion.losses = {**_losses_without(criterion), **distribution_losses}
     criterion.use_union = True
+    _remove_supervision(criterion, *_INITIAL_SUFFIXES)  # those of a model that has FDR already
     criterion.supervision = [*criterion.supervision, *_initial_supervisions(criterion.supervision)]
     return model
 
@@ -164,6 +165,7 @@ def with_hybrid_branch(model: Any, num_queries: int = 1500, repeats: int = 6, we
         repeats: number of queries that each object is matched to.
         weight: weight of the branch's losses.
     """
+    without_hybrid_branch(model)  # removes the supervision of an earlier branch
     model.decoder.queries.num_one_to_many = num_queries
     branch = LazyCall(Supervision)(group="hybrid", suffix="_o2m_{}", last_suffix="_o2m", repeats=repeats, weight=weight)
     _add_supervision(model.criterion, branch)
@@ -224,7 +226,7 @@ class Switch:
 def _turn_on_dense_o2o(cfg: Any) -> None:
     with_dense_o2o(cfg.dataloader)
     schedule = cfg.schedule
-    if not any(schedule.get("dense_epochs", ())):
+    if not any(schedule.get("dense_epochs") or ()):
         # As in DEIM's recipes: from the fifth epoch, for half of the epochs with augmentation.
         start = min(4, schedule.epochs // 4)
         schedule.dense_epochs = [start, start + (schedule.epochs - schedule.no_aug_epochs) // 2]
@@ -234,7 +236,7 @@ def _has_dense_o2o(cfg: Any) -> bool:
     train = cfg.dataloader.train
     operations = [train.mapper.get("mosaic"), train.get("mixup"), *(train.get("batch_operations") or ())]
     augmented = any(operation is not None for operation in operations)
-    return augmented and any(cfg.schedule.get("dense_epochs", ()))
+    return augmented and any(cfg.schedule.get("dense_epochs") or ())
 
 
 SWITCHES = {

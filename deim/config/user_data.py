@@ -22,8 +22,8 @@ _HELD_OUT_INTERVAL = 10
 def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     """Train and evaluate a recipe on the dataset at ``path``; modifies the recipe in place.
 
-    Classes and splits are read from the dataset. Training starts from the weights published for the recipe, including
-    those of the classes that both have. Learning rates, EMA decay and warm-ups are scaled; see
+    Classes and splits are read from the dataset. Training starts from the weights published for the recipe; classes
+    that these weights also have keep their classification weights. Learning rates, EMA decay and warm-ups are scaled; see
     :func:`deim.config.batch_size.scale_to_batch_size`.
 
     Args:
@@ -51,9 +51,10 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     for note in dataset.notes:
         logger.info(f"{path}: {note}")
     if not has_weights:
+        start = cfg.train.init_checkpoint or "the recipe's backbone weights"
         logger.warning(
-            f"No detector weights are published for {cfg.train.recipe}: training starts from the recipe's backbone "
-            "weights; set train.init_checkpoint to start from another checkpoint"
+            f"No detector weights are published for {cfg.train.recipe}: training starts from {start}; set "
+            "train.init_checkpoint to start from another checkpoint"
         )
     return cfg
 

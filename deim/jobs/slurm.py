@@ -74,7 +74,8 @@ def submit(job: TrainingJob, folder: str, cluster: str, **settings: Any) -> Any:
         submitit's job handle.
 
     Raises:
-        ConfigError: if submitit is not installed or SLURM is not available.
+        ConfigError: if submitit is not installed, SLURM is not available, or a setting is invalid, such as several nodes
+            on this machine.
     """
     try:
         import submitit
@@ -82,7 +83,7 @@ def submit(job: TrainingJob, folder: str, cluster: str, **settings: Any) -> Any:
         raise ConfigError("submitting jobs requires submitit: pip install 'deim[slurm]'") from error
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster)
-    except RuntimeError as error:
+        executor.update_parameters(name="deim", tasks_per_node=1, gpus_per_node=job.gpus_per_node, **settings)
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(f"cannot submit to {cluster!r}: {error}") from error
-    executor.update_parameters(name="deim", tasks_per_node=1, gpus_per_node=job.gpus_per_node, **settings)
     return executor.submit(job)

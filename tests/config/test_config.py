@@ -45,6 +45,22 @@ def test_unknown_key_lists_the_existing_keys(override: str, message: str) -> Non
         load_config(RECIPE, [override])
 
 
+def test_an_override_replaces_an_interpolation_that_cannot_be_resolved(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text('train = dict(output_dir="${missing}")\ndataloader = model = optimizer = dict()\n')
+    assert load_config(str(path), ["train.output_dir=output/run"]).train.output_dir == "output/run"
+    with pytest.raises(ConfigError, match=r"train\.output_dir has no keys"):
+        load_config(str(path), ["train.output_dir.deep=1"])
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "cannot be loaded"), ("", "is empty")])
+def test_malformed_yaml_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))
+
+
 def test_detrex_recipes_get_default_train_settings(tmp_path: Path) -> None:
     path = tmp_path / "detrex_like.py"
     path.write_text(

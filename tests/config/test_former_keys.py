@@ -165,6 +165,20 @@ dataloader = dict(train=dict(dataset=LazyCall(Namespace)(name="mine", every=3), 
     assert instantiate(train.mapper) == Namespace(always=[])
 
 
+def test_overrides_of_other_functions_keep_their_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "mine.py").write_text(
+        """
+from detectron2.config import LazyCall
+def read_records(name, every): ...
+train, model, optimizer = dict(), dict(), dict()
+dataloader = dict(train=dict(dataset=LazyCall(read_records)(name="mine", every=3)))
+"""
+    )
+    cfg = load_config(str(tmp_path / "mine.py"), ["dataloader.train.dataset.name=other"])
+    assert cfg.dataloader.train.dataset.name == "other"
+    assert not caplog.records
+
+
 # Criterion of a recipe of an earlier version, in the form that its saved config has.
 FORMER_CRITERION = {
     "dfine": {"classification": "vfl", "alpha": 0.75, "gamma": 2.0, "temperature": 4.0},

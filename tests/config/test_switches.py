@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from deim.config import SWITCHES, build, is_on, load_config, switch
+from deim.config import SWITCHES, build, is_on, load_config, switch, with_fdr, with_hybrid_branch
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError
 from deim.jobs import ablation
@@ -98,6 +98,13 @@ def test_dense_o2o_switch_sets_dense_epochs() -> None:
     dense = list(published.schedule.dense_epochs)
     published.schedule.dense_epochs = [0, 0]
     assert list(switch(published, dense_o2o=True).schedule.dense_epochs) == dense
+
+
+def test_adding_a_component_twice_does_not_repeat_its_supervision() -> None:
+    for add, name in ((with_fdr, "dfine_l_coco"), (with_hybrid_branch, "rtdetrv2_r50vd_6x_coco")):
+        model = add(recipe(name).model)
+        groups = [group.group for group in model.criterion.supervision]
+        assert sorted(group.group for group in add(model).criterion.supervision) == sorted(groups)
 
 
 def test_invalid_switches_are_rejected(tmp_path: Path) -> None:

@@ -167,6 +167,30 @@ def test_scaling_is_optional_and_applied_once() -> None:
         scaled("train.reference_batch_size=0")
 
 
+def test_scaling_of_a_detrex_recipe() -> None:
+    """Recipes of detrex have no schedule and no rules: learning rates are derived from optimizer.lr."""
+    cfg = recipe("dfine_l_coco", "train.reference_batch_size=16", "dataloader.train.total_batch_size=32")
+    rate = cfg.optimizer.lr
+    del cfg.schedule, cfg.optimizer.params.rules
+    assert scale_to_batch_size(cfg, None)
+    assert cfg.optimizer.lr == pytest.approx(2 * rate)
+
+
+def test_the_warning_about_unpublished_weights_names_the_checkpoint(
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from deim.config import model_zoo\n"
+        "_cfg = model_zoo.get_config('deim_dfine/deim_dfine_n_coco')\n"
+        "train, dataloader, model, optimizer = _cfg.train, _cfg.dataloader, _cfg.model, _cfg.optimizer\n"
+        "schedule = _cfg.schedule\n"
+        "train.init_checkpoint = 'mine.pth'\n"
+    )
+    assert load_config(str(path), data=str(shapes)).train.init_checkpoint == "mine.pth"
+    assert "training starts from mine.pth;" in caplog.text
+
+
 def test_weights_are_a_path_or_a_published_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     (file,) = [

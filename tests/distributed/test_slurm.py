@@ -54,6 +54,11 @@ def processes_of(command: str) -> list[int]:
     return [pid for pid, line in lines.items() if command in line]
 
 
+def test_several_nodes_on_this_machine_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot submit to 'local': LocalExecutor can use only one node"):
+        submit(TrainingJob([]), str(tmp_path), "local", nodes=2)
+
+
 def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="cannot submit to 'slurm'"):
