@@ -134,7 +134,7 @@ def load_stored_backbone(
 def match_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], path: str) -> BackboneMatch:
     """Match the tensors of a file with those of a backbone, under the file's names or native names.
 
-    The names that match more tensors are used. A backbone whose weights are published under other names states them in
+    Of these names, those that fit the most tensors are used. A backbone whose weights are published under other names states them in
     the class attribute ``weight_rules``: a sequence of :class:`~deim.checkpoint.renaming.Rule`.
 
     Raises:
@@ -235,18 +235,18 @@ def backbone_weights(weights: Mapping[str, Tensor], path: str) -> dict[str, Tens
 
 
 def native_backbone_weights(
-    backbone: nn.Module, weights: Mapping[str, Tensor], known: Mapping[str, Tensor]
+    backbone: nn.Module, weights: Mapping[str, Tensor], native: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
     """Return the weights of a file under the names that the backbone's ``weight_rules`` give.
 
     Args:
         backbone: any backbone.
         weights: content of the file.
-        known: result of :func:`backbone_weights`, returned for a backbone without rules.
+        native: result of :func:`backbone_weights`, returned for a backbone without rules.
     """
     rules = getattr(backbone, "weight_rules", None)
     if rules is None:
-        return known
+        return native
     translated, left_over = to_native(weights, rules)
     return translated | {name: weights[name] for name in left_over}
 

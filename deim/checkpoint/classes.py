@@ -25,8 +25,10 @@ def num_classes(weights: Mapping[str, Tensor]) -> int | None:
 
 
 def infer_classes(weights: Mapping[str, Tensor]) -> Sequence[str] | None:
-    """Return the classes of published weights by their number (COCO, by position or by category id, and Objects365);
-    None for other numbers."""
+    """Return the class names that published weights with this number of classes have; None if no published weights do.
+
+    The numbers are those of COCO and Objects365, with scores by position or by category id.
+    """
     count = num_classes(weights)
     return None if count is None else CLASSES_BY_COUNT.get(count)
 
@@ -64,6 +66,8 @@ def transfer_class_rows(
     result = dict(weights)
     for name, value in state.items():
         if not depends_on_classes(name) or name not in weights:
+            continue
+        if value.shape[1:] != weights[name].shape[1:]:  # a model of another width: loading reports the difference
             continue
         rows_of_model, source = value.detach().clone().cpu(), weights[name].to(value.dtype)
         # Embeddings have one more row, for "no object".

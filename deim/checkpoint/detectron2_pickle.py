@@ -8,7 +8,7 @@ import torch
 
 from deim.errors import CheckpointError
 
-# The only types in such a file. Any other type could run code during unpickling.
+# The only classes and functions in such a file. Any other could run code during unpickling.
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -26,10 +26,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_detectron2_pickle(path: str) -> dict[str, Any]:
-    """Read a file and convert its arrays to tensors: ``{"model": {name: tensor}, ...}``.
+    """Read a file and return its arrays as tensors, ``{"model": {name: tensor}}``; other entries are dropped.
 
     Raises:
-        CheckpointError: if the file contains anything other than arrays.
+        CheckpointError: if the file contains objects other than arrays and plain data.
     """
     with open(path, "rb") as file:
         try:

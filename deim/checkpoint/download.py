@@ -41,9 +41,13 @@ class WeightsHandler(HTTPURLHandler):
 
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
-        # Same location as iopath's own handler, so that files already in its cache are found.
-        url_path = urlsplit(path).path.lstrip("/")
-        return str(fetch(path, Path(get_cache_dir(cache_dir), *url_path.split("/"))))
+        # Same location as iopath's own handler, so that files already in its cache are found. A query is part of the
+        # name only if it selects the file, as in ``https://drive.google.com/uc?id=...``: the path then names no file.
+        url = urlsplit(path)
+        parts = url.path.lstrip("/").split("/")
+        if url.query and not Path(parts[-1]).suffix:
+            parts[-1] += "?" + url.query.replace("/", "_")
+        return str(fetch(path, Path(get_cache_dir(cache_dir), *parts)))
 
 
 _web_paths = PathManager()
@@ -74,7 +78,7 @@ def local_path(url: str) -> str:
 
 
 def to_web_url(url: str) -> str:
-    """Return the web URL of a ``detectron2://`` URL, without detectron2's options; others are unchanged."""
+    """Return the web URL of a ``detectron2://`` URL, without its query; other URLs are unchanged."""
     if not url.startswith(_DETECTRON2):
         return url
     return _DETECTRON2_STORAGE + url.removeprefix(_DETECTRON2).partition("?")[0]

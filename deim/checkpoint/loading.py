@@ -244,7 +244,7 @@ def mismatch(path: str, state: Mapping[str, Tensor], weights: Mapping[str, Tenso
     lines += [f"  {n} is {tuple(weights[n].shape)} in the file, {tuple(state[n].shape)} in the model" for n in resized]
     lines += [f"  {name} is missing from the file" for name in group_names(missing)]
     lines += [f"  {name} does not exist in the model" for name in group_names(unused)]
-    if any(class_names.depends_on_classes(name) for name in resized):
+    if any(class_names.depends_on_classes(n) and len(weights[n]) != len(state[n]) for n in resized):
         lines.append("  (the number of classes differs; set model.num_classes to that of the checkpoint)")
     return "\n".join(lines)
 
@@ -253,7 +253,7 @@ def resume(checkpointer: DetectionCheckpointer, model: nn.Module, path: str) -> 
     """Resume from a checkpoint of the run, including optimizer, schedule and iteration.
 
     Raises:
-        CheckpointError: if it does not fit the model, or was written by an earlier version of this package.
+        CheckpointError: if the checkpoint does not fit the model, or was written by an earlier version of this package.
     """
     former = [name for name in select_weights(read_checkpoint(path), use_ema=False) if current_name(name) != name]
     if former:

@@ -26,7 +26,7 @@ class PixelStatistics:
 
 
 IMAGENET = PixelStatistics((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-# The published detectors on these backbones only scale pixels to [0, 1].
+# Published detectors on PP-HGNetV2 and PResNet only scale pixels to [0, 1].
 UNIT = PixelStatistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
 
@@ -62,9 +62,10 @@ class BackboneDescription:
     Attributes:
         size_argument: name of the argument that selects the size.
         files: published weights.
-        variants: function of the names of tensors; yields the backbones that may have these tensors, largest first,
-            because a larger one may contain a smaller one: the call in a recipe, such as ``build_resnet(depth=50)``, and
-            a function that builds the backbone. None: ``deim convert`` does not identify the backbone.
+        variants: function of the names of tensors. It yields the backbones that may have these tensors as pairs: the
+            call in a recipe, such as ``build_resnet(depth=50)``, and a function that builds the backbone. Larger
+            backbones come first, because they may contain all tensors of a smaller one. None if ``deim convert`` cannot
+            identify the backbone.
         allowed_missing: prefixes of tensors that published files lack.
     """
 
@@ -93,7 +94,7 @@ def descriptions() -> dict[str, BackboneDescription]:
     return dict(_DESCRIPTIONS)
 
 
-# File names of published weights, and of other weights that users of detectron2 and detrex start from.
+# Patterns of the file names of published weights, and of other weights that users of detectron2 and detrex start from.
 _PIXEL_STATISTICS_BY_FILE = {
     "PPHGNetV2_*": UNIT,
     "ResNet*_vd_*": UNIT,

@@ -40,7 +40,7 @@ class StoredWeights:
     """Weights from a file.
 
     Attributes:
-        path: path of the file.
+        path: path or URL, as passed to :func:`read_weights`.
         weights: {name: tensor}, on the CPU.
         metadata: metadata of a checkpoint of this package; see :mod:`deim.checkpoint.metadata`.
         config: ``config.json`` of a ``transformers`` folder; otherwise empty.
@@ -90,13 +90,12 @@ def select_weights(content: Mapping, use_ema: bool) -> Mapping[str, Tensor]:
         return content["ema_state"]
     if isinstance(official, Mapping) and "module" in official and (use_ema or "model" not in content):
         return official["module"]
-    if use_ema and "ema_model" in content:
+    if use_ema and isinstance(content.get("ema_model"), Mapping):
         return content["ema_model"]
     for key in ("model", "state_dict", "model_state"):  # "model_state" is used by pycls and MViT's authors
         if isinstance(content.get(key), Mapping):
             return content[key]
-    model = content
-    return model if isinstance(model, Mapping) else {}
+    return content
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         CheckpointError: if the file does not exist, cannot be read, or contains anything other than data.
     """
     if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist (set train.init_checkpoint)")
+        raise CheckpointError(f"checkpoint {path} does not exist")
     if not Path(path).stat().st_size:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: the file is empty")
     try:
@@ -148,12 +147,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _weights_file(path: str) -> Path:
-    folder = Path(local_path(path))
-    if not folder.is_dir():
-        return folder
+    local = Path(local_path(path))
+    if not local.is_dir():
+        return local
     for name in _FOLDER_FILES:
-        if (folder / name).is_file():
-            return folder / name
+        if (local / name).is_file():
+            return local / name
     raise CheckpointError(f"the folder {path} has no weights: none of {', '.join(_FOLDER_FILES)} exists")
 
 
@@ -167,7 +166,8 @@ def _reason(path: str, error: Exception) -> str:
         f"{path} contains objects other than data ({', '.join(foreign)}), which could run code during loading. If you "
         "trust the source of the file, extract its weights in the environment where it was written:\n"
         f"""  python -c "import torch; c = torch.load('{path}', weights_only=False, map_location='cpu'); """
-        """torch.save({k: c[k] for k in ('model', 'ema') if k in c} or c, 'weights.pth')\""""
+        """torch.save({k: c[k] for k in ('model', 'ema', 'ema_model', 'state_dict', 'model_state') if k in c} """
+        """or c, 'weights.pth')\""""
     )
 
 

@@ -133,7 +133,7 @@ def atomic_write(path: str) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces ``path`` once it is complete and synced to disk.
 
     Raises:
-        CheckpointError: if it cannot be written.
+        CheckpointError: if the file cannot be written.
     """
     partial = f"{path}.part"
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import deim.modeling.backbone  # noqa: F401 - the backbones state their sizes
+import deim.modeling.backbone  # noqa: F401 - defines the backbones that descriptions() returns
 from deim.checkpoint.backbone import COMPUTED_BUFFERS, backbone_weights, native_backbone_weights
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.pretrained import descriptions
@@ -31,7 +31,7 @@ def identify_backbone(stored: StoredWeights) -> IdentifiedBackbone | None:
     """Identify the backbone in a file; return None if the file contains a detector or an unknown backbone.
 
     Raises:
-        CheckpointError: if it is a Caffe2 ResNet, which is not supported.
+        CheckpointError: if the backbone is a Caffe2 ResNet, which is not supported.
     """
     if recognize(stored.weights) is not None or any(name.startswith("backbone.") for name in stored.weights):
         return None

@@ -15,6 +15,7 @@ from deim.checkpoint.loading import is_deployed
 from deim.checkpoint.metadata import CheckpointMetadata
 from deim.checkpoint.reading import read_weights
 from deim.checkpoint.renaming import match_template
+from deim.config.files import available
 from deim.config.portable import to_portable
 from deim.conversion import hugging_face
 from deim.conversion.backbones import IdentifiedBackbone, identify_backbone
@@ -49,7 +50,9 @@ def convert(
         the identified source.
 
     Raises:
-        CheckpointError: if the source cannot be identified, or the target format cannot store it.
+        CheckpointError: if the source cannot be identified, the target format cannot store it, or ``out`` cannot be
+            written.
+        ConfigError: if the recipe does not exist.
     """
     identified = identify(read_weights(source, use_ema), source_format, recipe)
     write = {NATIVE: _write_native, "hf": write_hugging_face}.get(to, _writer(to, image_size))
@@ -61,14 +64,14 @@ def convert_backbone(source: str, out: str) -> IdentifiedBackbone | None:
     """Write the backbone in ``source`` to ``out``, for ``model.backbone.weights``.
 
     Returns:
-        the identified backbone; None if the source contains more than a backbone.
+        the identified backbone; None if the source contains a detector or an unknown backbone.
 
     Raises:
-        CheckpointError: if the source cannot be read, or is an unsupported ResNet.
+        CheckpointError: if the source cannot be read or is a Caffe2 ResNet, or ``out`` cannot be written.
     """
     identified = identify_backbone(read_weights(source))
     if identified is not None:
-        _save({"model": _clone_views(identified.weights)}, Path(out))
+        _save({"model": _clone_tensors(identified.weights)}, Path(out))
     return identified
 
 
@@ -78,7 +81,7 @@ def to_layout(identified: IdentifiedCheckpoint, to: str, image_size: Sequence[in
     Raises:
         CheckpointError: if the format cannot store them.
     """
-    system = identified.recipe.partition("/")[0]
+    system = _system(identified)
     layouts = [
         layout
         for layout in FORMATS
@@ -94,17 +97,28 @@ def to_layout(identified: IdentifiedCheckpoint, to: str, image_size: Sequence[in
     raise CheckpointError(f"{identified.stored.path} cannot be written as {to!r}: {reason}")
 
 
+def _system(identified: IdentifiedCheckpoint) -> str:
+    """Return the folder of ``projects/`` that the model's recipe belongs to."""
+    recipe = identified.config.train.recipe
+    if recipe not in available():
+        raise CheckpointError(
+            f"{identified.stored.path} can only be written in the native format, because {recipe} is not a recipe of "
+            "this package: set train.recipe in this config to the recipe that its model derives from"
+        )
+    return recipe.partition("/")[0]
+
+
 def _write_native(identified: IdentifiedCheckpoint, out: Path) -> None:
     metadata = CheckpointMetadata(
         deim.__version__, identified.recipe, identified.classes, identified.form, config=to_portable(identified.config)
     )
-    _save({"model": _clone_views(identified.weights), "deim": metadata.state_dict()}, out)
+    _save({"model": _clone_tensors(identified.weights), "deim": metadata.state_dict()}, out)
 
 
 def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[IdentifiedCheckpoint, Path], None]:
     def write(identified: IdentifiedCheckpoint, out: Path) -> None:
         size = image_size or identified.config.dataloader.get("image_size", (640, 640))
-        _save({"model": _clone_views(to_layout(identified, to, size))}, out)
+        _save({"model": _clone_tensors(to_layout(identified, to, size))}, out)
 
     return write
 
@@ -113,8 +127,9 @@ def write_hugging_face(identified: IdentifiedCheckpoint, out: Path) -> None:
     """Write a folder that ``from_pretrained`` of ``transformers`` loads.
 
     Raises:
-        CheckpointError: if ``transformers`` has no such model.
+        CheckpointError: if ``transformers`` has no such model, or the folder cannot be written.
     """
+    _system(identified)
     if is_deployed(identified.weights):
         raise CheckpointError("transformers has no re-parameterized convolutions: convert the training form instead")
     config, processor = hugging_face.build_config(identified.config, identified.classes)
@@ -137,8 +152,8 @@ def _is_after_layer(name: str, layers: int) -> bool:
     return any(int(captured[0]) >= layers for captured in captures)
 
 
-def _clone_views(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors that are views of larger storage; shared tensors stay shared."""
+def _clone_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy all tensors, because a saved view stores its whole storage; shared tensors stay shared."""
     copies: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
     result = {}
     for name, value in weights.items():
@@ -148,7 +163,7 @@ def _clone_views(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(content: dict[str, Any], out: Path) -> None:
-    """Write to a temporary name and rename, so that an interrupted conversion leaves no partial file."""
+    """Write to a temporary name and rename, so that ``out`` is never incomplete."""
     partial = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +175,11 @@ def _save(content: dict[str, Any], out: Path) -> None:
 
 def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError as error:
         raise CheckpointError("this requires the package safetensors: pip install 'deim[safetensors]'") from error
-    save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})
+    try:
+        save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})
+    except SafetensorError as error:  # also for a full disk
+        raise CheckpointError(f"{out} cannot be written: {error}") from error

@@ -44,7 +44,7 @@ def build_config(recipe: Any, classes: Sequence[str] | None) -> tuple[dict[str, 
 
 
 def num_layers(model: Any) -> int:
-    """Return the number of decoder layers used for inference; ``transformers``' RT-DETRv2 always uses the last."""
+    """Return the number of decoder layers used for inference, because ``transformers``' RT-DETRv2 predicts with the last."""
     eval_layer, count = model.decoder.eval_layer, model.decoder.num_layers
     return eval_layer + 1 if eval_layer >= 0 else count + eval_layer + 1
 

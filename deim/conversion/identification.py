@@ -28,8 +28,9 @@ from deim.config.files import available
 from deim.config.portable import from_portable
 from deim.errors import CheckpointError, ConfigError
 
-# Config keys that do not affect predictions.
-_TRAINING_KEYS = (
+# Config keys that are ignored when recipes are compared. The number of classes comes from the file. The other keys
+# affect only training or the number of detections.
+_IGNORED_KEYS = (
     "criterion",
     "num_classes",
     "num_detections",
@@ -78,7 +79,7 @@ class _Candidate:
     weights: dict[str, Tensor]
     form: str
     problem: str | None
-    has_same_classes: bool  # the recipe itself has this number of classes
+    has_same_num_classes: bool  # the file has as many classes as the recipe
 
     @property
     def behavior(self) -> str:
@@ -184,17 +185,17 @@ def _candidate(stored: StoredWeights, recipe: str, count: int | None) -> _Candid
         config.model = from_portable(stored_config, stored.path).model  # with the overrides of its run
     recipe_classes = config.model.num_classes
     config.model.num_classes = count or recipe_classes
-    has_same_classes, model = recipe_classes == config.model.num_classes, _build(config)
+    has_same_num_classes, model = recipe_classes == config.model.num_classes, _build(config)
     try:
         weights = to_native_layout(stored, model, quiet=True)
     except CheckpointError as error:
-        return _Candidate(recipe, config, model, {}, "training", str(error), has_same_classes)
+        return _Candidate(recipe, config, model, {}, "training", str(error), has_same_num_classes)
     form, compared_weights, compared_model = "training", weights, model
     if not has_training_weights(weights, model):
         form, compared_model = "deployment", copy.deepcopy(model)
         compared_weights = match_deployment_form(compared_model, weights)
     problem = mismatch(stored.path, compared_model.state_dict(), compared_weights)
-    return _Candidate(recipe, config, model, weights, form, problem, has_same_classes)
+    return _Candidate(recipe, config, model, weights, form, problem, has_same_num_classes)
 
 
 def _build(config: Any) -> nn.Module:
@@ -251,7 +252,7 @@ def _reproduces_file(stored: StoredWeights, candidate: _Candidate, source_format
 
 def _score(path: str, candidate: _Candidate) -> tuple[int, int]:
     file_words, recipe_words = _words(path), _words(candidate.recipe)
-    return len(file_words & recipe_words) - len(recipe_words - file_words), int(candidate.has_same_classes)
+    return len(file_words & recipe_words) - len(recipe_words - file_words), int(candidate.has_same_num_classes)
 
 
 def _words(name: str) -> set[str]:
@@ -262,5 +263,5 @@ def _words(name: str) -> set[str]:
 
 def _inference_config(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _inference_config(value) for key, value in node.items() if key not in _TRAINING_KEYS}
+        return {key: _inference_config(value) for key, value in node.items() if key not in _IGNORED_KEYS}
     return [_inference_config(value) for value in node] if isinstance(node, list) else node

@@ -88,6 +88,21 @@ def test_unnamed_classes_are_reinitialized_if_their_number_differs(
     assert "has unnamed classes, which cannot be matched; newly initialized" in caplog.text
 
 
+@pytest.mark.parametrize("classes", [SIX, SIX[::-1], [*SIX, "hexagon"]], ids=["same", "other order", "more"])
+def test_weights_of_another_width_are_reported(classes: list[str], tmp_path: Path) -> None:
+    _, path = save_checkpoint(tmp_path, "dfine")
+    content = torch.load(path, weights_only=True)
+    name = "decoder.refinement.score_heads.0.weight"
+    content["model"][name] = content["model"][name].repeat(1, 2)
+    torch.save(content, path)
+    model = tiny_model(f"model.num_classes={len(classes)}")
+    stored, expected = (tuple(weights[name].shape) for weights in (content["model"], model.state_dict()))
+    with pytest.raises(CheckpointError, match="does not fit the model") as caught:
+        load_weights(model, path, allow_other_classes=True, classes=classes)
+    assert f"{name} is {stored} in the file, {expected} in the model" in str(caught.value)
+    assert ("the number of classes differs" in str(caught.value)) == (len(classes) != len(SIX))
+
+
 def test_objects365_to_coco_mapping_of_dfine() -> None:
     """The ids of the Objects365 categories that D-FINE's code maps to COCO; ids start at 1."""
     official = (

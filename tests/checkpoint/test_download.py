@@ -65,6 +65,17 @@ def test_downloads_are_stored_in_the_iopath_cache(web: Web, tmp_path: Path) -> N
     assert local_path("model.pth") == "model.pth"
 
 
+def test_query_is_part_of_the_file_name_only_if_it_selects_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "fetch", lambda url, target: target)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    for query in ("id=1", "id=2"):
+        assert local_path(f"https://drive.google.com/uc?{query}") == str(tmp_path / f"uc?{query}")
+    url = "https://huggingface.co/model.safetensors?download=true"
+    assert local_path(url) == str(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_interrupted_download_is_resumed(has_ranges: bool, web: Web, tmp_path: Path) -> None:
     """If the server does not support ranges, the download starts again."""

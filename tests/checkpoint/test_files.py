@@ -147,8 +147,51 @@ def test_unwritable_output_and_unknown_recipe_are_rejected(official: Path, tmp_p
     for to in ("native", "dfine", "hf"):
         with pytest.raises(CheckpointError, match="cannot be written: "):
             convert(str(official), str(tmp_path / "file" / "out"), to=to, recipe=RECIPE)
+    (tmp_path / "folder" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"folder/model\.safetensors cannot be written: "):
+        convert(str(official), str(tmp_path / "folder"), to="hf", recipe=RECIPE)
     with pytest.raises(ConfigError, match="and no recipe has this name; the closest names are"):
         convert(str(official), str(tmp_path / "out"), recipe="dfine/dfine_q_coco")
+
+
+def test_model_of_a_config_file_is_converted_if_it_names_its_recipe(official: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "config.py", str(tmp_path / "out.pth")
+    config.write_text(
+        "from deim import model_zoo\n"
+        f"recipe = model_zoo.get_config({RECIPE!r})\n"
+        "train, dataloader, model, optimizer = recipe.train, recipe.dataloader, recipe.model, recipe.optimizer\n"
+    )
+    for to in ("dfine", "hf"):
+        with pytest.raises(CheckpointError, match=r"config\.py is not a recipe of this package: set train\.recipe"):
+            convert(str(official), out, to=to, recipe=str(config))
+    with config.open("a") as file:
+        file.write(f"train.recipe = {RECIPE!r}\n")
+    convert(str(official), out, to="dfine", recipe=str(config))
+    assert torch.load(out, weights_only=True)["model"].keys() == select_weights(official).keys()
+
+
+def test_suggested_command_extracts_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": Config()}, "model.pth")
+    with pytest.raises(CheckpointError) as caught:
+        read_weights("model.pth")
+    exec(str(caught.value).partition('python -c "')[2].rstrip('"'), {})
+    assert read_weights("weights.pth").weights.keys() == {"a"}
+
+
+def test_empty_ema_weights_are_ignored(tmp_path: Path) -> None:
+    for key in ("ema", "ema_model", "ema_state"):
+        torch.save({"model": {"a": torch.ones(1)}, key: None}, tmp_path / "model.pth")
+        assert read_weights(str(tmp_path / "model.pth")).weights.keys() == {"a"}
+
+
+def test_anchors_of_another_image_size_are_accepted(official: Path, tmp_path: Path) -> None:
+    """640 x 640 and 512 x 800 have equally many anchors."""
+    convert(str(official), str(tmp_path / "dfine.pth"), to="dfine", recipe=RECIPE, image_size=(512, 800))
+    anchors = [select_weights(path)["decoder.anchors"] for path in (official, tmp_path / "dfine.pth")]
+    assert anchors[0].shape == anchors[1].shape
+    assert not torch.equal(*anchors)
+    convert(str(tmp_path / "dfine.pth"), str(tmp_path / "out.pth"), recipe=RECIPE)
 
 
 def test_ambiguous_file_requires_the_recipe(official: Path, tmp_path: Path) -> None:

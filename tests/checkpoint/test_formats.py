@@ -113,3 +113,13 @@ def test_different_copies_of_a_shared_head_are_rejected(tmp_path: Path) -> None:
         CheckpointError, match=r"score_heads.1.weight and .*score_heads.0.weight are one tensor in this"
     ):
         load_for_inference(model, str(tmp_path / "refine.pth"))
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_deformable_detr_with_one_layer_has_decoder_heads_only_with_box_refinement(refine: bool) -> None:
+    recipe = f"deformable_detr/deformable_detr_r50_{'refine_' if refine else ''}50ep_coco"
+    overrides = ("model.decoder.num_layers=1",)
+    with torch.device("meta"):
+        model = build(load_config(recipe, overrides), "model")
+    external_weights, _ = to_external_layout(model, recipe, "deformable_detr", *overrides)
+    assert any(name.startswith("transformer.decoder.bbox_embed.0.") for name in external_weights) == refine

@@ -29,8 +29,8 @@ class BackboneFormat:
         title: name in messages.
         signature: templates; a file of this layout has a matching name for each of them.
         rules: mapping between the names in the file and native.
-        zeros: pairs of templates: names of tensors that are zero and that files lack, and names of tensors of the same
-            shape in the file.
+        zeros: pairs of templates (missing tensor, reference). Files lack the first tensor. Reading adds it with zeros,
+            in the shape of the reference, which files contain.
     """
 
     title: str

@@ -38,7 +38,7 @@ QUERIES = Rule(("query_embed.weight",), ("decoder.queries.position.weight", "dec
 
 
 def head_rules(num_layers: int) -> list[Rule]:
-    """Return the rules of one head per layer, and of one more for the proposals if it exists."""
+    """Return the rules of one head per layer, and of one more for the proposals if that head exists."""
     return [
         rename(f"class_embed.{num_layers}.*", "decoder.queries.score_head.*"),
         rename(f"bbox_embed.{num_layers}.*", "decoder.queries.bbox_head.*"),
@@ -49,8 +49,7 @@ def head_rules(num_layers: int) -> list[Rule]:
 
 def has_box_refinement(model: Any) -> bool:
     """Return True if each layer corrects the boxes of the previous layer."""
-    first, second = model.decoder.refinement.bbox_heads[:2]
-    return first is not second
+    return hasattr(model.decoder.refinement, "look_forward_twice")
 
 
 def is_two_stage(model: Any) -> bool:

@@ -53,12 +53,12 @@ class Format:
         systems: folders of ``projects/`` with the recipes that this format supports.
         signature: templates. In a file of this format, every template matches a tensor name. If several formats match, the
             first of :data:`FORMATS` is used.
-        rules: function of the number of decoder layers.
-        repeats: tensors that are stored twice.
+        rules: function of the number of decoder layers that returns the rules.
+        repeats: tensors that files store under two names, or under a name without a rule.
         supports: function of a native model from one of the ``systems``; True if the format can store it.
         store_shared_once: files store parameters that layers share only once, under the first name.
         constants: function of a native model and the (height, width) of images. It returns the tensors that files store
-            beside the weights: buffers that follow from the model's shape.
+            beside the weights: buffers that follow from the model's shape and the image size.
         placeholders: function of a native model. It returns zeros for the tensors that files store and models do not use.
         constant_names: templates of the names of the constants and placeholders.
     """
@@ -120,12 +120,17 @@ class Format:
     def check_constants(self, weights: Mapping[str, Tensor], model: nn.Module) -> None:
         """Check the constants of a file against those that follow from the model's shape.
 
+        Constants that also depend on the image size, such as anchors, are not checked.
+
         Raises:
             CheckpointError: if a constant differs. The message names it.
         """
+        of_other_size = self.constants(model, (320, 320))
         for name, value in self.constants(model, (640, 640)).items():
             stored = weights.get(name)
-            if stored is not None and stored.shape == value.shape and not torch.allclose(stored.float(), value.float()):
+            if stored is None or of_other_size[name].shape != value.shape:
+                continue
+            if stored.shape == value.shape and not torch.allclose(stored.float(), value.float()):
                 raise CheckpointError(
                     f"{name} is {_format_values(stored)} in the file, but {_format_values(value)} in this model"
                 )

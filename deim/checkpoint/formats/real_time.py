@@ -1,4 +1,4 @@
-"""Renaming rules and buffers that the official layouts of D-FINE, DEIM and RT-DETRv2 have in common."""
+"""Renaming rules and buffers that the official layouts of D-FINE, DEIM, DEIMv2 and RT-DETRv2 have in common."""
 
 from collections.abc import Sequence
 from typing import Any

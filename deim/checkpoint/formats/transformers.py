@@ -138,11 +138,11 @@ def _never(model: nn.Module) -> bool:
     return False
 
 
-# Some versions of transformers write these copies; all versions read them.
+# Some versions of transformers write these copies. All versions load files without them.
 _COPIED_HEAD_TENSORS = tuple(
     Repeat(f"{head}.#.*", f"model.decoder.{head}.#.*", condition=_never) for head in ("class_embed", "bbox_embed")
 )
-# In Deformable DETR, by contrast, the heads belong to the decoder only if it refines boxes.
+# In Deformable DETR, by contrast, the decoder has box heads only with box refinement, and class heads only with two stages.
 _DEFORMABLE_HEADS = tuple(
     Repeat(f"model.decoder.{head}.#.*", f"{head}.#.*", condition=condition, replaces_original=True)
     for head, condition in (
