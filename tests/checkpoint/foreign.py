@@ -12,10 +12,10 @@ def digest(weights: Mapping[str, Tensor]) -> tuple[int, str]:
     return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-# (format, recipe, classes, (tensors, digest) in the form for training, the same in the form for deployment).
-# From models that the official code of D-FINE, DEIM, RT-DETRv2, Deformable DETR, DN-DETR, H-Deformable-DETR, and
-# detrex 0.5, built from the config of each recipe; DEIM's of RT-DETRv2 have fewer tensors in deployment, RT-DETRv2's
-# own code keeps what it folds.
+# The models were built with the official code of D-FINE, DEIM, RT-DETRv2, Deformable DETR, DN-DETR and H-Deformable-DETR,
+# and with detrex 0.5, from the config of each recipe.
+# (format, recipe, (tensors, digest) in training form, (tensors, digest) in deployment form). The latter is None for
+# RT-DETRv2, whose code keeps the parts that it folds; DEIM's code removes them from its RT-DETRv2.
 REAL_TIME = [
     ("dfine", "dfine/dfine_n_coco", (674, "4feb2f97ef17e075"), (506, "de872e1746529464")),
     ("dfine", "dfine/dfine_s_coco", (794, "f83ca7c932a1b745"), (550, "b2c806d7ab994b0f")),
@@ -38,6 +38,7 @@ REAL_TIME = [
     ("rtdetrv2", "deim_rtdetrv2/deim_rtdetrv2_r50vd_60e_coco", (801, "8c37f6620a278f89"), (633, "a04466c5cb765cdf")),
     ("rtdetrv2", "deim_rtdetrv2/deim_rtdetrv2_r101vd_60e_coco", (1107, "decf1cb868b0cefc"), (939, "21e4312125fda390")),
 ]
+# (format, recipe, number of classes, (tensors, digest) in training form)
 DETRS = [
     ("dn_detr", "dn_detr/dn_detr_r50_50ep_coco", 91, (591, "7498c31bfeb856be")),
     ("dn_detr", "dn_detr/dn_detr_r50_dc5_3_patterns_12ep_coco", 91, (592, "9fab1f06ac9d2b98")),

@@ -70,7 +70,9 @@ def test_backbone_is_identified(backbone: nn.Module, config: str, tmp_path: Path
     assert actual is not None
     assert (actual.config, actual.unused) == (config, ["head.fc.weight"])
     written = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
-    assert all(torch.equal(written[name], value) for name, value in backbone.state_dict().items() if name in written)
+    state = backbone.state_dict()
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[name], value) for name, value in state.items())
 
 
 def test_detector_is_not_identified_as_a_backbone(tmp_path: Path) -> None:
@@ -121,14 +123,15 @@ def test_features_equal_timm_swin(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "swin.pth")
     ours = build_swin("tiny", drop_path_rate=0.0)
     load_backbone_weights(ours, str(tmp_path / "swin.pth"), allowed_missing=("norm1.", "norm2.", "norm3."))
-    images, actual = torch.randn(1, 3, 448, 448), {}
+    images, timm_features = torch.randn(1, 3, 448, 448), {}
     x = theirs.patch_embed(images)
     for index, layer in enumerate(theirs.layers):
         x = layer(x)
-        actual[f"p{index}"] = x.permute(0, 3, 1, 2)
+        timm_features[f"p{index}"] = x.permute(0, 3, 1, 2)
     for name, feature in ours.eval()(images).items():
         # The backbone normalizes each feature map. A classifier has no such norms.
-        expected = nn.functional.layer_norm(actual[name].permute(0, 2, 3, 1), actual[name].shape[1:2]).permute(
+        theirs_feature = timm_features[name]
+        expected = nn.functional.layer_norm(theirs_feature.permute(0, 2, 3, 1), theirs_feature.shape[1:2]).permute(
             0, 3, 1, 2
         )
         torch.testing.assert_close(feature, expected, rtol=1e-3, atol=1e-3)

@@ -173,9 +173,9 @@ def tiny_vit(gated: bool, seed: int = 0) -> VisionTransformer:
     )
 
 
-def assert_equal_weights(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+def assert_equal_weights(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(actual[name], value)] == []
 
 
 def test_official_dinov3_files_are_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -259,6 +259,6 @@ def test_reduced_sizes_start_from_b0(name: str, resized: int, tmp_path: Path) ->
 def test_backbone_files_are_identified(config: str, tmp_path: Path) -> None:
     backbone = eval(config)
     torch.save(backbone.state_dict(), tmp_path / "file.pth")
-    found = convert_backbone(str(tmp_path / "file.pth"), str(tmp_path / "out.pth"))
-    assert found is not None
-    assert (found.config, found.unused) == (config, [])
+    identified = convert_backbone(str(tmp_path / "file.pth"), str(tmp_path / "out.pth"))
+    assert identified is not None
+    assert (identified.config, identified.unused) == (config, [])

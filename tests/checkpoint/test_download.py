@@ -52,9 +52,9 @@ def test_weights_are_downloaded_once(url: str, web: Web, tmp_path: Path) -> None
     web.files[final] = File(content)
     target = tmp_path / "kept" / "weights.pth"
     assert fetch(url, target).read_bytes() == content
-    asked = len(web.requests)
+    count = len(web.requests)
     fetch(url, target)
-    assert len(web.requests) == asked
+    assert len(web.requests) == count
     assert {path.name for path in target.parent.iterdir()} <= {"weights.pth", "weights.pth.lock"}
 
 
@@ -86,7 +86,7 @@ def test_interrupted_download_is_resumed(has_ranges: bool, web: Web, tmp_path: P
     assert not (tmp_path / "weights.pth").exists()
     assert fetch(GITHUB, tmp_path / "weights.pth").read_bytes() == content
     ranges = [headers["Range"] for _, headers in web.requests if "Range" in headers]
-    assert ranges == [f"bytes={2**20}-"], "what came in whole blocks is kept"
+    assert ranges == [f"bytes={2**20}-"], "the complete blocks of 1 MiB are kept"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_invalid_file_is_not_cached(file: File | None, reason: str, web: Web, tm
         fetch(GITHUB, tmp_path / "weights.pth")
     assert GITHUB in str(error.value)
     assert f"save it as {tmp_path / 'weights.pth'}" in str(error.value)
-    assert not list(tmp_path.glob("weights.pth*[!k]"))  # but for the lock
+    assert not list(tmp_path.glob("weights.pth*[!k]"))  # except for the lock file
 
 
 def test_error_without_a_network_explains_manual_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_dfine_weights_replace_unavailable_deim_weights(web: Web, caplog: pytest
     with caplog.at_level(logging.WARNING):
         assert published.initial_weights_path("deim_dfine/deim_dfine_s_coco", "coco") == str(relative.path)
     assert "Training starts from dfine/dfine_s_coco (D-FINE of the same size) instead" in caplog.text
-    # A D-FINE in place of the DEIM that was asked for would predict something else.
+    # For prediction, D-FINE does not replace DEIM: its predictions differ.
     with pytest.raises(CheckpointError, match=r"is hosted elsewhere: use the recipe dfine/dfine_s_coco"):
         published.weights_path("deim_dfine/deim_dfine_s_coco", "coco")
     with pytest.raises(CheckpointError, match=r"cannot be downloaded.* save it as "):

@@ -42,10 +42,6 @@ class Config:
     """An object that a training script might store beside the weights."""
 
 
-def write_content(path: Path, content: object) -> None:
-    torch.save(content, path)
-
-
 def write_truncated(path: Path, official: Path) -> None:
     path.write_bytes(official.read_bytes()[: official.stat().st_size // 2])
 
@@ -56,7 +52,7 @@ def write_damaged(path: Path, official: Path) -> None:
     path.write_bytes(content)
 
 
-# what is wrong -> (how such a file is made, what the message says of it)
+# fault -> (function that writes such a file, pattern of the message)
 FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "missing": (lambda path, official: None, "does not exist"),
     "empty": (lambda path, official: path.write_bytes(b""), "the file is empty"),

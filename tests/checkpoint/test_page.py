@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.test_docs import commands
 
 PAGE = ROOT / "docs" / "checkpoints.md"
-# what each command, in order, prints of its source
+# output file of each command -> what the command prints about its source
 EXPECTED_OUTPUT = {
     "deim_dfine_n.pth": "recipe deim_dfine/deim_dfine_n_coco, 80 classes",
     "dfine_n.pth": "format transformers' D-FINE, 3,",
@@ -57,4 +57,5 @@ def test_conversion_examples_of_the_docs(folder: Path) -> None:
     )
     assert official.keys() == back.keys()
     assert all(torch.equal(back[name], value) for name, value in official.items())
-    DFineForObjectDetection.from_pretrained(folder / "for_transformers")
+    _, report = DFineForObjectDetection.from_pretrained(folder / "for_transformers", output_loading_info=True)
+    assert not any(report.values()), report

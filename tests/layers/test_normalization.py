@@ -52,10 +52,12 @@ def test_batch_norm_kernel_equals_torch(channels: int, name: str, threads: int, 
     torch.manual_seed(0)
     norm, x, activation = random_norm(channels), random_maps(channels), ACTIVATIONS[name]()
     assert can_fuse(norm, x)
-    upstream = torch.randn_like(x)
+    # In float32, rounding can move values near zero across the threshold of the ReLU, which changes their gradient.
+    is_near_zero = copy.deepcopy(norm).double()(x.double()).abs() < 1e-4
+    upstream = torch.randn_like(x).masked_fill(is_near_zero, 0.0)
     expected = outputs_and_gradients(norm, activation, x, upstream, torch.float64)
     for quantity, value in outputs_and_gradients(norm, activation, x, upstream, torch.float32).items():
-        # torch's own single precision is as far off
+        # The errors of torch's own float32 implementation have the same magnitude.
         tolerance = 1e-5 * expected[quantity].abs().max().item()
         actual = value.to(expected[quantity].dtype)
         torch.testing.assert_close(actual, expected[quantity], rtol=0, atol=tolerance, msg=quantity)

@@ -187,7 +187,9 @@ def test_affine_folds_for_both_signs(scale: float) -> None:
     x = torch.randn(2, 3, 9, 9)
     expected = layer(x)
     layer.fold()
-    assert len(list(layer.modules())) == 4, "the layer, a convolution, a bound and no affine"
+    assert len(list(layer.modules())) == 4, (
+        "the layer, its convolution, its bound, and an identity in place of the affine"
+    )
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -11,7 +11,6 @@ from deim.errors import ConfigError
 from deim.modeling.losses import BoxL1Loss, Criterion, FineGrainedLocalizationLoss, GroupLossInputs, Supervision
 from deim.modeling.losses.assignment import assign
 from deim.modeling.matching import HungarianMatcher
-from deim.modeling.queries import LearnedQueries
 from deim.modeling.queries.denoising import DenoisingGroups
 from deim.structures import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
@@ -128,9 +127,3 @@ def test_denoising_is_normalized_by_the_groups_of_the_own_rank() -> None:
     actual, second_counts = normalizers(2, 5, first_counts)
     assert actual == [4, 4 * 5]
     assert normalizers(6, 2, second_counts)[0] == [4, 4 * 2]
-
-
-def test_criterion_supports_one_query() -> None:
-    assert LearnedQueries(8, num_queries=1).num_one_to_many == 0
-    with pytest.raises(ValueError, match="num_queries must be at least 1, got 0"):
-        LearnedQueries(8, num_queries=0)

@@ -225,8 +225,8 @@ def test_runs_of_earlier_versions_are_not_resumed(tmp_path: Path) -> None:
         resume(DetectionCheckpointer(model), model, path)
 
 
-# for positions that do not look at it
-ANYTHING = Memory(torch.zeros(1, 1, 8), [(1, 1)])
+# BoxPosition does not use the memory.
+UNUSED_MEMORY = Memory(torch.zeros(1, 1, 8), [(1, 1)])
 
 
 @pytest.mark.parametrize(("num_layers", "widths"), [(2, [16, 8]), (3, [8, 8, 8])])
@@ -242,14 +242,14 @@ def test_box_position_layer_widths(num_layers: int, widths: list[int]) -> None:
     expected_value = layers[0](boxes)
     for layer in layers[1:]:
         expected_value = layer(nn.functional.silu(expected_value))
-    torch.testing.assert_close(position(0, torch.zeros(2, 5, 8), boxes, ANYTHING).embedding, expected_value)
+    torch.testing.assert_close(position(0, torch.zeros(2, 5, 8), boxes, UNUSED_MEMORY).embedding, expected_value)
 
 
 def test_box_position_is_clipped_to_the_limit() -> None:
     torch.manual_seed(0)
     free, bounded = BoxPosition(8), BoxPosition(8, limit=0.1)
     bounded.load_state_dict(free.state_dict())
-    inputs = 0, torch.zeros(1, 50, 8), torch.rand(1, 50, 4), ANYTHING
+    inputs = 0, torch.zeros(1, 50, 8), torch.rand(1, 50, 4), UNUSED_MEMORY
     embedded = free(*inputs).embedding
     assert embedded.min() < -0.1 < 0.1 < embedded.max()
     torch.testing.assert_close(bounded(*inputs).embedding, embedded.clamp(-0.1, 0.1))
@@ -260,7 +260,7 @@ def test_references_are_clipped_by_logit_eps(kind: type[FixedBoxes]) -> None:
     refinement = kind(8, 3, 2, logit_eps=0.01)
     state = refinement.initial_state(torch.tensor([[[0.0, 1.0, 0.5, 1.0]]]))
     next_state, predicted = refinement(0, torch.randn(1, 1, 8), state, predict=True)
-    min_coordinate = 0.01 / 1.01  # of which the odds are those of 0.01 to 1
+    min_coordinate = 0.01 / 1.01  # sigmoid(log(0.01 / 1)): the logit of 0 is log(logit_eps / 1)
     expected_value = torch.tensor([min_coordinate, 1 - min_coordinate, 0.5, 1 - min_coordinate])
     torch.testing.assert_close(predicted["main"].boxes.flatten(), expected_value)
     if kind is not FixedBoxes:
@@ -287,7 +287,7 @@ def test_refinement_defaults() -> None:
 def decoder_inputs(
     family: str, size: int = 64, overrides: Sequence[str] = ()
 ) -> tuple[nn.Module, object, Targets, torch.Tensor]:
-    """Return a decoder in training mode with randomized layers, encoder outputs of two images, and their targets."""
+    """Return a randomized decoder in training mode, the encoder output for two images, targets, and the images."""
     model = randomize(tiny_model(*overrides, family=family)).train()
     pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -340,7 +340,8 @@ def test_predictions_do_not_depend_on_padded_tokens(family: str) -> None:
     with torch.no_grad():
         actual, expected_value = (decoder(given, padding=padding)[0]["main"].boxes for given in (others, maps))
         torch.testing.assert_close(actual, expected_value)
-        assert not torch.equal(decoder(others)[0]["main"].boxes[:, 1], expected_value[:, 1])
+        unmasked, unmasked_other = (decoder(given)[0]["main"].boxes for given in (maps, others))
+        assert not torch.equal(unmasked_other[:, 1], unmasked[:, 1]), "without the mask, these tokens have an effect"
 
 
 def test_decoder_rejects_unsupported_encoder_output() -> None:

@@ -227,7 +227,9 @@ def test_a_shared_corner_head_keeps_being_shared() -> None:
     refinement.keep_layers(2)
     first, second = refinement.corner_heads
     assert first is second
+    # `up` and `reg_scale`, the corner head under two names, the last score and quality heads, and the initial box head
     assert len(refinement.state_dict()) == 2 + 2 * 6 + 2 + 4 + 6
+    # linear layers of the corner, score, quality and initial box heads
     assert sum(isinstance(module, nn.Linear) for module in refinement.modules()) == 3 + 1 + 2 + 3
 
 

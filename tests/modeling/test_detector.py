@@ -1,7 +1,5 @@
 """The detector: detectron2's interface, padding, deployment, images without objects."""
 
-import copy
-
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -137,6 +135,7 @@ def test_different_sizes_train(family: str) -> None:
     "name",
     ["deim_dfine_n_shapes", "dfine_n_coco", "rtdetrv2_r18vd_120e_coco", "deformable_detr_r50_two_stage_50ep_coco"],
 )
+@pytest.mark.usefixtures("double_precision")
 @torch.no_grad()
 def test_deployment_keeps_the_predictions(name: str) -> None:
     torch.manual_seed(0)
@@ -145,10 +144,14 @@ def test_deployment_keeps_the_predictions(name: str) -> None:
     assert not [n for n, m in deployed.named_modules() if "BatchNorm" in type(m).__name__]
     samples = batch([1, 1], size=320)
     for before, after in zip(model(samples), deployed(samples), strict=True):
-        torch.testing.assert_close(after["instances"].scores, before["instances"].scores, atol=1e-4, rtol=1e-3)
+        expected, actual = before["instances"], after["instances"]
+        torch.testing.assert_close(actual.scores, expected.scores, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(actual.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=1e-9)
+        assert torch.equal(actual.pred_classes, expected.pred_classes)
 
 
 @pytest.mark.parametrize("name", ["deim_dfine_n_shapes", "dfine_n_coco", "rtdetrv2_r18vd_120e_coco"])
+@pytest.mark.usefixtures("double_precision")
 @torch.no_grad()
 def test_deployment_keeps_encoder_and_decoder_outputs(name: str) -> None:
     torch.manual_seed(0)
@@ -156,16 +159,12 @@ def test_deployment_keeps_encoder_and_decoder_outputs(name: str) -> None:
     deployed = to_deployment(model)
     assert sum(p.numel() for p in deployed.parameters()) < sum(p.numel() for p in model.parameters())
     images = torch.rand(2, 3, 256, 256)
-    exact = copy.deepcopy(model).double()
-    folded = to_deployment(exact)
-    given = images.double()
-    for a, b in zip(exact.encoder(exact.backbone(given)), folded.encoder(folded.backbone(given)), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
-    maps = model.encoder(model.backbone(images))
+    maps, deployed_maps = (m.encoder(m.backbone(images)) for m in (model, deployed))
+    torch.testing.assert_close(deployed_maps, maps, atol=1e-9, rtol=1e-9)
     expected, _ = model.decoder(maps)
     actual, _ = deployed.decoder(maps)
-    torch.testing.assert_close(actual["main"].logits, expected["main"].logits)
-    torch.testing.assert_close(actual["main"].boxes, expected["main"].boxes)
+    torch.testing.assert_close(actual["main"].logits, expected["main"].logits, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(actual["main"].boxes, expected["main"].boxes, atol=1e-9, rtol=1e-9)
 
 
 @torch.no_grad()

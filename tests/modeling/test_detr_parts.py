@@ -28,7 +28,7 @@ def memory_of(padding: bool = False, dtype: torch.dtype = torch.float32) -> Memo
     hidden = None
     if padding:
         hidden = torch.zeros(2, 8, dtype=torch.bool)
-        hidden[1, [2, 5]] = True  # of the second image, the last column of the first map
+        hidden[1, [2, 5]] = True  # the last column of the first map, in the second image
     return Memory(torch.randn(2, 8, DIM).to(dtype), SHAPES, hidden, position=torch.randn(1, 8, DIM).to(dtype))
 
 
@@ -121,7 +121,7 @@ def test_conditional_layer_equals_reference() -> None:
     torch.testing.assert_close(layer(queries, position, torch.zeros(2, 3, 4), memory, blocks), expected)
     torch.testing.assert_close(layer.next_layer()(queries, position, torch.zeros(2, 3, 4), memory).shape, queries.shape)
     single = ConditionalDecoderLayer(DIM, HEADS, 24)
-    assert single.num_levels is None, "all tokens at once: maps are not told apart"
+    assert single.num_levels is None, "the attention weights are normalized over the tokens of all maps"
 
 
 @pytest.mark.parametrize("lacking", ["center", "position"])
@@ -200,7 +200,9 @@ def test_one_to_many_queries_come_last_and_only_in_training(build) -> None:
     assert source.num_one_to_many == 0
     deployed = source.train()(memory)
     torch.testing.assert_close(deployed.content, used.content)
-    assert not [name for name, p in source.named_parameters() if p.shape[0] == 8], "their rows are gone"
+    assert not [name for name, p in source.named_parameters() if p.shape[0] == 8], (
+        "the rows of one-to-many queries are removed"
+    )
 
 
 @pytest.mark.parametrize("build", SOURCES)
@@ -229,6 +231,12 @@ def test_initialization_of_learned_queries() -> None:
         torch.testing.assert_close(quarter, torch.tensor([0.25, 0.5, 0.75]), atol=0.03, rtol=0)
     assert boxes[:, :2].min() >= 1e-3 - 1e-6
     assert boxes[:, :2].max() <= 1 - 1e-3 + 1e-6
+
+
+def test_at_least_one_query_is_required() -> None:
+    assert LearnedQueries(DIM, num_queries=1).num_one_to_many == 0
+    with pytest.raises(ValueError, match="num_queries must be at least 1, got 0"):
+        LearnedQueries(DIM, num_queries=0)
 
 
 def test_learned_anchor_defaults() -> None:
@@ -271,7 +279,7 @@ def test_refinement_options() -> None:
     assert shared.bbox_heads[0] is shared.bbox_heads[2]
     start = shared.initial_state(torch.tensor([[[0.001, 0.5, 0.999, 0.5]]]))
     _, actual = shared(0, torch.zeros(1, 1, DIM), start, predict=True)
-    # what divides is kept from 0, as in Deformable DETR; the head begins at its bias
+    # The logit is log(max(x, eps) / max(1 - x, eps)), as in Deformable DETR. The initial output of the head is its bias.
     x, width = math.log(0.1 / 0.999), math.log(0.999 / 0.1) - 2
     expected = torch.tensor([x, 0.0, width, -2.0]).sigmoid().tolist()
     assert actual["main"].boxes[0, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)

@@ -10,11 +10,11 @@ from deim.modeling.losses import BoxGIoULoss, BoxL1Loss, Criterion, FocalLoss, S
 from deim.structures.predictions import Predictions, Targets
 from tests.models import REAL_TIME, batch, randomize, recipe
 
-ALONE = {"denoising": "model.decoder.denoising=null", "queries": "model.decoder.queries.num_queries=20"}
+SMALL = ("model.decoder.num_layers=2", "model.decoder.queries.num_queries=20")
 
 
 def hybrid_model(family: str, *changes, num_queries: int = 30, seed: int = 0):
-    config = recipe(REAL_TIME[family], "model.decoder.num_layers=2", ALONE["queries"]).model
+    config = recipe(REAL_TIME[family], *SMALL).model
     for change in changes:
         change(config)
     torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def test_hybrid_branch_does_not_change_one_to_one_predictions(family: str) -> No
     model = hybrid_model(family)
     torch.manual_seed(seed)
     losses = model(samples)
-    without_branch = instantiate(recipe(REAL_TIME[family], "model.decoder.num_layers=2", ALONE["queries"]).model)
+    without_branch = instantiate(recipe(REAL_TIME[family], *SMALL).model)
     without_branch.load_state_dict(model.state_dict())
     torch.manual_seed(seed)
     for name, value in without_branch(samples).items():

@@ -63,7 +63,7 @@ def check_finite(model: nn.Module, instances: list[Instances], dtype: torch.dtyp
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         losses = model(samples)
     assert all(value.isfinite() for value in losses.values()), losses
-    if dtype is not torch.float16:  # whose gradients need a scale, which a trainer has
+    if dtype is not torch.float16:  # float16 gradients are finite only with the loss scale of the trainer
         sum(losses.values()).backward()
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 

@@ -146,8 +146,8 @@ def test_onnx_runtime_agrees(dynamo: bool, tmp_path: Path) -> None:
     else:
         torch.onnx.export(model, (images,), path, dynamo=False, opset_version=17)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), model(images), rtol=1e-4, atol=1e-5)
+    (actual,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(actual), model(images), rtol=1e-4, atol=1e-5)
 
 
 @needs_utf8
@@ -161,7 +161,7 @@ def test_vit_compiles_without_graph_breaks() -> None:
 
 
 def test_activation_checkpointing_changes_no_gradient() -> None:
-    """Including those of blocks with random coordinates."""
+    """The backward pass computes the blocks again with the same random coordinates."""
     gradients = []
     for parts in ((), ("vit",)):
         model = LastFeature(tiny_vit(rope_rescale=2.0))

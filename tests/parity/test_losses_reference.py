@@ -193,7 +193,7 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
         union.append([(q, max(sorted(set(ts)), key=ts.count)) for q, ts in votes.items()])
     denoising_groups = 0 if denoising is None else denoising.num_groups
     dn = [[(g * 2 * max(counts) + t, t) for g in range(denoising_groups) for t in range(n)] for n in counts]
-    actual = {}
+    losses = {}
     matched = sum(map(len, union))
     queries = groups["main"].logits.shape[2] * len(counts)
     # Each query has 4 edges. D-FINE's code scales the numbers of queries to a batch of 8 images.
@@ -216,17 +216,17 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
             logits, boxes = predictions.logits[layer], predictions.boxes[layer]
             pairs = dn if is_denoising else own_pairs[name, layer]
             box_pairs = dn if is_denoising else union if use_union else own_pairs[name, layer]
-            actual[f"loss_{kind}{suffix}"] = (
+            losses[f"loss_{kind}{suffix}"] = (
                 sum(class_loss(kind, logits[b], boxes[b], pairs[b], labels[b], target_boxes[b]) for b in images)
                 / objects
             )
             sums = [box_losses(boxes[b], box_pairs[b], target_boxes[b]) for b in images]
-            actual[f"loss_bbox{suffix}"] = sum(s[0] for s in sums) / box_normalizer
-            actual[f"loss_giou{suffix}"] = sum(s[1] for s in sums) / box_normalizer
+            losses[f"loss_bbox{suffix}"] = sum(s[0] for s in sums) / box_normalizer
+            losses[f"loss_giou{suffix}"] = sum(s[1] for s in sums) / box_normalizer
             if predictions.edges is None:
                 continue
             corners, references = predictions.edges.corners[layer], predictions.edges.references
-            actual[f"loss_fgl{suffix}"] = (
+            losses[f"loss_fgl{suffix}"] = (
                 sum(fgl_loss(corners[b], references[b], boxes[b], box_pairs[b], target_boxes[b], bins) for b in images)
                 / box_normalizer
             )
@@ -246,8 +246,8 @@ def reference_losses(kind, groups, targets, denoising, use_union=True):
                     np.mean(list(itertools.chain(*(p[is_unmatched] for p in parts))) or [0.0])
                     for is_unmatched in (0, 1)
                 ]
-                actual[f"loss_ddf{suffix}"] = np.dot(means, balance) / sum(balance)
-    return actual
+                losses[f"loss_ddf{suffix}"] = np.dot(means, balance) / sum(balance)
+    return losses
 
 
 CLASSIFICATION_LOSSES = {

@@ -59,9 +59,9 @@ def test_features_and_gradients_equal_transformers(gated: bool, monkeypatch: pyt
     features = ours(images)
     patches = [theirs.norm(expected.hidden_states[1]), expected.last_hidden_state]
     for feature, tokens in zip(features.values(), patches, strict=True):
-        wanted = tokens[:, 1 + registers :].transpose(1, 2).unflatten(-1, (5, 7))
-        assert wanted.std() > 0.1, "the comparison must not be of constants"
-        torch.testing.assert_close(feature, wanted, rtol=1e-10, atol=1e-10)
+        expected_feature = tokens[:, 1 + registers :].transpose(1, 2).unflatten(-1, (5, 7))
+        assert expected_feature.std() > 0.1, "the comparison must not be of constants"
+        torch.testing.assert_close(feature, expected_feature, rtol=1e-10, atol=1e-10)
 
     upstream = torch.randn_like(features["block2"])
     (features["block2"] * upstream).sum().backward()
