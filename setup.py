@@ -27,7 +27,7 @@ EXTRAS = {
     "export": ["torch>=2.8", "onnx", "onnxscript", "onnxruntime>=1.32"],
     "openvino": ["openvino"],
     "parquet": ["pyarrow"],
-    "safetensors": ["safetensors"],
+    "safetensors": [],  # a former extra: now always installed
     "slurm": ["submitit"],
     "timm": ["timm", "torchvision"],
     "wandb": ["wandb"],
@@ -99,6 +99,7 @@ setup(
         "tqdm>=4.60",
         "cloudpickle>=2.2",
         "gdown>=6.3",  # some published weights are on Google Drive
+        "safetensors>=0.4",  # the format of weights on Hugging Face
         "tabulate>=0.9",
         "termcolor>=2.3",
         "tensorboard>=2.14",

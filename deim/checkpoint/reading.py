@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
@@ -132,10 +133,6 @@ def _load(path: str) -> Any:
 
 
 def _read_safetensors(path: str) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise CheckpointError(f"{path} requires the package safetensors: pip install 'deim[safetensors]'") from error
     return load_file(path)
 
 

@@ -15,6 +15,7 @@ _RTDETR = "https://github.com/lyuwenyu/storage/releases/download/"
 _DRIVE = "https://drive.google.com/file/d/"
 _HDETR = "https://github.com/HDETR/H-Deformable-DETR/releases/download/v0.1/"
 _HYBRID = "hybrid_branch_lambda1_group6_t1500_{}dp0_mqs_lft_deformable_detr_plus_iterative_bbox_refinement_plus_plus_two_stage"
+_DEIMV2 = "https://huggingface.co/Intellindust/DEIMv2_{}_COCO/resolve/main/model.safetensors"
 _DETREX = "https://github.com/IDEA-Research/detrex-storage/releases/download/"
 
 
@@ -133,6 +134,18 @@ def _on_drive(recipe: str, identifier: str) -> Published:
     return Published(recipe, "coco", f"{_DRIVE}{identifier}/view", score, f"{name}.pth")
 
 
+def _on_hugging_face(name: str) -> Published:
+    """Return the weights of a DEIMv2; ``name`` is that of the authors, such as "DINOv3_S"."""
+    recipe = f"deimv2/deimv2_{name.lower()}_coco"
+    # The files of all sizes have one name.
+    file_name = f"{recipe.rpartition('/')[2]}.safetensors"
+    return Published(recipe, "coco", _DEIMV2.format(name), RESULTS[recipe].average_precision, file_name)
+
+
+_DEIMV2_NAMES = (
+    *(f"HGNetv2_{size}" for size in ("ATTO", "FEMTO", "PICO", "N")),
+    *(f"DINOv3_{size}" for size in ("S", "M", "L", "X")),
+)
 _DFINE_FILES = (
     ("n", "coco", "n_coco"),
     ("s", "coco", "s_coco"),
@@ -199,6 +212,7 @@ _DETREX_FILES = (
 )
 
 PUBLISHED: tuple[Published, ...] = (
+    *(_on_hugging_face(name) for name in _DEIMV2_NAMES),
     *(_on_drive(*row) for row in _DEIM_FILES),
     Published(
         "deim_dfine/deim_dfine_x_coco",

@@ -17,8 +17,9 @@ class Result:
         hardware: training hardware, with the training time if it is published.
         parameters: number of parameters of the deployed model in millions, as counted by ``deim benchmark model``.
         gflops: operations of the deployed model for one image in units of 1e9, as counted by ``deim benchmark model``:
-            twice the multiply-adds. The image has 640 x 640 pixels in the real-time systems, otherwise 800 x 1333.
+            twice the multiply-adds.
         latency: milliseconds per image on a T4 in TensorRT with float16, as published; None if not published.
+        image_size: height and width in pixels of the image that ``gflops`` and ``latency`` refer to.
     """
 
     recipe: str
@@ -28,8 +29,10 @@ class Result:
     parameters: float
     gflops: float
     latency: float | None = None
+    image_size: tuple[int, int] = (640, 640)
 
 
+_DEIMV2 = "https://github.com/Intellindust-AI-Lab/DEIMv2"
 _DEIM = "https://github.com/ShihuaHuang95/DEIM"
 _DFINE = "https://github.com/Peterande/D-FINE"
 _RTDETR = "https://github.com/lyuwenyu/RT-DETR"
@@ -40,6 +43,16 @@ _DENOISING = "https://github.com/IDEA-Research/DN-DETR"
 # (system, source, hardware, {recipe: (AP, millions of parameters, GFLOPs, latency)}); the hardware includes the training time
 # where the authors publish it. RT-DETRv2's page publishes images per second; the latency is the inverse.
 _TABLES = (
+    ("deimv2", _DEIMV2, "4 GPUs", {
+        "deimv2_hgnetv2_atto_coco": (23.8, 0.49, 0.764, 1.10),
+        "deimv2_hgnetv2_femto_coco": (31.0, 0.96, 1.67, 1.45),
+        "deimv2_hgnetv2_pico_coco": (38.5, 1.51, 5.16, 2.13),
+        "deimv2_hgnetv2_n_coco": (43.0, 3.57, 6.88, 2.32),
+        "deimv2_dinov3_s_coco": (50.9, 9.71, 25.3, 5.78),
+        "deimv2_dinov3_m_coco": (53.0, 18.11, 51.6, 8.80),
+        "deimv2_dinov3_l_coco": (56.0, 32.18, 96.0, 10.47),
+        "deimv2_dinov3_x_coco": (57.8, 50.26, 151, 13.75),
+    }),
     ("deim_dfine", _DEIM, "4 GPUs", {
         "deim_dfine_n_coco": (43.0, 3.75, 7.1, 2.12),
         "deim_dfine_s_coco": (49.0, 10.24, 23.7, 3.49),
@@ -102,8 +115,19 @@ _TABLES = (
     }),
 )  # fmt: skip
 
+# Systems whose images have about 800 x 1333 pixels, and recipes with other sizes than 640 x 640.
+_LARGE_IMAGES = ("deformable_detr", "h_deformable_detr", "dn_detr")
+_IMAGE_SIZES = {"deimv2_hgnetv2_atto_coco": (320, 320), "deimv2_hgnetv2_femto_coco": (416, 416)}
+
+
+def _image_size(system: str, name: str) -> tuple[int, int]:
+    return (800, 1333) if system in _LARGE_IMAGES else _IMAGE_SIZES.get(name, (640, 640))
+
+
 RESULTS: dict[str, Result] = {
-    f"{system}/{name}": Result(f"{system}/{name}", precision, source, hardware, *size)
+    f"{system}/{name}": Result(
+        f"{system}/{name}", precision, source, hardware, *size, image_size=_image_size(system, name)
+    )
     for system, source, hardware, rows in _TABLES
     for name, (precision, *size) in rows.items()
 }

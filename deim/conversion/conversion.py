@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 import deim
@@ -174,11 +176,6 @@ def _save(content: dict[str, Any], out: Path) -> None:
 
 
 def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise CheckpointError("this requires the package safetensors: pip install 'deim[safetensors]'") from error
     try:
         save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})
     except SafetensorError as error:  # also for a full disk

@@ -54,7 +54,7 @@ def test_model_zoo_page_is_generated() -> None:
     assert page.endswith(f"\n\n{zoo_tables.markdown(available())}\n"), "run: deim zoo --markdown"
 
 
-FEW = ("deim_dfine/deim_dfine_n_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco")
+FEW = ("deim_dfine/deim_dfine_n_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco", "deimv2/deimv2_hgnetv2_atto_coco")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,7 @@ FEW = ("deim_dfine/deim_dfine_n_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco")
 )
 def test_parameters_and_operations_are_counted(name: str) -> None:
     result = RESULTS[name]
-    size = (640, 640) if result.latency else (800, 1333)
-    (counted, *_) = complexity.count(name, size)
+    (counted, *_) = complexity.count(name, result.image_size)
     assert counted["M deployed"] == pytest.approx(result.parameters, abs=0.005)
     assert counted["GFLOPs"] == pytest.approx(result.gflops, rel=0.005)
 
