@@ -36,11 +36,13 @@ class PretrainedBackbone:
 
     Attributes:
         size: value of the backbone's argument that selects the size.
-        data: pretraining dataset, "imagenet" or "imagenet22k", or the model that the weights are distilled from,
-            "dinov3". The backbone's ``weights`` argument accepts this name.
-        url: URL of the file.
+        data: pretraining dataset, "imagenet" or "imagenet22k", or the model that the weights are those of or distilled
+            from, "dinov3". The backbone's ``weights`` argument accepts this name.
+        url: URL of the file; with ``license``, that of the page on which to request it.
         pixels: normalization that published detectors use with it.
         file_name: name of the downloaded file; "" for the last component of the URL.
+        license: license of a file that its publisher sends only after a request, so that it cannot be downloaded here;
+            "" for other files.
     """
 
     size: str | int
@@ -48,6 +50,7 @@ class PretrainedBackbone:
     url: str
     pixels: PixelStatistics
     file_name: str = ""
+    license: str = ""
 
     @property
     def path(self) -> Path:
@@ -142,17 +145,33 @@ def backbone_weights_path(weights: str, builder: str, size: Any) -> str:
         size: size of the backbone.
 
     Raises:
-        CheckpointError: if no weights with that name are known, or they cannot be downloaded.
+        CheckpointError: if no weights with that name are known, they cannot be downloaded, or their publisher requires a
+            request and the file is not in the cache.
     """
     try:
         if not is_name(weights):
             return local_path(weights)
         published = find(builder, size, weights)
+        if published.license:
+            return str(_requested_file(published))
         return str(fetch(to_web_url(published.url), published.path))
     except CheckpointError as error:
         if "cannot be downloaded" not in str(error):
             raise
         raise CheckpointError(f"{error}, or train from random weights: model.backbone.weights=''") from error
+
+
+def _requested_file(published: PretrainedBackbone) -> Path:
+    """Return the path of weights that the user has to request, in the cache."""
+    if not published.path.is_file():
+        raise CheckpointError(
+            f"the backbone weights {published.data!r} of {published.size} are not downloaded automatically: the "
+            f"{published.license} applies, and they have to be requested. Request them at {published.url} and download "
+            f"{published.path.name}. Save the file as {published.path}, or set model.backbone.weights=PATH. Training can "
+            "also start from a published detector (train.init_checkpoint=coco) or from random weights "
+            "(model.backbone.weights='')"
+        )
+    return published.path
 
 
 def pixel_statistics_for(weights: str, backbone: Mapping[str, Any]) -> PixelStatistics | None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from deim.checkpoint import download, pretrained
 from deim.checkpoint.backbone import load_backbone_weights
+from deim.checkpoint.formats import dinov3
 from deim.config import build, load_config, model_zoo
 from deim.config.files import available
 from deim.engine.evaluation import evaluate_checkpoint
@@ -31,7 +32,7 @@ from deim.engine.run import train
 from deim.errors import CheckpointError
 from deim.fallback import is_standalone
 from deim.inference.trained_model import load_trained
-from deim.modeling.backbone import HGNetV2, PResNet
+from deim.modeling.backbone import HGNetV2, PResNet, SpatialTuningAdapter, build_vit
 from tests.commands import RECIPE, SMALL, data_overrides, tool
 from tests.models import FAMILIES, randomize, recipe
 from tests.web import File, Web, redirect
@@ -107,6 +108,33 @@ def test_failed_download_ends_the_run_before_training(shapes: Path, tmp_path: Pa
         train(cfg)
 
 
+def test_weights_that_have_to_be_requested(
+    shapes: Path, tmp_path: Path, web: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Meta sends DINOv3's weights after a request. The error says how, before the model is built."""
+    cfg = load_config("deimv2/deimv2_dinov3_l_coco", data_overrides(shapes))
+    cfg.train.output_dir, cfg.model.encoder.hidden_dim = str(tmp_path / "run"), "read only after the weights are there"
+    file = "dinov3_vits16_pretrain_lvd1689m-08c60483.pth"
+    with pytest.raises(CheckpointError, match="'dinov3' of dinov3_vits16 are not downloaded automatically") as error:
+        train(cfg)
+    page = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
+    for part in (
+        "DINOv3 license",
+        page,
+        f"save the file as {tmp_path / 'cache/deim' / file}",
+        "model.backbone.weights=PATH",
+    ):
+        assert part.casefold() in str(error.value).casefold()
+    assert not web.requests
+    vit = randomize(build_vit("dinov3_vits16"))
+    (tmp_path / "cache/deim").mkdir(parents=True)
+    torch.save(vit.state_dict() | dinov3.constants(vit) | dinov3.unused(vit), tmp_path / "cache/deim" / file)
+    with caplog.at_level(logging.INFO):
+        adapter = SpatialTuningAdapter("dinov3_vits16", [5, 8, 11], weights="dinov3")
+    assert f"Loaded the backbone from {tmp_path / 'cache/deim' / file}" in caplog.text
+    assert all(torch.equal(value, vit.state_dict()[name]) for name, value in adapter.vit.state_dict().items())
+
+
 def test_random_backbone_is_logged_and_unfrozen(shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frozen = ["model.backbone.freeze_at=1", "model.backbone.freeze_norm=true"]
     with caplog.at_level(logging.INFO):
@@ -157,7 +185,7 @@ def test_recipes_use_a_published_backbone_and_its_normalization(name: str, caplo
     builder = node._target_ if isinstance(node._target_, str) else node._target_.__name__
     builder = builder.rpartition(".")[2]
     published = pretrained.find(builder, node[pretrained.descriptions()[builder].size_argument], node.weights)
-    assert published.data == ("imagenet22k" if "swin_large" in name else "imagenet")
+    assert published.data == ("imagenet22k" if "swin_large" in name else "dinov3" if "dinov3" in name else "imagenet")
     check_pixel_normalization(cfg)
     assert not caplog.records
 

@@ -41,12 +41,16 @@ SIZES: dict[str, dict[str, Any]] = {
     "dinov3_vits16plus": {"dim": 384, "num_heads": 6, "feedforward_dim": 1536, "gated": True, **_DINOV3},
 }
 DEPTH = 12
-# ViT-Tiny and ViT-Tiny+ are distilled from DINOv3 by DEIMv2's authors.
+# ViT-Tiny and ViT-Tiny+ are distilled from DINOv3 by DEIMv2's authors. Meta sends DINOv3's own weights after a request.
+_DRIVE = "https://drive.google.com/file/d/{}/view"
+_META = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
 PRETRAINED = tuple(
-    PretrainedBackbone(size, "dinov3", f"https://drive.google.com/file/d/{identifier}/view", IMAGENET, file_name)
-    for size, identifier, file_name in (
-        ("vit_tiny", "1YMTq_woOLjAcZnHSYNTsNg7f0ahj5LPs", "vitt_distill.pt"),
-        ("vit_tinyplus", "1COHfjzq5KfnEaXTluVGEOMdhpuVcG6Jt", "vittplus_distill.pt"),
+    PretrainedBackbone(size, "dinov3", url, IMAGENET, file_name, license)
+    for size, url, file_name, license in (
+        ("vit_tiny", _DRIVE.format("1YMTq_woOLjAcZnHSYNTsNg7f0ahj5LPs"), "vitt_distill.pt", ""),
+        ("vit_tinyplus", _DRIVE.format("1COHfjzq5KfnEaXTluVGEOMdhpuVcG6Jt"), "vittplus_distill.pt", ""),
+        ("dinov3_vits16", _META, "dinov3_vits16_pretrain_lvd1689m-08c60483.pth", "DINOv3 license of Meta"),
+        ("dinov3_vits16plus", _META, "dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth", "DINOv3 license of Meta"),
     )
 )
 
@@ -241,8 +245,8 @@ def build_vit(size: str, out_blocks: Sequence[int] = (DEPTH - 1,), weights: str 
     Args:
         size: "vit_tiny" or "vit_tinyplus" (DEIMv2's, distilled from DINOv3), "dinov3_vits16" or "dinov3_vits16plus".
         out_blocks: subset of 0 .. 11, for features "block0" .. "block11" at stride 16.
-        weights: "dinov3" for the published weights of "vit_tiny" or "vit_tinyplus", or the path or URL of a file in the
-            layout of DINOv3, DEIMv2 or transformers; "" for random weights.
+        weights: "dinov3" for the published weights, or the path or URL of a file in the layout of DINOv3, DEIMv2 or
+            transformers; "" for random weights. DINOv3's own weights have to be requested from Meta.
 
     Raises:
         ValueError: if ``size`` or ``out_blocks`` is invalid.
