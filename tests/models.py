@@ -32,7 +32,12 @@ def without_pretrained(cfg):
 
 
 # The small recipe of each family.
-REAL_TIME = {"dfine": "deim_dfine_n_shapes", "rtdetr": "deim_rtdetrv2_r18vd_shapes"}
+REAL_TIME = {
+    "dfine": "deim_dfine_n_shapes",
+    "rtdetr": "deim_rtdetrv2_r18vd_shapes",
+    "deimv2": "deimv2_dinov3_s_shapes",
+    "deimv2_lite": "deimv2_hgnetv2_atto_shapes",
+}
 DETRS = {
     "deformable": "deformable_detr_r18_shapes",
     "hybrid": "h_deformable_detr_r18_shapes",

@@ -16,6 +16,7 @@ from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
 from deim.inference.runner import TorchRunner
 from deim.inference.trained_model import TrainedModel
+from deim.layers.ops import batch_norm
 from tests.models import FAMILIES, batch, recipe, tiny_model
 
 
@@ -101,6 +102,7 @@ class NoFloat64(TorchDispatchMode):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_run_without_float64(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     monkeypatch.setattr("deim.structures.distribution.supports_float64", lambda device: False)
+    monkeypatch.setattr(batch_norm, "unavailable_reason", lambda x: "only on a CPU, which has float64")
     model = tiny_model(family=family)
     with NoFloat64():
         sum(model.train()(batch([2, 0, 3])).values()).backward()

@@ -12,6 +12,8 @@ from deim.inference.cuda_graphs import CudaGraphs
 from deim.layers.attention import SelfAttention
 from deim.layers.conv import ConvBNAct, fuse_conv_norm
 from deim.layers.ops import selected_backend
+from deim.layers.rotary_attention import QueryKeyValue
+from deim.modeling.backbone.vit import ViTBlock
 from deim.modeling.detector import DEIMDetector
 
 
@@ -25,7 +27,7 @@ def to_deployment(
 ) -> nn.Module:
     """Return a copy of a model for inference: in eval mode, with training-only parts removed.
 
-    Normalization, affine layers and parallel branches are folded into convolutions. Detections are the same up to
+    Normalization, affine layers and parallel branches are folded into convolutions, layer scales into linear layers. Detections are the same up to
     rounding. The copy cannot be trained or saved as a checkpoint: keep the original model.
 
     Args:
@@ -68,12 +70,13 @@ def deployment_form(model: nn.Module) -> nn.Module:
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Fold batch normalization into the preceding convolutions, in place.
+    """Fold batch normalization and layer scales into the preceding convolutions and linear layers, in place.
 
-    Supports :class:`ConvBNAct`, and convolutions with an attribute ``norm``, as in detectron2's backbones.
+    Modules do so in their method ``fold``. Convolutions with an attribute ``norm``, as in detectron2's backbones, are
+    supported as well.
     """
     for module in list(model.modules()):
-        if isinstance(module, ConvBNAct):
+        if isinstance(module, ConvBNAct | ViTBlock | QueryKeyValue):
             module.fold()
         norm = getattr(module, "norm", None)
         if isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):

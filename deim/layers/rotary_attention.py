@@ -46,6 +46,15 @@ def cosines_and_sines(angles: Tensor) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()])
 
 
+@cached_tensors
+def rotary_table(
+    height: int, width: int, head_dim: int, num_prefix: int, base: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Return the argument ``rotary`` of :func:`rotate` for the tokens of a map; for the arguments see
+    :func:`rotary_angles`. The result is cached: do not modify it."""
+    return cosines_and_sines(rotary_angles(height, width, head_dim, num_prefix, base, device, dtype))
+
+
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate pairs of channels; channel k and channel k + C / 2 are a pair.
 
@@ -74,6 +83,14 @@ class QueryKeyValue(Linear):
             return super().forward(x)
         query, key, value = self.bias.chunk(3)
         return linear(x, self.weight, torch.cat([query, torch.zeros_like(key), value]))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Set the unused third of the bias to zero, so that it can be added, in place."""
+        if not self.key_bias:
+            query, key, value = self.bias.chunk(3)
+            self.bias = nn.Parameter(torch.cat([query, torch.zeros_like(key), value]))
+            self.key_bias = True
 
 
 class RotaryAttention(nn.Module):

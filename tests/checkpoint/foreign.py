@@ -12,11 +12,13 @@ def digest(weights: Mapping[str, Tensor]) -> tuple[int, str]:
     return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-# The models were built with the official code of D-FINE, DEIM, RT-DETRv2, Deformable DETR, DN-DETR and H-Deformable-DETR,
+# The models were built with the official code of DEIMv2, D-FINE, DEIM, RT-DETRv2, Deformable DETR, DN-DETR and H-Deformable-DETR,
 # and with detrex 0.5, from the config of each recipe.
 # (format, recipe, (tensors, digest) in training form, (tensors, digest) in deployment form). The latter is None for
 # RT-DETRv2, whose code keeps the parts that it folds; DEIM's code removes them from its RT-DETRv2.
 REAL_TIME = [
+    ("deimv2", "deimv2/deimv2_hgnetv2_n_coco", (639, "ae40f1b585d2188a"), (487, "a1232b2627a05fa9")),
+    ("deimv2", "deimv2/deimv2_dinov3_s_coco", (673, "9bbfdbe5ea51047c"), (407, "b25713053697f348")),
     ("dfine", "dfine/dfine_n_coco", (674, "4feb2f97ef17e075"), (506, "de872e1746529464")),
     ("dfine", "dfine/dfine_s_coco", (794, "f83ca7c932a1b745"), (550, "b2c806d7ab994b0f")),
     ("dfine", "dfine/dfine_m_coco", (1053, "ad3dd7dadcff694c"), (723, "34046dbe9297792b")),

@@ -18,7 +18,7 @@ from deim.checkpoint.formats.format import Format
 from deim.checkpoint.loading import load_weights
 from deim.checkpoint.reading import StoredWeights
 from deim.checkpoint.renaming import match_template
-from deim.conversion import convert_backbone, identification
+from deim.conversion import convert, convert_backbone, identification
 from deim.errors import CheckpointError
 from deim.inference import deployment_form
 from deim.modeling.backbone import HGNetV2, SpatialTuningAdapter, VisionTransformer, build_vit
@@ -118,6 +118,8 @@ def test_folders_of_hugging_face_hub_are_loaded(name: str, tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"DEIMTransformer": {"num_layers": 3}}', encoding="utf-8")
     load_weights(loaded, str(tmp_path))
     assert_equal_weights(loaded.state_dict(), model.state_dict())
+    identified = convert(str(tmp_path), str(tmp_path / "native.pth"))
+    assert (identified.recipe, identified.model.num_classes) == (f"deimv2/deimv2_{name}_coco", 6)
 
 
 def test_a_format_without_recipes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from tests.models import DETRS, FAMILIES, REAL_TIME, batch, recipe
 
 TINY = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2")
 # Switch -> a loss that the model has only if the switch is on.
-SWITCH_LOSSES = {"mal": "loss_mal", "fdr": "loss_fgl", "hybrid": "loss_bbox_o2m", "denoising": "loss_bbox_dn_0"}
+SWITCH_LOSSES = {"mal": "loss_mal", "fdr": "loss_bbox_pre", "hybrid": "loss_bbox_o2m", "denoising": "loss_bbox_dn_0"}
 
 
 @pytest.mark.parametrize("family", REAL_TIME)

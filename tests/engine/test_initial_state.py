@@ -150,7 +150,7 @@ def test_random_backbone_is_logged_and_unfrozen(shapes: Path, tmp_path: Path, ca
     assert weights["backbone.stem.stem1.norm.num_batches_tracked"] == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deimv2"])  # which freezes no layers
 def test_unfrozen_backbone_has_the_same_output(family: str) -> None:
     overrides = {"deformable": ("norm=FrozenBN", "freeze_at=2")}.get(family, ("freeze_at=2",))
     if "dfine" in family or "rtdetr" in family:

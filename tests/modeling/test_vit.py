@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from deim.engine.performance.activation_checkpointing import checkpoint_activations
 from deim.errors import CheckpointError
+from deim.inference.deployment import fold_norms
 from deim.layers.rotary_attention import QueryKeyValue, cosines_and_sines, rotary_angles, rotate
 from deim.modeling.backbone import VisionTransformer, build_vit
+from deim.modeling.backbone.vit import LayerScale
 from tests.conftest import needs_utf8
 from tests.models import compile_without_graph_breaks, randomize
 
@@ -31,6 +33,16 @@ def tiny_vit(dinov3: bool = True, **options) -> VisionTransformer:
             **options,
         }
     return randomize(VisionTransformer(16, 2, 24, [0, 1], patch_size=4, **options), 0.3)
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["swiglu", "mlp"])
+def test_layer_scales_are_folded_for_deployment(gated: bool) -> None:
+    vit, images = tiny_vit(gated=gated).eval(), torch.rand(2, 3, 16, 24)
+    expected = vit(images)
+    fold_norms(vit)
+    assert not [name for name, module in vit.named_modules() if isinstance(module, LayerScale)]
+    for name, feature in vit(images).items():
+        torch.testing.assert_close(feature, expected[name], rtol=0, atol=1e-12)
 
 
 class LastFeature(nn.Module):

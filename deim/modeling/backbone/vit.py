@@ -19,7 +19,7 @@ from deim.checkpoint.pretrained import (
     describe_backbone,
 )
 from deim.layers.linear import Linear
-from deim.layers.rotary_attention import RotaryAttention, cosines_and_sines, rotary_angles
+from deim.layers.rotary_attention import RotaryAttention, cosines_and_sines, rotary_angles, rotary_table
 from deim.layers.swiglu import SwiGLU
 from deim.layers.tracing import is_tracing
 from deim.modeling.backbone.yacs import yacs_keys
@@ -124,6 +124,17 @@ class ViTBlock(nn.Module):
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens), rotary))
         return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
+    def fold(self) -> None:
+        """Fold the layer scales into the preceding linear layers, in place."""
+        last = self.mlp.w3 if isinstance(self.mlp, SwiGLU) else self.mlp.fc2
+        for name, linear in (("ls1", self.attn.proj), ("ls2", last)):
+            scale = getattr(self, name)
+            if isinstance(scale, LayerScale):
+                gamma = scale.gamma.detach()
+                linear.weight = nn.Parameter(linear.weight.detach() * gamma[:, None])
+                linear.bias = nn.Parameter(linear.bias.detach() * gamma)
+                setattr(self, name, nn.Identity())
+
 
 class VisionTransformer(Backbone):
     """Vision transformer with feature "block<i>" after block i, counted from 0, at the stride of the patches.
@@ -206,11 +217,12 @@ class VisionTransformer(Backbone):
         prefix = special.shape[1]
         tokens = torch.cat([special.expand(images.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         dtype = torch.promote_types(self.cls_token.dtype, torch.float32)
-        angles = rotary_angles(height, width, self.head_dim, prefix, self.rope_base, images.device, dtype)
-        rotary = cosines_and_sines(angles)
+        positions = (height, width, self.head_dim, prefix, self.rope_base, images.device, dtype)
+        rotary = rotary_table(*positions)
         features = {}
         for index, block in enumerate(self.blocks):
             if self.training and self.rope_rescale is not None:
+                angles = rotary_angles(*positions)
                 rotary = cosines_and_sines(angles * _random_factor(self.rope_rescale, angles))
             tokens = block(tokens, rotary)
             if f"block{index}" in self._out_features:
