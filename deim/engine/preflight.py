@@ -126,11 +126,17 @@ def _check_cuda_graph_settings(train: Any) -> None:
 
 
 def warn_about_unused_augmentation(cfg: Any) -> None:
-    """Log a warning if mosaic or mixup is configured but never active."""
+    """Log a warning if mosaic, mixup or another batch operation is configured but never active."""
     train = cfg.dataloader.train
-    dense = OmegaConf.select(train, "mapper.mosaic") is not None or train.get("mixup") is not None
-    if dense and not any(OmegaConf.select(cfg, "schedule.dense_epochs") or ()):
-        logger.warning("dataloader.train has mosaic or mixup, but schedule.dense_epochs is empty: they have no effect")
+    names = ["mosaic"] if OmegaConf.select(train, "mapper.mosaic") is not None else []
+    names += ["mixup"] if train.get("mixup") is not None else []
+    # Operations with epochs of their own do not depend on dense_epochs.
+    operations = [operation for operation in train.get("batch_operations") or () if operation is not None]
+    names += ["batch_operations without epochs"] if any(item.get("epochs") is None for item in operations) else []
+    if names and not any(OmegaConf.select(cfg, "schedule.dense_epochs") or ()):
+        logger.warning(
+            f"dataloader.train has {' and '.join(names)}, but schedule.dense_epochs is empty: they have no effect"
+        )
 
 
 @torch.no_grad()

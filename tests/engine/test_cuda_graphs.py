@@ -75,7 +75,7 @@ def test_training_graphs_conflict_with_other_settings(other: str) -> None:
     check_settings(recipe("deim_dfine_n_shapes", "train.cuda_graphs=true"), training=True)
 
 
-@pytest.mark.parametrize("family", ["dfine", "rtdetr", "deformable"])
+@pytest.mark.parametrize("family", ["dfine", "rtdetr", "deformable", "deimv2"])
 @torch.inference_mode()
 def test_half_precision_weights_equal_autocast(family: str) -> None:
     model = to_deployment(randomize(tiny_model(family=family)))

@@ -5,14 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.config import LazyCall
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
+from deim.config import without_dense_o2o
+from deim.data.copy_blend import CopyBlend
 from deim.engine.buffered_log import buffered_log
 from deim.engine.hooks.writers import ProgressPrinter, main_loss_names
 from deim.engine.out_of_memory import DeviceMemoryError, explain_out_of_memory
-from tests.models import FAMILIES, batch, tiny_model
+from deim.engine.preflight import warn_about_unused_augmentation
+from tests.models import FAMILIES, batch, recipe, tiny_model
 
 
 def shown_losses(losses: list[str], **options) -> list[str]:
@@ -41,6 +45,21 @@ def test_console_line_contains_only_the_main_losses(caplog: pytest.LogCaptureFix
         ProgressPrinter(10, main_losses=["loss_bbox"]).write()
     assert "loss_bbox: 1" in caplog.text
     assert "o2m" not in caplog.text
+
+
+def test_unused_batch_operations_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = recipe("deimv2_dinov3_s_shapes")
+    warn_about_unused_augmentation(cfg)
+    without_dense_o2o(cfg.dataloader)
+    warn_about_unused_augmentation(cfg)
+    assert not caplog.records
+    cfg.dataloader.train.batch_operations = [LazyCall(CopyBlend)(prob=0.5, epochs=[1, 2])]
+    cfg.schedule.dense_epochs = [0, 0]
+    warn_about_unused_augmentation(cfg)
+    assert not caplog.records
+    cfg.dataloader.train.batch_operations[0].epochs = None
+    warn_about_unused_augmentation(cfg)
+    assert "has batch_operations without epochs, but schedule.dense_epochs is empty" in caplog.text
 
 
 STEP = SimpleNamespace(

@@ -13,7 +13,7 @@ from deim.inference.cuda_graphs import CAPTURE_MODE, graph_key, warm_up
 from deim.layers.autocast import autocast_without_cache
 from deim.layers.tracing import collect_cached_tensors
 from deim.modeling.detector import DEIMDetector
-from deim.modeling.encoder import HybridEncoder
+from deim.modeling.encoder import HybridEncoder, LiteEncoder
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -110,10 +110,12 @@ def capture_training_graphs(model: nn.Module) -> None:
     """Replay a detector's backbone and encoder as CUDA graphs in training, in place.
 
     Raises:
-        ConfigError: if the model is not a DEIMDetector with a HybridEncoder, or is not on a GPU.
+        ConfigError: if the model is not a DEIMDetector with a HybridEncoder or a LiteEncoder, or is not on a GPU.
     """
-    if not isinstance(model, DEIMDetector) or not isinstance(model.encoder, HybridEncoder):
-        raise ConfigError("train.cuda_graphs requires a detector with a HybridEncoder, such as D-FINE or RT-DETR")
+    if not isinstance(model, DEIMDetector) or not isinstance(model.encoder, HybridEncoder | LiteEncoder):
+        raise ConfigError(
+            "train.cuda_graphs requires a detector with a HybridEncoder or a LiteEncoder, such as D-FINE, DEIMv2 or RT-DETR"
+        )
     if model.device.type != "cuda":
         raise ConfigError(f"train.cuda_graphs requires a GPU, but the model is on {model.device}")
     model.encode = GraphedEncoder(model)  # type: ignore[method-assign]

@@ -16,14 +16,17 @@ _FLOAT16_MAX, _SAFE_FRACTION = 65504.0, 0.1
 # ONNX's code of float32, and the suffix of the casts to float16 that the converter inserts.
 _ONNX_FLOAT32, _CAST_SUFFIX = 1, "_cast_to_fp16_node"
 # Operators that need more precision than float16 has.
-_FLOAT32_OPERATORS = ("TopK", "GridSample", "Range", "Resize", OPERATOR)
+_FLOAT32_OPERATORS = ("TopK", "GridSample", "Range", "Resize", "RMSNormalization", OPERATOR)
+# Operators of the reciprocal root mean square in RMSNorm, before opset 23. The square of a value above 255 overflows.
+_ROOT_MEAN_SQUARE = ("Pow", "ReduceMean", "Add", "Sqrt", "Reciprocal")
 
 
 def to_float16(path: str | Path) -> None:
     """Convert an ONNX file to float16, in place; inputs and outputs keep their dtypes.
 
     The file is run on noise, and nodes with an input or output beyond a tenth of float16's range stay in float32.
-    Values beyond the range would become Inf, and the model would find nothing.
+    Values beyond the range would become Inf, and the model would find nothing. The root mean squares of RMSNorm always
+    stay in float32.
 
     Raises:
         ConfigError: if ONNX Runtime is not installed.
@@ -31,6 +34,7 @@ def to_float16(path: str | Path) -> None:
     try:
         import onnx
         from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
     except ImportError as error:
         raise ConfigError(f"float16 requires the package {error.name}: pip install 'deim[export]'") from error
     model = onnx.load(str(path))
@@ -38,6 +42,7 @@ def to_float16(path: str | Path) -> None:
         node.name = node.name or f"node_{index}"
     large_values = _large_values(model)
     float32_nodes = [node.name for node in model.graph.node if large_values & {*node.input, *node.output}]
+    float32_nodes += _root_mean_squares(model.graph)
     converted = convert_float_to_float16(
         model,
         max_finite_val=_FLOAT16_MAX,
@@ -46,7 +51,25 @@ def to_float16(path: str | Path) -> None:
         op_block_list=sorted({*DEFAULT_OP_BLOCK_LIST, *_FLOAT32_OPERATORS}),
     )
     _remove_cast_pairs(converted.graph)
+    # The converter appends casts at the end. ONNX requires nodes after those that compute their inputs.
+    OnnxModel(converted).topological_sort()
     onnx.save(converted, str(path))
+
+
+def _root_mean_squares(graph: Any) -> list[str]:
+    """Return the names of the nodes that compute reciprocal root mean squares."""
+    consumers = {name: node for node in graph.node for name in node.input}
+    names = []
+    for node in graph.node:
+        chain, current = [], node
+        while current is not None and len(chain) < len(_ROOT_MEAN_SQUARE):
+            if current.op_type != _ROOT_MEAN_SQUARE[len(chain)]:
+                break
+            chain.append(current.name)
+            current = consumers.get(current.output[0])
+        if len(chain) == len(_ROOT_MEAN_SQUARE):
+            names += chain
+    return names
 
 
 def _remove_cast_pairs(graph: Any) -> None:
