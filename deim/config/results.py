@@ -3,7 +3,7 @@
 This table is the single source: tests compare the documentation, the docstrings of recipes and ``deim zoo`` with it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Result:
     parameters: float
     gflops: float
     latency: float | None = None
-    image_size: tuple[int, int] = (640, 640)
+    image_size: tuple[int, int] = field(default=(640, 640), kw_only=True)
 
 
 _DEIMV2 = "https://github.com/Intellindust-AI-Lab/DEIMv2"
@@ -125,8 +125,8 @@ def _image_size(system: str, name: str) -> tuple[int, int]:
 
 
 RESULTS: dict[str, Result] = {
-    f"{system}/{name}": Result(
-        f"{system}/{name}", precision, source, hardware, *size, image_size=_image_size(system, name)
+    f"{system}/{name}": replace(
+        Result(f"{system}/{name}", precision, source, hardware, *size), image_size=_image_size(system, name)
     )
     for system, source, hardware, rows in _TABLES
     for name, (precision, *size) in rows.items()

@@ -12,8 +12,8 @@ def digest(weights: Mapping[str, Tensor]) -> tuple[int, str]:
     return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-# The models were built with the official code of DEIMv2, D-FINE, DEIM, RT-DETRv2, Deformable DETR, DN-DETR and H-Deformable-DETR,
-# and with detrex 0.5, from the config of each recipe.
+# The models were built with the official code of DEIMv2, D-FINE, DEIM, RT-DETRv2, Deformable DETR, DN-DETR and
+# H-Deformable-DETR, and with detrex 0.5, from the config of each recipe.
 # (format, recipe, (tensors, digest) in training form, (tensors, digest) in deployment form). The latter is None for
 # RT-DETRv2, whose code keeps the parts that it folds; DEIM's code removes them from its RT-DETRv2.
 REAL_TIME = [

@@ -59,9 +59,10 @@ def to_float16(path: str | Path) -> None:
 def _root_mean_squares(graph: Any) -> list[str]:
     """Return the names of the nodes that compute reciprocal root mean squares."""
     consumers = {name: node for node in graph.node for name in node.input}
-    names = []
+    names: list[str] = []
     for node in graph.node:
-        chain, current = [], node
+        chain: list[str] = []
+        current = node
         while current is not None and len(chain) < len(_ROOT_MEAN_SQUARE):
             if current.op_type != _ROOT_MEAN_SQUARE[len(chain)]:
                 break
