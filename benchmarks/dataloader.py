@@ -17,7 +17,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from benchmarks.isolation import run_in_new_process
-from benchmarks.official_code import official_batches, require_checkout
+from benchmarks.official_code import official_batches, recognize_checkout
 from deim.config import load_config
 from deim.data.datasets.shapes import coco_annotation, draw_image
 from deim.data.inspection import batches_from_epoch
@@ -159,7 +159,7 @@ def run(
         ConfigError: if ``peer`` is not a checkout of the official DEIM code.
     """
     if peer is not None:
-        require_checkout(peer)
+        recognize_checkout(peer)
     paths = image_files(json_file, image_root)
     sizes = [path.stat().st_size for path in paths]
     decoding = decode_rates(paths)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.official_code import OFFICIAL, official_config, require_checkout
+from benchmarks.official_code import OFFICIAL, official_config, official_model, recognize_checkout
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
@@ -48,11 +48,11 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     model = _perturb(build(config, "model")).eval()
     official = None
     if peer is not None:
-        require_checkout(peer)
+        recognize_checkout(peer)
         official = official_config(peer, recipe, size)
         _perturb(official.model)
         model.load_state_dict(
-            to_native_layout(StoredWeights(OFFICIAL, official.model.state_dict()), model), strict=True
+            to_native_layout(StoredWeights(OFFICIAL, official_model(official).state_dict()), model), strict=True
         )
     with tempfile.TemporaryDirectory() as folder:
         runs, columns = _ours(model, config, size, attention, Path(folder))

@@ -1,8 +1,9 @@
-"""Numerical comparison of a recipe with the official DEIM code, with the same weights, images and noise.
+"""Numerical comparison of a recipe with the official DEIM or DEIMv2 code, with the same weights, images and noise.
 
 Run :func:`compare` in a separate process for each recipe: the registries of the official code are global.
 """
 
+import itertools
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data.datasets import load_coco_json
+from detectron2.structures import Instances
 from detrex.layers import box_xyxy_to_cxcywh
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from benchmarks import official_code
+from benchmarks.augmentation import recipe_augmentation
 from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
@@ -44,7 +47,10 @@ class Fidelity:
         gradients: largest difference of a gradient element at the first step, relative to the largest norm of a
             parameter's gradient.
         thread_rounding: like ``gradients``, between this project's gradients on all threads and on one thread.
+        late_losses: like ``losses``, the maximum over the epoch in which DEIMv2's late matching cost begins and the
+            epoch before; None for a recipe without such a cost.
         same_param_groups: True if all parameters have the same learning rate and weight decay.
+        augmentation_epochs: number of epochs in which the augmentation of training images differs.
         learning_rates: largest difference of the learning rate over the whole schedule, relative to the base.
         median_step: median over the training steps of the relative difference of the total loss.
         max_step: maximum over the training steps of the relative difference of the total loss.
@@ -54,7 +60,9 @@ class Fidelity:
     losses: float
     gradients: float
     thread_rounding: float
+    late_losses: float | None
     same_param_groups: bool
+    augmentation_epochs: int
     learning_rates: float
     median_step: float
     max_step: float
@@ -73,22 +81,33 @@ class _Pair:
 
 
 def compare(
-    recipe: str, checkout: str, samples: Sequence[dict], size: int, steps: int, every_token: bool = False
+    recipe: str,
+    checkout: str,
+    samples: Sequence[dict],
+    size: int,
+    steps: int,
+    every_token: bool = False,
+    float64: bool = False,
 ) -> Fidelity:
     """Build the model of this project and the official model, and compare them.
 
     Args:
         recipe: name of a recipe that the official code also has.
-        checkout: checkout of the official DEIM code.
+        checkout: checkout of the official DEIM or DEIMv2 code.
         samples: samples from :func:`load_samples`, used in batches of two.
         size: side of the square images in pixels.
         steps: number of training steps.
         every_token: use all tokens as queries instead of the best, so that rounding cannot change the selection.
+        float64: compute in float64 instead of float32.
     """
+    if float64:
+        torch.set_default_dtype(torch.float64)
+    samples = [_in_default_dtype(sample) for sample in samples]
     pair = _build(recipe, checkout, size, every_token)
     batches = [samples[i : i + 2] for i in range(0, len(samples) - 1, 2)]
     outputs = _compare_outputs(pair, batches)
     losses, gradients, thread_rounding = _compare_gradients(pair, batches[0])
+    late_losses = _compare_late_losses(pair, batches[0])
     same_param_groups, learning_rates = _has_same_param_groups(pair), _compare_learning_rates(pair)
     differences = _compare_steps(pair, batches, steps)
     return Fidelity(
@@ -96,7 +115,9 @@ def compare(
         losses=losses,
         gradients=gradients,
         thread_rounding=thread_rounding,
+        late_losses=late_losses,
         same_param_groups=same_param_groups,
+        augmentation_epochs=_compare_augmentation(pair),
         learning_rates=learning_rates,
         median_step=statistics.median(differences),
         max_step=max(differences),
@@ -118,46 +139,61 @@ def load_samples(json_file: str, image_root: str, size: int, count: int) -> list
 
 def report(results: Mapping[str, Fidelity]) -> str:
     """Return a table with a row for each recipe."""
-    header = [
-        "recipe",
-        "predictions",
-        "loss terms",
-        "gradients",
-        "one thread",
-        "groups",
-        "learning rates",
-        "steps",
-        "largest",
-    ]
-    rows = []
-    for recipe, result in results.items():
-        first_cells = [result.outputs, result.losses, result.gradients, result.thread_rounding]
-        last_cells = [result.learning_rates, result.median_step, result.max_step]
-        param_groups = "equal" if result.same_param_groups else "DIFFER"
-        rows.append([recipe, *map("{:.0e}".format, first_cells), param_groups, *map("{:.0e}".format, last_cells)])
-    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    rows = [_row(recipe, result) for recipe, result in results.items()]
+    # Only recipes of DEIMv2 have a late cost.
+    if all(result.late_losses is None for result in results.values()):
+        for row in rows:
+            del row["late cost"]
+    return tabulate(rows, "keys", tablefmt="github", disable_numparse=True)
+
+
+def _row(recipe: str, result: Fidelity) -> dict[str, str]:
+    numbers = {
+        "predictions": result.outputs,
+        "loss terms": result.losses,
+        "late cost": result.late_losses,
+        "gradients": result.gradients,
+        "one thread": result.thread_rounding,
+        "learning rates": result.learning_rates,
+        "steps": result.median_step,
+        "largest": result.max_step,
+    }
+    cells = {name: "" if number is None else f"{number:.0e}" for name, number in numbers.items()}
+    cells["groups"] = "equal" if result.same_param_groups else "DIFFER"
+    differing = result.augmentation_epochs
+    cells["augmentation"] = f"{differing} epochs differ" if differing else "equal"
+    columns = ["predictions", "loss terms", "late cost", "gradients", "one thread", "groups", "augmentation"]
+    return {"recipe": recipe} | {name: cells[name] for name in [*columns, "learning rates", "steps", "largest"]}
+
+
+def _in_default_dtype(sample: dict) -> dict:
+    """Return a sample whose boxes have torch's default dtype, which the constructor of Boxes does not keep."""
+    instances = Instances(sample["instances"].image_size, **sample["instances"].get_fields())
+    instances.gt_boxes = instances.gt_boxes.clone()
+    instances.gt_boxes.tensor = instances.gt_boxes.tensor.to(torch.get_default_dtype())
+    return {**sample, "instances": instances}
 
 
 def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
-    official = official_code.official_config(checkout, recipe, size)
-    queries = (
-        [f"model.decoder.queries.num_queries={official_code.select_every_token(official, size)}"] if every_token else []
-    )
-    config = load_config(recipe, queries)
-    torch.manual_seed(0)
-    theirs, ours = official.model, build(config, "model")
+    with official_code.in_default_dtype():
+        official = official_code.official_config(checkout, recipe, size)
+        queries = official_code.select_every_token(official, size) if every_token else None
+        torch.manual_seed(0)
+        theirs, criterion = official_code.official_model(official), official.criterion
+    config = load_config(recipe, [] if queries is None else [f"model.decoder.queries.num_queries={queries}"])
+    ours = build(config, "model")
     _perturb(theirs)
     ours.load_state_dict(to_native_layout(StoredWeights("official", theirs.state_dict()), ours), strict=True)
     layout = recognize(theirs.state_dict())
     assert layout is not None, "to_native_layout has recognized it"
-    return _Pair(ours, theirs, layout, official.criterion, config, official)
+    return _Pair(ours, theirs, layout, criterion, config, official)
 
 
 @torch.no_grad()
 def _perturb(model: nn.Module) -> None:
-    """Add noise to the parameters, since some layers start at zero, and set random batch-norm statistics."""
+    """Add noise to the parameters, since some layers start near zero, and set random batch-norm statistics."""
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not name.startswith("backbone"):
+        if parameter.requires_grad and name.startswith(("encoder", "decoder", "backbone.dinov3")):
             parameter.add_(torch.randn_like(parameter) * 0.02)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
@@ -171,9 +207,11 @@ def _compare_outputs(pair: _Pair, batches: Sequence[Sequence[dict]]) -> float:
     pair.ours.eval(), pair.theirs.eval()
     max_differences: list[float] = []
     for batch in batches:
-        pixels, _ = _official_batch(batch)
-        official_outputs = pair.theirs(pixels)
-        groups, _ = pair.ours.decoder(pair.ours.encoder(pair.ours.backbone(pixels)))
+        pixels, _ = _official_batch(pair.official, batch)
+        with official_code.in_default_dtype():
+            official_outputs = pair.theirs(pixels)
+        images = torch.stack([sample["image"] for sample in batch])
+        groups, _ = pair.ours.decoder(pair.ours.encode(pair.ours.normalize(images)))
         ours = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
         theirs = torch.cat([official_outputs["pred_logits"], official_outputs["pred_boxes"]], dim=-1)
         # Queries are ordered by token score, which rounding changes: compare each with its nearest counterpart.
@@ -184,20 +222,39 @@ def _compare_outputs(pair: _Pair, batches: Sequence[Sequence[dict]]) -> float:
 
 def _compare_gradients(pair: _Pair, samples: Sequence[dict]) -> tuple[float, float, float]:
     our_losses, official_losses = _losses(pair, samples, seed=0)
-    unmatched = our_losses.keys() ^ official_losses.keys()
-    if unmatched:
-        raise AssertionError(f"losses that only one of the two models has: {sorted(unmatched)}")
-    total = sum(official_losses.values(), torch.zeros(()))
-    losses = max(
-        float((our_losses[name] - official_losses[name]).detach().abs() / total.detach()) for name in official_losses
-    )
+    losses = _largest_loss_difference(our_losses, official_losses)
     ours = _gradients(pair.ours, our_losses)
     theirs, _ = pair.layout.to_native(_gradients(pair.theirs, official_losses))
+    unmatched = ours.keys() ^ theirs.keys()
+    if unmatched:
+        raise AssertionError(f"gradients that only one of the two models has: {sorted(unmatched)}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     single_thread = _gradients(pair.ours, _losses(pair, samples, seed=0)[0])
     torch.set_num_threads(threads)
     return losses, _largest_difference(ours, theirs), _largest_difference(ours, single_thread)
+
+
+def _compare_late_losses(pair: _Pair, samples: Sequence[dict]) -> float | None:
+    """Compare the losses of the first epoch with DEIMv2's late matching cost, and of the epoch before."""
+    change = official_code.matcher_change_epoch(pair.official)
+    if change is None:
+        return None
+    with torch.no_grad():
+        before, after = (_losses(pair, samples, seed=0, epoch=epoch) for epoch in (change - 1, change))
+    # If the two costs led to the same matching, the comparison would prove nothing.
+    if all(torch.equal(before[1][name], after[1][name]) for name in before[1]):
+        raise AssertionError("the late matching cost has no effect on the official losses")
+    return max(_largest_loss_difference(*losses) for losses in (before, after))
+
+
+def _largest_loss_difference(ours: Mapping[str, Tensor], official: Mapping[str, Tensor]) -> float:
+    """Return the largest difference of a loss term, relative to the sum of the official terms."""
+    unmatched = ours.keys() ^ official.keys()
+    if unmatched:
+        raise AssertionError(f"losses that only one of the two models has: {sorted(unmatched)}")
+    total = sum(official.values(), torch.zeros(())).detach()
+    return max(float((ours[name] - official[name]).detach().abs() / total) for name in official)
 
 
 def _gradients(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -209,18 +266,22 @@ def _gradients(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tens
 def _largest_difference(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
     """Return the largest difference of an element, relative to the largest norm of a parameter's gradient."""
     max_norm = max(float(gradient.norm()) for gradient in reference.values())
-    return max(float((ours[name] - reference[name]).abs().max()) / max_norm for name in ours.keys() & reference.keys())
+    return max(float((ours[name] - reference[name]).abs().max()) / max_norm for name in reference)
 
 
-def _losses(pair: _Pair, samples: Sequence[dict], seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _losses(
+    pair: _Pair, samples: Sequence[dict], seed: int, epoch: int = 0
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the loss terms of both models for one batch, with the same random seed."""
     pair.ours.train(), pair.theirs.train()
-    pixels, targets = _official_batch(samples)
+    pixels, targets = _official_batch(pair.official, samples)
+    pair.ours.criterion.epoch = epoch
     _seed(seed)
     ours = pair.ours(list(samples))
     _seed(seed)
-    outputs = pair.theirs(pixels, targets=targets)
-    terms = pair.criterion(outputs, targets, epoch=0, step=0, global_step=0, epoch_step=ITERS_PER_EPOCH)
+    with official_code.in_default_dtype():
+        outputs = pair.theirs(pixels, targets=targets)
+        terms = pair.criterion(outputs, targets, epoch=epoch, step=0, global_step=0, epoch_step=ITERS_PER_EPOCH)
     return ours, terms
 
 
@@ -230,9 +291,10 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _official_batch(samples: Sequence[dict]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Return pixels (B, 3, H, W) in [0, 1], and targets in the format of the official code."""
-    pixels = torch.stack([sample["image"].float() / 255 for sample in samples])
+def _official_batch(official: Any, samples: Sequence[dict]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Return images (B, 3, H, W), normalized as for an official config, and targets in the official format."""
+    images = torch.stack([sample["image"] for sample in samples]).to(torch.get_default_dtype()) / 255
+    pixels = official_code.normalize_as_official(official, images)
     targets = []
     for sample in samples:
         height, width = sample["image"].shape[-2:]
@@ -249,21 +311,33 @@ def _our_optimizer(pair: _Pair) -> torch.optim.Optimizer:
 
 def _has_same_param_groups(pair: _Pair) -> bool:
     """Return True if each parameter has the same learning rate and weight decay in both optimizers."""
-    names = {id(p): n for n, p in pair.theirs.named_parameters()}
-
-    def settings(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, tuple[float, float]]:
-        return {
-            names[id(p)]: (group["lr"], group["weight_decay"])
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
-
-    official = settings(pair.official.optimizer, names)
-    translated, _ = pair.layout.to_native({name: torch.tensor(values) for name, values in official.items()})
-    ours = settings(_our_optimizer(pair), {id(p): n for n, p in pair.ours.named_parameters()})
-    return ours.keys() == translated.keys() and all(
-        torch.allclose(translated[name], torch.tensor(values)) for name, values in ours.items()
+    official, ours = pair.official.optimizer, _our_optimizer(pair)
+    settings = sorted({_settings(group) for group in official.param_groups})
+    # Translation may split a parameter: represent its settings by a tensor of its shape.
+    names = {id(p): name for name, p in pair.theirs.named_parameters()}
+    indices = {
+        names[id(p)]: torch.full_like(p, settings.index(_settings(group)))
+        for group in official.param_groups
+        for p in group["params"]
+    }
+    translated, _ = pair.layout.to_native(indices)
+    our_names = {id(p): name for name, p in pair.ours.named_parameters()}
+    our_settings = {our_names[id(p)]: _settings(group) for group in ours.param_groups for p in group["params"]}
+    return our_settings.keys() == translated.keys() and all(
+        bool((translated[name] == settings.index(value)).all()) if value in settings else False
+        for name, value in our_settings.items()
     )
+
+
+def _settings(group: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the learning rate and the weight decay of a parameter group."""
+    return round(group["lr"], 12), round(group["weight_decay"], 12)
+
+
+def _compare_augmentation(pair: _Pair) -> int:
+    """Return the number of epochs in which the augmentation of training images differs."""
+    ours, official = recipe_augmentation(pair.recipe), official_code.official_augmentation(pair.official)
+    return sum(a != b for a, b in itertools.zip_longest(ours, official))
 
 
 def _compare_learning_rates(pair: _Pair) -> float:

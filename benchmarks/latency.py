@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.official_code import OFFICIAL, official_config, require_checkout
+from benchmarks.official_code import OFFICIAL, official_config, official_model, recognize_checkout
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
@@ -36,10 +36,10 @@ def run(
     Raises:
         ConfigError: if ``peer`` is not a checkout of the official DEIM code, or if that code has no such model.
     """
-    require_checkout(peer)
+    recognize_checkout(peer)
     device = torch.device(device_name)
     model = build(load_config(recipe), "model")
-    official = official_config(peer, recipe, size).model
+    official = official_model(official_config(peer, recipe, size))
     model.load_state_dict(to_native_layout(StoredWeights(OFFICIAL, official.state_dict()), model), strict=True)
     official = official.deploy().to(device)
     networks: dict[str, Callable[[Tensor], Any]] = {}

@@ -1,11 +1,24 @@
-"""Access to parts of the official DEIM code in a checkout."""
+"""Access to parts of the official DEIM and DEIMv2 code in a checkout."""
 
+import importlib.util
+import inspect
+import random
 import re
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import torch
+from torch import Tensor, nn
+
+from benchmarks.augmentation import AUGMENTATIONS, EpochAugmentation
+from deim.config.files import available
 from deim.errors import ConfigError
 
 # Name of the official code in tables.
@@ -14,15 +27,95 @@ CONFIG = "configs/deim_dfine/deim_hgnetv2_s_coco.yml"
 # An epoch of that config within the stage with mosaic and mixup, and one within the stage after it.
 DENSE_EPOCH, STRONG_EPOCH = 10, 100
 
+# Packages that the official code imports, besides torch and the dependencies of this project.
+REQUIRED_PACKAGES = {"torchvision": "torchvision", "faster_coco_eval": "faster-coco-eval", "tensorboard": "tensorboard"}
 
-def require_checkout(folder: str) -> None:
-    """Check that a folder is a checkout of the official code.
+
+@dataclass(frozen=True)
+class OfficialCode:
+    """A repository with official code.
+
+    Attributes:
+        name: name in messages.
+        marker: path in a checkout that only this repository has, or that earlier entries of ``OFFICIAL_CODES`` lack.
+        configs: {system: (pattern of the names of its recipes, path of the config in a checkout)}.
+    """
+
+    name: str
+    marker: str
+    configs: Mapping[str, tuple[str, str]]
+
+    def config_path(self, recipe: str) -> str | None:
+        """Return the path of a recipe's config in a checkout, or None if the repository has no config for it."""
+        system, _, name = recipe.partition("/")
+        pattern, path = self.configs.get(system, ("$^", ""))
+        return re.sub(pattern, path, name) if re.fullmatch(pattern, name) else None
+
+
+# The repository of DEIMv2 also contains the configs of DEIM, so its marker is tested first.
+OFFICIAL_CODES = (
+    OfficialCode(
+        "DEIMv2",
+        "configs/deimv2/deimv2_dinov3_s_coco.yml",
+        {"deimv2": (r"deimv2_(\w+)_coco", r"configs/deimv2/deimv2_\1_coco.yml")},
+    ),
+    OfficialCode(
+        "DEIM",
+        CONFIG,
+        {
+            "deim_dfine": (r"deim_dfine_(\w)_coco", r"configs/deim_dfine/deim_hgnetv2_\1_coco.yml"),
+            "dfine": (r"dfine_(\w)_coco", r"configs/deim_dfine/dfine_hgnetv2_\1_coco.yml"),
+            "deim_rtdetrv2": (r"deim_rtdetrv2_(r\w+)_coco", r"configs/deim_rtdetrv2/deim_\1_coco.yml"),
+            "rtdetrv2": (r"rtdetrv2_(r\w+)_coco", r"configs/deim_rtdetrv2/rtdetrv2_\1_coco.yml"),
+        },
+    ),
+)
+
+
+def recognize_checkout(folder: str) -> OfficialCode:
+    """Return the official code that a folder is a checkout of.
 
     Raises:
-        ConfigError: if the folder is not a checkout of the official code.
+        ConfigError: if the folder is not a checkout of official code.
     """
-    if not (Path(folder) / CONFIG).is_file():
-        raise ConfigError(f"{folder} is not a checkout of the official DEIM code: it does not contain {CONFIG}")
+    for code in OFFICIAL_CODES:
+        if (Path(folder) / code.marker).is_file():
+            return code
+    markers = " or ".join(code.marker for code in OFFICIAL_CODES)
+    raise ConfigError(
+        f"{folder} is not a checkout of the official DEIM code or DEIMv2 code: it does not contain {markers}"
+    )
+
+
+def config_path(checkout: str, recipe: str) -> Path:
+    """Return the path of a recipe's official config in a checkout.
+
+    Raises:
+        ConfigError: if the folder is not a checkout of official code, or has no config for the recipe.
+    """
+    code = recognize_checkout(checkout)
+    for other in OFFICIAL_CODES:
+        path = other.config_path(recipe)
+        if path is None:
+            continue
+        if (Path(checkout) / path).is_file():
+            return Path(checkout) / path
+        raise ConfigError(
+            f"{checkout}, a checkout of the official {code.name} code, has no config for {recipe}: it does not contain "
+            f"{path}; use a complete checkout of {other.name}"
+        )
+    raise ConfigError(f"the official {code.name} code has no config for {recipe}")
+
+
+def official_recipes(checkout: str) -> list[str]:
+    """Return the recipes of the systems that the repository of a checkout introduces.
+
+    Raises:
+        ConfigError: if the folder is not a checkout of official code.
+    """
+    code = recognize_checkout(checkout)
+    paths = {recipe: code.config_path(recipe) for recipe in available()}
+    return [recipe for recipe, path in paths.items() if path is not None and (Path(checkout) / path).is_file()]
 
 
 def official_batches(
@@ -32,55 +125,189 @@ def official_batches(
 
     Call it in a separate process: the registries of the official code are global.
     """
-    sys.path.insert(0, checkout)
-    from engine.core import YAMLConfig  # type: ignore[import-not-found]
-
-    _rename_for_torchvision()
     loader = {
         "dataset": {"img_folder": image_root, "ann_file": json_file},
         "collate_fn": {"base_size_repeat": None},  # a fixed image size
         "total_batch_size": batch_size,
         "num_workers": num_workers,
     }
-    train_loader = YAMLConfig(str(Path(checkout) / CONFIG), train_dataloader=loader).train_dataloader
+    yaml_config = _import_yaml_config(checkout)
+    train_loader = yaml_config(str(Path(checkout) / CONFIG), train_dataloader=loader).train_dataloader
     train_loader.set_epoch(DENSE_EPOCH if dense else STRONG_EPOCH)
     while True:
         yield from train_loader
-
-
-def config_path(recipe: str) -> str:
-    """Return the path of a recipe's config in a checkout of the official code.
-
-    Raises:
-        ConfigError: if the official code has no config for the recipe.
-    """
-    system, _, name = recipe.partition("/")
-    patterns = {
-        "deim_dfine": (r"deim_dfine_(\w)_coco", r"configs/deim_dfine/deim_hgnetv2_\1_coco.yml"),
-        "dfine": (r"dfine_(\w)_coco", r"configs/deim_dfine/dfine_hgnetv2_\1_coco.yml"),
-        "deim_rtdetrv2": (r"deim_rtdetrv2_(r\w+)_coco", r"configs/deim_rtdetrv2/deim_\1_coco.yml"),
-        "rtdetrv2": (r"rtdetrv2_(r\w+)_coco", r"configs/deim_rtdetrv2/rtdetrv2_\1_coco.yml"),
-    }
-    pattern, path = patterns.get(system, ("$^", ""))
-    if not re.fullmatch(pattern, name):
-        raise ConfigError(f"the official DEIM code has no config for {recipe}")
-    return re.sub(pattern, path, name)
 
 
 def official_config(checkout: str, recipe: str, size: int) -> Any:
     """Return the official config of a recipe, with random weights, for square images of ``size`` pixels.
 
     Call it in a separate process: the registries of the official code are global.
+
+    Raises:
+        ConfigError: if the checkout has no config for the recipe, or if a package is missing.
     """
+    path = config_path(checkout, recipe)
+    config = _import_yaml_config(checkout)(str(path), eval_spatial_size=[size, size])
+    no_weights = {
+        "HGNetv2": {"pretrained": False},
+        "PResNet": {"pretrained": False},
+        "DINOv3STAs": {"weights_path": None},
+    }
+    for backbone, settings in no_weights.items():
+        if backbone in config.yaml_cfg:
+            config.yaml_cfg[backbone].update(settings)
+    return config
+
+
+def official_model(config: Any) -> nn.Module:
+    """Return the model of an official config."""
+    model: nn.Module = config.model
+    for name, buffer in model.named_buffers():
+        # DINOv3 multiplies the biases of queries, keys and values by a mask, which is NaN without published weights.
+        # The published mask removes the bias of the keys.
+        if name.endswith("bias_mask"):
+            buffer.copy_(torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(len(buffer) // 3))
+    return model
+
+
+def normalize_as_official(config: Any, pixels: Tensor) -> Tensor:
+    """Normalize images as the training images of an official config.
+
+    Args:
+        config: official config.
+        pixels: (B, 3, H, W) in [0, 1].
+    """
+    for transform in config.yaml_cfg["train_dataloader"]["dataset"]["transforms"]["ops"]:
+        if transform["type"] == "Normalize":
+            mean, std = (torch.tensor(transform[name]).view(-1, 1, 1) for name in ("mean", "std"))
+            return (pixels - mean) / std
+    return pixels
+
+
+def matcher_change_epoch(config: Any) -> int | None:
+    """Return the first epoch of DEIMv2's late matching cost, or None if an official config has no such cost."""
+    matcher = config.criterion.matcher
+    return matcher.matcher_change_epoch if getattr(matcher, "change_matcher", False) else None
+
+
+def official_augmentation(config: Any) -> list[EpochAugmentation]:
+    """Return the augmentation of training images in every epoch of an official config.
+
+    The official transforms are replaced by functions that record their names. The official code decides, for a random
+    number of 0 and of 1, which of them it calls and whether it combines the images of a batch.
+    """
+    from engine.data.dataloader import BatchImageCollateFunction  # type: ignore[import-not-found]
+    from engine.data.transforms import Compose  # type: ignore[import-not-found]
+
+    settings = deepcopy(config.yaml_cfg["train_dataloader"])
+    compose = Compose(**{k: v for k, v in settings["dataset"]["transforms"].items() if k != "type"})
+    arguments = {k: v for k, v in settings["collate_fn"].items() if k != "type"}
+    # The constructor of DEIMv2 deletes the files of the folder `vis_save`.
+    if "vis_save" in inspect.signature(BatchImageCollateFunction).parameters:
+        arguments["vis_save"] = ""
+    # The configs of RT-DETRv2 with ResNet-18 disable multi-scale training under a former name.
+    if arguments.pop("scales", ()) is None:
+        arguments["base_size_repeat"] = None
+    collate = BatchImageCollateFunction(**arguments)
+    operations = {operation["type"]: operation for operation in settings["dataset"]["transforms"]["ops"]}
+    min_sizes = [
+        operation["min_size"]
+        for operation in settings["dataset"]["transforms"]["ops"]
+        if operation["type"] == "SanitizeBoundingBoxes"
+    ]
+    epochs = []
+    for epoch in range(config.epoches):
+        with_mosaic, without_mosaic = (_applied_transforms(compose, epoch, number) for number in (0.0, 1.0))
+        multi_scale = collate.scales is not None and epoch < collate.stop_epoch
+        has_mosaic = "Mosaic" in with_mosaic
+        epochs.append(
+            EpochAugmentation(
+                mosaic_prob=compose.mosaic_prob if has_mosaic else 0.0,
+                mosaic_tile=operations["Mosaic"]["output_size"] if has_mosaic else None,
+                with_mosaic=with_mosaic & AUGMENTATIONS if has_mosaic else frozenset(),
+                without_mosaic=without_mosaic & AUGMENTATIONS,
+                mixup_prob=_operation_prob(collate, "mixup_prob", epoch),
+                copy_blend_prob=_operation_prob(collate, "copyblend_prob", epoch),
+                sides=tuple(sorted(collate.scales)) if multi_scale else (operations["Resize"]["size"][0],),
+                min_sizes=(min(min_sizes), max(min_sizes)),
+            )
+        )
+    return epochs
+
+
+def _applied_transforms(compose: Any, epoch: int, number: float) -> frozenset[str]:
+    """Return the names of the transforms that the official ``Compose`` applies if every random number is ``number``."""
+    applied: list[str] = []
+
+    def recorder(name: str) -> Callable[[Any], Any]:
+        # Compose compares names of classes.
+        def call(self: Any, sample: Any) -> Any:
+            applied.append(name)
+            return sample
+
+        return type(name, (), {"__call__": call})()
+
+    replaced = [recorder(type(transform).__name__) for transform in compose.transforms]
+    sample = (None, None, types.SimpleNamespace(epoch=epoch))
+    with mock.patch.object(compose, "transforms", replaced), mock.patch.object(random, "random", return_value=number):
+        compose(*sample)
+    return frozenset(applied)
+
+
+def _operation_prob(collate: Any, name: str, epoch: int) -> float:
+    """Return the probability of an operation of the official collate function that combines the images of a batch.
+
+    Args:
+        collate: official collate function.
+        name: attribute with the probability, "mixup_prob" or "copyblend_prob".
+        epoch: epoch of the training, from 0.
+    """
+    probs = {attribute: getattr(collate, attribute, 0.0) for attribute in ("mixup_prob", "copyblend_prob")}
+    target = {"boxes": torch.full((1, 4), 0.5), "labels": torch.zeros(1), "area": torch.full((1,), 1e6)}
+    collate.set_epoch(epoch)
+    with (
+        mock.patch.multiple(collate, create=True, **{attribute: 0.0 for attribute in probs if attribute != name}),
+        mock.patch.object(random, "random", return_value=0.0),
+    ):
+        _, targets = collate.apply_mixup(torch.zeros(2, 3, 8, 8), [dict(target), dict(target)])
+    return probs[name] if len(targets[0]["boxes"]) > 1 else 0.0
+
+
+@contextmanager
+def in_default_dtype() -> Iterator[None]:
+    """Replace float32 by torch's default dtype within the block, where the official code names float32.
+
+    If the default dtype is float64, official code that is imported, built and called within the block computes in
+    float64. Code of this project does not belong into the block: it selects kernels by comparing dtypes with float32.
+    """
+    dtype = torch.get_default_dtype()
+    with (
+        mock.patch.object(torch, "float32", dtype),
+        mock.patch.object(torch, "float", dtype),
+        mock.patch.object(torch.Tensor, "float", lambda tensor: tensor.to(dtype)),
+    ):
+        yield
+
+
+def _import_yaml_config(checkout: str) -> Any:
+    """Return the class ``YAMLConfig`` of a checkout.
+
+    Raises:
+        ConfigError: if a package is missing.
+    """
+    if "calflops" not in sys.modules and importlib.util.find_spec("calflops") is None:
+        # Only the statistics of a model that the official training script prints need this package.
+        stub = types.ModuleType("calflops")
+        stub.calculate_flops = None  # type: ignore[attr-defined]
+        sys.modules["calflops"] = stub
+    missing = [name for module, name in REQUIRED_PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"the official code needs packages that are not installed: pip install {' '.join(missing)}")
     sys.path.insert(0, checkout)
-    from engine.core import YAMLConfig
+    from engine.core import YAMLConfig  # type: ignore[import-not-found]
 
     _rename_for_torchvision()
-    config = YAMLConfig(str(Path(checkout) / config_path(recipe)), eval_spatial_size=[size, size])
-    for backbone in ("HGNetv2", "PResNet"):
-        if backbone in config.yaml_cfg:
-            config.yaml_cfg[backbone]["pretrained"] = False
-    return config
+    return YAMLConfig
 
 
 def official_ema(model: Any) -> Any:
@@ -99,7 +326,9 @@ def select_every_token(config: Any, size: int) -> int:
         The number of queries.
     """
     decoder = next(
-        config.yaml_cfg[name] for name in ("DFINETransformer", "RTDETRTransformerv2") if name in config.yaml_cfg
+        config.yaml_cfg[name]
+        for name in ("DEIMTransformer", "DFINETransformer", "RTDETRTransformerv2")
+        if name in config.yaml_cfg
     )
     decoder["num_queries"] = sum((size // stride) ** 2 for stride in decoder["feat_strides"])
     return decoder["num_queries"]

@@ -18,7 +18,7 @@ from detrex.modeling.ema import EMAState
 from torch import Tensor, nn
 
 from benchmarks.isolation import run_in_new_process
-from benchmarks.official_code import official_config, official_ema, require_checkout
+from benchmarks.official_code import official_config, official_ema, official_model, recognize_checkout
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import load_config
@@ -124,9 +124,10 @@ class OfficialStep(Step):
     """A step of the official code, including its EMA."""
 
     def __init__(self, official: Any, batch: Batch, amp: str | None, timer: PhaseTimer):
-        self.model, self.criterion = official.model.to(timer.device).train(), official.criterion.to(timer.device)
+        self.model = official_model(official).to(timer.device).train()
+        self.criterion = official.criterion.to(timer.device)
         self.amp, self.timer, self.max_norm = amp, timer, official.clip_max_norm
-        self.optimizer, self.ema = official.optimizer, official_ema(official.model)
+        self.optimizer, self.ema = official.optimizer, official_ema(self.model)
         self.pixels, self.targets = batch
 
     def __call__(self) -> None:
@@ -217,7 +218,7 @@ def measure(
     weights = None
     if peer is not None:
         official = official_config(peer, recipe, batch[2])
-        weights = copy.deepcopy(official.model.state_dict())
+        weights = copy.deepcopy(official_model(official).state_dict())
         steps["official"] = OfficialStep(official, batch_data, amp, timer)
     for name, overrides in variants.items():
         steps[name] = our_step(recipe, overrides, weights, batch_data, amp, timer)
@@ -299,7 +300,7 @@ def run(
         ConfigError: if ``peer`` is not a checkout of the official DEIM code, or if that code has no such model.
     """
     if peer is not None:
-        require_checkout(peer)
+        recognize_checkout(peer)
     variants = variants_with(overrides)
     # Each run has its own process. On a GPU, torch counts memory per process, so the runs can be parallel. On a CPU,
     # parallel runs would overload the cores.

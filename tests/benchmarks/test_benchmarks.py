@@ -1,16 +1,22 @@
 """Benchmarks run, print their results and write them as JSON."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from faster_coco_eval import COCO as FastCOCO
 from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks import dataloader, evaluator, fidelity, official_code
+from benchmarks.augmentation import AUGMENTATIONS, recipe_augmentation
+from deim.config import build, load_config
+from deim.config.files import available
 from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from deim.measurement import complexity
@@ -69,6 +75,34 @@ def test_criterion_benchmark() -> None:
         assert "| 4 x 20 " in process.stdout
 
 
+@pytest.fixture(params=[code.name for code in official_code.OFFICIAL_CODES])
+def checkout(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """Name of an official code, and a folder with the configs of one recipe of each size in its repository."""
+    configs = {
+        "DEIM": ["deim_dfine/deim_hgnetv2_s_coco.yml", "deim_rtdetrv2/rtdetrv2_r18vd_120e_coco.yml"],
+        "DEIMv2": [
+            "deim_dfine/deim_hgnetv2_s_coco.yml",
+            "deimv2/deimv2_dinov3_s_coco.yml",
+            "deimv2/deimv2_hgnetv2_atto_coco.yml",
+        ],
+    }
+    for config in configs[request.param]:
+        path = tmp_path / "configs" / config
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return request.param, tmp_path
+
+
+def test_checkout_is_recognized(checkout: tuple[str, Path]) -> None:
+    name, folder = checkout
+    assert official_code.recognize_checkout(str(folder)).name == name
+    recipes = {
+        "DEIM": ["deim_dfine/deim_dfine_s_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco"],
+        "DEIMv2": ["deimv2/deimv2_dinov3_s_coco", "deimv2/deimv2_hgnetv2_atto_coco"],
+    }
+    assert official_code.official_recipes(str(folder)) == recipes[name]
+
+
 @pytest.mark.parametrize(
     ("recipe", "path"),
     [
@@ -76,16 +110,40 @@ def test_criterion_benchmark() -> None:
         ("dfine/dfine_x_coco", "deim_dfine/dfine_hgnetv2_x_coco.yml"),
         ("deim_rtdetrv2/deim_rtdetrv2_r50vd_m_60e_coco", "deim_rtdetrv2/deim_r50vd_m_60e_coco.yml"),
         ("rtdetrv2/rtdetrv2_r18vd_120e_coco", "deim_rtdetrv2/rtdetrv2_r18vd_120e_coco.yml"),
+        ("deimv2/deimv2_dinov3_x_coco", "deimv2/deimv2_dinov3_x_coco.yml"),
+        ("deimv2/deimv2_hgnetv2_femto_coco", "deimv2/deimv2_hgnetv2_femto_coco.yml"),
     ],
 )
-def test_official_config_path(recipe: str, path: str) -> None:
-    assert official_code.config_path(recipe) == f"configs/{path}"
+def test_official_config_path(recipe: str, path: str, checkout: tuple[str, Path]) -> None:
+    config = checkout[1] / "configs" / path
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.touch()
+    assert official_code.config_path(str(checkout[1]), recipe) == config
 
 
 @pytest.mark.parametrize("recipe", ["deim_dfine/deim_dfine_n_shapes", "dn_detr/dn_detr_r50_50ep_coco"])
-def test_recipe_without_official_config_is_an_error(recipe: str) -> None:
-    with pytest.raises(ConfigError, match=f"has no config for {recipe}"):
-        official_code.config_path(recipe)
+def test_recipe_without_official_config_is_an_error(recipe: str, checkout: tuple[str, Path]) -> None:
+    name, folder = checkout
+    with pytest.raises(ConfigError, match=f"the official {name} code has no config for {recipe}"):
+        official_code.config_path(str(folder), recipe)
+
+
+def test_recipe_that_the_checkout_lacks_is_an_error(checkout: tuple[str, Path], shapes: Path) -> None:
+    _, folder = checkout
+    data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
+    process = tool("verify.py", "--peer", str(folder), *data, "--recipes", "deimv2/deimv2_hgnetv2_n_coco")
+    assert process.returncode == 2
+    assert "does not contain configs/deimv2/deimv2_hgnetv2_n_coco.yml" in process.stderr
+    assert "use a complete checkout of DEIMv2" in process.stderr
+
+
+@pytest.mark.parametrize("code", official_code.OFFICIAL_CODES, ids=lambda code: code.name)
+def test_every_recipe_of_an_official_system_has_a_config(code: official_code.OfficialCode) -> None:
+    recipes = [name for name in available() if name.partition("/")[0] in code.configs and name.endswith("_coco")]
+    assert len(recipes) == {"DEIM": 20, "DEIMv2": 12}[code.name]
+    paths = {code.config_path(recipe) for recipe in recipes}
+    assert None not in paths
+    assert len(paths) == len(recipes)
 
 
 def test_verify_requires_official_checkout(shapes: Path, tmp_path: Path) -> None:
@@ -95,11 +153,66 @@ def test_verify_requires_official_checkout(shapes: Path, tmp_path: Path) -> None
     assert "is not a checkout of the official DEIM code" in process.stderr
 
 
+def test_official_images_are_normalized() -> None:
+    def config(*transforms: dict) -> SimpleNamespace:
+        return SimpleNamespace(yaml_cfg={"train_dataloader": {"dataset": {"transforms": {"ops": list(transforms)}}}})
+
+    pixels = torch.rand(2, 3, 4, 4)
+    assert official_code.normalize_as_official(config({"type": "Resize"}), pixels) is pixels
+    normalize = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    normalized = official_code.normalize_as_official(config({"type": "Resize"}, normalize), pixels)
+    model = build(load_config("deimv2/deimv2_dinov3_s_coco", ["model.backbone.weights=null"]), "model")
+    assert torch.allclose(normalized, model.normalize(pixels * 255), atol=1e-6)
+
+
+def test_official_code_computes_in_the_default_dtype(double_precision: None) -> None:
+    with official_code.in_default_dtype():
+        assert torch.zeros(1, dtype=torch.float32).dtype == torch.float64
+        assert torch.arange(3).float().dtype == torch.float64
+    assert torch.arange(3).float().dtype == torch.float32
+
+
+def test_augmentation_of_every_epoch() -> None:
+    """The stages of DEIMv2-N: flips, Dense O2O with mixup and copy-blend, single images, flips."""
+    epochs = recipe_augmentation(load_config("deimv2/deimv2_hgnetv2_n_coco"))
+    assert len(epochs) == 160
+    first, dense, single, last = (epochs[epoch] for epoch in (3, 4, 78, 148))
+    assert first == last
+    assert first.without_mosaic == {"RandomHorizontalFlip"}
+    assert (first.mosaic_prob, first.mixup_prob, first.copy_blend_prob) == (0, 0, 0)
+    assert (dense.mosaic_prob, dense.mixup_prob, dense.copy_blend_prob) == (0.5, 0.5, 0.4)
+    assert dense.with_mosaic == {"RandomPhotometricDistort", "RandomHorizontalFlip"}
+    assert single.without_mosaic == AUGMENTATIONS
+    assert (single.mosaic_prob, single.mixup_prob, single.copy_blend_prob) == (0, 0, 0)
+    assert {epoch.sides for epoch in epochs} == {(640,)}
+
+
+def test_report_has_a_late_cost_only_for_deimv2() -> None:
+    result = fidelity.Fidelity(
+        outputs=1e-6,
+        losses=1e-8,
+        gradients=1e-6,
+        thread_rounding=1e-6,
+        late_losses=None,
+        same_param_groups=False,
+        augmentation_epochs=30,
+        learning_rates=0.0,
+        median_step=1e-7,
+        max_step=1e-6,
+    )
+    table = fidelity.report({"recipe": result})
+    assert "late cost" not in table
+    assert "DIFFER" in table
+    assert "30 epochs differ" in table
+    assert "3e-08" in fidelity.report({"recipe": replace(result, late_losses=3e-8)})
+
+
 def test_load_samples(shapes: Path) -> None:
     annotations = f"{shapes}/annotations/instances_val.json"
     samples = fidelity.load_samples(annotations, f"{shapes}/val", size=96, count=2)
     assert [tuple(sample["image"].shape) for sample in samples] == [(3, 96, 96)] * 2
-    pixels, targets = fidelity._official_batch(samples)
+    config = SimpleNamespace(yaml_cfg={"train_dataloader": {"dataset": {"transforms": {"ops": []}}}})
+    pixels, targets = fidelity._official_batch(config, samples)
     assert 0 <= pixels.min() < pixels.max() <= 1
     assert all(((target["boxes"] > 0) & (target["boxes"] < 1)).all() for target in targets)
     with pytest.raises(ConfigError, match="images with objects, 1000 are needed"):
