@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.augmentation import AUGMENTATIONS, EpochAugmentation
 from deim.config.files import available
@@ -159,9 +159,9 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
     return config
 
 
-def official_model(config: Any) -> nn.Module:
+def official_model(config: Any) -> Any:
     """Return the model of an official config."""
-    model: nn.Module = config.model
+    model = config.model
     for name, buffer in model.named_buffers():
         # DINOv3 multiplies the biases of queries, keys and values by a mask, which is NaN without published weights.
         # The published mask removes the bias of the keys.
@@ -262,15 +262,15 @@ def _operation_prob(collate: Any, name: str, epoch: int) -> float:
         name: attribute with the probability, "mixup_prob" or "copyblend_prob".
         epoch: epoch of the training, from 0.
     """
-    probs = {attribute: getattr(collate, attribute, 0.0) for attribute in ("mixup_prob", "copyblend_prob")}
+    other = {"mixup_prob": "copyblend_prob", "copyblend_prob": "mixup_prob"}[name]
     target = {"boxes": torch.full((1, 4), 0.5), "labels": torch.zeros(1), "area": torch.full((1,), 1e6)}
     collate.set_epoch(epoch)
     with (
-        mock.patch.multiple(collate, create=True, **{attribute: 0.0 for attribute in probs if attribute != name}),
+        mock.patch.object(collate, other, 0.0, create=True),
         mock.patch.object(random, "random", return_value=0.0),
     ):
         _, targets = collate.apply_mixup(torch.zeros(2, 3, 8, 8), [dict(target), dict(target)])
-    return probs[name] if len(targets[0]["boxes"]) > 1 else 0.0
+    return getattr(collate, name) if len(targets[0]["boxes"]) > 1 else 0.0
 
 
 @contextmanager

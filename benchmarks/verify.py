@@ -51,3 +51,5 @@ def run(args: argparse.Namespace) -> None:
     print(fidelity.report(results))
     if not all(result.same_param_groups for result in results.values()):
         raise ConfigError("learning rate or weight decay differs for some parameters; see the report above")
+    if any(result.augmentation_epochs for result in results.values()):
+        raise ConfigError("the augmentation of some epochs differs; see the report above")
