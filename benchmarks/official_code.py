@@ -37,7 +37,7 @@ class OfficialCode:
 
     Attributes:
         name: name in messages.
-        marker: path in a checkout that only this repository has, or that earlier entries of ``OFFICIAL_CODES`` lack.
+        marker: path in a checkout that only this repository and earlier entries of ``OFFICIAL_CODES`` have.
         configs: {system: (pattern of the names of its recipes, path of the config in a checkout)}.
     """
 
@@ -52,7 +52,8 @@ class OfficialCode:
         return re.sub(pattern, path, name) if re.fullmatch(pattern, name) else None
 
 
-# The repository of DEIMv2 also contains the configs of DEIM, so its marker is tested first.
+# The repository of DEIMv2 also contains the configs of DEIM, so its marker is tested first. Its own code cannot build the
+# models of these configs.
 OFFICIAL_CODES = (
     OfficialCode(
         "DEIMv2",
@@ -94,17 +95,16 @@ def config_path(checkout: str, recipe: str) -> Path:
         ConfigError: if the folder is not a checkout of official code, or has no config for the recipe.
     """
     code = recognize_checkout(checkout)
-    for other in OFFICIAL_CODES:
-        path = other.config_path(recipe)
-        if path is None:
-            continue
-        if (Path(checkout) / path).is_file():
-            return Path(checkout) / path
+    path = code.config_path(recipe)
+    if path is not None and (Path(checkout) / path).is_file():
+        return Path(checkout) / path
+    if path is not None:
         raise ConfigError(
-            f"{checkout}, a checkout of the official {code.name} code, has no config for {recipe}: it does not contain "
-            f"{path}; use a complete checkout of {other.name}"
+            f"{checkout} does not contain {path}: use a complete checkout of the official {code.name} code"
         )
-    raise ConfigError(f"the official {code.name} code has no config for {recipe}")
+    others = [other.name for other in OFFICIAL_CODES if other.config_path(recipe) is not None]
+    hint = f": use a checkout of {others[0]}" if others else ""
+    raise ConfigError(f"the official {code.name} code has no config for {recipe}{hint}")
 
 
 def official_recipes(checkout: str) -> list[str]:

@@ -114,27 +114,40 @@ def test_checkout_is_recognized(checkout: tuple[str, Path]) -> None:
         ("deimv2/deimv2_hgnetv2_femto_coco", "deimv2/deimv2_hgnetv2_femto_coco.yml"),
     ],
 )
-def test_official_config_path(recipe: str, path: str, checkout: tuple[str, Path]) -> None:
-    config = checkout[1] / "configs" / path
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.touch()
-    assert official_code.config_path(str(checkout[1]), recipe) == config
+def test_official_config_path(recipe: str, path: str, tmp_path: Path) -> None:
+    code = next(code for code in official_code.OFFICIAL_CODES if recipe.partition("/")[0] in code.configs)
+    for file in (code.marker, f"configs/{path}"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert official_code.config_path(str(tmp_path), recipe) == tmp_path / "configs" / path
 
 
 @pytest.mark.parametrize("recipe", ["deim_dfine/deim_dfine_n_shapes", "dn_detr/dn_detr_r50_50ep_coco"])
 def test_recipe_without_official_config_is_an_error(recipe: str, checkout: tuple[str, Path]) -> None:
     name, folder = checkout
-    with pytest.raises(ConfigError, match=f"the official {name} code has no config for {recipe}"):
+    with pytest.raises(ConfigError, match=f"the official {name} code has no config for {recipe}$"):
         official_code.config_path(str(folder), recipe)
 
 
-def test_recipe_that_the_checkout_lacks_is_an_error(checkout: tuple[str, Path], shapes: Path) -> None:
-    _, folder = checkout
+def test_recipe_of_the_other_official_code_is_an_error(checkout: tuple[str, Path], shapes: Path) -> None:
+    name, folder = checkout
+    recipe, other = {
+        "DEIM": ("deimv2/deimv2_dinov3_s_coco", "DEIMv2"),
+        "DEIMv2": ("deim_dfine/deim_dfine_s_coco", "DEIM"),
+    }[name]
     data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
-    process = tool("verify.py", "--peer", str(folder), *data, "--recipes", "deimv2/deimv2_hgnetv2_n_coco")
+    process = tool("verify.py", "--peer", str(folder), *data, "--recipes", recipe)
     assert process.returncode == 2
-    assert "does not contain configs/deimv2/deimv2_hgnetv2_n_coco.yml" in process.stderr
-    assert "use a complete checkout of DEIMv2" in process.stderr
+    assert f"the official {name} code has no config for {recipe}: use a checkout of {other}" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_incomplete_checkout_is_an_error(tmp_path: Path) -> None:
+    marker = tmp_path / "configs/deimv2/deimv2_dinov3_s_coco.yml"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    with pytest.raises(ConfigError, match="does not contain configs/deimv2/deimv2_hgnetv2_n_coco"):
+        official_code.config_path(str(tmp_path), "deimv2/deimv2_hgnetv2_n_coco")
 
 
 @pytest.mark.parametrize("code", official_code.OFFICIAL_CODES, ids=lambda code: code.name)
