@@ -59,12 +59,16 @@ def test_families_match_torch_in_onnx_runtime_and_openvino(family: str, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", ["deimv2", "deimv2_lite"])
+# With random weights, rounding changes the selection of queries. At 32 x 32 pixels, the lite encoder has as many tokens as
+# the model has queries.
+@pytest.mark.parametrize(("family", "size"), [("deimv2", (96, 128)), ("deimv2_lite", (32, 32))])
 @pytest.mark.parametrize(("precision", "minimum"), [("float16", 0.95), ("int8", 0.9)])
-def test_other_precisions(family: str, precision: str, minimum: float, tmp_path: Path, photos: Path) -> None:
+def test_other_precisions(
+    family: str, size: tuple[int, int], precision: str, minimum: float, tmp_path: Path, photos: Path
+) -> None:
     trained = load_trained(str(write_checkpoint(tmp_path / "model.pth", family)))
     images = [as_rgb(image) for image in iterate_images(str(photos))]
-    exported = export_onnx(trained, tmp_path / "m.onnx", ExportOptions(size=(96, 128), precision=precision), images)
+    exported = export_onnx(trained, tmp_path / "m.onnx", ExportOptions(size=size, precision=precision), images)
     agreement = compare_detections(
         exported.graph, open_session(str(tmp_path / "m.onnx")), exported.metadata, None, images
     )
