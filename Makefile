@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-RECIPE := projects/deim_dfine/configs/deim_dfine_n_shapes.py
-RUN := output/deim_dfine_n_shapes
+RECIPE := projects/deimv2/configs/deimv2_hgnetv2_atto_shapes.py
+RUN := output/deimv2_hgnetv2_atto_shapes
 
 .PHONY: quickstart test test-all mutants lint gpu docs notebook release clean
 
