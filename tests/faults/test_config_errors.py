@@ -22,7 +22,7 @@ CONFIG_ERRORS = {
     "dataloader.image_size=640": "must be a list, such as [64, 64]",
     "dataloader.image_size=[32,32] model.decoder.queries.num_queries=21": "the model fails on an image of 32 x 32, the smallest of this run",
     "dataloader.train.mapper.multi_scale_repeat=1 model.decoder.queries.num_queries=21": "an image of 32 x 32, the smallest of this run",
-    "dataloader.train.mapper.mosaic_prob=2": "dataloader.train.mapper of the config cannot be built",
+    "dataloader.train.mapper.mosaic_prob=2": "dataloader.train.mapper.mosaic_prob must be in [0, 1], got 2",
     "dataloader.train.mapper.strong.0.prob=2": "unknown key",
     "dataloader.train.total_batch_size=0": "dataloader.train.total_batch_size must be at least 1, got 0",
     "dataloader.test.total_batch_size=0": "dataloader.test.total_batch_size must be at least 1, got 0",

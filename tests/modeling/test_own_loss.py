@@ -9,7 +9,7 @@ import torch
 
 from deim.config import build, load_config
 from deim.config.portable import from_portable, to_portable
-from deim.engine.writers import main_loss_names
+from deim.engine.hooks.writers import main_loss_names
 from tests.commands import RECIPE, data_overrides, metrics, tool
 from tests.conftest import ROOT
 from tests.models import batch, without_pretrained
