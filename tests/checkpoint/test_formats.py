@@ -46,7 +46,6 @@ def assert_round_trip(external_weights: dict[str, Tensor], to: str, recipe: str,
 
 BY_RECIPE = {case[1]: case for case in REAL_TIME}
 SMALLEST = [
-    "deimv2/deimv2_hgnetv2_n_coco",
     "deim_dfine/deim_dfine_n_coco",
     "deim_dfine/deim_dfine_s_coco",
     "deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco",
