@@ -5,13 +5,14 @@ The authors publish a config, but no result. Training starts from an ImageNet ba
     deim train --config-file deimv2/deimv2_hgnetv2_s_coco --num-gpus 4
 """
 
-from deim.config import with_iterations
+from deim.config import with_dense_o2o
 
-from .deimv2_hgnetv2_m_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+from ...deim_dfine.configs.deim_dfine_s_coco import dataloader, lr_multiplier, optimizer, schedule, train
+from .deimv2_hgnetv2_m_coco import model
 
 train.output_dir = "output/deimv2_hgnetv2_s_coco"
 
-dataloader.train.mapper.multi_scale_repeat = 20
+dataloader = with_dense_o2o(dataloader, copy_blend=True)
 
 model.backbone.name = "B0"
 model.encoder.fusion = "split_elan"
@@ -19,11 +20,3 @@ model.encoder.expansion = 0.5
 model.encoder.depth_multiplier = 0.34
 model.decoder.num_layers = 3
 model.criterion.matcher.late_epoch = 100
-
-optimizer.params.rules.backbone.lr = 2e-4
-
-schedule.epochs = 132
-schedule.flat_epochs = 64
-schedule.dense_epochs = [4, 64]
-
-with_iterations(train, schedule, dataloader)

@@ -5,11 +5,14 @@ The authors publish a config, but no result. Training starts from an ImageNet ba
     deim train --config-file deimv2/deimv2_hgnetv2_x_coco --num-gpus 4
 """
 
-from .deimv2_hgnetv2_l_coco import dataloader, lr_multiplier, model, optimizer, schedule, train
+from deim.config import with_dense_o2o
+
+from ...deim_dfine.configs.deim_dfine_x_coco import dataloader, lr_multiplier, optimizer, schedule, train
+from .deimv2_hgnetv2_l_coco import model
 
 train.output_dir = "output/deimv2_hgnetv2_x_coco"
 
-dataloader.train.mapper.multi_scale_repeat = 3
+dataloader = with_dense_o2o(dataloader, copy_blend=True)
 
 model.backbone.name = "B5"
 model.backbone.freeze_at = 1
@@ -18,5 +21,3 @@ model.encoder.hidden_dim = 384
 model.encoder.dim_feedforward = 2048
 model.decoder.layer.dim = 256
 model.decoder.refinement.reg_scale = 8.0
-
-optimizer.params.rules.backbone.lr = 5e-6
