@@ -10,8 +10,6 @@ from omegaconf import OmegaConf
 
 from deim import model_zoo
 from deim.config import get_config, load_config
-from deim.errors import ConfigError
-from deim.fallback import is_standalone
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs/config_keys.md"
@@ -21,21 +19,22 @@ SECTIONS = ("train", "schedule", "lr_multiplier", "optimizer", "dataloader")
 
 @cache
 def tables() -> dict[str, dict[str, str]]:
-    """{heading: {key: text of its default, without backticks}} of the page."""
+    """Return {heading: {key: text of its default, without backticks}} of the page."""
     found: dict[str, dict[str, str]] = {}
     for section in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
         heading, _, text = section.partition("\n")
         rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("| `")]
-        keys = [row[0].strip().strip("`") for row in rows if len(row) == 4]
+        assert all(len(row) == 4 for row in rows), heading
+        keys = [row[0].strip().strip("`") for row in rows]
         assert len(keys) == len(set(keys)), "a key is listed twice"
         found[heading] = {
-            key: row[2].strip().strip("`").replace(r"\|", "|") for key, row in zip(keys, rows, strict=False)
+            key: row[2].strip().strip("`").replace(r"\|", "|") for key, row in zip(keys, rows, strict=True)
         }
     return found
 
 
 def leaves(node: Any, prefix: str) -> dict[str, Any]:
-    """{dotted key: value} of the values of a config that are not nodes themselves."""
+    """Return {dotted key: value} of a config node, without the inner nodes."""
     plain = OmegaConf.to_container(OmegaConf.create(node, flags={"allow_objects": True}), resolve=False)
     found = {}
     stack = [(prefix, plain)]
@@ -61,12 +60,12 @@ def defaults() -> dict[str, Any]:
     return {key: value for name, node in parts.items() for key, value in leaves(node, name).items()}
 
 
-def written(value: Any) -> Any:
-    """A value as the page writes it: nodes as calls, everything else as YAML."""
+def as_on_page(value: Any) -> Any:
+    """Return a list of nodes as the text of their calls, and any other value unchanged; the page shows it as YAML."""
     if isinstance(value, list) and value and all(isinstance(node, dict) for node in value):
         calls = []
         for node in value:
-            arguments = ", ".join(f"{name}={given}" for name, given in node.items() if name != "_target_")
+            arguments = ", ".join(f"{name}={argument}" for name, argument in node.items() if name != "_target_")
             target = node["_target_"]
             calls.append(f"{getattr(target, '__name__', str(target).rpartition('.')[2])}({arguments})")
         return f"[{', '.join(calls)}]"
@@ -74,7 +73,7 @@ def written(value: Any) -> Any:
 
 
 def assert_equal(key: str, text: str, value: Any) -> None:
-    expected = written(value)
+    expected = as_on_page(value)
     assert text == expected or yaml.safe_load(text) == expected, f"{key} is {expected!r}, not {text}"
 
 
@@ -88,13 +87,9 @@ def test_the_page_lists_every_default_of_the_common_configs() -> None:
 def test_the_page_lists_every_key_that_a_recipe_adds() -> None:
     values: dict[str, list[Any]] = {}
     for name in model_zoo.list():
-        try:
-            cfg = load_config(name)
-        except ConfigError:  # built on a project of detrex
-            assert is_standalone("detrex"), name
+        if name.startswith(("dino_deim/", "dab_detr_deim/")):  # built on projects of detrex
             continue
-        if name.startswith(("dino_deim/", "dab_detr_deim/")):
-            continue
+        cfg = load_config(name)
         for section in SECTIONS:
             for key, value in leaves(cfg[section], section).items():
                 if key not in defaults():
@@ -103,7 +98,8 @@ def test_the_page_lists_every_key_that_a_recipe_adds() -> None:
     assert listed.keys() == values.keys()
     for key, text in listed.items():
         if text:
-            assert any(yaml.safe_load(text) == value or text == str(value) for value in values[key]), key
+            equal = [yaml.safe_load(text) == value or text == str(value) for value in values[key]]
+            assert sum(equal) >= len(equal) / 2, f"{key} is {text} in {sum(equal)} of {len(equal)} recipes"
 
 
 @pytest.mark.parametrize("key", sorted(tables()["Model"]))

@@ -1,6 +1,8 @@
 """Choice of the device and the precision of a run."""
 
 import logging
+import platform
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,11 +21,13 @@ from deim.inference.trained_model import TrainedModel
 from deim.layers.ops import batch_norm
 from tests.models import FAMILIES, batch, recipe, tiny_model
 
+CPU_INFO = Path("/proc/cpuinfo")
+
 
 def mock_devices(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    # torch is built for the CPU here: no tensor can be made elsewhere.
+    # The function allocates a tensor, which fails on a device that the machine or the build of torch lacks.
     monkeypatch.setattr(
         devices, "choose_device", lambda name: torch.device(devices._best_device_type() if name == "auto" else name)
     )
@@ -80,13 +84,16 @@ def test_gpu_without_bfloat16_uses_float16(monkeypatch: pytest.MonkeyPatch, supp
     assert cfg.train.amp.dtype == ("bfloat16" if supported else "float16")
 
 
-def test_cpu_support_for_bfloat16() -> None:
-    flags = torch.backends.cpu.get_cpu_capability()
-    if flags != "AVX512":
-        assert (
-            amp_unsupported_reason(torch.device("cpu"), torch.bfloat16) == "this CPU has no instructions for bfloat16"
-        )
-    assert isinstance(devices._cpu_supports(torch.float16), bool)
+@pytest.mark.skipif(
+    not CPU_INFO.is_file() or platform.machine() != "x86_64", reason="the flags are those of x86 CPUs on Linux"
+)
+@pytest.mark.parametrize(
+    ("name", "flags"), [("bfloat16", {"avx512_bf16", "amx_tile"}), ("float16", {"avx512_fp16", "avx_ne_convert"})]
+)
+def test_cpu_support_follows_the_instruction_set(name: str, flags: set[str]) -> None:
+    is_supported = not flags.isdisjoint(CPU_INFO.read_text(encoding="utf-8").split())
+    reason = None if is_supported else f"this CPU has no instructions for {name}"
+    assert amp_unsupported_reason(torch.device("cpu"), devices.PRECISIONS[name]) == reason
 
 
 class NoFloat64(TorchDispatchMode):

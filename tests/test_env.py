@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from deim import fallback
 from deim.layers.ops import BACKENDS, native
@@ -53,6 +54,8 @@ def test_env_command_prints_versions_and_backend() -> None:
     assert {"deim", "python", "torch", "detectron2", "detrex", "device", "attention"} <= set(lines)
     assert lines["attention"] in BACKENDS
     assert lines["normalization"] in ("c, in training", "torch")
+    # Two lines start with "torch": its version, and the backend, which comes last.
+    assert f"{'torch':22}{torch.__version__}\n" in done.stdout
     assert lines["torch"] == "can be used"
 
 

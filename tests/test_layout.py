@@ -64,6 +64,14 @@ def test_imports_follow_layer_order(package: str, layers: Sequence[str]) -> None
             assert not upward_imports, f"{path.relative_to(ROOT)} imports {sorted(upward_imports)} from higher layers"
 
 
+def test_package_has_no_relative_imports() -> None:
+    """The other tests of this file see only absolute imports."""
+    for path in (ROOT / "deim").rglob("*.py"):
+        if "standalone" not in path.relative_to(ROOT).parts:
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), path
+
+
 def test_package_does_not_import_the_benchmarks_of_the_checkout() -> None:
     for path in (ROOT / "deim").rglob("*.py"):
         assert not imported_subpackages(path, "benchmarks."), path

@@ -29,7 +29,7 @@ def test_wheel_is_complete(tmp_path: Path) -> None:
     build = f"from setuptools import build_meta; print(build_meta.build_sdist({str(tmp_path)!r}))"
     archived = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, timeout=300)
     assert archived.returncode == 0, archived.stderr
-    # From the archive, as a release is: what it lacks the wheel lacks.
+    # The wheel is built from the archive, as in a release, so that it lacks any file that the archive lacks.
     archive_file = tmp_path / archived.stdout.split()[-1]
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, archive_file],
@@ -47,7 +47,7 @@ def test_wheel_is_complete(tmp_path: Path) -> None:
     with zipfile.ZipFile(link) as archive:
         links = [name for name in archive.namelist() if ".dist-info/" not in name]
         content = archive.read(links[0]).decode()
-    # A folder on the path. A finder would lose to a checkout folder called deim in the current folder.
+    # The install adds the folder to sys.path. A folder named deim in the current folder would shadow an import finder.
     assert (len(links), Path(content.strip())) == (1, source)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -1,7 +1,7 @@
 """Local server on loopback that answers the requests of ``requests`` for every address.
 
-``Web`` runs the server. ``redirect`` sends the requests of this process to the server, and ``redirected`` those of
-another process. The code under test uses the published addresses.
+``Web`` runs the server. ``redirect`` sends the requests of this process to the server within a context.
+Another process calls ``redirect_until_exit`` at its start. The code under test uses the published addresses.
 """
 
 import os
@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 _PORT = "DEIM_TEST_WEB_PORT"
-_for_life = ExitStack()
+_until_exit = ExitStack()
 
 
 @dataclass
@@ -43,8 +43,8 @@ class File:
 class Web:
     """Files by address, and a log of the requests.
 
-    Files on Google Drive stand under ``https://drive.google.com/file/d/<id>/view``; the server leads to them through a
-    page that asks for confirmation, as Google Drive does for large files.
+    A file on Google Drive has the address ``https://drive.google.com/file/d/<id>/view``. The server first sends a page
+    that asks for confirmation, as Google Drive does for large files.
     """
 
     files: dict[str, File] = field(default_factory=dict)
@@ -67,10 +67,11 @@ class Web:
             server.server_close()
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """Return the environment variables that redirect another process; writes a file to ``folder``."""
+        """Return the environment variables that redirect another process; they need a file, written to ``folder``."""
         root = Path(__file__).resolve().parents[1]
         (folder / "sitecustomize.py").write_text(
-            f"import sys; sys.path.insert(0, {str(root)!r})\nfrom tests.web import redirected\nredirected()\n",
+            f"import sys; sys.path.insert(0, {str(root)!r})\n"
+            "from tests.web import redirect_until_exit\nredirect_until_exit()\n",
             encoding="utf-8",
         )
         return {_PORT: str(self.port), "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
@@ -94,10 +95,10 @@ def redirect(port: int) -> Iterator[None]:
         yield
 
 
-def redirected() -> None:
+def redirect_until_exit() -> None:
     """Call :func:`redirect` for the lifetime of this process, with the port in the environment."""
     if _PORT in os.environ:
-        _for_life.enter_context(redirect(int(os.environ[_PORT])))
+        _until_exit.enter_context(redirect(int(os.environ[_PORT])))
 
 
 def _handler(web: Web) -> type[BaseHTTPRequestHandler]:

@@ -69,11 +69,12 @@ def _one_name_per_item(docstring: str) -> str:
 
 
 def _markdown_tables(docstring: str) -> str:
-    """Rewrite tables of reStructuredText with two columns; the columns begin where their rules do."""
+    """Rewrite two-column tables of reStructuredText as Markdown tables."""
     return _TABLE.sub(lambda table: _markdown_table(table[0]), docstring)
 
 
 def _markdown_table(table: str) -> str:
+    # The columns begin where the rules ("====") above them begin.
     rule, header, _, *body = table.splitlines()
     column = rule.index(" =") + 1
     rows: list[list[str]] = []
@@ -105,7 +106,7 @@ def _describe_attributes_once(item: griffe.Class) -> None:
 
 
 def _list_short_imports(package: griffe.Module) -> None:
-    """Name in the docstring what can be imported from the package itself; its own page shows each object once."""
+    """List the names that a package re-exports in its docstring only; the defining module shows the objects."""
     short = [
         member for member in package.members.values() if member.is_alias and member.name in (package.exports or ())
     ]

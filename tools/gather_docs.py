@@ -96,7 +96,7 @@ def on_post_build(config: dict) -> None:
 
 
 def public_symbols(root: Path = ROOT) -> list[str]:
-    """Return the full paths of all functions, classes and constants without leading underscore, by definition."""
+    """Return the full paths, in the defining module, of all functions, classes and constants without a leading "_"."""
     found = []
     for path in sorted((root / "deim").rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts

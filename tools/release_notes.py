@@ -3,7 +3,7 @@
 
 python tools/release_notes.py v0.2.0 --output notes.md
 
-The exit status is 1 if the tag differs from deim.__version__, or if the changelog has no section for it.
+The exit status is 1 if the tag is not "v" and deim.__version__, or if the changelog has no section for this version.
 """
 
 import argparse

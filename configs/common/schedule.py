@@ -12,8 +12,7 @@ schedule = L(Schedule)(
     no_aug_epochs=0,
     # first epoch with Dense O2O, and first epoch after it
     dense_epochs=(0, 0),
-    # first epoch after the individual augmentation that follows Dense O2O; None: it lasts until the epochs without
-    # augmentation
+    # first epoch after the augmentation stage STRONG, which follows Dense O2O; None: STRONG lasts until the final stage
     strong_end_epoch=None,
     lr_gamma=1.0,
     # epochs at which the learning rate is divided by 10; an alternative to flat_epochs and lr_gamma

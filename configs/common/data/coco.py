@@ -1,6 +1,6 @@
 """COCO 2017 with the augmentations of RT-DETR, D-FINE and DEIM.
 
-To use another COCO-format dataset, set its name and paths:
+To use another COCO-format dataset, set its name and paths, likewise for ``dataloader.test``, and ``model.num_classes``:
 
     dataloader.train.dataset.names=mine_train
     dataloader.train.dataset.json_file=... dataloader.train.dataset.image_root=...
@@ -22,7 +22,7 @@ dataloader = dict(
         mapper=L(StagedMapper)(
             schedule="${schedule}",
             shape="${dataloader.image_size}",
-            # augmentations of the stages with augmentation, then those of every stage
+            # color and strong: augmentations of the stages DENSE and STRONG; weak: those of every stage
             color=[L(RandomPhotometricDistort)(prob=0.5)],
             strong=[L(RandomZoomOut)(prob=0.5, fill=0), L(RandomIoUCrop)(prob=0.8)],
             weak=[L(T.RandomFlip)(prob=0.5)],

@@ -1,4 +1,4 @@
-"""Pascal VOC 2007 + 2012, and datasets in the same layout, such as many that were labeled with LabelImg."""
+"""Pascal VOC: training on VOC2012 trainval, evaluation on VOC2007 test; also for other datasets in this layout."""
 
 from detectron2.config import LazyCall as L
 

@@ -18,7 +18,7 @@ dataloader.train.mapper.multi_scale_repeat = 6
 
 optimizer.lr = 4e-4
 optimizer.weight_decay = 1e-4
-# The first matching rule applies: the backbone's norms have no weight decay, and not the learning rate of the backbone.
+# The first matching rule applies: the norms of the backbone have no weight decay and train at optimizer.lr.
 optimizer.params.rules = dict(
     no_weight_decay=dict(pattern=r"norm", weight_decay=0.0),
     backbone=dict(pattern=r"^backbone\.", lr=4e-5),

@@ -26,6 +26,6 @@ model.pixel_std = [58.395, 57.12, 57.375]
 optimizer.params.rules = dict(
     backbone_no_weight_decay=dict(pattern=r"^backbone\.vit\..*(norm|bias)", lr="${..backbone.lr}", weight_decay=0.0),
     backbone=dict(pattern=r"^backbone\.vit\.", lr=1e-5),
-    # As in the official code, most norm weights of the adapter have weight decay.
+    # As in the official code, the norms of the adapter have weight decay, except for the biases of the spatial prior.
     no_weight_decay=dict(pattern=r"^(encoder|decoder)\..*(norm|bias)|^backbone\.prior\..*bias", weight_decay=0.0),
 )

@@ -15,7 +15,7 @@ train.output_dir = "output/dn_deformable_encoder_detr_r50_50ep_coco"
 
 model.backbone.out_features = ["res3", "res4", "res5"]
 model.encoder = L(DeformableEncoder.for_backbone)(
-    # None uses all features of the backbone.
+    # None: names and widths of all feature maps of the backbone
     in_features=None,
     in_channels=None,
     dim=256,
