@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 # Samples are larger than the buffer of a pipe, so the worker is blocked on sending the second batch. Without
-# prepare_worker, it would then outlive the run; torch's own check of the parent only ends workers that are idle.
+# prepare_worker, it would then outlive the run; torch itself only ends workers that are idle.
 PROGRAM = """
 import multiprocessing, sys, time
 import deim
