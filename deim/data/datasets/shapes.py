@@ -1,19 +1,26 @@
 """``deim_shapes``: a small synthetic detection dataset in COCO format.
 
 Each image has a textured background and one to eight filled shapes of six classes, which may overlap. Shape sizes are
-8 % to 45 % of the shorter image side. The same seed gives the same files.
+8 % to 45 % of the shorter image side. The same seed gives the same files. Masks and keypoints are optional.
 """
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from deim.data.datasets.polygons import mask_to_polygons
+
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
 # Maximum fraction of a shape that later shapes may cover.
 _MAX_HIDDEN = 0.5
+KEYPOINTS = ("center", "top", "bottom", "left_tip", "right_tip")
+# Connections between keypoints, which COCO numbers from 1: the center with each of the others.
+_SKELETON = [[1, number] for number in range(2, 6)]
 
 
 def _regular(corners: int, inner: float, angle: float) -> np.ndarray:
@@ -53,11 +60,10 @@ _OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
 }
 
 
-def _figure_mask(name: str, center: np.ndarray, radius: float, angle: float, size: tuple[int, int]) -> np.ndarray:
+def _draw_mask(name: str, outline: np.ndarray, center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
     """Return the (H, W) uint8 mask of one shape."""
     mask = np.zeros(size, np.uint8)
-    points = np.round((_OUTLINES[name](angle) * radius + center) * 16).astype(np.int32)
-    cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, shift=4)
+    cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
     if name == "ring":
         cv2.circle(mask, tuple(int(c) for c in np.round(center * 16)), int(radius * 0.55 * 16), 0, -1, cv2.LINE_AA, 4)
     return mask
@@ -73,30 +79,73 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return (image + rng.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
 
 
+@dataclass
+class DrawnShape:
+    """Shape in an image.
+
+    Attributes:
+        class_index: index in ``CLASSES``.
+        mask: (H, W) bool, the visible pixels.
+        area: number of pixels before other shapes covered any.
+        keypoints: (5, 3) x, y, visibility of ``KEYPOINTS``; coordinates are those of pixel centers: the center of pixel
+            0 is at 0. Visibility as in COCO: 2 visible, 1 covered by another shape, 0 (with x and y of 0) outside of the
+            image or not labeled.
+    """
+
+    class_index: int
+    mask: np.ndarray
+    area: int
+    keypoints: np.ndarray
+
+    def cover(self, pixels: np.ndarray) -> None:
+        """Draw another shape with the given pixels, (H, W) bool, over this shape."""
+        self.mask = self.mask & ~pixels
+        columns, rows = np.round(self.keypoints[:, :2]).astype(int).T
+        is_covered = pixels[rows.clip(0, pixels.shape[0] - 1), columns.clip(0, pixels.shape[1] - 1)]
+        self.keypoints[is_covered & (self.keypoints[:, 2] > 0), 2] = 1
+
+
 def draw_image(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
     """Draw an image (H, W, 3) uint8 BGR; return it with its objects: (class index, XYWH box of the visible part)."""
+    image, shapes = draw_shapes(rng, size)
+    return image, [(shape.class_index, _box(shape.mask)) for shape in shapes]
+
+
+def draw_shapes(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[DrawnShape]]:
+    """Draw an image (H, W, 3) uint8 BGR; return it with its shapes, the last of which is on top."""
     image = _background(rng, size)
     height, width = size
-    placed: list[tuple[int, np.ndarray, int]] = []
+    placed: list[DrawnShape] = []
     for _ in range(rng.integers(1, 9)):
         index = int(rng.integers(len(CLASSES)))
         radius = min(size) * 0.5 * rng.uniform(0.08, 0.45)
         center = rng.uniform([radius, radius], [width - radius, height - radius])
-        mask = _figure_mask(CLASSES[index], center, radius, rng.uniform(0, 2 * np.pi), size)
+        outline = _OUTLINES[CLASSES[index]](rng.uniform(0, 2 * np.pi)) * radius + center
+        mask = _draw_mask(CLASSES[index], outline, center, radius, size)
         covered = mask > 127
-        visible_masks = [old & ~covered for _, old, _ in placed]
-        if any(
-            visible.sum() < area * (1 - _MAX_HIDDEN)
-            for visible, (_, _, area) in zip(visible_masks, placed, strict=True)
-        ):
+        if any((shape.mask & ~covered).sum() < shape.area * (1 - _MAX_HIDDEN) for shape in placed):
             continue
-        placed = [(i, visible, area) for visible, (i, _, area) in zip(visible_masks, placed, strict=True)]
+        for shape in placed:
+            shape.cover(covered)
         color = _color(rng, image[covered].mean(axis=0))
         opacity = mask[..., None] / 255.0
         shaded = color + rng.normal(0, 8, (*size, 1))
         image = (image * (1 - opacity) + shaded * opacity).clip(0, 255).astype(np.uint8)
-        placed.append((index, covered, int(covered.sum())))
-    return image, [(index, _box(visible)) for index, visible, _ in placed]
+        keypoints = _keypoints(CLASSES[index], outline, center, size)
+        placed.append(DrawnShape(index, covered, int(covered.sum()), keypoints))
+    return image, placed
+
+
+def _keypoints(name: str, outline: np.ndarray, center: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the keypoints of a shape that no other shape covers; see :class:`DrawnShape`.
+
+    The center of a ring is not labeled, because it is not part of the ring.
+    """
+    x, y = outline.T
+    points = np.stack([center, outline[y.argmin()], outline[y.argmax()], outline[x.argmin()], outline[x.argmax()]])
+    is_labeled = ((points >= -0.5) & (points <= np.array(size[::-1]) - 0.5)).all(axis=1)
+    is_labeled[0] &= name != "ring"
+    return np.concatenate([points, np.full((len(points), 1), 2.0)], axis=1) * is_labeled[:, None]
 
 
 def _color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
@@ -124,13 +173,31 @@ def coco_annotation(annotation_id: int, image_id: int, category_id: int, box: li
     }
 
 
+def _mask_entries(shape: DrawnShape) -> dict[str, Any]:
+    return {"area": float(shape.mask.sum()), "segmentation": mask_to_polygons(shape.mask)}
+
+
+def _keypoint_entries(shape: DrawnShape) -> dict[str, Any]:
+    numbers = [round(value, 2) for value in shape.keypoints.ravel().tolist()]
+    numbers[2::3] = [int(value) for value in numbers[2::3]]
+    return {"keypoints": numbers, "num_keypoints": sum(value > 0 for value in numbers[2::3])}
+
+
 def write_shapes(
-    folder: str | Path, train_images: int = 600, val_images: int = 100, size: int = 192, seed: int = 7
+    folder: str | Path,
+    train_images: int = 600,
+    val_images: int = 100,
+    size: int = 192,
+    seed: int = 7,
+    masks: bool = False,
+    keypoints: bool = False,
 ) -> Iterator[tuple[int, int]]:
     """Write ``train/``, ``val/`` and ``annotations/instances_{train,val}.json`` under ``folder``.
 
     Args:
         size: longer side of the images in pixels; images are square, 4:3 or 3:4.
+        masks: whether to write the visible pixels of each shape as polygons; ``area`` is then the area of the mask.
+        keypoints: whether to write the keypoints of each shape.
 
     Yields:
         (images written, total images) after each image.
@@ -146,14 +213,18 @@ def write_shapes(
             rng = np.random.default_rng([seed, split_number, number])
             short = size * 3 // 4
             height, width = [(size, size), (short, size), (size, short)][int(rng.integers(3))]
-            image, objects = draw_image(rng, (height, width))
+            image, shapes = draw_shapes(rng, (height, width))
             name = f"{number:06d}.jpg"
             cv2.imwrite(str(folder / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
             images.append({"id": number + 1, "file_name": name, "height": height, "width": width})
-            for index, box in objects:
-                annotations.append(coco_annotation(len(annotations) + 1, number + 1, index + 1, box))
+            for shape in shapes:
+                annotation = coco_annotation(len(annotations) + 1, number + 1, shape.class_index + 1, _box(shape.mask))
+                annotation |= _mask_entries(shape) if masks else {}
+                annotation |= _keypoint_entries(shape) if keypoints else {}
+                annotations.append(annotation)
             written += 1
             yield written, total
-        categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+        skeleton = {"keypoints": list(KEYPOINTS), "skeleton": _SKELETON} if keypoints else {}
+        categories = [{"id": i + 1, "name": name} | skeleton for i, name in enumerate(CLASSES)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
