@@ -184,7 +184,7 @@ FORMER_CRITERION = {
     "dfine": {"classification": "vfl", "alpha": 0.75, "gamma": 2.0, "temperature": 4.0},
     "deim": {"classification": "mal", "alpha": None, "gamma": 1.5},
 }
-FORMER_WEIGHTS = {"loss_giou": 2.0, "loss_bbox": 5.0, "loss_fgl": 0.15, "loss_ddf": 1.5}  # in any order
+FORMER_WEIGHTS = {"loss_giou": 2.0, "loss_bbox": 5.0, "loss_fgl": 0.15, "loss_ddf": 1.5}  # not in the order of the sum
 
 
 def former_criterion(cfg: Any, kind: str) -> None:
@@ -266,7 +266,7 @@ def test_former_overrides_of_the_criterion(overrides: str) -> None:
 
 
 def test_former_keys_in_a_recipe_replace_the_losses_of_its_base() -> None:
-    """Recipes of users set these keys of a base config, which lists its losses by now."""
+    """A recipe of a user may set the former keys of a base config that lists its losses."""
     cfg = load_config(RECIPE)
     cfg.model.criterion.classification = "vfl"
     cfg.model.criterion.gamma = 3

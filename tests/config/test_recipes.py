@@ -18,7 +18,7 @@ from tests.models import recipe
 
 ALL = sorted(path.stem for path in ROOT.glob("projects/*/configs/*.py"))
 
-# recipe: (parameters in training, and deployed)
+# recipe: (parameters in training, parameters in deployment form); None: not compared
 PARAMETERS = {
     "deim_dfine_n_coco": (3_782_693, 3_753_799),
     "deim_dfine_s_coco": (10_321_877, 10_237_491),
@@ -37,7 +37,7 @@ PARAMETERS = {
     "deim_rtdetrv2_r101vd_60e_coco": (76_660_716, 74_872_812),
     "rtdetrv2_r18vd_120e_coco": (20_184_464, 19_980_176),
     "rtdetrv2_r34vd_120e_coco": (31_441_668, 31_237_380),
-    # deployed, ours is smaller: without the three layers that are not evaluated
+    # The deployment form of this project is smaller: it lacks the three decoder layers that inference does not use.
     "rtdetrv2_r50vd_m_7x_coco": (36_593_772, None),
     "rtdetrv2_r50vd_6x_coco": (42_891_372, 42_092_652),
     "rtdetrv2_r101vd_6x_coco": (76_556_268, 74_768_364),
@@ -72,7 +72,7 @@ GROUPS = {
     "rtdetrv2_r101vd_6x_coco": {(1e-6, 1e-4): 42_385_408, (1e-4, 0.0): 42_752, (1e-4, 1e-4): 34_099_596},
 }
 
-# recipe: (epochs, epochs without augmentation at the end, lowest learning rate, warm-up iterations)
+# recipe: (epochs, epochs without augmentation at the end, final fraction of the base learning rate, warm-up iterations)
 SCHEDULES = {
     "deim_dfine_n_coco": (160, 12, 1.0, 2000),
     "deim_dfine_s_coco": (132, 12, 0.5, 2000),
@@ -96,9 +96,8 @@ SCHEDULES = {
     "rtdetrv2_r101vd_6x_coco": (72, 0, 1.0, 2000),
 }
 
-# The same of Deformable DETR, H-Deformable-DETR and DN-DETR with the 91 classes that their authors give COCO:
-# recipe: (base rate, parameters with it, with a tenth of it, and frozen ones). DN-Deformable-DETR v2 lacks
-# a label embedding of 255 numbers that nothing reads.
+# Parameters of Deformable DETR, H-Deformable-DETR and DN-DETR with the 91 classes that their authors use for COCO.
+# recipe: (base learning rate, parameters with the base rate, parameters with a tenth of it, frozen parameters)
 DETR_PARAMETERS = {
     "deformable_detr_r50_single_scale_50ep_coco": (2e-4, 10_413_791, 23_430_402, 222_400),
     "deformable_detr_r50_dc5_single_scale_50ep_coco": (2e-4, 10_413_791, 23_430_402, 222_400),
@@ -184,11 +183,12 @@ def test_schedules(name: str) -> None:
     batch_size = 16 if "rtdetr" in name else 128 if "_n_" in name else 32
     assert cfg.dataloader.train.total_batch_size == batch_size
     assert cfg.train.model_ema.warmup_iters == (2000 if "rtdetr" in name else 1000)
-    # RT-DETRv2's own code goes on as it is; none changes the decay of the averages, though some mean to.
+    # RT-DETRv2's official code keeps the current weights at the start of the final stage. No official code changes the
+    # EMA decay there: `ema_restart_decay` of the official configs is never read.
     assert (schedule.final_from_best, schedule.final_ema_decay) == (not name.startswith("rtdetrv2"), None)
 
 
-# recipe: (first epochs of Dense O2O, of single-image augmentation, of none; sizes per base size)
+# recipe: (first epoch of Dense O2O, of single-image augmentation and of the final stage, multi_scale_repeat)
 STAGES = {
     "deim_dfine_n_coco": (4, 78, 148, None),
     "deim_dfine_s_coco": (4, 64, 120, 20),
@@ -234,7 +234,7 @@ def test_augmentation_stages(name: str) -> None:
         assert cfg.dataloader.train.mixup is None
 
 
-# The variants with DEIM, which are ours.
+# Variant with DEIM, which only this project defines -> the recipe without DEIM.
 DEIM_DETRS = {
     "deim_deformable_detr_r50_two_stage_50ep_coco": "deformable_detr_r50_two_stage_50ep_coco",
     "deim_h_deformable_detr_r50_12ep_coco": "h_deformable_detr_r50_12ep_coco",
@@ -264,12 +264,14 @@ def test_deim_recipes_use_mal(name: str) -> None:
 
 
 def test_all_recipes_are_tested() -> None:
-    # two that differ from others in the schedule or the number of queries alone, of 200 M parameters
-    alike = {"h_deformable_detr_swin_large_36ep_coco", "h_deformable_detr_swin_large_900_queries_12ep_coco"}
+    # These have 200 M parameters, and differ from tested recipes only in the schedule or the number of queries.
+    similar = {"h_deformable_detr_swin_large_36ep_coco", "h_deformable_detr_swin_large_900_queries_12ep_coco"}
     on_detrex = {"deim_dino_r50_4scale_12ep_coco", "deim_dab_detr_r50_50ep_coco"}
     in_other_file = {name for name in ALL if name.startswith("deimv2_")}  # test_deimv2_recipes.py
     published = {name for name in ALL if name.endswith("_coco")} - set(DEIM_DETRS) - on_detrex - in_other_file
-    assert set(PARAMETERS) | set(DETR_PARAMETERS) | alike == published
+    assert set(PARAMETERS) | set(DETR_PARAMETERS) | similar == published
+    assert set(GROUPS) == set(SCHEDULES) == set(STAGES) == set(PARAMETERS)
+    assert set(DETR_SCHEDULES) == set(DETR_PARAMETERS)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -63,8 +63,8 @@ def test_yacs_config_builds_the_backbone() -> None:
     assert {n: (s.channels, s.stride) for n, s in shapes.items()} == {"stage1": (64, 4), "stage4": (1024, 32)}
     features = backbone(torch.rand(1, 3, 64, 96))
     assert {n: tuple(f.shape) for n, f in features.items()} == {"stage1": (1, 64, 16, 24), "stage4": (1, 1024, 2, 3)}
-    frozen = {n.split(".")[0] + n.split(".")[1] for n, p in backbone.named_parameters() if not p.requires_grad}
-    assert all(name.startswith("stem") or name == "stages0" for name in frozen)
+    frozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
+    assert frozen == [name for name, _ in backbone.named_parameters() if name.startswith(("stem.", "stages.0."))]
     assert frozen
 
 

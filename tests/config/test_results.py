@@ -54,11 +54,15 @@ def test_model_zoo_page_is_generated() -> None:
     assert page.endswith(f"\n\n{zoo_tables.markdown(available())}\n"), "run: deim zoo --markdown"
 
 
-FEW = ("deim_dfine/deim_dfine_n_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco", "deimv2/deimv2_hgnetv2_atto_coco")
+COUNTED_IN_EVERY_RUN = (
+    "deim_dfine/deim_dfine_n_coco",
+    "rtdetrv2/rtdetrv2_r18vd_120e_coco",
+    "deimv2/deimv2_hgnetv2_atto_coco",
+)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in RESULTS]
+    "name", [pytest.param(name, marks=() if name in COUNTED_IN_EVERY_RUN else pytest.mark.long) for name in RESULTS]
 )
 def test_parameters_and_operations_are_counted(name: str) -> None:
     result = RESULTS[name]
@@ -72,9 +76,9 @@ def test_results_belong_to_recipes() -> None:
 
 
 def test_published_files_state_the_result_of_their_recipe() -> None:
-    others = ("deformable_detr/", "dn_detr/")  # detrex converted these, and measured them itself
+    measured_by_detrex = ("deformable_detr/", "dn_detr/")  # files of detrex, with results that detrex measured
     for weights in published.PUBLISHED:
-        if weights.data == "coco" and not weights.recipe.startswith(others):
+        if weights.data == "coco" and not weights.recipe.startswith(measured_by_detrex):
             assert weights.average_precision == RESULTS[weights.recipe].average_precision
 
 

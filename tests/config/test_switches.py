@@ -71,7 +71,7 @@ def test_point_queries_reject_box_switches(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["dfine_l_coco", "rtdetrv2_r50vd_6x_coco", "deim_dfine_n_coco", "h_deformable_detr_r50_12ep_coco"]
 )
-def test_switching_on_and_off_restores_the_config(name: str) -> None:
+def test_switching_on_and_off_restores_the_criterion(name: str) -> None:
     # Switching MAL off selects the varifocal loss, so a recipe with the focal loss is not restored.
     for flipped in set(SWITCHES) - ({"mal"} if "loss_focal" in recipe(name).model.criterion.losses else set()):
         cfg = recipe(name)
@@ -142,7 +142,8 @@ def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> N
     assert "loss_vfl" in losses
     assert "loss_mal" not in losses
     rerun = tool("ablate.py", "--run", *arguments)
-    assert "run 1 of" not in rerun.stdout, "everything is finished"
+    assert rerun.returncode == 0, rerun.stderr
+    assert "run 1 of" not in rerun.stdout, "all runs are finished"
     assert len(metrics(tmp_path / "mal-off" / "seed0")) == 2
     other = tool("ablate.py", *arguments, "train.log_period=2")
     assert other.returncode == 2

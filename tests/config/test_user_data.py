@@ -70,8 +70,8 @@ def test_invalid_dataset_paths_are_rejected(tmp_path: Path) -> None:
     shutil.rmtree(written["image_root"])
     with pytest.raises(DatasetError, match=r"no image of .*train\.json was found in .*such as 0\.jpg"):
         discover(str(tmp_path))
-    lists = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
-    (tmp_path / "train.json").write_text(json.dumps(lists | {"images": [{"id": 0}]}))
+    content = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+    (tmp_path / "train.json").write_text(json.dumps(content | {"images": [{"id": 0}]}))
     with pytest.raises(DatasetError, match=r"train\.json lists no images with a file_name"):
         discover(str(tmp_path))
     (tmp_path / "train.json").write_text("[]")
@@ -145,12 +145,12 @@ def test_scaling_to_a_doubled_batch_size() -> None:
 
 
 def test_scaling_to_a_small_dataset() -> None:
-    whole = recipe("deim_dfine_n_coco")
+    unscaled = recipe("deim_dfine_n_coco")
     cfg = scaled("train.reference_batch_size=128", "train.reference_dataset_size=118287", iters_per_epoch=250)
     share = 250 / (118287 / 128)
-    assert cfg.optimizer.lr == whole.optimizer.lr
-    assert cfg.schedule.warmup_iters == round(whole.schedule.warmup_iters * share)
-    assert 1 / (1 - cfg.train.model_ema.decay) == pytest.approx(share / (1 - whole.train.model_ema.decay))
+    assert cfg.optimizer.lr == unscaled.optimizer.lr
+    assert cfg.schedule.warmup_iters == round(unscaled.schedule.warmup_iters * share)
+    assert 1 / (1 - cfg.train.model_ema.decay) == pytest.approx(share / (1 - unscaled.train.model_ema.decay))
     tiny = scaled("train.reference_batch_size=128", "train.reference_dataset_size=118287", iters_per_epoch=1)
     assert 0.5 <= tiny.train.model_ema.decay < 1
     assert tiny.schedule.warmup_iters >= 1
@@ -216,9 +216,9 @@ def test_fine_tuning_keeps_shared_classes(shapes: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "mine" / "annotations").mkdir(parents=True, exist_ok=True)
         content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
-        kept = {"star": 2, "circle": 7, "blob": 9}
-        ids = {category["id"]: kept[category["name"]] for category in content["categories"] if category["name"] in kept}
-        content["categories"] = [{"id": number, "name": name} for name, number in kept.items()]
+        new_ids = {"star": 2, "circle": 7, "blob": 9}
+        ids = {c["id"]: new_ids[c["name"]] for c in content["categories"] if c["name"] in new_ids}
+        content["categories"] = [{"id": number, "name": name} for name, number in new_ids.items()]
         content["annotations"] = [
             a | {"category_id": ids[a["category_id"]]} for a in content["annotations"] if a["category_id"] in ids
         ]
@@ -231,6 +231,8 @@ def test_fine_tuning_keeps_shared_classes(shapes: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "COCO format, 3 classes: star, circle, blob" in result.stdout
     assert "optimizer.lr=" in result.stdout
+    assert f"star <- star ({SHAPES.index('star')}), circle <- circle ({SHAPES.index('circle')})" in result.stdout
+    assert "newly initialized: blob" in result.stdout
     assert sorted(metrics(output)) == [0, 1]
     metadata = torch.load(output / "model_final.pth", weights_only=True)["deim"]
     assert metadata["classes"] == ["star", "circle", "blob"]

@@ -51,7 +51,8 @@ def check(transform: AffineTransform, image: np.ndarray, case: object = None) ->
     # An axis-aligned image ends at a pixel border; the border of a rotated image blends over half an image pixel.
     edge = 0.55 if upright else 1.05 + 0.5 * np.linalg.norm(transform.matrix[:, :2], 2)
     assert (drawn[distance < -edge] == FILL).all(), case
-    # The position error is up to 0.75 pixels for an axis-aligned image, and 1/32 pixel (OpenCV) for a rotated image.
+    # The position error is up to 0.75 canvas pixels for an axis-aligned image, and 1/32 image pixel (OpenCV) for a
+    # rotated image.
     shift = 0.8 if upright else 0.1
     levels = 2 * shift * np.abs(np.linalg.inv(transform.matrix[:, :2])).sum(axis=1).max()
     assert np.abs(drawn.astype(np.float64) - expected)[distance > edge].max(initial=0) <= levels + 1.5, case
@@ -93,13 +94,13 @@ def test_dtypes_and_channel_counts(dtype: type, channels: int) -> None:
 @pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
 @pytest.mark.parametrize("shift", [(0, 0), (13, -7), (-30, 5)])
 def test_integer_shifts_and_flips_copy_pixels(flips: tuple[int, int], shift: tuple[int, int], monkeypatch) -> None:
-    monkeypatch.setattr(cv2, "warpAffine", None)  # what needs no interpolation is not given any, which takes longer
+    monkeypatch.setattr(cv2, "warpAffine", None)  # these maps must not use the slower interpolation
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    turned = image[:: flips[1], :: flips[0]]
+    flipped = image[:: flips[1], :: flips[0]]
     offset = [shift[0] + 50 * (flips[0] < 0), shift[1] + 40 * (flips[1] < 0)]
     transform = AffineTransform(np.column_stack([np.diag(flips), offset]), (40, 50), (45, 60), FILL)
     expected = np.full((45 + 200, 60 + 200, 3), FILL, np.uint8)
-    expected[100 + shift[1] : 140 + shift[1], 100 + shift[0] : 150 + shift[0]] = turned
+    expected[100 + shift[1] : 140 + shift[1], 100 + shift[0] : 150 + shift[0]] = flipped
     assert (transform.apply_image(image) == expected[100:145, 100:160]).all()
 
 
@@ -128,7 +129,7 @@ def test_downscaling_is_the_mean_of_all_pixels(factor: int) -> None:
         assert np.abs(transform.apply_image(image) - mean).max() <= 1
 
 
-def test_downscaling_of_one_pixel_high_images() -> None:
+def test_downscaling_of_thin_images() -> None:
     for size in ((1, 64), (64, 1), (2, 64)):
         transform = AffineTransform(np.array([[0.2, 0, 0], [0, 0.2, 0]]), size, (13, 13), FILL)
         image = np.full((*size, 3), 200, np.uint8)
@@ -136,7 +137,7 @@ def test_downscaling_of_one_pixel_high_images() -> None:
 
 
 def test_maps_of_crops_and_reduced_images_give_the_same_result() -> None:
-    """Compare reduced images and crops; sides that do not divide evenly are off by less than a pixel."""
+    """The map of a crop draws nearly the same pixels, and the map of a reduced image gives the same positions."""
     for transform in random_maps(5, 100):
         image = gradient_image(*transform.size)
         left, top, right, bottom = window = transform.visible_window()
@@ -144,9 +145,9 @@ def test_maps_of_crops_and_reduced_images_give_the_same_result() -> None:
         assert 0 <= top < bottom <= transform.size[0]
         part = transform.for_crop(window)
         assert part.size == (bottom - top, right - left)
-        same = transform.apply_image(image).astype(int)
+        expected = transform.apply_image(image).astype(int)
         levels = 4 * np.abs(np.linalg.inv(transform.matrix[:, :2])).sum(axis=1).max()
-        assert np.abs(part.apply_image(image[top:bottom, left:right]) - same).max() <= levels + 1
+        assert np.abs(part.apply_image(image[top:bottom, left:right]) - expected).max() <= levels + 1
         assert part.fill == FILL
         reduced = transform.for_reduced_image(4)
         assert reduced.size == tuple(-(-side // 4) for side in transform.size)
@@ -163,9 +164,9 @@ def test_visible_window_has_a_margin_of_one_pixel() -> None:
     assert window((-10, -5), (20, 30)) == (9, 4, 41, 26)
     assert window((-10.5, -5.5), (20, 30)) == (9, 4, 42, 27)
     assert window((0, 0), (100, 100)) == (0, 0, 50, 40)
-    assert window((60, 0), (20, 30)) == (0, 0, 50, 40), "nothing is seen: all, and not none"
+    assert window((60, 0), (20, 30)) == (0, 0, 50, 40), "no pixel is visible: the whole image, not an empty window"
     assert window((0, 60), (20, 30)) == (0, 0, 50, 40)
-    assert window((31, 0), (20, 30)) == (0, 0, 50, 40), "nothing but the margin's edge"
+    assert window((31, 0), (20, 30)) == (0, 0, 50, 40), "only the margin would be visible"
     assert window((0, 21), (20, 30)) == (0, 0, 50, 40)
     turned = AffineTransform(np.array([[0, -1, 30], [1, 0, -10]]), (40, 50), (20, 15))
     assert turned.visible_window() == (9, 14, 31, 31)
@@ -204,13 +205,13 @@ CROP = np.array([[1, 0, -20], [0, 1, -10]])
 
 
 def test_color_transform_uses_whole_image_statistics_for_the_visible_part() -> None:
-    image, levels = gradient_image(60, 80), SubtractMean()
+    image, subtract_mean = gradient_image(60, 80), SubtractMean()
     lazy_image = LazyImage(image, (60, 80), np.zeros((0, 4)))
-    lazy_image.transform(levels)
+    lazy_image.transform(subtract_mean)
     lazy_image.transform(AffineTransform(CROP, (60, 80), (20, 30)))
     expected = SubtractMean().apply_image(image)[10:30, 20:50]
     assert (lazy_image.render() == expected).all()
-    assert levels.seen_shapes == [(22, 32)], "with a margin of one pixel"
+    assert subtract_mean.seen_shapes == [(22, 32)], "with a margin of one pixel"
 
 
 def test_second_color_transform_receives_the_whole_image() -> None:

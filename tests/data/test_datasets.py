@@ -53,7 +53,7 @@ def write_yolo(root: Path) -> dict:
     write_images(root / "images" / "train")
     (root / "labels" / "train").mkdir(parents=True)
     (root / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/train\nnames: {0: cat, 1: dog}\n")
-    for number, objects in enumerate(OBJECTS[:2]):  # none for the image without objects
+    for number, objects in enumerate(OBJECTS[:2]):  # the image without objects has no label file
         lines = []
         for label, box in objects:
             left, top, right, bottom = np.array(box) / [100, 60, 100, 60]
@@ -424,19 +424,20 @@ from benchmarks.memory import memory_over_epoch, synthetic_records
 from deim.data.records import CompactRecords
 
 records = synthetic_records(20_000)
-for held in (records, CompactRecords(records)):
-    seen = memory_over_epoch(held)
-    # From the middle of the epoch on: at first a worker also touches what Python itself has in memory.
-    print(seen[-1] - seen[len(seen) // 2])
+for dataset in (records, CompactRecords(records)):
+    memory = memory_over_epoch(dataset)
+    # Growth in the second half of the epoch: in the first, the worker also copies pages of Python itself.
+    print(memory[-1] - memory[len(memory) // 2])
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
 def test_worker_memory_does_not_grow() -> None:
-    # In a process of its own: a page that both have becomes the worker's alone when the main process writes to it.
+    # In a separate process: a page shared with the worker becomes private to the worker when the main process writes to
+    # the page.
     done = subprocess.run(
         [sys.executable, "-c", MEMORY_GROWTH_SCRIPT], capture_output=True, text=True, check=True, cwd=ROOT
     )
     growing, steady = map(int, done.stdout.split())
-    assert growing > 10 * 2**20, "what happens with Python objects, and would be seen here"
+    assert growing > 10 * 2**20, "records that are Python objects must show a growth"
     assert steady < 2**20

@@ -92,7 +92,7 @@ def test_mixup_blends_images_and_merges_objects() -> None:
     assert second["image"].unique().tolist() == [145]
     assert first["instances"].gt_classes.tolist() == [0, 1]
     assert second["instances"].gt_boxes.tensor[:, 2].tolist() == [2, 1]
-    assert samples[0]["image"].unique().tolist() == [100], "what was given is not changed"
+    assert samples[0]["image"].unique().tolist() == [100], "the input is unchanged"
 
 
 def test_multi_scale_sizes_of_the_published_recipes() -> None:
@@ -183,15 +183,24 @@ def test_stages_start_at_their_iteration(reference: list[dict]) -> None:
 
 
 def test_stages_follow_the_epochs() -> None:
-    names = [SCHEDULE.stage(epoch) for epoch in range(9)]
-    assert names == [Stage.PLAIN] * 2 + [Stage.DENSE] * 3 + [Stage.STRONG] * 2 + [Stage.FINAL] * 2
-    names = [replace(SCHEDULE, strong_end_epoch=6).stage(epoch) for epoch in range(9)]
-    assert names == [Stage.PLAIN] * 2 + [Stage.DENSE] * 3 + [Stage.STRONG, Stage.PLAIN] + [Stage.FINAL] * 2
+    stages = [SCHEDULE.stage(epoch) for epoch in range(9)]
+    assert stages == [Stage.PLAIN] * 2 + [Stage.DENSE] * 3 + [Stage.STRONG] * 2 + [Stage.FINAL] * 2
+    stages = [replace(SCHEDULE, strong_end_epoch=6).stage(epoch) for epoch in range(9)]
+    assert stages == [Stage.PLAIN] * 2 + [Stage.DENSE] * 3 + [Stage.STRONG, Stage.PLAIN] + [Stage.FINAL] * 2
 
 
 def test_dense_stage_without_mosaic(shapes: Path) -> None:
+    """Without a mosaic, images are augmented as in the stage STRONG."""
     batch = load_batches(shapes, 3, 1, mosaic=None)[0]
     assert len(batch) == 16
+    records = coco_dataset(
+        f"{shapes}_dense", str(shapes / "annotations" / "instances_train.json"), str(shapes / "train")
+    )
+    images = []
+    for stage in (Stage.DENSE, Stage.STRONG):
+        np.random.seed(0)
+        images.append(mapper(mosaic=None).mapper_for(stage, records)(records[0])["image"])
+    assert torch.equal(*images)
 
 
 def test_mixup_requires_a_staged_mapper(shapes: Path) -> None:

@@ -189,9 +189,9 @@ def test_one_pass_equals_many_passes(rectangles: list[dict]) -> None:
 def test_user_defined_augmentations_are_applied_in_order(rectangles: list[dict]) -> None:
     policies = [T.RandomFlip(prob=1.0), CropToBright(), Resize((64, 64))]
     for record in rectangles[:6]:
-        many, boxes = apply_step_by_step(policies, record, 0)
-        one, same_boxes = apply_in_one_pass(policies, record, 0)
-        assert np.abs(many.astype(int) - one).mean() < 2
+        many_passes, boxes = apply_step_by_step(policies, record, 0)
+        one_pass, same_boxes = apply_in_one_pass(policies, record, 0)
+        assert np.abs(many_passes.astype(int) - one_pass).mean() < 2
         assert boxes[0, 0] < 2, "cropped to the rectangle"
         np.testing.assert_allclose(boxes, same_boxes)
 
@@ -282,7 +282,7 @@ def test_brightness_of_zero_is_black() -> None:
     assert not transform.apply_image(image).any()
 
 
-def test_negative_indices_count_from_the_end() -> None:
+def test_negative_indices_of_compact_records_count_from_the_end() -> None:
     annotation = {"bbox": [0, 0, 4, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     records = CompactRecords([{"annotations": [annotation] * count} for count in (2, 3)])
     assert len(records[-1]["boxes"]) == 3

@@ -143,10 +143,10 @@ def test_processes_share_the_cache(records: list[dict], method: str) -> None:
     read = CountingReader()
     cache, names = ImageCache(MEGABYTE, read), [record["file_name"] for record in records]
     context = multiprocessing.get_context(method)
-    halves = [context.Process(target=fill, args=(cache, part)) for part in (names[:3], names[3:])]
-    for process in halves:
+    processes = [context.Process(target=fill, args=(cache, part)) for part in (names[:3], names[3:])]
+    for process in processes:
         process.start()
-    for process in halves:
+    for process in processes:
         process.join(60)
         assert process.exitcode == 0
     for name in names:

@@ -70,12 +70,7 @@ def test_limits_from_config() -> None:
 def test_max_dets_is_raised_for_crowded_images(
     largest: int, overrides: list[str], max_dets: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cfg = load_config(
-        "deim_dfine/deim_dfine_s_coco", [override.lstrip("+") for override in overrides if "evaluator" not in override]
-    )
-    for override in overrides:
-        if "evaluator" in override:
-            cfg.dataloader.evaluator.max_dets_per_image = int(override.partition("=")[2])
+    cfg = load_config("deim_dfine/deim_dfine_s_coco", overrides)
     with caplog.at_level(logging.INFO, logger="detectron2.deim"):
         check_limits(cfg, SimpleNamespace(objects_per_image=[2, largest]), "test")
     assert cfg.dataloader.evaluator.get("max_dets_per_image") == max_dets
