@@ -41,7 +41,12 @@ def test_invalid_peer_is_an_error(shapes: Path, tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "is not a checkout of the official DEIM code" in process.stderr
     assert "Traceback" not in process.stderr
-    assert tool("benchmark.py", "dataloader", "--image-root=x").returncode == 2
+
+
+def test_image_root_without_json_file_is_an_error() -> None:
+    process = tool("benchmark.py", "dataloader", "--image-root=x")
+    assert process.returncode == 2
+    assert "give both --json-file and --image-root, or neither" in process.stderr
 
 
 def test_only_annotated_images_are_measured(tmp_path: Path) -> None:
@@ -255,10 +260,11 @@ def test_load_samples(shapes: Path) -> None:
 )
 def test_results_are_printed_and_saved(command: str, columns: set[str], tmp_path: Path) -> None:
     arguments = command.format(recipe="deim_dfine/deim_dfine_n_shapes").split()
-    process = tool("benchmark.py", *arguments, f"--json={tmp_path / 'kept.json'}")
+    process = tool("benchmark.py", *arguments, f"--json={tmp_path / 'results.json'}")
     assert process.returncode == 0, process.stderr
-    saved = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+    saved = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert saved["machine"]["GEMM GFLOP/s"] > 1
+    assert saved["rows"]
     for row in saved["rows"]:
         assert columns <= row.keys()
         numbers = [value for value in row.values() if isinstance(value, float)]

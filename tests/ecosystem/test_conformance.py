@@ -158,7 +158,7 @@ def test_used_api_exists_with_its_parameters(module: str, name: str) -> None:
 
 
 def test_all_imports_are_listed() -> None:
-    files = [p for d in ("deim", "configs", "projects", "tools") for p in (ROOT / d).rglob("*.py")]
+    files = [p for d in ("deim", "benchmarks", "configs", "projects", "tools") for p in (ROOT / d).rglob("*.py")]
     imported = defaultdict(set)
     for path in files:
         if "standalone" in path.parts:
@@ -166,6 +166,7 @@ def test_all_imports_are_listed() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("detectron2", "detrex"):
                 imported[node.module].update(alias.name for alias in node.names)
+    assert imported
     missing = {m: names - set(USED_API.get(m, {})) for m, names in imported.items() if names - set(USED_API.get(m, {}))}
     assert not missing
 

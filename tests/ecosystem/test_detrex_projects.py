@@ -1,7 +1,6 @@
 """``with_deim_criterion`` on each detrex project: every loss equals that of the model's original criterion."""
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -87,12 +86,11 @@ def small_model(name: str) -> Any:
 
 
 @pytest.fixture
-def no_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Disable ``.cuda()``, which these projects call regardless of the device of the model."""
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable ``.cuda()`` and ``.to("cuda")``, which these projects call regardless of the device of the model."""
     to = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *args, **kwargs: self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self if a and a[0] == "cuda" else to(self, *a, **k))
-    return
 
 
 def without_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:

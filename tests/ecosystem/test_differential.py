@@ -27,10 +27,10 @@ def subset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the outcomes of the calls and the public names with the bundled subset."""
     folder = tmp_path_factory.mktemp("subset")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STANDALONE), str(ROOT)])}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.ecosystem.calls", str(folder / "found.pkl")]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.ecosystem.calls", str(folder / "outcomes.pkl")]
     result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    return pickle.loads((folder / "found.pkl").read_bytes())
+    return pickle.loads((folder / "outcomes.pkl").read_bytes())
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_signatures_match_real_packages(subset: dict[str, Any]) -> None:
             problems.append(f"{path} does not exist")
             continue
         if parameters is not None and not _fits(parameters, real or []):
-            problems.append(f"{path}{[*map(tuple, parameters)]} is {[*map(tuple, real or [])]}")
+            problems.append(f"{path}\nsubset: {[*map(tuple, parameters)]}\nreal:   {[*map(tuple, real or [])]}")
     assert len(subset["surface"]) > 200
     assert not problems, "\n".join(problems)
 

@@ -110,7 +110,7 @@ def test_classifier_checkpoint_loads_into_backbone(build: Callable[[], nn.Module
 
 
 def pyramid(net: Any) -> Any:
-    """A config of ViTDet's pyramid at strides 16 and 32."""
+    """Return a config of ViTDet's pyramid at strides 16 and 32."""
     from detectron2.modeling import SimpleFeaturePyramid
 
     return LazyCall(SimpleFeaturePyramid)(

@@ -66,10 +66,10 @@ def test_view_data_rejects_epochs(run: tuple[Path, Path], tmp_path: Path) -> Non
 def test_draw_predictions(run: tuple[Path, Path], tmp_path: Path) -> None:
     weights = f"train.init_checkpoint={run[1] / 'model_final.pth'}"
     process = tool(
-        "draw_predictions.py", "--config-file", str(run[0]), "--output", str(tmp_path / "found.png"), weights
+        "draw_predictions.py", "--config-file", str(run[0]), "--output", str(tmp_path / "detections.png"), weights
     )
     assert process.returncode == 0, process.stderr
-    assert (tmp_path / "found.png").stat().st_size > 1000
+    assert (tmp_path / "detections.png").stat().st_size > 1000
 
 
 def test_report_with_config_that_registers_datasets(run: tuple[Path, Path]) -> None:

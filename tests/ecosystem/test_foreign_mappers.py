@@ -1,4 +1,4 @@
-"""Channel orders, and config keys of datasets and mappers with the names of detectron2 and detrex."""
+"""Channel orders, and arguments of mappers with the names of detectron2 and detrex."""
 
 import pytest
 import torch
@@ -23,9 +23,9 @@ def test_bgr_model_equals_rgb_model() -> None:
     assert not torch.equal(bgr_model([{"image": sample}])[0]["instances"].scores, instances.scores)
 
 
-@pytest.mark.parametrize("key", ["img_format", "+dataloader.train.mapper.image_format"])
+@pytest.mark.parametrize("key", ["dataloader.train.mapper.img_format", "+dataloader.train.mapper.image_format"])
 def test_channel_order_mismatch_is_an_error(key: str) -> None:
-    override = f"{key}=BGR" if key.startswith("+") else f"dataloader.train.mapper.{key}=BGR"
+    override = f"{key}=BGR"
     cfg = load_config(RECIPE, [override])
     with pytest.raises(ConfigError, match=r"_format is BGR, but model\.input_format is RGB"):
         check_settings(cfg, training=True)
@@ -34,7 +34,7 @@ def test_channel_order_mismatch_is_an_error(key: str) -> None:
     )
 
 
-def test_mapper_accepts_key_names_of_detectron2_and_detrex() -> None:
+def test_mapper_accepts_argument_names_of_detectron2_and_detrex() -> None:
     assert DetectionMapper([], is_train=True, image_format="BGR").img_format == "BGR"
     assert DetectionMapper([], is_train=True, img_format="BGR").img_format == "BGR"
     with pytest.raises(ConfigError, match="choose one of RGB, BGR"):

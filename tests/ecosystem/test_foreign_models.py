@@ -61,7 +61,7 @@ from deim.modeling.backbone import HGNetV2
 
 _theirs = get_detrex_config("dino/configs/dino-resnet/dino_r50_4scale_12ep.py")
 model, optimizer, lr_multiplier, train = _theirs.model, _theirs.optimizer, _theirs.lr_multiplier, _theirs.train
-with_deim_criterion(model)  # DINO's own needs a GPU, as do its denoising queries
+with_deim_criterion(model)  # DINO's own criterion needs a GPU, as do its denoising queries
 model.num_classes, model.num_queries, model.dn_number, model.device = 6, 60, 0, "cpu"
 model.backbone = L(HGNetV2)(name="B0", out_features=["stage2", "stage3", "stage4"])
 model.neck.input_shapes = dict(

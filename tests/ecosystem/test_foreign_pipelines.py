@@ -115,5 +115,6 @@ def test_detectron2_mapper_accepts_augmentations_with_masks(mask_format: str, is
     assert tuple(sample["image"].shape) == (3, 45, 140)
     if is_train:
         instances = sample["instances"]
+        assert len(instances) == 1
         boxes = instances.gt_masks.get_bounding_boxes().tensor.clamp(min=0)
         np.testing.assert_allclose(boxes.numpy(), instances.gt_boxes.tensor.numpy(), atol=1.5)

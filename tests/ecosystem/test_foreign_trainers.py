@@ -19,7 +19,7 @@ from tests.models import recipe
 
 
 class Recorder(torch.nn.Module):
-    """A model that records the ids and sizes of its training images."""
+    """A model that records the ids and mean pixel values of its training images."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ def test_loader_starts_at_first_batch_outside_training_loop(shapes: Path) -> Non
 
 
 def test_sampler_selects_images(shapes: Path) -> None:
-    """With repeat-factor sampling, mosaics and mixup, images of rare classes are used more often."""
+    """The batches consist of the images that the sampler selects, in its order."""
     loader = build_train_loader(
         records(shapes), mapper=mapper(), total_batch_size=4, num_workers=1, sampler=itertools.cycle([3, 5, 3, 7])
     )

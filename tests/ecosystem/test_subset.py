@@ -146,7 +146,7 @@ def test_malformed_exif_tags_are_ignored() -> None:
 
 
 def test_evaluator_can_be_reused() -> None:
-    assert evaluate("evaluation", "are_results_copies()")
+    assert evaluate("evaluation", "is_evaluator_reusable()")
 
 
 def test_dataset_from_list_copies_entries() -> None:

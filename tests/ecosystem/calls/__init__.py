@@ -54,6 +54,7 @@ def unchanged_globals() -> Iterator[None]:
     """Restore the process-wide state that the setup of a run changes."""
     loggers = [logging.getLogger(name) for name in ("", "detectron2", "fvcore", "other", "same")]
     states = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    precision, allow_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     seed, benchmark, disabled = (
         os.environ.get("PYTHONHASHSEED"),
         torch.backends.cudnn.benchmark,
@@ -67,6 +68,8 @@ def unchanged_globals() -> Iterator[None]:
             logger.propagate, logger.handlers = propagate, handlers
         logging.disable(disabled)
         torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = allow_tf32
         if seed is None:
             os.environ.pop("PYTHONHASHSEED", None)
         else:
@@ -135,7 +138,7 @@ def _plain_container(value: Any) -> Any:
 
 
 def _numbers(values: Any) -> Any:
-    """Convert numbers so that they can be compared; NaN becomes text, since NaN != NaN."""
+    """Convert floating-point numbers to text, since NaN != NaN; other values remain."""
     if isinstance(values, list):
         return [_numbers(value) for value in values]
     return repr(float(values)) if isinstance(values, (float, np.floating)) else values

@@ -46,10 +46,10 @@ POLYGON = [[1, 2, 8, 2, 8, 9.5]]
 RLE = {"counts": [10, 20, 30], "size": [6, 10]}
 
 
-def write_coco_file(*annotations: dict, **content: Any) -> str:
+def write_coco_file(*annotations: dict, prefix: str = "file", **content: Any) -> str:
     """Write an annotation file; each annotation is a dict of differences from ANNOTATION."""
     records = [ANNOTATION | {"id": number} | changes for number, changes in enumerate(annotations, start=1)]
-    path = FOLDER / f"{unused_name('file')}.json"
+    path = FOLDER / f"{unused_name(prefix)}.json"
     path.write_text(json.dumps({"images": IMAGES, "annotations": records, "categories": CATEGORIES} | content))
     return str(path)
 
@@ -98,9 +98,9 @@ def register_dataset(items: Any, classes: Any = ("cat", "dog"), **metadata: Any)
 
 def dataset_messages(items: Any, classes: Any) -> list[str]:
     """Return the messages logged about a dataset."""
-    names = register_dataset(items, classes)
+    name = register_dataset(items, classes)
     with messages("detectron2.data.build") as lines:
-        get_detection_dataset_dicts(names)
+        get_detection_dataset_dicts(name)
     return lines
 
 
@@ -241,7 +241,7 @@ CALLS = [
     "load_records(images=IMAGES[:1] + [IMAGES[0] | {'file_name': 'twice.jpg'}])",
     "load_coco_json('/nothing.json', 'root')",
     "load_coco_json(Path(write_coco_file({})), Path('root'))",
-    "load_coco_json(write_coco_file({}).replace('file', 'minival'), 'root')",
+    "load_coco_json(write_coco_file({}, {'id': 1}, prefix='minival'), 'root')",
     "register_coco_file()",
     "register_coco_file(metadata={'thing_colors': [1]})",
     "register_coco_file(metadata={'evaluator_type': 'x'})",
@@ -283,7 +283,7 @@ CALLS = [
     "metadata(thing_classes=['a']).class_names",
     "metadata(class_names=['a']).thing_classes",
     "sorted(metadata(a=1).as_dict())",
-    "metadata(a=1).as_dict().update(a=2)",
+    "(lambda entries: (entries.as_dict().update(a=2), entries.a))(metadata(a=1))",
     "Metadata(name='x') == Metadata(name='x'), repr(Metadata(name='x', a=1)), Metadata().name",
     "get_detection_dataset_dicts(register_dataset(records([0], [1, 1])))",
     "get_detection_dataset_dicts(names=[register_dataset(records([0])), register_dataset(records([1]))])",

@@ -41,7 +41,12 @@ def make_cfg(**changes: Any) -> Any:
 
 
 def build_ema(**changes: Any) -> tuple:
-    """Add EMA to a model; return the model, the log messages and the checkpointables."""
+    """Add EMA to a model.
+
+    Returns:
+        the result of ``may_build_model_ema``, the log messages, the names of the checkpointables, whether the model has
+        an ``ema_state``, and whether every checkpointable is that state.
+    """
     model, cfg = make_model(), make_cfg(**changes)
     with messages("detrex.modeling.ema") as lines:
         returned = ema.may_build_model_ema(cfg, model)
@@ -68,7 +73,10 @@ def model_with_state(value: float = 2.0) -> nn.Module:
 
 
 def values_within_context(model: nn.Module, *args: Any, fails: bool = False) -> list:
-    """Return the values of a model within the context and after it."""
+    """Return the values of a model within the context and, unless ``fails``, after it.
+
+    detrex does not restore the model after an exception; the bundled subset does.
+    """
     snapshots = []
     with contextlib.suppress(RuntimeError), ema.apply_model_ema_and_restore(model, *args) as former:
         snapshots += [values(model), type(former).__name__, former.state["0.weight"]]
@@ -146,10 +154,10 @@ def _events() -> Any:
 class Features(nn.Module):
     """A stand-in for a timm network."""
 
-    def __init__(self, out_indices: tuple, known: bool = True):
+    def __init__(self, out_indices: tuple, has_feature_info: bool = True):
         super().__init__()
         self.indices = out_indices
-        if known:
+        if has_feature_info:
             self.feature_info = self
 
     def channels(self) -> list:
@@ -166,7 +174,7 @@ class Features(nn.Module):
         return [x + index for index in self.indices]
 
 
-def timm_backbone(fails: str = "", known: bool = True, name: str = "net", **options: Any) -> tuple:
+def timm_backbone(fails: str = "", has_feature_info: bool = True, name: str = "net", **options: Any) -> tuple:
     """Return the arguments passed to timm, the output shapes of the backbone, and its features."""
     arguments: list = []
 
@@ -175,14 +183,14 @@ def timm_backbone(fails: str = "", known: bool = True, name: str = "net", **opti
         arguments.append(sorted(kwargs.items(), key=str))
         if fails:
             raise RuntimeError(fails)
-        return Features(kwargs["out_indices"], known)
+        return Features(kwargs["out_indices"], has_feature_info)
 
     fake = types.ModuleType("timm")
     fake.create_model = create_model
     module = sys.modules[TimmBackbone.__module__]
     with mock.patch.dict(sys.modules, timm=fake), mock.patch.object(module, "timm", fake, create=True):
         backbone = TimmBackbone(name, **options)
-    shapes = sorted(backbone.output_shape().items()) if known else None
+    shapes = sorted(backbone.output_shape().items()) if has_feature_info else None
     return arguments, shapes, backbone(torch.zeros(1)), backbone.size_divisibility
 
 
@@ -247,5 +255,5 @@ CALLS = [
     "timm_backbone(checkpoint_path='x')",
     "timm_backbone(fails='no feature_info here')",
     "timm_backbone(fails='unexpected norm_layer')",
-    "timm_backbone(known=False)",
+    "timm_backbone(has_feature_info=False)",
 ]  # fmt: skip

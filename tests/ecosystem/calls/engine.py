@@ -99,7 +99,7 @@ class Recorder(HookBase):
 
 
 def hook_calls(start: int, stop: int, fails_at: str = "", returns: Callable | None = None, data: Any = None) -> tuple:
-    """Return the hook calls of a run, its exception, and the levels of its log messages."""
+    """Return the hook calls of a run, its exception, the first lines of its log messages, and its iterations."""
     trainer, recorder = make_trainer(returns, data), Recorder(fails_at)
     trainer.register_hooks([recorder, None])
     raised = None
@@ -172,7 +172,13 @@ class RecordingCheckpointer(Checkpointer):
 
 
 def best_checkpoints(values: dict[int, Any], stop: int = 8, period: int = 2, **options: Any) -> tuple:
-    """Return the checkpoints of BestCheckpointer for {iteration: metric}."""
+    """Return the saved checkpoints, the best metric, its iteration and the messages of BestCheckpointer.
+
+    Args:
+        values: {iteration: metric}.
+        stop: number of iterations.
+        period: evaluation period.
+    """
     trainer, checkpointer = make_trainer(), RecordingCheckpointer()
     hook = hooks.BestCheckpointer(period, checkpointer, options.pop("val_metric", "bbox/AP"), **options)
 
@@ -229,7 +235,7 @@ def writer_iterations(period: Any, stop: int = 5, **options: Any) -> list:
     return log
 
 
-def learning_rates(stop: int = 4, groups: Any = None, start: int = 0, resumes: bool = False, **options: Any) -> tuple:
+def learning_rates(stop: int = 4, groups: Any = None, start: int = 0, **options: Any) -> tuple:
     """Return the learning rate of each step as reported by the hook, and the state of the hook after the run."""
     trainer = make_trainer()
     if groups is not None:
@@ -305,7 +311,11 @@ def save_checkpoint(**others: Any) -> Any:
 
 
 def load_checkpoint(content: Any, name: str = "x.pth", **options: Any) -> tuple:
-    """Load a checkpoint; return the result, the weight, and the levels of the log messages."""
+    """Load a checkpoint.
+
+    Returns:
+        the result, the weight, one entry per warning, and whether detectron2 logged a message.
+    """
     import pickle
 
     path = Path(tempfile.mkdtemp()) / name
@@ -428,8 +438,8 @@ def set_up_with_yacs(**changes: Any) -> tuple:
     )
 
 
-def log_line(name: str = "detectron2", level: int = logging.INFO, **options: Any) -> list[str]:
-    """Return the line that a logger writes to its file, without the date."""
+def log_line(name: str = "detectron2", level: int = logging.INFO, **options: Any) -> list[tuple[str, str]]:
+    """Return the path and the text of each file that a logger writes, without the date."""
     folder = Path(tempfile.mkdtemp())
     setup_logger.cache_clear()
     logger = setup_logger(str(folder) + options.pop("suffix", ""), name=name, configure_stdout=False, **options)
@@ -437,13 +447,17 @@ def log_line(name: str = "detectron2", level: int = logging.INFO, **options: Any
     logging.getLogger(f"{name}.part").log(level, "text")
     for handler in logger.handlers:
         handler.flush()
-    files = {path.name: re.sub(r"\d\d/\d\d \d\d:\d\d:\d\d", "DATE", path.read_text()) for path in folder.iterdir()}
+    files = {
+        path.relative_to(folder).as_posix(): re.sub(r"\d\d/\d\d \d\d:\d\d:\d\d", "DATE", path.read_text())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     logger.handlers.clear()
     return sorted(files.items())
 
 
-def console_line(level: int = logging.INFO, **options: Any) -> str:
-    """Return the line that a logger prints."""
+def console_line(level: int = logging.INFO, **options: Any) -> tuple:
+    """Return the printed line, and the handler types, ``propagate`` and ``level`` of the logger."""
     import io
 
     setup_logger.cache_clear()
@@ -465,7 +479,7 @@ def log_repeatedly(**options: Any) -> list[str]:
     return lines
 
 
-def writer_kinds() -> list[str]:
+def writer_kinds() -> tuple:
     folder = tempfile.mkdtemp()
     return [type(writer).__name__ for writer in default_writers(f"{folder}/new", 5)], sorted(
         os.listdir(f"{folder}/new")

@@ -189,7 +189,7 @@ CALLS = [
     "json_lines(((0, 'a/b', float('inf')),))",
     "JSONWriter('/no/such/folder/metrics.json')",
     "JSONWriter(None)",
-    "JSONWriter('/tmp/x.json', 20).write()",
+    "JSONWriter(tempfile.mkdtemp() + '/x.json', 20).write()",
     "printed_lines(loss=[3.0, 1.0, 2.0])",
     "printed_lines(total_loss=[3.14159, 1.0], loss_bbox=[123456.0], lr=[0.000123456], other=[5.0])",
     "printed_lines(max_iter=None, loss=[3.0])",

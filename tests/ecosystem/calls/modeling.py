@@ -58,9 +58,9 @@ def shapes_and_divisibility(backbone: Backbone) -> tuple:
 
 
 def standard_deviations(module: nn.Module) -> dict:
-    """Return the approximate standard deviation of each kind of initialized weights."""
+    """Return the standard deviation of each large floating-point tensor, to one significant digit."""
     return {
-        n: round(float(t.std()), 1) if t.numel() > 2000 else None
+        n: f"{float(t.std()):.0e}" if t.numel() > 2000 else None
         for n, t in module.state_dict().items()
         if t.is_floating_point()
     }
@@ -117,8 +117,8 @@ def convert_norms(module: nn.Module) -> list:
     ]
 
 
-def changes_with_norm() -> bool:
-    """Return whether frozen statistics change when the converted norm changes."""
+def changes_with_norm() -> tuple[bool, bool]:
+    """Return whether the frozen statistics, and the frozen weight, change when the converted norm changes."""
     norm = nn.BatchNorm2d(2)
     frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
     norm.running_mean += 1
@@ -211,7 +211,7 @@ CALLS = [
     "features(resnet(), 33, 47)",
     "resnet()(torch.zeros(3, 8, 8))",
     "resnet()(torch.zeros(1, 1, 8, 8))",
-    "resnet(freeze_at=2).freeze(1) is not None",
+    "tensor_layout(resnet(freeze_at=2).freeze(1))",
     "resnet().stage_names, resnet(out_features=['res3']).stage_names",
     "standard_deviations(resnet(depths=(1, 1, 1)))",
     "tensor_layout(BasicStem()), BasicStem().stride, BasicStem().out_channels, BasicStem(norm='').in_channels",

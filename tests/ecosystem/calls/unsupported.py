@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import SimpleTrainer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
@@ -24,7 +23,7 @@ from tests.ecosystem.calls.data import (
 )
 from tests.ecosystem.calls.detrex import wandb_calls
 from tests.ecosystem.calls.engine import load_checkpoint
-from tests.ecosystem.calls.evaluation import add_masks, coco_dataset, evaluate, instances_to_coco_json, make_instances
+from tests.ecosystem.calls.evaluation import coco_dataset, instances_to_coco_json, make_instances
 from tests.ecosystem.calls.modeling import resnet, swin
 
 
