@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(predictor.class_names)} classes, {predictor.runner.description}")
     job = PredictionJob(predictor, args.save, args.output, args.classes, args.batch_size, tiling)
     count = job.run(args.sources)
-    print(f"wrote {', '.join(args.save)} of {count} to {args.output}")
+    print(f"wrote the detections of {count} images to {args.output} as {', '.join(args.save)}")
 
 
 def _output_format(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A detector that several processes can train like one, but for rounding."""
+"""Detector for comparing runs of several ranks with runs of one rank: their losses differ only by rounding."""
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -7,14 +7,14 @@ from deim.modeling.detector import DEIMDetector
 
 
 class ConstantBatchNorm2d(FrozenBatchNorm2d):
-    """Frozen normalization that stays frozen when a run starts from a random backbone, which thaws FrozenBatchNorm2d."""
+    """Frozen normalization that stays frozen in runs from random weights, which unfreeze modules named FrozenBatchNorm2d."""
 
 
 def frozen_detector(**arguments) -> DEIMDetector:
     """Build a detector without batch statistics and with sampling points inside pixels.
 
-    Batch statistics differ between processes. A new model samples on the edges of pixels, where the slope of bilinear
-    sampling jumps: rounding, which depends on the size of the batch, would choose a side.
+    Batch statistics differ between ranks. A new model samples exactly on the edges of pixels, where the gradient of
+    bilinear sampling is discontinuous. Rounding, which depends on the batch size, would decide which gradient is used.
     """
     model = FrozenBatchNorm2d.convert_frozen_batchnorm(DEIMDetector(**arguments))
     for module in model.modules():
@@ -25,4 +25,14 @@ def frozen_detector(**arguments) -> DEIMDetector:
         for name, parameter in model.named_parameters():
             if name.endswith("sampling_offsets.bias"):
                 parameter.add_(torch.rand(parameter.shape, generator=generator) * 0.3 + 0.1)
+    return model
+
+
+def double_precision_detector(**arguments) -> DEIMDetector:
+    """Build :func:`frozen_detector` in float64.
+
+    In float32, rounding may change the order of two tokens with nearly equal scores, and so the selected queries.
+    """
+    model = frozen_detector(**arguments).double()
+    torch.set_default_dtype(torch.float64)
     return model

@@ -1,4 +1,4 @@
-"""Several processes: one that fails ends all, one without data hangs nobody, and a scheduler may start them again."""
+"""Runs of several ranks: a failed rank ends all ranks, a rank without objects blocks none, and runs can be restarted."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_more_processes_than_gpus_are_refused(torchrun: bool, monkeypatch: pytes
         launch(pytest.fail, Namespace(num_gpus=2))
 
 
-def test_an_error_in_one_process_ends_all_with_its_traceback(shapes: Path, tmp_path: Path) -> None:
+def test_error_of_one_rank_ends_all_ranks_with_its_traceback(shapes: Path, tmp_path: Path) -> None:
     process = start(shapes, tmp_path, *TWO, *SETTINGS, FAILING_MODEL, environment={"DETECTOR_FAILURE": "raise:1:3"})
     assert process.wait(timeout=120) == 1
     assert "ArithmeticError: failure of rank 1" in read_output(tmp_path)
@@ -57,24 +57,24 @@ def test_an_error_in_one_process_ends_all_with_its_traceback(shapes: Path, tmp_p
     assert all_processes_exit(process.pid)
 
 
-def test_a_process_that_is_killed_ends_all_with_its_number(shapes: Path, tmp_path: Path) -> None:
+def test_killed_rank_ends_all_ranks_and_is_named(shapes: Path, tmp_path: Path) -> None:
     process = start(shapes, tmp_path, *TWO, *SETTINGS, FAILING_MODEL, environment={"DETECTOR_FAILURE": "kill:1:3"})
     wait_until(lambda: "Starting training" in read_output(tmp_path), process, tmp_path)
-    assert process.wait(timeout=60) == 2, "within a minute of the first step"
+    assert process.wait(timeout=60) == 2, "all ranks end within a minute of the start of training"
     assert "rank 1 was killed by SIGKILL" in read_output(tmp_path)
     assert all_processes_exit(process.pid)
 
 
-def test_all_end_with_the_process_that_started_them(shapes: Path, tmp_path: Path) -> None:
+def test_ranks_end_with_the_process_that_started_them(shapes: Path, tmp_path: Path) -> None:
     process = start(shapes, tmp_path, *TWO, *SETTINGS, "schedule.epochs=1000")
     wait_until(lambda: iterations_done(tmp_path) > 0, process, tmp_path)
-    assert len(members(process.pid)) >= 5, "two processes with a worker each"
+    assert len(members(process.pid)) >= 5, "a launcher, and two ranks with a worker each"
     kill(process)
     assert all_processes_exit(process.pid), members(process.pid)
 
 
 @pytest.mark.long
-def test_one_of_two_processes_is_killed_and_the_run_resumed(shapes: Path, tmp_path: Path) -> None:
+def test_run_with_a_killed_rank_is_resumed(shapes: Path, tmp_path: Path) -> None:
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     settings = (*TWO, *SETTINGS, "schedule.epochs=6", "schedule.dense_epochs=[1,2]")
     assert train_net(shapes, whole, *settings).returncode == 0
@@ -89,14 +89,14 @@ def test_one_of_two_processes_is_killed_and_the_run_resumed(shapes: Path, tmp_pa
 
 
 def ranks_of(launcher: int) -> list[int]:
-    """The processes that train, by their number."""
+    """Return the process ids of the ranks, in ascending order."""
     commands = members(launcher)
     return sorted(pid for pid in children(launcher) if "spawn_main" in commands.get(pid, ""))
 
 
 @pytest.mark.long
-def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> None:
-    """The signal comes to one of them alone."""
+def test_preemption_of_one_rank_ends_all_ranks(shapes: Path, tmp_path: Path) -> None:
+    """Send the signal to one rank only."""
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     settings = (*TWO, *SETTINGS, "train.checkpointer.period=1000", "schedule.epochs=6", "schedule.dense_epochs=[1,2]")
     assert train_net(shapes, whole, *settings).returncode == 0
@@ -104,14 +104,14 @@ def test_two_processes_are_preempted_together(shapes: Path, tmp_path: Path) -> N
     wait_until(lambda: iterations_done(pieces) >= 8, process, pieces)
     os.kill(ranks_of(process.pid)[-1], signal.SIGTERM)
     assert process.wait(timeout=60) == PREEMPTED_EXIT_STATUS, read_output(pieces)[-3000:]
-    (told,) = set(re.findall(r"Received SIGTERM: exiting after iteration (\d+)", read_output(pieces)))
-    assert (pieces / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(told):07d}.pth"
+    (iteration,) = set(re.findall(r"Received SIGTERM: exiting after iteration (\d+)", read_output(pieces)))
+    assert (pieces / "last_checkpoint").read_text(encoding="utf-8") == f"model_{int(iteration):07d}.pth"
     assert train_net(shapes, pieces, "--resume", *settings).returncode == 0
-    assert_same_run(whole, pieces, ignored_iteration=int(told))
+    assert_same_run(whole, pieces, ignored_iteration=int(iteration))
 
 
-def test_torchrun_starts_a_run_again_where_it_was(shapes: Path, tmp_path: Path) -> None:
-    """Without ``--resume``: a scheduler's script says the same each time."""
+def test_run_restarted_by_torchrun_continues_from_its_checkpoint(shapes: Path, tmp_path: Path) -> None:
+    """The command has no ``--resume``: torchrun restarts a run with the same command."""
     process = start(
         shapes,
         tmp_path,
@@ -129,7 +129,7 @@ def test_torchrun_starts_a_run_again_where_it_was(shapes: Path, tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_a_number_that_is_not_finite_in_one_process_ends_all(shapes: Path, tmp_path: Path) -> None:
+def test_non_finite_loss_ends_all_ranks(shapes: Path, tmp_path: Path) -> None:
     done = train_net(
         shapes,
         tmp_path,
@@ -144,8 +144,12 @@ def test_a_number_that_is_not_finite_in_one_process_ends_all(shapes: Path, tmp_p
     assert list(tmp_path.glob("non_finite_*_rank?.pth"))
 
 
-def only_images(shapes: Path, folder: Path, split: str, kept: slice, without_objects: tuple[int, ...] = ()) -> Path:
-    """An annotation file of some of the images; some of these without their objects."""
+def write_subset(shapes: Path, folder: Path, split: str, kept: slice, without_objects: tuple[int, ...] = ()) -> Path:
+    """Write an annotation file of the images in ``kept``, and return its path.
+
+    Args:
+        without_objects: positions in ``kept`` of the images whose annotations are removed.
+    """
     content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
     content["images"] = content["images"][kept]
     ids = [image["id"] for number, image in enumerate(content["images"]) if number not in without_objects]
@@ -155,10 +159,10 @@ def only_images(shapes: Path, folder: Path, split: str, kept: slice, without_obj
     return path
 
 
-def test_a_process_without_objects_hangs_nobody(shapes: Path, tmp_path: Path) -> None:
-    """In the order of the file, the second process never sees an object."""
+def test_rank_without_objects_blocks_no_other_rank(shapes: Path, tmp_path: Path) -> None:
+    """Without shuffling, the second rank gets the last two images of each four, which have no objects."""
     empty = tuple(number for number in range(24) if number % 4 >= 2)
-    annotations = only_images(shapes, tmp_path, "train", slice(24), empty)
+    annotations = write_subset(shapes, tmp_path, "train", slice(24), empty)
     settings = ["+dataloader.train.shuffle=false", f"dataloader.train.dataset.json_file={annotations}"]
     done = train_net(shapes, tmp_path / "out", *TWO, *SETTINGS, *settings, "train.max_iter=6", "train.eval_period=0")
     assert done.returncode == 0, done.stderr
@@ -167,25 +171,26 @@ def test_a_process_without_objects_hangs_nobody(shapes: Path, tmp_path: Path) ->
 
 @pytest.mark.long
 @pytest.mark.parametrize("images", [1, 5])
-def test_each_image_is_evaluated_once_by_however_many(images: int, shapes: Path, tmp_path: Path) -> None:
-    """Five images among four processes, and one, with which three have nothing to do."""
-    annotations = only_images(shapes, tmp_path, "val", slice(images))
+def test_each_image_is_evaluated_once_by_any_number_of_ranks(images: int, shapes: Path, tmp_path: Path) -> None:
+    """Evaluate with four ranks: five images, and one image, which leaves three ranks without any."""
+    annotations = write_subset(shapes, tmp_path, "val", slice(images))
     test = [f"dataloader.test.dataset.json_file={annotations}", "dataloader.test.dataset.names=some"]
-    one, four = tmp_path / "one", tmp_path / "four"
-    assert train_net(shapes, one, *SETTINGS, *test, "train.max_iter=4").returncode == 0
-    weights = f"train.init_checkpoint={one}/model_final.pth"
+    assert train_net(shapes, tmp_path / "run", *SETTINGS, *test, "train.max_iter=4").returncode == 0
+    weights = f"train.init_checkpoint={tmp_path}/run/model_final.pth"
     rows = []
-    for output, processes in ((tmp_path / "a", ()), (four, ("--num-gpus=4", "--dist-url=auto"))):
-        done = train_net(shapes, output, "--eval-only", *processes, *test, weights)
+    for name, processes in (("one", ()), ("four", ("--num-gpus=4", "--dist-url=auto"))):
+        done = train_net(shapes, tmp_path / name, "--eval-only", *processes, *test, weights)
         assert done.returncode == 0, done.stderr
         rows.append(next(line for line in reversed(done.stdout.splitlines()) if "copypaste: " in line))
     assert rows[0].split("copypaste: ")[1] == rows[1].split("copypaste: ")[1]
 
 
 @pytest.mark.long
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="makes network namespaces")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="creates network namespaces, which needs root and ip"
+)
 def test_two_machines(shapes: Path, tmp_path: Path) -> None:
-    """Two network namespaces, joined by a cable, as two machines: the same losses as by two processes of one."""
+    """Two network namespaces, connected by a virtual cable, act as two machines. The losses equal those on one machine."""
     local, remote = tmp_path / "local", tmp_path / "remote"
     settings = [*SETTINGS, "train.max_iter=8", "train.eval_period=0"]
     assert train_net(shapes, local, *TWO, *settings).returncode == 0

@@ -1,4 +1,4 @@
-"""A queued run goes on where it was when it is queued again. SLURM itself is not here: submitit plays it."""
+"""A preempted SLURM job is requeued and resumes its run. The tests use submitit's local executor instead of SLURM."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.faults.runs import SETTINGS, iterations_done, scalars
 submitit = pytest.importorskip("submitit")
 
 
-def test_every_node_knows_its_place() -> None:
+def test_command_line_of_each_node() -> None:
     job = TrainingJob(["--config-file", "x"], gpus_per_node=8)
     assert job.command_line(2, 1, "first") == [
         *("--resume", "--num-gpus=8", "--num-machines=2", "--machine-rank=1", "--dist-url=tcp://first:29500"),
@@ -26,7 +26,9 @@ def test_every_node_knows_its_place() -> None:
 
 
 @pytest.mark.long
-def test_preempted_and_queued_again(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preempted_job_is_requeued_and_resumes_the_run(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     settings = [*SETTINGS, "train.checkpointer.period=1000"]
@@ -39,10 +41,10 @@ def test_preempted_and_queued_again(shapes: Path, tmp_path: Path, monkeypatch: p
         assert time.monotonic() < limit, job.stderr()
         time.sleep(0.05)
     (task,) = processes_of(f"submitit.core._submit {tmp_path}/job")
-    os.kill(task, signal.SIGUSR2)  # as submitit has SLURM do before it takes a node away
+    os.kill(task, signal.SIGUSR2)  # the signal that submitit requests from SLURM before a job ends
     job.result()
     log = (pieces / "log.txt").read_text(encoding="utf-8")
-    assert f"Received {signal.SIGTERM.name}: exiting after iteration" in log
+    assert "Received SIGTERM: exiting after iteration" in log
     assert log.count("Starting training from iteration") == 2
     assert scalars(whole)[-1] == scalars(pieces)[-1]
 
@@ -59,7 +61,7 @@ def test_several_nodes_on_this_machine_are_rejected(tmp_path: Path) -> None:
         submit(TrainingJob([]), str(tmp_path), "local", nodes=2)
 
 
-def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_slurm_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="cannot submit to 'slurm'"):
         submit(TrainingJob([]), str(tmp_path), "slurm")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deim.engine import cpu_memory
+from deim.engine.performance import cpu_memory
 
 FAULTS_OF_LARGE_BLOCKS = """
 import resource
@@ -29,7 +29,7 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc's malloc does")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tests the malloc of glibc")
 def test_large_blocks_are_mapped_once() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS_OF_LARGE_BLOCKS], capture_output=True, text=True, check=True)
     before, within, after = map(int, done.stdout.split())

@@ -88,7 +88,7 @@ def test_late_cost_in_a_resumed_run(shapes: Path, tmp_path: Path) -> None:
         result = train_net(shapes, tmp_path / name, *settings, *options)
         assert result.returncode == 0, result.stderr
     iters_per_epoch = int(re.search(r"Schedule: (\d+) iterations per epoch", result.stderr + result.stdout)[1])  # type: ignore[index]
-    assert iters_per_epoch < 5, "the run is continued within the second epoch"
+    assert iters_per_epoch < 5, "the run is resumed within the second epoch"
     early, expected = metrics(tmp_path / "early"), metrics(tmp_path / "late")
     assert min(iteration for iteration in early if early[iteration] != expected[iteration]) == iters_per_epoch
     (tmp_path / "resumed").mkdir()
@@ -97,5 +97,5 @@ def test_late_cost_in_a_resumed_run(shapes: Path, tmp_path: Path) -> None:
     result = train_net(shapes, tmp_path / "resumed", "--resume", *settings, *late)
     assert result.returncode == 0, result.stderr
     actual = metrics(tmp_path / "resumed")
-    assert list(actual) == list(range(iters_per_epoch, 7)), "from the scalars of the checkpoint on"
+    assert list(actual) == list(range(iters_per_epoch, 7)), "the checkpoint restores the metrics of its iteration"
     assert actual == {iteration: expected[iteration] for iteration in actual}

@@ -10,7 +10,7 @@ from tests.conftest import long_except
 from tests.distributed.test_two_processes import COMPARABLE, equal_counts  # noqa: F401 - a fixture
 from tests.models import DETRS
 
-# without denoising there is no noise either
+# Overrides for the only family with denoising queries.
 NOISE = ("model.decoder.denoising.label_noise_ratio=0", "model.decoder.denoising.box_noise_scale=0")
 SHORT = ("schedule.epochs=2", "schedule.lr_gamma=1.0", "train.max_iter=6", "train.eval_period=0")
 
@@ -24,7 +24,6 @@ def noiseless(family: str) -> tuple[str, ...]:
     return NOISE if family == "dn" else ()
 
 
-# The others are as long.
 SAMPLED_DETRS = long_except(["deformable"], DETRS)
 
 
@@ -40,7 +39,7 @@ def test_a_run_is_resumed_and_evaluated(family: str, shapes: Path, tmp_path: Pat
     (resumed / "metrics.json").unlink()
     done = train_net(shapes, resumed, "--resume", *settings, config=config_of(family))
     assert done.returncode == 0, done.stderr
-    # a checkpoint holds the line of its iteration, which is written after it
+    # The checkpoint is saved before the metrics of its iteration are written, so the resumed run writes them.
     assert sorted(metrics(resumed)) == [3, 4, 5]
     a, b = (torch.load(d / "model_final.pth", weights_only=True)["model"] for d in (uninterrupted, resumed))
     for name in a:
@@ -74,11 +73,11 @@ def test_two_processes_train_like_one(
         )
         assert done.returncode == 0, done.stderr[-3000:]
         curves.append(metrics(tmp_path / str(processes)))
-    assert curves[0][9] < curves[0][0], "the model must have learnt something to compare"
+    assert curves[0][9] < curves[0][0], "the loss decreases, so the weights of the model change noticeably"
     differences = sorted(abs(curves[1][iteration] - value) / value for iteration, value in curves[0].items())
-    if family == "dn":  # whose queries are learned and not chosen
+    if family == "dn":  # its queries are learned, not selected from the tokens
         assert differences[-1] < 1e-4
-    # Rounding decides now and then which of two tokens of nearly equal score becomes which query, and shows in that
-    # iteration's loss alone.
+    # In some iterations, rounding changes the order of two tokens with nearly equal scores, and so the selected queries.
+    # Only the loss of that iteration differs noticeably.
     assert differences[len(differences) // 2] < 1e-5
     assert differences[-1] < 1e-2

@@ -78,7 +78,7 @@ def train(
 
 def test_final_epochs_start_from_the_best_checkpoint(tmp_path: Path) -> None:
     recorder = train(tmp_path, {2: 10.0, 4: 30.0, 6: 20.0, 8: 40.0, 10: 50.0}, iterations=10, start_iter=6)
-    # back to the weights after four iterations, then five, six, ...
+    # The seventh iteration starts from the weights after four iterations, which have the best score.
     assert recorder.weights == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
     assert recorder.decays == [0.5] * 6 + [0.9] * 4
 
@@ -86,7 +86,8 @@ def test_final_epochs_start_from_the_best_checkpoint(tmp_path: Path) -> None:
 def test_evaluation_without_improvement_restarts_the_final_epochs(tmp_path: Path) -> None:
     scores = {2: 10.0, 4: 30.0, 6: 35.0, 8: 29.0, 10: 1.0, 12: 0.5, 14: 2.0}
     recorder = train(tmp_path, scores, iterations=14, start_iter=4)
-    # 35 exceeds the best before, 29 does not: again from four. 1 is the first since then, 0.5 is worse.
+    # 35 exceeds the best score so far. 29 does not, so the run restarts from the weights after four iterations. The
+    # comparison starts again: 1 is the first score, and 0.5 does not exceed it.
     assert recorder.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6]
     assert recorder.decays == [0.5] * 4 + [0.9] * 3 + [0.8999] * 4 + [0.8998] * 3
 
@@ -109,7 +110,7 @@ def test_best_checkpoint_before_the_final_epochs_is_kept(tmp_path: Path) -> None
 def test_resume_before_the_final_epochs_restores_the_best_checkpoint_before_them(tmp_path: Path) -> None:
     train(tmp_path, {2: 10.0, 4: 30.0, 6: 35.0}, iterations=6, start_iter=4)
     assert json.loads((tmp_path / "model_best.json").read_text())["value"] == 35
-    # 33 exceeds the best result before the final epochs, though not that of the interrupted ones
+    # 33 exceeds the best score before the final epochs (30), but not the best of the interrupted run (35).
     recorder = train(tmp_path, {4: 30.0, 6: 33.0, 8: 34.0}, iterations=8, start_iter=4, resume_at=3)
     assert recorder.weights == [1, 5, 6, 7, 8]
     assert json.loads((tmp_path / "model_best.json").read_text()) == {"value": 34, "iteration": 8}
@@ -119,7 +120,7 @@ def test_resume_before_the_final_epochs_restores_the_best_checkpoint_before_them
 def test_restart_restores_ema_weights_and_optimizer(tmp_path: Path) -> None:
     recorder = train(tmp_path, {2: 10.0, 4: 5.0}, iterations=4, start_iter=3)
     assert recorder.weights == [1, 2, 3, 3]
-    # the average after two steps, and a third one with a decay of 0.9
+    # EMA after two steps with a decay of 0.5, then a third step with a decay of 0.9
     after_two = 0.5 * (0.5 * 0 + 0.5 * 1) + 0.5 * 2
     assert -float(recorder.ema_hook.state.state["weight"]) == pytest.approx(0.9 * after_two + 0.1 * 3)
 

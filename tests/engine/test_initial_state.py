@@ -84,7 +84,9 @@ def test_only_a_new_run_downloads_the_backbone(shapes: Path, backbone: nn.Module
     train(settings(shapes, tmp_path / "tuned", imagenet, f"train.init_checkpoint={final}"))
     load_trained(str(final))
     model_zoo.get("deim_dfine/deim_dfine_n_coco")
-    assert web.count(ADDRESS) == 1, "a resumed, evaluated, fine-tuned or predicting model has its weights already"
+    assert web.count(ADDRESS) == 1, (
+        "resuming, evaluation, fine-tuning and prediction load the backbone from the checkpoint"
+    )
 
 
 def test_train_command_downloads_the_backbone(
@@ -143,14 +145,14 @@ def test_random_backbone_is_logged_and_unfrozen(shapes: Path, tmp_path: Path, ca
     assert "so freezing is disabled" in caplog.text
     weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert weights["backbone.stem.stem1.norm.num_batches_tracked"] == 1
-    # continued, it is the same model
+    # The backbone of the resumed run is unfrozen, too.
     caplog.clear()
     train(settings(shapes, tmp_path, *frozen, "train.max_iter=2"), resume_run=True)
     weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert weights["backbone.stem.stem1.norm.num_batches_tracked"] == 2
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deimv2"])  # which freezes no layers
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deimv2"])  # deimv2 has no frozen layers
 def test_unfrozen_backbone_has_the_same_output(family: str) -> None:
     overrides = {"deformable": ("norm=FrozenBN", "freeze_at=2")}.get(family, ("freeze_at=2",))
     if "dfine" in family or "rtdetr" in family:
@@ -179,7 +181,7 @@ def test_pretrained_backbone_stays_frozen() -> None:
 def test_recipes_use_a_published_backbone_and_its_normalization(name: str, caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(name)
     if name.endswith("_shapes"):
-        assert starts_from_random_weights(cfg), "which the quick start trains without a network"
+        assert starts_from_random_weights(cfg), "the quick start trains this recipe offline"
         return
     node = cfg.model.backbone
     builder = node._target_ if isinstance(node._target_, str) else node._target_.__name__
@@ -288,7 +290,7 @@ def test_deeper_resnet_checkpoint_is_an_error(tmp_path: Path) -> None:
         load_backbone_weights(PResNet(50), str(tmp_path / "r101.pth"))
 
 
-def test_missing_checkpoint_is_an_error(shapes: Path, tmp_path: Path) -> None:
+def test_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"train\.init_checkpoint=.*nowhere\.pth does not exist"):
         initial_state_from(tmp_path / "nowhere.pth")
 

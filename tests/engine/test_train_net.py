@@ -32,7 +32,7 @@ def test_run_writes_the_files_of_detectron2(finished: Path) -> None:
     assert content["trainer"]["hooks"]["EMAHook"] == {"updates": 6}
     assert content["iteration"] == 5
     assert (finished / "last_checkpoint").read_text(encoding="utf-8") == "model_final.pth", (
-        "the best one was written after it"
+        "runs are not resumed from the best checkpoint, although it is saved last"
     )
 
 
@@ -69,7 +69,9 @@ def test_checkpoint_contains_its_provenance(shapes: Path, finished: Path) -> Non
     metadata = torch.load(finished / "model_final.pth", weights_only=True)["deim"]
     categories = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))["categories"]
     config = metadata.pop("config")
-    assert config["model"]["decoder"]["queries"]["num_queries"] == 20, "as the command line says, not the recipe"
+    assert config["model"]["decoder"]["queries"]["num_queries"] == 20, (
+        "the value from the command line, not from the recipe"
+    )
     assert config["mapper"]["augmentations"][0]["shape"] == [64, 64]
     assert metadata == {
         "version": deim.__version__,

@@ -40,15 +40,19 @@ def die_instead_of_moving(name: str) -> None:
     run_checkpointer.os.replace = replace
 
 
-# In the order in which a sequence of resumed runs reaches them.
+# {description: function that installs the kill}, in the order in which a sequence of resumed runs reaches the points.
 KILL_POINTS = {
-    "the best checkpoint is replaced": lambda: die_instead_of_moving("model_best.pth"),
-    "the best checkpoint has no facts yet": lambda: die_instead_of_moving("model_best.json"),
+    "the best checkpoint is about to be replaced": lambda: die_instead_of_moving("model_best.pth"),
+    "the best checkpoint is replaced, but not its JSON file": lambda: die_instead_of_moving("model_best.json"),
     "a checkpoint is half written": lambda: setattr(torch, "save", write_half),
-    "a checkpoint is written and not named the last one": lambda: setattr(RunCheckpointer, "tag_last_checkpoint", die),
-    "last_checkpoint is replaced": lambda: die_instead_of_moving("last_checkpoint"),
+    "a checkpoint is written, but last_checkpoint does not name it": lambda: setattr(
+        RunCheckpointer, "tag_last_checkpoint", die
+    ),
+    "last_checkpoint is about to be replaced": lambda: die_instead_of_moving("last_checkpoint"),
     "an evaluation begins": lambda: setattr(deim.engine.evaluation, "inference_on_dataset", die),
-    "an evaluation is done and not in a checkpoint": lambda: setattr(EvaluationResumeHook, "_mark_evaluated", die),
+    "an evaluation is done, but no checkpoint records it": lambda: setattr(
+        EvaluationResumeHook, "_mark_evaluated", die
+    ),
     "the final epochs begin": lambda: setattr(FinalStageHook, "_restart", die),
     "everything is done but the last evaluation": lambda: setattr(deim.engine.hooks.MetricsWriter, "after_train", die),
 }

@@ -63,7 +63,7 @@ def read_output(output: Path) -> str:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output: Path, seconds: float = 200) -> None:
-    """Wait until a condition holds. Fails if the process ends before."""
+    """Wait until a condition holds. Fail if the process ends first, or after ``seconds``."""
     limit = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, read_output(output)[-3000:]
@@ -72,13 +72,13 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output:
 
 
 def iterations_done(output: Path) -> int:
-    """Return the number of iterations recorded in ``metrics.json``."""
+    """Return the number of iterations recorded in ``metrics.json``. The evaluation after the last one counts as one more."""
     file = output / "metrics.json"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return max((json.loads(line)["iteration"] + 1 for line in lines if line.endswith("}")), default=0)
 
 
-def members(group: int) -> dict[int, str]:
+def members(session: int) -> dict[int, str]:
     """Return {pid: command line} of the running processes of a session."""
     processes = {}
     for entry in Path("/proc").iterdir():
@@ -86,7 +86,7 @@ def members(group: int) -> dict[int, str]:
             continue
         try:
             fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            if int(fields[3]) == group and fields[0] != "Z":
+            if int(fields[3]) == session and fields[0] != "Z":
                 processes[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             continue  # the process has ended meanwhile
@@ -98,10 +98,10 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.read_text(encoding="utf-8").split()] if listed.exists() else []
 
 
-def all_processes_exit(group: int, seconds: float = 30) -> bool:
+def all_processes_exit(session: int, seconds: float = 30) -> bool:
     """Return True if all processes of a session end in time."""
     limit = time.monotonic() + seconds
-    while members(group):
+    while members(session):
         if time.monotonic() > limit:
             return False
         time.sleep(0.1)

@@ -133,9 +133,6 @@ def test_image_files(case: str, tmp_path: Path) -> None:
     assert image.shape == (*outcome, 3)
 
 
-SKIPPED = "left out"
-
-
 def change_entry(entry: str, **values: object) -> Callable[[SimpleNamespace], None]:
     """Return a function that changes the first entry of a list of a COCO file; a value of None removes the key."""
 

@@ -150,7 +150,7 @@ def test_preempted_run_saves_a_checkpoint(
 
 
 def test_damaged_checkpoints_are_skipped_on_resume(shapes: Path, tmp_path: Path, uninterrupted: Path) -> None:
-    """Truncate one checkpoint, change a byte of another, and delete a third."""
+    """Keep the three oldest checkpoints. Truncate the newest of these, and change a byte of the second newest."""
     process = start(shapes, tmp_path, *SETTINGS, "train.checkpointer.max_to_keep=10")
     wait_until((tmp_path / "model_0000029.pth").exists, process, tmp_path)
     kill(process)

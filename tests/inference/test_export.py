@@ -1,6 +1,7 @@
 """Exported files match torch in ONNX Runtime and OpenVINO for every family; differences are errors."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,9 @@ def test_int8_quantizes_only_convolutions(exported: Path, checkpoint: Path, phot
     assert quantized.path.stat().st_size < 0.75 * exported.stat().st_size
     graph = onnx.load(quantized.path).graph
     producers = {name: node.op_type for node in graph.node for name in node.output}
-    input_types = {node.op_type: {producers.get(name) for name in node.input} for node in graph.node}
+    input_types: dict[str, set[str | None]] = defaultdict(set)
+    for node in graph.node:
+        input_types[node.op_type] |= {producers.get(name) for name in node.input}
     assert input_types["Conv"] == {"DequantizeLinear"}
     assert (
         "DequantizeLinear" not in input_types["MatMul"] | input_types["LayerNormalization"] | input_types["GridSample"]
@@ -203,7 +206,10 @@ class Normalized(nn.Module):
 
 
 def test_root_mean_squares_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if the trial run has only small values. ONNX's reference computes in float16, unlike ONNX Runtime on a CPU."""
+    """The squares overflow float16. The conversion keeps them in float32 even if it finds no large values in its trial run.
+
+    ONNX's reference implementation computes in float16; ONNX Runtime on a CPU does not.
+    """
     example = (torch.zeros(1, 3, 32, 32, dtype=torch.uint8),)
     torch.onnx.export(Normalized().eval(), example, dynamo=True, verbose=False, opset_version=18).save(
         str(tmp_path / "large.onnx")
@@ -220,8 +226,10 @@ def test_root_mean_squares_stay_in_float32(tmp_path: Path, monkeypatch: pytest.M
 def test_detection_indices_use_integer_division(exported: Path) -> None:
     """Check that no float division computes indices: float16 does not represent all integers beyond 2048."""
     graph = onnx.load(exported).graph
-    after = [node.op_type for node in graph.node][max(i for i, n in enumerate(graph.node) if n.op_type == "TopK") :]
-    assert "Floor" not in after
+    operators_after_selection = [node.op_type for node in graph.node][
+        max(i for i, n in enumerate(graph.node) if n.op_type == "TopK") :
+    ]
+    assert "Floor" not in operators_after_selection
 
 
 def test_agreement_check_fails_on_different_detections() -> None:

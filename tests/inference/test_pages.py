@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def working_directory(checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("workplace")
+    folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(photos, folder / "photos")
     shutil.copy(photos / "3.png", folder / "street.jpg")
     content = torch.load(checkpoint)

@@ -103,7 +103,10 @@ def test_predict_tool_output_and_status(checkpoint: Path, photos: Path, tmp_path
     arguments = [str(checkpoint), str(photos), "--output", str(tmp_path), "--save", "csv", "yolo", "--device", "cpu"]
     process = tool("predict.py", *arguments, "--tile", "64", "--threshold", "0")
     assert process.returncode == 0, process.stderr
-    assert process.stdout.splitlines() == ["6 classes, torch on cpu", f"wrote csv, yolo of 5 to {tmp_path}"]
+    assert process.stdout.splitlines() == [
+        "6 classes, torch on cpu",
+        f"wrote the detections of 5 images to {tmp_path} as csv, yolo",
+    ]
     assert "image/s" in process.stderr
     failed_process = tool("predict.py", str(checkpoint), "nowhere.jpg", "--output", str(tmp_path))
     assert failed_process.returncode == 2

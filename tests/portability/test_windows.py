@@ -87,7 +87,7 @@ def test_predict(trained: tuple[Path, str], shapes: Path, tmp_path: Path) -> Non
     process = run("-m", "deim", "predict", str(trained[0] / "model_final.pth"), *map(str, images),
                "--output", str(tmp_path), "--threshold", "0")  # fmt: skip
     assert process.returncode == 0, process.stderr
-    assert "wrote images of 2" in process.stdout
+    assert "wrote the detections of 2 images" in process.stdout
 
 
 @pytest.mark.long
