@@ -14,8 +14,8 @@ class PrecisionRecallCurve:
 
     Attributes:
         num_objects: number of ground-truth objects.
-        scores: (D,) scores of the detections in descending order: the thresholds of the values below.
-        precision, recall: (D,) values in [0, 1].
+        scores: (D,) scores of the detections in descending order, without ignored detections.
+        precision, recall: (D,) values in [0, 1]; element i counts detections 0 to i.
     """
 
     num_objects: int
@@ -57,7 +57,10 @@ def precision_recall_curves(
 
 
 def best_threshold(curves: Sequence[PrecisionRecallCurve]) -> float:
-    """Return the threshold with the highest mean F1 over classes; 0.5 if there are no correct detections."""
+    """Return the threshold from 0.05 to 0.95 with the highest mean F1 over the classes that have objects.
+
+    Return 0.5 if no detection with a score of at least 0.05 is correct.
+    """
     nonempty_curves = [curve for curve in curves if curve.num_objects]
     candidates = np.linspace(0.05, 0.95, 91)
     f1_sums = np.array([sum(curve.f1_at(threshold) for curve in nonempty_curves) for threshold in candidates])

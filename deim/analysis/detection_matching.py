@@ -13,7 +13,7 @@ from deim.structures.boxes import area, intersection, iou
 CORRECT, DUPLICATE, CLASS, LOCALIZATION, BACKGROUND, IGNORED = range(6)
 # Names by index. An "ignored" detection lies on a crowd of its class and counts neither as correct nor as an error.
 OUTCOMES = ("correct", "duplicate", "class", "localization", "background", "ignored")
-# Minimum IoU of a match, and minimum IoU with an object of the same class of a localization error.
+# Minimum IoU of a match, and of a localization error with an object of its class.
 MATCH_IOU, LOCALIZATION_IOU = 0.5, 0.1
 
 

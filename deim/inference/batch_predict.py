@@ -40,7 +40,7 @@ class PredictionJob:
     ):
         class_indices(classes, predictor.class_names)
         self.predictor, self.folder, self.classes = predictor, Path(folder), classes
-        self.batch_size, self.tiling, self.formats = batch_size, tiling, formats
+        self.batch_size, self.tiling, self.formats = batch_size, tiling, list(dict.fromkeys(formats))
         self.errors: list[DatasetError] = []
         self._names, self._count = UniqueNames(), 0
         self._writers: list[DetectionWriter] = []
@@ -49,7 +49,8 @@ class PredictionJob:
         """Process all sources and return the number of images and frames.
 
         Raises:
-            DatasetError: if some sources could not be read; raised after all others are processed, and lists them.
+            DatasetError: if a directory or pattern has no images; raised before the prediction. If images or videos
+                cannot be read: raised after all others are processed, with a list of them.
         """
         videos = [source for source in sources if is_video(source)]
         images = list(iterate_images([source for source in sources if not is_video(source)]))
@@ -57,15 +58,18 @@ class PredictionJob:
         try:
             self._predict_images(images)
             for source in videos:
-                self._predict_video(source)
+                try:
+                    self._predict_video(source)
+                except DatasetError as error:
+                    self.errors.append(error)
         finally:
             for writer in self._writers:
                 writer.close()
         if self.errors:
             listing = "\n".join(f"  {error}" for error in self.errors)
-            raise DatasetError(
-                f"{len(self.errors)} of {self._count + len(self.errors)} images could not be read:\n{listing}"
-            )
+            inputs = "images and videos" if videos else "images"
+            count = len(images) + len(videos)
+            raise DatasetError(f"{len(self.errors)} of {count} {inputs} could not be read:\n{listing}")
         return self._count
 
     def _predict_images(self, images: Sequence) -> None:

@@ -8,14 +8,14 @@ from torch import Tensor
 from deim.layers.tracing import collect_cached_tensors
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
-# Other threads keep pinning memory and copying during the capture.
+# Allows other threads to pin memory and copy during the capture; in the default mode their calls would make it fail.
 CAPTURE_MODE = "thread_local"
 
 
 def warm_up(run: Callable[[], object]) -> None:
     """Run a function three times on a side stream before it is captured, as torch recommends.
 
-    Kernels are then compiled and selected, and values cached per size exist.
+    After the warm-up, kernels are compiled and selected, and tensors that depend on the size only are cached.
     """
     side_stream = torch.cuda.Stream()
     side_stream.wait_stream(torch.cuda.current_stream())

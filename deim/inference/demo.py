@@ -33,7 +33,7 @@ def detect(predictor: Predictor, image: np.ndarray | None, threshold: float, cla
     selected = detections[detections.scores >= threshold]
     selected = selected.filter_classes(classes) if classes else selected
     rows = [
-        [label, f"{score:.2f}", *(round(side) for side in box)]
+        [label, f"{score:.2f}", *(round(coordinate) for coordinate in box)]
         for label, score, box in zip(selected.labels, selected.scores.tolist(), selected.boxes.tolist(), strict=True)
     ]
     return (

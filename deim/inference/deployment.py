@@ -27,8 +27,8 @@ def to_deployment(
 ) -> nn.Module:
     """Return a copy of a model for inference: in eval mode, with training-only parts removed.
 
-    Normalization, affine layers and parallel branches are folded into convolutions, layer scales into linear layers. Detections are the same up to
-    rounding. The copy cannot be trained or saved as a checkpoint: keep the original model.
+    Normalization, affine layers and parallel branches are folded into convolutions, layer scales into linear layers.
+    Detections are the same up to rounding. The copy cannot be trained or saved as a checkpoint: keep the original.
 
     Args:
         memory_format: memory format of convolutions. Channels-last is the fastest (``docs/benchmarks.md``);
@@ -41,8 +41,11 @@ def to_deployment(
             (:class:`deim.inference.cuda_graphs.CudaGraphs`).
 
     Raises:
-        ConfigError: if ``cuda_graph`` is set and the model is not a :class:`DEIMDetector` on a GPU.
+        ConfigError: if ``compile`` is set and the model is not a :class:`DEIMDetector`, or ``cuda_graph`` is set and
+            the model is not a :class:`DEIMDetector` on a GPU.
     """
+    if compile and not isinstance(model, DEIMDetector):
+        raise ConfigError(f"compile requires a DEIMDetector, got a {type(model).__name__}")
     deployed = deployment_form(model).requires_grad_(False)
     fold_norms(deployed)
     deployed = deployed.to(memory_format=memory_format)  # type: ignore[call-overload]

@@ -24,7 +24,7 @@ class LayerOutputs:
     Attributes:
         boxes: (L, Q, 4) cxcywh relative to the image, after each layer.
         probabilities: (L, Q, 4, reg_max + 1) distribution of each edge.
-        bin_values: (reg_max + 1,) W(n).
+        bin_values: (reg_max + 1,) W(n); see :func:`deim.structures.distribution.weighting_function`.
         scores: (Q, K) of the last layer.
     """
 
@@ -75,9 +75,11 @@ def draw_edge_distributions(trained: TrainedModel, image: ImageLike, output: str
     See :func:`deim.visualization.distributions.draw_distributions`.
 
     Raises:
-        ConfigError: see :func:`collect_layer_outputs`.
+        ConfigError: if ``count`` is below 1; also see :func:`collect_layer_outputs`.
         DatasetError: if the image cannot be read.
     """
+    if count < 1:
+        raise ConfigError(f"the number of detections to plot must be at least 1, got {count}")
     array = as_rgb(image)
     outputs = collect_layer_outputs(trained.model, instantiate(trained.config.dataloader.test.mapper).map_image(array))
     scores, classes = outputs.scores.max(dim=1)
@@ -92,7 +94,7 @@ def draw_edge_distributions(trained: TrainedModel, image: ImageLike, output: str
 
 
 def _select_separate_queries(boxes: Tensor, scores: Tensor, count: int) -> list[int]:
-    """Return the best queries whose centers do not lie in each other's boxes."""
+    """Return the best queries, best first, without those whose center lies in the box of a better selected query."""
     selected: list[int] = []
     for query in scores.argsort(descending=True).tolist():
         distances = (boxes[selected, :2] - boxes[query, :2]).abs()

@@ -17,10 +17,16 @@ from deim.inference.images import to_network_input
 
 
 class Session(Protocol):
-    """Loaded file that maps uint8 images (B, 3, H, W) to its outputs."""
+    """Loaded file that maps uint8 images (B, 3, H, W) to its outputs.
+
+    Attributes:
+        description: runtime and device, for logs.
+        batch_size: fixed batch size of the file; None if the file accepts any.
+    """
 
     metadata: Metadata
     description: str
+    batch_size: int | None
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]: ...
 
@@ -56,10 +62,22 @@ class ExportedRunner:
         results: dict[int, Instances] = {}
         for shape in dict.fromkeys(image.shape for image in images):
             indices = [index for index, image in enumerate(images) if image.shape == shape]
-            outputs = self.session(np.stack([images[index].numpy() for index in indices]))
+            outputs = self._run(np.stack([images[index].numpy() for index in indices]))
             for index, scores, labels, boxes in zip(indices, *outputs, strict=True):
                 results[index] = _instances(sizes[index], scores, labels, boxes)
         return [results[index] for index in range(len(images))]
+
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Run the file on images of the same size.
+
+        A fixed batch size splits the images. The last batch is then filled with copies of the last image.
+        """
+        size = self.session.batch_size or len(images)
+        batches = [
+            self.session(images[np.arange(start, start + size).clip(max=len(images) - 1)])
+            for start in range(0, len(images), size)
+        ]
+        return [np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)]
 
 
 def _instances(size: tuple[int, int], scores: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> Instances:
@@ -73,7 +91,14 @@ def _instances(size: tuple[int, int], scores: np.ndarray, labels: np.ndarray, bo
 
 
 class OnnxSession:
-    """ONNX Runtime session of an ``.onnx`` file; on a GPU if requested and the GPU build is installed."""
+    """ONNX Runtime session of an ``.onnx`` file.
+
+    Args:
+        device: "cuda" or "cuda:1" for a GPU; "auto" for a GPU if ONNX Runtime supports it, else the CPU.
+
+    Raises:
+        ConfigError: if a GPU is requested and ONNX Runtime cannot use it.
+    """
 
     def __init__(self, path: str, device: str = "auto"):
         runtime = _import("onnxruntime", path, "export")
@@ -82,17 +107,28 @@ class OnnxSession:
         on_gpu = device.startswith("cuda") or (device == "auto" and "CUDAExecutionProvider" in providers)
         if on_gpu and "CUDAExecutionProvider" not in providers:
             raise ConfigError("this ONNX Runtime has no CUDA support: pip install onnxruntime-gpu, or use device='cpu'")
-        self.session = _open(path, lambda: start_onnx(path, on_gpu))
+        gpu = _gpu_index(device) if on_gpu else None
+        self.session = _open(path, lambda: start_onnx(path, gpu))
+        # ONNX Runtime falls back to the CPU if it cannot load the CUDA libraries.
+        on_gpu = "CUDAExecutionProvider" in self.session.get_providers()
+        if device.startswith("cuda") and not on_gpu:
+            raise ConfigError(f"ONNX Runtime cannot use {device}: check the CUDA libraries, or use device='cpu'")
         self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
-        self.input = self.session.get_inputs()[0].name
-        self.description = f"ONNX Runtime on {'cuda' if on_gpu else 'cpu'}"
+        images = self.session.get_inputs()[0]
+        self.input = images.name
+        self.batch_size = images.shape[0] if isinstance(images.shape[0], int) else None
+        self.description = f"ONNX Runtime on {device if device.startswith('cuda') else 'cuda' if on_gpu else 'cpu'}"
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         return self.session.run(None, {self.input: images})
 
 
 class OpenVINOSession:
-    """OpenVINO session of an ``.xml`` file; on the CPU unless "gpu" or another of its devices is requested."""
+    """OpenVINO session of an ``.xml`` file; on the CPU unless "gpu" or another of its devices is requested.
+
+    Raises:
+        ConfigError: if OpenVINO cannot compile the file for the device.
+    """
 
     def __init__(self, path: str, device: str = "auto"):
         openvino = _import("openvino", path, "openvino")
@@ -100,7 +136,12 @@ class OpenVINOSession:
         model = _open(path, lambda: openvino.Core().read_model(path))
         text = str(model.get_rt_info(METADATA_KEY).value) if model.has_rt_info(METADATA_KEY) else None
         self.metadata = Metadata.from_json(text, path)
-        self.compiled = _open(path, lambda: compile_openvino(model, name))
+        batch_dimension = model.input().partial_shape[0]
+        self.batch_size = batch_dimension.get_length() if batch_dimension.is_static else None
+        try:
+            self.compiled = compile_openvino(model, name)
+        except RuntimeError as error:
+            raise ConfigError(f"OpenVINO cannot compile {path} for device {name}: {_last_line(error)}") from error
         self.description = f"OpenVINO on {name}"
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
@@ -108,13 +149,18 @@ class OpenVINOSession:
         return [outputs[output] for output in self.compiled.outputs]
 
 
-def start_onnx(path: str, on_gpu: bool = False) -> Any:
-    """Create an ONNX Runtime session for any ONNX file, with as many threads as torch has."""
+def start_onnx(path: str, gpu: int | None = None) -> Any:
+    """Create an ONNX Runtime session for any ONNX file, with as many threads as torch has.
+
+    Args:
+        gpu: index of the GPU; None for the CPU.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    providers = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
+    gpu_providers = [] if gpu is None else [("CUDAExecutionProvider", {"device_id": gpu})]
+    providers = [*gpu_providers, "CPUExecutionProvider"]
     return onnxruntime.InferenceSession(with_plugin_definition(path), options, providers=providers)
 
 
@@ -165,4 +211,16 @@ def _open(path: str, open_file: Callable[[], Any]) -> Any:
     try:
         return open_file()
     except Exception as error:  # the runtimes raise their own exceptions, and plain RuntimeErrors
-        raise CheckpointError(f"{path} cannot be opened: {str(error).strip().splitlines()[-1]}") from error
+        raise CheckpointError(f"{path} cannot be opened: {_last_line(error)}") from error
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def _gpu_index(device: str) -> int:
+    """Return 1 for "cuda:1", and 0 for "cuda" and "auto"."""
+    index = device.partition(":")[2]
+    if index and not index.isdigit():
+        raise ConfigError(f"device {device!r} is not available: give a GPU as 'cuda' or 'cuda:1'")
+    return int(index or 0)

@@ -110,7 +110,8 @@ class Predictor:
                 is raised.
 
         Raises:
-            DatasetError: if an image cannot be read and ``skip`` is None.
+            DatasetError: if an image cannot be read and ``skip`` is None; with any ``skip``, if a directory or pattern
+                has no images.
             ConfigError: if ``channels`` or ``batch_size`` is invalid.
         """
         if channels not in CHANNEL_ORDERS:

@@ -24,7 +24,7 @@ class Video:
         num_frames: number of frames; None if unknown, as for cameras.
 
     Raises:
-        DatasetError: if it cannot be opened.
+        DatasetError: if the video or camera cannot be opened.
     """
 
     def __init__(self, source: str):

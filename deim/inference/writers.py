@@ -41,11 +41,16 @@ class CocoWriter:
         self.path, self.ids = folder / "coco.json", default_category_ids(class_names)
         categories = [{"id": number, "name": name} for number, name in zip(self.ids, class_names, strict=True)]
         self.content: dict[str, list[dict]] = {"images": [], "categories": categories, "annotations": []}
+        self._used_ids: set[int] = set()
 
     def add(self, detections: Detections, name: str) -> None:
         height, width = detections.image_size
-        # As in COCO's own files, where the image id is the number in the file name.
+        # As in COCO's own files, where the image id is the number in the file name. Other images, and those whose
+        # number is taken, get the next free id.
         image_id = int(name) if name.isdigit() else len(self.content["images"]) + 1
+        while image_id in self._used_ids:
+            image_id += 1
+        self._used_ids.add(image_id)
         self.content["images"].append(
             {"id": image_id, "file_name": Path(detections.file_name or name).name, "height": height, "width": width}
         )
@@ -72,7 +77,7 @@ class CsvWriter:
         rows = zip(detections.labels, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
         for label, score, box in rows:
             self.writer.writerow(
-                [detections.file_name or name, label, f"{score:.4f}", *(f"{side:.1f}" for side in box)]
+                [detections.file_name or name, label, f"{score:.4f}", *(f"{coordinate:.1f}" for coordinate in box)]
             )
 
     def close(self) -> None:

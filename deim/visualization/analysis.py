@@ -49,13 +49,15 @@ def interpolate_precision(curve: PrecisionRecallCurve, recalls: np.ndarray) -> n
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Plot the confusion matrix: counts, colored by the fraction of the row.
 
-    If there are more than 40 classes, only the most confused ones are shown.
+    If there are more than 40 classes, only the 40 most confused ones are shown; fractions still refer to all classes.
     """
-    names, matrix = _most_confused(matrix, class_names)
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    classes = _most_confused_classes(matrix)
+    names, shown = [class_names[index] for index in classes], np.ix_([*classes, -1], [*classes, -1])
+    matrix, fractions = matrix[shown], fractions[shown]
     side = max(4.5, 0.32 * len(matrix) + 2.5)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names) + 1), [*names, "not detected"], rotation=90, fontsize=8)
     axes.set_yticks(range(len(names) + 1), [*names, "background"], fontsize=8)
@@ -75,13 +77,11 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def _most_confused(matrix: np.ndarray, class_names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    if len(class_names) <= _MAX_CLASS_NAMES:
-        return list(class_names), matrix
+def _most_confused_classes(matrix: np.ndarray) -> list[int]:
+    """Return the indices of up to 40 classes with the most errors, in ascending order."""
     errors = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-(errors.sum(axis=0) + errors.sum(axis=1))[:-1], kind="stable")[:_MAX_CLASS_NAMES]
-    classes = sorted(order.tolist())
-    return [class_names[index] for index in classes], matrix[np.ix_([*classes, -1], [*classes, -1])]
+    return sorted(order.tolist())
 
 
 def bars_figure(values: Mapping[str, float], title: str, unit: str) -> Figure:

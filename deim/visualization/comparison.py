@@ -17,7 +17,8 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
         output: path of the PNG file.
 
     Returns:
-        Markdown table with the iteration of the best AP of each run, and all scores at this iteration in percent.
+        Markdown table with the iteration of the best AP of each run, and all scores at this iteration in percent;
+        the last line names the PNG file.
 
     Raises:
         DeimError: if a folder has no ``metrics.json``, or the file contains no evaluation.
@@ -40,6 +41,6 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
 
 
 def _run_names(folders: Sequence[str]) -> list[str]:
-    """Return unique names for the runs: their folder names, or the full paths if two folder names are equal."""
+    """Return names of the runs: their folder names, or the paths as given if two folder names are equal."""
     names = [Path(folder).resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

@@ -63,7 +63,8 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output:
     axes.set(xlabel="iteration", ylabel="AP in %", title="Box AP on the test split", ylim=(0, None))
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(title="last value of the first run")
+        has_repeats = any(len(curves) > 1 for curves in runs.values())
+        axes.legend(title="last value of the first run" if has_repeats else "last value")
     save(figure, output)
 
 

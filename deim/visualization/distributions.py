@@ -25,8 +25,8 @@ def draw_distributions(
         image: (H, W, 3) RGB uint8.
         objects: caption, boxes (L, 4) XYXY in pixels, and probabilities (L, 4, N) of the edges in the order of
             :data:`EDGES`, for each object.
-        bin_values: (N,) W(n), the outward offset of an edge from the initial box in bin n; see
-            :func:`deim.structures.distribution.weighting_function`.
+        bin_values: (N,) W(n), the outward offset of an edge from the initial box in bin n, in units of
+            ``side / reg_scale``; see :func:`deim.structures.distribution.weighting_function`.
         output: path of the PNG file.
     """
     figure = Figure(figsize=(15, 2.9 * len(objects)), layout="constrained")

@@ -25,6 +25,8 @@ def class_colors(class_names: Sequence[str]) -> np.ndarray:
 
 
 def save(figure: Figure, output: str | Path) -> None:
-    """Write a figure as a PNG."""
+    """Write a figure to ``output``, in the format of its suffix, or as a PNG if matplotlib does not support it."""
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    suffix = Path(output).suffix[1:].lower()
+    is_supported = suffix in figure.canvas.get_supported_filetypes()
+    figure.savefig(output, dpi=110, format=suffix if is_supported else "png")

@@ -17,7 +17,10 @@ p.note { color: #666; margin-top: .2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #eee; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { border-bottom-color: #999; }
-img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { color: #666; font-size: 13px; }.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 1rem; }.images figure { margin: 0; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 12px; }
+img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { color: #666; font-size: 13px; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 1rem; }
+.images figure { margin: 0; }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 12px; }
 .big { display: flex; gap: 2.5rem; flex-wrap: wrap; } .big div { font-size: 13px; color: #666; }
 .big b { display: block; font-size: 30px; color: #222; line-height: 1.1; }
 """

@@ -2,15 +2,18 @@
 
 import contextlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deim.analysis import OUTCOMES, ImageResult, confusion_matrix, match_detections, precision_recall_curves
 from deim.analysis.curves import best_threshold
-from deim.visualization.analysis import interpolate_precision
+from deim.visualization.analysis import confusion_figure, interpolate_precision
+from deim.visualization.figures import save
 
 
 def image_result(objects: list, detections: list, crowds: list = ()) -> ImageResult:
@@ -117,6 +120,24 @@ def test_confusion_matrix_prefers_detections_of_same_class() -> None:
     objects = [(0, [0, 0, 10, 10]), (1, [0, 0, 10, 10.5])]
     matrix = confusion_matrix([image_result(objects, [(1, 0.9, [0, 0, 10, 10]), (0, 0.8, [0, 0, 10, 10])])], 2)
     assert matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_confusion_figure_of_many_classes_keeps_fractions_of_all_classes() -> None:
+    """Objects of class 0 are also detected as each of 44 other classes, of which the figure shows 39."""
+    matrix = np.diag([8] * 45 + [0])
+    matrix[0, 1:45] = 2
+    shown = confusion_figure(matrix, [f"class {index}" for index in range(45)]).axes[0].images[0].get_array()
+    assert shown.shape == (41, 41)
+    assert shown[0].sum() == pytest.approx((8 + 39 * 2) / (8 + 44 * 2))
+
+
+def test_figures_are_written_to_the_given_path(tmp_path: Path) -> None:
+    for name in ("curves", "curves.unknown", "curves.png"):
+        save(Figure(), tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    save(Figure(), tmp_path / "curves.svg")
+    assert b"<svg" in (tmp_path / "curves.svg").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_best_threshold_separates_correct_detections() -> None:

@@ -62,6 +62,11 @@ def test_cuda_graphs_require_a_gpu() -> None:
         capture_training_graphs(model)
 
 
+def test_compilation_requires_a_detector_of_deim() -> None:
+    with pytest.raises(ConfigError, match="compile requires a DEIMDetector, got a Linear"):
+        to_deployment(torch.nn.Linear(1, 1), compile=True)
+
+
 def test_training_graphs_require_a_hybrid_encoder() -> None:
     with pytest.raises(ConfigError, match="requires a detector with a HybridEncoder"):
         capture_training_graphs(tiny_model(family="deformable"))

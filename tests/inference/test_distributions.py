@@ -8,7 +8,7 @@ from PIL import Image
 
 from deim.data.image import read_image
 from deim.errors import ConfigError
-from deim.inference.distributions import collect_layer_outputs
+from deim.inference.distributions import collect_layer_outputs, draw_edge_distributions
 from deim.inference.trained_model import load_trained
 from deim.structures.distribution import expected_offsets, offsets_to_boxes
 from tests.commands import tool
@@ -52,3 +52,5 @@ def test_tool_draws_distributions_and_rejects_models_without_them(
     other = load_trained(str(write_checkpoint(tmp_path / "other.pth", "rtdetr")))
     with pytest.raises(ConfigError, match="no edge distributions"):
         collect_layer_outputs(other.model, torch.from_numpy(read_image(str(photos / "0.png"))).permute(2, 0, 1))
+    with pytest.raises(ConfigError, match="must be at least 1, got 0"):
+        draw_edge_distributions(load_trained(str(checkpoint)), photos / "0.png", str(output), 0)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
@@ -23,7 +24,7 @@ from deim.inference.export.onnx import ExportOptions, export_onnx, input_size
 from deim.inference.export.openvino import to_openvino
 from deim.inference.export.tensorrt import build_engine, trtexec_command
 from deim.inference.export.verification import Agreement, compare_detections
-from deim.inference.exported_runner import open_session
+from deim.inference.exported_runner import open_session, start_onnx
 from deim.inference.images import as_rgb, iterate_images
 from deim.inference.trained_model import load_trained
 from deim.layers import RMSNorm
@@ -132,6 +133,26 @@ def test_exported_file_predicts_same_as_checkpoint(
         detections = predictor.predict(photos, batch_size=3)
         assert all(are_close(a, b) for a, b in zip(detections, expected, strict=True))
         assert predictor.class_names == expected[0].class_names
+    with pytest.raises(ConfigError, match=r"OpenVINO cannot compile .*model\.xml for device UNKNOWN"):
+        Predictor(tmp_path / "model.xml", device="unknown")
+
+
+def test_onnx_runtime_uses_the_requested_gpu_or_fails(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime of the tests has no CUDA; like the GPU build without CUDA libraries, it falls back to the CPU."""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert open_session(str(exported)).description == "ONNX Runtime on cpu"
+    with pytest.raises(ConfigError, match="ONNX Runtime cannot use cuda:1"):
+        open_session(str(exported), "cuda:1")
+    with pytest.raises(ConfigError, match="device 'cuda:first' is not available"):
+        open_session(str(exported), "cuda:first")
+    requested: list = []
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, providers: requested.append(providers[0])
+    )
+    start_onnx(str(exported), 1)
+    start_onnx(str(exported))
+    assert requested == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
 
 
 def test_float16_halves_file_size(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -265,6 +286,15 @@ def test_input_size_of_recipe() -> None:
     assert input_size(checkpoint_recipe("deformable")) == (128, 128)
     with pytest.raises(ConfigError, match="does not define the size of test images"):
         input_size(OmegaConf.create({"dataloader": {"test": {"mapper": {"augmentation": []}}}}))
+    assert input_size(recipe_with(shape=64)) == (64, 64)
+    assert input_size(recipe_with(short_edge_length=[100], max_size=200)) == (128, 128)
+    with pytest.raises(ConfigError, match="600 x 640 pixels, not multiples of 32: set another size with --size"):
+        input_size(recipe_with(shape=[600, 640]))
+
+
+def recipe_with(**augmentation: object) -> DictConfig:
+    """Return a config with one augmentation of test images."""
+    return OmegaConf.create({"dataloader": {"test": {"mapper": {"augmentations": [augmentation]}}}})
 
 
 def test_old_torch_is_an_error(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +310,7 @@ INVALID_OPTIONS = {
     "precision": (ExportOptions(precision="float8"), "m.onnx", "choose one of float32, float16, int8"),
     "batch": (ExportOptions(batch=0), "m.onnx", "batch=0"),
     "format": (ExportOptions(), "m.tflite", r"choose one of .onnx, .xml, .engine"),
+    "engine": (ExportOptions(dynamic_size=True), "m.engine", "an engine has a fixed image size"),
 }
 
 
@@ -333,6 +364,8 @@ def test_engine_is_built_with_trtexec(checkpoint: Path, tmp_path: Path, monkeypa
     (tmp_path / "trtexec").unlink()
     with pytest.raises(ConfigError, match=f"trtexec is not installed.*\n  trtexec --onnx={tmp_path}/m.onnx"):
         build_engine(command)
+    with pytest.raises(ConfigError, match=r"\n  trtexec '--onnx=my models/m\.onnx'"):
+        build_engine(["trtexec", "--onnx=my models/m.onnx"])
 
 
 def test_export_tool(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
@@ -341,6 +374,10 @@ def test_export_tool(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith(f"wrote {output} (")
     assert os.path.getsize(output) > 1e6
+    # Images in batches of eight by default, although the batch size of the file is one.
+    expected = Predictor(checkpoint, threshold=0.0, device="cpu").predict(photos)
+    detections = Predictor(output, threshold=0.0, device="cpu").predict(photos)
+    assert all(are_close(a, b) for a, b in zip(detections, expected, strict=True))
     failed_process = tool("export.py", "nowhere.pth", "--output", output)
     assert failed_process.returncode == 2
     assert "nowhere.pth does not exist" in failed_process.stderr

@@ -14,7 +14,7 @@ from deim.cli import main
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError, DatasetError
 from deim.inference.batch_predict import PredictionJob
-from deim.inference.writers import UniqueNames
+from deim.inference.writers import CocoWriter, UniqueNames
 from tests.commands import tool
 
 
@@ -71,6 +71,13 @@ def test_class_filter(predictor: Predictor, photos: Path, tmp_path: Path) -> Non
         PredictionJob(predictor, ["csv"], str(tmp_path), classes=["unicorn"])
 
 
+def test_coco_image_ids_are_unique(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    writer, detections = CocoWriter(tmp_path, predictor.class_names), predictor(photos / "0.png")
+    for name in ("2", "02", "street", "7"):
+        writer.add(detections, name)
+    assert [image["id"] for image in writer.content["images"]] == [2, 3, 4, 7]
+
+
 def test_unique_names() -> None:
     names = UniqueNames()
     assert [names.name_for(path, 3) for path in ("a/x.jpg", "b/x.jpg", "x_2.jpg", None)] == [
@@ -97,6 +104,10 @@ def test_video_keeps_number_of_frames(predictor: Predictor, photos: Path, tmp_pa
     assert "film_000006" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
     with pytest.raises(DatasetError, match=r"cannot open video nowhere\.mp4"):
         job.run(["nowhere.mp4"])
+    job = PredictionJob(predictor, ["csv", "csv"], str(tmp_path / "next"))
+    with pytest.raises(DatasetError, match=r"1 of 2 images and videos could not be read:\n  cannot open video nowhere"):
+        job.run(["nowhere.mp4", str(path)])
+    assert "film_000006" in (tmp_path / "next" / "detections.csv").read_text(encoding="utf-8")
 
 
 def test_predict_tool_output_and_status(checkpoint: Path, photos: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def fold_constant_splits(model: Any) -> None:
-    """Replace each ``Split`` node whose inputs are all constant by its results, in place.
+    """Replace each ``Split`` node with constant data and sizes by its results, in place.
 
     CPU runtimes fold such nodes when they load the file. TensorRT accepts the weights of a convolution only if they are
     stored as constants.

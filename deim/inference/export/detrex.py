@@ -13,7 +13,7 @@ from deim.inference.export.graph import DetectionGraph
 from deim.layers.ops import EXPORT_FORMS
 from deim.structures.predictions import Predictions
 
-_ATTENTION = "detrex.layers.multi_scale_deform_attn"
+_ATTENTION_MODULE = "detrex.layers.multi_scale_deform_attn"
 
 
 class DetrexGraph(DetectionGraph):
@@ -47,11 +47,11 @@ class DetrexGraph(DetectionGraph):
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> None:
-        """Determine the number of detections, and check that they are selected as in deim.
+        """Determine the number of detections and, with ``postprocess``, check that they are selected as in deim.
 
         Raises:
-            ConfigError: if the detector has no ``inference``, or does not select the (query, class) pairs with the best
-                sigmoid scores.
+            ConfigError: if the detector does not call its method ``inference``, or does not select the (query, class)
+                pairs with the best sigmoid scores.
         """
         predictions = self.predictions(images)
         sizes = [(images.shape[2], images.shape[3])] * len(images)
@@ -76,7 +76,7 @@ class DetrexGraph(DetectionGraph):
 @contextmanager
 def use_attention_form(form: str) -> Iterator[None]:
     """Within this context, use one of :data:`deim.layers.ops.EXPORT_FORMS` for detrex's deformable attention."""
-    module: Any = importlib.import_module(_ATTENTION)
+    module: Any = importlib.import_module(_ATTENTION_MODULE)
     original = module.multi_scale_deformable_attn_pytorch
 
     def attention(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:

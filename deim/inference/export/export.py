@@ -42,6 +42,8 @@ def export(
 
     Raises:
         ConfigError: if an option is invalid, or a required package or program is not installed.
+        CheckpointError: if the checkpoint cannot be loaded.
+        DatasetError: if an image cannot be read.
         ExportError: if the file's detections differ from those of torch.
     """
     suffix = Path(output).suffix
@@ -52,6 +54,8 @@ def export(
         raise ConfigError(
             "TensorRT quantizes float32 files itself: export .onnx without --int8, then run trtexec --int8 --calib=..."
         )
+    if suffix == ".engine" and options.dynamic_size:
+        raise ConfigError("an engine has a fixed image size: export without --dynamic-size, or export .onnx")
     if suffix == ".xml" and options.attention == "plugin":
         raise ConfigError("attention='plugin' is supported by TensorRT only: export .engine or .onnx")
     rgb_images = [as_rgb(image) for image in itertools.islice(iterate_images(images), _MAX_IMAGES)] if images else []

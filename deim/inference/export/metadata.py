@@ -8,7 +8,7 @@ from deim.errors import CheckpointError
 
 # Metadata key in files of all formats.
 METADATA_KEY = "deim"
-# Height and width of images must be multiples of it.
+# Height and width of images must be multiples of this number of pixels.
 STRIDE = 32
 
 
@@ -18,7 +18,7 @@ class Metadata:
 
     Attributes:
         version: version of this package.
-        class_names: names of the labels.
+        class_names: name of each class, in the order of the labels.
         size: (height, width) of the images; with dynamic size, the size at export.
         dynamic_size: whether any height and width that are multiples of 32 are accepted.
         channels: channel order of the images, "RGB" or "BGR". Images are uint8; normalization is part of the graph.

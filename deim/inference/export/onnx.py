@@ -77,7 +77,7 @@ class ExportOptions:
             raise ConfigError(f"precision={self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.batch < 1:
             raise ConfigError(f"batch={self.batch} must be at least 1")
-        if self.size is not None and any(side < STRIDE or side % STRIDE for side in self.size):
+        if self.size is not None and not _is_supported(self.size):
             raise ConfigError(f"size={self.size[0]} x {self.size[1]}: height and width must be multiples of {STRIDE}")
 
 
@@ -97,16 +97,33 @@ class ExportedModel:
 
 
 def input_size(config: Any) -> tuple[int, int]:
-    """Return (height, width) of a recipe's test images; a square of the shorter side if their aspect ratio is kept."""
+    """Return (height, width) of a recipe's test images.
+
+    If the aspect ratio is kept, return a square of the shorter side, rounded up to a multiple of 32.
+
+    Raises:
+        ConfigError: if the recipe does not define the size, or height or width is not a multiple of 32.
+    """
     # Mappers of detrex use another key and positional arguments; their size is not read.
     for augmentation in config.dataloader.test.mapper.get("augmentations", ()):
         if "shape" in augmentation:
-            height, width = augmentation.shape
+            shape = augmentation.shape
+            height, width = (shape, shape) if isinstance(shape, int) else shape
+            if not _is_supported((height, width)):
+                raise ConfigError(
+                    f"the recipe's test images have {height} x {width} pixels, not multiples of {STRIDE}: set another "
+                    "size with --size HEIGHT WIDTH"
+                )
             return int(height), int(width)
         if "short_edge_length" in augmentation:
-            side = -(-int(augmentation.short_edge_length) // STRIDE) * STRIDE
+            lengths = augmentation.short_edge_length
+            side = -(-int(lengths if isinstance(lengths, int) else max(lengths)) // STRIDE) * STRIDE
             return side, side
     raise ConfigError("the recipe does not define the size of test images: set it with --size HEIGHT WIDTH")
+
+
+def _is_supported(size: Sequence[int]) -> bool:
+    return all(side >= STRIDE and side % STRIDE == 0 for side in size)
 
 
 def export_onnx(
@@ -143,7 +160,7 @@ def export_onnx(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _silence_exporter():
         (_export_dynamo if graph.supports_dynamic_shape else _export_traced)(graph, example, options, str(path))
-        _add_metadata(str(path), metadata.to_json())
+        _add_metadata_and_fold(str(path), metadata.to_json())
     if options.precision == "float16":
         to_float16(path)
     elif options.precision == "int8":
@@ -194,8 +211,8 @@ def _export_traced(graph: DetectionGraph, images: Tensor, options: ExportOptions
             raise ExportError(f"torch cannot export {type(graph.detector).__name__}: {reason}") from error
 
 
-def _add_metadata(path: str, metadata: str) -> None:
-    """Add the metadata and fold split weights, in the file."""
+def _add_metadata_and_fold(path: str, metadata: str) -> None:
+    """Add the metadata to the file, and fold its constant ``Split`` nodes."""
     import onnx
 
     model = onnx.load(path)

@@ -5,8 +5,8 @@ from typing import Any
 
 from deim.layers.ops.plugin import DOMAIN, OPERATOR
 
-# In ONNX's textual syntax. For each of P points of L levels, M heads, Q queries and N images: bilinear interpolation of
-# the four surrounding pixels, where pixels outside of the map have weight zero.
+# In ONNX's textual syntax. For each of N images, Q queries, M heads, L levels and P points per level: bilinear
+# interpolation of the four surrounding pixels, where pixels outside of the map have weight zero.
 _DEFINITION = f"""
 <domain: "{DOMAIN}", opset_import: ["": 18]>
 {OPERATOR} (value, spatial_shapes, level_start_index, sampling_locations, attention_weights) => (attended)
@@ -20,58 +20,58 @@ _DEFINITION = f"""
     fourth = Constant <value_ints: ints = [3]> ()
     sixth = Constant <value_ints: ints = [5]> ()
     seventh = Constant <value_ints: ints = [6]> ()
-    rest = Constant <value_ints: ints = [-1]> ()
+    inferred_size = Constant <value_ints: ints = [-1]> ()
     corners = Constant <value = float[4, 2] {{0, 0, 0, 1, 1, 0, 1, 1}}> ()
 
-    real_shapes = Cast <to = 1> (spatial_shapes)
-    height, width = Split <axis = 1, num_outputs = 2> (real_shapes)
+    float_shapes = Cast <to = 1> (spatial_shapes)
+    height, width = Split <axis = 1, num_outputs = 2> (float_shapes)
     width_height = Concat <axis = 1> (width, height)
     sides = Unsqueeze (width_height, second_third)
     locations = Unsqueeze (sampling_locations, sixth)
     scaled = Mul (locations, sides)
-    place = Sub (scaled, half)
-    floor = Floor (place)
+    position = Sub (scaled, half)
+    floor = Floor (position)
     pixel = Add (floor, corners)
 
-    last = Sub (sides, one)
-    not_beyond = Min (pixel, last)
-    nearest = Max (not_beyond, zero)
-    same = Equal (nearest, pixel)
-    same_number = Cast <to = 1> (same)
-    inside = ReduceMin <keepdims = 0> (same_number, seventh)
-    way = Sub (place, pixel)
-    distance = Abs (way)
-    nearness = Sub (one, distance)
-    share = ReduceProd <keepdims = 0> (nearness, seventh)
+    last_pixel = Sub (sides, one)
+    upper_clamped = Min (pixel, last_pixel)
+    clamped = Max (upper_clamped, zero)
+    is_same = Equal (clamped, pixel)
+    is_same_float = Cast <to = 1> (is_same)
+    is_inside = ReduceMin <keepdims = 0> (is_same_float, seventh)
+    offset = Sub (position, pixel)
+    distance = Abs (offset)
+    side_weight = Sub (one, distance)
+    pixel_weight = ReduceProd <keepdims = 0> (side_weight, seventh)
 
-    column, row = Split <axis = 6, num_outputs = 2> (nearest)
-    real_start = Cast <to = 1> (level_start_index)
-    start = Unsqueeze (real_start, second_to_fourth)
+    column, row = Split <axis = 6, num_outputs = 2> (clamped)
+    float_start = Cast <to = 1> (level_start_index)
+    start = Unsqueeze (float_start, second_to_fourth)
     row_length = Unsqueeze (width, third_fourth)
     rows_before = Mul (row, row_length)
-    in_row = Add (start, column)
-    real_token = Add (in_row, rows_before)
-    token = Cast <to = 7> (real_token)
+    token_in_first_row = Add (start, column)
+    float_token = Add (token_in_first_row, rows_before)
+    token = Cast <to = 7> (float_token)
     token_by_head = Transpose <perm = [0, 2, 1, 3, 4, 5, 6]> (token)
-    list_of_tokens = Constant <value_ints: ints = [0, 0, -1, 1]> ()
-    index = Reshape (token_by_head, list_of_tokens)
+    index_shape = Constant <value_ints: ints = [0, 0, -1, 1]> ()
+    index = Reshape (token_by_head, index_shape)
 
     weights = Unsqueeze (attention_weights, sixth)
-    shared = Mul (weights, share)
-    counted = Mul (shared, inside)
-    counted_by_head = Transpose <perm = [0, 2, 1, 3, 4, 5]> (counted)
-    row_of_weights = Constant <value_ints: ints = [0, 0, 0, 1, -1]> ()
-    factors = Reshape (counted_by_head, row_of_weights)
+    point_weights = Mul (weights, pixel_weight)
+    pixel_weights = Mul (point_weights, is_inside)
+    pixel_weights_by_head = Transpose <perm = [0, 2, 1, 3, 4, 5]> (pixel_weights)
+    factor_shape = Constant <value_ints: ints = [0, 0, 0, 1, -1]> ()
+    factors = Reshape (pixel_weights_by_head, factor_shape)
 
     value_by_head = Transpose <perm = [0, 2, 1, 3]> (value)
     gathered = GatherND <batch_dims = 2> (value_by_head, index)
-    by_query = Shape <end = 3> (factors)
+    leading_shape = Shape <end = 3> (factors)
     depth = Shape <start = 3> (value)
-    query_shape = Concat <axis = 0> (by_query, rest, depth)
+    query_shape = Concat <axis = 0> (leading_shape, inferred_size, depth)
     samples = Reshape (gathered, query_shape)
     product = MatMul (factors, samples)
-    by_head = Squeeze (product, fourth)
-    attended = Transpose <perm = [0, 2, 1, 3]> (by_head)
+    attended_by_head = Squeeze (product, fourth)
+    attended = Transpose <perm = [0, 2, 1, 3]> (attended_by_head)
 }}
 """
 
@@ -94,7 +94,7 @@ def define_plugin(model: Any) -> Any:
 
 
 def with_plugin_definition(path: str | Path) -> str | bytes:
-    """Return an ONNX file as ONNX Runtime accepts it: with the definition if it contains the plugin node.
+    """Return what ONNX Runtime loads: the path, or the content with the definition if the file has the plugin node.
 
     Raises:
         ImportError: if the file contains the plugin node and ``onnx`` is not installed.

@@ -1,5 +1,6 @@
 """Conversion of ONNX files to TensorRT engines with ``trtexec``, which is part of TensorRT."""
 
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def build_engine(command: Sequence[str]) -> None:
     Raises:
         ConfigError: if ``trtexec`` is not installed or fails; the message contains the command.
     """
-    command_line = " ".join(command)
+    command_line = shlex.join(command)
     if shutil.which(command[0]) is None:
         raise ConfigError(
             f"trtexec is not installed. Engines work on one GPU model only: on the machine with that GPU, run\n  {command_line}"
