@@ -11,8 +11,8 @@ from deim.inference.export.graph import example_input
 from deim.inference.export.plugin import define_plugin
 from deim.layers.ops.plugin import OPERATOR
 
-# Largest float16 value, and the fraction of it that float16 values may reach on noise. The rest is a margin, because values
-# may be larger on other images.
+# Largest float16 value, and the fraction of it that float16 values may reach on noise. The rest is a margin, because
+# values may be larger on other images.
 _FLOAT16_MAX, _SAFE_FRACTION = 65504.0, 0.1
 # ONNX's code of float32, and the suffix of the casts to float16 that the converter inserts.
 _ONNX_FLOAT32, _CAST_SUFFIX = 1, "_cast_to_fp16_node"
