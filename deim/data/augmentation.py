@@ -241,7 +241,8 @@ class RandomIoUCrop(SizeAugmentation):
     """SSD's random crop (arXiv 1512.02325, section 2.2) with probability ``prob``.
 
     The crop overlaps at least one object with at least a randomly chosen IoU. Objects whose center is outside of the
-    crop are dropped: their boxes become empty. Images without boxes are unchanged.
+    crop are dropped: their boxes become empty, and the mappers drop their masks and keypoints as well. Images without
+    boxes are unchanged.
 
     Args:
         prob: probability of the augmentation.

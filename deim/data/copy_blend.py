@@ -6,9 +6,10 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 
 from deim.data.batch_operations import BatchOperation
+from deim.data.masks import clip_polygon
 from deim.errors import ConfigError
 
 # (left, top, right, bottom) in pixels
@@ -19,7 +20,8 @@ class CopyBlend(BatchOperation):
     """Blending of objects into every image of a batch, at random positions.
 
     The batch is divided into groups of ``group_size`` consecutive images. Each image gets ``num_objects`` different
-    objects of its group, which may be its own. An object is the content of its box and of a margin around the box.
+    objects of its group, which may be its own. An object is the content of its box and of a margin around the box, with
+    the part of its mask and the keypoints there. The objects below keep their boxes, masks and keypoints.
 
     Args:
         prob, ratio, epochs: see :class:`BatchOperation`.
@@ -79,6 +81,7 @@ class CopyBlend(BatchOperation):
         size = (canvas.shape[0], canvas.shape[1])
         new_boxes: list[_Window] = []
         copied: list[int] = []
+        moves: list[tuple[_Window, _Window]] = []
         for number in generator.choice(candidates, count, replace=False).tolist():
             box = _whole_pixels(boxes[number], size)
             if box is None:
@@ -87,12 +90,16 @@ class CopyBlend(BatchOperation):
             new_boxes.append(target)
             copied.append(number)
             source_image = sources[source_numbers[number]]["image"].permute(1, 2, 0).numpy()
-            self._draw_object(canvas, source_image, box, target, weight, generator)
+            moves.append(self._draw_object(canvas, source_image, box, target, weight, generator))
         new_objects = Instances(
             size,
             gt_boxes=Boxes(torch.tensor(new_boxes, dtype=torch.float32).view(-1, 4)),
             gt_classes=objects.gt_classes[copied],
         )
+        if objects.has("gt_masks"):
+            new_objects.gt_masks = move_masks(objects.gt_masks[copied], moves, size)
+        if objects.has("gt_keypoints"):
+            new_objects.gt_keypoints = move_keypoints(objects.gt_keypoints[copied], moves)
         return {
             **sample,
             "image": torch.from_numpy(canvas).permute(2, 0, 1),
@@ -115,7 +122,7 @@ class CopyBlend(BatchOperation):
         target: _Window,
         weight: float,
         generator: np.random.Generator,
-    ) -> None:
+    ) -> tuple[_Window, _Window]:
         """Blend the content of ``box`` and its margin into ``canvas`` at ``target``, in place.
 
         Args:
@@ -124,6 +131,9 @@ class CopyBlend(BatchOperation):
             target: window of ``canvas``, of the same size as ``box``.
             weight: weight of the canvas.
             generator: random numbers.
+
+        Returns:
+            ``box`` and ``target``, both with the margin.
         """
         if self.expand_ratio is not None:
             ratio = generator.uniform(*self.expand_ratio)
@@ -135,6 +145,7 @@ class CopyBlend(BatchOperation):
         patch = source_image[box[1] : box[3], box[0] : box[2]]
         background = canvas[target[1] : target[3], target[0] : target[2]]
         background[:] = cv2.addWeighted(background, weight, patch, 1 - weight, 0) if self.blend else patch
+        return box, target
 
 
 def _whole_pixels(box: np.ndarray, size: tuple[int, int]) -> _Window | None:
@@ -153,3 +164,63 @@ def _room(window: _Window, margin: tuple[int, int], size: tuple[int, int]) -> _W
 def _expand(window: _Window, sides: Sequence[int]) -> _Window:
     left, top, right, bottom = window
     return left - sides[0], top - sides[1], right + sides[2], bottom + sides[3]
+
+
+def move_masks(
+    masks: BitMasks | PolygonMasks, moves: Sequence[tuple[_Window, _Window]], size: tuple[int, int]
+) -> BitMasks | PolygonMasks:
+    """Return the parts of masks inside of a window, at another position.
+
+    Args:
+        masks: masks of N objects. The bitmaps may have a lower resolution than the image; a pixel then takes the value
+            at its center.
+        moves: for each object, its window in the source image and, of the same size, in the new image.
+        size: (height, width) of both images.
+    """
+    if isinstance(masks, PolygonMasks):
+        return PolygonMasks([_move_polygons(p, *move) for p, move in zip(masks.polygons, moves, strict=True)])
+    # The stride of masks of ceil(size / stride) pixels.
+    stride = max(-(-side // mask_side) for side, mask_side in zip(size, masks.image_size, strict=True))
+    moved = torch.zeros_like(masks.tensor)
+    for old, new, (window, target) in zip(masks.tensor, moved, moves, strict=True):
+        columns, old_columns = _moved_pixels((window[0], window[2]), (target[0], target[2]), stride, old.shape[1])
+        rows, old_rows = _moved_pixels((window[1], window[3]), (target[1], target[3]), stride, old.shape[0])
+        new[rows[:, None], columns] = old[old_rows[:, None], old_columns]
+    return BitMasks(moved)
+
+
+def _moved_pixels(
+    window: tuple[int, int], target: tuple[int, int], stride: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mask pixels with their center in ``target``, and those that they come from, along one axis.
+
+    Args:
+        window, target: (start, end) of the source and the target, in pixels of the image.
+        stride: side of a mask pixel, in pixels of the image.
+        length: number of mask pixels.
+    """
+    centers = (torch.arange(length) + 0.5) * stride
+    pixels = torch.nonzero((centers >= target[0]) & (centers < target[1]))[:, 0]
+    return pixels, ((centers[pixels] + (window[0] - target[0])) / stride).floor().long().clamp(0, length - 1)
+
+
+def _move_polygons(polygons: Sequence[np.ndarray], window: _Window, target: _Window) -> list[np.ndarray]:
+    shift = np.subtract(target[:2], window[:2])
+    clipped = (clip_polygon(polygon.reshape(-1, 2), window[:2], window[2:]) for polygon in polygons)
+    return [(points + shift).reshape(-1) for points in clipped if len(points) >= 3]
+
+
+def move_keypoints(keypoints: Keypoints, moves: Sequence[tuple[_Window, _Window]]) -> Keypoints:
+    """Return keypoints at another position; those outside of the window become unlabeled.
+
+    Args:
+        keypoints: keypoints of N objects.
+        moves: for each object, its window in the source image and, of the same size, in the new image.
+    """
+    windows = torch.tensor([window for window, _ in moves], dtype=torch.float32).view(-1, 1, 4)
+    targets = torch.tensor([target for _, target in moves], dtype=torch.float32).view(-1, 1, 4)
+    points = keypoints.tensor[..., :2]
+    is_inside = ((points >= windows[..., :2]) & (points <= windows[..., 2:])).all(dim=2)
+    is_labeled = is_inside & (keypoints.tensor[..., 2] > 0)
+    moved = torch.cat([points + targets[..., :2] - windows[..., :2], keypoints.tensor[..., 2:]], dim=2)
+    return Keypoints(moved * is_labeled[..., None])

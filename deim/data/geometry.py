@@ -8,12 +8,15 @@ and applied in one pass, to an image decoded at the lowest resolution that the r
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from detectron2.data.transforms import Augmentation, NoOpTransform, RandomFlip, Transform
 from fvcore.transforms.transform import HFlipTransform, VFlipTransform
+
+if TYPE_CHECKING:
+    from deim.data.object_shapes import ObjectShapes
 
 # Maximum position error of an axis-aligned resize, in output pixels.
 _TOLERANCE = 0.75
@@ -47,7 +50,7 @@ class AffineTransform(Transform):
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         if self._is_axis_aligned or img.dtype != np.uint8 or img.shape[2:] != (3,):
-            covered = self._is_axis_aligned and not self._extends_beyond_image
+            covered = self._is_axis_aligned and not self.extends_beyond_image
             shape = (*self.canvas, *img.shape[2:])
             canvas = np.empty(shape, img.dtype) if covered else np.full(shape, self.fill, img.dtype)
             self.draw_on(canvas, img)
@@ -120,10 +123,10 @@ class AffineTransform(Transform):
     def then(self, other: "AffineTransform") -> "AffineTransform | None":
         """Return the composition of both maps; None if one pass cannot fill the area outside of the image as two would."""
         fill = self.fill
-        if other._extends_beyond_image:
+        if other.extends_beyond_image:
             # The second map shows an area outside of the first canvas. Pixels that the first map cut off must not
             # reappear in this area.
-            if self._crops_image or (self._extends_beyond_image and self.fill != other.fill):
+            if self._crops_image or (self.extends_beyond_image and self.fill != other.fill):
                 return None
             fill = other.fill
         matrix = other.matrix @ np.vstack([self.matrix, [0, 0, 1]])
@@ -184,7 +187,7 @@ class AffineTransform(Transform):
         return _exceeds(_bounds(self.matrix, self.size), self.canvas)
 
     @property
-    def _extends_beyond_image(self) -> bool:
+    def extends_beyond_image(self) -> bool:
         """Whether the canvas extends beyond the image."""
         return _exceeds(_bounds(cv2.invertAffineTransform(self.matrix), self.canvas), self.size)
 
@@ -241,17 +244,24 @@ def as_affine(transform: Transform, size: tuple[int, int]) -> AffineTransform | 
 
 
 class LazyImage:
-    """Image and its boxes; pixels are read and transformed only when needed.
+    """Image and its objects; pixels are read and transformed only when needed.
 
     Args:
         source: the image, uint8 (H, W, 3), or a function factor -> the image at ``1 / factor`` of its size (1, 2, 4 or
             8).
         size: (height, width) of the full-size image.
         boxes: (N, 4) XYXY in pixels.
+        shapes: masks and keypoints of the objects; None without them.
     """
 
-    def __init__(self, source: np.ndarray | Callable[[int], np.ndarray], size: tuple[int, int], boxes: np.ndarray):
-        self.source, self.size, self.boxes = source, size, boxes
+    def __init__(
+        self,
+        source: np.ndarray | Callable[[int], np.ndarray],
+        size: tuple[int, int],
+        boxes: np.ndarray,
+        shapes: "ObjectShapes | None" = None,
+    ):
+        self.source, self.size, self.boxes, self.shapes = source, size, boxes, shapes
         self._pending: list[PixelTransform | AffineTransform] = []
 
     @property
@@ -282,10 +292,12 @@ class LazyImage:
         self.transform(policy.get_transform(*(arguments[name] for name in policy.input_args)))
 
     def transform(self, transform: Transform) -> None:
-        """Apply a transform to the image, lazily if possible, and to the boxes."""
+        """Apply a transform to the image, lazily if possible, and to its objects."""
         if isinstance(transform, NoOpTransform):
             return
         affine = as_affine(transform, self.size)
+        if self.shapes is not None:
+            self.shapes.transform(affine or transform, self.size)
         if affine is not None:
             self._append_affine(affine)
             self.size = affine.canvas

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from deim.cores import available_cores
 from deim.data.batch_operations import BatchOperation
 from deim.data.cache import ImageCache
+from deim.data.instance_fields import InstanceFields
 from deim.data.iteration import current_iteration
 from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup
@@ -81,8 +82,8 @@ class MappedDataset(Dataset):
         # Mappers from other packages expect detectron2 annotations.
         is_compact = isinstance(mapper, (StagedMapper, DetectionMapper))
         if is_compact:
-            _log_ignored_annotations(records)
-        self.records: Records = CompactRecords(records) if is_compact else DatasetFromList(records, copy=False)
+            _log_ignored_annotations(records, mapper.fields)
+        self.records: Records = mapper.fields.compact(records) if is_compact else DatasetFromList(records, copy=False)
         self.mapper, self.sampler, self.batch_operations = mapper, sampler, list(batch_operations)
         self.skip_unreadable = skip_unreadable
 
@@ -222,14 +223,16 @@ class TrainLoader:
             )
 
 
-def _log_ignored_annotations(records: list[dict]) -> None:
-    """Log that the loader ignores masks and keypoints, if the first annotated image has any."""
+def _log_ignored_annotations(records: list[dict], fields: InstanceFields) -> None:
+    """Log that the loader ignores masks or keypoints, if the first annotated image has any."""
     annotations: list[dict] = next((record["annotations"] for record in records if record.get("annotations")), [])
-    ignored = [name for name in ("segmentation", "keypoints") if any(name in entry for entry in annotations)]
+    names = {"segmentation": fields.masks, "keypoints": fields.keypoints}
+    ignored = [name for name, is_used in names.items() if not is_used and any(name in entry for entry in annotations)]
     if ignored:
+        arguments = " and ".join("masks=True" if name == "segmentation" else "keypoints=True" for name in ignored)
         logger.info(
-            f"Annotations have {' and '.join(ignored)}, but this loader reads only boxes and classes. For mask or "
-            "keypoint models use detectron2's DatasetMapper; it accepts the augmentations of deim"
+            f"Annotations have {' and '.join(ignored)}, which this loader does not read. To read them, set {arguments} "
+            "in dataloader.train.mapper"
         )
 
 

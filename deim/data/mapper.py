@@ -10,7 +10,8 @@ from detectron2.structures import Boxes, Instances
 
 from deim.data.geometry import LazyImage
 from deim.data.image import ImageReader, read_image
-from deim.data.records import annotation_arrays, record_size
+from deim.data.instance_fields import InstanceFields
+from deim.data.records import OBJECT_KEYS, annotation_arrays, record_size
 from deim.errors import ConfigError
 
 IMAGE_FORMATS = ("RGB", "BGR")
@@ -28,7 +29,11 @@ def channel_order(mapper: Mapping[str, Any]) -> str | None:
 
 
 class DetectionMapper:
-    """Mapper that reads the image of a record and augments it together with its boxes.
+    """Mapper that reads the image of a record and augments it together with its objects.
+
+    Masks and keypoints follow the image like the boxes, and are dropped together with their object. Boxes are not
+    recomputed from masks, as in the official code: the box of a rotated or cut object may be larger than its mask. An
+    object without ``segmentation`` has an empty mask, and an object without ``keypoints`` only unlabeled keypoints.
 
     Args:
         augmentations: detectron2 augmentations, in order. Consecutive ``deim`` augmentations are applied in one pass;
@@ -38,9 +43,15 @@ class DetectionMapper:
         min_box_size: minimum side of a box after augmentation, in pixels; smaller objects are dropped.
         read: image reader.
         image_format: detectron2's name of ``img_format``.
+        masks, keypoints: whether to add ``gt_masks`` and ``gt_keypoints`` to the instances.
+        mask_stride: side of a pixel of the masks, in pixels of the image. The masks cover the whole image.
+        mask_format: "bitmask" or "polygon", the class of ``gt_masks``: ``BitMasks`` or ``PolygonMasks``.
+        dataset_name: registered name of the dataset, whose metadata define the keypoints (``keypoint_names``) and
+            those that a mirror image exchanges (``keypoint_flip_map``).
+        keypoint_hflip_indices: (P,) detectron2's form of the flip map, instead of ``dataset_name``.
 
     Raises:
-        ConfigError: if the format is neither "RGB" nor "BGR".
+        ConfigError: if a value is not valid, or the keypoints are not defined.
     """
 
     def __init__(
@@ -51,6 +62,12 @@ class DetectionMapper:
         min_box_size: float = 1.0,
         read: ImageReader = read_image,
         image_format: str | None = None,
+        masks: bool = False,
+        keypoints: bool = False,
+        mask_stride: int = 1,
+        mask_format: str = "bitmask",
+        dataset_name: str | Sequence[str] | None = None,
+        keypoint_hflip_indices: Sequence[int] | np.ndarray | None = None,
     ):
         img_format = image_format or img_format
         if img_format not in IMAGE_FORMATS:
@@ -60,6 +77,7 @@ class DetectionMapper:
         self.augmentations = list(augmentations)
         self.is_train, self.img_format, self.min_box_size = is_train, img_format, min_box_size
         self.read = read
+        self.fields = InstanceFields(masks, keypoints, mask_stride, mask_format, dataset_name, keypoint_hflip_indices)
 
     def __call__(self, record: dict) -> dict:
         """Map a record to a sample.
@@ -69,19 +87,20 @@ class DetectionMapper:
 
         Returns:
             the record without its annotations, with ``image``, uint8 (3, H, W) with interleaved channels in memory,
-            and, for training, ``instances``: ``gt_boxes`` and int64 ``gt_classes``. ``height`` and ``width`` are those
-            of the image file.
+            and, for training, ``instances``: ``gt_boxes``, int64 ``gt_classes`` and, on request, ``gt_masks`` and
+            ``gt_keypoints`` (n, P, 3). ``height`` and ``width`` are those of the image file.
 
         Raises:
-            DatasetError: if the image cannot be read, or its size differs from that of the record.
+            DatasetError: if the image cannot be read, its size differs from that of the record or of a mask, or a mask
+                or keypoint is invalid.
         """
-        sample = {key: value for key, value in record.items() if key not in ("annotations", "boxes", "classes")}
+        sample = {key: value for key, value in record.items() if key not in OBJECT_KEYS}
         lazy_image, classes = self._load(record)
         sample.setdefault("height", lazy_image.size[0])
         sample.setdefault("width", lazy_image.size[1])
         sample["image"] = self._augment(lazy_image)
         if self.is_train:
-            sample["instances"] = self._to_instances(lazy_image.boxes, classes, lazy_image.size)
+            sample["instances"] = self._to_instances(lazy_image, classes)
         return sample
 
     def map_image(self, image: np.ndarray) -> torch.Tensor:
@@ -99,19 +118,25 @@ class DetectionMapper:
         return torch.from_numpy(image).permute(2, 0, 1)
 
     def _load(self, record: dict) -> tuple[LazyImage, np.ndarray]:
-        """Return the image before augmentation, with its boxes, and the classes (N,)."""
+        """Return the image before augmentation, with its objects, and the classes (N,)."""
         boxes, classes = annotation_arrays(record)
-        return open_lazy_image(record, boxes.astype(np.float64), self.read), classes
+        lazy_image = open_lazy_image(record, boxes.astype(np.float64), self.read)
+        if self.is_train:
+            lazy_image.shapes = self.fields.shapes(record, lazy_image.size)
+        return lazy_image, classes
 
-    def _to_instances(self, boxes: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Instances:
-        height, width = size
-        boxes = boxes.clip(0, np.array([width, height, width, height]))
+    def _to_instances(self, lazy_image: LazyImage, classes: np.ndarray) -> Instances:
+        height, width = lazy_image.size
+        boxes = lazy_image.boxes.clip(0, np.array([width, height, width, height]))
         is_large = (boxes[:, 2:] - boxes[:, :2] >= self.min_box_size).all(axis=1)
-        return Instances(
+        instances = Instances(
             (height, width),
             gt_boxes=Boxes(torch.from_numpy(boxes[is_large].astype(np.float32))),
             gt_classes=torch.from_numpy(classes[is_large]),
         )
+        if lazy_image.shapes is not None:
+            self.fields.add_to(instances, lazy_image.shapes, is_large)
+        return instances
 
 
 def open_lazy_image(record: dict, boxes: np.ndarray, read: ImageReader = read_image) -> LazyImage:

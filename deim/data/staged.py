@@ -10,10 +10,12 @@ from detectron2.data.transforms import Augmentation
 from deim.data.augmentation import Resize
 from deim.data.geometry import LazyImage, rgb_to_rgba, rgba_to_rgb
 from deim.data.image import ImageReader, read_image
+from deim.data.instance_fields import InstanceFields
 from deim.data.iteration import IterationEstimator
-from deim.data.mapper import DetectionMapper, open_lazy_image
+from deim.data.mapper import DetectionMapper
 from deim.data.mosaic import Mosaic
-from deim.data.records import CompactRecords, Records, annotation_arrays
+from deim.data.object_shapes import ObjectShapes
+from deim.data.records import Records
 from deim.data.sampler import seeded_generators
 from deim.errors import ConfigError
 from deim.schedule import Schedule, Stage
@@ -72,12 +74,13 @@ class StagedMapper:
         mosaic_prob: probability of a mosaic in the DENSE stage.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at a single size.
         resize: augmentations that resize each image individually (DETR); None uses one size per iteration.
-        img_format, min_box_size, read, image_format: see :class:`deim.data.mapper.DetectionMapper`.
+        img_format, min_box_size, read, image_format, masks, keypoints, mask_stride, mask_format, dataset_name,
+            keypoint_hflip_indices: see :class:`deim.data.mapper.DetectionMapper`.
         dataset, total_batch_size: records, and images per iteration over all ranks. Required only with data loaders
             other than :func:`deim.data.build_train_loader`, which call the mapper with only a record.
 
     Raises:
-        ConfigError: if ``mosaic_prob`` is not a probability.
+        ConfigError: if ``mosaic_prob`` is not a probability, or a value of the masks and keypoints is not valid.
     """
 
     def __init__(
@@ -97,6 +100,12 @@ class StagedMapper:
         dataset: Sequence[dict] | None = None,
         total_batch_size: int | None = None,
         image_format: str | None = None,
+        masks: bool = False,
+        keypoints: bool = False,
+        mask_stride: int = 1,
+        mask_format: str = "bitmask",
+        dataset_name: str | Sequence[str] | None = None,
+        keypoint_hflip_indices: Sequence[int] | np.ndarray | None = None,
     ):
         if not 0 <= mosaic_prob <= 1:
             raise ConfigError(f"dataloader.train.mapper.mosaic_prob must be in [0, 1], got {mosaic_prob}")
@@ -106,10 +115,13 @@ class StagedMapper:
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
         self.img_format, self.min_box_size, self.read = image_format or img_format, min_box_size, read
+        self.fields = InstanceFields(masks, keypoints, mask_stride, mask_format, dataset_name, keypoint_hflip_indices)
         self._external_loader = None
         if dataset is not None and total_batch_size is not None:
             self._external_loader = _ExternalLoaderState(
-                CompactRecords(dataset), max(len(dataset) // total_batch_size, 1), IterationEstimator(total_batch_size)
+                self.fields.compact(dataset),
+                max(len(dataset) // total_batch_size, 1),
+                IterationEstimator(total_batch_size),
             )
 
     def __call__(self, record: dict) -> dict:
@@ -169,7 +181,12 @@ class StagedMapper:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE or combines_images else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.color, *self.strong, *self.weak] if augmented else self.weak
-        options: dict[str, Any] = {"img_format": self.img_format, "min_box_size": self.min_box_size, "read": self.read}
+        options: dict[str, Any] = {
+            "img_format": self.img_format,
+            "min_box_size": self.min_box_size,
+            "read": self.read,
+            **self.fields.arguments(),
+        }
         single = DetectionMapper([*policies, *resize], True, **options)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single
@@ -199,18 +216,18 @@ class MosaicMapper(DetectionMapper):
     def _load(self, record: dict) -> tuple[LazyImage, np.ndarray]:
         others = [self.records[int(i)] for i in np.random.randint(len(self.records), size=3)]
         records = (record, *others)
-        objects = [annotation_arrays(tile_record) for tile_record in records]
-        images = [
-            open_lazy_image(tile_record, boxes.astype(np.float64), self.read)
-            for tile_record, (boxes, _) in zip(records, objects, strict=True)
-        ]
+        images, classes = zip(*(DetectionMapper._load(self, tile_record) for tile_record in records), strict=True)
         transforms = self.mosaic.get_transforms([image.size for image in images], self.shape)
         canvas = np.full((*self.shape, 4), self.mosaic.fill, np.uint8)
-        boxes = []
+        boxes, shapes = [], []
         for image, transform in zip(images, transforms, strict=True):
             pixels, reduced = image.read_reduced(transform)
             reduced.draw_on(canvas, rgb_to_rgba(pixels))
             boxes.append(transform.apply_box(image.boxes) if len(image.boxes) else image.boxes)
+            if image.shapes is not None:
+                image.shapes.transform(transform, image.size)
+                shapes.append(image.shapes)
         height, width = self.shape
         clipped = np.concatenate(boxes).clip(0, np.array([width, height, width, height]))
-        return LazyImage(rgba_to_rgb(canvas), self.shape, clipped), np.concatenate([classes for _, classes in objects])
+        mosaic = LazyImage(rgba_to_rgb(canvas), self.shape, clipped, ObjectShapes.cat(shapes) if shapes else None)
+        return mosaic, np.concatenate(classes)

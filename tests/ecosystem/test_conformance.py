@@ -104,10 +104,13 @@ USED_API = {
     },
     "detectron2.modeling.backbone.swin": {"SwinTransformerBlock": []},
     "detectron2.structures": {
+        "BitMasks": ["tensor"],
         "BoxMode": [],
         "Boxes": ["tensor"],
         "ImageList": ["tensor", "image_sizes"],
         "Instances": ["image_size"],
+        "Keypoints": ["keypoints"],
+        "PolygonMasks": ["polygons"],
     },
     "detectron2.utils": {"comm": []},
     "detectron2.utils.comm": {

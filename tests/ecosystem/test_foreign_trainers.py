@@ -109,7 +109,7 @@ def test_ignored_masks_are_logged(shapes: Path, caplog: pytest.LogCaptureFixture
     data[0]["annotations"][0]["segmentation"] = [[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]
     with caplog.at_level("INFO", logger="detectron2.deim"):
         build_train_loader(data, mapper=mapper(), total_batch_size=4, num_workers=0)
-    assert "have segmentation, but this loader reads only boxes and classes" in caplog.text
+    assert "have segmentation, which this loader does not read. To read them, set masks=True" in caplog.text
 
 
 def test_loader_seed_equals_train_seed() -> None:

@@ -128,8 +128,10 @@ def _plain_container(value: Any) -> Any:
         return (name, [plain(entry) for entry in value])
     if name == "Instances":
         return (name, plain(value.image_size), plain(value.get_fields()))
-    if name == "Boxes":
+    if name in ("Boxes", "BitMasks", "Keypoints"):
         return (name, plain(value.tensor))
+    if name == "PolygonMasks":
+        return (name, plain(value.polygons))
     if name == "ImageList":
         return (name, plain(value.tensor), plain(value.image_sizes))
     if name.endswith("Transform") or name in ("ShapeSpec", "TransformList"):

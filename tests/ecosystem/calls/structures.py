@@ -1,4 +1,4 @@
-"""Boxes, instances and batches of images."""
+"""Boxes, masks, keypoints, instances and batches of images."""
 
 # The expressions in CALLS use the imports.
 # ruff: noqa: F401
@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, BoxMode, ImageList, Instances
+from detectron2.structures import (
+    BitMasks,
+    Boxes,
+    BoxMode,
+    ImageList,
+    Instances,
+    Keypoints,
+    PolygonMasks,
+    polygons_to_bitmask,
+)
 
 NAN, INF = float("nan"), float("inf")
 XYXY, XYWH, REL, ANGLE = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYXY_REL, BoxMode.XYWHA_ABS
@@ -90,6 +99,36 @@ INDICES = (
     ),
     *("True", "None", "1.0", "'a'", "torch.tensor([True])", "(0, 1)", "np.int64(1)", "Ellipsis"),
 )
+TRIANGLE = "np.array([1.0, 1, 6, 1, 6, 5])"
+SQUARE = "np.array([2.5, 0.25, 9, 0.25, 9, 4, 2.5, 4])"
+THREE_BITMASKS = "BitMasks(torch.tensor([[[0, 1], [1, 1], [0, 0]], [[0, 0]] * 3, [[1, 1]] * 3]))"
+THREE_POLYGONS = f"PolygonMasks([[{TRIANGLE}], [], [{SQUARE}, {TRIANGLE}]])"
+THREE_KEYPOINTS = "Keypoints(torch.arange(18).reshape(3, 2, 3))"
+MASK_ARRAYS = (
+    *("torch.zeros(2, 3, 4)", "torch.ones(2, 3, 4, dtype=torch.uint8)", "np.ones((1, 2, 2))", "np.zeros((0, 2, 3))"),
+    *("[[[0, 1], [2, 0]]]", "torch.zeros(3, 4)", "torch.zeros(1, 1, 3, 4)", "[]", "None"),
+)
+POLYGONS = (
+    *("[]", "[[]]", f"[[{TRIANGLE}]]", f"[[{SQUARE}, {TRIANGLE}], []]", "[[[1, 2, 3, 4, 5, 6]]]"),
+    *("[[torch.arange(6)]]", "[[np.arange(6)]]", "[[np.arange(4)]]", "[[np.arange(7)]]", "[np.arange(6)]"),
+    *("np.zeros((1, 1, 6))", "None", "[[[]]]", "((),)", "[([1, 2, 3, 4, 5, 6],)]"),
+)
+KEYPOINTS = (
+    *(
+        "torch.zeros(2, 4, 3)",
+        "np.zeros((2, 4, 3))",
+        "[[[1, 2, 0]]]",
+        "torch.zeros(0, 4, 3)",
+        "torch.ones(1, 2, 3).double()",
+    ),
+    *("torch.zeros(2, 4)", "torch.zeros(2, 4, 2)", "[]", "None", "np.ones((1, 1, 3), dtype='int64')"),
+)
+# Indices of a list of polygons.
+POLYGON_INDICES = (
+    *("0", "-1", "2", "3", "-4", "slice(1, 3)", "slice(0, 0)", "[0, 2]", "[]", "torch.tensor([2, 0])"),
+    *("torch.tensor([True, False, True])", "torch.tensor([False] * 3)", "torch.tensor([True])", "torch.tensor([1.0])"),
+    *("torch.tensor([2, 0], dtype=torch.int32)", "torch.ones(3, 3, dtype=torch.bool)", "[5]"),
+)
 IMAGES = {
     "one": "[torch.ones(3, 4, 6)]",
     "two": "[torch.ones(3, 4, 6), torch.ones(3, 5, 2)]",
@@ -140,6 +179,31 @@ CALLS = [
     "shares_memory(Boxes(TENSOR), TENSOR)",
     "shares_memory(Boxes(TENSOR)[1:], TENSOR[1:])",
     "shares_memory(Boxes(TENSOR).clone(), TENSOR)",
+    *(f"BitMasks({masks})" for masks in MASK_ARRAYS),
+    *(f"{THREE_BITMASKS}[{index}]" for index in INDICES),
+    *(f"{THREE_BITMASKS}.{call}" for call in ("nonempty()", "get_bounding_boxes()", "device", "__len__()", "image_size", "to('cpu')", "to(torch.uint8)")),
+    f"repr({THREE_BITMASKS}), list({THREE_BITMASKS})",
+    *(f"{name}(torch.zeros(0, 3, 3)).{call}" for name in ("BitMasks", "Keypoints") for call in ("__len__()", "device")),
+    "BitMasks(torch.zeros(0, 3, 4)).nonempty(), BitMasks(torch.zeros(0, 3, 4)).get_bounding_boxes()",
+    f"BitMasks.cat([{THREE_BITMASKS}, {THREE_BITMASKS}])",
+    f"BitMasks.cat([{THREE_BITMASKS}, BitMasks(torch.zeros(1, 2, 2))])",
+    *(f"{name}.cat({values})" for name in ("BitMasks", "PolygonMasks", "Keypoints") for values in ("[]", "[None]", "None", "[torch.zeros(1, 2, 3)]")),
+    *(f"BitMasks.from_polygon_masks({polygons}, 6, 10)" for polygons in (*POLYGONS[2:4], THREE_POLYGONS, "[]", "[[]]")),
+    f"polygons_to_bitmask([{SQUARE}, {TRIANGLE}], 6, 10), polygons_to_bitmask([], 2, 3)",
+    *(f"PolygonMasks({polygons})" for polygons in POLYGONS),
+    *(f"{THREE_POLYGONS}[{index}]" for index in POLYGON_INDICES),
+    *(f"{THREE_POLYGONS}.{call}" for call in ("nonempty()", "get_bounding_boxes()", "device", "__len__()", "to('nowhere')")),
+    f"repr({THREE_POLYGONS}), list({THREE_POLYGONS})",
+    f"PolygonMasks.cat([{THREE_POLYGONS}, PolygonMasks([[]])])",
+    "PolygonMasks([]).nonempty(), PolygonMasks([]).get_bounding_boxes()",
+    *(f"Keypoints({keypoints})" for keypoints in KEYPOINTS),
+    *(f"{THREE_KEYPOINTS}[{index}]" for index in INDICES if index.lstrip("-") not in ("0", "1", "2", "True")),
+    f"{THREE_KEYPOINTS}.device, len({THREE_KEYPOINTS}), {THREE_KEYPOINTS}.to('cpu'), repr({THREE_KEYPOINTS})",
+    f"Keypoints.cat([{THREE_KEYPOINTS}, Keypoints(torch.zeros(1, 2, 3))])",
+    f"Keypoints.cat([{THREE_KEYPOINTS}, Keypoints(torch.zeros(1, 4, 3))])",
+    *(f"make_instances(names={masks})[torch.tensor([True, False, True])]" for masks in (THREE_BITMASKS, THREE_POLYGONS, THREE_KEYPOINTS)),
+    *(f"Instances.cat([make_instances(names={masks})] * 2)" for masks in (THREE_BITMASKS, THREE_POLYGONS, THREE_KEYPOINTS)),
+    *(f"make_instances(names={masks}).to('cpu')" for masks in (THREE_BITMASKS, THREE_POLYGONS, THREE_KEYPOINTS)),
     "Instances((10, 20))",
     "Instances((10, 20), scores=torch.zeros(2), boxes=Boxes(torch.zeros(2, 4)))",
     "Instances(image_size=(10, 20))",

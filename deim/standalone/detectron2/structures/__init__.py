@@ -1,5 +1,16 @@
 from .boxes import Boxes, BoxMode
 from .image_list import ImageList
 from .instances import Instances
+from .keypoints import Keypoints
+from .masks import BitMasks, PolygonMasks, polygons_to_bitmask
 
-__all__ = ["BoxMode", "Boxes", "ImageList", "Instances"]
+__all__ = [
+    "BitMasks",
+    "BoxMode",
+    "Boxes",
+    "ImageList",
+    "Instances",
+    "Keypoints",
+    "PolygonMasks",
+    "polygons_to_bitmask",
+]
