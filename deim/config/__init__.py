@@ -3,6 +3,7 @@
 from deim.config.building import build
 from deim.config.detrex import with_deim_criterion
 from deim.config.loading import find_config, get_config, get_detrex_config, load_config
+from deim.config.masks import with_mask_data, with_masks, without_mask_data, without_masks
 from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr, with_iterations
 from deim.config.switches import (
     SWITCHES,
@@ -41,9 +42,13 @@ __all__ = [
     "with_hybrid_branch",
     "with_iterations",
     "with_learned_queries",
+    "with_mask_data",
+    "with_masks",
     "without_deim_loss",
     "without_denoising",
     "without_dense_o2o",
     "without_fdr",
     "without_hybrid_branch",
+    "without_mask_data",
+    "without_masks",
 ]

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.former_keys import replace_former_loss_keys
+from deim.config.masks import has_masks, with_mask_data, with_masks, without_mask_data, without_masks
 from deim.data.copy_blend import CopyBlend
 from deim.data.mixup import Mixup
 from deim.data.mosaic import Mosaic
@@ -239,6 +240,16 @@ def _has_dense_o2o(cfg: Any) -> bool:
     return augmented and any(cfg.schedule.get("dense_epochs") or ())
 
 
+def _turn_on_masks(cfg: Any) -> None:
+    with_masks(cfg.model)
+    with_mask_data(cfg.dataloader)
+
+
+def _turn_off_masks(cfg: Any) -> None:
+    without_masks(cfg.model)
+    without_mask_data(cfg.dataloader)
+
+
 SWITCHES = {
     "dense_o2o": Switch(_has_dense_o2o, _turn_on_dense_o2o, lambda cfg: without_dense_o2o(cfg.dataloader)),
     "mal": Switch(
@@ -261,6 +272,7 @@ SWITCHES = {
         lambda cfg: with_denoising(cfg.model),
         lambda cfg: without_denoising(cfg.model),
     ),
+    "masks": Switch(lambda cfg: has_masks(cfg.model), _turn_on_masks, _turn_off_masks),
 }
 
 

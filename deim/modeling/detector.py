@@ -1,18 +1,38 @@
 """Meta-architecture with detectron2's interface: list of dicts in, dict of losses or list of Instances out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from torch import Tensor, nn
 
+from deim.errors import DatasetError
 from deim.layers.tracing import sizes_to_tensor
 from deim.modeling.losses import Criterion
+from deim.structures.mask_images import batch_masks, resize_masks
 from deim.structures.precision import in_full_precision
 from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
+
+
+class DetectionBatch(NamedTuple):
+    """The N best detections of each image of a batch.
+
+    Attributes:
+        scores: (B, N) in descending order.
+        classes: (B, N) int64.
+        boxes: (B, N, 4) XYXY, relative to the image without padding.
+        masks: (B, N, h, w) logits, covering the batch including its padding; None if the model predicts no masks.
+        keypoints: (B, N, P, 2) x and y, relative to the image without padding; None if the model predicts none.
+    """
+
+    scores: Tensor
+    classes: Tensor
+    boxes: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 class DEIMDetector(nn.Module):
@@ -87,18 +107,21 @@ class DEIMDetector(nn.Module):
 
         Args:
             batched_inputs: one dict per image: ``image`` (3, H, W) in [0, 255], in the channel order ``input_format``;
-                in training ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``; in inference optionally
-                ``height`` and ``width`` of the result.
+                in training ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``, and ``gt_masks`` or
+                ``gt_keypoints`` if the model predicts these; in inference optionally ``height`` and ``width`` of the
+                result.
 
         Returns:
             in training {loss name: () tensor}; in inference one {"instances": Instances} per image with
-            ``pred_boxes``, ``scores`` and ``pred_classes``, best score first.
+            ``pred_boxes``, ``scores`` and ``pred_classes``, best score first; and ``pred_masks`` (N, height, width) bool
+            if the model predicts masks.
 
         Raises:
             RuntimeError: if the model is in training mode and has no criterion.
+            DatasetError: if the model predicts masks or keypoints, and the instances have none.
         """
         images, padding = self._batch([x["image"] for x in batched_inputs])
-        targets = self._targets(batched_inputs, images.image_sizes) if self.training else None
+        targets = self._targets(batched_inputs, images) if self.training else None
         if targets is None:
             return self._instances(self.detect(images.tensor, padding), batched_inputs, images)
         if self.criterion is None:
@@ -119,8 +142,8 @@ class DEIMDetector(nn.Module):
         """
         return self.encoder(self.backbone(images), padding)
 
-    def detect(self, images: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return :func:`best_detections` for normalized images; for arguments see :meth:`encode`."""
+    def detect(self, images: Tensor, padding: Tensor | None = None) -> DetectionBatch:
+        """Return the best detections in normalized images; for arguments see :meth:`encode`."""
         groups, _ = self.decoder(self.encode(images, padding), None, padding)
         return best_detections(groups[PredictionGroup.MAIN], self.num_detections)
 
@@ -148,22 +171,41 @@ class DEIMDetector(nn.Module):
         batched = ImageList.from_tensors(normalized, divisor)
         return batched, padded_pixels(batched)
 
-    def _targets(self, batched_inputs: list[dict], sizes: Sequence[tuple[int, int]]) -> Targets:
-        """Return ground truth relative to each image's size (height, width), on the device."""
+    def _targets(self, batched_inputs: list[dict], images: ImageList) -> Targets:
+        """Return ground truth relative to each image's size, on the device."""
+        sizes, padded_size = images.image_sizes, (images.tensor.shape[-2], images.tensor.shape[-1])
         instances = [x["instances"] for x in batched_inputs]
         targets = Targets.collate([x.gt_classes for x in instances], [x.gt_boxes.tensor for x in instances])
         boxes = box_xyxy_to_cxcywh(targets.boxes / _scales(sizes))
         labels = targets.labels.to(self.device, non_blocking=True)
-        return Targets(labels, boxes.to(self.device, non_blocking=True), targets.counts)
+        masks = self._target_masks(instances, padded_size)
+        return Targets(labels, boxes.to(self.device, non_blocking=True), targets.counts, masks)
+
+    def _target_masks(self, instances: Sequence[Instances], padded_size: tuple[int, int]) -> Tensor | None:
+        """Return the (B, T, h, w) masks of the objects on the device; None if the model predicts no masks."""
+        if "masks" not in self.predicted_fields:
+            return None
+        if not all(image_instances.has("gt_masks") for image_instances in instances):
+            raise DatasetError(
+                "the model predicts masks, but the training data has none: set dataloader.train.mapper.masks=True and use "
+                "a dataset with segmentations, or disable decoder.heads.masks"
+            )
+        masks = [(image_instances.gt_masks, image_instances.image_size) for image_instances in instances]
+        return batch_masks(masks, padded_size).to(self.device, non_blocking=True)
+
+    @property
+    def predicted_fields(self) -> tuple[str, ...]:
+        """Optional fields of the predictions, such as ``masks``."""
+        return tuple(getattr(self.decoder, "heads", ()))
 
     def _instances(
-        self, detections: tuple[Tensor, Tensor, Tensor], batched_inputs: list[dict], images: ImageList
+        self, detections: DetectionBatch, batched_inputs: list[dict], images: ImageList
     ) -> list[dict[str, Instances]]:
         sizes = [
             (image_input.get("height", height), image_input.get("width", width))
             for image_input, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        scores, classes, boxes = detections
+        scores, classes, boxes, masks, _ = detections
         limits = _scales(sizes).to(boxes.device, non_blocking=True)
         # Boxes.clip would synchronize with the device once per image.
         boxes = torch.minimum((boxes * limits).clamp(min=0), limits)
@@ -171,6 +213,11 @@ class DEIMDetector(nn.Module):
         for size, image_boxes, image_scores, labels in zip(sizes, boxes, scores, classes, strict=True):
             instances = Instances(size, pred_boxes=Boxes(image_boxes), scores=image_scores, pred_classes=labels)
             results.append({"instances": instances})
+        if masks is not None:
+            padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
+            for result, logits, image_size in zip(results, masks, images.image_sizes, strict=True):
+                instances = result["instances"]
+                instances.pred_masks = resize_masks(logits, image_size, padded_size, instances.image_size)
         return results
 
 
@@ -190,12 +237,11 @@ def _scales(sizes: Sequence[tuple[int, int]]) -> Tensor:
     return sizes_to_tensor([(width, height, width, height) for height, width in sizes])[:, None]
 
 
-def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def best_detections(predictions: Predictions, count: int) -> DetectionBatch:
     """Return the best (query, class) pairs of the last layer.
 
     Returns:
-        scores (B, N) in descending order, classes (B, N) int64, and boxes (B, N, 4) XYXY relative to the image; N is
-        ``count``, or the number of pairs if it is smaller.
+        N detections per image; N is ``count``, or the number of pairs if it is smaller.
     """
     logits, boxes = (in_full_precision(layers[-1]) for layers in (predictions.logits, predictions.boxes))
     num_classes = logits.shape[-1]
@@ -203,4 +249,5 @@ def best_detections(predictions: Predictions, count: int) -> tuple[Tensor, Tenso
     scores, index = flat.sigmoid().topk(min(count, flat.shape[1]), dim=1)
     query = index // num_classes  # torch.div is exported as a float division, which overflows float16
     selected = boxes.gather(1, query[..., None].expand(-1, -1, 4))
-    return scores, index % num_classes, box_cxcywh_to_xyxy(selected)
+    masks = None if predictions.masks is None else predictions.masks.select(-1, query)
+    return DetectionBatch(scores, index % num_classes, box_cxcywh_to_xyxy(selected), masks)

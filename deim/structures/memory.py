@@ -45,6 +45,11 @@ class Memory:
         return [height * width for height, width in self.spatial_shapes]
 
     @property
+    def finest_map(self) -> Tensor:
+        """(B, C, h, w) tokens of the first feature map."""
+        return self.tokens[:, : self.level_sizes[0]].transpose(1, 2).unflatten(2, self.spatial_shapes[0])
+
+    @property
     def valid_ratios(self) -> Tensor | None:
         """(B, L, 2) fractions of each map's width and height that are not padding; None without padding."""
         # Checked before accessing the cached property, whose lock causes a graph break in torch.compile.

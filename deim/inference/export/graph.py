@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deim.modeling.detector import DEIMDetector, best_detections
+from deim.modeling.detector import DEIMDetector, DetectionBatch, best_detections
 from deim.structures.predictions import Predictions
 
 INPUT_NAME = "images"
@@ -49,14 +49,14 @@ class DetectionGraph(nn.Module):
         predictions = self.predictions(images)
         if not self.postprocess:
             return predictions.logits[-1], predictions.boxes[-1]
-        scores, labels, boxes = self.detections(predictions)
+        scores, labels, boxes, *_ = self.detections(predictions)
         return scores, labels, boxes.clamp(0, 1)
 
     def predictions(self, images: Tensor) -> Predictions:
         """Return the predictions for ``images`` (see :meth:`forward`), of the last layer or of all layers."""
         raise NotImplementedError
 
-    def detections(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+    def detections(self, predictions: Predictions) -> DetectionBatch:
         """See :func:`deim.modeling.detector.best_detections`."""
         return best_detections(predictions, self.num_detections)
 

@@ -20,12 +20,14 @@ part               choices
 ``refinement``     :class:`FixedBoxes` (none), :class:`IterativeRefinement` (Deformable DETR; with
                    look forward twice: DINO, RT-DETR), :class:`NormalizedRefinement` (DAB-DETR),
                    :class:`DistributionRefinement` (FDR: D-FINE, DEIMv2)
+``heads``          ``masks``: :class:`MaskHead` (EdgeCrafter), or None
 =================  ==================================================================================
 """
 
 from deim.modeling.decoder.conditional import ConditionalDecoderLayer
 from deim.modeling.decoder.decoder import Decoder
 from deim.modeling.decoder.distribution_refinement import DistributionRefinement
+from deim.modeling.decoder.heads import MaskHead, PredictionHead
 from deim.modeling.decoder.layer import AddNormDecoderLayer, ClampedAddNormDecoderLayer, GatedDecoderLayer
 from deim.modeling.decoder.position import AnchorPosition, BoxPosition, InitialBoxPosition, ModulatedAnchorPosition
 from deim.modeling.decoder.projection import MapProjection
@@ -44,6 +46,8 @@ __all__ = [
     "InitialBoxPosition",
     "IterativeRefinement",
     "MapProjection",
+    "MaskHead",
     "ModulatedAnchorPosition",
     "NormalizedRefinement",
+    "PredictionHead",
 ]

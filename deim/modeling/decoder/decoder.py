@@ -1,12 +1,16 @@
 """Decoder: a loop over layers, composed of exchangeable parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
+from detectron2.config import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim.layers import AttentionBlock
+from deim.modeling.decoder.heads import HEAD_FIELDS, PredictionHead
 from deim.modeling.decoder.layer import DecoderLayer
 from deim.modeling.decoder.position import PositionEmbedding, QueryPosition
 from deim.modeling.decoder.projection import MapProjection
@@ -61,9 +65,11 @@ class Decoder(nn.Module):
         num_layers: L.
         eval_layer: index of the layer that gives the model's output; negative values count from the end.
         denoising: source of denoising queries in training; None for none.
+        heads: {field of :class:`Predictions`: head} for predictions besides classes and boxes: ``masks`` or
+            ``keypoints``. Nodes of a config are instantiated, and None disables a head.
 
     Raises:
-        ValueError: if ``eval_layer`` is out of range, or parts do not fit each other.
+        ValueError: if ``eval_layer`` is out of range, a head has no field, or parts do not fit each other.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Decoder(nn.Module):
         num_layers: int = 6,
         eval_layer: int = -1,
         denoising: Denoising | None = None,
+        heads: Mapping[str, PredictionHead | Any] | None = None,
     ):
         super().__init__()
         if not -num_layers <= eval_layer < num_layers:
@@ -98,11 +105,19 @@ class Decoder(nn.Module):
         self.input_proj, self.queries, self.denoising = input_proj, queries, denoising
         self.position, self.refinement = position, refinement
         self.layers = nn.ModuleList([layer, *(layer.next_layer() for _ in range(num_layers - 1))])
+        unknown = [name for name in heads or {} if name not in HEAD_FIELDS]
+        if unknown:
+            raise ValueError(f"decoder.heads: unknown {', '.join(unknown)}; the fields are {', '.join(HEAD_FIELDS)}")
+        # detectron2's instantiate does not build the values of a plain dict.
+        built = {name: instantiate(head) for name, head in (heads or {}).items() if head is not None}
+        self.heads = nn.ModuleDict(built)
 
     def remove_training_parts(self) -> None:
         """Remove the layers and prediction heads that evaluation does not use."""
         self.layers = self.layers[: self.eval_layer + 1]
         self.refinement.keep_layers(len(self.layers))
+        for head in self.heads.values():
+            head.keep_layers(len(self.layers))
 
     def forward(
         self, encoder_output: Memory | Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
@@ -216,13 +231,26 @@ class Decoder(nn.Module):
         last_layer = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}
         state = self.refinement.initial_state(references)
+        head_states = {name: head.initial_state(memory) for name, head in self.heads.items()}
         query_position = None if position is None else QueryPosition(position)
         for index, layer in enumerate(self.layers[: last_layer + 1]):
             if self.position is not None and (index == 0 or not self.position.computed_once):
                 query_position = self.position(index, content, state.references, memory)
             assert query_position is not None
             content = layer(content, query_position, state.references, memory, blocks)
-            state, predicted = self.refinement(index, content, state, predict=self.training or index == last_layer)
+            predict = self.training or index == last_layer
+            state, predicted = self.refinement(index, content, state, predict)
+            for name, head in self.heads.items():
+                head_states[name], value = head(index, content, head_states[name], predict)
+                if predict:
+                    predicted[PredictionGroup.MAIN] = replace(predicted[PredictionGroup.MAIN], **{name: value})
             for name, predictions in predicted.items():
                 collected.setdefault(name, []).append(predictions)
+        self._share_masks(collected)
         return {name: Predictions.join(layers) for name, layers in collected.items()}
+
+    @staticmethod
+    def _share_masks(collected: dict[str, list[Predictions]]) -> None:
+        """Give the initial predictions of a refinement the masks of the last layer (EdgeCrafter)."""
+        for initial in collected.get(PredictionGroup.INITIAL, []):
+            initial.masks = collected[PredictionGroup.MAIN][-1].masks

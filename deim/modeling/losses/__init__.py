@@ -6,6 +6,8 @@ from deim.modeling.losses.criterion import Criterion
 from deim.modeling.losses.detrex import DetrexCriterion
 from deim.modeling.losses.edge_distributions import DistillationLoss, FineGrainedLocalizationLoss
 from deim.modeling.losses.group_loss import GroupLoss, GroupLossInputs
+from deim.modeling.losses.masks import MaskCrossEntropyLoss, MaskDiceLoss
+from deim.modeling.losses.matched_masks import MaskPointSampler
 from deim.modeling.losses.supervision import Supervision
 
 __all__ = [
@@ -19,6 +21,9 @@ __all__ = [
     "FocalLoss",
     "GroupLoss",
     "GroupLossInputs",
+    "MaskCrossEntropyLoss",
+    "MaskDiceLoss",
+    "MaskPointSampler",
     "MatchabilityAwareLoss",
     "Supervision",
     "VarifocalLoss",

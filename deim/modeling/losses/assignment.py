@@ -23,6 +23,7 @@ class DeviceMatches:
         layer, image, query, target: (M,) int64 indices.
         normalizer: () divisor of sums over the matches of a layer: mean number per rank of objects (times the queries
             per object) or of matches of the union, at least 1.
+        max_per_image: largest number of matches of a layer in one image, on the host.
     """
 
     layer: Tensor
@@ -30,12 +31,13 @@ class DeviceMatches:
     query: Tensor
     target: Tensor
     normalizer: Tensor
+    max_per_image: int
 
     @staticmethod
-    def from_stacked(stacked: Tensor, normalizer: Tensor) -> "DeviceMatches":
+    def from_stacked(stacked: Tensor, normalizer: Tensor, max_per_image: int) -> "DeviceMatches":
         """Create matches from the (4, M) rows of :meth:`Matches.stacked`."""
         layer, image, query, target = stacked.unbind()
-        return DeviceMatches(layer, image, query, target, normalizer)
+        return DeviceMatches(layer, image, query, target, normalizer, max_per_image)
 
     def gather(self, predicted: Tensor) -> Tensor:
         """Select (L, B, Q, ...) -> (M, ...)."""
@@ -189,8 +191,12 @@ def _to_device(on_host: Sequence[_HostAssignment], device: torch.device) -> list
         num_objects, num_localized, num_matched, num_queries = group_means.unbind()
         assignments.append(
             GroupAssignment(
-                DeviceMatches.from_stacked(classification, num_objects.clamp(min=1) * group.num_groups),
-                DeviceMatches.from_stacked(localization, num_localized.clamp(min=1) * group.num_groups),
+                DeviceMatches.from_stacked(
+                    classification, num_objects.clamp(min=1) * group.num_groups, group.classification.max_per_image
+                ),
+                DeviceMatches.from_stacked(
+                    localization, num_localized.clamp(min=1) * group.num_groups, group.localization.max_per_image
+                ),
                 num_matched,
                 num_queries - num_matched,
             )

@@ -12,6 +12,7 @@ from deim.modeling.losses.assignment import assign
 from deim.modeling.losses.former_arguments import FORMER_ARGUMENTS, translate_former_arguments
 from deim.modeling.losses.group_loss import GroupLoss, GroupLossInputs
 from deim.modeling.losses.matched_boxes import compare_matched_boxes, matched_ious
+from deim.modeling.losses.matched_masks import MaskPointSampler
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries.denoising import DenoisingGroups
@@ -34,6 +35,7 @@ class Criterion(nn.Module):
         matcher: one-to-one matcher for all groups but the denoising groups.
         losses: {name: loss}, in the order of computation. Nodes of a config are instantiated, and None disables a loss.
         use_union: use the union of the matches of all layers for localization losses (GO-LSD).
+        mask_sampler: points at which masks are compared; by default :class:`MaskPointSampler` with its default values.
         former_arguments: ``classification``, ``weights``, ``alpha``, ``gamma`` and ``temperature``, the deprecated
             alternative to ``losses``; see :mod:`deim.modeling.losses.former_arguments`.
 
@@ -54,6 +56,7 @@ class Criterion(nn.Module):
         matcher: HungarianMatcher | None = None,
         losses: Mapping[str, GroupLoss | Any] | None = None,
         use_union: bool = True,
+        mask_sampler: MaskPointSampler | None = None,
         **former_arguments: Any,
     ):
         super().__init__()
@@ -71,7 +74,7 @@ class Criterion(nn.Module):
         # Registers the parameters and buffers of losses that have any.
         self.loss_modules = nn.ModuleDict({k: loss for k, loss in self.losses.items() if isinstance(loss, nn.Module)})
         self.num_classes, self.matcher = num_classes, matcher or HungarianMatcher()
-        self.use_union = use_union
+        self.use_union, self.mask_sampler = use_union, mask_sampler or MaskPointSampler()
         self.supervision = tuple(supervision)
         self.epoch = 0
 
@@ -145,8 +148,16 @@ class Criterion(nn.Module):
         for group, prediction, assignment, matched, quality in zip(
             active, predictions, assignments, matched_boxes, qualities, strict=True
         ):
-            labels = group.targets(targets).labels
-            inputs = GroupLossInputs(group.group, prediction, labels, assignment, matched, quality, balance)
+            inputs = GroupLossInputs(
+                group.group,
+                prediction,
+                group.targets(targets),
+                assignment,
+                matched,
+                quality,
+                balance,
+                self.mask_sampler,
+            )
             values = {name: loss(inputs) for name, loss in self.losses.items()}
             yield group, len(prediction.boxes), {k: value for k, value in values.items() if value is not None}
 

@@ -106,3 +106,31 @@ def decoupled_distillation_loss(corners: Tensor, teacher: Tensor, temperature: f
     teacher_log_probability = (teacher.detach() / temperature).log_softmax(dim=-1)
     divergence = F.kl_div(student_log_probability, teacher_log_probability, reduction="none", log_target=True)
     return divergence.sum(dim=-1) * temperature**2
+
+
+def mask_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the binary cross-entropy of masks, averaged over points.
+
+    Args:
+        logits: (..., P).
+        targets: (..., P), 0 or 1.
+
+    Returns:
+        (...).
+    """
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=-1)
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the Dice loss of masks, with 1 added to numerator and denominator (MaskFormer, arXiv 2107.06278).
+
+    Args:
+        logits: (..., P).
+        targets: (..., P), 0 or 1.
+
+    Returns:
+        (...) in [0, 1].
+    """
+    probability = logits.sigmoid()
+    intersection = (probability * targets).sum(dim=-1)
+    return 1 - (2 * intersection + 1) / (probability.sum(dim=-1) + targets.sum(dim=-1) + 1)

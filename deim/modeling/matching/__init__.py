@@ -2,6 +2,16 @@
 
 from deim.modeling.matching.cost import MatchingCost, PairwiseCost, ScoreIoUCost
 from deim.modeling.matching.hungarian import HungarianMatcher, Matches
+from deim.modeling.matching.mask_cost import MaskCost, PredictionCost
 from deim.modeling.matching.union import union_of_matches
 
-__all__ = ["HungarianMatcher", "Matches", "MatchingCost", "PairwiseCost", "ScoreIoUCost", "union_of_matches"]
+__all__ = [
+    "HungarianMatcher",
+    "MaskCost",
+    "Matches",
+    "MatchingCost",
+    "PairwiseCost",
+    "PredictionCost",
+    "ScoreIoUCost",
+    "union_of_matches",
+]

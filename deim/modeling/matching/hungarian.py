@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from deim.modeling.matching.cost import MatchingCost, PairwiseCost
+from deim.modeling.matching.mask_cost import PredictionCost
 from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions, Targets
 
@@ -30,6 +31,13 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.layer)
+
+    @property
+    def max_per_image(self) -> int:
+        """Largest number of pairs of a layer in one image."""
+        if not len(self):
+            return 0
+        return int(np.bincount(self.layer * (self.image.max() + 1) + self.image).max())
 
     def for_layers(self, count: int) -> "Matches":
         """Repeat pairs of one layer for ``count`` layers."""
@@ -58,6 +66,7 @@ class HungarianMatcher:
         cost: cost of a pair; by default :class:`MatchingCost`.
         late_cost: cost from epoch ``late_epoch`` on, as in DEIMv2; None uses ``cost`` in all epochs.
         late_epoch: first epoch of ``late_cost``, counted from 0.
+        further_costs: costs of further predictions, such as masks, which are added to ``cost`` or ``late_cost``.
 
     Raises:
         ValueError: if only one of ``late_cost`` and ``late_epoch`` is given.
@@ -68,6 +77,7 @@ class HungarianMatcher:
         cost: PairwiseCost | None = None,
         late_cost: PairwiseCost | None = None,
         late_epoch: int | None = None,
+        further_costs: Sequence[PredictionCost] = (),
     ):
         if (late_cost is None) != (late_epoch is None):
             raise ValueError(
@@ -75,6 +85,7 @@ class HungarianMatcher:
             )
         self.cost = cost or MatchingCost()
         self.late_cost, self.late_epoch = late_cost, late_epoch
+        self.further_costs = tuple(further_costs)
 
     def cost_in_epoch(self, epoch: int) -> PairwiseCost:
         """Return the cost that is used in an epoch, counted from 0."""
@@ -110,9 +121,8 @@ class HungarianMatcher:
             for cost, group_targets, group_repeats in zip(costs, targets, repeats, strict=True)
         ]
 
-    @staticmethod
     def _costs_on_host(
-        groups: Sequence[Predictions], targets: Sequence[Targets], pairwise_cost: PairwiseCost
+        self, groups: Sequence[Predictions], targets: Sequence[Targets], pairwise_cost: PairwiseCost
     ) -> list[np.ndarray]:
         """Return the (L, B, Q, T) costs of each group.
 
@@ -129,6 +139,9 @@ class HungarianMatcher:
             )
             parts = pairwise_cost(logits, boxes, targets[indices[0]]).split([len(groups[i].logits) for i in indices])
             costs.update(zip(indices, parts, strict=True))
+        for index, (group, group_targets) in enumerate(zip(groups, targets, strict=True)):
+            further = (cost(group, group_targets) for cost in self.further_costs)
+            costs[index] = sum((cost for cost in further if cost is not None), start=costs[index])
         ordered = [costs[index] for index in range(len(groups))]
         flat = torch.cat([cost.flatten() for cost in ordered]).cpu().numpy()
         boundaries = np.cumsum([cost.numel() for cost in ordered])[:-1]

@@ -1,0 +1,83 @@
+"""Instance segmentation as a component of a recipe."""
+
+import re
+from typing import Any
+
+from detectron2.config import LazyCall
+
+from deim.config.former_keys import replace_former_loss_keys
+from deim.modeling.decoder import MaskHead
+from deim.modeling.losses import MaskCrossEntropyLoss, MaskDiceLoss
+from deim.modeling.matching import MaskCost
+
+# Size of the predicted masks relative to the image: 1 / 4.
+MASK_STRIDE = 4
+
+_LOSSES = ("loss_mask_ce", "loss_mask_dice")
+
+
+def has_masks(model: Any) -> bool:
+    """Return True if the decoder of a model config predicts masks."""
+    heads = model.decoder.get("heads") or {}
+    return heads.get("masks") is not None
+
+
+def with_masks(model: Any, weight: float = 5.0) -> Any:
+    """Predict a mask for each object (EdgeCrafter, arXiv 2603.18739), and use the masks in the matching as well.
+
+    The masks have a quarter of the size of the image.
+
+    Args:
+        model: the node of a recipe.
+        weight: weight of each of the two losses, and of each of the two terms of the matching cost.
+    """
+    head = LazyCall(MaskHead)(
+        dim="${...layer.dim}", num_layers="${...num_layers}", upsampling=max(_finest_stride(model) // MASK_STRIDE, 1)
+    )
+    model.decoder.heads = {**(model.decoder.get("heads") or {}), "masks": head}
+    criterion = model.criterion
+    replace_former_loss_keys(criterion)
+    criterion.losses = {
+        **criterion.losses,
+        "loss_mask_ce": LazyCall(MaskCrossEntropyLoss)(weight=weight),
+        "loss_mask_dice": LazyCall(MaskDiceLoss)(weight=weight),
+    }
+    criterion.matcher.further_costs = [LazyCall(MaskCost)(cross_entropy_weight=weight, dice_weight=weight)]
+    return model
+
+
+def without_masks(model: Any) -> Any:
+    """Remove the mask head, its losses and its matching cost."""
+    model.decoder.heads = {name: head for name, head in model.decoder.heads.items() if name != "masks"}
+    criterion = model.criterion
+    criterion.losses = {name: loss for name, loss in criterion.losses.items() if name not in _LOSSES}
+    criterion.matcher.further_costs = []
+    return model
+
+
+def with_mask_data(dataloader: Any, mask_stride: int = MASK_STRIDE) -> Any:
+    """Load the masks of the training objects.
+
+    Args:
+        dataloader: the node of a recipe.
+        mask_stride: the masks are rasterized at 1 / ``mask_stride`` of the size of the image.
+    """
+    dataloader.train.mapper.masks = True
+    dataloader.train.mapper.mask_stride = mask_stride
+    return dataloader
+
+
+def without_mask_data(dataloader: Any) -> Any:
+    """Load boxes and classes only."""
+    return dataloader
+
+
+def _finest_stride(model: Any) -> int:
+    """Return the stride of the finest map, from the names of the backbone's maps, such as ``res3`` (stride 8) or
+    ``stage2`` (also stride 8); 8 if the names tell nothing."""
+    name = next(iter(model.backbone.get("out_features") or ()), "")
+    match = re.fullmatch(r"(res|stage)(\d)", name)
+    if match is None:
+        return 8
+    level = int(match[2]) + (match[1] == "stage")
+    return int(2**level)

@@ -1,0 +1,74 @@
+"""Masks in the resolution of images: ground truth of a batch, and resizing of predicted masks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.structures import BitMasks, PolygonMasks
+from torch import Tensor
+from torch.nn import functional as F
+
+# Masks that are resized at once, to limit the memory.
+_CHUNK = 32
+
+
+def batch_masks(masks: Sequence[tuple[Any, tuple[int, int]]], padded_size: tuple[int, int]) -> Tensor:
+    """Return the ground-truth masks of a batch.
+
+    Args:
+        masks: masks of each image with the image's (height, width): ``PolygonMasks``, or ``BitMasks`` or (n, h, w)
+            tensors that cover the image at full or reduced resolution.
+        padded_size: (height, width) of the images with padding.
+
+    Returns:
+        (B, T, h, w) uint8, padded to the largest number of objects T, covering the batch including its padding.
+    """
+    tensors = [_mask_tensor(image_masks, size) for image_masks, size in masks]
+    # All images have the same reduction: mappers rasterize masks at 1 / stride of the image.
+    stride = max((-(-size[0] // tensor.shape[-2]) for tensor, (_, size) in zip(tensors, masks, strict=True)), default=1)
+    height, width = (-(-side // stride) for side in padded_size)
+    count = max(len(tensor) for tensor in tensors)
+    batch = torch.zeros(len(tensors), count, height, width, dtype=torch.uint8)
+    for target, tensor in zip(batch, tensors, strict=True):
+        target[: len(tensor), : tensor.shape[-2], : tensor.shape[-1]] = tensor
+    return batch
+
+
+def _mask_tensor(masks: Any, size: tuple[int, int]) -> Tensor:
+    """Return masks as (n, h, w)."""
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *size)
+    return masks.tensor if isinstance(masks, BitMasks) else masks
+
+
+def resize_masks(
+    logits: Tensor, image_size: tuple[int, int], padded_size: tuple[int, int], result_size: tuple[int, int]
+) -> Tensor:
+    """Return predicted masks in the resolution of the result, by bilinear interpolation of the logits.
+
+    Args:
+        logits: (N, h, w), covering the padded image.
+        image_size: (height, width) of the model's input without padding.
+        padded_size: (height, width) of the model's input with padding.
+        result_size: (height, width) of the result.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    resized = [_resize(part, image_size, padded_size, result_size) > 0 for part in logits.split(_CHUNK)]
+    return torch.cat(resized) if resized else logits.new_zeros((0, *result_size), dtype=torch.bool)
+
+
+def _resize(
+    logits: Tensor, image_size: tuple[int, int], padded_size: tuple[int, int], result_size: tuple[int, int]
+) -> Tensor:
+    if image_size == padded_size:
+        return F.interpolate(logits[:, None], size=result_size, mode="bilinear", align_corners=False)[:, 0]
+    # Only a part of the map belongs to the image, and its border need not coincide with that of a pixel.
+    rows, columns = (
+        (torch.arange(count, device=logits.device, dtype=logits.dtype) + 0.5) * (side / padded / count) * 2 - 1
+        for count, side, padded in zip(result_size, image_size, padded_size, strict=True)
+    )
+    grid = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)
+    sampled = F.grid_sample(logits[None], grid[None], padding_mode="border", align_corners=False)
+    return sampled[0]
