@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deim.config import switch
 from deim.modeling.decoder import MaskHead
 from deim.modeling.losses import Criterion, MaskCrossEntropyLoss, MaskDiceLoss, MaskPointSampler, Supervision
-from deim.modeling.losses.matched_masks import matched_logits
 from deim.modeling.losses.assignment import DeviceMatches
+from deim.modeling.losses.matched_masks import matched_logits
 from deim.modeling.matching import HungarianMatcher, MaskCost
 from deim.structures.masks import MaskPredictions
 from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
 
 DIM = 4
+# A mask head only checks whether boxes are given.
+BOXES = torch.zeros(1, 1, 4)
 LAYERS, IMAGES, QUERIES, OBJECTS = 2, 2, 6, 3
 
 
@@ -62,7 +63,7 @@ def test_mask_head_equals_projected_pixels() -> None:
     pixels = F.interpolate(finest, size=(8, 12), mode="bilinear")
     torch.testing.assert_close(state, pixels)
     for index in range(2):
-        state, masks = head(index, queries, state, predict=True)
+        state, masks = head(index, queries, BOXES, state)
         block = head.pixel_blocks[index]
         update = block.depthwise(pixels).permute(0, 2, 3, 1)
         update = F.gelu(block.pointwise(F.layer_norm(update, (DIM,), block.norm.weight, block.norm.bias, eps=1e-6)))
@@ -78,7 +79,7 @@ def test_inference_blocks_limit_the_pixel_blocks_of_inference() -> None:
     memory, queries = Memory(torch.randn(1, 16, DIM), [(4, 4)]), torch.randn(1, 2, DIM)
     initial = state = head.initial_state(memory)
     for index in range(3):
-        state, masks = head(index, queries, state, predict=index == 2)
+        state, masks = head(index, queries, BOXES if index == 2 else None, state)
     assert torch.equal(masks.pixels[0], head.pixel_blocks[0](initial))
     head.keep_layers(3)
     assert len(head.pixel_blocks) == 1

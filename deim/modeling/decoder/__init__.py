@@ -20,15 +20,17 @@ part               choices
 ``refinement``     :class:`FixedBoxes` (none), :class:`IterativeRefinement` (Deformable DETR; with
                    look forward twice: DINO, RT-DETR), :class:`NormalizedRefinement` (DAB-DETR),
                    :class:`DistributionRefinement` (FDR: D-FINE, DEIMv2)
-``heads``          ``masks``: :class:`MaskHead` (EdgeCrafter), or None
+``heads``          ``masks``: :class:`MaskHead` (EdgeCrafter), ``keypoints``: :class:`KeypointHead`, or none
 =================  ==================================================================================
 """
 
 from deim.modeling.decoder.conditional import ConditionalDecoderLayer
 from deim.modeling.decoder.decoder import Decoder
 from deim.modeling.decoder.distribution_refinement import DistributionRefinement
-from deim.modeling.decoder.heads import MaskHead, PredictionHead
+from deim.modeling.decoder.heads import PredictionHead
+from deim.modeling.decoder.keypoint_head import KeypointHead
 from deim.modeling.decoder.layer import AddNormDecoderLayer, ClampedAddNormDecoderLayer, GatedDecoderLayer
+from deim.modeling.decoder.mask_head import MaskHead
 from deim.modeling.decoder.position import AnchorPosition, BoxPosition, InitialBoxPosition, ModulatedAnchorPosition
 from deim.modeling.decoder.projection import MapProjection
 from deim.modeling.decoder.refinement import FixedBoxes, IterativeRefinement, NormalizedRefinement
@@ -45,6 +47,7 @@ __all__ = [
     "GatedDecoderLayer",
     "InitialBoxPosition",
     "IterativeRefinement",
+    "KeypointHead",
     "MapProjection",
     "MaskHead",
     "ModulatedAnchorPosition",

@@ -241,9 +241,11 @@ class Decoder(nn.Module):
             predict = self.training or index == last_layer
             state, predicted = self.refinement(index, content, state, predict)
             for name, head in self.heads.items():
-                head_states[name], value = head(index, content, head_states[name], predict)
-                if predict:
-                    predicted[PredictionGroup.MAIN] = replace(predicted[PredictionGroup.MAIN], **{name: value})
+                main = predicted.get(PredictionGroup.MAIN)
+                boxes = None if main is None else main.boxes[0]
+                head_states[name], value = head(index, content, boxes, head_states[name])
+                if main is not None:
+                    predicted[PredictionGroup.MAIN] = replace(main, **{name: value})
             for name, predictions in predicted.items():
                 collected.setdefault(name, []).append(predictions)
         self._share_masks(collected)

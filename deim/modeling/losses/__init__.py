@@ -6,6 +6,7 @@ from deim.modeling.losses.criterion import Criterion
 from deim.modeling.losses.detrex import DetrexCriterion
 from deim.modeling.losses.edge_distributions import DistillationLoss, FineGrainedLocalizationLoss
 from deim.modeling.losses.group_loss import GroupLoss, GroupLossInputs
+from deim.modeling.losses.keypoints import KeypointL1Loss, KeypointOKSLoss
 from deim.modeling.losses.masks import MaskCrossEntropyLoss, MaskDiceLoss
 from deim.modeling.losses.matched_masks import MaskPointSampler
 from deim.modeling.losses.supervision import Supervision
@@ -21,6 +22,8 @@ __all__ = [
     "FocalLoss",
     "GroupLoss",
     "GroupLossInputs",
+    "KeypointL1Loss",
+    "KeypointOKSLoss",
     "MaskCrossEntropyLoss",
     "MaskDiceLoss",
     "MaskPointSampler",

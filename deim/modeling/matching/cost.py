@@ -8,7 +8,7 @@ from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor
 
 from deim.structures.boxes import pairwise_giou, pairwise_iou
-from deim.structures.predictions import Targets
+from deim.structures.predictions import Predictions, Targets
 
 
 class PairwiseCost(Protocol):
@@ -24,6 +24,22 @@ class PairwiseCost(Protocol):
 
         Returns:
             (L, B, Q, T); values of padded targets have no meaning.
+        """
+        ...
+
+
+class PredictionCost(Protocol):
+    """Cost of all pairs of queries and objects that depends on further predictions than classes and boxes."""
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor | None:
+        """Compute the cost of all pairs of queries and targets.
+
+        Args:
+            predictions: predictions of one group, with L layers and Q queries.
+            targets: ground truth, padded to T objects per image.
+
+        Returns:
+            (L, B, Q, T), where values of padded targets have no meaning; None if the cost does not apply to the group.
         """
         ...
 

@@ -11,8 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from deim.modeling.matching.cost import MatchingCost, PairwiseCost
-from deim.modeling.matching.mask_cost import PredictionCost
+from deim.modeling.matching.cost import MatchingCost, PairwiseCost, PredictionCost
 from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions, Targets
 

@@ -1,29 +1,11 @@
 """Matching cost of masks."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deim.structures.masks import nearest_pixels
 from deim.structures.predictions import Predictions, Targets
-
-
-class PredictionCost(Protocol):
-    """Cost of all pairs of queries and objects that depends on further predictions than classes and boxes."""
-
-    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor | None:
-        """Compute the cost of all pairs of queries and targets.
-
-        Args:
-            predictions: predictions of one group, with L layers and Q queries.
-            targets: ground truth, padded to T objects per image.
-
-        Returns:
-            (L, B, Q, T), where values of padded targets have no meaning; None if the cost does not apply to the group.
-        """
-        ...
 
 
 class MaskCost:
