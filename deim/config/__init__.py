@@ -2,6 +2,7 @@
 
 from deim.config.building import build
 from deim.config.detrex import with_deim_criterion
+from deim.config.keypoints import with_keypoints, without_keypoints
 from deim.config.loading import find_config, get_config, get_detrex_config, load_config
 from deim.config.masks import with_mask_data, with_masks, without_mask_data, without_masks
 from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr, with_iterations
@@ -41,6 +42,7 @@ __all__ = [
     "with_fdr",
     "with_hybrid_branch",
     "with_iterations",
+    "with_keypoints",
     "with_learned_queries",
     "with_mask_data",
     "with_masks",
@@ -49,6 +51,7 @@ __all__ = [
     "without_dense_o2o",
     "without_fdr",
     "without_hybrid_branch",
+    "without_keypoints",
     "without_mask_data",
     "without_masks",
 ]

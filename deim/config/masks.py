@@ -42,7 +42,8 @@ def with_masks(model: Any, weight: float = 5.0) -> Any:
         "loss_mask_ce": LazyCall(MaskCrossEntropyLoss)(weight=weight),
         "loss_mask_dice": LazyCall(MaskDiceLoss)(weight=weight),
     }
-    criterion.matcher.further_costs = [LazyCall(MaskCost)(cross_entropy_weight=weight, dice_weight=weight)]
+    cost = LazyCall(MaskCost)(cross_entropy_weight=weight, dice_weight=weight)
+    criterion.matcher.further_costs = [*_further_costs(criterion), cost]
     return model
 
 
@@ -51,8 +52,14 @@ def without_masks(model: Any) -> Any:
     model.decoder.heads = {name: head for name, head in model.decoder.heads.items() if name != "masks"}
     criterion = model.criterion
     criterion.losses = {name: loss for name, loss in criterion.losses.items() if name not in _LOSSES}
-    criterion.matcher.further_costs = []
+    criterion.matcher.further_costs = _further_costs(criterion)
     return model
+
+
+def _further_costs(criterion: Any) -> list[Any]:
+    """Return the further costs of the matcher except that of masks."""
+    costs = criterion.matcher.get("further_costs") or ()
+    return [cost for cost in costs if "MaskCost" not in str(cost.get("_target_"))]
 
 
 def with_mask_data(dataloader: Any, mask_stride: int = MASK_STRIDE) -> Any:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.former_keys import replace_former_loss_keys
+from deim.config.keypoints import has_keypoints, with_keypoints, without_keypoints
 from deim.config.masks import has_masks, with_mask_data, with_masks, without_mask_data, without_masks
 from deim.data.copy_blend import CopyBlend
 from deim.data.mixup import Mixup
@@ -250,6 +251,16 @@ def _turn_off_masks(cfg: Any) -> None:
     without_mask_data(cfg.dataloader)
 
 
+def _turn_on_keypoints(cfg: Any) -> None:
+    with_keypoints(cfg.model)
+    cfg.dataloader.train.mapper.keypoints = True
+
+
+def _turn_off_keypoints(cfg: Any) -> None:
+    without_keypoints(cfg.model)
+    cfg.dataloader.train.mapper.keypoints = False
+
+
 SWITCHES = {
     "dense_o2o": Switch(_has_dense_o2o, _turn_on_dense_o2o, lambda cfg: without_dense_o2o(cfg.dataloader)),
     "mal": Switch(
@@ -273,6 +284,7 @@ SWITCHES = {
         lambda cfg: without_denoising(cfg.model),
     ),
     "masks": Switch(lambda cfg: has_masks(cfg.model), _turn_on_masks, _turn_off_masks),
+    "keypoints": Switch(lambda cfg: has_keypoints(cfg.model), _turn_on_keypoints, _turn_off_keypoints),
 }
 
 

@@ -7,6 +7,7 @@ import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from detrex.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from deim.errors import DatasetError
 from deim.layers.tracing import sizes_to_tensor
@@ -113,8 +114,9 @@ class DEIMDetector(nn.Module):
 
         Returns:
             in training {loss name: () tensor}; in inference one {"instances": Instances} per image with
-            ``pred_boxes``, ``scores`` and ``pred_classes``, best score first; and ``pred_masks`` (N, height, width) bool
-            if the model predicts masks.
+            ``pred_boxes``, ``scores`` and ``pred_classes``, best score first. If the model predicts them, also
+            ``pred_masks`` (N, height, width) bool, and ``pred_keypoints`` (N, P, 3): x and y in pixels, and the score
+            of the detection.
 
         Raises:
             RuntimeError: if the model is in training mode and has no criterion.
@@ -178,20 +180,39 @@ class DEIMDetector(nn.Module):
         targets = Targets.collate([x.gt_classes for x in instances], [x.gt_boxes.tensor for x in instances])
         boxes = box_xyxy_to_cxcywh(targets.boxes / _scales(sizes))
         labels = targets.labels.to(self.device, non_blocking=True)
-        masks = self._target_masks(instances, padded_size)
-        return Targets(labels, boxes.to(self.device, non_blocking=True), targets.counts, masks)
+        return Targets(
+            labels,
+            boxes.to(self.device, non_blocking=True),
+            targets.counts,
+            self._target_masks(instances, padded_size),
+            self._target_keypoints(instances, sizes),
+        )
 
     def _target_masks(self, instances: Sequence[Instances], padded_size: tuple[int, int]) -> Tensor | None:
         """Return the (B, T, h, w) masks of the objects on the device; None if the model predicts no masks."""
-        if "masks" not in self.predicted_fields:
+        if not self._requires("masks", instances):
             return None
-        if not all(image_instances.has("gt_masks") for image_instances in instances):
-            raise DatasetError(
-                "the model predicts masks, but the training data has none: set dataloader.train.mapper.masks=True and use "
-                "a dataset with segmentations, or disable decoder.heads.masks"
-            )
         masks = [(image_instances.gt_masks, image_instances.image_size) for image_instances in instances]
         return batch_masks(masks, padded_size).to(self.device, non_blocking=True)
+
+    def _target_keypoints(self, instances: Sequence[Instances], sizes: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Return the (B, T, P, 3) keypoints of the objects on the device; None if the model predicts none."""
+        if not self._requires("keypoints", instances):
+            return None
+        keypoints = pad_sequence([image_instances.gt_keypoints.tensor for image_instances in instances], True)
+        limits = torch.cat([_scales(sizes)[..., :2], torch.ones(len(sizes), 1, 1)], dim=-1)
+        return (keypoints / limits[:, None]).to(self.device, non_blocking=True)
+
+    def _requires(self, field: str, instances: Sequence[Instances]) -> bool:
+        """Return True if the model predicts a field, which the ground truth then must contain."""
+        if field not in self.predicted_fields:
+            return False
+        if not all(image_instances.has(f"gt_{field}") for image_instances in instances):
+            raise DatasetError(
+                f"the model predicts {field}, but the training data has none: set dataloader.train.mapper.{field}=True and "
+                f"use a dataset with annotated {field}, or set model.decoder.heads.{field}=null"
+            )
+        return True
 
     @property
     def predicted_fields(self) -> tuple[str, ...]:
@@ -205,7 +226,7 @@ class DEIMDetector(nn.Module):
             (image_input.get("height", height), image_input.get("width", width))
             for image_input, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        scores, classes, boxes, masks, _ = detections
+        scores, classes, boxes, masks, keypoints = detections
         limits = _scales(sizes).to(boxes.device, non_blocking=True)
         # Boxes.clip would synchronize with the device once per image.
         boxes = torch.minimum((boxes * limits).clamp(min=0), limits)
@@ -213,6 +234,10 @@ class DEIMDetector(nn.Module):
         for size, image_boxes, image_scores, labels in zip(sizes, boxes, scores, classes, strict=True):
             instances = Instances(size, pred_boxes=Boxes(image_boxes), scores=image_scores, pred_classes=labels)
             results.append({"instances": instances})
+        if keypoints is not None:
+            for result, points, image_scores in zip(results, keypoints * limits[:, None, :, :2], scores, strict=True):
+                point_scores = image_scores[:, None, None].expand(*points.shape[:2], 1)
+                result["instances"].pred_keypoints = torch.cat([points, point_scores], dim=-1)
         if masks is not None:
             padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
             for result, logits, image_size in zip(results, masks, images.image_sizes, strict=True):
@@ -250,4 +275,8 @@ def best_detections(predictions: Predictions, count: int) -> DetectionBatch:
     query = index // num_classes  # torch.div is exported as a float division, which overflows float16
     selected = boxes.gather(1, query[..., None].expand(-1, -1, 4))
     masks = None if predictions.masks is None else predictions.masks.select(-1, query)
-    return DetectionBatch(scores, index % num_classes, box_cxcywh_to_xyxy(selected), masks)
+    keypoints = None
+    if predictions.keypoints is not None:
+        last = in_full_precision(predictions.keypoints[-1])
+        keypoints = last.gather(1, query[..., None, None].expand(-1, -1, *last.shape[2:]))
+    return DetectionBatch(scores, index % num_classes, box_cxcywh_to_xyxy(selected), masks, keypoints)

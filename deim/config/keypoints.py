@@ -1,0 +1,63 @@
+"""Keypoints as a component of a recipe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import LazyCall
+
+from deim.config.former_keys import replace_former_loss_keys
+from deim.modeling.decoder import KeypointHead
+from deim.modeling.losses import KeypointL1Loss, KeypointOKSLoss
+from deim.modeling.matching import KeypointCost
+
+_LOSSES = ("loss_keypoints", "loss_oks")
+_COCO_KEYPOINTS = 17
+
+
+def has_keypoints(model: Any) -> bool:
+    """Return True if the decoder of a model config predicts keypoints."""
+    heads = model.decoder.get("heads") or {}
+    return heads.get("keypoints") is not None
+
+
+def with_keypoints(model: Any, num_keypoints: int = _COCO_KEYPOINTS, sigmas: Sequence[float] | None = None) -> Any:
+    """Predict the keypoints of each object, and use them in the matching as well (weights of DETRPose,
+    arXiv 2506.13027).
+
+    Args:
+        model: the node of a recipe.
+        num_keypoints: number of keypoints of an object.
+        sigmas: constants of the keypoints; see :func:`deim.structures.keypoints.oks_sigmas`.
+    """
+    sigmas = None if sigmas is None else list(sigmas)
+    head = LazyCall(KeypointHead)(
+        dim="${...layer.dim}",
+        num_layers="${...num_layers}",
+        num_keypoints=num_keypoints,
+    )
+    model.decoder.heads = {**(model.decoder.get("heads") or {}), "keypoints": head}
+    criterion = model.criterion
+    replace_former_loss_keys(criterion)
+    criterion.losses = {
+        **criterion.losses,
+        "loss_keypoints": LazyCall(KeypointL1Loss)(weight=10.0),
+        "loss_oks": LazyCall(KeypointOKSLoss)(weight=4.0, sigmas=sigmas),
+    }
+    cost = LazyCall(KeypointCost)(l1_weight=10.0, oks_weight=4.0, sigmas=sigmas)
+    criterion.matcher.further_costs = [*_further_costs(criterion), cost]
+    return model
+
+
+def without_keypoints(model: Any) -> Any:
+    """Remove the keypoint head, its losses and its matching cost."""
+    model.decoder.heads = {name: head for name, head in model.decoder.heads.items() if name != "keypoints"}
+    criterion = model.criterion
+    criterion.losses = {name: loss for name, loss in criterion.losses.items() if name not in _LOSSES}
+    criterion.matcher.further_costs = _further_costs(criterion)
+    return model
+
+
+def _further_costs(criterion: Any) -> list[Any]:
+    """Return the further costs of the matcher except that of keypoints."""
+    costs = criterion.matcher.get("further_costs") or ()
+    return [cost for cost in costs if "KeypointCost" not in str(cost.get("_target_"))]
