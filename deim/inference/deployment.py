@@ -14,7 +14,7 @@ from deim.layers.conv import ConvBNAct, fuse_conv_norm
 from deim.layers.ops import selected_backend
 from deim.layers.rotary_attention import QueryKeyValue
 from deim.modeling.backbone.vit import ViTBlock
-from deim.modeling.detector import DEIMDetector
+from deim.modeling.detector import DEIMDetector, DetectionBatch
 
 
 def to_deployment(
@@ -109,9 +109,12 @@ def capture_detection(model: nn.Module) -> None:
         device = next(model.parameters()).device
         raise ConfigError(f"CUDA graphs require a DEIMDetector on a GPU, got a {type(model).__name__} on {device}")
     eager = model.detect
-    graphs = CudaGraphs(eager)
+    fields = ("scores", "classes", "boxes", *model.predicted_fields)
+    graphs = CudaGraphs(lambda images: tuple(output for output in eager(images) if output is not None))
 
-    def detect(images: Tensor, padding: Tensor | None = None) -> tuple[Tensor, ...]:
-        return graphs(images) if padding is None else eager(images, padding)
+    def detect(images: Tensor, padding: Tensor | None = None) -> DetectionBatch:
+        if padding is not None:
+            return eager(images, padding)
+        return DetectionBatch(**dict(zip(fields, graphs(images), strict=True)))
 
-    model.detect = detect  # type: ignore[method-assign, assignment]
+    model.detect = detect  # type: ignore[method-assign]

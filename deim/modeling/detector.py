@@ -123,7 +123,10 @@ class DEIMDetector(nn.Module):
             DatasetError: if the model predicts masks or keypoints, and the instances have none.
         """
         images, padding = self._batch([x["image"] for x in batched_inputs])
-        targets = self._targets(batched_inputs, images) if self.training else None
+        targets = None
+        if self.training:
+            padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
+            targets = self._targets(batched_inputs, images.image_sizes, padded_size)
         if targets is None:
             return self._instances(self.detect(images.tensor, padding), batched_inputs, images)
         if self.criterion is None:
@@ -173,9 +176,10 @@ class DEIMDetector(nn.Module):
         batched = ImageList.from_tensors(normalized, divisor)
         return batched, padded_pixels(batched)
 
-    def _targets(self, batched_inputs: list[dict], images: ImageList) -> Targets:
-        """Return ground truth relative to each image's size, on the device."""
-        sizes, padded_size = images.image_sizes, (images.tensor.shape[-2], images.tensor.shape[-1])
+    def _targets(
+        self, batched_inputs: list[dict], sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int]
+    ) -> Targets:
+        """Return ground truth on the device. Boxes and keypoints are relative to each image's size (height, width)."""
         instances = [x["instances"] for x in batched_inputs]
         targets = Targets.collate([x.gt_classes for x in instances], [x.gt_boxes.tensor for x in instances])
         boxes = box_xyxy_to_cxcywh(targets.boxes / _scales(sizes))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.structures import BitMasks, PolygonMasks
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,13 +36,9 @@ def batch_masks(masks: Sequence[tuple[Any, tuple[int, int]]], padded_size: tuple
 
 def _mask_tensor(masks: Any, size: tuple[int, int]) -> Tensor:
     """Return masks as (n, h, w)."""
-    if isinstance(masks, Tensor):
-        return masks
-    from detectron2.structures import BitMasks, PolygonMasks
-
     if isinstance(masks, PolygonMasks):
         masks = BitMasks.from_polygon_masks(masks, *size)
-    return masks.tensor
+    return masks.tensor if isinstance(masks, BitMasks) else masks
 
 
 def resize_masks(

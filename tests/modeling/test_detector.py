@@ -121,7 +121,7 @@ def test_targets_are_relative_to_the_unpadded_image() -> None:
     samples[1]["image"] = samples[1]["image"][:, :64, :32]
     samples[1]["instances"] = Instances((64, 32), gt_boxes=Boxes([[0, 0, 32, 16]]), gt_classes=torch.tensor([0]))
     images, _ = model._batch([sample["image"] for sample in samples])
-    targets = model._targets(samples, images.image_sizes)
+    targets = model._targets(samples, images.image_sizes, (96, 96))
     assert targets.boxes[1, 0].tolist() == [0.5, 0.125, 1.0, 0.25]
 
 

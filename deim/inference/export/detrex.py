@@ -59,7 +59,7 @@ class DetrexGraph(DetectionGraph):
         self.num_detections = len(detector_results[0])
         if not self.postprocess:
             return
-        scores, _, boxes = self.detections(predictions)
+        scores, _, boxes, *_ = self.detections(predictions)
         scale = boxes.new_tensor([images.shape[3], images.shape[2]] * 2)
         for index, instances in enumerate(detector_results):
             order = instances.scores.argsort(descending=True, stable=True)

@@ -111,7 +111,7 @@ def _detections_per_image(outputs: Outputs, is_postprocessed: bool) -> list[tupl
     """Return scores, labels and boxes (XYXY) of each image."""
     if not is_postprocessed:
         logits, boxes = outputs
-        outputs = best_detections(Predictions(logits[None], boxes[None]), 100)
+        outputs = best_detections(Predictions(logits[None], boxes[None]), 100)[:3]
     return [(scores, labels, boxes) for scores, labels, boxes in zip(*outputs, strict=True)]
 
 

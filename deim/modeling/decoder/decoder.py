@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
@@ -116,8 +116,12 @@ class Decoder(nn.Module):
         """Remove the layers and prediction heads that evaluation does not use."""
         self.layers = self.layers[: self.eval_layer + 1]
         self.refinement.keep_layers(len(self.layers))
-        for head in self.heads.values():
+        for head in self._prediction_heads.values():
             head.keep_layers(len(self.layers))
+
+    @property
+    def _prediction_heads(self) -> dict[str, PredictionHead]:
+        return cast(dict[str, PredictionHead], dict(self.heads.items()))
 
     def forward(
         self, encoder_output: Memory | Sequence[Tensor], targets: Targets | None = None, padding: Tensor | None = None
@@ -231,7 +235,8 @@ class Decoder(nn.Module):
         last_layer = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}
         state = self.refinement.initial_state(references)
-        head_states = {name: head.initial_state(memory) for name, head in self.heads.items()}
+        heads = self._prediction_heads
+        head_states = {name: head.initial_state(memory) for name, head in heads.items()}
         query_position = None if position is None else QueryPosition(position)
         for index, layer in enumerate(self.layers[: last_layer + 1]):
             if self.position is not None and (index == 0 or not self.position.computed_once):
@@ -240,7 +245,7 @@ class Decoder(nn.Module):
             content = layer(content, query_position, state.references, memory, blocks)
             predict = self.training or index == last_layer
             state, predicted = self.refinement(index, content, state, predict)
-            for name, head in self.heads.items():
+            for name, head in heads.items():
                 main = predicted.get(PredictionGroup.MAIN)
                 boxes = None if main is None else main.boxes[0]
                 head_states[name], value = head(index, content, boxes, head_states[name])
