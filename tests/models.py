@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -94,8 +94,13 @@ def compile_without_graph_breaks(compiler: str) -> Iterator[None]:
     assert counters["stats"]["unique_graphs"] > 0
 
 
-def batch(counts: list[int], size: int = 64, classes: int = 6, seed: int = 0) -> list[dict]:
-    """Return one random square image per entry of ``counts``, with that number of objects."""
+def batch(
+    counts: list[int], size: int = 64, classes: int = 6, seed: int = 0, masks: bool = False, num_keypoints: int = 0
+) -> list[dict]:
+    """Return one random square image per entry of ``counts``, with that number of objects.
+
+    With ``masks``, the mask of an object at a quarter of the size is its box; keypoints are inside of the box.
+    """
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for count in counts:
@@ -107,5 +112,18 @@ def batch(counts: list[int], size: int = 64, classes: int = 6, seed: int = 0) ->
             gt_classes=torch.randint(classes, (count,), generator=generator),
         )
         image = torch.randint(256, (3, size, size), dtype=torch.uint8, generator=generator)
+        if masks:
+            instances.gt_masks = BitMasks(_box_masks(instances.gt_boxes.tensor / 4, size // 4))
+        if num_keypoints:
+            positions = corner[:, None] + side[:, None] * torch.rand(count, num_keypoints, 2, generator=generator)
+            visibility = torch.randint(3, (count, num_keypoints, 1), generator=generator)
+            instances.gt_keypoints = Keypoints(torch.cat([positions, visibility], dim=-1))
         samples.append({"image": image, "instances": instances})
     return samples
+
+
+def _box_masks(boxes: Tensor, size: int) -> Tensor:
+    """Return (n, size, size) bool, True inside of the boxes (n, 4), XYXY in pixels."""
+    left, top, right, bottom = (side[:, None, None] for side in boxes.unbind(dim=1))
+    rows, columns = torch.arange(size)[:, None] + 0.5, torch.arange(size) + 0.5
+    return (left <= columns) & (columns < right) & (top <= rows) & (rows < bottom)

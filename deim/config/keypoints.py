@@ -57,6 +57,23 @@ def without_keypoints(model: Any) -> Any:
     return model
 
 
+def with_keypoint_data(dataloader: Any) -> Any:
+    """Load the keypoints of the training objects. The metadata of the dataset must define the keypoints.
+
+    Args:
+        dataloader: the node of a recipe.
+    """
+    dataloader.train.mapper.keypoints = True
+    dataloader.train.mapper.dataset_name = "${dataloader.train.dataset.names}"
+    return dataloader
+
+
+def without_keypoint_data(dataloader: Any) -> Any:
+    """Load the training objects without keypoints."""
+    dataloader.train.mapper.keypoints = False
+    return dataloader
+
+
 def _further_costs(criterion: Any) -> list[Any]:
     """Return the further costs of the matcher except that of keypoints."""
     costs = criterion.matcher.get("further_costs") or ()

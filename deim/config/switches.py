@@ -14,7 +14,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.former_keys import replace_former_loss_keys
-from deim.config.keypoints import has_keypoints, with_keypoints, without_keypoints
+from deim.config.keypoints import (
+    has_keypoints,
+    with_keypoint_data,
+    with_keypoints,
+    without_keypoint_data,
+    without_keypoints,
+)
 from deim.config.masks import has_masks, with_mask_data, with_masks, without_mask_data, without_masks
 from deim.data.copy_blend import CopyBlend
 from deim.data.mixup import Mixup
@@ -253,12 +259,12 @@ def _turn_off_masks(cfg: Any) -> None:
 
 def _turn_on_keypoints(cfg: Any) -> None:
     with_keypoints(cfg.model)
-    cfg.dataloader.train.mapper.keypoints = True
+    with_keypoint_data(cfg.dataloader)
 
 
 def _turn_off_keypoints(cfg: Any) -> None:
     without_keypoints(cfg.model)
-    cfg.dataloader.train.mapper.keypoints = False
+    without_keypoint_data(cfg.dataloader)
 
 
 SWITCHES = {

@@ -1,0 +1,76 @@
+"""Heads for masks and keypoints in all families."""
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
+
+from deim.config import is_on, load_config, switch, with_keypoints
+from deim.errors import DatasetError
+from deim.inference import to_deployment
+from tests.models import FAMILIES, batch, randomize, recipe
+
+TINY = ("model.decoder.queries.num_queries=20", "model.decoder.num_layers=2", "model.num_detections=10")
+NUM_KEYPOINTS = 5
+
+
+def model_with_heads(family: str) -> torch.nn.Module:
+    cfg = switch(recipe(FAMILIES[family], *TINY), masks=True)
+    with_keypoints(cfg.model, NUM_KEYPOINTS)
+    assert is_on(cfg, "masks")
+    assert is_on(cfg, "keypoints")
+    torch.manual_seed(0)
+    return instantiate(cfg.model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_train_and_predict(family: str) -> None:
+    model = model_with_heads(family)
+    losses = model(batch([2, 0, 1], masks=True, num_keypoints=NUM_KEYPOINTS))
+    assert {"loss_mask_ce", "loss_mask_dice", "loss_keypoints", "loss_oks", "loss_mask_ce_aux_0"} <= set(losses)
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    randomize(model)
+    samples = [{**batch([0], size=96)[0], "height": 48, "width": 100}, *batch([0])]
+    with torch.no_grad():
+        results = [result["instances"] for result in model.eval()(samples)]
+        assert [result.pred_masks.shape for result in results] == [(10, 48, 100), (10, 64, 64)]
+        assert [result.pred_keypoints.shape for result in results] == [(10, NUM_KEYPOINTS, 3)] * 2
+        assert torch.equal(results[0].pred_keypoints[..., 2], results[0].scores[:, None].expand(-1, NUM_KEYPOINTS))
+        deployed = [result["instances"] for result in to_deployment(model)(samples)]
+    for actual, expected in zip(deployed, results, strict=True):
+        torch.testing.assert_close(actual.pred_keypoints, expected.pred_keypoints, atol=1e-2, rtol=1e-3)
+        assert (actual.pred_masks != expected.pred_masks).float().mean() < 1e-2
+
+
+def test_targets_cover_the_padded_batch() -> None:
+    """Masks are relative to the batch with its padding, keypoints to the image without padding."""
+    model = model_with_heads("dfine")
+    samples = batch([1, 2], size=96, masks=True, num_keypoints=NUM_KEYPOINTS)
+    samples[0] = {"image": samples[0]["image"][:, :64, :32], "instances": Instances((64, 32))}
+    samples[0]["instances"].gt_boxes = Boxes([[0, 0, 32, 16]])
+    samples[0]["instances"].gt_classes = torch.tensor([0])
+    samples[0]["instances"].gt_masks = BitMasks(torch.ones(1, 16, 8, dtype=torch.bool))
+    samples[0]["instances"].gt_keypoints = Keypoints(torch.tensor([[[8.0, 48.0, 2.0]] * NUM_KEYPOINTS]))
+    targets = model._targets(samples, [(64, 32), (96, 96)], (96, 96))
+    assert targets.masks.shape == (2, 2, 24, 24)
+    assert targets.masks[0, 0].nonzero().max(dim=0).values.tolist() == [15, 7]
+    assert targets.masks[0, 1].sum() == 0, "padding of the objects"
+    assert targets.keypoints[0, 0].tolist() == [[0.25, 0.75, 2.0]] * NUM_KEYPOINTS
+    expected = samples[1]["instances"].gt_keypoints.tensor
+    torch.testing.assert_close(targets.keypoints[1] * torch.tensor([96, 96, 1]), expected)
+
+
+@pytest.mark.parametrize("field", ["masks", "keypoints"])
+def test_missing_ground_truth_is_an_error(field: str) -> None:
+    cfg = switch(recipe("deim_dfine_n_shapes", *TINY), **{field: True})
+    with pytest.raises(DatasetError, match=f"the model predicts {field}, but the training data has none"):
+        instantiate(cfg.model)(batch([1]))
+
+
+def test_a_null_head_is_disabled() -> None:
+    cfg = load_config(
+        "projects/deim_dfine/configs/deim_dfine_n_shapes.py", [*TINY, "+model.decoder.heads={masks: null}"]
+    )
+    assert not is_on(cfg, "masks")
+    assert len(instantiate(cfg.model).decoder.heads) == 0
