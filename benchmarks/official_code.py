@@ -37,7 +37,8 @@ class OfficialCode:
 
     Attributes:
         name: name in messages.
-        marker: path in a checkout that only this repository and earlier entries of ``OFFICIAL_CODES`` have.
+        marker: path of a file that identifies a checkout of this repository, if the marker of no earlier entry of
+            ``OFFICIAL_CODES`` exists.
         configs: {system: (pattern of the names of its recipes, path of the config in a checkout)}.
     """
 
@@ -52,8 +53,8 @@ class OfficialCode:
         return re.sub(pattern, path, name) if re.fullmatch(pattern, name) else None
 
 
-# The repository of DEIMv2 also contains the configs of DEIM, so its marker is tested first. Its own code cannot build the
-# models of these configs.
+# A checkout of DEIMv2 also contains the configs of DEIM, so the marker of DEIMv2 is tested first. The code of DEIMv2 cannot
+# build DEIM's models from these configs.
 OFFICIAL_CODES = (
     OfficialCode(
         "DEIMv2",
@@ -108,7 +109,7 @@ def config_path(checkout: str, recipe: str) -> Path:
 
 
 def official_recipes(checkout: str) -> list[str]:
-    """Return the recipes of the systems that the repository of a checkout introduces.
+    """Return the recipes whose models the official code of a checkout can build.
 
     Raises:
         ConfigError: if the folder is not a checkout of official code.
@@ -247,9 +248,9 @@ def _applied_transforms(compose: Any, epoch: int, number: float) -> frozenset[st
 
         return type(name, (), {"__call__": call})()
 
-    replaced = [recorder(type(transform).__name__) for transform in compose.transforms]
+    recorders = [recorder(type(transform).__name__) for transform in compose.transforms]
     sample = (None, None, types.SimpleNamespace(epoch=epoch))
-    with mock.patch.object(compose, "transforms", replaced), mock.patch.object(random, "random", return_value=number):
+    with mock.patch.object(compose, "transforms", recorders), mock.patch.object(random, "random", return_value=number):
         compose(*sample)
     return frozenset(applied)
 
@@ -340,14 +341,15 @@ def official_learning_rates(config: Any, iters_per_epoch: int) -> Iterator[float
     base = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, base, strict=True):
         group["initial_lr"] = rate
-    rates = _flat_cosine_rates if config.lrsheduler is not None else _step_rates
-    for _ in rates(config, optimizer, iters_per_epoch):
+    set_rates = _set_flat_cosine_rates if config.lrsheduler is not None else _set_step_rates
+    for _ in set_rates(config, optimizer, iters_per_epoch):
         yield optimizer.param_groups[-1]["lr"] / base[-1]
     for group, rate in zip(optimizer.param_groups, base, strict=True):
         group["lr"] = rate
 
 
-def _flat_cosine_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[None]:
+def _set_flat_cosine_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[None]:
+    """Yield once per iteration; the optimizer then has the learning rates of the official flat-cosine schedule."""
     from engine.optim.lr_scheduler import FlatCosineLRScheduler  # type: ignore[import-not-found]
 
     settings = (config.epoches, config.warmup_iter, config.flat_epoch, config.no_aug_epoch)
@@ -357,15 +359,16 @@ def _flat_cosine_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Ite
         yield
 
 
-def _step_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[None]:
-    epochs, warmup = config.lr_scheduler, config.lr_warmup_scheduler
+def _set_step_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[None]:
+    """Yield once per iteration; the optimizer then has the learning rates of the official step schedule."""
+    scheduler, warmup = config.lr_scheduler, config.lr_warmup_scheduler
     for _ in range(config.epoches):
         for _ in range(iters_per_epoch):
             yield
             if warmup is not None:
                 warmup.step()
         if warmup is None or warmup.finished():
-            epochs.step()
+            scheduler.step()
 
 
 def _rename_for_torchvision() -> None:

@@ -68,9 +68,9 @@ def test_torch_backend_is_used_without_a_compiler(tmp_path: Path) -> None:
         (str(tmp_path / "cc"), "failed: this compiler cannot\n"),
         (f"env {tmp_path / 'cc'}", "failed: this compiler cannot\n"),
     ):
-        report = [sys.executable, "-m", "deim.env"]
+        command = [sys.executable, "-m", "deim.env"]
         done = subprocess.run(
-            report, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**environment, "CC": compiler}
+            command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**environment, "CC": compiler}
         )
         assert done.returncode == 0, done.stderr
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("deformable attention")]

@@ -136,13 +136,14 @@ def cvat_images(root: Path) -> None:
     write_images(root / "images")
 
 
-def label_studio_coco(root: Path, written: str = "images\\", on_disk: str = "3ab1c2d4-") -> None:
+def label_studio_coco(root: Path, json_prefix: str = "images\\", disk_prefix: str = "3ab1c2d4-") -> None:
+    """Write the dataset; the two prefixes precede the names of the images in the JSON file and on the disk."""
     write_coco_file(
         root / "result.json",
-        [f"{written}{i}.jpg" for i in range(3)],
+        [f"{json_prefix}{i}.jpg" for i in range(3)],
         ({"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}),
     )
-    write_images(root / "images", [f"{on_disk}{i}.jpg" for i in range(3)])
+    write_images(root / "images", [f"{disk_prefix}{i}.jpg" for i in range(3)])
 
 
 def label_studio_yolo(root: Path) -> None:
@@ -315,7 +316,10 @@ def one_json_beside_images(root: Path) -> None:
 
 
 def bitmap(height: int, width: int) -> tuple[np.ndarray, str, str]:
-    """Return a mask with an empty border, and its base64-encoded PNG as written by labelme and by Supervisely."""
+    """Return a mask (height, width) with an empty border, and its text in files of labelme and of Supervisely.
+
+    labelme writes a PNG as base64, Supervisely a compressed PNG as base64.
+    """
     pixels = np.zeros((height, width), np.uint8)
     pixels[2:-2, 3:-3] = 255
     png = cv2.imencode(".png", pixels)[1].tobytes()

@@ -92,10 +92,11 @@ def test_conversion_to_coco_preserves_the_dataset(tool: str, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("written", "on_disk"), [("images/", ""), ("images\\3ab1c2d4-", ""), ("/data/upload/1/3ab1c2d4-", "3ab1c2d4-")]
+    ("json_prefix", "disk_prefix"),
+    [("images/", ""), ("images\\3ab1c2d4-", ""), ("/data/upload/1/3ab1c2d4-", "3ab1c2d4-")],
 )
-def test_label_studio_upload_prefixes(written: str, on_disk: str, tmp_path: Path) -> None:
-    layouts.label_studio_coco(tmp_path, written, on_disk)
+def test_label_studio_upload_prefixes(json_prefix: str, disk_prefix: str, tmp_path: Path) -> None:
+    layouts.label_studio_coco(tmp_path, json_prefix, disk_prefix)
     dataset = discover(str(tmp_path))
     assert objects_by_image(read(dataset.train), dataset.classes) == expected_objects()
 

@@ -1,4 +1,7 @@
-"""Export of detrex's detectors, for one input shape. The export fails if a detector selects detections unlike deim."""
+"""Export of detrex's detectors, for one input shape.
+
+The export fails if a detector does not select its detections by the same rule as the detectors of deim.
+"""
 
 from pathlib import Path
 
@@ -46,7 +49,8 @@ class DetrexLikeDetector(nn.Module):
         pixels = torch.stack([sample["image"].float().mean(dim=(1, 2)) / 255 for sample in batched_inputs])
         outputs = self.head(pixels).view(-1, 6, 8)
         sizes = [tuple(sample["image"].shape[1:]) for sample in batched_inputs]
-        return [{"instances": sample} for sample in self.inference(outputs[..., :4], outputs[..., 4:].sigmoid(), sizes)]
+        results = self.inference(outputs[..., :4], outputs[..., 4:].sigmoid(), sizes)
+        return [{"instances": instances} for instances in results]
 
     def inference(self, logits: Tensor, boxes: Tensor, sizes: list[tuple[int, int]]) -> list[Instances]:
         scores = logits.softmax(dim=-1) if self.softmax else logits.sigmoid()
@@ -67,7 +71,7 @@ IMAGES = torch.randint(256, (2, 3, 32, 64), dtype=torch.uint8, generator=torch.G
 @torch.no_grad()
 def test_detections_match_detector() -> None:
     detector = DetrexLikeDetector().eval()
-    expected = [instances["instances"] for instances in detector([{"image": image} for image in IMAGES])]
+    expected = [output["instances"] for output in detector([{"image": image} for image in IMAGES])]
     graph = DetrexGraph(detector)
     graph.prepare(IMAGES)
     scores, labels, boxes = graph(IMAGES)
