@@ -21,6 +21,7 @@ from deim.config.files import available
 from deim.config.portable import to_portable
 from deim.conversion import hugging_face
 from deim.conversion.backbones import IdentifiedBackbone, identify_backbone
+from deim.conversion.deimv2_folder import build_deimv2_config
 from deim.conversion.identification import IdentifiedCheckpoint, identify
 from deim.errors import CheckpointError
 
@@ -126,22 +127,28 @@ def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[IdentifiedCh
 
 
 def write_hugging_face(identified: IdentifiedCheckpoint, out: Path) -> None:
-    """Write a folder that ``from_pretrained`` of ``transformers`` loads.
+    """Write a folder that ``from_pretrained`` loads: of ``transformers``, or of the authors' class for DEIMv2.
 
     Raises:
-        CheckpointError: if ``transformers`` has no such model, or the folder cannot be written.
+        CheckpointError: if there is no such class for the model, or the folder cannot be written.
     """
-    _system(identified)
+    system = _system(identified)
     if is_deployed(identified.weights):
-        raise CheckpointError("transformers has no re-parameterized convolutions: convert the training form instead")
-    config, processor = hugging_face.build_config(identified.config, identified.classes)
-    weights = to_layout(identified, "hf")
-    if config["model_type"] == "rt_detr_v2":
-        weights = {n: v for n, v in weights.items() if not _is_after_layer(n, config["decoder_layers"])}
+        raise CheckpointError("Hugging Face folders have the training form: convert the weights in this form instead")
+    if system == "deimv2":
+        size = identified.config.dataloader.get("image_size", (640, 640))
+        files = {"config.json": build_deimv2_config(identified.config, size)}
+        weights = _without_duplicates(to_layout(identified, "deimv2", size))
+    else:
+        config, processor = hugging_face.build_config(identified.config, identified.classes)
+        files = {"config.json": config, "preprocessor_config.json": processor}
+        weights = to_layout(identified, "hf")
+        if config["model_type"] == "rt_detr_v2":
+            weights = {n: v for n, v in weights.items() if not _is_after_layer(n, config["decoder_layers"])}
     try:
         out.mkdir(parents=True, exist_ok=True)
         _save_safetensors(weights, out / "model.safetensors")
-        for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
+        for name, content in files.items():
             (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {error}") from error
@@ -152,6 +159,14 @@ def _is_after_layer(name: str, layers: int) -> bool:
     templates = (f"model.decoder.{part}.#.*" for part in ("layers", "class_embed", "bbox_embed"))
     captures = [captured for template in templates if (captured := match_template(template, name)) is not None]
     return any(int(captured[0]) >= layers for captured in captures)
+
+
+def _without_duplicates(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep the first name, in sorted order, of tensors with several names, as ``PyTorchModelHubMixin`` does."""
+    unique: dict[tuple[int, torch.Size], str] = {}
+    for name in sorted(weights):
+        unique.setdefault((weights[name].data_ptr(), weights[name].shape), name)
+    return {name: weights[name] for name in unique.values()}
 
 
 def _clone_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:

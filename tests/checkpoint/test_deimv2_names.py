@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deim.checkpoint.backbone import load_backbone_weights
@@ -19,13 +19,14 @@ from deim.checkpoint.loading import load_weights
 from deim.checkpoint.reading import StoredWeights
 from deim.checkpoint.renaming import match_template
 from deim.conversion import convert, convert_backbone, identification
+from deim.conversion.deimv2_folder import build_deimv2_config
 from deim.errors import CheckpointError
 from deim.inference import deployment_form
 from deim.modeling.backbone import HGNetV2, SpatialTuningAdapter, VisionTransformer, build_vit
 from tests.checkpoint.foreign import digest
 from tests.conftest import ROOT, long_except
 from tests.deimv2 import MODELS, build_model, model_config
-from tests.models import randomize
+from tests.models import randomize, recipe
 
 # Tensors of a detector in the official code: (their number, digest) in training and in deployment form.
 OFFICIAL = {
@@ -120,6 +121,96 @@ def test_folders_of_hugging_face_hub_are_loaded(name: str, tmp_path: Path) -> No
     assert_equal_weights(loaded.state_dict(), model.state_dict())
     identified = convert(str(tmp_path), str(tmp_path / "native.pth"))
     assert (identified.recipe, identified.model.num_classes) == (f"deimv2/deimv2_{name}_coco", 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "hgnetv2_atto",
+            {
+                "HGNetv2": {"name": "Atto", "return_idx": [2], "freeze_at": -1, "freeze_norm": False, "use_lab": True},
+                "LiteEncoder": {
+                    "in_channels": [256],
+                    "feat_strides": [16],
+                    "hidden_dim": 64,
+                    "expansion": 0.34,
+                    "depth_mult": 0.5,
+                    "act": "silu",
+                },
+                "DEIMTransformer": {
+                    "feat_channels": [64, 64],
+                    "feat_strides": [16, 32],
+                    "hidden_dim": 64,
+                    "num_levels": 2,
+                    "num_points": [4, 2],
+                    "num_layers": 3,
+                    "eval_idx": -1,
+                    "num_queries": 100,
+                    "dim_feedforward": 160,
+                    "share_bbox_head": True,
+                    "use_gateway": False,
+                    "eval_spatial_size": [320, 320],
+                },
+                "PostProcessor": {"num_top_queries": 300},
+            },
+        ),
+        (
+            "dinov3_s",
+            {
+                "DINOv3STAs": {"name": "vit_tiny", "embed_dim": 192, "num_heads": 3},
+                "HybridEncoder": {
+                    "in_channels": [192] * 3,
+                    "feat_strides": [8, 16, 32],
+                    "hidden_dim": 192,
+                    "use_encoder_idx": [2],
+                    "dim_feedforward": 512,
+                    "expansion": 0.34,
+                    "depth_mult": 0.67,
+                    "version": "deim",
+                    "csp_type": "csp2",
+                    "fuse_op": "sum",
+                },
+                "DEIMTransformer": {"num_layers": 4, "num_points": [3, 6, 3], "dim_feedforward": 512},
+            },
+        ),
+        ("hgnetv2_n", {"HGNetv2": {"name": "B0", "return_idx": [2, 3]}, "HybridEncoder": {"version": "dfine"}}),
+        (
+            "dinov3_l",
+            {
+                "DINOv3STAs": {"name": "dinov3_vits16", "conv_inplane": 32, "hidden_dim": 224},
+                "DEIMTransformer": {"dim_feedforward": 1792, "feat_channels": [224] * 3},
+            },
+        ),
+    ],
+)
+def test_configs_of_hugging_face_folders(name: str, expected: dict) -> None:
+    """The values are those of the authors' notebook ``hf_models.ipynb``."""
+    cfg = recipe(f"deimv2_{name}_coco")
+    config = build_deimv2_config(cfg, cfg.dataloader.image_size)
+    assert config.keys() - {"PostProcessor"} >= expected.keys() - {"PostProcessor"}
+    for part, values in expected.items():
+        assert {key: config[part][key] for key in values} == values
+
+
+@pytest.mark.parametrize("name", ["hgnetv2_atto", "dinov3_s"])
+def test_written_folders_are_read_again(name: str, tmp_path: Path) -> None:
+    model = tiny_detector(name)
+    torch.save({"model": model.state_dict()}, tmp_path / "native.pth")
+    convert(str(tmp_path / "native.pth"), str(tmp_path / "hf"), to="hf", recipe=f"deimv2/deimv2_{name}_coco")
+    stored = load_file(tmp_path / "hf" / "model.safetensors")
+    assert "decoder.decoder.up" in stored
+    assert "decoder.up" not in stored, "tensors with several names are stored once"
+    convert(str(tmp_path / "hf"), str(tmp_path / "restored.pth"))
+    restored = torch.load(tmp_path / "restored.pth", weights_only=True)["model"]
+    assert_equal_weights(restored, model.state_dict())
+
+
+def test_deployed_weights_have_no_folder(tmp_path: Path) -> None:
+    model = deployment_form(tiny_detector("hgnetv2_atto"))
+    torch.save({"model": model.state_dict()}, tmp_path / "deployed.pth")
+    with pytest.raises(CheckpointError, match="Hugging Face folders have the training form"):
+        convert(str(tmp_path / "deployed.pth"), str(tmp_path / "hf"), to="hf", recipe="deimv2/deimv2_hgnetv2_atto_coco")
 
 
 def test_a_format_without_recipes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
