@@ -4,8 +4,9 @@
     deim check-data --data path/to/your/data --to-coco path/to/annotations
     deim check-data --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data
 
-With a config, also checks whether the model can detect as many objects per image as the dataset has. --to-coco writes
-the splits as instances_train.json and instances_val.json. The exit status is 1 if the dataset cannot be trained on.
+With a config, also checks whether the model can detect as many objects per image as the dataset has, and whether
+the dataset has the masks or keypoints that the model is trained on. --to-coco writes the splits as
+instances_train.json and instances_val.json. The exit status is 1 if the dataset cannot be trained on.
 """
 
 import argparse
@@ -46,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     dataset = cfg.dataloader[args.split].get("dataset")
     if registered_name(dataset) is None:
         raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no names")
-    is_trainable = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split)
+    # Without a config, all annotations are checked, but only boxes are required.
+    required = None if args.config_file else ()
+    is_trainable = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split, required)
     if args.to_coco:
         splits = {"train": cfg.dataloader.train.dataset, "val": cfg.dataloader.test.dataset}
         if discovered is not None and discovered.test is None:

@@ -109,7 +109,7 @@ def data_config(overrides: Sequence[str], data: str, images: str | None = None) 
         ConfigError: if an override is invalid.
         DatasetError: if there is no dataset at ``data``.
     """
-    dataset, (train, test) = detect_dataset(data, images)
+    dataset, (train, test) = detect_dataset(data, images, None)
     cfg = OmegaConf.create(
         {"dataloader": {"train": {"dataset": train}, "test": {"dataset": test}}}, flags={"allow_objects": True}
     )

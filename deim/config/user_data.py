@@ -1,6 +1,8 @@
 """Recipes on a user's dataset, given by its path."""
 
+import inspect
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ from deim.config.recipes import with_datasets
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.holdout import holdout_split
+from deim.errors import DatasetError
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -35,9 +38,10 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
         ``cfg``.
 
     Raises:
-        DatasetError: if there are no training data at ``path``.
+        DatasetError: if there are no training data at ``path``, or the recipe trains on masks or keypoints, and the
+            format has none.
     """
-    dataset, (train, test) = detect_dataset(path, images)
+    dataset, (train, test) = detect_dataset(path, images, trained_annotations(cfg))
     name = _dataset_name(path)
     datasets = SimpleNamespace(train=train, test=test, num_classes=len(dataset.classes))
     with_datasets(cfg.dataloader, cfg.model, datasets)
@@ -59,17 +63,48 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     return cfg
 
 
-def detect_dataset(path: str, images: str | None = None) -> tuple[DiscoveredDataset, tuple[Any, Any]]:
+def trained_annotations(cfg: Any) -> list[str]:
+    """Return what a recipe trains on beside boxes: "masks", "keypoints", both or nothing.
+
+    A recipe states it by the arguments ``masks`` and ``keypoints`` of its training dataset or of the mapper.
+    """
+    train = cfg.dataloader.train
+    nodes = [node for node in (train.get("dataset"), train.get("mapper")) if hasattr(node, "get")]
+    return [kind for kind in ("masks", "keypoints") if any(node.get(kind) for node in nodes)]
+
+
+def detect_dataset(
+    path: str, images: str | None = None, annotations: Sequence[str] | None = ()
+) -> tuple[DiscoveredDataset, tuple[Any, Any]]:
     """Detect the format of the dataset at ``path``; see :func:`deim.data.datasets.discovery.discover`.
+
+    Args:
+        path: a directory or a file.
+        images: folder of the images, if they are stored elsewhere.
+        annotations: annotations to read beside boxes: "masks", "keypoints". None reads keypoints if there are any.
 
     Returns:
         The description of the dataset, and the config nodes of its training and evaluation splits.
 
     Raises:
-        DatasetError: if there are no training data at ``path``.
+        DatasetError: if there are no training data at ``path``, or the format has no ``annotations``.
     """
     dataset = discover(path, images)
-    return dataset, _dataset_nodes(dataset, _dataset_name(path))
+    if annotations is None:
+        annotations = () if dataset.keypoints is None else ("keypoints",)
+    for kind in annotations:
+        for split in (dataset.train, dataset.test):
+            if split is not None and kind not in inspect.signature(split.read).parameters:
+                raise DatasetError(
+                    f"{path} is in {dataset.format} format, from which {kind} cannot be read. {_FORMATS_WITH[kind]}"
+                )
+    return dataset, _dataset_nodes(dataset, _dataset_name(path), dict.fromkeys(annotations, True))
+
+
+_FORMATS_WITH = {
+    "masks": "Formats with masks: COCO, YOLO with polygons, labelme, CVAT for images, Supervisely, VIA",
+    "keypoints": "Formats with keypoints: COCO, YOLO with kpt_shape in data.yaml",
+}
 
 
 def _dataset_name(path: str) -> str:
@@ -77,10 +112,13 @@ def _dataset_name(path: str) -> str:
     return absolute.parent.name if absolute.is_file() else absolute.name
 
 
-def _dataset_nodes(dataset: DiscoveredDataset, name: str) -> tuple[Any, Any]:
-    """Return the config nodes of the training and evaluation splits."""
+def _dataset_nodes(dataset: DiscoveredDataset, name: str, annotations: dict[str, bool]) -> tuple[Any, Any]:
+    """Return the config nodes of the training and evaluation splits; readers get ``annotations`` as arguments."""
     if dataset.test is not None:
-        return _node(dataset.train, f"{name}_train"), _node(dataset.test, f"{name}_val")
+        return (
+            _node(dataset.train, f"{name}_train", annotations),
+            _node(dataset.test, f"{name}_val", annotations),
+        )
     logger.warning(
         f"The dataset has no evaluation split: one of every {_HELD_OUT_INTERVAL} images is held out for evaluation, "
         "the others are used for training"
@@ -90,7 +128,10 @@ def _dataset_nodes(dataset: DiscoveredDataset, name: str) -> tuple[Any, Any]:
         L(holdout_split)(
             names=f"{name}_{part}",
             dataset=L(dataset.train.read)(
-                names=full_name, **dataset.train.arguments, max_invalid_records="${..max_invalid_records}"
+                names=full_name,
+                **dataset.train.arguments,
+                **annotations,
+                max_invalid_records="${..max_invalid_records}",
             ),
             full_name=full_name,
             every_nth=_HELD_OUT_INTERVAL,
@@ -102,5 +143,5 @@ def _dataset_nodes(dataset: DiscoveredDataset, name: str) -> tuple[Any, Any]:
     return parts[0], parts[1]
 
 
-def _node(split: Split, name: str) -> Any:
-    return L(split.read)(names=name, **split.arguments)
+def _node(split: Split, name: str, annotations: dict[str, bool]) -> Any:
+    return L(split.read)(names=name, **split.arguments, **annotations)

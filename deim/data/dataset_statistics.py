@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
+from omegaconf import OmegaConf
 from tabulate import tabulate
 from tqdm import tqdm
 
 from deim.data.datasets.coco import find_format_error
+from deim.data.datasets.keypoints import keypoints_from_metadata
 from deim.data.datasets.names import registered_name
-from deim.data.datasets.validation import DatasetContent, InvalidDatasetError, Problem
+from deim.data.datasets.validation import DatasetContent, InvalidDatasetError, Problem, collect_left_out
 from deim.data.image import image_size, read_image
 from deim.data.limits import DetectionLimits, describe_counts, limit_warnings
+from deim.data.drawing import object_shapes
 from deim.data.records import annotation_arrays, record_size
 from deim.errors import DatasetError
 from deim.visualization import draw_objects, draw_statistics
@@ -31,14 +34,36 @@ def read_content(dataset: Mapping[str, Any]) -> DatasetContent:
         DatasetError: if the dataset cannot be read.
     """
     try:
-        records = instantiate(dataset)
+        with collect_left_out() as left_out:
+            records = instantiate(dataset)
     except InvalidDatasetError as error:
         return error.content
     metadata = MetadataCatalog.get(str(registered_name(dataset)))
     json_file = metadata.get("json_file")
     format_error = None if json_file is None else find_format_error(json_file)
-    problems = [] if format_error is None else [Problem(str(json_file), format_error, True)]
-    return DatasetContent(records, metadata.thing_classes, problems, metadata.get("notes", []))
+    problems = left_out if format_error is None else [Problem(str(json_file), format_error, True), *left_out]
+    keypoints = keypoints_from_metadata(metadata) if reads_annotations(dataset, "keypoints") else None
+    return DatasetContent(records, metadata.thing_classes, problems, metadata.get("notes", []), keypoints)
+
+
+def reads_annotations(dataset: Mapping[str, Any], kind: str) -> bool:
+    """Return whether a ``dataset`` node of a config reads "masks" or "keypoints"."""
+    source = dataset.get("dataset")  # of a holdout split
+    return bool(dataset.get(kind) or (isinstance(source, Mapping) and source.get(kind)))
+
+
+def _read_with_optional_keypoints(dataset: Mapping[str, Any], required: Sequence[str]) -> DatasetContent:
+    """Read a dataset; if only keypoints that are not required prevent this, read it without them."""
+    try:
+        return read_content(dataset)
+    except DatasetError as error:
+        if not reads_annotations(dataset, "keypoints") or "keypoints" in required:
+            raise
+        without: Any = OmegaConf.create(dict(dataset))
+        (without.dataset if "dataset" in without else without).keypoints = False
+        content = read_content(without)
+        content.notes = [*content.notes, f"the keypoints cannot be used: {error}"]
+        return content
 
 
 def find_image_problems(records: Sequence[dict], threads: int = 4) -> Iterator[Problem]:
@@ -76,6 +101,7 @@ def check_dataset(
     images: int,
     limits: DetectionLimits | None = None,
     split: str = "train",
+    required: Sequence[str] | None = None,
 ) -> bool:
     """Print and plot counts, classes, sizes and problems of a dataset.
 
@@ -86,6 +112,8 @@ def check_dataset(
         images: number of images to draw.
         limits: limits of the model and the evaluation; None skips their check.
         split: "train" or "test".
+        required: what is trained on beside boxes: "masks", "keypoints"; problems of other annotations are not fatal. By
+            default, the annotations that the node reads.
 
     Returns:
         whether the dataset has no fatal problems.
@@ -93,9 +121,11 @@ def check_dataset(
     Raises:
         DeimError: if the dataset cannot be read.
     """
-    content = read_content(dataset)
+    if required is None:
+        required = [kind for kind in ("masks", "keypoints") if reads_annotations(dataset, kind)]
+    content = _read_with_optional_keypoints(dataset, required)
     objects = [annotation_arrays(record) for record in content.records]
-    problems = content.all_problems()
+    problems = _find_problems(content, required)
     if decode:
         problems += find_image_problems(content.records)
     folder = Path(output)
@@ -122,14 +152,17 @@ def check_dataset(
         problems += unreadable
         unreadable_files = {problem.location for problem in unreadable}
         drawn = [record for record in drawn if record["file_name"] not in unreadable_files]
-    _draw_images(drawn, content.classes, folder / "images.png")
+    _draw_images(drawn, content, folder / "images.png")
     (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
     for problem in problems[:20]:
         print(problem)
-    num_fatal = sum(problem.is_fatal for problem in problems)
+    tasks = ("boxes", *required)
+    num_fatal = sum(problem.is_fatal and problem.task in tasks for problem in problems)
+    num_others = sum(problem.task not in tasks for problem in problems)
     print(
         f"{len(problems)} problems, {num_fatal} of them must be fixed"
-        + ("; the remaining ones are objects that training skips" if len(problems) > num_fatal else "")
+        + (f"; {num_others} matter only for models with masks or keypoints" if num_others else "")
+        + ("; the remaining ones are objects that training skips" if len(problems) > num_fatal + num_others else "")
         + (f"; full list: {folder / 'problems.txt'}" if problems else "")
     )
     if content.records:
@@ -137,10 +170,29 @@ def check_dataset(
     return not num_fatal
 
 
-def _draw_images(records: Sequence[dict], class_names: Sequence[str], output: Path) -> None:
+def _find_problems(content: DatasetContent, required: Sequence[str]) -> list[Problem]:
+    """Return all problems; masks are checked if they are required, and otherwise where there are any."""
+    has_masks = any(a.get("segmentation") for record in content.records for a in record.get("annotations", ()))
+    problems = content.all_problems(masks=has_masks, keypoints=True)
+    if "masks" in required:
+        return problems
+    return [p for p in problems if p.task != "masks" or p.annotation is None or p.annotation.get("segmentation")]
+
+
+def _draw_images(records: Sequence[dict], content: DatasetContent, output: Path) -> None:
     images = [read_image(record["file_name"], record_size(record)) for record in records]
     names = [Path(record["file_name"]).name for record in records]
-    draw_objects(images, [annotation_arrays(record) for record in records], class_names, output, names)
+    shapes = [object_shapes(record, content.keypoints) for record in records]
+    draw_objects(
+        images,
+        [annotation_arrays(record) for record in records],
+        content.classes,
+        output,
+        names,
+        masks=[masks for masks, _ in shapes],
+        keypoints=[keypoints for _, keypoints in shapes],
+        connections=() if content.keypoints is None else content.keypoints.connected_indices(),
+    )
 
 
 def _objects_per_class(content: DatasetContent, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -161,8 +213,44 @@ def _summarize(name: str, content: DatasetContent, objects: Sequence[tuple[np.nd
         ["objects", f"{len(boxes)}, plus {crowds} crowds, which training ignores"],
         ["objects per image", describe_counts(per_image)],
         *([f"{size} objects", f"{((low <= areas) & (areas < high)).sum() / total:.1%}"] for size, low, high in _SIZES),
+        *_summarize_masks(content),
+        *_summarize_keypoints(content),
     ]
     return tabulate(rows, tablefmt="plain")
+
+
+def _summarize_masks(content: DatasetContent) -> list[list[str]]:
+    """Return a row with the number of masks; no row if there are none."""
+    annotations = _trained_annotations(content)
+    masks = [annotation["segmentation"] for annotation in annotations if annotation.get("segmentation")]
+    if not masks:
+        return []
+    num_run_lengths = sum(isinstance(mask, dict) for mask in masks)
+    kinds = f"{len(masks) - num_run_lengths} of polygons, {num_run_lengths} run-length encoded"
+    return [["masks", f"{len(masks)} of {len(annotations)} objects have one: {kinds}"]]
+
+
+def _summarize_keypoints(content: DatasetContent) -> list[list[str]]:
+    """Return rows with the number of keypoints and their visibility; no rows if there are none."""
+    if content.keypoints is None:
+        return []
+    points = [
+        np.array(annotation["keypoints"], dtype=float).reshape(-1, 3)
+        for annotation in _trained_annotations(content)
+        if len(annotation.get("keypoints") or ()) == content.keypoints.values_per_object
+    ]
+    visibility = np.array([values[:, 2] for values in points]).reshape(-1, len(content.keypoints.names))
+    has_any = (visibility > 0).any(axis=1).sum()
+    shares = [f"{(visibility == value).sum() / max(visibility.size, 1):.1%}" for value in (2, 1, 0)]
+    names = ", ".join(content.keypoints.names)
+    return [
+        ["keypoints", f"{len(content.keypoints.names)} ({names}); {has_any} of {len(points)} objects have any"],
+        ["visibility", f"{shares[0]} visible, {shares[1]} hidden, {shares[2]} not labeled"],
+    ]
+
+
+def _trained_annotations(content: DatasetContent) -> list[dict]:
+    return [a for record in content.records for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
 
 
 def _class_table(content: DatasetContent, objects: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:

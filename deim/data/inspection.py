@@ -9,6 +9,7 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
+from deim.data.datasets.keypoints import keypoints_from_metadata
 from deim.data.datasets.names import registered_name
 from deim.data.loader import TrainLoader
 from deim.data.mapper import channel_order
@@ -78,7 +79,7 @@ def draw_training_batch(cfg: Any, epoch: int, output: str, batches: int, images:
 
 
 def _draw_samples(samples: list[dict], loader: Any, output: str) -> None:
-    """Draw the images of samples with their boxes.
+    """Draw the images of samples with their boxes and, if present, masks and keypoints.
 
     Args:
         samples: samples to draw.
@@ -88,7 +89,9 @@ def _draw_samples(samples: list[dict], loader: Any, output: str) -> None:
     mapper = loader.get("mapper") or {}
     is_bgr = channel_order(mapper) == "BGR"
     name = registered_name(loader.get("dataset"))
-    class_names = MetadataCatalog.get(name).get("thing_classes") if name is not None else None
+    metadata = MetadataCatalog.get(name) if name is not None else None
+    class_names = metadata.get("thing_classes") if metadata is not None else None
+    definition = keypoints_from_metadata(metadata) if metadata is not None else None
     boxes = [sample["instances"].gt_boxes.tensor.numpy() for sample in samples]
     labels = [sample["instances"].gt_classes.numpy() for sample in samples]
     if class_names is None:
@@ -98,4 +101,20 @@ def _draw_samples(samples: list[dict], loader: Any, output: str) -> None:
         np.ascontiguousarray(sample["image"].numpy().transpose(1, 2, 0)[..., :: -1 if is_bgr else 1])
         for sample in samples
     ]
-    draw_objects(images, list(zip(boxes, labels, strict=True)), class_names, output)
+    instances = [sample["instances"] for sample in samples]
+    has_masks = all(image_instances.has("gt_masks") for image_instances in instances)
+    has_keypoints = all(image_instances.has("gt_keypoints") for image_instances in instances)
+    draw_objects(
+        images,
+        list(zip(boxes, labels, strict=True)),
+        class_names,
+        output,
+        masks=[_drawable_masks(image_instances.gt_masks) for image_instances in instances] if has_masks else (),
+        keypoints=[i.gt_keypoints.tensor.numpy() for i in instances] if has_keypoints else (),
+        connections=() if definition is None else definition.connected_indices(),
+    )
+
+
+def _drawable_masks(masks: Any) -> list:
+    """Return the masks of ``BitMasks`` as arrays (h, w), or those of ``PolygonMasks`` as polygons."""
+    return list(masks.tensor.numpy()) if hasattr(masks, "tensor") else masks.polygons

@@ -1,14 +1,17 @@
-"""Plots of boxes on images."""
+"""Plots of boxes, masks and keypoints on images."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.structures import Instances
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 
 from deim.visualization.figures import class_colors, grid, save
+
+_MASK_OPACITY = 0.45
 
 
 def draw_objects(
@@ -18,6 +21,9 @@ def draw_objects(
     output: str | Path,
     titles: Sequence[str] = (),
     columns: int = 4,
+    masks: Sequence[Sequence[Any]] = (),
+    keypoints: Sequence[np.ndarray | None] = (),
+    connections: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Draw a grid of images with their objects as a PNG.
 
@@ -28,17 +34,69 @@ def draw_objects(
         output: path of the PNG file.
         titles: titles of the images; none by default.
         columns: images per row.
+        masks: masks of the objects of each image: polygons ``[x0, y0, x1, y1, ...]`` in pixels, a bool array (h, w) that
+            covers the image, or None; none by default.
+        keypoints: (N, P, 3) x, y in pixels and visibility of each image, or None; none by default. Hidden keypoints
+            (visibility 1) are drawn as rings, those with visibility 0 are omitted.
+        connections: pairs of indices of keypoints that are connected by a line.
     """
     figure, axes = grid(len(images), columns)
     colors = class_colors(class_names)
     for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=6)
-    for axis, image, (boxes, classes) in zip(axes, images, objects, strict=False):
+    for number, (axis, image, (boxes, classes)) in enumerate(zip(axes, images, objects, strict=False)):
         axis.imshow(image)
-        for box, index in zip(boxes.tolist(), classes.tolist(), strict=True):
-            if 0 <= index < len(class_names):
-                _draw_box(axis, box, colors[index], class_names[index])
+        image_masks = masks[number] if masks else [None] * len(boxes)
+        image_keypoints = keypoints[number] if keypoints else None
+        for position, (box, index) in enumerate(zip(boxes.tolist(), classes.tolist(), strict=True)):
+            if not 0 <= index < len(class_names):
+                continue
+            if image_masks[position] is not None:
+                draw_mask(axis, image_masks[position], colors[index])
+            if image_keypoints is not None:
+                draw_keypoints(axis, image_keypoints[position], connections, colors[index])
+            _draw_box(axis, box, colors[index], class_names[index])
     save(figure, output)
+
+
+def draw_mask(axis: Axes, mask: Any, color: Sequence[float]) -> None:
+    """Fill a mask with a translucent color.
+
+    Args:
+        axis: axes with an image.
+        mask: polygons ``[x0, y0, x1, y1, ...]`` in pixels, or a bool array (h, w) that covers the image.
+        color: RGB or RGBA in [0, 1].
+    """
+    fill = (*color[:3], _MASK_OPACITY)
+    if isinstance(mask, np.ndarray) and mask.ndim == 2:
+        overlay = np.zeros((*mask.shape, 4))
+        overlay[mask > 0] = fill
+        axis.imshow(overlay, extent=axis.images[0].get_extent(), interpolation="nearest")
+        return
+    for polygon in mask:
+        # Matplotlib's pixel 0 is centered at 0; the polygon's is centered at 0.5.
+        axis.add_patch(Polygon(np.reshape(polygon, (-1, 2)) - 0.5, facecolor=fill, edgecolor="none"))
+
+
+def draw_keypoints(
+    axis: Axes, points: np.ndarray, connections: Sequence[tuple[int, int]], color: Sequence[float]
+) -> None:
+    """Draw the keypoints of an object.
+
+    Args:
+        axis: axes with an image.
+        points: (P, 3) x, y in pixels and visibility; 2 is drawn as a dot, 1 as a ring, 0 is omitted.
+        connections: pairs of indices of keypoints that are connected by a line.
+        color: RGB or RGBA in [0, 1].
+    """
+    points = np.asarray(points, dtype=float) - [0.5, 0.5, 0]
+    for first, second in connections:
+        if points[first, 2] > 0 and points[second, 2] > 0:
+            ends = points[[first, second]]
+            axis.plot(ends[:, 0], ends[:, 1], color=color, linewidth=1)
+    for visibility, face in ((1, "none"), (2, color)):
+        x, y, _ = points[points[:, 2] == visibility].T
+        axis.plot(x, y, "o", markersize=3.5, markeredgewidth=0.8, markeredgecolor="white", markerfacecolor=face)
 
 
 def draw_detections(

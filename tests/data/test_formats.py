@@ -78,7 +78,7 @@ def test_conversion_to_coco_preserves_the_dataset(tool: str, tmp_path: Path, cap
     # Drawing takes most of the time, and is tested elsewhere.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deim.data.dataset_statistics.draw_statistics", lambda *args: None)
-        patch.setattr("deim.data.dataset_statistics.draw_objects", lambda *args: None)
+        patch.setattr("deim.data.dataset_statistics.draw_objects", lambda *args, **options: None)
         assert main(["check-data", *options, "--to-coco", str(tmp_path / "coco")]) == 0
     output = capsys.readouterr().out
     assert f"{LAYOUTS[tool][1]}, 2 classes" in output

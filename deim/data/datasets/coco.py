@@ -9,6 +9,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
 from deim.data.datasets.image_files import find_missing_images
+from deim.data.datasets.keypoints import KeypointDefinition, keypoints_from_metadata, keypoints_of_categories
 from deim.data.datasets.parsed_images import missing_image_problem
 from deim.data.datasets.validation import DatasetContent, is_box, require_inside_folder, validate_dataset
 from deim.errors import DatasetError
@@ -44,6 +45,8 @@ def coco_dataset(
     image_root: str | None = None,
     filter_empty: bool = False,
     max_invalid_records: int = 0,
+    masks: bool = False,
+    keypoints: bool = False,
 ) -> list[dict]:
     """Return the records of a dataset; register it first if paths are given.
 
@@ -53,6 +56,10 @@ def coco_dataset(
         image_root: image folder.
         filter_empty: drop images without objects (crowds do not count); DEIM and D-FINE keep them.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks: whether every object must have a valid mask; objects whose mask is empty or outside of the image are
+            left out. Without it, masks are not checked.
+        keypoints: whether objects must have valid keypoints or none. The names, flip pairs and connections of the
+            keypoints are read from ``categories`` and added to the metadata. Without it, keypoints are not checked.
 
     Returns:
         detectron2 records.
@@ -77,7 +84,8 @@ def coco_dataset(
         _require_paths(source, metadata.get("image_root"))
     try:
         records = get_detection_dataset_dicts(names, filter_empty=False, check_consistency=False)
-        records = _validate_records(names, records, metadata, max_invalid_records)
+        definition = _define_keypoints(metadata) if keypoints else None
+        records = _validate_records(names, records, metadata, max_invalid_records, masks, definition)
     except DatasetError:
         raise
     except Exception as error:  # readers raise many kinds of errors for malformed files
@@ -86,7 +94,35 @@ def coco_dataset(
     return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
 
 
-def _validate_records(name: str, records: list[dict], metadata: Any, max_invalid_records: int) -> list[dict]:
+def _define_keypoints(metadata: Any) -> KeypointDefinition:
+    """Return the keypoints in the metadata of a dataset; first add those of its annotation file if there are none.
+
+    Raises:
+        DatasetError: if there are no keypoints.
+    """
+    definition = keypoints_from_metadata(metadata)
+    if definition is not None:
+        return definition
+    source = metadata.get("json_file")
+    if source is not None:
+        definition = keypoints_of_categories(json.loads(Path(source).read_bytes())["categories"], source)
+    if definition is None:
+        raise DatasetError(
+            f"dataset {metadata.name!r} ({source}) defines no keypoints: no entry of 'categories' has a list 'keypoints' "
+            "with their names"
+        )
+    metadata.set(**definition.to_metadata())
+    return definition
+
+
+def _validate_records(
+    name: str,
+    records: list[dict],
+    metadata: Any,
+    max_invalid_records: int,
+    masks: bool,
+    keypoints: KeypointDefinition | None,
+) -> list[dict]:
     """Return the usable records; raise DatasetError if there are more problems than allowed."""
     source, root = metadata.get("json_file"), metadata.get("image_root")
     if not any(r.get("annotations") for r in records):
@@ -100,8 +136,8 @@ def _validate_records(name: str, records: list[dict], metadata: Any, max_invalid
     problems = [missing_image_problem(str(source), path, str(root)) for path in missing]
     missing_paths = set(missing)
     existing = [record for record in records if record["file_name"] not in missing_paths]
-    content = DatasetContent(existing, metadata.thing_classes, problems)
-    validate_dataset(name, content, max_invalid_records)
+    content = DatasetContent(existing, metadata.thing_classes, problems, keypoints=keypoints)
+    validate_dataset(name, content, max_invalid_records, masks, keypoints is not None)
     if not any(record.get("annotations") for record in content.records):
         raise DatasetError(
             f"dataset {name!r} ({source}) has no images with annotations after invalid ones were skipped"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deim.data.datasets.keypoints import KeypointDefinition
 from deim.errors import DatasetError
 
 # Recognized split names, in order of preference. The test split is evaluated on only if no validation split exists.
@@ -39,6 +40,7 @@ class DiscoveredDataset:
         train: split to train on.
         test: split to evaluate on; None if there is none.
         notes: assumptions made, one sentence each.
+        keypoints: names and connections of the keypoints; None if there are none.
     """
 
     format: str
@@ -46,6 +48,7 @@ class DiscoveredDataset:
     train: Split
     test: Split | None
     notes: Sequence[str] = ()
+    keypoints: KeypointDefinition | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,12 @@ class Format:
 
 
 def assemble_dataset(
-    format_name: str, path: Path, classes: Sequence[str], splits: Mapping[str, Split], notes: Sequence[str] = ()
+    format_name: str,
+    path: Path,
+    classes: Sequence[str],
+    splits: Mapping[str, Split],
+    notes: Sequence[str] = (),
+    keypoints: KeypointDefinition | None = None,
 ) -> DiscoveredDataset:
     """Return a dataset; its splits for training and evaluation are selected by name.
 
@@ -80,6 +88,7 @@ def assemble_dataset(
         classes: class names in index order.
         splits: all splits, by name.
         notes: assumptions made, one sentence each.
+        keypoints: names and connections of the keypoints; None if there are none.
 
     Raises:
         DatasetError: if the dataset has no classes or no split to train on.
@@ -96,7 +105,7 @@ def assemble_dataset(
     keep_selected_splits(splits, all_notes)
     all_notes = list(dict.fromkeys(all_notes))  # a reader may have selected the splits, and noted that, before
     return DiscoveredDataset(
-        format_name, list(classes), splits[train], None if test is None else splits[test], all_notes
+        format_name, list(classes), splits[train], None if test is None else splits[test], all_notes, keypoints
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
+from deim.data.datasets.keypoints import keypoints_from_metadata
 from deim.data.datasets.registration import register_dataset
 from deim.data.datasets.validation import DatasetContent
 
@@ -27,6 +28,9 @@ def holdout_split(
             its images has an object.
     """
     records = [record for index, record in enumerate(dataset) if (index % every_nth == every_nth - 1) == held_out]
-    classes = MetadataCatalog.get(full_name).thing_classes
+    metadata = MetadataCatalog.get(full_name)
+    classes, keypoints = metadata.thing_classes, keypoints_from_metadata(metadata)
     source = f"{full_name}, {'one' if held_out else 'all but one'} of {every_nth}"
-    return register_dataset(names, source, lambda: DatasetContent(list(records), classes, []), max_invalid_records)
+    return register_dataset(
+        names, source, lambda: DatasetContent(list(records), classes, [], keypoints=keypoints), max_invalid_records
+    )

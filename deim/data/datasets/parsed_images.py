@@ -23,12 +23,14 @@ class ParsedObject:
         region: box and segmentation in pixels.
         is_crowd: whether the annotation covers several objects; crowds are not trained on.
         line: line number in the annotation file.
+        keypoints: x, y and visibility of each keypoint; None if the keypoints are missing or not read.
     """
 
     label: str
     region: Region
     is_crowd: bool = False
     line: int | None = None
+    keypoints: list[float] | None = None
 
 
 @dataclass
@@ -146,6 +148,8 @@ def _annotations(image: ParsedImage, indices: dict[str, int], problems: list[Pro
         }
         if parsed_object.region.segmentation is not None:
             annotation["segmentation"] = parsed_object.region.segmentation
+        if parsed_object.keypoints is not None:
+            annotation["keypoints"] = parsed_object.keypoints
         if parsed_object.line is not None:
             annotation["line"] = parsed_object.line
         yield annotation

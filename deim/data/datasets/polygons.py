@@ -46,7 +46,8 @@ def _boundary_loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
     loops = []
     while ends:
         start = point = min(ends, key=lambda corner: (corner[1], corner[0]))  # a corner of its boundary
-        loop, direction = [], (0, 0)
+        loop: list[tuple[int, int]] = []
+        direction = (0, 0)
         while not loop or point != start:
             following = _pop_end(ends, point, direction)
             new_direction = (following[0] - point[0], following[1] - point[1])

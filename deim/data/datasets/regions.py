@@ -14,6 +14,8 @@ from pycocotools import mask as coco_masks
 
 # Maximum size of a decompressed mask, in bytes.
 _MAX_MASK_BYTES = 2**28
+# Maximum number of characters of a number in compressed counts: 30 bits are enough for any image.
+_MAX_CHARACTERS = 6
 _ELLIPSE_CORNERS = 36  # of the polygon that approximates an ellipse
 
 
@@ -161,7 +163,14 @@ def coco_region(segmentation: Any) -> Region:
     return Region([*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], polygons)
 
 
-def _rle_region(segmentation: dict[str, Any]) -> Region:
+def compress_runs(segmentation: dict[str, Any]) -> dict[str, Any]:
+    """Return a COCO run-length encoding, compressed or uncompressed, in compressed form with binary counts.
+
+    pycocotools does not check counts: it reads and writes outside of its memory if they are malformed.
+
+    Raises:
+        ValueError: if the size or the counts are malformed.
+    """
     counts, size = segmentation.get("counts"), segmentation.get("size")
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(n, int) and 0 < n < 2**15 for n in size):
         raise ValueError(f"the segmentation has an invalid size {size!r}")
@@ -169,11 +178,46 @@ def _rle_region(segmentation: dict[str, Any]) -> Region:
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != height * width:
             raise ValueError("the segmentation counts do not add up to its size")
-        runs = coco_masks.frPyObjects({"counts": counts, "size": size}, height, width)
-    elif isinstance(counts, str) and counts.isascii():
-        runs = {"counts": counts.encode(), "size": size}
-    else:
+        return coco_masks.frPyObjects({"counts": counts, "size": size}, height, width)
+    if isinstance(counts, str) and counts.isascii():
+        counts = counts.encode()
+    if not isinstance(counts, bytes):
         raise ValueError("the segmentation counts are neither a list of numbers nor a string")
+    lengths = _decode_counts(counts)
+    if (lengths < 0).any() or lengths.sum() != height * width:
+        raise ValueError("the segmentation counts do not add up to its size")
+    return {"counts": counts, "size": size}
+
+
+def _decode_counts(counts: bytes) -> np.ndarray:
+    """Return the run lengths of compressed counts.
+
+    A character holds five bits of a number, the lowest first, and a bit that is set if the number continues. The last
+    character of a number contains its sign. From the fourth number on, a number is the difference to the one before the
+    previous one.
+
+    Raises:
+        ValueError: if a character is invalid or the last number is incomplete.
+    """
+    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    is_last = (characters & 32) == 0
+    if not len(characters) or characters.min() < 0 or characters.max() > 63 or not is_last[-1]:
+        raise ValueError("the segmentation counts are malformed")
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts).max() > _MAX_CHARACTERS - 1:
+        raise ValueError("the segmentation counts are malformed")
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(starts, ends - starts + 1))
+    numbers = np.add.reduceat((characters & 31) << shifts, starts)
+    numbers -= np.where(characters[ends] & 16, 1 << (5 * (ends - starts + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def _rle_region(segmentation: dict[str, Any]) -> Region:
+    runs = compress_runs(segmentation)
+    height, width = runs["size"]
     x, y, w, h = coco_masks.toBbox(runs).tolist()
     if not 0 <= x <= x + w <= width or not 0 <= y <= y + h <= height or w * h <= 0:
         raise ValueError("the segmentation mask is empty or exceeds its size")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from deim.data.datasets.keypoints import fill_missing_keypoints
 from deim.data.datasets.validation import DatasetContent, validate_dataset
 from deim.errors import DatasetError
 
@@ -13,7 +14,12 @@ logger = logging.getLogger("detectron2.deim")
 
 
 def register_dataset(
-    name: str, source: str, read_content: Callable[[], DatasetContent], max_invalid_records: int = 0
+    name: str,
+    source: str,
+    read_content: Callable[[], DatasetContent],
+    max_invalid_records: int = 0,
+    masks: bool = False,
+    keypoints: bool = False,
 ) -> list[dict]:
     """Read a dataset, validate it, register it with detectron2 under ``name``, and return its records.
 
@@ -21,7 +27,7 @@ def register_dataset(
         name: name to register the dataset under.
         source: description of the data source; a name must always refer to the same source.
         read_content: function that reads the dataset.
-        max_invalid_records: see :func:`deim.data.datasets.validation.validate_dataset`.
+        max_invalid_records, masks, keypoints: see :func:`deim.data.datasets.validation.validate_dataset`.
 
     Returns:
         detectron2 records.
@@ -36,14 +42,27 @@ def register_dataset(
     content = read_content()
     for note in content.notes:
         logger.info(f"dataset {name!r}: {note}")
-    validate_dataset(name, content, max_invalid_records)
+    validate_dataset(name, content, max_invalid_records, masks, keypoints)
     if not content.records:
         raise DatasetError(f"dataset {name!r} ({source}) has no images")
     if not any(record["annotations"] for record in content.records):
         raise DatasetError(f"dataset {name!r} ({source}) has {len(content.records)} images but no annotations")
+    if name in DatasetCatalog and content.keypoints is not None and metadata.get("keypoint_names") is None:
+        DatasetCatalog.remove(name)  # its records have no keypoints
     if name not in DatasetCatalog:
-        DatasetCatalog.register(name, lambda: read_content().records)
-        metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco", notes=content.notes)
+        DatasetCatalog.register(name, lambda: _read_records(read_content))
+        metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco")
+        if metadata.get("notes") is None:
+            metadata.set(notes=content.notes)
+    if content.keypoints is not None:
+        metadata.set(**content.keypoints.to_metadata())
+    return content.records
+
+
+def _read_records(read_content: Callable[[], DatasetContent]) -> list[dict]:
+    content = read_content()
+    if content.keypoints is not None:
+        fill_missing_keypoints(content.records, content.keypoints)
     return content.records
 
 

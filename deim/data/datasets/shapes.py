@@ -143,9 +143,9 @@ def _keypoints(name: str, outline: np.ndarray, center: np.ndarray, size: tuple[i
     """
     x, y = outline.T
     points = np.stack([center, outline[y.argmin()], outline[y.argmax()], outline[x.argmin()], outline[x.argmax()]])
-    is_labeled = ((points >= -0.5) & (points <= np.array(size[::-1]) - 0.5)).all(axis=1)
+    is_labeled = np.all((points >= -0.5) & (points <= np.array(size[::-1]) - 0.5), axis=1, keepdims=True)
     is_labeled[0] &= name != "ring"
-    return np.concatenate([points, np.full((len(points), 1), 2.0)], axis=1) * is_labeled[:, None]
+    return np.concatenate([points, np.full((len(points), 1), 2.0)], axis=1) * is_labeled
 
 
 def _color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:

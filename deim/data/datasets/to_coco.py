@@ -12,14 +12,15 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_masks
 
+from deim.data.datasets.keypoints import KeypointDefinition, keypoints_from_metadata
 from deim.errors import DatasetError
 
 
 def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Path]:
     """Write datasets as COCO files.
 
-    Boxes are neither clipped nor rounded, and polygons and masks are written unchanged. Ids count from 1 in record order, so the same dataset always gives
-    the same file.
+    Boxes are neither clipped nor rounded, and polygons and masks are written unchanged. Keypoints are written if the
+    readers read them. Ids count from 1 in record order, so the same dataset always gives the same file.
 
     Args:
         splits: config nodes that read the records, by split name.
@@ -33,15 +34,14 @@ def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Pat
     """
     if target.suffix.lower() == ".json" and len(splits) > 1:
         raise DatasetError(f"{target} is a single file for several splits ({', '.join(splits)}); pass a folder instead")
-    datasets = {
-        name: (instantiate(node), MetadataCatalog.get(node["names"]).thing_classes) for name, node in splits.items()
-    }
+    datasets = {name: (instantiate(node), MetadataCatalog.get(node["names"])) for name, node in splits.items()}
     root = _common_folder([record["file_name"] for records, _ in datasets.values() for record in records])
     written = []
-    for name, (records, classes) in datasets.items():
+    for name, (records, metadata) in datasets.items():
         file = target if target.suffix.lower() == ".json" else target / f"instances_{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(_coco_content(records, classes, root)), encoding="utf-8")
+        content = _coco_content(records, metadata.thing_classes, root, keypoints_from_metadata(metadata))
+        file.write_text(json.dumps(content), encoding="utf-8")
         written.append(file)
     return written, root
 
@@ -54,15 +54,21 @@ def _common_folder(paths: Sequence[str]) -> Path:
         raise DatasetError(f"the images have no common parent folder: {error}") from error
 
 
-def _coco_content(records: Sequence[dict], classes: Sequence[str], root: Path) -> dict[str, list[dict]]:
+def _coco_content(
+    records: Sequence[dict], classes: Sequence[str], root: Path, keypoints: KeypointDefinition | None
+) -> dict[str, list[dict]]:
     images, annotations = [], []
     for number, record in enumerate(records, 1):
         path = Path(os.path.abspath(record["file_name"])).relative_to(root).as_posix()
         images.append({"id": number, "file_name": path, "width": int(record["width"]), "height": int(record["height"])})
-        annotations += [_annotation(annotation, number) for annotation in record["annotations"]]
+        annotations += [
+            _annotation(annotation, number) | ({} if keypoints is None else _keypoint_entries(annotation, keypoints))
+            for annotation in record["annotations"]
+        ]
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    definition = {} if keypoints is None else _keypoint_definition(keypoints)
+    categories = [{"id": number, "name": name} | definition for number, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -79,6 +85,23 @@ def _annotation(annotation: Mapping[str, Any], image_id: int) -> dict[str, Any]:
         "iscrowd": int(annotation.get("iscrowd", 0)),
         "segmentation": _as_json(segmentation),
     }
+
+
+def _keypoint_definition(keypoints: KeypointDefinition) -> dict[str, Any]:
+    """Return the entries of a category; the skeleton counts keypoints from 1."""
+    skeleton = [[keypoints.names.index(name) + 1 for name in connection] for connection in keypoints.connections]
+    return {"keypoints": list(keypoints.names), "skeleton": skeleton}
+
+
+def _keypoint_entries(annotation: Mapping[str, Any], keypoints: KeypointDefinition) -> dict[str, Any]:
+    """Return the keypoints of an annotation as COCO's pixel indices: 0 is the center of the first pixel."""
+    values = [float(value) for value in annotation.get("keypoints") or [0] * keypoints.values_per_object]
+    visible = values[2::3]
+    shifted = [
+        int(value) if index % 3 == 2 else value - 0.5 if visible[index // 3] else 0.0
+        for index, value in enumerate(values)
+    ]
+    return {"keypoints": shifted, "num_keypoints": sum(value > 0 for value in visible)}
 
 
 def _area(segmentation: Any) -> float:

@@ -3,10 +3,15 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from deim.data.datasets.annotation_errors import AnnotationError, find_keypoint_errors, find_mask_errors
+from deim.data.datasets.keypoints import KeypointDefinition, fill_missing_keypoints
 from deim.data.records import annotation_boxes
 from deim.errors import DatasetError
 
@@ -22,12 +27,16 @@ class Problem:
         message: description of the problem.
         is_fatal: whether the problem, unless it is tolerated, prevents training; otherwise the object is left out.
         is_missing_image: whether the problem is a missing image file.
+        task: "masks" or "keypoints" for a problem that concerns only models that train on these, otherwise "boxes".
+        annotation: the annotation that is left out because of a problem with its mask or its keypoints.
     """
 
     location: str
     message: str
     is_fatal: bool
     is_missing_image: bool = False
+    task: str = "boxes"
+    annotation: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.location}: {self.message}"
@@ -88,16 +97,34 @@ class DatasetContent:
         classes: class names in index order.
         problems: problems of reading; entries with a fatal problem are missing in ``records``.
         notes: assumptions the reader made, one sentence each.
+        keypoints: names and connections of the keypoints; None if the dataset has none, or its keypoints are not read.
     """
 
     records: list[dict]
     classes: Sequence[str]
     problems: list[Problem]
     notes: list[str] = field(default_factory=list)
+    keypoints: KeypointDefinition | None = None
 
-    def all_problems(self) -> list[Problem]:
-        """Return the problems of reading and of the objects."""
-        return [*self.problems, *find_object_problems(self.records, len(self.classes))]
+    def all_problems(self, masks: bool = False, keypoints: bool = False) -> list[Problem]:
+        """Return the problems of reading and of the objects.
+
+        Args:
+            masks, keypoints: whether to check the masks and the keypoints of the objects.
+        """
+        problems = [*self.problems, *find_object_problems(self.records, len(self.classes))]
+        if masks:
+            problems += [self._problem(error, "masks") for error in find_mask_errors(self.records)]
+        if keypoints and self.keypoints is not None:
+            errors = find_keypoint_errors(self.records, len(self.keypoints.names))
+            problems += [self._problem(error, "keypoints") for error in errors]
+        return problems
+
+    def _problem(self, error: AnnotationError, task: str) -> Problem:
+        record = self.records[error.record]
+        annotation = record["annotations"][error.number]
+        location = _object_location(record, annotation, error.number)
+        return Problem(location, error.message, error.is_fatal, task=task, annotation=annotation)
 
 
 class InvalidDatasetError(DatasetError):
@@ -110,18 +137,28 @@ class InvalidDatasetError(DatasetError):
     content: DatasetContent
 
 
-def validate_dataset(name: str, content: DatasetContent, max_invalid_records: int = 0) -> None:
+def validate_dataset(
+    name: str,
+    content: DatasetContent,
+    max_invalid_records: int = 0,
+    masks: bool = False,
+    keypoints: bool = False,
+) -> None:
     """Raise an error for fatal problems, and log a warning for objects that training leaves out.
 
     Args:
         name: name of the dataset.
-        content: dataset content; if fatal problems are tolerated, the affected objects are removed in place.
+        content: dataset content. If fatal problems are tolerated, the affected objects are removed in place; so are
+            objects without a usable mask. Objects without keypoints get keypoints with visibility 0.
         max_invalid_records: number of fatal problems that are tolerated.
+        masks, keypoints: whether a model is trained on masks or keypoints, which are then required.
 
     Raises:
         InvalidDatasetError: if there are more fatal problems. The message lists the first ones.
+        DatasetError: if masks or keypoints are required, and no object has any.
     """
-    problems = content.all_problems()
+    _require_annotations(name, content, masks, keypoints)
+    problems = content.all_problems(masks, keypoints)
     fatal = [problem for problem in problems if problem.is_fatal]
     if 0 < len(fatal) <= max_invalid_records:
         listing = "\n".join(f"  {problem}" for problem in fatal[:20])
@@ -130,6 +167,7 @@ def validate_dataset(name: str, content: DatasetContent, max_invalid_records: in
             f"dataset {name!r}: skipping images and objects with {len(fatal)} problems ({max_invalid_records} allowed):\n{listing}"
         )
         drop_invalid_objects(content)
+        _drop_annotations(content, fatal)
     elif fatal:
         lines = [f"dataset {name!r} cannot be used:", *_summarize_missing_images(content, fatal)]
         lines += [f"  {problem}" for problem in fatal[:5]]
@@ -148,6 +186,45 @@ def validate_dataset(name: str, content: DatasetContent, max_invalid_records: in
             f"dataset {name!r}: {len(warnings)} objects are left out; the first: {warnings[0]}; "
             "run deim check-data to list all"
         )
+        _drop_annotations(content, warnings)
+        left_out = _LEFT_OUT.get()
+        if left_out is not None:
+            left_out += [problem for problem in warnings if problem.annotation is not None]
+
+
+_LEFT_OUT: ContextVar[list[Problem] | None] = ContextVar("left_out", default=None)
+
+
+@contextmanager
+def collect_left_out() -> Iterator[list[Problem]]:
+    """Collect the problems of objects that :func:`validate_dataset` leaves out of the records."""
+    problems: list[Problem] = []
+    token = _LEFT_OUT.set(problems)
+    try:
+        yield problems
+    finally:
+        _LEFT_OUT.reset(token)
+
+
+def _require_annotations(name: str, content: DatasetContent, masks: bool, keypoints: bool) -> None:
+    """Raise DatasetError if masks or keypoints are required but missing; complete the keypoints."""
+    annotations = [a for record in content.records for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+    if masks and annotations and not any(annotation.get("segmentation") for annotation in annotations):
+        raise DatasetError(f"dataset {name!r} has no masks: none of its {len(annotations)} objects has a segmentation")
+    if not keypoints:
+        return
+    if content.keypoints is None:
+        raise DatasetError(f"dataset {name!r} defines no keypoints")
+    if annotations and not any(annotation.get("keypoints") for annotation in annotations):
+        raise DatasetError(f"dataset {name!r} has no keypoints: none of its {len(annotations)} objects has any")
+    fill_missing_keypoints(content.records, content.keypoints)
+
+
+def _drop_annotations(content: DatasetContent, problems: Sequence[Problem]) -> None:
+    """Remove the annotations with a problem of their masks or keypoints, in place."""
+    dropped = {id(problem.annotation) for problem in problems if problem.annotation is not None}
+    for record in content.records if dropped else ():
+        record["annotations"] = [a for a in record.get("annotations", ()) if id(a) not in dropped]
 
 
 def _summarize_missing_images(content: DatasetContent, problems: Sequence[Problem]) -> list[str]:

@@ -11,6 +11,7 @@ from detectron2.structures import BoxMode
 from tqdm import tqdm
 
 from deim.data.datasets.image_files import ImageFiles, find_images
+from deim.data.datasets.keypoints import KeypointDefinition, find_flip_pairs
 from deim.data.datasets.parsed_images import unresolved_image_problem
 from deim.data.datasets.registration import register_dataset, require_file
 from deim.data.datasets.text import read_text
@@ -19,19 +20,29 @@ from deim.data.image import image_size
 from deim.errors import DatasetError
 
 
-def yolo_dataset(names: str, data_file: str, split: str, max_invalid_records: int = 0) -> list[dict]:
+def yolo_dataset(
+    names: str,
+    data_file: str,
+    split: str,
+    max_invalid_records: int = 0,
+    masks: bool = False,
+    keypoints: bool = False,
+) -> list[dict]:
     """Read one split of an Ultralytics ``data.yaml``.
 
     The file has ``names`` (a list, or a dict from index to name) and for each split a folder, a text file that lists
     images, or a list of these; they are relative to ``path``. The labels of ``.../images/x.jpg`` are in ``.../labels/x.txt``;
     an image without a label file has no objects. A line has the class, followed by a box or the corners of a polygon.
-    Keypoints (with ``kpt_shape`` in the file) and one more number (track id or confidence) may follow a box.
+    Keypoints (with ``kpt_shape`` in the file) and one more number (track id or confidence) may follow a box. With two
+    values per keypoint, keypoints with a negative coordinate are not labeled, and all others are visible.
 
     Args:
         names: name to register the dataset under.
         data_file: path of the ``data.yaml``.
         split: key of the split, such as "train" or "val".
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks: whether every line must have a polygon. Without it, boxes and polygons may be mixed.
+        keypoints: whether to read the keypoints; polygons are then errors.
 
     Returns:
         detectron2 records.
@@ -39,13 +50,17 @@ def yolo_dataset(names: str, data_file: str, split: str, max_invalid_records: in
     Raises:
         DatasetError: if files are missing or malformed. The message names file and line.
     """
-    return register_dataset(
-        names, f"{data_file}, {split}", functools.partial(read_yolo, data_file, split), max_invalid_records
-    )
+    read = functools.partial(read_yolo, data_file, split, keypoints)
+    return register_dataset(names, f"{data_file}, {split}", read, max_invalid_records, masks, keypoints)
 
 
 def yolo_files_dataset(
-    names: str, root: str, images: Sequence[str], class_names: Sequence[str], max_invalid_records: int = 0
+    names: str,
+    root: str,
+    images: Sequence[str],
+    class_names: Sequence[str],
+    max_invalid_records: int = 0,
+    masks: bool = False,
 ) -> list[dict]:
     """Read images with YOLO labels that are not described by a ``data.yaml``.
 
@@ -55,6 +70,7 @@ def yolo_files_dataset(
         images: image folders, or text files that list images, relative to ``root``.
         class_names: class names in index order.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks: whether every line must have a polygon. Without it, boxes and polygons may be mixed.
 
     Returns:
         detectron2 records.
@@ -67,10 +83,10 @@ def yolo_files_dataset(
     def read() -> DatasetContent:
         return read_labels([Path(root, entry) for entry in images], Path(root), classes, f"{root}, {', '.join(images)}")
 
-    return register_dataset(names, f"{root}, {list(images)}, {classes}", read, max_invalid_records)
+    return register_dataset(names, f"{root}, {list(images)}, {classes}", read, max_invalid_records, masks)
 
 
-def read_yolo(data_file: str, split: str) -> DatasetContent:
+def read_yolo(data_file: str, split: str, keypoints: bool = False) -> DatasetContent:
     """Read one split; see :func:`yolo_dataset`."""
     settings = read_data_yaml(Path(data_file), split)
     notes: list[str] = []
@@ -80,15 +96,30 @@ def read_yolo(data_file: str, split: str) -> DatasetContent:
         if not source_path.exists():
             raise DatasetError(f"{data_file}: {split}: {source_path} does not exist")
     root = _base_folder(Path(data_file), settings)
+    definition = yolo_keypoints(settings, data_file) if keypoints else None
+    if keypoints and definition is None:
+        raise DatasetError(f"{data_file} defines no keypoints: kpt_shape is missing")
+    if definition is not None and not definition.flip_pairs:
+        notes.append(f"{data_file} has no flip_idx: no keypoints are swapped when an image is mirrored")
     content = read_labels(
-        source_paths, root, ordered_class_names(settings), f"{data_file}, {split}", _num_keypoint_values(settings)
+        source_paths,
+        root,
+        ordered_class_names(settings),
+        f"{data_file}, {split}",
+        _num_keypoint_values(settings),
+        definition,
     )
     content.notes += notes
     return content
 
 
 def read_labels(
-    source_paths: Sequence[Path], root: Path, names: Sequence[str], source: str, num_keypoint_values: int = 0
+    source_paths: Sequence[Path],
+    root: Path,
+    names: Sequence[str],
+    source: str,
+    num_keypoint_values: int = 0,
+    keypoints: KeypointDefinition | None = None,
 ) -> DatasetContent:
     """Read images and their labels.
 
@@ -98,8 +129,9 @@ def read_labels(
         names: class names in index order.
         source: description of the data, for messages.
         num_keypoint_values: number of keypoint values after each box.
+        keypoints: the keypoints to read; None skips their values.
     """
-    content = DatasetContent([], list(names), [])
+    content = DatasetContent([], list(names), [], keypoints=keypoints)
     for image_id, path in enumerate(
         tqdm(_list_images(source_paths, root, content), f"reading {source}", delay=2, mininterval=2, unit="image")
     ):
@@ -111,7 +143,7 @@ def read_labels(
             content.problems.append(Problem(str(path), str(error), True))
             continue
         size = (record["height"], record["width"])
-        record["annotations"] = list(_read_objects(labels, size, num_keypoint_values, content.problems))
+        record["annotations"] = list(_read_objects(labels, size, num_keypoint_values, keypoints, content.problems))
         content.records.append(record)
     return content
 
@@ -166,6 +198,43 @@ def _num_keypoint_values(settings: dict) -> int:
     if isinstance(shape, list) and len(shape) == 2 and all(map(_is_count, shape)):
         return shape[0] * shape[1]
     return 0
+
+
+def yolo_keypoints(settings: dict, source: str) -> KeypointDefinition | None:
+    """Return the keypoints of a ``data.yaml``: ``kpt_shape``, ``flip_idx`` and ``kpt_names``, a list for each class.
+
+    Without ``kpt_names``, keypoints are named by their numbers. Without ``flip_idx``, flip pairs are derived from names
+    such as left_eye and right_eye.
+
+    Args:
+        settings: content of the file.
+        source: the file, for messages.
+
+    Returns:
+        the definition; None if the file has no ``kpt_shape``.
+
+    Raises:
+        DatasetError: if ``kpt_shape`` or ``flip_idx`` is malformed.
+    """
+    shape, flip = settings.get("kpt_shape"), settings.get("flip_idx")
+    if not shape:
+        return None
+    if not _num_keypoint_values(settings) or shape[1] not in (2, 3):
+        raise DatasetError(f"{source}: kpt_shape is {shape!r}; expected the number of keypoints and 2 or 3")
+    indices = list(range(shape[0]))
+    listed = settings.get("kpt_names")
+    listed = next(iter(listed.values()), None) if isinstance(listed, dict) else listed
+    is_usable = isinstance(listed, list) and len(set(map(str, listed))) == len(listed) == len(indices)
+    names = tuple(str(name) for name in (listed if isinstance(listed, list) and is_usable else indices))
+    if not flip:
+        return KeypointDefinition(names, find_flip_pairs(names))
+    is_permutation = isinstance(flip, list) and all(type(n) is int for n in flip) and sorted(flip) == indices
+    if not is_permutation or [flip[index] for index in flip] != indices:  # mirroring twice must change nothing
+        raise DatasetError(
+            f"{source}: flip_idx is {flip!r}; expected, for each of the {len(indices)} keypoints, the index of the "
+            "keypoint that it is swapped with"
+        )
+    return KeypointDefinition(names, tuple((names[a], names[b]) for a, b in enumerate(flip) if a < b))
 
 
 def _base_folder(data_file: Path, settings: dict) -> Path:
@@ -244,7 +313,11 @@ def label_file(image: Path) -> Path:
 
 
 def _read_objects(
-    path: Path, size: tuple[int, int], num_keypoint_values: int, problems: list[Problem]
+    path: Path,
+    size: tuple[int, int],
+    num_keypoint_values: int,
+    keypoints: KeypointDefinition | None,
+    problems: list[Problem],
 ) -> Iterable[dict]:
     if not path.is_file():
         return
@@ -261,6 +334,12 @@ def _read_objects(
         except (ValueError, OverflowError) as error:
             problems.append(Problem(f"{path}:{line}", f"{text.strip()!r} is not a valid label: {error}", True))
             continue
+        if keypoints is not None and corners is not None:
+            message = (
+                f"{len(numbers)} numbers follow the class; expected {4 + num_keypoint_values} for a box and keypoints"
+            )
+            problems.append(Problem(f"{path}:{line}", message, True, task="keypoints"))
+            continue
         annotation = {
             "bbox": (box * [width, height, width, height]).tolist(),
             "bbox_mode": BoxMode.XYXY_ABS,
@@ -270,7 +349,18 @@ def _read_objects(
         }
         if corners is not None:
             annotation["segmentation"] = [(corners * [width, height]).reshape(-1).tolist()]
+        if keypoints is not None and len(numbers) >= 4 + num_keypoint_values:
+            values = np.array(numbers[4 : 4 + num_keypoint_values]).reshape(len(keypoints.names), -1)
+            annotation["keypoints"] = _absolute_keypoints(values, size)
         yield annotation
+
+
+def _absolute_keypoints(values: np.ndarray, size: tuple[int, int]) -> list[float]:
+    """Convert relative keypoints (P, 2 or 3) to x, y in pixels and visibility, as one list."""
+    points = values[:, :2] * [size[1], size[0]]
+    visibility = values[:, 2] if values.shape[1] == 3 else np.where((points < 0).any(axis=1), 0.0, 2.0)
+    points = np.where(visibility[:, None] == 0, 0.0, points)
+    return np.concatenate([points, visibility[:, None]], axis=1).reshape(-1).tolist()
 
 
 def _parse_shape(numbers: Sequence[float], num_keypoint_values: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -21,6 +21,7 @@ from deim.data.datasets.dataset_format import (
 )
 from deim.data.datasets.formats.coco_export import Category, coco_export_dataset, parse_categories, read_lists
 from deim.data.datasets.image_files import ImageFiles
+from deim.data.datasets.keypoints import KeypointDefinition, keypoints_of_categories
 from deim.data.datasets.text import is_plain_utf8
 from deim.data.datasets.validation import is_box
 from deim.errors import DatasetError
@@ -46,6 +47,7 @@ class _AnnotationFile:
     categories: Sequence[Category]
     used_category_ids: frozenset[str]
     is_detectron2_compatible: bool
+    raw_categories: Sequence[Any]
 
 
 def _find_matches(dataset_path: Path) -> list[Path]:
@@ -100,7 +102,17 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
             splits[name] = Split(coco_dataset, arguments)
         else:
             splits[name] = Split(coco_export_dataset, arguments | {"class_names": classes})
-    return assemble_dataset("COCO", dataset_path, classes, splits, notes)
+    return assemble_dataset("COCO", dataset_path, classes, splits, notes, _keypoints(files, notes))
+
+
+def _keypoints(files: Mapping[str, _AnnotationFile], notes: list[str]) -> KeypointDefinition | None:
+    """Return the keypoints of the training split, which is the first of ``files``."""
+    file = next(iter(files.values()))
+    try:
+        return keypoints_of_categories(file.raw_categories, str(file.path))
+    except DatasetError as error:  # models without keypoints can use the dataset
+        notes.append(f"the keypoints cannot be used: {error}")
+        return None
 
 
 def _pair_with_evaluation_file(file: Path, notes: list[str]) -> dict[str, Path]:
@@ -153,7 +165,12 @@ def _inspect_file(file: Path, split: str, folder: Path, image_root: Path | None)
     annotations = [annotation for annotation in lists["annotations"] if isinstance(annotation, dict)]
     used_category_ids = frozenset(str(annotation.get("category_id")) for annotation in annotations)
     return _AnnotationFile(
-        file, root, categories, used_category_ids, _is_detectron2_compatible(file, lists, categories, root)
+        file,
+        root,
+        categories,
+        used_category_ids,
+        _is_detectron2_compatible(file, lists, categories, root),
+        lists["categories"],
     )
 
 

@@ -2,11 +2,12 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deim.data.datasets.image_files import ImageFiles
+from deim.data.datasets.keypoints import keypoints_of_categories
 from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
 from deim.data.datasets.regions import Region, coco_region
 from deim.data.datasets.registration import register_dataset
@@ -16,7 +17,13 @@ from deim.errors import DatasetError
 
 
 def coco_export_dataset(
-    names: str, json_file: str, image_root: str, class_names: Sequence[str], max_invalid_records: int = 0
+    names: str,
+    json_file: str,
+    image_root: str,
+    class_names: Sequence[str],
+    max_invalid_records: int = 0,
+    masks: bool = False,
+    keypoints: bool = False,
 ) -> list[dict]:
     """Read a COCO file exported by an annotation tool.
 
@@ -30,6 +37,7 @@ def coco_export_dataset(
         image_root: folder that contains all images at any depth.
         class_names: class names in index order.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks, keypoints: see :func:`deim.data.coco_dataset`; keypoints are read only on request.
 
     Returns:
         detectron2 records.
@@ -38,23 +46,29 @@ def coco_export_dataset(
         DatasetError: if the file is missing or malformed, or images do not exist. The message names the entry.
     """
     classes = [str(name) for name in class_names]
-    read = functools.partial(read_coco_export, json_file, image_root, classes)
-    return register_dataset(names, f"{json_file}, {image_root}, {classes}", read, max_invalid_records)
+    read = functools.partial(read_coco_export, json_file, image_root, classes, masks, keypoints)
+    source = f"{json_file}, {image_root}, {classes}"
+    return register_dataset(names, source, read, max_invalid_records, masks, keypoints)
 
 
-def read_coco_export(json_file: str, image_root: str, class_names: Sequence[str]) -> DatasetContent:
+def read_coco_export(
+    json_file: str, image_root: str, class_names: Sequence[str], masks: bool = False, keypoints: bool = False
+) -> DatasetContent:
     """Read the file; see :func:`coco_export_dataset`."""
     lists = read_lists(Path(json_file))
+    definition = keypoints_of_categories(lists["categories"], json_file) if keypoints else None
     categories = {category.key: category.name for category in parse_categories(lists, json_file)}
     grouped: dict[str, list[Any]] = defaultdict(list)
     for annotation in lists["annotations"]:
         grouped[_id_as_text(annotation, "image_id")].append(annotation)
-    images = list(_parse_images(lists["images"], grouped, categories, json_file))
+    parse_object = functools.partial(_object, categories=categories, masks=masks, keypoints=keypoints)
+    images = list(_parse_images(lists["images"], grouped, parse_object, json_file))
     parsed = [image for image in images if isinstance(image, ParsedImage)]
     if len({image.image_id for image in parsed} - {None}) < len(parsed):  # text ids, or ids such as "1" and "01"
         for image in parsed:
             image.image_id = None
     content = build_content(images, class_names, ImageFiles(image_root), json_file)
+    content.keypoints = definition
     image_ids = {_id_as_text(image, "id") for image in lists["images"]}
     for number, annotation in enumerate(lists["annotations"], 1):
         key = _id_as_text(annotation, "image_id")
@@ -118,7 +132,10 @@ def _id_as_text(entry: Any, key: str) -> str:
 
 
 def _parse_images(
-    images: Sequence[Any], grouped: Mapping[str, list[Any]], categories: Mapping[str, str], source: str
+    images: Sequence[Any],
+    grouped: Mapping[str, list[Any]],
+    parse_object: Callable[[Any, str], ParsedObject | Problem],
+    source: str,
 ) -> Iterator[ParsedImage | Problem]:
     seen_ids: set[str] = set()
     for number, image in enumerate(images, 1):
@@ -130,7 +147,7 @@ def _parse_images(
         result = parse_entry(_image, f"{source}, entry {number} of 'images'", image, source)
         if isinstance(result, ParsedImage):
             for annotation in grouped.get(key, ()):
-                parsed_object = _object(annotation, categories, f"{source}, {result.name}")
+                parsed_object = parse_object(annotation, f"{source}, {result.name}")
                 if isinstance(parsed_object, Problem):
                     yield parsed_object
                 else:
@@ -149,22 +166,38 @@ def _image(image: Mapping[str, Any], source: str) -> ParsedImage:
 
 
 def _object(
-    annotation: Mapping[str, Any], categories: Mapping[str, str], image_location: str
+    annotation: Mapping[str, Any], image_location: str, categories: Mapping[str, str], masks: bool, keypoints: bool
 ) -> ParsedObject | Problem:
     location = f"{image_location}, annotation {annotation.get('id')}"
     category = str(annotation.get("category_id"))
     if category not in categories:
         return Problem(location, f"the category_id {category} is missing in 'categories'", True)
     try:
-        region = _region(annotation)
+        region = _region(annotation, masks)
+        points = _keypoints(annotation) if keypoints else None
         is_crowd = bool(int(annotation.get("iscrowd") or 0) or int(annotation.get("ignore") or 0))
     except (TypeError, ValueError, OverflowError) as error:
         return Problem(location, str(error), True)
-    return ParsedObject(categories[category], region, is_crowd)
+    return ParsedObject(categories[category], region, is_crowd, keypoints=points)
 
 
-def _region(annotation: Mapping[str, Any]) -> Region:
-    """Return the given box or, if it is missing, that of the segmentation; valid polygons and masks are kept."""
+def _keypoints(annotation: Mapping[str, Any]) -> list[float] | None:
+    """Return x, y and visibility of each keypoint; None if there are none, and malformed keypoints unchanged.
+
+    COCO's keypoints are pixel indices: the center of pixel 0, which is at 0.5, has the coordinate 0.
+    """
+    values = annotation.get("keypoints")
+    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+        return values  # reported by the validation
+    return [value if index % 3 == 2 else value + 0.5 for index, value in enumerate(values)]
+
+
+def _region(annotation: Mapping[str, Any], masks: bool) -> Region:
+    """Return the given box or, if it is missing, that of the segmentation; valid polygons and masks are kept.
+
+    Args:
+        masks: whether to keep invalid polygons and masks as well, so that they are reported.
+    """
     box, segmentation = annotation.get("bbox"), annotation.get("segmentation")
     if box in (None, []):
         if not segmentation:
@@ -176,5 +209,5 @@ def _region(annotation: Mapping[str, Any]) -> Region:
     try:
         outline = coco_region(segmentation).segmentation if segmentation else None
     except (TypeError, ValueError):
-        outline = None  # the box alone is sufficient
+        outline = segmentation if masks else None  # without masks, the box alone is sufficient
     return Region([x, y, x + width, y + height], outline)

@@ -27,6 +27,7 @@ def cvat_dataset(
     class_names: Sequence[str],
     subset: str | None = None,
     max_invalid_records: int = 0,
+    masks: bool = False,
 ) -> list[dict]:
     """Read a CVAT ``annotations.xml``.
 
@@ -39,6 +40,7 @@ def cvat_dataset(
         class_names: class names in index order.
         subset: read only the images of this subset of the project; None reads all images.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks: whether every object must have a mask.
 
     Returns:
         detectron2 records.
@@ -48,7 +50,8 @@ def cvat_dataset(
     """
     classes = [str(name) for name in class_names]
     read = functools.partial(read_cvat, annotation_file, image_root, classes, subset)
-    return register_dataset(names, f"{annotation_file}, {image_root}, {subset}, {classes}", read, max_invalid_records)
+    source = f"{annotation_file}, {image_root}, {subset}, {classes}"
+    return register_dataset(names, source, read, max_invalid_records, masks)
 
 
 def read_cvat(annotation_file: str, image_root: str, class_names: Sequence[str], subset: str | None) -> DatasetContent:

@@ -22,7 +22,12 @@ _NOT_CLASSES = ("__ignore__", "_background_")
 
 
 def labelme_dataset(
-    names: str, annotation_root: str, image_root: str, class_names: Sequence[str], max_invalid_records: int = 0
+    names: str,
+    annotation_root: str,
+    image_root: str,
+    class_names: Sequence[str],
+    max_invalid_records: int = 0,
+    masks: bool = False,
 ) -> list[dict]:
     """Read all labelme JSON files of a folder.
 
@@ -35,6 +40,7 @@ def labelme_dataset(
         image_root: folder that contains all images at any depth.
         class_names: class names in index order.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks: whether every object must have a mask; the mask of a rectangle is the rectangle.
 
     Returns:
         detectron2 records.
@@ -43,18 +49,21 @@ def labelme_dataset(
         DatasetError: if files are missing or malformed. The message names the file.
     """
     classes = [str(name) for name in class_names]
-    read = functools.partial(read_labelme, annotation_root, image_root, classes)
-    return register_dataset(names, f"{annotation_root}, {image_root}, {classes}", read, max_invalid_records)
+    read = functools.partial(read_labelme, annotation_root, image_root, classes, masks)
+    source = f"{annotation_root}, {image_root}, {classes}"
+    return register_dataset(names, source, read, max_invalid_records, masks)
 
 
-def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[str]) -> DatasetContent:
+def read_labelme(
+    annotation_root: str, image_root: str, class_names: Sequence[str], masks: bool = False
+) -> DatasetContent:
     """Read the files; see :func:`labelme_dataset`."""
     require_folder(Path(annotation_root))
     images, files = ImageFiles(image_root), _list_json_files(Path(annotation_root))
 
     def parse_images() -> Iterator[ParsedImage | Problem]:
         for path in files:
-            yield parse_entry(_image, str(path), path, Path(annotation_root), images)
+            yield parse_entry(_image, str(path), path, Path(annotation_root), images, masks)
 
     content = build_content(parse_images(), class_names, images, annotation_root)
     content.notes += images.describe_unannotated_images(files, "JSON", content.records)
@@ -65,7 +74,7 @@ def _list_json_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".json" and path.is_file())
 
 
-def _image(path: Path, root: Path, images: ImageFiles) -> ParsedImage:
+def _image(path: Path, root: Path, images: ImageFiles, masks: bool) -> ParsedImage:
     content = read_json(path)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (int(height), int(width)) if height and width else None
@@ -76,7 +85,11 @@ def _image(path: Path, root: Path, images: ImageFiles) -> ParsedImage:
     parsed_image = ParsedImage(name, str(path), size)
     for shape in content["shapes"]:
         if shape.get("shape_type") not in _WITHOUT_AREA:
-            parsed_image.objects.append(ParsedObject(str(shape["label"]), _region(shape, size)))
+            region = _region(shape, size)
+            if masks and region.segmentation is None and shape.get("shape_type") == "rectangle":
+                left, top, right, bottom = region.box
+                region = polygon([(left, top), (right, top), (right, bottom), (left, bottom)])
+            parsed_image.objects.append(ParsedObject(str(shape["label"]), region))
     return parsed_image
 
 

@@ -18,7 +18,12 @@ _SHAPES = ("rectangle", "polygon", "bitmap")
 
 
 def supervisely_dataset(
-    names: str, root: str, folders: Sequence[str], class_names: Sequence[str], max_invalid_records: int = 0
+    names: str,
+    root: str,
+    folders: Sequence[str],
+    class_names: Sequence[str],
+    max_invalid_records: int = 0,
+    masks: bool = False,
 ) -> list[dict]:
     """Read datasets of a Supervisely project.
 
@@ -31,6 +36,7 @@ def supervisely_dataset(
         folders: dataset folders, relative to ``root``; each contains ``ann/<image>.json`` and ``img/<image>``.
         class_names: class names in index order.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks: whether every object must have a mask.
 
     Returns:
         detectron2 records.
@@ -40,7 +46,7 @@ def supervisely_dataset(
     """
     classes = [str(name) for name in class_names]
     read = functools.partial(read_supervisely, root, list(folders), classes)
-    return register_dataset(names, f"{root}, {list(folders)}, {classes}", read, max_invalid_records)
+    return register_dataset(names, f"{root}, {list(folders)}, {classes}", read, max_invalid_records, masks)
 
 
 def read_supervisely(root: str, folders: Sequence[str], class_names: Sequence[str]) -> DatasetContent:

@@ -40,6 +40,7 @@ def via_dataset(
     class_names: Sequence[str],
     attribute: str | None,
     max_invalid_records: int = 0,
+    masks: bool = False,
 ) -> list[dict]:
     """Read annotations or a project of VIA 1 or 2.
 
@@ -52,6 +53,7 @@ def via_dataset(
         class_names: class names in index order.
         attribute: region attribute that holds the class; None if there is only one class.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
+        masks: whether every object must have a mask.
 
     Returns:
         detectron2 records.
@@ -61,9 +63,8 @@ def via_dataset(
     """
     classes = [str(name) for name in class_names]
     read = functools.partial(read_via, annotation_file, image_root, classes, attribute)
-    return register_dataset(
-        names, f"{annotation_file}, {image_root}, {attribute}, {classes}", read, max_invalid_records
-    )
+    source = f"{annotation_file}, {image_root}, {attribute}, {classes}"
+    return register_dataset(names, source, read, max_invalid_records, masks)
 
 
 def read_via(

@@ -4,8 +4,15 @@ import re
 from pathlib import Path
 
 from deim.data.datasets.dataset_format import SPLITS, TRAIN, DiscoveredDataset, Format, Split, assemble_dataset
+from deim.data.datasets.keypoints import KeypointDefinition
 from deim.data.datasets.text import read_text
-from deim.data.datasets.yolo import ordered_class_names, read_data_yaml, resolve_image_source, yolo_dataset
+from deim.data.datasets.yolo import (
+    ordered_class_names,
+    read_data_yaml,
+    resolve_image_source,
+    yolo_dataset,
+    yolo_keypoints,
+)
 from deim.errors import DatasetError
 
 _SUFFIXES = (".yaml", ".yml")
@@ -41,7 +48,17 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
             notes.append(f"{file.name}: {name}: {missing[0]} does not exist; this split is left out")
             continue
         splits[name] = Split(yolo_dataset, {"data_file": str(file), "split": name})
-    return assemble_dataset("YOLO", file, ordered_class_names(settings), splits, list(dict.fromkeys(notes)))
+    keypoints = _keypoints(settings, file, notes)
+    classes = ordered_class_names(settings)
+    return assemble_dataset("YOLO", file, classes, splits, list(dict.fromkeys(notes)), keypoints)
+
+
+def _keypoints(settings: dict, file: Path, notes: list[str]) -> KeypointDefinition | None:
+    try:
+        return yolo_keypoints(settings, str(file))
+    except DatasetError as error:  # models without keypoints can use the dataset
+        notes.append(f"the keypoints cannot be used: {error}")
+        return None
 
 
 YOLO = Format("YOLO", "data.yaml", _find_matches, _describe)

@@ -35,3 +35,29 @@ def _coco_metadata() -> dict:
         "thing_classes": names,
         "thing_colors": colors,
     }
+
+
+# COCO's keypoints of a person: pairs of a left and a right one, in this order, after the nose.
+_PAIRED_PARTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+# "first keypoint, second keypoint: color of their connection as RGB in hexadecimal".
+_COCO_CONNECTIONS = """
+    left_ear, left_eye: 66ccff; right_ear, right_eye: 3399ff; left_eye, nose: 6600cc; nose, right_eye: 3366ff;
+    left_shoulder, right_shoulder: ff8000; left_shoulder, left_elbow: 99ffcc; right_shoulder, right_elbow: 80e5ff;
+    left_elbow, left_wrist: 99ff99; right_elbow, right_wrist: 66ffe0; left_hip, right_hip: ff6600; left_hip,
+    left_knee: ffff4d; right_hip, right_knee: 99ffcc; left_knee, left_ankle: bfff80; right_knee, right_ankle: ffc34d
+"""
+
+
+def _coco_person_metadata() -> dict:
+    """Return the class name, keypoint names, flip pairs and connections with colors (RGB, 0-255)."""
+    pairs = tuple((f"left_{part}", f"right_{part}") for part in _PAIRED_PARTS)
+    rules = []
+    for entry in " ".join(_COCO_CONNECTIONS.split()).split("; "):
+        names, color = entry.split(": ")
+        rules.append((*names.split(", "), tuple(bytes.fromhex(color))))
+    return {
+        "thing_classes": ["person"],
+        "keypoint_names": ("nose", *(name for pair in pairs for name in pair)),
+        "keypoint_flip_map": pairs,
+        "keypoint_connection_rules": rules,
+    }
