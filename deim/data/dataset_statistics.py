@@ -1,5 +1,6 @@
 """Statistics of a dataset, and the problems in it, before training (``deim check-data``)."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
-from omegaconf import OmegaConf
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -59,8 +59,8 @@ def _read_with_optional_keypoints(dataset: Mapping[str, Any], required: Sequence
     except DatasetError as error:
         if not reads_annotations(dataset, "keypoints") or "keypoints" in required:
             raise
-        without: Any = OmegaConf.create(dict(dataset))
-        (without.dataset if "dataset" in without else without).keypoints = False
+        without: Any = copy.deepcopy(dataset)
+        without.get("dataset", without)["keypoints"] = False
         content = read_content(without)
         content.notes = [*content.notes, f"the keypoints cannot be used: {error}"]
         return content
@@ -226,8 +226,8 @@ def _summarize_masks(content: DatasetContent) -> list[list[str]]:
     if not masks:
         return []
     num_run_lengths = sum(isinstance(mask, dict) for mask in masks)
-    kinds = f"{len(masks) - num_run_lengths} of polygons, {num_run_lengths} run-length encoded"
-    return [["masks", f"{len(masks)} of {len(annotations)} objects have one: {kinds}"]]
+    kinds = f"{len(masks) - num_run_lengths} as polygons, {num_run_lengths} as run lengths"
+    return [["masks", f"{len(masks)} of {len(annotations)} objects: {kinds}"]]
 
 
 def _summarize_keypoints(content: DatasetContent) -> list[list[str]]:

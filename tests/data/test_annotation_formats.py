@@ -249,8 +249,9 @@ def test_a_recipe_states_what_it_trains_on(tmp_path: Path) -> None:
 
 
 def test_conversion_to_coco_preserves_masks_and_keypoints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_yolo_pose(tmp_path / "data", "[3, 3]", "kpt_names: {0: [nose, left_eye, right_eye]}")
-    options = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "check"), "--images", "0"]
+    data = tmp_path / tmp_path.name
+    write_yolo_pose(data, "[3, 3]", "kpt_names: {0: [nose, left_eye, right_eye]}")
+    options = ["--data", str(data), "--output", str(tmp_path / "check"), "--images", "0"]
     assert main(["check-data", *options, "--to-coco", str(tmp_path / "train.json")]) == 0
     api = COCO(str(tmp_path / "train.json"))
     (annotation,) = api.loadAnns(api.getAnnIds())
@@ -260,9 +261,13 @@ def test_conversion_to_coco_preserves_masks_and_keypoints(tmp_path: Path, capsys
 
 
 def test_check_data_accepts_boxes_with_unusable_keypoints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_coco_data(tmp_path / "data", keypoints=[])
-    options = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "check"), "--images", "0"]
+    data = tmp_path / tmp_path.name  # datasets are registered by the name of their folder
+    write_coco_data(data, keypoints=[])
+    options = ["--data", str(data), "--output", str(tmp_path / "check"), "--images", "0"]
     assert main(["check-data", *options]) == 0
     output = capsys.readouterr().out
-    assert "note: the keypoints cannot be used: dataset 'data_all' has no keypoints: none of its 3 objects" in output
-    assert "masks              2 of 2 objects have one: 2 of polygons, 0 run-length encoded" in output
+    assert (
+        f"note: the keypoints cannot be used: dataset '{data.name}_all' has no keypoints: none of its 3 objects"
+        in output
+    )
+    assert "masks              3 of 3 objects: 3 as polygons, 0 as run lengths" in output
