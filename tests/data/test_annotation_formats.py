@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image as matplotlib_image
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -17,6 +18,7 @@ from deim.config.user_data import detect_dataset, trained_annotations
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.keypoints import define_keypoints, find_flip_pairs, keypoints_of_categories
 from deim.errors import DatasetError
+from deim.visualization import draw_objects
 from tests.data import layouts
 from tests.data.layouts import write_coco_file, write_images, write_json, write_lines
 from tests.data.test_formats import read
@@ -271,3 +273,31 @@ def test_check_data_accepts_boxes_with_unusable_keypoints(tmp_path: Path, capsys
         in output
     )
     assert "masks              3 of 3 objects: 3 as polygons, 0 as run lengths" in output
+
+
+def test_masks_and_keypoints_are_drawn(tmp_path: Path) -> None:
+    """A translucent mask in the color of the class, whether given as polygons or as pixels, and keypoints."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    boxes = (np.array([[10.0, 5, 50, 35]]), np.array([0]))
+    pixels = np.zeros((40, 60), bool)
+    pixels[10:30, 20:40] = True
+    polygon = [20, 10, 40, 10, 40, 30, 20, 30]
+    points = np.array([[[25.0, 15, 2], [35, 25, 1], [0, 0, 0]]])
+    drawn = {}
+    for name, options in {
+        "boxes": {},
+        "polygons": {"masks": [[[polygon]]]},
+        "pixels": {"masks": [[pixels[::2, ::2]]]},
+        "no mask": {"masks": [[None]]},
+        "keypoints": {"keypoints": [points], "connections": [(0, 1), (0, 2)]},
+    }.items():
+        draw_objects([image], [boxes], ["cat"], tmp_path / "drawn.png", columns=1, **options)
+        drawn[name] = matplotlib_image.imread(tmp_path / "drawn.png")[..., :3]
+    assert (drawn["boxes"] == drawn["no mask"]).all()
+    changed = (drawn["boxes"] != drawn["polygons"]).any(axis=2)
+    # The image fills the width of the figure.
+    expected_share = 20 * 20 / (60 * 60)
+    assert changed.mean() == pytest.approx(expected_share, rel=0.15)
+    assert np.unique(drawn["polygons"][changed], axis=0)[:, 0].max() < 0.75, "translucent"
+    assert (np.abs(drawn["polygons"] - drawn["pixels"]) > 0.02).any(axis=2).mean() < 0.01
+    assert 0.001 < (drawn["boxes"] != drawn["keypoints"]).any(axis=2).mean() < 0.05
