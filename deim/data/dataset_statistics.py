@@ -16,9 +16,9 @@ from deim.data.datasets.coco import find_format_error
 from deim.data.datasets.keypoints import keypoints_from_metadata
 from deim.data.datasets.names import registered_name
 from deim.data.datasets.validation import DatasetContent, InvalidDatasetError, Problem, collect_left_out
+from deim.data.drawing import object_shapes
 from deim.data.image import image_size, read_image
 from deim.data.limits import DetectionLimits, describe_counts, limit_warnings
-from deim.data.drawing import object_shapes
 from deim.data.records import annotation_arrays, record_size
 from deim.errors import DatasetError
 from deim.visualization import draw_objects, draw_statistics
