@@ -15,6 +15,7 @@ from typing import Any
 
 from deim.cli.arguments import add_config
 from deim.config import load_config
+from deim.config.annotations import request_annotations, trained_annotations
 from deim.config.loading import data_config
 from deim.data.dataset_statistics import check_dataset
 from deim.data.datasets.dataset_format import DiscoveredDataset
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     if registered_name(dataset) is None:
         raise ConfigError(f"dataloader.{args.split}.dataset of {args.config_file} has no names")
     # Without a config, all annotations are checked, but only boxes are required.
-    required = None if args.config_file else ()
+    required = trained_annotations(cfg) if args.config_file else []
+    for kind in required:
+        request_annotations(cfg.dataloader, kind)
     is_trainable = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split, required)
     if args.to_coco:
         splits = {"train": cfg.dataloader.train.dataset, "val": cfg.dataloader.test.dataset}

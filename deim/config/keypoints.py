@@ -5,6 +5,7 @@ from typing import Any
 
 from detectron2.config import LazyCall
 
+from deim.config.annotations import request_annotations
 from deim.config.former_keys import replace_former_loss_keys
 from deim.modeling.decoder import KeypointHead
 from deim.modeling.losses import KeypointL1Loss, KeypointOKSLoss
@@ -58,19 +59,23 @@ def without_keypoints(model: Any) -> Any:
 
 
 def with_keypoint_data(dataloader: Any) -> Any:
-    """Load the keypoints of the training objects. The metadata of the dataset must define the keypoints.
+    """Load the keypoints of the training objects; the readers of both datasets check the keypoints.
+
+    The metadata of the dataset, or the categories of a COCO file, must define the keypoints.
 
     Args:
         dataloader: the node of a recipe.
     """
     dataloader.train.mapper.keypoints = True
     dataloader.train.mapper.dataset_name = "${dataloader.train.dataset.names}"
+    request_annotations(dataloader, "keypoints")
     return dataloader
 
 
 def without_keypoint_data(dataloader: Any) -> Any:
     """Load the training objects without keypoints."""
     dataloader.train.mapper.keypoints = False
+    request_annotations(dataloader, "keypoints", False)
     return dataloader
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from detectron2.config import LazyCall
 
+from deim.config.annotations import request_annotations
 from deim.config.former_keys import replace_former_loss_keys
 from deim.modeling.decoder import MaskHead
 from deim.modeling.losses import MaskCrossEntropyLoss, MaskDiceLoss
@@ -63,7 +64,7 @@ def _further_costs(criterion: Any) -> list[Any]:
 
 
 def with_mask_data(dataloader: Any, mask_stride: int = MASK_STRIDE) -> Any:
-    """Load the masks of the training objects.
+    """Load the masks of the training objects; the readers of both datasets check the masks.
 
     Args:
         dataloader: the node of a recipe.
@@ -71,11 +72,14 @@ def with_mask_data(dataloader: Any, mask_stride: int = MASK_STRIDE) -> Any:
     """
     dataloader.train.mapper.masks = True
     dataloader.train.mapper.mask_stride = mask_stride
+    request_annotations(dataloader, "masks")
     return dataloader
 
 
 def without_mask_data(dataloader: Any) -> Any:
-    """Load boxes and classes only."""
+    """Load the training objects without masks."""
+    dataloader.train.mapper.masks = False
+    request_annotations(dataloader, "masks", False)
     return dataloader
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import LazyCall as L
 
 from deim.config import published
+from deim.config.annotations import fit_keypoint_head, trained_annotations
 from deim.config.recipes import with_datasets
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
@@ -45,6 +46,8 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     name = _dataset_name(path)
     datasets = SimpleNamespace(train=train, test=test, num_classes=len(dataset.classes))
     with_datasets(cfg.dataloader, cfg.model, datasets)
+    if dataset.keypoints is not None:
+        fit_keypoint_head(cfg.model, dataset.keypoints)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_dataset_size = cfg.train.iterations.images
@@ -61,16 +64,6 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
             "train.init_checkpoint to start from another checkpoint"
         )
     return cfg
-
-
-def trained_annotations(cfg: Any) -> list[str]:
-    """Return what a recipe trains on beside boxes: "masks", "keypoints", both or nothing.
-
-    A recipe states it by the arguments ``masks`` and ``keypoints`` of its training dataset or of the mapper.
-    """
-    train = cfg.dataloader.train
-    nodes = [node for node in (train.get("dataset"), train.get("mapper")) if hasattr(node, "get")]
-    return [kind for kind in ("masks", "keypoints") if any(node.get(kind) for node in nodes)]
 
 
 def detect_dataset(

@@ -8,15 +8,20 @@ from typing import Any
 import matplotlib.image as matplotlib_image
 import numpy as np
 import pytest
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
 from deim.cli import main
-from deim.config.user_data import detect_dataset, trained_annotations
+from deim.config import load_config
+from deim.config.annotations import trained_annotations
+from deim.config.keypoints import with_keypoint_data, with_keypoints, without_keypoint_data
+from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.keypoints import define_keypoints, find_flip_pairs, keypoints_of_categories
+from deim.data.inspection import batches_from_epoch, draw_training_batch
 from deim.errors import DatasetError
 from deim.visualization import draw_objects
 from tests.data import layouts
@@ -301,3 +306,40 @@ def test_masks_and_keypoints_are_drawn(tmp_path: Path) -> None:
     assert np.unique(drawn["polygons"][changed], axis=0)[:, 0].max() < 0.75, "translucent"
     assert (np.abs(drawn["polygons"] - drawn["pixels"]) > 0.02).any(axis=2).mean() < 0.01
     assert 0.001 < (drawn["boxes"] != drawn["keypoints"]).any(axis=2).mean() < 0.05
+
+
+def test_recipe_of_keypoints_on_own_data(tmp_path: Path) -> None:
+    """The head gets the number of keypoints, and the loader the keypoints and those that a flip swaps."""
+    data = tmp_path / tmp_path.name
+    write_coco_data(data)
+    cfg = load_config("deimv2/deimv2_hgnetv2_atto_shapes")
+    with_keypoints(cfg.model)
+    with_keypoint_data(cfg.dataloader)
+    with_data(cfg, str(data))
+    assert cfg.model.decoder.heads.keypoints.num_keypoints == 3
+    cfg.dataloader.train.num_workers, cfg.dataloader.train.total_batch_size = 0, 2
+    draw_training_batch(cfg, 0, str(tmp_path / "batch.png"), batches=1, images=2)
+    instances = next(batches_from_epoch(cfg, 0))[0]["instances"]
+    assert instances.gt_keypoints.tensor.shape[1:] == (3, 3)
+    assert (tmp_path / "batch.png").stat().st_size > 2000
+
+
+def test_readers_of_a_recipe_check_masks_and_keypoints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A config without --data: the names of the keypoints come from the file, and problems are fatal."""
+    write_coco_data(tmp_path, keypoints=[1, 2, 3])
+    recipe_file = tmp_path / "recipe.py"
+    recipe_file.write_text(
+        "from deim.config import get_config\n"
+        "from deim.config.keypoints import with_keypoint_data\n"
+        'dataloader = get_config("common/data/coco.py").dataloader\n'
+        "with_keypoint_data(dataloader)\n"
+        f'paths = dict(json_file="{tmp_path}/train.json", image_root="{tmp_path}/images")\n'
+        f'dataloader.train.dataset.update(names="{tmp_path.name}_recipe", **paths)\n'
+    )
+    node = OmegaConf.create({"dataloader": LazyConfig.load(str(recipe_file)).dataloader}, flags={"allow_objects": True})
+    assert node.dataloader.train.dataset.keypoints
+    assert node.dataloader.test.dataset.keypoints
+    with pytest.raises(DatasetError, match="keypoints: 3 values; expected 9"):
+        instantiate(node.dataloader.train.dataset)
+    without_keypoint_data(node.dataloader)
+    assert len(instantiate(node.dataloader.train.dataset)) == 3
