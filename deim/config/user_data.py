@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +86,9 @@ def detect_dataset(
     dataset = discover(path, images)
     if annotations is None:
         annotations = () if dataset.keypoints is None else ("keypoints",)
+    if annotations:
+        test = None if dataset.test is None else dataset.test.annotated or dataset.test
+        dataset = replace(dataset, train=dataset.train.annotated or dataset.train, test=test)
     for kind in annotations:
         for split in (dataset.train, dataset.test):
             if split is not None and kind not in inspect.signature(split.read).parameters:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
 from omegaconf import OmegaConf
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
@@ -19,6 +20,7 @@ from deim.config import load_config
 from deim.config.annotations import trained_annotations
 from deim.config.keypoints import with_keypoint_data, with_keypoints, without_keypoint_data
 from deim.config.user_data import detect_dataset, with_data
+from deim.data import coco_dataset
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.keypoints import define_keypoints, find_flip_pairs, keypoints_of_categories
 from deim.data.inspection import batches_from_epoch, draw_training_batch
@@ -343,3 +345,28 @@ def test_readers_of_a_recipe_check_masks_and_keypoints(tmp_path: Path, capsys: p
         instantiate(node.dataloader.train.dataset)
     without_keypoint_data(node.dataloader)
     assert len(instantiate(node.dataloader.train.dataset)) == 3
+
+
+@pytest.mark.parametrize("kind", ["masks", "keypoints"])
+def test_evaluation_of_incomplete_coco_files(kind: str, tmp_path: Path) -> None:
+    """pycocotools fails for annotations without masks or keypoints; the ground truth is completed."""
+    write_coco_data(tmp_path)
+    content = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+    for key in ("segmentation", "keypoints", "num_keypoints"):
+        del content["annotations"][0][key]
+    write_json(tmp_path / "train.json", content)
+    assert discover(str(tmp_path)).train.read is coco_dataset
+    dataset, _ = detect_dataset(str(tmp_path), annotations=[kind])
+    records = read(dataset.train, **{kind: True}, max_invalid_records=1)
+    name = f"{dataset.train.arguments}{ {kind: True, 'max_invalid_records': 1} }"
+    convert_to_coco_json(name, str(tmp_path / "converted.json"))
+    api = COCO(str(tmp_path / "converted.json"))
+    annotations = api.loadAnns(api.getAnnIds())
+    assert len(annotations) == sum(len(record["annotations"]) for record in records) == (2 if kind == "masks" else 3)
+    for annotation in annotations:
+        if kind == "masks":
+            assert api.annToMask(annotation).any()
+        else:
+            assert len(annotation["keypoints"]) == 9
+            assert annotation["num_keypoints"] in (0, 2)
+    assert sum(annotation.get("num_keypoints", 2) == 0 for annotation in annotations) == (kind == "keypoints")

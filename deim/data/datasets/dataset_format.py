@@ -24,10 +24,12 @@ class Split:
     Attributes:
         read: reader, such as :func:`deim.data.coco_dataset`.
         arguments: arguments of the reader, without ``names``.
+        annotated: reader with its arguments to use instead if masks or keypoints are read; None if it is the same.
     """
 
     read: Callable[..., list[dict]]
     arguments: dict[str, Any] = field(default_factory=dict)
+    annotated: "Split | None" = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from deim.data.datasets.keypoints import fill_missing_keypoints
-from deim.data.datasets.validation import DatasetContent, validate_dataset
+from deim.data.datasets.validation import DatasetContent, drop_objects_without_masks, validate_dataset
 from deim.errors import DatasetError
 
 logger = logging.getLogger("detectron2.deim")
@@ -50,7 +50,7 @@ def register_dataset(
     if name in DatasetCatalog and content.keypoints is not None and metadata.get("keypoint_names") is None:
         DatasetCatalog.remove(name)  # its records have no keypoints
     if name not in DatasetCatalog:
-        DatasetCatalog.register(name, lambda: _read_records(read_content))
+        DatasetCatalog.register(name, lambda: _read_records(read_content, masks))
         metadata.set(source=source, thing_classes=list(content.classes), evaluator_type="coco")
         if metadata.get("notes") is None:
             metadata.set(notes=content.notes)
@@ -59,8 +59,14 @@ def register_dataset(
     return content.records
 
 
-def _read_records(read_content: Callable[[], DatasetContent]) -> list[dict]:
+def _read_records(read_content: Callable[[], DatasetContent], masks: bool) -> list[dict]:
+    """Return the records of a dataset; with ``masks``, without the objects that have no valid mask.
+
+    The evaluation of masks needs the mask of every object.
+    """
     content = read_content()
+    if masks:
+        drop_objects_without_masks(content)
     if content.keypoints is not None:
         fill_missing_keypoints(content.records, content.keypoints)
     return content.records

@@ -220,6 +220,13 @@ def _require_annotations(name: str, content: DatasetContent, masks: bool, keypoi
     fill_missing_keypoints(content.records, content.keypoints)
 
 
+def drop_objects_without_masks(content: DatasetContent) -> None:
+    """Remove objects and crowds without a mask, and objects with an invalid one, in place."""
+    _drop_annotations(content, [p for p in content.all_problems(masks=True) if p.task == "masks"])
+    for record in content.records:
+        record["annotations"] = [a for a in record.get("annotations", ()) if a.get("segmentation")]
+
+
 def _drop_annotations(content: DatasetContent, problems: Sequence[Problem]) -> None:
     """Remove the annotations with a problem of their masks or keypoints, in place."""
     dropped = {id(problem.annotation) for problem in problems if problem.annotation is not None}

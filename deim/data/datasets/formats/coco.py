@@ -48,6 +48,7 @@ class _AnnotationFile:
     used_category_ids: frozenset[str]
     is_detectron2_compatible: bool
     raw_categories: Sequence[Any]
+    is_complete: bool
 
 
 def _find_matches(dataset_path: Path) -> list[Path]:
@@ -99,7 +100,9 @@ def _describe(dataset_path: Path, matches: list[Path], image_root: Path | None) 
     for name, file in files.items():
         arguments: dict[str, Any] = {"json_file": str(file.path), "image_root": str(file.image_root)}
         if file.is_detectron2_compatible and [category.name for category in file.categories] == classes:
-            splits[name] = Split(coco_dataset, arguments)
+            # pycocotools evaluates masks and keypoints only if all annotations of the file have them.
+            completing = Split(coco_export_dataset, arguments | {"class_names": classes})
+            splits[name] = Split(coco_dataset, arguments, None if file.is_complete else completing)
         else:
             splits[name] = Split(coco_export_dataset, arguments | {"class_names": classes})
     return assemble_dataset("COCO", dataset_path, classes, splits, notes, _keypoints(files, notes))
@@ -171,7 +174,16 @@ def _inspect_file(file: Path, split: str, folder: Path, image_root: Path | None)
         used_category_ids,
         _is_detectron2_compatible(file, lists, categories, root),
         lists["categories"],
+        _is_complete(annotations),
     )
+
+
+def _is_complete(annotations: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all annotations have masks, or none, and all have keypoints, or none."""
+    num_masks = sum(bool(annotation.get("segmentation")) for annotation in annotations)
+    num_keypoints = sum("num_keypoints" in a and bool(a.get("keypoints")) for a in annotations)
+    has_keypoints = any(annotation.get("keypoints") for annotation in annotations)
+    return num_masks in (0, len(annotations)) and num_keypoints == (len(annotations) if has_keypoints else 0)
 
 
 def _is_detectron2_compatible(
