@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
+from deim.data.datasets.annotation_errors import find_keypoint_errors
 from deim.data.datasets.coco import find_format_error
 from deim.data.datasets.keypoints import keypoints_from_metadata
 from deim.data.datasets.names import registered_name
@@ -234,17 +235,16 @@ def _summarize_keypoints(content: DatasetContent) -> list[list[str]]:
     """Return rows with the number of keypoints and their visibility; no rows if there are none."""
     if content.keypoints is None:
         return []
-    points = [
-        np.array(annotation["keypoints"], dtype=float).reshape(-1, 3)
-        for annotation in _trained_annotations(content)
-        if len(annotation.get("keypoints") or ()) == content.keypoints.values_per_object
-    ]
-    visibility = np.array([values[:, 2] for values in points]).reshape(-1, len(content.keypoints.names))
+    num_keypoints = len(content.keypoints.names)
+    errors = find_keypoint_errors(content.records, num_keypoints)
+    invalid = {id(content.records[error.record]["annotations"][error.number]) for error in errors}
+    valid = [a["keypoints"] for a in _trained_annotations(content) if a.get("keypoints") and id(a) not in invalid]
+    visibility = np.array([values[2::3] for values in valid], dtype=float).reshape(-1, num_keypoints)
     has_any = (visibility > 0).any(axis=1).sum()
     shares = [f"{(visibility == value).sum() / max(visibility.size, 1):.1%}" for value in (2, 1, 0)]
     names = ", ".join(content.keypoints.names)
     return [
-        ["keypoints", f"{len(content.keypoints.names)} ({names}); {has_any} of {len(points)} objects have any"],
+        ["keypoints", f"{num_keypoints} ({names}); {has_any} of {len(_trained_annotations(content))} objects have any"],
         ["visibility", f"{shares[0]} visible, {shares[1]} hidden, {shares[2]} not labeled"],
     ]
 

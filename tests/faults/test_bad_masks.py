@@ -1,5 +1,6 @@
 """Handling of invalid masks and keypoints: read, left out with a warning, or rejected with a message."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
 from deim.data import coco_dataset
 from deim.data.dataset_statistics import check_dataset
 from deim.data.datasets.formats.coco_export import coco_export_dataset
 from deim.data.datasets.regions import compress_runs
+from deim.data.drawing import object_shapes
 from deim.errors import DatasetError
 from tests.data.test_datasets import write_coco
 
@@ -222,6 +226,7 @@ def test_a_model_of_boxes_does_not_check_masks_and_keypoints(case: str, reader: 
         (("masks",), {"segmentation": MASKS["outside"][0]}, True, "1 problems, 0 of them must be fixed; the remaining"),
         ((), {"keypoints": [1, 2, 3]}, True, "1 problems, 0 of them must be fixed; 1 matter only for"),
         (("keypoints",), {"keypoints": [1, 2, 3]}, False, "1 problems, 1 of them must be fixed"),
+        (("keypoints",), {"keypoints": [1, 2, 2, NAN, 5, 2]}, False, "1 problems, 1 of them must be fixed"),
     ],
 )
 def test_check_data_reports_masks_and_keypoints(
@@ -242,3 +247,30 @@ def test_check_data_reports_masks_and_keypoints(
     output = capsys.readouterr().out
     assert line in output
     assert ("visibility" in output) == ("keypoints" in required or not required)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.sampled_from(["size", "counts", "x"]), inner),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(reader=st.sampled_from(["coco", "export"]), segmentation=JSON_VALUES, keypoints=JSON_VALUES)
+def test_any_json_value_gives_records_or_an_error(
+    reader: str, segmentation: Any, keypoints: Any, tmp_path: Path
+) -> None:
+    source = write(tmp_path, segmentation=segmentation, keypoints=keypoints)
+    name = f"{tmp_path}_{reader}_fuzzed"
+    options = {} if reader == "coco" else {"class_names": ["cat", "dog"]}
+    read_dataset = coco_dataset if reader == "coco" else coco_export_dataset
+    for kinds in ({"masks": True}, {"keypoints": True}):
+        with contextlib.suppress(DatasetError):
+            for record in read_dataset(name, **source, **options, **kinds):
+                for annotation in record["annotations"]:
+                    if "masks" in kinds:
+                        object_shapes(record, None)
+                        assert annotation["segmentation"]
+                    else:
+                        assert len(annotation["keypoints"]) == 6

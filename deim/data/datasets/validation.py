@@ -208,6 +208,8 @@ def collect_left_out() -> Iterator[list[Problem]]:
 
 def _require_annotations(name: str, content: DatasetContent, masks: bool, keypoints: bool) -> None:
     """Raise DatasetError if masks or keypoints are required but missing; complete the keypoints."""
+    if not masks and not keypoints:
+        return
     annotations = [a for record in content.records for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
     if masks and annotations and not any(annotation.get("segmentation") for annotation in annotations):
         raise DatasetError(f"dataset {name!r} has no masks: none of its {len(annotations)} objects has a segmentation")

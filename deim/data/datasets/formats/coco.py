@@ -180,10 +180,8 @@ def _inspect_file(file: Path, split: str, folder: Path, image_root: Path | None)
 
 def _is_complete(annotations: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether all annotations have masks, or none, and all have keypoints, or none."""
-    num_masks = sum(bool(annotation.get("segmentation")) for annotation in annotations)
-    num_keypoints = sum("num_keypoints" in a and bool(a.get("keypoints")) for a in annotations)
-    has_keypoints = any(annotation.get("keypoints") for annotation in annotations)
-    return num_masks in (0, len(annotations)) and num_keypoints == (len(annotations) if has_keypoints else 0)
+    kinds = {(bool(a.get("segmentation")), bool(a.get("keypoints")), "num_keypoints" in a) for a in annotations}
+    return len(kinds) <= 1 and all(is_counted or not has_keypoints for _, has_keypoints, is_counted in kinds)
 
 
 def _is_detectron2_compatible(
