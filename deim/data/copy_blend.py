@@ -1,7 +1,7 @@
 """Copy-blend: objects of other images of the batch are blended into an image (Dense O2O of DEIMv2, arXiv 2509.20787)."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -204,7 +204,7 @@ def _moved_pixels(
     return pixels, ((centers[pixels] + (window[0] - target[0])) / stride).floor().long().clamp(0, length - 1)
 
 
-def _move_polygons(polygons: Sequence[np.ndarray], window: _Window, target: _Window) -> list[np.ndarray]:
+def _move_polygons(polygons: Sequence[np.ndarray], window: _Window, target: _Window) -> list[Any]:
     shift = np.subtract(target[:2], window[:2])
     clipped = (clip_polygon(polygon.reshape(-1, 2), window[:2], window[2:]) for polygon in polygons)
     return [(points + shift).reshape(-1) for points in clipped if len(points) >= 3]

@@ -80,10 +80,11 @@ class MappedDataset(Dataset):
                     "a dataclass, because OmegaConf converts dataclasses to config nodes"
                 )
         # Mappers from other packages expect detectron2 annotations.
-        is_compact = isinstance(mapper, (StagedMapper, DetectionMapper))
-        if is_compact:
+        if isinstance(mapper, (StagedMapper, DetectionMapper)):
             _log_ignored_annotations(records, mapper.fields)
-        self.records: Records = mapper.fields.compact(records) if is_compact else DatasetFromList(records, copy=False)
+            self.records: Records = mapper.fields.compact(records)
+        else:
+            self.records = DatasetFromList(records, copy=False)
         self.mapper, self.sampler, self.batch_operations = mapper, sampler, list(batch_operations)
         self.skip_unreadable = skip_unreadable
 

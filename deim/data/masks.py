@@ -138,7 +138,7 @@ def mask_arrays(
     )
 
 
-def _valid_polygons(segmentation: Any, location: str) -> list[Sequence[float]]:
+def _valid_polygons(segmentation: Any, location: str) -> list[Any]:
     if not isinstance(segmentation, (list, tuple)) or not all(
         isinstance(polygon, (list, tuple, np.ndarray)) for polygon in segmentation
     ):
@@ -150,7 +150,7 @@ def _valid_polygons(segmentation: Any, location: str) -> list[Sequence[float]]:
     return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
 
 
-def _to_array(polygons: Sequence[Sequence[float]], location: str) -> np.ndarray:
+def _to_array(polygons: Sequence[Any], location: str) -> np.ndarray:
     try:
         array = np.fromiter(itertools.chain.from_iterable(polygons), np.float64, sum(map(len, polygons)))
     except (TypeError, ValueError) as error:

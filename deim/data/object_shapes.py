@@ -141,7 +141,7 @@ class ObjectShapes:
             for number in numbers
         ]
 
-    def polygons(self, is_kept: np.ndarray) -> list[list[np.ndarray]]:
+    def polygons(self, is_kept: np.ndarray) -> list[list[Any]]:
         """Return the polygons of objects, each [x0, y0, x1, y1, ...] float64.
 
         Args:
@@ -194,7 +194,7 @@ class ObjectShapes:
 
 def _is_inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return (...) bool for points (..., 2): whether they are inside of an image or on its edge."""
-    return ((points >= 0) & (points <= size[::-1])).all(axis=-1)
+    return np.all((points >= 0) & (points <= size[::-1]), axis=-1)
 
 
 def is_mirroring(transform: Transform, size: tuple[int, int]) -> bool:

@@ -143,7 +143,7 @@ def _layout(instances: Instances) -> tuple:
     )
 
 
-def _pack_masks(masks: Sequence[BitMasks | PolygonMasks]) -> Tensor | PackedPolygons:
+def _pack_masks(masks: Sequence[Any]) -> Tensor | PackedPolygons:
     if isinstance(masks[0], PolygonMasks):
         objects = [polygons for image_masks in masks for polygons in image_masks.polygons]
         flat = [polygon for polygons in objects for polygon in polygons]

@@ -41,7 +41,7 @@ def _clip_boxes(boxes: np.ndarray, size: tuple[int, int] | None) -> tuple[np.nda
     if size is not None:
         boxes = boxes.clip(0, np.array(size[::-1] * 2))
     boxes = boxes.astype(np.float32)  # before the area check: a short side may become zero in float32
-    return boxes, (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes, np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
 
 
 def annotation_masks(record: dict) -> MaskArrays:
