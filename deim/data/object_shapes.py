@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.data.transforms import Transform
 from pycocotools import mask as coco_mask
@@ -172,7 +173,7 @@ class ObjectShapes:
             transforms = _compose(bitmaps.transforms, size, stride)
             for number, rle in zip(bitmaps.numbers, bitmaps.rles, strict=True):
                 if number in positions:
-                    masks[positions[number]] = _warp(coco_mask.decode(rle), transforms)
+                    _draw_rle(masks[positions[number]], rle, transforms)
         return masks
 
     def keypoints(self, is_kept: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -232,8 +233,38 @@ def _compose(transforms: Sequence[Transform], size: tuple[int, int], stride: int
     return composed
 
 
-def _warp(mask: np.ndarray, transforms: Sequence[Transform]) -> np.ndarray:
-    """Return a mask (H, W) uint8 after the transforms."""
+def _draw_rle(mask: np.ndarray, rle: dict[str, Any], transforms: Sequence[Transform]) -> None:
+    """Draw an RLE into an empty mask (H, W) bool after the transforms, in place."""
+    pixels = coco_mask.decode(rle)
+    if len(transforms) == 1 and isinstance(transforms[0], AffineTransform):
+        _draw_window(mask, pixels, coco_mask.toBbox(rle), transforms[0].matrix)
+        return
     for transform in transforms:
-        mask = transform.apply_segmentation(mask)
-    return mask
+        pixels = transform.apply_segmentation(pixels)
+    mask[:] = pixels
+
+
+def _draw_window(mask: np.ndarray, pixels: np.ndarray, box: np.ndarray, matrix: np.ndarray) -> None:
+    """Draw pixels by nearest neighbor into an empty mask, in place; several times faster than a warp of whole images.
+
+    Args:
+        mask: (H, W) bool.
+        pixels: (h, w) uint8. Columns are contiguous in memory, as in masks of pycocotools.
+        box: x, y, width and height of the pixels other than 0.
+        matrix: (2, 3) affine map of the pixels onto the mask.
+    """
+    x, y, width, height = box.astype(np.int64).tolist()
+    corners = (
+        np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]) @ matrix[:, :2].T + matrix[:, 2]
+    )
+    left, top = np.maximum(np.floor(corners.min(axis=0)), 0).astype(np.int64).tolist()
+    right, bottom = np.minimum(np.ceil(corners.max(axis=0)), mask.shape[::-1]).astype(np.int64).tolist()
+    if left >= right or top >= bottom or not width or not height:
+        return
+    # OpenCV needs contiguous rows, so x and y of the source change places. It places pixel centers at integers.
+    swapped = matrix[:, [1, 0, 2]].copy()
+    swapped[:, 2] += matrix[:, :2] @ [x + 0.5, y + 0.5] - 0.5 - (left, top)
+    window = cv2.warpAffine(
+        pixels.T[x : x + width, y : y + height], swapped, (right - left, bottom - top), flags=cv2.INTER_NEAREST
+    )
+    mask[top:bottom, left:right] = window

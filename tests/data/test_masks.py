@@ -1,6 +1,8 @@
 """Masks and keypoints of training samples."""
 
+import pickle
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -22,6 +24,7 @@ from deim.data.keypoints import keypoint_hflip_indices
 from deim.data.masks import clip_polygon, mask_arrays, rasterize, run_lengths
 from deim.data.mixup import Mixup, mix
 from deim.data.mosaic import Mosaic
+from deim.data.object_shapes import ObjectShapes
 from deim.data.packing import PackedBatch, pack, unpack
 from deim.data.records import CompactRecords, annotation_arrays, annotation_keypoints, annotation_masks
 from deim.data.staged import StagedMapper
@@ -699,3 +702,54 @@ def test_copied_objects_have_the_masks_that_are_drawn() -> None:
         assert torch.equal(mixed["instances"].gt_masks.tensor[0], mixed["image"][0] > 0)
         box = mixed["instances"].gt_boxes.tensor[0]
         assert mixed["instances"].gt_keypoints.tensor[0, 0].tolist() == [box[0] + 5, box[1] + 5, 2]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_warped_rle_equals_a_loop_over_pixels(seed: int, stride: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = cv2.resize(rng.random((5, 6)), (70, 50)) < 0.3
+    matrix = rng.uniform(-1.5, 1.5, (2, 3))
+    matrix[:, 2] = np.array([30, 30]) - matrix[:, :2] @ [35, 25]
+    shapes = ObjectShapes(mask_arrays([encode(mask), encode(np.zeros_like(mask))], ["a", "b"]))
+    shapes.transform(AffineTransform(matrix, (50, 70), (60, 60)), (50, 70))
+    warped, empty = shapes.bitmasks(np.ones(2, bool), (60, 60), stride)
+    inverse = np.linalg.inv(matrix[:, :2])
+    expected = np.zeros_like(warped)
+    for row, column in np.ndindex(*expected.shape):
+        center = (np.array([column, row]) + 0.5) * stride
+        x, y = np.floor(inverse @ (center - matrix[:, 2])).astype(int)
+        expected[row, column] = 0 <= x < 70 and 0 <= y < 50 and mask[y, x]
+    assert expected.any()
+    assert (warped != expected).mean() < 0.02
+    assert not empty.any()
+
+
+def test_ranks_share_the_samples_of_a_batch(colored: list[dict], reference: list) -> None:
+    halves = []
+    for rank in (0, 1):
+        with (
+            mock.patch("detectron2.utils.comm.get_world_size", return_value=2),
+            mock.patch("detectron2.utils.comm.get_rank", return_value=rank),
+        ):
+            halves.append(load_batches(colored, start=3, count=4))
+    for first, second, whole in zip(*halves, reference[3:7], strict=True):
+        assert batches_are_equal([[*first, *second]], [whole])
+
+
+def test_workers_need_no_metadata(colored: list[dict]) -> None:
+    """A spawned worker does not have the datasets that the main process registered."""
+    MetadataCatalog.get("masks_spawned").set(keypoint_names=list("abcd"), keypoint_flip_map=[("b", "c")])
+    mapper = staged_mapper(keypoint_hflip_indices=None, dataset_name="masks_spawned")
+    records = mapper.fields.compact(colored)
+    MetadataCatalog.remove("masks_spawned")
+    in_worker = pickle.loads(pickle.dumps(mapper))
+    sample = in_worker.mapper_for(Stage.PLAIN, records)(records[0])
+    assert sample["instances"].gt_keypoints.tensor.shape == (1, 4, 3)
+
+
+def test_masks_with_loaders_of_other_packages(colored: list[dict]) -> None:
+    mapper = staged_mapper(dataset=colored, total_batch_size=4, mask_stride=2, multi_scale_repeat=None)
+    instances = mapper(colored[1])["instances"]
+    assert instances.gt_masks.tensor.shape[1:] == (128, 160)
+    assert instances.gt_keypoints.tensor.shape[1:] == (4, 3)
