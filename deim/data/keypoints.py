@@ -70,18 +70,21 @@ def keypoint_array(keypoints: Sequence[Any], locations: Sequence[str], num_keypo
     """
     array = np.zeros((len(keypoints), 3 * num_keypoints), np.float32)
     for number, (values, location) in enumerate(zip(keypoints, locations, strict=True)):
-        if values is None or len(values) == 0:
+        if values is None:
             continue
         try:
             row = np.asarray(values, dtype=np.float64).reshape(-1)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"{location}: keypoints contain something that is not a number: {error}") from error
+        if len(row) == 0:
+            continue
         if len(row) != 3 * num_keypoints:
             raise ConfigError(
                 f"{location} has {len(row)} keypoint values, but the {num_keypoints} keypoints of the dataset's metadata "
                 f"(keypoint_names) need {3 * num_keypoints}: x, y and visibility of each"
             )
-        array[number] = row
+        with np.errstate(over="ignore"):  # becomes Inf, which is reported below
+            array[number] = row
     if not np.isfinite(array).all():
         number = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         raise DatasetError(f"{locations[number]}: keypoints contain NaN/Inf")

@@ -153,7 +153,7 @@ def _valid_polygons(segmentation: Any, location: str) -> list[Any]:
 def _to_array(polygons: Sequence[Any], location: str) -> np.ndarray:
     try:
         array = np.fromiter(itertools.chain.from_iterable(polygons), np.float64, sum(map(len, polygons)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{location}: a polygon contains something that is not a number: {error}") from error
     if not (np.abs(array) < _MAX_COORDINATE).all():
         raise DatasetError(

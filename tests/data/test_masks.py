@@ -753,3 +753,37 @@ def test_masks_with_loaders_of_other_packages(colored: list[dict]) -> None:
     instances = mapper(colored[1])["instances"]
     assert instances.gt_masks.tensor.shape[1:] == (128, 160)
     assert instances.gt_keypoints.tensor.shape[1:] == (4, 3)
+
+
+NUMBERS = st.one_of(st.integers(-300, 300), st.integers(-(10**400), 10**400), st.floats(), st.booleans(), st.none())
+VALUES = st.recursive(
+    NUMBERS | st.text(max_size=4),
+    lambda values: (
+        st.lists(values, max_size=8)
+        | st.lists(st.floats(-50, 150), min_size=4, max_size=9)
+        | st.fixed_dictionaries({"size": st.just([60, 100]) | values, "counts": values | st.binary(max_size=12)})
+        | st.dictionaries(st.text(max_size=3), values, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(segmentation=VALUES, keypoints=VALUES)
+def test_arbitrary_annotations_are_used_or_reported(segmentation: Any, keypoints: Any) -> None:
+    for fields in ({"segmentation": segmentation}, {"keypoints": keypoints}):
+        message = None
+        try:
+            instances = map_single(
+                [annotation(**fields)],
+                [T.RandomFlip(1.0), RandomZoomOut(prob=1.0)],
+                masks=True,
+                keypoints=True,
+                keypoint_hflip_indices=[0],
+            )
+        except (DatasetError, ConfigError) as error:
+            message = str(error)
+        if message is not None:
+            assert message.startswith("a.jpg, object 1")
+        else:
+            assert len(instances.gt_masks) == len(instances.gt_keypoints) == 1
