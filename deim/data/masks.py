@@ -219,6 +219,22 @@ def run_lengths(counts: bytes) -> np.ndarray:
     return runs
 
 
+def decode_columns(rle: dict[str, Any], start: int, stop: int) -> np.ndarray:
+    """Decode some columns of an RLE, several times faster than pycocotools decodes all of them.
+
+    Args:
+        rle: RLE in the form of pycocotools, with compressed counts.
+        start, stop: first column, and the column after the last one.
+
+    Returns:
+        (stop - start, height) uint8.
+    """
+    height = rle["size"][0]
+    ends = np.cumsum(run_lengths(rle["counts"])).clip(start * height, stop * height)
+    values = (np.arange(len(ends)) % 2).astype(np.uint8)
+    return np.repeat(values, np.diff(ends, prepend=start * height)).reshape(stop - start, height)
+
+
 def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."

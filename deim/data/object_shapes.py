@@ -10,7 +10,7 @@ from detectron2.data.transforms import Transform
 from pycocotools import mask as coco_mask
 
 from deim.data.geometry import AffineTransform, PixelTransform
-from deim.data.masks import MaskArrays, clip_polygon, concatenate_ends, rasterize
+from deim.data.masks import MaskArrays, clip_polygon, concatenate_ends, decode_columns, rasterize
 
 
 @dataclass
@@ -235,25 +235,24 @@ def _compose(transforms: Sequence[Transform], size: tuple[int, int], stride: int
 
 def _draw_rle(mask: np.ndarray, rle: dict[str, Any], transforms: Sequence[Transform]) -> None:
     """Draw an RLE into an empty mask (H, W) bool after the transforms, in place."""
-    pixels = coco_mask.decode(rle)
     if len(transforms) == 1 and isinstance(transforms[0], AffineTransform):
-        _draw_window(mask, pixels, coco_mask.toBbox(rle), transforms[0].matrix)
+        _draw_box(mask, rle, transforms[0].matrix)
         return
+    pixels = coco_mask.decode(rle)
     for transform in transforms:
         pixels = transform.apply_segmentation(pixels)
     mask[:] = pixels
 
 
-def _draw_window(mask: np.ndarray, pixels: np.ndarray, box: np.ndarray, matrix: np.ndarray) -> None:
-    """Draw pixels by nearest neighbor into an empty mask, in place; several times faster than a warp of whole images.
+def _draw_box(mask: np.ndarray, rle: dict[str, Any], matrix: np.ndarray) -> None:
+    """Draw an RLE by nearest neighbor into an empty mask, in place; only its box is decoded and warped.
 
     Args:
         mask: (H, W) bool.
-        pixels: (h, w) uint8. Columns are contiguous in memory, as in masks of pycocotools.
-        box: x, y, width and height of the pixels other than 0.
-        matrix: (2, 3) affine map of the pixels onto the mask.
+        rle: RLE in the form of pycocotools.
+        matrix: (2, 3) affine map of the pixels of the RLE onto the mask.
     """
-    x, y, width, height = box.astype(np.int64).tolist()
+    x, y, width, height = coco_mask.toBbox(rle).astype(np.int64).tolist()
     corners = (
         np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]) @ matrix[:, :2].T + matrix[:, 2]
     )
@@ -261,10 +260,10 @@ def _draw_window(mask: np.ndarray, pixels: np.ndarray, box: np.ndarray, matrix: 
     right, bottom = np.minimum(np.ceil(corners.max(axis=0)), mask.shape[::-1]).astype(np.int64).tolist()
     if left >= right or top >= bottom or not width or not height:
         return
-    # OpenCV needs contiguous rows, so x and y of the source change places. It places pixel centers at integers.
+    # An RLE stores columns, so x and y of the source change places. OpenCV places pixel centers at integers.
     swapped = matrix[:, [1, 0, 2]].copy()
     swapped[:, 2] += matrix[:, :2] @ [x + 0.5, y + 0.5] - 0.5 - (left, top)
-    window = cv2.warpAffine(
-        pixels.T[x : x + width, y : y + height], swapped, (right - left, bottom - top), flags=cv2.INTER_NEAREST
+    columns = decode_columns(rle, x, x + width)[:, y : y + height]
+    mask[top:bottom, left:right] = cv2.warpAffine(
+        columns, swapped, (right - left, bottom - top), flags=cv2.INTER_NEAREST
     )
-    mask[top:bottom, left:right] = window

@@ -21,7 +21,7 @@ from deim.data.augmentation import RandomIoUCrop, RandomPhotometricDistort, Rand
 from deim.data.copy_blend import CopyBlend, move_keypoints, move_masks
 from deim.data.geometry import AffineTransform, LazyImage
 from deim.data.keypoints import keypoint_hflip_indices
-from deim.data.masks import clip_polygon, mask_arrays, rasterize, run_lengths
+from deim.data.masks import clip_polygon, decode_columns, mask_arrays, rasterize, run_lengths
 from deim.data.mixup import Mixup, mix
 from deim.data.mosaic import Mosaic
 from deim.data.object_shapes import ObjectShapes
@@ -255,7 +255,7 @@ def test_rasterizer_limits_polygons_far_outside() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), share=st.floats(0, 1))
-def test_run_lengths_equal_those_of_the_mask(seed: int, share: float) -> None:
+def test_run_lengths_and_columns_equal_those_of_the_mask(seed: int, share: float) -> None:
     mask = cv2.resize(np.random.default_rng(seed).random((5, 6)), (70, 90)) < share
     pixels = mask.T.reshape(-1)
     changes = np.flatnonzero(np.diff(pixels.astype(int))) + 1
@@ -263,6 +263,8 @@ def test_run_lengths_equal_those_of_the_mask(seed: int, share: float) -> None:
     if pixels[0]:
         expected = np.concatenate([[0], expected])
     assert run_lengths(encode(mask)["counts"]).tolist() == expected.tolist()
+    start = seed % 60
+    assert np.array_equal(decode_columns(encode(mask), start, start + 10), mask[:, start : start + 10].T)
 
 
 def test_uncompressed_rle() -> None:
