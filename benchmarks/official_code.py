@@ -1,4 +1,4 @@
-"""Access to parts of the official DEIM and DEIMv2 code in a checkout."""
+"""Access to parts of the official code of DEIM, DEIMv2 and EdgeCrafter in a checkout."""
 
 import importlib.util
 import inspect
@@ -71,6 +71,10 @@ OFFICIAL_CODES = (
             "rtdetrv2": (r"rtdetrv2_(r\w+)_coco", r"configs/deim_rtdetrv2/rtdetrv2_\1_coco.yml"),
         },
     ),
+    # The folder `ecdetseg` of the repository.
+    OfficialCode(
+        "EdgeCrafter", "configs/ecdet/ecdet_s.yml", {"ecdet": (r"ecdet_(\w)_coco", r"configs/ecdet/ecdet_\1.yml")}
+    ),
 )
 
 
@@ -85,7 +89,7 @@ def recognize_checkout(folder: str) -> OfficialCode:
             return code
     markers = " or ".join(code.marker for code in OFFICIAL_CODES)
     raise ConfigError(
-        f"{folder} is not a checkout of the official DEIM code or DEIMv2 code: it does not contain {markers}"
+        f"{folder} is not a checkout of the official DEIM, DEIMv2 or EdgeCrafter code: it does not contain {markers}"
     )
 
 
@@ -148,11 +152,14 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
         ConfigError: if the checkout has no config for the recipe, or if a package is missing.
     """
     path = config_path(checkout, recipe)
-    config = _import_yaml_config(checkout)(str(path), eval_spatial_size=[size, size])
+    config = _import_yaml_config(checkout)(str(path))
+    # Not an argument of the constructor: that of EdgeCrafter also changes the sizes of the augmentation.
+    config.yaml_cfg["eval_spatial_size"] = [size, size]
     no_weights = {
         "HGNetv2": {"pretrained": False},
         "PResNet": {"pretrained": False},
         "DINOv3STAs": {"weights_path": None},
+        "ViTAdapter": {"skip_load_backbone": True},
     }
     for backbone, settings in no_weights.items():
         if backbone in config.yaml_cfg:
@@ -194,8 +201,8 @@ def matcher_change_epoch(config: Any) -> int | None:
 def official_augmentation(config: Any) -> list[EpochAugmentation]:
     """Return the augmentation of training images in every epoch of an official config.
 
-    The official transforms are replaced by functions that record their names. The official code decides, for a random
-    number of 0 and of 1, which of them it calls and whether it combines the images of a batch.
+    The official transforms are replaced by functions that record their names. The official code decides which of them it
+    calls, for a random number of 0 and for one above every probability, and whether it combines the images of a batch.
     """
     from engine.data.dataloader import BatchImageCollateFunction  # type: ignore[import-not-found]
     from engine.data.transforms import Compose  # type: ignore[import-not-found]
@@ -217,9 +224,10 @@ def official_augmentation(config: Any) -> list[EpochAugmentation]:
         if operation["type"] == "SanitizeBoundingBoxes"
     ]
     epochs = []
-    for epoch in range(config.epoches):
-        with_mosaic, without_mosaic = (_applied_transforms(compose, epoch, number) for number in (0.0, 1.0))
-        multi_scale = collate.scales is not None and epoch < collate.stop_epoch
+    scales: Any = getattr(collate, "scales", None)  # EdgeCrafter trains at one size
+    for epoch in range(_num_epochs(config)):
+        with_mosaic, without_mosaic = (_applied_transforms(compose, epoch, number) for number in (0.0, 2.0))
+        multi_scale = scales is not None and epoch < collate.stop_epoch
         has_mosaic = "Mosaic" in with_mosaic
         epochs.append(
             EpochAugmentation(
@@ -229,7 +237,7 @@ def official_augmentation(config: Any) -> list[EpochAugmentation]:
                 without_mosaic=without_mosaic & AUGMENTATIONS,
                 mixup_prob=_operation_prob(collate, "mixup_prob", epoch),
                 copy_blend_prob=_operation_prob(collate, "copyblend_prob", epoch),
-                sides=tuple(sorted(collate.scales)) if multi_scale else (operations["Resize"]["size"][0],),
+                sides=tuple(sorted(scales)) if multi_scale else (operations["Resize"]["size"][0],),
                 min_sizes=(min(min_sizes), max(min_sizes)),
             )
         )
@@ -249,6 +257,8 @@ def _applied_transforms(compose: Any, epoch: int, number: float) -> frozenset[st
         return type(name, (), {"__call__": call})()
 
     recorders = [recorder(type(transform).__name__) for transform in compose.transforms]
+    # The epoch is an attribute of the dataset, or of Compose in EdgeCrafter.
+    compose.cur_epoch = epoch
     sample = (None, None, types.SimpleNamespace(epoch=epoch))
     with mock.patch.object(compose, "transforms", recorders), mock.patch.object(random, "random", return_value=number):
         compose(*sample)
@@ -328,7 +338,7 @@ def select_every_token(config: Any, size: int) -> int:
     """
     decoder = next(
         config.yaml_cfg[name]
-        for name in ("DEIMTransformer", "DFINETransformer", "RTDETRTransformerv2")
+        for name in ("DEIMTransformer", "DFINETransformer", "RTDETRTransformerv2", "ECTransformer")
         if name in config.yaml_cfg
     )
     decoder["num_queries"] = sum((size // stride) ** 2 for stride in decoder["feat_strides"])
@@ -348,13 +358,25 @@ def official_learning_rates(config: Any, iters_per_epoch: int) -> Iterator[float
         group["lr"] = rate
 
 
+def _num_epochs(config: Any) -> int:
+    """Return the number of epochs of an official config; DEIM and DEIMv2 spell the key differently."""
+    return config.epochs if hasattr(config, "epochs") else config.epoches
+
+
 def _set_flat_cosine_rates(config: Any, optimizer: Any, iters_per_epoch: int) -> Iterator[None]:
     """Yield once per iteration; the optimizer then has the learning rates of the official flat-cosine schedule."""
     from engine.optim.lr_scheduler import FlatCosineLRScheduler  # type: ignore[import-not-found]
 
-    settings = (config.epoches, config.warmup_iter, config.flat_epoch, config.no_aug_epoch)
-    scheduler = FlatCosineLRScheduler(optimizer, config.lr_gamma, iters_per_epoch, *settings)
-    for iteration in range(config.epoches * iters_per_epoch):
+    epochs = _num_epochs(config)
+    if config.no_aug_epoch is not None:
+        settings = (config.warmup_iter, config.flat_epoch, config.no_aug_epoch)
+    else:
+        # EdgeCrafter derives these settings from those of the augmentation (ECSolver.fit).
+        transforms = config.yaml_cfg["train_dataloader"]["dataset"]["transforms"]
+        flat = transforms["mosaic_epoch"] if config.flat_epoch is None else config.flat_epoch
+        settings = (min(config.warmup_iter, 3 * iters_per_epoch), flat, epochs - transforms["stop_epoch"])
+    scheduler = FlatCosineLRScheduler(optimizer, config.lr_gamma, iters_per_epoch, epochs, *settings)
+    for iteration in range(epochs * iters_per_epoch):
         scheduler.step(iteration, optimizer)
         yield
 

@@ -1,7 +1,8 @@
-"""Compare recipes numerically with the official DEIM or DEIMv2 code.
+"""Compare recipes numerically with the official code of DEIM, DEIMv2 or EdgeCrafter.
 
     python tools/verify.py --peer path/to/official/DEIM --json-file instances.json --image-root images
     python tools/verify.py --peer path/to/official/DEIMv2 --json-file instances.json --image-root images
+    python tools/verify.py --peer path/to/official/EdgeCrafter/ecdetseg --json-file instances.json --image-root images
 
 Both get the same weights, images and noise. Requires the dependencies of the official code: torchvision,
 faster-coco-eval, tensorboard.
@@ -17,7 +18,11 @@ from deim.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--peer", required=True, help="checkout of the official DEIM or DEIMv2 code")
+    parser.add_argument(
+        "--peer",
+        required=True,
+        help="checkout of the official code of DEIM or DEIMv2, or the folder ecdetseg of EdgeCrafter",
+    )
     parser.add_argument("--json-file", required=True, help="COCO-format annotations of the training images")
     parser.add_argument("--image-root", required=True, help="directory of the training images")
     parser.add_argument(

@@ -41,6 +41,8 @@ class Schedule:
         drop_epochs: epochs at whose start the learning rate falls to a tenth (DETR's step schedule), instead of
             flat_epochs and lr_gamma.
         final_from_best: start the epochs without augmentation from the best weights so far.
+        final_restarts: start these epochs again after each of their evaluations that does not exceed the best result. The
+            official code of EdgeCrafter does not.
         final_ema_decay: EMA decay in the epochs without augmentation; None keeps the previous decay. The official code
             intends this change, but its EMA keeps the decay it was constructed with.
         eval_epochs: number of epochs between evaluations.
@@ -60,6 +62,7 @@ class Schedule:
     strong_end_epoch: int | None = None
     drop_epochs: Sequence[int] = ()
     final_from_best: bool = False
+    final_restarts: bool = True
     final_ema_decay: float | None = None
     eval_epochs: int = 1
     checkpoint_epochs: int = 1

@@ -37,6 +37,7 @@ REAL_TIME = {
     "rtdetr": "deim_rtdetrv2_r18vd_shapes",
     "deimv2": "deimv2_dinov3_s_shapes",
     "deimv2_lite": "deimv2_hgnetv2_atto_shapes",
+    "ecdet": "ecdet_s_shapes",
 }
 DETRS = {
     "deformable": "deformable_detr_r18_shapes",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare recipes numerically with the official DEIM code."""
+"""Compare recipes numerically with the official code."""
 
 import sys
 from pathlib import Path

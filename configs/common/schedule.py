@@ -18,6 +18,7 @@ schedule = L(Schedule)(
     # epochs at which the learning rate is divided by 10; an alternative to flat_epochs and lr_gamma
     drop_epochs=(),
     final_from_best=False,
+    final_restarts=True,
     final_ema_decay=None,
     eval_epochs=1,
     checkpoint_epochs=4,

@@ -16,6 +16,7 @@ _DRIVE = "https://drive.google.com/file/d/"
 _HDETR = "https://github.com/HDETR/H-Deformable-DETR/releases/download/v0.1/"
 _HYBRID = "hybrid_branch_lambda1_group6_t1500_{}dp0_mqs_lft_deformable_detr_plus_iterative_bbox_refinement_plus_plus_two_stage"
 _DEIMV2 = "https://huggingface.co/Intellindust/DEIMv2_{}_COCO/resolve/main/model.safetensors"
+_EDGECRAFTER = "https://github.com/capsule2077/edgecrafter/releases/download/edgecrafterv1/"
 _DETREX = "https://github.com/IDEA-Research/detrex-storage/releases/download/"
 
 
@@ -213,6 +214,7 @@ _DETREX_FILES = (
 
 PUBLISHED: tuple[Published, ...] = (
     *(_on_hugging_face(name) for name in _DEIMV2_NAMES),
+    *(_named(f"ecdet/ecdet_{size}_coco", "coco", f"{_EDGECRAFTER}ecdet_{size}.pth") for size in "smlx"),
     *(_on_drive(*row) for row in _DEIM_FILES),
     Published(
         "deim_dfine/deim_dfine_x_coco",

@@ -33,6 +33,7 @@ class Result:
 
 
 _DEIMV2 = "https://github.com/Intellindust-AI-Lab/DEIMv2"
+_EDGECRAFTER = "https://github.com/Intellindust-AI-Lab/EdgeCrafter"
 _DEIM = "https://github.com/ShihuaHuang95/DEIM"
 _DFINE = "https://github.com/Peterande/D-FINE"
 _RTDETR = "https://github.com/lyuwenyu/RT-DETR"
@@ -52,6 +53,12 @@ _TABLES = (
         "deimv2_dinov3_m_coco": (53.0, 18.11, 51.6, 8.80),
         "deimv2_dinov3_l_coco": (56.0, 32.18, 96.0, 10.47),
         "deimv2_dinov3_x_coco": (57.8, 50.26, 151, 13.75),
+    }),
+    ("ecdet", _EDGECRAFTER, "4 GPUs", {
+        "ecdet_s_coco": (51.7, 9.81, 26.1, 5.41),
+        "ecdet_m_coco": (54.3, 19.21, 53.1, 7.98),
+        "ecdet_l_coco": (57.0, 32.66, 98.7, 10.49),
+        "ecdet_x_coco": (57.9, 48.97, 156, 12.70),
     }),
     ("deim_dfine", _DEIM, "4 GPUs", {
         "deim_dfine_n_coco": (43.0, 3.75, 7.1, 2.12),

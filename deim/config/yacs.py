@@ -29,8 +29,8 @@ def add_deim_config(cfg: CfgNode) -> None:
     """Add ``MODEL.DEIM`` and the keys of the backbones to ``cfg``.
 
     The nodes of the backbones are ``MODEL.HGNETV2``, ``MODEL.PRESNET``, ``MODEL.SWIN``, ``MODEL.VIT``,
-    ``MODEL.SPATIAL_TUNING`` and ``MODEL.TIMM``, and those of a user's own backbones that are imported before and
-    declare their keys (:func:`deim.modeling.backbone.yacs.yacs_keys`). The keys are the arguments of the backbone.
+    ``MODEL.SPATIAL_TUNING``, ``MODEL.ECVIT`` and ``MODEL.TIMM``, and those of a user's own backbones that are imported
+    before and declare their keys (:func:`deim.modeling.backbone.yacs.yacs_keys`). The keys are the arguments of the backbone.
     """
     cfg.MODEL.DEIM = CfgNode()
     # name of a recipe in deim.config.model_zoo, which defines backbone, encoder, decoder and losses

@@ -272,4 +272,5 @@ def _build_final_stage_hook(
         eval_period=cfg.train.eval_period,
         metric=cfg.train.best_metric,
         decay=schedule.final_ema_decay,
+        restarts=schedule.final_restarts,
     )

@@ -1,6 +1,7 @@
 """Parts of detectors, under the names that configs and programs use."""
 
 from deim.modeling.backbone import (
+    ECViT,
     HGNetV2,
     PResNet,
     SpatialTuningAdapter,
@@ -53,6 +54,7 @@ __all__ = [
     "DeformableEncoder",
     "DetrexCriterion",
     "DistributionRefinement",
+    "ECViT",
     "FixedBoxes",
     "GatedDecoderLayer",
     "HGNetV2",

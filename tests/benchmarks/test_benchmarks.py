@@ -39,7 +39,7 @@ def test_invalid_peer_is_an_error(shapes: Path, tmp_path: Path) -> None:
     arguments = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
     process = tool("benchmark.py", "dataloader", *arguments, "--batches=1", f"--peer={tmp_path}")
     assert process.returncode == 2
-    assert "is not a checkout of the official DEIM code" in process.stderr
+    assert "is not a checkout of the official DEIM, DEIMv2 or EdgeCrafter code" in process.stderr
     assert "Traceback" not in process.stderr
 
 
@@ -90,6 +90,7 @@ def checkout(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]
             "deimv2/deimv2_dinov3_s_coco.yml",
             "deimv2/deimv2_hgnetv2_atto_coco.yml",
         ],
+        "EdgeCrafter": ["ecdet/ecdet_s.yml", "ecdet/ecdet_x.yml"],
     }
     for config in configs[request.param]:
         path = tmp_path / "configs" / config
@@ -104,6 +105,7 @@ def test_checkout_is_recognized(checkout: tuple[str, Path]) -> None:
     recipes = {
         "DEIM": ["deim_dfine/deim_dfine_s_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco"],
         "DEIMv2": ["deimv2/deimv2_dinov3_s_coco", "deimv2/deimv2_hgnetv2_atto_coco"],
+        "EdgeCrafter": ["ecdet/ecdet_s_coco", "ecdet/ecdet_x_coco"],
     }
     assert official_code.official_recipes(str(folder)) == recipes[name]
 
@@ -117,6 +119,7 @@ def test_checkout_is_recognized(checkout: tuple[str, Path]) -> None:
         ("rtdetrv2/rtdetrv2_r18vd_120e_coco", "deim_rtdetrv2/rtdetrv2_r18vd_120e_coco.yml"),
         ("deimv2/deimv2_dinov3_x_coco", "deimv2/deimv2_dinov3_x_coco.yml"),
         ("deimv2/deimv2_hgnetv2_femto_coco", "deimv2/deimv2_hgnetv2_femto_coco.yml"),
+        ("ecdet/ecdet_l_coco", "ecdet/ecdet_l.yml"),
     ],
 )
 def test_official_config_path(recipe: str, path: str, tmp_path: Path) -> None:
@@ -139,6 +142,7 @@ def test_recipe_of_the_other_official_code_is_an_error(checkout: tuple[str, Path
     recipe, other = {
         "DEIM": ("deimv2/deimv2_dinov3_s_coco", "DEIMv2"),
         "DEIMv2": ("deim_dfine/deim_dfine_s_coco", "DEIM"),
+        "EdgeCrafter": ("deimv2/deimv2_dinov3_s_coco", "DEIMv2"),
     }[name]
     data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
     process = tool("verify.py", "--peer", str(folder), *data, "--recipes", recipe)
@@ -158,7 +162,7 @@ def test_incomplete_checkout_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", official_code.OFFICIAL_CODES, ids=lambda code: code.name)
 def test_every_recipe_of_an_official_system_has_a_config(code: official_code.OfficialCode) -> None:
     recipes = [name for name in available() if name.partition("/")[0] in code.configs and name.endswith("_coco")]
-    assert len(recipes) == {"DEIM": 20, "DEIMv2": 12}[code.name]
+    assert len(recipes) == {"DEIM": 20, "DEIMv2": 12, "EdgeCrafter": 4}[code.name]
     paths = {code.config_path(recipe) for recipe in recipes}
     assert None not in paths
     assert len(paths) == len(recipes)
@@ -168,7 +172,7 @@ def test_verify_requires_official_checkout(shapes: Path, tmp_path: Path) -> None
     data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
     process = tool("verify.py", "--peer", str(tmp_path), *data)
     assert process.returncode == 2
-    assert "is not a checkout of the official DEIM code" in process.stderr
+    assert "is not a checkout of the official DEIM, DEIMv2 or EdgeCrafter code" in process.stderr
 
 
 def test_official_images_are_normalized() -> None:

@@ -90,6 +90,7 @@ def test_presnet_is_a_detectron2_backbone() -> None:
         ("build_timm", {"p3": (256, 16)}),
         ("build_vit", {"block0": (192, 16)}),
         ("SpatialTuningAdapter", {"p3": (192, 8), "p4": (192, 16), "p5": (192, 32)}),
+        ("ECViT", {"p3": (192, 8), "p4": (192, 16), "p5": (192, 32)}),
     ],
 )
 def test_yacs_config_builds_every_other_backbone(name: str, features: dict[str, tuple[int, int]]) -> None:
@@ -99,7 +100,7 @@ def test_yacs_config_builds_every_other_backbone(name: str, features: dict[str, 
     cfg.MODEL.BACKBONE.NAME = name
     cfg.MODEL.SWIN.OUT_INDICES = [2]
     cfg.MODEL.VIT.SIZE, cfg.MODEL.VIT.OUT_BLOCKS = "vit_tiny", [0]
-    cfg.MODEL.SPATIAL_TUNING.OUT_BLOCKS = [0, 1, 2]
+    cfg.MODEL.SPATIAL_TUNING.OUT_BLOCKS = cfg.MODEL.ECVIT.OUT_BLOCKS = [0, 1, 2]
     cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUT_INDICES = "resnet18", [3]
     if "RESNETS" not in cfg.MODEL:  # the bundled subset does not define this key
         cfg.MODEL.RESNETS = CfgNode({"DEPTH": 50, "NORM": "FrozenBN"})

@@ -46,6 +46,7 @@ def train(
     start_iter: int,
     decay: float | None = 0.9,
     resume_at: int = 0,
+    restarts: bool = True,
 ) -> Recorder:
     """Train with an evaluation after every second iteration; ``scores`` are the results by number of iterations."""
     model = CountingModel()
@@ -63,6 +64,7 @@ def train(
         eval_period=2,
         metric="bbox/AP",
         decay=decay,
+        restarts=restarts,
     )
     recorder = Recorder(ema_hook)
 
@@ -98,6 +100,14 @@ def test_ema_decay_is_unchanged_without_a_final_decay(tmp_path: Path) -> None:
     recorder = train(tmp_path, scores, iterations=10, start_iter=4, decay=None)
     assert recorder.weights == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6]
     assert set(recorder.decays) == {0.5}
+
+
+def test_final_epochs_start_only_once_without_restarts(tmp_path: Path) -> None:
+    """As in the official code of EdgeCrafter."""
+    scores = {2: 10.0, 4: 30.0, 6: 20.0, 8: 29.0, 10: 1.0, 12: 35.0}
+    recorder = train(tmp_path, scores, iterations=12, start_iter=6, restarts=False)
+    assert recorder.weights == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 9, 10]
+    assert json.loads((tmp_path / "model_best.json").read_text())["value"] == 35
 
 
 def test_best_checkpoint_before_the_final_epochs_is_kept(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.models import (
 LOSSES = {
     "dfine": {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_fgl_dn_1", "loss_ddf_aux_1", "loss_mal_enc_0"},
     "deimv2": {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_fgl_dn_1", "loss_ddf_aux_1", "loss_mal_enc_0"},
+    "ecdet": {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_fgl_dn_1", "loss_ddf_aux_1", "loss_mal_enc_0"},
     "deimv2_lite": {"loss_mal", "loss_bbox_aux_0", "loss_giou_pre", "loss_bbox_dn_pre", "loss_mal_enc_0"},
     "rtdetr": {"loss_mal", "loss_bbox_aux_0", "loss_giou_dn_2", "loss_bbox_enc_0", "loss_giou"},
     "deformable": {"loss_focal", "loss_bbox_aux_1", "loss_giou_enc", "loss_focal_enc", "loss_giou"},
@@ -142,6 +143,7 @@ def test_different_sizes_train(family: str) -> None:
         "deformable_detr_r50_two_stage_50ep_coco",
         "deimv2_dinov3_s_shapes",
         "deimv2_hgnetv2_atto_shapes",
+        "ecdet_s_coco",
     ],
 )
 @pytest.mark.usefixtures("double_precision")

@@ -29,7 +29,7 @@ def test_hybrid_branch_is_active_only_in_training(family: str, changes: tuple) -
     losses = model(samples)
     assert {"loss_mal_o2m", "loss_bbox_o2m_0", "loss_giou_o2m", "loss_mal_dn_0"} <= set(losses)
     assert ("loss_bbox_o2m_pre" in losses) == (family != "rtdetr")
-    assert ("loss_ddf_o2m_0" in losses) == (family in ("dfine", "deimv2"))
+    assert ("loss_ddf_o2m_0" in losses) == (family in ("dfine", "deimv2", "ecdet"))
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     maps = model.encoder(model.backbone(torch.rand(1, 3, 64, 64)))

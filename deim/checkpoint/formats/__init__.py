@@ -2,12 +2,22 @@
 
 from collections.abc import Iterable
 
-from deim.checkpoint.formats import deformable_detr, deimv2, detrex, dfine, dn_detr, rtdetrv2, transformers
+from deim.checkpoint.formats import (
+    deformable_detr,
+    deimv2,
+    detrex,
+    dfine,
+    dn_detr,
+    edgecrafter,
+    rtdetrv2,
+    transformers,
+)
 from deim.checkpoint.formats.format import Format
 
 # The first format whose signature matches is used.
 FORMATS: tuple[Format, ...] = (
     *deimv2.FORMATS,
+    edgecrafter.EDGECRAFTER,
     dfine.DFINE,
     dfine.DEIM,
     rtdetrv2.RTDETRV2,

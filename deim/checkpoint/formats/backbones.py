@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deim.checkpoint.formats.dfine import HGNETV2
 from deim.checkpoint.formats.dinov3 import KEY_BIASES, transformers_dinov3
+from deim.checkpoint.formats.edgecrafter import ECVIT
 from deim.checkpoint.formats.resnet import torchvision_resnet, transformers_resnet
 from deim.checkpoint.formats.rtdetrv2 import PRESNET
 from deim.checkpoint.renaming import (
@@ -68,6 +69,7 @@ _TIMM_SWIN = (
 
 BACKBONE_FORMATS: tuple[BackboneFormat, ...] = (
     BackboneFormat("PP-HGNetV2 of D-FINE's authors", ("stem.stem1.bn.*", "stages.#.*"), HGNETV2),
+    BackboneFormat("ECViT of EdgeCrafter's authors", ("register_token", "patch_embed.convs.#.*"), ECVIT),
     BackboneFormat("PResNet of RT-DETR's authors", ("conv1.conv1_1.norm.*", "res_layers.0.*"), PRESNET),
     BackboneFormat("a ResNet of torchvision or timm", ("bn1.*", "layer#.*"), torchvision_resnet("", "")),
     BackboneFormat("a ResNet of transformers", ("resnet.embedder.embedder.*",), transformers_resnet("resnet.", "")),

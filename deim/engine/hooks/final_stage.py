@@ -25,8 +25,8 @@ class FinalStageHook(HookBase):
 
     At ``start_iter`` the weights, EMA weights and optimizer state are restored from ``model_best.pth``, which is kept
     as ``model_best_stage1.pth``, and the EMA decay is set to ``decay``. An evaluation in the final epochs triggers another
-    restart if it does not exceed the best result so far. After such a restart, only results since the restart count. If
-    ``decay`` is given, every further restart lowers the EMA decay by ``decay_step``.
+    restart if it does not exceed the best result so far, unless ``restarts`` is False. After such a restart, only results
+    since the restart count. If ``decay`` is given, every further restart lowers the EMA decay by ``decay_step``.
 
     A run that resumes from a checkpoint before ``start_iter``, but has already saved a better ``model_best.pth`` in the
     final epochs, starts them from ``model_best_stage1.pth``.
@@ -42,6 +42,7 @@ class FinalStageHook(HookBase):
         metric: scalar in the event storage, such as "bbox/AP".
         decay: EMA decay from ``start_iter`` on; None to never change it, as the official code does in effect.
         decay_step: reduction of the EMA decay per further restart.
+        restarts: restart again after evaluations without improvement.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class FinalStageHook(HookBase):
         metric: str,
         decay: float | None,
         decay_step: float = 1e-4,
+        restarts: bool = True,
     ):
         self.checkpointer, self.optimizer = checkpointer, optimizer
         self.ema_hook, self.best_checkpointer = ema_hook, best_checkpointer
         self.start_iter, self.eval_period, self.metric = start_iter, eval_period, metric
-        self.decay, self.decay_step = decay, decay_step
+        self.decay, self.decay_step, self.restarts = decay, decay_step, restarts
         # Score that an evaluation must exceed; None before the final epochs, or if no evaluation preceded them.
         self.reference: float | None = None
 
@@ -94,7 +96,7 @@ class FinalStageHook(HookBase):
 
     def after_step(self) -> None:
         is_evaluated = evaluates_after(self.trainer.iter, self.eval_period, self.trainer.max_iter)
-        if self.reference is None or not is_evaluated or self.trainer.iter < self.start_iter:
+        if not self.restarts or self.reference is None or not is_evaluated or self.trainer.iter < self.start_iter:
             return
         latest = self.trainer.storage.latest().get(self.metric, (-math.inf, -1))[0]
         score = comm.all_gather(latest)[0]  # only the main rank has results

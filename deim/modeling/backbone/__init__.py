@@ -1,5 +1,6 @@
 """Backbones of this package and of other libraries, registered in detectron2's ``BACKBONE_REGISTRY``."""
 
+from deim.modeling.backbone.ecvit import ECViT
 from deim.modeling.backbone.hgnetv2 import HGNetV2
 from deim.modeling.backbone.presnet import PResNet
 from deim.modeling.backbone.resnet import build_resnet
@@ -9,6 +10,7 @@ from deim.modeling.backbone.timm import build_timm
 from deim.modeling.backbone.vit import VisionTransformer, build_vit
 
 __all__ = [
+    "ECViT",
     "HGNetV2",
     "PResNet",
     "SpatialTuningAdapter",

@@ -1,8 +1,10 @@
-"""Plain vision transformer with rotary position embedding: DINOv3 (arXiv 2508.10104) and the ViT-Tiny of DEIMv2."""
+"""Plain vision transformer with rotary position embedding: DINOv3 (arXiv 2508.10104), the ViT-Tiny of DEIMv2, and ECViT
+(EdgeCrafter, arXiv 2603.18739)."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from deim.checkpoint.pretrained import (
     backbone_weights_path,
     describe_backbone,
 )
+from deim.layers.conv import RepConvBNAct
 from deim.layers.linear import Linear
 from deim.layers.rotary_attention import RotaryAttention, cosines_and_sines, rotary_angles, rotary_table
 from deim.layers.swiglu import SwiGLU
@@ -33,12 +36,16 @@ _DINOV3: dict[str, Any] = {
     "final_norm": True,
     "rope_rescale": 2.0,
 }
-# Arguments of VisionTransformer. The names are those of DINOv3's and DEIMv2's code.
+# Arguments of VisionTransformer. The names are those of the official code of DINOv3, DEIMv2 and EdgeCrafter.
 SIZES: dict[str, dict[str, Any]] = {
     "vit_tiny": {"dim": 192, "num_heads": 3, "feedforward_dim": 768},
     "vit_tinyplus": {"dim": 256, "num_heads": 4, "feedforward_dim": 1024},
     "dinov3_vits16": {"dim": 384, "num_heads": 6, "feedforward_dim": 1536, **_DINOV3},
     "dinov3_vits16plus": {"dim": 384, "num_heads": 6, "feedforward_dim": 1536, "gated": True, **_DINOV3},
+    "ecvitt": {"dim": 192, "num_heads": 3, "feedforward_dim": 768, "conv_stem": True},
+    "ecvittplus": {"dim": 256, "num_heads": 4, "feedforward_dim": 1024, "conv_stem": True},
+    "ecvits": {"dim": 384, "num_heads": 6, "feedforward_dim": 1536, "conv_stem": True},
+    "ecvitsplus": {"dim": 384, "num_heads": 6, "feedforward_dim": 2304, "conv_stem": True},
 }
 DEPTH = 12
 # ViT-Tiny and ViT-Tiny+ are distilled from DINOv3 by DEIMv2's authors. Meta sends DINOv3's own weights after a request.
@@ -53,6 +60,13 @@ PRETRAINED = tuple(
         ("dinov3_vits16plus", _META, "dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth", "DINOv3 license of Meta"),
     )
 )
+# ECViT is distilled for a task by the authors of EdgeCrafter: "ecdet" stands for detection, "ecseg" for instance segmentation.
+_EDGECRAFTER = "https://github.com/capsule2077/edgecrafter/releases/download/edgecrafterv1/"
+ECVIT_PRETRAINED = tuple(
+    PretrainedBackbone(f"ecvit{size}", data, f"{_EDGECRAFTER}{name}{size}.pth", IMAGENET)
+    for data, name in (("ecdet", "ecvit"), ("ecseg", "ecseg_vit"))
+    for size in ("t", "tplus", "s", "splus")
+)
 
 
 class PatchEmbedding(nn.Module):
@@ -63,6 +77,35 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images)
+
+
+class ConvPatchEmbedding(nn.Module):
+    """Pyramid of 3x3 convolutions with stride 2: (B, 3, H, W) -> (B, dim, H / patch_size, W / patch_size).
+
+    The width doubles from one convolution to the next. All convolutions but the last are normalized and activated.
+
+    Raises:
+        ValueError: if ``patch_size`` is not a power of 2, or ``dim`` is not a multiple of half the patch size.
+    """
+
+    def __init__(self, dim: int, patch_size: int):
+        super().__init__()
+        if patch_size < 2 or patch_size & (patch_size - 1) or dim % (patch_size // 2):
+            raise ValueError(
+                "conv_stem requires a patch_size that is a power of 2 and a dim that is a multiple of half of it, got "
+                f"{patch_size} and {dim}"
+            )
+        count = patch_size.bit_length() - 2
+        widths = [3, *(dim >> reduction for reduction in range(count, 0, -1))]
+        self.convs = nn.ModuleList(
+            RepConvBNAct(before, after, 3, 2, activation="relu") for before, after in pairwise(widths)
+        )
+        self.proj = nn.Conv2d(widths[-1], dim, 3, 2, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for conv in self.convs:
+            images = conv(images)
         return self.proj(images)
 
 
@@ -139,12 +182,15 @@ class ViTBlock(nn.Module):
 class VisionTransformer(Backbone):
     """Vision transformer with feature "block<i>" after block i, counted from 0, at the stride of the patches.
 
-    A class token and register tokens precede the patch tokens. These special tokens have no position embedding.
+    A class token and register tokens precede the patch tokens. These special tokens have no position embedding. The code
+    of ECViT calls the class token a register token.
 
     Args:
         dim, num_heads, feedforward_dim, gated, key_bias, layer_scale, norm_eps: see :class:`ViTBlock`.
         out_blocks: indices of the blocks whose tokens are returned. Later blocks are not built.
         patch_size: side of a patch in pixels.
+        conv_stem: embed patches by a pyramid of convolutions (:class:`ConvPatchEmbedding`) instead of one linear
+            projection.
         num_registers: number of register tokens (arXiv 2309.16588; "storage tokens" in DINOv3's code).
         final_norm: apply a layer norm, shared by all features, to the tokens of each feature.
         rope_base: base of the rotary periods.
@@ -163,6 +209,7 @@ class VisionTransformer(Backbone):
         out_blocks: Sequence[int],
         *,
         patch_size: int = 16,
+        conv_stem: bool = False,
         gated: bool = False,
         num_registers: int = 0,
         key_bias: bool = True,
@@ -179,7 +226,7 @@ class VisionTransformer(Backbone):
             raise ValueError(f"dim {dim} is not divisible by 4 x num_heads ({num_heads}), as rotary embeddings require")
         self.dim, self.patch_size, self.head_dim = dim, patch_size, dim // num_heads
         self.rope_base, self.rope_rescale = rope_base, rope_rescale
-        self.patch_embed = PatchEmbedding(dim, patch_size)
+        self.patch_embed = (ConvPatchEmbedding if conv_stem else PatchEmbedding)(dim, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.storage_tokens = nn.Parameter(torch.empty(1, num_registers, dim)) if num_registers else None
         self.blocks = nn.ModuleList(
@@ -249,16 +296,18 @@ def _variants(names: Collection[str]) -> Iterator[tuple[str, Callable[[], nn.Mod
 
 
 @BACKBONE_REGISTRY.register()
-@describe_backbone(BackboneDescription("size", PRETRAINED, _variants))
+@describe_backbone(BackboneDescription("size", (*PRETRAINED, *ECVIT_PRETRAINED), _variants))
 @yacs_keys("VIT", size="dinov3_vits16")
 def build_vit(size: str, out_blocks: Sequence[int] = (DEPTH - 1,), weights: str = "") -> VisionTransformer:
     """Build a vision transformer of a published size.
 
     Args:
-        size: "vit_tiny" or "vit_tinyplus" (DEIMv2's, distilled from DINOv3), "dinov3_vits16" or "dinov3_vits16plus".
+        size: "vit_tiny" or "vit_tinyplus" (DEIMv2's, distilled from DINOv3), "dinov3_vits16", "dinov3_vits16plus", or
+            "ecvitt", "ecvittplus", "ecvits", "ecvitsplus" (EdgeCrafter).
         out_blocks: subset of 0 .. 11, for features "block0" .. "block11" at stride 16.
-        weights: "dinov3" for the published weights, or the path or URL of a file in the layout of DINOv3, DEIMv2 or
-            transformers; "" for random weights. DINOv3's own weights have to be requested from Meta.
+        weights: "dinov3" for the published weights ("ecdet" or "ecseg" for those of ECViT), or the path or URL of a file
+            in the layout of DINOv3, DEIMv2, EdgeCrafter or transformers; "" for random weights. DINOv3's own weights have
+            to be requested from Meta.
 
     Raises:
         ValueError: if ``size`` or ``out_blocks`` is invalid.

@@ -71,6 +71,8 @@ class DeformableDecoderLayer(DecoderLayer):
         norm: normalization of width ``dim``, copied for each place where the layer normalizes; None for LayerNorm.
         feedforward: module (B, Q, dim) -> (B, Q, dim) in place of the two-layer network, such as
             :class:`deim.layers.SwiGLU`; ``activation`` has no effect on it.
+        xavier: initialize the two linear layers of the feed-forward network Xavier-uniformly; False keeps the
+            initialization of ``nn.Linear`` (ECDet).
 
     Raises:
         ValueError: if ``num_heads`` does not divide ``dim``, ``sampling`` or ``activation`` is invalid, or not exactly
@@ -89,6 +91,7 @@ class DeformableDecoderLayer(DecoderLayer):
         sampling: str = "bilinear",
         norm: nn.Module | None = None,
         feedforward: nn.Module | None = None,
+        xavier: bool = True,
     ):
         super().__init__(dim, len(num_points))
         if dim % num_heads:
@@ -104,8 +107,9 @@ class DeformableDecoderLayer(DecoderLayer):
         if dim_feedforward is not None:
             self.linear1 = Linear(dim, dim_feedforward)
             self.linear2 = Linear(dim_feedforward, dim)
-            nn.init.xavier_uniform_(self.linear1.weight)
-            nn.init.xavier_uniform_(self.linear2.weight)
+            if xavier:
+                nn.init.xavier_uniform_(self.linear1.weight)
+                nn.init.xavier_uniform_(self.linear2.weight)
         self.norm3 = copy.deepcopy(norm)
         self.activation = build_activation(activation)
         self.dropout = nn.Dropout(dropout)
