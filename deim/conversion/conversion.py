@@ -22,12 +22,18 @@ from deim.config.portable import to_portable
 from deim.conversion import hugging_face
 from deim.conversion.backbones import IdentifiedBackbone, identify_backbone
 from deim.conversion.deimv2_folder import build_deimv2_config
+from deim.conversion.ecdet_folder import build_ecdet_config
 from deim.conversion.identification import IdentifiedCheckpoint, identify
 from deim.errors import CheckpointError
 
 NATIVE = "native"
 # Target formats; "native" is the format of this package.
 TARGETS = (NATIVE, *dict.fromkeys(layout.name for layout in FORMATS))
+# System -> function that returns config.json of its authors' folders on Hugging Face, and the format of the weights.
+_HUB_FOLDERS: dict[str, tuple[Callable[[Any, Sequence[int]], dict[str, Any]], str]] = {
+    "deimv2": (build_deimv2_config, "deimv2"),
+    "ecdet": (build_ecdet_config, "edgecrafter"),
+}
 
 
 def convert(
@@ -127,7 +133,7 @@ def _writer(to: str, image_size: Sequence[int] | None) -> Callable[[IdentifiedCh
 
 
 def write_hugging_face(identified: IdentifiedCheckpoint, out: Path) -> None:
-    """Write a folder that ``from_pretrained`` loads: of ``transformers``, or of the authors' class for DEIMv2.
+    """Write a folder that ``from_pretrained`` loads: of ``transformers``, or of the authors' class for DEIMv2 and ECDet.
 
     Raises:
         CheckpointError: if there is no such class for the model, or the folder cannot be written.
@@ -135,10 +141,11 @@ def write_hugging_face(identified: IdentifiedCheckpoint, out: Path) -> None:
     system = _system(identified)
     if is_deployed(identified.weights):
         raise CheckpointError("Hugging Face folders have the training form: convert the weights in this form instead")
-    if system == "deimv2":
+    if system in _HUB_FOLDERS:
+        build_config, layout = _HUB_FOLDERS[system]
         size = identified.config.dataloader.get("image_size", (640, 640))
-        files = {"config.json": build_deimv2_config(identified.config, size)}
-        weights = _without_duplicates(to_layout(identified, "deimv2", size))
+        files = {"config.json": build_config(identified.config, size)}
+        weights = _without_duplicates(to_layout(identified, layout, size))
     else:
         config, processor = hugging_face.build_config(identified.config, identified.classes)
         files = {"config.json": config, "preprocessor_config.json": processor}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import instantiate
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deim.checkpoint.formats import dinov3, recognize
@@ -16,13 +16,14 @@ from deim.checkpoint.formats.edgecrafter import ECVIT, EDGECRAFTER
 from deim.checkpoint.loading import load_for_inference, load_weights
 from deim.checkpoint.renaming import from_native
 from deim.conversion import convert, convert_backbone
+from deim.conversion.ecdet_folder import build_ecdet_config
 from deim.errors import CheckpointError
 from deim.inference import deployment_form
 from deim.modeling import ECViT, build_vit
 from tests.checkpoint.foreign import digest
 from tests.conftest import long_except
 from tests.ecdet import MODELS, build_model, model_config
-from tests.models import batch, randomize
+from tests.models import batch, randomize, recipe
 
 # Tensors of a detector in the official code: (their number, digest) in training and in deployment form.
 OFFICIAL = {
@@ -117,16 +118,37 @@ def test_deployed_files_are_converted_both_ways(detector: nn.Module, tmp_path: P
     assert_equal_weights(torch.load(tmp_path / "back.pth", weights_only=True)["model"], theirs)
 
 
-def test_folders_of_hugging_face_hub_are_loaded(detector: nn.Module, tmp_path: Path) -> None:
+def test_folders_of_hugging_face_hub_are_written_and_loaded(detector: nn.Module, tmp_path: Path) -> None:
     """``PyTorchModelHubMixin`` stores a tensor with several names only under the name that is first in sorted order."""
+    torch.save({"model": detector.state_dict()}, tmp_path / "native.pth")
+    convert(str(tmp_path / "native.pth"), str(tmp_path / "hf"), to="hf", recipe="ecdet/ecdet_s_coco")
+    stored = load_file(tmp_path / "hf/model.safetensors")
+    assert stored.keys() == official_weights(detector).keys() - {"decoder.up", "decoder.reg_scale"}
     loaded = zeroed(detector)
-    theirs = {
-        n: v.clone() for n, v in official_weights(detector).items() if n not in ("decoder.up", "decoder.reg_scale")
-    }
-    save_file(theirs, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"decoder": {"num_layers": 4}}', encoding="utf-8")
-    load_weights(loaded, str(tmp_path))
+    load_weights(loaded, str(tmp_path / "hf"))
     assert_equal_weights(loaded.state_dict(), detector.state_dict())
+
+
+def test_configs_of_hugging_face_folders() -> None:
+    """The values are those of the authors' notebook ``hf_models.ipynb``."""
+    config = build_ecdet_config(recipe("ecdet_x_coco"), (640, 640))
+    expected = {
+        "backbone": {"name": "ecvitsplus", "embed_dim": 384, "num_heads": 6, "proj_dim": 256, "ffn_ratio": 6},
+        "encoder": {
+            "in_channels": [256] * 3,
+            "dim_feedforward": 2048,
+            "expansion": 1.5,
+            "depth_mult": 1,
+            "act": "silu",
+        },
+        "decoder": {"feat_channels": [256] * 3, "num_points": [3, 6, 3], "num_layers": 4, "dim_feedforward": 2048},
+        "postprocessor": {"num_classes": 80, "num_top_queries": 300},
+    }
+    assert config.keys() == expected.keys()
+    for part, values in expected.items():
+        assert {key: config[part][key] for key in values} == values
+    backbone = build_ecdet_config(recipe("ecdet_s_coco"), (640, 640))["backbone"]
+    assert (backbone["proj_dim"], backbone["ffn_ratio"], backbone["interaction_indexes"]) == (None, 4, [10, 11])
 
 
 def official_vit(vit: nn.Module) -> dict[str, Tensor]:
