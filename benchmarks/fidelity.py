@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data.datasets import load_coco_json
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
 from detrex.layers import box_xyxy_to_cxcywh
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -31,12 +31,15 @@ from deim.data.augmentation import Resize
 from deim.data.mapper import DetectionMapper
 from deim.errors import ConfigError
 from deim.schedule import LearningRate
+from deim.structures.predictions import Predictions
 
 # Iterations per epoch for the comparison of learning rates; schedules count warm-up in iterations. EdgeCrafter limits
 # its warm-up of 2000 iterations to three epochs.
 ITERS_PER_EPOCH = 1000
 # Adam's first steps amplify rounding errors. A small learning rate keeps both models close.
 LEARNING_RATE_DIVISOR = 100
+# Every so many pixels of a mask are compared.
+_MASK_STEP = 7
 
 
 @dataclass
@@ -130,6 +133,8 @@ def compare(
 def load_samples(json_file: str, image_root: str, size: int, count: int) -> list[dict]:
     """Return the first ``count`` images with objects, resized to squares of ``size`` pixels, as training samples.
 
+    The mask of an object is the ellipse in its box, so that annotations without masks suffice.
+
     Raises:
         ConfigError: if fewer images have objects.
     """
@@ -137,7 +142,18 @@ def load_samples(json_file: str, image_root: str, size: int, count: int) -> list
     if len(records) < count:
         raise ConfigError(f"{json_file} has only {len(records)} images with objects, {count} are needed")
     mapper = DetectionMapper([Resize(size)], is_train=True)
-    return [mapper(record) for record in records[:count]]
+    return [_with_ellipses(mapper(record)) for record in records[:count]]
+
+
+def _with_ellipses(sample: dict) -> dict:
+    """Add masks to a sample: the ellipses in the boxes."""
+    height, width = sample["image"].shape[-2:]
+    left, top, right, bottom = (side[:, None, None] for side in sample["instances"].gt_boxes.tensor.unbind(dim=1))
+    rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    horizontal = (2 * columns - left - right) / (right - left)
+    vertical = (2 * rows - top - bottom) / (bottom - top)
+    sample["instances"].gt_masks = BitMasks(horizontal**2 + vertical**2 <= 1)
+    return sample
 
 
 def report(results: Mapping[str, Fidelity]) -> str:
@@ -215,12 +231,24 @@ def _compare_outputs(pair: _Pair, batches: Sequence[Sequence[dict]]) -> float:
             official_outputs = pair.theirs(pixels)
         images = torch.stack([sample["image"] for sample in batch])
         groups, _ = pair.ours.decoder(pair.ours.encode(pair.ours.normalize(images)))
-        ours = torch.cat([groups["main"].logits[-1], groups["main"].boxes[-1]], dim=-1)
+        ours = _predicted_values(groups["main"])
         theirs = torch.cat([official_outputs["pred_logits"], official_outputs["pred_boxes"]], dim=-1)
+        if official_outputs.get("pred_masks") is not None:
+            theirs = torch.cat([theirs, official_outputs["pred_masks"].flatten(2)[..., ::_MASK_STEP]], dim=-1)
         # Queries are ordered by token score, which rounding changes: compare each with its nearest counterpart.
         distances = torch.cdist(theirs, ours, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
         max_differences.extend(distances.amin(dim=-1).amax(dim=-1).tolist())
     return statistics.median(max_differences)
+
+
+def _predicted_values(predictions: Predictions) -> Tensor:
+    """Return the (B, Q, N) logits and boxes of the last layer, and the logits of some pixels of its masks."""
+    values = [predictions.logits[-1], predictions.boxes[-1]]
+    if predictions.masks is not None:
+        images, queries = values[0].shape[:2]
+        masks = predictions.masks.select(-1, torch.arange(queries).expand(images, -1))
+        values.append(masks.flatten(2)[..., ::_MASK_STEP])
+    return torch.cat(values, dim=-1)
 
 
 def _compare_gradients(pair: _Pair, samples: Sequence[dict]) -> tuple[float, float, float]:
@@ -279,12 +307,13 @@ def _losses(
     pair.ours.train(), pair.theirs.train()
     pixels, targets = _official_batch(pair.official, samples)
     pair.ours.criterion.epoch = epoch
-    _seed(seed)
-    ours = pair.ours(list(samples))
-    _seed(seed)
-    with official_code.in_default_dtype():
-        outputs = pair.theirs(pixels, targets=targets)
-        terms = pair.criterion(outputs, targets, epoch=epoch, step=0, global_step=0, epoch_step=ITERS_PER_EPOCH)
+    with official_code.fixed_mask_points():
+        _seed(seed)
+        ours = pair.ours(list(samples))
+        _seed(seed)
+        with official_code.in_default_dtype():
+            outputs = pair.theirs(pixels, targets=targets)
+            terms = pair.criterion(outputs, targets, epoch=epoch, step=0, global_step=0, epoch_step=ITERS_PER_EPOCH)
     # EdgeCrafter also has a distillation loss of the layer that is its own teacher, which is zero.
     return ours, {name: term for name, term in terms.items() if name in ours or bool(term != 0)}
 
@@ -305,6 +334,8 @@ def _official_batch(official: Any, samples: Sequence[dict]) -> tuple[Tensor, lis
         corners = sample["instances"].gt_boxes.tensor
         boxes = box_xyxy_to_cxcywh(corners) / torch.tensor([width, height, width, height])
         targets.append({"labels": sample["instances"].gt_classes, "boxes": boxes})
+        if official_code.predicts_masks(official):
+            targets[-1]["masks"] = sample["instances"].gt_masks.tensor
     return pixels, targets
 
 

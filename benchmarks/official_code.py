@@ -73,7 +73,12 @@ OFFICIAL_CODES = (
     ),
     # The folder `ecdetseg` of the repository.
     OfficialCode(
-        "EdgeCrafter", "configs/ecdet/ecdet_s.yml", {"ecdet": (r"ecdet_(\w)_coco", r"configs/ecdet/ecdet_\1.yml")}
+        "EdgeCrafter",
+        "configs/ecdet/ecdet_s.yml",
+        {
+            "ecdet": (r"ecdet_(\w)_coco", r"configs/ecdet/ecdet_\1.yml"),
+            "ecseg": (r"ecseg_(\w)_coco", r"configs/ecseg/ecseg_\1.yml"),
+        },
     ),
 )
 
@@ -165,6 +170,30 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
         if backbone in config.yaml_cfg:
             config.yaml_cfg[backbone].update(settings)
     return config
+
+
+def predicts_masks(config: Any) -> bool:
+    """Return True if the model of an official config predicts masks."""
+    return "masks" in config.yaml_cfg.get("ECCriterion", {}).get("losses", ())
+
+
+@contextmanager
+def fixed_mask_points() -> Iterator[None]:
+    """Compare masks at the same points in both codes, for all masks, within the block.
+
+    Both codes draw the points as random tensors whose last dimension is 2.
+    """
+    draw = torch.rand
+    table = draw(100_000, 2, generator=torch.Generator().manual_seed(0))
+
+    def draw_points(*shape: Any, **options: Any) -> Tensor:
+        size = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        if size[-1] != 2:
+            return draw(*shape, **options)
+        return table[: size[-2]].to(options.get("dtype") or torch.get_default_dtype()).expand(*size).clone()
+
+    with mock.patch.object(torch, "rand", draw_points):
+        yield
 
 
 def official_model(config: Any) -> Any:

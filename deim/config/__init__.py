@@ -10,7 +10,7 @@ from deim.config.keypoints import (
 )
 from deim.config.loading import find_config, get_config, get_detrex_config, load_config
 from deim.config.masks import with_mask_data, with_masks, without_mask_data, without_masks
-from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr, with_iterations
+from deim.config.recipes import with_datasets, with_deim_dfine, with_deim_rtdetr, with_ecseg, with_iterations
 from deim.config.switches import (
     SWITCHES,
     is_on,
@@ -44,6 +44,7 @@ __all__ = [
     "with_deim_rtdetr",
     "with_denoising",
     "with_dense_o2o",
+    "with_ecseg",
     "with_fdr",
     "with_hybrid_branch",
     "with_iterations",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from deim.config.building import accepts
+from deim.config.masks import with_masks
 from deim.config.switches import with_deim_loss
 
 # Number of training images of COCO 2017, the dataset of most recipes.
@@ -21,6 +22,21 @@ def with_deim_rtdetr(model: Any) -> Any:
     """
     model.decoder.position.num_layers = 3
     return with_deim_loss(_unfrozen_with_silu(model))
+
+
+def with_ecseg(model: Any) -> Any:
+    """Apply the changes of ECSeg to an ECDet model config, in place (EdgeCrafter, arXiv 2603.18739).
+
+    They are masks, the balance of the losses and the matching cost, and an ECViT that is distilled for segmentation.
+    """
+    model.backbone.weights = "ecseg"
+    with_masks(model, weight=5.0)
+    # In evaluation, the official code applies only the block of the first layer.
+    model.decoder.heads.masks.inference_blocks = 1
+    losses, cost = model.criterion.losses, model.criterion.matcher.cost
+    losses.loss_mal.weight = cost.class_weight = 2.0
+    losses.loss_bbox.weight = losses.loss_giou.weight = cost.bbox_weight = cost.giou_weight = 1.0
+    return model
 
 
 def _unfrozen_with_silu(model: Any) -> Any:

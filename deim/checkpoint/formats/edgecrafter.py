@@ -1,4 +1,4 @@
-"""Layouts of the official code of EdgeCrafter (ECDet) and of its backbone ECViT, for training and for deployment.
+"""Layouts of the official code of EdgeCrafter (ECDet, ECSeg) and of its backbone ECViT, for training and for deployment.
 
 Folders with ``model.safetensors`` that ``PyTorchModelHubMixin`` writes have the same names. They contain tensors with
 several names only once.
@@ -35,6 +35,21 @@ DECODER: tuple[Rule, ...] = (
     *FDR,
 )
 
+MASK_HEAD: tuple[Rule, ...] = tuple(
+    rename(f"decoder.decoder.segmentation_head.{external}", f"decoder.heads.masks.{native}")
+    for external, native in (
+        ("blocks.#.dwconv.*", "pixel_blocks.#.depthwise.*"),
+        ("blocks.#.norm.*", "pixel_blocks.#.norm.*"),
+        ("blocks.#.pwconv1.*", "pixel_blocks.#.pointwise.*"),
+        ("spatial_features_proj.*", "pixel_proj.*"),
+        ("query_features_block.norm_in.*", "query_block.norm.*"),
+        ("query_features_block.layers.0.*", "query_block.linear1.*"),
+        ("query_features_block.layers.2.*", "query_block.linear2.*"),
+        ("query_features_proj.*", "query_proj.*"),
+        ("bias", "bias"),
+    )
+)
+
 # Prefix of the vision transformer in the official code.
 _VIT = "backbone.backbone."
 
@@ -47,9 +62,9 @@ def _constants(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
 EDGECRAFTER = Format(
     name="edgecrafter",
     title="the official code of EdgeCrafter",
-    systems=("ecdet",),
+    systems=("ecdet", "ecseg"),
     signature=(f"{_VIT}register_token", "decoder.dec_bbox_head.#.*"),
-    rules=constant_rules(*with_prefix("backbone.", BACKBONE), *HYBRID_ENCODER, *DECODER),
+    rules=constant_rules(*with_prefix("backbone.", BACKBONE), *HYBRID_ENCODER, *MASK_HEAD, *DECODER),
     repeats=FDR_REPEATS,
     constants=_constants,
     constant_names=(*real_time.CONSTANT_NAMES, f"{_VIT}rope_embed.periods"),
