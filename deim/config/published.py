@@ -215,6 +215,7 @@ _DETREX_FILES = (
 PUBLISHED: tuple[Published, ...] = (
     *(_on_hugging_face(name) for name in _DEIMV2_NAMES),
     *(_named(f"ecdet/ecdet_{size}_coco", "coco", f"{_EDGECRAFTER}ecdet_{size}.pth") for size in "smlx"),
+    *(_named(f"ecseg/ecseg_{size}_coco", "coco", f"{_EDGECRAFTER}ecseg_{size}.pth") for size in "smlx"),
     *(_on_drive(*row) for row in _DEIM_FILES),
     Published(
         "deim_dfine/deim_dfine_x_coco",

@@ -81,8 +81,6 @@ def test_inference_blocks_limit_the_pixel_blocks_of_inference() -> None:
     for index in range(3):
         state, masks = head(index, queries, BOXES if index == 2 else None, state)
     assert torch.equal(masks.pixels[0], head.pixel_blocks[0](initial))
-    head.keep_layers(3)
-    assert len(head.pixel_blocks) == 1
 
 
 def test_mask_cost_equals_formula() -> None:

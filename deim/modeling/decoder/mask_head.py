@@ -81,6 +81,4 @@ class MaskHead(PredictionHead):
         return state, MaskPredictions(embeddings[None], offsets[None], [state])
 
     def keep_layers(self, count: int) -> None:
-        if self.inference_blocks is not None:
-            count = min(count, self.inference_blocks)
         self.pixel_blocks = self.pixel_blocks[:count]
