@@ -12,7 +12,7 @@ class Result:
 
     Attributes:
         recipe: name of the recipe.
-        average_precision: AP in percent on COCO's validation set, as published.
+        average_precision: AP in percent on COCO's validation set, as published; the AP of masks for ECSeg.
         source: URL of the page that publishes the AP.
         hardware: training hardware, with the training time if it is published.
         parameters: number of parameters of the deployed model in millions, as counted by ``deim benchmark model``.
@@ -59,6 +59,12 @@ _TABLES = (
         "ecdet_m_coco": (54.3, 19.21, 53.1, 7.98),
         "ecdet_l_coco": (57.0, 32.66, 98.7, 10.49),
         "ecdet_x_coco": (57.9, 48.97, 156, 12.70),
+    }),
+    ("ecseg", _EDGECRAFTER, "4 GPUs", {
+        "ecseg_s_coco": (43.0, 10.34, 31.3, 6.96),
+        "ecseg_m_coco": (45.2, 20.14, 61, 9.85),
+        "ecseg_l_coco": (47.1, 33.60, 106.6, 12.56),
+        "ecseg_x_coco": (48.4, 49.90, 163.9, 14.96),
     }),
     ("deim_dfine", _DEIM, "4 GPUs", {
         "deim_dfine_n_coco": (43.0, 3.75, 7.1, 2.12),

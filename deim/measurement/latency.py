@@ -21,9 +21,16 @@ class Network(nn.Module):
         self.backbone, self.encoder = detector.get_submodule("backbone"), detector.get_submodule("encoder")
         self.decoder = detector.get_submodule("decoder")
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         groups, _ = self.decoder(self.encoder(self.backbone(pixels)))
-        return groups["main"].logits[-1], groups["main"].boxes[-1]
+        predictions = groups["main"]
+        outputs = (predictions.logits[-1], predictions.boxes[-1])
+        if predictions.masks is None:
+            return outputs
+        # As in detection, where the best 300 pairs of query and class have up to 300 masks.
+        images, queries = outputs[0].shape[:2]
+        every_query = torch.arange(queries, device=pixels.device).expand(images, -1)
+        return *outputs, predictions.masks.select(-1, every_query)
 
 
 def run(

@@ -76,7 +76,7 @@ class MaskHead(PredictionHead):
         if boxes is None:
             return state, None
         embeddings = self.query_proj(self.query_block(queries))
-        offsets = embeddings @ self.pixel_proj.bias + self.bias
+        offsets = (embeddings * self.pixel_proj.bias).sum(dim=-1) + self.bias
         embeddings = embeddings @ self.pixel_proj.weight.flatten(1)
         return state, MaskPredictions(embeddings[None], offsets[None], [state])
 

@@ -1,6 +1,7 @@
 """ECSeg-L with ECViT-S on COCO, 50 epochs.
 
-Published: 47.1 mask AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+Published: 47.1 AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+This is the AP of masks.
 
     deim train --config-file ecseg/ecseg_l_coco --num-gpus 4
 """

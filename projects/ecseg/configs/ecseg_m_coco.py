@@ -1,6 +1,7 @@
 """ECSeg-M with ECViT-T+ on COCO, 74 epochs.
 
-Published: 45.2 mask AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+Published: 45.2 AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+This is the AP of masks.
 
     deim train --config-file ecseg/ecseg_m_coco --num-gpus 4
 """

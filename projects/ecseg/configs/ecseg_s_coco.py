@@ -1,6 +1,7 @@
 """ECSeg-S with ECViT-T on COCO, 74 epochs.
 
-Published: 43.0 mask AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+Published: 43.0 AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+This is the AP of masks.
 
     deim train --config-file ecseg/ecseg_s_coco --num-gpus 4
 """

@@ -1,6 +1,7 @@
 """ECSeg-X with ECViT-S+ on COCO, 50 epochs.
 
-Published: 48.4 mask AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+Published: 48.4 AP, from an ECViT that is distilled for instance segmentation, on 4 GPUs.
+This is the AP of masks.
 
     deim train --config-file ecseg/ecseg_x_coco --num-gpus 4
 """
