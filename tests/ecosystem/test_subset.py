@@ -165,6 +165,19 @@ def test_max_detections_per_image() -> None:
     assert official["AP"] != unlimited["AP"]
 
 
+def test_masks_and_keypoints_have_the_same_ap_with_both_coco_apis() -> None:
+    call = "evaluate(coco_dataset(keypoints=17), change=add_masks_and_keypoints"
+    fast, official = (evaluate("evaluation", f"{call}{option})")[0] for option in ("", ", use_fast_impl=False"))
+    assert list(fast) == list(official) == ["bbox", "keypoints", "segm"]
+    metrics = ["AP", "AP50", "AP75", "APm", "APl", "AP-cat", "AP-dog", "AP-bird"]
+    assert list(fast["keypoints"]) == metrics
+    assert list(fast["segm"]) == [*metrics[:3], "APs", *metrics[3:]]
+    for task in fast:
+        assert fast[task] == pytest.approx(official[task], abs=1e-6, nan_ok=True)
+    assert 0 < fast["segm"]["AP"] < fast["bbox"]["AP"]
+    assert fast["keypoints"]["AP50"] > 0
+
+
 @pytest.mark.parametrize(("mode", "saved"), [("max", [1, 5]), ("min", [1, 3])])
 def test_best_checkpointer(mode: str, saved: list[int]) -> None:
     calls = evaluate("engine", f"best_checkpoints({{1: 2.0, 3: 1.0, 5: 3.0}}, mode={mode!r})")[0]

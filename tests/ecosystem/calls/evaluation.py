@@ -36,8 +36,17 @@ NUMBER = itertools.count()
 FOLDER = Path(tempfile.mkdtemp())
 
 
-def coco_dataset(objects: int = 40, classes: tuple = ("cat", "dog", "bird"), images: int = 5, **content: Any) -> str:
-    """Register a dataset of random boxes in COCO format and return its name."""
+def coco_dataset(
+    objects: int = 40,
+    classes: tuple = ("cat", "dog", "bird"),
+    images: int = 5,
+    keypoints: int | None = None,
+    **content: Any,
+) -> str:
+    """Register a dataset of random boxes in COCO format and return its name.
+
+    If a number of keypoints is given, the objects also have polygons and keypoints.
+    """
     name = f"evaluated_{next(NUMBER)}"
     random = np.random.default_rng(3)
     boxes = np.concatenate([random.uniform(0, 400, (objects, 2)), random.uniform(4, 180, (objects, 2))], axis=1)
@@ -52,6 +61,13 @@ def coco_dataset(objects: int = 40, classes: tuple = ("cat", "dog", "bird"), ima
         }
         for k, box in enumerate(boxes.tolist())
     ]
+    if keypoints is not None:
+        for k, (x, y, width, height) in enumerate(boxes.tolist()):
+            diamond = [x + width / 2, y, x + width, y + height / 2, x + width / 2, y + height, x, y + height / 2]
+            visible = random.integers(0, 3, keypoints) * (k % 7 > 0)
+            points = np.c_[keypoint_layout(keypoints) * (width, height) + (x, y), visible]
+            annotations[k] |= {"segmentation": [diamond], "area": width * height / 2}
+            annotations[k] |= {"keypoints": points.ravel().tolist(), "num_keypoints": int((visible > 0).sum())}
     image_entries = [{"id": 10 + i, "file_name": f"{i}.jpg", "height": 500, "width": 600} for i in range(images)]
     categories = [{"id": 2 * i + 3, "name": label} for i, label in enumerate(classes)]
     (FOLDER / f"{name}.json").write_text(
@@ -59,6 +75,11 @@ def coco_dataset(objects: int = 40, classes: tuple = ("cat", "dog", "bird"), ima
     )
     register_coco_instances(name, {}, str(FOLDER / f"{name}.json"), str(FOLDER))
     return name
+
+
+def keypoint_layout(count: int) -> np.ndarray:
+    """Return the positions of keypoints (P, 2) relative to the box."""
+    return np.random.default_rng(5).uniform(0, 1, (count, 2))
 
 
 def plain_dataset(objects: int = 10) -> str:
@@ -172,6 +193,31 @@ def remove_detections(output: dict) -> dict:
 
 def rename_key(output: dict) -> dict:
     return {"other": output["instances"]}
+
+
+def add_masks(output: dict) -> dict:
+    """Add elliptic masks to boxes in an image of 500 x 600 pixels."""
+    instances = output["instances"]
+    rows, columns = torch.arange(500.0)[:, None] + 0.5, torch.arange(600.0) + 0.5
+    left, top, right, bottom = (side[:, None, None] for side in instances.pred_boxes.tensor.unbind(1))
+    x, y = (2 * columns - left - right) / (right - left), (2 * rows - top - bottom) / (bottom - top)
+    instances.pred_masks = x**2 + y**2 <= 1
+    return output
+
+
+def add_keypoints(count: int) -> Any:
+    def change(output: dict) -> dict:
+        layout = torch.from_numpy(keypoint_layout(count)).float()
+        corners, opposite = output["instances"].pred_boxes.tensor[:, None].split(2, dim=2)
+        points = corners + layout * (opposite - corners)
+        output["instances"].pred_keypoints = torch.cat([points, torch.ones(len(points), count, 1)], dim=2)
+        return output
+
+    return change
+
+
+def add_masks_and_keypoints(output: dict) -> dict:
+    return add_keypoints(17)(add_masks(output))
 
 
 def evaluate_after_reset() -> tuple:
@@ -323,6 +369,22 @@ CALLS = [
             *(", change=remove_field('scores')", ", change=remove_field('pred_classes')"),
         )
     ),
+    *(
+        f"evaluate(coco_dataset(keypoints=17), change={c})"
+        for c in (
+            *("add_masks", "add_masks, use_fast_impl=False", "add_masks, tasks=('segm',)", "add_masks, tasks=('bbox',)", "add_masks, max_dets_per_image=5"),
+            *("add_keypoints(17)", "add_keypoints(17), use_fast_impl=False", "add_keypoints(17), kpt_oks_sigmas=[0.1] * 17"),
+            *("add_masks_and_keypoints", "add_masks_and_keypoints, tasks=('keypoints', 'bbox'), max_dets_per_image=5"),
+            *("add_keypoints(3)", "add_masks, tasks=('bbox', 'unknown')", "remove_detections, tasks=('bbox', 'segm', 'keypoints')"),
+        )
+    ),
+    "evaluate(coco_dataset(keypoints=3), change=add_keypoints(3), kpt_oks_sigmas=(0.1, 0.2, 0.05))",
+    "evaluate(coco_dataset(keypoints=3), change=add_keypoints(3))",
+    "evaluate(coco_dataset(), change=add_masks)",
+    "evaluate(coco_dataset(), tasks=('keypoints',))",
+    "instances_to_coco_json(make_instances(pred_masks=torch.arange(400.0).view(2, 10, 20).cos() > 0.5), 1)",
+    "instances_to_coco_json(make_instances(pred_masks=torch.zeros(2, 10, 20)), 1)",
+    "instances_to_coco_json(make_instances(pred_keypoints=torch.arange(18.0).view(2, 3, 3)), 1)",
     "evaluate(coco_dataset(classes=('only',)), detection_options={'classes': 1})",
     "evaluate(coco_dataset(classes=('a', 'b')), detection_options={'classes': 2})",
     "evaluate(coco_dataset(classes=tuple('abcdefg')), detection_options={'classes': 7})",

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
-from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
 from torch import nn
 
@@ -23,7 +22,6 @@ from tests.ecosystem.calls.data import (
 )
 from tests.ecosystem.calls.detrex import wandb_calls
 from tests.ecosystem.calls.engine import load_checkpoint
-from tests.ecosystem.calls.evaluation import coco_dataset, instances_to_coco_json, make_instances
 from tests.ecosystem.calls.modeling import resnet, swin
 
 
@@ -47,10 +45,6 @@ CALLS = [
     "load_checkpoint({'model': {'weight': torch.ones(1, 2)}, 'matching_heuristics': True})",
     "load_checkpoint({'model_state': {'weight': torch.ones(1, 2)}}, 'x.pyth')",
     "load_checkpoint({'model': {'weight': torch.ones(1, 2)}}, query='?matching_heuristics=True')",
-    "COCOEvaluator(coco_dataset(), tasks=('bbox', 'segm'))",
-    "COCOEvaluator(coco_dataset(), kpt_oks_sigmas=(0.1,))",
-    "instances_to_coco_json(make_instances(pred_masks=torch.ones(2, 4, 4)), 1)",
-    "instances_to_coco_json(make_instances(pred_keypoints=torch.ones(2, 1, 3)), 1)",
     "resnet(num_classes=3)",
     "swin(patch_size=2)",
     "swin(frozen_stages=1)",
