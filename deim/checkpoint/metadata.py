@@ -13,6 +13,7 @@ class CheckpointMetadata:
         classes: class names in the order of the scores; None if unknown.
         form: "training" or "deployment".
         config: part of the config that inference needs, as plain data; see :mod:`deim.config.portable`.
+        keypoints: names and connections of the keypoints, as plain data; see :class:`deim.structures.skeleton.Skeleton`.
     """
 
     def __init__(
@@ -22,6 +23,7 @@ class CheckpointMetadata:
         classes: Sequence[str] | None,
         form: str = "training",
         config: Mapping[str, Any] | None = None,
+        keypoints: Mapping[str, Any] | None = None,
     ):
         self.content: dict[str, Any] = {
             "version": version,
@@ -31,6 +33,8 @@ class CheckpointMetadata:
         }
         if config is not None:
             self.content["config"] = dict(config)
+        if keypoints is not None:
+            self.content["keypoints"] = dict(keypoints)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.content)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_output_format,
         choices=tuple(WRITERS),
         default=["images"],
-        help="output formats; default: images, which are JPEG files (or a video) with boxes",
+        help="output formats; default: images, which are annotated JPEG files (or a video)",
     )
     parser.add_argument("--threshold", type=float, default=0.4, help="minimum score; default: %(default)s")
     parser.add_argument("--classes", nargs="+", default=[], help="names of the classes to keep; default: all")

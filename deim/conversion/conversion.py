@@ -119,7 +119,12 @@ def _system(identified: IdentifiedCheckpoint) -> str:
 
 def _write_native(identified: IdentifiedCheckpoint, out: Path) -> None:
     metadata = CheckpointMetadata(
-        deim.__version__, identified.recipe, identified.classes, identified.form, config=to_portable(identified.config)
+        deim.__version__,
+        identified.recipe,
+        identified.classes,
+        identified.form,
+        config=to_portable(identified.config),
+        keypoints=identified.stored.metadata.get("keypoints"),
     )
     _save({"model": _clone_tensors(identified.weights), "deim": metadata.state_dict()}, out)
 

@@ -21,6 +21,8 @@ from deim.data.limits import COCO_MAX_DETECTIONS, DetectionLimits, limit_warning
 from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
+from deim.structures.keypoints import oks_sigmas
+from deim.structures.skeleton import Skeleton
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -29,6 +31,16 @@ def dataset_classes(cfg: Any, split: str) -> Sequence[str] | None:
     """Return the class names of ``dataloader.<split>``, registered by its loader; None if there are none."""
     name = _dataset_name(cfg, split)
     return None if name is None else MetadataCatalog.get(name).get("thing_classes")
+
+
+def dataset_keypoints(cfg: Any, split: str) -> dict[str, Any] | None:
+    """Return names and connections of the keypoints of ``dataloader.<split>``; None if there are none.
+
+    See :meth:`deim.structures.skeleton.Skeleton.to_dict`.
+    """
+    name = _dataset_name(cfg, split)
+    skeleton = None if name is None else Skeleton.from_metadata(MetadataCatalog.get(name))
+    return None if skeleton is None else skeleton.to_dict()
 
 
 def required_classes(cfg: Any, split: str) -> Sequence[str]:
@@ -100,6 +112,19 @@ def _raise_max_dets(cfg: Any, largest: int) -> None:
     )
 
 
+def build_evaluator(cfg: Any) -> Any:
+    """Build ``dataloader.evaluator``.
+
+    If it evaluates keypoints and has no constants of the keypoints, it gets those of the training loss, in ``cfg``.
+    """
+    evaluator, head = cfg.dataloader.evaluator, OmegaConf.select(cfg, "model.decoder.heads.keypoints", default=None)
+    if head is not None and accepts(evaluator.get("_target_"), "kpt_oks_sigmas"):
+        sigmas = OmegaConf.select(cfg, "model.criterion.losses.loss_oks.sigmas", default=None)
+        if not evaluator.get("kpt_oks_sigmas"):
+            evaluator.kpt_oks_sigmas = oks_sigmas(head.num_keypoints, sigmas)
+    return build(cfg, "dataloader.evaluator")
+
+
 def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
     """Evaluate a model on ``loader`` (default: ``dataloader.test``) and return the results on the main rank."""
     if "evaluator" not in cfg.dataloader:
@@ -108,7 +133,7 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
     loader = build(cfg, "dataloader.test") if loader is None else loader
     check_classes(cfg, "test")
     broadcast_statistics(model)
-    results = inference_on_dataset(model, loader, build(cfg, "dataloader.evaluator"))
+    results = inference_on_dataset(model, loader, build_evaluator(cfg))
     print_csv_format(results)
     return results
 

@@ -24,7 +24,14 @@ from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
 from deim.data.loader import translate_worker_errors
 from deim.engine.buffered_log import buffered_log
-from deim.engine.evaluation import check_classes, check_limits, dataset_classes, evaluate, evaluate_checkpoint
+from deim.engine.evaluation import (
+    check_classes,
+    check_limits,
+    dataset_classes,
+    dataset_keypoints,
+    evaluate,
+    evaluate_checkpoint,
+)
 from deim.engine.hooks import (
     BestCheckpointer,
     EvaluationResumeHook,
@@ -129,7 +136,11 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     ddp_model = create_ddp_model(model, **ddp_options(cfg))
     ema.may_build_model_ema(cfg, ddp_model)
     metadata = CheckpointMetadata(
-        deim.__version__, cfg.train.recipe, dataset_classes(cfg, "train"), config=to_portable(cfg)
+        deim.__version__,
+        cfg.train.recipe,
+        dataset_classes(cfg, "train"),
+        config=to_portable(cfg),
+        keypoints=dataset_keypoints(cfg, "train") if "keypoints" in getattr(model, "predicted_fields", ()) else None,
     )
     trainer = Trainer(
         ddp_model,

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from deim.checkpoint.class_lists import CLASSES_BY_COUNT, COCO
 from deim.errors import ConfigError
+from deim.structures.mask_encoding import encode_masks
+from deim.structures.skeleton import Skeleton
 from deim.visualization.annotation import annotate, class_color
 
 
@@ -20,12 +22,18 @@ class Detections(Instances):
     """detectron2's ``Instances`` together with the image and the class names.
 
     Fields, best detection first, on the CPU: ``pred_boxes`` (XYXY in pixels of the image), ``scores`` in [0, 1] and
-    ``pred_classes`` (int64). Indexing, masking and :meth:`to` return ``Detections`` as well.
+    ``pred_classes`` (int64); if the model predicts them, also ``pred_masks`` and ``pred_keypoints``. Indexing, masking and
+    :meth:`to` return ``Detections`` as well.
     """
 
     @classmethod
     def from_instances(
-        cls, instances: Instances, class_names: Sequence[str], image: np.ndarray, file_name: str | None = None
+        cls,
+        instances: Instances,
+        class_names: Sequence[str],
+        image: np.ndarray,
+        file_name: str | None = None,
+        skeleton: Skeleton | None = None,
     ) -> "Detections":
         """Create detections from a model's predictions.
 
@@ -34,8 +42,12 @@ class Detections(Instances):
             class_names: all classes of the model.
             image: uint8 (H, W, 3) RGB; kept by reference.
             file_name: path of the image.
+            skeleton: names and connections of the keypoints; default: see :meth:`Skeleton.for_count`.
         """
         detections = cls(instances.image_size, **instances.get_fields())
+        if skeleton is None and instances.has("pred_keypoints"):
+            skeleton = Skeleton.for_count(instances.pred_keypoints.shape[1])
+        detections._skeleton = skeleton
         detections._class_names, detections._image, detections._file_name = list(class_names), image, file_name
         return detections
 
@@ -64,6 +76,21 @@ class Detections(Instances):
         """Boxes (N, 4), XYXY in pixels."""
         return self.pred_boxes.tensor
 
+    @property
+    def masks(self) -> Tensor | None:
+        """Masks (N, H, W), bool, at the size of the image; None if the model predicts no masks."""
+        return self.pred_masks if self.has("pred_masks") else None
+
+    @property
+    def keypoints(self) -> Tensor | None:
+        """Keypoints (N, P, 3), x and y in pixels and the score of the detection; None if the model predicts none."""
+        return self.pred_keypoints if self.has("pred_keypoints") else None
+
+    @property
+    def skeleton(self) -> Skeleton | None:
+        """Names and connections of the keypoints; None if the model predicts no keypoints."""
+        return self._skeleton
+
     def __getitem__(self, item: Any) -> "Detections":
         return self._with_image(super().__getitem__(item))
 
@@ -71,7 +98,7 @@ class Detections(Instances):
         return self._with_image(super().to(*args, **kwargs))
 
     def _with_image(self, instances: Instances) -> "Detections":
-        return self.from_instances(instances, self._class_names, self._image, self._file_name)
+        return self.from_instances(instances, self._class_names, self._image, self._file_name, self._skeleton)
 
     def filter_classes(self, names: Sequence[str]) -> "Detections":
         """Return the detections of the given classes.
@@ -88,7 +115,9 @@ class Detections(Instances):
         return self.filter_classes(names)
 
     def to_coco(self, image_id: int | str | None = None, category_ids: Sequence[int] | None = None) -> list[dict]:
-        """Return the detections in COCO's results format, with XYWH boxes.
+        """Return the detections in COCO's results format: XYWH boxes, run-length encoded masks, keypoints.
+
+        COCO's keypoints are pixel indices, so that they are 0.5 less than :attr:`keypoints`.
 
         Args:
             image_id: default: name of the image file without directory and suffix, or 0 for an image in memory.
@@ -104,27 +133,45 @@ class Detections(Instances):
             self.pred_classes.tolist(),
             strict=True,
         )
-        return [{"image_id": image_id, "category_id": ids[c], "bbox": box, "score": score} for box, score, c in rows]
+        results = [{"image_id": image_id, "category_id": ids[c], "bbox": box, "score": score} for box, score, c in rows]
+        if self.masks is not None:
+            for result, segmentation in zip(results, encode_masks(self.masks), strict=True):
+                result["segmentation"] = segmentation
+        if self.keypoints is not None:
+            indices = self.keypoints - torch.tensor([0.5, 0.5, 0])
+            for result, values in zip(results, indices.flatten(1).tolist(), strict=True):
+                result["keypoints"] = values
+        return results
 
     def to_supervision(self) -> Any:
-        """Return the detections as ``supervision.Detections``.
+        """Return boxes and masks as ``supervision.Detections``.
 
         Raises:
             ConfigError: if the package supervision is not installed.
         """
-        try:
-            import supervision
-        except ImportError as error:
-            raise ConfigError("conversion requires the package supervision: pip install supervision") from error
-        return supervision.Detections(
+        return _import_supervision().Detections(
             xyxy=self.boxes.numpy(),
+            mask=None if self.masks is None else self.masks.numpy(),
             confidence=self.scores.numpy(),
             class_id=self.pred_classes.numpy(),
             data={"class_name": np.array(self.labels, dtype=str)},
         )
 
+    def to_supervision_keypoints(self) -> Any:
+        """Return the keypoints as ``supervision.KeyPoints``.
+
+        Raises:
+            ConfigError: if the model predicts no keypoints, or the package supervision is not installed.
+        """
+        if self.keypoints is None:
+            raise ConfigError("the model predicts no keypoints")
+        points, scores = self.keypoints[..., :2].numpy(), self.keypoints[..., 2].numpy()
+        names = np.array(self.labels, dtype=str)
+        # The name of the third parameter depends on the version.
+        return _import_supervision().KeyPoints(points, self.pred_classes.numpy(), scores, data={"class_name": names})
+
     def draw(self) -> Image.Image:
-        """Return the image with boxes, class names and scores."""
+        """Return the image with boxes, class names and scores, and translucent masks and skeletons if there are any."""
         order = list(range(len(self)))[::-1]  # the best on top
         classes, scores, labels = self.pred_classes.tolist(), self.scores.tolist(), self.labels
         annotated = annotate(
@@ -132,6 +179,9 @@ class Detections(Instances):
             self.boxes.numpy()[order],
             [f"{labels[i]} {scores[i]:.2f}" for i in order],
             [class_color(classes[i]) for i in order],
+            None if self.masks is None else [self.masks[i].numpy() for i in order],
+            None if self.keypoints is None else self.keypoints.numpy()[order],
+            () if self.skeleton is None else self.skeleton.connections,
         )
         return Image.fromarray(annotated)
 
@@ -144,6 +194,14 @@ class Detections(Instances):
         return f"Detections({len(self)}{source}, {width} x {height}: {listing or 'nothing'})"
 
     __str__ = __repr__
+
+
+def _import_supervision() -> Any:
+    try:
+        import supervision
+    except ImportError as error:
+        raise ConfigError("conversion requires the package supervision: pip install supervision") from error
+    return supervision
 
 
 def class_indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]:

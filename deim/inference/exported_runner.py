@@ -14,6 +14,9 @@ from deim.errors import CheckpointError, ConfigError
 from deim.inference.export.metadata import METADATA_KEY, STRIDE, Metadata
 from deim.inference.export.plugin import with_plugin_definition
 from deim.inference.images import to_network_input
+from deim.structures.keypoints import scored_keypoints
+from deim.structures.mask_images import resize_masks
+from deim.structures.skeleton import Skeleton
 
 
 class Session(Protocol):
@@ -42,6 +45,7 @@ class ExportedRunner:
             )
         self.session, self.metadata = session, metadata
         self.class_names, self.description = list(metadata.class_names), session.description
+        self.skeleton = None if metadata.skeleton is None else Skeleton.from_dict(metadata.skeleton)
 
     def prepare(self, image: np.ndarray) -> Tensor:
         size = self._size(image.shape[0], image.shape[1])
@@ -57,14 +61,15 @@ class ExportedRunner:
         new_height, new_width = (max(round(side * scale / STRIDE), 1) * STRIDE for side in (height, width))
         return new_height, new_width
 
-    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
+    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]], threshold: float = 0.0) -> list[Instances]:
         """Run images of the same size as one batch."""
         results: dict[int, Instances] = {}
         for shape in dict.fromkeys(image.shape for image in images):
             indices = [index for index, image in enumerate(images) if image.shape == shape]
             outputs = self._run(np.stack([images[index].numpy() for index in indices]))
-            for index, scores, labels, boxes in zip(indices, *outputs, strict=True):
-                results[index] = _instances(sizes[index], scores, labels, boxes)
+            for index, *image_outputs in zip(indices, *outputs, strict=True):
+                by_name = dict(zip(self.metadata.outputs, image_outputs, strict=True))
+                results[index] = _instances(sizes[index], (shape[1], shape[2]), by_name, threshold)
         return [results[index] for index in range(len(images))]
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -80,14 +85,32 @@ class ExportedRunner:
         return [np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)]
 
 
-def _instances(size: tuple[int, int], scores: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> Instances:
-    scale = np.array([size[1], size[0], size[1], size[0]], dtype=np.float32)
-    return Instances(
+def _instances(
+    size: tuple[int, int], input_size: tuple[int, int], outputs: dict[str, np.ndarray], threshold: float
+) -> Instances:
+    """Return the detections of one image with at least the score ``threshold``.
+
+    Args:
+        size: (height, width) of the result.
+        input_size: (height, width) of the model's input.
+        outputs: outputs of the file for the image.
+        threshold: minimum score.
+    """
+    keep = outputs["scores"] >= threshold
+    labels = torch.from_numpy(outputs["labels"][keep].astype(np.int64))
+    floats = {name: torch.from_numpy(output[keep].astype(np.float32)) for name, output in outputs.items()}
+    limits = torch.tensor([size[1], size[0], size[1], size[0]], dtype=torch.float32)
+    instances = Instances(
         size,
-        pred_boxes=Boxes(torch.from_numpy(boxes.astype(np.float32) * scale)),
-        scores=torch.from_numpy(scores.astype(np.float32)),
-        pred_classes=torch.from_numpy(labels.astype(np.int64)),
+        pred_boxes=Boxes(floats["boxes"] * limits),
+        scores=floats["scores"],
+        pred_classes=labels,
     )
+    if "keypoints" in floats:
+        instances.pred_keypoints = scored_keypoints(floats["keypoints"] * limits[:2], floats["scores"])
+    if "masks" in floats:
+        instances.pred_masks = resize_masks(floats["masks"], input_size, input_size, size)
+    return instances
 
 
 class OnnxSession:

@@ -149,15 +149,15 @@ class Predictor:
             view_instances = list(itertools.islice(instances, len(image_views)))
             size = (image.shape[0], image.shape[1])
             merged = view_instances[0] if len(view_instances) == 1 else merge_views(view_instances, image_views, size)
-            yield Detections.from_instances(merged, self.class_names, image, path)
+            yield Detections.from_instances(merged, self.class_names, image, path, self.runner.skeleton)
 
     def _run(self, images: list[np.ndarray], batch_size: int) -> Iterator[Instances]:
-        """Run the model in batches and drop detections below the threshold."""
+        """Run the model in batches; yield the detections of at least the threshold."""
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             inputs = [self.runner.prepare(image) for image in batch]
-            for instances in self.runner(inputs, [(image.shape[0], image.shape[1]) for image in batch]):
-                yield instances[instances.scores >= self.threshold]
+            sizes = [(image.shape[0], image.shape[1]) for image in batch]
+            yield from self.runner(inputs, sizes, self.threshold)
 
 
 def _views(image: np.ndarray, tiling: Tiling | None) -> list[View]:

@@ -15,6 +15,8 @@ from deim.devices import amp_unsupported_reason
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
 from deim.inference.trained_model import TrainedModel
+from deim.modeling.detector import DEIMDetector
+from deim.structures.skeleton import Skeleton
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -25,20 +27,23 @@ class Runner(Protocol):
     Attributes:
         class_names: classes of the scores.
         description: runtime and device, for logs.
+        skeleton: names and connections of the keypoints; None if the model predicts no keypoints.
     """
 
     class_names: list[str]
     description: str
+    skeleton: Skeleton | None
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """Convert uint8 (H, W, 3) RGB to the input format of the model, uint8 (3, h, w)."""
 
-    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
+    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]], threshold: float = 0.0) -> list[Instances]:
         """Detect objects in a batch.
 
         Args:
             images: outputs of :meth:`prepare`.
             sizes: original (height, width) of each image.
+            threshold: minimum score of the detections.
 
         Returns:
             detections of each image in pixels of the original image, on the CPU, best first.
@@ -70,7 +75,7 @@ class TorchRunner:
             logger.warning(f"Ignoring half and predicting in float32: {reason}")
             half = False
         self.device, self.half = device, half
-        self.class_names = trained.class_names
+        self.class_names, self.skeleton = trained.class_names, trained.skeleton
         self.mapper = build(trained.config, "dataloader.test.mapper")
         if not isinstance(self.mapper, DetectionMapper):
             raise ConfigError(
@@ -87,11 +92,14 @@ class TorchRunner:
         return self.mapper.map_image(image)
 
     @torch.inference_mode()
-    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Instances]:
+    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]], threshold: float = 0.0) -> list[Instances]:
         batch = [
             {"image": image, "height": height, "width": width}
             for image, (height, width) in zip(images, sizes, strict=True)
         ]
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            results = self.model(batch)
-        return [result["instances"].to("cpu") for result in results]
+            # Models of detrex have no threshold.
+            is_deim = isinstance(self.model, DEIMDetector)
+            results = self.model(batch, threshold) if is_deim else self.model(batch)
+        instances = [result["instances"].to("cpu") for result in results]
+        return instances if is_deim else [detections[detections.scores >= threshold] for detections in instances]

@@ -53,7 +53,7 @@ def merge_views(instances: Sequence[Instances], views: Sequence[View], size: tup
     """Merge the detections of several views of an image of size (height, width), best first.
 
     If several views contain the same object, only its best detection is kept. Detections of the same view are never
-    merged with each other.
+    merged with each other. Masks and keypoints are placed in the image.
     """
     offsets = [torch.tensor(view[:2]).repeat(2) for view in views]
     boxes = torch.cat([part.pred_boxes.tensor + offset for part, offset in zip(instances, offsets, strict=True)])
@@ -61,9 +61,22 @@ def merge_views(instances: Sequence[Instances], views: Sequence[View], size: tup
     classes = torch.cat([part.pred_classes for part in instances])
     view_indices = torch.cat([torch.full((len(part),), index) for index, part in enumerate(instances)])
     order = scores.argsort(descending=True, stable=True)
-    boxes, scores, classes, view_indices = boxes[order], scores[order], classes[order], view_indices[order]
-    keep = _is_not_duplicate(boxes, classes, view_indices)
-    return Instances(size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
+    keep = order[_is_not_duplicate(boxes[order], classes[order], view_indices[order])]
+    merged = Instances(size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
+    if all(part.has("pred_keypoints") for part in instances):
+        shifts = [torch.tensor([*view[:2], 0]) for view in views]
+        points = [part.pred_keypoints + shift for part, shift in zip(instances, shifts, strict=True)]
+        merged.pred_keypoints = torch.cat(points)[keep]
+    if all(part.has("pred_masks") for part in instances):
+        # Only the masks of the kept detections are pasted, since each has the size of the image.
+        masks = torch.zeros(len(keep), *size, dtype=torch.bool)
+        first = 0
+        for part, (left, top, right, bottom) in zip(instances, views, strict=True):
+            is_in_part = (keep >= first) & (keep < first + len(part))
+            masks[is_in_part, top:bottom, left:right] = part.pred_masks[keep[is_in_part] - first]
+            first += len(part)
+        merged.pred_masks = masks
+    return merged
 
 
 def _is_not_duplicate(boxes: Tensor, classes: Tensor, view_indices: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from deim.config.files import available
 from deim.config.portable import from_portable
 from deim.conversion.identification import identify
 from deim.errors import ConfigError
+from deim.structures.skeleton import Skeleton
 
 
 @dataclass
@@ -25,11 +26,13 @@ class TrainedModel:
         model: model in eval mode, with its weights.
         config: config with at least ``model`` and ``dataloader.test.mapper``.
         class_names: name of each class, in the order of the model's scores.
+        skeleton: names and connections of the keypoints; None if the model predicts no keypoints.
     """
 
     model: nn.Module
     config: Any
     class_names: list[str]
+    skeleton: Skeleton | None = None
 
 
 def load_trained(source: str, weights: str | None = None, device: str = "cpu") -> TrainedModel:
@@ -54,7 +57,8 @@ def load_trained(source: str, weights: str | None = None, device: str = "cpu") -
         config.model.device = device
     model = build(config, "model")
     load_stored_for_inference(model, stored)
-    return TrainedModel(model.eval(), config, _class_names(stored, model, config.model.get("num_classes")))
+    class_names = _class_names(stored, model, config.model.get("num_classes"))
+    return TrainedModel(model.eval(), config, class_names, _skeleton(stored, model))
 
 
 def _load_recipe(source: str, weights: str | None) -> tuple[Any, StoredWeights]:
@@ -81,3 +85,12 @@ def _class_names(stored: StoredWeights, model: nn.Module, count: int | None) -> 
             f"{stored.path} contains neither class names nor a number of classes, and its config has no model.num_classes"
         )
     return [name or f"class {index}" for index, name in enumerate(names or [""] * (count or 0))]
+
+
+def _skeleton(stored: StoredWeights, model: nn.Module) -> Skeleton | None:
+    """Return the skeleton in the metadata, or a default one; None if the model predicts no keypoints."""
+    if "keypoints" not in getattr(model, "predicted_fields", ()):
+        return None
+    content = stored.metadata.get("keypoints")
+    head: Any = model.get_submodule("decoder.heads.keypoints")
+    return Skeleton.from_dict(content) if content else Skeleton.for_count(head.num_keypoints)

@@ -1,13 +1,20 @@
-"""Writers of detections: images with boxes, COCO JSON, CSV, YOLO text files."""
+"""Writers of detections: annotated images, mask images, COCO JSON, CSV, YOLO text files."""
 
 import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_masks
 
 from deim.errors import ConfigError
 from deim.inference.detections import Detections, default_category_ids
+from deim.inference.outlines import mask_outline
+from deim.structures.skeleton import Skeleton
 
 
 class DetectionWriter(Protocol):
@@ -21,7 +28,7 @@ class DetectionWriter(Protocol):
 
 
 class ImageWriter:
-    """Writer of ``images/<name>.jpg``: images with boxes."""
+    """Writer of ``images/<name>.jpg``: images with boxes, masks and skeletons."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.folder = folder / "images"
@@ -34,13 +41,37 @@ class ImageWriter:
         pass
 
 
+class MaskWriter:
+    """Writer of ``masks/<name>.png``: images whose value is the number of the detection at a pixel, 0 for background.
+
+    Detections are numbered from 1, the best first, as in the other files. Where masks overlap, the best is on top. Values
+    have 8 bits, or 16 bits if an image has more than 255 detections.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]):
+        self.folder = folder / "masks"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, detections: Detections, name: str) -> None:
+        """Write the masks of an image. Raises ConfigError if the model predicts no masks."""
+        if detections.masks is None:
+            raise ConfigError("--save masks: the model predicts no masks")
+        numbers = np.zeros(detections.image_size, np.uint8 if len(detections) < 256 else np.uint16)
+        for index in reversed(range(len(detections))):
+            numbers[detections.masks[index].numpy()] = index + 1
+        Image.fromarray(numbers).save(self.folder / f"{name}.png")
+
+    def close(self) -> None:
+        pass
+
+
 class CocoWriter:
     """Writer of ``coco.json``: a COCO dataset with scored annotations, which are valid COCO results."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.path, self.ids = folder / "coco.json", default_category_ids(class_names)
         categories = [{"id": number, "name": name} for number, name in zip(self.ids, class_names, strict=True)]
-        self.content: dict[str, list[dict]] = {"images": [], "categories": categories, "annotations": []}
+        self.content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": categories, "annotations": []}
         self._used_ids: set[int] = set()
 
     def add(self, detections: Detections, name: str) -> None:
@@ -54,38 +85,79 @@ class CocoWriter:
         self.content["images"].append(
             {"id": image_id, "file_name": Path(detections.file_name or name).name, "height": height, "width": width}
         )
+        if detections.skeleton is not None:
+            self._define_keypoints(detections.skeleton)
         for result in detections.to_coco(image_id, self.ids):
             box = result["bbox"]
+            area = float(coco_masks.area(result["segmentation"])) if "segmentation" in result else box[2] * box[3]
+            if "keypoints" in result:
+                # The third value is the score in results, and the visibility in datasets: 2 for visible.
+                result["keypoints"][2::3] = [2] * (len(result["keypoints"]) // 3)
+                result["num_keypoints"] = len(result["keypoints"]) // 3
             number = len(self.content["annotations"]) + 1
-            self.content["annotations"].append({"id": number, **result, "area": box[2] * box[3], "iscrowd": 0})
+            self.content["annotations"].append({"id": number, **result, "area": area, "iscrowd": 0})
+
+    def _define_keypoints(self, skeleton: Skeleton) -> None:
+        # COCO counts keypoints from 1.
+        pairs = [[first + 1, second + 1] for first, second in skeleton.connections]
+        for category in self.content["categories"]:
+            category.update(keypoints=list(skeleton.names), skeleton=pairs)
 
     def close(self) -> None:
         self.path.write_text(json.dumps(self.content), encoding="utf-8")
 
 
 class CsvWriter:
-    """Writer of ``detections.csv``: one line per detection, boxes in pixels."""
+    """Writer of ``detections.csv``: one line per detection, boxes in pixels.
+
+    Further columns are the area of the mask in pixels, and x and y of each keypoint, if the model predicts them.
+    """
 
     COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.file = (folder / "detections.csv").open("w", newline="", encoding="utf-8")
         self.writer = csv.writer(self.file)
-        self.writer.writerow(self.COLUMNS)
+        self._has_header = False
 
     def add(self, detections: Detections, name: str) -> None:
-        rows = zip(detections.labels, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
-        for label, score, box in rows:
+        self._write_header(detections)
+        values = detections.boxes
+        if detections.masks is not None:
+            values = torch.cat([values, detections.masks.sum(dim=(1, 2))[:, None]], dim=1)
+        if detections.keypoints is not None:
+            values = torch.cat([values, detections.keypoints[..., :2].flatten(1)], dim=1)
+        rows = zip(detections.labels, detections.scores.tolist(), values.tolist(), strict=True)
+        for label, score, numbers in rows:
             self.writer.writerow(
-                [detections.file_name or name, label, f"{score:.4f}", *(f"{coordinate:.1f}" for coordinate in box)]
+                [detections.file_name or name, label, f"{score:.4f}", *(f"{number:.1f}" for number in numbers)]
             )
 
     def close(self) -> None:
+        self._write_header(None)
         self.file.close()
+
+    def _write_header(self, detections: Detections | None) -> None:
+        """Write the names of the columns, once."""
+        if self._has_header:
+            return
+        columns = list(self.COLUMNS)
+        if detections is not None and detections.masks is not None:
+            columns.append("mask_area")
+        if detections is not None and detections.skeleton is not None:
+            columns += [f"{keypoint}_{axis}" for keypoint in detections.skeleton.names for axis in "xy"]
+        self.writer.writerow(columns)
+        self._has_header = True
 
 
 class YoloWriter:
-    """Writer of ``labels/<name>.txt``: class, center and size relative to the image, score; and ``classes.txt``."""
+    """Writer of ``labels/<name>.txt`` and ``classes.txt``, in the formats of YOLO's tasks with a score at the end.
+
+    A line has the class, the values of the object relative to the image, and the score. The values are those of the
+    predictions: center and size of the box; for masks, the corners of a polygon instead; for keypoints, the box followed
+    by x, y and visibility (2) of each keypoint. YOLO has no format for masks together with keypoints: the masks are then
+    omitted.
+    """
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.folder = folder / "labels"
@@ -93,24 +165,39 @@ class YoloWriter:
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
 
     def add(self, detections: Detections, name: str) -> None:
-        height, width = detections.image_size
         lines = []
-        for label, score, box in zip(
-            detections.pred_classes.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
+        for index, (label, score) in enumerate(
+            zip(detections.pred_classes.tolist(), detections.scores.tolist(), strict=True)
         ):
-            left, top, right, bottom = box
-            center = (left + right) / 2 / width, (top + bottom) / 2 / height
-            sides = (right - left) / width, (bottom - top) / height
-            lines.append(" ".join([str(label), *(f"{value:.6f}" for value in (*center, *sides, score))]))
+            values = (*_yolo_values(detections, index), score)
+            lines.append(" ".join([str(label), *(f"{value:.6f}" for value in values)]))
         (self.folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def close(self) -> None:
         pass
 
 
+def _yolo_values(detections: Detections, index: int) -> list[float]:
+    """Return the values of a detection between its class and its score; see :class:`YoloWriter`."""
+    height, width = detections.image_size
+    left, top, right, bottom = detections.boxes[index].tolist()
+    box = [(left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height]
+    if detections.keypoints is not None:
+        for x, y, _ in detections.keypoints[index].tolist():
+            box += [x / width, y / height, 2]
+        return box
+    if detections.masks is None:
+        return box
+    corners = mask_outline(detections.masks[index].numpy())
+    if not len(corners):  # the line of an empty mask has the corners of its box
+        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    return (corners / (width, height)).ravel().tolist()
+
+
 # Output formats of ``deim predict --save``.
 WRITERS: dict[str, Callable[[Path, Sequence[str]], DetectionWriter]] = {
     "images": ImageWriter,
+    "masks": MaskWriter,
     "coco": CocoWriter,
     "csv": CsvWriter,
     "yolo": YoloWriter,

@@ -11,7 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from deim.errors import DatasetError
 from deim.layers.tracing import sizes_to_tensor
+from deim.modeling.decoder.heads import HEAD_FIELDS
 from deim.modeling.losses import Criterion
+from deim.structures.keypoints import scored_keypoints
 from deim.structures.mask_images import batch_masks, resize_masks
 from deim.structures.precision import in_full_precision
 from deim.structures.prediction_group import PredictionGroup
@@ -103,7 +105,9 @@ class DEIMDetector(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    def forward(
+        self, batched_inputs: list[dict], threshold: float = 0.0
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Compute losses in training mode, detections in inference mode.
 
         Args:
@@ -111,6 +115,7 @@ class DEIMDetector(nn.Module):
                 in training ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``, and ``gt_masks`` or
                 ``gt_keypoints`` if the model predicts these; in inference optionally ``height`` and ``width`` of the
                 result.
+            threshold: minimum score of the detections in inference. The masks of other detections are not resized.
 
         Returns:
             in training {loss name: () tensor}; in inference one {"instances": Instances} per image with
@@ -128,7 +133,7 @@ class DEIMDetector(nn.Module):
             padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
             targets = self._targets(batched_inputs, images.image_sizes, padded_size)
         if targets is None:
-            return self._instances(self.detect(images.tensor, padding), batched_inputs, images)
+            return self._instances(self.detect(images.tensor, padding), batched_inputs, images, threshold)
         if self.criterion is None:
             raise RuntimeError("this model has no criterion and cannot be trained")
         groups, denoising = self.decoder(self.encode(images.tensor, padding), targets, padding)
@@ -220,11 +225,12 @@ class DEIMDetector(nn.Module):
 
     @property
     def predicted_fields(self) -> tuple[str, ...]:
-        """Optional fields of the predictions, such as ``masks``."""
-        return tuple(getattr(self.decoder, "heads", ()))
+        """Optional fields of the predictions, such as ``masks``, in the order of :class:`DetectionBatch`."""
+        heads = getattr(self.decoder, "heads", ())
+        return tuple(field for field in HEAD_FIELDS if field in heads)
 
     def _instances(
-        self, detections: DetectionBatch, batched_inputs: list[dict], images: ImageList
+        self, detections: DetectionBatch, batched_inputs: list[dict], images: ImageList, threshold: float
     ) -> list[dict[str, Instances]]:
         sizes = [
             (image_input.get("height", height), image_input.get("width", width))
@@ -240,13 +246,18 @@ class DEIMDetector(nn.Module):
             results.append({"instances": instances})
         if keypoints is not None:
             for result, points, image_scores in zip(results, keypoints * limits[:, None, :, :2], scores, strict=True):
-                point_scores = image_scores[:, None, None].expand(*points.shape[:2], 1)
-                result["instances"].pred_keypoints = torch.cat([points, point_scores], dim=-1)
+                result["instances"].pred_keypoints = scored_keypoints(points, image_scores)
+        if threshold > 0:
+            # Scores are in descending order. Counting synchronizes with the device once per batch.
+            for result, count in zip(results, (scores >= threshold).sum(dim=1).tolist(), strict=True):
+                result["instances"] = result["instances"][:count]
         if masks is not None:
             padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
             for result, logits, image_size in zip(results, masks, images.image_sizes, strict=True):
                 instances = result["instances"]
-                instances.pred_masks = resize_masks(logits, image_size, padded_size, instances.image_size)
+                instances.pred_masks = resize_masks(
+                    logits[: len(instances)], image_size, padded_size, instances.image_size
+                )
         return results
 
 

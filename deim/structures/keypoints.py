@@ -51,3 +51,8 @@ def labeled_distance(predicted: Tensor, target: Tensor) -> Tensor:
     :func:`object_keypoint_similarity`."""
     labeled = (target[..., 2:] > 0).to(predicted.dtype)
     return torch.sum((predicted - target[..., :2]).abs() * labeled, dim=(-1, -2))
+
+
+def scored_keypoints(points: Tensor, scores: Tensor) -> Tensor:
+    """Return keypoints with scores (N, P, 3), given positions (N, P, 2) and the scores of the N detections."""
+    return torch.cat([points, scores[:, None, None].expand(-1, points.shape[1], 1)], dim=-1)

@@ -44,20 +44,22 @@ class MaskPredictions:
         parts = zip(self.queries.split(sizes, dim=2), self.offsets.split(sizes, dim=2), strict=True)
         return [MaskPredictions(*part, self.pixels) for part in parts]
 
-    def select(self, layer: int, queries: Tensor) -> Tensor:
+    def select(self, layer: int, queries: Tensor | None = None) -> Tensor:
         """Return the logits of some queries of one layer.
 
         Args:
             layer: index of the layer.
-            queries: (B, N) int64 indices.
+            queries: (B, N) int64 indices; None for all queries.
 
         Returns:
             (B, N, h, w) in at least float32.
         """
-        pixels, embeddings = self.pixels[layer], self.queries[layer]
-        selected = embeddings.gather(1, queries[..., None].expand(-1, -1, embeddings.shape[-1])).to(pixels.dtype)
-        logits = in_full_precision((selected @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:]))
-        return logits + self.offsets[layer].gather(1, queries)[..., None, None]
+        pixels, embeddings, offsets = self.pixels[layer], self.queries[layer], self.offsets[layer]
+        if queries is not None:
+            embeddings = embeddings.gather(1, queries[..., None].expand(-1, -1, embeddings.shape[-1]))
+            offsets = offsets.gather(1, queries)
+        logits = in_full_precision((embeddings.to(pixels.dtype) @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:]))
+        return logits + offsets[..., None, None]
 
     def at_points(self, points: Tensor) -> Tensor:
         """Return the logits of all queries at points that all masks share, as :func:`sample_bilinear` of the masks would.

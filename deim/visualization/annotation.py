@@ -1,23 +1,39 @@
-"""Drawing of boxes and labels into images."""
+"""Drawing of boxes, labels, masks and keypoints into images."""
 
 import functools
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
+# Opacity of masks.
+_OPACITY = 0.45
+
 
 def annotate(
-    image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[tuple[int, int, int]]
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    masks: Sequence[np.ndarray | None] | None = None,
+    keypoints: Sequence[np.ndarray | None] | None = None,
+    connections: Sequence[tuple[int, int]] = (),
 ) -> np.ndarray:
-    """Return a copy of an image, at its own resolution, with boxes and labels.
+    """Return a copy of an image, at its own resolution, with boxes and labels, and with masks and keypoints if given.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         boxes: (N, 4) XYXY in pixels; the last box is drawn on top.
         labels, colors: label and color of each box; colors are RGB in [0, 255].
+        masks: (H, W) bool mask of each box, or None; None for no masks.
+        keypoints: (P, 3) keypoints of each box: x, y in pixels, score or visibility; those with 0 are omitted. None for no
+            keypoints.
+        connections: pairs of indices of keypoints that are connected by a line.
     """
+    if masks is not None:
+        image = _blend_masks(image, masks, colors)
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     # Line width and font size scale with the image, so that boxes are readable at any resolution.
@@ -27,7 +43,51 @@ def annotate(
         draw.rectangle(_ordered_corners(box), outline=color, width=width)
         if label:
             _draw_label(draw, box, label, color, font)
+    if keypoints is not None:
+        for points, color in zip(keypoints, colors, strict=True):
+            if points is not None:
+                _draw_keypoints(draw, points, connections, color, width)
     return np.asarray(canvas)
+
+
+def _blend_masks(
+    image: np.ndarray, masks: Sequence[np.ndarray | None], colors: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """Return a copy of an image with translucent masks and their contours."""
+    blended = image.copy()
+    for mask, color in zip(masks, colors, strict=True):
+        if mask is None or not mask.any():
+            continue
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        # Only the surroundings of the mask are read and written.
+        part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        region, inside = blended[part], np.ascontiguousarray(mask[part])
+        region[inside] = (region[inside] * (1 - _OPACITY) + np.array(color) * _OPACITY).round().astype(np.uint8)
+        contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        for contour in contours:
+            x, y = contour[:, 0].T
+            region[y, x] = color
+    return blended
+
+
+def _draw_keypoints(
+    draw: ImageDraw.ImageDraw,
+    points: np.ndarray,
+    connections: Sequence[tuple[int, int]],
+    color: tuple[int, int, int],
+    width: int,
+) -> None:
+    """Draw a skeleton: lines between connected keypoints, and dots with a white rim."""
+    # Pillow's pixel 0 is centered at 0; that of keypoints is centered at 0.5.
+    positions = (points[:, :2] - 0.5).tolist()
+    visible = (points[:, 2] > 0).tolist()
+    for first, second in connections:
+        if visible[first] and visible[second]:
+            draw.line([*positions[first], *positions[second]], fill=color, width=width)
+    radius = 1.5 * width
+    for (x, y), is_visible in zip(positions, visible, strict=True):
+        if is_visible:
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="white")
 
 
 def class_color(index: int) -> tuple[int, int, int]:

@@ -86,5 +86,6 @@ def _check(
     log(
         f"wrote {path} ({size / 2**20:.1f} MiB). {session.description} finds {agreement.num_matched} of "
         f"{agreement.num_detections} detections of torch; maximum difference {agreement.max_difference:.1g}; "
+        f"{'' if agreement.mask_iou is None else f'mean IoU of masks {agreement.mask_iou:.3f}; '}"
         f"batches: {', '.join(agreement.batch_shapes)}"
     )

@@ -1,4 +1,4 @@
-"""Exported part of a detector: everything from uint8 images to boxes."""
+"""Exported part of a detector: everything from uint8 images to boxes, masks and keypoints."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from deim.modeling.detector import DEIMDetector, DetectionBatch, best_detections
 from deim.structures.predictions import Predictions
 
 INPUT_NAME = "images"
-# Output names with and without postprocessing.
+# Output names with and without postprocessing. Models with masks or keypoints have further outputs of these names.
 DETECTION_OUTPUTS = ("scores", "labels", "boxes")
 RAW_OUTPUTS = ("logits", "boxes")
 
@@ -19,7 +19,7 @@ class DetectionGraph(nn.Module):
 
     Args:
         detector: detector in its deployed form.
-        postprocess: select the best detections; otherwise return logits and boxes of all queries.
+        postprocess: select the best detections; otherwise return logits, boxes and further outputs of all queries.
     """
 
     # Whether a graph supports any batch size and image size.
@@ -33,7 +33,8 @@ class DetectionGraph(nn.Module):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        return DETECTION_OUTPUTS if self.postprocess else RAW_OUTPUTS
+        fields = getattr(self.detector, "predicted_fields", ())
+        return (*(DETECTION_OUTPUTS if self.postprocess else RAW_OUTPUTS), *fields)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Detect objects in a batch of images.
@@ -44,13 +45,17 @@ class DetectionGraph(nn.Module):
 
         Returns:
             scores (B, N), best first, labels int64 (B, N) and boxes (B, N, 4), XYXY relative to the image; or logits
-            (B, Q, K) and boxes (B, Q, 4), cxcywh relative to the image.
+            (B, Q, K) and boxes (B, Q, 4), cxcywh relative to the image. If the model predicts them, also logits of the
+            masks (B, N or Q, h, w), positive inside of the object, and keypoints (B, N or Q, P, 2), x and y relative to
+            the image.
         """
         predictions = self.predictions(images)
         if not self.postprocess:
-            return predictions.logits[-1], predictions.boxes[-1]
-        scores, labels, boxes, *_ = self.detections(predictions)
-        return scores, labels, boxes.clamp(0, 1)
+            masks = None if predictions.masks is None else predictions.masks.select(-1)
+            keypoints = None if predictions.keypoints is None else predictions.keypoints[-1]
+            return _present(predictions.logits[-1], predictions.boxes[-1], masks, keypoints)
+        detections = self.detections(predictions)
+        return _present(*detections._replace(boxes=detections.boxes.clamp(0, 1)))
 
     def predictions(self, images: Tensor) -> Predictions:
         """Return the predictions for ``images`` (see :meth:`forward`), of the last layer or of all layers."""
@@ -82,6 +87,11 @@ class DEIMGraph(DetectionGraph):
         pixels = pixels / detector.pixel_std
         groups, _ = detector.decoder(detector.encoder(detector.backbone(pixels), None))
         return groups["main"]
+
+
+def _present(*outputs: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the outputs that the model has."""
+    return tuple(output for output in outputs if output is not None)
 
 
 def example_input(batch: int, size: tuple[int, int]) -> Tensor:

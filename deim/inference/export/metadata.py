@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from deim.errors import CheckpointError
 
@@ -24,6 +25,9 @@ class Metadata:
         channels: channel order of the images, "RGB" or "BGR". Images are uint8; normalization is part of the graph.
         postprocess: whether the outputs are scores, labels and boxes, or logits and boxes of all queries.
         dtype: "float32", "float16" or "int8".
+        outputs: names of the outputs; see :class:`deim.inference.export.graph.DetectionGraph`.
+        skeleton: names and connections of the keypoints, as plain data; see :class:`deim.structures.skeleton.Skeleton`.
+            None if the model predicts no keypoints.
     """
 
     version: str
@@ -33,6 +37,9 @@ class Metadata:
     channels: str
     postprocess: bool
     dtype: str
+    # Files of earlier versions do not state them.
+    outputs: Sequence[str] = ("scores", "labels", "boxes")
+    skeleton: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -156,6 +156,8 @@ def export_onnx(
         channels=channel_order(trained.config.dataloader.test.mapper) or "RGB",
         postprocess=options.postprocess,
         dtype=options.precision,
+        outputs=graph.output_names,
+        skeleton=None if trained.skeleton is None else trained.skeleton.to_dict(),
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _silence_exporter():

@@ -1,0 +1,57 @@
+"""Names and connections of the keypoints of an object."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Names and connections of P keypoints.
+
+    Attributes:
+        names: names of the keypoints, in order.
+        connections: pairs of indices of keypoints between which drawings have a line.
+    """
+
+    names: tuple[str, ...]
+    connections: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def for_count(cls, num_keypoints: int) -> "Skeleton":
+        """Return COCO's person for 17 keypoints, otherwise numbered keypoints without connections."""
+        if num_keypoints == len(COCO_PERSON.names):
+            return COCO_PERSON
+        return cls(tuple(f"keypoint {number}" for number in range(1, num_keypoints + 1)))
+
+    @classmethod
+    def from_metadata(cls, metadata: Any) -> "Skeleton | None":
+        """Return the skeleton in the metadata of a detectron2 dataset; None if there is none."""
+        names = metadata.get("keypoint_names")
+        if not names:
+            return None
+        index_of = {name: index for index, name in enumerate(names)}
+        rules = metadata.get("keypoint_connection_rules") or ()
+        return cls(tuple(names), tuple((index_of[first], index_of[second]) for first, second, *_ in rules))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Skeleton":
+        """Return the skeleton of a dict that :meth:`to_dict` wrote."""
+        pairs = tuple((int(first), int(second)) for first, second in content["connections"])
+        return cls(tuple(content["names"]), pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the skeleton as plain data."""
+        return {"names": list(self.names), "connections": [list(pair) for pair in self.connections]}
+
+
+_COCO_NAMES = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
+    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+)
+_COCO_CONNECTIONS: Sequence[tuple[int, int]] = (
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
+    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+COCO_PERSON = Skeleton(_COCO_NAMES, tuple(_COCO_CONNECTIONS))
