@@ -3,7 +3,10 @@
 The error types follow TIDE (Bolya et al. 2020, arXiv 2008.08115, section 2.2), without its combined error "both".
 """
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +33,8 @@ class ImageResult:
         boxes: (M, 4) XYXY of the detections, best score first.
         scores: (M,) scores of the detections.
         classes: (M,) class indices of the detections.
+        masks: run-length encoded masks of the detections; None if the model predicts no masks.
+        keypoints: (M, P, 3) keypoints of the detections: x, y in pixels, score; None if the model predicts none.
     """
 
     file_name: str
@@ -40,12 +45,20 @@ class ImageResult:
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    masks: Sequence[Mapping[str, Any]] | None = None
+    keypoints: np.ndarray | None = None
 
     def filter_by_score(self, threshold: float) -> "ImageResult":
         """Return a copy with only the detections of at least this score."""
         keep = self.scores >= threshold
-        ground_truth = (self.gt_boxes, self.gt_classes, self.crowd_boxes, self.crowd_classes)
-        return ImageResult(self.file_name, *ground_truth, self.boxes[keep], self.scores[keep], self.classes[keep])
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            classes=self.classes[keep],
+            masks=None if self.masks is None else [self.masks[index] for index in np.flatnonzero(keep)],
+            keypoints=None if self.keypoints is None else self.keypoints[keep],
+        )
 
 
 @dataclass(frozen=True)

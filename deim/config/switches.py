@@ -247,24 +247,34 @@ def _has_dense_o2o(cfg: Any) -> bool:
     return augmented and any(cfg.schedule.get("dense_epochs") or ())
 
 
+def _select_best_by(cfg: Any, metric: str) -> None:
+    """Set the metric that selects ``model_best.pth``, if the config has training settings."""
+    if "train" in cfg and "best_metric" in cfg.train:
+        cfg.train.best_metric = metric
+
+
 def _turn_on_masks(cfg: Any) -> None:
     with_masks(cfg.model)
     with_mask_data(cfg.dataloader)
+    _select_best_by(cfg, "segm/AP")
 
 
 def _turn_off_masks(cfg: Any) -> None:
     without_masks(cfg.model)
     without_mask_data(cfg.dataloader)
+    _select_best_by(cfg, "bbox/AP")
 
 
 def _turn_on_keypoints(cfg: Any) -> None:
     with_keypoints(cfg.model)
     with_keypoint_data(cfg.dataloader)
+    _select_best_by(cfg, "keypoints/AP")
 
 
 def _turn_off_keypoints(cfg: Any) -> None:
     without_keypoints(cfg.model)
     without_keypoint_data(cfg.dataloader)
+    _select_best_by(cfg, "bbox/AP")
 
 
 SWITCHES = {

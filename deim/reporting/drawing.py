@@ -8,8 +8,9 @@ import torch
 from deim.config import build
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays
-from deim.engine.evaluation import check_classes, load_trained_model, required_classes
+from deim.engine.evaluation import check_classes, dataset_keypoints, load_trained_model, required_classes
 from deim.engine.preflight import resolve_device
+from deim.structures.skeleton import Skeleton
 from deim.visualization import draw_detections
 
 
@@ -31,4 +32,7 @@ def draw_predictions(cfg: Any, output: str, count: int, threshold: float) -> Non
     images = [read_image(sample["file_name"], (sample["height"], sample["width"])) for sample in samples]
     ground_truth = [annotation_arrays(records[sample["image_id"]]) for sample in samples]
     detections = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
-    draw_detections(images, ground_truth, detections, required_classes(cfg, "test"), output, threshold)
+    keypoints = dataset_keypoints(cfg, "test")
+    connections = () if keypoints is None else Skeleton.from_dict(keypoints).connections
+    classes = required_classes(cfg, "test")
+    draw_detections(images, ground_truth, detections, classes, output, threshold, connections=connections)

@@ -3,8 +3,8 @@
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from pycocotools import mask as coco_masks
 from torch import nn
 
 from deim.analysis import (
@@ -30,9 +31,18 @@ from deim.config.files import available
 from deim.data.datasets.names import registered_name
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays, annotation_boxes
-from deim.engine.evaluation import check_classes, check_limits, load_trained_model, required_classes
+from deim.engine.evaluation import (
+    build_evaluator,
+    check_classes,
+    check_limits,
+    dataset_keypoints,
+    load_trained_model,
+    required_classes,
+)
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
+from deim.structures.mask_encoding import encode_masks
+from deim.structures.skeleton import Skeleton
 from deim.visualization import draw_metrics
 from deim.visualization.analysis import bars_figure, confusion_figure, precision_recall_figure
 from deim.visualization.annotation import annotate
@@ -42,22 +52,31 @@ from deim.visualization.page import Page
 # Default weights to evaluate; the first existing file is used.
 _WEIGHTS = ("model_best.pth", "model_final.pth")
 _GREEN, _RED, _WHITE = (40, 180, 70), (230, 40, 50), (255, 255, 255)
+# Tasks of the evaluation beside the boxes: names of their metrics in COCO's results, and on the page.
+_FURTHER_TASKS = {"segm": "masks", "keypoints": "keypoints"}
 _SHOWN_IMAGES, _TIMED_IMAGES = 9, 20
 # Longer side of the images on the page, in pixels.
 _IMAGE_SIDE = 640
 
 
 class DetectionCollector(DatasetEvaluator):
-    """Evaluator that stores all detections: {image id: (boxes (M, 4) XYXY, scores (M,), classes (M,)), best first}."""
+    """Evaluator that stores all detections: {image id: fields of :class:`ImageResult`}."""
 
     def __init__(self) -> None:
-        self.detections: dict[Any, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self.detections: dict[Any, dict[str, Any]] = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for sample, result in zip(inputs, outputs, strict=True):
             instances = result["instances"].to("cpu")
-            arrays = (instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy())
-            self.detections[sample["image_id"]] = arrays
+            has_keypoints = instances.has("pred_keypoints")
+            self.detections[sample["image_id"]] = {
+                "boxes": instances.pred_boxes.tensor.numpy(),
+                "scores": instances.scores.numpy(),
+                "classes": instances.pred_classes.numpy(),
+                "masks": encode_masks(instances.pred_masks) if instances.has("pred_masks") else None,
+                # detectron2's evaluator changes the keypoints in place.
+                "keypoints": instances.pred_keypoints.clone().numpy() if has_keypoints else None,
+            }
 
     def evaluate(self) -> dict:
         return {}
@@ -68,11 +87,13 @@ class EvaluatedRun:
     """Results of a run's weights on its test images.
 
     Attributes:
-        scores: COCO metrics in percent, including ``AP-<class>`` if there are several classes.
+        scores: COCO metrics of the boxes in percent, including ``AP-<class>`` if there are several classes.
         results: ground truth and detections of each image.
         class_names: classes of the dataset.
         seconds: median inference time per image.
         parameters: number of parameters of the model.
+        further_scores: COCO metrics of the masks and keypoints, as of the boxes: {task: {metric: value}}.
+        skeleton: names and connections of the keypoints; None without keypoints.
     """
 
     scores: dict[str, float]
@@ -80,6 +101,8 @@ class EvaluatedRun:
     class_names: Sequence[str]
     seconds: float
     parameters: int
+    further_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    skeleton: Skeleton | None = None
 
 
 def write_report(
@@ -121,7 +144,7 @@ def evaluate_run(cfg: Any) -> EvaluatedRun:
     check_classes(cfg, "test")
     check_limits(cfg, loader, "test")
     model, collector = load_trained_model(cfg).eval(), DetectionCollector()
-    metrics = inference_on_dataset(model, loader, [build(cfg, "dataloader.evaluator"), collector])
+    metrics = inference_on_dataset(model, loader, [collector, build_evaluator(cfg)])
     results = [
         _image_result(record, collector.detections[record["image_id"]])
         for record in build(cfg, "dataloader.test.dataset")
@@ -129,14 +152,23 @@ def evaluate_run(cfg: Any) -> EvaluatedRun:
     ]
     names = required_classes(cfg, "test")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return EvaluatedRun(dict(metrics["bbox"]), results, names, _median_seconds(model, loader), parameters)
+    keypoints = dataset_keypoints(cfg, "test")
+    return EvaluatedRun(
+        dict(metrics["bbox"]),
+        results,
+        names,
+        _median_seconds(model, loader),
+        parameters,
+        {task: dict(metrics[task]) for task in _FURTHER_TASKS if task in metrics},
+        None if keypoints is None else Skeleton.from_dict(keypoints),
+    )
 
 
-def _image_result(record: dict, detections: tuple[np.ndarray, np.ndarray, np.ndarray]) -> ImageResult:
+def _image_result(record: dict, detections: Mapping[str, Any]) -> ImageResult:
     crowds = [annotation for annotation in record.get("annotations", ()) if annotation.get("iscrowd", 0)]
     boxes, classes = annotation_arrays(record)
     crowd_classes = np.array([annotation["category_id"] for annotation in crowds], dtype=np.int64)
-    return ImageResult(record["file_name"], boxes, classes, annotation_boxes(crowds), crowd_classes, *detections)
+    return ImageResult(record["file_name"], boxes, classes, annotation_boxes(crowds), crowd_classes, **detections)
 
 
 def _median_seconds(model: nn.Module, loader: Any) -> float:
@@ -165,7 +197,7 @@ def compose_page(cfg: Any, evaluated: EvaluatedRun, folder: Path) -> Page:
         page.image_file(folder / "curves.png", "Loss and AP over iterations")
     _add_classes(page, evaluated, curves)
     _add_errors(page, shown, evaluated.class_names, threshold)
-    _add_images(page, shown, evaluated.class_names)
+    _add_images(page, shown, evaluated)
     page.heading("Configuration")
     page.collapsible("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
     return page
@@ -181,6 +213,10 @@ def _add_summary(page: Page, cfg: Any, evaluated: EvaluatedRun, threshold: float
         [
             (f"{scores['AP']:.1f}", "AP"),
             (f"{scores['AP50']:.1f}", "AP50"),
+            *(
+                (f"{values['AP']:.1f}", f"AP of {_FURTHER_TASKS[task]}")
+                for task, values in evaluated.further_scores.items()
+            ),
             (f"{threshold:.2f}", "best threshold (mean F1)"),
             (f"{evaluated.parameters / 1e6:.1f} M", "parameters"),
             (
@@ -190,7 +226,17 @@ def _add_summary(page: Page, cfg: Any, evaluated: EvaluatedRun, threshold: float
         ]
     )
     page.heading("COCO metrics")
-    page.table(COCO_SCORES, [[_percent(scores[name]) for name in COCO_SCORES]])
+    if not evaluated.further_scores:
+        page.table(COCO_SCORES, [[_percent(scores[name]) for name in COCO_SCORES]])
+    else:
+        by_task = {"boxes": scores} | {
+            _FURTHER_TASKS[task]: values for task, values in evaluated.further_scores.items()
+        }
+        # The AP of small objects is not defined for keypoints.
+        rows = [
+            [task, *(_percent(values.get(name, np.nan)) for name in COCO_SCORES)] for task, values in by_task.items()
+        ]
+        page.table(("task", *COCO_SCORES), rows)
     page.note("APs, APm, APl: AP of small (area < 32²), medium and large (area > 96²) objects; -: no such objects.")
 
 
@@ -227,15 +273,17 @@ def _add_errors(
     page.plot(confusion_figure(confusion_matrix(results, len(class_names)), class_names), "Confusion matrix")
 
 
-def _add_images(page: Page, shown: Sequence[tuple[ImageResult, MatchResult]], class_names: Sequence[str]) -> None:
+def _add_images(page: Page, shown: Sequence[tuple[ImageResult, MatchResult]], evaluated: EvaluatedRun) -> None:
+    class_names, skeleton = evaluated.class_names, evaluated.skeleton
+    connections = () if skeleton is None else skeleton.connections
     num_errors = [_num_errors(*pair) for pair in shown]
     worst = np.argsort([-count for count in num_errors], kind="stable")[:_SHOWN_IMAGES]
     page.heading("Images with the most errors")
     page.note("Green: correct detection. Red: wrong detection. White: missed object.")
-    page.images([_annotated_image(shown[index], class_names) for index in worst])
+    page.images([_annotated_image(shown[index], class_names, connections) for index in worst])
     page.heading("Samples")
     indices = np.linspace(0, len(shown) - 1, min(_SHOWN_IMAGES, len(shown))).astype(int)
-    page.images([_annotated_image(shown[index], class_names) for index in indices])
+    page.images([_annotated_image(shown[index], class_names, connections) for index in indices])
 
 
 def _num_errors(result: ImageResult, match: MatchResult) -> int:
@@ -244,7 +292,9 @@ def _num_errors(result: ImageResult, match: MatchResult) -> int:
     return int((match.outcomes != IGNORED).sum()) - correct + len(result.gt_classes) - correct
 
 
-def _annotated_image(pair: tuple[ImageResult, MatchResult], names: Sequence[str]) -> tuple[np.ndarray, str]:
+def _annotated_image(
+    pair: tuple[ImageResult, MatchResult], names: Sequence[str], connections: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, str]:
     result, match = pair
     image = read_image(result.file_name)
     scale = _IMAGE_SIDE / max(image.shape[:2])
@@ -257,7 +307,16 @@ def _annotated_image(pair: tuple[ImageResult, MatchResult], names: Sequence[str]
     for outcome, score, index in zip(match.outcomes, result.scores, result.classes, strict=True):
         labels.append(f"{names[index]} {score:.2f}" + ("" if outcome == CORRECT else f" ({OUTCOMES[outcome]})"))
         colors.append(_GREEN if outcome == CORRECT else _RED)
-    annotated = annotate(image, boxes * scale, labels, colors)
+    # The ground truth is shown by boxes only.
+    masks: list[np.ndarray | None] | None = None
+    if result.masks is not None:
+        decoded = (coco_masks.decode(mask) for mask in result.masks)
+        resized = [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 0 for mask in decoded]
+        masks = [None] * len(missed) + resized
+    keypoints: list[np.ndarray | None] | None = None
+    if result.keypoints is not None:
+        keypoints = [None] * len(missed) + list(result.keypoints * (scale, scale, 1))
+    annotated = annotate(image, boxes * scale, labels, colors, masks, keypoints, connections)
     return annotated, f"{Path(result.file_name).name}: {_num_errors(result, match)} errors"
 
 

@@ -107,8 +107,11 @@ def draw_detections(
     output: str | Path,
     threshold: float = 0.5,
     columns: int = 4,
+    connections: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Draw a grid of images as a PNG, ground truth in dashed white, detections in the color of their class.
+
+    The masks and keypoints of the detections are drawn if there are any.
 
     Args:
         images: (H, W, 3) RGB uint8.
@@ -118,6 +121,7 @@ def draw_detections(
         output: path of the PNG file.
         threshold: detections with a lower score are omitted.
         columns: images per row.
+        connections: pairs of indices of keypoints that are connected by a line.
     """
     figure, axes = grid(len(images), columns)
     colors = class_colors(class_names)
@@ -125,14 +129,16 @@ def draw_detections(
         axis.imshow(image)
         for box in boxes:
             _draw_box(axis, box, "white", linestyle="--")
-        for box, score, index in zip(
-            instances.pred_boxes.tensor.tolist(),
-            instances.scores.tolist(),
-            instances.pred_classes.tolist(),
-            strict=True,
-        ):
-            if score >= threshold:
-                _draw_box(axis, box, colors[index], f"{class_names[index]} {score:.2f}")
+        shown = instances[instances.scores >= threshold]
+        boxes, scores, classes = shown.pred_boxes.tensor.tolist(), shown.scores.tolist(), shown.pred_classes.tolist()
+        for position, (box, score, index) in enumerate(zip(boxes, scores, classes, strict=True)):
+            if shown.has("pred_masks"):
+                draw_mask(axis, shown.pred_masks[position].numpy(), colors[index])
+            if shown.has("pred_keypoints"):
+                points = shown.pred_keypoints[position].numpy().copy()
+                points[:, 2] = 2  # predictions have a score instead of the visibility
+                draw_keypoints(axis, points, connections, colors[index])
+            _draw_box(axis, box, colors[index], f"{class_names[index]} {score:.2f}")
     figure.suptitle(f"dashed white: ground truth; colored: detections with score ≥ {threshold:g}", fontsize=9)
     save(figure, output)
 
