@@ -56,7 +56,9 @@ class ImageResult:
             boxes=self.boxes[keep],
             scores=self.scores[keep],
             classes=self.classes[keep],
-            masks=None if self.masks is None else [self.masks[index] for index in np.flatnonzero(keep)],
+            masks=None
+            if self.masks is None
+            else [mask for mask, is_kept in zip(self.masks, keep, strict=True) if is_kept],
             keypoints=None if self.keypoints is None else self.keypoints[keep],
         )
 

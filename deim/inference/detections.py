@@ -180,7 +180,7 @@ class Detections(Instances):
             [f"{labels[i]} {scores[i]:.2f}" for i in order],
             [class_color(classes[i]) for i in order],
             None if self.masks is None else [self.masks[i].numpy() for i in order],
-            None if self.keypoints is None else self.keypoints.numpy()[order],
+            None if self.keypoints is None else list(self.keypoints.numpy()[order]),
             () if self.skeleton is None else self.skeleton.connections,
         )
         return Image.fromarray(annotated)
