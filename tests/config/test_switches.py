@@ -9,8 +9,9 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from deim.config import SWITCHES, build, is_on, load_config, switch, with_fdr, with_hybrid_branch
+from deim.config import SWITCHES, build, is_on, load_config, switch, with_fdr, with_hybrid_branch, with_keypoints
 from deim.data.datasets.shapes import CLASSES
+from deim.engine.evaluation import build_evaluator
 from deim.errors import ConfigError
 from deim.jobs import ablation
 from tests.commands import SMALL, data_overrides, metrics, tool
@@ -176,3 +177,21 @@ def test_a_baseline_in_its_former_folder_is_continued(tmp_path: Path) -> None:
     variants = ablation.plan("dfine/dfine_n_coco", [], ["mal"], [0], tmp_path)
     assert [variant.name for variant in variants] == ["baseline", "mal on"]
     assert variants[0].runs == (tmp_path / "as-it-is" / "seed0",)
+
+
+@pytest.mark.parametrize(("name", "metric"), [("masks", "segm/AP"), ("keypoints", "keypoints/AP")])
+def test_masks_and_keypoints_select_the_best_checkpoint(name: str, metric: str) -> None:
+    cfg = recipe("deimv2_hgnetv2_atto_shapes")
+    switch(cfg, **{name: True})
+    assert cfg.train.best_metric == metric
+    switch(cfg, **{name: False})
+    assert cfg.train.best_metric == "bbox/AP"
+
+
+def test_evaluation_uses_the_constants_of_the_keypoint_loss(shapes: Path) -> None:
+    cfg = recipe("deimv2_hgnetv2_atto_shapes", *data_overrides(shapes))
+    with_keypoints(cfg.model, 3, [0.1, 0.2, 0.3])
+    build(cfg, "dataloader.test.dataset")  # registers the dataset
+    assert list(build_evaluator(cfg)._kpt_oks_sigmas) == [0.1, 0.2, 0.3]
+    cfg.dataloader.evaluator.kpt_oks_sigmas = [0.4, 0.5, 0.6]
+    assert list(build_evaluator(cfg)._kpt_oks_sigmas) == [0.4, 0.5, 0.6]

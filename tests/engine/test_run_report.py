@@ -5,12 +5,25 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from omegaconf import OmegaConf
 from PIL import Image
 
-from deim.analysis import precision_recall_curves
+from deim.analysis import ImageResult, match_detections, precision_recall_curves
 from deim.errors import DeimError
-from deim.reporting.run_report import EvaluatedRun, _add_classes, write_report
+from deim.reporting.run_report import (
+    DetectionCollector,
+    EvaluatedRun,
+    _add_classes,
+    _add_summary,
+    _annotated_image,
+    write_report,
+)
+from deim.structures.mask_encoding import encode_masks
+from deim.visualization import draw_detections
 from deim.visualization.comparison import compare_runs
 from deim.visualization.page import Page
 from tests.commands import tool, train_net
@@ -65,6 +78,70 @@ def test_report_shows_the_ap_of_a_single_class(tmp_path: Path) -> None:
     _add_classes(page, evaluated, precision_recall_curves([], [], 1))
     page.write(tmp_path / "page.html")
     assert "<td>37.5</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_report_shows_masks_and_keypoints(tmp_path: Path) -> None:
+    image = np.full((60, 80, 3), 200, np.uint8)
+    Image.fromarray(image).save(tmp_path / "0.png")
+    masks = torch.zeros(2, 60, 80, dtype=torch.bool)
+    masks[0, 20:40, 10:40] = True
+    detections = {
+        "boxes": np.array([[10.0, 20, 40, 40], [50, 20, 70, 40]]),
+        "scores": np.array([0.9, 0.1]),
+        "classes": np.array([0, 0]),
+        "masks": encode_masks(masks),
+        "keypoints": np.array([[[15.0, 25, 0.9], [35, 25, 0.9]], [[55, 25, 0.1], [65, 25, 0.1]]]),
+    }
+    ground_truth = (detections["boxes"][:1], np.array([0]), np.zeros((0, 4)), np.zeros(0, np.int64))
+    result = ImageResult(str(tmp_path / "0.png"), *ground_truth, **detections).filter_by_score(0.5)
+    assert (len(result.boxes), len(result.masks), result.keypoints.shape) == (1, 1, (1, 2, 3))
+    annotated, _ = _annotated_image((result, match_detections(result)), ["cat"], [(0, 1)])
+    shown = np.asarray(Image.fromarray(annotated).resize((80, 60), Image.Resampling.NEAREST)).astype(int)
+    green = shown[..., 1] - shown[..., 0] > 20  # image and mask of a correct detection
+    assert green[35, 25]
+    assert not green[45:, :].any()
+    assert not green[:, 45:].any()
+    scores = {"AP": 37.5, "AP50": 50.0, "AP75": 30.0, "APs": 1.0, "APm": 2.0, "APl": np.nan}
+    further = {"segm": {**scores, "AP": 31.4}, "keypoints": {"AP": 27.1}}
+    evaluated = EvaluatedRun(scores, [result], ["cat"], seconds=0.1, parameters=1, further_scores=further)
+    page = Page("report")
+    cfg = OmegaConf.create(
+        {
+            "train": {"init_checkpoint": "a.pth", "device": "cpu"},
+            "dataloader": {"test": {"dataset": {"names": "val"}}},
+        }
+    )
+    _add_summary(page, cfg, evaluated, threshold=0.5)
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<b>31.4</b>AP of masks" in text
+    assert "<b>27.1</b>AP of keypoints" in text
+    assert "<tr><td>keypoints</td><td>27.1</td><td>-</td>" in text
+
+
+def test_collected_detections_contain_masks_and_keypoints() -> None:
+    instances = Instances((4, 6), pred_boxes=Boxes(torch.ones(1, 4)), scores=torch.ones(1), pred_classes=torch.zeros(1))
+    instances.pred_masks, instances.pred_keypoints = torch.ones(1, 4, 6, dtype=torch.bool), torch.ones(1, 2, 3)
+    collector = DetectionCollector()
+    collector.process([{"image_id": 7}], [{"instances": instances}])
+    instances.pred_keypoints -= 0.5  # as detectron2's evaluator does
+    assert collector.detections[7]["masks"][0]["size"] == [4, 6]
+    assert collector.detections[7]["keypoints"].tolist() == np.ones((1, 2, 3)).tolist()
+
+
+def test_drawn_detections_show_masks_and_keypoints(tmp_path: Path) -> None:
+    image = np.full((60, 80, 3), 200, np.uint8)
+    instances = Instances((60, 80), pred_boxes=Boxes(torch.tensor([[10.0, 20, 40, 40], [50, 20, 70, 40]])))
+    instances.scores, instances.pred_classes = torch.tensor([0.9, 0.1]), torch.tensor([0, 0])
+    ground_truth = [(np.zeros((0, 4)), np.zeros(0, np.int64))]
+    drawn = []
+    for has_fields in (False, True):
+        if has_fields:
+            instances.pred_masks = torch.ones(2, 60, 80, dtype=torch.bool)
+            instances.pred_keypoints = torch.full((2, 1, 3), 0.3)
+        draw_detections([image], ground_truth, [instances], ["cat"], tmp_path / "a.png", connections=[(0, 0)])
+        drawn.append(np.asarray(Image.open(tmp_path / "a.png")).astype(int))
+    assert (drawn[0] != drawn[1]).any(axis=2).sum() > 1000
 
 
 def test_report_escapes_html(tmp_path: Path) -> None:

@@ -141,8 +141,14 @@ def _detections_per_image(outputs: Outputs, names: Sequence[str], is_postprocess
         )
         batch = best_detections(predictions, 100)
     return [
-        DetectionBatch(*(None if field is None else field[index] for field in batch))
-        for index in range(len(outputs[0]))
+        DetectionBatch(
+            batch.scores[index],
+            batch.classes[index],
+            batch.boxes[index],
+            None if batch.masks is None else batch.masks[index],
+            None if batch.keypoints is None else batch.keypoints[index],
+        )
+        for index in range(len(batch.scores))
     ]
 
 

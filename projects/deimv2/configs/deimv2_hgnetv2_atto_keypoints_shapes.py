@@ -5,6 +5,7 @@ from deim.config import with_keypoint_data, with_keypoints
 from .deimv2_hgnetv2_atto_shapes import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 train.output_dir = "output/deimv2_hgnetv2_atto_keypoints_shapes"
+train.best_metric = "keypoints/AP"
 
 model = with_keypoints(model, num_keypoints=5)
 dataloader = with_keypoint_data(dataloader)
