@@ -8,8 +8,8 @@ from detectron2.structures import BitMasks, PolygonMasks
 from torch import Tensor
 from torch.nn import functional as F
 
-# Masks that are resized at once, to limit the memory.
-_CHUNK = 32
+# Pixels of the masks that are resized at once, to limit the memory: 27 masks of 640 x 480 pixels.
+_CHUNK_PIXELS = 2**23
 
 
 def batch_masks(masks: Sequence[tuple[Any, tuple[int, int]]], padded_size: tuple[int, int]) -> Tensor:
@@ -55,7 +55,8 @@ def resize_masks(
     Returns:
         (N, height, width) bool.
     """
-    resized = [_resize(part, image_size, padded_size, result_size) > 0 for part in logits.split(_CHUNK)]
+    chunk = max(_CHUNK_PIXELS // max(int(result_size[0]) * int(result_size[1]), 1), 1)
+    resized = [_resize(part, image_size, padded_size, result_size) > 0 for part in logits.split(chunk)]
     return torch.cat(resized) if resized else logits.new_zeros((0, *result_size), dtype=torch.bool)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from deim import Predictor
+from deim.config import build
 from deim.errors import ConfigError, ExportError
 from deim.inference.batch_predict import PredictionJob
 from deim.inference.detections import Detections
@@ -73,6 +74,19 @@ def test_predictor_returns_masks_and_keypoints_in_image_coordinates(predictor: P
         assert detections.skeleton == SKELETON
         assert detections[:2].masks.shape == (2, height, width)
         assert detections[:2].skeleton == SKELETON
+
+
+def test_predictor_has_the_masks_and_keypoints_of_the_model(
+    predictor: Predictor, checkpoint_with_heads: Path, photos: Path
+) -> None:
+    trained = load_trained(str(checkpoint_with_heads))
+    mapper = build(trained.config, "dataloader.test.mapper")
+    with torch.inference_mode():
+        (result,) = trained.model([mapper({"file_name": str(photos / "3.png")})])
+    expected, detections = result["instances"], predictor(photos / "3.png")  # in deployment form
+    assert detections.scores.tolist() == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    assert torch.allclose(detections.keypoints, expected.pred_keypoints, atol=1e-2)
+    assert (detections.masks != expected.pred_masks).float().mean() < 1e-3
 
 
 def test_only_masks_of_detections_above_the_threshold_are_resized(
