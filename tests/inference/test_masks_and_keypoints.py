@@ -84,6 +84,8 @@ def test_predictor_has_the_masks_and_keypoints_of_the_model(
     with torch.inference_mode():
         (result,) = trained.model([mapper({"file_name": str(photos / "3.png")})])
     expected, detections = result["instances"], predictor(photos / "3.png")  # in deployment form
+    # The order of the outputs, although the config of the model has the keypoints first.
+    assert trained.model.predicted_fields == ("masks", "keypoints")
     assert detections.scores.tolist() == pytest.approx(expected.scores.tolist(), abs=1e-5)
     assert torch.allclose(detections.keypoints, expected.pred_keypoints, atol=1e-2)
     assert (detections.masks != expected.pred_masks).float().mean() < 1e-3

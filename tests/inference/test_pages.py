@@ -13,7 +13,9 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def working_directory(checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def working_directory(
+    checkpoint: Path, checkpoint_with_heads: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(photos, folder / "photos")
     shutil.copy(photos / "3.png", folder / "street.jpg")
@@ -22,6 +24,8 @@ def working_directory(checkpoint: Path, photos: Path, tmp_path_factory: pytest.T
     for run in ("deim_dfine_s_coco", "deim_dfine_s_coco_data"):
         (folder / "output" / run).mkdir(parents=True)
         torch.save(content, folder / "output" / run / "model_best.pth")
+    (folder / "output" / "masks_and_keypoints").mkdir()
+    shutil.copy(checkpoint_with_heads, folder / "output" / "masks_and_keypoints" / "model_best.pth")
     export(str(checkpoint), None, str(folder / "deim_dfine_s.onnx"), ExportOptions(size=(640, 640)))
     return folder
 
