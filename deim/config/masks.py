@@ -23,7 +23,7 @@ def has_masks(model: Any) -> bool:
     return heads.get("masks") is not None
 
 
-def with_masks(model: Any, weight: float = 5.0) -> Any:
+def with_masks(model: Any, weight: float = 1.0) -> Any:
     """Predict a mask for each object (EdgeCrafter, arXiv 2603.18739), and use the masks in the matching as well.
 
     The masks have a quarter of the size of the image.
