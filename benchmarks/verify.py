@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipes",
         nargs="+",
-        help="recipe names; default: all recipes of the systems that the official code introduces",
+        help="recipe names; default: all recipes that the official code has a config for",
     )
     parser.add_argument("--size", type=int, default=320, help="height and width of the images; default: %(default)s")
     parser.add_argument(

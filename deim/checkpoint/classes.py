@@ -27,7 +27,8 @@ def num_classes(weights: Mapping[str, Tensor]) -> int | None:
 def infer_classes(weights: Mapping[str, Tensor]) -> Sequence[str] | None:
     """Return the class names that published weights with this number of classes have; None if no published weights do.
 
-    The numbers are those of COCO and Objects365, with scores by position or by category id.
+    These numbers are 80 (COCO) and 365 (Objects365), with one score per class, and 91 and 366, with one score per
+    category id.
     """
     count = num_classes(weights)
     return None if count is None else CLASSES_BY_COUNT.get(count)

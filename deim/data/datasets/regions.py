@@ -193,8 +193,8 @@ def _decode_counts(counts: bytes) -> np.ndarray:
     """Return the run lengths of compressed counts.
 
     A character holds five bits of a number, the lowest first, and a bit that is set if the number continues. The last
-    character of a number contains its sign. From the fourth number on, a number is the difference to the one before the
-    previous one.
+    character of a number contains its sign. From the fourth number on, a number is a difference: the run length minus
+    the run length two positions before.
 
     Raises:
         ValueError: if a character is invalid or the last number is incomplete.
