@@ -112,8 +112,9 @@ class DEIMDetector(nn.Module):
 
         Args:
             batched_inputs: one dict per image: ``image`` (3, H, W) in [0, 255], in the channel order ``input_format``;
-                in training ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``, and ``gt_masks`` or
-                ``gt_keypoints`` if the model predicts these; in inference optionally ``height`` and ``width`` of the
+                in training ``instances`` with ``gt_boxes`` (absolute XYXY) and ``gt_classes``, ``gt_masks`` or
+                ``gt_keypoints`` if the model predicts these, and optionally ``gt_areas`` (N,) in square pixels for the
+                similarity of keypoints; in inference optionally ``height`` and ``width`` of the
                 result.
             threshold: minimum score of the detections in inference. The masks of other detections are not resized.
 
@@ -195,6 +196,7 @@ class DEIMDetector(nn.Module):
             targets.counts,
             self._target_masks(instances, padded_size),
             self._target_keypoints(instances, sizes),
+            self._target_areas(instances, sizes),
         )
 
     def _target_masks(self, instances: Sequence[Instances], padded_size: tuple[int, int]) -> Tensor | None:
@@ -212,22 +214,33 @@ class DEIMDetector(nn.Module):
         limits = torch.cat([_scales(sizes)[..., :2], torch.ones(len(sizes), 1, 1)], dim=-1)
         return (keypoints / limits[:, None]).to(self.device, non_blocking=True)
 
+    def _target_areas(self, instances: Sequence[Instances], sizes: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Return the (B, T) areas of the objects on the device; None if the samples have no ``gt_areas``."""
+        if "keypoints" not in self.predicted_fields or not all(x.has("gt_areas") for x in instances):
+            return None
+        areas = pad_sequence([image_instances.gt_areas for image_instances in instances], True)
+        limits = _scales(sizes)[:, 0, :2].prod(dim=-1, keepdim=True)
+        return (areas / limits).to(self.device, non_blocking=True)
+
     def _requires(self, field: str, instances: Sequence[Instances]) -> bool:
         """Return True if the model predicts a field, which the ground truth then must contain."""
         if field not in self.predicted_fields:
             return False
         if not all(image_instances.has(f"gt_{field}") for image_instances in instances):
+            alternative = (
+                f", or set model.decoder.heads.{field}=null" if field in getattr(self.decoder, "heads", ()) else ""
+            )
             raise DatasetError(
                 f"the model predicts {field}, but the training data has none: set dataloader.train.mapper.{field}=True and "
-                f"use a dataset with annotated {field}, or set model.decoder.heads.{field}=null"
+                f"use a dataset with annotated {field}{alternative}"
             )
         return True
 
     @property
     def predicted_fields(self) -> tuple[str, ...]:
         """Optional fields of the predictions, such as ``masks``, in the order of :class:`DetectionBatch`."""
-        heads = getattr(self.decoder, "heads", ())
-        return tuple(field for field in HEAD_FIELDS if field in heads)
+        predicted = getattr(self.decoder, "predicted_fields", ())
+        return tuple(field for field in HEAD_FIELDS if field in predicted)
 
     def _instances(
         self, detections: DetectionBatch, batched_inputs: list[dict], images: ImageList, threshold: float

@@ -56,3 +56,9 @@ def labeled_distance(predicted: Tensor, target: Tensor) -> Tensor:
 def scored_keypoints(points: Tensor, scores: Tensor) -> Tensor:
     """Return keypoints with scores (N, P, 3), given positions (N, P, 2) and the scores of the N detections."""
     return torch.cat([points, scores[:, None, None].expand(-1, points.shape[1], 1)], dim=-1)
+
+
+def bounding_boxes(keypoints: Tensor) -> Tensor:
+    """Return the smallest boxes (..., 4) cxcywh that contain the keypoints (..., P, 2) of an object."""
+    low, high = keypoints.amin(dim=-2), keypoints.amax(dim=-2)
+    return torch.cat([(low + high) / 2, high - low], dim=-1)

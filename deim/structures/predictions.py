@@ -116,6 +116,8 @@ class Targets:
             of the images. None if the ground truth has no masks.
         keypoints: (B, T, P, 3) float32: x and y relative to the image without padding, and visibility: 0 (not labeled),
             1 (occluded) or 2 (visible). None if the ground truth has no keypoints.
+        areas: (B, T) areas of the objects, relative to the area of the image without padding; None if the ground truth
+            has only boxes.
     """
 
     labels: Tensor
@@ -123,6 +125,12 @@ class Targets:
     counts: list[int]
     masks: Tensor | None = None
     keypoints: Tensor | None = None
+    areas: Tensor | None = None
+
+    @property
+    def object_areas(self) -> Tensor:
+        """(B, T) areas of the objects, or of their boxes if the areas are unknown; relative to the image."""
+        return self.boxes[..., 2:].prod(dim=-1) if self.areas is None else self.areas
 
     @property
     def total(self) -> int:
@@ -150,6 +158,7 @@ class Targets:
         boxes: list[Tensor],
         masks: list[Tensor] | None = None,
         keypoints: list[Tensor] | None = None,
+        areas: list[Tensor] | None = None,
     ) -> "Targets":
         """Create targets from one tensor per image and field.
 
@@ -158,6 +167,7 @@ class Targets:
             boxes: (n_i, 4).
             masks: (n_i, h, w), of the same size in all images.
             keypoints: (n_i, P, 3).
+            areas: (n_i,).
         """
         return Targets(
             pad_sequence([image_labels.long() for image_labels in labels], batch_first=True),
@@ -165,4 +175,5 @@ class Targets:
             [len(image_labels) for image_labels in labels],
             None if masks is None else pad_sequence(masks, batch_first=True),
             None if keypoints is None else pad_sequence(keypoints, batch_first=True),
+            None if areas is None else pad_sequence(areas, batch_first=True),
         )

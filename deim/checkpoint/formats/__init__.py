@@ -18,6 +18,7 @@ from deim.checkpoint.formats.format import Format
 FORMATS: tuple[Format, ...] = (
     *deimv2.FORMATS,
     edgecrafter.EDGECRAFTER,
+    edgecrafter.ECPOSE,
     dfine.DFINE,
     dfine.DEIM,
     rtdetrv2.RTDETRV2,

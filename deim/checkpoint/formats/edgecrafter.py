@@ -1,4 +1,5 @@
-"""Layouts of the official code of EdgeCrafter (ECDet, ECSeg) and of its backbone ECViT, for training and for deployment.
+"""Layouts of the official code of EdgeCrafter (ECDet, ECSeg, ECPose) and of its backbone ECViT, for training and for
+deployment.
 
 Folders with ``model.safetensors`` that ``PyTorchModelHubMixin`` writes have the same names. They contain tensors with
 several names only once.
@@ -7,6 +8,7 @@ several names only once.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deim.checkpoint.formats import dinov3, real_time
@@ -50,13 +52,48 @@ MASK_HEAD: tuple[Rule, ...] = tuple(
     )
 )
 
+POSE_DECODER: tuple[Rule, ...] = (
+    rename("decoder.decoder.layers.#.across_attn.*", "decoder.layers.#.self_attn.*"),
+    rename("decoder.decoder.layers.#.across_norm.*", "decoder.layers.#.norm1.*"),
+    rename("decoder.decoder.layers.#.norm2.*", "decoder.layers.#.norm3.*"),
+    rename("decoder.decoder.layers.#.*", "decoder.layers.#.*"),
+    rename("decoder.decoder.half_pose_ref_point_head.*", "decoder.position.mlp.*"),
+    rename("decoder.enc_output.*", "decoder.queries.projection.*"),
+    rename("decoder.enc_output_norm.*", "decoder.queries.norm.*"),
+    rename("decoder.enc_out_class_embed.*", "decoder.queries.score_head.*"),
+    rename("decoder.enc_pose_embed.*", "decoder.queries.pose_head.*"),
+    rename("decoder.tgt_embed.*", "decoder.queries.content.*"),
+    rename("decoder.keypoint_embedding.*", "decoder.queries.keypoint_embedding.*"),
+    rename("decoder.instance_embedding.*", "decoder.queries.instance_embedding.*"),
+    rename("decoder.label_enc.*", "decoder.denoising.class_embedding.*"),
+    rename("decoder.pose_enc.*", "decoder.denoising.keypoint_embedding.*"),
+    rename("decoder.class_embed.#.*", "decoder.refinement.score_heads.#.*"),
+    rename("decoder.pose_embed.#.*", "decoder.refinement.corner_heads.#.*"),
+    rename("decoder.lqe_embed.#.*", "decoder.refinement.quality_heads.#.*"),
+    rename("decoder.pre_pose_embed.*", "decoder.refinement.initial_keypoint_head.*"),
+    rename("decoder.up", "decoder.refinement.up"),
+    rename("decoder.reg_scale", "decoder.refinement.reg_scale"),
+)
+
 # Prefix of the vision transformer in the official code.
 _VIT = "backbone.backbone."
 
 
 def _constants(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
-    rotary = {_VIT + name: value for name, value in dinov3.constants(model.backbone.vit).items()}
-    return real_time.constants(model, image_size) | rotary
+    return real_time.constants(model, image_size) | _rotary_constants(model)
+
+
+def _rotary_constants(model: Any) -> dict[str, Tensor]:
+    return {_VIT + name: value for name, value in dinov3.constants(model.backbone.vit).items()}
+
+
+def _pose_constants(model: Any, image_size: Sequence[int]) -> dict[str, Tensor]:
+    anchors = real_time.anchors(model, image_size)
+    # The official mask is True for tokens that are not valid.
+    anchors["decoder.valid_mask"] = ~anchors["decoder.valid_mask"]
+    count = model.decoder.layers[0].dim // 2
+    temperatures = 10000 ** (2 * (torch.arange(count, dtype=torch.float32) // 2) / count)
+    return anchors | {"decoder.decoder.dim_t": temperatures} | _rotary_constants(model)
 
 
 EDGECRAFTER = Format(
@@ -68,4 +105,19 @@ EDGECRAFTER = Format(
     repeats=FDR_REPEATS,
     constants=_constants,
     constant_names=(*real_time.CONSTANT_NAMES, f"{_VIT}rope_embed.periods"),
+)
+
+ECPOSE = Format(
+    name="ecpose",
+    title="the official code of EdgeCrafter for poses",
+    systems=("ecpose",),
+    signature=(f"{_VIT}register_token", "decoder.pose_embed.#.*"),
+    rules=constant_rules(*with_prefix("backbone.", BACKBONE), *HYBRID_ENCODER, *POSE_DECODER),
+    constants=_pose_constants,
+    constant_names=(
+        "decoder.anchors",
+        "decoder.valid_mask",
+        "decoder.decoder.dim_t",
+        f"{_VIT}rope_embed.periods",
+    ),
 )

@@ -22,6 +22,10 @@ part               choices
                    :class:`DistributionRefinement` (FDR: D-FINE, DEIMv2)
 ``heads``          ``masks``: :class:`MaskHead` (EdgeCrafter), ``keypoints``: :class:`KeypointHead`, or none
 =================  ==================================================================================
+
+Decoders for poses have their own parts: :class:`~deim.modeling.queries.PoseSelection`,
+:class:`~deim.modeling.queries.PoseDenoising`, :class:`KeypointPosition`, :class:`PoseDecoderLayer` and
+:class:`KeypointRefinement` (DETRPose, EdgeCrafter).
 """
 
 from deim.modeling.decoder.conditional import ConditionalDecoderLayer
@@ -31,6 +35,7 @@ from deim.modeling.decoder.heads import PredictionHead
 from deim.modeling.decoder.keypoint_head import KeypointHead
 from deim.modeling.decoder.layer import AddNormDecoderLayer, ClampedAddNormDecoderLayer, GatedDecoderLayer
 from deim.modeling.decoder.mask_head import MaskHead
+from deim.modeling.decoder.pose import KeypointPosition, KeypointRefinement, PoseDecoderLayer
 from deim.modeling.decoder.position import AnchorPosition, BoxPosition, InitialBoxPosition, ModulatedAnchorPosition
 from deim.modeling.decoder.projection import MapProjection
 from deim.modeling.decoder.refinement import FixedBoxes, IterativeRefinement, NormalizedRefinement
@@ -48,9 +53,12 @@ __all__ = [
     "InitialBoxPosition",
     "IterativeRefinement",
     "KeypointHead",
+    "KeypointPosition",
+    "KeypointRefinement",
     "MapProjection",
     "MaskHead",
     "ModulatedAnchorPosition",
     "NormalizedRefinement",
+    "PoseDecoderLayer",
     "PredictionHead",
 ]

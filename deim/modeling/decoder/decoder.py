@@ -50,6 +50,19 @@ def attention_pattern(
     return nonempty if len(nonempty) > 1 else []
 
 
+def check_references(parts: Sequence[nn.Module | None]) -> None:
+    """Raise ValueError if some parts of a decoder refine keypoints, and others boxes or points."""
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for part in parts:
+        if part is not None:
+            kinds[getattr(part, "for_keypoints", False)].append(type(part).__name__)
+    if all(kinds.values()):
+        raise ValueError(
+            f"{', '.join(kinds[True])} refine the keypoints of an object, but {', '.join(kinds[False])} its box: use the "
+            "parts of a decoder for keypoints only together"
+        )
+
+
 class Decoder(nn.Module):
     """Decoder: layers that refine the boxes of queries, with additional denoising queries in training.
 
@@ -101,6 +114,7 @@ class Decoder(nn.Module):
                 f"{type(queries).__name__} gives points, but decoder.denoising, decoder.position and "
                 "DistributionRefinement need boxes: remove these parts, or use a query source with boxes"
             )
+        check_references([queries, layer, refinement, position, denoising])
         self.eval_layer = eval_layer % num_layers
         self.input_proj, self.queries, self.denoising = input_proj, queries, denoising
         self.position, self.refinement = position, refinement
@@ -118,6 +132,11 @@ class Decoder(nn.Module):
         self.refinement.keep_layers(len(self.layers))
         for head in self._prediction_heads.values():
             head.keep_layers(len(self.layers))
+
+    @property
+    def predicted_fields(self) -> tuple[str, ...]:
+        """Optional fields of the predictions, such as ``masks``."""
+        return (*self.refinement.predicted_fields, *self.heads)
 
     @property
     def _prediction_heads(self) -> dict[str, PredictionHead]:
@@ -226,15 +245,15 @@ class Decoder(nn.Module):
         """Run the layers that are used in the current mode.
 
         Args:
-            content: (B, Q, C) content of the queries.
-            references: (B, Q, 4) cxcywh or (B, Q, 2).
+            content: (B, Q, C) content of the queries; (B, Q, 1 + P, C) with keypoints.
+            references: (B, Q, 4) cxcywh, (B, Q, 2), or (B, Q, 1 + P, 2) with keypoints.
             position: (B, Q, C) for all layers, or None.
             blocks: attention pattern of the self-attention.
             memory: output of the encoder.
         """
         last_layer = len(self.layers) - 1 if self.training else self.eval_layer
         collected: dict[str, list[Predictions]] = {}
-        state = self.refinement.initial_state(references)
+        state = self.refinement.initial_state(references, memory)
         heads = self._prediction_heads
         head_states = {name: head.initial_state(memory) for name, head in heads.items()}
         query_position = None if position is None else QueryPosition(position)
@@ -242,6 +261,7 @@ class Decoder(nn.Module):
             if self.position is not None and (index == 0 or not self.position.computed_once):
                 query_position = self.position(index, content, state.references, memory)
             assert query_position is not None
+            state = self.refinement.before_layer(state, query_position)
             content = layer(content, query_position, state.references, memory, blocks)
             predict = self.training or index == last_layer
             state, predicted = self.refinement(index, content, state, predict)

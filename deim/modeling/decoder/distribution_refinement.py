@@ -1,15 +1,15 @@
 """Fine-grained distribution refinement (FDR): boxes as edge distributions (D-FINE, arXiv 2410.13842, section 4.1)."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from deim.layers import MLP
-from deim.modeling.decoder.refinement import Refinement, RefinementState
+from deim.modeling.decoder.refinement import Refinement, RefinementState, equal_copies, keep_last_head
 from deim.structures.boxes import refine_boxes
 from deim.structures.distribution import expected_offsets, offsets_to_boxes, weighting_function
+from deim.structures.memory import Memory
 from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import EdgeDistributions, Predictions
 
@@ -81,14 +81,14 @@ class DistributionRefinement(Refinement):
             MLP(dim, dim, 4 * (reg_max + 1), 3, activation=activation, zero_init=True) for _ in range(num_layers)
         )
         if equal_heads:
-            self.score_heads = _copies(self.score_heads[0], num_layers)
-            self.corner_heads = _copies(self.corner_heads[0], num_layers)
+            self.score_heads = equal_copies(self.score_heads[0], num_layers)
+            self.corner_heads = equal_copies(self.corner_heads[0], num_layers)
         if shared_corner_head:
             self.corner_heads = nn.ModuleList([self.corner_heads[0]] * num_layers)
         self.quality_heads = nn.ModuleList(LocationQualityEstimator(activation=activation) for _ in range(num_layers))
         self.initial_bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
 
-    def initial_state(self, references: Tensor) -> DistributionState:
+    def initial_state(self, references: Tensor, memory: Memory | None = None) -> DistributionState:
         bin_values = weighting_function(self.reg_max, self.up, self.reg_scale)
         zero = references.new_zeros(())
         return DistributionState(references, bin_values, references, zero, zero)
@@ -118,10 +118,5 @@ class DistributionRefinement(Refinement):
         """Keep the heads of the first ``count`` layers; only the last of them predicts, so only it keeps its class
         and quality heads."""
         self.corner_heads = self.corner_heads[:count]
-        for name in ("score_heads", "quality_heads"):
-            last = getattr(self, name)[count - 1]
-            setattr(self, name, nn.ModuleList([nn.Identity()] * (count - 1) + [last]))
-
-
-def _copies(head: nn.Module, count: int) -> nn.ModuleList:
-    return nn.ModuleList([head, *(copy.deepcopy(head) for _ in range(count - 1))])
+        self.score_heads = keep_last_head(self.score_heads, count)
+        self.quality_heads = keep_last_head(self.quality_heads, count)

@@ -2,20 +2,24 @@
 
 A refinement contains the heads of all layers. The decoder calls it once per layer::
 
-    state = refinement.initial_state(references)
+    state = refinement.initial_state(references, memory)
     for index, layer in enumerate(layers):
+        state = refinement.before_layer(state, position)
         queries = layer(queries, ..., state.references, ...)
         state, predicted = refinement(index, queries, state, predict=True)
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from deim.layers import MLP
+from deim.modeling.decoder.position import QueryPosition
 from deim.modeling.queries.heads import classification_head
 from deim.structures.boxes import refine_boxes
+from deim.structures.memory import Memory
 from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions
 
@@ -43,18 +47,27 @@ class Refinement(nn.Module):
 
     # True if the initial queries must be boxes, False if they can also be points.
     needs_boxes = False
+    # True if the queries are poses instead of boxes or points; see deim.modeling.decoder.pose.
+    for_keypoints = False
+    # Optional fields of the predictions.
+    predicted_fields: tuple[str, ...] = ()
 
     def __init__(self, dim: int, num_classes: int, num_layers: int):
         super().__init__()
         self.score_heads = nn.ModuleList(classification_head(dim, num_classes) for _ in range(num_layers))
 
-    def initial_state(self, references: Tensor) -> RefinementState:
+    def initial_state(self, references: Tensor, memory: Memory | None = None) -> RefinementState:
         """Return the state before the first layer.
 
         Args:
             references: (B, Q, 4) cxcywh or (B, Q, 2) points of the initial queries.
+            memory: output of the encoder, for refinements that sample its features.
         """
         return RefinementState(references)
+
+    def before_layer(self, state: RefinementState, position: QueryPosition) -> RefinementState:
+        """Return the state with the position embeddings of the next layer, if the refinement depends on them."""
+        return state
 
     def forward(
         self, index: int, queries: Tensor, state: RefinementState, predict: bool
@@ -156,7 +169,7 @@ class IterativeRefinement(FixedBoxes):
         super().__init__(dim, num_classes, num_layers, activation, **options)
         self.look_forward_twice = look_forward_twice
 
-    def initial_state(self, references: Tensor) -> IterativeState:
+    def initial_state(self, references: Tensor, memory: Memory | None = None) -> IterativeState:
         return IterativeState(references, references)
 
     def forward(
@@ -187,6 +200,16 @@ class NormalizedRefinement(IterativeRefinement):
     def _predict(self, index: int, queries: Tensor, deltas: Tensor, base_references: Tensor) -> dict[str, Predictions]:
         normalized = self.norm(queries)
         return super()._predict(index, normalized, self.bbox_heads[index](normalized), base_references)
+
+
+def equal_copies(head: nn.Module, count: int) -> nn.ModuleList:
+    """Return ``count`` heads with equal initial values, the first of which is ``head``."""
+    return nn.ModuleList([head, *(copy.deepcopy(head) for _ in range(count - 1))])
+
+
+def keep_last_head(heads: nn.ModuleList, count: int) -> nn.ModuleList:
+    """Return the heads of ``count`` layers for inference, of which only the last layer predicts."""
+    return nn.ModuleList([nn.Identity()] * (count - 1) + [heads[count - 1]])
 
 
 def _box_head(dim: int, activation: str, size_bias: float) -> MLP:

@@ -9,10 +9,12 @@ from deim.modeling.losses.group_loss import GroupLoss, GroupLossInputs
 from deim.modeling.losses.keypoints import KeypointL1Loss, KeypointOKSLoss
 from deim.modeling.losses.masks import MaskCrossEntropyLoss, MaskDiceLoss
 from deim.modeling.losses.matched_masks import MaskPointSampler
+from deim.modeling.losses.quality import BoxIoUQuality, KeypointQuality, MatchQuality
 from deim.modeling.losses.supervision import Supervision
 
 __all__ = [
     "BoxGIoULoss",
+    "BoxIoUQuality",
     "BoxL1Loss",
     "ClassificationLoss",
     "Criterion",
@@ -24,9 +26,11 @@ __all__ = [
     "GroupLossInputs",
     "KeypointL1Loss",
     "KeypointOKSLoss",
+    "KeypointQuality",
     "MaskCrossEntropyLoss",
     "MaskDiceLoss",
     "MaskPointSampler",
+    "MatchQuality",
     "MatchabilityAwareLoss",
     "Supervision",
     "VarifocalLoss",

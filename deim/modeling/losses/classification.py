@@ -25,7 +25,7 @@ class ClassificationLoss:
         Args:
             logits: (L, B, Q, K).
             positive: (L, B, Q, K) bool, True at the class of the matched object.
-            quality: (L, B, Q, K) IoU of the match where ``positive`` is True, 0 elsewhere.
+            quality: (L, B, Q, K) quality of the match, such as the IoU, where ``positive`` is True; 0 elsewhere.
 
         Returns:
             (L, B, Q, K).

@@ -11,8 +11,9 @@ from deim.errors import ConfigError
 from deim.modeling.losses.assignment import assign
 from deim.modeling.losses.former_arguments import FORMER_ARGUMENTS, translate_former_arguments
 from deim.modeling.losses.group_loss import GroupLoss, GroupLossInputs
-from deim.modeling.losses.matched_boxes import compare_matched_boxes, matched_ious
+from deim.modeling.losses.matched_boxes import compare_matched_boxes
 from deim.modeling.losses.matched_masks import MaskPointSampler
+from deim.modeling.losses.quality import BoxIoUQuality, MatchQuality
 from deim.modeling.losses.supervision import Supervision
 from deim.modeling.matching import HungarianMatcher
 from deim.modeling.queries.denoising import DenoisingGroups
@@ -36,6 +37,7 @@ class Criterion(nn.Module):
         losses: {name: loss}, in the order of computation. Nodes of a config are instantiated, and None disables a loss.
         use_union: use the union of the matches of all layers for localization losses (GO-LSD).
         mask_sampler: points at which masks are compared; by default :class:`MaskPointSampler` with its default values.
+        quality: quality of the matches, the target of the classification losses; by default the IoU of the boxes.
         former_arguments: ``classification``, ``weights``, ``alpha``, ``gamma`` and ``temperature``, the deprecated
             alternative to ``losses``; see :mod:`deim.modeling.losses.former_arguments`.
 
@@ -57,6 +59,7 @@ class Criterion(nn.Module):
         losses: Mapping[str, GroupLoss | Any] | None = None,
         use_union: bool = True,
         mask_sampler: MaskPointSampler | None = None,
+        quality: MatchQuality | None = None,
         **former_arguments: Any,
     ):
         super().__init__()
@@ -75,6 +78,7 @@ class Criterion(nn.Module):
         self.loss_modules = nn.ModuleDict({k: loss for k, loss in self.losses.items() if isinstance(loss, nn.Module)})
         self.num_classes, self.matcher = num_classes, matcher or HungarianMatcher()
         self.use_union, self.mask_sampler = use_union, mask_sampler or MaskPointSampler()
+        self.quality = quality or BoxIoUQuality()
         self.supervision = tuple(supervision)
         self.epoch = 0
 
@@ -141,7 +145,7 @@ class Criterion(nn.Module):
         assignments = assign(active, predictions, targets, denoising, self.matcher, self.use_union, self.epoch)
         boxes = [prediction.boxes for prediction in predictions]
         matched_boxes = compare_matched_boxes(boxes, [a.localization for a in assignments], targets.boxes)
-        qualities = matched_ious(boxes, [a.classification for a in assignments], targets.boxes)
+        qualities = self.quality(predictions, [a.classification for a in assignments], targets)
         # D-FINE's code also multiplies both counts by 8 / (number of images), which cancels out in the weighted mean.
         # As in D-FINE's code, the counts of the first group balance the distillation of all groups.
         balance = (assignments[0].num_matched.sqrt(), assignments[0].num_unmatched.sqrt())

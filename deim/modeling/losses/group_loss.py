@@ -26,7 +26,7 @@ class GroupLossInputs:
         targets: ground truth; its labels (B, T) are 0 for a class-agnostic group.
         assignment: matches for classification and for localization.
         matched_boxes: comparison of the predicted boxes with the boxes of their objects, for the localization matches.
-        quality: (M,) IoU of the classification matches, without gradient.
+        quality: (M,) quality of the classification matches, such as the IoU, without gradient.
         balance: weights () of the mean losses of matched and of unmatched queries in the distillation.
         mask_sampler: choice of the points at which masks are compared.
     """

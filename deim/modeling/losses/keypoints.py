@@ -16,10 +16,12 @@ class _KeypointLoss:
 
     Args:
         weight: factor of the loss in the total loss.
+        localization: use the matches for localization, which may be the union of the matches of all layers, instead of
+            those for classification.
     """
 
-    def __init__(self, weight: float = 1.0):
-        self.weight = weight
+    def __init__(self, weight: float = 1.0, localization: bool = False):
+        self.weight, self.localization = weight, localization
 
     def per_object(self, predicted: Tensor, target: Tensor, area: Tensor) -> Tensor:
         """Map (M, P, 2) predicted keypoints, (M, P, 3) targets and (M,) areas to (M,) losses."""
@@ -30,9 +32,10 @@ class _KeypointLoss:
         keypoints, targets = inputs.predictions.keypoints, inputs.targets
         if keypoints is None or targets.keypoints is None:
             return None
-        matches = inputs.assignment.classification
+        assignment = inputs.assignment
+        matches = assignment.localization if self.localization else assignment.classification
         target = targets.keypoints[matches.image, matches.target].to(keypoints.dtype)
-        area = targets.boxes[matches.image, matches.target, 2:].prod(dim=-1)
+        area = targets.object_areas[matches.image, matches.target]
         losses = self.per_object(matches.gather(keypoints), target, area)
         has_keypoints = (target[..., 2] > 0).any(dim=-1)
         return matches.sum_by_layer(losses * has_keypoints, len(keypoints))
@@ -43,6 +46,7 @@ class KeypointL1Loss(_KeypointLoss):
 
     Args:
         weight: factor of the loss in the total loss.
+        localization: use the matches for localization instead of those for classification.
     """
 
     def per_object(self, predicted: Tensor, target: Tensor, area: Tensor) -> Tensor:
@@ -50,15 +54,16 @@ class KeypointL1Loss(_KeypointLoss):
 
 
 class KeypointOKSLoss(_KeypointLoss):
-    """``1 - OKS`` of matched keypoints, with the area of the box as the object's area.
+    """``1 - OKS`` of matched keypoints.
 
     Args:
         weight: factor of the loss in the total loss.
         sigmas: constants of the keypoints; see :func:`deim.structures.keypoints.oks_sigmas`.
+        localization: use the matches for localization instead of those for classification.
     """
 
-    def __init__(self, weight: float = 1.0, sigmas: Sequence[float] | None = None):
-        super().__init__(weight)
+    def __init__(self, weight: float = 1.0, sigmas: Sequence[float] | None = None, localization: bool = False):
+        super().__init__(weight, localization)
         self.sigmas = sigmas
 
     def per_object(self, predicted: Tensor, target: Tensor, area: Tensor) -> Tensor:

@@ -45,6 +45,24 @@ class PredictionCost(Protocol):
 
 
 @dataclass(frozen=True)
+class ClassCost:
+    """Focal class cost (Deformable DETR), for models without boxes.
+
+    Args:
+        weight: factor of the cost.
+        alpha, gamma: parameters of the focal loss.
+    """
+
+    weight: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Compute the cost of all pairs; see :class:`PairwiseCost`."""
+        return self.weight * _focal_cost(_class_probability(logits, targets), self.alpha, self.gamma)
+
+
+@dataclass(frozen=True)
 class MatchingCost:
     """Weighted sum of a focal class cost, L1 and negative GIoU (Deformable DETR, DINO).
 
@@ -61,13 +79,11 @@ class MatchingCost:
 
     def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """Compute the cost of all pairs; see :class:`PairwiseCost`."""
-        probability = _class_probability(logits, targets)
-        negative = (1 - self.alpha) * probability**self.gamma * -(1 - probability + 1e-8).log()
-        positive = self.alpha * (1 - probability) ** self.gamma * -(probability + 1e-8).log()
+        class_cost = _focal_cost(_class_probability(logits, targets), self.alpha, self.gamma)
         target_boxes = targets.boxes.to(boxes.dtype)[None].expand(len(boxes), -1, -1, -1)
         distance = torch.cdist(boxes, target_boxes, p=1)
         giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes)[None])
-        return self.bbox_weight * distance + self.class_weight * (positive - negative) - self.giou_weight * giou
+        return self.bbox_weight * distance + self.class_weight * class_cost - self.giou_weight * giou
 
 
 @dataclass(frozen=True)
@@ -91,3 +107,10 @@ def _class_probability(logits: Tensor, targets: Targets) -> Tensor:
     layers, _, queries, _ = logits.shape
     index = targets.labels[None, :, None].expand(layers, -1, queries, -1)
     return logits.gather(-1, index).sigmoid()
+
+
+def _focal_cost(probability: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Return the focal loss of a positive minus that of a negative, for probabilities of any shape."""
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
+    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
+    return positive - negative

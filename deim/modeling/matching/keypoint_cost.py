@@ -28,7 +28,7 @@ class KeypointCost:
             return None
         keypoints = predictions.keypoints[:, :, :, None]
         target = targets.keypoints[None, :, None].to(keypoints.dtype)
-        area = targets.boxes[None, :, None, :, 2:].prod(dim=-1)
+        area = targets.object_areas[None, :, None]
         similarity = object_keypoint_similarity(keypoints, target, area, oks_sigmas(target.shape[-2], self.sigmas))
         cost = self.l1_weight * labeled_distance(keypoints, target) + self.oks_weight * (1 - similarity)
         return cost * (target[..., 2] > 0).any(dim=-1)

@@ -9,6 +9,7 @@ from deim.modeling.queries.denoising import (
 )
 from deim.modeling.queries.initial import InitialQueries, QuerySource
 from deim.modeling.queries.learned import LearnedAnchors, LearnedPoints, LearnedQueries
+from deim.modeling.queries.pose import PoseDenoising, PoseSelection
 from deim.modeling.queries.proposals import RegionProposals
 from deim.modeling.queries.selection import QuerySelection
 
@@ -21,6 +22,8 @@ __all__ = [
     "LearnedAnchors",
     "LearnedPoints",
     "LearnedQueries",
+    "PoseDenoising",
+    "PoseSelection",
     "QueryDenoising",
     "QuerySelection",
     "QuerySource",

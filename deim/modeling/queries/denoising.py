@@ -42,8 +42,8 @@ class DenoisingQueries(DenoisingGroups):
     """Queries made from noised ground truth.
 
     Attributes:
-        content: (B, N, C) label embeddings, zero for padded targets.
-        references: (B, N, 4) box logits.
+        content: (B, N, C) label embeddings, zero for padded targets; with keypoints (B, N, 1 + P, C).
+        references: (B, N, 4) box logits; with keypoints (B, N, 1 + P, 2) point logits.
     """
 
     content: Tensor
@@ -52,6 +52,9 @@ class DenoisingQueries(DenoisingGroups):
 
 class Denoising(nn.Module):
     """Base class of sources of :class:`DenoisingQueries`."""
+
+    # True if queries are poses; see deim.modeling.decoder.pose.
+    for_keypoints = False
 
     def forward(self, targets: Targets) -> DenoisingQueries:
         """Create the denoising queries of a batch.

@@ -13,8 +13,8 @@ class InitialQueries:
     """Queries before the first decoder layer.
 
     Attributes:
-        content: (B, Q, C).
-        references: (B, Q, 4) box logits, or (B, Q, 2) point logits.
+        content: (B, Q, C); with keypoints (B, Q, 1 + P, C), a token of the instance and one of each keypoint.
+        references: (B, Q, 4) box logits, (B, Q, 2) point logits, or with keypoints (B, Q, 1 + P, 2) point logits.
         num_one_to_many: number of queries, at the end, that are matched one-to-many.
         groups: {name: intermediate predictions to be supervised}.
         position: (B, Q, C) position embedding for all layers; None if the decoder computes the embedding of each layer
@@ -42,6 +42,8 @@ class QuerySource(nn.Module):
 
     # True if queries start as boxes, which denoising requires; False if they start as points.
     provides_boxes = True
+    # True if queries are poses; see deim.modeling.decoder.pose.
+    for_keypoints = False
     # True if the source returns position embeddings.
     provides_positions = False
 

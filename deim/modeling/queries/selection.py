@@ -36,6 +36,8 @@ class TwoStageSource(QuerySource):
 
     # True if each logit of the score head belongs to a class.
     has_class_scores = True
+    # False if the source predicts something else than boxes from the best tokens.
+    has_box_head = True
 
     def __init__(
         self,
@@ -54,7 +56,8 @@ class TwoStageSource(QuerySource):
         self.projection = Linear(dim, dim) if project else nn.Identity()
         self.norm = nn.LayerNorm(dim) if project else nn.Identity()
         self.score_head = classification_head(dim, num_classes)
-        self.bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
+        if self.has_box_head:
+            self.bbox_head = MLP(dim, dim, 4, 3, activation=activation, zero_init=True)
         if isinstance(self.projection, nn.Linear):
             nn.init.xavier_uniform_(self.projection.weight)
 
@@ -101,7 +104,7 @@ class QuerySelection(TwoStageSource):
             boxes of the first ``num_queries``.
         """
         tokens, anchors, valid = self.candidates(memory)
-        top_indices = self._select_top(tokens, valid)
+        top_indices = self.select_top(tokens, valid)
         content, logits = self.score(gather_tokens(tokens, top_indices), gather_tokens(valid, top_indices))
         references = self.bbox_head(content) + gather_tokens(anchors, top_indices)
         chosen = Predictions(logits[None], references.sigmoid()[None])
@@ -112,7 +115,7 @@ class QuerySelection(TwoStageSource):
         )
 
     @torch.no_grad()
-    def _select_top(self, tokens: Tensor, valid: Tensor) -> Tensor:
+    def select_top(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return the (B, N, 1) indices of the best tokens.
 
         Scores are computed here without gradients; the caller recomputes those of the selected tokens with gradients.
