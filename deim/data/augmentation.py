@@ -133,6 +133,37 @@ class RandomPhotometricDistort(SizeAugmentation):
         return PhotometricTransform(brightness, contrast, saturation, hue, contrast_first, order)
 
 
+class ColorJitter(SizeAugmentation):
+    """Change brightness, contrast, saturation and hue together, with probability ``prob`` (DETRPose).
+
+    The contrast changes before the other colors or after them.
+
+    Args:
+        prob: probability of the augmentation.
+        brightness, contrast, saturation: ranges of the factors.
+        hue: range of the shift, in turns (1 is the full color circle).
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        brightness: tuple[float, float] = (0.6, 1.4),
+        contrast: tuple[float, float] = (0.6, 1.4),
+        saturation: tuple[float, float] = (0.6, 1.4),
+        hue: tuple[float, float] = (-0.4, 0.4),
+    ):
+        super().__init__()
+        self.prob, self.hue = prob, hue
+        self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        if np.random.uniform() >= self.prob:
+            return NoOpTransform()
+        ranges = (self.brightness, self.contrast, self.saturation, self.hue)
+        factors = [np.random.uniform(*limits) for limits in ranges]
+        return PhotometricTransform(*factors, contrast_first=np.random.uniform() < 0.5, order=None)
+
+
 class PhotometricTransform(PixelTransform):
     """Color transform. None skips a step; ``order`` permutes the channels.
 
@@ -220,11 +251,18 @@ class RandomZoomOut(SizeAugmentation):
         prob: probability of the augmentation.
         side_range: range of the canvas size relative to the image.
         fill: gray value around the image, 0 to 255.
+        centered: place the image in the center of the canvas (DETRPose).
     """
 
-    def __init__(self, prob: float = 0.5, side_range: tuple[float, float] = (1.0, 4.0), fill: int = 0):
+    def __init__(
+        self,
+        prob: float = 0.5,
+        side_range: tuple[float, float] = (1.0, 4.0),
+        fill: int = 0,
+        centered: bool = False,
+    ):
         super().__init__()
-        self.prob, self.side_range, self.fill = prob, side_range, fill
+        self.prob, self.side_range, self.fill, self.centered = prob, side_range, fill, centered
 
     def get_transform(self, image: np.ndarray) -> Transform:
         if np.random.uniform() >= self.prob:
@@ -232,9 +270,13 @@ class RandomZoomOut(SizeAugmentation):
         height, width = image.shape[:2]
         factor = np.random.uniform(*self.side_range)
         canvas = (int(height * factor), int(width * factor))
-        top = int((canvas[0] - height) * np.random.uniform())
-        left = int((canvas[1] - width) * np.random.uniform())
+        top, left = (
+            int((outer - side) * self._draw_position()) for outer, side in zip(canvas, (height, width), strict=True)
+        )
         return AffineTransform(np.array([[1, 0, left], [0, 1, top]]), (height, width), canvas, self.fill)
+
+    def _draw_position(self) -> float:
+        return 0.5 if self.centered else np.random.uniform()
 
 
 class RandomIoUCrop(SizeAugmentation):

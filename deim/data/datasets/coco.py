@@ -47,6 +47,7 @@ def coco_dataset(
     max_invalid_records: int = 0,
     masks: bool = False,
     keypoints: bool = False,
+    min_keypoints: int = 0,
 ) -> list[dict]:
     """Return the records of a dataset; register it first if paths are given.
 
@@ -60,6 +61,7 @@ def coco_dataset(
             left out. Without it, masks are not checked.
         keypoints: whether objects must have valid keypoints or none. The names, flip pairs and connections of the
             keypoints are read from ``categories`` and added to the metadata. Without it, keypoints are not checked.
+        min_keypoints: drop objects with fewer labeled keypoints, and images without other objects; 0 keeps all.
 
     Returns:
         detectron2 records.
@@ -91,7 +93,18 @@ def coco_dataset(
     except Exception as error:  # readers raise many kinds of errors for malformed files
         reason = None if source is None else find_format_error(source)
         raise DatasetError(f"dataset {names!r} ({source}): {reason or error}") from error
-    return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])] if filter_empty else records
+    if min_keypoints > 0:
+        records = [_with_keypoints(record, min_keypoints) for record in records]
+    if min_keypoints == 0 and not filter_empty:
+        return records
+    return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+
+
+def _with_keypoints(record: dict, min_keypoints: int) -> dict:
+    """Return a record with only the objects that have enough labeled keypoints."""
+    counts = [sum(v > 0 for v in (annotation.get("keypoints") or ())[2::3]) for annotation in record["annotations"]]
+    kept = [a for a, count in zip(record["annotations"], counts, strict=True) if count >= min_keypoints]
+    return {**record, "annotations": kept}
 
 
 def _define_keypoints(metadata: Any) -> KeypointDefinition:
