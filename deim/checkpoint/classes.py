@@ -24,14 +24,20 @@ def num_classes(weights: Mapping[str, Tensor]) -> int | None:
     return next((len(value) for name, value in weights.items() if _SCORES in name), None)
 
 
-def infer_classes(weights: Mapping[str, Tensor]) -> Sequence[str] | None:
+def infer_classes(
+    weights: Mapping[str, Tensor], other_classes: Mapping[int, Sequence[str]] | None = None
+) -> Sequence[str] | None:
     """Return the class names that published weights with this number of classes have; None if no published weights do.
 
     These numbers are 80 (COCO) and 365 (Objects365), with one score per class, and 91 and 366, with one score per
     category id.
+
+    Args:
+        weights: weights under native names.
+        other_classes: {number of classes: their names} of further published weights.
     """
     count = num_classes(weights)
-    return None if count is None else CLASSES_BY_COUNT.get(count)
+    return None if count is None else {**CLASSES_BY_COUNT, **(other_classes or {})}.get(count)
 
 
 def class_rows(checkpoint_classes: Sequence[str], model_classes: Sequence[str]) -> list[int | None]:
@@ -71,6 +77,8 @@ def transfer_class_rows(
         if value.shape[1:] != weights[name].shape[1:]:  # a model of another width: loading reports the difference
             continue
         rows_of_model, source = value.detach().clone().cpu(), weights[name].to(value.dtype)
+        if len(source) == len(rows_of_model) > len(rows) + 1:  # the other rows are labels without a class
+            rows_of_model = source.clone()
         # Embeddings have one more row, for "no object".
         no_object_row = [(len(rows), count)] if len(source) > count and len(rows_of_model) > len(rows) else []
         identity_rows = [(row, row) for row in range(min(len(rows_of_model), len(source)))]

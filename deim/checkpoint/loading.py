@@ -197,8 +197,9 @@ def _for_classes(
     checkpoint_classes = stored_classes(stored)
     if checkpoint_count == model_count and (checkpoint_classes is None or classes is None):
         return weights
+    layout = recognize(stored.weights)
     checkpoint_classes, classes = (
-        checkpoint_classes or class_names.infer_classes(weights),
+        checkpoint_classes or class_names.infer_classes(weights, layout.classes if layout is not None else None),
         classes or class_names.infer_classes(state),
     )
     if checkpoint_classes is None or classes is None or len(classes) != model_count:

@@ -31,7 +31,7 @@ class Published:
         data: training data: "coco", "objects365", or "objects365_coco" for pretraining on Objects365, then COCO.
         url: URL of the file, or of its page on Google Drive.
         average_precision: published AP in percent for this file, on the validation set of COCO (of Objects365 for
-            "objects365"); None if none is published. For converted files, the AP measured by the converting project.
+            "objects365"), of keypoints for ECPose; None if none is published. For converted files, the AP measured by the converting project.
         file_name: file name in the cache.
     """
 
@@ -214,8 +214,11 @@ _DETREX_FILES = (
 
 PUBLISHED: tuple[Published, ...] = (
     *(_on_hugging_face(name) for name in _DEIMV2_NAMES),
-    *(_named(f"ecdet/ecdet_{size}_coco", "coco", f"{_EDGECRAFTER}ecdet_{size}.pth") for size in "smlx"),
-    *(_named(f"ecseg/ecseg_{size}_coco", "coco", f"{_EDGECRAFTER}ecseg_{size}.pth") for size in "smlx"),
+    *(
+        _named(f"{system}/{system}_{size}_coco", "coco", f"{_EDGECRAFTER}{system}_{size}.pth")
+        for system in ("ecdet", "ecseg", "ecpose")
+        for size in "smlx"
+    ),
     *(_on_drive(*row) for row in _DEIM_FILES),
     Published(
         "deim_dfine/deim_dfine_x_coco",

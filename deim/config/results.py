@@ -12,7 +12,8 @@ class Result:
 
     Attributes:
         recipe: name of the recipe.
-        average_precision: AP in percent on COCO's validation set, as published; the AP of masks for ECSeg.
+        average_precision: AP in percent on COCO's validation set, as published; the AP of masks for ECSeg, and of keypoints
+            for ECPose.
         source: URL of the page that publishes the AP.
         hardware: training hardware, with the training time if it is published.
         parameters: number of parameters of the deployed model in millions, as counted by ``deim benchmark model``.
@@ -65,6 +66,12 @@ _TABLES = (
         "ecseg_m_coco": (45.2, 20.14, 61, 9.85),
         "ecseg_l_coco": (47.1, 33.60, 106.6, 12.56),
         "ecseg_x_coco": (48.4, 49.90, 163.9, 14.96),
+    }),
+    ("ecpose", _EDGECRAFTER, "4 GPUs", {
+        "ecpose_s_coco": (68.9, 9.92, 30.5, 5.54),
+        "ecpose_m_coco": (72.4, 19.75, 63.0, 9.25),
+        "ecpose_l_coco": (73.5, 34.26, 111, 11.83),
+        "ecpose_x_coco": (74.8, 50.57, 171, 14.31),
     }),
     ("deim_dfine", _DEIM, "4 GPUs", {
         "deim_dfine_n_coco": (43.0, 3.75, 7.1, 2.12),

@@ -126,7 +126,9 @@ def identify(stored: StoredWeights, source: str = "auto", recipe: str | None = N
     equivalent_recipes = [
         candidate.recipe for candidate in fitting if candidate is not best and candidate.behavior == best.behavior
     ]
-    classes = stored_classes(stored) or (class_names.infer_classes(best.weights) if source_format is not None else None)
+    classes = stored_classes(stored)
+    if classes is None and source_format is not None:
+        classes = class_names.infer_classes(best.weights, source_format.classes)
     if classes is not None and len(classes) != count:
         classes = None
     return IdentifiedCheckpoint(

@@ -28,6 +28,7 @@ model.decoder = L(Decoder)(
     ),
     denoising=L(PoseDenoising)(
         dim="${..layer.dim}",
+        num_classes="${...num_classes}",
         num_keypoints="${..queries.num_keypoints}",
         num_queries=20,
         num_labels=80,

@@ -120,4 +120,6 @@ ECPOSE = Format(
         "decoder.decoder.dim_t",
         f"{_VIT}rope_embed.periods",
     ),
+    # Labels are the category ids of COCO, of which 0 is unused.
+    classes={2: ("", "person")},
 )

@@ -1,7 +1,7 @@
 """Description of a weight layout of another library."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ class Format:
             beside the weights: buffers that follow from the model's shape and the image size.
         placeholders: function of a native model. It returns zeros for the tensors that files store and models do not use.
         constant_names: templates of the names of the constants and placeholders.
+        classes: {number of scores: class names} of the published files, if the number does not identify them in all formats.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Format:
     constants: Callable[[nn.Module, Sequence[int]], dict[str, Tensor]] = _no_constants
     placeholders: Callable[[nn.Module], dict[str, Tensor]] = _no_placeholders
     constant_names: tuple[str, ...] = ()
+    classes: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def recognizes(self, names: Sequence[str]) -> bool:
         """Return True if a file with these tensor names has this format."""

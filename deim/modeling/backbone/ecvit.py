@@ -56,8 +56,8 @@ class ECViT(Backbone):
         out_blocks: indices of the blocks whose tokens are averaged.
         out_channels: width of the features, each of which has a projection. None for the width of the transformer: then
             only the coarsest feature has a projection, as in the official code.
-        weights: weights of the transformer: "ecdet" or "ecseg" for those that the authors distilled for detection or
-            instance segmentation, or the path or URL of a file; "" for random weights.
+        weights: weights of the transformer: "ecdet", "ecseg" or "ecpose" for those that the authors distilled for
+            detection, instance segmentation or poses, or the path or URL of a file; "" for random weights.
 
     Raises:
         ValueError: if ``size`` or ``out_blocks`` is invalid.

@@ -60,11 +60,12 @@ PRETRAINED = tuple(
         ("dinov3_vits16plus", _META, "dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth", "DINOv3 license of Meta"),
     )
 )
-# ECViT is distilled for a task by the authors of EdgeCrafter: "ecdet" stands for detection, "ecseg" for instance segmentation.
+# ECViT is distilled for a task by the authors of EdgeCrafter: "ecdet" stands for detection, "ecseg" for instance segmentation,
+# "ecpose" for poses.
 _EDGECRAFTER = "https://github.com/capsule2077/edgecrafter/releases/download/edgecrafterv1/"
 ECVIT_PRETRAINED = tuple(
     PretrainedBackbone(f"ecvit{size}", data, f"{_EDGECRAFTER}{name}{size}.pth", IMAGENET)
-    for data, name in (("ecdet", "ecvit"), ("ecseg", "ecseg_vit"))
+    for data, name in (("ecdet", "ecvit"), ("ecseg", "ecseg_vit"), ("ecpose", "ecpose_vit"))
     for size in ("t", "tplus", "s", "splus")
 )
 
@@ -305,9 +306,9 @@ def build_vit(size: str, out_blocks: Sequence[int] = (DEPTH - 1,), weights: str 
         size: "vit_tiny" or "vit_tinyplus" (DEIMv2's, distilled from DINOv3), "dinov3_vits16", "dinov3_vits16plus", or
             "ecvitt", "ecvittplus", "ecvits", "ecvitsplus" (EdgeCrafter).
         out_blocks: subset of 0 .. 11, for features "block0" .. "block11" at stride 16.
-        weights: "dinov3" for the published weights ("ecdet" or "ecseg" for those of ECViT), or the path or URL of a file
-            in the layout of DINOv3, DEIMv2, EdgeCrafter or transformers; "" for random weights. DINOv3's own weights have
-            to be requested from Meta.
+        weights: "dinov3" for the published weights ("ecdet", "ecseg" or "ecpose" for those of ECViT), or the path or URL
+            of a file in the layout of DINOv3, DEIMv2, EdgeCrafter or transformers; "" for random weights. DINOv3's own
+            weights have to be requested from Meta.
 
     Raises:
         ValueError: if ``size`` or ``out_blocks`` is invalid.

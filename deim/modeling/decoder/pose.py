@@ -160,7 +160,7 @@ class KeypointState(RefinementState):
 
     Attributes:
         bin_values: (reg_max + 1,).
-        features: (B, C, h, w) finest map of the encoder.
+        features: (B, C, h, w) finest map of the encoder, 0 on padding.
         ratios: (B, 1, 1, 2) fractions of the width and height of the map inside of the image; None without padding.
         initial_keypoints: (B, Q, P, 2) keypoints that the distributions refine, without gradient.
         corners: (B, Q, P, 2, reg_max + 1) logits of the previous layer; () zero before the first layer.
@@ -225,11 +225,15 @@ class KeypointRefinement(Refinement):
             memory: output of the encoder; required.
         """
         assert memory is not None
-        ratios = memory.valid_ratios
+        features, ratios = in_full_precision(memory.finest_map), memory.valid_ratios
+        if memory.padding is not None:
+            height, width = features.shape[-2:]
+            padding = memory.padding[:, : height * width].unflatten(1, (height, width))
+            features = features.masked_fill(padding[:, None], 0)
         return KeypointState(
             references,
             bin_values=weighting_function(self.reg_max, self.up, self.reg_scale),
-            features=in_full_precision(memory.finest_map),
+            features=features,
             ratios=None if ratios is None else ratios[:, None, :1],
             initial_keypoints=references[:, :, 1:],
             corners=references.new_zeros(()),

@@ -110,10 +110,11 @@ class PoseDenoising(Denoising):
 
     Args:
         dim: width of the queries.
+        num_classes: K.
         num_keypoints: P.
         num_queries: approximate number of positives per image, over all groups.
-        num_labels: number of labels, at least the number of classes. A label is replaced by any of them. The official code
-            has the 80 labels of COCO also for persons.
+        num_labels: number of labels, by which the label of a query may be replaced; at least ``num_classes``. The official
+            code has the 80 labels of COCO also for persons.
         label_noise_ratio: twice the probability that the label of a query is replaced.
         sigmas: constants of the keypoints; see :func:`deim.structures.keypoints.oks_sigmas`.
         unit_directions: shift in directions of length 1. False follows the official code, which normalizes the directions
@@ -126,6 +127,7 @@ class PoseDenoising(Denoising):
     def __init__(
         self,
         dim: int,
+        num_classes: int,
         num_keypoints: int,
         num_queries: int = 20,
         num_labels: int = 80,
@@ -135,11 +137,12 @@ class PoseDenoising(Denoising):
         logit_eps: float = 1e-3,
     ):
         super().__init__()
-        self.num_queries, self.num_labels, self.label_noise_ratio = num_queries, num_labels, label_noise_ratio
+        self.num_queries, self.num_labels = num_queries, max(num_labels, num_classes)
+        self.label_noise_ratio = label_noise_ratio
         self.sigmas = oks_sigmas(num_keypoints, sigmas)
         self.unit_directions, self.logit_eps = unit_directions, logit_eps
         # The official code has one unused row.
-        self.class_embedding = nn.Embedding(num_labels + 1, dim)
+        self.class_embedding = nn.Embedding(self.num_labels + 1, dim)
         self.keypoint_embedding = nn.Embedding(num_keypoints, dim)
         for embedding in (self.class_embedding, self.keypoint_embedding):
             nn.init.xavier_uniform_(embedding.weight)

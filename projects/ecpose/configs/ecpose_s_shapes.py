@@ -1,6 +1,6 @@
 """ECPose-S at reduced size on ``deim_shapes`` with keypoints: trains from random weights on a CPU in minutes.
 
-    deim make-shapes datasets/deim_shapes --masks --keypoints
+deim make-shapes datasets/deim_shapes --masks --keypoints
 """
 
 from deim.config import with_iterations, with_keypoint_data
@@ -28,6 +28,6 @@ model.decoder.num_layers = 2
 model.decoder.layer.dim_feedforward = 384
 model.decoder.queries.num_queries = 50
 model.decoder.queries.num_keypoints = 5
-model.decoder.denoising.num_labels = 6
+model.decoder.denoising.num_labels = 0
 
 with_iterations(train, schedule, dataloader, images=600)
