@@ -183,6 +183,8 @@ def test_published_backbones_are_identified(tmp_path: Path) -> None:
     assert_equal_weights(torch.load(tmp_path / "native.pth", weights_only=True)["model"], vit.state_dict())
 
 
-def test_weights_of_both_tasks_are_known() -> None:
-    with pytest.raises(CheckpointError, match=r"'imagenet' are known for ECViT\('ecvitt'\) \(known: ecdet, ecseg\)"):
+def test_weights_of_all_tasks_are_known() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"'imagenet' are known for ECViT\('ecvitt'\) \(known: ecdet, ecseg, ecpose\)"
+    ):
         ECViT("ecvitt", [0], weights="imagenet")
