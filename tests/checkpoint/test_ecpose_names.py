@@ -66,6 +66,7 @@ def test_constants_are_the_official_ones(detector: nn.Module) -> None:
     assert temperatures[:4].tolist() == pytest.approx([1, 1, 10000 ** (2 / 96), 10000 ** (2 / 96)])
 
 
+@pytest.mark.long
 def test_release_files_are_converted_both_ways(detector: nn.Module, tmp_path: Path) -> None:
     theirs = ECPOSE.from_native(detector.state_dict(), detector)
     zeros = {name: torch.zeros_like(value) for name, value in theirs.items()}
