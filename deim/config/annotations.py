@@ -47,6 +47,7 @@ def request_annotations(dataloader: Any, kind: str, is_requested: bool = True) -
 
 def fit_keypoint_head(model: Any, keypoints: KeypointDefinition) -> None:
     """Set the number of keypoints that the model of a recipe predicts, in place."""
-    head = OmegaConf.select(model, "decoder.heads.keypoints")
-    if head is not None:
-        head.num_keypoints = len(keypoints.names)
+    for path in ("decoder.heads.keypoints", "decoder.queries"):  # the latter of a decoder for poses
+        node = OmegaConf.select(model, path)
+        if node is not None and "num_keypoints" in node:
+            node.num_keypoints = len(keypoints.names)

@@ -18,7 +18,12 @@ _COCO_KEYPOINTS = 17
 def has_keypoints(model: Any) -> bool:
     """Return True if the decoder of a model config predicts keypoints."""
     heads = model.decoder.get("heads") or {}
-    return heads.get("keypoints") is not None
+    return heads.get("keypoints") is not None or has_pose_decoder(model)
+
+
+def has_pose_decoder(model: Any) -> bool:
+    """Return True if the queries of a model config are poses instead of boxes; see :mod:`deim.modeling.decoder.pose`."""
+    return "num_keypoints" in model.decoder.queries
 
 
 def with_keypoints(model: Any, num_keypoints: int = _COCO_KEYPOINTS, sigmas: Sequence[float] | None = None) -> Any:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from deim.config.former_keys import replace_former_loss_keys
 from deim.config.keypoints import (
     has_keypoints,
+    has_pose_decoder,
     with_keypoint_data,
     with_keypoints,
     without_keypoint_data,
@@ -330,5 +331,14 @@ def switch(cfg: Any, **states: bool) -> Any:
     """
     for name, enabled in states.items():
         if is_on(cfg, name) != enabled:
+            _check_pose_decoder(cfg, name, enabled)
             (SWITCHES[name].turn_on if enabled else SWITCHES[name].turn_off)(cfg)
     return cfg
+
+
+def _check_pose_decoder(cfg: Any, name: str, enabled: bool) -> None:
+    """Raise ConfigError if a switch would replace a part of a decoder for poses by a part for boxes."""
+    if has_pose_decoder(cfg.model) and (name in ("fdr", "masks", "keypoints") or (name == "denoising" and enabled)):
+        raise ConfigError(
+            f"{name} cannot be turned {'on' if enabled else 'off'}: the decoder of this config refines poses"
+        )

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 from detectron2.config import instantiate
 
+from deim.config import SWITCHES, is_on, switch
+from deim.config.annotations import fit_keypoint_head
+from deim.data.datasets.keypoints import KeypointDefinition
+from deim.errors import ConfigError
 from deim.schedule import Stage
 from tests.config.test_recipes import ALL, groups_of
 from tests.ecpose import MODELS, PARAMETERS, build_model
-from tests.models import recipe
+from tests.models import batch, recipe
 
 
 @dataclass(frozen=True)
@@ -163,3 +168,31 @@ def test_augmentation(name: str) -> None:
     assert tuple(cfg.dataloader.image_size) == (640, 640)
     assert cfg.dataloader.train.dataset.min_keypoints == 1
     assert list(cfg.dataloader.evaluator.tasks) == ["keypoints"]
+
+
+def test_switches_of_a_decoder_for_poses() -> None:
+    cfg = recipe("ecpose_s_shapes")
+    assert [name for name in SWITCHES if is_on(cfg, name)] == ["dense_o2o", "fdr", "denoising", "keypoints"]
+    for states in ({"fdr": False}, {"keypoints": False}, {"masks": True}):
+        with pytest.raises(ConfigError, match=r"cannot be turned o\w+: the decoder of this config refines poses"):
+            switch(recipe("ecpose_s_shapes"), **states)
+    switch(cfg, mal=True, hybrid=True, denoising=False)
+    cfg.model.decoder.queries.num_one_to_many = 10
+    losses = instantiate(cfg.model)(batch([2, 1], num_keypoints=5))
+    assert {"loss_mal", "loss_keypoints_o2m_0", "loss_oks_o2m_pre"} <= losses.keys()
+    assert not [name for name in losses if "dn" in name or "vfl" in name]
+    with pytest.raises(ConfigError, match="denoising cannot be turned on"):
+        switch(cfg, denoising=True)
+
+
+def test_number_of_keypoints_follows_the_dataset() -> None:
+    cfg = recipe("ecpose_s_coco")
+    fit_keypoint_head(cfg.model, KeypointDefinition(("head", "tail"), (), ()))
+    cfg.model.num_classes = 100  # more than the labels of the recipe
+    with torch.device("meta"):
+        decoder = instantiate(cfg.model).decoder
+    assert (decoder.refinement.quality_heads[0].reg_conf.layers[0].in_features, decoder.queries.num_keypoints) == (
+        10,
+        2,
+    )
+    assert decoder.denoising.class_embedding.num_embeddings == 101

@@ -135,8 +135,9 @@ class Decoder(nn.Module):
 
     @property
     def predicted_fields(self) -> tuple[str, ...]:
-        """Optional fields of the predictions, such as ``masks``."""
-        return (*self.refinement.predicted_fields, *self.heads)
+        """Optional fields of the predictions, such as ``masks``, in the order of :data:`HEAD_FIELDS`."""
+        predicted = {*self.refinement.predicted_fields, *self.heads}
+        return tuple(field for field in HEAD_FIELDS if field in predicted)
 
     @property
     def _prediction_heads(self) -> dict[str, PredictionHead]:
