@@ -156,7 +156,11 @@ def official_config(checkout: str, recipe: str, size: int) -> Any:
     Raises:
         ConfigError: if the checkout has no config for the recipe, or if a package is missing.
     """
-    path = config_path(checkout, recipe)
+    return load_official_config(checkout, config_path(checkout, recipe), size)
+
+
+def load_official_config(checkout: str, path: Path, size: int) -> Any:
+    """Return the official config in the file ``path``; see :func:`official_config`."""
     config = _import_yaml_config(checkout)(str(path))
     # Not an argument of the constructor: that of EdgeCrafter also changes the sizes of the augmentation.
     config.yaml_cfg["eval_spatial_size"] = [size, size]
