@@ -47,7 +47,15 @@ def request_annotations(dataloader: Any, kind: str, is_requested: bool = True) -
 
 def fit_keypoint_head(model: Any, keypoints: KeypointDefinition) -> None:
     """Set the number of keypoints that the model of a recipe predicts, in place."""
-    for path in ("decoder.heads.keypoints", "decoder.queries"):  # the latter of a decoder for poses
+    node = keypoint_node(model)
+    if node is not None:
+        node.num_keypoints = len(keypoints.names)
+
+
+def keypoint_node(model: Any) -> Any:
+    """Return the node of a model config with the argument ``num_keypoints``; None if the model predicts no keypoints."""
+    for path in ("decoder.heads.keypoints", "decoder.queries"):  # the latter in a decoder for poses
         node = OmegaConf.select(model, path)
         if node is not None and "num_keypoints" in node:
-            node.num_keypoints = len(keypoints.names)
+            return node
+    return None

@@ -23,7 +23,7 @@ def has_keypoints(model: Any) -> bool:
 
 def has_pose_decoder(model: Any) -> bool:
     """Return True if the queries of a model config are poses instead of boxes; see :mod:`deim.modeling.decoder.pose`."""
-    return "num_keypoints" in model.decoder.queries
+    return "num_keypoints" in (model.decoder.get("queries") or {})
 
 
 def with_keypoints(model: Any, num_keypoints: int = _COCO_KEYPOINTS, sigmas: Sequence[float] | None = None) -> Any:

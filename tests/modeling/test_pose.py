@@ -414,7 +414,8 @@ def test_decoder_returns_the_groups_of_the_criterion() -> None:
     decoder, targets = pose_decoder(), random_targets()
     groups, denoising = decoder(maps_of(random_memory()), targets)
     assert denoising is not None
-    assert (len(denoising), decoder.predicted_fields) == (20 * 2, ("keypoints",))
+    assert len(denoising) == 20 * 2
+    assert (decoder.predicted_fields, decoder.num_keypoints) == (("keypoints",), POINTS)
     shapes = {name: tuple(group.keypoints.shape) for name, group in groups.items()}
     assert shapes == {
         "main": (2, 2, 3, POINTS, 2),

@@ -140,6 +140,12 @@ class Decoder(nn.Module):
         return tuple(field for field in HEAD_FIELDS if field in predicted)
 
     @property
+    def num_keypoints(self) -> int | None:
+        """Number of keypoints of an object; None if the decoder predicts no keypoints."""
+        parts: list[Any] = [self.queries, *self.heads.values()]
+        return next((part.num_keypoints for part in parts if hasattr(part, "num_keypoints")), None)
+
+    @property
     def _prediction_heads(self) -> dict[str, PredictionHead]:
         return cast(dict[str, PredictionHead], dict(self.heads.items()))
 
