@@ -34,6 +34,8 @@ model.decoder = L(Decoder)(
         num_labels=80,
         label_noise_ratio=0.5,
         sigmas="${...criterion.quality.sigmas}",
+        # True for the intended noise; see docs/fidelity.md
+        unit_directions=False,
     ),
     position=L(KeypointPosition)(dim="${..layer.dim}", activation="${..layer.activation}"),
     layer=L(PoseDecoderLayer)(
