@@ -31,7 +31,8 @@ class Published:
         data: training data: "coco", "objects365", or "objects365_coco" for pretraining on Objects365, then COCO.
         url: URL of the file, or of its page on Google Drive.
         average_precision: published AP in percent for this file, on the validation set of COCO (of Objects365 for
-            "objects365"), of keypoints for ECPose; None if none is published. For converted files, the AP measured by the converting project.
+            "objects365"), of keypoints for ECPose; None if none is published. For converted files, the AP measured by the
+            converting project.
         file_name: file name in the cache.
     """
 
