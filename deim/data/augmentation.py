@@ -159,9 +159,9 @@ class ColorJitter(SizeAugmentation):
     def get_transform(self, image: np.ndarray) -> Transform:
         if np.random.uniform() >= self.prob:
             return NoOpTransform()
-        ranges = (self.brightness, self.contrast, self.saturation, self.hue)
-        factors = [np.random.uniform(*limits) for limits in ranges]
-        return PhotometricTransform(*factors, contrast_first=np.random.uniform() < 0.5, order=None)
+        brightness, contrast = np.random.uniform(*self.brightness), np.random.uniform(*self.contrast)
+        saturation, hue = np.random.uniform(*self.saturation), np.random.uniform(*self.hue)
+        return PhotometricTransform(brightness, contrast, saturation, hue, np.random.uniform() < 0.5, None)
 
 
 class PhotometricTransform(PixelTransform):
