@@ -55,7 +55,7 @@ def fit_keypoint_head(model: Any, keypoints: KeypointDefinition) -> None:
 def keypoint_node(model: Any) -> Any:
     """Return the node of a model config with the argument ``num_keypoints``; None if the model predicts no keypoints."""
     for path in ("decoder.heads.keypoints", "decoder.queries"):  # the latter in a decoder for poses
-        node = OmegaConf.select(model, path)
+        node = None if model is None else OmegaConf.select(model, path)
         if node is not None and "num_keypoints" in node:
             return node
     return None

@@ -15,6 +15,7 @@ from torch import nn
 
 from deim.checkpoint.loading import load_for_inference
 from deim.config import build, published
+from deim.config.annotations import keypoint_node
 from deim.config.building import accepts
 from deim.data.datasets.names import registered_name
 from deim.data.limits import COCO_MAX_DETECTIONS, DetectionLimits, limit_warnings
@@ -117,11 +118,11 @@ def build_evaluator(cfg: Any) -> Any:
 
     If it evaluates keypoints and has no constants of the keypoints, it gets those of the training loss, in ``cfg``.
     """
-    evaluator, head = cfg.dataloader.evaluator, OmegaConf.select(cfg, "model.decoder.heads.keypoints", default=None)
-    if head is not None and accepts(evaluator.get("_target_"), "kpt_oks_sigmas"):
+    evaluator, node = cfg.dataloader.evaluator, keypoint_node(cfg.get("model"))
+    if node is not None and accepts(evaluator.get("_target_"), "kpt_oks_sigmas"):
         sigmas = OmegaConf.select(cfg, "model.criterion.losses.loss_oks.sigmas", default=None)
         if not evaluator.get("kpt_oks_sigmas"):
-            evaluator.kpt_oks_sigmas = oks_sigmas(head.num_keypoints, sigmas)
+            evaluator.kpt_oks_sigmas = oks_sigmas(node.num_keypoints, sigmas)
     return build(cfg, "dataloader.evaluator")
 
 

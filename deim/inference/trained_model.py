@@ -92,5 +92,5 @@ def _skeleton(stored: StoredWeights, model: nn.Module) -> Skeleton | None:
     if "keypoints" not in getattr(model, "predicted_fields", ()):
         return None
     content = stored.metadata.get("keypoints")
-    head: Any = model.get_submodule("decoder.heads.keypoints")
-    return Skeleton.from_dict(content) if content else Skeleton.for_count(head.num_keypoints)
+    decoder: Any = model.decoder
+    return Skeleton.from_dict(content) if content else Skeleton.for_count(decoder.num_keypoints)

@@ -1,6 +1,7 @@
 """Recipes of ECPose have the hyper-parameters of the official configs."""
 
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from detectron2.config import instantiate
 from deim.config import SWITCHES, is_on, switch
 from deim.config.annotations import fit_keypoint_head
 from deim.data.datasets.keypoints import KeypointDefinition
+from deim.engine.evaluation import build_evaluator
 from deim.errors import ConfigError
 from deim.schedule import Stage
 from tests.config.test_recipes import ALL, groups_of
@@ -196,3 +198,13 @@ def test_number_of_keypoints_follows_the_dataset() -> None:
         2,
     )
     assert decoder.denoising.class_embedding.num_embeddings == 101
+
+
+def test_evaluation_uses_the_constants_of_the_training() -> None:
+    cfg = recipe("ecpose_s_shapes", "model.criterion.quality.sigmas=[0.1,0.2,0.3,0.4,0.5]")
+    criterion = instantiate(cfg.model.criterion)
+    assert list(criterion.losses["loss_oks"].sigmas) == list(criterion.quality.sigmas) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert list(criterion.matcher.further_costs[0].sigmas) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    with mock.patch("deim.engine.evaluation.build"):
+        build_evaluator(cfg)
+    assert list(cfg.dataloader.evaluator.kpt_oks_sigmas) == [0.1, 0.2, 0.3, 0.4, 0.5]

@@ -14,7 +14,6 @@ train.best_metric = "keypoints/AP"
 dataloader = with_keypoint_data(dataloader)
 dataloader.train.dataset.min_keypoints = 1
 dataloader.evaluator.tasks = ("keypoints",)
-dataloader.evaluator.kpt_oks_sigmas = [0.05] * 5
 
 # The first three blocks of the transformer, a narrow encoder and a shallow decoder.
 model.num_classes = 6
