@@ -31,4 +31,8 @@ model.decoder.denoising.num_labels = 0
 # With the noise of the official code, the model converges far more slowly.
 model.decoder.denoising.unit_directions = True
 
+# Far below the rates of the small recipes for boxes, at which the losses of keypoints rise again.
+optimizer.lr = 5e-4
+optimizer.params.rules.backbone.lr = 5e-4
+
 with_iterations(train, schedule, dataloader, images=600)
