@@ -188,7 +188,7 @@ def test_recipes_use_a_published_backbone_and_its_normalization(name: str, caplo
     builder = node._target_ if isinstance(node._target_, str) else node._target_.__name__
     builder = builder.rpartition(".")[2]
     published = pretrained.find(builder, node[pretrained.descriptions()[builder].size_argument], node.weights)
-    others = {"swin_large": "imagenet22k", "dinov3": "dinov3", "ecdet": "ecdet"}
+    others = {"swin_large": "imagenet22k", "dinov3": "dinov3", "ecdet": "ecdet", "ecseg": "ecseg", "ecpose": "ecpose"}
     assert published.data == next((data for part, data in others.items() if part in name), "imagenet")
     check_pixel_normalization(cfg)
     assert not caplog.records
