@@ -74,8 +74,9 @@ class StagedMapper:
         mosaic_prob: probability of a mosaic in the DENSE stage.
         multi_scale_repeat: see :func:`multi_scale_sizes`; None trains at a single size.
         resize: augmentations that resize each image individually (DETR); None uses one size per iteration.
-        img_format, min_box_size, read, image_format, masks, keypoints, mask_stride, mask_format, dataset_name,
-            keypoint_hflip_indices: see :class:`deim.data.mapper.DetectionMapper`.
+        img_format, min_box_size, read, image_format: see :class:`deim.data.mapper.DetectionMapper`.
+        masks, keypoints, mask_stride, mask_format, dataset_name: see :class:`deim.data.mapper.DetectionMapper`.
+        keypoint_hflip_indices: see :class:`deim.data.mapper.DetectionMapper`.
         dataset, total_batch_size: records, and images per iteration over all ranks. Required only with data loaders
             other than :func:`deim.data.build_train_loader`, which call the mapper with only a record.
 
