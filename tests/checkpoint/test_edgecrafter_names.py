@@ -86,6 +86,7 @@ def test_names_and_shapes_are_the_official_ones(name: str) -> None:
         assert back.keys() == model.state_dict().keys()
 
 
+@pytest.mark.long
 def test_release_files_are_converted_both_ways(detector: nn.Module, tmp_path: Path) -> None:
     """Release files contain the state of the training; the EMA weights are used."""
     theirs, others = official_weights(detector), official_weights(zeroed(detector))
