@@ -1,4 +1,7 @@
-"""DEIMv2-Atto with keypoints, at reduced size on ``deim_shapes`` with keypoints (``deim make-shapes --masks --keypoints``)."""
+"""DEIMv2-Atto with keypoints, at reduced size on ``deim_shapes`` with keypoints (``deim make-shapes --masks --keypoints``).
+
+Reaches 30.1 AP of keypoints and 52.3 AP of boxes on the validation images.
+"""
 
 from deim.config import with_keypoint_data, with_keypoints
 
