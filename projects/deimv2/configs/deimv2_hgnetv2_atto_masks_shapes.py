@@ -1,9 +1,9 @@
 """DEIMv2-Atto with masks, at reduced size on ``deim_shapes`` with masks (``deim make-shapes --masks --keypoints``).
 
-Reaches 42.8 AP of masks and 52.3 AP of boxes on the validation images.
+Reaches more than 54 AP of masks and 63 AP of boxes on the validation images.
 """
 
-from deim.config import with_mask_data, with_masks
+from deim.config import with_iterations, with_mask_data, with_masks
 
 from .deimv2_hgnetv2_atto_shapes import dataloader, lr_multiplier, model, optimizer, schedule, train
 
@@ -14,4 +14,14 @@ train.best_metric = "segm/AP"
 model = with_masks(model)
 model.decoder.heads.masks.upsampling = 4
 model.criterion.matcher.further_costs = []
+model.criterion.matcher.late_epoch = 21
 dataloader = with_mask_data(dataloader, mask_stride=2)
+
+# Longer than without masks; an evaluation takes place directly before the final epochs.
+schedule.epochs = 24
+schedule.flat_epochs = 9
+schedule.dense_epochs = [6, 10]
+schedule.eval_epochs = 11
+schedule.checkpoint_epochs = 11
+
+with_iterations(train, schedule, dataloader, images=600)
