@@ -6,19 +6,17 @@ from typing import Any
 from detectron2.config import LazyCall
 
 from deim.config.annotations import request_annotations
-from deim.config.former_keys import replace_former_loss_keys
+from deim.config.heads import add_head, has_head, remove_head
 from deim.modeling.decoder import KeypointHead
 from deim.modeling.losses import KeypointL1Loss, KeypointOKSLoss
 from deim.modeling.matching import KeypointCost
 
-_LOSSES = ("loss_keypoints", "loss_oks")
 _COCO_KEYPOINTS = 17
 
 
 def has_keypoints(model: Any) -> bool:
     """Return True if the decoder of a model config predicts keypoints."""
-    heads = model.decoder.get("heads") or {}
-    return heads.get("keypoints") is not None or has_pose_decoder(model)
+    return has_head(model, "keypoints") or has_pose_decoder(model)
 
 
 def has_pose_decoder(model: Any) -> bool:
@@ -41,25 +39,17 @@ def with_keypoints(model: Any, num_keypoints: int = _COCO_KEYPOINTS, sigmas: Seq
         num_layers="${...num_layers}",
         num_keypoints=num_keypoints,
     )
-    model.decoder.heads = {**(model.decoder.get("heads") or {}), "keypoints": head}
-    criterion = model.criterion
-    replace_former_loss_keys(criterion)
-    criterion.losses = {
-        **criterion.losses,
+    losses = {
         "loss_keypoints": LazyCall(KeypointL1Loss)(weight=10.0),
         "loss_oks": LazyCall(KeypointOKSLoss)(weight=4.0, sigmas=sigmas),
     }
-    cost = LazyCall(KeypointCost)(l1_weight=10.0, oks_weight=4.0, sigmas=sigmas)
-    criterion.matcher.further_costs = [*_further_costs(criterion), cost]
+    add_head(model, "keypoints", head, losses, LazyCall(KeypointCost)(l1_weight=10.0, oks_weight=4.0, sigmas=sigmas))
     return model
 
 
 def without_keypoints(model: Any) -> Any:
     """Remove the keypoint head, its losses and its matching cost."""
-    model.decoder.heads = {name: head for name, head in model.decoder.heads.items() if name != "keypoints"}
-    criterion = model.criterion
-    criterion.losses = {name: loss for name, loss in criterion.losses.items() if name not in _LOSSES}
-    criterion.matcher.further_costs = _further_costs(criterion)
+    remove_head(model, "keypoints", ("loss_keypoints", "loss_oks"), KeypointCost)
     return model
 
 
@@ -82,9 +72,3 @@ def without_keypoint_data(dataloader: Any) -> Any:
     dataloader.train.mapper.keypoints = False
     request_annotations(dataloader, "keypoints", False)
     return dataloader
-
-
-def _further_costs(criterion: Any) -> list[Any]:
-    """Return the further costs of the matcher except that of keypoints."""
-    costs = criterion.matcher.get("further_costs") or ()
-    return [cost for cost in costs if "KeypointCost" not in str(cost.get("_target_"))]

@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.config import LazyCall
 
 from deim.config.annotations import request_annotations
-from deim.config.former_keys import replace_former_loss_keys
+from deim.config.heads import add_head, has_head, remove_head
 from deim.modeling.decoder import MaskHead
 from deim.modeling.losses import MaskCrossEntropyLoss, MaskDiceLoss
 from deim.modeling.matching import MaskCost
@@ -14,13 +14,10 @@ from deim.modeling.matching import MaskCost
 # Size of the predicted masks relative to the image: 1 / 4.
 MASK_STRIDE = 4
 
-_LOSSES = ("loss_mask_ce", "loss_mask_dice")
-
 
 def has_masks(model: Any) -> bool:
     """Return True if the decoder of a model config predicts masks."""
-    heads = model.decoder.get("heads") or {}
-    return heads.get("masks") is not None
+    return has_head(model, "masks")
 
 
 def with_masks(model: Any, weight: float = 1.0) -> Any:
@@ -35,32 +32,18 @@ def with_masks(model: Any, weight: float = 1.0) -> Any:
     head = LazyCall(MaskHead)(
         dim="${...layer.dim}", num_layers="${...num_layers}", upsampling=max(_finest_stride(model) // MASK_STRIDE, 1)
     )
-    model.decoder.heads = {**(model.decoder.get("heads") or {}), "masks": head}
-    criterion = model.criterion
-    replace_former_loss_keys(criterion)
-    criterion.losses = {
-        **criterion.losses,
+    losses = {
         "loss_mask_ce": LazyCall(MaskCrossEntropyLoss)(weight=weight),
         "loss_mask_dice": LazyCall(MaskDiceLoss)(weight=weight),
     }
-    cost = LazyCall(MaskCost)(cross_entropy_weight=weight, dice_weight=weight)
-    criterion.matcher.further_costs = [*_further_costs(criterion), cost]
+    add_head(model, "masks", head, losses, LazyCall(MaskCost)(cross_entropy_weight=weight, dice_weight=weight))
     return model
 
 
 def without_masks(model: Any) -> Any:
     """Remove the mask head, its losses and its matching cost."""
-    model.decoder.heads = {name: head for name, head in model.decoder.heads.items() if name != "masks"}
-    criterion = model.criterion
-    criterion.losses = {name: loss for name, loss in criterion.losses.items() if name not in _LOSSES}
-    criterion.matcher.further_costs = _further_costs(criterion)
+    remove_head(model, "masks", ("loss_mask_ce", "loss_mask_dice"), MaskCost)
     return model
-
-
-def _further_costs(criterion: Any) -> list[Any]:
-    """Return the further costs of the matcher except that of masks."""
-    costs = criterion.matcher.get("further_costs") or ()
-    return [cost for cost in costs if "MaskCost" not in str(cost.get("_target_"))]
 
 
 def with_mask_data(dataloader: Any, mask_stride: int = MASK_STRIDE) -> Any:
