@@ -12,7 +12,7 @@ from deim.modeling.decoder import MaskHead
 from deim.modeling.losses import Criterion, MaskCrossEntropyLoss, MaskDiceLoss, MaskPointSampler, Supervision
 from deim.modeling.losses.assignment import DeviceMatches
 from deim.modeling.losses.matched_masks import matched_logits
-from deim.modeling.matching import HungarianMatcher, MaskCost
+from deim.modeling.matching import HungarianMatcher, MaskCost, Matches
 from deim.structures.masks import MaskPredictions
 from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
@@ -119,7 +119,8 @@ def test_matcher_adds_further_costs() -> None:
 def unsorted_matches() -> DeviceMatches:
     layer, image = torch.tensor([1, 0, 0, 1, 0, 1, 1]), torch.tensor([0, 1, 0, 0, 0, 1, 0])
     query, target = torch.tensor([5, 1, 2, 0, 2, 4, 3]), torch.tensor([0, 0, 2, 1, 1, 0, 2])
-    return DeviceMatches(layer, image, query, target, torch.tensor(1.0), max_per_image=3)
+    on_host = Matches(*(part.numpy() for part in (layer, image, query, target)))
+    return DeviceMatches(layer, image, query, target, torch.tensor(1.0), on_host)
 
 
 def test_matched_logits_equal_single_masks() -> None:

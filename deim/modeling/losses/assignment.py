@@ -23,7 +23,7 @@ class DeviceMatches:
         layer, image, query, target: (M,) int64 indices.
         normalizer: () divisor of sums over the matches of a layer: mean number per rank of objects (times the queries
             per object) or of matches of the union, at least 1.
-        max_per_image: largest number of matches of a layer in one image, on the host.
+        on_host: the same matches on the host.
     """
 
     layer: Tensor
@@ -31,13 +31,13 @@ class DeviceMatches:
     query: Tensor
     target: Tensor
     normalizer: Tensor
-    max_per_image: int
+    on_host: Matches
 
     @staticmethod
-    def from_stacked(stacked: Tensor, normalizer: Tensor, max_per_image: int) -> "DeviceMatches":
+    def from_stacked(stacked: Tensor, normalizer: Tensor, on_host: Matches) -> "DeviceMatches":
         """Create matches from the (4, M) rows of :meth:`Matches.stacked`."""
         layer, image, query, target = stacked.unbind()
-        return DeviceMatches(layer, image, query, target, normalizer, max_per_image)
+        return DeviceMatches(layer, image, query, target, normalizer, on_host)
 
     def gather(self, predicted: Tensor) -> Tensor:
         """Select (L, B, Q, ...) -> (M, ...)."""
@@ -192,10 +192,10 @@ def _to_device(on_host: Sequence[_HostAssignment], device: torch.device) -> list
         assignments.append(
             GroupAssignment(
                 DeviceMatches.from_stacked(
-                    classification, num_objects.clamp(min=1) * group.num_groups, group.classification.max_per_image
+                    classification, num_objects.clamp(min=1) * group.num_groups, group.classification
                 ),
                 DeviceMatches.from_stacked(
-                    localization, num_localized.clamp(min=1) * group.num_groups, group.localization.max_per_image
+                    localization, num_localized.clamp(min=1) * group.num_groups, group.localization
                 ),
                 num_matched,
                 num_queries - num_matched,

@@ -98,7 +98,7 @@ def matched_logits(masks: MaskPredictions, matches: DeviceMatches) -> Tensor:
     order = group.argsort(stable=True)
     first = torch.searchsorted(group[order], group[order])
     row = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=order.device) - first)
-    queries = matches.query.new_zeros(num_layers, num_images, matches.max_per_image)
+    queries = matches.query.new_zeros(num_layers, num_images, matches.on_host.max_per_image)
     queries = queries.index_put((matches.layer, matches.image, row), matches.query)
     logits = torch.stack([masks.select(layer, queries[layer]) for layer in range(num_layers)])
     return logits[matches.layer, matches.image, row]
