@@ -21,6 +21,9 @@ from deim.cli.benchmark import (
     measure_latency,
     note_unsupported_dtype,
 )
+from deim.config import load_config
+from deim.config.keypoints import has_keypoints
+from deim.config.masks import has_masks
 from deim.devices import choose_device
 from deim.errors import ConfigError
 
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _add_dataloader(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = add_parser(subparsers, "dataloader", "training images per second of the data loader")
+    add_recipe(parser)
     _add_peer(parser)
     parser.add_argument("--json-file", help="COCO annotations of your own images; default: 256 generated images")
     parser.add_argument("--image-root", help="image directory of --json-file")
@@ -160,9 +164,11 @@ def _dataloader(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if args.json_file is None:
             print("generating 256 images ...", flush=True)
-            args.json_file, args.image_root = dataloader.write_images(Path(folder))
+            model = load_config(args.recipe).model
+            fields = {"masks": has_masks(model), "keypoints": has_keypoints(model)}
+            args.json_file, args.image_root = dataloader.write_images(Path(folder), **fields)
         options = (args.peer, args.batches, args.threads, args.num_workers, args.image_cache)
-        dataloader.run(args.json_file, args.image_root, *options)
+        dataloader.run(args.recipe, args.json_file, args.image_root, *options)
 
 
 def _training(args: argparse.Namespace) -> None:
@@ -194,4 +200,4 @@ def _add_step_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_peer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--peer", help="checkout of the official DEIM code, measured for comparison; needs torchvision")
+    parser.add_argument("--peer", help="checkout of the official code, measured for comparison; needs torchvision")

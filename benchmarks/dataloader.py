@@ -17,23 +17,30 @@ from PIL import Image
 from tabulate import tabulate
 
 from benchmarks.isolation import run_in_new_process
-from benchmarks.official_code import official_batches, recognize_checkout
+from benchmarks.official_code import OFFICIAL, config_path, official_batches
 from deim.config import load_config
-from deim.data.datasets.shapes import coco_annotation, draw_image
+from deim.data.datasets.shapes import DrawnShape, draw_shapes, shape_annotation
 from deim.data.inspection import batches_from_epoch
 from deim.schedule import Stage
 
-RECIPE = "deim_dfine/deim_dfine_s_coco"
 BATCH_SIZE = 16
+# Label of the stage with mosaics.
+WITH_MOSAIC = "mosaic + mixup"
+# Of the persons of COCO; the official code of ECPose reads no other number.
+_NUM_KEYPOINTS = 17
 
 
-def write_images(folder: Path, count: int = 256, max_bytes: int = 45_000) -> tuple[str, str]:
+def write_images(
+    folder: Path, count: int = 256, max_bytes: int = 45_000, masks: bool = False, keypoints: bool = False
+) -> tuple[str, str]:
     """Write JPEG images of 640 x 480 and 480 x 640 and their annotations.
 
     Args:
         folder: target folder.
         count: number of images.
         max_bytes: maximum file size of an image.
+        masks: annotate the visible pixels of each object as polygons.
+        keypoints: annotate 17 keypoints of each object, among which are equal ones; all objects have the same class.
 
     Returns:
         Paths of the annotation file (COCO format) and of the image folder.
@@ -43,18 +50,26 @@ def write_images(folder: Path, count: int = 256, max_bytes: int = 45_000) -> tup
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         size = [(480, 640), (640, 480)][number % 2]
-        image, objects = draw_image(np.random.default_rng([0, number]), size)
+        image, shapes = draw_shapes(np.random.default_rng([0, number]), size)
         name = f"{number:06d}.jpg"
         (folder / "images" / name).write_bytes(_encode(image, max_bytes))
         images.append({"id": number + 1, "file_name": name, "height": size[0], "width": size[1]})
-        for category, box in objects:
-            annotations.append(coco_annotation(len(annotations) + 1, number + 1, category + 1, box))
-    categories = [{"id": number + 1, "name": str(number + 1)} for number in range(80)]
+        for shape in shapes:
+            category = 1 if keypoints else shape.class_index + 1
+            annotation = shape_annotation(len(annotations) + 1, number + 1, category, shape, masks)
+            annotations.append(annotation | (_keypoint_entries(shape) if keypoints else {}))
+    names = {"keypoints": [str(index) for index in range(_NUM_KEYPOINTS)], "skeleton": []} if keypoints else {}
+    categories = [{"id": number + 1, "name": str(number + 1)} | names for number in range(1 if keypoints else 80)]
     json_file = folder / "instances.json"
     json_file.write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
     )
     return str(json_file), str(folder / "images")
+
+
+def _keypoint_entries(shape: DrawnShape) -> dict[str, Any]:
+    keypoints = np.resize(shape.keypoints, (_NUM_KEYPOINTS, 3))
+    return {"keypoints": keypoints.ravel().tolist(), "num_keypoints": int((keypoints[:, 2] > 0).sum())}
 
 
 def _encode(image: np.ndarray, max_bytes: int) -> bytes:
@@ -76,22 +91,36 @@ def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmu
     return batch_size * count / (time.perf_counter() - start)
 
 
+def stage_epochs(recipe: str) -> dict[str, int]:
+    """Return {label: first epoch} of the stage of a recipe with mosaics, and of the stage after it."""
+    schedule = instantiate(load_config(recipe).schedule)
+    stages = [schedule.stage(epoch) for epoch in range(schedule.epochs)]
+    return {WITH_MOSAIC: stages.index(Stage.DENSE), "single images": stages.index(Stage.STRONG)}
+
+
 def our_batches(
-    json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int, image_cache: float = 0.0
+    recipe: str,
+    json_file: str,
+    image_root: str,
+    epoch: int,
+    batch_size: int,
+    num_workers: int,
+    image_cache: float = 0.0,
 ) -> Iterator[Any]:
-    """Return an iterator over the 640 x 640 batches of the DEIM-D-FINE-S recipe.
+    """Return an iterator over the batches of a recipe from an epoch on, all of the size in evaluation.
 
     Args:
+        recipe: name of the recipe.
         json_file: annotation file in COCO format.
         image_root: folder of its images.
-        dense: True for the stage with mosaic and mixup, False for the stage after it.
+        epoch: epoch of the recipe, from 0.
         batch_size: number of images per batch.
         num_workers: number of worker processes.
         image_cache: size of the image cache in gigabytes; 0 for none.
     """
     train = "dataloader.train"
     cfg = load_config(
-        RECIPE,
+        recipe,
         [
             f"{train}.dataset.names=benchmark_{Path(json_file).resolve()}",
             f"{train}.dataset.json_file={json_file}",
@@ -102,9 +131,7 @@ def our_batches(
             f"{train}.image_cache_gb={image_cache}",
         ],
     )
-    schedule = instantiate(cfg.schedule)
-    stages = [schedule.stage(epoch) for epoch in range(schedule.epochs)]
-    return batches_from_epoch(cfg, stages.index(Stage.DENSE if dense else Stage.STRONG))
+    return batches_from_epoch(cfg, epoch)
 
 
 def image_files(json_file: str, image_root: str) -> list[Path]:
@@ -142,24 +169,32 @@ def _measure(
 
 
 def run(
-    json_file: str, image_root: str, peer: str | None, batches: int, threads: int, num_workers: int, image_cache: float
+    recipe: str,
+    json_file: str,
+    image_root: str,
+    peer: str | None,
+    batches: int,
+    threads: int,
+    num_workers: int,
+    image_cache: float,
 ) -> None:
     """Print the throughput of this project's loader and, if ``peer`` is given, of the official loader.
 
     Args:
+        recipe: name of the recipe.
         json_file: annotation file in COCO format.
         image_root: folder of its images.
-        peer: checkout of the official DEIM code, or None.
+        peer: checkout of the official code, or None.
         batches: number of batches of 16 images to time.
         threads: maximum number of threads of the libraries in a process.
         num_workers: number of worker processes; 0 loads in the main process.
         image_cache: size in gigabytes of an image cache; a filled cache is measured as well. 0 for none.
 
     Raises:
-        ConfigError: if ``peer`` is not a checkout of the official DEIM code.
+        ConfigError: if ``peer`` is not a checkout of official code, or if that code has no config for the recipe.
     """
     if peer is not None:
-        recognize_checkout(peer)
+        config_path(peer, recipe)
     paths = image_files(json_file, image_root)
     sizes = [path.stat().st_size for path in paths]
     decoding = decode_rates(paths)
@@ -167,16 +202,17 @@ def run(
         f"{len(sizes)} images of {np.mean(sizes) / 1000:.0f} KB; decoding only, in one thread: "
         + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in decoding.items())
     )
-    print(f"batches of {BATCH_SIZE}, 640 x 640, {num_workers} workers, {threads} threads per process")
+    print(f"{recipe}: batches of {BATCH_SIZE}, {num_workers} workers, {threads} threads per process")
     batches_to_fill = 3 * len(sizes) // BATCH_SIZE
     rows = []
-    for label, dense, images_per_output in (("mosaic + mixup", True, 2.5), ("single images", False, 1.0)):
-        arguments = (json_file, image_root, dense, BATCH_SIZE, num_workers)
+    for label, epoch in stage_epochs(recipe).items():
+        images_per_output = 2.5 if label == WITH_MOSAIC else 1.0
+        arguments = (recipe, json_file, image_root, epoch, BATCH_SIZE, num_workers)
         sources: dict[str, tuple] = {"deim": (our_batches, 2, *arguments)}
         if image_cache:
             sources["deim, image cache"] = (our_batches, batches_to_fill, *arguments, image_cache)
         if peer is not None:
-            sources["official"] = (official_batches, 2, peer, *arguments)
+            sources[OFFICIAL] = (official_batches, 2, peer, *arguments)
         rates = {}
         for name, (source, warmup, *source_arguments) in sources.items():
             print(f"  {label}: {name} ...", flush=True)
@@ -189,7 +225,7 @@ def run(
 
 def _rows(stage: str, rates: dict[str, float], limit: float) -> list[list[str]]:
     """Return the table rows of a stage, one for each loader."""
-    official = rates.get("official")
+    official = rates.get(OFFICIAL)
     return [
         [
             stage,

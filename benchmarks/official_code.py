@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks.augmentation import AUGMENTATIONS, EpochAugmentation
 from deim.config.files import available
@@ -23,9 +25,6 @@ from deim.errors import ConfigError
 
 # Name of the official code in tables.
 OFFICIAL = "official"
-CONFIG = "configs/deim_dfine/deim_hgnetv2_s_coco.yml"
-# An epoch of that config within the stage with mosaic and mixup, and one within the stage after it.
-DENSE_EPOCH, STRONG_EPOCH = 10, 100
 
 # Packages that the official code imports, besides torch and the dependencies of this project.
 REQUIRED_PACKAGES = {"torchvision": "torchvision", "faster_coco_eval": "faster-coco-eval", "tensorboard": "tensorboard"}
@@ -40,11 +39,13 @@ class OfficialCode:
         marker: path of a file that identifies a checkout of this repository, if the marker of no earlier entry of
             ``OFFICIAL_CODES`` exists.
         configs: {system: (pattern of the names of its recipes, path of the config in a checkout)}.
+        overrides: config overrides that give a recipe the parameters of the official model.
     """
 
     name: str
     marker: str
     configs: Mapping[str, tuple[str, str]]
+    overrides: tuple[str, ...] = ()
 
     def config_path(self, recipe: str) -> str | None:
         """Return the path of a recipe's config in a checkout, or None if the repository has no config for it."""
@@ -63,7 +64,7 @@ OFFICIAL_CODES = (
     ),
     OfficialCode(
         "DEIM",
-        CONFIG,
+        "configs/deim_dfine/deim_hgnetv2_s_coco.yml",
         {
             "deim_dfine": (r"deim_dfine_(\w)_coco", r"configs/deim_dfine/deim_hgnetv2_\1_coco.yml"),
             "dfine": (r"dfine_(\w)_coco", r"configs/deim_dfine/dfine_hgnetv2_\1_coco.yml"),
@@ -79,6 +80,13 @@ OFFICIAL_CODES = (
             "ecdet": (r"ecdet_(\w)_coco", r"configs/ecdet/ecdet_\1.yml"),
             "ecseg": (r"ecseg_(\w)_coco", r"configs/ecseg/ecseg_\1.yml"),
         },
+    ),
+    # The folder `ecpose` of the repository. Its labels are the category ids of COCO, of which 0 is unused.
+    OfficialCode(
+        "EdgeCrafter/ecpose",
+        "configs/ecpose/ecpose_s_coco.yml",
+        {"ecpose": (r"ecpose_(\w)_coco", r"configs/ecpose/ecpose_\1_coco.yml")},
+        overrides=("model.num_classes=2",),
     ),
 )
 
@@ -129,23 +137,38 @@ def official_recipes(checkout: str) -> list[str]:
 
 
 def official_batches(
-    checkout: str, json_file: str, image_root: str, dense: bool, batch_size: int, num_workers: int
+    checkout: str, recipe: str, json_file: str, image_root: str, epoch: int, batch_size: int, num_workers: int
 ) -> Iterator[Any]:
-    """Yield 640 x 640 batches of the official loader, with or without mosaic and mixup.
+    """Yield batches of the official loader of a recipe, all in the augmentation stage of an epoch and of one size.
 
     Call it in a separate process: the registries of the official code are global.
+
+    Args:
+        checkout: checkout of the official code.
+        recipe: name of the recipe.
+        json_file: annotation file in COCO format.
+        image_root: folder of its images.
+        epoch: epoch of the recipe, from 0.
+        batch_size: number of images per batch.
+        num_workers: number of worker processes.
     """
-    loader = {
+    settings: dict[str, Any] = {
         "dataset": {"img_folder": image_root, "ann_file": json_file},
-        "collate_fn": {"base_size_repeat": None},  # a fixed image size
         "total_batch_size": batch_size,
         "num_workers": num_workers,
     }
     yaml_config = _import_yaml_config(checkout)
-    train_loader = yaml_config(str(Path(checkout) / CONFIG), train_dataloader=loader).train_dataloader
-    train_loader.set_epoch(DENSE_EPOCH if dense else STRONG_EPOCH)
-    while True:
-        yield from train_loader
+    from engine.data.dataloader import BatchImageCollateFunction  # type: ignore[import-not-found]
+
+    if "base_size_repeat" in inspect.signature(BatchImageCollateFunction).parameters:
+        settings["collate_fn"] = {"base_size_repeat": None}
+    loader = yaml_config(str(config_path(checkout, recipe)), train_dataloader=settings).train_dataloader
+    loader.set_epoch(epoch)
+    # The official loader restarts its workers in each epoch, which is a few batches of a small dataset.
+    sampler = RandomSampler(loader.dataset, replacement=True, num_samples=10**9)
+    yield from DataLoader(
+        loader.dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=loader.collate_fn
+    )
 
 
 def official_config(checkout: str, recipe: str, size: int) -> Any:
@@ -351,6 +374,7 @@ def _import_yaml_config(checkout: str) -> Any:
     from engine.core import YAMLConfig  # type: ignore[import-not-found]
 
     _rename_for_torchvision()
+    _draw_scalars()
     return YAMLConfig
 
 
@@ -440,3 +464,10 @@ def _rename_for_torchvision() -> None:
                 for old, new in (("_transform", "transform"), ("_get_params", "make_params")):
                     if old in vars(cls):
                         setattr(cls, new, vars(cls)[old])
+
+
+def _draw_scalars() -> None:
+    """Let ``np.random.uniform`` return a number for ``size=1``: EdgeCrafter converts the result to float, which NumPy 2.4
+    and later reject for arrays."""
+    draw = np.random.uniform
+    np.random.uniform = lambda low=0.0, high=1.0, size=None: draw(low, high, None if size == 1 else size)

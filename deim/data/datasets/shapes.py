@@ -173,6 +173,12 @@ def coco_annotation(annotation_id: int, image_id: int, category_id: int, box: li
     }
 
 
+def shape_annotation(annotation_id: int, image_id: int, category_id: int, shape: DrawnShape, masks: bool) -> dict:
+    """Return the COCO annotation of a shape; with ``masks``, its visible pixels as polygons and their number as the area."""
+    annotation = coco_annotation(annotation_id, image_id, category_id, _box(shape.mask))
+    return annotation | (_mask_entries(shape) if masks else {})
+
+
 def _mask_entries(shape: DrawnShape) -> dict[str, Any]:
     return {"area": float(shape.mask.sum()), "segmentation": mask_to_polygons(shape.mask)}
 
@@ -218,8 +224,7 @@ def write_shapes(
             cv2.imwrite(str(folder / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
             images.append({"id": number + 1, "file_name": name, "height": height, "width": width})
             for shape in shapes:
-                annotation = coco_annotation(len(annotations) + 1, number + 1, shape.class_index + 1, _box(shape.mask))
-                annotation |= _mask_entries(shape) if masks else {}
+                annotation = shape_annotation(len(annotations) + 1, number + 1, shape.class_index + 1, shape, masks)
                 annotation |= _keypoint_entries(shape) if keypoints else {}
                 annotations.append(annotation)
             written += 1
