@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim.layers import AttentionBlock
+from deim.layers import MLP, AttentionBlock
 from deim.modeling.decoder import (
     BoxPosition,
     Decoder,
@@ -70,10 +70,10 @@ def sampled(features: Tensor, x: float, y: float) -> Tensor:
 
 
 def random_targets(counts: tuple[int, ...] = (2, 1), classes: int = CLASSES) -> Targets:
-    """Return targets with areas; the last keypoint of the first object is not labeled."""
+    """Return targets with areas; the first keypoint of an object is occluded, the last one of the first not labeled."""
     keypoints = [draw(n, POINTS, 3, seed=n) * 0.5 + 0.2 for n in counts]
     for image_keypoints in keypoints:
-        image_keypoints[..., 2] = 2
+        image_keypoints[..., 2] = torch.tensor([1, *[2] * (POINTS - 1)])
     keypoints[0][0, -1] = torch.tensor([0.3, 0.3, 0.0])
     boxes = [draw(n, 4, seed=n + 9) * 0.3 + 0.2 for n in counts]
     labels = [torch.arange(n) % classes for n in counts]
@@ -234,6 +234,16 @@ def test_refinement_equals_formula() -> None:
     assert set(second) == {"main"}
 
 
+@torch.no_grad()
+def test_state_of_the_refinement_is_zero_on_padding() -> None:
+    memory = Memory.from_maps([draw(2, DIM, 4, 6) + 1], torch.arange(12).expand(2, 8, 12) >= 8)
+    state = KeypointRefinement(DIM, CLASSES, 2, POINTS).initial_state(draw(2, 3, 1 + POINTS, 2), memory)
+    assert (state.features[..., :4] >= 1).all()
+    assert not state.features[..., 4:].any()
+    assert state.ratios is not None
+    torch.testing.assert_close(state.ratios, torch.tensor([4 / 6, 1.0]).expand(2, 1, 1, 2))
+
+
 def test_gradients_of_the_refinement_stop_between_layers() -> None:
     refinement = randomize(KeypointRefinement(DIM, CLASSES, 2, POINTS), 0.2).train()
     first, second = (draw(1, 2, 1 + POINTS, DIM, seed=seed).requires_grad_() for seed in (4, 5))
@@ -248,6 +258,59 @@ def test_gradients_of_the_refinement_stop_between_layers() -> None:
     predicted["main"].logits.sum().backward()
     assert first.grad is not None
     assert refinement.initial_keypoint_head.layers[-1].weight.grad.any()
+
+
+# ---- initial weights
+
+
+def test_initial_refinement_predicts_the_references() -> None:
+    """The last layer of each head is zero, but not its other layers. The parameters ``up`` and ``reg_scale`` are fixed."""
+    refinement = KeypointRefinement(DIM, CLASSES, 2, POINTS)
+    quality_heads = [head.reg_conf for head in refinement.quality_heads]
+    heads = [
+        *refinement.corner_heads,
+        refinement.initial_keypoint_head,
+        PoseSelection(DIM, CLASSES, 3, POINTS).pose_head,
+    ]
+    for head in (*heads, *quality_heads):
+        assert not head.layers[-1].weight.any()
+        assert not head.layers[-1].bias.any()
+        assert all(layer.weight.any() for layer in head.layers[:-1])
+    assert [len(head.layers) for head in heads] == [3, 3, 3, 4]
+    assert [[layer.in_features for layer in head.layers] for head in quality_heads] == [[POINTS * 5, 256]] * 2
+    assert heads[-1].layers[1].in_features == 2 * DIM
+    constants = {name: float(p) for name, p in refinement.named_parameters() if not p.requires_grad}
+    assert constants == {"up": 0.5, "reg_scale": 4.0}
+
+
+def test_activation_and_dropout_are_those_of_the_arguments() -> None:
+    layer = PoseDecoderLayer(DIM, HEADS, 12, [2, 2], dropout=0.25, activation="silu")
+    parts = [
+        KeypointPosition(DIM, activation="silu").mlp,
+        *KeypointRefinement(DIM, CLASSES, 2, POINTS, activation="silu").modules(),
+        PoseSelection(DIM, CLASSES, 3, POINTS, activation="silu").pose_head,
+    ]
+    activations = [part.activation for part in parts if isinstance(part, MLP)]
+    assert len(activations) == 7
+    assert all(isinstance(activation, nn.SiLU) for activation in (layer.activation, *activations))
+    assert (layer.dropout.p, layer.within_attn.dropout, layer.self_attn.dropout) == (0.25, 0.25, 0.25)
+    plain = PoseDecoderLayer(DIM, HEADS, 12, [2, 2])
+    assert (plain.dropout.p, plain.within_attn.dropout) == (0, 0)
+    assert len(KeypointPosition(DIM).mlp.layers) == 2
+
+
+@torch.no_grad()
+def test_parts_keep_the_precision_of_the_queries() -> None:
+    """References and targets may have another precision."""
+    queries, references = draw(1, 2, 1 + POINTS, DIM).float(), draw(1, 2, 1 + POINTS, 2)
+    position = KeypointPosition(DIM).float()(0, queries, references, random_memory(1))
+    assert position.embedding.dtype == torch.float32
+    logits = KeypointQualityEstimator(POINTS).float()(
+        draw(1, 2, CLASSES).float(), references[:, :, 1:], draw(1, 6, 4, 4)
+    )
+    assert logits.dtype == torch.float32
+    source = PoseSelection(DIM, CLASSES, 3, POINTS)
+    assert source._content(draw(1, 3, DIM).float()).dtype == torch.float32
 
 
 # ---- queries
@@ -302,6 +365,10 @@ def test_points_are_the_centers_of_tokens() -> None:
     torch.testing.assert_close(points.unflatten(1, (6, 8))[:, :, :4].flatten(1, 2), alone)
     assert torch.equal(valid[..., 0], ~padding.flatten(1))
     assert points.isfinite().all()
+    source, memory = PoseSelection(DIM, CLASSES, 3, POINTS), random_memory()
+    points, valid = source.anchors(tuple(memory.spatial_shapes))
+    torch.testing.assert_close(points, generate_points(memory)[0])
+    assert torch.equal(valid, generate_points(memory)[1])
 
 
 def denoised(targets: Targets, **options: Any) -> tuple[Any, PoseDenoising]:
@@ -336,6 +403,25 @@ def test_noise_of_unit_directions_has_the_stated_similarity() -> None:
             assert 0.95 < float(positive.max()) <= 1
             assert 0.1 - 1e-6 <= float(negative.min()) < 0.2
             assert float(negative.max()) <= 0.5 + 1e-6
+
+
+@torch.no_grad()
+def test_unit_directions_are_uniform() -> None:
+    """Half of the shifts point to each side, and x and y of a keypoint share one distance."""
+    torch.manual_seed(0)
+    denoising = PoseDenoising(DIM, CLASSES, POINTS, sigmas=SIGMAS, unit_directions=True)
+    with mock.patch.object(PoseDenoising, "_exponents", side_effect=lambda like, _: torch.ones_like(like)) as exponents:
+        noise = denoising._noise(draw(1, 4000, 1 + POINTS, 2), torch.arange(4000) % 2 > 0)
+    assert exponents.call_args.args[0].shape[-1] == 1
+    torch.testing.assert_close(noise.norm(dim=-1), torch.ones(1, 4000, 1 + POINTS))
+    assert float(noise.mean(dim=(0, 1, 2)).abs().max()) < 0.02
+    assert float((noise > 0.9).double().mean()) == pytest.approx(float((noise < -0.9).double().mean()), rel=0.1)
+
+
+def test_default_noise_is_that_of_the_official_code() -> None:
+    denoising = PoseDenoising(DIM, CLASSES, POINTS)
+    assert denoising.class_embedding.weight.shape == (81, DIM)
+    assert (denoising.num_queries, denoising.label_noise_ratio, denoising.logit_eps) == (20, 0.5, 1e-3)
 
 
 @torch.no_grad()
@@ -384,6 +470,7 @@ def test_denoising_without_objects_has_no_queries() -> None:
     targets = Targets.collate([torch.zeros(0)] * 2, [torch.zeros(0, 4)] * 2, keypoints=[torch.zeros(0, POINTS, 3)] * 2)
     queries, denoising = denoised(targets)
     assert (len(queries), queries.content.shape) == (0, (2, 0, 1 + POINTS, DIM))
+    assert (queries.num_groups, queries.group_size) == (0, 0)
     queries.content.sum().backward()
     assert denoising.class_embedding.weight.grad is not None
     with pytest.raises(ValueError, match="needs ground truth with keypoints"):
