@@ -4,6 +4,7 @@
 here do not require them.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,20 @@ def test_masks_and_keypoints_have_the_same_ap_with_both_coco_apis() -> None:
         assert fast[task] == pytest.approx(official[task], abs=1e-6, nan_ok=True)
     assert 0 < fast["segm"]["AP"] < fast["bbox"]["AP"]
     assert fast["keypoints"]["AP50"] > 0
+
+
+@pytest.mark.parametrize("option", ["", ", use_fast_impl=False"], ids=["fast", "official"])
+def test_keypoints_of_classes_without_objects_or_keypoints(option: str) -> None:
+    """A class without objects has no AP; objects may lack the keypoints or their number."""
+    call = f"change=add_keypoints(17){option})[0]['keypoints']"
+    expected = evaluate("evaluation", f"evaluate(coco_dataset(keypoints=17), {call}")
+    more = "classes=('cat', 'dog', 'bird', 'cow'), used_classes=3"
+    results = evaluate("evaluation", f"evaluate(coco_dataset(keypoints=17, {more}), {call}")
+    assert math.isnan(results.pop("AP-cow"))
+    assert results == pytest.approx(expected, nan_ok=True)
+    # Every seventh object, and the first one, has no labeled keypoints.
+    results = evaluate("evaluation", f"evaluate(coco_dataset(keypoints=17, only_labeled_keypoints=True), {call}")
+    assert results == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(("mode", "saved"), [("max", [1, 5]), ("min", [1, 3])])

@@ -41,11 +41,17 @@ def coco_dataset(
     classes: tuple = ("cat", "dog", "bird"),
     images: int = 5,
     keypoints: int | None = None,
+    used_classes: int | None = None,
+    only_labeled_keypoints: bool = False,
     **content: Any,
 ) -> str:
     """Register a dataset of random boxes in COCO format and return its name.
 
     If a number of keypoints is given, the objects also have polygons and keypoints.
+
+    Args:
+        used_classes: number of classes that have objects; by default all.
+        only_labeled_keypoints: write no keypoints of objects without labeled ones, and no number of keypoints.
     """
     name = f"evaluated_{next(NUMBER)}"
     random = np.random.default_rng(3)
@@ -54,7 +60,7 @@ def coco_dataset(
         {
             "id": k + 1,
             "image_id": 10 + k % images,
-            "category_id": 2 * (k % len(classes)) + 3,
+            "category_id": 2 * (k % (used_classes or len(classes))) + 3,
             "bbox": box,
             "area": box[2] * box[3],
             "iscrowd": int(k % 9 == 8),
@@ -67,7 +73,10 @@ def coco_dataset(
             visible = random.integers(0, 3, keypoints) * (k % 7 > 0)
             points = np.c_[keypoint_layout(keypoints) * (width, height) + (x, y), visible]
             annotations[k] |= {"segmentation": [diamond], "area": width * height / 2}
-            annotations[k] |= {"keypoints": points.ravel().tolist(), "num_keypoints": int((visible > 0).sum())}
+            if not only_labeled_keypoints:
+                annotations[k] |= {"keypoints": points.ravel().tolist(), "num_keypoints": int((visible > 0).sum())}
+            elif visible.any():
+                annotations[k] |= {"keypoints": points.ravel().tolist()}
     image_entries = [{"id": 10 + i, "file_name": f"{i}.jpg", "height": 500, "width": 600} for i in range(images)]
     categories = [{"id": 2 * i + 3, "name": label} for i, label in enumerate(classes)]
     (FOLDER / f"{name}.json").write_text(

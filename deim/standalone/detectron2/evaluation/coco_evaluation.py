@@ -194,9 +194,13 @@ class COCOEvaluator(DatasetEvaluator):
         if task == "segm":
             # Without boxes, the COCO API computes the area of a detection from its mask.
             detections = [{key: v for key, v in detection.items() if key != "bbox"} for detection in detections]
+        elif task == "keypoints":
+            _complete_keypoints(list(self._coco_api.anns.values()))
         with contextlib.redirect_stdout(io.StringIO()):
             results = self._coco_api.loadRes(detections)
             evaluation = (COCOeval_faster if self._use_fast_impl else COCOeval)(self._coco_api, results, task)
+            # The fast implementation would leave out classes without objects, but only for keypoints.
+            evaluation.params.catIds = sorted(self._coco_api.getCatIds())
             if task == "keypoints":
                 if self._kpt_oks_sigmas:
                     evaluation.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
@@ -217,6 +221,17 @@ class COCOEvaluator(DatasetEvaluator):
                 f"[COCOEvaluator] Prediction contain {predicted} keypoints. Ground truth contains {annotated} keypoints. "
                 f"The length of kpt_oks_sigmas is {num_sigmas}. They have to agree with each other."
             )
+
+
+def _complete_keypoints(annotations: list[dict]) -> None:
+    """Add zeros to annotations without keypoints, and the number of labeled keypoints where it is missing, in place.
+
+    Without these, the COCO API raises a KeyError or ignores the object. detectron2 needs them in the file.
+    """
+    size = next((len(annotation["keypoints"]) for annotation in annotations if "keypoints" in annotation), 0)
+    for annotation in annotations if size else ():
+        annotation.setdefault("keypoints", [0] * size)
+        annotation.setdefault("num_keypoints", sum(visibility > 0 for visibility in annotation["keypoints"][2::3]))
 
 
 def _predicted_tasks(detections: list[dict]) -> set[str]:
