@@ -1,5 +1,6 @@
 """Masks in the resolution of images: ground truth of a batch, and resizing of predicted masks."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,11 @@ def batch_masks(masks: Sequence[tuple[Any, tuple[int, int]]], padded_size: tuple
         (B, T, h, w) uint8, padded to the largest number of objects T, covering the batch including its padding.
     """
     tensors = [_mask_tensor(image_masks, size) for image_masks, size in masks]
-    # All images have the same reduction: mappers rasterize masks at 1 / stride of the image.
-    stride = max((-(-size[0] // tensor.shape[-2]) for tensor, (_, size) in zip(tensors, masks, strict=True)), default=1)
+    # All images have the same reduction: mappers rasterize masks at 1 / stride of the image. The sides of a mask are
+    # rounded up, so that a short side may suggest a smaller reduction.
+    sides = itertools.chain(*(size for _, size in masks))
+    mask_sides = itertools.chain(*(tensor.shape[-2:] for tensor in tensors))
+    stride = max((-(-side // mask_side) for side, mask_side in zip(sides, mask_sides, strict=True)), default=1)
     height, width = (-(-side // stride) for side in padded_size)
     count = max(len(tensor) for tensor in tensors)
     batch = torch.zeros(len(tensors), count, height, width, dtype=torch.uint8)

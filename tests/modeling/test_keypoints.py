@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deim.modeling.decoder import KeypointHead
 from deim.modeling.losses import Criterion, KeypointL1Loss, KeypointOKSLoss, Supervision
 from deim.modeling.matching import KeypointCost
 from deim.structures.memory import Memory
 from deim.structures.predictions import Predictions, Targets
+from tests.models import randomize
 
 LAYERS, IMAGES, QUERIES, POINTS = 2, 2, 5, 3
 SIGMAS = [0.05, 0.1, 0.2]
@@ -120,6 +122,67 @@ def test_correction_sees_the_features_at_the_keypoints() -> None:
     difference = (predict(changed) - predict(tokens)).abs().sum(dim=-1)
     assert difference[0] > 1e-3
     assert difference[1] == 0
+
+
+def test_head_equals_formula() -> None:
+    """The second step sees the sum of the query, the embedding of the keypoint and the projected features."""
+    torch.manual_seed(0)
+    head = randomize(KeypointHead(8, num_layers=2, num_keypoints=POINTS, activation="silu"), 0.3).double()
+    tokens, queries, boxes = draw(2, 24, 8) - 0.5, draw(2, 5, 8, seed=1), draw(2, 5, 4, seed=2) * 0.5 + 0.2
+    features = tokens.mT.unflatten(2, (4, 6))
+    state = head.initial_state(Memory(tokens, [(4, 6)]))
+    for layer in range(2):
+        _, actual = head(layer, queries, boxes, state)
+        assert actual.shape == (1, 2, 5, POINTS, 2)
+        for image, query, point in itertools.product(range(2), range(5), range(POINTS)):
+            center, size = boxes[image, query].split(2)
+            offset = perceptron(head.position_heads[layer], queries[image, query]).view(POINTS, 2)[point]
+            grid = 2 * (center + offset * size) - 1
+            sampled = F.grid_sample(features[image, None], grid[None, None, None], align_corners=False).flatten()
+            content = queries[image, query] + head.point_embeddings[layer][point] + head.feature_proj[layer](sampled)
+            offset = offset + perceptron(head.correction_heads[layer], content)
+            torch.testing.assert_close(actual[0, image, query, point], center + offset * size)
+
+
+def perceptron(network: torch.nn.Module, x: Tensor) -> Tensor:
+    """Apply the three layers of a network with SiLU in between."""
+    first, second, third = network.layers
+    return third(F.silu(second(F.silu(first(x)))))
+
+
+def test_head_trains_neither_the_boxes_nor_the_map_through_the_positions() -> None:
+    torch.manual_seed(0)
+    head = randomize(KeypointHead(8, num_layers=1, num_keypoints=POINTS), 0.3)
+    boxes, tokens = torch.rand(1, 2, 4).requires_grad_(), torch.randn(1, 16, 8)
+    keypoints = head(0, torch.randn(1, 2, 8), boxes, head.initial_state(Memory(tokens, [(4, 4)])))[1]
+    keypoints.sum().backward()
+    assert boxes.grad is None
+    assert all(parameter.grad.any() for parameter in head.parameters())
+
+
+def test_initial_weights_of_the_head() -> None:
+    torch.manual_seed(0)
+    head = KeypointHead(256, num_layers=2, num_keypoints=17)
+    for network in (*head.position_heads, *head.correction_heads):
+        assert isinstance(network.activation, torch.nn.ReLU)
+        assert not network.layers[-1].weight.any()
+        assert not network.layers[-1].bias.any()
+        assert all(layer.weight.any() for layer in network.layers[:-1])
+    assert float(head.point_embeddings[1].std()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_default_weights_are_those_of_detrpose() -> None:
+    cost = KeypointCost()
+    assert (cost.l1_weight, cost.oks_weight, cost.sigmas) == (10, 4, None)
+    assert [(loss.weight, loss.localization) for loss in (KeypointL1Loss(), KeypointOKSLoss())] == [(1, False)] * 2
+
+
+def test_costs_and_losses_have_the_precision_of_the_predictions() -> None:
+    predictions, targets = random_case()
+    targets.keypoints, targets.boxes = targets.keypoints.float(), targets.boxes.float()
+    assert KeypointCost(sigmas=SIGMAS)(predictions, targets).dtype == torch.float64
+    criterion = Criterion(4, [Supervision("main", "_{}")], losses={"loss_keypoints": KeypointL1Loss()})
+    assert criterion({"main": predictions}, targets)["loss_keypoints_0"].dtype == torch.float64
 
 
 def test_keeping_layers_keeps_the_last_networks() -> None:

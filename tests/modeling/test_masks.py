@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deim.modeling.decoder import MaskHead
+from deim.modeling.decoder.mask_head import QueryBlock
 from deim.modeling.losses import Criterion, MaskCrossEntropyLoss, MaskDiceLoss, MaskPointSampler, Supervision
 from deim.modeling.losses.assignment import DeviceMatches
 from deim.modeling.losses.matched_masks import matched_logits
@@ -72,6 +73,23 @@ def test_mask_head_equals_projected_pixels() -> None:
         expected = torch.einsum("bchw,bnc->bnhw", head.pixel_proj(pixels), embeddings) + head.bias
         actual = masks.select(0, torch.arange(5).expand(2, -1))
         torch.testing.assert_close(actual, expected)
+
+
+def test_query_block_equals_formula() -> None:
+    torch.manual_seed(0)
+    block, queries = QueryBlock(DIM).double(), draw(2, 5, DIM)
+    torch.nn.init.normal_(block.norm.weight)
+    hidden = F.gelu(block.linear1(F.layer_norm(queries, (DIM,), block.norm.weight, block.norm.bias)))
+    assert hidden.shape == (2, 5, 4 * DIM)
+    torch.testing.assert_close(block(queries), queries + block.linear2(hidden))
+
+
+def test_initial_mask_head_has_no_bias() -> None:
+    head = MaskHead(DIM, num_layers=3)
+    assert head.bias.tolist() == [0]
+    assert (len(head.pixel_blocks), head.upsampling, head.inference_blocks) == (3, 2, None)
+    head.keep_layers(2)
+    assert len(head.pixel_blocks) == 2
 
 
 def test_inference_blocks_limit_the_pixel_blocks_of_inference() -> None:
@@ -143,6 +161,27 @@ def test_points_are_uncertain() -> None:
     assert uncertain[:, :192].max() < 0.25
     assert uncertain[:, 192:].max() > 0.4
     assert MaskPointSampler(pixels_per_point=1000)(ramp).shape == (2, 64, 2), "at least one point per row"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_are_uniform_in_the_precision_of_the_predictions(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    like = torch.zeros(1, dtype=dtype)
+    drawn = MaskPointSampler().draw(3, 2000, like), MaskCost().draw(6000, like)
+    assert [points.shape for points in drawn] == [(3, 2000, 2), (6000, 2)]
+    for points in drawn:
+        assert points.dtype == dtype
+        assert 0 <= float(points.min()) < 0.01
+        assert 0.99 < float(points.max()) < 1
+        assert float(points.mean()) == pytest.approx(0.5, abs=0.02)
+    assert not torch.equal(drawn[0][0], drawn[0][1]), "the points of each mask are its own"
+
+
+def test_default_weights_and_points() -> None:
+    cost, sampler = MaskCost(), MaskPointSampler()
+    assert (cost.cross_entropy_weight, cost.dice_weight, cost.pixels_per_point) == (5, 5, 16)
+    assert (sampler.pixels_per_point, sampler.oversampling, sampler.uncertain_fraction) == (16, 3, 0.75)
+    assert [loss.weight for loss in (MaskCrossEntropyLoss(), MaskDiceLoss())] == [1, 1]
 
 
 def test_mask_losses_equal_formula() -> None:

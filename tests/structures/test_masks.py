@@ -104,6 +104,15 @@ def test_batch_masks_pads_objects_and_images() -> None:
     assert batch[1, 0, :2, :3].all()
 
 
+def test_batch_masks_of_images_of_one_row() -> None:
+    """The reduction follows from the longer side: a mask has at least one row."""
+    for size, mask_size in (((1, 64), (1, 16)), ((64, 1), (16, 1))):
+        batch = batch_masks([(torch.ones(1, *mask_size, dtype=torch.bool), size)], (64, 64))
+        assert batch.shape == (1, 1, 16, 16)
+        assert batch[0, 0, : mask_size[0], : mask_size[1]].all()
+        assert batch.sum() == 16
+
+
 def test_batch_masks_without_objects() -> None:
     empty = torch.zeros(0, 4, 4, dtype=torch.bool)
     assert batch_masks([(empty, (16, 16))] * 2, (16, 16)).shape == (2, 0, 4, 4)
