@@ -13,6 +13,16 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 RECIPE = "projects/deim_dfine/configs/deim_dfine_n_shapes.py"
+# {task: small recipe}
+TASKS = {
+    "boxes": RECIPE,
+    "masks": "projects/deimv2/configs/deimv2_hgnetv2_atto_masks_shapes.py",
+    "keypoints": "projects/deimv2/configs/deimv2_hgnetv2_atto_keypoints_shapes.py",
+    "poses": "projects/ecpose/configs/ecpose_s_shapes.py",
+}
+# With larger constants, the AP of keypoints is not 0 after a few iterations.
+_SIGMAS = "dataloader.evaluator.kpt_oks_sigmas=[0.3,0.3,0.3,0.3,0.3]"
+TASK_SETTINGS: dict[str, list[str]] = {"boxes": [], "masks": [], "keypoints": [_SIGMAS], "poses": [f"+{_SIGMAS}"]}
 SMALL = [
     "model.decoder.queries.num_queries=20",
     "dataloader.image_size=[64,64]",

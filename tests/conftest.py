@@ -63,6 +63,15 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def annotated_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generate the images of ``shapes`` with masks and keypoints."""
+    folder = tmp_path_factory.mktemp("data") / "deim_shapes"
+    for _ in write_shapes(folder, train_images=24, val_images=6, size=96, masks=True, keypoints=True):
+        pass
+    return folder
+
+
 @pytest.fixture
 def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run multi-process tests on the CPU if the machine has fewer than four GPUs."""

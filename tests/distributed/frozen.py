@@ -4,6 +4,8 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 
 from deim.modeling.detector import DEIMDetector
+from deim.modeling.losses import MaskPointSampler
+from deim.modeling.matching import MaskCost
 
 
 class ConstantBatchNorm2d(FrozenBatchNorm2d):
@@ -26,6 +28,24 @@ def frozen_detector(**arguments) -> DEIMDetector:
             if name.endswith("sampling_offsets.bias"):
                 parameter.add_(torch.rand(parameter.shape, generator=generator) * 0.3 + 0.1)
     return model
+
+
+class FixedMaskPointSampler(MaskPointSampler):
+    """Sampler with the same candidates for every mask, on any number of ranks."""
+
+    def draw(self, num_masks: int, num_points: int, like: torch.Tensor) -> torch.Tensor:
+        return _fixed_points(num_points, like).expand(num_masks, -1, -1)
+
+
+class FixedMaskCost(MaskCost):
+    """Matching cost of masks at the same points on any number of ranks."""
+
+    def draw(self, num_points: int, like: torch.Tensor) -> torch.Tensor:
+        return _fixed_points(num_points, like)
+
+
+def _fixed_points(num_points: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.rand(num_points, 2, generator=torch.Generator().manual_seed(0)).to(like)
 
 
 def double_precision_detector(**arguments) -> DEIMDetector:
