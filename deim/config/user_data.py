@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import LazyCall as L
 
 from deim.config import published
-from deim.config.annotations import fit_keypoint_head, trained_annotations
+from deim.config.annotations import fit_keypoints, trained_annotations
 from deim.config.recipes import with_datasets
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
@@ -43,12 +43,16 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
         DatasetError: if there are no training data at ``path``, or the recipe trains on masks or keypoints, and the
             format has none.
     """
-    dataset, (train, test) = detect_dataset(path, images, trained_annotations(cfg))
+    annotations = trained_annotations(cfg)
+    dataset, (train, test) = detect_dataset(path, images, annotations)
+    min_keypoints = cfg.dataloader.train.dataset.get("min_keypoints", 0)
+    if min_keypoints and "keypoints" in annotations:
+        train.min_keypoints = min_keypoints
     name = _dataset_name(path)
     datasets = SimpleNamespace(train=train, test=test, num_classes=len(dataset.classes))
     with_datasets(cfg.dataloader, cfg.model, datasets)
     if dataset.keypoints is not None:
-        fit_keypoint_head(cfg.model, dataset.keypoints)
+        fit_keypoints(cfg, dataset.keypoints)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_dataset_size = cfg.train.iterations.images

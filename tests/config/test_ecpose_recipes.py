@@ -7,12 +7,13 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from deim.config import SWITCHES, is_on, switch
-from deim.config.annotations import fit_keypoint_head
+from deim.config import SWITCHES, is_on, switch, with_keypoints
+from deim.config.annotations import fit_keypoints
 from deim.data.datasets.keypoints import KeypointDefinition
 from deim.engine.evaluation import build_evaluator
 from deim.errors import ConfigError
 from deim.schedule import Stage
+from deim.structures.keypoints import oks_sigmas
 from tests.config.test_recipes import ALL, groups_of
 from tests.ecpose import MODELS, PARAMETERS, build_model
 from tests.models import batch, recipe
@@ -189,7 +190,7 @@ def test_switches_of_a_decoder_for_poses() -> None:
 
 def test_number_of_keypoints_follows_the_dataset() -> None:
     cfg = recipe("ecpose_s_coco")
-    fit_keypoint_head(cfg.model, KeypointDefinition(("head", "tail"), (), ()))
+    fit_keypoints(cfg, KeypointDefinition(("head", "tail"), (), ()))
     cfg.model.num_classes = 100  # more than the labels of the recipe
     with torch.device("meta"):
         decoder = instantiate(cfg.model).decoder
@@ -198,6 +199,28 @@ def test_number_of_keypoints_follows_the_dataset() -> None:
         2,
     )
     assert decoder.denoising.class_embedding.num_embeddings == 101
+
+
+def test_constants_of_another_number_of_keypoints_are_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    """A recipe with explicit constants, and data with another number of keypoints."""
+    five = "[0.1,0.2,0.3,0.4,0.5]"
+    poses = recipe(
+        "ecpose_s_shapes", f"model.criterion.quality.sigmas={five}", f"+dataloader.evaluator.kpt_oks_sigmas={five}"
+    )
+    heads = recipe("deimv2_hgnetv2_atto_shapes")
+    with_keypoints(heads.model, 5, [0.1] * 5)
+    for cfg in (poses, heads):
+        for names, expected, num_warnings in (("abcde", [0.1] * 5, 0), ("ab", [0.05] * 2, 1)):
+            caplog.clear()
+            fit_keypoints(cfg, KeypointDefinition(tuple(names), (), ()))
+            assert caplog.text.count("has OKS constants for 5 keypoints, but the dataset has 2") == num_warnings
+            criterion = instantiate(cfg.model.criterion)
+            given = [criterion.losses["loss_oks"].sigmas, criterion.matcher.further_costs[0].sigmas]
+            constants = [oks_sigmas(len(names), sigmas) for sigmas in given]
+            with mock.patch("deim.engine.evaluation.build"):
+                build_evaluator(cfg)
+            constants.append(list(cfg.dataloader.evaluator.kpt_oks_sigmas))
+            assert all(len(sigmas) == len(names) and sigmas[0] == expected[0] for sigmas in constants)
 
 
 def test_evaluation_uses_the_constants_of_the_training() -> None:

@@ -1,16 +1,20 @@
 """Augmentations of DETRPose, and the selection of objects with keypoints."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.config import instantiate
 from detectron2.data.transforms import NoOpTransform
 
+from deim.config import load_config
 from deim.data import coco_dataset
 from deim.data.augmentation import ColorJitter, PhotometricTransform, RandomZoomOut
 from tests.data.layouts import write_json
-from tests.data.test_annotation_formats import write_coco_data
+from tests.data.test_annotation_formats import write_coco_data, write_coco_with_text_ids, write_yolo_pose
 
 
 def test_only_objects_with_enough_keypoints_are_kept(tmp_path: Path) -> None:
@@ -39,6 +43,42 @@ def test_only_objects_with_enough_keypoints_are_kept(tmp_path: Path) -> None:
     assert kept(0) == [[0, 2, 1], [1, 0], [2]]
     assert kept(1) == [[2, 1], [1]]
     assert kept(2) == [[2]]
+
+
+@pytest.mark.parametrize("write", [write_coco_data, write_coco_with_text_ids, write_yolo_pose])
+def test_min_keypoints_of_a_recipe_applies_to_data_of_all_formats(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """The evaluation keeps all objects. Without an evaluation split, both parts have the same images as without it."""
+    data = tmp_path / tmp_path.name
+    write(data)
+    for number in range(1, 10):  # an image of every ten is held out
+        add_image_without_keypoints(data, number)
+    cfg = load_config("ecpose/ecpose_s_shapes", (), str(data))
+    assert cfg.dataloader.train.dataset.min_keypoints == 1
+    assert "min_keypoints" not in cfg.dataloader.test.dataset
+    train = instantiate(cfg.dataloader.train.dataset)
+    assert train
+    assert all(sum(a["keypoints"][2::3]) > 0 for record in train for a in record["annotations"])
+    held_out = instantiate(cfg.dataloader.test.dataset)
+    assert any(sum(a["keypoints"][2::3]) == 0 for record in held_out for a in record["annotations"])
+    assert not {record["file_name"] for record in train} & {record["file_name"] for record in held_out}
+
+
+def add_image_without_keypoints(data: Path, number: int) -> None:
+    """Add a copy of an image and of its annotations, in which no keypoint is labeled."""
+    name = f"z{number}.jpg"  # the last images in the order of the names
+    shutil.copy(data / "images/0.jpg", data / "images" / name)
+    if (data / "labels").is_dir():
+        (data / "labels" / f"z{number}.txt").write_text("0 0.3 0.5 0.4 0.3 0 0 0 0 0 0 0 0 0\n", encoding="utf-8")
+        return
+    content = json.loads((data / "train.json").read_text(encoding="utf-8"))
+    annotation, image = content["annotations"][0], content["images"][0]
+    is_text = isinstance(annotation["image_id"], str)
+    content["images"].append(image | {"id": 500 + number, "file_name": name})
+    image_id = str(500 + number) if is_text else 500 + number
+    content["annotations"].append(annotation | {"id": 500 + number, "image_id": image_id, "keypoints": [0] * 9})
+    write_json(data / "train.json", content)
 
 
 def test_centered_zoom_out_adds_equal_borders() -> None:

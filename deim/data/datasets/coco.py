@@ -9,7 +9,13 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
 from deim.data.datasets.image_files import find_missing_images
-from deim.data.datasets.keypoints import KeypointDefinition, keypoints_from_metadata, keypoints_of_categories
+from deim.data.datasets.keypoints import (
+    KeypointDefinition,
+    keypoints_from_metadata,
+    keypoints_of_categories,
+    records_with_objects,
+    select_objects_with_keypoints,
+)
 from deim.data.datasets.parsed_images import missing_image_problem
 from deim.data.datasets.validation import DatasetContent, is_box, require_inside_folder, validate_dataset
 from deim.errors import DatasetError
@@ -94,17 +100,8 @@ def coco_dataset(
         reason = None if source is None else find_format_error(source)
         raise DatasetError(f"dataset {names!r} ({source}): {reason or error}") from error
     if min_keypoints > 0:
-        records = [_with_keypoints(record, min_keypoints) for record in records]
-    if min_keypoints == 0 and not filter_empty:
-        return records
-    return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
-
-
-def _with_keypoints(record: dict, min_keypoints: int) -> dict:
-    """Return a record with only the objects that have enough labeled keypoints."""
-    counts = [sum(v > 0 for v in (annotation.get("keypoints") or ())[2::3]) for annotation in record["annotations"]]
-    kept = [a for a, count in zip(record["annotations"], counts, strict=True) if count >= min_keypoints]
-    return {**record, "annotations": kept}
+        return select_objects_with_keypoints(records, min_keypoints)
+    return records_with_objects(records) if filter_empty else records
 
 
 def _define_keypoints(metadata: Any) -> KeypointDefinition:

@@ -10,7 +10,13 @@ from deim.data.datasets.validation import DatasetContent
 
 
 def holdout_split(
-    names: str, dataset: Sequence[dict], full_name: str, every_nth: int, held_out: bool, max_invalid_records: int = 0
+    names: str,
+    dataset: Sequence[dict],
+    full_name: str,
+    every_nth: int,
+    held_out: bool,
+    max_invalid_records: int = 0,
+    min_keypoints: int = 0,
 ) -> list[dict]:
     """Return every ``every_nth``-th image for evaluation, or the remaining images for training; deterministic.
 
@@ -22,6 +28,8 @@ def holdout_split(
         held_out: return the held-out images; otherwise the remaining images.
         max_invalid_records: number of problems that are tolerated; the node of ``dataset`` in a config refers to this
             number.
+        min_keypoints: see :func:`deim.data.coco_dataset`. It applies to the split: both splits of a dataset must get the
+            same records of ``dataset``.
 
     Raises:
         DatasetError: if the split has no images (the held-out split of fewer than ``every_nth`` images), or none of
@@ -32,5 +40,9 @@ def holdout_split(
     classes, keypoints = metadata.thing_classes, keypoints_from_metadata(metadata)
     source = f"{full_name}, {'one' if held_out else 'all but one'} of {every_nth}"
     return register_dataset(
-        names, source, lambda: DatasetContent(list(records), classes, [], keypoints=keypoints), max_invalid_records
+        names,
+        source,
+        lambda: DatasetContent(list(records), classes, [], keypoints=keypoints),
+        max_invalid_records,
+        min_keypoints=min_keypoints,
     )

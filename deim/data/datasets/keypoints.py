@@ -1,7 +1,7 @@
 """Keypoints of a dataset: their names, the pairs that a flip swaps, and their connections."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,30 @@ def keypoints_of_categories(categories: Sequence[Any], source: str) -> KeypointD
             "must have the same ones. Split the file, or remove the keypoints of one category"
         )
     return next(iter(definitions), None)
+
+
+def select_objects_with_keypoints(records: Sequence[dict], min_keypoints: int) -> list[dict]:
+    """Return the records with only the objects that have at least ``min_keypoints`` labeled keypoints.
+
+    Images without other objects than crowds are dropped. The given records are unchanged.
+    """
+    return records_with_objects(
+        {
+            **record,
+            "annotations": [a for a in record["annotations"] if count_labeled_keypoints(a) >= min_keypoints],
+        }
+        for record in records
+    )
+
+
+def count_labeled_keypoints(annotation: Mapping[str, Any]) -> int:
+    """Return the number of keypoints of an annotation whose visibility is not 0."""
+    return sum(visibility > 0 for visibility in (annotation.get("keypoints") or ())[2::3])
+
+
+def records_with_objects(records: Iterable[dict]) -> list[dict]:
+    """Return the records that have an object; crowds do not count."""
+    return [record for record in records if any(not a.get("iscrowd", 0) for a in record["annotations"])]
 
 
 def fill_missing_keypoints(records: Sequence[dict], definition: KeypointDefinition) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from deim.data.datasets.keypoints import fill_missing_keypoints
+from deim.data.datasets.keypoints import fill_missing_keypoints, select_objects_with_keypoints
 from deim.data.datasets.validation import DatasetContent, drop_objects_without_masks, validate_dataset
 from deim.errors import DatasetError
 
@@ -20,6 +20,7 @@ def register_dataset(
     max_invalid_records: int = 0,
     masks: bool = False,
     keypoints: bool = False,
+    min_keypoints: int = 0,
 ) -> list[dict]:
     """Read a dataset, validate it, register it with detectron2 under ``name``, and return its records.
 
@@ -28,6 +29,7 @@ def register_dataset(
         source: description of the data source; a name must always refer to the same source.
         read_content: function that reads the dataset.
         max_invalid_records, masks, keypoints: see :func:`deim.data.datasets.validation.validate_dataset`.
+        min_keypoints: see :func:`deim.data.coco_dataset`; the registered dataset contains all objects.
 
     Returns:
         detectron2 records.
@@ -56,6 +58,8 @@ def register_dataset(
             metadata.set(notes=content.notes)
     if content.keypoints is not None:
         metadata.set(**content.keypoints.to_metadata())
+    if min_keypoints > 0:
+        return select_objects_with_keypoints(content.records, min_keypoints)
     return content.records
 
 

@@ -27,6 +27,7 @@ def yolo_dataset(
     max_invalid_records: int = 0,
     masks: bool = False,
     keypoints: bool = False,
+    min_keypoints: int = 0,
 ) -> list[dict]:
     """Read one split of an Ultralytics ``data.yaml``.
 
@@ -43,6 +44,7 @@ def yolo_dataset(
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
         masks: whether every line must have a polygon. Without it, boxes and polygons may be mixed.
         keypoints: whether to read the keypoints; polygons are then errors.
+        min_keypoints: drop objects with fewer labeled keypoints, and images without other objects; 0 keeps all.
 
     Returns:
         detectron2 records.
@@ -51,7 +53,8 @@ def yolo_dataset(
         DatasetError: if files are missing or malformed. The message names file and line.
     """
     read = functools.partial(read_yolo, data_file, split, keypoints)
-    return register_dataset(names, f"{data_file}, {split}", read, max_invalid_records, masks, keypoints)
+    source = f"{data_file}, {split}"
+    return register_dataset(names, source, read, max_invalid_records, masks, keypoints, min_keypoints)
 
 
 def yolo_files_dataset(

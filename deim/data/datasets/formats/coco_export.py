@@ -24,6 +24,7 @@ def coco_export_dataset(
     max_invalid_records: int = 0,
     masks: bool = False,
     keypoints: bool = False,
+    min_keypoints: int = 0,
 ) -> list[dict]:
     """Read a COCO file exported by an annotation tool.
 
@@ -37,7 +38,7 @@ def coco_export_dataset(
         image_root: folder that contains all images at any depth.
         class_names: class names in index order.
         max_invalid_records: number of problems that are tolerated; the affected images and objects are skipped.
-        masks, keypoints: see :func:`deim.data.coco_dataset`; keypoints are read only on request.
+        masks, keypoints, min_keypoints: see :func:`deim.data.coco_dataset`; keypoints are read only on request.
 
     Returns:
         detectron2 records.
@@ -48,7 +49,7 @@ def coco_export_dataset(
     classes = [str(name) for name in class_names]
     read = functools.partial(read_coco_export, json_file, image_root, classes, masks, keypoints)
     source = f"{json_file}, {image_root}, {classes}"
-    return register_dataset(names, source, read, max_invalid_records, masks, keypoints)
+    return register_dataset(names, source, read, max_invalid_records, masks, keypoints, min_keypoints)
 
 
 def read_coco_export(
