@@ -1,5 +1,6 @@
 """Detections in one image, as returned by a predictor."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from deim.visualization.annotation import annotate, class_color
 class Detections(Instances):
     """detectron2's ``Instances`` together with the image and the class names.
 
-    Fields, best detection first, on the CPU: ``pred_boxes`` (XYXY in pixels of the image), ``scores`` in [0, 1] and
+    Fields, best detection first, on the CPU unless :meth:`to` moves them: ``pred_boxes`` (XYXY in pixels of the image), ``scores`` in [0, 1] and
     ``pred_classes`` (int64); if the model predicts them, also ``pred_masks`` and ``pred_keypoints``. Indexing, masking and
     :meth:`to` return ``Detections`` as well.
     """
@@ -106,7 +107,7 @@ class Detections(Instances):
         Raises:
             ConfigError: if the model does not have one of the classes.
         """
-        indices = torch.tensor(class_indices(names, self._class_names), dtype=torch.int64)
+        indices = self.pred_classes.new_tensor(class_indices(names, self._class_names), dtype=torch.int64)
         return self[torch.isin(self.pred_classes, indices)]
 
     def of_classes(self, names: Sequence[str]) -> "Detections":
@@ -138,7 +139,7 @@ class Detections(Instances):
             for result, segmentation in zip(results, encode_masks(self.masks), strict=True):
                 result["segmentation"] = segmentation
         if self.keypoints is not None:
-            indices = self.keypoints - torch.tensor([0.5, 0.5, 0])
+            indices = self.keypoints - self.keypoints.new_tensor([0.5, 0.5, 0])
             for result, values in zip(results, indices.flatten(1).tolist(), strict=True):
                 result["keypoints"] = values
         return results
@@ -150,25 +151,35 @@ class Detections(Instances):
             ConfigError: if the package supervision is not installed.
         """
         return _import_supervision().Detections(
-            xyxy=self.boxes.numpy(),
-            mask=None if self.masks is None else self.masks.numpy(),
-            confidence=self.scores.numpy(),
-            class_id=self.pred_classes.numpy(),
+            xyxy=self.boxes.cpu().numpy(),
+            mask=None if self.masks is None else self.masks.cpu().numpy(),
+            confidence=self.scores.cpu().numpy(),
+            class_id=self.pred_classes.cpu().numpy(),
             data={"class_name": np.array(self.labels, dtype=str)},
         )
 
     def to_supervision_keypoints(self) -> Any:
         """Return the keypoints as ``supervision.KeyPoints``.
 
+        ``supervision.EdgeAnnotator`` counts keypoints from 1, and :attr:`skeleton` from 0.
+
         Raises:
             ConfigError: if the model predicts no keypoints, or the package supervision is not installed.
         """
         if self.keypoints is None:
             raise ConfigError("the model predicts no keypoints")
-        points, scores = self.keypoints[..., :2].numpy(), self.keypoints[..., 2].numpy()
-        names = np.array(self.labels, dtype=str)
-        # The name of the third parameter depends on the version.
-        return _import_supervision().KeyPoints(points, self.pred_classes.numpy(), scores, data={"class_name": names})
+        keypoint_class = _import_supervision().KeyPoints
+        keypoints, names = self.keypoints.cpu().numpy(), np.array(self.labels, dtype=str)
+        # The name of the third parameter, and whether there is one for scores of detections, depend on the version.
+        further = {"detection_confidence": self.scores.cpu().numpy()}
+        accepted = inspect.signature(keypoint_class).parameters
+        return keypoint_class(
+            keypoints[..., :2],
+            self.pred_classes.cpu().numpy(),
+            keypoints[..., 2],
+            data={"class_name": names},
+            **{name: value for name, value in further.items() if name in accepted},
+        )
 
     def draw(self) -> Image.Image:
         """Return the image with boxes, class names and scores, and translucent masks and skeletons if there are any."""
@@ -176,11 +187,11 @@ class Detections(Instances):
         classes, scores, labels = self.pred_classes.tolist(), self.scores.tolist(), self.labels
         annotated = annotate(
             self._image,
-            self.boxes.numpy()[order],
+            self.boxes.cpu().numpy()[order],
             [f"{labels[i]} {scores[i]:.2f}" for i in order],
             [class_color(classes[i]) for i in order],
-            None if self.masks is None else [self.masks[i].numpy() for i in order],
-            None if self.keypoints is None else list(self.keypoints.numpy()[order]),
+            None if self.masks is None else list(self.masks.cpu().numpy()[order]),
+            None if self.keypoints is None else list(self.keypoints.cpu().numpy()[order]),
             () if self.skeleton is None else self.skeleton.connections,
         )
         return Image.fromarray(annotated)

@@ -58,7 +58,7 @@ class MaskWriter:
             raise ConfigError("--save masks: the model predicts no masks")
         numbers = np.zeros(detections.image_size, np.uint8 if len(detections) < 256 else np.uint16)
         for index in reversed(range(len(detections))):
-            numbers[detections.masks[index].numpy()] = index + 1
+            numbers[detections.masks[index].cpu().numpy()] = index + 1
         Image.fromarray(numbers).save(self.folder / f"{name}.png")
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ def _yolo_values(detections: Detections, index: int) -> list[float]:
         return box
     if detections.masks is None:
         return box
-    corners = mask_outline(detections.masks[index].numpy())
+    corners = mask_outline(detections.masks[index].cpu().numpy())
     if not len(corners):  # the line of an empty mask has the corners of its box
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     return (corners / (width, height)).ravel().tolist()

@@ -15,6 +15,6 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
     encodings: list[dict[str, Any]] = []
     for part in masks.split(_CHUNK):
         # pycocotools needs an array (H, W, N) whose columns are contiguous.
-        columns = part.to(torch.uint8).transpose(1, 2).contiguous().numpy()
+        columns = part.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
         encodings += coco_masks.encode(columns.transpose(2, 1, 0))
     return [{**encoding, "counts": encoding["counts"].decode()} for encoding in encodings]

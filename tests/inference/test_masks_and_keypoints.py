@@ -25,7 +25,7 @@ from deim.inference.exported_runner import open_session
 from deim.inference.outlines import mask_outline
 from deim.inference.tiling import Tiling, merge_views
 from deim.inference.trained_model import load_trained
-from deim.inference.writers import open_writers
+from deim.inference.writers import WRITERS, open_writers
 from deim.modeling import detector
 from deim.structures.skeleton import COCO_PERSON, Skeleton
 from deim.visualization.annotation import annotate
@@ -136,6 +136,60 @@ def test_conversion_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert package.Detections.call_args.kwargs["mask"] is None
     with pytest.raises(ConfigError, match="predicts no keypoints"):
         detections_with(keypoints=False).to_supervision_keypoints()
+
+
+def test_objects_of_supervision_are_drawn_where_the_detections_are() -> None:
+    supervision = pytest.importorskip("supervision")
+    detections = detections_with()
+    masked = supervision.MaskAnnotator(opacity=1).annotate(detections.image.copy(), detections.to_supervision())
+    np.testing.assert_array_equal((masked != detections.image).any(axis=2), detections.masks.any(dim=0).numpy())
+    keypoints = detections.to_supervision_keypoints()
+    assert keypoints.data["class_name"].tolist() == ["dog", "cat"]
+    edges = [(first + 1, second + 1) for first, second in detections.skeleton.connections]
+    drawn = supervision.EdgeAnnotator(thickness=1, edges=edges).annotate(detections.image.copy(), keypoints)
+    changed = (drawn != detections.image).any(axis=2)
+    for x, y in ((10, 8), (19, 14), (28, 15), (42, 24)):  # centers of the connections
+        assert changed[y - 1 : y + 2, x - 1 : x + 2].any()
+    assert len(detections[:0].to_supervision()) == len(detections[:0].to_supervision_keypoints()) == 0
+
+
+class TensorOnDevice(torch.Tensor):
+    """Tensor that, like one on a GPU, has no array and cannot be combined with a tensor on the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN206
+        if func is torch.Tensor.numpy:
+            raise TypeError("cannot convert a tensor on this device to numpy")
+        if func is torch.Tensor.cpu or (func is torch.Tensor.to and "cpu" in (*args[1:], *(kwargs or {}).values())):
+            return args[0].as_subclass(torch.Tensor)
+        with torch._C.DisableTorchFunctionSubclass():
+            is_mixed = any(type(x) is torch.Tensor and x.dim() > 0 for x in (*args, *(kwargs or {}).values()))
+        if is_mixed:
+            raise RuntimeError(f"{func} needs tensors on one device")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_detections_on_a_device_can_be_drawn_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = detections_with()
+    moved = expected[:]
+    moved.pred_boxes.tensor = moved.boxes.as_subclass(TensorOnDevice)
+    for name in ("scores", "pred_classes", "pred_masks", "pred_keypoints"):
+        moved.set(name, moved.get(name).as_subclass(TensorOnDevice))
+    with pytest.raises(TypeError, match="cannot convert"):
+        moved.boxes.numpy()
+    assert np.array_equal(np.asarray(moved.draw()), np.asarray(expected.draw()))
+    assert moved.to_coco() == expected.to_coco()
+    assert moved.filter_classes(["cat"]).labels == ["cat"]
+    for folder, detections in (("moved", moved), ("expected", expected)):
+        write_all(tmp_path / folder, tuple(WRITERS), detections)
+    files = [path for path in (tmp_path / "expected").rglob("*") if path.is_file()]
+    assert len(files) == 6
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "moved" / path.relative_to(tmp_path / "expected")).read_bytes()
+    package = mock.MagicMock()
+    monkeypatch.setitem(__import__("sys").modules, "supervision", package)
+    moved.to_supervision()
+    moved.to_supervision_keypoints()
 
 
 def test_drawings_have_translucent_masks_and_skeletons() -> None:
