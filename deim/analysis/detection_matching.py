@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from deim.structures.boxes import area, intersection, iou
+from deim.structures.keypoints import object_keypoint_similarity
 
 CORRECT, DUPLICATE, CLASS, LOCALIZATION, BACKGROUND, IGNORED = range(6)
 # Names by index. An "ignored" detection lies on a crowd of its class and counts neither as correct nor as an error.
@@ -35,6 +36,11 @@ class ImageResult:
         classes: (M,) class indices of the detections.
         masks: run-length encoded masks of the detections; None if the model predicts no masks.
         keypoints: (M, P, 3) keypoints of the detections: x, y in pixels, score; None if the model predicts none.
+        gt_masks: for each object, polygons ``[x0, y0, x1, y1, ...]`` in pixels, a mask (H, W) bool, or None.
+        gt_keypoints: (N, P, 3) keypoints of the objects: x, y in pixels, visibility.
+        gt_areas: (N,) areas of the objects in square pixels.
+        oks_sigmas: P constants of the keypoints. If given, the overlap of a detection and an object is their object
+            keypoint similarity instead of the IoU of their boxes.
     """
 
     file_name: str
@@ -47,6 +53,10 @@ class ImageResult:
     classes: np.ndarray
     masks: Sequence[Mapping[str, Any]] | None = None
     keypoints: np.ndarray | None = None
+    gt_masks: Sequence[Any] | None = None
+    gt_keypoints: np.ndarray | None = None
+    gt_areas: np.ndarray | None = None
+    oks_sigmas: Sequence[float] | None = None
 
     def filter_by_score(self, threshold: float) -> "ImageResult":
         """Return a copy with only the detections of at least this score."""
@@ -117,8 +127,26 @@ def _error_type(same_class_ious: np.ndarray, ious: np.ndarray) -> int:
 
 
 def iou_with_ground_truth(result: ImageResult) -> np.ndarray:
-    """Return the (M, N) IoU of detections and objects."""
+    """Return the (M, N) overlaps of detections and objects: the IoU of their boxes, or the similarity of their
+    keypoints."""
+    if result.oks_sigmas is not None:
+        return _keypoint_similarity(result)
     return iou(torch.from_numpy(result.boxes)[:, None], torch.from_numpy(result.gt_boxes)).numpy()
+
+
+def _keypoint_similarity(result: ImageResult) -> np.ndarray:
+    """Return the (M, N) object keypoint similarity of detections and objects."""
+    assert result.keypoints is not None
+    assert result.gt_keypoints is not None
+    assert result.gt_areas is not None
+    assert result.oks_sigmas is not None
+    similarity = object_keypoint_similarity(
+        torch.from_numpy(result.keypoints[:, None, :, :2].astype(np.float64)),
+        torch.from_numpy(result.gt_keypoints[None].astype(np.float64)),
+        torch.from_numpy(result.gt_areas[None].astype(np.float64)),
+        result.oks_sigmas,
+    )
+    return similarity.numpy()
 
 
 def is_on_crowd(result: ImageResult) -> np.ndarray:

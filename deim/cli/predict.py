@@ -21,7 +21,9 @@ _FORMER_IMAGES = "pictures"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, exported=True)
-    parser.add_argument("sources", nargs="+", help="images, directories, glob patterns, videos, or a camera index")
+    parser.add_argument(
+        "sources", nargs="+", help="images, directories, glob patterns, videos, or a camera index such as 0"
+    )
     parser.add_argument("--output", required=True, help="output directory")
     parser.add_argument(
         "--save",

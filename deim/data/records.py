@@ -55,7 +55,7 @@ def annotation_masks(record: dict) -> MaskArrays:
     """
     if "annotations" not in record and "boxes" in record:
         return _stored_field(record, "mask_arrays")
-    annotations, locations = _training_annotations(record)
+    annotations, locations = training_annotations(record)
     return mask_arrays([a.get("segmentation") for a in annotations], locations, record_size(record))
 
 
@@ -77,7 +77,7 @@ def annotation_keypoints(record: dict, num_keypoints: int) -> np.ndarray:
     """
     if "annotations" not in record and "boxes" in record:
         return _stored_field(record, "keypoint_array")
-    annotations, locations = _training_annotations(record)
+    annotations, locations = training_annotations(record)
     return keypoint_array([a.get("keypoints") for a in annotations], locations, num_keypoints)
 
 
@@ -91,7 +91,7 @@ def _stored_field(record: dict, key: str) -> Any:
     return record[key]
 
 
-def _training_annotations(record: dict) -> tuple[list[dict], list[str]]:
+def training_annotations(record: dict) -> tuple[list[dict], list[str]]:
     """Return the annotations of the training objects, and their locations for error messages."""
     numbers = [number for number, a in enumerate(record.get("annotations", ())) if not a.get("iscrowd", 0)]
     annotations = [record["annotations"][number] for number in numbers]

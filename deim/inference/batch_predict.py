@@ -12,7 +12,7 @@ from deim.inference.detections import Detections, class_indices
 from deim.inference.images import iterate_images
 from deim.inference.predictor import Predictor
 from deim.inference.tiling import Tiling
-from deim.inference.video import Video, VideoWriter, is_video
+from deim.inference.video import Video, VideoWriter, is_camera, is_video
 from deim.inference.writers import DetectionWriter, UniqueNames, open_writers
 
 
@@ -82,7 +82,7 @@ class PredictionJob:
 
     def _predict_video(self, source: str) -> None:
         video = Video(source)
-        name = self._names.name_for(None if source.isdigit() else source, self._count)
+        name = self._names.name_for(None if is_camera(source) else source, self._count)
         video_writer = VideoWriter(self.folder / f"{name}.mp4", video.fps) if "images" in self.formats else None
         frame_writers = [writer for kind, writer in zip(self.formats, self._writers, strict=True) if kind != "images"]
         try:

@@ -11,9 +11,14 @@ from deim.errors import ConfigError, DatasetError
 SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 
 
+def is_camera(source: str) -> bool:
+    """Return whether a source is a camera index: a number that is not the name of an existing file or directory."""
+    return source.isdigit() and not Path(source).exists()
+
+
 def is_video(source: str) -> bool:
-    """Return whether a source is a video, by its suffix, or a camera index."""
-    return source.isdigit() or Path(source).suffix.lower() in SUFFIXES
+    """Return whether a source is a video file, by its suffix, or a camera index."""
+    return is_camera(source) or (Path(source).suffix.lower() in SUFFIXES and not Path(source).is_dir())
 
 
 class Video:
@@ -29,9 +34,9 @@ class Video:
 
     def __init__(self, source: str):
         self.source = source
-        self._capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+        self._capture = cv2.VideoCapture(int(source) if is_camera(source) else source)
         if not self._capture.isOpened():
-            kind = "camera" if source.isdigit() else "video"
+            kind = "camera" if is_camera(source) else "video"
             raise DatasetError(f"cannot open {kind} {source}: it does not exist or OpenCV does not support its format")
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         num_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -4,13 +4,16 @@ import itertools
 from typing import Any
 
 import torch
+from detectron2.data import MetadataCatalog
 
 from deim.config import build
+from deim.data.datasets.keypoints import keypoints_from_metadata
+from deim.data.datasets.names import registered_name
+from deim.data.drawing import object_shapes
 from deim.data.image import read_image
 from deim.data.records import annotation_arrays
-from deim.engine.evaluation import check_classes, dataset_keypoints, load_trained_model, required_classes
+from deim.engine.evaluation import check_classes, load_trained_model, required_classes
 from deim.engine.preflight import resolve_device
-from deim.structures.skeleton import Skeleton
 from deim.visualization import draw_detections
 
 
@@ -32,7 +35,18 @@ def draw_predictions(cfg: Any, output: str, count: int, threshold: float) -> Non
     images = [read_image(sample["file_name"], (sample["height"], sample["width"])) for sample in samples]
     ground_truth = [annotation_arrays(records[sample["image_id"]]) for sample in samples]
     detections = [result["instances"].to("cpu") for sample in samples for result in model([sample])]
-    keypoints = dataset_keypoints(cfg, "test")
-    connections = () if keypoints is None else Skeleton.from_dict(keypoints).connections
-    classes = required_classes(cfg, "test")
-    draw_detections(images, ground_truth, detections, classes, output, threshold, connections=connections)
+    name = registered_name(cfg.dataloader.test.dataset)
+    definition = None if name is None else keypoints_from_metadata(MetadataCatalog.get(name))
+    shapes = [object_shapes(records[sample["image_id"]], definition) for sample in samples]
+    has_masks, has_keypoints = (any(x.has(field) for x in detections) for field in ("pred_masks", "pred_keypoints"))
+    draw_detections(
+        images,
+        ground_truth,
+        detections,
+        required_classes(cfg, "test"),
+        output,
+        threshold,
+        connections=() if definition is None else definition.connected_indices(),
+        masks=[masks for masks, _ in shapes] if has_masks else (),
+        keypoints=[keypoints for _, keypoints in shapes] if has_keypoints else (),
+    )

@@ -12,8 +12,16 @@ from deim.visualization.figures import class_colors
 _MAX_CLASS_NAMES = 40
 
 
-def precision_recall_figure(curves: Sequence[PrecisionRecallCurve], class_names: Sequence[str]) -> Figure:
-    """Plot the precision-recall curve of each class that has objects, and their mean."""
+def precision_recall_figure(
+    curves: Sequence[PrecisionRecallCurve], class_names: Sequence[str], overlap: str = "IoU"
+) -> Figure:
+    """Plot the precision-recall curve of each class that has objects, and their mean.
+
+    Args:
+        curves: curve of each class.
+        class_names: names of the classes.
+        overlap: name of the overlap by which detections and objects were matched, "IoU" or "OKS".
+    """
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     named_curves = [(name, curve) for name, curve in zip(class_names, curves, strict=True) if curve.num_objects]
@@ -32,7 +40,9 @@ def precision_recall_figure(curves: Sequence[PrecisionRecallCurve], class_names:
         mean = np.mean([interpolate_precision(curve, recalls) for _, curve in named_curves], axis=0)
         axes.plot(recalls, mean, color="black", linewidth=2, label="mean")
         axes.legend(fontsize=8)
-    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Precision and recall at IoU 0.5")
+    axes.set(
+        xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"Precision and recall at {overlap} 0.5"
+    )
     axes.grid(alpha=0.3)
     return figure
 

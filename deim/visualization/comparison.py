@@ -6,7 +6,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from deim.errors import DeimError
-from deim.visualization.curves import COCO_SCORES, draw_runs, read_scores
+from deim.visualization.curves import COCO_SCORES, TASKS, draw_runs, evaluated_tasks, read_scores
 
 
 def compare_runs(folders: Sequence[str], output: str | Path) -> str:
@@ -18,25 +18,28 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
 
     Returns:
         Markdown table with the iteration of the best AP of each run, and all scores at this iteration in percent;
-        the last line names the PNG file.
+        the last line names the PNG file. The scores are those of boxes or, if these were not evaluated, of masks or
+        keypoints. If a run has evaluated several of them, further columns have the AP of masks and keypoints.
 
     Raises:
         DeimError: if a folder has no ``metrics.json``, or the file contains no evaluation.
     """
     names = _run_names(folders)
+    files = [Path(folder) / "metrics.json" for folder in folders]
+    tasks = [evaluated_tasks(file) for file in files]
+    further = [task for task in TASKS if any(task in run_tasks[1:] for run_tasks in tasks)]
     rows, curves = [], {}
-    for name, folder in zip(names, folders, strict=True):
-        file = Path(folder) / "metrics.json"
+    for name, file in zip(names, files, strict=True):
         points = {score: dict(read_scores(file, score)) for score in COCO_SCORES}
         if not points["AP"]:
             raise DeimError(f"{file} contains no AP: the run has not been evaluated yet")
         best = max(points["AP"], key=lambda iteration: points["AP"][iteration])
-        rows.append([name, best, *(points[score].get(best) for score in COCO_SCORES)])
+        further_scores = [dict(read_scores(file, "AP", task)).get(best) for task in further]
+        rows.append([name, best, *(points[score].get(best) for score in COCO_SCORES), *further_scores])
         curves[name] = [sorted(points["AP"].items())]
     draw_runs(curves, output)
-    table = tabulate(
-        rows, headers=["run", "best iteration", *COCO_SCORES], floatfmt=".1f", missingval="-", tablefmt="pipe"
-    )
+    headers = ["run", "best iteration", *COCO_SCORES, *(f"AP of {TASKS[task]}" for task in further)]
+    table = tabulate(rows, headers=headers, floatfmt=".1f", missingval="-", tablefmt="pipe")
     return f"{table}\nwrote {output}"
 
 

@@ -11,10 +11,14 @@ from deim.visualization.figures import save
 
 COCO_SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _SCORES = COCO_SCORES[:3]
+# Tasks of the evaluation in ``metrics.json``, and what their AP is of.
+TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 
 
 def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     """Plot the total loss, learning rate and AP of a run over its iterations as a PNG.
+
+    If several of boxes, masks and keypoints were evaluated, the AP of each is plotted, otherwise AP, AP50 and AP75.
 
     Args:
         metrics_file: detectron2's ``metrics.json``.
@@ -26,7 +30,11 @@ def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     losses, rates = _series(metrics_file, "total_loss"), _series(metrics_file, "lr")
     if not losses:
         raise DeimError(f"{metrics_file} contains no total_loss: has the run written any metrics yet?")
-    scores = {name: read_scores(metrics_file, name) for name in _SCORES}
+    tasks = evaluated_tasks(metrics_file) or ["bbox"]
+    if len(tasks) == 1:
+        scores = {name: read_scores(metrics_file, name, tasks[0]) for name in _SCORES}
+    else:
+        scores = {f"AP of {TASKS[task]}": read_scores(metrics_file, "AP", task) for task in tasks}
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(*zip(*losses, strict=True), color="tab:blue")
@@ -40,7 +48,8 @@ def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
     for name, points in scores.items():
         if points:
             right.plot(*zip(*points, strict=True), marker="o", label=f"{name} {points[-1][1]:.1f}")
-    right.set(xlabel="iteration", ylabel="%", ylim=(0, 100), title="Box AP on the test split")
+    title = f"AP of {TASKS[tasks[0]]} on the test split" if len(tasks) == 1 else "AP on the test split"
+    right.set(xlabel="iteration", ylabel="%", ylim=(0, 100), title=title)
     right.grid(alpha=0.3)
     if any(scores.values()):
         right.legend(title="last value")
@@ -60,7 +69,7 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output:
         for index, points in enumerate(curves):
             label = f"{name}: {points[-1][1]:.1f}" if index == 0 and points else None
             axes.plot(*zip(*points, strict=True), marker="o", color=f"C{number}", label=label)
-    axes.set(xlabel="iteration", ylabel="AP in %", title="Box AP on the test split", ylim=(0, None))
+    axes.set(xlabel="iteration", ylabel="AP in %", title="AP on the test split", ylim=(0, None))
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         has_repeats = any(len(curves) > 1 for curves in runs.values())
@@ -68,22 +77,43 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output:
     save(figure, output)
 
 
-def read_scores(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
-    """Return [(iteration, value in %)] of the evaluations of a run for a COCO metric, such as "AP" or "AP50".
+def evaluated_tasks(metrics_file: str | Path) -> list[str]:
+    """Return the keys of :data:`TASKS` that a run has evaluated.
 
     Raises:
         DeimError: if the file is missing or malformed.
     """
-    return _series(metrics_file, f"bbox/{name}")
+    return [task for task in TASKS if _series(metrics_file, f"{task}/AP")]
+
+
+def read_scores(metrics_file: str | Path, name: str, task: str | None = None) -> list[tuple[int, float]]:
+    """Return [(iteration, value in %)] of the evaluations of a run for a COCO metric, such as "AP" or "AP50".
+
+    Args:
+        metrics_file: detectron2's ``metrics.json``.
+        name: name of the metric.
+        task: a key of :data:`TASKS`; by default boxes or, if no boxes were evaluated, masks or keypoints.
+
+    Raises:
+        DeimError: if the file is missing or malformed.
+    """
+    if task is None:
+        task = next(iter(evaluated_tasks(metrics_file)), "bbox")
+    return _series(metrics_file, f"{task}/{name}")
 
 
 def last_scores(metrics_file: str | Path) -> dict[str, float]:
     """Return {"AP": ..., "AP50": ..., "AP75": ...} of the last evaluation of a run, in %; empty if there was none.
 
+    They are those of the boxes, if these were evaluated; otherwise those of masks or keypoints. If several of them were
+    evaluated, "AP of masks" and "AP of keypoints" follow.
+
     Raises:
         DeimError: if the file is missing or malformed.
     """
     scores = {name: read_scores(metrics_file, name) for name in _SCORES}
+    for task in evaluated_tasks(metrics_file)[1:]:
+        scores[f"AP of {TASKS[task]}"] = read_scores(metrics_file, "AP", task)
     return {name: points[-1][1] for name, points in scores.items() if points}
 
 
@@ -98,6 +128,7 @@ def _series(metrics_file: str | Path, name: str) -> list[tuple[int, float]]:
             scalars = json.loads(line)
         except ValueError as error:
             raise DeimError(f"{path}, line {number}, is not valid JSON: {error}") from error
-        if name in scalars:
+        # Lines of other programs, such as results that a script appends, may lack the iteration.
+        if isinstance(scalars, dict) and name in scalars and "iteration" in scalars:
             values[scalars["iteration"]] = scalars[name]
     return sorted(values.items())

@@ -78,6 +78,18 @@ def draw_mask(axis: Axes, mask: Any, color: Sequence[float]) -> None:
         axis.add_patch(Polygon(np.reshape(polygon, (-1, 2)) - 0.5, facecolor=fill, edgecolor="none"))
 
 
+def _draw_outline(axis: Axes, mask: Any) -> None:
+    """Draw the outline of a mask of :func:`draw_mask` as a white dashed line."""
+    if mask is None:
+        return
+    if isinstance(mask, np.ndarray) and mask.ndim == 2:
+        axis.contour(mask, levels=[0.5], colors="white", linestyles="--", linewidths=0.8)
+        return
+    for polygon in mask:
+        corners = np.reshape(polygon, (-1, 2)) - 0.5
+        axis.add_patch(Polygon(corners, fill=False, edgecolor="white", linestyle="--", linewidth=0.8))
+
+
 def draw_keypoints(
     axis: Axes, points: np.ndarray, connections: Sequence[tuple[int, int]], color: Sequence[float]
 ) -> None:
@@ -93,10 +105,11 @@ def draw_keypoints(
     for first, second in connections:
         if points[first, 2] > 0 and points[second, 2] > 0:
             ends = points[[first, second]]
-            axis.plot(ends[:, 0], ends[:, 1], color=color, linewidth=1)
+            axis.plot(ends[:, 0], ends[:, 1], color=color, linewidth=1, scalex=False, scaley=False)
     for visibility, face in ((1, "none"), (2, color)):
         x, y, _ = points[points[:, 2] == visibility].T
-        axis.plot(x, y, "o", markersize=3.5, markeredgewidth=0.8, markeredgecolor="white", markerfacecolor=face)
+        style = {"markersize": 3.5, "markeredgewidth": 0.8, "markeredgecolor": "white", "markerfacecolor": face}
+        axis.plot(x, y, "o", scalex=False, scaley=False, **style)  # the limits remain those of the image
 
 
 def draw_detections(
@@ -108,10 +121,13 @@ def draw_detections(
     threshold: float = 0.5,
     columns: int = 4,
     connections: Sequence[tuple[int, int]] = (),
+    masks: Sequence[Sequence[Any]] = (),
+    keypoints: Sequence[np.ndarray | None] = (),
 ) -> None:
     """Draw a grid of images as a PNG, ground truth in dashed white, detections in the color of their class.
 
-    The masks and keypoints of the detections are drawn if there are any.
+    The masks and keypoints of the detections are drawn if there are any; those of the ground truth as white outlines and
+    white dots.
 
     Args:
         images: (H, W, 3) RGB uint8.
@@ -122,13 +138,20 @@ def draw_detections(
         threshold: detections with a lower score are omitted.
         columns: images per row.
         connections: pairs of indices of keypoints that are connected by a line.
+        masks, keypoints: masks and keypoints of the ground truth, as in :func:`draw_objects`; none by default.
     """
     figure, axes = grid(len(images), columns)
     colors = class_colors(class_names)
-    for axis, image, (boxes, _), instances in zip(axes, images, ground_truth, detections, strict=False):
+    for number, (axis, image, (boxes, _), instances) in enumerate(
+        zip(axes, images, ground_truth, detections, strict=False)
+    ):
         axis.imshow(image)
         for box in boxes:
             _draw_box(axis, box, "white", linestyle="--")
+        for mask in masks[number] if masks else ():
+            _draw_outline(axis, mask)
+        for points in keypoints[number] if keypoints and keypoints[number] is not None else ():
+            draw_keypoints(axis, points, connections, (1.0, 1.0, 1.0))
         shown = instances[instances.scores >= threshold]
         boxes, scores, classes = shown.pred_boxes.tensor.tolist(), shown.scores.tolist(), shown.pred_classes.tolist()
         for position, (box, score, index) in enumerate(zip(boxes, scores, classes, strict=True)):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,14 @@ from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deim.analysis import OUTCOMES, ImageResult, confusion_matrix, match_detections, precision_recall_curves
+from deim.analysis import (
+    OUTCOMES,
+    ImageResult,
+    confusion_matrix,
+    keypoint_errors,
+    match_detections,
+    precision_recall_curves,
+)
 from deim.analysis.curves import best_threshold
 from deim.visualization.analysis import confusion_figure, interpolate_precision
 from deim.visualization.figures import save
@@ -54,8 +62,34 @@ def _box(rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([corner, corner + side])
 
 
-def coco_average_precision(images: list[ImageResult], classes: int) -> list[float]:
-    """Return the AP at IoU 0.5 of each class, computed by pycocotools."""
+def with_keypoints(images: list[ImageResult]) -> list[ImageResult]:
+    """Return the results with three keypoints in every box, which are compared by their similarity."""
+    rng = np.random.default_rng(1)
+
+    def points(boxes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        corners = boxes.reshape(-1, 2, 2)
+        positions = np.stack([corners[:, 0], corners.mean(axis=1), corners[:, 1]], axis=1)
+        return np.concatenate([positions, values[..., None]], axis=2)
+
+    return [
+        replace(
+            image,
+            crowd_boxes=np.zeros((0, 4)),
+            crowd_classes=np.zeros(0, int),
+            keypoints=points(image.boxes, np.repeat(image.scores[:, None], 3, axis=1)),
+            gt_keypoints=points(image.gt_boxes, np.maximum(rng.integers(0, 3, (len(image.gt_boxes), 3)), [2, 0, 0])),
+            gt_areas=(image.gt_boxes[:, 2:] - image.gt_boxes[:, :2]).prod(axis=1) * 0.6,
+            oks_sigmas=SIGMAS,
+        )
+        for image in images
+    ]
+
+
+SIGMAS = [0.2, 0.1, 0.15]
+
+
+def coco_average_precision(images: list[ImageResult], classes: int, task: str = "bbox") -> list[float]:
+    """Return the AP at IoU or OKS 0.5 of each class, computed by pycocotools."""
     annotations, results = [], []
     for number, result in enumerate(images):
         groups = ((result.gt_boxes, result.gt_classes, 0), (result.crowd_boxes, result.crowd_classes, 1))
@@ -72,15 +106,24 @@ def coco_average_precision(images: list[ImageResult], classes: int) -> list[floa
                 "bbox": [*box[:2], *(box[2:] - box[:2])],
             }
             results.append(row)
+        if result.gt_keypoints is not None:
+            for annotation, points, size in zip(
+                annotations[-len(result.gt_boxes) :], result.gt_keypoints, result.gt_areas, strict=False
+            ):
+                annotation |= {"keypoints": points.ravel().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
+                annotation["area"] = size
+            for row, points in zip(results[-len(result.boxes) :], result.keypoints, strict=False):
+                row["keypoints"] = points.ravel().tolist()
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = {"images": [{"id": n} for n in range(len(images))], "annotations": annotations,
                          "categories": [{"id": n, "name": str(n)} for n in range(classes)]}  # fmt: skip
         ground_truth.createIndex()
-        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "bbox")
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), task)
+        evaluation.params.kpt_oks_sigmas = np.array(SIGMAS)
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"][0, :, :, 0, 2].mean(axis=0).tolist()
+    return evaluation.eval["precision"][0, :, :, 0, -1].mean(axis=0).tolist()
 
 
 def test_precision_recall_curves_match_coco() -> None:
@@ -89,6 +132,36 @@ def test_precision_recall_curves_match_coco() -> None:
     ours = [interpolate_precision(curve, np.linspace(0, 1, 101)).mean() for curve in curves]
     assert ours == pytest.approx(coco_average_precision(images, 3), abs=1e-9)
     assert 0.1 < min(ours) < max(ours) < 0.9
+
+
+def test_precision_recall_curves_of_keypoints_match_coco() -> None:
+    images = with_keypoints(random_images(60, 3))
+    curves = precision_recall_curves(images, [match_detections(image) for image in images], 3)
+    ours = [interpolate_precision(curve, np.linspace(0, 1, 101)).mean() for curve in curves]
+    assert ours == pytest.approx(coco_average_precision(images, 3, "keypoints"), abs=1e-9)
+    assert 0.1 < min(ours) < max(ours) < 0.9
+
+
+def test_keypoint_errors() -> None:
+    """Distances of correct detections from labeled keypoints; other detections and keypoints do not count."""
+    boxes = np.array([[0.0, 0, 40, 10], [50, 50, 60, 60], [80, 80, 90, 90]])  # sizes 20, 10, 10
+    result = image_result(
+        [(0, boxes[0]), (0, boxes[1]), (0, boxes[2])],
+        [(0, 0.9, boxes[1]), (0, 0.8, boxes[0]), (0, 0.7, boxes[0]), (0, 0.6, [200, 200, 210, 210])],
+    )
+    target = np.array([[[5, 5, 2], [9, 9, 1]], [[55, 55, 1], [0, 0, 0]], [[85, 85, 2], [86, 86, 2]]], float)
+    points = np.zeros((4, 2, 3))
+    points[0, 0, :2], points[1, :, :2] = [55, 58], [[5, 6], [9, 9]]
+    result = replace(result, keypoints=points, gt_keypoints=target)
+    empty = replace(image_result([], []), keypoints=np.zeros((0, 2, 3)), gt_keypoints=np.zeros((0, 2, 3)))
+    errors = keypoint_errors([result, empty], [match_detections(result), match_detections(empty)])
+    assert errors.counts.tolist() == [2, 1]
+    assert errors.pixels.tolist() == [2, 0]  # 3 and 1 pixels; 0 pixels
+    assert errors.relative.tolist() == pytest.approx([(0.3 + 0.05) / 2, 0])
+    assert errors.found.tolist() == [0.5, 1]
+    missing = keypoint_errors([empty], [match_detections(empty)])
+    assert np.isnan([missing.pixels, missing.relative, missing.found]).all()
+    assert keypoint_errors([image_result([], [])], [match_detections(empty)]) is None
 
 
 def test_error_types() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,20 +14,25 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from deim.analysis import ImageResult, match_detections, precision_recall_curves
+from deim.config import build
+from deim.data.datasets.shapes import write_shapes
 from deim.errors import DeimError
+from deim.reporting.evaluated_run import DetectionCollector, EvaluatedRun, evaluate_run
 from deim.reporting.run_report import (
-    DetectionCollector,
-    EvaluatedRun,
     _add_classes,
+    _add_keypoint_errors,
     _add_summary,
     _annotated_image,
+    compose_page,
     write_report,
 )
 from deim.structures.mask_encoding import encode_masks
-from deim.visualization import draw_detections
+from deim.structures.skeleton import Skeleton
+from deim.visualization import draw_detections, draw_metrics, last_scores
 from deim.visualization.comparison import compare_runs
 from deim.visualization.page import Page
-from tests.commands import tool, train_net
+from tests.commands import data_overrides, tool, train_net
+from tests.models import recipe
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +125,82 @@ def test_report_shows_masks_and_keypoints(tmp_path: Path) -> None:
     assert "<tr><td>keypoints</td><td>27.1</td><td>-</td>" in text
 
 
+def test_report_shows_missed_objects_as_masks_and_skeletons(tmp_path: Path) -> None:
+    """Three objects: polygons, a bitmap, and no mask."""
+    Image.fromarray(np.full((640, 640, 3), 100, np.uint8)).save(tmp_path / "0.png")
+    bitmap = np.zeros((640, 640), bool)
+    bitmap[330:370, 330:370] = True
+    result = ImageResult(
+        str(tmp_path / "0.png"),
+        np.array([[100.0, 100, 200, 200], [300, 300, 400, 400], [500, 500, 600, 600]]),
+        np.array([0, 0, 0]),
+        *(np.zeros((0, 4)), np.zeros(0, np.int64)),
+        *(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)),
+        masks=[],
+        keypoints=np.zeros((0, 2, 3)),
+        gt_masks=[[[120, 120, 180, 120, 180, 180, 120, 180]], bitmap, None],
+        gt_keypoints=np.array([[[120.0, 150, 2], [180, 150, 1]], [[0, 0, 0], [310, 310, 2]], [[0, 0, 0]] * 2]),
+    )
+    annotated, _ = _annotated_image((result, match_detections(result)), ["cat"], [(0, 1)])
+    assert annotated[130, 130].tolist() == annotated[350, 350].tolist() == [round(100 * 0.55 + 255 * 0.45)] * 3
+    assert annotated[550, 550].tolist() == annotated[320, 320].tolist() == [100] * 3
+    assert annotated[150, 150].tolist() == [255] * 3, "a connection"
+    assert annotated[310, 310].tolist() == [255] * 3, "a keypoint"
+
+
+def test_report_of_poses_matches_by_keypoints(tmp_path: Path) -> None:
+    """The boxes overlap completely, the keypoints hardly; only the keypoints were evaluated."""
+    Image.fromarray(np.full((60, 80, 3), 200, np.uint8)).save(tmp_path / "0.png")
+    box, points = np.array([[10.0, 10, 50, 50]]), np.array([[[10.0, 10, 2], [50, 50, 2]]])
+    results = [
+        ImageResult(
+            *(str(tmp_path / "0.png"), box, np.array([0]), np.zeros((0, 4)), np.zeros(0, np.int64)),
+            *(box, np.array([0.9]), np.array([0])),
+            keypoints=points + shift,
+            gt_keypoints=points,
+            gt_areas=np.array([1600.0]),
+            oks_sigmas=[0.05, 0.05],
+        )
+        for shift in (0.5, 30)
+    ]
+    scores = {"AP": 50.0, "AP50": 60.0, "AP75": 30.0, "APm": 2.0, "APl": np.nan}
+    skeleton = Skeleton(("head", "tail"), ((0, 1),))
+    evaluated = EvaluatedRun(scores, results, ["cat"], 0.1, 1, skeleton=skeleton, task="keypoints")
+    cfg = OmegaConf.create(
+        {
+            "train": {"init_checkpoint": "a.pth", "device": "cpu", "recipe": ""},
+            "dataloader": {"test": {"dataset": {"names": "val"}}},
+        }
+    )
+    (tmp_path / "config.yaml").touch()
+    compose_page(cfg, evaluated, tmp_path).write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<b>50.0</b>AP of keypoints" in text
+    assert "<th>AP of keypoints</th>" in text
+    assert "recall hold at this score and OKS 0.5" in text
+    assert "<td>head</td><td>1</td><td>0.7</td><td>1.8</td><td>100.0</td>" in text
+    assert "0.png: 2 errors" in text  # a wrong detection and a missed object
+    page = Page("no keypoints")
+    _add_keypoint_errors(page, [], evaluated)
+    page.write(tmp_path / "page.html")
+    assert "<table" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_pose_models_are_evaluated_by_keypoints(tmp_path: Path) -> None:
+    for _ in write_shapes(tmp_path, train_images=1, val_images=10, size=96, masks=True, keypoints=True):
+        pass
+    cfg = recipe("ecpose_s_shapes", *data_overrides(tmp_path), "dataloader.test.num_workers=0", "train.device=cpu")
+    cfg.dataloader.test.dataset.names = f"{tmp_path}_val"
+    with mock.patch("deim.reporting.evaluated_run.load_trained_model", lambda cfg: build(cfg, "model")):
+        evaluated = evaluate_run(cfg)
+    assert (evaluated.task, evaluated.further_scores) == ("keypoints", {})
+    assert evaluated.skeleton.names == ("center", "top", "bottom", "left_tip", "right_tip")
+    for result in evaluated.results:
+        assert result.gt_keypoints.shape == (len(result.gt_boxes), 5, 3)
+        assert (result.gt_areas <= (result.gt_boxes[:, 2:] - result.gt_boxes[:, :2]).prod(axis=1) + 1e-3).all()
+        match_detections(result)
+
+
 def test_collected_detections_contain_masks_and_keypoints() -> None:
     instances = Instances((4, 6), pred_boxes=Boxes(torch.ones(1, 4)), scores=torch.ones(1), pred_classes=torch.zeros(1))
     instances.pred_masks, instances.pred_keypoints = torch.ones(1, 4, 6, dtype=torch.bool), torch.ones(1, 2, 3)
@@ -153,6 +235,43 @@ def test_report_escapes_html(tmp_path: Path) -> None:
     assert "<script>" not in text
     for escaped in ("a &amp; b", "<h1>&lt;b&gt;</h1>", "<summary>&lt;i&gt;</summary><pre>&lt;u&gt;</pre>"):
         assert escaped in text
+
+
+def write_metrics(folder: Path, *lines: dict | list) -> str:
+    folder.mkdir()
+    (folder / "metrics.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return str(folder)
+
+
+def test_metrics_of_masks_and_keypoints_are_plotted(tmp_path: Path) -> None:
+    masks = {"bbox/AP": 40.0, "bbox/AP50": 60.0, "segm/AP": 30.0}
+    both = write_metrics(tmp_path / "both", {"iteration": 3, "total_loss": 2.0}, {"iteration": 5, **masks})
+    poses = {"keypoints/AP": 20.0, "keypoints/AP50": 50.0}
+    pose = write_metrics(tmp_path / "pose", {"iteration": 3, "total_loss": 2.0}, {"iteration": 5, **poses})
+    assert last_scores(f"{both}/metrics.json") == {"AP": 40.0, "AP50": 60.0, "AP of masks": 30.0}
+    assert last_scores(f"{pose}/metrics.json") == {"AP": 20.0, "AP50": 50.0}
+    for folder in (both, pose):
+        draw_metrics(f"{folder}/metrics.json", tmp_path / "curves.png")
+    lines = [
+        [cell.strip() for cell in line.split("|")]
+        for line in compare_runs([both, pose], tmp_path / "r.png").split("\n")
+    ]
+    assert lines[0][-2] == "AP of masks"
+    assert (lines[2][3], lines[2][-2], lines[3][3], lines[3][-2]) == ("40.0", "30.0", "20.0", "-")
+
+
+def test_metrics_lines_without_iteration_are_skipped(tmp_path: Path) -> None:
+    """Such lines were appended by another program."""
+    lines = (
+        {"iteration": 3, "total_loss": 2.0},
+        {"bbox/AP": 7.0, "total_loss": 9.0},
+        [1],
+        {"iteration": 5, "bbox/AP": 4.5},
+    )
+    folder = write_metrics(tmp_path / "run", *lines)
+    assert last_scores(f"{folder}/metrics.json") == {"AP": 4.5}
+    draw_metrics(f"{folder}/metrics.json", tmp_path / "curves.png")
+    assert " 4.5 |" in compare_runs([folder], tmp_path / "runs.png")
 
 
 def test_compare_runs(run: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ class TensorOnDevice(torch.Tensor):
     """Tensor that, like one on a GPU, has no array and cannot be combined with a tensor on the CPU."""
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN206
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
         if func is torch.Tensor.numpy:
             raise TypeError("cannot convert a tensor on this device to numpy")
         if func is torch.Tensor.cpu or (func is torch.Tensor.to and "cpu" in (*args[1:], *(kwargs or {}).values())):

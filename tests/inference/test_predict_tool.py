@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from deim.cli import main
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError, DatasetError
 from deim.inference.batch_predict import PredictionJob
+from deim.inference.video import is_video
 from deim.inference.writers import CocoWriter, UniqueNames
 from tests.commands import tool
 
@@ -76,6 +78,18 @@ def test_coco_image_ids_are_unique(predictor: Predictor, photos: Path, tmp_path:
     for name in ("2", "02", "street", "7"):
         writer.add(detections, name)
     assert [image["id"] for image in writer.content["images"]] == [2, 3, 4, 7]
+
+
+def test_existing_paths_named_by_digits_are_not_cameras(
+    predictor: Predictor, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos, "2024")
+    shutil.copy(photos / "0.png", "7")
+    assert PredictionJob(predictor, ["csv"], "out").run(["2024", "7"]) == 6
+    assert (is_video("0"), is_video("2024"), is_video("clip.mp4"), is_video("a.jpg")) == (True, False, True, False)
+    Path("frames.mov").mkdir()
+    assert not is_video("frames.mov")
 
 
 def test_unique_names() -> None:

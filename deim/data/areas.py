@@ -1,0 +1,42 @@
+"""Areas of objects."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+from deim.data.datasets.regions import compress_runs
+from deim.data.records import annotation_arrays, training_annotations
+
+
+def annotation_areas(record: dict) -> np.ndarray:
+    """Return the (N,) areas of the training objects of a record in square pixels, the objects of
+    :func:`deim.data.records.annotation_arrays`.
+
+    The area is ``area`` of the annotation or, without a usable one, that of its mask or else of its box.
+    """
+    annotations, _ = training_annotations(record)
+    boxes, _ = annotation_arrays(record)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).astype(np.float64)
+    for index, annotation in enumerate(annotations):
+        area = annotation.get("area")
+        if not isinstance(area, int | float) or not math.isfinite(area) or area <= 0:
+            area = _mask_area(annotation.get("segmentation"))
+        if area > 0:
+            areas[index] = area
+    return areas
+
+
+def _mask_area(segmentation: Any) -> float:
+    """Return the area of a mask; 0 if there is none. For polygons it is the sum of their areas, as in COCO's files."""
+    if isinstance(segmentation, Mapping):
+        return float(coco_masks.area(compress_runs(segmentation)))
+    polygons = [np.reshape(polygon, (-1, 2)) for polygon in segmentation or () if len(polygon) % 2 == 0]
+    return sum(_polygon_area(polygon) for polygon in polygons)
+
+
+def _polygon_area(corners: np.ndarray) -> float:
+    x, y = corners.T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
