@@ -23,7 +23,7 @@ def detect(predictor: Predictor, image: np.ndarray | None, threshold: float, cla
         classes: names of the classes to show; empty for all.
 
     Returns:
-        the image with boxes, rows (class, score, left, top, right, bottom), and a line with the inference time.
+        the image with boxes, masks and skeletons, rows (class, score, left, top, right, bottom), and a line with the inference time.
     """
     if image is None:
         return None, [], "Drop or select an image."
@@ -64,7 +64,7 @@ def build_demo(predictor: Predictor) -> Any:
                 threshold = gradio.Slider(MIN_THRESHOLD, 1.0, value=0.4, step=0.01, label="threshold")
                 classes = gradio.Dropdown(predictor.class_names, multiselect=True, label="classes (default: all)")
             with gradio.Column():
-                output = gradio.Image(label="detections", interactive=False)
+                output = gradio.Image(label="detections", interactive=False, elem_id="detections")
                 summary = gradio.Markdown(elem_id="summary")
                 columns = ["class", "score", "left", "top", "right", "bottom"]
                 table = gradio.Dataframe(headers=columns, interactive=False)

@@ -1,5 +1,7 @@
 """Demo page. The test in a real browser needs one to be installed: see CONTRIBUTING."""
 
+import base64
+import io
 import os
 import re
 import socket
@@ -7,10 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deim import Predictor
 from deim.errors import ConfigError
@@ -47,21 +54,55 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-@pytest.mark.skipif(
+needs_browser = pytest.mark.skipif(
     "DEIM_TEST_BROWSER" not in os.environ, reason="needs gradio, selenium and Chromium: DEIM_TEST_BROWSER=1"
 )
-def test_browser_shows_boxes_and_slider_filters_them(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
-    from selenium import webdriver
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
 
+
+@needs_browser
+def test_browser_shows_boxes_and_slider_filters_them(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    with open_page(write_certain_checkpoint(checkpoint, tmp_path), photos / "3.png") as (browser, wait):
+        browser.save_screenshot(str(tmp_path / "page.png"))
+        set_threshold(browser, 1)
+        wait.until(lambda page: page.find_element("id", "summary").text.startswith("0 detections"))
+
+
+@needs_browser
+def test_browser_shows_masks_and_skeletons(checkpoint_with_heads: Path, photos: Path, tmp_path: Path) -> None:
+    path = write_certain_checkpoint(checkpoint_with_heads, tmp_path)
+    detections = Predictor(path, threshold=0.4, device="cpu")(photos / "3.png")
+    expected = np.asarray(detections.draw()).astype(int)
+    detections.remove("pred_masks")
+    without_masks = np.asarray(detections.draw()).astype(int)
+    detections.remove("pred_keypoints")
+    boxes_only = np.asarray(detections.draw()).astype(int)
+    with open_page(path, photos / "3.png") as (browser, _):
+        browser.save_screenshot(str(tmp_path / "page.png"))
+        shown = output_image(browser).astype(int)
+    # The page compresses images.
+    assert np.abs(shown - expected).mean() < 0.3 * np.abs(expected - without_masks).mean()
+    is_skeleton = (without_masks != boxes_only).any(axis=2)
+    assert np.abs(shown - expected)[is_skeleton].mean() < 0.5 * np.abs(expected - boxes_only)[is_skeleton].mean()
+
+
+def write_certain_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """Write a copy of a checkpoint whose scores are all close to 1."""
     content = torch.load(checkpoint)
     for name, value in content["model"].items():
         if "score_head" in name and name.endswith("bias"):
-            value += 8  # all scores are close to 1
-    torch.save(content, tmp_path / "certain.pth")
+            value += 8
+    torch.save(content, folder / "certain.pth")
+    return folder / "certain.pth"
+
+
+@contextmanager
+def open_page(checkpoint: Path, image: Path) -> Iterator[tuple[Any, Any]]:
+    """Start the demo, open its page in a browser and upload an image; yield the browser and an object that waits."""
+    from selenium import webdriver
+    from selenium.webdriver.support.ui import WebDriverWait
+
     port = free_port()
-    command = [sys.executable, "tools/demo.py", str(tmp_path / "certain.pth"), "--port", str(port), "--device", "cpu"]
+    command = [sys.executable, "tools/demo.py", str(checkpoint), "--port", str(port), "--device", "cpu"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     options = webdriver.ChromeOptions()
     for flag in ("--headless", "--no-sandbox", "--window-size=1200,1000"):
@@ -72,23 +113,33 @@ def test_browser_shows_boxes_and_slider_filters_them(checkpoint: Path, photos: P
         browser = webdriver.Chrome(options=options)
         browser.get(f"http://127.0.0.1:{port}/")
         wait = WebDriverWait(browser, 60)
-        wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(
-            str(photos / "3.png")
-        )
-        wait.until(lambda page: re.match(r"[1-9]\d* detections in", page.find_element(By.ID, "summary").text))
-        browser.save_screenshot(str(tmp_path / "page.png"))
-        slider = browser.find_element(By.CSS_SELECTOR, "input[type=number]")
-        browser.execute_script(
-            "arguments[0].value = 1; arguments[0].dispatchEvent(new Event('input', {bubbles: true}));"
-            "arguments[0].dispatchEvent(new Event('change', {bubbles: true}));",
-            slider,
-        )
-        wait.until(lambda page: page.find_element(By.ID, "summary").text.startswith("0 detections"))
+        wait.until(lambda page: page.find_elements("css selector", "input[type=file]"))[0].send_keys(str(image))
+        wait.until(lambda page: re.match(r"[1-9]\d* detections in", page.find_element("id", "summary").text))
+        yield browser, wait
     finally:
         if browser is not None:
             browser.quit()
         server.terminate()
         server.wait(timeout=30)
+
+
+def set_threshold(browser: Any, value: float) -> None:
+    slider = browser.find_element("css selector", "input[type=number]")
+    browser.execute_script(
+        f"arguments[0].value = {value}; arguments[0].dispatchEvent(new Event('input', {{bubbles: true}}));"
+        "arguments[0].dispatchEvent(new Event('change', {bubbles: true}));",
+        slider,
+    )
+
+
+def output_image(browser: Any) -> np.ndarray:
+    """Return the pixels (H, W, 3) of the image with the detections on the page."""
+    url = browser.execute_script(
+        "const image = document.querySelector('#detections img'), canvas = document.createElement('canvas');"
+        "canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;"
+        "canvas.getContext('2d').drawImage(image, 0, 0); return canvas.toDataURL('image/png');"
+    )
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
 
 
 def wait_for_server(address: str, server: subprocess.Popen) -> None:
