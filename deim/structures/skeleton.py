@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+# Color of connections in drawings of detectron2.
+_LINE_COLOR = (255, 128, 0)
+
+
 @dataclass(frozen=True)
 class Skeleton:
     """Names and connections of P keypoints.
@@ -39,6 +43,11 @@ class Skeleton:
         """Return the skeleton of a dict that :meth:`to_dict` wrote."""
         pairs = tuple((int(first), int(second)) for first, second in content["connections"])
         return cls(tuple(content["names"]), pairs)
+
+    def to_metadata(self) -> dict[str, Any]:
+        """Return the skeleton as metadata of a detectron2 dataset, with which detectron2's ``Visualizer`` draws it."""
+        rules = [(self.names[first], self.names[second], _LINE_COLOR) for first, second in self.connections]
+        return {"keypoint_names": list(self.names), "keypoint_connection_rules": rules}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the skeleton as plain data."""

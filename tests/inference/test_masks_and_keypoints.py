@@ -386,6 +386,7 @@ def test_skeletons() -> None:
     assert Skeleton.for_count(2) == Skeleton(("keypoint 1", "keypoint 2"))
     assert Skeleton.from_dict(json.loads(json.dumps(SKELETON.to_dict()))) == SKELETON
     assert Skeleton.from_metadata({}) is None
+    assert Skeleton.from_metadata(SKELETON.to_metadata()) == SKELETON
     rules = [("b", "a", (255, 0, 0))]
     metadata = {"keypoint_names": ["a", "b"], "keypoint_connection_rules": rules}
     assert Skeleton.from_metadata(metadata) == Skeleton(("a", "b"), ((1, 0),))
