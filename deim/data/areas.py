@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco_masks
 
 from deim.data.datasets.regions import compress_runs
-from deim.data.records import annotation_arrays, training_annotations
+from deim.data.records import annotation_arrays, stored_field, training_annotations
 
 
 def annotation_areas(record: dict) -> np.ndarray:
@@ -27,6 +27,18 @@ def annotation_areas(record: dict) -> np.ndarray:
         if area > 0:
             areas[index] = area
     return areas
+
+
+def annotation_area_ratios(record: dict) -> np.ndarray:
+    """Return the (N,) float32 areas of :func:`annotation_areas`, as fractions of the areas of the boxes.
+
+    Raises:
+        ConfigError: if the record was stored without areas.
+    """
+    if "annotations" not in record and "boxes" in record:
+        return stored_field(record, "area_ratios")
+    boxes, _ = annotation_arrays(record)
+    return (annotation_areas(record) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).astype(np.float32)
 
 
 def _mask_area(segmentation: Any) -> float:

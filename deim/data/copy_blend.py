@@ -100,6 +100,8 @@ class CopyBlend(BatchOperation):
             new_objects.gt_masks = move_masks(objects.gt_masks[copied], moves, size)
         if objects.has("gt_keypoints"):
             new_objects.gt_keypoints = move_keypoints(objects.gt_keypoints[copied], moves)
+        if objects.has("gt_areas"):
+            new_objects.gt_areas = objects.gt_areas[copied]
         return {
             **sample,
             "image": torch.from_numpy(canvas).permute(2, 0, 1),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from detectron2.structures import BitMasks, Instances, Keypoints, PolygonMasks
 
+from deim.data.areas import annotation_area_ratios
 from deim.data.keypoints import keypoint_hflip_indices
 from deim.data.masks import MaskArrays
 from deim.data.object_shapes import ObjectShapes
@@ -29,6 +30,7 @@ class InstanceFields:
             when they are first needed.
         keypoint_hflip_indices: keypoints in a mirror image, instead of the metadata; see
             :func:`deim.data.keypoints.keypoint_hflip_indices`.
+        areas: also add ``gt_areas`` if ``keypoints`` are added.
 
     Raises:
         ConfigError: if a value is invalid, or the number of keypoints is not defined.
@@ -42,6 +44,7 @@ class InstanceFields:
         mask_format: str = "bitmask",
         dataset_name: str | Sequence[str] | None = None,
         keypoint_hflip_indices: Sequence[int] | np.ndarray | None = None,
+        areas: bool = False,
     ):
         if mask_format not in MASK_FORMATS:
             raise ConfigError(
@@ -56,7 +59,7 @@ class InstanceFields:
                 "mapper: keypoints=True needs the keypoints of the dataset: set dataset_name to the registered name of "
                 "the dataset, whose metadata have keypoint_names and keypoint_flip_map, or set keypoint_hflip_indices"
             )
-        self.masks, self.keypoints = bool(masks), bool(keypoints)
+        self.masks, self.keypoints, self.areas = bool(masks), bool(keypoints), bool(areas and keypoints)
         self.mask_stride, self.mask_format = int(mask_stride), mask_format
         self.dataset_name = dataset_name
         self._hflip_indices = None if keypoint_hflip_indices is None else np.asarray(keypoint_hflip_indices, np.int64)
@@ -88,6 +91,7 @@ class InstanceFields:
             "mask_stride": self.mask_stride,
             "mask_format": self.mask_format,
             "keypoint_hflip_indices": self.hflip_indices,
+            "areas": self.areas,
         }
 
     def compact(self, records: Sequence[dict]) -> CompactRecords:
@@ -98,7 +102,8 @@ class InstanceFields:
                 ``mask_format`` is "polygon".
             DatasetError: if a mask or a keypoint is invalid.
         """
-        compact = CompactRecords(records, self.masks, self.num_keypoints)
+        ratios = np.concatenate([annotation_area_ratios(record) for record in records]) if self.areas else None
+        compact = CompactRecords(records, self.masks, self.num_keypoints, ratios)
         if compact.masks is not None:
             self._check_format(compact.masks)
         return compact
@@ -127,10 +132,14 @@ class InstanceFields:
             self._check_format(masks)
             _check_size(masks, size, record["file_name"])
         keypoints = None if self.num_keypoints is None else annotation_keypoints(record, self.num_keypoints)
-        return ObjectShapes(masks, keypoints, self.hflip_indices)
+        shapes = ObjectShapes(masks, keypoints, self.hflip_indices)
+        shapes.area_ratios = annotation_area_ratios(record) if self.areas else None
+        return shapes
 
     def add_to(self, instances: Instances, shapes: ObjectShapes, is_kept: np.ndarray) -> None:
-        """Add ``gt_masks`` and ``gt_keypoints`` to the instances of a sample.
+        """Add ``gt_masks``, ``gt_keypoints`` and ``gt_areas`` to the instances of a sample.
+
+        An area is the same fraction of the box as in the annotation.
 
         Args:
             instances: instances of the kept objects.
@@ -144,6 +153,8 @@ class InstanceFields:
             instances.gt_masks = BitMasks(torch.from_numpy(shapes.bitmasks(is_kept, size, self.mask_stride)))
         if self.keypoints:
             instances.gt_keypoints = Keypoints(torch.from_numpy(shapes.keypoints(is_kept, size)))
+        if shapes.area_ratios is not None:
+            instances.gt_areas = instances.gt_boxes.area() * torch.from_numpy(shapes.area_ratios[is_kept])
 
 
 def _check_size(masks: MaskArrays, size: tuple[int, int], file_name: str) -> None:

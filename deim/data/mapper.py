@@ -49,6 +49,8 @@ class DetectionMapper:
         dataset_name: registered name of the dataset, whose metadata define the keypoints (``keypoint_names``) and
             those that a mirror image exchanges (``keypoint_flip_map``).
         keypoint_hflip_indices: (P,) detectron2's form of the flip map, instead of ``dataset_name``.
+        areas: with ``keypoints``, whether to add ``gt_areas``, float32 (n,) in square pixels: ``area`` of the annotations
+            or else the area of the mask or box. They follow the areas of the boxes.
 
     Raises:
         ConfigError: if a value is not valid, or the keypoints are not defined.
@@ -68,6 +70,7 @@ class DetectionMapper:
         mask_format: str = "bitmask",
         dataset_name: str | Sequence[str] | None = None,
         keypoint_hflip_indices: Sequence[int] | np.ndarray | None = None,
+        areas: bool = False,
     ):
         img_format = image_format or img_format
         if img_format not in IMAGE_FORMATS:
@@ -77,7 +80,9 @@ class DetectionMapper:
         self.augmentations = list(augmentations)
         self.is_train, self.img_format, self.min_box_size = is_train, img_format, min_box_size
         self.read = read
-        self.fields = InstanceFields(masks, keypoints, mask_stride, mask_format, dataset_name, keypoint_hflip_indices)
+        self.fields = InstanceFields(
+            masks, keypoints, mask_stride, mask_format, dataset_name, keypoint_hflip_indices, areas
+        )
 
     def __call__(self, record: dict) -> dict:
         """Map a record to a sample.

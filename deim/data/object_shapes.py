@@ -38,6 +38,9 @@ class ObjectShapes:
         masks: masks of the objects; None if only keypoints are needed.
         keypoints: (N, P, 3), x and y in pixels, visibility; None if only masks are needed.
         hflip_indices: (P,), see :func:`deim.data.keypoints.keypoint_hflip_indices`.
+
+    Attributes:
+        area_ratios: (N,) areas of the objects as fractions of the areas of their boxes; None if they are not needed.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ObjectShapes:
         hflip_indices: np.ndarray | None = None,
     ):
         self._hflip_indices = hflip_indices
+        self.area_ratios: np.ndarray | None = None
         self._num_objects = len(masks) if masks is not None else 0 if keypoints is None else len(keypoints)
         self._points = np.zeros((0, 2))
         self._polygon_ends = self._object_ends = np.zeros(0, np.int64)
@@ -86,6 +90,8 @@ class ObjectShapes:
         if keypoints:
             result._keypoints = np.concatenate(keypoints)
             result._visibility = np.concatenate([part._visibility for part in parts])
+        ratios = [part.area_ratios for part in parts if part.area_ratios is not None]
+        result.area_ratios = np.concatenate(ratios) if ratios else None
         return result
 
     def transform(self, transform: Transform, size: tuple[int, int]) -> None:

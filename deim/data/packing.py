@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Fields of the instances, and the classes of optional fields.
 _FIELDS = {"gt_boxes", "gt_classes"}
-_OPTIONAL_FIELDS = {"gt_masks": (BitMasks, PolygonMasks), "gt_keypoints": (Keypoints,)}
+_OPTIONAL_FIELDS = {"gt_masks": (BitMasks, PolygonMasks), "gt_keypoints": (Keypoints,), "gt_areas": (Tensor,)}
 
 
 @dataclass
@@ -41,6 +41,7 @@ class PackedBatch:
         other_fields: remaining fields of each sample.
         masks: (N, h, w) bool, or polygons; None without masks.
         keypoints: (N, P, 3) float32; None without keypoints.
+        areas: (N,) float32; None without areas.
     """
 
     images: Tensor
@@ -50,6 +51,7 @@ class PackedBatch:
     other_fields: list[dict[str, Any]]
     masks: Tensor | PackedPolygons | None = None
     keypoints: Tensor | None = None
+    areas: Tensor | None = None
 
     def pin_memory(self) -> "PackedBatch":
         """Return the batch with its images and bitmaps in pinned memory; called by torch's data loader."""
@@ -61,7 +63,7 @@ def pack(samples: list[dict]) -> PackedBatch | list[dict]:
     """Pack samples into a few large tensors.
 
     Samples are returned unchanged unless all images are uint8 tensors of one size, and all instances have boxes,
-    classes and, in all samples alike, masks and keypoints, but no other fields.
+    classes and, in all samples alike, masks, keypoints and areas, but no other fields.
     """
     if not all(_is_packable(sample) for sample in samples) or len({sample["image"].shape for sample in samples}) > 1:
         return samples
@@ -81,6 +83,8 @@ def pack(samples: list[dict]) -> PackedBatch | list[dict]:
         batch.masks = _pack_masks([image_instances.gt_masks for image_instances in instances])
     if instances[0].has("gt_keypoints"):
         batch.keypoints = torch.cat([image_instances.gt_keypoints.tensor for image_instances in instances])
+    if instances[0].has("gt_areas"):
+        batch.areas = torch.cat([image_instances.gt_areas for image_instances in instances])
     return batch
 
 
@@ -110,6 +114,9 @@ def unpack(batch: PackedBatch | list[dict]) -> list[dict]:
     if batch.keypoints is not None:
         for sample, keypoints in zip(samples, batch.keypoints.split(batch.counts), strict=True):
             sample["instances"].gt_keypoints = Keypoints(keypoints)
+    if batch.areas is not None:
+        for sample, areas in zip(samples, batch.areas.split(batch.counts), strict=True):
+            sample["instances"].gt_areas = areas
     return samples
 
 
@@ -140,6 +147,7 @@ def _layout(instances: Instances) -> tuple:
         type(masks),
         masks.tensor.shape[1:] if isinstance(masks, BitMasks) else None,
         None if keypoints is None else keypoints.tensor.shape[1:],
+        "gt_areas" in fields,
     )
 
 

@@ -12,7 +12,7 @@ from deim.data.masks import MaskArrays, mask_arrays
 from deim.errors import ConfigError
 
 # Keys of the objects in a record: annotations, or the arrays of CompactRecords.
-OBJECT_KEYS = frozenset({"annotations", "boxes", "classes", "mask_arrays", "keypoint_array"})
+OBJECT_KEYS = frozenset({"annotations", "boxes", "classes", "mask_arrays", "keypoint_array", "area_ratios"})
 
 
 def record_size(record: dict) -> tuple[int, int] | None:
@@ -54,7 +54,7 @@ def annotation_masks(record: dict) -> MaskArrays:
         DatasetError: if a segmentation is invalid; see :func:`deim.data.masks.mask_arrays`.
     """
     if "annotations" not in record and "boxes" in record:
-        return _stored_field(record, "mask_arrays")
+        return stored_field(record, "mask_arrays")
     annotations, locations = training_annotations(record)
     return mask_arrays([a.get("segmentation") for a in annotations], locations, record_size(record))
 
@@ -76,12 +76,12 @@ def annotation_keypoints(record: dict, num_keypoints: int) -> np.ndarray:
         DatasetError: if keypoints are invalid.
     """
     if "annotations" not in record and "boxes" in record:
-        return _stored_field(record, "keypoint_array")
+        return stored_field(record, "keypoint_array")
     annotations, locations = training_annotations(record)
     return keypoint_array([a.get("keypoints") for a in annotations], locations, num_keypoints)
 
 
-def _stored_field(record: dict, key: str) -> Any:
+def stored_field(record: dict, key: str) -> Any:
     """Return a field of a record of :class:`CompactRecords`."""
     if key not in record:
         raise ConfigError(
@@ -137,13 +137,20 @@ class CompactRecords:
         records: detectron2 records.
         masks: whether to store masks.
         num_keypoints: P, the number of keypoints of an object; None stores no keypoints.
+        area_ratios: see :func:`deim.data.areas.annotation_area_ratios`, of all records in order; None stores none.
 
     Raises:
         ConfigError: if an object has another number of keypoints.
         DatasetError: if a mask or a keypoint is invalid.
     """
 
-    def __init__(self, records: Sequence[dict], masks: bool = False, num_keypoints: int | None = None):
+    def __init__(
+        self,
+        records: Sequence[dict],
+        masks: bool = False,
+        num_keypoints: int | None = None,
+        area_ratios: np.ndarray | None = None,
+    ):
         objects = [annotation_arrays(record) for record in records]
         self._ends = np.cumsum([len(boxes) for boxes, _ in objects])
         self._boxes = np.concatenate([boxes for boxes, _ in objects])
@@ -152,6 +159,7 @@ class CompactRecords:
         self.keypoints = None
         if num_keypoints is not None:
             self.keypoints = np.concatenate([annotation_keypoints(record, num_keypoints) for record in records])
+        self.area_ratios = area_ratios
         other_fields = ({k: v for k, v in record.items() if k not in OBJECT_KEYS} for record in records)
         self._others = DatasetFromList(list(other_fields), copy=False)
 
@@ -171,4 +179,6 @@ class CompactRecords:
             record["mask_arrays"] = self.masks[start:end]
         if self.keypoints is not None:
             record["keypoint_array"] = self.keypoints[start:end]
+        if self.area_ratios is not None:
+            record["area_ratios"] = self.area_ratios[start:end]
         return record

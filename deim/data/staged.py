@@ -76,7 +76,7 @@ class StagedMapper:
         resize: augmentations that resize each image individually (DETR); None uses one size per iteration.
         img_format, min_box_size, read, image_format: see :class:`deim.data.mapper.DetectionMapper`.
         masks, keypoints, mask_stride, mask_format, dataset_name: see :class:`deim.data.mapper.DetectionMapper`.
-        keypoint_hflip_indices: see :class:`deim.data.mapper.DetectionMapper`.
+        keypoint_hflip_indices, areas: see :class:`deim.data.mapper.DetectionMapper`.
         dataset, total_batch_size: records, and images per iteration over all ranks. Required only with data loaders
             other than :func:`deim.data.build_train_loader`, which call the mapper with only a record.
 
@@ -107,6 +107,7 @@ class StagedMapper:
         mask_format: str = "bitmask",
         dataset_name: str | Sequence[str] | None = None,
         keypoint_hflip_indices: Sequence[int] | np.ndarray | None = None,
+        areas: bool = False,
     ):
         if not 0 <= mosaic_prob <= 1:
             raise ConfigError(f"dataloader.train.mapper.mosaic_prob must be in [0, 1], got {mosaic_prob}")
@@ -116,7 +117,9 @@ class StagedMapper:
         self.multi_scale_repeat = multi_scale_repeat
         self.resize = None if resize is None else list(resize)
         self.img_format, self.min_box_size, self.read = image_format or img_format, min_box_size, read
-        self.fields = InstanceFields(masks, keypoints, mask_stride, mask_format, dataset_name, keypoint_hflip_indices)
+        self.fields = InstanceFields(
+            masks, keypoints, mask_stride, mask_format, dataset_name, keypoint_hflip_indices, areas
+        )
         self._external_loader = None
         if dataset is not None and total_batch_size is not None:
             self._external_loader = _ExternalLoaderState(

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 # Color of connections in drawings of detectron2.
 _LINE_COLOR = (255, 128, 0)
 

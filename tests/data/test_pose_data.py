@@ -5,14 +5,26 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.config import instantiate
-from detectron2.data.transforms import NoOpTransform
+from detectron2.data.transforms import NoOpTransform, RandomFlip
+from detectron2.structures import BoxMode
+from pycocotools import mask as coco_masks
 
 from deim.config import load_config
-from deim.data import coco_dataset
-from deim.data.augmentation import ColorJitter, PhotometricTransform, RandomZoomOut
+from deim.data import DetectionMapper, coco_dataset
+from deim.data.areas import annotation_areas
+from deim.data.augmentation import ColorJitter, PhotometricTransform, RandomZoomOut, Resize
+from deim.data.copy_blend import CopyBlend
+from deim.data.instance_fields import InstanceFields
+from deim.data.mosaic import Mosaic
+from deim.data.packing import pack, unpack
+from deim.data.records import CompactRecords
+from deim.data.staged import MosaicMapper
+from deim.errors import ConfigError
 from tests.data.layouts import write_json
 from tests.data.test_annotation_formats import write_coco_data, write_coco_with_text_ids, write_yolo_pose
 
@@ -79,6 +91,53 @@ def add_image_without_keypoints(data: Path, number: int) -> None:
     image_id = str(500 + number) if is_text else 500 + number
     content["annotations"].append(annotation | {"id": 500 + number, "image_id": image_id, "keypoints": [0] * 9})
     write_json(data / "train.json", content)
+
+
+SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
+
+
+def area_record(folder: Path) -> dict:
+    """Return a record of an image of 100 x 80 pixels: areas as numbers, from polygons, from a run length, and none."""
+    cv2.imwrite(str(folder / "0.png"), np.full((80, 100, 3), 90, np.uint8))
+    rle = coco_masks.frPyObjects({"size": [80, 100], "counts": [800, 80, 7120]}, 80, 100)
+    boxes = {"bbox": [10, 10, 40, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "keypoints": [20, 20, 2]}
+    annotations = [
+        boxes | {"area": 123.5, "segmentation": [SQUARE]},
+        boxes | {"segmentation": [SQUARE, [0, 0, 10, 0, 0, 10]]},
+        boxes | {"segmentation": {"size": [80, 100], "counts": rle["counts"].decode()}},
+        boxes | {"area": 0, "segmentation": []},
+        boxes | {"area": 77, "iscrowd": 1},
+    ]
+    return {"file_name": str(folder / "0.png"), "height": 80, "width": 100, "image_id": 1, "annotations": annotations}
+
+
+def test_areas_of_annotations(tmp_path: Path) -> None:
+    assert annotation_areas(area_record(tmp_path)).tolist() == [123.5, 450, 80, 900]
+
+
+def test_areas_follow_the_image(tmp_path: Path) -> None:
+    """A flip and a resize scale the areas of annotations; mosaics, copy-blend, mixup and packing keep them."""
+    options = {"keypoints": True, "areas": True, "keypoint_hflip_indices": [0]}
+    record = area_record(tmp_path)
+    fields = InstanceFields(**options)
+    records = fields.compact([record, record])
+    augmentations = [RandomFlip(prob=1.0), Resize((160, 300))]
+    for source in (record, records[1]):
+        sample = DetectionMapper(augmentations, True, **options)(source)
+        np.testing.assert_allclose(sample["instances"].gt_areas, np.multiply([123.5, 450, 80, 900], 6), rtol=1e-5)
+    mosaic = Mosaic(tile_size=80, degrees=0.0, translate=0.0, scale=(1.0, 1.0))
+    placed = MosaicMapper(mosaic, (160, 160), [], records, **options)(records[0])["instances"]
+    ratios = (placed.gt_areas / placed.gt_boxes.area()).numpy()
+    np.testing.assert_allclose(ratios, np.tile(np.divide([123.5, 450, 80, 900], 900), 4), rtol=1e-4)
+    samples = [sample, sample]
+    blended = CopyBlend(min_area=0).apply(sample, samples, 0.5, np.random.default_rng(0))["instances"]
+    assert set(blended.gt_areas.tolist()) == set(sample["instances"].gt_areas.tolist())
+    assert len(blended) == 7
+    for unpacked in unpack(pack(samples)):
+        assert torch.equal(unpacked["instances"].gt_areas, sample["instances"].gt_areas)
+    with pytest.raises(ConfigError, match="created without area_ratios"):
+        DetectionMapper([], True, **options)(CompactRecords([record], num_keypoints=1)[0])
+    assert not DetectionMapper([], True, **(options | {"areas": False}))(record)["instances"].has("gt_areas")
 
 
 def test_centered_zoom_out_adds_equal_borders() -> None:

@@ -1,5 +1,6 @@
 """detectron2's Visualizer draws the masks and keypoints of our predictors."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_masks_and_keypoints_are_drawn(tmp_path: Path) -> None:
     assert not masks[72:108, 64:].any()
     for x, y in POINTS:
         assert keypoints[y - 1 : y + 2, x - 1 : x + 2].all()
-    for (x, y), (other_x, other_y) in zip(POINTS, POINTS[1:], strict=False):
+    for (x, y), (other_x, other_y) in itertools.pairwise(POINTS):
         center_x, center_y = (x + other_x) // 2, (y + other_y) // 2
         assert keypoints[center_y - 2 : center_y + 3, center_x - 2 : center_x + 3].any(), "a connection"
     assert not keypoints[70:110, 10:60].any()

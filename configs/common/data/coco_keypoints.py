@@ -21,6 +21,7 @@ dataloader = with_keypoint_data(dataloader)
 dataloader.evaluator.tasks = ("keypoints",)
 
 mapper = dataloader.train.mapper
+mapper.areas = True
 mapper.color = []
 mapper.strong = [L(RandomZoomOut)(prob=0.5, side_range=(1.0, 4.0), fill=0, centered=True)]
 mapper.weak = [*mapper.weak, L(ColorJitter)(prob=0.5)]
