@@ -13,11 +13,12 @@ from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
 from deim.inference import to_deployment
+from deim.inference.export.formats.onnx import export_onnx, start_onnx
+from deim.inference.export.formats.openvino import compile_openvino, to_openvino
 from deim.inference.export.graph import example_input
-from deim.inference.export.onnx import ExportOptions, export_onnx
-from deim.inference.export.openvino import to_openvino
+from deim.inference.export.options import ExportOptions
 from deim.inference.export.verification import compare_detections, generate_images
-from deim.inference.exported_runner import compile_openvino, open_session, start_onnx
+from deim.inference.exported_runner import open_session
 from deim.inference.trained_model import TrainedModel
 from deim.measurement.timing import print_report, time_interleaved, timing_rows
 

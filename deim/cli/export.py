@@ -1,32 +1,61 @@
-"""Export a trained model to ONNX, OpenVINO or TensorRT.
+"""Export a trained model to ONNX, OpenVINO, TensorRT and other formats.
 
     deim export output/deim_dfine_s_coco/model_best.pth --output deim_dfine_s.onnx
 
-The suffix of --output selects the format: .onnx, .xml (OpenVINO), .engine (TensorRT). The exported model takes uint8
-images. .onnx and .xml files contain the class names and work with deim predict and deim.Predictor. Their detections are
+The suffix of --output selects the format; --formats lists the formats and what they require and support. The exported
+model takes uint8 images. It contains the class names and works with deim predict and deim.Predictor. Its detections are
 verified against those of torch. An engine is built from an .onnx file, which is verified; the engine itself is not.
 
-Requires pip install 'deim[export]', for OpenVINO also 'deim[openvino]', for TensorRT also trtexec.
+Requires pip install 'deim[export]', for other formats than .onnx also the extra that --formats lists, for TensorRT also
+trtexec.
 """
 
 import argparse
+from typing import Any
+
+from tabulate import tabulate
 
 from deim.cli.arguments import add_model
-from deim.inference.export.export import default_attention_form, export
-from deim.inference.export.onnx import OPSETS, ExportOptions
+from deim.inference.export.export import export
+from deim.inference.export.formats import EXPORTERS, exporter_of, format_table
+from deim.inference.export.options import INTERFACES, OPSETS, ExportOptions
 from deim.layers.ops import EXPORT_FORMS
+
+
+class _PrintFormats(argparse.Action):
+    """Prints the formats and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        print(tabulate(format_table(), headers="keys"))
+        parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--output", required=True, help="file to write: .onnx, .xml or .engine")
+    suffixes = ", ".join(exporter.suffix for exporter in EXPORTERS)
+    parser.add_argument("--output", required=True, help=f"file to write: {suffixes}")
+    parser.add_argument("--formats", action=_PrintFormats, nargs=0, help="list the formats and what they support")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size; default: that of the recipe"
     )
-    parser.add_argument("--batch", type=int, help="fixed batch size; default: dynamic")
+    parser.add_argument("--batch", type=int, help="fixed batch size; default: dynamic, or 1 if the format has none")
     parser.add_argument(
         "--dynamic-size", action="store_true", help="accept any height and width that are multiples of 32"
     )
+    _add_precision(parser)
+    _add_interface(parser)
+    parser.add_argument(
+        "--attention",
+        choices=tuple(EXPORT_FORMS),
+        help="form of deformable attention; default: the best for the format; plugin: TensorRT only",
+    )
+    parser.add_argument("--opset", type=int, default=OPSETS.start, help=f"ONNX opset; default: {OPSETS.start}")
+    parser.add_argument(
+        "--images", help="directory of images for verification (default: generated images) and int8 calibration"
+    )
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
         "--half",
@@ -43,15 +72,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="quantize convolutions to 8 bits; needs --images",
     )
     parser.set_defaults(precision="float32")
-    parser.add_argument("--raw", action="store_true", help="output logits and boxes of all queries, not postprocessed")
+
+
+def _add_interface(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--attention",
-        choices=tuple(EXPORT_FORMS),
-        help="form of deformable attention; default: gather for TensorRT, else grid_sample; plugin: TensorRT only",
+        "--interface",
+        choices=INTERFACES,
+        default=INTERFACES[0],
+        help="inputs and outputs: deim (uint8 images), official (those of the official exporters of DEIM, D-FINE and "
+        "RT-DETR), raw (pred_logits and pred_boxes of all queries)",
     )
-    parser.add_argument("--opset", type=int, default=OPSETS.start, help=f"ONNX opset; default: {OPSETS.start}")
     parser.add_argument(
-        "--images", help="directory of images for verification (default: generated images) and int8 calibration"
+        "--include-normalization",
+        action="store_true",
+        help="interfaces official and raw: the file normalizes with mean and standard deviation, the caller does not",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="interface deim: output logits and boxes of all queries, not postprocessed"
     )
 
 
@@ -62,11 +99,13 @@ def run(args: argparse.Namespace) -> None:
 def _options(args: argparse.Namespace) -> ExportOptions:
     return ExportOptions(
         size=None if args.size is None else tuple(args.size),
-        dynamic_batch=args.batch is None,
+        dynamic_batch=args.batch is None and exporter_of(args.output).support.dynamic_batch,
         dynamic_size=args.dynamic_size,
         postprocess=not args.raw,
-        attention=args.attention or default_attention_form(args.output),
+        attention=args.attention,
         opset=args.opset,
         batch=1 if args.batch is None else args.batch,
         precision=args.precision,
+        interface=args.interface,
+        include_normalization=args.include_normalization,
     )

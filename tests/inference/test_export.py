@@ -18,13 +18,15 @@ from deim.errors import CheckpointError, ConfigError, ExportError
 from deim.inference.export import float16
 from deim.inference.export.export import default_attention_form, export
 from deim.inference.export.float16 import to_float16
+from deim.inference.export.formats.onnx import export_onnx, start_onnx
+from deim.inference.export.formats.openvino import to_openvino
+from deim.inference.export.formats.tensorrt import build_engine, trtexec_command
 from deim.inference.export.graph import DEIMGraph
 from deim.inference.export.metadata import Metadata
-from deim.inference.export.onnx import ExportOptions, export_onnx, input_size
-from deim.inference.export.openvino import to_openvino
-from deim.inference.export.tensorrt import build_engine, trtexec_command
+from deim.inference.export.model import input_size
+from deim.inference.export.options import ExportOptions
 from deim.inference.export.verification import Agreement, compare_detections
-from deim.inference.exported_runner import open_session, start_onnx
+from deim.inference.exported_runner import open_session
 from deim.inference.images import as_rgb, iterate_images
 from deim.inference.trained_model import load_trained
 from deim.layers import RMSNorm
@@ -211,7 +213,7 @@ def test_float16_overflow_stays_in_float32(tmp_path: Path) -> None:
     program.save(str(tmp_path / "large.onnx"))
     images = np.full((1, 3, 32, 32), 200, np.uint8)
     expected = open_session(str(tmp_path / "large.onnx"))(images)[0]
-    to_float16(tmp_path / "large.onnx")
+    to_float16(tmp_path / "large.onnx", {"images": images})
     assert open_session(str(tmp_path / "large.onnx"))(images)[0] == pytest.approx(expected, rel=1e-3)
 
 
@@ -238,8 +240,8 @@ def test_root_mean_squares_stay_in_float32(tmp_path: Path, monkeypatch: pytest.M
     images = np.random.default_rng(0).integers(256, size=(1, 3, 32, 32), dtype=np.uint8)
     (name,) = [value.name for value in onnx.load(tmp_path / "large.onnx").graph.input]
     (expected,) = ReferenceEvaluator(str(tmp_path / "large.onnx")).run(None, {name: images})
-    monkeypatch.setattr(float16, "_large_values", lambda model: set())
-    to_float16(tmp_path / "large.onnx")
+    monkeypatch.setattr(float16, "_large_values", lambda model, example: set())
+    to_float16(tmp_path / "large.onnx", {})
     (converted,) = ReferenceEvaluator(str(tmp_path / "large.onnx")).run(None, {name: images})
     np.testing.assert_allclose(converted, expected, atol=2e-3)
 
@@ -309,8 +311,12 @@ INVALID_OPTIONS = {
     "opset": (ExportOptions(opset=11), "m.onnx", "choose one from 18 to 23"),
     "precision": (ExportOptions(precision="float8"), "m.onnx", "choose one of float32, float16, int8"),
     "batch": (ExportOptions(batch=0), "m.onnx", "batch=0"),
-    "format": (ExportOptions(), "m.tflite", r"choose one of .onnx, .xml, .engine"),
-    "engine": (ExportOptions(dynamic_size=True), "m.engine", "an engine has a fixed image size"),
+    "format": (ExportOptions(), "m.weights", r"choose one of .onnx, .xml, .engine"),
+    "engine": (
+        ExportOptions(dynamic_size=True),
+        "m.engine",
+        "have a fixed image size: omit --dynamic-size; export .onnx or .xml",
+    ),
 }
 
 

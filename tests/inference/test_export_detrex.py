@@ -20,7 +20,8 @@ from deim.errors import ConfigError
 from deim.fallback import is_standalone
 from deim.inference.export.detrex import DetrexGraph
 from deim.inference.export.export import export
-from deim.inference.export.onnx import ExportOptions, export_onnx
+from deim.inference.export.formats.onnx import export_onnx
+from deim.inference.export.options import ExportOptions
 from deim.inference.export.verification import compare_detections
 from deim.inference.exported_runner import open_session
 from deim.inference.trained_model import TrainedModel

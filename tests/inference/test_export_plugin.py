@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
 from deim.inference.export.export import export
-from deim.inference.export.onnx import ExportOptions
+from deim.inference.export.options import ExportOptions
 from deim.inference.export.plugin import define_plugin
 from deim.inference.trained_model import load_trained
 from deim.layers import MultiScaleDeformableAttention
@@ -94,7 +94,10 @@ def test_models_have_one_plugin_node_per_attention(family: str, options: ExportO
 
 @pytest.mark.parametrize(
     ("name", "precision", "message"),
-    [("m.xml", "float32", "supported by TensorRT only"), ("m.onnx", "int8", "choose one")],
+    [
+        ("m.xml", "float32", "do not support attention='plugin'; export .onnx or .engine"),
+        ("m.onnx", "int8", "choose one"),
+    ],
 )
 def test_unsupported_plugin_exports_are_errors(
     name: str, precision: str, message: str, checkpoint: Path, tmp_path: Path

@@ -19,7 +19,7 @@ from deim.inference.batch_predict import PredictionJob
 from deim.inference.detections import Detections
 from deim.inference.export.export import export
 from deim.inference.export.graph import DEIMGraph
-from deim.inference.export.onnx import ExportOptions
+from deim.inference.export.options import ExportOptions
 from deim.inference.export.verification import compare_detections
 from deim.inference.exported_runner import open_session
 from deim.inference.outlines import mask_outline

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deim.inference.export.export import export
-from deim.inference.export.onnx import ExportOptions
+from deim.inference.export.options import ExportOptions
 from tests.conftest import ROOT
 
 

@@ -13,7 +13,7 @@ from deim.config.portable import to_portable
 from deim.data.datasets.shapes import CLASSES
 from deim.inference.deployment import to_deployment
 from deim.inference.export.export import export
-from deim.inference.export.onnx import ExportOptions
+from deim.inference.export.options import ExportOptions
 from tests.conftest import long_except
 from tests.inference.conftest import checkpoint_recipe
 from tests.inference.test_predictor import are_close

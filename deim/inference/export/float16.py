@@ -1,13 +1,13 @@
 """Conversion of ONNX files to float16, except for values that overflow."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deim.errors import ConfigError
-from deim.inference.export.graph import example_input
 from deim.inference.export.plugin import define_plugin
 from deim.layers.ops.plugin import OPERATOR
 
@@ -22,12 +22,15 @@ _FLOAT32_OPERATORS = ("TopK", "GridSample", "Range", "Resize", "RMSNormalization
 _ROOT_MEAN_SQUARE = ("Pow", "ReduceMean", "Add", "Sqrt", "Reciprocal")
 
 
-def to_float16(path: str | Path) -> None:
+def to_float16(path: str | Path, example: Mapping[str, np.ndarray]) -> None:
     """Convert an ONNX file to float16, in place; inputs and outputs keep their dtypes.
 
-    The file is run on noise, and nodes with an input or output beyond a tenth of float16's range stay in float32.
+    The file is run on ``example``, and nodes with an input or output beyond a tenth of float16's range stay in float32.
     Values beyond the range would become Inf, and the model would find nothing. The root mean squares of RMSNorm always
     stay in float32.
+
+    Args:
+        example: inputs of the file by name, such as noise.
 
     Raises:
         ConfigError: if ONNX Runtime is not installed.
@@ -41,7 +44,7 @@ def to_float16(path: str | Path) -> None:
     model = onnx.load(str(path))
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{index}"
-    large_values = _large_values(model)
+    large_values = _large_values(model, example)
     float32_nodes = [node.name for node in model.graph.node if large_values & {*node.input, *node.output}]
     float32_nodes += _root_mean_squares(model.graph)
     converted = convert_float_to_float16(
@@ -94,8 +97,8 @@ def _cast_dtype(cast: Any) -> int:
     return next(attribute.i for attribute in cast.attribute if attribute.name == "to")
 
 
-def _large_values(model: Any) -> set[str]:
-    """Return the names of the values in a graph that are too large for float16."""
+def _large_values(model: Any, example: Mapping[str, np.ndarray]) -> set[str]:
+    """Return the names of the values in a graph that are too large for float16 when it runs on ``example``."""
     import onnx
     import onnxruntime
 
@@ -110,11 +113,8 @@ def _large_values(model: Any) -> set[str]:
     session = onnxruntime.InferenceSession(
         define_plugin(probe).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    input_info = session.get_inputs()[0]
-    batch, _, height, width = (side if isinstance(side, int) else None for side in input_info.shape)
-    images = example_input(batch or 1, (height or 640, width or 640)).numpy()
     names = [value.name for value in session.get_outputs()]
-    outputs = zip(names, session.run(names, {input_info.name: images}), strict=True)
+    outputs = zip(names, session.run(names, dict(example)), strict=True)
     return {name for name, value in outputs if _exceeds_float16(value)}
 
 

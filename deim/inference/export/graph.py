@@ -1,6 +1,7 @@
-"""Exported part of a detector: everything from uint8 images to boxes, masks and keypoints."""
+"""Exported part of a detector: everything from images to boxes, masks and keypoints, in one of three interfaces."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +9,14 @@ from torch import Tensor, nn
 from deim.modeling.detector import DEIMDetector, DetectionBatch, best_detections
 from deim.structures.predictions import Predictions
 
-INPUT_NAME = "images"
+INPUT_NAME, SIZES_NAME = "images", "orig_target_sizes"
 # Output names with and without postprocessing. Models with masks or keypoints have further outputs of these names.
 DETECTION_OUTPUTS = ("scores", "labels", "boxes")
 RAW_OUTPUTS = ("logits", "boxes")
 
 
 class DetectionGraph(nn.Module):
-    """Base class: a detector as a function of one tensor.
+    """Base class: a detector as a function of one tensor, with the interface "deim".
 
     Args:
         detector: detector in its deployed form.
@@ -24,6 +25,8 @@ class DetectionGraph(nn.Module):
 
     # Whether a graph supports any batch size and image size.
     supports_dynamic_shape = True
+    interface = "deim"
+    input_names: tuple[str, ...] = (INPUT_NAME,)
     detector: Any
 
     def __init__(self, detector: nn.Module, postprocess: bool = True):
@@ -32,9 +35,17 @@ class DetectionGraph(nn.Module):
         self.num_detections = 0
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """Outputs besides boxes: masks, keypoints."""
+        return getattr(self.detector, "predicted_fields", ())
+
+    @property
     def output_names(self) -> tuple[str, ...]:
-        fields = getattr(self.detector, "predicted_fields", ())
-        return (*(DETECTION_OUTPUTS if self.postprocess else RAW_OUTPUTS), *fields)
+        return (*(DETECTION_OUTPUTS if self.postprocess else RAW_OUTPUTS), *self.fields)
+
+    def example(self, batch: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return inputs to trace with."""
+        return (example_input(batch, size),)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Detect objects in a batch of images.
@@ -51,9 +62,7 @@ class DetectionGraph(nn.Module):
         """
         predictions = self.predictions(images)
         if not self.postprocess:
-            masks = None if predictions.masks is None else predictions.masks.select(-1)
-            keypoints = None if predictions.keypoints is None else predictions.keypoints[-1]
-            return _present(predictions.logits[-1], predictions.boxes[-1], masks, keypoints)
+            return all_queries(predictions)
         detections = self.detections(predictions)
         return _present(*detections._replace(boxes=detections.boxes.clamp(0, 1)))
 
@@ -79,14 +88,110 @@ class DEIMGraph(DetectionGraph):
         self._has_mean = bool(detector.pixel_mean.any())
 
     def predictions(self, images: Tensor) -> Predictions:
-        detector, pixels = self.detector, images.float()
-        if detector.input_format == "BGR":
+        pixels = images.float()
+        if self.detector.input_format == "BGR":
             pixels = pixels.flip(1)
+        return self._predictions(self._normalize(pixels))
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        """Normalize float RGB images in [0, 255]."""
         if self._has_mean:
-            pixels = pixels - detector.pixel_mean
-        pixels = pixels / detector.pixel_std
+            pixels = pixels - self.detector.pixel_mean
+        return pixels / self.detector.pixel_std
+
+    def _predictions(self, pixels: Tensor) -> Predictions:
+        """Return the predictions for normalized images."""
+        detector = self.detector
         groups, _ = detector.decoder(detector.encoder(detector.backbone(pixels), None))
         return groups["main"]
+
+
+class FloatGraph(DEIMGraph):
+    """Base class of the interfaces whose images are float32 (B, 3, H, W), RGB in [0, 1].
+
+    Args:
+        include_normalization: whether the graph subtracts the mean and divides by the standard deviation. Otherwise the
+            caller does, as for the official files.
+    """
+
+    def __init__(self, detector: DEIMDetector, include_normalization: bool = False):
+        super().__init__(detector)
+        self.include_normalization = include_normalization and input_normalization(detector) is not None
+
+    def example(self, batch: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return (example_input(batch, size).float() / 255,)
+
+    def predictions(self, images: Tensor) -> Predictions:
+        return self._predictions(self._normalize(images * 255) if self.include_normalization else images)
+
+
+class OfficialGraph(FloatGraph):
+    """Graph with the inputs and outputs of the files that the official exporters of DEIM, D-FINE and RT-DETR write.
+
+    The outputs of a model with masks or keypoints are those of EdgeCrafter's exporters.
+    """
+
+    interface = "official"
+    input_names = (INPUT_NAME, SIZES_NAME)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        if self.fields == ("keypoints",):
+            return ("scores", "labels", "keypoints")
+        return ("labels", "boxes", "scores", *self.fields)
+
+    def example(self, batch: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return (*super().example(batch, size), torch.tensor([[size[1], size[0]]] * batch))
+
+    def forward(self, images: Tensor, orig_target_sizes: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Detect objects in a batch of images.
+
+        Args:
+            images: float32 (B, 3, H, W), RGB in [0, 1]; normalized by the caller if the recipe has a mean and the graph
+                does not normalize.
+            orig_target_sizes: int64 (B, 2), width and height in which boxes and keypoints are returned.
+
+        Returns:
+            labels int64 (B, N), boxes (B, N, 4), XYXY in pixels and not clipped, scores (B, N) in descending order,
+            logits of the masks (B, N, h, w); with keypoints instead scores, labels and keypoints (B, N, P, 2) in pixels.
+        """
+        scores, labels, boxes, masks, keypoints = self.detections(self.predictions(images))
+        outputs = {"scores": scores, "labels": labels, "boxes": boxes * orig_target_sizes.repeat(1, 2)[:, None]}
+        if masks is not None:
+            outputs["masks"] = masks
+        if keypoints is not None:
+            outputs["keypoints"] = keypoints * orig_target_sizes[:, None, None]
+        return tuple(outputs[name] for name in self.output_names)
+
+
+class RawGraph(FloatGraph):
+    """Graph that returns the last layer's predictions of all queries, under the names of the official models."""
+
+    interface = "raw"
+    _PREFIX: ClassVar[str] = "pred_"
+
+    def __init__(self, detector: DEIMDetector, include_normalization: bool = False):
+        super().__init__(detector, include_normalization)
+        self.postprocess = False
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(self._PREFIX + name for name in (*RAW_OUTPUTS, *self.fields))
+
+
+def all_queries(predictions: Predictions) -> tuple[Tensor, ...]:
+    """Return logits, boxes, masks and keypoints of the last layer, for all queries."""
+    masks = None if predictions.masks is None else predictions.masks.select(-1)
+    keypoints = None if predictions.keypoints is None else predictions.keypoints[-1]
+    return _present(predictions.logits[-1], predictions.boxes[-1], masks, keypoints)
+
+
+def input_normalization(detector: DEIMDetector) -> dict[str, Sequence[float]] | None:
+    """Return mean and standard deviation of RGB images in [0, 1]; None if they are 0 and 1."""
+    mean, std = ((values.flatten() / 255).tolist() for values in (detector.pixel_mean, detector.pixel_std))
+    if not any(mean) and all(value == 1 for value in std):
+        return None
+    return {"mean": [round(value, 6) for value in mean], "std": [round(value, 6) for value in std]}
 
 
 def _present(*outputs: Tensor | None) -> tuple[Tensor, ...]:

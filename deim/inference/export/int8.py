@@ -7,27 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from deim.errors import ConfigError
-from deim.inference.export.graph import INPUT_NAME
 
 
 class _CalibrationReader:
     """Calibration data reader: batches one at a time, in ONNX Runtime's interface."""
 
-    def __init__(self, batches: Iterable[np.ndarray]):
+    def __init__(self, batches: Iterable[dict[str, np.ndarray]]):
         self.batches = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {INPUT_NAME: batch}
+        return next(self.batches, None)
 
 
-def to_int8(path: str | Path, batches: Iterable[np.ndarray]) -> None:
+def to_int8(path: str | Path, batches: Iterable[dict[str, np.ndarray]]) -> None:
     """Quantize the convolutions of an ONNX file (QDQ), in place.
 
     Everything else stays in float32: attention and heads are small, and quantizing them shifts boxes.
 
     Args:
-        batches: uint8 (B, 3, H, W) calibration images, which determine the range of every value.
+        batches: inputs of the file by name, made from calibration images, which determine the range of every value.
 
     Raises:
         ConfigError: if ONNX Runtime is not installed.

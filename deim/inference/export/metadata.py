@@ -22,12 +22,15 @@ class Metadata:
         class_names: name of each class, in the order of the labels.
         size: (height, width) of the images; with dynamic size, the size at export.
         dynamic_size: whether any height and width that are multiples of 32 are accepted.
-        channels: channel order of the images, "RGB" or "BGR". Images are uint8; normalization is part of the graph.
+        channels: channel order of the images, "RGB" or "BGR".
         postprocess: whether the outputs are scores, labels and boxes, or logits and boxes of all queries.
         dtype: "float32", "float16" or "int8".
         outputs: names of the outputs; see :class:`deim.inference.export.graph.DetectionGraph`.
         skeleton: names and connections of the keypoints, as plain data; see :class:`deim.structures.skeleton.Skeleton`.
             None if the model predicts no keypoints.
+        interface: one of :data:`deim.inference.export.options.INTERFACES`. The images of "deim" are uint8, and
+            normalization is part of the graph; those of the others are float32 in [0, 1].
+        normalization: ``mean`` and ``std`` that the caller applies to images in [0, 1]; None if there are none.
     """
 
     version: str
@@ -40,9 +43,14 @@ class Metadata:
     # Files of earlier versions do not state them.
     outputs: Sequence[str] = ("scores", "labels", "boxes")
     skeleton: dict[str, Any] | None = None
+    interface: str = "deim"
+    normalization: dict[str, Sequence[float]] | None = None
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+        content = dataclasses.asdict(self)
+        if self.interface == "deim":  # earlier versions of this package read these files too
+            del content["interface"], content["normalization"]
+        return json.dumps(content)
 
     @classmethod
     def from_json(cls, text: str | None, path: str) -> "Metadata":

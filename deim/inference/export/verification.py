@@ -1,6 +1,6 @@
 """Verification of exported files: compare their detections with those of the torch model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from deim.data.datasets.shapes import draw_image
 from deim.errors import ExportError
 from deim.inference.export.graph import DetectionGraph
+from deim.inference.export.interfaces import network_inputs, relative_outputs
 from deim.inference.export.metadata import Metadata
 from deim.inference.images import to_network_input
 from deim.modeling.detector import DetectionBatch, best_detections
@@ -25,8 +26,6 @@ _MIN_IOU = 0.9
 TOLERANCES = {"float32": (1.0, 1e-3, 0.99), "float16": (0.95, 5e-2, 0.9), "int8": (0.9, 0.5, 0.6)}
 # Second size for files with dynamic size.
 _SECOND_SIZE = (320, 448)
-
-Outputs = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Agreement:
 
 def compare_detections(
     graph: DetectionGraph,
-    session: Callable[[np.ndarray], list[np.ndarray]],
+    session: Callable[..., list[np.ndarray]],
     metadata: Metadata,
     batch: int | None,
     images: Sequence[np.ndarray] = (),
@@ -82,19 +81,19 @@ def compare_detections(
         images: uint8 (H, W, 3) RGB; generated if empty.
     """
     differences, mask_ious, batch_shapes = [], [], []
-    for inputs in _image_batches(metadata, batch, images or generate_images()):
+    for pixels in _image_batches(metadata, batch, images or generate_images()):
+        inputs, size = network_inputs(metadata, pixels), (pixels.shape[2], pixels.shape[3])
         with torch.inference_mode():
-            torch_outputs = graph(torch.from_numpy(inputs))
-        file_outputs = [torch.from_numpy(output) for output in session(inputs)]
+            torch_outputs = [output.numpy() for output in graph(*(torch.from_numpy(value) for value in inputs))]
         both = (
-            _detections_per_image(outputs, metadata.outputs, graph.postprocess)
-            for outputs in (torch_outputs, file_outputs)
+            _detections_per_image(relative_outputs(metadata, outputs, size), metadata.postprocess)
+            for outputs in (torch_outputs, session(*inputs))
         )
         for torch_detections, file_detections in zip(*both, strict=True):
             image_differences, image_mask_ious = _compare_image(torch_detections, file_detections)
             differences += image_differences.tolist()
             mask_ious += image_mask_ious.tolist()
-        batch_shapes.append(" x ".join(str(side) for side in (len(inputs), *inputs.shape[2:])))
+        batch_shapes.append(" x ".join(str(side) for side in (len(pixels), *size)))
     finite = [difference for difference in differences if difference < torch.inf]
     mask_iou = sum(mask_ious) / len(mask_ious) if mask_ious else None
     return Agreement(
@@ -120,15 +119,14 @@ def generate_images() -> list[np.ndarray]:
     return [draw_image(rng, (480, 640))[0][..., ::-1] for _ in range(3)]
 
 
-def _detections_per_image(outputs: Outputs, names: Sequence[str], is_postprocessed: bool) -> list[DetectionBatch]:
+def _detections_per_image(outputs: Mapping[str, np.ndarray], is_postprocessed: bool) -> list[DetectionBatch]:
     """Return the detections of each image, without the dimension of the batch.
 
     Args:
-        outputs: outputs of a graph or a file.
-        names: names of the outputs.
+        outputs: outputs of a graph or a file by name.
         is_postprocessed: whether the outputs are detections; otherwise those of all queries.
     """
-    by_name = dict(zip(names, outputs, strict=True))
+    by_name = {name: torch.from_numpy(output) for name, output in outputs.items()}
     masks, keypoints = by_name.get("masks"), by_name.get("keypoints")
     if is_postprocessed:
         batch = DetectionBatch(by_name["scores"], by_name["labels"], by_name["boxes"], masks, keypoints)
