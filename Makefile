@@ -47,7 +47,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # GPU tests, and benchmarks written to output/gpu. DEVICE=cpu runs the target without a GPU; ROUNDS=1 is quick.
-# PEER=--peer=path/to/DEIM also measures the official code, PYTHONPATH=path/to/detrex also detrex's operator.
+# PEER=--peer=path/to/DEIM and EDGECRAFTER=path/to/EdgeCrafter also measure the official code, PYTHONPATH=path/to/detrex
+# also detrex's operator.
 DEVICE ?= cuda
 ROUNDS ?= 10
 BENCHMARK := $(BIN)/python tools/benchmark.py
@@ -67,6 +68,14 @@ gpu: $(VENV)/.installed-dev
 			--json output/gpu/train_step_$$size.json || exit 1; \
 		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --compile --half $(PEER) \
 			--json output/gpu/latency_$$size.json || exit 1; \
+	done
+	for name in ecdet ecseg ecpose; do \
+		recipe=$$name/$${name}_s_coco; \
+		peer=$(if $(EDGECRAFTER),--peer=$(EDGECRAFTER)/$$(test $$name = ecpose && echo ecpose || echo ecdetseg)); \
+		$(BENCHMARK) train-step --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --amp bfloat16 $(GRAPHS) $$peer \
+			--json output/gpu/train_step_$$name.json || exit 1; \
+		$(BENCHMARK) latency --recipe $$recipe --device $(DEVICE) --rounds $(ROUNDS) --half $$peer \
+			--json output/gpu/latency_$$name.json || exit 1; \
 	done
 
 # The documentation as a site in build/site; broken links are errors. mkdocs counts no warnings with --quiet.

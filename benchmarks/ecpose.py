@@ -89,10 +89,7 @@ def _official_model(size: str, checkout: str, side: int) -> tuple[Any, Any]:
                 buffer.normal_(0, 0.1)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
-    for module in model.decoder.modules():
-        if isinstance(module, nn.Linear):
-            # The official code adds position embeddings in place. Autocast copies the inputs of linear layers before.
-            module.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
+    official_code.train_poses_in_full_precision(model)
     return model, criterion
 
 
@@ -160,17 +157,17 @@ def _random_targets() -> Targets:
 
 
 def _official_targets(targets: Targets) -> list[dict[str, Tensor]]:
-    """Return targets as the official code has them: all coordinates of the keypoints precede their visibility."""
     assert targets.keypoints is not None
     assert targets.areas is not None
+    fields = {
+        "labels": targets.labels,
+        "boxes": targets.boxes,
+        "area": targets.areas,
+        "keypoints": targets.keypoints,
+    }
     return [
-        {
-            "labels": targets.labels[image, :count],
-            "boxes": targets.boxes[image, :count],
-            "area": targets.areas[image, :count],
-            "keypoints": torch.cat([keypoints[:count, :, :2].flatten(1), keypoints[:count, :, 2]], dim=1),
-        }
-        for image, (count, keypoints) in enumerate(zip(targets.counts, targets.keypoints, strict=True))
+        official_code.official_target({name: values[image, :count] for name, values in fields.items()})
+        for image, count in enumerate(targets.counts)
     ]
 
 
@@ -186,9 +183,8 @@ def _same_noise() -> Iterator[None]:
         (torch, "rand_like"): rand_like,
         (torch, "rand"): lambda *shape, **options: torch.full(torch.Size(*shape), UNIFORM),
         (torch.Tensor, "uniform_"): lambda x, low, high: x.fill_(low + UNIFORM * (high - low)),
-        (torch.Tensor, "cuda"): lambda x: x,
     }
-    with ExitStack() as stack:
+    with official_code.poses_on(torch.device("cpu")), ExitStack() as stack:
         for (owner, name), replacement in replacements.items():
             stack.enter_context(mock.patch.object(owner, name, replacement))
         yield

@@ -30,15 +30,15 @@ def run(
     """Print the latency of the deployed forms of a recipe and of the official deployed model with the same weights.
 
     Args:
-        peer: checkout of the official DEIM code.
+        peer: checkout of the official code.
         recipe, batch, size, rounds, device_name, compile, half, path: see :func:`deim.measurement.latency.run`.
 
     Raises:
-        ConfigError: if ``peer`` is not a checkout of the official DEIM code, or if that code has no such model.
+        ConfigError: if ``peer`` is not a checkout of official code, or if that code has no such model.
     """
-    recognize_checkout(peer)
+    overrides = recognize_checkout(peer).overrides
     device = torch.device(device_name)
-    model = build(load_config(recipe), "model")
+    model = build(load_config(recipe, overrides), "model")
     official = official_model(official_config(peer, recipe, size))
     model.load_state_dict(to_native_layout(StoredWeights(OFFICIAL, official.state_dict()), model), strict=True)
     official = official.deploy().to(device)

@@ -7,7 +7,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks.augmentation import AUGMENTATIONS, EpochAugmentation
@@ -232,6 +232,38 @@ def official_model(config: Any) -> Any:
         if name.endswith("bias_mask"):
             buffer.copy_(torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(len(buffer) // 3))
     return model
+
+
+def train_poses_in_full_precision(model: nn.Module) -> None:
+    """Let an official model with a pose decoder be trained without autocast, in place; other models do not change.
+
+    The official code adds position embeddings in place to the tokens, which the prediction heads need in the backward
+    pass. Autocast copies the inputs of the heads before.
+    """
+    for name, module in model.decoder.named_modules():  # type: ignore[operator, union-attr]
+        if _predicts_poses(model) and isinstance(module, nn.Linear) and not name.startswith("decoder.layers."):
+            module.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
+
+
+def _predicts_poses(model: nn.Module) -> bool:
+    return type(model).__name__ == "ECPose"
+
+
+def poses_on(device: torch.device) -> AbstractContextManager:
+    """Return a context in which the denoising of the official pose decoder, which calls ``cuda``, runs on ``device``."""
+    return mock.patch.object(torch.Tensor, "cuda", lambda x, *args, **options: x.to(device))
+
+
+def official_target(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the target of an image as the official code has it: all coordinates of keypoints precede their visibility.
+
+    Args:
+        target: targets of an image, with ``keypoints`` (N, P, 3) if there are any.
+    """
+    if "keypoints" not in target:
+        return dict(target)
+    points, visibility = target["keypoints"].split((2, 1), dim=-1)
+    return {**target, "keypoints": torch.cat([points.flatten(1), visibility.flatten(1)], dim=1)}
 
 
 def normalize_as_official(config: Any, pixels: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Time of the phases of a training step, and its memory, compared with the official code."""
 
 import copy
+import inspect
 import statistics
 import sys
 import time
@@ -12,16 +13,27 @@ from typing import Any
 import psutil
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from detrex.layers import box_cxcywh_to_xyxy
 from detrex.modeling.ema import EMAState
 from torch import Tensor, nn
 
 from benchmarks.isolation import run_in_new_process
-from benchmarks.official_code import official_config, official_ema, official_model, recognize_checkout
+from benchmarks.official_code import (
+    OFFICIAL,
+    official_config,
+    official_ema,
+    official_model,
+    official_target,
+    poses_on,
+    recognize_checkout,
+    train_poses_in_full_precision,
+)
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import load_config
+from deim.config.annotations import keypoint_node
+from deim.config.masks import has_masks
 from deim.devices import PRECISIONS
 from deim.engine.hooks.ema import EMAHook
 from deim.engine.model import build_model, prepare_for_training
@@ -36,25 +48,49 @@ def random_batch(recipe: str, images: int, objects: int, size: int) -> Batch:
     """Return a random batch.
 
     Args:
-        recipe: name of the recipe, for the number of classes.
+        recipe: name of the recipe, for the number of classes, and for whether its model predicts masks or keypoints.
         images: number of images B.
         objects: number of objects per image.
         size: side of the square images in pixels.
 
     Returns:
         Pixels (B, 3, size, size), uint8, and for each image ``labels`` (N,) and ``boxes`` (N, 4), CXCYWH relative to
-        the image.
+        the image; with masks, ``masks`` (N, size, size) bool; with keypoints, ``keypoints`` (N, P, 3), x and y relative
+        to the image, visibility of 0 or 1, and ``area`` (N,) relative to the image.
     """
-    classes = load_config(recipe).model.num_classes
+    model = load_config(recipe).model
+    keypoints = keypoint_node(model)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
     targets = []
     for _ in range(images):
         centers = torch.rand(objects, 2, generator=generator) * 0.6 + 0.2
         sizes = torch.rand(objects, 2, generator=generator) * 0.3 + 0.02
-        labels = torch.randint(classes, (objects,), generator=generator)
-        targets.append({"labels": labels, "boxes": torch.cat([centers, sizes], dim=1)})
+        labels = torch.randint(model.num_classes, (objects,), generator=generator)
+        target = {"labels": labels, "boxes": torch.cat([centers, sizes], dim=1)}
+        if has_masks(model):
+            target["masks"] = _ellipses(target["boxes"], size)
+        if keypoints is not None:
+            target["keypoints"] = _random_keypoints(centers, sizes, keypoints.num_keypoints, generator)
+            target["area"] = sizes.prod(dim=1) / 2
+        targets.append(target)
     return pixels, targets
+
+
+def _ellipses(boxes: Tensor, size: int) -> Tensor:
+    """Return (N, size, size) bool, True inside of the ellipses in the boxes (N, 4), CXCYWH relative to the image."""
+    centers, sides = boxes[:, None, None].chunk(2, dim=-1)
+    positions = (torch.arange(size) + 0.5) / size
+    x, y = torch.meshgrid(positions, positions, indexing="xy")
+    return ((torch.stack([x, y], dim=-1) - centers) / sides).square().sum(dim=-1) < 0.25
+
+
+def _random_keypoints(centers: Tensor, sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return (N, count, 3) keypoints in the boxes; about two thirds are labeled, among them the first of each object."""
+    offsets = torch.rand(len(centers), count, 2, generator=generator) - 0.5
+    is_labeled = torch.rand(len(centers), count, 1, generator=generator) < 0.7
+    is_labeled[:, 0] = True
+    return torch.cat([(centers[:, None] + offsets * sizes[:, None]) * is_labeled, is_labeled], dim=-1)
 
 
 class PhaseTimer:
@@ -125,10 +161,15 @@ class OfficialStep(Step):
 
     def __init__(self, official: Any, batch: Batch, amp: str | None, timer: PhaseTimer):
         self.model = official_model(official).to(timer.device).train()
+        if amp is None:
+            train_poses_in_full_precision(self.model)
         self.criterion = official.criterion.to(timer.device)
         self.amp, self.timer, self.max_norm = amp, timer, official.clip_max_norm
         self.optimizer, self.ema = official.optimizer, official_ema(self.model)
-        self.pixels, self.targets = batch
+        self.pixels, self.targets = batch[0], [official_target(target) for target in batch[1]]
+        # That of ECPose has no further arguments.
+        has_epoch = len(inspect.signature(self.criterion.forward).parameters) > 2
+        self.epoch = {"epoch": 0, "step": 0, "global_step": 0, "epoch_step": 1} if has_epoch else {}
 
     def __call__(self) -> None:
         device = self.timer.device
@@ -138,7 +179,7 @@ class OfficialStep(Step):
             outputs = self.model(pixels, targets=targets)
         self.timer.end("forward")
         with torch.autocast(device.type, enabled=False):
-            terms = self.criterion(outputs, targets, epoch=0, step=0, global_step=0, epoch_step=1)
+            terms = self.criterion(outputs, targets, **self.epoch)
         total = sum(terms.values(), torch.zeros((), device=device))
         self.timer.end("criterion")
         self.optimizer.zero_grad()
@@ -149,11 +190,19 @@ class OfficialStep(Step):
         self.ema.update(self.model)
         self.timer.end("update")
 
+    def training_context(self) -> AbstractContextManager:
+        return poses_on(self.timer.device)
+
 
 def _sample(image: Tensor, target: Mapping[str, Tensor]) -> dict:
     height, width = image.shape[-2:]
     boxes = Boxes(box_cxcywh_to_xyxy(target["boxes"]) * torch.tensor([width, height, width, height]))
     instances = Instances((height, width), gt_boxes=boxes, gt_classes=target["labels"])
+    if "masks" in target:
+        instances.gt_masks = BitMasks(target["masks"])
+    if "keypoints" in target:
+        instances.gt_keypoints = Keypoints(target["keypoints"] * torch.tensor([width, height, 1]))
+        instances.gt_areas = target["area"] * width * height
     return {"image": image, "height": height, "width": width, "instances": instances}
 
 
@@ -202,7 +251,7 @@ def measure(
 
     Args:
         recipe: name of the recipe.
-        peer: checkout of the official DEIM code, or None.
+        peer: checkout of the official code, or None.
         batch: (images, objects per image, side of the square images in pixels).
         rounds: number of timed rounds.
         device: such as "cpu" or "cuda".
@@ -215,13 +264,14 @@ def measure(
     timer, batch_data = PhaseTimer(torch.device(device)), random_batch(recipe, *batch)
     torch.manual_seed(0)
     steps: dict[str, Step] = {}
-    weights = None
+    weights, common_overrides = None, ()
     if peer is not None:
+        common_overrides = recognize_checkout(peer).overrides
         official = official_config(peer, recipe, batch[2])
         weights = copy.deepcopy(official_model(official).state_dict())
-        steps["official"] = OfficialStep(official, batch_data, amp, timer)
+        steps[OFFICIAL] = OfficialStep(official, batch_data, amp, timer)
     for name, overrides in variants.items():
-        steps[name] = our_step(recipe, overrides, weights, batch_data, amp, timer)
+        steps[name] = our_step(recipe, [*common_overrides, *overrides], weights, batch_data, amp, timer)
     times: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
@@ -288,7 +338,7 @@ def run(
 
     Args:
         recipe: name of the recipe.
-        peer: checkout of the official DEIM code, or None.
+        peer: checkout of the official code, or None.
         batch: (images, objects per image, side of the square images in pixels).
         rounds: number of timed rounds.
         device: such as "cpu" or "cuda".
@@ -297,7 +347,7 @@ def run(
         path: JSON file for the results; None for none.
 
     Raises:
-        ConfigError: if ``peer`` is not a checkout of the official DEIM code, or if that code has no such model.
+        ConfigError: if ``peer`` is not a checkout of official code, or if that code has no such model.
     """
     if peer is not None:
         recognize_checkout(peer)
@@ -311,7 +361,7 @@ def run(
             for name, variant_overrides in variants.items()
         }
         if peer is not None:
-            futures["official"] = pool.submit(run_in_new_process, peak_memory, recipe, peer, batch, device, amp)
+            futures[OFFICIAL] = pool.submit(run_in_new_process, peak_memory, recipe, peer, batch, device, amp)
         memory = {name: future.result() for name, future in futures.items()}
     times = measure(recipe, peer, batch, rounds, device, amp, variants)
     totals = {name: [sum(phases.values()) for phases in values] for name, values in times.items()}
@@ -320,7 +370,7 @@ def run(
         row: dict[str, Any] = {"run": name, "step, ms": 1e3 * min(totals[name])}
         row["median, ms"] = 1e3 * statistics.median(totals[name])
         if peer is not None:
-            row["/ official"] = min(totals[name]) / min(totals["official"])
+            row["/ official"] = min(totals[name]) / min(totals[OFFICIAL])
         row |= {f"{phase}, ms": 1e3 * min(phases[phase] for phases in values) for phase in PHASES}
         table.append(row | {"memory, MiB": memory[name]})
     print_report(table, path, torch.device(device))

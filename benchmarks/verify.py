@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> None:
     recipes = args.recipes or official_code.official_recipes(args.peer)
     for name in recipes:
         official_code.config_path(args.peer, name)
+        if name.startswith("ecpose/"):
+            raise ConfigError(
+                f"models of poses have a comparison of their own: run `python -m benchmarks.ecpose --peer {args.peer}`"
+            )
     samples = fidelity.load_samples(args.json_file, args.image_root, args.size, 2 * args.batches)
     results = {}
     for name in (progress := tqdm(recipes)):

@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from deim.config import load_config
+from deim.config import load_config, with_keypoints, with_masks
 from deim.config.building import WEIGHTS_ARGUMENTS
 from deim.layers import AttentionBlock
 from tests.conftest import ROOT, long_except
@@ -52,6 +52,34 @@ def tiny_model(*overrides: str, family: str = "dfine", seed: int = 0) -> nn.Modu
     torch.manual_seed(seed)
     return instantiate(
         recipe(FAMILIES[family], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3", *overrides).model
+    )
+
+
+NUM_KEYPOINTS = 5
+# A small recipe for each task besides boxes; those of masks and keypoints get a head.
+TASKS = {"masks": "ecdet_s_shapes", "keypoints": "deim_dfine_n_shapes", "poses": "ecpose_s_shapes"}
+
+
+def task_model(task: str, *overrides: str, seed: int = 0) -> nn.Module:
+    """Return a trainable model for one of the ``TASKS``, with few queries; see :func:`task_batch`."""
+    cfg = recipe(TASKS[task], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3", *overrides)
+    if task == "masks":
+        with_masks(cfg.model)
+    elif task == "keypoints":
+        with_keypoints(cfg.model, NUM_KEYPOINTS)
+    torch.manual_seed(seed)
+    return instantiate(cfg.model)
+
+
+def task_batch(task: str, counts: list[int], size: int = 64, seed: int = 0) -> list[dict]:
+    """Return :func:`batch` with the ground truth of a task."""
+    return batch(
+        counts,
+        size,
+        classes=1 if task == "poses" else 6,
+        seed=seed,
+        masks=task == "masks",
+        num_keypoints=0 if task == "masks" else NUM_KEYPOINTS,
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,24 @@ from torch import Tensor, nn
 
 from deim.engine.performance.cuda_graphs import capture_training_graphs
 from deim.inference import to_deployment
-from tests.models import FAMILIES, REAL_TIME, batch, randomize, tiny_model
+from deim.inference.export.graph import example_input
+from deim.inference.export.onnx import ExportOptions, export_onnx
+from deim.inference.exported_runner import load_exported
+from deim.inference.trained_model import TrainedModel
+from tests.models import FAMILIES, REAL_TIME, TASKS, batch, randomize, recipe, task_batch, task_model, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 Step = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def make_model(name: str) -> nn.Module:
+    """Return the small model of one of the ``FAMILIES`` or ``TASKS``."""
+    return task_model(name) if name in TASKS else tiny_model(family=name)
+
+
+def make_batch(name: str, counts: list[int], size: int = 64, seed: int = 0) -> list[dict]:
+    """Return random samples for :func:`make_model`."""
+    return task_batch(name, counts, size, seed) if name in TASKS else batch(counts, size, seed=seed)
 
 
 @pytest.fixture(autouse=True)
@@ -55,39 +70,38 @@ def relative_distance(actual: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 
 @pytest.mark.usefixtures("same_noise")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_step_on_gpu_equals_step_on_cpu(family: str) -> None:
+@pytest.mark.parametrize("name", [*FAMILIES, *TASKS])
+def test_step_on_gpu_equals_step_on_cpu(name: str) -> None:
     """Compare in float64, except for the criterion, so that rounding does not decide the selection of queries."""
-    model = randomize(tiny_model(family=family)).double().train()
-    expected = step(copy.deepcopy(model), batch([3, 0, 1], size=128))
-    actual = step(model.cuda(), batch([3, 0, 1], size=128))
+    model, samples = randomize(make_model(name)).double().train(), make_batch(name, [3, 0, 1], 128)
+    expected = step(copy.deepcopy(model), samples)
+    actual = step(model.cuda(), samples)
     assert max(relative_distance(*pair) for pair in zip(actual, expected, strict=True)) < 1e-5
 
 
 @pytest.mark.usefixtures("same_noise")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_losses_of_gpu_kernels_equal_losses_on_cpu(family: str) -> None:
-    model = randomize(tiny_model(family=family)).train()
-    expected, _ = step(copy.deepcopy(model), batch([3, 0, 1], size=128))
-    actual, _ = step(model.cuda(), batch([3, 0, 1], size=128))
+@pytest.mark.parametrize("name", [*FAMILIES, *TASKS])
+def test_losses_of_gpu_kernels_equal_losses_on_cpu(name: str) -> None:
+    model, samples = randomize(make_model(name)).train(), make_batch(name, [3, 0, 1], 128)
+    expected, _ = step(copy.deepcopy(model), samples)
+    actual, _ = step(model.cuda(), samples)
     assert relative_distance(actual, expected) < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_mixed_precision_trains(family: str, dtype: torch.dtype) -> None:
-    model = tiny_model(family=family).cuda().train()
+@pytest.mark.parametrize("name", [*FAMILIES, *TASKS])
+def test_mixed_precision_trains(name: str, dtype: torch.dtype) -> None:
+    model = make_model(name).cuda().train()
     with torch.autocast("cuda", dtype):
-        losses, gradients = step(model, batch([3, 0, 1], size=128))
+        losses, gradients = step(model, make_batch(name, [3, 0, 1], 128))
     assert all(value.isfinite() for value in losses.values())
     assert all(value.isfinite().all() for value in gradients.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_one_host_synchronization_per_step(family: str) -> None:
+@pytest.mark.parametrize("name", [*FAMILIES, *TASKS])
+def test_one_host_synchronization_per_step(name: str) -> None:
     """The matching costs are copied to the host."""
-    model = tiny_model(family=family).cuda().train()
-    samples = batch([3, 0, 1], size=128)
+    model, samples = make_model(name).cuda().train(), make_batch(name, [3, 0, 1], 128)
     for sample in samples:
         sample["image"] = sample["image"].pin_memory()
     for _ in range(2):
@@ -105,35 +119,77 @@ def test_one_host_synchronization_per_step(family: str) -> None:
     assert len(synchronizations) == 1, [f"{record.filename}:{record.lineno}" for record in synchronizations]
 
 
+def assert_equal_detections(actual: list[dict], expected: list[dict]) -> None:
+    """Compare all fields of detections; a few pixels of masks may differ, where their logits are zero up to rounding."""
+    for ours, theirs in zip(actual, expected, strict=True):
+        fields, others = ours["instances"].get_fields(), theirs["instances"].get_fields()
+        assert fields.keys() == others.keys()
+        for field, value in fields.items():
+            a, b = (getattr(x, "tensor", x).cpu() for x in (value, others[field]))
+            if a.dtype == torch.bool:
+                assert (a != b).double().mean() < 1e-3, field
+            else:
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3, msg=lambda text, field=field: f"{field}: {text}")
+
+
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("family", REAL_TIME)
+@pytest.mark.parametrize("name", [*REAL_TIME, *TASKS])
 @torch.inference_mode()
-def test_cuda_graph_detections_equal_eager_detections(family: str, half: bool) -> None:
-    model = randomize(tiny_model(family=family)).cuda()
+def test_cuda_graph_detections_equal_eager_detections(name: str, half: bool) -> None:
+    model = randomize(make_model(name)).cuda()
     eager, replayed = (to_deployment(model, half=half, cuda_graph=graph) for graph in (False, True))
     for seed, images in enumerate((1, 2, 1, 2)):
         samples = batch([1] * images, seed=seed)
         with torch.autocast("cuda", torch.float16, enabled=half):
-            expected, actual = eager(samples), replayed(samples)
-        for a, b in zip(actual, expected, strict=True):
-            torch.testing.assert_close(a["instances"].scores, b["instances"].scores)
-            torch.testing.assert_close(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
+            assert_equal_detections(replayed(samples), eager(samples))
+
+
+@pytest.mark.parametrize("name", TASKS)
+@torch.inference_mode()
+def test_deployed_detections_on_gpu_equal_detections_on_cpu(name: str) -> None:
+    """Compare in float64, so that rounding decides neither the selection of queries nor the order of the detections."""
+    model, samples = randomize(make_model(name)).double().eval(), batch([1, 1], 128)
+    expected = model(samples)
+    assert_equal_detections(to_deployment(copy.deepcopy(model).cuda())(samples), expected)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@torch.inference_mode()
+def test_compiled_detections_equal_eager_detections(name: str) -> None:
+    model = randomize(make_model(name)).cuda()
+    samples = batch([1, 1], 128)
+    expected = to_deployment(model)(samples)
+    assert_equal_detections(to_deployment(model, compile=True)(samples), expected)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_exported_models_run_on_gpu(name: str, tmp_path: Path) -> None:
+    """Run a model that is exported to ONNX on the GPU, and compare its outputs with those on the CPU."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is not installed")
+    config, file = recipe(TASKS[name]), str(tmp_path / "model.onnx")
+    trained = TrainedModel(randomize(make_model(name)).eval(), config, ["object"])
+    export_onnx(trained, file, ExportOptions(size=(128, 128)))
+    images = [torch.from_numpy(image) for image in example_input(2, (128, 128)).numpy()]
+    detections = [load_exported(file, device)(images, [(128, 128)] * 2) for device in ("cuda", "cpu")]
+    assert_equal_detections(*([{"instances": instances} for instances in results] for results in detections))
 
 
 @pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("family", REAL_TIME)
-def test_cuda_graph_training_equals_eager_training(family: str, amp: bool) -> None:
+@pytest.mark.parametrize("name", [*REAL_TIME, *TASKS])
+def test_cuda_graph_training_equals_eager_training(name: str, amp: bool) -> None:
     """Compare losses, gradients and normalization statistics for two alternating image sizes."""
-    eager = randomize(tiny_model(family=family)).cuda().train()
+    eager = randomize(make_model(name)).cuda().train()
     replayed = copy.deepcopy(eager)
     capture_training_graphs(replayed)
     for seed, size in enumerate((64, 96, 64, 96)):
-        samples = batch([3, 1], size=size, seed=seed)
+        samples = make_batch(name, [3, 1], size, seed)
         with torch.autocast("cuda", torch.bfloat16, enabled=amp):
             expected, actual = step(eager, samples, seed), step(replayed, samples, seed)
         assert max(relative_distance(*pair) for pair in zip(actual, expected, strict=True)) < (0.1 if amp else 1e-3)
         statistics = [dict(model.named_buffers()) for model in (replayed, eager)]
-        for name, value in statistics[1].items():
-            torch.testing.assert_close(statistics[0][name], value, msg=name)
+        for buffer_name, value in statistics[1].items():
+            torch.testing.assert_close(statistics[0][buffer_name], value, msg=buffer_name)
     replayed.eval()
     assert len(replayed(batch([1]))) == 1

@@ -26,6 +26,10 @@ _FLAGS = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+# OpenCV 5 decodes to RGB, which saves a pass over the pixels.
+_DECODES_RGB = int(cv2.__version__.partition(".")[0]) >= 5
+if _DECODES_RGB:
+    _FLAGS = {reduction: flags & ~cv2.IMREAD_COLOR | cv2.IMREAD_COLOR_RGB for reduction, flags in _FLAGS.items()}
 # First and last bytes of a complete file, by format.
 _SIGNATURES = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82"}
 
@@ -91,7 +95,7 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error:  # for example, an excessive image size
         return None
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image if image is None or _DECODES_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def _read_with_pil(file_name: str) -> np.ndarray:

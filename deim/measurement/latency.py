@@ -1,4 +1,4 @@
-"""Latency of deployed models, from normalized pixels to logits and boxes."""
+"""Latency of deployed models, from normalized pixels to logits, boxes, keypoints and masks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from deim.measurement.timing import print_report, time_interleaved, timing_rows
 
 
 class Network(nn.Module):
-    """A detector without pre- and postprocessing: (B, 3, H, W) -> logits and boxes."""
+    """A detector without pre- and postprocessing: (B, 3, H, W) -> logits and boxes, keypoints, masks."""
 
     def __init__(self, detector: nn.Module):
         super().__init__()
@@ -24,13 +24,15 @@ class Network(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         groups, _ = self.decoder(self.encoder(self.backbone(pixels)))
         predictions = groups["main"]
-        outputs = (predictions.logits[-1], predictions.boxes[-1])
-        if predictions.masks is None:
-            return outputs
-        # As in detection, where the best 300 pairs of query and class have up to 300 masks.
-        images, queries = outputs[0].shape[:2]
-        every_query = torch.arange(queries, device=pixels.device).expand(images, -1)
-        return *outputs, predictions.masks.select(-1, every_query)
+        outputs: list[Tensor] = [predictions.logits[-1], predictions.boxes[-1]]
+        if predictions.keypoints is not None:
+            outputs.append(predictions.keypoints[-1])
+        if predictions.masks is not None:
+            # As in detection, where the best 300 pairs of query and class have up to 300 masks.
+            images, queries = outputs[0].shape[:2]
+            every_query = torch.arange(queries, device=pixels.device).expand(images, -1)
+            outputs.append(predictions.masks.select(-1, every_query))
+        return tuple(outputs)
 
 
 def run(

@@ -204,7 +204,7 @@ class DEIMDetector(nn.Module):
         if not self._requires("masks", instances):
             return None
         masks = [(image_instances.gt_masks, image_instances.image_size) for image_instances in instances]
-        return batch_masks(masks, padded_size).to(self.device, non_blocking=True)
+        return batch_masks(masks, padded_size, self.device)
 
     def _target_keypoints(self, instances: Sequence[Instances], sizes: Sequence[tuple[int, int]]) -> Tensor | None:
         """Return the (B, T, P, 3) keypoints of the objects on the device; None if the model predicts none."""

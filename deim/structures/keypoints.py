@@ -41,9 +41,14 @@ def object_keypoint_similarity(predicted: Tensor, target: Tensor, area: Tensor, 
     """
     positions, visibility = target[..., :2], target[..., 2]
     labeled = (visibility > 0).to(predicted.dtype)
-    variances = (2 * predicted.new_tensor(list(sigmas))) ** 2
+    variances = (2 * sigmas_like(predicted, sigmas)) ** 2
     distance = ((predicted - positions) ** 2).sum(dim=-1) / (2 * area[..., None].clamp(min=1e-12) * variances)
     return ((-distance).exp() * labeled).sum(dim=-1) / labeled.sum(dim=-1).clamp(min=1)
+
+
+def sigmas_like(x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Return the (P,) constants with the type and on the device of ``x``, without waiting for the device."""
+    return torch.tensor(list(sigmas), dtype=x.dtype).to(x.device, non_blocking=True)
 
 
 def labeled_distance(predicted: Tensor, target: Tensor) -> Tensor:

@@ -13,13 +13,16 @@ from torch.nn import functional as F
 _CHUNK_PIXELS = 2**23
 
 
-def batch_masks(masks: Sequence[tuple[Any, tuple[int, int]]], padded_size: tuple[int, int]) -> Tensor:
-    """Return the ground-truth masks of a batch.
+def batch_masks(
+    masks: Sequence[tuple[Any, tuple[int, int]]], padded_size: tuple[int, int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the ground-truth masks of a batch. Only the masks are copied to the device, not their padding.
 
     Args:
         masks: masks of each image with the image's (height, width): ``PolygonMasks``, or ``BitMasks`` or (n, h, w)
             tensors that cover the image at full or reduced resolution.
         padded_size: (height, width) of the images with padding.
+        device: device of the result.
 
     Returns:
         (B, T, h, w) uint8, padded to the largest number of objects T, covering the batch including its padding.
@@ -32,9 +35,9 @@ def batch_masks(masks: Sequence[tuple[Any, tuple[int, int]]], padded_size: tuple
     stride = max((-(-side // mask_side) for side, mask_side in zip(sides, mask_sides, strict=True)), default=1)
     height, width = (-(-side // stride) for side in padded_size)
     count = max(len(tensor) for tensor in tensors)
-    batch = torch.zeros(len(tensors), count, height, width, dtype=torch.uint8)
+    batch = torch.zeros(len(tensors), count, height, width, dtype=torch.uint8, device=device)
     for target, tensor in zip(batch, tensors, strict=True):
-        target[: len(tensor), : tensor.shape[-2], : tensor.shape[-1]] = tensor
+        target[: len(tensor), : tensor.shape[-2], : tensor.shape[-1]] = tensor.to(device, non_blocking=True)
     return batch
 
 

@@ -94,6 +94,6 @@ def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
 def nearest_pixels(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return the rows and columns (...) of the pixels that contain points (..., 2), x and y in [0, 1], in a map of
     ``size`` (h, w)."""
-    scale = points.new_tensor((size[1], size[0]))
-    columns, rows = (points * scale).long().minimum((scale - 1).long()).unbind(-1)
-    return rows, columns
+    height, width = size
+    x, y = points.unbind(-1)
+    return (y * height).long().clamp(max=height - 1), (x * width).long().clamp(max=width - 1)

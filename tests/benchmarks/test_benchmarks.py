@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from detrex.layers import box_cxcywh_to_xyxy
 from faster_coco_eval import COCO as FastCOCO
 from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks import dataloader, evaluator, fidelity, official_code
+from benchmarks import dataloader, evaluator, fidelity, official_code, training
 from benchmarks.augmentation import AUGMENTATIONS, recipe_augmentation
 from deim.config import build, load_config
 from deim.config.files import available
@@ -57,6 +58,40 @@ def test_only_annotated_images_are_measured(tmp_path: Path) -> None:
     assert min(dataloader.decode_rates(paths, seconds=0.01).values()) > 0
 
 
+@pytest.mark.parametrize(
+    ("recipe", "field"), [("ecseg/ecseg_s_coco", "gt_masks"), ("ecpose/ecpose_s_coco", "gt_keypoints")]
+)
+def test_images_are_annotated_for_the_recipe(recipe: str, field: str, tmp_path: Path) -> None:
+    options = {"masks": field == "gt_masks", "keypoints": field == "gt_keypoints"}
+    json_file, image_root = dataloader.write_images(tmp_path, count=2, **options)
+    (epoch, _) = dataloader.stage_epochs(recipe).values()
+    batch = next(dataloader.our_batches(recipe, json_file, image_root, epoch, batch_size=2, num_workers=0))
+    assert [sample["image"].shape for sample in batch] == [(3, 640, 640)] * 2
+    shapes = {sample["instances"].get(field).tensor.shape[1:] for sample in batch}
+    assert shapes == {(640, 640) if field == "gt_masks" else (17, 3)}
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("ecseg/ecseg_s_coco", 64), ("ecpose/ecpose_s_coco", 64)])
+def test_random_batches_have_masks_or_keypoints(recipe: str, size: int) -> None:
+    _, targets = training.random_batch(recipe, images=2, objects=3, size=size)
+    for target in targets:
+        boxes = box_cxcywh_to_xyxy(target["boxes"])
+        if "masks" in target:
+            assert target["masks"].shape == (3, size, size)
+            rows, columns = (target["masks"].any(dim=dim).nonzero(as_tuple=True) for dim in (2, 1))
+            assert (boxes[rows[0], 1] * size <= rows[1] + 1).all()
+            assert (boxes[columns[0], 2] * size >= columns[1]).all()
+            continue
+        points, visibility = target["keypoints"].split((2, 1), dim=-1)
+        assert set(visibility.unique().tolist()) == {0, 1}
+        is_inside = (points >= boxes[:, None, :2] - 1e-6) & (points <= boxes[:, None, 2:] + 1e-6)
+        assert (is_inside | (visibility == 0)).all()
+        official = official_code.official_target(target)["keypoints"]
+        assert official.shape == (3, 17 * 3)
+        torch.testing.assert_close(official[:, :34], points.flatten(1))
+        torch.testing.assert_close(official[:, 34:], visibility.flatten(1))
+
+
 @pytest.mark.parametrize("measurement", ["latency", "attention"])
 def test_unavailable_device_is_an_error(measurement: str) -> None:
     process = tool("benchmark.py", measurement, "--device=tpu")
@@ -91,6 +126,7 @@ def checkout(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]
             "deimv2/deimv2_hgnetv2_atto_coco.yml",
         ],
         "EdgeCrafter": ["ecdet/ecdet_s.yml", "ecdet/ecdet_x.yml"],
+        "EdgeCrafter/ecpose": ["ecpose/ecpose_s_coco.yml", "ecpose/ecpose_m_coco.yml"],
     }
     for config in configs[request.param]:
         path = tmp_path / "configs" / config
@@ -106,6 +142,7 @@ def test_checkout_is_recognized(checkout: tuple[str, Path]) -> None:
         "DEIM": ["deim_dfine/deim_dfine_s_coco", "rtdetrv2/rtdetrv2_r18vd_120e_coco"],
         "DEIMv2": ["deimv2/deimv2_dinov3_s_coco", "deimv2/deimv2_hgnetv2_atto_coco"],
         "EdgeCrafter": ["ecdet/ecdet_s_coco", "ecdet/ecdet_x_coco"],
+        "EdgeCrafter/ecpose": ["ecpose/ecpose_m_coco", "ecpose/ecpose_s_coco"],
     }
     assert official_code.official_recipes(str(folder)) == recipes[name]
 
@@ -120,6 +157,7 @@ def test_checkout_is_recognized(checkout: tuple[str, Path]) -> None:
         ("deimv2/deimv2_dinov3_x_coco", "deimv2/deimv2_dinov3_x_coco.yml"),
         ("deimv2/deimv2_hgnetv2_femto_coco", "deimv2/deimv2_hgnetv2_femto_coco.yml"),
         ("ecdet/ecdet_l_coco", "ecdet/ecdet_l.yml"),
+        ("ecpose/ecpose_l_coco", "ecpose/ecpose_l_coco.yml"),
     ],
 )
 def test_official_config_path(recipe: str, path: str, tmp_path: Path) -> None:
@@ -142,7 +180,8 @@ def test_recipe_of_the_other_official_code_is_an_error(checkout: tuple[str, Path
     recipe, other = {
         "DEIM": ("deimv2/deimv2_dinov3_s_coco", "DEIMv2"),
         "DEIMv2": ("deim_dfine/deim_dfine_s_coco", "DEIM"),
-        "EdgeCrafter": ("deimv2/deimv2_dinov3_s_coco", "DEIMv2"),
+        "EdgeCrafter": ("ecpose/ecpose_s_coco", "EdgeCrafter/ecpose"),
+        "EdgeCrafter/ecpose": ("deimv2/deimv2_dinov3_s_coco", "DEIMv2"),
     }[name]
     data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
     process = tool("verify.py", "--peer", str(folder), *data, "--recipes", recipe)
@@ -162,10 +201,20 @@ def test_incomplete_checkout_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", official_code.OFFICIAL_CODES, ids=lambda code: code.name)
 def test_every_recipe_of_an_official_system_has_a_config(code: official_code.OfficialCode) -> None:
     recipes = [name for name in available() if name.partition("/")[0] in code.configs and name.endswith("_coco")]
-    assert len(recipes) == {"DEIM": 20, "DEIMv2": 12, "EdgeCrafter": 8}[code.name]
+    assert len(recipes) == {"DEIM": 20, "DEIMv2": 12, "EdgeCrafter": 8, "EdgeCrafter/ecpose": 4}[code.name]
     paths = {code.config_path(recipe) for recipe in recipes}
     assert None not in paths
     assert len(paths) == len(recipes)
+
+
+def test_poses_have_another_comparison(shapes: Path, tmp_path: Path) -> None:
+    config = tmp_path / "configs/ecpose/ecpose_s_coco.yml"
+    config.parent.mkdir(parents=True)
+    config.touch()
+    data = ["--json-file", f"{shapes}/annotations/instances_val.json", "--image-root", f"{shapes}/val"]
+    process = tool("verify.py", "--peer", str(tmp_path), *data)
+    assert process.returncode == 2
+    assert f"run `python -m benchmarks.ecpose --peer {tmp_path}`" in process.stderr
 
 
 def test_verify_requires_official_checkout(shapes: Path, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from tests.models import (
     COMPILERS,
     FAMILIES,
     REAL_TIME,
+    TASKS,
     batch,
     compile_without_graph_breaks,
     randomize,
     recipe,
+    task_model,
     tiny_model,
 )
 
@@ -192,6 +194,19 @@ def test_deployment_can_be_compiled(family: str, compiler: str, amp: bool) -> No
         (actual,) = to_deployment(model, compile=True)(batch([1]))
     tolerance = 3e-2 if amp else 1e-4
     torch.testing.assert_close(actual["instances"].scores, expected["instances"].scores, atol=tolerance, rtol=1e-3)
+
+
+@torch.no_grad()
+@needs_utf8
+@pytest.mark.parametrize("task", long_except(["masks"], TASKS))
+def test_deployment_with_masks_or_keypoints_can_be_compiled(task: str) -> None:
+    model = randomize(task_model(task)).eval()
+    (expected,) = model(batch([1]))
+    with compile_without_graph_breaks("aot_eager"):
+        (actual,) = to_deployment(model, compile=True)(batch([1]))
+    for name, value in expected["instances"].get_fields().items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            torch.testing.assert_close(actual["instances"].get(name), value, atol=1e-3, rtol=1e-3)
 
 
 def test_deployment_leaves_the_original_trainable() -> None:

@@ -13,7 +13,7 @@ from deim.modeling.queries.denoising import Denoising, DenoisingQueries, replace
 from deim.modeling.queries.initial import InitialQueries
 from deim.modeling.queries.selection import QuerySelection, gather_tokens
 from deim.structures.boxes import inverse_sigmoid
-from deim.structures.keypoints import bounding_boxes, oks_sigmas
+from deim.structures.keypoints import bounding_boxes, oks_sigmas, sigmas_like
 from deim.structures.memory import Memory
 from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
@@ -186,7 +186,7 @@ class PoseDenoising(Denoising):
     def _noise_scales(self, targets: Targets) -> Tensor:
         """Return (B, T, 1 + P) distances at which the OKS of a keypoint is 1 / e; 0 without label and for the instance."""
         assert targets.keypoints is not None
-        factors = targets.keypoints.new_tensor([2 * math.sqrt(2) * sigma for sigma in self.sigmas])
+        factors = sigmas_like(targets.keypoints, [2 * math.sqrt(2) * sigma for sigma in self.sigmas])
         scales = targets.object_areas.sqrt()[..., None] * factors * (targets.keypoints[..., 2] > 0)
         return F.pad(scales, (1, 0))
 
