@@ -18,6 +18,8 @@ from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
 
+_HEADS = "decoder.heads."
+
 
 def load_weights(
     model: nn.Module,
@@ -31,7 +33,8 @@ def load_weights(
 
     Args:
         use_ema: load the EMA weights if the checkpoint has them.
-        allow_other_classes: for fine-tuning: classes that the checkpoint lacks keep their initial values.
+        allow_other_classes: for fine-tuning: classes and prediction heads that the checkpoint lacks keep their initial
+            values.
         classes: class names of the model. Class weights are matched by name if the checkpoint names its classes or
             their number identifies them.
 
@@ -52,6 +55,8 @@ def load_stored_weights(
         raise CheckpointError(
             f"{stored.path} contains a model in deployment form, which cannot be trained: start from the training form"
         )
+    if allow_other_classes:
+        weights = _with_new_heads(stored.path, weights, module.state_dict())
     _load(module, _for_classes(stored, weights, module, classes, allow_other_classes), stored.path)
 
 
@@ -224,6 +229,16 @@ def _without_class_weights(path: str, weights: dict[str, Tensor], state: Mapping
         f"{path} has unnamed classes, which cannot be matched; newly initialized: {', '.join(group_names(new))}"
     )
     return weights | new
+
+
+def _with_new_heads(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the initial values of prediction heads, such as for masks, that the weights lack completely."""
+    heads = {name.split(".")[2] for name in state if name.startswith(_HEADS)}
+    missing = [f"{_HEADS}{head}." for head in sorted(heads)]
+    missing = [prefix for prefix in missing if not any(name.startswith(prefix) for name in weights)]
+    if missing:
+        logger.warning(f"{path} lacks these parts of the model; newly initialized: {', '.join(missing)}")
+    return weights | {name: value for name, value in state.items() if name.startswith(tuple(missing))}
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:

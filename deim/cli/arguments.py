@@ -1,10 +1,11 @@
 """Command-line arguments shared by several subcommands."""
 
 import argparse
+from functools import partial
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--config-file``, ``--data``, ``--image-root`` and config overrides; see :func:`deim.config.load_config`."""
+    """Add ``--config-file``, the dataset, switches and config overrides; see :func:`deim.config.load_config`."""
     parser.add_argument(
         "--config-file", default="", required=required, metavar="FILE", help="config file or recipe name"
     )
@@ -14,7 +15,21 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
         help="your own dataset instead of the recipe's: a dataset directory or an annotation file; format is detected",
     )
     parser.add_argument("--image-root", metavar="FOLDER", help="image directory of --data; default: detected")
+    for option, state in (("--with", True), ("--without", False)):
+        parser.add_argument(
+            option,
+            dest="switches",
+            metavar="NAME",
+            type=partial(_switch, state=state),
+            action="append",
+            default=[],
+            help=f"turn a component {'on' if state else 'off'}, such as masks; can be repeated",
+        )
     add_overrides(parser)
+
+
+def _switch(name: str, state: bool) -> tuple[str, bool]:
+    return name, state
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def _config(args: argparse.Namespace) -> tuple[Any, DetectionLimits | None, Disc
     """Return the config, the limits of its model (if any) and the dataset found at ``--data``; print the latter."""
     limits, discovered = None, None
     if args.config_file:
-        cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
+        cfg = load_config(args.config_file, args.opts, args.data, args.image_root, dict(args.switches))
         limits = DetectionLimits.from_config(cfg)
         discovered = discover(args.data, args.image_root) if args.data else None
     else:

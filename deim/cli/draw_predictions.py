@@ -19,6 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
+    cfg = load_config(args.config_file, args.opts, args.data, args.image_root, dict(args.switches))
     draw_predictions(cfg, args.output, args.images, args.threshold)
     print(f"wrote {args.output}")

@@ -23,5 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    cfg = load_config(args.config_file, args.opts, args.data, args.image_root)
+    cfg = load_config(args.config_file, args.opts, args.data, args.image_root, dict(args.switches))
     draw_training_batch(cfg, args.epoch, args.output, args.batches, args.images)

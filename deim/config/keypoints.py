@@ -12,6 +12,9 @@ from deim.modeling.losses import KeypointL1Loss, KeypointOKSLoss
 from deim.modeling.matching import KeypointCost
 
 _COCO_KEYPOINTS = 17
+# Only this version of COCO's annotations has keypoints, of persons.
+_COCO_PERSONS = {name: f"keypoints_{name}" for name in ("coco_2017_train", "coco_2017_val")}
+_COCO_CLASSES = 80
 
 
 def has_keypoints(model: Any) -> bool:
@@ -65,6 +68,23 @@ def with_keypoint_data(dataloader: Any) -> Any:
     dataloader.train.mapper.dataset_name = "${dataloader.train.dataset.names}"
     request_annotations(dataloader, "keypoints")
     return dataloader
+
+
+def use_coco_persons(cfg: Any, is_requested: bool = True) -> None:
+    """Exchange COCO's annotations of 80 classes and of persons with keypoints in a complete config, in place.
+
+    Configs with other datasets are not changed.
+
+    Args:
+        cfg: a recipe.
+        is_requested: True selects the annotations of persons, False those of 80 classes.
+    """
+    names = _COCO_PERSONS if is_requested else {persons: name for name, persons in _COCO_PERSONS.items()}
+    datasets = [cfg.dataloader[split].get("dataset") for split in ("train", "test")]
+    if all(hasattr(dataset, "get") and dataset.get("names") in names for dataset in datasets):
+        for dataset in datasets:
+            dataset.names = names[dataset.names]
+        cfg.model.num_classes = 1 if is_requested else _COCO_CLASSES
 
 
 def without_keypoint_data(dataloader: Any) -> Any:

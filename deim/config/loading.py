@@ -1,7 +1,7 @@
 """Loading of LazyConfigs and command-line overrides."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
 from deim.config.former_keys import current_key, former_criterion_key, rename_former_keys
+from deim.config.switches import switch
 from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
@@ -53,7 +54,13 @@ def get_detrex_config(path: str) -> Any:
     return LazyConfig.load(str(files[0]))
 
 
-def load_config(path: str, overrides: Sequence[str] = (), data: str | None = None, images: str | None = None) -> Any:
+def load_config(
+    path: str,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    images: str | None = None,
+    switches: Mapping[str, bool] | None = None,
+) -> Any:
     """Load a config file and apply command-line overrides.
 
     Keys that the file does not set under ``train`` get their values from ``common/train.py``, so that detrex recipes
@@ -65,10 +72,12 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
             adds a new key.
         data: path of a dataset that replaces the recipe's; see :func:`deim.config.user_data.with_data`.
         images: folder of the images of ``data``, if they are stored elsewhere.
+        switches: {name: on or off} of components; see :func:`deim.config.switch`. They are switched first, so that
+            overrides can change the keys of a component that is turned on.
 
     Raises:
-        ConfigError: if the file does not exist, cannot be loaded or is not a complete recipe, or an override is
-            invalid. Other errors in the code of a Python file, such as NameError, are passed on.
+        ConfigError: if the file does not exist, cannot be loaded or is not a complete recipe, or an override or a
+            switch is invalid. Other errors in the code of a Python file, such as NameError, are passed on.
         DatasetError: if there is no dataset at ``data``.
     """
     path = find_config(path)
@@ -85,6 +94,7 @@ def load_config(path: str, overrides: Sequence[str] = (), data: str | None = Non
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     rename_former_keys(cfg)
     cfg.train.recipe = cfg.train.recipe or recipe_name(path)
+    switch(cfg, **(switches or {}))
     if data is not None:
         with_data(cfg, data, images)
     for override in overrides:

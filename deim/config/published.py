@@ -53,13 +53,24 @@ def published_for(recipe: str) -> list[Published]:
     return [published for published in PUBLISHED if published.recipe == recipe]
 
 
+def initial_weights_for(recipe: str) -> list[Published]:
+    """Return the published weights that a training of a recipe can start from.
+
+    They are those of the recipe. If none are published for a recipe with masks, they are those of the recipe for boxes.
+    """
+    return published_for(recipe) or published_for(recipe.replace("_masks_", "_"))
+
+
 def find(recipe: str, data: str) -> Published:
     """Return the published weights of a recipe for the training data ``data``.
 
     Raises:
         CheckpointError: if there are none; lists the available names.
     """
-    available = published_for(recipe)
+    return _select(published_for(recipe), recipe, data)
+
+
+def _select(available: list[Published], recipe: str, data: str) -> Published:
     for published in available:
         if published.data == data:
             return published
@@ -101,14 +112,15 @@ def weights_path(recipe: str, weights: str) -> str:
 def initial_weights_path(recipe: str, weights: str) -> str:
     """Return the path of the initial weights for training; arguments as for :func:`weights_path`.
 
-    If the file of DEIM-D-FINE cannot be downloaded, D-FINE of the same size is used, with a warning in the log.
+    The weights are those of :func:`initial_weights_for`. If the file of DEIM-D-FINE cannot be downloaded, D-FINE of the same size is used, with a warning in the log.
 
     Raises:
         CheckpointError: if no such weights are published for the recipe, or the download fails.
     """
     if not is_name(weights):
         return local_path(weights)
-    published, replacement = find(recipe, weights), substitute(recipe, weights)
+    published = _select(initial_weights_for(recipe), recipe, weights)
+    replacement = substitute(published.recipe, weights)
     try:
         return str(fetch(published.url, published.path))
     except CheckpointError as error:

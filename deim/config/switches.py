@@ -17,6 +17,7 @@ from deim.config.former_keys import replace_former_loss_keys
 from deim.config.keypoints import (
     has_keypoints,
     has_pose_decoder,
+    use_coco_persons,
     with_keypoint_data,
     with_keypoints,
     without_keypoint_data,
@@ -269,12 +270,14 @@ def _turn_off_masks(cfg: Any) -> None:
 def _turn_on_keypoints(cfg: Any) -> None:
     with_keypoints(cfg.model)
     with_keypoint_data(cfg.dataloader)
+    use_coco_persons(cfg)
     _select_best_by(cfg, "keypoints/AP")
 
 
 def _turn_off_keypoints(cfg: Any) -> None:
     without_keypoints(cfg.model)
     without_keypoint_data(cfg.dataloader)
+    use_coco_persons(cfg, False)
     _select_best_by(cfg, "bbox/AP")
 
 

@@ -56,7 +56,7 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_dataset_size = cfg.train.iterations.images
-    has_weights = any(weights.data == "coco" for weights in published.published_for(cfg.train.recipe))
+    has_weights = any(weights.data == "coco" for weights in published.initial_weights_for(cfg.train.recipe))
     if has_weights:
         cfg.train.init_checkpoint = "coco"
     logger.info(f"{path}: {dataset.format} format, {len(dataset.classes)} classes: {', '.join(dataset.classes)}")

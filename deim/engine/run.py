@@ -84,7 +84,13 @@ def main(args: Namespace) -> Any:
     """
     args.config_file = find_config(args.config_file)
     with buffered_log(logger) as emit:
-        cfg = load_config(args.config_file, args.opts, getattr(args, "data", None), getattr(args, "image_root", None))
+        cfg = load_config(
+            args.config_file,
+            args.opts,
+            getattr(args, "data", None),
+            getattr(args, "image_root", None),
+            dict(getattr(args, "switches", ())),
+        )
         check_settings(cfg, training=not args.eval_only)
         resolve_device(cfg)
         make_output_folder(cfg.train.output_dir)

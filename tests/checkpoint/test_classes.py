@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from torch import nn
 
 from deim.checkpoint import load_for_inference, load_weights
 from deim.checkpoint.class_lists import CLASSES_BY_COUNT, COCO, OBJECTS365
 from deim.checkpoint.classes import class_rows
 from deim.checkpoint.metadata import CheckpointMetadata
+from deim.config import switch
 from deim.errors import CheckpointError
-from tests.models import DETRS, tiny_model
+from tests.models import DETRS, FAMILIES, recipe, tiny_model
 
 SIX = ["circle", "square", "triangle", "ring", "cross", "star"]
 
@@ -120,3 +122,22 @@ def test_category_ids_map_to_coco_classes() -> None:
     rows = class_rows(CLASSES_BY_COUNT[91], COCO)
     assert (rows[0], rows[11], rows[12], rows[-1]) == (1, 13, 14, 90), "ids 0 and 12 are no categories"
     assert len(set(rows)) == 80
+
+
+def test_new_heads_are_initialized_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Weights for boxes are the start of a training with masks, but not a model with masks."""
+    old, path = save_checkpoint(tmp_path, "dfine")
+    cfg = recipe(FAMILIES["dfine"], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
+    model = instantiate(switch(cfg, masks=True).model)
+    initial = {name: value.clone() for name, value in model.decoder.heads.state_dict().items()}
+    load_weights(model, path, allow_other_classes=True, classes=SIX)
+    assert "lacks these parts of the model; newly initialized: decoder.heads.masks." in caplog.text
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in old.state_dict().items())
+    assert all(torch.equal(loaded[f"decoder.heads.{name}"], value) for name, value in initial.items())
+    with pytest.raises(CheckpointError, match=r"decoder\.heads\.masks\..* is missing from the file"):
+        load_weights(model, path)
+    incomplete = dict(list(model.state_dict().items())[:-1])
+    torch.save({"model": incomplete}, path)
+    with pytest.raises(CheckpointError, match="is missing from the file"):
+        load_weights(model, path, allow_other_classes=True)

@@ -126,6 +126,7 @@ def test_train_options_equal_detectron2_options() -> None:
     assert our_options.pop("data")[0] == ["--data"]
     assert our_options.pop("image_root")[0] == ["--image-root"]
     assert our_options.pop("overwrite")[0] == ["--overwrite"]
+    assert our_options.pop("switches")[0] == ["--without"]  # the other option of this name is --with
     assert our_options == detectron2_options
 
 
@@ -142,6 +143,15 @@ def test_options_may_follow_overrides(words: list[str]) -> None:
     train.add_arguments(parser)
     args = parser.parse_intermixed_args(words)
     assert (args.config_file, args.resume, args.opts) == ("x", True, ["a.b=1", "c=[1,2]"])
+
+
+def test_switches_are_options() -> None:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    args = parser.parse_intermixed_args(["a.b=1", "--with", "masks", "c=2", "--without", "mal", "--with", "keypoints"])
+    assert dict(args.switches) == {"masks": True, "mal": False, "keypoints": True}
+    assert args.opts == ["a.b=1", "c=2"]
+    assert parser.parse_intermixed_args([]).switches == []
 
 
 def test_unknown_option_is_an_error(capsys: pytest.CaptureFixture) -> None:

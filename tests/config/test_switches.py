@@ -188,6 +188,34 @@ def test_masks_and_keypoints_select_the_best_checkpoint(name: str, metric: str) 
     assert cfg.train.best_metric == "bbox/AP"
 
 
+@pytest.mark.parametrize("name", ["deim_dfine/deim_dfine_s_coco", "deformable_detr/deformable_detr_r50_50ep_coco"])
+def test_switches_of_the_command_line_need_no_new_keys(name: str) -> None:
+    """Overrides can change the keys of a component that is turned on."""
+    overrides = ["model.decoder.heads.masks.upsampling=1", "dataloader.train.mapper.mask_stride=2"]
+    cfg = load_config(name, overrides, switches={"masks": True, "mal": True})
+    assert is_on(cfg, "masks")
+    assert is_on(cfg, "mal")
+    assert (cfg.model.decoder.heads.masks.upsampling, cfg.dataloader.train.mapper.mask_stride) == (1, 2)
+    with pytest.raises(ConfigError, match="switch 'maks' does not exist"):
+        load_config(name, switches={"maks": True})
+
+
+def test_keypoints_of_coco_are_those_of_persons() -> None:
+    cfg = load_config("deim_dfine/deim_dfine_s_coco", switches={"keypoints": True})
+    assert cfg.dataloader.train.dataset.names == "keypoints_coco_2017_train"
+    assert cfg.dataloader.test.dataset.names == cfg.dataloader.evaluator.dataset_name == "keypoints_coco_2017_val"
+    assert cfg.model.num_classes == 1
+    switch(cfg, keypoints=False)
+    assert (cfg.dataloader.train.dataset.names, cfg.model.num_classes) == ("coco_2017_train", 80)
+
+
+def test_switches_are_set_before_the_dataset_is_read(shapes: Path) -> None:
+    cfg = load_config("deim_dfine/deim_dfine_s_coco", data=str(shapes), switches={"masks": True})
+    assert cfg.dataloader.train.dataset.masks
+    assert cfg.dataloader.test.dataset.masks
+    assert cfg.model.num_classes == len(CLASSES)
+
+
 def test_evaluation_uses_the_constants_of_the_keypoint_loss(shapes: Path) -> None:
     cfg = recipe("deimv2_hgnetv2_atto_shapes", *data_overrides(shapes))
     with_keypoints(cfg.model, 3, [0.1, 0.2, 0.3])
