@@ -37,4 +37,4 @@ def _row(recipe: str) -> list[object]:
     if result is None:
         return [recipe, *[""] * (len(HEADERS) - 2), weights]
     size = [result.parameters, result.gflops, result.latency or ""]
-    return [recipe, result.average_precision, *size, result.hardware, weights]
+    return [recipe, result.average_precision or "", *size, result.hardware, weights]

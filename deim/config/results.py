@@ -1,4 +1,4 @@
-"""Published AP, size and latency of each recipe.
+"""Published AP of each recipe, size and latency of its model.
 
 This table is the single source: tests compare the documentation, the docstrings of recipes and ``deim zoo`` with it.
 """
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Result:
-    """A published result, and the size of the model.
+    """A published result, if there is one, and the size of the model.
 
     Attributes:
         recipe: name of the recipe.
         average_precision: AP in percent on COCO's validation set, as published; the AP of masks for ECSeg, and of keypoints
-            for ECPose.
-        source: URL of the page that publishes the AP.
-        hardware: training hardware, with the training time if it is published.
+            for ECPose. None if no result is published.
+        source: URL of the page that publishes the AP; empty without AP.
+        hardware: training hardware, with the training time if it is published; empty without AP.
         parameters: number of parameters of the deployed model in millions, as counted by ``deim benchmark model``.
         gflops: operations of the deployed model for one image in units of 1e9, as counted by ``deim benchmark model``:
             twice the multiply-adds.
@@ -24,7 +24,7 @@ class Result:
     """
 
     recipe: str
-    average_precision: float
+    average_precision: float | None
     source: str
     hardware: str
     parameters: float
@@ -43,7 +43,7 @@ _HYBRID = "https://github.com/HDETR/H-Deformable-DETR"
 _DENOISING = "https://github.com/IDEA-Research/DN-DETR"
 
 # (system, source, hardware, {recipe: (AP, millions of parameters, GFLOPs, latency)}); the hardware includes the training time
-# where the authors publish it. RT-DETRv2's page publishes images per second; the latency is the inverse.
+# where the authors publish it. None and "" stand for models that have not been trained. RT-DETRv2's page publishes images per second; the latency is the inverse.
 _TABLES = (
     ("deimv2", _DEIMV2, "4 GPUs", {
         "deimv2_hgnetv2_atto_coco": (23.8, 0.49, 0.764, 1.10),
@@ -80,6 +80,13 @@ _TABLES = (
         "deim_dfine_l_coco": (54.7, 30.77, 89.7, 8.07),
         "deim_dfine_x_coco": (56.5, 61.70, 199, 12.89),
     }),
+    ("deim_dfine", "", "", {
+        "deim_dfine_n_masks_coco": (None, 3.97, 12.0),
+        "deim_dfine_s_masks_coco": (None, 11.10, 38.7),
+        "deim_dfine_m_masks_coco": (None, 20.18, 73.7),
+        "deim_dfine_l_masks_coco": (None, 31.84, 115),
+        "deim_dfine_x_masks_coco": (None, 62.77, 225),
+    }),
     ("dfine", _DFINE, "4 GPUs", {
         "dfine_n_coco": (42.8, 3.75, 7.1, 2.12),
         "dfine_s_coco": (48.5, 10.24, 23.7, 3.49),
@@ -108,6 +115,7 @@ _TABLES = (
         "deformable_detr_r50_refine_50ep_coco": (46.2, 40.83, 413),
     }),
     ("deformable_detr", _DEFORMABLE, "V100 for 340 GPU hours", {"deformable_detr_r50_two_stage_50ep_coco": (46.9, 41.16, 417)}),
+    ("deformable_detr", "", "", {"deformable_detr_r50_two_stage_masks_50ep_coco": (None, 42.23, 483)}),
     ("h_deformable_detr", _HYBRID, "8 GPUs", {
         "h_deformable_detr_r50_12ep_coco": (48.7, 47.54, 559),
         "h_deformable_detr_r50_36ep_coco": (50.0, 47.54, 559),

@@ -13,7 +13,7 @@ def markdown(recipes: Sequence[str]) -> str:
     """Return a table for each system, with links relative to the folder ``docs``.
 
     Args:
-        recipes: names of recipes; those without a published result and without published weights are left out.
+        recipes: names of recipes; those without an entry in the table of results and without published weights are left out.
     """
     listed = [name for name in recipes if name in RESULTS or published.published_for(name)]
     order = {name: position for position, name in enumerate(RESULTS)}
@@ -36,9 +36,10 @@ def _row(recipe: str) -> list[str]:
     result = RESULTS.get(recipe)
     if result is None:
         return [link, "-", "-", "-", "-", _weights(recipe)]
+    precision = "-" if result.average_precision is None else str(result.average_precision)
     latency = "-" if result.latency is None else f"{result.latency} ms"
     size = [f"{result.parameters:.2f} M", f"{result.gflops:g}", latency]
-    return [link, str(result.average_precision), *size, _weights(recipe)]
+    return [link, precision, *size, _weights(recipe)]
 
 
 def _weights(recipe: str) -> str:

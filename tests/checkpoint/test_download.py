@@ -159,6 +159,15 @@ def test_dfine_weights_replace_unavailable_deim_weights(web: Web, caplog: pytest
         published.initial_weights_path("deim_rtdetrv2/deim_rtdetrv2_r18vd_120e_coco", "coco")
 
 
+def test_training_with_masks_starts_from_the_weights_for_boxes(web: Web) -> None:
+    web.files[DRIVE] = File(weights())
+    path = published.initial_weights_path("deim_dfine/deim_dfine_s_masks_coco", "coco")
+    assert path == published.initial_weights_path("deim_dfine/deim_dfine_s_coco", "coco")
+    # For prediction, the weights for boxes lack the masks.
+    with pytest.raises(CheckpointError, match="no weights 'coco' are published for deim_dfine/deim_dfine_s_masks_coco"):
+        published.weights_path("deim_dfine/deim_dfine_s_masks_coco", "coco")
+
+
 def test_deim_weights_are_preferred_if_available(web: Web) -> None:
     web.files[DRIVE] = File(weights())
     for get_path in (published.initial_weights_path, published.weights_path):

@@ -263,6 +263,37 @@ def test_deim_recipes_use_mal(name: str) -> None:
     assert criterion.use_union == ("rtdetr" not in name)
 
 
+# Recipe with masks -> recipe for boxes, weight of the losses and costs of masks, epochs, learning rates of D-FINE-seg
+MASK_RECIPES = {
+    "deim_dfine_n_masks_coco": ("deim_dfine_n_coco", 1.0, 75, 8e-4, 4e-4),
+    "deim_dfine_s_masks_coco": ("deim_dfine_s_coco", 1.0, 75, 2.5e-4, 6e-5),
+    "deim_dfine_m_masks_coco": ("deim_dfine_m_coco", 1.0, 75, 1.5e-4, 2e-5),
+    "deim_dfine_l_masks_coco": ("deim_dfine_l_coco", 1.0, 75, 1.6e-4, 1e-5),
+    "deim_dfine_x_masks_coco": ("deim_dfine_x_coco", 1.0, 75, 2e-4, 2e-6),
+    "deformable_detr_r50_two_stage_masks_50ep_coco": ("deformable_detr_r50_two_stage_50ep_coco", 5.0, 50, 2e-4, 2e-5),
+}
+
+
+@pytest.mark.parametrize("name", MASK_RECIPES)
+def test_mask_recipes_add_masks_to_the_recipe_for_boxes(name: str) -> None:
+    base_name, weight, epochs, rate, backbone_rate = MASK_RECIPES[name]
+    cfg, base = recipe(name), switch(recipe(base_name), masks=True)
+    schedule = instantiate(cfg.schedule)
+    losses, (cost,) = cfg.model.criterion.losses, cfg.model.criterion.matcher.further_costs
+    assert losses.loss_mask_ce.weight == losses.loss_mask_dice.weight == weight
+    assert cost.cross_entropy_weight == cost.dice_weight == weight
+    assert cfg.model.decoder == base.model.decoder
+    cfg.schedule = base.schedule  # the data loaders refer to it
+    cfg.dataloader.test.total_batch_size = base.dataloader.test.total_batch_size  # smaller with masks of large images
+    assert cfg.dataloader == base.dataloader
+    assert cfg.train.best_metric == "segm/AP"
+    assert (schedule.epochs, cfg.train.iterations.max_iter) == (
+        epochs,
+        epochs * (118_287 // cfg.dataloader.train.total_batch_size),
+    )
+    assert (cfg.optimizer.lr, cfg.optimizer.params.rules.backbone.lr) == (rate, backbone_rate)
+
+
 def test_all_recipes_are_tested() -> None:
     # These have 200 M parameters, and differ from tested recipes only in the schedule or the number of queries.
     similar = {"h_deformable_detr_swin_large_36ep_coco", "h_deformable_detr_swin_large_900_queries_12ep_coco"}
@@ -270,6 +301,7 @@ def test_all_recipes_are_tested() -> None:
     # test_deimv2_recipes.py, test_ecdet_recipes.py, test_ecseg_recipes.py, test_ecpose_recipes.py
     in_other_file = {name for name in ALL if name.startswith(("deimv2_", "ecdet_", "ecseg_", "ecpose_"))}
     published = {name for name in ALL if name.endswith("_coco")} - set(DEIM_DETRS) - on_detrex - in_other_file
+    published -= set(MASK_RECIPES)
     assert set(PARAMETERS) | set(DETR_PARAMETERS) | similar == published
     assert set(GROUPS) == set(SCHEDULES) == set(STAGES) == set(PARAMETERS)
     assert set(DETR_SCHEDULES) == set(DETR_PARAMETERS)

@@ -14,22 +14,46 @@ from deim.measurement import complexity
 from deim.schedule import Schedule
 from tests.conftest import ROOT
 
+PUBLISHED_RESULTS = [name for name, result in RESULTS.items() if result.average_precision is not None]
 
-@pytest.mark.parametrize("name", RESULTS)
+
+@pytest.mark.parametrize("name", PUBLISHED_RESULTS)
 def test_recipes_and_project_pages_state_the_published_result(name: str) -> None:
     result = RESULTS[name]
     system, _, recipe = name.partition("/")
-    docstring = ast.get_docstring(
-        ast.parse((ROOT / f"projects/{system}/configs/{recipe}.py").read_text(encoding="utf-8"))
-    )
+    docstring = docstring_of(name)
     assert re.search(
         rf"^Published: {result.average_precision} AP, from .+, on {result.hardware}\.$", docstring, re.MULTILINE
     )
     assert f"deim train --config-file {name} " in docstring
-    page = (ROOT / "projects" / system / "README.md").read_text(encoding="utf-8")
-    (row,) = [line for line in page.splitlines() if f"(configs/{recipe}.py) |" in line]
+    page, row = page_and_row(system, recipe)
     assert row.endswith(f" | {result.average_precision} |")
     assert result.source in page
+
+
+def docstring_of(name: str) -> str:
+    system, _, recipe = name.partition("/")
+    path = ROOT / f"projects/{system}/configs/{recipe}.py"
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def page_and_row(system: str, recipe: str) -> tuple[str, str]:
+    """Return the page of a project, and the row of a recipe in it."""
+    page = (ROOT / "projects" / system / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if f"(configs/{recipe}.py) |" in line]
+    return page, row
+
+
+@pytest.mark.parametrize("name", sorted(set(RESULTS) - set(PUBLISHED_RESULTS)))
+def test_recipes_and_project_pages_state_that_no_result_exists(name: str) -> None:
+    docstring, result = docstring_of(name), RESULTS[name]
+    assert "\nNo results exist yet." in docstring
+    assert f"deim train --config-file {name} " in docstring
+    _, row = page_and_row(*name.split("/"))
+    assert row.endswith(" | - |")
+    assert (result.source, result.hardware, result.latency) == ("", "", None)
+    assert published.published_for(name) == []
+    assert [file.data for file in published.initial_weights_for(name)].count("coco") == 1
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])

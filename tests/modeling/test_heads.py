@@ -44,6 +44,40 @@ def test_heads_train_and_predict(family: str) -> None:
         assert (actual.pred_masks != expected.pred_masks).float().mean() < 1e-2
 
 
+# Recipe with masks on COCO -> overrides that reduce its size.
+COCO_RECIPES = {
+    "deformable_detr_r50_two_stage_masks_50ep_coco": (
+        "model.backbone.depth=18",
+        "model.encoder.num_layers=1",
+        "model.encoder.dim_feedforward=64",
+    ),
+    **{f"deim_dfine_{size}_masks_coco": () for size in "nsmlx"},
+}
+
+
+@pytest.mark.parametrize("name", long_except(list(COCO_RECIPES)[:2], COCO_RECIPES))
+def test_coco_recipes_with_masks_train_and_predict(name: str) -> None:
+    """The images have unequal sizes, so that the batch has padding."""
+    cfg = recipe(name, *TINY, *COCO_RECIPES[name])
+    assert is_on(cfg, "masks")
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    samples = [*batch([2], size=96, masks=True), *batch([0, 1], size=64, masks=True)]
+    losses = model(samples)
+    assert {"loss_mask_ce", "loss_mask_dice", "loss_mask_ce_aux_0"} <= set(losses)
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    randomize(model)
+    samples = [{**samples[0], "height": 48, "width": 100}, samples[1]]
+    with torch.no_grad():
+        results = [result["instances"] for result in model.eval()(samples)]
+        deployed = [result["instances"] for result in to_deployment(model)(samples)]
+    assert [result.pred_masks.shape for result in results] == [(10, 48, 100), (10, 64, 64)]
+    for actual, expected in zip(deployed, results, strict=True):
+        torch.testing.assert_close(actual.scores, expected.scores, atol=1e-4, rtol=1e-4)
+        assert (actual.pred_masks != expected.pred_masks).float().mean() < 1e-2
+
+
 def test_targets_cover_the_padded_batch() -> None:
     """Masks are relative to the batch with its padding, keypoints to the image without padding."""
     model = model_with_heads("dfine")
