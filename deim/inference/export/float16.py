@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deim.errors import ConfigError
+from deim.inference.export.graph import SIZES_NAME
 from deim.inference.export.plugin import define_plugin
 from deim.layers.ops.plugin import OPERATOR
 
@@ -26,8 +27,8 @@ def to_float16(path: str | Path, example: Mapping[str, np.ndarray]) -> None:
     """Convert an ONNX file to float16, in place; inputs and outputs keep their dtypes.
 
     The file is run on ``example``, and nodes with an input or output beyond a tenth of float16's range stay in float32.
-    Values beyond the range would become Inf, and the model would find nothing. The root mean squares of RMSNorm always
-    stay in float32.
+    Values beyond the range would become Inf, and the model would find nothing. The root mean squares of RMSNorm and
+    coordinates in pixels always stay in float32.
 
     Args:
         example: inputs of the file by name, such as noise.
@@ -46,7 +47,7 @@ def to_float16(path: str | Path, example: Mapping[str, np.ndarray]) -> None:
         node.name = node.name or f"node_{index}"
     large_values = _large_values(model, example)
     float32_nodes = [node.name for node in model.graph.node if large_values & {*node.input, *node.output}]
-    float32_nodes += _root_mean_squares(model.graph)
+    float32_nodes += _root_mean_squares(model.graph) + _pixel_coordinates(model.graph)
     converted = convert_float_to_float16(
         model,
         max_finite_val=_FLOAT16_MAX,
@@ -74,6 +75,19 @@ def _root_mean_squares(graph: Any) -> list[str]:
             current = consumers.get(current.output[0])
         if len(chain) == len(_ROOT_MEAN_SQUARE):
             names += chain
+    return names
+
+
+def _pixel_coordinates(graph: Any) -> list[str]:
+    """Return the names of the nodes whose results depend on the sizes of the original images.
+
+    float16 cannot represent all integers above 2048.
+    """
+    values, names = {SIZES_NAME}, list[str]()
+    for node in graph.node:
+        if values & set(node.input) and node.op_type != "Shape":  # the batch size may come from the same input
+            values |= set(node.output)
+            names.append(node.name)
     return names
 
 

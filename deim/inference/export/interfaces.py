@@ -16,7 +16,7 @@ def network_inputs(metadata: Metadata, images: np.ndarray) -> tuple[np.ndarray, 
         return (images,)
     pixels = images.astype(np.float32) / np.float32(255)
     if metadata.normalization is not None:
-        mean, std = (np.float32(metadata.normalization[name]).reshape(3, 1, 1) for name in ("mean", "std"))
+        mean, std = (np.array(metadata.normalization[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
         pixels = (pixels - mean) / std
     if metadata.interface == "raw":
         return (pixels,)
@@ -34,7 +34,7 @@ def relative_outputs(metadata: Metadata, outputs: Sequence[np.ndarray], size: tu
     by_name = dict(zip(names, outputs, strict=True))
     if metadata.interface != "official":
         return by_name
-    limits = np.float32([size[1], size[0]])
+    limits = np.array([size[1], size[0]], np.float32)
     if "keypoints" in by_name:
         by_name["keypoints"] = by_name["keypoints"] / limits
     if "boxes" in by_name:

@@ -61,8 +61,10 @@ class ExportableModel:
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
         """Return the dynamic dimensions of the inputs, for torch.export. The batch is "N", as in the official files."""
-        batch = {0: torch.export.Dim("N", min=1, max=1024)} if self.options.dynamic_batch else {}
+        batch: dict[int, Any] = {}
         sides: dict[int, Any] = {}
+        if self.options.dynamic_batch:
+            batch = {0: torch.export.Dim("N", min=1, max=1024)}
         if self.options.dynamic_size:
             sides = {axis: STRIDE * torch.export.Dim(name, min=2, max=128) for axis, name in ((2, "h"), (3, "w"))}
         images, *others = self.graph.input_names

@@ -3,13 +3,21 @@
 import os
 
 from deim.errors import ConfigError
+from deim.inference.export.formats.aot_inductor import AOTInductorExporter
 from deim.inference.export.formats.exporter import TASKS, Exporter, Support
 from deim.inference.export.formats.onnx import OnnxExporter
 from deim.inference.export.formats.openvino import OpenVINOExporter
 from deim.inference.export.formats.tensorrt import TensorRTExporter
+from deim.inference.export.formats.torch_export import TorchExportExporter
 from deim.inference.export.options import ExportOptions
 
-EXPORTERS: tuple[Exporter, ...] = (OnnxExporter(), OpenVINOExporter(), TensorRTExporter())
+EXPORTERS: tuple[Exporter, ...] = (
+    OnnxExporter(),
+    OpenVINOExporter(),
+    TensorRTExporter(),
+    TorchExportExporter(),
+    AOTInductorExporter(),
+)
 
 
 def find_exporter(path: str | os.PathLike) -> Exporter | None:
@@ -75,12 +83,12 @@ def format_table() -> list[dict[str, str]]:
     """Return one row per format: what it requires and supports."""
     rows = []
     for exporter in EXPORTERS:
-        support = exporter.support
+        support, extras = exporter.support, list(dict.fromkeys(exporter.packages.values()))
         rows.append(
             {
                 "suffix": exporter.suffix,
                 "runtime": exporter.runtime,
-                "install": f"deim[{exporter.extra}]" if exporter.extra else "",
+                "install": f"deim[{','.join(extras)}]" if extras else "",
                 "batch": "any" if support.dynamic_batch else "fixed",
                 "image size": "any" if support.dynamic_size else "fixed",
                 "precision": ", ".join(support.precisions),

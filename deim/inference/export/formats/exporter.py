@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from deim.errors import ConfigError
@@ -49,15 +50,13 @@ class Exporter(Protocol):
     Attributes:
         suffix: suffix of the files, which selects the format.
         runtime: name of the software that runs the files.
-        extra: extra of this package that installs what the format requires; empty if nothing else is required.
-        modules: modules that writing a file imports.
+        packages: {module: extra of this package that installs it}, of the modules that writing and running files requires.
         support: what the format supports.
     """
 
     suffix: str
     runtime: str
-    extra: str
-    modules: Sequence[str]
+    packages: Mapping[str, str] = MappingProxyType({})
     support: Support
 
     def write(self, model: ExportableModel, path: str) -> str:
@@ -89,16 +88,14 @@ class Exporter(Protocol):
         return sum(file.stat().st_size for file in files)
 
     def require(self) -> None:
-        """Check that the packages are installed that writing a file requires.
+        """Check that the packages are installed that writing and verifying a file requires.
 
         Raises:
             ConfigError: if a package is missing.
         """
-        missing = [name for name in self.modules if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ConfigError(
-                f"export to {self.suffix} requires the package {missing[0]}: pip install 'deim[{self.extra}]'"
-            )
+        for module, extra in self.packages.items():
+            if importlib.util.find_spec(module) is None:
+                raise ConfigError(f"export to {self.suffix} requires the package {module}: pip install 'deim[{extra}]'")
 
     def rejection(self, options: ExportOptions) -> tuple[str, str] | None:
         """Return the option that the format does not support and what to say about it; None if it supports all."""

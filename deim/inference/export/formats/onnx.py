@@ -27,12 +27,14 @@ from deim.inference.export.session import import_runtime, open_or_raise
 from deim.inference.trained_model import TrainedModel
 from deim.layers.ops import use_export_form
 
+# Modules that writing and running ONNX files requires, and the extra that installs them.
+ONNX_PACKAGES = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
+
 
 class OnnxExporter(Exporter):
     """ONNX files, of which OpenVINO's files and TensorRT's engines are made."""
 
-    suffix, runtime, extra = ".onnx", "ONNX Runtime", "export"
-    modules = ("onnx", "onnxscript")
+    suffix, runtime, packages = ".onnx", "ONNX Runtime", ONNX_PACKAGES
     support = Support(
         precisions=PRECISIONS,
         attention=("grid_sample", "gather", "plugin"),
@@ -77,14 +79,14 @@ def export_onnx(
         ConfigError: if an option is invalid, a package is missing or too old, or the model is not supported.
         ExportError: if torch cannot export a model of detrex.
     """
+    OnnxExporter().require()
     model = prepare_export(trained, options, images)
     write_onnx(model, path)
     return ExportedModel(Path(path), model.graph, model.metadata)
 
 
 def write_onnx(model: ExportableModel, path: str | Path) -> None:
-    """Write a model as an ``.onnx`` file."""
-    _require_exporter()
+    """Write a model as an ``.onnx`` file; see :data:`ONNX_PACKAGES`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with silence_exporter():
         (_export_dynamo if model.graph.supports_dynamic_shape else _export_traced)(model, str(path))
@@ -145,14 +147,6 @@ def silence_exporter() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled_level)
-
-
-def _require_exporter() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"export requires the package {error.name}: pip install 'deim[export]'") from error
 
 
 class OnnxSession:

@@ -9,7 +9,7 @@ import torch
 
 from deim.errors import ConfigError
 from deim.inference.export.formats.exporter import Exporter, Support
-from deim.inference.export.formats.onnx import write_onnx
+from deim.inference.export.formats.onnx import ONNX_PACKAGES, write_onnx
 from deim.inference.export.metadata import METADATA_KEY, Metadata
 from deim.inference.export.model import ExportableModel
 from deim.inference.export.options import PRECISIONS
@@ -19,8 +19,7 @@ from deim.inference.export.session import import_runtime, last_line, open_or_rai
 class OpenVINOExporter(Exporter):
     """OpenVINO files, ``.xml`` with weights in ``.bin``."""
 
-    suffix, runtime, extra = ".xml", "OpenVINO", "openvino"
-    modules = ("onnx", "onnxscript", "openvino")
+    suffix, runtime, packages = ".xml", "OpenVINO", ONNX_PACKAGES | {"openvino": "openvino"}
     support = Support(precisions=PRECISIONS, dynamic_batch=True, dynamic_size=True, opset=True, detrex=True)
 
     def write(self, model: ExportableModel, path: str) -> str:

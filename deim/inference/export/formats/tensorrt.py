@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deim.errors import ConfigError
 from deim.inference.export.formats.exporter import Exporter, Support
-from deim.inference.export.formats.onnx import write_onnx
+from deim.inference.export.formats.onnx import ONNX_PACKAGES, write_onnx
 from deim.inference.export.graph import INPUT_NAME, SIZES_NAME
 from deim.inference.export.metadata import Metadata
 from deim.inference.export.model import ExportableModel
@@ -21,8 +21,7 @@ _BATCHES = (1, 4, 16)
 class TensorRTExporter(Exporter):
     """TensorRT engines. The ``.onnx`` file is verified and kept, as engines for other GPUs are built from it."""
 
-    suffix, runtime, extra = ".engine", "TensorRT", "export"
-    modules = ("onnx", "onnxscript")
+    suffix, runtime, packages = ".engine", "TensorRT", ONNX_PACKAGES
     support = Support(
         precisions=("float32", "float16"),
         attention=("gather", "grid_sample", "plugin"),
