@@ -1,14 +1,15 @@
 """Evaluation of the model of a config."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.data import MetadataCatalog
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import OmegaConf
 from torch import nn
@@ -134,9 +135,28 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
     loader = build(cfg, "dataloader.test") if loader is None else loader
     check_classes(cfg, "test")
     broadcast_statistics(model)
-    results = inference_on_dataset(model, loader, build_evaluator(cfg))
+    evaluator = build_evaluator(cfg)
+    with deferred_masks(model, evaluator):
+        results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results
+
+
+@contextmanager
+def deferred_masks(model: nn.Module, evaluator: Any) -> Iterator[None]:
+    """Within the context, resize the masks of an image only when an evaluator processes the image, to limit the memory.
+
+    Has no effect on evaluators other than COCO's, since these need not move the detections to the CPU first.
+    """
+    detector = getattr(model, "module", model)
+    if not isinstance(evaluator, COCOEvaluator) or not hasattr(detector, "defers_masks"):
+        yield
+        return
+    detector.defers_masks = True
+    try:
+        yield
+    finally:
+        detector.defers_masks = False
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from deim.layers.tracing import sizes_to_tensor
 from deim.modeling.decoder.heads import HEAD_FIELDS
 from deim.modeling.losses import Criterion
 from deim.structures.keypoints import scored_keypoints
-from deim.structures.mask_images import batch_masks, resize_masks
+from deim.structures.mask_images import DeferredMasks, batch_masks
 from deim.structures.precision import in_full_precision
 from deim.structures.prediction_group import PredictionGroup
 from deim.structures.predictions import Predictions, Targets
@@ -83,6 +83,7 @@ class DEIMDetector(nn.Module):
         self.decoder, self.criterion = decoder, criterion
         self.num_classes, self.num_detections = num_classes, num_detections
         self.size_divisibility = size_divisibility
+        self.defers_masks = False  # whether predicted masks are DeferredMasks
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -268,9 +269,8 @@ class DEIMDetector(nn.Module):
             padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
             for result, logits, image_size in zip(results, masks, images.image_sizes, strict=True):
                 instances = result["instances"]
-                instances.pred_masks = resize_masks(
-                    logits[: len(instances)], image_size, padded_size, instances.image_size
-                )
+                deferred = DeferredMasks(logits[: len(instances)], image_size, padded_size, instances.image_size)
+                instances.pred_masks = deferred if self.defers_masks else deferred.to(logits.device)
         return results
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,6 +47,30 @@ def _mask_tensor(masks: Any, size: tuple[int, int]) -> Tensor:
     if isinstance(masks, PolygonMasks):
         masks = BitMasks.from_polygon_masks(masks, *size)
     return masks.tensor if isinstance(masks, BitMasks) else masks
+
+
+@dataclass(frozen=True)
+class DeferredMasks:
+    """Predicted masks of an image that are resized when they are moved to another device.
+
+    The logits need less memory than the masks at the size of the result. Evaluators of detectron2 first call
+    ``Instances.to``, which calls :meth:`to`, and process one image at a time.
+
+    Attributes:
+        logits, image_size, padded_size, result_size: arguments of :func:`resize_masks`.
+    """
+
+    logits: Tensor
+    image_size: tuple[int, int]
+    padded_size: tuple[int, int]
+    result_size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the resized masks, (N, height, width) bool; for arguments see :meth:`torch.Tensor.to`."""
+        return resize_masks(self.logits, self.image_size, self.padded_size, self.result_size).to(*args, **kwargs)
 
 
 def resize_masks(

@@ -58,8 +58,9 @@ class MaskPredictions:
         if queries is not None:
             embeddings = embeddings.gather(1, queries[..., None].expand(-1, -1, embeddings.shape[-1]))
             offsets = offsets.gather(1, queries)
-        logits = in_full_precision((embeddings.to(pixels.dtype) @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:]))
-        return logits + offsets[..., None, None]
+        logits = in_full_precision(embeddings.to(pixels.dtype) @ pixels.flatten(2))
+        logits += offsets[..., None]  # in place, because the logits need much memory
+        return logits.unflatten(2, pixels.shape[-2:])
 
     def at_points(self, points: Tensor) -> Tensor:
         """Return the logits of all queries at points that all masks share, as :func:`sample_bilinear` of the masks would.

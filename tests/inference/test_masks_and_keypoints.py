@@ -26,7 +26,7 @@ from deim.inference.outlines import mask_outline
 from deim.inference.tiling import Tiling, merge_views
 from deim.inference.trained_model import load_trained
 from deim.inference.writers import WRITERS, open_writers
-from deim.modeling import detector
+from deim.structures import mask_images
 from deim.structures.skeleton import COCO_PERSON, Skeleton
 from deim.visualization.annotation import annotate
 from tests.inference.conftest import SKELETON, write_checkpoint_with_heads
@@ -96,7 +96,7 @@ def test_only_masks_of_detections_above_the_threshold_are_resized(
 ) -> None:
     expected = predictor(photos / "0.png")
     monkeypatch.setattr(predictor, "threshold", float(expected.scores[3]))
-    with mock.patch.object(detector, "resize_masks", side_effect=detector.resize_masks) as resize:
+    with mock.patch.object(mask_images, "resize_masks", side_effect=mask_images.resize_masks) as resize:
         detections = predictor(photos / "0.png")
     assert [len(call.args[0]) for call in resize.call_args_list] == [4]
     assert len(detections) == 4

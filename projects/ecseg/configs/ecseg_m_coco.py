@@ -15,7 +15,6 @@ train.best_metric = "segm/AP"
 
 model = with_ecseg(model)
 dataloader = with_mask_data(dataloader, mask_stride=1)
-dataloader.test.total_batch_size = 16  # masks need memory: 92 MB per image of 640 x 480
 
 schedule.epochs = 74
 schedule.flat_epochs = 36
