@@ -26,6 +26,7 @@ from deim.engine.evaluation import (
     check_classes,
     check_limits,
     dataset_keypoints,
+    deferred_masks,
     load_trained_model,
     required_classes,
 )
@@ -98,7 +99,9 @@ def evaluate_run(cfg: Any) -> EvaluatedRun:
     check_classes(cfg, "test")
     check_limits(cfg, loader, "test")
     model, collector = load_trained_model(cfg).eval(), DetectionCollector()
-    metrics = inference_on_dataset(model, loader, [collector, build_evaluator(cfg)])
+    evaluator = build_evaluator(cfg)
+    with deferred_masks(model, evaluator):
+        metrics = inference_on_dataset(model, loader, [collector, evaluator])
     tasks = [task for task in TASKS if task in metrics]
     if not tasks:
         raise ConfigError(f"dataloader.evaluator evaluates none of {', '.join(TASKS)}, which a report shows")
