@@ -13,6 +13,7 @@ from gdown.exceptions import DownloadError
 from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock, get_cache_dir
 from tqdm import tqdm
 
+from deim.checkpoint.hub import SCHEME, download_repository
 from deim.checkpoint.run_checkpointer import describe_damage
 from deim.errors import CheckpointError
 
@@ -58,14 +59,16 @@ def local_path(url: str) -> str:
     """Return the local path of a URL; download the file first if it is not in the cache.
 
     Args:
-        url: a path, a web URL, ``detectron2://...``, or any other URL that detectron2's ``PathManager``
-            supports.
+        url: a path, a web URL, ``hf://user/model`` for a repository of the Hugging Face Hub, ``detectron2://...``, or
+            any other URL that detectron2's ``PathManager`` supports.
 
     Raises:
         CheckpointError: if the URL cannot be downloaded or is not a weights file.
     """
     if "://" not in url:
         return url
+    if url.startswith(SCHEME):
+        return str(download_repository(url))
     url = to_web_url(url)
     if url.startswith(("http://", "https://")):
         return _web_paths.get_local_path(url)

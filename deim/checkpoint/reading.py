@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deim.checkpoint.detectron2_pickle import read_detectron2_pickle
 from deim.checkpoint.download import local_path
+from deim.checkpoint.metadata import check_metadata
 from deim.errors import CheckpointError
 
 # Objects that official training code stores beside the weights: its arguments, and NumPy numbers.
@@ -32,7 +33,7 @@ _ALLOWED = [
     _MULTIARRAY.multiarray.scalar,
     _MULTIARRAY.multiarray._reconstruct,
 ]
-# Weight files in a folder of Hugging Face transformers.
+# Weight files in a folder of this package or of Hugging Face transformers.
 _FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -44,7 +45,7 @@ class StoredWeights:
         path: path or URL, as passed to :func:`read_weights`.
         weights: {name: tensor}, on the CPU.
         metadata: metadata of a checkpoint of this package; see :mod:`deim.checkpoint.metadata`.
-        config: ``config.json`` of a ``transformers`` folder; otherwise empty.
+        config: ``config.json`` of a folder; otherwise empty.
         arguments: command-line arguments of the training, if the file contains them.
     """
 
@@ -56,10 +57,10 @@ class StoredWeights:
 
 
 def read_weights(path: str, use_ema: bool = True) -> StoredWeights:
-    """Read the weights in a checkpoint, a weights file or a ``transformers`` folder.
+    """Read the weights in a checkpoint, a weights file, or a folder of this package or of ``transformers``.
 
     Args:
-        path: path or URL.
+        path: path or URL; ``hf://user/model`` is a repository of the Hugging Face Hub.
         use_ema: return the EMA weights if the checkpoint has them.
 
     Raises:
@@ -72,13 +73,14 @@ def read_weights(path: str, use_ema: bool = True) -> StoredWeights:
     if others or not weights:
         what = f"{others[0]} has type {type(weights[others[0]]).__name__}" if others else "it is empty"
         raise CheckpointError(f"{path} contains no model weights: {what}")
-    config = file.with_name("config.json")
+    config_file = file.with_name("config.json")
+    config = _read_json(config_file) if file.name in _FOLDER_FILES and config_file.is_file() else {}
     arguments = content.get("args")
     return StoredWeights(
         path,
         weights,
-        dict(content.get("deim") or {}),
-        _read_json(config) if file.name in _FOLDER_FILES and config.is_file() else {},
+        check_metadata(content.get("deim") or config.get("deim") or {}, path),
+        config,
         dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {},
     )
 
@@ -124,12 +126,22 @@ def _load(path: str) -> Any:
     if path.endswith(".pkl"):
         return read_detectron2_pickle(path)
     if path.endswith(".index.json"):
-        parts = sorted(set(_read_json(Path(path)).get("weight_map", {}).values()))
-        return {name: value for part in parts for name, value in _load(str(Path(path).with_name(part))).items()}
+        return _read_parts(Path(path))
     if path.endswith(".safetensors"):
         return _read_safetensors(path)
     with torch.serialization.safe_globals(_ALLOWED):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """Read the weights of a model that is split into several files, which are in the folder of their index."""
+    listed = _read_json(index).get("weight_map")
+    parts = sorted({str(part) for part in listed.values()}) if isinstance(listed, dict) else []
+    foreign = [part for part in parts if Path(part).name != part or not part.endswith(".safetensors")]
+    if foreign or not parts:
+        reason = f"it names {foreign[0]}" if foreign else "it names no files"
+        raise CheckpointError(f"{index} is not the index of safetensors files in its folder: {reason}")
+    return {name: value for part in parts for name, value in _read_safetensors(str(index.with_name(part))).items()}
 
 
 def _read_safetensors(path: str) -> dict[str, Tensor]:
@@ -138,9 +150,12 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must contain a JSON object, not {type(content).__name__}")
+    return content
 
 
 def _weights_file(path: str) -> Path:
@@ -154,6 +169,8 @@ def _weights_file(path: str) -> Path:
 
 
 def _reason(path: str, error: Exception) -> str:
+    if path.endswith((".safetensors", ".index.json")):
+        return f"{path} cannot be read as safetensors: the file is damaged, incomplete, or has another format ({error})"
     foreign = _foreign_types(path)
     if not foreign:
         # torch's own message advises to disable the safe mode.

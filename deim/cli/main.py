@@ -30,6 +30,7 @@ COMMANDS = {
     "draw-predictions": "Draw detections next to the ground truth for the first test images.",
     "draw-distributions": "Plot how the D-FINE decoder refines the box edges of its best detections.",
     "convert": "Convert checkpoints between the official, detrex, Hugging Face and native formats.",
+    "push": "Publish a model on the Hugging Face Hub, with a model card.",
     "ablate": "Train a recipe with its components switched on and off, and compare the results.",
     "slurm": "Submit a training run to SLURM that resumes after preemption.",
     "replay": "Repeat a training step that had NaN/Inf loss or gradients.",

@@ -44,10 +44,7 @@ def to_portable(cfg: Any) -> dict[str, Any] | None:
         if node is None:
             return None
         parts[name] = _plain(OmegaConf.to_container(node, resolve=True, enum_to_str=True))
-    backbone = parts["model"].get("backbone")
-    if isinstance(backbone, dict):
-        # The checkpoint contains the weights, so the pretrained backbone is not needed.
-        backbone.update({argument: empty for argument, empty in WEIGHTS_ARGUMENTS.items() if argument in backbone})
+    parts = _without_pretrained(parts)
     if not all(map(_is_allowed, _targets(parts["model"].get("criterion") or {}))):
         # Reading rejects losses from other packages, which inference does not need.
         parts["model"]["criterion"] = None
@@ -77,6 +74,11 @@ def from_portable(parts: Mapping[str, Any], path: str) -> DictConfig:
                 f"the config in {path} calls {target}, which is not a known part of a detector. "
                 "If you trust the file, pass its config file, and the checkpoint as the weights"
             )
+    if _has_interpolation(dict(parts)):  # which may read environment variables
+        raise CheckpointError(
+            f"the config in {path} contains an interpolation ('${{'), which configs in checkpoints lack"
+        )
+    parts = _without_pretrained(dict(parts))
     cfg = DictConfig({}, flags={"allow_objects": True})
     for name, key in PORTABLE_KEYS.items():
         OmegaConf.update(cfg, key, parts[name])
@@ -92,6 +94,24 @@ def _plain(node: Any) -> Any:
             for key, value in node.items()
         }
     return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def _without_pretrained(node: Any) -> Any:
+    """Remove paths and URLs of pretrained weights, which the checkpoint replaces."""
+    if isinstance(node, dict):
+        return {
+            key: WEIGHTS_ARGUMENTS[key]
+            if key in WEIGHTS_ARGUMENTS and isinstance(value, type(WEIGHTS_ARGUMENTS[key]))
+            else _without_pretrained(value)
+            for key, value in node.items()
+        }
+    return [_without_pretrained(value) for value in node] if isinstance(node, list) else node
+
+
+def _has_interpolation(node: Any) -> bool:
+    if isinstance(node, dict | list):
+        return any(map(_has_interpolation, node.values() if isinstance(node, dict) else node))
+    return isinstance(node, str) and "${" in node
 
 
 def _first_non_plain(node: Any) -> str | None:

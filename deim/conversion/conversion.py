@@ -159,7 +159,7 @@ def write_hugging_face(identified: IdentifiedCheckpoint, out: Path) -> None:
             weights = {n: v for n, v in weights.items() if not _is_after_layer(n, config["decoder_layers"])}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _save_safetensors(weights, out / "model.safetensors")
+        save_safetensors(weights, out / "model.safetensors")
         for name, content in files.items():
             (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -202,7 +202,12 @@ def _save(content: dict[str, Any], out: Path) -> None:
         raise CheckpointError(f"{out} cannot be written: {error}") from error
 
 
-def _save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
+def save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
+    """Write a safetensors file, in which every tensor has its own storage.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
     try:
         save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})
     except SafetensorError as error:  # also for a full disk

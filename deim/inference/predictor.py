@@ -3,10 +3,12 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.structures import Instances
 
+from deim.checkpoint.hub import pretrained_path
 from deim.devices import choose_device
 from deim.errors import ConfigError, DatasetError
 from deim.inference.detections import Detections
@@ -25,8 +27,9 @@ class Predictor:
         detections.draw().save("found.png")
 
     Args:
-        model: checkpoint of this package or another supported one (see docs/checkpoints.md); exported file (``.onnx``,
-            or ``.xml`` for OpenVINO); or, together with ``weights``, a config file or recipe name.
+        model: checkpoint of this package or another supported one (see docs/checkpoints.md), also as
+            ``hf://user/model``; exported file (``.onnx``, or ``.xml`` for OpenVINO); or, together with ``weights``, a
+            config file or recipe name.
         weights: weights of a recipe: a checkpoint, or a name of published weights such as "coco" (see
             docs/checkpoints.md).
         device: torch device, such as "cuda:1"; "auto" selects a GPU if available.
@@ -66,6 +69,24 @@ class Predictor:
             torch_device = choose_device(device)
             trained = load_trained(str(model), None if weights is None else str(weights), str(torch_device))
             self.runner = TorchRunner(trained, torch_device, half, compile, cuda_graph)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "Predictor":
+        """Load a model from a repository of the Hugging Face Hub, or from a folder with its files.
+
+            predictor = Predictor.from_pretrained("user/model")
+
+        Repositories of ``deim push``, of DEIMv2 and ECDet, and of D-FINE, RT-DETR, RT-DETRv2 and Deformable DETR in
+        ``transformers`` are supported. Only safetensors files are read, and no code of a repository runs.
+
+        Args:
+            name: ``"user/model"``, ``"user/model@revision"``, or a folder.
+            options: ``device``, ``threshold``, ``half``, ``compile`` and ``cuda_graph`` of the constructor.
+
+        Raises:
+            DeimError: if the repository cannot be downloaded, or the model cannot be loaded.
+        """
+        return cls(pretrained_path(name), **options)
 
     @property
     def class_names(self) -> list[str]:

@@ -14,7 +14,7 @@ from deim.config import build, load_config, published
 from deim.config.files import available
 from deim.config.portable import from_portable
 from deim.conversion.identification import identify
-from deim.errors import ConfigError
+from deim.errors import CheckpointError, ConfigError
 from deim.structures.skeleton import Skeleton
 
 
@@ -80,6 +80,8 @@ def _stored_config(stored: StoredWeights) -> Any:
 
 def _class_names(stored: StoredWeights, model: nn.Module, count: int | None) -> list[str]:
     names: Sequence[str] = stored_classes(stored) or class_lists.infer_classes(model.state_dict()) or ()
+    if names and count is not None and len(names) != count:
+        raise CheckpointError(f"{stored.path} names {len(names)} classes, but its model has {count}")
     if not names and count is None:
         raise ConfigError(
             f"{stored.path} contains neither class names nor a number of classes, and its config has no model.num_classes"

@@ -34,6 +34,7 @@ FORMATS: tuple[Format, ...] = (
     detrex.DEFORMABLE_DETR,
     transformers.DFINE,
     transformers.RTDETRV2,
+    transformers.RTDETR,
     transformers.DEFORMABLE_DETR,
     transformers.DEFORMABLE_DETR_TIMM,
 )

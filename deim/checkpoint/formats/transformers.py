@@ -1,4 +1,4 @@
-"""Layouts of D-FINE, RT-DETRv2 and Deformable DETR in Hugging Face ``transformers``."""
+"""Layouts of D-FINE, RT-DETR, RT-DETRv2 and Deformable DETR in Hugging Face ``transformers``."""
 
 from collections.abc import Sequence
 
@@ -171,6 +171,17 @@ RTDETRV2 = Format(
     repeats=_COPIED_HEAD_TENSORS,
     constants=_rtdetrv2_constants,
     constant_names=("model.decoder.layers.#.encoder_attn.n_points_scale",),
+)
+
+# RT-DETR has the same parts as RT-DETRv2, and predicts the same with the same weights. RT-DETRv2 also stores how many points
+# its attention samples.
+RTDETR = Format(
+    name="hf",
+    title="transformers' RT-DETR",
+    systems=("rtdetrv2",),
+    signature=("model.enc_score_head.*", "model.decoder.layers.#.encoder_attn.sampling_offsets.*"),
+    rules=constant_rules(*_RTDETRV2),
+    repeats=_COPIED_HEAD_TENSORS,
 )
 
 DEFORMABLE_DETR = Format(
