@@ -1,4 +1,4 @@
-"""Writers of detections: annotated images, mask images, COCO JSON, CSV, YOLO text files."""
+"""Writers of detections: annotated images, mask images, COCO JSON, CSV, YOLO text files, annotation tools."""
 
 import csv
 import json
@@ -12,7 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from deim.errors import ConfigError
+from deim.inference.cvat import CvatWriter
 from deim.inference.detections import Detections, default_category_ids
+from deim.inference.label_studio import LabelStudioWriter
 from deim.inference.outlines import mask_outline
 from deim.structures.skeleton import Skeleton
 
@@ -201,6 +203,8 @@ WRITERS: dict[str, Callable[[Path, Sequence[str]], DetectionWriter]] = {
     "coco": CocoWriter,
     "csv": CsvWriter,
     "yolo": YoloWriter,
+    "labelstudio": LabelStudioWriter,
+    "cvat": CvatWriter,
 }
 
 

@@ -1,0 +1,132 @@
+"""Detections as predictions of Label Studio, and the labeling configuration of its project."""
+
+import json
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from deim.inference.detections import Detections
+from deim.inference.preannotation import image_file
+from deim.visualization.annotation import class_color
+
+# Names of the controls in the labeling configuration; the image has the name "image".
+_BOXES, _MASKS, _KEYPOINTS = "boxes", "masks", "keypoints"
+# Folder below which Label Studio serves local files; the variable is that of Label Studio.
+_ROOT_VARIABLE = "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"
+# Bits of the length of a run in Label Studio's run-length encoding.
+_RUN_BITS = (3, 4, 8, 16)
+
+
+class LabelStudioWriter:
+    """Writer of ``label_studio.json``, tasks with predictions, and ``label_studio.xml``, the labeling configuration.
+
+    An object has a mask if the model predicts masks, and else a box. Its keypoints are regions whose parent is the mask or
+    the box.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]):
+        self.folder, self.class_names = folder, list(class_names)
+        self.tasks: list[dict[str, Any]] = []
+        self._keypoint_names: tuple[str, ...] = ()
+        self._has_masks = False
+
+    def add(self, detections: Detections, name: str) -> None:
+        self._has_masks |= detections.masks is not None
+        if detections.skeleton is not None:
+            self._keypoint_names = detections.skeleton.names
+        scores = detections.scores.tolist()
+        prediction = {
+            "model_version": "deim",
+            "score": sum(scores) / len(scores) if scores else 0.0,
+            "result": list(_regions(detections)),
+        }
+        url = _local_url(image_file(detections, name, self.folder))
+        self.tasks.append({"data": {"image": url}, "predictions": [prediction]})
+
+    def close(self) -> None:
+        (self.folder / "label_studio.json").write_text(json.dumps(self.tasks), encoding="utf-8")
+        (self.folder / "label_studio.xml").write_text(self._configuration(), encoding="utf-8")
+
+    def _configuration(self) -> str:
+        view = ET.Element("View")
+        ET.SubElement(view, "Image", name="image", value="$image", zoom="true")
+        kind, control = ("BrushLabels", _MASKS) if self._has_masks else ("RectangleLabels", _BOXES)
+        labels = ET.SubElement(view, kind, name=control, toName="image")
+        for index, name in enumerate(self.class_names):
+            color = "#{:02x}{:02x}{:02x}".format(*class_color(index))
+            ET.SubElement(labels, "Label", value=name, background=color)
+        if self._keypoint_names:
+            labels = ET.SubElement(view, "KeyPointLabels", name=_KEYPOINTS, toName="image")
+            for index, name in enumerate(self._keypoint_names):
+                # The index defines the order in exported files.
+                ET.SubElement(labels, "Label", value=name, model_index=str(index))
+        ET.indent(view)
+        return ET.tostring(view, encoding="unicode") + "\n"
+
+
+def _local_url(path: Path) -> str:
+    """Return the URL of a file that Label Studio serves from its folder of local files."""
+    root = os.environ.get(_ROOT_VARIABLE) or path.anchor
+    return f"/data/local-files/?d={quote(Path(os.path.relpath(path, root)).as_posix())}"
+
+
+def _regions(detections: Detections) -> Iterator[dict[str, Any]]:
+    """Yield the regions of all detections of an image."""
+    height, width = detections.image_size
+    scale = np.array([100 / width, 100 / height])
+    boxes = detections.boxes.numpy().astype(np.float64).reshape(-1, 2, 2) * scale
+    for index, (label, score) in enumerate(zip(detections.labels, detections.scores.tolist(), strict=True)):
+        common = {
+            "id": f"object-{index}",
+            "to_name": "image",
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "score": score,
+        }
+        if detections.masks is None:
+            (left, top), (right, bottom) = boxes[index].tolist()
+            corners = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}
+            value: dict[str, Any] = {**corners, "rectanglelabels": [label]}
+            yield {**common, "type": "rectanglelabels", "from_name": _BOXES, "value": value}
+        else:
+            counts = encode_brush(detections.masks[index].numpy())
+            value = {"format": "rle", "rle": counts, "brushlabels": [label]}
+            yield {**common, "type": "brushlabels", "from_name": _MASKS, "value": value}
+        if detections.keypoints is not None and detections.skeleton is not None:
+            points = (detections.keypoints[index, :, :2].numpy() * scale).tolist()
+            for name, (x, y) in zip(detections.skeleton.names, points, strict=True):
+                yield {
+                    **common,
+                    "id": f"object-{index}-{name}",
+                    "parentID": common["id"],
+                    "type": "keypointlabels",
+                    "from_name": _KEYPOINTS,
+                    "value": {"x": x, "y": y, "width": 0.5, "keypointlabels": [name]},
+                }
+
+
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """Return Label Studio's run-length encoding of a mask (H, W), bool.
+
+    It encodes an RGBA image whose four values are 255 inside of the mask and 0 outside. The bits are those of the package
+    rle-pack of thi.ng: number of values, bits of a value, and bits of the lengths of runs; then the runs.
+    """
+    pixels = np.concatenate([mask.reshape(-1), [not mask.flat[-1]]])
+    ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    lengths = np.diff(ends, prepend=0) * 4  # the values of a pixel
+    bits = [f"{mask.size * 4:032b}", f"{8 - 1:05b}", *(f"{number - 1:04b}" for number in _RUN_BITS)]
+    for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
+        value = "11111111" if pixels[end - 1] else "00000000"
+        while length:
+            run = min(length, 2 ** _RUN_BITS[-1])
+            size = next(index for index, number in enumerate(_RUN_BITS) if run <= 2**number)
+            bits.append(f"1{size:02b}{run - 1:0{_RUN_BITS[size]}b}{value}")
+            length -= run
+    flags = np.frombuffer("".join(bits).encode(), np.uint8) - ord("0")
+    return np.packbits(flags).tolist()

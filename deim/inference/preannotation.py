@@ -1,0 +1,36 @@
+"""Image files of detections, for annotation tools."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from deim.inference.detections import Detections
+
+
+def image_file(detections: Detections, name: str, folder: Path) -> Path:
+    """Return the path of the image of detections.
+
+    Frames of videos and images in memory have no file: they are written to ``frames/<name>.jpg``, because an annotation
+    tool shows the image.
+
+    Args:
+        detections: detections in one image.
+        name: file name without suffix of an image that is written.
+        folder: output folder.
+    """
+    if detections.file_name:
+        return Path(detections.file_name).absolute()
+    path = folder / "frames" / f"{name}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(detections.image).save(path, quality=95)
+    return path.absolute()
+
+
+def relative_names(files: Sequence[Path]) -> list[str]:
+    """Return names of files relative to the folder that contains all of them, with forward slashes."""
+    if not files:
+        return []
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    return [file.relative_to(folder).as_posix() for file in files]
