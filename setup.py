@@ -22,10 +22,13 @@ EXTRAS = {
         "fairscale",
     ],
     "completion": ["argcomplete"],
+    "clearml": ["clearml"],
+    "comet": ["comet_ml>=3.44"],
     "demo": ["gradio>=5"],
     # before 1.32, the float16 converter of ONNX Runtime writes files that it cannot open
     "export": ["torch>=2.8", "onnx", "onnxscript", "onnxruntime>=1.32"],
     "hub": ["huggingface_hub>=0.26"],
+    "mlflow": ["mlflow>=2"],
     "openvino": ["openvino"],
     "parquet": ["pyarrow"],
     "safetensors": [],  # a former extra: now always installed

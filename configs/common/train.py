@@ -56,5 +56,7 @@ train = dict(
     # smoke test: 20 iterations with an evaluation after 10
     fast_dev_run=dict(enabled=False),
     wandb=dict(enabled=False, params=dict(dir="./wandb_output", project="deim", name="deim")),
+    # further trackers of experiments: mlflow, clearml, comet
+    trackers=[],
     device="cuda",
 )

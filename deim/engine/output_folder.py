@@ -18,6 +18,8 @@ _RUN_FILES = (
     "log.txt*",
     "events.out.tfevents.*",
     "report.html",
+    "trackers.json",
+    "comet",
     "curves.png",
     "inference",
 )

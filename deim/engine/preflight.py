@@ -15,6 +15,7 @@ from deim.config.building import error_origin
 from deim.data.mapper import CHANNEL_ORDER_KEYS
 from deim.devices import PRECISIONS, amp_unsupported_reason, training_device
 from deim.engine.model import MEMORY_FORMATS
+from deim.engine.trackers import check_trackers
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
@@ -100,6 +101,8 @@ def check_settings(cfg: Any, training: bool) -> None:
     if cfg.train.model_ema.enabled and not 0 < cfg.train.model_ema.decay < 1:
         raise ConfigError(f"train.model_ema.decay must be between 0 and 1, got {cfg.train.model_ema.decay}")
     _check_channel_order(cfg)
+    if training:
+        check_trackers(cfg.train.get("trackers") or ())
     for key in ("model", "dataloader.test", *(_TRAINING_KEYS if training else ())):
         if "_target_" not in (OmegaConf.select(cfg, key, default=None) or {}):
             raise ConfigError(f"{key} of the config has no _target_: it must describe an object to build")

@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.utils import comm
 
 from deim.engine.run import main
+from deim.engine.trackers import attach_to_trackers
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -34,6 +35,8 @@ def report_run(cfg: Any) -> None:
     if comm.get_world_size() == 1:
         from deim.reporting.run_report import write_report  # deferred: imports plotting libraries
 
-        logger.info(f"Wrote {write_report(folder)}")
+        path = write_report(folder)
+        logger.info(f"Wrote {path}")
+        attach_to_trackers(cfg.train.get("trackers") or (), folder, path)
     else:
         logger.info(f"To write a report of the run: python -m deim report {folder}")

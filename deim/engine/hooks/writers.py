@@ -11,6 +11,7 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter,
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from deim.engine.trackers import build_tracker_writers
 from deim.modeling.losses import Criterion
 
 
@@ -81,10 +82,10 @@ def main_loss_names(model: nn.Module) -> Collection[str] | None:
 def build_writers(
     cfg: Any, max_iter: int, iters_per_epoch: int | None, main_losses: Collection[str] | None = None
 ) -> list[EventWriter]:
-    """Build the writers of a run: console, ``metrics.json``, TensorBoard and, if ``train.wandb.enabled``, W&B."""
+    """Build the writers of a run: console, ``metrics.json``, TensorBoard, W&B if ``train.wandb.enabled``, trackers."""
     folder = cfg.train.output_dir
     PathManager.mkdirs(folder)
-    writers = [
+    writers: list[EventWriter] = [
         ProgressPrinter(max_iter, iters_per_epoch, main_losses=main_losses),
         JSONWriter(os.path.join(folder, "metrics.json")),
         TensorboardXWriter(folder),
@@ -94,4 +95,4 @@ def build_writers(
 
         PathManager.mkdirs(cfg.train.wandb.params.dir)
         writers.append(WandbWriter(cfg))
-    return writers
+    return [*writers, *build_tracker_writers(cfg.train.get("trackers") or (), folder)]
