@@ -28,6 +28,7 @@ EXTRAS = {
     # before 1.32, the float16 converter of ONNX Runtime writes files that it cannot open
     "export": ["torch>=2.8", "onnx", "onnxscript", "onnxruntime>=1.32"],
     "hub": ["huggingface_hub>=0.26"],
+    "fiftyone": ["fiftyone>=1"],
     "mlflow": ["mlflow>=2"],
     "openvino": ["openvino"],
     "parquet": ["pyarrow"],

@@ -25,6 +25,7 @@ COMMANDS = {
     "zoo": "List the recipes with their published AP and weights.",
     "check-data": "Check a dataset before training: counts, classes, sizes, problems, sample images.",
     "view-data": "Draw the first training batch of an epoch as the model receives it.",
+    "view": "Show a dataset, or the detections and mistakes of a run, in FiftyOne.",
     "plot": "Plot loss, learning rate and AP of a run.",
     "compare-runs": "Compare runs: a table of scores and a plot of AP.",
     "draw-predictions": "Draw detections next to the ground truth for the first test images.",
