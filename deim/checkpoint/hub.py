@@ -3,7 +3,6 @@
 import os
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from deim.errors import CheckpointError, ConfigError
@@ -104,7 +103,7 @@ def check_repository_name(name: str) -> None:
         raise ConfigError(f"{name} is not the name of a repository: expected user/model")
 
 
-def _import_hub() -> ModuleType | Any:
+def _import_hub() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from deim.errors import ConfigError
 from deim.inference.detections import Detections
 from deim.inference.preannotation import image_file
 from deim.visualization.annotation import class_color
@@ -36,6 +37,7 @@ class LabelStudioWriter:
         self._has_masks = False
 
     def add(self, detections: Detections, name: str) -> None:
+        """Add a task. Raises ConfigError if Label Studio cannot serve the image."""
         self._has_masks |= detections.masks is not None
         if detections.skeleton is not None:
             self._keypoint_names = detections.skeleton.names
@@ -71,8 +73,10 @@ class LabelStudioWriter:
 
 def _local_url(path: Path) -> str:
     """Return the URL of a file that Label Studio serves from its folder of local files."""
-    root = os.environ.get(_ROOT_VARIABLE) or path.anchor
-    return f"/data/local-files/?d={quote(Path(os.path.relpath(path, root)).as_posix())}"
+    root = Path(os.environ.get(_ROOT_VARIABLE) or path.anchor).absolute()
+    if not path.is_relative_to(root):
+        raise ConfigError(f"{path} is not below {_ROOT_VARIABLE}={root}, from which Label Studio serves images")
+    return f"/data/local-files/?d={quote(path.relative_to(root).as_posix())}"
 
 
 def _regions(detections: Detections) -> Iterator[dict[str, Any]]:

@@ -29,8 +29,12 @@ def image_file(detections: Detections, name: str, folder: Path) -> Path:
 
 
 def relative_names(files: Sequence[Path]) -> list[str]:
-    """Return names of files relative to the folder that contains all of them, with forward slashes."""
-    if not files:
-        return []
-    folder = Path(os.path.commonpath([file.parent for file in files]))
+    """Return names of files relative to the folder that contains all of them, with forward slashes.
+
+    Without such a folder, on different drives of Windows, names have no folder.
+    """
+    try:
+        folder = Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:  # also for an empty list
+        return [file.name for file in files]
     return [file.relative_to(folder).as_posix() for file in files]

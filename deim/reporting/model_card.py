@@ -8,9 +8,9 @@ import yaml
 from tabulate import tabulate
 
 from deim.config.files import available
+from deim.visualization.curves import TASKS
 
-# Task of the evaluation -> its name on the page.
-TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+# Task of the evaluation -> name of the task on the Hub.
 _PIPELINES = {"bbox": "object-detection", "segm": "image-segmentation", "keypoints": "keypoint-detection"}
 
 

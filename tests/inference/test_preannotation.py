@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from deim.data.datasets.formats.cvat import cvat_dataset
+from deim.errors import ConfigError
 from deim.inference.detections import Detections
 from deim.inference.label_studio import encode_brush
 from deim.inference.writers import open_writers
@@ -159,6 +160,14 @@ def test_label_studio_boxes_and_keypoints(images: list[Path], tmp_path: Path, mo
         assert [point["value"]["keypointlabels"] for point in own] == [[name] for name in SKELETON.names]
         positions = np.array([[point["value"]["x"] * 0.4, point["value"]["y"] * 0.3] for point in own])
         assert positions == pytest.approx(expected.keypoints[index, :, :2].numpy(), abs=1e-5)
+
+
+def test_image_that_label_studio_cannot_serve(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="is not below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"):
+        write("labelstudio", tmp_path / "out", [detections_in(images[0])])
 
 
 def decode_brush(counts: list[int]) -> np.ndarray:
