@@ -1,6 +1,7 @@
 """Checkpoints of EdgeCrafter's official code for poses."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.formats.edgecrafter import ECPOSE
-from deim.checkpoint.loading import load_weights
+from deim.checkpoint.loading import load_for_inference, load_weights
 from deim.conversion import convert
+from deim.inference import deployment_form
 from tests.checkpoint.foreign import digest
 from tests.conftest import long_except
 from tests.ecpose import MODELS, OFFICIAL_CLASSES, build_model
@@ -78,6 +80,30 @@ def test_release_files_are_converted_both_ways(detector: nn.Module, tmp_path: Pa
     assert_equal_weights(identified.weights, detector.state_dict())
     convert(str(tmp_path / "native.pth"), str(tmp_path / "back.pth"), to="ecpose")
     assert_equal_weights(torch.load(tmp_path / "back.pth", weights_only=True)["model"], theirs)
+
+
+@torch.no_grad()
+def test_deployed_files_are_loaded(detector: nn.Module, tmp_path: Path) -> None:
+    """The official code fuses convolutions and removes the first quality heads, but keeps what only training needs."""
+    deployed = copy.deepcopy(detector)
+    for module in list(deployed.modules()):
+        getattr(module, "reparameterize", lambda: None)()
+    theirs = ECPOSE.from_native(deployed.state_dict(), deployed)
+    theirs = {name: value for name, value in theirs.items() if not re.match(r"decoder\.lqe_embed\.[01]\.", name)}
+    assert digest(theirs) == (384, "65baa67ecc083615")
+    torch.save({"model": theirs}, tmp_path / "ecpose_s_deployed.pth")
+    identified = convert(str(tmp_path / "ecpose_s_deployed.pth"), str(tmp_path / "native.pth"))
+    assert (identified.recipe, identified.form) == ("ecpose/ecpose_s_coco", "deployment")
+    images = torch.randn(1, 3, 64, 64)
+    expected = deployment_form(detector).detect(images)
+    for name in ("ecpose_s_deployed.pth", "native.pth"):
+        loaded = ecpose_s()
+        for parameter in loaded.parameters():
+            parameter.zero_()
+        load_for_inference(loaded, str(tmp_path / name))
+        actual = loaded.detect(images)
+        torch.testing.assert_close(actual.scores, expected.scores)
+        torch.testing.assert_close(actual.keypoints, expected.keypoints)
 
 
 @torch.no_grad()
