@@ -22,12 +22,14 @@ from deim.checkpoint.run_checkpointer import describe_damage
 from deim.config import load_config
 from deim.data.datasets.discovery import discover
 from deim.data.image import image_size, read_image
+from deim.data.instance_fields import InstanceFields
 from deim.data.records import annotation_arrays
 from deim.engine.hooks.metrics import truncate_metrics
 from deim.errors import DatasetError, DeimError
 from tests.commands import RECIPE
 from tests.data.layouts import LAYOUTS
 from tests.data.test_datasets import FORMATS
+from tests.faults import test_bad_masks
 
 EXAMPLES = int(os.environ.get("DEIM_FUZZING", "15"))
 fuzzed = settings(
@@ -152,11 +154,51 @@ def replace_json_value(valid: bytes, drawn: tuple[int, object]) -> bytes:
 
 
 other_values = st.tuples(st.integers(0, 10**9), json_values)
+segmentations = st.lists(st.lists(st.floats(-200, 300), min_size=6, max_size=8), max_size=3) | st.fixed_dictionaries(
+    {
+        "size": st.just([60, 100]),
+        "counts": st.lists(st.integers(0, 6000), max_size=5) | st.text("0123OPab`o", max_size=9),
+    }
+)
 
 
 @pytest.mark.parametrize("name", ["coco", "crowdhuman"])
 def test_replaced_json_values(name: str, tmp_path: Path) -> None:
     check_annotations(name, FILES[name], tmp_path, other_values, replace_json_value)
+
+
+@pytest.mark.parametrize("reader", ["coco", "export"])
+@pytest.mark.parametrize("field", ["masks", "keypoints"])
+def test_masks_and_keypoints(field: str, reader: str, tmp_path: Path) -> None:
+    """What a reader accepts, a mapper can use."""
+    source = test_bad_masks.write(tmp_path)
+    path = Path(source["json_file"])
+    valid = path.read_bytes()
+    is_masks = field == "masks"
+    fields = InstanceFields(masks=is_masks, keypoints=not is_masks, keypoint_hflip_indices=[1, 0])
+
+    @fuzzed
+    @given(
+        st.tuples(st.just(corrupt), edit_lists)
+        | st.tuples(st.just(replace_json_value), other_values | st.tuples(st.integers(0, 10**9), segmentations))
+    )
+    def check(change: tuple[Callable, object]) -> None:
+        path.write_bytes(change[0](valid, change[1]))
+        records = outcome(lambda: test_bad_masks.read(tmp_path, reader, source, **{field: True}))
+        if isinstance(records, DeimError):
+            assert str(tmp_path) in str(records)
+            return
+        compact = fields.compact(records)
+        for index, record in enumerate(records):
+            shapes = fields.shapes(compact[index], (record["height"], record["width"]))
+            assert len(shapes) == len(annotation_arrays(record)[0])
+            is_kept = np.ones(len(shapes), bool)
+            if is_masks:
+                assert shapes.bitmasks(is_kept, (60, 100)).shape == (len(is_kept), 60, 100)
+            else:
+                assert np.isfinite(shapes.keypoints(is_kept, (60, 100))).all()
+
+    check()
 
 
 # {annotation tool and format: files that describe the dataset or an image}
