@@ -77,6 +77,8 @@ def coco_dataset(
                 annotations[k] |= {"keypoints": points.ravel().tolist(), "num_keypoints": int((visible > 0).sum())}
             elif visible.any():
                 annotations[k] |= {"keypoints": points.ravel().tolist()}
+            elif k > 0:
+                annotations[k] |= {"keypoints": []}
     image_entries = [{"id": 10 + i, "file_name": f"{i}.jpg", "height": 500, "width": 600} for i in range(images)]
     categories = [{"id": 2 * i + 3, "name": label} for i, label in enumerate(classes)]
     (FOLDER / f"{name}.json").write_text(

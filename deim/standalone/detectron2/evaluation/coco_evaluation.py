@@ -228,9 +228,9 @@ def _complete_keypoints(annotations: list[dict]) -> None:
 
     Without these, the COCO API raises a KeyError or ignores the object. detectron2 needs them in the file.
     """
-    size = next((len(annotation["keypoints"]) for annotation in annotations if "keypoints" in annotation), 0)
+    size = max((len(annotation.get("keypoints") or ()) for annotation in annotations), default=0)
     for annotation in annotations if size else ():
-        annotation.setdefault("keypoints", [0] * size)
+        annotation["keypoints"] = annotation.get("keypoints") or [0] * size
         annotation.setdefault("num_keypoints", sum(visibility > 0 for visibility in annotation["keypoints"][2::3]))
 
 
