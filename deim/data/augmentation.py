@@ -240,7 +240,9 @@ def _apply_matrix(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def _shift_hue(img: np.ndarray, turns: float) -> np.ndarray:
     hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # hue is circular with period 256, so uint8 overflow is intended
+    # Hue is circular with period 256, so uint8 overflow is intended. Adding to whole rows is faster than to one channel.
+    shift = np.array([round(turns * 256) % 256, 0, 0], dtype=np.uint8)
+    hsv.reshape(len(hsv), -1)[:] += np.tile(shift, hsv.shape[1])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 

@@ -49,8 +49,8 @@ class AffineTransform(Transform):
         self.size, self.canvas, self.fill = size, canvas, fill
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        if self._is_axis_aligned or img.dtype != np.uint8 or img.shape[2:] != (3,):
-            covered = self._is_axis_aligned and not self.extends_beyond_image
+        if self.is_axis_aligned or img.dtype != np.uint8 or img.shape[2:] != (3,):
+            covered = self.is_axis_aligned and not self.extends_beyond_image
             shape = (*self.canvas, *img.shape[2:])
             canvas = np.empty(shape, img.dtype) if covered else np.full(shape, self.fill, img.dtype)
             self.draw_on(canvas, img)
@@ -73,7 +73,7 @@ class AffineTransform(Transform):
         if bottom <= top or right <= left:
             return
         target = canvas[top:bottom, left:right]
-        if not (self._is_axis_aligned and self._resize_onto(target, img, extent)):
+        if not (self.is_axis_aligned and self._resize_onto(target, img, extent)):
             self._warp_onto(target, img, (left, top))
 
     def _resize_onto(self, target: np.ndarray, img: np.ndarray, extent: tuple[int, int, int, int]) -> bool:
@@ -99,7 +99,7 @@ class AffineTransform(Transform):
         matrix = self.matrix.copy()
         matrix[:, 2] += self.matrix[:, :2] @ [0.5, 0.5] - 0.5 - corner
         # An axis-aligned image fills its extent; around a rotated one the canvas must not change.
-        border = cv2.BORDER_REPLICATE if self._is_axis_aligned else cv2.BORDER_TRANSPARENT
+        border = cv2.BORDER_REPLICATE if self.is_axis_aligned else cv2.BORDER_TRANSPARENT
         cv2.warpAffine(img, matrix, target.shape[1::-1], dst=target, borderMode=border)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -165,13 +165,14 @@ class AffineTransform(Transform):
         return (left, top, right, bottom) if left < right and top < bottom else (0, 0, width, height)
 
     @property
-    def _is_axis_aligned(self) -> bool:
+    def is_axis_aligned(self) -> bool:
+        """True if the sides of the image are parallel to those of the canvas, so that the map is a resize or a flip."""
         return not self.matrix[0, 1] and not self.matrix[1, 0]
 
     def _extent(self) -> tuple[int, int, int, int]:
         """Return (left, top, right, bottom) of the canvas pixels that the image covers."""
         left, top, right, bottom = _bounds(self.matrix, self.size)
-        if self._is_axis_aligned:  # pixels that are at least half covered
+        if self.is_axis_aligned:  # pixels that are at least half covered
             left, top, right, bottom = round(left), round(top), round(right), round(bottom)
         height, width = self.canvas
         return (

@@ -222,16 +222,19 @@ class MosaicMapper(DetectionMapper):
         records = (record, *others)
         images, classes = zip(*(DetectionMapper._load(self, tile_record) for tile_record in records), strict=True)
         transforms = self.mosaic.get_transforms([image.size for image in images], self.shape)
-        canvas = np.full((*self.shape, 4), self.mosaic.fill, np.uint8)
+        # A warp of four channels is faster than one of three. A resize is not.
+        is_resize = all(transform.is_axis_aligned for transform in transforms)
+        canvas = np.full((*self.shape, 3 if is_resize else 4), self.mosaic.fill, np.uint8)
         boxes, shapes = [], []
         for image, transform in zip(images, transforms, strict=True):
             pixels, reduced = image.read_reduced(transform)
-            reduced.draw_on(canvas, rgb_to_rgba(pixels))
+            reduced.draw_on(canvas, pixels if is_resize else rgb_to_rgba(pixels))
             boxes.append(transform.apply_box(image.boxes) if len(image.boxes) else image.boxes)
             if image.shapes is not None:
                 image.shapes.transform(transform, image.size)
                 shapes.append(image.shapes)
         height, width = self.shape
         clipped = np.concatenate(boxes).clip(0, np.array([width, height, width, height]))
-        mosaic = LazyImage(rgba_to_rgb(canvas), self.shape, clipped, ObjectShapes.cat(shapes) if shapes else None)
+        pixels = canvas if is_resize else rgba_to_rgb(canvas)
+        mosaic = LazyImage(pixels, self.shape, clipped, ObjectShapes.cat(shapes) if shapes else None)
         return mosaic, np.concatenate(classes)

@@ -20,7 +20,7 @@ from deim.data.augmentation import (
     Resize,
     ResizeShortestEdge,
 )
-from deim.data.geometry import AffineTransform, LazyImage
+from deim.data.geometry import AffineTransform, LazyImage, rgb_to_rgba, rgba_to_rgb
 from deim.data.mosaic import Mosaic
 from deim.data.records import CompactRecords
 from deim.data.staged import StagedMapper
@@ -286,3 +286,18 @@ def test_negative_indices_of_compact_records_count_from_the_end() -> None:
     annotation = {"bbox": [0, 0, 4, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     records = CompactRecords([{"annotations": [annotation] * count} for count in (2, 3)])
     assert len(records[-1]["boxes"]) == 3
+
+
+def test_resizes_of_three_and_four_channels_are_equal() -> None:
+    """Mosaics of resized images are drawn in three channels, those of rotated images in four."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        height, width = (int(side) for side in rng.integers(20, 90, 2))
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        scale = rng.uniform(0.4, 1.6, 2) * (1, -1 if number % 3 == 0 else 1)
+        shift = rng.uniform(-20, 40, 2) - np.minimum(scale, 0) * (width, height)
+        transform = AffineTransform(np.column_stack([np.diag(scale), shift]), (height, width), (64, 80))
+        three, four = (np.full((64, 80, channels), 7, np.uint8) for channels in (3, 4))
+        transform.draw_on(three, image)
+        transform.draw_on(four, rgb_to_rgba(image))
+        assert np.array_equal(three, rgba_to_rgb(four))

@@ -101,4 +101,5 @@ def matched_logits(masks: MaskPredictions, matches: DeviceMatches) -> Tensor:
     queries = matches.query.new_zeros(num_layers, num_images, matches.on_host.max_per_image)
     queries = queries.index_put((matches.layer, matches.image, row), matches.query)
     logits = torch.stack([masks.select(layer, queries[layer]) for layer in range(num_layers)])
-    return logits[matches.layer, matches.image, row]
+    # The gradient of index_select copies whole masks; that of logits[layer, image, row] adds pixel by pixel.
+    return logits.flatten(0, 2).index_select(0, group * queries.shape[2] + row)
