@@ -42,11 +42,16 @@ def annotation_area_ratios(record: dict) -> np.ndarray:
 
 
 def _mask_area(segmentation: Any) -> float:
-    """Return the area of a mask; 0 if there is none. For polygons it is the sum of their areas, as in COCO's files."""
-    if isinstance(segmentation, Mapping):
-        return float(coco_masks.area(compress_runs(segmentation)))
-    polygons = [np.reshape(polygon, (-1, 2)) for polygon in segmentation or () if len(polygon) % 2 == 0]
-    return sum(_polygon_area(polygon) for polygon in polygons)
+    """Return the area of a mask. For polygons it is the sum of their areas, as in COCO's files.
+
+    The area is 0 without a mask. It is also 0 for malformed masks, which recipes of keypoints do not report.
+    """
+    try:
+        if isinstance(segmentation, Mapping):
+            return float(coco_masks.area(compress_runs(dict(segmentation))))
+        return sum(_polygon_area(np.reshape(polygon, (-1, 2)).astype(np.float64)) for polygon in segmentation or ())
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _polygon_area(corners: np.ndarray) -> float:

@@ -13,7 +13,7 @@ SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", "
 
 def is_camera(source: str) -> bool:
     """Return whether a source is a camera index: a number that is not the name of an existing file or directory."""
-    return source.isdigit() and not Path(source).exists()
+    return source.isdecimal() and not Path(source).exists()
 
 
 def is_video(source: str) -> bool:

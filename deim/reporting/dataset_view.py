@@ -15,8 +15,8 @@ from deim.data.records import annotation_arrays, annotation_boxes
 from deim.engine.evaluation import required_classes
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
+from deim.reporting.evaluated_run import evaluate_run
 from deim.reporting.fiftyone_dataset import FiftyoneImage, write_fiftyone
-from deim.reporting.run_report import evaluate_run
 
 
 def write_view(

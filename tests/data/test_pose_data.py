@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -113,6 +114,25 @@ def area_record(folder: Path) -> dict:
 
 def test_areas_of_annotations(tmp_path: Path) -> None:
     assert annotation_areas(area_record(tmp_path)).tolist() == [123.5, 450, 80, 900]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [1, 2, 3, 4, 5, 6],
+        [[1, 2, 3]],
+        [["a", "b"]],
+        [[float("nan")] * 6],
+        {"size": [80, 100], "counts": [1]},
+        {},
+        "x",
+        7,
+    ],
+)
+def test_the_area_of_a_malformed_mask_is_that_of_the_box(segmentation: Any, tmp_path: Path) -> None:
+    record = area_record(tmp_path)
+    record["annotations"] = [record["annotations"][1] | {"segmentation": segmentation}]
+    assert annotation_areas(record).tolist() == [900]
 
 
 def test_areas_follow_the_image(tmp_path: Path) -> None:
