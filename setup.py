@@ -35,6 +35,7 @@ EXTRAS = {
     "safetensors": [],  # a former extra: now always installed
     "slurm": ["submitit"],
     "timm": ["timm", "torchvision"],
+    "track": ["trackers>=2.6"],
     "wandb": ["wandb"],
 }
 # PyPI refuses packages that depend on addresses; the release workflow sets this variable.

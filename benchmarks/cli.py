@@ -10,7 +10,19 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import attention, criterion, dataloader, evaluator, export, formats, kernels, latency, memory, training
+from benchmarks import (
+    attention,
+    criterion,
+    dataloader,
+    evaluator,
+    export,
+    formats,
+    kernels,
+    latency,
+    memory,
+    tracking,
+    training,
+)
 from deim.cli.benchmark import (
     add_latency,
     add_model,
@@ -42,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_model,
         _add_attention,
         _add_evaluator,
+        _add_tracking,
     ):
         add(subparsers)
 
@@ -172,6 +185,21 @@ def _add_evaluator(subparsers: "argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument("--detections", type=int, default=100, help="detections per image; default: %(default)s")
     parser.add_argument("--json", help="JSON file for the results and the machine's specification")
     parser.set_defaults(action=lambda args: evaluator.run(args.images, args.detections, args.json))
+
+
+def _add_tracking(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(subparsers, "tracking", "accuracy of tracking in drawn videos; needs trackeval")
+    parser.add_argument(
+        "--model", help="checkpoint of the quick start; default: drawn boxes with faults, without a model"
+    )
+    parser.add_argument("--weights", help="weights for a recipe name")
+    parser.add_argument("--videos", type=int, default=5, help="number of videos; default: %(default)s")
+    parser.add_argument("--frames", type=int, default=150, help="frames of each video; default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda; default: %(default)s")
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
+    parser.set_defaults(
+        action=lambda args: tracking.run(args.model, args.weights, args.videos, args.frames, args.device, args.json)
+    )
 
 
 def _dataloader(args: argparse.Namespace) -> None:

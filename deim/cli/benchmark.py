@@ -22,6 +22,7 @@ CHECKOUT_MEASUREMENTS = (
     "export",
     "kernels",
     "memory",
+    "tracking",
     "train-step",
 )
 

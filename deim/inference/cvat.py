@@ -10,6 +10,7 @@ import numpy as np
 
 from deim.inference.detections import Detections
 from deim.inference.preannotation import image_file, relative_names
+from deim.inference.video import FramePosition
 from deim.structures.skeleton import Skeleton
 from deim.visualization.annotation import class_color
 
@@ -30,7 +31,7 @@ class CvatWriter:
         self._skeleton: Skeleton | None = None
         self._shape = "rectangle"
 
-    def add(self, detections: Detections, name: str) -> None:
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         height, width = detections.image_size
         image = ET.Element("image", id=str(len(self._images)), name="", width=str(width), height=str(height))
         if detections.keypoints is not None:

@@ -23,7 +23,8 @@ class Detections(Instances):
     """detectron2's ``Instances`` together with the image and the class names.
 
     Fields, best detection first, on the CPU unless :meth:`to` moves them: ``pred_boxes`` (XYXY in pixels of the image), ``scores`` in [0, 1] and
-    ``pred_classes`` (int64); if the model predicts them, also ``pred_masks`` and ``pred_keypoints``. Indexing, masking and
+    ``pred_classes`` (int64); if the model predicts them, also ``pred_masks`` and ``pred_keypoints``; if objects are
+    tracked, ``pred_track_ids`` (int64). Indexing, masking and
     :meth:`to` return ``Detections`` as well.
     """
 
@@ -88,6 +89,11 @@ class Detections(Instances):
         return self.pred_keypoints if self.has("pred_keypoints") else None
 
     @property
+    def track_ids(self) -> Tensor | None:
+        """Identity (N,) of each object, int64, the same in all frames of a video; None if objects are not tracked."""
+        return self.pred_track_ids if self.has("pred_track_ids") else None
+
+    @property
     def skeleton(self) -> Skeleton | None:
         """Names and connections of the keypoints; None if the model predicts no keypoints."""
         return self._skeleton
@@ -116,7 +122,7 @@ class Detections(Instances):
         return self.filter_classes(names)
 
     def to_coco(self, image_id: int | str | None = None, category_ids: Sequence[int] | None = None) -> list[dict]:
-        """Return the detections in COCO's results format: XYWH boxes, run-length encoded masks, keypoints.
+        """Return the detections in COCO's results format: XYWH boxes, run-length encoded masks, keypoints, identities.
 
         COCO's keypoints are pixel indices, so that they are 0.5 less than :attr:`keypoints`.
 
@@ -142,10 +148,13 @@ class Detections(Instances):
             indices = self.keypoints - self.keypoints.new_tensor([0.5, 0.5, 0])
             for result, values in zip(results, indices.flatten(1).tolist(), strict=True):
                 result["keypoints"] = values
+        if self.track_ids is not None:
+            for result, identity in zip(results, self.track_ids.tolist(), strict=True):
+                result["track_id"] = identity
         return results
 
     def to_supervision(self) -> Any:
-        """Return boxes and masks as ``supervision.Detections``.
+        """Return boxes, masks and identities as ``supervision.Detections``.
 
         Raises:
             ConfigError: if the package supervision is not installed.
@@ -155,6 +164,7 @@ class Detections(Instances):
             mask=None if self.masks is None else self.masks.cpu().numpy(),
             confidence=self.scores.cpu().numpy(),
             class_id=self.pred_classes.cpu().numpy(),
+            tracker_id=None if self.track_ids is None else self.track_ids.cpu().numpy(),
             data={"class_name": np.array(self.labels, dtype=str)},
         )
 
@@ -182,14 +192,20 @@ class Detections(Instances):
         )
 
     def draw(self) -> Image.Image:
-        """Return the image with boxes, class names and scores, and translucent masks and skeletons if there are any."""
+        """Return the image with boxes, class names and scores, and translucent masks and skeletons if there are any.
+
+        The color is that of the class, or of the identity if objects are tracked.
+        """
         order = list(range(len(self)))[::-1]  # the best on top
-        classes, scores, labels = self.pred_classes.tolist(), self.scores.tolist(), self.labels
+        scores, labels = self.scores.tolist(), self.labels
+        colors = self.pred_classes if self.track_ids is None else self.track_ids
+        if self.track_ids is not None:
+            labels = [f"#{i} {label}" for i, label in zip(self.track_ids.tolist(), labels, strict=True)]
         annotated = annotate(
             self._image,
             self.boxes.cpu().numpy()[order],
             [f"{labels[i]} {scores[i]:.2f}" for i in order],
-            [class_color(classes[i]) for i in order],
+            [class_color(int(colors[i])) for i in order],
             None if self.masks is None else list(self.masks.cpu().numpy()[order]),
             None if self.keypoints is None else list(self.keypoints.cpu().numpy()[order]),
             () if self.skeleton is None else self.skeleton.connections,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from deim.data.image import IMAGE_SUFFIXES, read_image
 from deim.errors import DatasetError
+from deim.inference.addresses import WEB_SCHEMES, download_image, is_address, scheme, without_password
 
 ImageLike: TypeAlias = str | Path | np.ndarray | Image.Image | torch.Tensor
 CHANNEL_ORDERS = ("RGB", "BGR")
@@ -21,7 +22,7 @@ def iterate_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLik
     """Yield single images in order. Files of a directory or a pattern such as ``"photos/*.jpg"`` are sorted by name.
 
     Raises:
-        DatasetError: if a directory or pattern has no images, or a URL is given.
+        DatasetError: if a directory or pattern has no images, or an address is not one of a web server.
     """
     if isinstance(images, str | Path):
         yield from _image_files(str(images))
@@ -35,9 +36,11 @@ def iterate_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLik
 
 
 def _image_files(path: str) -> Iterator[str]:
-    if "://" in path:
-        raise DatasetError(f"{path} is a URL: download the image and give the path of the file")
-    if Path(path).is_dir():
+    if is_address(path):
+        if scheme(path) not in WEB_SCHEMES:
+            raise DatasetError(f"{without_password(path)} is a stream: give open_frames(address) in its place")
+        yield path
+    elif Path(path).is_dir():
         files = sorted(str(file) for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise DatasetError(f"the directory {path} has no images with suffix {', '.join(sorted(IMAGE_SUFFIXES))}")
@@ -52,26 +55,28 @@ def _image_files(path: str) -> Iterator[str]:
 
 
 def image_path(image: ImageLike) -> str | None:
-    """Return the path of an image that comes from a file, else None."""
+    """Return the path or address (without password) of an image that comes from a file, else None."""
     if isinstance(image, Image.Image):
         return getattr(image, "filename", None) or None
-    return str(image) if isinstance(image, str | Path) else None
+    return without_password(str(image)) if isinstance(image, str | Path) else None
 
 
 def as_rgb(image: ImageLike, channels: str = "RGB") -> np.ndarray:
     """Convert an image to an RGB array.
 
     Args:
-        image: path of a file that :func:`deim.data.image.read_image` reads; PIL image; uint8 array (H, W, 3) or
-            (H, W); or uint8 tensor (3, H, W).
+        image: path of a file that :func:`deim.data.image.read_image` reads; address (http, https); PIL image; uint8
+            array (H, W, 3) or (H, W); or uint8 tensor (3, H, W).
         channels: channel order of arrays and tensors, "RGB" or "BGR"; ignored for other images.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        DatasetError: if a file cannot be read, or an array has the wrong shape or dtype.
+        DatasetError: if a file cannot be read or downloaded, or an array has the wrong shape or dtype.
     """
+    if isinstance(image, str) and is_address(image):
+        return download_image(image)
     if isinstance(image, str | Path):
         return read_image(str(image))
     if isinstance(image, Image.Image):

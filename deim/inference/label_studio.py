@@ -13,6 +13,7 @@ import numpy as np
 from deim.errors import ConfigError
 from deim.inference.detections import Detections
 from deim.inference.preannotation import image_file
+from deim.inference.video import FramePosition
 from deim.visualization.annotation import class_color
 
 # Names of the controls in the labeling configuration; the image has the name "image".
@@ -36,7 +37,7 @@ class LabelStudioWriter:
         self._keypoint_names: tuple[str, ...] = ()
         self._has_masks = False
 
-    def add(self, detections: Detections, name: str) -> None:
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         """Add a task. Raises ConfigError if Label Studio cannot serve the image."""
         self._has_masks |= detections.masks is not None
         if detections.skeleton is not None:

@@ -16,7 +16,9 @@ from deim.inference.exported_runner import is_exported, load_exported
 from deim.inference.images import CHANNEL_ORDERS, ImageLike, as_rgb, image_path, iterate_images
 from deim.inference.runner import Runner, TorchRunner
 from deim.inference.tiling import Tiling, View, merge_views
+from deim.inference.tracking import TrackingSettings, track
 from deim.inference.trained_model import load_trained
+from deim.inference.video import DEFAULT_FPS, Frame
 
 
 class Predictor:
@@ -142,6 +144,33 @@ class Predictor:
         readable = self._read(iterate_images(images), channels, skip)
         while batch := list(itertools.islice(readable, batch_size)):
             yield from self._detect(batch, tiling, batch_size)
+
+    def track(
+        self,
+        source: str | Path | Iterable[ImageLike | Frame],
+        *,
+        fps: float = DEFAULT_FPS,
+        settings: TrackingSettings | None = None,
+        batch_size: int = 1,
+        channels: str = "RGB",
+        tiling: Tiling | None = None,
+    ) -> Iterator[Detections]:
+        """Yield the tracked objects in each frame of a video or stream: detections with ``track_ids``.
+
+        Every call starts with new tracks.
+
+        Args:
+            source: video file, camera index, address of a stream, or directory with frames; or an iterable of images or
+                :class:`~deim.inference.video.Frame`.
+            fps: frames per second of images, and nominal ones of frames.
+            settings: settings of the tracker.
+            batch_size, channels, tiling: see :meth:`stream`.
+
+        Raises:
+            ConfigError: if the package trackers is not installed.
+            DatasetError: if the source cannot be read.
+        """
+        return track(self, source, fps=fps, settings=settings, batch_size=batch_size, channels=channels, tiling=tiling)
 
     def _read(
         self, images: Iterable[ImageLike], channels: str, skip: Callable[[DatasetError], None] | None

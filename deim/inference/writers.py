@@ -1,10 +1,10 @@
-"""Writers of detections: annotated images, mask images, COCO JSON, CSV, YOLO text files, annotation tools."""
+"""Writers of detections: images, mask images, COCO JSON, CSV, text files of YOLO and MOT Challenge, annotation tools."""
 
 import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import torch
@@ -12,18 +12,25 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from deim.errors import ConfigError
+from deim.inference.addresses import image_name, is_address
 from deim.inference.cvat import CvatWriter
 from deim.inference.detections import Detections, default_category_ids
 from deim.inference.label_studio import LabelStudioWriter
 from deim.inference.outlines import mask_outline
+from deim.inference.video import FramePosition
 from deim.structures.skeleton import Skeleton
 
 
 class DetectionWriter(Protocol):
     """Writer of the detections in many images."""
 
-    def add(self, detections: Detections, name: str) -> None:
-        """Add the detections in one image; ``name`` is its file name without directory and suffix, made unique."""
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
+        """Add the detections in one image.
+
+        Args:
+            name: file name of the image without directory and suffix, made unique.
+            position: place of the image in a video; None for single images.
+        """
 
     def close(self) -> None:
         """Write everything not yet written."""
@@ -36,7 +43,7 @@ class ImageWriter:
         self.folder = folder / "images"
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, detections: Detections, name: str) -> None:
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         detections.draw().save(self.folder / f"{name}.jpg", quality=92)
 
     def close(self) -> None:
@@ -54,7 +61,7 @@ class MaskWriter:
         self.folder = folder / "masks"
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, detections: Detections, name: str) -> None:
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         """Write the masks of an image. Raises ConfigError if the model predicts no masks."""
         if detections.masks is None:
             raise ConfigError("--save masks: the model predicts no masks")
@@ -68,23 +75,30 @@ class MaskWriter:
 
 
 class CocoWriter:
-    """Writer of ``coco.json``: a COCO dataset with scored annotations, which are valid COCO results."""
+    """Writer of ``coco.json``: a COCO dataset with scored annotations, which are valid COCO results.
+
+    Until it is closed, images and annotations are in ``coco.images.part`` and ``coco.annotations.part``, one per line, so
+    that the memory does not grow with the number of images.
+    """
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
         self.path, self.ids = folder / "coco.json", default_category_ids(class_names)
-        categories = [{"id": number, "name": name} for number, name in zip(self.ids, class_names, strict=True)]
-        self.content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": categories, "annotations": []}
+        self.categories: list[dict[str, Any]] = [
+            {"id": number, "name": name} for number, name in zip(self.ids, class_names, strict=True)
+        ]
+        self._images = _JsonItems(folder / "coco.images.part")
+        self._annotations = _JsonItems(folder / "coco.annotations.part")
         self._used_ids: set[int] = set()
 
-    def add(self, detections: Detections, name: str) -> None:
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         height, width = detections.image_size
         # As in COCO's own files, where the image id is the number in the file name. Other images, and those whose
         # number is taken, get the next free id.
-        image_id = int(name) if name.isdigit() else len(self.content["images"]) + 1
+        image_id = int(name) if name.isdigit() else self._images.count + 1
         while image_id in self._used_ids:
             image_id += 1
         self._used_ids.add(image_id)
-        self.content["images"].append(
+        self._images.add(
             {"id": image_id, "file_name": Path(detections.file_name or name).name, "height": height, "width": width}
         )
         if detections.skeleton is not None:
@@ -96,44 +110,70 @@ class CocoWriter:
                 # The third value is the score in results, and the visibility in datasets: 2 for visible.
                 result["keypoints"][2::3] = [2] * (len(result["keypoints"]) // 3)
                 result["num_keypoints"] = len(result["keypoints"]) // 3
-            number = len(self.content["annotations"]) + 1
-            self.content["annotations"].append({"id": number, **result, "area": area, "iscrowd": 0})
+            self._annotations.add({"id": self._annotations.count + 1, **result, "area": area, "iscrowd": 0})
 
     def _define_keypoints(self, skeleton: Skeleton) -> None:
         # COCO counts keypoints from 1.
         pairs = [[first + 1, second + 1] for first, second in skeleton.connections]
-        for category in self.content["categories"]:
+        for category in self.categories:
             category.update(keypoints=list(skeleton.names), skeleton=pairs)
 
     def close(self) -> None:
-        self.path.write_text(json.dumps(self.content), encoding="utf-8")
+        with self.path.open("w", encoding="utf-8") as file:
+            file.write('{"images": [')
+            self._images.move_to(file)
+            file.write(f'], "categories": {json.dumps(self.categories)}, "annotations": [')
+            self._annotations.move_to(file)
+            file.write("]}")
+
+
+class _JsonItems:
+    """Items of a JSON array in a temporary file, one per line."""
+
+    def __init__(self, path: Path):
+        self.path, self.count = path, 0
+        self._file = path.open("w", encoding="utf-8")
+
+    def add(self, item: dict[str, Any]) -> None:
+        self._file.write(f"{json.dumps(item)}\n")
+        self.count += 1
+
+    def move_to(self, target: TextIO) -> None:
+        """Append the items to another file, separated by commas, and delete the temporary file."""
+        self._file.close()
+        with self.path.open(encoding="utf-8") as source:
+            for number, line in enumerate(source):
+                target.write(f"{', ' if number else ''}{line.rstrip()}")
+        self.path.unlink()
 
 
 class CsvWriter:
     """Writer of ``detections.csv``: one line per detection, boxes in pixels.
 
-    Further columns are the area of the mask in pixels, and x and y of each keypoint, if the model predicts them.
+    Further columns are the area of the mask in pixels, and x and y of each keypoint, if the model predicts them; and the
+    identity if objects are tracked.
     """
 
     COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
-        self.file = (folder / "detections.csv").open("w", newline="", encoding="utf-8")
+        # Lines are written at once, so that the file can be read while a stream is recorded.
+        self.file = (folder / "detections.csv").open("w", buffering=1, newline="", encoding="utf-8")
         self.writer = csv.writer(self.file)
         self._has_header = False
 
-    def add(self, detections: Detections, name: str) -> None:
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         self._write_header(detections)
         values = detections.boxes
         if detections.masks is not None:
             values = torch.cat([values, detections.masks.sum(dim=(1, 2))[:, None]], dim=1)
         if detections.keypoints is not None:
             values = torch.cat([values, detections.keypoints[..., :2].flatten(1)], dim=1)
-        rows = zip(detections.labels, detections.scores.tolist(), values.tolist(), strict=True)
-        for label, score, numbers in rows:
-            self.writer.writerow(
-                [detections.file_name or name, label, f"{score:.4f}", *(f"{number:.1f}" for number in numbers)]
-            )
+        identities = [[]] * len(detections) if detections.track_ids is None else detections.track_ids[:, None].tolist()
+        rows = zip(detections.labels, detections.scores.tolist(), values.tolist(), identities, strict=True)
+        for label, score, numbers, identity in rows:
+            coordinates = [f"{number:.1f}" for number in numbers]
+            self.writer.writerow([detections.file_name or name, label, f"{score:.4f}", *coordinates, *identity])
 
     def close(self) -> None:
         self._write_header(None)
@@ -148,6 +188,8 @@ class CsvWriter:
             columns.append("mask_area")
         if detections is not None and detections.skeleton is not None:
             columns += [f"{keypoint}_{axis}" for keypoint in detections.skeleton.names for axis in "xy"]
+        if detections is not None and detections.track_ids is not None:
+            columns.append("track_id")
         self.writer.writerow(columns)
         self._has_header = True
 
@@ -166,7 +208,7 @@ class YoloWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
 
-    def add(self, detections: Detections, name: str) -> None:
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         lines = []
         for index, (label, score) in enumerate(
             zip(detections.pred_classes.tolist(), detections.scores.tolist(), strict=True)
@@ -196,6 +238,38 @@ def _yolo_values(detections: Detections, index: int) -> list[float]:
     return (corners / (width, height)).ravel().tolist()
 
 
+class MotWriter:
+    """Writer of ``mot/<video>.txt``: tracked boxes in the format of results of the MOT Challenge.
+
+    A line has the number of the frame, the identity, left, top, width and height of the box, the score, and -1 three
+    times. Frames and pixels are counted from 1.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]):
+        self.folder = folder / "mot"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO | None = None
+        self._sequence: str | None = None
+
+    def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
+        """Write the boxes in a frame. Raises ConfigError if objects are not tracked."""
+        if detections.track_ids is None or position is None:
+            raise ConfigError("--save mot requires --track, and a video, a stream or a directory of frames")
+        if self._sequence != position.sequence:
+            self.close()
+            self._sequence = position.sequence
+            self._file = (self.folder / f"{position.sequence}.txt").open("w", buffering=1, encoding="utf-8")
+        assert self._file is not None
+        rows = zip(detections.track_ids.tolist(), detections.boxes.tolist(), detections.scores.tolist(), strict=True)
+        for identity, (left, top, right, bottom), score in rows:
+            box = f"{left + 1:.2f},{top + 1:.2f},{right - left:.2f},{bottom - top:.2f}"
+            self._file.write(f"{position.number + 1},{identity},{box},{score:.4f},-1,-1,-1\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
 # Output formats of ``deim predict --save``.
 WRITERS: dict[str, Callable[[Path, Sequence[str]], DetectionWriter]] = {
     "images": ImageWriter,
@@ -205,6 +279,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[str]], DetectionWriter]] = {
     "yolo": YoloWriter,
     "labelstudio": LabelStudioWriter,
     "cvat": CvatWriter,
+    "mot": MotWriter,
 }
 
 
@@ -231,10 +306,17 @@ class UniqueNames:
         """Return a unique name for an image.
 
         Args:
-            file_name: path of the image; None for an image in memory or a camera.
+            file_name: path or address of the image; None for an image in memory or a camera.
             number: number of the image, used as the name if ``file_name`` is None.
         """
-        stem = Path(file_name).stem if file_name else f"{number:06d}"
+        if not file_name:
+            stem = f"{number:06d}"
+        else:
+            stem = image_name(file_name) if is_address(file_name) else Path(file_name).stem
+        return self.unique(stem)
+
+    def unique(self, stem: str) -> str:
+        """Return a name that was not returned before: ``stem``, with a number if it was."""
         name, repetition = stem, 1
         while name in self._used_names:
             repetition += 1

@@ -77,7 +77,8 @@ def test_coco_image_ids_are_unique(predictor: Predictor, photos: Path, tmp_path:
     writer, detections = CocoWriter(tmp_path, predictor.class_names), predictor(photos / "0.png")
     for name in ("2", "02", "street", "7"):
         writer.add(detections, name)
-    assert [image["id"] for image in writer.content["images"]] == [2, 3, 4, 7]
+    writer.close()
+    assert [image["id"] for image in json.loads((tmp_path / "coco.json").read_text())["images"]] == [2, 3, 4, 7]
 
 
 def test_existing_paths_named_by_digits_are_not_cameras(

@@ -136,7 +136,7 @@ INVALID_IMAGES = {
     "float": (np.zeros((8, 8, 3), np.float32), r"uint8 \(H, W, 3\).*got float32 \(8, 8, 3\)"),
     "channels first": (np.zeros((3, 8, 8), np.uint8), r"got uint8 \(3, 8, 8\)"),
     "channels last": (torch.zeros(8, 8, 3, dtype=torch.uint8), r"uint8 \(3, H, W\).*got uint8 \(8, 8, 3\)"),
-    "address": ("https://example.com/a.jpg", "is a URL: download"),
+    "address": ("rtsp://example.com/a", "is a stream: give open_frames"),
     "missing": ("nowhere.jpg", "cannot read image nowhere.jpg: No such file"),
     "pattern": ("nowhere/*.jpg", r"no file matches nowhere/\*.jpg"),
 }

@@ -50,7 +50,7 @@ def _cross(angle: float) -> np.ndarray:
     return np.array(outline) / np.hypot(a, b) @ np.array([[cos, sin], [-sin, cos]])
 
 
-_OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
+OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
     "circle": lambda angle: _regular(48, 1.0, angle),
     "square": lambda angle: _regular(4, 1.0, angle),
     "triangle": lambda angle: _regular(3, 1.0, angle),
@@ -60,7 +60,7 @@ _OUTLINES: dict[str, Callable[[float], np.ndarray]] = {
 }
 
 
-def _draw_mask(name: str, outline: np.ndarray, center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
+def draw_mask(name: str, outline: np.ndarray, center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
     """Return the (H, W) uint8 mask of one shape."""
     mask = np.zeros(size, np.uint8)
     cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
@@ -69,7 +69,7 @@ def _draw_mask(name: str, outline: np.ndarray, center: np.ndarray, radius: float
     return mask
 
 
-def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """Return a (H, W, 3) uint8 background: smooth noise at two scales around a random color, plus fine grain."""
     height, width = size
     image = np.full((height, width, 3), rng.uniform(60, 190, 3), np.float32)
@@ -108,26 +108,26 @@ class DrawnShape:
 def draw_image(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
     """Draw an image (H, W, 3) uint8 BGR; return it with its objects: (class index, XYWH box of the visible part)."""
     image, shapes = draw_shapes(rng, size)
-    return image, [(shape.class_index, _box(shape.mask)) for shape in shapes]
+    return image, [(shape.class_index, visible_box(shape.mask)) for shape in shapes]
 
 
 def draw_shapes(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[DrawnShape]]:
     """Draw an image (H, W, 3) uint8 BGR; return it with its shapes, the last of which is on top."""
-    image = _background(rng, size)
+    image = draw_background(rng, size)
     height, width = size
     placed: list[DrawnShape] = []
     for _ in range(rng.integers(1, 9)):
         index = int(rng.integers(len(CLASSES)))
         radius = min(size) * 0.5 * rng.uniform(0.08, 0.45)
         center = rng.uniform([radius, radius], [width - radius, height - radius])
-        outline = _OUTLINES[CLASSES[index]](rng.uniform(0, 2 * np.pi)) * radius + center
-        mask = _draw_mask(CLASSES[index], outline, center, radius, size)
+        outline = OUTLINES[CLASSES[index]](rng.uniform(0, 2 * np.pi)) * radius + center
+        mask = draw_mask(CLASSES[index], outline, center, radius, size)
         covered = mask > 127
         if any((shape.mask & ~covered).sum() < shape.area * (1 - _MAX_HIDDEN) for shape in placed):
             continue
         for shape in placed:
             shape.cover(covered)
-        color = _color(rng, image[covered].mean(axis=0))
+        color = contrasting_color(rng, image[covered].mean(axis=0))
         opacity = mask[..., None] / 255.0
         shaded = color + rng.normal(0, 8, (*size, 1))
         image = (image * (1 - opacity) + shaded * opacity).clip(0, 255).astype(np.uint8)
@@ -148,7 +148,7 @@ def _keypoints(name: str, outline: np.ndarray, center: np.ndarray, size: tuple[i
     return np.concatenate([points, np.full((len(points), 1), 2.0)], axis=1) * is_labeled
 
 
-def _color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
+def contrasting_color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
     """Draw a color that contrasts with the background color."""
     while True:
         color = rng.uniform(0, 255, 3)
@@ -156,7 +156,7 @@ def _color(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
             return color
 
 
-def _box(mask: np.ndarray) -> list[float]:
+def visible_box(mask: np.ndarray) -> list[float]:
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return [float(x), float(y), float(width), float(height)]
 
@@ -175,7 +175,7 @@ def coco_annotation(annotation_id: int, image_id: int, category_id: int, box: li
 
 def shape_annotation(annotation_id: int, image_id: int, category_id: int, shape: DrawnShape, masks: bool) -> dict:
     """Return the COCO annotation of a shape; with ``masks``, its visible pixels as polygons and their number as the area."""
-    annotation = coco_annotation(annotation_id, image_id, category_id, _box(shape.mask))
+    annotation = coco_annotation(annotation_id, image_id, category_id, visible_box(shape.mask))
     return annotation | (_mask_entries(shape) if masks else {})
 
 
