@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detect objects in images and videos.
+"""Detect objects in images, videos and streams.
 
 Same as ``deim predict``.
 """
