@@ -16,7 +16,6 @@ from benchmarks import (
     dataloader,
     evaluator,
     export,
-    formats,
     kernels,
     latency,
     memory,
@@ -50,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_kernels,
         _add_latency,
         _add_export,
-        _add_formats,
         add_model,
         _add_attention,
         _add_evaluator,
@@ -147,21 +145,6 @@ def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(
         action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
     )
-
-
-def _add_formats(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = add_parser(subparsers, "formats", "size, agreement and latency of a model in every exported format")
-    add_recipe(parser)
-    parser.add_argument("--suffix", action="append", help="measure only this format; can be repeated; default: all")
-    parser.add_argument("--size", type=int, default=640, help="height and width of the images; default: %(default)s")
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=10,
-        help="number of interleaved measurement rounds, 0 for no latency; default: %(default)s",
-    )
-    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
-    parser.set_defaults(action=lambda args: formats.run(args.recipe, args.suffix, args.size, args.rounds, args.json))
 
 
 def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -3,7 +3,6 @@
 import os
 
 from deim.errors import ConfigError
-from deim.inference.export.formats.aot_inductor import AOTInductorExporter
 from deim.inference.export.formats.exporter import TASKS, Exporter, Support
 from deim.inference.export.formats.onnx import OnnxExporter
 from deim.inference.export.formats.openvino import OpenVINOExporter
@@ -16,15 +15,13 @@ EXPORTERS: tuple[Exporter, ...] = (
     OpenVINOExporter(),
     TensorRTExporter(),
     TorchExportExporter(),
-    AOTInductorExporter(),
 )
 
 
 def find_exporter(path: str | os.PathLike) -> Exporter | None:
     """Return the format that a path has the suffix of; None if there is none."""
     name = os.fspath(path).lower().rstrip("/")
-    matches = [exporter for exporter in EXPORTERS if name.endswith(exporter.suffix)]
-    return max(matches, key=lambda exporter: len(exporter.suffix), default=None)
+    return next((exporter for exporter in EXPORTERS if name.endswith(exporter.suffix)), None)
 
 
 def exporter_of(path: str | os.PathLike) -> Exporter:

@@ -18,7 +18,7 @@ class TorchExportExporter(Exporter):
     """Programs of ``torch.export``: a graph of torch's operators, with weights."""
 
     suffix, runtime = ".pt2", "torch.export"
-    support = Support(dynamic_batch=True, dynamic_size=True)
+    support = Support(dynamic_batch=True)
 
     def write(self, model: ExportableModel, path: str) -> str:
         program = export_program(model)
