@@ -161,6 +161,7 @@ def test_clearml_calls(folder: Path) -> None:
     with fake_modules(clearml={"Task": SimpleNamespace(init=init, is_offline=lambda: False)}):
         run(folder, "clearml")
         assert init.call_args.kwargs["task_name"] == "my_run"
+        assert not any(init.call_args.kwargs["auto_connect_frameworks"].values())
         assert init.call_args.kwargs["continue_last_task"] is False
         attach_to_trackers(["clearml"], str(folder), folder / "report.html")
         assert init.call_args.kwargs["continue_last_task"] == "abc"

@@ -4,6 +4,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+# Automatic logging that is disabled. It would log metrics again and upload every checkpoint. The detection of the git
+# repository starts processes from a thread during the training, which can block the end of a run for five minutes.
+_AUTOMATIC = (
+    *("catboost", "detect_repository", "fastai", "gradio", "hydra", "joblib", "lightgbm", "matplotlib", "megengine"),
+    *("pytorch", "scikit", "tensorboard", "tensorflow", "tfdefines", "xgboost"),
+)
+
 
 class ClearmlTracker:
     """A task of ClearML, in the project ``CLEARML_PROJECT`` or "deim", on the server of ClearML's own configuration.
@@ -19,9 +26,9 @@ class ClearmlTracker:
             task_name=folder.name,
             reuse_last_task_id=False,
             continue_last_task=run_id if run_id and not Task.is_offline() else False,
-            # deim logs the values; automatic logging would log them again, and every checkpoint.
             auto_connect_arg_parser=False,
-            auto_connect_frameworks=False,
+            auto_connect_frameworks=dict.fromkeys(_AUTOMATIC, False),
+            auto_resource_monitoring=False,
         )
         if run_id:
             # Iterations are those of the run, and do not begin after those of the earlier process.
