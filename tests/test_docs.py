@@ -5,6 +5,7 @@ import re
 import shlex
 from contextlib import redirect_stdout
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,7 +58,13 @@ def test_commands_use_existing_tools_configs_and_keys(name: str) -> None:
             overrides = [word for word in words if re.match(r"[a-z][\w.]*=", word)]
             if "--data" in words:  # replaces the dataset of the recipe, whose keys depend on the format
                 overrides = [word for word in overrides if ".dataset." not in word]
-            load_config(str(path) if path.is_file() else config, overrides)
+            # In benchmarks, --with has overrides instead of names.
+            switches = {
+                name: option == "--with"
+                for option, name in pairwise(words)
+                if option in ("--with", "--without") and "=" not in name
+            }
+            load_config(str(path) if path.is_file() else config, overrides, switches=switches)
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/checkpoints.md", "docs/compose.md"])
