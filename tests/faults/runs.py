@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import torch
 
-from tests.commands import train_arguments
+from tests.commands import RECIPE, train_arguments
 from tests.conftest import ROOT
 
 # 24 images in batches of 4: six iterations per epoch. The run passes through all stages of the schedule, and the final
@@ -32,6 +32,13 @@ SETTINGS = [
     "train.log_period=4",
 ]
 LAST_ITERATION = 47
+# Half of the epochs, for tests that need few iterations.
+FEW_EPOCHS = [
+    "schedule.epochs=4",
+    "schedule.dense_epochs=[1,2]",
+    "schedule.flat_epochs=1",
+    "schedule.no_aug_epochs=1",
+]
 # Durations, the only metrics that differ between two equal runs.
 TIMING_METRICS = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
@@ -40,11 +47,12 @@ def start(
     shapes: Path,
     output: Path,
     *arguments: str,
+    config: str = RECIPE,
     command: Sequence[str] = (),
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen:
     """Start ``tools/train_net.py`` as the leader of a new session, which identifies its processes."""
-    line = [sys.executable, *command, "tools/train_net.py", *train_arguments(shapes, output, *arguments)]
+    line = [sys.executable, *command, "tools/train_net.py", *train_arguments(shapes, output, *arguments, config=config)]
     output.mkdir(exist_ok=True)
     with open(output / "stdout.txt", "ab") as out, open(output / "stderr.txt", "ab") as err:
         return subprocess.Popen(
@@ -62,7 +70,7 @@ def read_output(output: Path) -> str:
     return (output / "stdout.txt").read_text(encoding="utf-8") + (output / "stderr.txt").read_text(encoding="utf-8")
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output: Path, seconds: float = 200) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen, output: Path, seconds: float = 600) -> None:
     """Wait until a condition holds. Fail if the process ends first, or after ``seconds``."""
     limit = time.monotonic() + seconds
     while not condition():

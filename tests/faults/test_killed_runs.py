@@ -1,18 +1,21 @@
 """A run killed at any point and resumed is bit-identical to an uninterrupted run, and leaves no processes behind."""
 
+import functools
 import os
 import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deim.processes import PREEMPTED_EXIT_STATUS
-from tests.commands import train_net
+from tests.commands import TASK_SETTINGS, TASKS, train_net
 from tests.faults.kill_points import KILL_POINTS
 from tests.faults.runs import (
+    FEW_EPOCHS,
     LAST_ITERATION,
     SETTINGS,
     all_processes_exit,
@@ -27,64 +30,112 @@ from tests.faults.runs import (
 )
 from tests.faults.test_bad_input import expect_error
 
+UninterruptedRun = Callable[..., Path]
+
 
 @pytest.fixture(scope="module")
-def uninterrupted(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an uninterrupted run."""
-    output = tmp_path_factory.mktemp("whole")
-    done = train_net(shapes, output, *SETTINGS)
-    assert done.returncode == 0, done.stderr
-    assert "Restarted from the best weights before the final epochs" in done.stdout
-    return output
+def shapes(annotated_shapes: Path) -> Path:
+    """Return the dataset of all tasks."""
+    return annotated_shapes
 
 
-def finish(shapes: Path, output: Path, *arguments: str) -> None:
-    done = train_net(shapes, output, "--resume", *SETTINGS, *arguments)
+@pytest.fixture(scope="module")
+def uninterrupted_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> UninterruptedRun:
+    """Return a function that returns the folder of an uninterrupted run of a task. Each run takes place once."""
+
+    @functools.cache
+    def run(task: str, *settings: str) -> Path:
+        output = tmp_path_factory.mktemp("whole")
+        done = train_net(shapes, output, *SETTINGS, *TASK_SETTINGS[task], *settings, config=TASKS[task])
+        assert done.returncode == 0, done.stderr
+        assert "Restarted from the best weights before the final epochs" in done.stdout
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(uninterrupted_run: UninterruptedRun) -> Path:
+    """Return the folder of an uninterrupted run for boxes."""
+    return uninterrupted_run("boxes")
+
+
+def finish(shapes: Path, output: Path, *arguments: str, task: str = "boxes") -> None:
+    done = train_net(shapes, output, "--resume", *SETTINGS, *TASK_SETTINGS[task], *arguments, config=TASKS[task])
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.long
-def test_run_killed_in_every_stage(shapes: Path, tmp_path: Path, uninterrupted: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_run_killed_in_every_stage(
+    task: str, shapes: Path, tmp_path: Path, uninterrupted_run: UninterruptedRun
+) -> None:
     """Kill a run in the stages plain, dense, strong and final."""
     for done in (10, 17, 29, 40):
-        process = start(shapes, tmp_path, "--resume", *SETTINGS)
+        process = start(shapes, tmp_path, "--resume", *SETTINGS, *TASK_SETTINGS[task], config=TASKS[task])
         wait_until(lambda done=done: iterations_done(tmp_path) >= done, process, tmp_path)
         kill(process)
         assert all_processes_exit(process.pid)
-    finish(shapes, tmp_path)
-    assert_same_run(uninterrupted, tmp_path)
+    finish(shapes, tmp_path, task=task)
+    assert_same_run(uninterrupted_run(task), tmp_path)
 
 
-def test_run_killed_at_every_kill_point(shapes: Path, tmp_path: Path, uninterrupted: Path) -> None:
+# Two of the kill points: after a checkpoint is written, and after an evaluation.
+FEW_KILL_POINTS = [
+    "a checkpoint is written, but last_checkpoint does not name it",
+    "an evaluation is done, but no checkpoint records it",
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "kill_points", "settings"),
+    [
+        pytest.param("boxes", list(KILL_POINTS), [], id="boxes"),
+        *(pytest.param(task, FEW_KILL_POINTS, FEW_EPOCHS, id=f"{task}, few") for task in ("masks", "keypoints")),
+        *(pytest.param(task, list(KILL_POINTS), [], id=task, marks=pytest.mark.long) for task in list(TASKS)[1:]),
+    ],
+)
+def test_run_killed_at_every_kill_point(
+    task: str,
+    kill_points: list[str],
+    settings: list[str],
+    shapes: Path,
+    tmp_path: Path,
+    uninterrupted_run: UninterruptedRun,
+) -> None:
     """Resume one run repeatedly, each time killed at another point of the code.
 
     Its checkpoints are written at iterations that are also evaluated.
     """
-    for kill_point in KILL_POINTS:
+    for kill_point in kill_points:
         process = start(
             shapes,
             tmp_path,
             "--resume",
             *SETTINGS,
+            *TASK_SETTINGS[task],
+            *settings,
             "train.checkpointer.period=6",
+            config=TASKS[task],
             command=("-m", "tests.faults.kill_points"),
             environment={"KILL_POINT": kill_point},
         )
-        assert process.wait(timeout=200) == -signal.SIGKILL, kill_point + read_output(tmp_path)[-3000:]
+        assert process.wait(timeout=600) == -signal.SIGKILL, kill_point + read_output(tmp_path)[-3000:]
         assert all_processes_exit(process.pid), kill_point
-    finish(shapes, tmp_path, "train.checkpointer.period=6")
-    assert_same_run(uninterrupted, tmp_path)
+    finish(shapes, tmp_path, *settings, "train.checkpointer.period=6", task=task)
+    assert_same_run(uninterrupted_run(task, *settings), tmp_path)
 
 
 @pytest.mark.long
-def test_run_killed_at_random_times(shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_run_killed_at_random_times(task: str, shapes: Path, tmp_path: Path) -> None:
     """Kill the main process, a worker, or all processes. The seed is fixed; the exact moments depend on the machine."""
-    settings = [*SETTINGS, "schedule.epochs=40", "dataloader.test.num_workers=1"]
+    settings = [*SETTINGS, *TASK_SETTINGS[task], "schedule.epochs=40", "dataloader.test.num_workers=1"]
     uninterrupted, pieces = tmp_path / "whole", tmp_path / "pieces"
-    assert train_net(shapes, uninterrupted, *settings).returncode == 0
+    assert train_net(shapes, uninterrupted, *settings, config=TASKS[task]).returncode == 0
     draw, kills = random.Random(0), 0
     while kills < 20:
-        process = start(shapes, pieces, "--resume", *settings)
+        process = start(shapes, pieces, "--resume", *settings, config=TASKS[task])
         iterations_before = iterations_done(pieces)
         wait_until(
             lambda iterations_before=iterations_before: iterations_done(pieces) > iterations_before, process, pieces
@@ -102,7 +153,7 @@ def test_run_killed_at_random_times(shapes: Path, tmp_path: Path) -> None:
         assert all_processes_exit(process.pid), members(process.pid)
         kills += 1
     assert kills == 20, "the run is long enough to be killed so often"
-    finish(shapes, pieces, *settings[len(SETTINGS) :])
+    finish(shapes, pieces, *settings[len(SETTINGS) :], task=task)
     assert_same_run(uninterrupted, pieces)
 
 
