@@ -1,14 +1,30 @@
 """Runs of ``tools/train_net.py``: training, evaluation, fine-tuning, drawing, torchrun."""
 
+import functools
 import json
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 import deim
-from tests.commands import RECIPE, SMALL, data_overrides, metrics, tool, train_arguments, train_net
+from tests.commands import (
+    RECIPE,
+    SMALL,
+    TASK_SETTINGS,
+    TASKS,
+    data_overrides,
+    metrics,
+    tool,
+    train_arguments,
+    train_net,
+)
+from tests.faults.runs import assert_same_run
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +173,115 @@ def test_rtdetr_trains_in_two_processes_resumes_and_is_evaluated(shapes: Path, t
     assert "Starting training from iteration 3" in run("--resume", "train.max_iter=5", "train.eval_period=0")
     assert sorted(metrics(tmp_path)) == [0, 1, 2, 3, 4]
     assert "Evaluation results for bbox" in run("--eval-only", f"train.init_checkpoint={tmp_path}/model_final.pth")
+
+
+# Runs of 24 iterations.
+FEW_ITERATIONS = [
+    "schedule.epochs=4",
+    "schedule.dense_epochs=[1,2]",
+    "schedule.flat_epochs=1",
+    "schedule.no_aug_epochs=1",
+    "schedule.eval_epochs=4",
+    "train.checkpointer.period=15",
+    "train.model_ema.decay=0.9",
+    "train.model_ema.warmup_iters=5",
+]
+# The masks of these images are learned within the 24 iterations if no augmentation changes their size.
+NO_AUGMENTATION = [
+    "schedule.warmup_iters=0",
+    "dataloader.train.mapper.weak=[]",
+    "dataloader.train.mapper.mosaic_prob=0",
+]
+TASK_RUNS = {
+    "masks": [*FEW_ITERATIONS, *NO_AUGMENTATION],
+    "keypoints": [*FEW_ITERATIONS, *TASK_SETTINGS["keypoints"]],
+    "poses": [*FEW_ITERATIONS, *TASK_SETTINGS["poses"]],
+}
+RESULTS = {"masks": "segm", "keypoints": "keypoints", "poses": "keypoints"}
+
+
+@pytest.fixture(scope="module")
+def close_ups(annotated_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a dataset of images that are filled by one object: some masks are correct after few iterations."""
+    folder = tmp_path_factory.mktemp("close_ups")
+    (folder / "annotations").mkdir()
+    for split in ("train", "val"):
+        (folder / split).mkdir()
+        name = f"annotations/instances_{split}.json"
+        content = json.loads((annotated_shapes / name).read_text(encoding="utf-8"))
+        largest = {a["image_id"]: a for a in sorted(content["annotations"], key=lambda a: a["area"])}
+        for image in content["images"]:
+            annotation = largest[image["id"]]
+            x, y, width, height = (int(value) for value in annotation["bbox"])
+            pixels = cv2.imread(str(annotated_shapes / split / image["file_name"]))
+            cv2.imwrite(str(folder / split / image["file_name"]), pixels[y : y + height, x : x + width])
+            image.update(width=width, height=height)
+            polygons = [(np.reshape(polygon, (-1, 2)) - (x, y)).ravel() for polygon in annotation["segmentation"]]
+            points = np.reshape(annotation["keypoints"], (-1, 3)) - (x, y, 0)
+            annotation.update(
+                bbox=[0, 0, width, height],
+                segmentation=[polygon.tolist() for polygon in polygons],
+                keypoints=points.ravel().tolist(),
+            )
+        content["annotations"] = list(largest.values())
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+TaskRun = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def task_run(close_ups: Path, tmp_path_factory: pytest.TempPathFactory) -> TaskRun:
+    """Return a function that returns the folder of a finished run of a task. Each run takes place once."""
+
+    @functools.cache
+    def run(task: str) -> Path:
+        output = tmp_path_factory.mktemp(task)
+        done = train_net(close_ups, output, *TASK_RUNS[task], config=TASKS[task])
+        assert done.returncode == 0, done.stderr
+        return output
+
+    return run
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", RESULTS)
+def test_a_task_is_resumed(task: str, close_ups: Path, task_run: TaskRun, tmp_path: Path) -> None:
+    uninterrupted, resumed = task_run(task), tmp_path / "resumed"
+    shutil.copytree(uninterrupted, resumed, ignore=shutil.ignore_patterns("model_final.pth", "model_best.*"))
+    (resumed / "last_checkpoint").write_text("model_0000014.pth")
+    done = train_net(close_ups, resumed, "--resume", *TASK_RUNS[task], config=TASKS[task])
+    assert done.returncode == 0, done.stderr
+    assert "Starting training from iteration 15" in done.stdout
+    assert_same_run(uninterrupted, resumed)
+
+
+@pytest.mark.usefixtures("several_processes")
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("task", RESULTS)
+def test_eval_only_reproduces_the_last_evaluation_of_a_task(
+    task: str, processes: int, close_ups: Path, task_run: TaskRun, tmp_path: Path
+) -> None:
+    done = train_net(
+        close_ups,
+        tmp_path,
+        "--eval-only",
+        f"--num-gpus={processes}",
+        "--dist-url=auto",
+        *TASK_SETTINGS[task],
+        f"train.init_checkpoint={task_run(task)}/model_final.pth",
+        config=TASKS[task],
+    )
+    assert done.returncode == 0, done.stderr
+    expected = score_rows((task_run(task) / "log.txt").read_text(encoding="utf-8"))
+    assert score_rows(done.stdout) == expected
+    scores = expected[RESULTS[task]].split(",")
+    assert float(scores[0]) > 0, "the task has results that the evaluations could differ in"
+
+
+def score_rows(log: str) -> dict[str, str]:
+    """Return {task: scores} of the last evaluation in a log."""
+    cells = [line.split("copypaste: ")[1] for line in log.splitlines() if "copypaste: " in line]
+    return {task.removeprefix("Task: "): row for task, row in zip(cells[::3], cells[2::3], strict=True)}
