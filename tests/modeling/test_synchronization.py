@@ -18,8 +18,8 @@ from tests.models import FAMILIES, TASKS, batch, task_batch, task_model, tiny_mo
 
 # Operators whose result on the host, or whose shape, depends on values on the device.
 _OPERATORS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "repeat_interleave", "equal")
-# They copy Python numbers to the device, and wait for the copy.
-_FUNCTIONS = (Tensor.new_tensor, torch.as_tensor)
+# They copy Python numbers to the device or from the device, and wait for the copy.
+_FUNCTIONS = (Tensor.new_tensor, torch.as_tensor, Tensor.tolist)
 
 
 def _caller() -> str:
