@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from deim.engine.performance.cuda_graphs import capture_training_graphs
 from deim.inference import to_deployment
+from deim.inference.export.formats.onnx import export_onnx
 from deim.inference.export.graph import example_input
-from deim.inference.export.onnx import ExportOptions, export_onnx
+from deim.inference.export.options import ExportOptions
 from deim.inference.exported_runner import load_exported
 from deim.inference.trained_model import TrainedModel
 from tests.models import FAMILIES, REAL_TIME, TASKS, batch, randomize, recipe, task_batch, task_model, tiny_model
@@ -170,7 +171,7 @@ def test_exported_models_run_on_gpu(name: str, tmp_path: Path) -> None:
         pytest.skip("onnxruntime-gpu is not installed")
     config, file = recipe(TASKS[name]), str(tmp_path / "model.onnx")
     trained = TrainedModel(randomize(make_model(name)).eval(), config, ["object"])
-    export_onnx(trained, file, ExportOptions(size=(128, 128)))
+    export_onnx(trained, file, ExportOptions(size=(128, 128), attention="grid_sample"))
     images = [torch.from_numpy(image) for image in example_input(2, (128, 128)).numpy()]
     detections = [load_exported(file, device)(images, [(128, 128)] * 2) for device in ("cuda", "cpu")]
     assert_equal_detections(*([{"instances": instances} for instances in results] for results in detections))
