@@ -160,7 +160,7 @@ def _image_result(
         crowd_boxes = np.concatenate([crowd_boxes, boxes[~is_labeled]])
         crowd_classes = np.concatenate([crowd_classes, classes[~is_labeled]])
         boxes, classes, keypoints, areas = (x[is_labeled] for x in (boxes, classes, keypoints, areas))
-        masks = [mask for mask, is_kept in zip(masks, is_labeled, strict=True) if is_kept]
+        masks = [mask for mask, is_kept in zip(masks, is_labeled.tolist(), strict=True) if is_kept]
     return ImageResult(
         record["file_name"],
         boxes,

@@ -241,8 +241,8 @@ def _annotated_image(
         masks = [_resized_mask(mask, original_size, size) for mask in (*missed_masks, *result.masks)]
     keypoints: list[np.ndarray | None] | None = None
     if result.keypoints is not None:
-        has_labels = result.gt_keypoints is not None
-        points = [*(result.gt_keypoints[missed] if has_labels else [None] * len(missed)), *result.keypoints]
+        labeled = [None] * len(missed) if result.gt_keypoints is None else list(result.gt_keypoints[missed])
+        points = [*labeled, *result.keypoints]
         keypoints = [None if p is None else p * (scale, scale, 1) for p in points]
     annotated = annotate(image, boxes * scale, labels, colors, masks, keypoints, connections)
     return annotated, f"{Path(result.file_name).name}: {_num_errors(result, match)} errors"

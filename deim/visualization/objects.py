@@ -108,7 +108,12 @@ def draw_keypoints(
             axis.plot(ends[:, 0], ends[:, 1], color=color, linewidth=1, scalex=False, scaley=False)
     for visibility, face in ((1, "none"), (2, color)):
         x, y, _ = points[points[:, 2] == visibility].T
-        style = {"markersize": 3.5, "markeredgewidth": 0.8, "markeredgecolor": "white", "markerfacecolor": face}
+        style: dict[str, Any] = {
+            "markersize": 3.5,
+            "markeredgewidth": 0.8,
+            "markeredgecolor": "white",
+            "markerfacecolor": face,
+        }
         axis.plot(x, y, "o", scalex=False, scaley=False, **style)  # the limits remain those of the image
 
 
@@ -150,7 +155,8 @@ def draw_detections(
             _draw_box(axis, box, "white", linestyle="--")
         for mask in masks[number] if masks else ():
             _draw_outline(axis, mask)
-        for points in keypoints[number] if keypoints and keypoints[number] is not None else ():
+        labeled = keypoints[number] if keypoints else None
+        for points in () if labeled is None else labeled:
             draw_keypoints(axis, points, connections, (1.0, 1.0, 1.0))
         shown = instances[instances.scores >= threshold]
         boxes, scores, classes = shown.pred_boxes.tensor.tolist(), shown.scores.tolist(), shown.pred_classes.tolist()
