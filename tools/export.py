@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export a trained model to ONNX, OpenVINO or TensorRT.
+"""Export a trained model to ONNX, OpenVINO, TensorRT and other formats.
 
 Same as ``deim export``.
 """

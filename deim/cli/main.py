@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "Train a recipe on COCO or on your own dataset.",
     "eval": "Evaluate weights on the test images of a recipe or on your own dataset.",
     "predict": "Detect objects in images, videos and streams.",
-    "export": "Export a trained model to ONNX, OpenVINO or TensorRT.",
+    "export": "Export a trained model to ONNX, OpenVINO, TensorRT and other formats.",
     "report": "Write an HTML report of a finished run: scores, classes, errors, thresholds, sample images.",
     "demo": "Try a model in the browser.",
     "zoo": "List the recipes with their published AP and weights.",
