@@ -101,6 +101,8 @@ def _remove_cast_pairs(graph: Any) -> None:
             sources[node.output[0]] = producer.input[0]
     for node in graph.node:
         node.input[:] = [sources.get(name, name) for name in node.input]
+        if node.output[0] in sources:  # an output of the graph keeps its cast, of the float32 value
+            node.input[0] = sources[node.output[0]]
     used_names = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     nodes = [node for node in graph.node if node.op_type != "Cast" or used_names & set(node.output)]
     del graph.node[:]

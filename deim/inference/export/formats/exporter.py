@@ -69,6 +69,7 @@ class Exporter(Protocol):
 
     def finish(self, model: ExportableModel, path: str, log: Callable[[str], None]) -> None:
         """Complete the file after verification; by default, nothing is left to do."""
+        return
 
     def open(self, path: str, device: str) -> Session:
         """Open a file with its runtime.
