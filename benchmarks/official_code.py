@@ -240,7 +240,7 @@ def train_poses_in_full_precision(model: nn.Module) -> None:
     The official code adds position embeddings in place to the tokens, which the prediction heads need in the backward
     pass. Autocast copies the inputs of the heads before.
     """
-    for name, module in model.decoder.named_modules():  # type: ignore[operator, union-attr]
+    for name, module in model.decoder.named_modules():  # type: ignore[union-attr]
         if _predicts_poses(model) and isinstance(module, nn.Linear) and not name.startswith("decoder.layers."):
             module.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
 
@@ -292,7 +292,7 @@ def official_augmentation(config: Any) -> list[EpochAugmentation]:
     The official transforms are replaced by functions that record their names. The official code decides which of them it
     calls, for a random number of 0 and for one above every probability, and whether it combines the images of a batch.
     """
-    from engine.data.dataloader import BatchImageCollateFunction  # type: ignore[import-not-found]
+    from engine.data.dataloader import BatchImageCollateFunction
     from engine.data.transforms import Compose  # type: ignore[import-not-found]
 
     settings = deepcopy(config.yaml_cfg["train_dataloader"])
@@ -502,4 +502,4 @@ def _draw_scalars() -> None:
     """Let ``np.random.uniform`` return a number for ``size=1``: EdgeCrafter converts the result to float, which NumPy 2.4
     and later reject for arrays."""
     draw = np.random.uniform
-    np.random.uniform = lambda low=0.0, high=1.0, size=None: draw(low, high, None if size == 1 else size)
+    np.random.uniform = lambda low=0.0, high=1.0, size=None: draw(low, high, None if size == 1 else size)  # type: ignore[assignment]

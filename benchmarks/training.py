@@ -264,7 +264,8 @@ def measure(
     timer, batch_data = PhaseTimer(torch.device(device)), random_batch(recipe, *batch)
     torch.manual_seed(0)
     steps: dict[str, Step] = {}
-    weights, common_overrides = None, ()
+    weights = None
+    common_overrides: tuple[str, ...] = ()
     if peer is not None:
         common_overrides = recognize_checkout(peer).overrides
         official = official_config(peer, recipe, batch[2])

@@ -156,7 +156,7 @@ def _image_result(
     masks, keypoints = object_shapes(record, definition)
     areas = annotation_areas(record)
     if oks_sigmas is not None and keypoints is not None:
-        is_labeled = (keypoints[..., 2] > 0).any(axis=1)
+        is_labeled = np.any(keypoints[..., 2] > 0, axis=1)
         crowd_boxes = np.concatenate([crowd_boxes, boxes[~is_labeled]])
         crowd_classes = np.concatenate([crowd_classes, classes[~is_labeled]])
         boxes, classes, keypoints, areas = (x[is_labeled] for x in (boxes, classes, keypoints, areas))
