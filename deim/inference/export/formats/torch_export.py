@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.export.passes import move_to_device_pass
 
 from deim.devices import choose_device
 from deim.inference.export.formats.exporter import Exporter, Support
@@ -50,6 +49,8 @@ class TorchExportSession:
         self.metadata = Metadata.from_json(files[METADATA_KEY] or None, path)
         self.device = choose_device(device)
         if self.device.type != "cpu":
+            from torch.export.passes import move_to_device_pass  # not in torch 2.6
+
             program = move_to_device_pass(program, str(self.device))
         self.program = program.module()
         self.batch_size = fixed_batch_size(program)
