@@ -133,7 +133,7 @@ def _shape(detections: Detections, index: int) -> ET.Element:
             ET.SubElement(shape, "points", attributes)
         return shape
     if detections.masks is not None and detections.masks[index].any():
-        return _mask(detections.masks[index].numpy())
+        return _mask(detections.masks[index].cpu().numpy())
     corners = zip(("xtl", "ytl", "xbr", "ybr"), detections.boxes[index].tolist(), strict=True)
     return ET.Element("box", {name: f"{value:.2f}" for name, value in corners})
 

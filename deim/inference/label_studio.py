@@ -84,7 +84,7 @@ def _regions(detections: Detections) -> Iterator[dict[str, Any]]:
     """Yield the regions of all detections of an image."""
     height, width = detections.image_size
     scale = np.array([100 / width, 100 / height])
-    boxes = detections.boxes.numpy().astype(np.float64).reshape(-1, 2, 2) * scale
+    boxes = detections.boxes.cpu().numpy().astype(np.float64).reshape(-1, 2, 2) * scale
     for index, (label, score) in enumerate(zip(detections.labels, detections.scores.tolist(), strict=True)):
         common = {
             "id": f"object-{index}",
@@ -100,11 +100,11 @@ def _regions(detections: Detections) -> Iterator[dict[str, Any]]:
             value: dict[str, Any] = {**corners, "rectanglelabels": [label]}
             yield {**common, "type": "rectanglelabels", "from_name": _BOXES, "value": value}
         else:
-            counts = encode_brush(detections.masks[index].numpy())
+            counts = encode_brush(detections.masks[index].cpu().numpy())
             value = {"format": "rle", "rle": counts, "brushlabels": [label]}
             yield {**common, "type": "brushlabels", "from_name": _MASKS, "value": value}
         if detections.keypoints is not None and detections.skeleton is not None:
-            points = (detections.keypoints[index, :, :2].numpy() * scale).tolist()
+            points = (detections.keypoints[index, :, :2].cpu().numpy() * scale).tolist()
             for name, (x, y) in zip(detections.skeleton.names, points, strict=True):
                 yield {
                     **common,

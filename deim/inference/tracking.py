@@ -132,8 +132,8 @@ class Tracker:
 
     def _to_package(self, detections: Detections) -> Any:
         return self._detections(
-            xyxy=detections.boxes.double().numpy(),
-            confidence=detections.scores.numpy(),
+            xyxy=detections.boxes.double().cpu().numpy(),
+            confidence=detections.scores.cpu().numpy(),
             data={"index": np.arange(len(detections))},
         )
 

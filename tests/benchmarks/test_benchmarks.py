@@ -24,6 +24,7 @@ from deim.measurement import complexity
 from tests.commands import tool
 
 
+@pytest.mark.long
 def test_dataloader_benchmark(shapes: Path) -> None:
     arguments = [f"--json-file={shapes}/annotations/instances_train.json", f"--image-root={shapes}/train"]
     process = tool("benchmark.py", "dataloader", *arguments, "--batches=1", "--image-cache=0.1")

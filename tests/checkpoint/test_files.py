@@ -73,7 +73,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "of another size": (
         lambda path, official: torch.save({n: v[:2] if v.dim() == 4 else v for n, v in select_weights(official).items()}, path),
-        "does not fit any of 15 recipes. Closest: .*\n(.*\n)*.*backbone.stem.stem1.conv.weight is \\(2, 3, 3, 3\\) in the file",
+        "does not fit any of 20 recipes. Closest: .*\n(.*\n)*.*backbone.stem.stem1.conv.weight is \\(2, 3, 3, 3\\) in the file",
     ),
     "incomplete": (
         lambda path, official: torch.save({n: v for n, v in select_weights(official).items() if "enc_output" not in n}, path),

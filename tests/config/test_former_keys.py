@@ -143,7 +143,7 @@ def test_saved_configs_with_a_held_out_split_load(tmp_path: Path) -> None:
         ("deim.engine.hooks.BestCheckpointer", "deim.engine.hooks.checkpoints.BestCheckpointer"),
         ("deim.engine.final_stage.FinalStageHook", "deim.engine.hooks.final_stage.FinalStageHook"),
         ("deim.engine.cpu_memory.keep_freed_memory", "deim.engine.performance.cpu_memory.keep_freed_memory"),
-        ("deim.engine.run_report.DetectionCollector", "deim.reporting.run_report.DetectionCollector"),
+        ("deim.engine.run_report.write_report", "deim.reporting.run_report.write_report"),
         ("deim.engine.slurm.TrainingJob", "deim.jobs.slurm.TrainingJob"),
     ],
 )

@@ -125,6 +125,7 @@ def test_supervision_without_predictions_is_rejected() -> None:
         model(batch([1]))
 
 
+@pytest.mark.long
 def test_an_ablation_runs_resumes_and_reports(shapes: Path, tmp_path: Path) -> None:
     arguments = ["--config-file", "deim_dfine/deim_dfine_n_shapes", "--switches", "mal"]
     arguments += ["--output", str(tmp_path), "--set", *SMALL, *data_overrides(shapes), "train.max_iter=2"]

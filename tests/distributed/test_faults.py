@@ -110,6 +110,7 @@ def test_preemption_of_one_rank_ends_all_ranks(shapes: Path, tmp_path: Path) -> 
     assert_same_run(whole, pieces, ignored_iteration=int(iteration))
 
 
+@pytest.mark.long
 def test_run_restarted_by_torchrun_continues_from_its_checkpoint(shapes: Path, tmp_path: Path) -> None:
     """The command has no ``--resume``: torchrun restarts a run with the same command."""
     process = start(
