@@ -1,6 +1,6 @@
 """DEIMv2-Atto with masks, at reduced size on ``deim_shapes`` with masks (``deim make-shapes --masks --keypoints``).
 
-Reaches more than 54 AP of masks and 63 AP of boxes on the validation images.
+Reaches 50.4 to 54.5 AP of masks and 62.7 to 63.9 AP of boxes on the validation images, with two seeds.
 """
 
 from deim.config import with_iterations, with_mask_data, with_masks
