@@ -79,10 +79,11 @@ class MetricsResumeHook(HookBase):
 
     def before_train(self) -> None:
         last, writer = self.trainer.start_iter - 1, self.writer
+        if writer is not None:
+            # Also without a checkpoint: a run that was killed before its first checkpoint starts again.
+            writer.truncate_after(last if self._written is None else self._written)
         if last < 0:
             return
-        if writer is not None:
-            writer.truncate_after(last if self._written is None else self._written)
         is_missing = writer is not None and writer.has_missed(last)
         if last + 1 >= self.trainer.max_iter and not is_missing:
             return  # everything is written, and no further iterations follow
