@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from deim.data.datasets.regions import compress_runs
+from deim.data.datasets.regions import compress_runs, polygon_area
 from deim.data.records import annotation_arrays, stored_field, training_annotations
 
 
@@ -49,11 +49,6 @@ def _mask_area(segmentation: Any) -> float:
     try:
         if isinstance(segmentation, Mapping):
             return float(coco_masks.area(compress_runs(dict(segmentation))))
-        return sum(_polygon_area(np.reshape(polygon, (-1, 2)).astype(np.float64)) for polygon in segmentation or ())
+        return sum(polygon_area(np.reshape(polygon, (-1, 2)).astype(np.float64)) for polygon in segmentation or ())
     except (TypeError, ValueError):
         return 0.0
-
-
-def _polygon_area(corners: np.ndarray) -> float:
-    x, y = corners.T
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)

@@ -52,6 +52,12 @@ def polygon(points: Sequence[Sequence[float]]) -> Region:
     return Region([*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], [corners.reshape(-1).tolist()])
 
 
+def polygon_area(corners: np.ndarray) -> float:
+    """Return the area of the polygon with the given corners (N, 2)."""
+    x, y = corners.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
 def rotated_box(left: float, top: float, right: float, bottom: float, degrees: float) -> Region:
     """Return a box rotated clockwise around its center: a polygon, or a box if ``degrees`` is 0."""
     if not degrees:

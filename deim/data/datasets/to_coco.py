@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_masks
 
 from deim.data.datasets.keypoints import KeypointDefinition, keypoints_from_metadata
+from deim.data.datasets.regions import polygon_area
 from deim.errors import DatasetError
 
 
@@ -110,11 +111,7 @@ def _area(segmentation: Any) -> float:
         is_uncompressed = isinstance(segmentation["counts"], list)
         mask = coco_masks.frPyObjects(segmentation, *segmentation["size"]) if is_uncompressed else segmentation
         return float(coco_masks.area(mask))
-    total = 0.0
-    for points in segmentation:
-        x, y = np.array(points).reshape(-1, 2).T
-        total += abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-    return total
+    return sum((polygon_area(np.reshape(points, (-1, 2))) for points in segmentation), 0.0)
 
 
 def _as_json(segmentation: Any) -> Any:
