@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deim.inference.detections import Detections
-from deim.inference.preannotation import image_file, relative_names
+from deim.inference.preannotation import image_file, relative_names, run_lengths
 from deim.inference.video import FramePosition
 from deim.structures.skeleton import Skeleton
 from deim.visualization.annotation import class_color
@@ -143,10 +143,9 @@ def _mask(mask: np.ndarray) -> ET.Element:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = rows[0], columns[0]
     cropped = mask[top : rows[-1] + 1, left : columns[-1] + 1]
-    pixels = np.concatenate([[False], cropped.reshape(-1), [not cropped.flat[-1]]])
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
-    counts = np.diff(changes, prepend=0)
+    begins_with_object = [0] if cropped.flat[0] else []
+    counts = [*begins_with_object, *run_lengths(cropped.reshape(-1)).tolist()]
     height, width = cropped.shape
     numbers = {"left": left, "top": top, "width": width, "height": height}
     values = {name: str(int(value)) for name, value in numbers.items()}
-    return ET.Element("mask", {"rle": ", ".join(map(str, counts.tolist())), **values})
+    return ET.Element("mask", {"rle": ", ".join(map(str, counts)), **values})

@@ -12,7 +12,7 @@ import numpy as np
 
 from deim.errors import ConfigError
 from deim.inference.detections import Detections
-from deim.inference.preannotation import image_file
+from deim.inference.preannotation import image_file, run_lengths
 from deim.inference.video import FramePosition
 from deim.visualization.annotation import class_color
 
@@ -122,12 +122,12 @@ def encode_brush(mask: np.ndarray) -> list[int]:
     It encodes an RGBA image whose four values are 255 inside of the mask and 0 outside. The bits are those of the package
     rle-pack of thi.ng: number of values, bits of a value, and bits of the lengths of runs; then the runs.
     """
-    pixels = np.concatenate([mask.reshape(-1), [not mask.flat[-1]]])
-    ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    lengths = np.diff(ends, prepend=0) * 4  # the values of a pixel
+    lengths = run_lengths(mask.reshape(-1)) * 4  # the values of a pixel
     bits = [f"{mask.size * 4:032b}", f"{8 - 1:05b}", *(f"{number - 1:04b}" for number in _RUN_BITS)]
-    for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
-        value = "11111111" if pixels[end - 1] else "00000000"
+    is_inside = bool(mask.flat[0])
+    for length in lengths.tolist():
+        value = "11111111" if is_inside else "00000000"
+        is_inside = not is_inside
         while length:
             run = min(length, 2 ** _RUN_BITS[-1])
             size = next(index for index, number in enumerate(_RUN_BITS) if run <= 2**number)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from deim.inference.detections import Detections
@@ -26,6 +27,12 @@ def image_file(detections: Detections, name: str, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(detections.image).save(path, quality=95)
     return path.absolute()
+
+
+def run_lengths(values: np.ndarray) -> np.ndarray:
+    """Return the lengths of the runs of equal values in an array (N,), of which there is at least one."""
+    starts = np.flatnonzero(values[1:] != values[:-1]) + 1
+    return np.diff(starts, prepend=0, append=len(values))
 
 
 def relative_names(files: Sequence[Path]) -> list[str]:
