@@ -80,15 +80,7 @@ def _official_model(size: str, checkout: str, side: int) -> tuple[Any, Any]:
         model, criterion = config.model.double(), config.criterion
     # float32 arrays of NumPy
     criterion.oks.sigmas = criterion.matcher.sigmas = oks_sigmas(NUM_KEYPOINTS)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.02)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
+    official_code.perturb(model)
     official_code.train_poses_in_full_precision(model)
     return model, criterion
 

@@ -201,24 +201,11 @@ def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
         theirs, criterion = official_code.official_model(official), official.criterion
     config = load_config(recipe, [] if queries is None else [f"model.decoder.queries.num_queries={queries}"])
     ours = build(config, "model")
-    _perturb(theirs)
+    official_code.perturb(theirs, ("encoder", "decoder", "backbone.dinov3", "backbone.backbone"))
     ours.load_state_dict(to_native_layout(StoredWeights("official", theirs.state_dict()), ours), strict=True)
     layout = recognize(theirs.state_dict())
     assert layout is not None, "to_native_layout has recognized it"
     return _Pair(ours, theirs, layout, criterion, config, official)
-
-
-@torch.no_grad()
-def _perturb(model: nn.Module) -> None:
-    """Add noise to the parameters, since some layers start near zero, and set random batch-norm statistics."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and name.startswith(("encoder", "decoder", "backbone.dinov3", "backbone.backbone")):
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(0, 0.1)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
 
 
 @torch.no_grad()
