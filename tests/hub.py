@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.serving import serve
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -29,14 +30,9 @@ class Hub:
 
     @contextmanager
     def running(self) -> Iterator["Hub"]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        try:
+        with serve(_handler(self)) as port:
+            self.endpoint = f"http://127.0.0.1:{port}"
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:

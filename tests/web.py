@@ -5,16 +5,17 @@ Another process calls ``redirect_until_exit`` at its start. The code under test 
 """
 
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
 import requests
+
+from tests.serving import serve
 
 _PORT = "DEIM_TEST_WEB_PORT"
 _until_exit = ExitStack()
@@ -57,14 +58,8 @@ class Web:
 
     @contextmanager
     def running(self) -> Iterator["Web"]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        try:
+        with serve(_handler(self)) as self.port:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
 
     def environment(self, folder: Path) -> dict[str, str]:
         """Return the environment variables that redirect another process; they need a file, written to ``folder``."""

@@ -3,7 +3,6 @@
 import contextlib
 import http.server
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+
+from tests.serving import serve
 
 
 def moving_dot(size: tuple[int, int] = (96, 128)) -> Iterator[np.ndarray]:
@@ -62,16 +63,12 @@ class Server:
 
     @contextmanager
     def running(self) -> Iterator["Server"]:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        try:
-            yield self
-        finally:
-            self.is_running = False
-            server.shutdown()
-            server.server_close()
+        with serve(_handler(self)) as port:
+            self.address = f"http://127.0.0.1:{port}"
+            try:
+                yield self
+            finally:
+                self.is_running = False
 
 
 def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
