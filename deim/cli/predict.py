@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources",
         nargs="+",
-        help="images, directories, glob patterns, videos, camera indices such as 0, addresses (rtsp://, http:// and others) of streams "
-        "or images, or playlists (.m3u, .m3u8, .txt) with one of these per line",
+        help="images, directories, glob patterns, videos, camera indices such as 0, addresses (rtsp://, http:// and others) "
+        "of streams or images, or playlists (.m3u, .m3u8, .txt) with one of these per line",
     )
     parser.add_argument("--output", help="output directory; required without --show")
     parser.add_argument(

@@ -112,7 +112,8 @@ def weights_path(recipe: str, weights: str) -> str:
 def initial_weights_path(recipe: str, weights: str) -> str:
     """Return the path of the initial weights for training; arguments as for :func:`weights_path`.
 
-    The weights are those of :func:`initial_weights_for`. If the file of DEIM-D-FINE cannot be downloaded, D-FINE of the same size is used, with a warning in the log.
+    The weights are those of :func:`initial_weights_for`. If the file of DEIM-D-FINE cannot be downloaded, D-FINE of the same
+    size is used, with a warning in the log.
 
     Raises:
         CheckpointError: if no such weights are published for the recipe, or the download fails.

@@ -43,7 +43,8 @@ _HYBRID = "https://github.com/HDETR/H-Deformable-DETR"
 _DENOISING = "https://github.com/IDEA-Research/DN-DETR"
 
 # (system, source, hardware, {recipe: (AP, millions of parameters, GFLOPs, latency)}); the hardware includes the training time
-# where the authors publish it. None and "" stand for models that have not been trained. RT-DETRv2's page publishes images per second; the latency is the inverse.
+# where the authors publish it. None and "" stand for models that have not been trained. RT-DETRv2's page publishes images per
+# second; the latency is the inverse.
 _TABLES = (
     ("deimv2", _DEIMV2, "4 GPUs", {
         "deimv2_hgnetv2_atto_coco": (23.8, 0.49, 0.764, 1.10),

@@ -23,7 +23,8 @@ def detect(predictor: Predictor, image: np.ndarray | None, threshold: float, cla
         classes: names of the classes to show; empty for all.
 
     Returns:
-        the image with boxes, masks and skeletons, rows (class, score, left, top, right, bottom), and a line with the inference time.
+        the image with boxes, masks and skeletons, rows (class, score, left, top, right, bottom), and a line with the
+        inference time.
     """
     if image is None:
         return None, [], "Drop or select an image."

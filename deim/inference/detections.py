@@ -22,10 +22,10 @@ from deim.visualization.annotation import annotate, class_color
 class Detections(Instances):
     """detectron2's ``Instances`` together with the image and the class names.
 
-    Fields, best detection first, on the CPU unless :meth:`to` moves them: ``pred_boxes`` (XYXY in pixels of the image), ``scores`` in [0, 1] and
-    ``pred_classes`` (int64); if the model predicts them, also ``pred_masks`` and ``pred_keypoints``; if objects are
-    tracked, ``pred_track_ids`` (int64). Indexing, masking and
-    :meth:`to` return ``Detections`` as well.
+    Fields, best detection first, on the CPU unless :meth:`to` moves them: ``pred_boxes`` (XYXY in pixels of the image),
+    ``scores`` in [0, 1] and ``pred_classes`` (int64); if the model predicts them, also ``pred_masks`` and
+    ``pred_keypoints``; if objects are tracked, ``pred_track_ids`` (int64). Indexing, masking and :meth:`to` return
+    ``Detections`` as well.
     """
 
     @classmethod

@@ -48,11 +48,11 @@ class Display:
         if name not in self._windows:
             self._windows[name] = self._open(name)
         _, label = self._windows[name]
-        picture = Image.fromarray(image)
-        picture.thumbnail(_MAX_SIZE)
-        photo = self._image_tk.PhotoImage(picture, master=self._root)
-        label.configure(image=photo)
-        label.image = photo  # Tk keeps no reference
+        resized = Image.fromarray(image)
+        resized.thumbnail(_MAX_SIZE)
+        displayed = self._image_tk.PhotoImage(resized, master=self._root)
+        label.configure(image=displayed)
+        label.image = displayed  # Tk keeps no reference
         self.update()
 
     def update(self) -> None:

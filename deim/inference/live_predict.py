@@ -11,10 +11,10 @@ import numpy as np
 from deim.errors import ConfigError, DatasetError
 from deim.inference.detections import Detections
 from deim.inference.display import Display
-from deim.inference.live import Frame, LiveStream, LiveStreams, ReconnectPolicy
+from deim.inference.live import LiveStream, LiveStreams, ReconnectPolicy
 from deim.inference.recording import SegmentedRecorder, SegmentLimits
 from deim.inference.stopping import Limits, stop_on_signals
-from deim.inference.video import Video
+from deim.inference.video import Frame, Video
 
 logger = logging.getLogger("detectron2.deim")
 

@@ -49,7 +49,7 @@ class TorchExportSession:
         self.metadata = Metadata.from_json(files[METADATA_KEY] or None, path)
         self.device = choose_device(device)
         if self.device.type != "cpu":
-            from torch.export.passes import move_to_device_pass  # not in torch 2.6
+            from torch.export.passes import move_to_device_pass  # deferred: not needed on the CPU
 
             program = move_to_device_pass(program, str(self.device))
         self.program = program.module()
