@@ -7,6 +7,8 @@ Every measurement has its own options, which its --help lists.
 """
 
 import argparse
+import dataclasses
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from benchmarks import (
     export,
     kernels,
     latency,
+    learning,
     memory,
     tracking,
     training,
 )
+from benchmarks.learning_runs import Settings
 from deim.cli.benchmark import (
     add_latency,
     add_model,
@@ -53,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_attention,
         _add_evaluator,
         _add_tracking,
+        _add_learning,
     ):
         add(subparsers)
 
@@ -183,6 +188,56 @@ def _add_tracking(subparsers: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.set_defaults(
         action=lambda args: tracking.run(args.model, args.weights, args.videos, args.frames, args.device, args.json)
     )
+
+
+def _add_learning(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(
+        subparsers, "learning", "AP over training time and epochs on your own images, from random weights"
+    )
+    add_recipe(parser)
+    parser.set_defaults(recipe="deim_dfine/deim_dfine_n_coco")
+    _add_peer(parser)
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="Python interpreter for the official code; default: this one"
+    )
+    parser.add_argument("--data", required=True, help="folder written by `deim check-data --to-coco`")
+    parser.add_argument("--image-root", required=True, help="folder of its images")
+    parser.add_argument("--test-file", help="COCO file with further images, for the best checkpoint of each run")
+    parser.add_argument("--output", required=True, help="folder for the runs and results; finished runs are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each; default: 0 1 2")
+    for option, default, text in (
+        ("--size", 320, "height and width of the images, a multiple of 64"),
+        ("--epochs", 60, "number of epochs"),
+        ("--final-epochs", 6, "epochs without augmentation at the end"),
+        ("--batch-size", 8, "images per step"),
+        ("--warmup-iters", 200, "iterations of the warm-up"),
+        ("--ema-warmup", 100, "time constant of the EMA's warm-up in iterations"),
+        ("--workers", 1, "processes of the data loader"),
+    ):
+        parser.add_argument(option, type=int, default=default, help=f"{text}; default: %(default)s")
+    for option, rate, text in (
+        ("--learning-rate", 8e-4, "learning rate of encoder and decoder"),
+        ("--backbone-rate", 8e-4, "learning rate of the backbone"),
+        ("--ema-decay", 0.99, "decay of the EMA"),
+    ):
+        parser.add_argument(option, type=float, default=rate, help=f"{text}; default: %(default)s")
+    parser.add_argument(
+        "--dense-epochs",
+        type=int,
+        nargs=2,
+        default=(9, 30),
+        metavar=("START", "END"),
+        help="first epoch with Dense O2O, and first epoch after it; default: 9 30",
+    )
+    parser.add_argument("--initial-weights", help="checkpoint of deim to start from; default: random weights")
+    parser.set_defaults(action=_learning)
+
+
+def _learning(args: argparse.Namespace) -> None:
+    names = {field.name for field in dataclasses.fields(Settings)}
+    values = {name: value for name, value in vars(args).items() if name in names}
+    settings = Settings(**values | {"dense_epochs": tuple(args.dense_epochs)})
+    learning.run(settings, args.seeds, args.output, args.peer, args.peer_python, args.test_file)
 
 
 def _dataloader(args: argparse.Namespace) -> None:

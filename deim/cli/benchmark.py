@@ -21,6 +21,7 @@ CHECKOUT_MEASUREMENTS = (
     "evaluator",
     "export",
     "kernels",
+    "learning",
     "memory",
     "tracking",
     "train-step",

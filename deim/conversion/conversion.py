@@ -209,6 +209,9 @@ def save_safetensors(weights: dict[str, Tensor], out: Path) -> None:
         CheckpointError: if the file cannot be written.
     """
     try:
+        out.touch()
+        mode = out.stat().st_mode
         save_file({n: v.contiguous().clone() for n, v in weights.items()}, str(out), metadata={"format": "pt"})
-    except SafetensorError as error:  # also for a full disk
+        out.chmod(mode)  # safetensors writes files that only their owner can read
+    except (OSError, SafetensorError) as error:  # also for a full disk
         raise CheckpointError(f"{out} cannot be written: {error}") from error

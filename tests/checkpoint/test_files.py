@@ -12,12 +12,21 @@ from safetensors.torch import save_file
 
 from deim import model_zoo
 from deim.checkpoint import read_weights
-from deim.conversion import convert
+from deim.conversion import convert, identification
+from deim.conversion.conversion import save_safetensors
 from deim.errors import CheckpointError, ConfigError
 from tests.checkpoint.test_formats import detector, to_external_layout
 from tests.commands import tool
 
 RECIPE = "dfine/dfine_n_coco"
+
+
+@pytest.fixture(autouse=True)
+def few_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare files with four recipes only: a comparison with all of them takes several seconds."""
+    names = [f"{system}/{system}_{size}_coco" for system in ("dfine", "deim_dfine") for size in "ns"]
+    assert set(names) <= set(identification.available())
+    monkeypatch.setattr(identification, "available", lambda: names)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +82,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "of another size": (
         lambda path, official: torch.save({n: v[:2] if v.dim() == 4 else v for n, v in select_weights(official).items()}, path),
-        "does not fit any of 20 recipes. Closest: .*\n(.*\n)*.*backbone.stem.stem1.conv.weight is \\(2, 3, 3, 3\\) in the file",
+        "does not fit any of 4 recipes. Closest: .*\n(.*\n)*.*backbone.stem.stem1.conv.weight is \\(2, 3, 3, 3\\) in the file",
     ),
     "incomplete": (
         lambda path, official: torch.save({n: v for n, v in select_weights(official).items() if "enc_output" not in n}, path),
@@ -215,6 +224,12 @@ def test_converted_checkpoint_stores_its_recipe(official: Path, tmp_path: Path) 
     )
     identified = convert(str(tmp_path / "out.pth"), str(tmp_path / "again.pth"))
     assert (identified.source_format, identified.recipe) == (None, RECIPE)
+
+
+def test_safetensors_have_the_permissions_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    save_safetensors({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_sharded_safetensors(official: Path, tmp_path: Path) -> None:
