@@ -1,5 +1,6 @@
 """Masks and keypoints of records, for drawing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,3 +44,16 @@ def object_shapes(record: dict, definition: KeypointDefinition | None) -> tuple[
 
 def _drawable_mask(segmentation: Any) -> Any:
     return coco_masks.decode(compress_runs(segmentation)) > 0 if isinstance(segmentation, dict) else segmentation
+
+
+def decode_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask as an array (H, W) bool.
+
+    Args:
+        mask: a compressed run-length encoding, polygons ``[x0, y0, x1, y1, ...]``, or an array (H, W).
+        size: (height, width) of the image.
+    """
+    if isinstance(mask, np.ndarray):
+        return mask > 0
+    encoded = mask if isinstance(mask, Mapping) else coco_masks.merge(coco_masks.frPyObjects(mask, *size))
+    return coco_masks.decode(encoded) > 0

@@ -5,18 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from deim.analysis import ImageResult
 from deim.config import build, load_config
 from deim.config.loading import data_config
 from deim.conversion.hub_folder import find_checkpoint
+from deim.data.datasets.keypoints import KeypointDefinition, keypoints_from_metadata
 from deim.data.datasets.names import registered_name
+from deim.data.drawing import object_shapes
 from deim.data.records import annotation_arrays, annotation_boxes
 from deim.engine.evaluation import required_classes
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
 from deim.reporting.evaluated_run import evaluate_run
 from deim.reporting.fiftyone_dataset import FiftyoneImage, write_fiftyone
+from deim.structures.skeleton import Skeleton
 
 
 def write_view(
@@ -48,41 +52,55 @@ def write_view(
     if config_file.is_file():
         cfg = load_config(str(config_file), overrides)
         cfg.train.init_checkpoint = weights or find_checkpoint(source)
-        images, classes = _run_images(cfg, threshold), required_classes(cfg, "test")
+        (images, skeleton), classes = _run_images(cfg, threshold), required_classes(cfg, "test")
     else:
         cfg, _ = data_config(overrides, source, image_root)
-        images, classes = _dataset_images(cfg), required_classes(cfg, "train")
+        (images, skeleton), classes = _dataset_images(cfg), required_classes(cfg, "train")
     name = f"{Path(source).resolve().name}-deim"
-    write_fiftyone(out, name, images, classes)
+    write_fiftyone(out, name, images, classes, skeleton)
     return name, len(images)
 
 
-def _run_images(cfg: Any, threshold: float) -> list[FiftyoneImage]:
+def _run_images(cfg: Any, threshold: float) -> tuple[list[FiftyoneImage], Skeleton | None]:
     resolve_device(cfg)
     records = {record["file_name"]: record for record in build(cfg, "dataloader.test.dataset")}
-    results = evaluate_run(cfg).results
+    evaluated = evaluate_run(cfg)
     name = registered_name(cfg.dataloader.test.dataset) or "test"
-    return [
+    images = [
         FiftyoneImage(result.filter_by_score(threshold), _size(records[result.file_name]), [name], True)
-        for result in results
+        for result in evaluated.results
     ]
+    return images, evaluated.skeleton
 
 
-def _dataset_images(cfg: Any) -> list[FiftyoneImage]:
-    return [
-        FiftyoneImage(_ground_truth(record), _size(record), [split])
-        for split in ("train", "test")
-        for record in build(cfg, f"dataloader.{split}.dataset")
-    ]
+def _dataset_images(cfg: Any) -> tuple[list[FiftyoneImage], Skeleton | None]:
+    images = []
+    for split in ("train", "test"):
+        records = build(cfg, f"dataloader.{split}.dataset")
+        name = registered_name(cfg.dataloader[split].dataset)
+        definition = None if name is None else keypoints_from_metadata(MetadataCatalog.get(name))
+        images += [FiftyoneImage(_ground_truth(record, definition), _size(record), [split]) for record in records]
+    skeleton = None if definition is None else Skeleton(definition.names, tuple(definition.connected_indices()))
+    return images, skeleton
 
 
-def _ground_truth(record: dict[str, Any]) -> ImageResult:
+def _ground_truth(record: dict[str, Any], definition: KeypointDefinition | None) -> ImageResult:
     crowds = [annotation for annotation in record.get("annotations", ()) if annotation.get("iscrowd", 0)]
     boxes, classes = annotation_arrays(record)
     crowd_classes = np.array([annotation["category_id"] for annotation in crowds], dtype=np.int64)
+    masks, keypoints = object_shapes(record, definition)
     none, no_boxes = np.zeros(0), np.zeros((0, 4))
     return ImageResult(
-        record["file_name"], boxes, classes, annotation_boxes(crowds), crowd_classes, no_boxes, none, none.astype(int)
+        record["file_name"],
+        boxes,
+        classes,
+        annotation_boxes(crowds),
+        crowd_classes,
+        no_boxes,
+        none,
+        none.astype(int),
+        gt_masks=masks,
+        gt_keypoints=keypoints,
     )
 
 

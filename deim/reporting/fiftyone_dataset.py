@@ -13,8 +13,12 @@ import numpy as np
 from deim.analysis import ImageResult, MatchResult, match_detections
 from deim.analysis.detection_matching import CORRECT, IGNORED, OUTCOMES, iou_with_ground_truth
 from deim.errors import ConfigError
+from deim.reporting.fiftyone_shapes import box_mask, keypoint_values, skeleton_document
+from deim.structures.skeleton import Skeleton
 
 GROUND_TRUTH, PREDICTIONS = "ground_truth", "predictions"
+# Suffix of the fields with the keypoints of the objects and detections.
+_KEYPOINTS = "_keypoints"
 # Version of FiftyOne's documents. Later versions of FiftyOne migrate datasets of this version.
 _VERSION = "1.0.0"
 # Names of the counts of a sample, as of FiftyOne's evaluation with the key "eval".
@@ -38,7 +42,13 @@ class FiftyoneImage:
     has_detections: bool = False
 
 
-def write_fiftyone(folder: Path, name: str, images: Sequence[FiftyoneImage], class_names: Sequence[str]) -> None:
+def write_fiftyone(
+    folder: Path,
+    name: str,
+    images: Sequence[FiftyoneImage],
+    class_names: Sequence[str],
+    skeleton: Skeleton | None = None,
+) -> None:
     """Write ``metadata.json`` and ``samples.json``, which refer to the images by absolute paths.
 
     Detections are matched as in :func:`deim.analysis.match_detections`. The attribute ``eval`` of an object or a detection
@@ -49,6 +59,7 @@ def write_fiftyone(folder: Path, name: str, images: Sequence[FiftyoneImage], cla
         name: name of the dataset.
         images: the images.
         class_names: all classes.
+        skeleton: names and connections of the keypoints; None without keypoints.
 
     Raises:
         ConfigError: if the folder is not writable.
@@ -57,7 +68,7 @@ def write_fiftyone(folder: Path, name: str, images: Sequence[FiftyoneImage], cla
     samples = [_sample(image, class_names, has_detections) for image in images]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "metadata.json", _metadata(name, class_names, has_detections))
+        _write(folder / "metadata.json", _metadata(name, class_names, has_detections, skeleton))
         _write(folder / "samples.json", {"samples": samples})
     except OSError as error:
         raise ConfigError(f"{folder} is not writable: {error.strerror or error}") from error
@@ -81,6 +92,7 @@ def _sample(image: FiftyoneImage, class_names: Sequence[str], has_detections: bo
     match = match_detections(image.result) if image.has_detections else None
     objects = _objects(path, image, class_names, match)
     sample[GROUND_TRUTH] = {"_cls": "Detections", "detections": objects}
+    sample |= _keypoint_fields(path, image, class_names)
     if match is not None:
         detections = _detected(path, image, class_names, match)
         values = [label.get("eval") for label in detections]
@@ -104,8 +116,10 @@ def _objects(
         found[match.gt_indices[correct]] = correct
         ious = iou_with_ground_truth(result)
     objects = []
+    masks = result.gt_masks or [None] * len(result.gt_boxes)
     for index, (box, label) in enumerate(zip(result.gt_boxes, result.gt_classes, strict=True)):
-        own: dict[str, Any] = {} if match is None else {"eval": "fn" if found[index] < 0 else "tp"}
+        own = _mask(masks[index], box, image.size)
+        own |= {} if match is None else {"eval": "fn" if found[index] < 0 else "tp"}
         if found[index] >= 0:
             identifier = _identifier(path, PREDICTIONS, found[index])["$oid"]
             own |= {"eval_id": identifier, "eval_iou": float(ious[found[index], index])}
@@ -121,11 +135,42 @@ def _detected(path: str, image: FiftyoneImage, class_names: Sequence[str], match
     """Return the labels of the detections, with their evaluation."""
     result, ious = image.result, iou_with_ground_truth(image.result)
     labels = []
+    masks = result.masks or [None] * len(result.boxes)
     for index, (box, label) in enumerate(zip(result.boxes, result.classes, strict=True)):
         outcome = _outcome(path, int(match.outcomes[index]), int(match.gt_indices[index]), ious[index])
-        own = {"confidence": float(result.scores[index]), **outcome}
+        own = {"confidence": float(result.scores[index]), **outcome, **_mask(masks[index], box, image.size)}
         labels.append(_label(path, PREDICTIONS, index, box, class_names[label], image.size, **own))
     return labels
+
+
+def _mask(mask: Any, box: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the attribute with the mask of a label, if it has one."""
+    value = None if mask is None else box_mask(mask, box.tolist(), size)
+    return {} if value is None else {"mask": value}
+
+
+def _keypoint_fields(path: str, image: FiftyoneImage, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a sample with the keypoints of objects and detections, if there are any."""
+    result, fields = image.result, {}
+    for field, keypoints, classes in (
+        (GROUND_TRUTH, result.gt_keypoints, result.gt_classes),
+        (PREDICTIONS, result.keypoints, result.classes),
+    ):
+        if keypoints is not None:
+            name, is_detected = f"{field}{_KEYPOINTS}", field == PREDICTIONS
+            labels = [
+                {
+                    "_id": _identifier(path, name, index),
+                    "_cls": "Keypoint",
+                    "attributes": {},
+                    "tags": [],
+                    "label": class_names[label],
+                    **keypoint_values(points, image.size, is_detected),
+                }
+                for index, (points, label) in enumerate(zip(keypoints, classes, strict=True))
+            ]
+            fields[name] = {"_cls": "Keypoints", "keypoints": labels}
+    return fields
 
 
 def _outcome(path: str, outcome: int, gt_index: int, ious: np.ndarray) -> dict[str, Any]:
@@ -158,7 +203,7 @@ def _identifier(*parts: Any) -> dict[str, str]:
     return {"$oid": hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]}
 
 
-def _metadata(name: str, class_names: Sequence[str], has_detections: bool) -> dict[str, Any]:
+def _metadata(name: str, class_names: Sequence[str], has_detections: bool, skeleton: Skeleton | None) -> dict[str, Any]:
     """Return the document of the dataset: its fields and classes."""
     fields = [
         _field("id", "ObjectIdField", db_field="_id"),
@@ -173,6 +218,9 @@ def _metadata(name: str, class_names: Sequence[str], has_detections: bool) -> di
     if has_detections:
         fields.append(_detections(PREDICTIONS, "eval", "eval_id", "error"))
         fields += [_field(count, "IntField") for count in _COUNTS]
+    if skeleton is not None:
+        names = (GROUND_TRUTH, PREDICTIONS) if has_detections else (GROUND_TRUTH,)
+        fields += [_keypoints(f"{field}{_KEYPOINTS}") for field in names]
     created = {"$date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")}
     return {
         "_id": _identifier(name),
@@ -194,6 +242,7 @@ def _metadata(name: str, class_names: Sequence[str], has_detections: bool) -> di
         "mask_targets": {},
         "default_mask_targets": {},
         "skeletons": {},
+        **({} if skeleton is None else {"default_skeleton": skeleton_document(skeleton)}),
         "sample_fields": fields,
         "frame_fields": [],
         "saved_views": [],
@@ -247,6 +296,7 @@ def _detections(name: str, *texts: str, **further: str) -> dict[str, Any]:
         _list("tags", "StringField"),
         _field("label", "StringField"),
         _list("bounding_box", "FloatField"),
+        _field("mask", "ArrayField"),
         _field("confidence", "FloatField"),
         *(_field(text, "StringField") for text in texts),
         _field("eval_iou", "FloatField"),
@@ -254,4 +304,18 @@ def _detections(name: str, *texts: str, **further: str) -> dict[str, Any]:
     ]
     document = "fiftyone.core.labels.Detection"
     inner = _list("detections", "EmbeddedDocumentField", embedded_doc_type=document, fields=label)
+    return _field(name, "EmbeddedDocumentField", embedded_doc_type=f"{document}s", fields=[inner])
+
+
+def _keypoints(name: str) -> dict[str, Any]:
+    """Return the document of a field with keypoints."""
+    label = [
+        _field("id", "ObjectIdField", db_field="_id"),
+        _list("tags", "StringField"),
+        _field("label", "StringField"),
+        _field("points", "KeypointsField"),
+        _list("confidence", "FloatField"),
+    ]
+    document = "fiftyone.core.labels.Keypoint"
+    inner = _list("keypoints", "EmbeddedDocumentField", embedded_doc_type=document, fields=label)
     return _field(name, "EmbeddedDocumentField", embedded_doc_type=f"{document}s", fields=[inner])

@@ -6,7 +6,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_masks
 
 from deim.analysis import (
     OUTCOMES,
@@ -24,6 +23,7 @@ from deim.analysis.keypoint_errors import FOUND_DISTANCE
 from deim.config import load_config
 from deim.config.files import available
 from deim.data.datasets.names import registered_name
+from deim.data.drawing import decode_mask
 from deim.data.image import read_image
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
@@ -258,11 +258,8 @@ def _resized_mask(mask: Any, original_size: tuple[int, int], size: tuple[int, in
     """
     if mask is None:
         return None
-    if isinstance(mask, Mapping):
-        mask = coco_masks.decode(mask)
-    elif not isinstance(mask, np.ndarray):
-        mask = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(mask, *original_size)))
-    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    pixels = decode_mask(mask, original_size).astype(np.uint8)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST) > 0
 
 
 def _decimal(value: float) -> str:

@@ -1,7 +1,11 @@
 """``deim view``: data, detections and mistakes in FiftyOne's format."""
 
+import base64
+import io
 import json
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from deim.analysis import ImageResult
 from deim.cli import main
@@ -16,6 +21,8 @@ from deim.data.datasets.shapes import write_shapes
 from deim.errors import ConfigError
 from deim.reporting.dataset_view import open_fiftyone
 from deim.reporting.fiftyone_dataset import FiftyoneImage, write_fiftyone
+from deim.reporting.fiftyone_shapes import box_mask
+from deim.structures.skeleton import Skeleton
 
 CLASSES = ["cat", "dog"]
 
@@ -65,14 +72,63 @@ def test_mistakes_are_marked(tmp_path: Path) -> None:
     assert [sample[f"eval_{kind}"] for kind in ("tp", "fp", "fn")] == [1, 1, 1]
 
 
+def with_shapes(plain: FiftyoneImage) -> FiftyoneImage:
+    """Add masks and keypoints to the objects and detections of an image."""
+    square = np.zeros((50, 100), bool)
+    square[10:20, 10:30] = True
+    encoded = [coco_masks.encode(np.asfortranarray(square.astype(np.uint8)))] * 3
+    points = np.array([[[10, 25, 2], [0, 0, 0]], [[5, 5, 1], [50, 25, 1]]], float)
+    scored = np.array([[[20, 10, 0.9], [30, 40, 0.2]]] * 3)
+    polygon = [[0.0, 0.0, 5.0, 0.0, 5.0, 5.0, 0.0, 5.0]]
+    result = replace(plain.result, gt_masks=[square, polygon], masks=encoded, gt_keypoints=points, keypoints=scored)
+    return replace(plain, result=result)
+
+
+SKELETON = Skeleton(("head", "tail"), ((0, 1),))
+
+
+def test_masks_and_keypoints_are_written(tmp_path: Path) -> None:
+    write_fiftyone(tmp_path / "out", "mine", [with_shapes(image(tmp_path))], CLASSES, SKELETON)
+    metadata, (sample,) = read(tmp_path / "out")
+    assert metadata["default_skeleton"]["labels"] == ["head", "tail"]
+    assert metadata["default_skeleton"]["edges"] == [[0, 1]]
+    truth, predictions = sample["ground_truth"]["detections"], sample["predictions"]["detections"]
+    # The upper half of the box is inside of the mask.
+    half = np.repeat([[True], [False]], 10, axis=0) & np.ones((1, 20), bool)
+    assert (pixels(truth[0]["mask"]) == half).all()
+    assert (pixels(predictions[0]["mask"]) == half).all()
+    assert pixels(truth[1]["mask"]).all()
+    assert pixels(truth[1]["mask"]).shape == (5, 5)
+    assert not pixels(predictions[1]["mask"]).any()
+    assert "mask" not in truth[2], "a crowd has no mask"
+    first, second = sample["ground_truth_keypoints"]["keypoints"]
+    assert (first["label"], first["points"]) == ("dog", [[0.1, 0.5], [{"$numberDouble": "NaN"}] * 2])
+    assert second["points"] == [[0.05, 0.1], [0.5, 0.5]]
+    detected = sample["predictions_keypoints"]["keypoints"][0]
+    assert (detected["points"], detected["confidence"]) == ([[0.2, 0.2], [0.3, 0.8]], [0.9, 0.2])
+
+
+def pixels(value: dict[str, Any]) -> np.ndarray:
+    stream = io.BytesIO(zlib.decompress(base64.b64decode(value["$binary"]["base64"])))
+    return np.load(stream)
+
+
+def test_box_outside_of_the_image_has_the_mask_of_its_border() -> None:
+    whole = np.ones((50, 100), bool)
+    value = box_mask(whole, [-4.0, 40.0, 6.0, 60.0], (50, 100))
+    assert value is not None
+    assert pixels(value).shape == (20, 10)
+    assert box_mask(whole, [5.0, 5.0, 5.0, 9.0], (50, 100)) is None
+
+
 def test_every_value_has_a_field(tmp_path: Path) -> None:
-    write_fiftyone(tmp_path / "out", "mine", [image(tmp_path)], CLASSES)
+    write_fiftyone(tmp_path / "out", "mine", [with_shapes(image(tmp_path))], CLASSES, SKELETON)
     metadata, (sample,) = read(tmp_path / "out")
     fields = {field["db_field"]: field for field in metadata["sample_fields"]}
     assert sample.keys() <= fields.keys()
-    for name in ("ground_truth", "predictions"):
+    for name in ("ground_truth", "predictions", "ground_truth_keypoints", "predictions_keypoints"):
         label_fields = {field["db_field"] for field in fields[name]["fields"][0]["fields"]}
-        for label in sample[name]["detections"]:
+        for label in sample[name]["keypoints" if "keypoints" in name else "detections"]:
             assert label.keys() - {"_cls", "attributes"} <= label_fields
 
 
@@ -116,7 +172,8 @@ def test_fiftyone_loads_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(database, "_connect", lambda: None)
     mongoengine.disconnect_all()
     mongoengine.connect("fiftyone", mongo_client_class=lambda *_, **__: client, host="mongodb://localhost")
-    write_fiftyone(tmp_path / "out", "mine", [image(tmp_path), image(tmp_path, "2.png", False)], CLASSES)
+    images = [with_shapes(image(tmp_path)), image(tmp_path, "2.png", False)]
+    write_fiftyone(tmp_path / "out", "mine", images, CLASSES, SKELETON)
     dataset = fiftyone.Dataset.from_dir(str(tmp_path / "out"), fiftyone.types.FiftyOneDataset, name="mine")
     first, second = dataset
     assert dataset.default_classes == CLASSES
@@ -126,6 +183,11 @@ def test_fiftyone_loads_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("cat", pytest.approx(0.8)),
         ("cat", pytest.approx(0.7)),
     ]
+    assert first.predictions.detections[0].mask.shape == (20, 20)
+    assert first.predictions.detections[0].mask[:10].all()
+    assert first.ground_truth_keypoints.keypoints[1].points == [[0.05, 0.1], [0.5, 0.5]]
+    assert np.isnan(first.ground_truth_keypoints.keypoints[0].points[1]).all()
+    assert dataset.default_skeleton.labels == ["head", "tail"]
     assert (first.eval_tp, first.eval_fn, second.eval_tp, second.predictions) == (1, 1, None, None)
     assert {"eval", "error", "eval_iou"} <= set(dataset.get_field_schema(flat=True)) | {
         name.rpartition(".")[2] for name in dataset.get_field_schema(flat=True)
