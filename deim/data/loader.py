@@ -19,6 +19,7 @@ from deim.data.mapper import DetectionMapper
 from deim.data.mixup import Mixup
 from deim.data.packing import pack, unpack
 from deim.data.records import CompactRecords, Records, annotation_arrays
+from deim.data.repeat_factors import repeat_factors
 from deim.data.sampler import (
     IndexSampler,
     IterationSampler,
@@ -296,6 +297,7 @@ def build_train_loader(
     max_unreadable_images: int = 0,
     image_cache_gb: float = 0.0,
     batch_operations: Sequence[BatchOperation] | None = None,
+    repeat_threshold: float | None = None,
 ) -> TrainLoader:
     """Build a training data loader whose samples depend only on (seed, iteration, slot in the global batch).
 
@@ -316,10 +318,13 @@ def build_train_loader(
         image_cache_gb: memory in GiB of this rank and its workers for decoded images; 0 decodes images in each epoch.
         batch_operations: alternatives to ``mixup``, such as :class:`deim.data.copy_blend.CopyBlend`: at most one
             operation is applied to a batch, the first that is drawn.
+        repeat_threshold: draw images of classes that are in a smaller fraction of the images more often; see
+            :func:`deim.data.repeat_factors.repeat_factors`. Epochs become longer. None draws all images equally often.
 
     Raises:
         ConfigError: if the image cache is too large or the mapper does not support it, the batch cannot be divided
-            among the ranks, or the batch operations are invalid.
+            among the ranks, the batch operations are invalid, or ``repeat_threshold`` is out of range or combined with
+            a sampler.
         DatasetError: if the dataset is empty.
     """
     if image_cache_gb:
@@ -334,7 +339,10 @@ def build_train_loader(
     seed = 0 if seed is None else comm.shared_random_seed() if seed < 0 else seed
     batches: IterationSampler | IndexSampler
     if sampler is None:
-        batches = IterationSampler(len(dataset), total_batch_size, seed, shuffle)
+        factors = None if repeat_threshold is None else repeat_factors(dataset, repeat_threshold)
+        batches = IterationSampler(len(dataset), total_batch_size, seed, shuffle, factors)
+    elif repeat_threshold is not None:
+        raise ConfigError("dataloader.train.repeat_threshold cannot be combined with dataloader.train.sampler")
     else:
         batches = IndexSampler(sampler, len(dataset), total_batch_size, seed)
     operations = [operation for operation in (mixup, *(batch_operations or ())) if operation is not None]

@@ -1,6 +1,7 @@
 """Deterministic sampling: the image at each batch position of each iteration, as a pure function of the seed."""
 
 import itertools
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
+from deim.data.repeat_factors import round_factors
 from deim.errors import ConfigError, DatasetError
 
 
@@ -34,13 +36,22 @@ class IterationSampler(Sampler[list[SampleKey]]):
         total_batch_size: images per iteration over all ranks, a multiple of the number of ranks.
         seed: seed of the permutations.
         shuffle: False keeps the order of the dataset.
+        repeat_factors: (dataset_size,) mean number of times that an epoch contains each image, at least 1. Each epoch
+            rounds them up or down at random, with the same sum in every epoch. None for 1.
 
     Raises:
         ConfigError: if the batch cannot be divided among the ranks.
         DatasetError: if the dataset is empty.
     """
 
-    def __init__(self, dataset_size: int, total_batch_size: int, seed: int, shuffle: bool = True):
+    def __init__(
+        self,
+        dataset_size: int,
+        total_batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        repeat_factors: np.ndarray | None = None,
+    ):
         world_size = comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % world_size:
             raise ConfigError(
@@ -50,6 +61,9 @@ class IterationSampler(Sampler[list[SampleKey]]):
         if dataset_size < 1:
             raise DatasetError("the dataset of dataloader.train has no images")
         self.dataset_size, self.total_batch_size = dataset_size, total_batch_size
+        self.repeat_factors = repeat_factors
+        # rounded up, so that every image is in every epoch
+        self.epoch_size = dataset_size if repeat_factors is None else math.ceil(repeat_factors.sum())
         self.seed, self.shuffle, self.start_iter = seed, shuffle, 0
         self._epoch, self._order = -1, np.empty(0, np.int64)
         share = total_batch_size // world_size
@@ -57,7 +71,7 @@ class IterationSampler(Sampler[list[SampleKey]]):
 
     @property
     def iters_per_epoch(self) -> int:
-        return max(self.dataset_size // self.total_batch_size, 1)
+        return max(self.epoch_size // self.total_batch_size, 1)
 
     def combinable_keys(self, keys: Sequence[SampleKey]) -> list[SampleKey]:
         """Return the keys of the samples that batch operations combine with this rank's: those of the global batch.
@@ -73,13 +87,16 @@ class IterationSampler(Sampler[list[SampleKey]]):
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.permutation(epoch)
         position = iteration_in_epoch * self.total_batch_size + slot
-        return SampleKey(iteration, slot, int(self._order[position % self.dataset_size]))
+        return SampleKey(iteration, slot, int(self._order[position % self.epoch_size]))
 
     def permutation(self, epoch: int) -> np.ndarray:
-        """Return the order of the images in an epoch, (dataset_size,) int64."""
-        if not self.shuffle:
-            return np.arange(self.dataset_size)
-        return np.random.default_rng([self.seed, epoch]).permutation(self.dataset_size)
+        """Return the order of the images in an epoch, (epoch_size,) int64."""
+        generator = np.random.default_rng([self.seed, epoch])
+        if self.repeat_factors is None:
+            return generator.permutation(self.dataset_size) if self.shuffle else np.arange(self.dataset_size)
+        counts = round_factors(self.repeat_factors, self.epoch_size, generator.uniform())
+        images = np.repeat(np.arange(self.dataset_size), counts)
+        return generator.permutation(images) if self.shuffle else images
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for iteration in itertools.count(self.start_iter):

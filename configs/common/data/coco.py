@@ -43,6 +43,8 @@ dataloader = dict(
         seed=None,
         # a detectron2 sampler; None draws every image once per epoch
         sampler=None,
+        # draw images of classes that are in a smaller fraction of the images more often; None: all equally often
+        repeat_threshold=None,
         # maximum number of unreadable images per rank; each is replaced by another image
         max_unreadable_images=0,
         # memory for decoded images per rank, including its workers; 0 decodes images in each epoch
