@@ -1,6 +1,6 @@
 """Classification losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,18 @@ class ClassificationLoss:
 
     Args:
         weight: factor of the loss in the total loss.
+        class_weights: factor of the losses of each class, K numbers of at least 0, for matched and unmatched queries
+            alike. Class-agnostic groups ignore them. None for equal weights.
+
+    Raises:
+        ValueError: if a class weight is negative.
     """
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(self, weight: float = 1.0, class_weights: Sequence[float] | None = None):
         self.weight = weight
+        self.class_weights = None if class_weights is None else [float(value) for value in class_weights]
+        if self.class_weights is not None and not all(value >= 0 for value in self.class_weights):
+            raise ValueError(f"class_weights must be at least 0, got {self.class_weights}")
 
     def elementwise(self, logits: Tensor, positive: Tensor, quality: Tensor) -> Tensor:
         """Compute the loss of each logit.
@@ -40,6 +48,8 @@ class ClassificationLoss:
         positive = torch.zeros_like(logits, dtype=torch.bool).index_put(index, torch.ones_like(label).bool())
         quality = torch.zeros_like(logits).index_put(index, inputs.quality)
         loss = self.elementwise(logits, positive, quality)
+        if self.class_weights is not None and not inputs.is_class_agnostic:
+            loss = loss * loss.new_tensor(self.class_weights)
         mask = inputs.assignment.classification_mask
         if mask is not None:
             loss = loss * mask[None, :, :, None]
@@ -53,10 +63,17 @@ class MatchabilityAwareLoss(ClassificationLoss):
         weight: factor of the loss in the total loss.
         gamma: exponent of the target.
         alpha: additional weight of negatives; None for none.
+        class_weights: see :class:`ClassificationLoss`.
     """
 
-    def __init__(self, weight: float = 1.0, gamma: float = 1.5, alpha: float | None = None):
-        super().__init__(weight)
+    def __init__(
+        self,
+        weight: float = 1.0,
+        gamma: float = 1.5,
+        alpha: float | None = None,
+        class_weights: Sequence[float] | None = None,
+    ):
+        super().__init__(weight, class_weights)
         self.gamma, self.alpha = gamma, alpha
 
     def elementwise(self, logits: Tensor, positive: Tensor, quality: Tensor) -> Tensor:
@@ -69,10 +86,17 @@ class VarifocalLoss(ClassificationLoss):
     Args:
         weight: factor of the loss in the total loss.
         alpha, gamma: weight and focusing parameter of negatives.
+        class_weights: see :class:`ClassificationLoss`.
     """
 
-    def __init__(self, weight: float = 1.0, alpha: float = 0.75, gamma: float = 2.0):
-        super().__init__(weight)
+    def __init__(
+        self,
+        weight: float = 1.0,
+        alpha: float = 0.75,
+        gamma: float = 2.0,
+        class_weights: Sequence[float] | None = None,
+    ):
+        super().__init__(weight, class_weights)
         self.alpha, self.gamma = alpha, gamma
 
     def elementwise(self, logits: Tensor, positive: Tensor, quality: Tensor) -> Tensor:
@@ -85,10 +109,17 @@ class FocalLoss(ClassificationLoss):
     Args:
         weight: factor of the loss in the total loss.
         alpha, gamma: class balance and focusing parameter; a negative alpha disables the class balance.
+        class_weights: see :class:`ClassificationLoss`.
     """
 
-    def __init__(self, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0):
-        super().__init__(weight)
+    def __init__(
+        self,
+        weight: float = 1.0,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        class_weights: Sequence[float] | None = None,
+    ):
+        super().__init__(weight, class_weights)
         self.alpha, self.gamma = alpha, gamma
 
     def elementwise(self, logits: Tensor, positive: Tensor, quality: Tensor) -> Tensor:

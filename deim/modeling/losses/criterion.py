@@ -48,7 +48,8 @@ class Criterion(nn.Module):
 
     Raises:
         TypeError: if an argument is unknown, or former arguments are combined with losses that are not config nodes.
-        ValueError: if a loss cannot be built, or has no weight.
+        ValueError: if a loss cannot be built, has no weight, or has another number of class weights than there are
+            classes.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Criterion(nn.Module):
             translate_former_arguments(arguments)
             losses = arguments["losses"]
         self.losses = {name: _build_loss(name, loss) for name, loss in (losses or {}).items() if loss is not None}
+        _check_class_weights(self.losses, num_classes)
         # Registers the parameters and buffers of losses that have any.
         self.loss_modules = nn.ModuleDict({k: loss for k, loss in self.losses.items() if isinstance(loss, nn.Module)})
         self.num_classes, self.matcher = num_classes, matcher or HungarianMatcher()
@@ -161,6 +163,7 @@ class Criterion(nn.Module):
                 quality,
                 balance,
                 self.mask_sampler,
+                group.class_agnostic,
             )
             values = {name: loss(inputs) for name, loss in self.losses.items()}
             yield group, len(prediction.boxes), {k: value for k, value in values.items() if value is not None}
@@ -186,3 +189,15 @@ def _build_loss(name: str, loss: Any) -> GroupLoss:
             f"losses.{name}: {loss_object!r} is not a loss: a loss has the attribute `weight` and is called with GroupLossInputs"
         )
     return loss_object
+
+
+def _check_class_weights(losses: Mapping[str, GroupLoss], num_classes: int) -> None:
+    """Compare the number of class weights of each loss with the number of classes.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    for name, loss in losses.items():
+        weights = getattr(loss, "class_weights", None)
+        if weights is not None and len(weights) != num_classes:
+            raise ValueError(f"losses.{name}.class_weights has {len(weights)} numbers for {num_classes} classes")

@@ -29,6 +29,7 @@ class GroupLossInputs:
         quality: (M,) quality of the classification matches, such as the IoU, without gradient.
         balance: weights () of the mean losses of matched and of unmatched queries in the distillation.
         mask_sampler: choice of the points at which masks are compared.
+        is_class_agnostic: whether the group does not distinguish classes.
     """
 
     group: PredictionGroup
@@ -39,6 +40,7 @@ class GroupLossInputs:
     quality: Tensor
     balance: tuple[Tensor, Tensor]
     mask_sampler: MaskPointSampler
+    is_class_agnostic: bool = False
 
     @property
     def labels(self) -> Tensor:
