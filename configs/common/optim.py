@@ -12,6 +12,8 @@ optimizer = L(torch.optim.AdamW)(
             backbone=dict(pattern=r"^backbone\.", lr=1.25e-5),
             no_weight_decay=dict(pattern=r"^(encoder|decoder)\..*norm", weight_decay=0.0),
         ),
+        # factor between the learning rates of successive blocks of a vision transformer
+        backbone_layer_decay=None,
     ),
     lr=2.5e-4,
     betas=(0.9, 0.999),

@@ -8,6 +8,8 @@ train = dict(
     # scaled to the actual values.
     reference_batch_size=None,
     reference_dataset_size=None,
+    # modules (such as backbone or encoder) whose weights and normalization statistics are not trained
+    freeze=[],
     # name of the recipe, stored in checkpoints; set from the config file
     recipe="",
     # The schedule of common/schedule.py in iterations on COCO's images, for trainers that count iterations; see
@@ -19,6 +21,9 @@ train = dict(
     checkpointer=dict(period="${..iterations.checkpoint_period}", max_to_keep=3),
     # metric that selects the checkpoint stored as model_best.pth
     best_metric="bbox/AP",
+    # end the run if best_metric has not improved by more than min_delta in so many evaluations in succession;
+    # final_epochs: skip to the final epochs of the schedule first
+    early_stopping=dict(enabled=False, patience=10, min_delta=0.0, final_epochs=True),
     log_period=20,
     # log a warning if the model does not start to learn
     plateau_warning=True,

@@ -119,6 +119,7 @@ def _check_cuda_graph_settings(train: Any) -> None:
     conflicts = {
         "train.compile": train.compile,
         "train.activation_checkpointing": train.get("activation_checkpointing"),
+        "train.freeze": train.get("freeze"),
         # The next part of the batch would overwrite the gradients of the previous one.
         "train.accumulation_steps": train.get("accumulation_steps", 1) > 1,
         "more than one rank": comm.get_world_size() > 1,

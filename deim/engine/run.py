@@ -4,6 +4,7 @@ import logging
 import os
 from argparse import Namespace
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 import deim
 from deim.checkpoint.loading import resume
 from deim.checkpoint.metadata import CheckpointMetadata
-from deim.checkpoint.run_checkpointer import RunCheckpointer
+from deim.checkpoint.run_checkpointer import FINAL, RunCheckpointer
 from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
@@ -32,8 +33,10 @@ from deim.engine.evaluation import (
     evaluate,
     evaluate_checkpoint,
 )
+from deim.engine.freezing import freeze_modules
 from deim.engine.hooks import (
     BestCheckpointer,
+    EarlyStoppingHook,
     EvaluationResumeHook,
     MetricsResumeHook,
     MetricsWriter,
@@ -135,6 +138,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
 
     model = build_model(cfg, pretrained_backbone=start.backbone is not None)
     unfreeze_random_backbone(cfg, model)
+    freeze_modules(model, cfg.train.freeze)
     check_model_runs(cfg, model, getattr(loader, "shapes", ()))
     model = prepare_for_training(cfg, model)
     cfg.optimizer.params.model = model
@@ -232,6 +236,7 @@ def _build_hooks(
         hooks.EvalHook(eval_period, lambda: _evaluate_ema_weights(cfg, model)),
         best_checkpointer,
         _build_final_stage_hook(cfg, checkpointer, optimizer, ema_hook, best_checkpointer, iters_per_epoch),
+        _build_early_stopping_hook(cfg, checkpointer, iters_per_epoch),
         metrics_writer,
     ]
     return [
@@ -290,4 +295,22 @@ def _build_final_stage_hook(
         metric=cfg.train.best_metric,
         decay=schedule.final_ema_decay,
         restarts=schedule.final_restarts,
+    )
+
+
+def _build_early_stopping_hook(
+    cfg: Any, checkpointer: RunCheckpointer, iters_per_epoch: int | None
+) -> EarlyStoppingHook | None:
+    options = cfg.train.early_stopping
+    if not options.enabled:
+        return None
+    schedule = build(cfg, "schedule") if "schedule" in cfg and options.final_epochs else None
+    final_iter = None if schedule is None or iters_per_epoch is None else schedule.final_epoch * iters_per_epoch
+    return EarlyStoppingHook(
+        lambda iteration: checkpointer.save(Path(FINAL).stem, iteration=iteration),
+        metric=cfg.train.best_metric,
+        patience=options.patience,
+        min_delta=options.min_delta,
+        eval_period=cfg.train.eval_period,
+        final_iter=final_iter if final_iter is not None and final_iter < cfg.train.max_iter else None,
     )

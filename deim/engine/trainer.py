@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import SimpleTrainer, hooks
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -63,6 +64,8 @@ class Trainer(SimpleTrainer):
         self.seed, self.guard = seed, guard or NonFiniteGuard(getattr(model, "module", model))
         # batch of the current step, for hooks
         self.samples: list[dict] = []
+        # first iteration that is not skipped, and last iteration of a run that ends early
+        self._skip_target, self._last_iter = 0, None
         # cached, since walking through the model takes a millisecond
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device_type = next(model.parameters()).device.type
@@ -76,9 +79,51 @@ class Trainer(SimpleTrainer):
     def after_train(self) -> None:
         # detectron2 increments the iteration even if nothing was left to do.
         self.iter = min(self.iter, self.max_iter)
+        if self._last_iter is not None:
+            self.iter = self._last_iter  # hooks then do not treat the run as complete
         super().after_train()
 
+    def skip_to(self, iteration: int) -> None:
+        """Continue with ``iteration`` after the current one; the learning rate and the data are those of ``iteration``.
+
+        Skipped iterations have no steps and call no hooks.
+        """
+        self._skip_target = iteration
+
+    def stop(self, last_iter: int) -> None:
+        """End the run after the current iteration, without an evaluation at the end.
+
+        Args:
+            last_iter: iteration of the trainer in ``after_train``: the last one that was trained.
+        """
+        self._last_iter = last_iter
+        self.skip_to(self.max_iter)
+
+    def before_step(self) -> None:
+        if self.iter < self._skip_target:
+            return
+        if self.iter == self._skip_target and self.iter > self.start_iter:
+            self._move_to_current_iteration()
+        super().before_step()
+
+    def after_step(self) -> None:
+        if self.iter >= self._skip_target:
+            super().after_step()
+
+    def _move_to_current_iteration(self) -> None:
+        """Set the data loader and the learning rate to the current iteration."""
+        if hasattr(self.data_loader, "start_iter"):
+            self.data_loader.start_iter = self.iter
+            self._data_loader_iter_obj = None
+        for hook in self._hooks:
+            if isinstance(hook, hooks.LRScheduler) and isinstance(hook.scheduler, LRMultiplier):
+                hook.scheduler.last_epoch = self.iter
+                for group, lr in zip(self.optimizer.param_groups, hook.scheduler.get_lr(), strict=True):
+                    group["lr"] = lr
+
     def run_step(self) -> None:
+        if self.iter < self._skip_target:
+            return
         start = time.perf_counter()
         samples = self.samples = next(self._data_loader_iter)
         data_time = time.perf_counter() - start

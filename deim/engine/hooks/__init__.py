@@ -26,6 +26,7 @@ in a later iteration                               :class:`MetricsResumeHook` re
 
 from deim.engine.hooks.checkpoints import BestCheckpointer, PeriodicCheckpointer
 from deim.engine.hooks.criterion_epoch import CriterionEpochHook
+from deim.engine.hooks.early_stopping import EarlyStoppingHook
 from deim.engine.hooks.ema import EMAHook
 from deim.engine.hooks.evaluation_resume import EvaluationResumeHook
 from deim.engine.hooks.final_stage import FinalStageHook
@@ -37,6 +38,7 @@ __all__ = [
     "BestCheckpointer",
     "CriterionEpochHook",
     "EMAHook",
+    "EarlyStoppingHook",
     "EvaluationResumeHook",
     "FinalStageHook",
     "MetricsResumeHook",
