@@ -7,6 +7,9 @@ from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
 
+# Value of ``dataloader.train.total_batch_size`` that lets the run choose it; see :mod:`deim.engine.auto_batch_size`.
+AUTO = "auto"
+
 
 def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     """Scale the hyperparameters of a recipe to the batch size and the dataset in use, in place.

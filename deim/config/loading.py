@@ -11,6 +11,7 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from deim.config.batch_size import AUTO
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
 from deim.config.former_keys import current_key, former_criterion_key, rename_former_keys
 from deim.config.switches import switch
@@ -18,6 +19,8 @@ from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
 from deim.structures import PredictionGroup
+
+_BATCH_SIZE_KEY = "dataloader.train.total_batch_size"
 
 # Saved configs are YAML, which has strings but no enumerations.
 yaml.add_representer(PredictionGroup, lambda dumper, group: dumper.represent_str(group.value))
@@ -97,11 +100,21 @@ def load_config(
     switch(cfg, **(switches or {}))
     if data is not None:
         with_data(cfg, data, images)
+    recipe_batch_size = OmegaConf.select(cfg, _BATCH_SIZE_KEY, default=None)
     for override in overrides:
         _apply(cfg, override)
+    if OmegaConf.select(cfg, _BATCH_SIZE_KEY, default=None) == AUTO and isinstance(recipe_batch_size, int):
+        _scale_from(cfg, recipe_batch_size, overrides)
     if OmegaConf.select(cfg, "dataloader.train.seed", default=0) is None:
         cfg.dataloader.train.seed = "${train.seed}"
     return cfg
+
+
+def _scale_from(cfg: Any, batch_size: int, overrides: Sequence[str]) -> None:
+    """Scale learning rates from the batch size of the recipe, unless the config has another reference; in place."""
+    is_overridden = any(override.startswith("train.reference_batch_size=") for override in overrides)
+    if cfg.train.reference_batch_size is None and not is_overridden:
+        cfg.train.reference_batch_size = batch_size
 
 
 def data_config(overrides: Sequence[str], data: str, images: str | None = None) -> tuple[Any, DiscoveredDataset]:
@@ -164,7 +177,8 @@ def _apply(cfg: Any, override: str) -> None:
             LazyConfig.apply_overrides(cfg, [text])
         except Exception as error:  # hydra and omegaconf raise many types for malformed overrides
             raise ConfigError(f"override {override!r} cannot be applied: {error}") from error
-        _require_kind(override, former_value, _value(cfg, key))
+        if (key, _value(cfg, key)) != (_BATCH_SIZE_KEY, AUTO):
+            _require_kind(override, former_value, _value(cfg, key))
 
 
 def _value(cfg: Any, key: str) -> Any:

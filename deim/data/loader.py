@@ -167,7 +167,7 @@ class TrainLoader:
         num_workers: int,
         max_unreadable_images: int = 0,
     ):
-        self.sampler = sampler
+        self.dataset, self.sampler = dataset, sampler
         self.start_iter: int | None = None
         self.max_unreadable_images = max_unreadable_images
         self.unreadable: set[str] = set()
@@ -196,6 +196,10 @@ class TrainLoader:
     @property
     def iters_per_epoch(self) -> int:
         return self.sampler.iters_per_epoch
+
+    @property
+    def total_batch_size(self) -> int:
+        return self.sampler.total_batch_size
 
     def __iter__(self) -> Iterator[list[dict]]:
         self.sampler.start_iter = current_iteration() if self.start_iter is None else self.start_iter

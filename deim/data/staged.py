@@ -179,18 +179,25 @@ class StagedMapper:
         """
         return self._mapper(stage, self.draw_shape(stage), records, combines_images)
 
+    def plain_mapper(self, shape: tuple[int, int]) -> DetectionMapper:
+        """Return the mapper that only resizes images to ``shape``."""
+        return DetectionMapper([Resize(shape)], True, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "img_format": self.img_format,
+            "min_box_size": self.min_box_size,
+            "read": self.read,
+            **self.fields.arguments(),
+        }
+
     def _mapper(
         self, stage: Stage, shape: tuple[int, int], records: Records, combines_images: bool = False
     ) -> Callable[[dict], dict]:
         resize = [Resize(shape)] if self.resize is None or stage is Stage.DENSE or combines_images else self.resize
         augmented = stage in (Stage.DENSE, Stage.STRONG)
         policies = [*self.color, *self.strong, *self.weak] if augmented else self.weak
-        options: dict[str, Any] = {
-            "img_format": self.img_format,
-            "min_box_size": self.min_box_size,
-            "read": self.read,
-            **self.fields.arguments(),
-        }
+        options = self._options()
         single = DetectionMapper([*policies, *resize], True, **options)
         if stage is not Stage.DENSE or self.mosaic is None:
             return single

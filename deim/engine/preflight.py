@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from deim.config.batch_size import AUTO
 from deim.config.building import error_origin
 from deim.data.mapper import CHANNEL_ORDER_KEYS
 from deim.devices import PRECISIONS, amp_unsupported_reason, training_device
@@ -88,6 +89,8 @@ def check_settings(cfg: Any, training: bool) -> None:
         raise ConfigError(f"{error.full_key} of the config: {str(error).splitlines()[0]}") from error
     for key in _POSITIVE_INTEGER_KEYS:
         value = OmegaConf.select(cfg, key, default=None)
+        if key == "dataloader.train.total_batch_size" and value == AUTO:
+            continue
         if value is not None and not isinstance(value, int):
             raise ConfigError(f"{key} must be an integer, got {value!r}")
         if value is not None and value < 1:

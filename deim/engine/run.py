@@ -24,6 +24,7 @@ from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
 from deim.data.loader import translate_worker_errors
+from deim.engine.auto_batch_size import resolve_batch_size
 from deim.engine.buffered_log import buffered_log
 from deim.engine.evaluation import (
     check_classes,
@@ -123,6 +124,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         cfg.train.seed = comm.shared_random_seed()
     start = find_initial_state(cfg, resume_run)
     check_pixel_normalization(cfg)
+    resolve_batch_size(cfg, start.checkpoint)
     loader = build(cfg, "dataloader.train")
     check_classes(cfg, "train")
     check_limits(cfg, loader, "train")

@@ -189,6 +189,7 @@ class Trainer(SimpleTrainer):
     def state_dict(self) -> dict:
         state = super().state_dict()
         state["seed"], state["skipped_steps"] = self.seed, self.guard.skipped
+        state["total_batch_size"] = getattr(self.data_loader, "total_batch_size", None)
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
