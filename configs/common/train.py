@@ -18,6 +18,10 @@ train = dict(
     iterations=dict(images=118_287, max_iter=266_112, eval_period=3_696, checkpoint_period=14_784),
     max_iter="${.iterations.max_iter}",
     eval_period="${.iterations.eval_period}",
+    # also evaluate when so many minutes have passed since the last evaluation
+    eval_minutes=None,
+    # also evaluate so many training images, without augmentation
+    eval_train_images=0,
     checkpointer=dict(period="${..iterations.checkpoint_period}", max_to_keep=3),
     # metric that selects the checkpoint stored as model_best.pth
     best_metric="bbox/AP",

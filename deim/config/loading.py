@@ -15,6 +15,7 @@ from deim.config.batch_size import AUTO
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
 from deim.config.former_keys import current_key, former_criterion_key, rename_former_keys
 from deim.config.switches import switch
+from deim.config.test_sets import split_test_sets
 from deim.config.user_data import detect_dataset, with_data
 from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
@@ -95,6 +96,7 @@ def load_config(
         raise ConfigError(f"config file {path} is not a complete recipe: it does not define {', '.join(missing)}")
     # Recipes written for detrex lack the settings that exist only in this project.
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
+    split_test_sets(cfg)
     rename_former_keys(cfg)
     cfg.train.recipe = cfg.train.recipe or recipe_name(path)
     switch(cfg, **(switches or {}))

@@ -90,6 +90,31 @@ def detect_dataset(
     dataset = discover(path, images)
     if annotations is None:
         annotations = () if dataset.keypoints is None else ("keypoints",)
+    dataset = _with_annotations(dataset, path, annotations)
+    return dataset, _dataset_nodes(dataset, _dataset_name(path), dict.fromkeys(annotations, True))
+
+
+def evaluation_node(path: str, name: str, annotations: Sequence[str]) -> Any:
+    """Return the config node of the evaluation split of the dataset at ``path``, or of its only split.
+
+    Args:
+        path: see :func:`detect_dataset`.
+        name: suffix of the name to register the split under.
+        annotations: annotations to read beside boxes: "masks", "keypoints".
+
+    Raises:
+        DatasetError: if there is no dataset at ``path``, or the format has no ``annotations``.
+    """
+    dataset = _with_annotations(discover(path), path, annotations)
+    return _node(dataset.test or dataset.train, f"{_dataset_name(path)}_{name}", dict.fromkeys(annotations, True))
+
+
+def _with_annotations(dataset: DiscoveredDataset, path: str, annotations: Sequence[str]) -> DiscoveredDataset:
+    """Return the dataset whose splits have masks or keypoints.
+
+    Raises:
+        DatasetError: if the format has none.
+    """
     if annotations:
         test = None if dataset.test is None else dataset.test.annotated or dataset.test
         dataset = replace(dataset, train=dataset.train.annotated or dataset.train, test=test)
@@ -99,7 +124,7 @@ def detect_dataset(
                 raise DatasetError(
                     f"{path} is in {dataset.format} format, from which {kind} cannot be read. {_FORMATS_WITH[kind]}"
                 )
-    return dataset, _dataset_nodes(dataset, _dataset_name(path), dict.fromkeys(annotations, True))
+    return dataset
 
 
 _FORMATS_WITH = {

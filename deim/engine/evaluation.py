@@ -1,7 +1,7 @@
 """Evaluation of the model of a config."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from deim.checkpoint.loading import load_for_inference
 from deim.config import build, published
 from deim.config.annotations import keypoint_node
 from deim.config.building import accepts
+from deim.config.test_sets import extra_test_configs
 from deim.data.datasets.names import registered_name
 from deim.data.limits import COCO_MAX_DETECTIONS, DetectionLimits, limit_warnings
 from deim.engine.model import build_model
@@ -142,6 +143,44 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
     return results
 
 
+def prepare_test_sets(cfg: Any) -> dict[str, Any]:
+    """Return the configs of the test sets besides the main one; see :func:`deim.config.test_sets.extra_test_configs`.
+
+    Call it after building the main test loader. Errors in the data show before training starts.
+
+    Raises:
+        DatasetError: if a test set has other classes than the main one.
+    """
+    parts = extra_test_configs(cfg)
+    for name, part in parts.items():
+        check_limits(part, build(part, "dataloader.test"), "test")
+        classes, expected = dataset_classes(part, "test"), dataset_classes(cfg, "test")
+        if classes is not None and expected is not None and list(classes) != list(expected):
+            raise DatasetError(
+                f"dataloader.extra_tests.{name} has other classes than dataloader.test, or another order: "
+                f"{', '.join(classes)} instead of {', '.join(expected)}"
+            )
+        logger.info(f"Evaluation also on {_dataset_name(part, 'test')}: metrics {name}/bbox/AP and so on")
+    return parts
+
+
+def evaluate_test_sets(cfg: Any, model: nn.Module, parts: Mapping[str, Any], loader: Any = None) -> dict:
+    """Evaluate a model on ``dataloader.test`` and on further test sets, and return the results on the main rank.
+
+    Args:
+        model: the model.
+        parts: result of :func:`prepare_test_sets`. Their results have the name of the test set as key.
+        loader: loader of ``dataloader.test``; by default a new one.
+    """
+    results = evaluate(cfg, model, loader)
+    for name, part in parts.items():
+        logger.info(f"Evaluating {name}")
+        part_results = evaluate(part, model)
+        if part_results:
+            results = {**results, name: part_results}
+    return results
+
+
 @contextmanager
 def deferred_masks(model: nn.Module, evaluator: Any) -> Iterator[None]:
     """Within the context, resize the masks of an image only when an evaluator processes the image, to limit the memory.
@@ -178,9 +217,10 @@ def evaluate_checkpoint(cfg: Any) -> dict:
     """
     loader = build(cfg, "dataloader.test")
     check_limits(cfg, loader, "test")
+    parts = prepare_test_sets(cfg)
     model = load_trained_model(cfg)
     check_model_runs(cfg, model)
-    return evaluate(cfg, create_ddp_model(model, **ddp_options(cfg)), loader)
+    return evaluate_test_sets(cfg, create_ddp_model(model, **ddp_options(cfg)), parts, loader)
 
 
 def load_trained_model(cfg: Any) -> nn.Module:

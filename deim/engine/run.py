@@ -3,6 +3,7 @@
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from deim.engine.evaluation import (
     check_limits,
     dataset_classes,
     dataset_keypoints,
-    evaluate,
     evaluate_checkpoint,
+    evaluate_test_sets,
+    prepare_test_sets,
 )
 from deim.engine.freezing import freeze_modules
 from deim.engine.hooks import (
@@ -42,6 +44,7 @@ from deim.engine.hooks import (
     MetricsResumeHook,
     MetricsWriter,
     PeriodicCheckpointer,
+    TimedEvaluationHook,
 )
 from deim.engine.hooks.criterion_epoch import CriterionEpochHook
 from deim.engine.hooks.ema import EMAHook
@@ -131,6 +134,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     # Errors in the test data show before training starts.
     check_limits(cfg, build(cfg, "dataloader.test"), "test")
     check_classes(cfg, "test")
+    test_sets = prepare_test_sets(cfg)
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
     if scale_to_batch_size(cfg, iters_per_epoch) and comm.is_main_process():
         # default_setup has saved the unscaled config
@@ -171,7 +175,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         deim=metadata,
         **ema.may_get_ema_checkpointer(cfg, ddp_model),
     )
-    trainer.register_hooks(_build_hooks(cfg, ddp_model, optimizer, checkpointer, iters_per_epoch))
+    trainer.register_hooks(_build_hooks(cfg, ddp_model, optimizer, checkpointer, iters_per_epoch, test_sets))
     with keep_freed_memory(torch.device(cfg.train.device)), explain_out_of_memory(cfg, trainer):
         trainer.train(_first_iteration(cfg, trainer, checkpointer, start), cfg.train.max_iter)
 
@@ -228,17 +232,33 @@ def _build_hooks(
     optimizer: torch.optim.Optimizer,
     checkpointer: RunCheckpointer,
     iters_per_epoch: int | None,
+    test_sets: Mapping[str, Any],
 ) -> list[hooks.HookBase | None]:
     """Return the hooks of a run, in order. A hook that this rank or the config does not need is None."""
+
+    def evaluate() -> dict:
+        """Evaluate the EMA weights, or the weights if the run has no EMA weights."""
+        with ema.apply_model_ema_and_restore(model) if cfg.train.model_ema.enabled else nullcontext():
+            return evaluate_test_sets(cfg, model, test_sets)
+
     is_main, eval_period = comm.is_main_process(), cfg.train.eval_period
     ema_hook = _build_ema_hook(cfg, model) if cfg.train.model_ema.enabled else None
     best_checkpointer = BestCheckpointer(eval_period, checkpointer, cfg.train.best_metric) if is_main else None
     metrics_writer = _build_metrics_writer(cfg, model, iters_per_epoch) if is_main else None
     evaluation_hooks: list[hooks.HookBase | None] = [
-        hooks.EvalHook(eval_period, lambda: _evaluate_ema_weights(cfg, model)),
+        hooks.EvalHook(eval_period, evaluate),
         best_checkpointer,
         _build_final_stage_hook(cfg, checkpointer, optimizer, ema_hook, best_checkpointer, iters_per_epoch),
         _build_early_stopping_hook(cfg, checkpointer, iters_per_epoch),
+        None
+        if cfg.train.eval_minutes is None
+        else TimedEvaluationHook(
+            cfg.train.eval_minutes,
+            evaluate,
+            eval_period=eval_period,
+            best_checkpointer=best_checkpointer,
+            metrics_writer=metrics_writer,
+        ),
         metrics_writer,
     ]
     return [
@@ -255,12 +275,6 @@ def _build_hooks(
         ),
         PreemptionHook(checkpointer.save_iteration),
     ]
-
-
-def _evaluate_ema_weights(cfg: Any, model: nn.Module) -> dict:
-    """Evaluate the EMA weights, or the weights if the run has no EMA weights."""
-    with ema.apply_model_ema_and_restore(model) if cfg.train.model_ema.enabled else nullcontext():
-        return evaluate(cfg, model)
 
 
 def _build_ema_hook(cfg: Any, model: nn.Module) -> EMAHook:

@@ -61,5 +61,7 @@ dataloader = dict(
         total_batch_size=64,
         num_workers=None,
     ),
+    # further test sets by name: paths of datasets, dataset nodes, or nodes like test
+    extra_tests=dict(),
     evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
 )

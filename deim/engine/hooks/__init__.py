@@ -33,6 +33,7 @@ from deim.engine.hooks.final_stage import FinalStageHook
 from deim.engine.hooks.metrics import MetricsResumeHook, MetricsWriter
 from deim.engine.hooks.plateau import PlateauHook
 from deim.engine.hooks.preemption import PreemptionHook
+from deim.engine.hooks.timed_evaluation import TimedEvaluationHook
 
 __all__ = [
     "BestCheckpointer",
@@ -46,4 +47,5 @@ __all__ = [
     "PeriodicCheckpointer",
     "PlateauHook",
     "PreemptionHook",
+    "TimedEvaluationHook",
 ]

@@ -53,6 +53,10 @@ class BestCheckpointer(hooks.BestCheckpointer):
             shutil.copyfile(self._path(name + suffix), self._path(f"model_best{suffix}"))
         self._load_record()
 
+    def check(self) -> None:
+        """Save ``model_best.pth`` if the latest value of the metric is the best one."""
+        self._best_checking()
+
     def _best_checking(self) -> None:
         previous = self.best_iter
         super()._best_checking()

@@ -27,9 +27,15 @@ class MetricsWriter(hooks.PeriodicWriter):
         super().__init__(writers, period)
         self._eval_period, self.metrics_file = eval_period, metrics_file
         self.written = -1
+        self._requested = -1
+
+    def request(self, iteration: int) -> None:
+        """Write the metrics of an iteration also if they are not due."""
+        self._requested = iteration
 
     def after_step(self) -> None:
-        if self._is_due(self.trainer.iter) or self._follows_evaluation(self.trainer.iter):
+        iteration = self.trainer.iter
+        if self._is_due(iteration) or self._follows_evaluation(iteration) or self._requested == iteration:
             for writer in self._writers:
                 writer.write()
             self.written = self.trainer.iter
