@@ -80,7 +80,7 @@ def _part_of_training_data(cfg: Any, count: int) -> Any:
 
 def _config_of(cfg: Any, name: str, node: Any) -> Any:
     """Return the config whose test set is a loader, a dataset or the dataset at a path."""
-    content = OmegaConf.to_container(cfg, resolve=False)
+    content: Any = OmegaConf.to_container(cfg, resolve=False)
     for key in ("optimizer", "lr_multiplier"):
         content.pop(key, None)
     part = OmegaConf.create(content, flags={"allow_objects": True})

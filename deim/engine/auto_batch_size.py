@@ -16,6 +16,7 @@ from deim.config import build
 from deim.config.batch_size import AUTO
 from deim.data.loader import TrainLoader
 from deim.data.sampler import seeded_generators
+from deim.data.staged import StagedMapper
 from deim.devices import PRECISIONS
 from deim.engine.freezing import freeze_modules
 from deim.engine.initial_state import unfreeze_random_backbone
@@ -221,15 +222,16 @@ def worst_sample(loader: Any) -> dict:
     Raises:
         ConfigError: if the loader does not state the sizes of its images.
     """
-    if not isinstance(loader, TrainLoader) or not loader.shapes or loader.dataset.mapper.resize is not None:
+    mapper = loader.dataset.mapper if isinstance(loader, TrainLoader) else None
+    if not isinstance(mapper, StagedMapper) or mapper.resize is not None:
         raise ConfigError(
             "dataloader.train.total_batch_size=auto needs images of known sizes (a StagedMapper without resize): set a number"
         )
     counts = torch.as_tensor(loader.objects_per_image).float()
-    shape = max(loader.shapes, key=lambda size: size[0] * size[1])
+    shape = max(mapper.shapes, key=lambda size: size[0] * size[1])
     with seeded_generators(0, 0):
-        sample = loader.dataset.mapper.plain_mapper(shape)(loader.dataset.records[int(counts.argmax())])
-    count = int(counts.max() + (3 * counts.mean() if loader.dataset.mapper.mosaic is not None else 0))
+        sample = mapper.plain_mapper(shape)(loader.dataset.records[int(counts.argmax())])
+    count = int(counts.max() + (3 * counts.mean() if mapper.mosaic is not None else 0))
     instances = sample["instances"]
     if len(instances):
         instances = Instances.cat([instances] * -(-count // len(instances)))[:count]

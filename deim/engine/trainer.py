@@ -65,7 +65,8 @@ class Trainer(SimpleTrainer):
         # batch of the current step, for hooks
         self.samples: list[dict] = []
         # first iteration that is not skipped, and last iteration of a run that ends early
-        self._skip_target, self._last_iter = 0, None
+        self._skip_target = 0
+        self._last_iter: int | None = None
         # cached, since walking through the model takes a millisecond
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device_type = next(model.parameters()).device.type
