@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -269,14 +270,36 @@ def resume(checkpointer: DetectionCheckpointer, model: nn.Module, path: str) -> 
     """Resume from a checkpoint of the run, including optimizer, schedule and iteration.
 
     Raises:
-        CheckpointError: if the checkpoint does not fit the model, or was written by an earlier version of this package.
+        CheckpointError: if the checkpoint does not fit the model or the optimizer, or was written by an earlier version of
+            this package.
     """
-    former = [name for name in select_weights(read_checkpoint(path), use_ema=False) if current_name(name) != name]
+    content = read_checkpoint(path)
+    former = [name for name in select_weights(content, use_ema=False) if current_name(name) != name]
     if former:
         # The optimizer state is stored by position, and positions changed with the names.
         raise CheckpointError(
             f"{path} was written by an earlier version of deim ({former[0]} is now {current_name(former[0])}), "
             f"which cannot be resumed: start a new run from its weights, with train.init_checkpoint={path}"
         )
+    _check_parameter_groups(checkpointer, content, path)
     load_weights(model, path, use_ema=False)
     checkpointer.load(path)
+
+
+def _check_parameter_groups(checkpointer: DetectionCheckpointer, content: Mapping[str, Any], path: str) -> None:
+    """Compare the parameter groups of the optimizer with those of a checkpoint.
+
+    Raises:
+        CheckpointError: if they differ.
+    """
+    optimizer = getattr(checkpointer.checkpointables.get("trainer"), "optimizer", None)
+    stored = content.get("trainer", {}).get("optimizer", {}).get("param_groups")
+    if optimizer is None or stored is None:
+        return
+    sizes, expected = ([len(group["params"]) for group in groups] for groups in (stored, optimizer.param_groups))
+    if sizes != expected:
+        raise CheckpointError(
+            f"{path} cannot be resumed: its optimizer has groups of {sizes} parameters, but that of this run has groups of "
+            f"{expected}. Resume with the train.freeze and optimizer.params of the original run, or start a new run from "
+            f"its weights, with train.init_checkpoint={path}"
+        )

@@ -88,6 +88,18 @@ def unfreeze_random_backbone(cfg: Any, model: nn.Module) -> None:
         )
 
 
+def warn_about_frozen_random_weights(cfg: Any) -> None:
+    """Log a warning if ``train.freeze`` names modules that start from random weights."""
+    if cfg.train.init_checkpoint or not comm.is_main_process():
+        return
+    is_random = starts_from_random_weights(cfg)
+    random = [name for name in cfg.train.freeze if is_random or name.split(".")[0] != "backbone"]
+    if random:
+        logger.warning(
+            f"train.freeze keeps the random weights of {', '.join(random)}: set train.init_checkpoint to trained weights"
+        )
+
+
 def load_initial_weights(state: InitialState, model: nn.Module, classes: Sequence[str] | None) -> None:
     """Load ``state.weights`` into a model: a detector or a backbone checkpoint.
 

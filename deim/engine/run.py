@@ -58,6 +58,7 @@ from deim.engine.initial_state import (
     find_initial_state,
     load_initial_weights,
     unfreeze_random_backbone,
+    warn_about_frozen_random_weights,
 )
 from deim.engine.model import build_model, prepare_for_training
 from deim.engine.non_finite import NonFiniteGuard
@@ -144,6 +145,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
 
     model = build_model(cfg, pretrained_backbone=start.backbone is not None)
     unfreeze_random_backbone(cfg, model)
+    warn_about_frozen_random_weights(cfg)
     freeze_modules(model, cfg.train.freeze)
     check_model_runs(cfg, model, getattr(loader, "shapes", ()))
     model = prepare_for_training(cfg, model)

@@ -1,15 +1,21 @@
 """Frozen modules, and learning rates that decay with the depth of a vision transformer."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 from detrex.modeling.ema import EMAState
 from torch import nn
 
+from deim.checkpoint.loading import resume
+from deim.checkpoint.run_checkpointer import RunCheckpointer
+from deim.config import load_config
 from deim.engine import EMAHook, Trainer, param_groups
 from deim.engine.freezing import freeze_modules
-from deim.errors import ConfigError
+from deim.engine.initial_state import warn_about_frozen_random_weights
+from deim.errors import CheckpointError, ConfigError
+from tests.conftest import ROOT
 from tests.models import batch, tiny_model
 
 ATTO = {"family": "deimv2_lite"}
@@ -73,6 +79,36 @@ def test_nothing_changes_without_names(caplog) -> None:
 def test_invalid_names_are_errors(names: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         freeze_modules(tiny_model(**ATTO), names)
+
+
+def test_resume_with_other_frozen_modules_is_an_error(tmp_path: Path) -> None:
+    def checkpointer(names: list[str]) -> RunCheckpointer:
+        model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+        freeze_modules(model, names)
+        trainer = Trainer(model, [], torch.optim.AdamW(param_groups(model)))
+        return RunCheckpointer(model, str(tmp_path), trainer=trainer)
+
+    checkpointer(["0"]).save_iteration(3)
+    path = str(tmp_path / "model_0000003.pth")
+    same, other = checkpointer(["0"]), checkpointer([])
+    resume(same, same.model, path)
+    with pytest.raises(CheckpointError, match=r"groups of \[2\] parameters, but that of this run has groups of \[4\]"):
+        resume(other, other.model, path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "random"),
+    [
+        (["train.freeze=[backbone,encoder]"], "backbone, encoder"),
+        (["train.freeze=[backbone,encoder]", "model.backbone.weights=imagenet"], "encoder"),
+        (["train.freeze=[backbone,encoder]", "train.init_checkpoint=coco"], ""),
+        ([], ""),
+    ],
+)
+def test_frozen_random_weights_are_reported(overrides: list[str], random: str, caplog) -> None:
+    cfg = load_config(str(ROOT / "projects/deimv2/configs/deimv2_hgnetv2_atto_shapes.py"), overrides)
+    warn_about_frozen_random_weights(cfg)
+    assert (f"keeps the random weights of {random}:" in caplog.text) if random else not caplog.text
 
 
 RULES = {
