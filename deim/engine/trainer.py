@@ -65,7 +65,7 @@ class Trainer(SimpleTrainer):
         # batch of the current step, for hooks
         self.samples: list[dict] = []
         # first iteration that is not skipped, and last iteration of a run that ends early
-        self._skip_target = 0
+        self._skip_target: float = 0
         self._last_iter: int | None = None
         # cached, since walking through the model takes a millisecond
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -97,8 +97,12 @@ class Trainer(SimpleTrainer):
         Args:
             last_iter: iteration of the trainer in ``after_train``: the last one that was trained.
         """
-        self._last_iter = last_iter
-        self.skip_to(self.max_iter)
+        self._last_iter, self._skip_target = last_iter, math.inf
+
+    @property
+    def has_ended(self) -> bool:
+        """True if :meth:`stop` was called, or a run is resumed in which it was called."""
+        return self._last_iter is not None
 
     def before_step(self) -> None:
         if self.iter < self._skip_target:

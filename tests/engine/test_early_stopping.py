@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.engine import HookBase, hooks
+from detectron2.utils.events import JSONWriter
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
 from deim.checkpoint.run_checkpointer import RunCheckpointer
 from deim.engine import Trainer
-from deim.engine.hooks import BestCheckpointer, EarlyStoppingHook, EvaluationResumeHook, PeriodicCheckpointer
+from deim.engine.hooks import (
+    BestCheckpointer,
+    EarlyStoppingHook,
+    EvaluationResumeHook,
+    MetricsResumeHook,
+    MetricsWriter,
+    PeriodicCheckpointer,
+)
 from deim.errors import ConfigError
 
 
@@ -90,16 +98,20 @@ def train(
         final_iter=final_iter,
         **{"metric": "bbox/AP", "patience": 2, "min_delta": 0.0, **options},
     )
+    metrics_file = str(folder / "metrics.json")
+    writer = MetricsWriter([JSONWriter(metrics_file)], 3, 2, metrics_file)
     evaluation = hooks.EvalHook(2, lambda: {"bbox": {"AP": scores[trainer.iter]}})
     trainer.register_hooks(
         [
             recorder,
             hooks.LRScheduler(scheduler=Multiplier()),
+            MetricsResumeHook(writer),
             PeriodicCheckpointer(checkpointer, 2),
             evaluation,
             best,
             early,
-            EvaluationResumeHook(2, checkpointer, [evaluation, best, early]),
+            writer,
+            EvaluationResumeHook(2, checkpointer, [evaluation, best, early, writer]),
             Killer(kill_at),
         ]
     )
@@ -111,6 +123,12 @@ def train(
         start = trainer.iter + 1
     trainer.train(start, iterations)
     return recorder, trainer
+
+
+def logged(folder: Path) -> list[dict]:
+    """Return the lines of ``metrics.json`` without timings."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if "time" not in name} for line in lines]
 
 
 def last_checkpoint(folder: Path) -> dict:
@@ -132,8 +150,9 @@ def test_run_ends_after_patience_evaluations_without_improvement(tmp_path: Path,
 def test_resumed_run_that_has_ended_does_nothing(tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
     train(tmp_path, {1: 10.0, 3: 9.0, 5: 9.0})
-    before = last_checkpoint(tmp_path)
+    before, lines = last_checkpoint(tmp_path), logged(tmp_path)
     recorder, trainer = train(tmp_path, {}, resume=True)
+    assert logged(tmp_path) == lines
     assert recorder.steps == []
     assert trainer.iter == 5
     assert "has ended after iteration 5" in caplog.text
@@ -173,6 +192,7 @@ def test_killed_run_resumes_with_the_same_decisions(tmp_path: Path, kill_at: int
     resumed, trainer = train(tmp_path / "killed", scores, final_iter=30, resume=True)
     assert trainer.iter == 37
     assert resumed.steps == whole.steps[-len(resumed.steps) :]
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
     states = [last_checkpoint(tmp_path / name) for name in ("whole", "killed")]
     assert states[0]["model"] == states[1]["model"]
     assert states[0]["trainer"]["hooks"] == states[1]["trainer"]["hooks"]

@@ -69,7 +69,6 @@ class EarlyStoppingHook(HookBase):
                 f"The run has ended after iteration {self.last_iter} (train.early_stopping). To train on, resume it with "
                 "train.early_stopping.enabled=false"
             )
-            self.trainer.stop(self.last_iter)
         elif self.skip_target is not None and start <= self.skip_target:
             self.trainer.skip_to(self.skip_target)
 
@@ -119,3 +118,5 @@ class EarlyStoppingHook(HookBase):
     def load_state_dict(self, state_dict: dict) -> None:
         for name, value in state_dict.items():
             setattr(self, name, value)
+        if self.last_iter is not None:
+            self.trainer.stop(self.last_iter)

@@ -91,7 +91,8 @@ class MetricsResumeHook(HookBase):
         if last < 0:
             return
         is_missing = writer is not None and writer.has_missed(last)
-        if last + 1 >= self.trainer.max_iter and not is_missing:
+        is_complete = last + 1 >= self.trainer.max_iter or getattr(self.trainer, "has_ended", False)
+        if is_complete and not is_missing:
             return  # everything is written, and no further iterations follow
         self._restore()
         if writer is not None and is_missing:
