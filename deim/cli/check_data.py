@@ -5,13 +5,16 @@
     deim check-data --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data
 
 With a config, also checks whether the model can detect as many objects per image as the dataset has, and whether
-the dataset has the masks or keypoints that the model is trained on. --to-coco writes the splits as
+the dataset has the masks or keypoints that the model is trained on. Evaluation images that are identical or nearly
+identical to training images are reported, and drawn in leaks.png. --to-coco writes the splits as
 instances_train.json and instances_val.json. The exit status is 1 if the dataset cannot be trained on.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from deim.cli.arguments import add_config
 from deim.config import load_config
@@ -22,6 +25,7 @@ from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.names import registered_name
 from deim.data.datasets.to_coco import write_coco
+from deim.data.leaks import check_leaks
 from deim.data.limits import DetectionLimits
 from deim.errors import ConfigError
 
@@ -31,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("train", "test"), default="train", help="split to check; default: train")
     parser.add_argument("--output", default="check", help="directory for the sample images; default: %(default)s")
     parser.add_argument(
-        "--skip-images", action="store_true", help="do not decode the images; unreadable images are then not detected"
+        "--skip-images",
+        action="store_true",
+        help="do not decode the images; unreadable images and images in both splits are then not detected",
     )
     parser.add_argument("--images", type=int, default=12, help="number of sample images to draw; default: %(default)s")
     parser.add_argument(
@@ -53,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     for kind in required:
         request_annotations(cfg.dataloader, kind)
     is_trainable = check_dataset(dataset, args.output, not args.skip_images, args.images, limits, args.split, required)
+    if not args.skip_images:
+        _check_leaks(cfg, Path(args.output))
     if args.to_coco:
         splits = {"train": cfg.dataloader.train.dataset, "val": cfg.dataloader.test.dataset}
         if discovered is not None and discovered.test is None:
@@ -60,6 +68,14 @@ def run(args: argparse.Namespace) -> int:
         files, root = write_coco(splits, Path(args.to_coco))
         print(f"wrote {', '.join(map(str, files))}. Read them with --data {args.to_coco} --image-root {root}")
     return 0 if is_trainable else 1
+
+
+def _check_leaks(cfg: Any, output: Path) -> None:
+    """Report the images that occur in both splits, if the config has two."""
+    train, test = (OmegaConf.select(cfg, f"dataloader.{split}.dataset") for split in ("train", "test"))
+    names = [registered_name(dataset) for dataset in (train, test)]
+    if None not in names and names[0] != names[1]:
+        check_leaks(train, test, output)
 
 
 def _config(args: argparse.Namespace) -> tuple[Any, DetectionLimits | None, DiscoveredDataset | None]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": "Try a model in the browser.",
     "zoo": "List the recipes with their published AP and weights.",
     "check-data": "Check a dataset before training: counts, classes, sizes, problems, sample images.",
+    "split": "Split a dataset for validation or cross-validation, keeping near-duplicate images together.",
     "view-data": "Draw the first training batch of an epoch as the model receives it.",
     "view": "Show a dataset, or the detections and mistakes of a run, in FiftyOne.",
     "plot": "Plot loss, learning rate and AP of a run.",

@@ -59,7 +59,7 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
         DatasetError: if the file is missing, truncated or not an image, or has another size.
     """
     try:
-        data = _read_bytes(file_name)
+        data = read_bytes(file_name)
     except OSError as error:
         raise DatasetError(f"cannot read image {file_name}: {error.strerror}") from error
     if not _is_complete(data):
@@ -78,7 +78,8 @@ def read_image(file_name: str, size: tuple[int, int] | None = None, reduction: i
     )
 
 
-def _read_bytes(file_name: str) -> bytes:
+def read_bytes(file_name: str) -> bytes:
+    """Return the content of a file, which may have a scheme such as ``tar://``."""
     if "://" not in file_name:
         return Path(file_name).read_bytes()
     with PathManager.open(file_name, "rb") as file:

@@ -36,18 +36,37 @@ def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Pat
     if target.suffix.lower() == ".json" and len(splits) > 1:
         raise DatasetError(f"{target} is a single file for several splits ({', '.join(splits)}); pass a folder instead")
     datasets = {name: (instantiate(node), MetadataCatalog.get(node["names"])) for name, node in splits.items()}
-    root = _common_folder([record["file_name"] for records, _ in datasets.values() for record in records])
+    root = common_folder([record["file_name"] for records, _ in datasets.values() for record in records])
     written = []
     for name, (records, metadata) in datasets.items():
         file = target if target.suffix.lower() == ".json" else target / f"instances_{name}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = _coco_content(records, metadata.thing_classes, root, keypoints_from_metadata(metadata))
-        file.write_text(json.dumps(content), encoding="utf-8")
+        write_coco_file(file, records, metadata.thing_classes, root, keypoints_from_metadata(metadata))
         written.append(file)
     return written, root
 
 
-def _common_folder(paths: Sequence[str]) -> Path:
+def write_coco_file(
+    file: Path, records: Sequence[dict], classes: Sequence[str], root: Path, keypoints: KeypointDefinition | None
+) -> None:
+    """Write detectron2 records as a COCO file.
+
+    Args:
+        file: path of the file; missing folders are created.
+        records: detectron2 records.
+        classes: class names in index order.
+        root: folder that contains all images; their names in the file are relative to it.
+        keypoints: names and connections of the keypoints; None if the records have none.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(_coco_content(records, classes, root, keypoints)), encoding="utf-8")
+
+
+def common_folder(paths: Sequence[str]) -> Path:
+    """Return the deepest folder that contains all files at ``paths``.
+
+    Raises:
+        DatasetError: if there is none, such as for files on different drives.
+    """
     folders = {os.path.abspath(os.path.dirname(path)) for path in paths}
     try:
         return Path(os.path.commonpath(folders))
