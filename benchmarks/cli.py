@@ -18,6 +18,7 @@ from benchmarks import (
     dataloader,
     evaluator,
     export,
+    formats,
     kernels,
     latency,
     learning,
@@ -41,6 +42,7 @@ from deim.config.keypoints import has_keypoints
 from deim.config.masks import has_masks
 from deim.devices import choose_device
 from deim.errors import ConfigError
+from deim.inference.export.formats import EXPORTERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_kernels,
         _add_latency,
         _add_export,
+        _add_formats,
         add_model,
         _add_attention,
         _add_evaluator,
@@ -150,6 +153,24 @@ def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(
         action=lambda args: export.run(args.recipe, args.peer, args.size, args.rounds, args.attention, args.json)
     )
+
+
+def _add_formats(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_parser(
+        subparsers, "formats", "size, agreement with torch and latency of every export format on the CPU"
+    )
+    add_recipe(parser)
+    suffixes = [exporter.suffix for exporter in EXPORTERS]
+    parser.add_argument("--suffixes", nargs="+", choices=suffixes, help="formats to measure; default: all")
+    parser.add_argument("--size", type=int, default=320, help="height and width of the images; default: %(default)s")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=10,
+        help="number of interleaved measurement rounds; 0 measures no latency; default: %(default)s",
+    )
+    parser.add_argument("--json", help="JSON file for the results and the machine's specification")
+    parser.set_defaults(action=lambda args: formats.run(args.recipe, args.suffixes, args.size, args.rounds, args.json))
 
 
 def _add_attention(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -46,12 +46,12 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     """
     torch.manual_seed(0)
     config = load_config(recipe)
-    model = _perturb(build(config, "model")).eval()
+    model = perturb(build(config, "model")).eval()
     official = None
     if peer is not None:
         recognize_checkout(peer)
         official = official_config(peer, recipe, size)
-        _perturb(official.model)
+        perturb(official.model)
         model.load_state_dict(
             to_native_layout(StoredWeights(OFFICIAL, official_model(official).state_dict()), model), strict=True
         )
@@ -65,7 +65,7 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     print_report([{"recipe": recipe, **row, **columns.get(row["run"], {})} for row in table], path, torch.device("cpu"))
 
 
-def _perturb(model: nn.Module) -> nn.Module:
+def perturb(model: nn.Module) -> nn.Module:
     """Add noise to all parameters: some layers are initialized to zero, and scores and boxes must differ."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -20,6 +20,7 @@ CHECKOUT_MEASUREMENTS = (
     "dataloader",
     "evaluator",
     "export",
+    "formats",
     "kernels",
     "learning",
     "memory",

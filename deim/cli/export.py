@@ -4,7 +4,8 @@
 
 The suffix of --output selects the format; --formats lists the formats and what they require and support. The exported
 model takes uint8 images. It contains the class names and works with deim predict and deim.Predictor. Its detections are
-verified against those of torch. An engine is built from an .onnx file, which is verified; the engine itself is not.
+verified against those of torch. An engine is built from an .onnx file, which is verified; the engine itself is not. Core ML
+packages are verified on macOS only.
 
 Requires pip install 'deim[export]', for other formats than .onnx also the extra that --formats lists, for TensorRT also
 trtexec.

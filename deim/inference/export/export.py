@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 
+from deim.errors import ExportError
 from deim.inference.export.formats import check_model, check_support, exporter_of
 from deim.inference.export.model import ExportableModel, prepare_export
 from deim.inference.export.options import ExportOptions
@@ -46,7 +47,7 @@ def export(
         ConfigError: if an option is invalid, or a required package or program is not installed.
         CheckpointError: if the checkpoint cannot be loaded.
         DatasetError: if an image cannot be read.
-        ExportError: if the file's detections differ from those of torch.
+        ExportError: if the file's detections differ from those of torch, or if this machine cannot run the file.
     """
     exporter = exporter_of(output)
     options.check()
@@ -64,11 +65,17 @@ def export(
 
 def _check(path: str, model: ExportableModel, rgb_images: list, log: Callable[[str], None]) -> None:
     exporter = exporter_of(path)
+    size = f"{exporter.size(path) / 2**20:.1f} MiB"
+    reason = exporter.unavailable_reason()
+    if reason is not None:
+        raise ExportError(
+            f"{path} was written ({size}), but its detections were not compared with those of torch: {reason}"
+        )
     session = exporter.open(path, "cpu")
     agreement = compare_detections(model.graph, session, model.metadata, model.fixed_batch, rgb_images)
     agreement.check(path, model.metadata.dtype)
     log(
-        f"wrote {path} ({exporter.size(path) / 2**20:.1f} MiB). {session.description} finds {agreement.num_matched} of "
+        f"wrote {path} ({size}). {session.description} finds {agreement.num_matched} of "
         f"{agreement.num_detections} detections of torch; maximum difference {agreement.max_difference:.1g}; "
         f"{'' if agreement.mask_iou is None else f'mean IoU of masks {agreement.mask_iou:.3f}; '}"
         f"batches: {', '.join(agreement.batch_shapes)}"

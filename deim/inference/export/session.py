@@ -1,5 +1,6 @@
 """Loaded files: the interface of the runtimes, and errors that they share."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ def import_runtime(name: str, path: str, extra: str) -> Any:
         ConfigError: if it is not installed.
     """
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(f"{path} requires {name}: pip install 'deim[{extra}]'") from error
 

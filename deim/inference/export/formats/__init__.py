@@ -3,7 +3,11 @@
 import os
 
 from deim.errors import ConfigError
+from deim.inference.export.formats.aot_inductor import AOTInductorExporter
+from deim.inference.export.formats.coreml import CoreMLExporter
+from deim.inference.export.formats.executorch import ExecuTorchExporter
 from deim.inference.export.formats.exporter import TASKS, Exporter, Support
+from deim.inference.export.formats.litert import LiteRTExporter
 from deim.inference.export.formats.onnx import OnnxExporter
 from deim.inference.export.formats.openvino import OpenVINOExporter
 from deim.inference.export.formats.tensorrt import TensorRTExporter
@@ -15,13 +19,19 @@ EXPORTERS: tuple[Exporter, ...] = (
     OpenVINOExporter(),
     TensorRTExporter(),
     TorchExportExporter(),
+    AOTInductorExporter(),
+    ExecuTorchExporter(),
+    LiteRTExporter(),
+    CoreMLExporter(),
 )
 
 
 def find_exporter(path: str | os.PathLike) -> Exporter | None:
     """Return the format that a path has the suffix of; None if there is none."""
     name = os.fspath(path).lower().rstrip("/")
-    return next((exporter for exporter in EXPORTERS if name.endswith(exporter.suffix)), None)
+    matches = [exporter for exporter in EXPORTERS if name.endswith(exporter.suffix)]
+    # The suffix .aoti.pt2 ends with the suffix .pt2.
+    return max(matches, key=lambda exporter: len(exporter.suffix), default=None)
 
 
 def exporter_of(path: str | os.PathLike) -> Exporter:

@@ -83,6 +83,10 @@ class Exporter(Protocol):
         """
         ...
 
+    def unavailable_reason(self) -> str | None:
+        """Return why this machine cannot run files of the format; None if it can."""
+        return None
+
     def size(self, path: str) -> int:
         """Return the number of bytes of a file or folder and the files that belong to it."""
         files = [file for file in Path(path).rglob("*") if file.is_file()] if Path(path).is_dir() else [Path(path)]

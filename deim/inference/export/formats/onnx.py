@@ -1,10 +1,6 @@
 """ONNX files, which ONNX Runtime runs."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ import torch
 
 from deim.errors import ConfigError, ExportError
 from deim.inference.export.constant_folding import fold_constant_splits
+from deim.inference.export.conversion import silence_exporter
 from deim.inference.export.detrex import use_attention_form
 from deim.inference.export.float16 import to_float16
 from deim.inference.export.formats.exporter import Exporter, Support
@@ -134,19 +131,6 @@ def _add_metadata_and_fold(path: str, metadata: str) -> None:
     model.metadata_props.add(key=METADATA_KEY, value=metadata)
     fold_constant_splits(model)
     onnx.save(model, path)
-
-
-@contextlib.contextmanager
-def silence_exporter() -> Iterator[None]:
-    """Suppress the messages of an exporter."""
-    disabled_level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled_level)
 
 
 class OnnxSession:

@@ -45,6 +45,9 @@ class TensorRTExporter(Exporter):
         Path(path + ".json").write_text(model.metadata.to_json(), encoding="utf-8")
         log(f"wrote {path}; its inputs and outputs are described in {path}.json")
 
+    def unavailable_reason(self) -> str:
+        return "deim does not run TensorRT engines"
+
     def open(self, path: str, device: str) -> Session:
         raise ConfigError(
             f"{path} is a TensorRT engine, which deim does not run: use TensorRT, or predict with {_onnx_file(path)}"
