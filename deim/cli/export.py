@@ -7,6 +7,10 @@ model takes uint8 images. It contains the class names and works with deim predic
 verified against those of torch. An engine is built from an .onnx file, which is verified; the engine itself is not. Core ML
 packages are verified on macOS only.
 
+--for writes a folder for an inference server instead: an .onnx file and its configuration.
+
+    deim export output/deim_dfine_s_coco/model_best.pth --for triton --output models/street
+
 Requires pip install 'deim[export]', for other formats than .onnx also the extra that --formats lists, for TensorRT also
 trtexec.
 """
@@ -20,6 +24,7 @@ from deim.cli.arguments import add_model
 from deim.inference.export.export import export
 from deim.inference.export.formats import EXPORTERS, exporter_of, format_table
 from deim.inference.export.options import INTERFACES, OPSETS, ExportOptions
+from deim.inference.export.servers import SERVERS, export_for_server
 from deim.layers.ops import EXPORT_FORMS
 
 
@@ -34,7 +39,13 @@ class _PrintFormats(argparse.Action):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     suffixes = ", ".join(exporter.suffix for exporter in EXPORTERS)
-    parser.add_argument("--output", required=True, help=f"file to write: {suffixes}")
+    parser.add_argument("--output", required=True, help=f"file to write: {suffixes}; with --for, a folder")
+    parser.add_argument(
+        "--for",
+        dest="server",
+        choices=tuple(SERVERS),
+        help="write a folder with an .onnx file and the configuration of this inference server",
+    )
     parser.add_argument("--formats", action=_PrintFormats, nargs=0, help="list the formats and what they support")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size; default: that of the recipe"
@@ -79,9 +90,9 @@ def _add_interface(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interface",
         choices=INTERFACES,
-        default=INTERFACES[0],
-        help="inputs and outputs: deim (uint8 images), official (those of the official exporters of DEIM, D-FINE and "
-        "RT-DETR), raw (pred_logits and pred_boxes of all queries)",
+        help="inputs and outputs: deim (uint8 images; the default), official (those of the official exporters of DEIM, "
+        "D-FINE and RT-DETR), raw (pred_logits and pred_boxes of all queries), deepstream (those of DeepStream-Yolo; the "
+        "default of --for deepstream)",
     )
     parser.add_argument(
         "--include-normalization",
@@ -94,19 +105,25 @@ def _add_interface(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    export(args.model, args.weights, args.output, _options(args), args.images, print)
+    options = _options(args)
+    if args.server is None:
+        export(args.model, args.weights, args.output, options, args.images, print)
+    else:
+        export_for_server(args.server, args.model, args.weights, args.output, options, args.images, print)
 
 
 def _options(args: argparse.Namespace) -> ExportOptions:
+    interfaces = INTERFACES if args.server is None else SERVERS[args.server].interfaces
+    exporter = exporter_of(args.output if args.server is None else SERVERS[args.server].onnx_file)
     return ExportOptions(
         size=None if args.size is None else tuple(args.size),
-        dynamic_batch=args.batch is None and exporter_of(args.output).support.dynamic_batch,
+        dynamic_batch=args.batch is None and exporter.support.dynamic_batch,
         dynamic_size=args.dynamic_size,
         postprocess=not args.raw,
         attention=args.attention,
         opset=args.opset,
         batch=1 if args.batch is None else args.batch,
         precision=args.precision,
-        interface=args.interface,
+        interface=args.interface or interfaces[0],
         include_normalization=args.include_normalization,
     )

@@ -158,7 +158,7 @@ def test_engines_of_official_files_have_shapes_of_both_inputs() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"interface": "deepstream"}, "choose one of deim, official, raw"),
+        ({"interface": "yolo"}, "choose one of deim, official, raw, deepstream"),
         ({"interface": "official", "postprocess": False}, "--raw is an option of the interface deim"),
         ({"include_normalization": True}, "always normalizes in the graph"),
     ],

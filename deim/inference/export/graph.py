@@ -1,12 +1,14 @@
-"""Exported part of a detector: everything from images to boxes, masks and keypoints, in one of three interfaces."""
+"""Exported part of a detector: everything from images to boxes, masks and keypoints, in one of several interfaces."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from detrex.layers import box_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from deim.modeling.detector import DEIMDetector, DetectionBatch, best_detections
+from deim.structures.precision import in_full_precision
 from deim.structures.predictions import Predictions
 
 INPUT_NAME, SIZES_NAME = "images", "orig_target_sizes"
@@ -177,6 +179,40 @@ class RawGraph(FloatGraph):
     @property
     def output_names(self) -> tuple[str, ...]:
         return tuple(self._PREFIX + name for name in (*RAW_OUTPUTS, *self.fields))
+
+
+class DeepStreamGraph(FloatGraph):
+    """Graph with the one tensor that the parser of DeepStream-Yolo reads: boxes, without masks and keypoints.
+
+    The graph normalizes, because nvinfer divides all channels by the same number.
+    """
+
+    interface = "deepstream"
+    input_names = ("input",)
+    fields = ()  # type: ignore[assignment]
+
+    def __init__(self, detector: DEIMDetector):
+        super().__init__(detector, include_normalization=True)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("output",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Detect objects in a batch of images.
+
+        Args:
+            images: float32 (B, 3, H, W), RGB in [0, 1].
+
+        Returns:
+            (B, Q, 6): left, top, right, bottom in pixels of ``images`` and not clipped, the highest score of the query, and
+            its class.
+        """
+        logits, boxes, *_ = all_queries(self.predictions(images))
+        scores, labels = in_full_precision(logits).sigmoid().max(dim=-1, keepdim=True)
+        height, width = images.shape[-2:]
+        corners = box_cxcywh_to_xyxy(in_full_precision(boxes)) * torch.tensor([width, height, width, height])
+        return (torch.cat([corners, scores, labels.to(scores.dtype)], dim=-1),)
 
 
 def all_queries(predictions: Predictions) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ def network_inputs(metadata: Metadata, images: np.ndarray) -> tuple[np.ndarray, 
     if metadata.normalization is not None:
         mean, std = (np.array(metadata.normalization[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
         pixels = (pixels - mean) / std
-    if metadata.interface == "raw":
+    if metadata.interface != "official":
         return (pixels,)
     height, width = images.shape[2:]
     return pixels, np.array([[width, height]] * len(images), np.int64)
@@ -32,6 +32,8 @@ def relative_outputs(metadata: Metadata, outputs: Sequence[np.ndarray], size: tu
     """
     names = [name.removeprefix("pred_") for name in metadata.outputs]
     by_name = dict(zip(names, outputs, strict=True))
+    if metadata.interface == "deepstream":
+        return _from_deepstream(by_name["output"], size)
     if metadata.interface != "official":
         return by_name
     limits = np.array([size[1], size[0]], np.float32)
@@ -43,3 +45,15 @@ def relative_outputs(metadata: Metadata, outputs: Sequence[np.ndarray], size: tu
         points = by_name["keypoints"]
         by_name["boxes"] = np.concatenate([points.min(axis=2), points.max(axis=2)], axis=2).clip(0, 1)
     return by_name
+
+
+def _from_deepstream(output: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return scores in descending order, labels and boxes of the interface "deepstream"; see :func:`relative_outputs`."""
+    order = np.argsort(-output[..., 4], axis=1, kind="stable")
+    rows = np.take_along_axis(output, order[..., None], axis=1)
+    limits = np.array([size[1], size[0]] * 2, np.float32)
+    return {
+        "scores": rows[..., 4],
+        "labels": rows[..., 5].astype(np.int64),
+        "boxes": (rows[..., :4] / limits).clip(0, 1),
+    }

@@ -14,7 +14,14 @@ from deim.data.mapper import channel_order
 from deim.errors import ConfigError
 from deim.inference.deployment import to_deployment
 from deim.inference.export.detrex import DetrexGraph
-from deim.inference.export.graph import DEIMGraph, DetectionGraph, OfficialGraph, RawGraph, input_normalization
+from deim.inference.export.graph import (
+    DeepStreamGraph,
+    DEIMGraph,
+    DetectionGraph,
+    OfficialGraph,
+    RawGraph,
+    input_normalization,
+)
 from deim.inference.export.interfaces import network_inputs
 from deim.inference.export.metadata import STRIDE, Metadata
 from deim.inference.export.options import ExportOptions, is_supported
@@ -59,16 +66,15 @@ class ExportableModel:
         """Batch size of the file; None if it is dynamic."""
         return None if self.options.dynamic_batch else self.options.batch
 
-    def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
-        """Return the dynamic dimensions of the inputs, for torch.export. The batch is "N", as in the official files."""
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """Return the dynamic dimensions of each input, for torch.export. The batch is "N", as in the official files."""
         batch: dict[int, Any] = {}
         sides: dict[int, Any] = {}
         if self.options.dynamic_batch:
             batch = {0: torch.export.Dim("N", min=1, max=1024)}
         if self.options.dynamic_size:
             sides = {axis: STRIDE * torch.export.Dim(name, min=2, max=128) for axis, name in ((2, "h"), (3, "w"))}
-        images, *others = self.graph.input_names
-        return {images: batch | sides, **dict.fromkeys(others, batch)}
+        return batch | sides, *[batch] * (len(self.example) - 1)
 
     def calibration_inputs(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield the inputs of the graph for each image of :attr:`images`, in batches of the size of the example."""
@@ -98,6 +104,7 @@ def prepare_export(trained: TrainedModel, options: ExportOptions, images: Sequen
     example = graph.example(2 if options.dynamic_batch else options.batch, size)
     graph.prepare(example[0])
     is_deim = options.interface == "deim"
+    normalizes = is_deim or options.interface == "deepstream" or options.include_normalization
     metadata = Metadata(
         version=deim.__version__,
         class_names=trained.class_names,
@@ -107,9 +114,9 @@ def prepare_export(trained: TrainedModel, options: ExportOptions, images: Sequen
         postprocess=graph.postprocess,
         dtype=options.precision,
         outputs=graph.output_names,
-        skeleton=None if trained.skeleton is None else trained.skeleton.to_dict(),
+        skeleton=trained.skeleton.to_dict() if trained.skeleton is not None and "keypoints" in graph.fields else None,
         interface=options.interface,
-        normalization=None if is_deim or options.include_normalization else input_normalization(graph.detector),
+        normalization=None if normalizes else input_normalization(graph.detector),
     )
     return ExportableModel(graph, example, metadata, options, images)
 
@@ -120,6 +127,8 @@ def _build_graph(model: nn.Module, options: ExportOptions) -> DetectionGraph:
             return OfficialGraph(model, options.include_normalization)
         if options.interface == "raw":
             return RawGraph(model, options.include_normalization)
+        if options.interface == "deepstream":
+            return DeepStreamGraph(model)
         return DEIMGraph(model, options.postprocess)
     name = f"{type(model).__name__} is a detrex model"
     if options.attention == "plugin":

@@ -11,7 +11,7 @@ from deim.layers.ops import EXPORT_FORMS
 OPSETS = range(18, 24)
 PRECISIONS = ("float32", "float16", "int8")
 # Inputs and outputs of a file; see deim.inference.export.graph.
-INTERFACES = ("deim", "official", "raw")
+INTERFACES = ("deim", "official", "raw", "deepstream")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ExportOptions:
             :mod:`deim.inference.export.int8`.
         interface: one of :data:`INTERFACES`.
         include_normalization: whether the graph of the interfaces "official" and "raw" normalizes with mean and standard
-            deviation, as that of "deim" always does; otherwise the caller does, as for the official files.
+            deviation, as those of "deim" and "deepstream" always do; otherwise the caller does, as for the official files.
     """
 
     size: tuple[int, int] | None = None
@@ -66,8 +66,18 @@ class ExportOptions:
             raise ConfigError(f"interface={self.interface!r}; choose one of {', '.join(INTERFACES)}")
         if self.interface != "deim" and not self.postprocess:
             raise ConfigError(f"--raw is an option of the interface deim, not of {self.interface}: omit one of them")
-        if self.interface == "deim" and self.include_normalization:
-            raise ConfigError("the interface deim always normalizes in the graph: omit --include-normalization")
+        if self.interface in ("deim", "deepstream") and self.include_normalization:
+            raise ConfigError(
+                f"the interface {self.interface} always normalizes in the graph: omit --include-normalization"
+            )
+        if self.interface == "deepstream":
+            self._check_deepstream()
+
+    def _check_deepstream(self) -> None:
+        if self.dynamic_size:
+            raise ConfigError("DeepStream resizes images to a fixed size: omit --dynamic-size")
+        if self.precision == "int8":
+            raise ConfigError("DeepStream calibrates int8 engines itself: export float32, and set network-mode=1")
 
 
 def is_supported(size: Sequence[int]) -> bool:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from deim.errors import ConfigError
 from deim.inference.export.model import ExportableModel
-from deim.inference.export.options import INTERFACES, OPSETS, ExportOptions
+from deim.inference.export.options import OPSETS, ExportOptions
 from deim.inference.export.session import Session
 
 TASKS = ("boxes", "masks", "keypoints")
@@ -36,7 +36,7 @@ class Support:
     dynamic_size: bool = False
     opset: bool = False
     detrex: bool = False
-    interfaces: Sequence[str] = INTERFACES
+    interfaces: Sequence[str] = ("deim", "official", "raw")
     tasks: Sequence[str] = TASKS
     hints: Mapping[str, str] = field(default_factory=dict)
 

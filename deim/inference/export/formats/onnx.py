@@ -18,7 +18,7 @@ from deim.inference.export.graph import DetectionGraph
 from deim.inference.export.int8 import to_int8
 from deim.inference.export.metadata import METADATA_KEY, Metadata
 from deim.inference.export.model import ExportableModel, prepare_export
-from deim.inference.export.options import PRECISIONS, ExportOptions
+from deim.inference.export.options import INTERFACES, PRECISIONS, ExportOptions
 from deim.inference.export.plugin import with_plugin_definition
 from deim.inference.export.session import import_runtime, open_or_raise
 from deim.inference.trained_model import TrainedModel
@@ -39,6 +39,7 @@ class OnnxExporter(Exporter):
         dynamic_size=True,
         opset=True,
         detrex=True,
+        interfaces=INTERFACES,
     )
 
     def write(self, model: ExportableModel, path: str) -> str:
