@@ -23,6 +23,7 @@ from benchmarks import (
     latency,
     learning,
     memory,
+    scaling,
     tracking,
     training,
 )
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_evaluator,
         _add_tracking,
         _add_learning,
+        _add_scaling,
     ):
         add(subparsers)
 
@@ -252,6 +254,39 @@ def _add_learning(subparsers: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     parser.add_argument("--initial-weights", help="checkpoint of deim to start from; default: random weights")
     parser.set_defaults(action=_learning)
+
+
+def _add_scaling(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "scaling",
+        help="expected throughput of training on several GPUs (a calculation)",
+        description="Calculate the expected throughput of training on several GPUs from measured times.",
+    )
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs; default: 1 8 64")
+    parser.add_argument(
+        "--train-step", metavar="FILE", help="result of `train-step --json` on your GPU; default: steps on one H200"
+    )
+    add_recipe(parser)
+    parser.add_argument("--images", type=int, default=4, help="images per step of --train-step; default: %(default)s")
+    cluster = scaling.Cluster()
+    for name, text in scaling.CLUSTER_OPTIONS.items():
+        default = getattr(cluster, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text}; default: %(default)s"
+        )
+    parser.add_argument("--fp16-compression", action="store_true", help="train.ddp.fp16_compression")
+    parser.add_argument("--no-sync-bn", dest="sync_bn", action="store_false", help="train.sync_bn=False")
+    parser.add_argument("--json", help="JSON file for constants and results")
+    parser.set_defaults(action=_scaling)
+
+
+def _scaling(args: argparse.Namespace) -> None:
+    names = {field.name for field in dataclasses.fields(scaling.Cluster)}
+    cluster = scaling.Cluster(**{name: value for name, value in vars(args).items() if name in names})
+    workloads = scaling.WORKLOADS
+    if args.train_step is not None:
+        workloads = (scaling.measured_workload(args.recipe, args.images, args.train_step),)
+    scaling.run(workloads, cluster, args.gpus, args.json)
 
 
 def _learning(args: argparse.Namespace) -> None:

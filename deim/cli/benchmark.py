@@ -24,6 +24,7 @@ CHECKOUT_MEASUREMENTS = (
     "kernels",
     "learning",
     "memory",
+    "scaling",
     "tracking",
     "train-step",
 )
