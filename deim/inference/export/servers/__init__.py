@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deim.errors import ConfigError
 from deim.inference.export.export import export
+from deim.inference.export.formats import find_exporter
 from deim.inference.export.options import ExportOptions
 from deim.inference.export.servers.deepstream import DeepStream
 from deim.inference.export.servers.file import describe_file
@@ -41,7 +42,7 @@ def export_for_server(
     if options.interface not in server.interfaces:
         choices = " or ".join(server.interfaces)
         raise ConfigError(f"{server_name} does not read files of the interface {options.interface}: choose {choices}")
-    if Path(folder).is_file() or Path(folder).suffix in (".onnx", ".xml", ".engine", ".pt2"):
+    if Path(folder).is_file() or find_exporter(folder) is not None:
         raise ConfigError(f"--output={folder}: files for {server_name} are written into a folder: give one")
     path = Path(folder, server.onnx_file)
     if options.attention is None and server.attention is not None:
