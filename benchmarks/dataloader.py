@@ -82,13 +82,15 @@ def _encode(image: np.ndarray, max_bytes: int) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, low])[1].tobytes()
 
 
-def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmup: int = 2) -> float:
+def images_per_second(batches: Iterator[Any], batch_size: int, count: int, warmup: int = 2) -> tuple[float, float]:
+    """Return the images per second, and the images per second of CPU time of this process."""
     for _ in itertools.islice(batches, warmup):
         pass
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in itertools.islice(batches, count):
         pass
-    return batch_size * count / (time.perf_counter() - start)
+    elapsed, cpu_elapsed = time.perf_counter() - start, time.process_time() - cpu_start
+    return batch_size * count / elapsed, batch_size * count / cpu_elapsed
 
 
 def stage_epochs(recipe: str) -> dict[str, int]:
@@ -159,8 +161,8 @@ def decode_rates(paths: Sequence[Path], seconds: float = 2.0) -> dict[str, float
 
 def _measure(
     source: Callable[..., Iterator[Any]], start_method: str, threads: int, batches: int, warmup: int, *arguments: Any
-) -> float:
-    """Return the throughput of a source of batches; run it in a separate process."""
+) -> tuple[float, float]:
+    """Return the throughput of a source of batches, see :func:`images_per_second`; run it in a separate process."""
     # Start workers as training does: by default, a spawned process would spawn them.
     set_start_method(start_method, force=True)
     torch.set_num_threads(threads)
@@ -218,22 +220,23 @@ def run(
             print(f"  {label}: {name} ...", flush=True)
             options = (get_start_method(), threads, batches, warmup)
             rates[name] = run_in_new_process(_measure, source, *options, *source_arguments)
-        rows += _rows(label, rates, decoding["OpenCV"] / images_per_output)
-    header = ["stage", "loader", "images/s", "/ official", "decode limit", "of the limit"]
+        rows += _rows(label, rates, decoding["OpenCV"] / images_per_output, num_workers)
+    header = ["stage", "loader", "images/s", "/ official", "decode limit", "of the limit", "per CPU second"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 
 
-def _rows(stage: str, rates: dict[str, float], limit: float) -> list[list[str]]:
-    """Return the table rows of a stage, one for each loader."""
+def _rows(stage: str, rates: dict[str, tuple[float, float]], limit: float, num_workers: int) -> list[list[str]]:
+    """Return the table rows of a stage, one for each loader; the CPU time of worker processes is unknown."""
     official = rates.get(OFFICIAL)
     return [
         [
             stage,
             name,
             f"{rate:.1f}",
-            f"{rate / official:.2f}" if official else "",
+            f"{rate / official[0]:.2f}" if official else "",
             f"{limit:.0f}",
             f"{rate / limit:.0%}",
+            "" if num_workers else f"{per_cpu_second:.1f}",
         ]
-        for name, rate in rates.items()
+        for name, (rate, per_cpu_second) in rates.items()
     ]

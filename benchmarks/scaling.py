@@ -20,6 +20,18 @@ BUCKET_BYTES = 25 * 2**20
 BYTES_PER_CHECKPOINT_PARAMETER = 16  # weights, EMA weights, and two moments of AdamW, all float32
 COCO_IMAGES, COCO_TEST_IMAGES = 118_287, 5000
 _SIMULATED_STEPS = 400
+# Fields of Cluster by which times are divided.
+_DIVISORS = {
+    "gpus_per_node",
+    "gpu_factor",
+    "loader_rate",
+    "inside_gbps",
+    "between_gbps",
+    "disk_gbps",
+    "train_images",
+    "test_batch",
+    "eval_epochs",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ class Cluster:
         disk_gbps: rate of writing checkpoints, in GB/s.
         train_images, test_images: sizes of the datasets.
         test_batch: ``dataloader.test.total_batch_size``.
+        eval_epochs: ``schedule.eval_epochs``.
         metrics_seconds: time of the COCO evaluation on the main rank, after all detections are gathered.
         checkpoints_per_epoch: number of checkpoints written per epoch: the periodic ones, and those of a new best AP.
     """
@@ -97,6 +110,7 @@ class Cluster:
     train_images: int = COCO_IMAGES
     test_images: int = COCO_TEST_IMAGES
     test_batch: int = 64
+    eval_epochs: int = 1
     metrics_seconds: float = 4.0
     checkpoints_per_epoch: float = 1.25
 
@@ -104,13 +118,14 @@ class Cluster:
         """Check the values.
 
         Raises:
-            ConfigError: if a rate or a count is not positive.
+            ConfigError: if a value is negative, or zero where it divides.
         """
-        for name in ("gpus_per_node", "gpu_factor", "loader_rate", "inside_gbps", "between_gbps", "disk_gbps"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"scaling: {name} must be positive, got {getattr(self, name)}")
-        if self.workers < 0:
-            raise ConfigError(f"scaling: workers must be at least 0, got {self.workers}")
+        for name, value in asdict(self).items():
+            if value < 0 or (value == 0 and name in _DIVISORS):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"scaling: {option} must be {'positive' if name in _DIVISORS else 'at least 0'}, got {value}"
+                )
 
 
 # {field of Cluster: help text of its option}
@@ -118,6 +133,8 @@ CLUSTER_OPTIONS = {
     "gpus_per_node": "GPUs per machine",
     "gpu_factor": "speed of the GPU relative to the measured one",
     "workers": "data loader processes per GPU, each with a core of its own",
+    "loader_variation": "standard deviation of the time to load an image, relative to its mean",
+    "extra_image_prob": "probability that mixup needs an image of another rank",
     "loader_rate": "images per second of one process, by `tools/benchmark.py dataloader --threads 1`",
     "inside_gbps": "bus bandwidth of an all-reduce inside a machine in GB/s, by all_reduce_perf of nccl-tests",
     "between_gbps": "bus bandwidth of an all-reduce between machines in GB/s",
@@ -128,6 +145,8 @@ CLUSTER_OPTIONS = {
     "train_images": "number of training images",
     "test_images": "number of test images",
     "test_batch": "dataloader.test.total_batch_size",
+    "eval_epochs": "schedule.eval_epochs",
+    "checkpoints_per_epoch": "checkpoints written per epoch",
     "metrics_seconds": "time of the COCO evaluation in seconds, by `tools/benchmark.py evaluator`",
 }
 
@@ -292,7 +311,7 @@ def predict(workload: Workload, cluster: Cluster, gpus: int) -> Prediction:
         waiting=waiting,
         step=max(loading, busy) if cluster.workers else loading + busy,
         steps_per_epoch=max(cluster.train_images // (gpus * workload.batch), 1),
-        evaluation=_evaluation_seconds(workload, cluster, gpus),
+        evaluation=_evaluation_seconds(workload, cluster, gpus) / cluster.eval_epochs,
         checkpoints=cluster.checkpoints_per_epoch
         * workload.parameters
         * BYTES_PER_CHECKPOINT_PARAMETER

@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,7 @@ def test_effects_of_settings() -> None:
     assert base.gradients > scaling.predict(SMALL, replace(CLUSTER, fp16_compression=True), 64).gradients
     assert scaling.predict(SMALL, replace(CLUSTER, sync_bn=False), 64).normalization == 0
     assert scaling.predict(SMALL, replace(CLUSTER, gpu_factor=0.5), 64).limit == "GPU"
+    assert scaling.predict(SMALL, replace(CLUSTER, eval_epochs=5), 64).evaluation == pytest.approx(base.evaluation / 5)
     one = scaling.predict(SMALL, CLUSTER, 1)
     assert one.gradients == one.normalization == one.waiting == 0
     for gpus in (1, 8, 64):
@@ -140,10 +141,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert saved["rows"][0]["images/s"] == round(64e3 / saved["rows"][0]["step, ms"])
 
 
+def test_every_constant_has_an_option() -> None:
+    switches = {"fp16_compression", "sync_bn"}
+    assert {field.name for field in fields(CLUSTER)} == scaling.CLUSTER_OPTIONS.keys() | switches
+
+
 def test_invalid_values_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="loader_rate must be positive"):
+    with pytest.raises(ConfigError, match="--loader-rate must be positive"):
         replace(CLUSTER, loader_rate=0.0)
-    with pytest.raises(ConfigError, match="workers must be at least 0"):
+    with pytest.raises(ConfigError, match="--workers must be at least 0"):
         replace(CLUSTER, workers=-1)
     with pytest.raises(ConfigError, match="number of GPUs must be positive"):
         scaling.predict(SMALL, CLUSTER, 0)
