@@ -1,5 +1,6 @@
 """Models built by name: from recipes, and from old-style (yacs) configs through detectron2's registries."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 
 from deim import model_zoo
-from deim.config import get_config
+from deim.config import get_config, loading
 from deim.config.yacs import add_deim_config
 from deim.errors import CheckpointError, ConfigError
 from deim.modeling.backbone import HGNetV2, PResNet
@@ -154,3 +155,14 @@ def test_unknown_recipes_list_the_available_names() -> None:
 def test_backbones_reject_invalid_arguments(backbone: type, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         backbone(**arguments)
+
+
+def test_common_configs_are_independent_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "common.py").write_text("node = dict(value=1)\n", encoding="utf-8")
+    monkeypatch.setattr(loading, "shipped_folder", lambda name: tmp_path)
+    first = loading.get_config("common.py")
+    first.node.value = 2
+    assert loading.get_config("common.py").node.value == 1
+    (tmp_path / "common.py").write_text("node = dict(value=3)\n", encoding="utf-8")
+    os.utime(tmp_path / "common.py", (1, 1))
+    assert loading.get_config("common.py").node.value == 3, "a changed file is loaded again"
