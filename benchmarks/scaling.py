@@ -60,7 +60,7 @@ class Workload:
 
 
 # One H200 with bfloat16, as in docs/benchmarks.md, "On a GPU". The host launches as many kernels with 32 images as with 4.
-WORKLOADS = (
+WORKLOADS: Sequence[Workload] = (
     Workload("N", 4, 77, 53, 28, 33, 3_782_691, 79),
     Workload("S", 4, 102, 63, 37, 41, 10_321_875, 99),
     Workload("L", 4, 122, 85, 47, 54, 31_289_846, 169),
