@@ -320,9 +320,13 @@ def predict(workload: Workload, cluster: Cluster, gpus: int) -> Prediction:
 
 
 def _evaluation_seconds(workload: Workload, cluster: Cluster, gpus: int) -> float:
-    """Return the time of an evaluation; a batch takes the forward pass of training or the loading of its images."""
+    """Return the time of an evaluation; a batch takes the forward pass of training or the loading of its images.
+
+    The share of the GPU in the forward pass grows with the batch, and that of the host does not.
+    """
     batch = max(cluster.test_batch // gpus, 1)
-    forward = workload.forward_ms / 1e3 * max(batch / workload.batch / cluster.gpu_factor, 1)
+    gpu_share = workload.gpu_ms / cluster.gpu_factor / max(workload.host_ms, workload.gpu_ms)
+    forward = workload.forward_ms / 1e3 * max(gpu_share * batch / workload.batch, 1)
     loading = batch / cluster.loader_rate / max(cluster.workers, 1)
     return math.ceil(cluster.test_images / (gpus * batch)) * max(forward, loading) + cluster.metrics_seconds
 
