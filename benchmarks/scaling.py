@@ -261,7 +261,8 @@ def measured_workload(recipe: str, batch: int, path: str) -> Workload:
         rows = {row["run"]: row for row in json.loads(Path(path).read_text(encoding="utf-8"))["rows"]}
         plain = rows["deim"]
         graphs = next((row for name, row in rows.items() if "train.cuda_graphs=" in name), plain)
-        times = [plain["step, ms"], graphs["step, ms"], plain["forward, ms"], plain["backward, ms"]]
+        host_ms, gpu_ms = plain["step, ms"], graphs["step, ms"]
+        forward_ms, backward_ms = plain["forward, ms"], plain["backward, ms"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a result of `tools/benchmark.py train-step --json` ({error!r}): write it with "
@@ -270,7 +271,8 @@ def measured_workload(recipe: str, batch: int, path: str) -> Workload:
     model = build(load_config(recipe), "model")
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     normalizations = sum(isinstance(module, _BatchNorm) for module in model.modules())
-    return Workload(Path(recipe).stem, batch, *times, parameters, normalizations)
+    name = Path(recipe).stem
+    return Workload(name, batch, host_ms, gpu_ms, forward_ms, backward_ms, parameters, normalizations)
 
 
 def predict(workload: Workload, cluster: Cluster, gpus: int) -> Prediction:
