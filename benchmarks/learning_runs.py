@@ -261,8 +261,8 @@ def official_settings(settings: Settings, folder: Path) -> dict[str, Any]:
         files = {"img_folder": str(Path(settings.image_root).resolve()), "ann_file": str(folder / f"{split}.json")}
         return files | {"transforms": transforms}
 
-    collate = {"base_size": side, "base_size_repeat": None, "stop_epoch": first_final}
-    collate |= {"mixup_epochs": list(settings.dense_epochs)}
+    collate: dict[str, Any] = {"base_size": side, "base_size_repeat": None, "stop_epoch": first_final}
+    collate["mixup_epochs"] = list(settings.dense_epochs)
     weight_free = {"weight_decay": 0.0}
     groups = [
         {"params": "^(?=.*backbone)(?!.*norm|bn).*$", "lr": settings.backbone_rate},

@@ -52,7 +52,7 @@ class ImagePool:
             file = folder / f"instances_{name}.json"
             if file.exists():
                 raise ConfigError(f"{file} exists: choose another --output, or delete the file")
-            records = [self.records[i] for i in np.flatnonzero(is_selected)]
+            records = [self.records[i] for i in np.flatnonzero(is_selected).tolist()]
             write_coco_file(file, records, self.classes, self.image_root, self.keypoints)
 
     def summarize(self, parts: np.ndarray, names: Sequence[str]) -> str:
@@ -73,7 +73,7 @@ def read_pool(datasets: Sequence[Mapping[str, Any]]) -> ImagePool:
     Raises:
         DatasetError: if a dataset cannot be read.
     """
-    records = {}
+    records: dict[str, dict] = {}
     for node in datasets:
         for record in instantiate(node):
             records.setdefault(record["file_name"], record)
