@@ -14,7 +14,7 @@ from deim.config.building import accepts
 from deim.config.user_data import evaluation_node
 from deim.data.datasets.names import registered_name
 from deim.data.datasets.subset import evenly_spaced_images
-from deim.errors import ConfigError
+from deim.errors import ConfigError, DatasetError
 
 # Names of tasks, which are the prefixes of the metrics of the main test set.
 _TASKS = ("bbox", "segm", "keypoints")
@@ -85,7 +85,10 @@ def _config_of(cfg: Any, name: str, node: Any) -> Any:
         content.pop(key, None)
     part = OmegaConf.create(content, flags={"allow_objects": True})
     if isinstance(node, str):
-        node = evaluation_node(node, name, trained_annotations(cfg))
+        try:
+            node = evaluation_node(node, name, trained_annotations(cfg))
+        except DatasetError as error:
+            raise DatasetError(f"dataloader.extra_tests.{name}: {error}") from error
     if not OmegaConf.is_dict(node) or "_target_" not in node:
         raise ConfigError(
             f"dataloader.extra_tests.{name} must be the path of a dataset, a dataset node or a loader node, got {node!r}"

@@ -108,7 +108,7 @@ def test_invalid_lists_are_errors(shapes: Path, tmp_path: Path, names: list[str]
     [
         ("+dataloader.extra_tests.bbox=/data", ConfigError, "name of a task"),
         ("+dataloader.extra_tests.mine=3", ConfigError, "must be the path of a dataset"),
-        ("+dataloader.extra_tests.mine=/no/such/folder", DatasetError, "/no/such/folder"),
+        ("+dataloader.extra_tests.mine=/no/such/folder", DatasetError, "extra_tests.mine: /no/such/folder"),
         ("train.eval_train_images=-1", ConfigError, "at least 1"),
     ],
 )
