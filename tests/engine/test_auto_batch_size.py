@@ -64,6 +64,7 @@ def test_search_finds_the_largest_size(capacity: int, limit: int, expected: int)
 
 
 def config(tmp_path: Path, *overrides: str) -> Any:
+    """Return the recipe with an automatic batch size, and its own batch size of 8 as reference."""
     return load_config(RECIPE, [AUTO, f"train.output_dir={tmp_path}", "train.device=cpu", *overrides])
 
 

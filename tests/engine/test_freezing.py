@@ -137,22 +137,27 @@ def test_learning_rates_decay_from_the_last_block_to_the_first() -> None:
     assert {rate for name, rate in rates.items() if name.startswith("backbone.projections.")} == {2.0}
     assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {5.0}
     assert learning_rates(model, 1.0) == learning_rates(model, None)
+    assert len(param_groups(model, RULES)) == 3
 
 
-def test_groups_are_unchanged_without_layer_decay() -> None:
-    assert len(param_groups(tiny_model(family="ecdet"), RULES)) == 3
+class Transformer(nn.Module):
+    """Backbone with the names of a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed, self.blocks = nn.Linear(1, 1), nn.ModuleList([nn.Linear(1, 1)])
 
 
 @pytest.mark.parametrize(
-    ("family", "decay", "rules", "message"),
+    ("backbone", "decay", "rules", "message"),
     [
-        ("deimv2_lite", 0.5, RULES, "not a vision transformer"),
-        ("ecdet", 0.0, RULES, r"must be in \(0, 1\]"),
-        ("ecdet", 1.5, RULES, r"must be in \(0, 1\]"),
-        ("ecdet", 0.5, {}, "no rule matches"),
-        ("ecdet", 0.5, {"all": {"pattern": "."}}, r"rules\.all has no lr"),
+        (nn.Linear(1, 1), 0.5, RULES, "not a vision transformer"),
+        (Transformer(), 0.0, RULES, r"must be in \(0, 1\]"),
+        (Transformer(), 1.5, RULES, r"must be in \(0, 1\]"),
+        (Transformer(), 0.5, {}, "no rule matches"),
+        (Transformer(), 0.5, {"all": {"pattern": "."}}, r"rules\.all has no lr"),
     ],
 )
-def test_layer_decay_errors(family: str, decay: float, rules: dict, message: str) -> None:
+def test_layer_decay_errors(backbone: nn.Module, decay: float, rules: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        learning_rates(tiny_model(family=family), decay, rules)
+        learning_rates(nn.ModuleDict({"backbone": backbone}), decay, rules)

@@ -7,37 +7,50 @@ from deim.modeling.losses import FocalLoss, MatchabilityAwareLoss, VarifocalLoss
 from tests.models import batch, tiny_model
 
 
-def losses(*overrides: str, family: str = "deimv2_lite") -> dict[str, float]:
-    """Return the losses of a step; classes 0 to 5."""
-    model = tiny_model(*overrides, family=family)
-    torch.manual_seed(0)
-    return {name: value.item() for name, value in model(batch([3, 2])).items()}
+class Trial:
+    """Losses of a model for one batch, with different class weights; classes 0 to 5."""
+
+    def __init__(self, name: str, family: str):
+        self.model, self.name = tiny_model(family=family), name
+        self.batch = batch([3, 2])
+
+    def losses(self, class_weights: list[float] | None) -> dict[str, float]:
+        self.model.criterion.losses[self.name].class_weights = class_weights
+        torch.manual_seed(0)
+        return {name: value.item() for name, value in self.model(self.batch).items()}
 
 
 @pytest.mark.parametrize(("family", "name"), [("deimv2_lite", "loss_mal"), ("deformable", "loss_focal")])
 def test_weights_scale_the_loss_of_their_class(family: str, name: str) -> None:
-    key = f"+model.criterion.losses.{name}.class_weights"
-    plain = losses(family=family)
-    assert losses(f"{key}=[1,1,1,1,1,1]", family=family) == pytest.approx(plain)
-    doubled = losses(f"{key}=[2,2,2,2,2,2]", family=family)
-    parts = [losses(f"{key}={[int(i == k) for i in range(6)]}", family=family) for k in range(6)]
+    trial = Trial(name, family)
+    agnostic = tuple(
+        name + supervision.suffix.partition("{")[0]
+        for supervision in trial.model.criterion.supervision
+        if supervision.class_agnostic
+    )
+    plain, doubled = trial.losses(None), trial.losses([2] * 6)
+    assert trial.losses([1] * 6) == pytest.approx(plain)
+    parts = [trial.losses(weights) for weights in ([1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1])]
     for loss, value in plain.items():
-        if loss.startswith(name) and "_enc" not in loss:
-            assert doubled[loss] == pytest.approx(2 * value, rel=1e-5)
+        is_weighted = loss.startswith(name) and not loss.startswith(agnostic)
+        assert doubled[loss] == pytest.approx(2 * value if is_weighted else value, rel=1e-5)
+        if is_weighted:
             assert sum(part[loss] for part in parts) == pytest.approx(value, rel=1e-5)
-        elif not loss.startswith(name):
-            assert doubled[loss] == pytest.approx(value, rel=1e-6)
 
 
 def test_class_agnostic_groups_ignore_the_weights() -> None:
-    two_stage = {"family": "hybrid"}
-    plain = losses(**two_stage)
-    zero = losses("+model.criterion.losses.loss_focal.class_weights=[0,0,0,0,0,0]", **two_stage)
+    trial = Trial("loss_focal", "hybrid")
+    plain, zero = trial.losses(None), trial.losses([0] * 6)
     encoder = [name for name in plain if name.startswith("loss_focal_enc")]
     assert encoder
     for name in encoder:
         assert zero[name] == plain[name] > 0
     assert zero["loss_focal"] == 0
+
+
+def test_weights_are_an_argument_of_the_recipe() -> None:
+    model = tiny_model("+model.criterion.losses.loss_mal.class_weights=[1,1,1,2,2,4]", family="deimv2_lite")
+    assert model.criterion.losses["loss_mal"].class_weights == [1, 1, 1, 2, 2, 4]
 
 
 def test_other_number_of_weights_than_classes_is_an_error() -> None:

@@ -20,7 +20,8 @@ class TimedEvaluationHook(HookBase):
     """Hook that evaluates when some time has passed since the last evaluation, in addition to the periodic ones.
 
     The results are logged, and ``model_best.pth`` is saved if they are the best. Hooks that count evaluations do not count
-    these. The clock of the main rank decides for all ranks. Weights and data of the run do not depend on the time.
+    these. The clock of the main rank decides for all ranks. The time affects the weights of a run only if its final
+    epochs start from the best checkpoint.
 
     Register it after the hooks of the periodic evaluation and before the writer.
 
