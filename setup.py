@@ -39,6 +39,7 @@ EXTRAS = {
     "slurm": ["submitit"],
     "timm": ["timm", "torchvision"],
     "track": ["trackers>=2.6"],
+    "tune": ["optuna>=4"],
     "wandb": ["wandb"],
 }
 # PyPI refuses packages that depend on addresses; the release workflow sets this variable.

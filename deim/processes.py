@@ -24,6 +24,17 @@ def deim_command(command: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "deim", command, *arguments]
 
 
+def child_command(command: str, *arguments: str) -> list[str]:
+    """Return a command line as :func:`deim_command` whose process exits when its parent does, however that ends."""
+    return [sys.executable, "-c", _RUN_AS_CHILD, command, *arguments]
+
+
+_RUN_AS_CHILD = (
+    "import runpy; from deim.processes import exit_with_parent; exit_with_parent(); "
+    "runpy.run_module('deim', run_name='__main__', alter_sys=True)"
+)
+
+
 def deim_environment() -> dict[str, str]:
     """Return a copy of the environment in which this ``deim`` can be imported from any folder."""
     folder = str(Path(__file__).resolve().parents[1])

@@ -5,7 +5,7 @@ import re
 import shlex
 from contextlib import redirect_stdout
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +19,10 @@ from deim import model_zoo
 from deim.cli import main, run_module
 from deim.cli.main import COMMANDS
 from deim.config import build, load_config
+from deim.config.loading import apply_overrides
 from deim.config.yacs import add_deim_config
 from deim.fallback import is_standalone
+from deim.jobs.search_space import parse_search
 from tests.commands import tool
 from tests.conftest import ROOT
 from tests.models import batch, recipe, without_pretrained
@@ -55,7 +57,8 @@ def test_commands_use_existing_tools_configs_and_keys(name: str) -> None:
             assert config in model_zoo.available()
         elif config != "...":
             path = ROOT / config
-            overrides = [word for word in words if re.match(r"[a-z][\w.]*=", word)]
+            searches = values_of(words, "--search")
+            overrides = [word for word in words if re.match(r"[a-z][\w.]*=", word) and word not in searches]
             if "--data" in words:  # replaces the dataset of the recipe, whose keys depend on the format
                 overrides = [word for word in overrides if ".dataset." not in word]
             # In benchmarks, --with has overrides instead of names.
@@ -64,7 +67,16 @@ def test_commands_use_existing_tools_configs_and_keys(name: str) -> None:
                 for option, name in pairwise(words)
                 if option in ("--with", "--without") and "=" not in name
             }
-            load_config(str(path) if path.is_file() else config, overrides, switches=switches)
+            cfg = load_config(str(path) if path.is_file() else config, overrides, switches=switches)
+            for dimension in parse_search(searches, cfg):
+                apply_overrides(cfg, [f"{dimension.key}={dimension.examples()[0]}"])
+
+
+def values_of(words: list[str], option: str) -> list[str]:
+    """Return the words between an option and the next one."""
+    if option not in words:
+        return []
+    return list(takewhile(lambda word: not word.startswith("--"), words[words.index(option) + 1 :]))
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/checkpoints.md", "docs/compose.md"])

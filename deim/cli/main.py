@@ -34,6 +34,7 @@ COMMANDS = {
     "convert": "Convert checkpoints between the official, detrex, Hugging Face and native formats.",
     "push": "Publish a model on the Hugging Face Hub, with a model card.",
     "ablate": "Train a recipe with its components switched on and off, and compare the results.",
+    "tune": "Search over config keys: train with different values, and report the best.",
     "slurm": "Submit a training run to SLURM that resumes after preemption.",
     "replay": "Repeat a training step that had NaN/Inf loss or gradients.",
     "make-shapes": "Generate the small dataset of the quick start.",

@@ -117,8 +117,7 @@ def load_config(
     if data is not None:
         with_data(cfg, data, images)
     recipe_batch_size = OmegaConf.select(cfg, _BATCH_SIZE_KEY, default=None)
-    for override in overrides:
-        _apply(cfg, override)
+    apply_overrides(cfg, overrides)
     if OmegaConf.select(cfg, _BATCH_SIZE_KEY, default=None) == AUTO and isinstance(recipe_batch_size, int):
         _scale_from(cfg, recipe_batch_size, overrides)
     if OmegaConf.select(cfg, "dataloader.train.seed", default=0) is None:
@@ -152,9 +151,18 @@ def data_config(overrides: Sequence[str], data: str, images: str | None = None) 
     cfg = OmegaConf.create(
         {"dataloader": {"train": {"dataset": train}, "test": {"dataset": test}}}, flags={"allow_objects": True}
     )
+    apply_overrides(cfg, overrides)
+    return cfg, dataset
+
+
+def apply_overrides(cfg: Any, overrides: Sequence[str]) -> None:
+    """Apply command-line overrides to a config in place; see :func:`load_config`.
+
+    Raises:
+        ConfigError: if an override is invalid.
+    """
     for override in overrides:
         _apply(cfg, override)
-    return cfg, dataset
 
 
 def find_config(path: str) -> str:
