@@ -49,6 +49,30 @@ def add_model(parser: argparse.ArgumentParser, exported: bool = False) -> None:
     parser.add_argument("--weights", help="weights for a recipe name: a checkpoint, or coco for the published weights")
 
 
+def add_fusion(parser: argparse.ArgumentParser) -> None:
+    """Add the options of test-time augmentation and ensembles."""
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: also detect in the mirrored image, and fuse the boxes",
+    )
+    parser.add_argument(
+        "--tta-scales",
+        nargs="+",
+        type=float,
+        default=[1.0],
+        metavar="FACTOR",
+        help="with --tta, factors of the input size; default: 1",
+    )
+    parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="further models with the same classes, whose boxes are fused with those of the first",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="torch device, such as cpu, cuda:1 or mps; default: GPU if available, else CPU"

@@ -2,6 +2,7 @@
 
     deim eval --config-file deim_dfine/deim_dfine_s_coco train.init_checkpoint=coco
     deim eval --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data train.init_checkpoint=model_best.pth
+    deim eval --config-file deim_dfine/deim_dfine_s_coco train.init_checkpoint=coco --tta --tta-scales 0.8 1 1.2
 
 train.init_checkpoint=coco selects the published weights of the recipe. Equivalent to deim train --eval-only.
 """
@@ -9,11 +10,12 @@ train.init_checkpoint=coco selects the published weights of the recipe. Equivale
 import argparse
 
 from deim.cli import train
-from deim.cli.arguments import add_config
+from deim.cli.arguments import add_config, add_fusion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
+    add_fusion(parser)
     train.add_processes(parser)
     parser.set_defaults(eval_only=True, resume=False, overwrite=False)
 

@@ -4,6 +4,7 @@
     deim predict deim_dfine_s.onnx traffic.mp4 --output found --save images csv
     deim predict deim_dfine/deim_dfine_s_coco 'photos/*.jpg' --weights coco --output found
     deim predict deim_dfine_s.onnx rtsp://user:password@camera/stream --output found --segment 10
+    deim predict first/model_best.pth photos --ensemble second/model_best.pth --tta --output found
 
 Streams run until Ctrl-C, SIGTERM, --max-frames or --max-seconds; the files are then complete.
 
@@ -16,9 +17,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deim.cli.arguments import add_device, add_model
+from deim.cli.arguments import add_device, add_fusion, add_model
 from deim.errors import ConfigError
 from deim.inference.batch_predict import PredictionJob
+from deim.inference.ensemble import TestTimeAugmentation
 from deim.inference.live import ReconnectPolicy
 from deim.inference.live_predict import StreamOptions
 from deim.inference.predictor import Predictor
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overlap", type=float, default=0.2, help="overlap of tiles, as a fraction of --tile; default: %(default)s"
     )
     parser.add_argument("--batch-size", type=int, default=8, help="images per forward pass; default: 8")
+    add_fusion(parser)
     _add_stream_options(parser)
     add_device(parser)
     parser.add_argument("--half", action="store_true", help="use float16 autocast (GPU only)")
@@ -125,15 +128,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--save mot writes the tracks of objects: add --track")
     tracking = TrackingSettings(max_lost_seconds=args.max_lost) if args.track else None
     tiling = None if args.tile is None else Tiling(args.tile, args.overlap)
-    predictor = Predictor(
-        args.model,
-        args.weights,
-        device=args.device,
-        threshold=args.threshold,
-        half=args.half,
-        compile=args.compile,
-        cuda_graph=args.cuda_graph,
-    )
+    predictor = _load_predictor(args)
     print(f"{len(predictor.class_names)} classes, {predictor.runner.description}")
     job = PredictionJob(
         predictor, args.save, args.output, args.classes, args.batch_size, tiling, options, tracking, args.fps
@@ -142,6 +137,14 @@ def run(args: argparse.Namespace) -> None:
         count = job.run(args.sources)
     if args.output is not None:
         print(f"wrote the detections of {count} images to {args.output} as {', '.join(args.save)}")
+
+
+def _load_predictor(args: argparse.Namespace) -> Predictor:
+    tta = TestTimeAugmentation(scales=args.tta_scales) if args.tta else None
+    options = {name: getattr(args, name) for name in ("device", "threshold", "half", "compile", "cuda_graph")}
+    if args.ensemble:
+        return Predictor.ensemble([args.model, *args.ensemble], weights=args.weights, tta=tta, **options)
+    return Predictor(args.model, args.weights, tta=tta, **options)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ tools/train_net.py.
 
 import argparse
 
-from deim.cli.arguments import add_config
+from deim.cli.arguments import add_config, add_fusion
 from deim.engine.launch import launch
 from deim.reporting.training import train_and_report
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in train.output_dir")
     parser.add_argument("--overwrite", action="store_true", help="first delete an earlier run in train.output_dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint without training")
+    add_fusion(parser)
     add_processes(parser)
 
 

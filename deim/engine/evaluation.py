@@ -24,6 +24,9 @@ from deim.data.limits import COCO_MAX_DETECTIONS, DetectionLimits, limit_warning
 from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
+from deim.inference.ensemble import FusedDetector, FusedRunner, TestTimeAugmentation
+from deim.inference.runner import TorchRunner
+from deim.inference.trained_model import TrainedModel, load_trained
 from deim.structures.keypoints import oks_sigmas
 from deim.structures.skeleton import Skeleton
 
@@ -210,17 +213,40 @@ def broadcast_statistics(model: nn.Module) -> None:
                 dist.broadcast(buffer, 0)
 
 
-def evaluate_checkpoint(cfg: Any) -> dict:
+def evaluate_checkpoint(
+    cfg: Any, augmentation: TestTimeAugmentation | None = None, ensemble: Sequence[str] = ()
+) -> dict:
     """Evaluate ``train.init_checkpoint`` (``--eval-only``).
 
     EMA weights are used if the checkpoint has any, unless ``train.model_ema.use_ema_weights_for_eval_only`` is False.
+
+    Args:
+        cfg: config of the model and of the test data.
+        augmentation: views of each image, whose detections are fused; None for the image itself.
+        ensemble: further models, whose detections are fused with those of the first.
     """
     loader = build(cfg, "dataloader.test")
     check_limits(cfg, loader, "test")
     parts = prepare_test_sets(cfg)
     model = load_trained_model(cfg)
     check_model_runs(cfg, model)
+    if augmentation is not None or ensemble:
+        fused = _fused_detector(cfg, model, augmentation, ensemble)
+        return evaluate_test_sets(cfg, fused, parts, loader)
     return evaluate_test_sets(cfg, create_ddp_model(model, **ddp_options(cfg)), parts, loader)
+
+
+def _fused_detector(
+    cfg: Any, model: nn.Module, augmentation: TestTimeAugmentation | None, ensemble: Sequence[str]
+) -> FusedDetector:
+    """Return the model together with those of an ensemble; their classes must be those of the test data."""
+    classes, device = list(required_classes(cfg, "test")), torch.device(cfg.train.device)
+    skeleton = Skeleton.from_metadata(MetadataCatalog.get(_dataset_name(cfg, "test") or ""))
+    trained = [
+        TrainedModel(model, cfg, classes, skeleton),
+        *(load_trained(path, device=str(device)) for path in ensemble),
+    ]
+    return FusedDetector(FusedRunner([TorchRunner(member, device) for member in trained], augmentation))
 
 
 def load_trained_model(cfg: Any) -> nn.Module:

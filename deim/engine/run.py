@@ -74,6 +74,7 @@ from deim.engine.preflight import (
 )
 from deim.engine.trainer import Trainer
 from deim.errors import ConfigError
+from deim.inference.ensemble import TestTimeAugmentation
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -91,6 +92,8 @@ def main(args: Namespace) -> Any:
         DeimError: if the run fails for a reason that the user can fix.
     """
     args.config_file = find_config(args.config_file)
+    if not args.eval_only and (getattr(args, "tta", False) or getattr(args, "ensemble", ())):
+        raise ConfigError("--tta and --ensemble are for evaluations: add --eval-only")
     with buffered_log(logger) as emit:
         cfg = load_config(
             args.config_file,
@@ -109,7 +112,8 @@ def main(args: Namespace) -> Any:
         emit()
     with translate_worker_errors():
         if args.eval_only:
-            evaluate_checkpoint(cfg)
+            tta = TestTimeAugmentation(scales=args.tta_scales) if getattr(args, "tta", False) else None
+            evaluate_checkpoint(cfg, tta, getattr(args, "ensemble", ()))
         else:
             train(cfg, resume_run)
     return cfg

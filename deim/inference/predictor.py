@@ -1,7 +1,7 @@
 """Predictor: from images to detections."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from deim.checkpoint.hub import pretrained_path
 from deim.devices import choose_device
 from deim.errors import ConfigError, DatasetError
 from deim.inference.detections import Detections
+from deim.inference.ensemble import FusedRunner, TestTimeAugmentation
 from deim.inference.exported_runner import is_exported, load_exported
 from deim.inference.images import CHANNEL_ORDERS, ImageLike, as_rgb, image_path, iterate_images
 from deim.inference.runner import Runner, TorchRunner
@@ -41,6 +42,7 @@ class Predictor:
             files.
         cuda_graph: replay the model as a CUDA graph, on a GPU: several times faster for single images. Not for
             exported files.
+        tta: test-time augmentation: fuse the detections in several views of each image; None for the image itself.
 
     Raises:
         DeimError: if the model cannot be loaded.
@@ -56,21 +58,40 @@ class Predictor:
         half: bool = False,
         compile: bool = False,
         cuda_graph: bool = False,
+        tta: TestTimeAugmentation | None = None,
     ):
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold={threshold} must be between 0 and 1")
         self.threshold = threshold
-        self.runner: Runner
-        if is_exported(model):
-            if weights is not None or half or compile or cuda_graph:
-                raise ConfigError(
-                    f"{model} is an exported file: weights, half, compile and cuda_graph cannot be set for it"
-                )
-            self.runner = load_exported(str(model), device)
-        else:
-            torch_device = choose_device(device)
-            trained = load_trained(str(model), None if weights is None else str(weights), str(torch_device))
-            self.runner = TorchRunner(trained, torch_device, half, compile, cuda_graph)
+        self.runner: Runner = _load_runner(model, weights, device, half, compile, cuda_graph)
+        if tta is not None:
+            self.runner = FusedRunner([self.runner], tta)
+
+    @classmethod
+    def ensemble(
+        cls, models: Sequence[str | Path], *, tta: TestTimeAugmentation | None = None, **options: Any
+    ) -> "Predictor":
+        """Load several models with the same classes, whose detections are fused.
+
+            predictor = Predictor.ensemble(["first/model_best.pth", "second/model_best.pth"])
+
+        Args:
+            models: checkpoints or exported files.
+            tta: test-time augmentation of every model.
+            options: ``weights`` of the first model, and ``device``, ``threshold``, ``half``, ``compile`` and
+                ``cuda_graph`` of all models; see the constructor.
+
+        Raises:
+            DeimError: if a model cannot be loaded, or the classes differ.
+        """
+        if not models:
+            raise ConfigError("an ensemble needs at least one model")
+        predictor = cls(models[0], **options)
+        names = ("device", "half", "compile", "cuda_graph")
+        further = {name: options[name] for name in names if name in options}
+        others = [cls(model, **further).runner for model in models[1:]]
+        predictor.runner = FusedRunner([predictor.runner, *others], tta)
+        return predictor
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "Predictor":
@@ -208,6 +229,20 @@ class Predictor:
             inputs = [self.runner.prepare(image) for image in batch]
             sizes = [(image.shape[0], image.shape[1]) for image in batch]
             yield from self.runner(inputs, sizes, self.threshold)
+
+
+def _load_runner(
+    model: str | Path, weights: str | Path | None, device: str, half: bool, compile: bool, cuda_graph: bool
+) -> Runner:
+    if is_exported(model):
+        if weights is not None or half or compile or cuda_graph:
+            raise ConfigError(
+                f"{model} is an exported file: weights, half, compile and cuda_graph cannot be set for it"
+            )
+        return load_exported(str(model), device)
+    torch_device = choose_device(device)
+    trained = load_trained(str(model), None if weights is None else str(weights), str(torch_device))
+    return TorchRunner(trained, torch_device, half, compile, cuda_graph)
 
 
 def _views(image: np.ndarray, tiling: Tiling | None) -> list[View]:

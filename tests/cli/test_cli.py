@@ -126,6 +126,9 @@ def test_train_options_equal_detectron2_options() -> None:
     assert our_options.pop("data")[0] == ["--data"]
     assert our_options.pop("image_root")[0] == ["--image-root"]
     assert our_options.pop("overwrite")[0] == ["--overwrite"]
+    assert our_options.pop("tta")[0] == ["--tta"]
+    assert our_options.pop("tta_scales")[0] == ["--tta-scales"]
+    assert our_options.pop("ensemble")[0] == ["--ensemble"]
     assert our_options.pop("switches")[0] == ["--without"]  # the other option of this name is --with
     assert our_options == detectron2_options
 

@@ -60,6 +60,13 @@ def test_eval_only_reproduces_the_last_evaluation(shapes: Path, finished: Path, 
     assert row.split("copypaste: ")[1] in trained
 
 
+def test_eval_only_with_several_views_and_models(shapes: Path, finished: Path, tmp_path: Path) -> None:
+    options = [f"train.init_checkpoint={finished}/model_final.pth", "--tta", "--ensemble", f"{finished}/model_best.pth"]
+    done = train_net(shapes, tmp_path, "--eval-only", *options)
+    assert done.returncode == 0, done.stderr
+    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in done.stdout
+
+
 def test_fine_tuning_from_ema_weights_with_other_classes(shapes: Path, finished: Path, tmp_path: Path) -> None:
     content = json.loads((shapes / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
     content["categories"] = content["categories"][:2]
