@@ -27,9 +27,8 @@ from tests.commands import tool
 from tests.conftest import ROOT
 from tests.models import batch, recipe, without_pretrained
 
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md")]
-)
+GLOBS = ("*.md", ".github/*.md", "docs/**/*.md", "projects/*/README.md")
+PAGES = sorted(page for pattern in GLOBS for page in ROOT.glob(pattern) if "node_modules" not in page.parts)
 REQUIRES_DETREX = ("dino_deim/", "dab_detr_deim/")
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 

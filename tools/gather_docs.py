@@ -30,6 +30,8 @@ _PAGES = (
     "configs/**/*.py",
     "projects/*/configs/*.py",
 )
+# Folders of them that the site does not contain: caches, and the source code of example programs.
+_OMITTED = {"__pycache__", "examples"}
 # A link or an image to a file of the repository: text, path, anchor.
 _LINK = re.compile(r"\[([^\]\[]*)\]\((?!\w+:)([^)#\s]+)(#[^)]*)?\)")
 # Modules without API pages: the command line, which has a page of its own, and the bundled subsets.
@@ -49,7 +51,7 @@ def gather(target: Path) -> None:
 def _gathered_files() -> frozenset[Path]:
     """Return the files that the site contains."""
     paths = (path for pattern in _PAGES for path in ROOT.glob(pattern))
-    return frozenset(path for path in paths if path.is_file() and "__pycache__" not in path.parts)
+    return frozenset(path for path in paths if path.is_file() and not _OMITTED & {*path.relative_to(ROOT).parts})
 
 
 def on_pre_build(config: dict) -> None:

@@ -189,7 +189,7 @@ class DeepStreamGraph(FloatGraph):
 
     interface = "deepstream"
     input_names = ("input",)
-    fields = ()  # type: ignore[assignment]
+    fields = ()
 
     def __init__(self, detector: DEIMDetector):
         super().__init__(detector, include_normalization=True)

@@ -1,6 +1,7 @@
 """Configuration of DeepStream's ``nvinfer`` with the parser of DeepStream-Yolo."""
 
 from pathlib import Path
+from typing import Any
 
 from deim.inference.export.formats import exporter_of
 from deim.inference.export.servers.file import FileDescription
@@ -59,7 +60,7 @@ def nvinfer_config(file: FileDescription) -> str:
         "engine-create-func-name": "NvDsInferYoloCudaEngineGet",
     }
     classes = {"pre-cluster-threshold": _THRESHOLD, "topk": file.outputs[0].shape[1]}
-    sections = {"property": keys, "class-attrs-all": classes}
+    sections: dict[str, dict[str, Any]] = {"property": keys, "class-attrs-all": classes}
     return "\n".join(
         f"[{section}]\n" + "".join(f"{key}={value}\n" for key, value in entries.items())
         for section, entries in sections.items()
