@@ -58,19 +58,22 @@ def add_fusion(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tta-scales",
-        nargs="+",
-        type=float,
+        type=_numbers,
         default=[1.0],
-        metavar="FACTOR",
-        help="with --tta, factors of the input size; default: 1",
+        metavar="FACTORS",
+        help="with --tta, factors of the input size, such as 1,1.25; default: 1",
     )
     parser.add_argument(
         "--ensemble",
-        nargs="+",
+        action="append",
         default=[],
         metavar="MODEL",
-        help="further models with the same classes, whose boxes are fused with those of the first",
+        help="further model with the same classes, whose boxes are fused with those of the first; can be repeated",
     )
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

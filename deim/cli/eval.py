@@ -2,7 +2,7 @@
 
     deim eval --config-file deim_dfine/deim_dfine_s_coco train.init_checkpoint=coco
     deim eval --config-file deim_dfine/deim_dfine_s_coco --data path/to/your/data train.init_checkpoint=model_best.pth
-    deim eval --config-file deim_dfine/deim_dfine_s_coco train.init_checkpoint=coco --tta --tta-scales 0.8 1 1.2
+    deim eval --config-file deim_dfine/deim_dfine_s_coco train.init_checkpoint=coco --tta --tta-scales 0.8,1,1.2
 
 train.init_checkpoint=coco selects the published weights of the recipe. Equivalent to deim train --eval-only.
 """

@@ -52,7 +52,7 @@ class ImagePool:
             file = folder / f"instances_{name}.json"
             if file.exists():
                 raise ConfigError(f"{file} exists: choose another --output, or delete the file")
-            records = [self.records[i] for i in np.flatnonzero(is_selected).tolist()]
+            records = [self.records[int(i)] for i in np.flatnonzero(is_selected)]
             write_coco_file(file, records, self.classes, self.image_root, self.keypoints)
 
     def summarize(self, parts: np.ndarray, names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,13 +147,14 @@ def _scaled_mapper(runner: Runner, scale: float) -> DetectionMapper:
 
 
 def _scale(augmentation: T.Augmentation, scale: float) -> T.Augmentation:
+    settings: Any = augmentation  # detectron2 sets the attributes by their names
     if isinstance(augmentation, T.Resize):
-        height, width = (max(round(side * scale / _STRIDE), 1) * _STRIDE for side in augmentation.shape)
-        return T.Resize((height, width), augmentation.interp)
+        height, width = (max(round(side * scale / _STRIDE), 1) * _STRIDE for side in settings.shape)
+        return T.Resize((height, width), settings.interp)
     if isinstance(augmentation, T.ResizeShortestEdge):
-        lengths = [round(length * scale) for length in augmentation.short_edge_length]
-        style = "range" if augmentation.is_range else "choice"
-        return T.ResizeShortestEdge(lengths, round(augmentation.max_size * scale), style, augmentation.interp)
+        lengths = [round(length * scale) for length in settings.short_edge_length]
+        style = "range" if settings.is_range else "choice"
+        return T.ResizeShortestEdge(lengths, round(settings.max_size * scale), style, settings.interp)
     return augmentation
 
 

@@ -114,7 +114,7 @@ def shorten_schedule(cfg: Any, epochs: int) -> list[str]:
     if epochs < 1:
         raise ConfigError(f"--epochs must be at least 1, got {epochs}")
     factor = epochs / cfg.schedule.epochs
-    overrides = {"schedule.epochs": epochs}
+    overrides: dict[str, Any] = {"schedule.epochs": epochs}
     for name in ("flat_epochs", "no_aug_epochs", "strong_end_epoch", "eval_epochs", "checkpoint_epochs"):
         value = cfg.schedule.get(name)
         if value is not None:

@@ -81,9 +81,10 @@ def _draw_values(axis: Axes, trials: Sequence[TrialSummary], key: str) -> None:
     for trial in trials:
         color = "tab:red" if trial is best else "gray"
         face = color if trial.state == "complete" else "none"
-        axis.plot([trial.values[key]], [trial.best], "o", markeredgecolor=color, markerfacecolor=face)
+        best_score = float(trial.best or 0)
+        axis.plot([trial.values[key]], [best_score], "o", markeredgecolor=color, markerfacecolor=face)
         axis.annotate(
-            str(trial.number), (trial.values[key], trial.best), fontsize=6, xytext=(3, 3), textcoords="offset points"
+            str(trial.number), (trial.values[key], best_score), fontsize=6, xytext=(3, 3), textcoords="offset points"
         )
     axis.grid(alpha=0.3)
 

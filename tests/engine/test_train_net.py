@@ -61,7 +61,7 @@ def test_eval_only_reproduces_the_last_evaluation(shapes: Path, finished: Path, 
 
 
 def test_eval_only_with_several_views_and_models(shapes: Path, finished: Path, tmp_path: Path) -> None:
-    options = [f"train.init_checkpoint={finished}/model_final.pth", "--tta", "--ensemble", f"{finished}/model_best.pth"]
+    options = [f"train.init_checkpoint={finished}/model_final.pth", "--tta", f"--ensemble={finished}/model_best.pth"]
     done = train_net(shapes, tmp_path, "--eval-only", *options)
     assert done.returncode == 0, done.stderr
     assert "copypaste: AP,AP50,AP75,APs,APm,APl" in done.stdout
