@@ -59,9 +59,8 @@ def add_fusion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta-scales",
         type=_numbers,
-        default=[1.0],
         metavar="FACTORS",
-        help="with --tta, factors of the input size, such as 1,1.25; default: 1",
+        help="factors of the input size at which the model also detects, such as 1,1.25; default: 1",
     )
     parser.add_argument(
         "--ensemble",

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from deim.cli.arguments import add_device, add_fusion, add_model
 from deim.errors import ConfigError
 from deim.inference.batch_predict import PredictionJob
-from deim.inference.ensemble import TestTimeAugmentation
+from deim.inference.ensemble import requested_augmentation
 from deim.inference.live import ReconnectPolicy
 from deim.inference.live_predict import StreamOptions
 from deim.inference.predictor import Predictor
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _load_predictor(args: argparse.Namespace) -> Predictor:
-    tta = TestTimeAugmentation(scales=args.tta_scales) if args.tta else None
+    tta = requested_augmentation(args)
     options = {name: getattr(args, name) for name in ("device", "threshold", "half", "compile", "cuda_graph")}
     if args.ensemble:
         return Predictor.ensemble([args.model, *args.ensemble], weights=args.weights, tta=tta, **options)

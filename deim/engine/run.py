@@ -74,7 +74,7 @@ from deim.engine.preflight import (
 )
 from deim.engine.trainer import Trainer
 from deim.errors import ConfigError
-from deim.inference.ensemble import TestTimeAugmentation
+from deim.inference.ensemble import requested_augmentation
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -92,8 +92,9 @@ def main(args: Namespace) -> Any:
         DeimError: if the run fails for a reason that the user can fix.
     """
     args.config_file = find_config(args.config_file)
-    if not args.eval_only and (getattr(args, "tta", False) or getattr(args, "ensemble", ())):
-        raise ConfigError("--tta and --ensemble are for evaluations: add --eval-only")
+    augmentation, ensemble = requested_augmentation(args), getattr(args, "ensemble", ())
+    if not args.eval_only and (augmentation is not None or ensemble):
+        raise ConfigError("--tta, --tta-scales and --ensemble are for evaluations: add --eval-only")
     with buffered_log(logger) as emit:
         cfg = load_config(
             args.config_file,
@@ -112,8 +113,7 @@ def main(args: Namespace) -> Any:
         emit()
     with translate_worker_errors():
         if args.eval_only:
-            tta = TestTimeAugmentation(scales=args.tta_scales) if getattr(args, "tta", False) else None
-            evaluate_checkpoint(cfg, tta, getattr(args, "ensemble", ()))
+            evaluate_checkpoint(cfg, augmentation, ensemble)
         else:
             train(cfg, resume_run)
     return cfg

@@ -1,6 +1,7 @@
 """Test-time augmentation and ensembles: detections of several views of an image, and of several models, are fused."""
 
 import copy
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,14 @@ class TestTimeAugmentation:
     def __post_init__(self) -> None:
         if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
             raise ConfigError(f"scales={list(self.scales)} of test-time augmentation must be between 0.1 and 4")
+
+
+def requested_augmentation(args: Namespace) -> TestTimeAugmentation | None:
+    """Return the test-time augmentation of ``--tta`` and ``--tta-scales``; None without both options."""
+    scales = getattr(args, "tta_scales", None)
+    if scales is None:
+        return TestTimeAugmentation() if getattr(args, "tta", False) else None
+    return TestTimeAugmentation(flip=args.tta, scales=scales)
 
 
 @dataclass(frozen=True)

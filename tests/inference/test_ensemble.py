@@ -1,5 +1,6 @@
 """Weighted box fusion, test-time augmentation and ensembles."""
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from deim import Predictor
 from deim.cli import main
+from deim.cli.arguments import add_fusion
 from deim.errors import ConfigError
-from deim.inference.ensemble import FusedRunner, TestTimeAugmentation, _scale
+from deim.inference.ensemble import FusedRunner, TestTimeAugmentation, _scale, requested_augmentation
 from deim.inference.fusion import BoxFusion
 from deim.structures.skeleton import Skeleton
 from tests.inference.conftest import write_checkpoint
@@ -155,6 +157,20 @@ def test_predict_command(checkpoint: Path, photos: Path, tmp_path: Path, capsys:
     options += ["--tta", "--ensemble", str(other), "--save", "coco"]
     assert main(["predict", str(checkpoint), str(photos / "0.png"), *options]) == 0
     assert "4 forward passes per image" in capsys.readouterr().out
+
+
+def test_options_request_views() -> None:
+    parser = ArgumentParser()
+    add_fusion(parser)
+
+    def requested(*words: str) -> TestTimeAugmentation | None:
+        return requested_augmentation(parser.parse_args(words))
+
+    assert requested() is None
+    assert requested_augmentation(Namespace()) is None, "callers without the options"
+    assert requested("--tta") == TestTimeAugmentation()
+    assert requested("--tta-scales", "1,1.25") == TestTimeAugmentation(flip=False, scales=[1, 1.25])
+    assert requested("--tta", "--tta-scales", "1.5") == TestTimeAugmentation(scales=[1.5])
 
 
 def test_training_with_views_is_an_error(capsys: pytest.CaptureFixture) -> None:
