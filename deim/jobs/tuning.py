@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ _POLL_SECONDS = 1.0
 _MAX_REPEATS = 30
 # Attribute of a trial that repeats the values of another one: the number of the other trial.
 _REPEAT = "repeats"
+# Exit statuses of runs that a signal has ended, after or before they could save a checkpoint.
+_INTERRUPTED = (PREEMPTED_EXIT_STATUS, -signal.SIGTERM)
 # Seconds that a run gets to save a checkpoint when it is stopped.
 _GRACE_SECONDS = 120
 
@@ -192,7 +195,7 @@ class Search:
                     continue
                 runs.remove(run)
                 free.append(run.slot)
-                if status == PREEMPTED_EXIT_STATUS and not run.is_pruned:
+                if status in _INTERRUPTED and not run.is_pruned:
                     interrupted.append(run.trial)
                 else:
                     self._finish(run, status)
@@ -255,7 +258,7 @@ class Search:
         scores = self.scores(run.trial.number)
         for number, score in enumerate(scores[run.num_reported :], run.num_reported + 1):
             if math.isfinite(score):
-                run.trial.report(max(scores[:number]), number)
+                run.trial.report(max(filter(math.isfinite, scores[:number])), number)
         if len(scores) > run.num_reported and not run.is_pruned and run.process.poll() is None:
             run.is_pruned = run.trial.should_prune()
             if run.is_pruned:
