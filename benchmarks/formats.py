@@ -49,6 +49,11 @@ def run(recipe: str, suffixes: Sequence[str] | None, size: int, rounds: int, pat
                 name = f"{exporter.suffix} {precision}"
                 options = ExportOptions((size, size), dynamic_batch=False, precision=precision)
                 row, session_run = _measure(exporter, trained, options, Path(folder))
+                # Conversions take minutes.
+                print(
+                    f"{name}: {', '.join(f'{key} {value}' for key, value in row.items() if value is not None)}",
+                    flush=True,
+                )
                 rows.append({"recipe": recipe, "task": task, "run": name, **row})
                 if session_run is not None:
                     runs[name] = session_run

@@ -306,6 +306,11 @@ def test_load_samples(shapes: Path) -> None:
             {"recipe", "run", "min ms", "median ms"},
             marks=pytest.mark.long,
         ),
+        pytest.param(
+            "formats --recipe={recipe} --suffixes .pt2 .onnx --size=128 --rounds=1",
+            {"recipe", "task", "run", "MiB", "found", "difference", "masks IoU", "reason"},
+            marks=pytest.mark.long,
+        ),
         ("kernels --recipe={recipe} --size=320 --images=1 --objects=2 --rounds=1", {"kernels", "ms", "share"}),
         ("model --recipe={recipe} --size 128 128", {"part", "M parameters", "M deployed", "GFLOPs"}),
         pytest.param(

@@ -57,7 +57,7 @@ def fold_constants(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
 def _replace(module: fx.GraphModule, node: fx.Node, name: str, value: Tensor) -> None:
     """Replace a node of a module by a buffer."""
-    module.register_buffer(name, value.detach().contiguous())
+    module.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
     with module.graph.inserting_before(node):
         constant = module.graph.get_attr(name)
     constant.meta = {"val": node.meta.get("val")}

@@ -7,7 +7,7 @@ import torch
 
 from deim.inference.export.conversion import conversion
 from deim.inference.export.formats.exporter import Exporter, Support
-from deim.inference.export.formats.torch_export import folded_program
+from deim.inference.export.formats.torch_export import export_program
 from deim.inference.export.metadata import METADATA_KEY, Metadata
 from deim.inference.export.model import ExportableModel
 from deim.inference.export.session import import_runtime, open_or_raise, require_cpu
@@ -23,13 +23,14 @@ class ExecuTorchExporter(Exporter):
 
     def write(self, model: ExportableModel, path: str) -> str:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with conversion(path, "ExecuTorch"):
             edge_program = to_edge_transform_and_lower(
-                folded_program(model),
+                export_program(model),
                 partitioner=[XnnpackPartitioner()],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False),
                 constant_methods={METADATA_KEY: model.metadata.to_json()},
             )
             program = edge_program.to_executorch()

@@ -10,7 +10,6 @@ from deim.devices import choose_device
 from deim.inference.export.formats.exporter import Exporter, Support
 from deim.inference.export.metadata import METADATA_KEY, Metadata
 from deim.inference.export.model import ExportableModel
-from deim.inference.export.program_folding import fold_constants
 from deim.inference.export.session import open_or_raise
 from deim.layers.ops import use_export_form
 
@@ -35,13 +34,6 @@ def export_program(model: ExportableModel) -> torch.export.ExportedProgram:
     """Return the graph of a model as a program of ``torch.export``."""
     with use_export_form(model.attention):
         return torch.export.export(model.graph, model.example, dynamic_shapes=model.dynamic_shapes(), strict=False)
-
-
-def folded_program(model: ExportableModel) -> torch.export.ExportedProgram:
-    """Return the graph of a model as a program of ``torch.export`` with folded constants."""
-    return torch.export.export(
-        fold_constants(export_program(model)), model.example, dynamic_shapes=model.dynamic_shapes(), strict=False
-    )
 
 
 class TorchExportSession:
