@@ -65,7 +65,7 @@ def run(recipe: str, suffixes: Sequence[str] | None, size: int, rounds: int, pat
 def _random_model(recipe: str) -> TrainedModel:
     torch.manual_seed(0)
     config = load_config(recipe)
-    model = perturb(build(config, "model")).eval()
+    model: Any = perturb(build(config, "model")).eval()
     has_keypoints = "keypoints" in getattr(model, "predicted_fields", ())
     skeleton = Skeleton.for_count(model.decoder.num_keypoints) if has_keypoints else None
     return TrainedModel(model, config, [f"class {index}" for index in range(config.model.num_classes)], skeleton)

@@ -135,7 +135,7 @@ def _detected(path: str, image: FiftyoneImage, class_names: Sequence[str], match
     """Return the labels of the detections, with their evaluation."""
     result, ious = image.result, iou_with_ground_truth(image.result)
     labels = []
-    masks: Sequence[Any] = result.masks or [None] * len(result.boxes)
+    masks: Sequence[Any] = [None] * len(result.boxes) if result.masks is None else result.masks
     for index, (box, label) in enumerate(zip(result.boxes, result.classes, strict=True)):
         outcome = _outcome(path, int(match.outcomes[index]), int(match.gt_indices[index]), ious[index])
         own = {"confidence": float(result.scores[index]), **outcome, **_mask(masks[index], box, image.size)}

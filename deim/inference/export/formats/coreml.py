@@ -123,7 +123,7 @@ class CoreMLSession:
         inputs = self.package.get_spec().description.input
         self.inputs = [value.name for value in inputs]
         self.is_image = inputs[0].type.WhichOneof("Type") == "imageType"
-        self.batch_size = 1 if self.is_image else int(inputs[0].type.multiArrayType.shape[0])
+        self.batch_size: int | None = 1 if self.is_image else int(inputs[0].type.multiArrayType.shape[0])
         self.description = f"Core ML on {'cpu' if device == 'cpu' else 'all processors'}"
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:

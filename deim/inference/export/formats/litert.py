@@ -89,7 +89,7 @@ class LiteRTSession:
         self.interpreter, self.run = interpreter, interpreter.get_signature_runner()
         # args_0, args_1
         self.inputs = sorted(self.run.get_input_details().items())
-        self.batch_size = int(self.inputs[0][1]["shape"][0])
+        self.batch_size: int | None = int(self.inputs[0][1]["shape"][0])
         self.description = "LiteRT on cpu"
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
