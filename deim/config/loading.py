@@ -8,7 +8,6 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import yaml
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
@@ -50,7 +49,7 @@ def _pickled_config(path: str, modified: int) -> bytes:
     Args:
         modified: time of the last change of the file, so that changed files are loaded again.
     """
-    return cloudpickle.dumps(LazyConfig.load(path))
+    return pickle.dumps(LazyConfig.load(path))
 
 
 def get_detrex_config(path: str) -> Any:

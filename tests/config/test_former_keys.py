@@ -196,8 +196,13 @@ def former_criterion(cfg: Any, kind: str) -> None:
 
 
 def losses_of(cfg: Any) -> dict[str, dict[str, float]]:
-    """Return {name: arguments} of the losses that the criterion of a config has, in their order."""
-    return {name: vars(loss) for name, loss in build(cfg, "model.criterion").losses.items()}
+    """Return {name: arguments} of the losses that the criterion of a config has, in their order.
+
+    Class weights are left out: there were none when the former keys were in use.
+    """
+    losses = {name: vars(loss) for name, loss in build(cfg, "model.criterion").losses.items()}
+    assert all(arguments.pop("class_weights", None) is None for arguments in losses.values())
+    return losses
 
 
 BOX_LOSSES = {"loss_bbox": {"weight": 5.0}, "loss_giou": {"weight": 2.0}, "loss_fgl": {"weight": 0.15}}

@@ -22,6 +22,9 @@ from tests.conftest import ROOT
 
 # {module: {name: parameters used, in any order}}
 USED_API = {
+    "detectron2.evaluation.testing": {"flatten_results_dict": ["results"]},
+    "detectron2.solver": {"LRMultiplier": ["optimizer", "multiplier", "max_iter", "last_iter"]},
+    "detectron2.utils.env": {"seed_all_rng": ["seed"]},
     "detectron2.checkpoint": {"DetectionCheckpointer": ["model", "save_dir", "save_to_disk"]},
     "detectron2.config": {
         "LazyCall": ["target"],
