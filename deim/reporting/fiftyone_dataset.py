@@ -291,10 +291,7 @@ def _embedded(name: str, document: str, fields: Mapping[str, str]) -> dict[str, 
 
 def _detections(name: str, *texts: str, **further: str) -> dict[str, Any]:
     """Return the document of a field with detections; ``texts`` and ``further`` are attributes of each detection."""
-    label = [
-        _field("id", "ObjectIdField", db_field="_id"),
-        _list("tags", "StringField"),
-        _field("label", "StringField"),
+    own = [
         _list("bounding_box", "FloatField"),
         _field("mask", "ArrayField"),
         _field("confidence", "FloatField"),
@@ -302,20 +299,21 @@ def _detections(name: str, *texts: str, **further: str) -> dict[str, Any]:
         _field("eval_iou", "FloatField"),
         *(_field(attribute, kind) for attribute, kind in further.items()),
     ]
-    document = "fiftyone.core.labels.Detection"
-    inner = _list("detections", "EmbeddedDocumentField", embedded_doc_type=document, fields=label)
-    return _field(name, "EmbeddedDocumentField", embedded_doc_type=f"{document}s", fields=[inner])
+    return _labels(name, "Detection", own)
 
 
 def _keypoints(name: str) -> dict[str, Any]:
     """Return the document of a field with keypoints."""
-    label = [
+    return _labels(name, "Keypoint", [_field("points", "KeypointsField"), _list("confidence", "FloatField")])
+
+
+def _labels(name: str, kind: str, own: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the document of a field with labels of a kind, such as "Detection", and their own fields."""
+    shared = [
         _field("id", "ObjectIdField", db_field="_id"),
         _list("tags", "StringField"),
         _field("label", "StringField"),
-        _field("points", "KeypointsField"),
-        _list("confidence", "FloatField"),
     ]
-    document = "fiftyone.core.labels.Keypoint"
-    inner = _list("keypoints", "EmbeddedDocumentField", embedded_doc_type=document, fields=label)
+    document = f"fiftyone.core.labels.{kind}"
+    inner = _list(f"{kind.lower()}s", "EmbeddedDocumentField", embedded_doc_type=document, fields=[*shared, *own])
     return _field(name, "EmbeddedDocumentField", embedded_doc_type=f"{document}s", fields=[inner])
