@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor, nn
 
@@ -27,7 +28,6 @@ from deim.inference.export.options import ExportOptions
 from deim.inference.export.program_folding import fold_constants
 from deim.inference.exported_runner import open_session
 from tests.inference.conftest import write_checkpoint
-from tests.inference.test_predictor import are_close
 
 METADATA = Metadata("1.0", ["a"], (64, 96), False, "RGB", True, "float32")
 FIXED = ExportOptions(dynamic_batch=False)
@@ -268,7 +268,16 @@ def test_files_match_torch(suffix: str, package: str, family: str, tmp_path: Pat
     assert "finds 30 of 30 detections of torch" in lines[0]
     expected = Predictor(checkpoint, threshold=0.0, device="cpu").predict(images)
     detections = Predictor(path, threshold=0.0, device="cpu").predict(images)
-    assert all(are_close(a, b) for a, b in zip(detections, expected, strict=True))
+    assert all(are_equal_in_any_order(a, b) for a, b in zip(detections, expected, strict=True))
+
+
+def are_equal_in_any_order(a: Instances, b: Instances) -> bool:
+    """Return whether every detection has an equal one, up to rounding: runtimes order equal scores differently."""
+    box_differences = (a.pred_boxes.tensor[:, None] - b.pred_boxes.tensor[None]).abs().amax(dim=2)
+    score_differences = (a.scores[:, None] - b.scores[None]).abs()
+    is_same_class = a.pred_classes[:, None] == b.pred_classes[None]
+    is_equal = (box_differences < 1e-2) & (score_differences < 1e-4) & is_same_class
+    return len(a) == len(b) and bool(is_equal.any(dim=0).all()) and bool(is_equal.any(dim=1).all())
 
 
 @pytest.mark.long
