@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=MAX_DISTANCE,
         metavar="BITS",
-        help="near-duplicates differ in at most so many of the 256 bits of their perceptual hashes; -1: ignore "
+        help="maximum number of different bits between the perceptual hashes (256 bits) of near-duplicates; -1: ignore "
         "near-duplicates; default: %(default)s",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed for another split; default: %(default)s")

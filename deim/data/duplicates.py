@@ -20,7 +20,7 @@ from deim.data.image import read_bytes, read_image
 from deim.data.records import record_size
 from deim.errors import DatasetError
 
-# Images that differ in at most so many of the 256 bits are near-duplicates.
+# Maximum number of different bits between the perceptual hashes of near-duplicates.
 MAX_DISTANCE = 40
 
 _LOW_FREQUENCIES, _SIDE = 16, 64
