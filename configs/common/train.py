@@ -18,14 +18,14 @@ train = dict(
     iterations=dict(images=118_287, max_iter=266_112, eval_period=3_696, checkpoint_period=14_784),
     max_iter="${.iterations.max_iter}",
     eval_period="${.iterations.eval_period}",
-    # also evaluate when so many minutes have passed since the last evaluation
+    # number of minutes since the last evaluation after which a further one takes place
     eval_minutes=None,
-    # also evaluate so many training images, without augmentation
+    # number of training images that are also evaluated, without augmentation
     eval_train_images=0,
     checkpointer=dict(period="${..iterations.checkpoint_period}", max_to_keep=3),
     # metric that selects the checkpoint stored as model_best.pth
     best_metric="bbox/AP",
-    # end the run if best_metric has not improved by more than min_delta in so many evaluations in succession;
+    # end the run after `patience` evaluations in succession that do not improve best_metric by more than min_delta;
     # final_epochs: skip to the final epochs of the schedule first
     early_stopping=dict(enabled=False, patience=10, min_delta=0.0, final_epochs=True),
     log_period=20,

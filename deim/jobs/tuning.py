@@ -26,7 +26,7 @@ from deim.visualization.search import TrialSummary
 
 PRUNERS = ("median", "hyperband", "none")
 _POLL_SECONDS = 1.0
-# After so many suggestions in a row that repeat earlier trials, all values are considered as tried.
+# Number of suggestions in a row that repeat earlier trials, after which all values count as tried.
 _MAX_REPEATS = 30
 # Attribute of a trial that repeats the values of another one: the number of the other trial.
 _REPEAT = "repeats"
@@ -141,7 +141,7 @@ class Search:
         return study
 
     def run(self, num_trials: int, slots: Sequence[str | None], after_trial: Callable[[], object]) -> None:
-        """Train until the study has so many finished trials; a failed trial counts, and does not end the search.
+        """Train until the study has this number of finished trials; a failed trial counts, and does not end the search.
 
         Args:
             num_trials: number of trials of the study, with those of earlier calls.
