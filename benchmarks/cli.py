@@ -11,6 +11,7 @@ import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks import (
     attention,
@@ -281,8 +282,7 @@ def _add_scaling(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _scaling(args: argparse.Namespace) -> None:
-    names = {field.name for field in dataclasses.fields(scaling.Cluster)}
-    cluster = scaling.Cluster(**{name: value for name, value in vars(args).items() if name in names})
+    cluster = scaling.Cluster(**_fields(args, scaling.Cluster))
     workloads = scaling.WORKLOADS
     if args.train_step is not None:
         workloads = (scaling.measured_workload(args.recipe, args.images, args.train_step),)
@@ -290,10 +290,14 @@ def _scaling(args: argparse.Namespace) -> None:
 
 
 def _learning(args: argparse.Namespace) -> None:
-    names = {field.name for field in dataclasses.fields(Settings)}
-    values = {name: value for name, value in vars(args).items() if name in names}
-    settings = Settings(**values | {"dense_epochs": tuple(args.dense_epochs)})
+    settings = Settings(**_fields(args, Settings) | {"dense_epochs": tuple(args.dense_epochs)})
     learning.run(settings, args.seeds, args.output, args.peer, args.peer_python, args.test_file)
+
+
+def _fields(args: argparse.Namespace, dataclass: type) -> dict[str, Any]:
+    """Return the arguments that are named like fields of a dataclass."""
+    names = {field.name for field in dataclasses.fields(dataclass)}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def _dataloader(args: argparse.Namespace) -> None:

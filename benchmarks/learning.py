@@ -52,6 +52,8 @@ def run(
     curves: dict[str, dict[int, list[Point]]] = {code.name: {} for code in codes}
     rows = []
     for number, seed in enumerate(seeds):
+        if not all(_result_file(folder, code, seed).exists() for code in codes):
+            write_start(settings, seed, _start_file(folder, seed))
         for code in codes:
             print(f"{code.name}, seed {seed} ({number + 1} of {len(seeds)}) ...", flush=True)
             result = _result(code, settings, seed, folder, test_file)
@@ -63,6 +65,14 @@ def run(
     print(f"wrote {folder / 'learning.json'} and {folder / 'learning.png'}")
 
 
+def _result_file(folder: Path, code: Code, seed: int) -> Path:
+    return folder / f"{code.name}_{seed}.json"
+
+
+def _start_file(folder: Path, seed: int) -> Path:
+    return folder / f"start_{seed}.pth"
+
+
 def _check_settings(settings: Settings, file: Path) -> None:
     content = json.dumps(asdict(settings), indent=2) + "\n"
     if file.exists() and file.read_text(encoding="utf-8") != content:
@@ -72,13 +82,13 @@ def _check_settings(settings: Settings, file: Path) -> None:
 
 def _result(code: Code, settings: Settings, seed: int, folder: Path, test_file: str | None) -> dict:
     """Return the result of a run; train it if there is none yet."""
-    file = folder / f"{code.name}_{seed}.json"
+    file = _result_file(folder, code, seed)
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
-    start = folder / f"start_{seed}.pth"
-    write_start(settings, seed, start)
     run_folder = folder / f"{code.name}_{seed}"
-    result: dict = {"points": [asdict(point) for point in train(code, settings, start, run_folder, seed)]}
+    result: dict = {
+        "points": [asdict(point) for point in train(code, settings, _start_file(folder, seed), run_folder, seed)]
+    }
     if test_file is not None:
         checkpoint = str(code.best_checkpoint(run_folder))
         result["test"] = run_in_new_process(score_checkpoint, settings, checkpoint, str(Path(test_file).resolve()))
