@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 from deim.errors import ExportError
 from deim.inference.export.formats import check_model, check_support, exporter_of
@@ -59,6 +60,7 @@ def export(
     is_deim = isinstance(trained.model, DEIMDetector)
     check_model(exporter, getattr(trained.model, "predicted_fields", ()), not is_deim)
     exportable = prepare_export(trained, options, rgb_images)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
     _check(exporter.write(exportable, output), exportable, rgb_images, log)
     exporter.finish(exportable, output, log)
 

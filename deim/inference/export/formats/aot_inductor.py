@@ -1,7 +1,6 @@
 """Packages of AOTInductor: programs of ``torch.export``, compiled to a shared library for the processor of a machine."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,7 +35,6 @@ class AOTInductorExporter(Exporter):
 
     def write(self, model: ExportableModel, path: str) -> str:
         metadata = {METADATA_KEY: model.metadata.to_json(), _BATCH_KEY: str(model.fixed_batch or "")}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with conversion(path, "AOTInductor"), torch.no_grad():
             torch._inductor.aoti_compile_and_package(
                 export_program(model), package_path=path, inductor_configs={"aot_inductor.metadata": metadata}

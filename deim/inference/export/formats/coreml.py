@@ -1,7 +1,6 @@
 """Core ML packages, for Apple's devices."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,6 @@ class CoreMLExporter(Exporter):
             package = _convert(model)
         package.user_defined_metadata[METADATA_KEY] = model.metadata.to_json()
         package.short_description = f"Detector of deim {model.metadata.version}"
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         package.save(path)
         return path
 

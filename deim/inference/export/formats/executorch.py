@@ -1,7 +1,5 @@
 """ExecuTorch programs, for phones and embedded devices."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -25,7 +23,6 @@ class ExecuTorchExporter(Exporter):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with conversion(path, "ExecuTorch"):
             edge_program = to_edge_transform_and_lower(
                 export_program(model),

@@ -60,7 +60,7 @@ class Exporter(Protocol):
     support: Support
 
     def write(self, model: ExportableModel, path: str) -> str:
-        """Write a file.
+        """Write a file into an existing folder.
 
         Returns:
             path of the file to verify: ``path``, or that of the file that it will be built from.

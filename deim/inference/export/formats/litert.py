@@ -2,7 +2,6 @@
 
 import operator
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ class LiteRTExporter(Exporter):
     def write(self, model: ExportableModel, path: str) -> str:
         import litert_torch
 
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with conversion(path, "litert_torch"):
             module = fold_constants(export_program(model))
             select_top_values_by_index(module)

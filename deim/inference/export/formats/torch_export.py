@@ -1,6 +1,5 @@
 """Programs of ``torch.export``, which torch runs without this package."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ class TorchExportExporter(Exporter):
 
     def write(self, model: ExportableModel, path: str) -> str:
         program = export_program(model)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path, extra_files={METADATA_KEY: model.metadata.to_json()})
         return path
 
