@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import official_code
 from benchmarks.isolation import run_in_new_process
+from benchmarks.random_weights import perturb
 from deim.checkpoint.formats.edgecrafter import ECPOSE
 from deim.config import build, load_config
 from deim.structures.keypoints import oks_sigmas
@@ -80,7 +81,7 @@ def _official_model(size: str, checkout: str, side: int) -> tuple[Any, Any]:
         model, criterion = config.model.double(), config.criterion
     # float32 arrays of NumPy
     criterion.oks.sigmas = criterion.matcher.sigmas = oks_sigmas(NUM_KEYPOINTS)
-    official_code.perturb(model)
+    perturb(model)
     official_code.train_poses_in_full_precision(model)
     return model, criterion
 

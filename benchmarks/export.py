@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.official_code import OFFICIAL, official_config, official_model, recognize_checkout
+from benchmarks.random_weights import perturb
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
@@ -46,7 +47,8 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
     """
     torch.manual_seed(0)
     config = load_config(recipe)
-    model = perturb(build(config, "model")).eval()
+    model = build(config, "model").eval()
+    perturb(model)
     official = None
     if peer is not None:
         recognize_checkout(peer)
@@ -63,14 +65,6 @@ def run(recipe: str, peer: str | None, size: int, rounds: int, attention: str, p
             times = time_interleaved(runs, rounds, torch.device("cpu"))
     table = timing_rows(times, f"{OFFICIAL}, ONNX Runtime" if official is not None else None)
     print_report([{"recipe": recipe, **row, **columns.get(row["run"], {})} for row in table], path, torch.device("cpu"))
-
-
-def perturb(model: nn.Module) -> nn.Module:
-    """Add noise to all parameters: some layers are initialized to zero, and scores and boxes must differ."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-    return model
 
 
 def _ours(

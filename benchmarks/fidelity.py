@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks import official_code
 from benchmarks.augmentation import recipe_augmentation
+from benchmarks.random_weights import perturb
 from deim.checkpoint.formats import Format, recognize
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
@@ -201,7 +202,7 @@ def _build(recipe: str, checkout: str, size: int, every_token: bool) -> _Pair:
         theirs, criterion = official_code.official_model(official), official.criterion
     config = load_config(recipe, [] if queries is None else [f"model.decoder.queries.num_queries={queries}"])
     ours = build(config, "model")
-    official_code.perturb(theirs, ("encoder", "decoder", "backbone.dinov3", "backbone.backbone"))
+    perturb(theirs, ("encoder", "decoder", "backbone.dinov3", "backbone.backbone"))
     ours.load_state_dict(to_native_layout(StoredWeights("official", theirs.state_dict()), ours), strict=True)
     layout = recognize(theirs.state_dict())
     assert layout is not None, "to_native_layout has recognized it"

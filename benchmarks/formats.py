@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.export import perturb
+from benchmarks.random_weights import perturb
 from deim.config import build, load_config
 from deim.errors import DeimError
 from deim.inference.export.export import default_attention_form
@@ -65,7 +65,8 @@ def run(recipe: str, suffixes: Sequence[str] | None, size: int, rounds: int, pat
 def _random_model(recipe: str) -> TrainedModel:
     torch.manual_seed(0)
     config = load_config(recipe)
-    model: Any = perturb(build(config, "model")).eval()
+    model: Any = build(config, "model").eval()
+    perturb(model)
     has_keypoints = "keypoints" in getattr(model, "predicted_fields", ())
     skeleton = Skeleton.for_count(model.decoder.num_keypoints) if has_keypoints else None
     return TrainedModel(model, config, [f"class {index}" for index in range(config.model.num_classes)], skeleton)

@@ -21,6 +21,7 @@ from tabulate import tabulate
 from benchmarks import official_code
 from benchmarks.export import OfficialGraph
 from benchmarks.isolation import run_in_new_process
+from benchmarks.random_weights import perturb
 from deim.checkpoint.loading import to_native_layout
 from deim.checkpoint.reading import StoredWeights
 from deim.config import build, load_config
@@ -50,7 +51,7 @@ def compare(recipe: str, checkout: str, side: int, exporters: list[str]) -> list
     torch.manual_seed(0)
     official = official_code.official_config(checkout, recipe, side)
     theirs = official_code.official_model(official)
-    official_code.perturb(theirs)
+    perturb(theirs)
     config = load_config(recipe, official_code.recognize_checkout(checkout).overrides)
     ours = build(config, "model").eval()
     ours.load_state_dict(

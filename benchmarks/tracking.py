@@ -15,6 +15,7 @@ from deim.errors import ConfigError
 from deim.inference.detections import Detections
 from deim.inference.tracking import Tracker, TrackingSettings
 from deim.measurement.timing import print_report
+from deim.structures.boxes import pairwise_iou
 
 # Frames per second of the drawn videos, and their size: that of the longer side of the images of the quick start.
 FPS, SIZE = 25.0, (192, 192)
@@ -130,13 +131,8 @@ def _trackeval_data(truth: list[Tracks], tracks: list[Tracks]) -> dict[str, Any]
         data[f"{key}_ids"] = [np.array([numbers[i] for i in ids], dtype=int) for ids, _ in frames]
         data[f"num_{key}_ids"] = len(numbers)
         data[f"num_{key}_dets"] = sum(len(ids) for ids, _ in frames)
-    data["similarity_scores"] = [_iou(a, b) for (_, a), (_, b) in zip(truth, tracks, strict=True)]
+    data["similarity_scores"] = [
+        pairwise_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+        for (_, a), (_, b) in zip(truth, tracks, strict=True)
+    ]
     return data
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the IoU (N, M) of boxes (N, 4) and (M, 4)."""
-    corners = np.maximum(first[:, None, :2], second[:, :2]), np.minimum(first[:, None, 2:], second[:, 2:])
-    intersection = np.prod(np.clip(corners[1] - corners[0], 0, None), axis=-1)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (first, second)]
-    return intersection / np.maximum(areas[0][:, None] + areas[1] - intersection, 1e-9)

@@ -15,9 +15,8 @@ from deim.config.user_data import evaluation_node
 from deim.data.datasets.names import registered_name
 from deim.data.datasets.subset import evenly_spaced_images
 from deim.errors import ConfigError, DatasetError
+from deim.tasks import TASKS
 
-# Names of tasks, which are the prefixes of the metrics of the main test set.
-_TASKS = ("bbox", "segm", "keypoints")
 # Name of the test set of training images.
 TRAIN = "train"
 
@@ -62,7 +61,7 @@ def extra_test_configs(cfg: Any) -> dict[str, Any]:
         if TRAIN in nodes:
             raise ConfigError(f"dataloader.extra_tests.{TRAIN} and train.eval_train_images have the same name")
         nodes[TRAIN] = _part_of_training_data(cfg, count)
-    reserved = [name for name in nodes if name in _TASKS]
+    reserved = [name for name in nodes if name in TASKS]
     if reserved:
         raise ConfigError(f"dataloader.extra_tests.{reserved[0]} is the name of a task: choose another name")
     return {name: _config_of(cfg, name, node) for name, node in nodes.items()}

@@ -33,7 +33,7 @@ from deim.engine.evaluation import (
 from deim.errors import ConfigError
 from deim.structures.mask_encoding import encode_masks
 from deim.structures.skeleton import Skeleton
-from deim.visualization.curves import TASKS
+from deim.tasks import TASKS
 
 _TIMED_IMAGES = 20
 
@@ -73,7 +73,7 @@ class EvaluatedRun:
         parameters: number of parameters of the model.
         further_scores: COCO metrics of the further tasks: {task: {metric: value}}.
         skeleton: names and connections of the keypoints; None without keypoints.
-        task: key of :data:`deim.visualization.curves.TASKS`: "bbox", unless boxes were not evaluated.
+        task: key of :data:`deim.tasks.TASKS`: "bbox", unless boxes were not evaluated.
     """
 
     scores: dict[str, float]

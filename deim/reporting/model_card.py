@@ -8,7 +8,7 @@ import yaml
 from tabulate import tabulate
 
 from deim.config.files import available
-from deim.visualization.curves import TASKS
+from deim.tasks import TASKS
 
 # Task of the evaluation -> name of the task on the Hub.
 _PIPELINES = {"bbox": "object-detection", "segm": "image-segmentation", "keypoints": "keypoint-detection"}

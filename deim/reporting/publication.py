@@ -9,8 +9,9 @@ from deim.data.datasets.names import registered_name
 from deim.errors import ConfigError, DeimError
 from deim.inference.predictor import Predictor
 from deim.reporting.model_card import ModelCard
+from deim.tasks import TASKS
 from deim.visualization import draw_metrics
-from deim.visualization.curves import COCO_SCORES, TASKS, read_scores
+from deim.visualization.curves import COCO_SCORES, read_scores
 
 # Licenses of weights that are not those of this package: start of the name of a backbone -> license.
 _BACKBONE_LICENSES = {"dinov3_": "other"}

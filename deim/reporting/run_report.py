@@ -28,10 +28,11 @@ from deim.data.image import read_image
 from deim.engine.preflight import resolve_device
 from deim.errors import ConfigError
 from deim.reporting.evaluated_run import EvaluatedRun, evaluate_run
+from deim.tasks import TASKS
 from deim.visualization import draw_metrics
 from deim.visualization.analysis import bars_figure, confusion_figure, precision_recall_figure
 from deim.visualization.annotation import annotate
-from deim.visualization.curves import COCO_SCORES, TASKS
+from deim.visualization.curves import COCO_SCORES
 from deim.visualization.page import Page
 
 # Default weights to evaluate; the first existing file is used.

@@ -6,7 +6,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from deim.errors import DeimError
-from deim.visualization.curves import COCO_SCORES, TASKS, draw_runs, evaluated_tasks, read_scores
+from deim.tasks import TASKS
+from deim.visualization.curves import COCO_SCORES, draw_runs, evaluated_tasks, read_scores
 
 
 def compare_runs(folders: Sequence[str], output: str | Path) -> str:

@@ -7,12 +7,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from deim.errors import DeimError
+from deim.tasks import TASKS
 from deim.visualization.figures import save
 
 COCO_SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _SCORES = COCO_SCORES[:3]
-# Tasks of the evaluation in ``metrics.json``, and what their AP is of.
-TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 
 
 def draw_metrics(metrics_file: str | Path, output: str | Path) -> None:
@@ -78,7 +77,7 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], output:
 
 
 def evaluated_tasks(metrics_file: str | Path) -> list[str]:
-    """Return the keys of :data:`TASKS` that a run has evaluated.
+    """Return the keys of :data:`deim.tasks.TASKS` that a run has evaluated.
 
     Raises:
         DeimError: if the file is missing or malformed.
@@ -92,7 +91,7 @@ def read_scores(metrics_file: str | Path, name: str, task: str | None = None) ->
     Args:
         metrics_file: detectron2's ``metrics.json``.
         name: name of the metric.
-        task: a key of :data:`TASKS`; by default boxes or, if no boxes were evaluated, masks or keypoints.
+        task: a key of :data:`deim.tasks.TASKS`; by default boxes or, if no boxes were evaluated, masks or keypoints.
 
     Raises:
         DeimError: if the file is missing or malformed.

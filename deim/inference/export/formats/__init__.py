@@ -6,7 +6,7 @@ from deim.errors import ConfigError
 from deim.inference.export.formats.aot_inductor import AOTInductorExporter
 from deim.inference.export.formats.coreml import CoreMLExporter
 from deim.inference.export.formats.executorch import ExecuTorchExporter
-from deim.inference.export.formats.exporter import TASKS, Exporter, Support
+from deim.inference.export.formats.exporter import Exporter, Support
 from deim.inference.export.formats.litert import LiteRTExporter
 from deim.inference.export.formats.onnx import OnnxExporter
 from deim.inference.export.formats.openvino import OpenVINOExporter
@@ -110,7 +110,6 @@ def format_table() -> list[dict[str, str]]:
 
 __all__ = [
     "EXPORTERS",
-    "TASKS",
     "Exporter",
     "Support",
     "check_model",

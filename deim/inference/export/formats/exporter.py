@@ -11,8 +11,7 @@ from deim.errors import ConfigError
 from deim.inference.export.model import ExportableModel
 from deim.inference.export.options import OPSETS, ExportOptions
 from deim.inference.export.session import Session
-
-TASKS = ("boxes", "masks", "keypoints")
+from deim.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Support:
         opset: whether the file is an ONNX file or made from one, so that it has an opset.
         detrex: whether detrex's own models can be exported.
         interfaces: of :data:`deim.inference.export.options.INTERFACES`.
-        tasks: of :data:`TASKS`.
+        tasks: values of :data:`deim.tasks.TASKS`.
         hints: what to do instead, for unsupported values, such as {"int8": "quantize the file with ..."}.
     """
 
@@ -37,7 +36,7 @@ class Support:
     opset: bool = False
     detrex: bool = False
     interfaces: Sequence[str] = ("deim", "official", "raw")
-    tasks: Sequence[str] = TASKS
+    tasks: Sequence[str] = tuple(TASKS.values())
     hints: Mapping[str, str] = field(default_factory=dict)
 
 
