@@ -72,13 +72,20 @@ class IdentifiedCheckpoint:
 
 
 @dataclass
-class _Candidate:
-    recipe: str
-    config: Any
+class _Fit:
+    """A model on the meta device, and the weights of the file under its native names."""
+
     model: nn.Module
     weights: dict[str, Tensor]
     form: str
     problem: str | None
+
+
+@dataclass
+class _Candidate:
+    recipe: str
+    config: Any
+    fit: _Fit
     has_same_num_classes: bool  # the file has as many classes as the recipe
 
     @property
@@ -115,12 +122,12 @@ def identify(stored: StoredWeights, source: str = "auto", recipe: str | None = N
             "its model with --recipe"
         )
     count = stored_num_classes(stored, source_format)
-    candidates = [_candidate(stored, name, count) for name in names]
-    fitting = [candidate for candidate in candidates if candidate.problem is None]
+    candidates = _candidates(stored, names, count)
+    fitting = [candidate for candidate in candidates if candidate.fit.problem is None]
     if not fitting:
-        nearest = min(candidates, key=lambda candidate: candidate.problem.count("\n") if candidate.problem else 0)
+        nearest = min(candidates, key=lambda candidate: (candidate.fit.problem or "").count("\n"))
         raise CheckpointError(
-            f"{stored.path} does not fit any of {len(names)} recipes. Closest: {nearest.recipe}\n{nearest.problem}"
+            f"{stored.path} does not fit any of {len(names)} recipes. Closest: {nearest.recipe}\n{nearest.fit.problem}"
         )
     best = _best_candidate(stored, fitting, source_format)
     equivalent_recipes = [
@@ -128,7 +135,7 @@ def identify(stored: StoredWeights, source: str = "auto", recipe: str | None = N
     ]
     classes = stored_classes(stored)
     if classes is None and source_format is not None:
-        classes = class_names.infer_classes(best.weights, source_format.classes)
+        classes = class_names.infer_classes(best.fit.weights, source_format.classes)
     if classes is not None and len(classes) != count:
         classes = None
     return IdentifiedCheckpoint(
@@ -136,11 +143,11 @@ def identify(stored: StoredWeights, source: str = "auto", recipe: str | None = N
         source_format,
         best.recipe,
         best.config,
-        best.model,
-        best.weights,
+        best.fit.model,
+        best.fit.weights,
         classes,
         equivalent_recipes,
-        best.form,
+        best.fit.form,
     )
 
 
@@ -180,24 +187,35 @@ def _candidate_recipes(source_format: Format | None, source: str) -> list[str]:
     return [name for name in available() if name.partition("/")[0] in systems]
 
 
-def _candidate(stored: StoredWeights, recipe: str, count: int | None) -> _Candidate:
-    config = load_config(recipe)
-    stored_config = stored.metadata.get("config")
-    if stored_config and recipe == stored.metadata.get("recipe"):
-        config.model = from_portable(stored_config, stored.path).model  # with the overrides of its run
-    recipe_classes = config.model.num_classes
-    config.model.num_classes = count or recipe_classes
-    has_same_num_classes, model = recipe_classes == config.model.num_classes, _build(config)
+def _candidates(stored: StoredWeights, recipes: Sequence[str], count: int | None) -> list[_Candidate]:
+    """Compare the file with the model of each recipe; recipes with equal models are compared once."""
+    fits: dict[str, _Fit] = {}
+    candidates = []
+    for recipe in recipes:
+        config = load_config(recipe)
+        stored_config = stored.metadata.get("config")
+        if stored_config and recipe == stored.metadata.get("recipe"):
+            config.model = from_portable(stored_config, stored.path).model  # with the overrides of its run
+        recipe_classes = config.model.num_classes
+        config.model.num_classes = count or recipe_classes
+        content = OmegaConf.to_container(config.model, resolve=True)
+        key = str({name: value for name, value in content.items() if name != "criterion"})
+        if key not in fits:
+            fits[key] = _fit(stored, _build(config))
+        candidates.append(_Candidate(recipe, config, fits[key], recipe_classes == config.model.num_classes))
+    return candidates
+
+
+def _fit(stored: StoredWeights, model: nn.Module) -> _Fit:
     try:
         weights = to_native_layout(stored, model, quiet=True)
     except CheckpointError as error:
-        return _Candidate(recipe, config, model, {}, "training", str(error), has_same_num_classes)
+        return _Fit(model, {}, "training", str(error))
     form, compared_weights, compared_model = "training", weights, model
     if not has_training_weights(weights, model):
         form, compared_model = "deployment", copy.deepcopy(model)
         compared_weights = match_deployment_form(compared_model, weights)
-    problem = mismatch(stored.path, compared_model.state_dict(), compared_weights)
-    return _Candidate(recipe, config, model, weights, form, problem, has_same_num_classes)
+    return _Fit(model, weights, form, mismatch(stored.path, compared_model.state_dict(), compared_weights))
 
 
 def _build(config: Any) -> nn.Module:
@@ -248,8 +266,8 @@ def _reproduces_file(stored: StoredWeights, candidate: _Candidate, source_format
     """
     if source_format is None:
         return True
-    counted = with_batch_counters(candidate.weights, candidate.model)
-    return source_format.from_native(counted, candidate.model).keys() == stored.weights.keys()
+    counted = with_batch_counters(candidate.fit.weights, candidate.fit.model)
+    return source_format.from_native(counted, candidate.fit.model).keys() == stored.weights.keys()
 
 
 def _score(path: str, candidate: _Candidate) -> tuple[int, int]:

@@ -125,36 +125,52 @@ def check_dataset(
     if required is None:
         required = [kind for kind in ("masks", "keypoints") if reads_annotations(dataset, kind)]
     content = _read_with_optional_keypoints(dataset, required)
-    objects = [annotation_arrays(record) for record in content.records]
-    problems = _find_problems(content, required)
-    if decode:
-        problems += find_image_problems(content.records)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     if content.records:
-        print(_summarize(str(registered_name(dataset)), content, objects))
-        print(_class_table(content, objects))
-        draw_statistics(
-            [boxes for boxes, _ in objects],
-            _objects_per_class(content, objects),
-            content.classes,
-            folder / "classes.png",
-        )
+        _describe(str(registered_name(dataset)), content, folder / "classes.png")
+    _print_warnings(content, limits, split)
+    problems = _find_problems(content, required)
+    if decode:
+        problems += find_image_problems(content.records)
+    records = _select_valid(content.records, problems, images)
+    if not decode:
+        unreadable = list(find_image_problems(records))
+        problems += unreadable
+        records = _select_valid(records, unreadable, len(records))
+    _draw_images(records, content, folder / "images.png")
+    num_fatal = _report_problems(problems, required, folder / "problems.txt")
+    if content.records:
+        print(f"plots: {folder / 'classes.png'}, {folder / 'images.png'}")
+    return not num_fatal
+
+
+def _describe(name: str, content: DatasetContent, plot: Path) -> None:
+    """Print the counts of a dataset, and plot its classes and sizes."""
+    objects = [annotation_arrays(record) for record in content.records]
+    print(_summarize(name, content, objects))
+    print(_class_table(content, objects))
+    draw_statistics([boxes for boxes, _ in objects], _objects_per_class(content, objects), content.classes, plot)
+
+
+def _print_warnings(content: DatasetContent, limits: DetectionLimits | None, split: str) -> None:
     for note in content.notes:
         print(f"note: {note}")
-    for warning in limit_warnings([len(boxes) for boxes, _ in objects], limits, split) if limits is not None else ():
+    counts = [len(annotation_arrays(record)[0]) for record in content.records]
+    for warning in limit_warnings(counts, limits, split) if limits is not None else ():
         print(f"warning: {warning}")
-    invalid_locations = {problem.location for problem in problems}
-    valid = [i for i, record in enumerate(content.records) if record["file_name"] not in invalid_locations]
-    shown = [valid[i] for i in np.linspace(0, len(valid) - 1, min(images, len(valid))).astype(int)]
-    drawn = [content.records[i] for i in shown]
-    if not decode:
-        unreadable = list(find_image_problems(drawn))
-        problems += unreadable
-        unreadable_files = {problem.location for problem in unreadable}
-        drawn = [record for record in drawn if record["file_name"] not in unreadable_files]
-    _draw_images(drawn, content, folder / "images.png")
-    (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+
+
+def _select_valid(records: Sequence[dict], problems: Sequence[Problem], count: int) -> list[dict]:
+    """Return ``count`` records without problems, evenly spaced; all of them if there are fewer."""
+    invalid = {problem.location for problem in problems}
+    valid = [record for record in records if record["file_name"] not in invalid]
+    return [valid[i] for i in np.linspace(0, len(valid) - 1, min(count, len(valid))).astype(int)]
+
+
+def _report_problems(problems: Sequence[Problem], required: Sequence[str], file: Path) -> int:
+    """Print the first problems, write all of them to a file, and return the number of fatal ones."""
+    file.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
     for problem in problems[:20]:
         print(problem)
     tasks = ("boxes", *required)
@@ -164,11 +180,9 @@ def check_dataset(
         f"{len(problems)} problems, {num_fatal} of them must be fixed"
         + (f"; {num_others} matter only for models with masks or keypoints" if num_others else "")
         + ("; the remaining ones are objects that training skips" if len(problems) > num_fatal + num_others else "")
-        + (f"; full list: {folder / 'problems.txt'}" if problems else "")
+        + (f"; full list: {file}" if problems else "")
     )
-    if content.records:
-        print(f"plots: {folder / 'classes.png'}, {folder / 'images.png'}")
-    return not num_fatal
+    return num_fatal
 
 
 def _find_problems(content: DatasetContent, required: Sequence[str]) -> list[Problem]:

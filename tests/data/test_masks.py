@@ -253,6 +253,7 @@ def test_rasterizer_limits_polygons_far_outside() -> None:
     huge = np.array([[-1e6, -1e6], [1e6, -1e6], [1e6, 1e6], [-1e6, 1e6]])
     far = np.array([[1e6, 1e6], [2e6, 1e6], [2e6, 2e6]])
     masks = rasterize([[huge], [far], [], [far, huge]], (30, 40))
+    assert masks.dtype == bool
     assert masks[0].all()
     assert not masks[1].any()
     assert not masks[2].any()
@@ -471,6 +472,12 @@ def test_bad_input(case: str) -> None:
         assert len(instances.gt_masks) == 2
         map_single(annotations, augmentations, masks=True, mask_format="polygon")
         map_single(annotations, augmentations, masks=True, mask_stride=4)
+
+
+def test_error_names_the_object_with_invalid_keypoints() -> None:
+    annotations = [annotation(), annotation(iscrowd=1), annotation(keypoints=[1, NAN, 2, 1, 2, 2])]
+    with pytest.raises(DatasetError, match="object 3: keypoints contain NaN/Inf"):
+        map_single(annotations, [], keypoints=True, keypoint_hflip_indices=[0, 1])
 
 
 def test_mask_of_another_size_than_an_image_of_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -731,6 +738,14 @@ def test_warped_rle_equals_a_loop_over_pixels(seed: int, stride: int) -> None:
     assert expected.any()
     assert (warped != expected).mean() < 0.02
     assert not empty.any()
+
+
+@pytest.mark.parametrize("offset", [(70, 0), (0, 50), (-70, 0), (0, -50)])
+def test_rle_outside_of_the_image_is_an_empty_mask(offset: tuple[int, int]) -> None:
+    shapes = ObjectShapes(mask_arrays([encode(np.ones((50, 70), bool))], ["a"]))
+    matrix = np.array([[1.0, 0, offset[0]], [0, 1, offset[1]]])
+    shapes.transform(AffineTransform(matrix, (50, 70), (50, 70)), (50, 70))
+    assert not shapes.bitmasks(np.ones(1, bool), (50, 70), 1).any()
 
 
 def test_ranks_share_the_samples_of_a_batch(colored: list[dict], reference: list) -> None:
