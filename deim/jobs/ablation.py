@@ -16,6 +16,7 @@ from tabulate import tabulate
 from deim.config import is_on, load_config, switch
 from deim.errors import ConfigError
 from deim.processes import deim_command, deim_environment
+from deim.tasks import TASKS
 from deim.visualization import draw_runs, last_scores, read_scores
 
 # Name of the variant that is the unchanged recipe.
@@ -44,11 +45,18 @@ class Variant:
 
 
 def _is_finished(run: Path) -> bool:
-    """Return whether a run has written its final checkpoint and, after that, the results of its last evaluation."""
+    """Return whether a run has written its final checkpoint and the results of its last evaluation.
+
+    The last evaluation of a complete run has a line of its own in ``metrics.json``. A run that ends early
+    (``train.early_stopping``) ends with an evaluation after an iteration, whose line also has the losses.
+    """
     if not (run / "model_final.pth").is_file() or not (run / "metrics.json").is_file():
         return False
     lines = (run / "metrics.json").read_text(encoding="utf-8").splitlines()
-    return bool(lines) and "total_loss" not in json.loads(lines[-1])
+    if not lines:
+        return False
+    scalars = json.loads(lines[-1])
+    return "total_loss" not in scalars or any(f"{task}/AP" in scalars for task in TASKS)
 
 
 def plan(

@@ -163,6 +163,13 @@ def test_a_run_without_its_last_evaluation_is_unfinished(tmp_path: Path) -> None
     assert variant.finished == [tmp_path]
 
 
+def test_a_run_that_has_ended_early_is_finished(tmp_path: Path) -> None:
+    (tmp_path / "model_final.pth").touch()
+    line = '{"iteration": 7, "total_loss": 2.0, "bbox/AP": 3.0}\n'
+    (tmp_path / "metrics.json").write_text(line, encoding="utf-8")
+    assert ablation.Variant("baseline", {}, (tmp_path,)).finished == [tmp_path]
+
+
 def test_all_combinations_are_planned(tmp_path: Path) -> None:
     variants = ablation.plan("dfine/dfine_n_coco", [], ["mal", "fdr"], [0, 1], tmp_path, all_combinations=True)
     assert [variant.name for variant in variants] == ["mal on", "mal on, fdr off", "baseline", "fdr off"]
