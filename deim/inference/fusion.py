@@ -57,7 +57,8 @@ class BoxFusion:
         for name in ("pred_masks", "pred_keypoints"):
             if all(part.has(name) for part in parts):
                 values = [parts[sources[i]].get(name)[i - first[sources[i]]] for i in best]
-                result.set(name, torch.stack(values) if values else parts[0].get(name)[:0])
+                # A copy, because tensors from torch's inference mode cannot be changed in place.
+                result.set(name, torch.stack(values) if values else parts[0].get(name)[:0].clone())
         if result.has("pred_keypoints"):
             result.pred_keypoints[..., 2] = result.scores[:, None]
         return result

@@ -53,6 +53,14 @@ def test_sources_without_detections() -> None:
     assert fused.scores.tolist() == pytest.approx([0.45])
 
 
+def test_sources_without_detections_of_a_model_with_keypoints() -> None:
+    """Models return tensors of torch's inference mode, which cannot be changed outside of it."""
+    with torch.inference_mode():
+        parts = [instances(pred_keypoints=torch.zeros(0, 2, 3)) for _ in range(2)]
+    fused = BoxFusion().fuse(parts)
+    assert fused.pred_keypoints.shape == (0, 2, 3)
+
+
 def test_masks_and_keypoints_are_those_of_the_best_detection() -> None:
     def part(score: float, value: int) -> Instances:
         masks = torch.full((1, *SIZE), bool(value))
