@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deim.inference.addresses import is_address
 from deim.inference.detections import Detections
 
 
 def image_file(detections: Detections, name: str, folder: Path) -> Path:
     """Return the path of the image of detections.
 
-    Frames of videos and images in memory have no file: they are written to ``frames/<name>.jpg``, because an annotation
-    tool shows the image.
+    Frames of videos, images in memory and downloaded images have no file: they are written to ``frames/<name>.jpg``,
+    because an annotation tool shows the image.
 
     Args:
         detections: detections in one image.

@@ -131,6 +131,17 @@ def test_images_without_a_file_are_written(tmp_path: Path) -> None:
         assert Image.open(out / "frames" / "image_0.jpg").size == (40, 30)
 
 
+def test_downloaded_images_are_written(tmp_path: Path) -> None:
+    detections = detections_in(None)
+    detections._file_name = "https://example.com/photos/cat.jpg"
+    out = write("cvat", tmp_path / "cvat", [detections])
+    assert ET.parse(out / "cvat.xml").getroot().find("image").get("name") == "image_0.jpg"
+    out = write("labelstudio", tmp_path / "labelstudio", [detections])
+    (task,) = json.loads((out / "label_studio.json").read_text(encoding="utf-8"))
+    assert task["data"]["image"].endswith("/frames/image_0.jpg")
+    assert (out / "frames" / "image_0.jpg").is_file()
+
+
 def test_no_images(tmp_path: Path) -> None:
     assert json.loads((write("labelstudio", tmp_path, []) / "label_studio.json").read_text(encoding="utf-8")) == []
     assert ET.parse(write("cvat", tmp_path, []) / "cvat.xml").getroot().find("image") is None
