@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deim.config.user_data import detect_dataset
 from deim.data.duplicates import MAX_DISTANCE
-from deim.data.splitting import read_pool, split_pool
+from deim.data.splitting import check_output, read_pool, split_pool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         shares, names = [1 / max(args.folds, 1)] * args.folds, [f"fold{number}" for number in range(args.folds)]
         held_out_parts = {args.output / name: number for number, name in enumerate(names)}
+    check_output(held_out_parts)  # before the comparison of the images, which may take minutes
     parts = split_pool(pool, shares, args.max_distance, args.seed)
     for folder, part in held_out_parts.items():
         pool.write_split(folder, parts == part)

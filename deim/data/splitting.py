@@ -1,6 +1,6 @@
 """Splits of a dataset: stratified over the classes, with near-duplicate images in the same part."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,13 @@ class ImagePool:
         return np.array([np.bincount(image_labels, minlength=len(self.classes)) for image_labels in labels])
 
     def write_split(self, folder: Path, is_held_out: np.ndarray) -> None:
-        """Write ``instances_train.json`` and ``instances_val.json``.
+        """Write ``instances_train.json`` and ``instances_val.json``, which are replaced if they exist.
 
         Args:
             folder: directory of the files.
             is_held_out: (N,) bool, whether each image is for evaluation.
-
-        Raises:
-            ConfigError: if one of the files exists; it may be an original.
         """
-        for name, is_selected in (("train", ~is_held_out), ("val", is_held_out)):
-            file = folder / f"instances_{name}.json"
-            if file.exists():
-                raise ConfigError(f"{file} exists: choose another --output, or delete the file")
+        for file, is_selected in zip(_split_files(folder), (~is_held_out, is_held_out), strict=True):
             records = [self.records[int(i)] for i in np.flatnonzero(is_selected)]
             write_coco_file(file, records, self.classes, self.image_root, self.keypoints)
 
@@ -62,6 +56,26 @@ class ImagePool:
         images = [int((parts == part).sum()) for part in range(len(names))]
         rows = [["images", *images], *([name, *per_part[:, i].tolist()] for i, name in enumerate(self.classes))]
         return tabulate(rows, headers=["objects", *names], tablefmt="github")
+
+
+def _split_files(folder: Path) -> tuple[Path, Path]:
+    """Return the files of the training images and of the evaluation images of a split."""
+    return folder / "instances_train.json", folder / "instances_val.json"
+
+
+def check_output(folders: Iterable[Path]) -> None:
+    """Check that the files of splits do not exist yet; an existing file may be an original.
+
+    Args:
+        folders: folders of the splits to write.
+
+    Raises:
+        ConfigError: if a file exists.
+    """
+    for folder in folders:
+        for file in _split_files(folder):
+            if file.exists():
+                raise ConfigError(f"{file} exists: choose another --output, or delete the file")
 
 
 def read_pool(datasets: Sequence[Mapping[str, Any]]) -> ImagePool:

@@ -147,6 +147,15 @@ def test_split_without_validation_images(shapes: Path, tmp_path: Path, capsys: p
     assert "| images    |      18 |     6 |" in capsys.readouterr().out, "the validation split is not included"
 
 
+def test_existing_file_leaves_the_folder_unchanged(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    original = tmp_path / "instances_val.json"
+    original.write_text("{}", encoding="utf-8")
+    assert main(["split", "--data", str(shapes), "--output", str(tmp_path), "--max-distance", "-1"]) == 2
+    assert "instances_val.json exists: choose another --output" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [original], "no training file beside an evaluation file of another split"
+    assert original.read_text(encoding="utf-8") == "{}"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
