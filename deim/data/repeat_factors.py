@@ -30,6 +30,8 @@ def repeat_factors(records: Sequence[dict], threshold: float) -> np.ndarray:
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"dataloader.train.repeat_threshold must be in (0, 1], got {threshold}")
+    if not records:
+        return np.ones(0)
     classes = [set(annotation_arrays(record)[1].tolist()) for record in records]
     images_of_class = Counter(label for labels in classes for label in labels)
     factors = {label: max(1.0, (threshold / (count / len(records))) ** 0.5) for label, count in images_of_class.items()}

@@ -12,7 +12,7 @@ from deim.data import DetectionMapper, build_train_loader, coco_dataset
 from deim.data.loader import TrainLoader
 from deim.data.repeat_factors import repeat_factors, round_factors
 from deim.data.sampler import IterationSampler
-from deim.errors import ConfigError
+from deim.errors import ConfigError, DatasetError
 
 
 def record(*labels: int, crowd: tuple[int, ...] = ()) -> dict:
@@ -101,3 +101,8 @@ def test_sampler_and_threshold_cannot_be_combined() -> None:
         build_train_loader(
             [record(0)], mapper=lambda r: r, total_batch_size=1, num_workers=0, sampler=[0], repeat_threshold=0.1
         )
+
+
+def test_dataset_without_images_is_an_error() -> None:
+    with pytest.raises(DatasetError, match="has no images"):
+        build_train_loader([], mapper=lambda r: r, total_batch_size=1, num_workers=0, repeat_threshold=0.1)
