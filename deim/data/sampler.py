@@ -52,6 +52,10 @@ class IterationSampler(Sampler[list[SampleKey]]):
         shuffle: bool = True,
         repeat_factors: np.ndarray | None = None,
     ):
+        if isinstance(total_batch_size, str):
+            raise ConfigError(
+                f"dataloader.train.total_batch_size={total_batch_size}: only deim train chooses the batch size; set a number"
+            )
         world_size = comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % world_size:
             raise ConfigError(

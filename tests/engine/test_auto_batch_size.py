@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from deim.config import build, load_config
 from deim.config.batch_size import scale_to_batch_size
+from deim.data.inspection import batches_from_epoch
 from deim.engine import auto_batch_size
 from deim.engine.auto_batch_size import (
     StepProbe,
@@ -179,3 +180,9 @@ def test_probe_compares_the_memory_of_a_step_with_the_free_memory(
 def test_images_of_unknown_sizes_are_an_error() -> None:
     with pytest.raises(ConfigError, match="known sizes"):
         worst_sample(OmegaConf.create())
+
+
+def test_other_users_of_the_loader_need_a_number(shapes: Path) -> None:
+    cfg = load_config(RECIPE, [*data_overrides(shapes), AUTO])
+    with pytest.raises(ConfigError, match="total_batch_size=auto: only deim train chooses the batch size"):
+        next(batches_from_epoch(cfg, 0))
