@@ -49,7 +49,8 @@ class ClassificationLoss:
         quality = torch.zeros_like(logits).index_put(index, inputs.quality)
         loss = self.elementwise(logits, positive, quality)
         if self.class_weights is not None and not inputs.is_class_agnostic:
-            loss = loss * loss.new_tensor(self.class_weights)
+            # `new_tensor` would wait for the device.
+            loss = loss * torch.tensor(self.class_weights, dtype=loss.dtype).to(loss.device, non_blocking=True)
         mask = inputs.assignment.classification_mask
         if mask is not None:
             loss = loss * mask[None, :, :, None]
