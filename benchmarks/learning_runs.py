@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -352,11 +353,13 @@ class TrainingClock:
 
 
 def train(code: Code, settings: Settings, start: Path, folder: Path, seed: int) -> list[Point]:
-    """Train one run, and return its evaluations.
+    """Train one run from the start, and return its evaluations. Files of an earlier run in the folder are deleted.
 
     Raises:
         DeimError: if the program fails, or its output and its results have different numbers of evaluations.
     """
+    if folder.exists():  # of an interrupted run, whose evaluations would count: the official code appends to its log
+        shutil.rmtree(folder)
     command = code.prepare(settings, start, folder, seed)
     output = folder.with_suffix(".log")
     clock = TrainingClock(code)

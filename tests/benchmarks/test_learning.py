@@ -168,6 +168,13 @@ def test_a_program_is_trained(tmp_path: Path) -> None:
     assert 0 <= points[0].seconds <= points[1].seconds
 
 
+def test_interrupted_run_starts_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "scores").write_text("5.0\n", encoding="utf-8")
+    points = learning_runs.train(Script([10.0, 20.0]), replace(SETTINGS, epochs=2), tmp_path, tmp_path / "run", 0)
+    assert [point.ap for point in points] == [10.0, 20.0]
+
+
 def test_failure_of_a_program_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DeimError, match=r"(?s)failed with status 3; the last lines of .*run\.log:\nstart\ntesting"):
         learning_runs.train(Script([10.0], status=3), SETTINGS, tmp_path, tmp_path / "run", 0)
