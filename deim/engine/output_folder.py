@@ -22,6 +22,7 @@ _RUN_FILES = (
     "comet",
     "curves.png",
     "inference",
+    "evaluation",
 )
 
 

@@ -16,6 +16,7 @@ def run_folder(tmp_path: Path) -> Path:
     for name in (*files, "notes.txt"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
     (tmp_path / "inference").mkdir()
+    (tmp_path / "evaluation" / "night").mkdir(parents=True)
     return tmp_path
 
 
