@@ -1,5 +1,7 @@
 """Folders for the Hugging Face Hub: weights, config and model card of a trained model."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def _add_run(card: ModelCard, checkpoint: Path, out: Path) -> None:
     cfg = load_config(str(config_file))
     nodes = (cfg.dataloader.train.get("dataset"), cfg.dataloader.test.get("dataset"))
     card.datasets = [name for node in nodes if (name := registered_name(node))]
-    card.scores = _scores(metrics, cfg.train.best_metric, checkpoint.name == "model_best.pth")
+    card.scores = _scores(metrics, cfg.train.best_metric, checkpoint.name)
     try:
         draw_metrics(metrics, out / "curves.png")
         card.curves = "curves.png"
@@ -69,13 +71,11 @@ def _add_run(card: ModelCard, checkpoint: Path, out: Path) -> None:
         pass
 
 
-def _scores(metrics: Path, best_metric: str, is_best: bool) -> dict[str, dict[str, float]]:
-    """Return {task: {metric: value}} of the best or the last evaluation."""
+def _scores(metrics: Path, best_metric: str, checkpoint: str) -> dict[str, dict[str, float]]:
+    """Return {task: {metric: value}} of the evaluation of a checkpoint, given by its file name."""
     task, _, name = best_metric.partition("/")
     points = dict(read_scores(metrics, name, task))
-    if not points:
-        return {}
-    iteration = max(points, key=lambda key: points[key]) if is_best else max(points)
+    iteration = _evaluated_iteration(checkpoint, points)
     values = {
         task: {name: dict(read_scores(metrics, name, task)).get(iteration) for name in COCO_SCORES} for task in TASKS
     }
@@ -84,3 +84,18 @@ def _scores(metrics: Path, best_metric: str, is_best: bool) -> dict[str, dict[st
         for task, row in values.items()
     }
     return {task: row for task, row in scores.items() if row}
+
+
+def _evaluated_iteration(checkpoint: str, points: Mapping[int, float]) -> int:
+    """Return the iteration of the evaluation of a checkpoint of a run; -1 if it is unknown.
+
+    Args:
+        checkpoint: file name, such as "model_best.pth".
+        points: {iteration: best metric} of all evaluations of the run.
+    """
+    if checkpoint == "model_best.pth":
+        return max(points, key=lambda key: points[key], default=-1)
+    if checkpoint == "model_final.pth":
+        return max(points, default=-1)
+    numbered = re.fullmatch(r"model_(\d+)\.pth", checkpoint)
+    return -1 if numbered is None else int(numbered[1])

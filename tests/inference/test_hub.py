@@ -28,6 +28,7 @@ from deim.conversion.hub_folder import write_hub_folder
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import CheckpointError, ConfigError
 from deim.inference.detections import Detections
+from deim.reporting.publication import _scores
 from tests.conftest import long_except
 from tests.hub import Hub
 from tests.inference.conftest import SKELETON
@@ -145,6 +146,17 @@ def test_card_of_a_run_has_scores_and_data(checkpoint: Path, tmp_path: Path) -> 
     assert {row["type"]: row["value"] for row in result["metrics"]} == {"AP": 12.0, "AP50": 34.56}
     assert "Trained on `deim_shapes_train`, and evaluated on `deim_shapes_val`" in text
     assert (tmp_path / "out" / "curves.png").is_file()
+
+
+def test_scores_of_a_card_are_those_of_its_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    rows = [{"iteration": 9, "bbox/AP": 12.0}, {"iteration": 19, "bbox/AP": 10.0}, {"iteration": 20, "bbox/AP": 11.0}]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    expected = {"model_best.pth": 12.0, "model_final.pth": 11.0, "model_0000019.pth": 10.0}
+    for name, value in expected.items():
+        assert _scores(file, "bbox/AP", name) == {"bbox": {"AP": value}}
+    for name in ("model_0000014.pth", "converted.pth"):
+        assert _scores(file, "bbox/AP", name) == {}, "no evaluation of these weights"
 
 
 def test_local_paths_are_not_published(checkpoint: Path, tmp_path: Path) -> None:
