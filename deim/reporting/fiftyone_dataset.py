@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -65,7 +66,8 @@ def write_fiftyone(
         ConfigError: if the folder is not writable.
     """
     has_detections = any(image.has_detections for image in images)
-    samples = [_sample(image, class_names, has_detections) for image in images]
+    keys = _sample_keys(images)
+    samples = [_sample(key, image, class_names, has_detections) for key, image in zip(keys, images, strict=True)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "metadata.json", _metadata(name, class_names, has_detections, skeleton))
@@ -78,23 +80,41 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _sample(image: FiftyoneImage, class_names: Sequence[str], has_detections: bool) -> dict[str, Any]:
-    path = str(Path(image.result.file_name).absolute())
+def _absolute_path(image: FiftyoneImage) -> str:
+    return str(Path(image.result.file_name).absolute())
+
+
+def _sample_keys(images: Sequence[FiftyoneImage]) -> list[str]:
+    """Return the path of each image, with a number if an image before it has the same path, as in another split.
+
+    The documents of a dataset need different identifiers.
+    """
+    counts: Counter[str] = Counter()
+    keys = []
+    for path in map(_absolute_path, images):
+        counts[path] += 1
+        keys.append(path if counts[path] == 1 else f"{path}\n{counts[path]}")
+    return keys
+
+
+def _sample(key: str, image: FiftyoneImage, class_names: Sequence[str], has_detections: bool) -> dict[str, Any]:
+    """Return the document of an image; its identifiers and those of its labels depend on ``key``."""
+    path = _absolute_path(image)
     height, width = image.size
     sample: dict[str, Any] = {
-        "_id": _identifier(path),
+        "_id": _identifier(key),
         "filepath": path,
         "tags": list(image.tags),
         "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
         "_media_type": "image",
-        "_rand": int(_identifier(path)["$oid"][:8], 16) / 2**32,
+        "_rand": int(_identifier(key)["$oid"][:8], 16) / 2**32,
     }
     match = match_detections(image.result) if image.has_detections else None
-    objects = _objects(path, image, class_names, match)
+    objects = _objects(key, image, class_names, match)
     sample[GROUND_TRUTH] = {"_cls": "Detections", "detections": objects}
-    sample |= _keypoint_fields(path, image, class_names)
+    sample |= _keypoint_fields(key, image, class_names)
     if match is not None:
-        detections = _detected(path, image, class_names, match)
+        detections = _detected(key, image, class_names, match)
         values = [label.get("eval") for label in detections]
         missed = sum(label.get("eval") == "fn" for label in objects)
         sample[PREDICTIONS] = {"_cls": "Detections", "detections": detections}
@@ -105,7 +125,7 @@ def _sample(image: FiftyoneImage, class_names: Sequence[str], has_detections: bo
 
 
 def _objects(
-    path: str, image: FiftyoneImage, class_names: Sequence[str], match: MatchResult | None
+    key: str, image: FiftyoneImage, class_names: Sequence[str], match: MatchResult | None
 ) -> list[dict[str, Any]]:
     """Return the labels of the ground truth, with their evaluation if there are detections."""
     result = image.result
@@ -121,25 +141,25 @@ def _objects(
         own = _mask(masks[index], box, image.size)
         own |= {} if match is None else {"eval": "fn" if found[index] < 0 else "tp"}
         if found[index] >= 0:
-            identifier = _identifier(path, PREDICTIONS, found[index])["$oid"]
+            identifier = _identifier(key, PREDICTIONS, found[index])["$oid"]
             own |= {"eval_id": identifier, "eval_iou": float(ious[found[index], index])}
-        objects.append(_label(path, GROUND_TRUTH, index, box, class_names[label], image.size, **own))
+        objects.append(_label(key, GROUND_TRUTH, index, box, class_names[label], image.size, **own))
     crowds = zip(result.crowd_boxes, result.crowd_classes, strict=True)
     return objects + [
-        _label(path, "crowd", index, box, class_names[label], image.size, iscrowd=True)
+        _label(key, "crowd", index, box, class_names[label], image.size, iscrowd=True)
         for index, (box, label) in enumerate(crowds)
     ]
 
 
-def _detected(path: str, image: FiftyoneImage, class_names: Sequence[str], match: MatchResult) -> list[dict[str, Any]]:
+def _detected(key: str, image: FiftyoneImage, class_names: Sequence[str], match: MatchResult) -> list[dict[str, Any]]:
     """Return the labels of the detections, with their evaluation."""
     result, ious = image.result, iou_with_ground_truth(image.result)
     labels = []
     masks: Sequence[Any] = [None] * len(result.boxes) if result.masks is None else result.masks
     for index, (box, label) in enumerate(zip(result.boxes, result.classes, strict=True)):
-        outcome = _outcome(path, int(match.outcomes[index]), int(match.gt_indices[index]), ious[index])
+        outcome = _outcome(key, int(match.outcomes[index]), int(match.gt_indices[index]), ious[index])
         own = {"confidence": float(result.scores[index]), **outcome, **_mask(masks[index], box, image.size)}
-        labels.append(_label(path, PREDICTIONS, index, box, class_names[label], image.size, **own))
+        labels.append(_label(key, PREDICTIONS, index, box, class_names[label], image.size, **own))
     return labels
 
 
@@ -149,7 +169,7 @@ def _mask(mask: Any, box: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
     return {} if value is None else {"mask": value}
 
 
-def _keypoint_fields(path: str, image: FiftyoneImage, class_names: Sequence[str]) -> dict[str, Any]:
+def _keypoint_fields(key: str, image: FiftyoneImage, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a sample with the keypoints of objects and detections, if there are any."""
     result, fields = image.result, {}
     for field, keypoints, classes in (
@@ -160,7 +180,7 @@ def _keypoint_fields(path: str, image: FiftyoneImage, class_names: Sequence[str]
             name, is_detected = f"{field}{_KEYPOINTS}", field == PREDICTIONS
             labels = [
                 {
-                    "_id": _identifier(path, name, index),
+                    "_id": _identifier(key, name, index),
                     "_cls": "Keypoint",
                     "attributes": {},
                     "tags": [],
@@ -173,22 +193,22 @@ def _keypoint_fields(path: str, image: FiftyoneImage, class_names: Sequence[str]
     return fields
 
 
-def _outcome(path: str, outcome: int, gt_index: int, ious: np.ndarray) -> dict[str, Any]:
+def _outcome(key: str, outcome: int, gt_index: int, ious: np.ndarray) -> dict[str, Any]:
     """Return the attributes with the evaluation of a detection; a detection on a crowd has none."""
     if outcome == CORRECT:
-        identifier = _identifier(path, GROUND_TRUTH, gt_index)["$oid"]
+        identifier = _identifier(key, GROUND_TRUTH, gt_index)["$oid"]
         return {"eval": "tp", "eval_id": identifier, "eval_iou": float(ious[gt_index])}
     return {} if outcome == IGNORED else {"eval": "fp", "error": OUTCOMES[outcome]}
 
 
 def _label(
-    path: str, field: str, index: int, box: np.ndarray, label: str, size: tuple[int, int], **attributes: Any
+    key: str, field: str, index: int, box: np.ndarray, label: str, size: tuple[int, int], **attributes: Any
 ) -> dict[str, Any]:
     """Return a label; boxes of FiftyOne have the upper left corner and the size relative to the image."""
     height, width = size
     left, top, right, bottom = (float(value) for value in box)
     return {
-        "_id": _identifier(path, field, index),
+        "_id": _identifier(key, field, index),
         "_cls": "Detection",
         "attributes": {},
         "tags": [],

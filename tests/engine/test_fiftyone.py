@@ -132,6 +132,24 @@ def test_every_value_has_a_field(tmp_path: Path) -> None:
             assert label.keys() - {"_cls", "attributes"} <= label_fields
 
 
+def test_image_of_two_splits_has_two_identifiers(tmp_path: Path) -> None:
+    twice = [replace(with_shapes(image(tmp_path)), tags=[split]) for split in ("train", "test")]
+    write_fiftyone(tmp_path / "out", "mine", twice, CLASSES, SKELETON)
+    _, samples = read(tmp_path / "out")
+    assert [sample["filepath"] for sample in samples] == [str(tmp_path / "1.png")] * 2
+    names = ("ground_truth", "predictions", "ground_truth_keypoints", "predictions_keypoints")
+    documents = [
+        *samples,
+        *(
+            label
+            for sample in samples
+            for name in names
+            for label in sample[name]["keypoints" if "keypoints" in name else "detections"]
+        ),
+    ]
+    assert len({document["_id"]["$oid"] for document in documents}) == len(documents)
+
+
 def test_dataset_is_written_by_path(tmp_path: Path) -> None:
     list(write_shapes(tmp_path / "shapes", train_images=3, val_images=2, size=96))
     assert main(["view", str(tmp_path / "shapes"), "--to", "fiftyone", str(tmp_path / "out")]) == 0
