@@ -25,7 +25,8 @@ from deim.engine.model import build_model
 from deim.engine.preflight import check_model_runs, ddp_options
 from deim.errors import ConfigError, DatasetError
 from deim.inference.ensemble import FusedDetector, FusedRunner, TestTimeAugmentation
-from deim.inference.runner import TorchRunner
+from deim.inference.exported_runner import is_exported, load_exported
+from deim.inference.runner import Runner, TorchRunner
 from deim.inference.trained_model import TrainedModel, load_trained
 from deim.structures.keypoints import oks_sigmas
 from deim.structures.skeleton import Skeleton
@@ -223,7 +224,7 @@ def evaluate_checkpoint(
     Args:
         cfg: config of the model and of the test data.
         augmentation: views of each image, whose detections are fused; None for the image itself.
-        ensemble: further models, whose detections are fused with those of the first.
+        ensemble: checkpoints and exported files of further models, whose detections are fused with those of the first.
     """
     loader = build(cfg, "dataloader.test")
     check_limits(cfg, loader, "test")
@@ -242,11 +243,13 @@ def _fused_detector(
     """Return the model together with those of an ensemble; their classes must be those of the test data."""
     classes, device = list(required_classes(cfg, "test")), torch.device(cfg.train.device)
     skeleton = Skeleton.from_metadata(MetadataCatalog.get(_dataset_name(cfg, "test") or ""))
-    trained = [
-        TrainedModel(model, cfg, classes, skeleton),
-        *(load_trained(path, device=str(device)) for path in ensemble),
-    ]
-    return FusedDetector(FusedRunner([TorchRunner(member, device) for member in trained], augmentation))
+    runners: list[Runner] = [TorchRunner(TrainedModel(model, cfg, classes, skeleton), device)]
+    for path in ensemble:
+        if is_exported(path):
+            runners.append(load_exported(path, "cpu" if device.type == "cpu" else "auto"))
+        else:
+            runners.append(TorchRunner(load_trained(path, device=str(device)), device))
+    return FusedDetector(FusedRunner(runners, augmentation))
 
 
 def load_trained_model(cfg: Any) -> nn.Module:

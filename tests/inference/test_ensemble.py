@@ -9,11 +9,13 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from deim import Predictor
 from deim.cli import main
 from deim.cli.arguments import add_fusion
+from deim.engine import evaluation
 from deim.errors import ConfigError
 from deim.inference.ensemble import FusedRunner, TestTimeAugmentation, _scale, requested_augmentation
 from deim.inference.fusion import BoxFusion
@@ -165,6 +167,22 @@ def test_predict_command(checkpoint: Path, photos: Path, tmp_path: Path, capsys:
     options += ["--tta", "--ensemble", str(other), "--save", "coco"]
     assert main(["predict", str(checkpoint), str(photos / "0.png"), *options]) == 0
     assert "4 forward passes per image" in capsys.readouterr().out
+
+
+def test_evaluation_accepts_exported_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_file(path: str, device: str) -> BrightRegion:
+        opened.append((path, device))
+        return BrightRegion()
+
+    monkeypatch.setattr(evaluation, "load_exported", open_file)
+    monkeypatch.setattr(evaluation, "TorchRunner", lambda trained, device: BrightRegion())
+    monkeypatch.setattr(evaluation, "required_classes", lambda cfg, split: ["region"])
+    cfg = OmegaConf.create({"train": {"device": "cpu"}, "dataloader": {"test": {"dataset": {"names": "regions"}}}})
+    detector = evaluation._fused_detector(cfg, nn.Identity(), None, ["other.onnx"])
+    assert opened == [("other.onnx", "cpu")]
+    assert len(detector.runner.runners) == 2
 
 
 def test_options_request_views() -> None:
