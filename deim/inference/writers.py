@@ -132,7 +132,8 @@ class _JsonItems:
 
     def __init__(self, path: Path):
         self.path, self.count = path, 0
-        self._file = path.open("w", encoding="utf-8")
+        # Lines are written at once, so that they are kept if the process is killed while a stream is recorded.
+        self._file = path.open("w", buffering=1, encoding="utf-8")
 
     def add(self, item: dict[str, Any]) -> None:
         self._file.write(f"{json.dumps(item)}\n")
