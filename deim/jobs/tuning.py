@@ -271,9 +271,8 @@ class Search:
         number, scores = run.trial.number, [score for score in self.scores(run.trial.number) if math.isfinite(score)]
         if run.is_pruned and status != 0:
             self.study.tell(run.trial, state=TrialState.PRUNED)
-            print(
-                f"trial {number}: stopped after {len(scores)} evaluations, {self.metric} {max(scores):.1f}", flush=True
-            )
+            best = max(scores, default=math.nan)  # nan if the end of the process left an incomplete line in metrics.json
+            print(f"trial {number}: stopped after {len(scores)} evaluations, {self.metric} {best:.1f}", flush=True)
         elif status == 0 and scores:
             self.study.tell(run.trial, max(scores))
             print(f"trial {number}: {self.metric} {max(scores):.1f}", flush=True)

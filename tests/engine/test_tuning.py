@@ -176,6 +176,18 @@ def test_bad_trials_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("fake_runs")
+def test_stopped_trial_may_leave_an_incomplete_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    search = search_for("0.001:0.04", tmp_path / "study")
+    trial = search._ask()
+    folder = search.folder(trial.number)
+    folder.mkdir()
+    (folder / "metrics.json").write_text('{"iteration": 1, "bbox', encoding="utf-8")
+    search._finish(tuning._Run(trial, folder, None, process=None, is_pruned=True), 1)
+    assert [summary.state for summary in search.summaries()] == ["pruned"]
+    assert "stopped after 0 evaluations" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake_runs")
 def test_each_gpu_runs_one_trial_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAUSE", "0.1")
     search = search_for("0.001:0.04", tmp_path / "study")
