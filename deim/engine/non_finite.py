@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -84,11 +85,18 @@ class NonFiniteGuard:
             "losses": {name: float(value) for name, value in losses.items()},
             "samples": [_to_plain_data(sample) for sample in samples],
             "model": self.model.state_dict(),
+            # The config of the model does not state them: train.freeze, and runs from random weights, change them.
+            "frozen_norms": frozen_norms(self.model),
             "deim": dict(self.metadata or {}),
         }
         with atomic_write(path) as file:
             torch.save(content, file)
         return f"\nTo find the cause: python -m deim replay {path}"
+
+
+def frozen_norms(model: nn.Module) -> list[str]:
+    """Return the names of the normalization layers whose statistics and parameters are fixed."""
+    return [name for name, module in model.named_modules() if isinstance(module, FrozenBatchNorm2d)]
 
 
 def _describe_step(iteration: int, losses: Mapping[str, Tensor], norm: float, samples: Sequence[dict]) -> str:

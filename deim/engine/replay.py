@@ -1,19 +1,21 @@
 """Repeating a training step with NaN/Inf loss or gradients, to find their origin."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from deim.checkpoint.backbone import unfreeze
 from deim.checkpoint.reading import read_checkpoint
 from deim.config import build, load_config
 from deim.config.portable import from_portable
 from deim.devices import PRECISIONS
-from deim.engine.non_finite import restore_sample
+from deim.engine.non_finite import frozen_norms, restore_sample
 from deim.engine.randomness import seed_iteration
 from deim.engine.trainer import split_batch
 from deim.errors import CheckpointError
@@ -59,6 +61,7 @@ def replay(path: str, config_file: str | None = None, device: str = "cpu") -> Re
     """
     content = _read(path)
     model = _build_model(content, path, config_file).to(device).train()
+    _freeze_norms(model, content.get("frozen_norms"))
     model.load_state_dict(content["model"])
     for criterion in criteria(model):
         criterion.epoch = content.get("epoch", 0)
@@ -110,6 +113,21 @@ def _build_model(content: Mapping[str, Any], path: str, config_file: str | None)
     if config is None:
         raise CheckpointError(f"{path} does not contain the config of its run: give it with --config-file")
     return build(from_portable(config, path), "model")
+
+
+def _freeze_norms(model: nn.Module, names: Sequence[str] | None) -> None:
+    """Freeze the normalization layers that were frozen in the run, and only these, in place.
+
+    Args:
+        names: names of the layers; None in files of earlier versions, for which the config decides.
+    """
+    if names is None:
+        return
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, nn.Module) and set(frozen_norms(model)) - set(names):  # of a run from random weights
+        unfreeze(backbone)
+    for name in names:
+        model.set_submodule(name, FrozenBatchNorm2d.convert_frozen_batchnorm(model.get_submodule(name)))
 
 
 @contextlib.contextmanager

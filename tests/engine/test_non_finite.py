@@ -8,9 +8,11 @@ import torch
 from detectron2.config import LazyCall, instantiate
 from torch import Tensor, nn
 
+from deim.checkpoint.backbone import unfreeze
 from deim.checkpoint.metadata import CheckpointMetadata
 from deim.config.portable import to_portable
 from deim.engine import Trainer
+from deim.engine.freezing import freeze_modules
 from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
 from deim.engine.randomness import seed_iteration
 from deim.engine.replay import replay
@@ -140,13 +142,18 @@ def test_non_finite_run_writes_a_batch_for_replay(shapes: Path, tmp_path: Path) 
     assert batch_file.with_suffix(".png").stat().st_size > 10_000
 
 
-def test_replay_reproduces_the_losses(tmp_path: Path) -> None:
-    """The noise of the denoising queries is reproduced as well."""
+@pytest.mark.parametrize("has_other_frozen_modules", [False, True])
+def test_replay_reproduces_the_losses(tmp_path: Path, has_other_frozen_modules: bool) -> None:
+    """The noise of the denoising queries is reproduced as well, and so are frozen modules that the config does not state."""
     cfg = recipe(FAMILIES["dfine"], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
+    cfg.model.backbone.freeze_norm = has_other_frozen_modules
     cfg.model.criterion.matcher.update(late_cost=LazyCall(ScoreIoUCost)(exponent=4.0), late_epoch=2)
     metadata = CheckpointMetadata("0", "tiny", list("abcdef"), config=to_portable(cfg))
     torch.manual_seed(0)
     model, samples = instantiate(cfg.model).train(), batch([3, 0, 2, 1])
+    if has_other_frozen_modules:
+        assert unfreeze(model.backbone)
+        freeze_modules(model, ["encoder"])
     model.criterion.epoch = 2
     step_info = {"iteration": 7, "seed": 3, "rank": 0, "amp": None, "accumulation_steps": 2}
     seed_iteration(3, 7, 0)
