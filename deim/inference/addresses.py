@@ -221,7 +221,7 @@ def read_playlist(path: str) -> list[str]:
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
         raise DatasetError(f"playlist {path} is empty: write one address or path per line")
-    sources = [line if is_address(line) or line.isdigit() else str(Path(path).parent / line) for line in entries]
+    sources = [line if is_address(line) or line.isdecimal() else str(Path(path).parent / line) for line in entries]
     nested = [source for source in sources if is_playlist(source)]
     if nested:
         raise DatasetError(f"playlist {path} names the playlist {nested[0]}: write its lines into {path}")

@@ -94,7 +94,7 @@ class CocoWriter:
         height, width = detections.image_size
         # As in COCO's own files, where the image id is the number in the file name. Other images, and those whose
         # number is taken, get the next free id.
-        image_id = int(name) if name.isdigit() else self._images.count + 1
+        image_id = int(name) if name.isdecimal() else self._images.count + 1
         while image_id in self._used_ids:
             image_id += 1
         self._used_ids.add(image_id)

@@ -75,10 +75,10 @@ def test_class_filter(predictor: Predictor, photos: Path, tmp_path: Path) -> Non
 
 def test_coco_image_ids_are_unique(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     writer, detections = CocoWriter(tmp_path, predictor.class_names), predictor(photos / "0.png")
-    for name in ("2", "02", "street", "7"):
+    for name in ("2", "02", "street", "7", "²"):
         writer.add(detections, name)
     writer.close()
-    assert [image["id"] for image in json.loads((tmp_path / "coco.json").read_text())["images"]] == [2, 3, 4, 7]
+    assert [image["id"] for image in json.loads((tmp_path / "coco.json").read_text())["images"]] == [2, 3, 4, 7, 5]
 
 
 def test_existing_paths_named_by_digits_are_not_cameras(
