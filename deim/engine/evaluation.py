@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -147,41 +148,56 @@ def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
     return results
 
 
-def prepare_test_sets(cfg: Any) -> dict[str, Any]:
-    """Return the configs of the test sets besides the main one; see :func:`deim.config.test_sets.extra_test_configs`.
+@dataclass(frozen=True)
+class ExtraTestSet:
+    """Test set besides the main one.
+
+    Attributes:
+        config: config whose test set this is; see :func:`deim.config.test_sets.extra_test_configs`.
+        loader: ``dataloader.test`` of the config. It is used by all evaluations, because reading the annotations again may
+            take minutes, such as those of all training images for a part of them.
+    """
+
+    config: Any
+    loader: Any
+
+
+def prepare_test_sets(cfg: Any) -> dict[str, ExtraTestSet]:
+    """Return the test sets besides the main one, by name.
 
     Call it after building the main test loader. Errors in the data show before training starts.
 
     Raises:
         DatasetError: if a test set has other classes than the main one.
     """
-    parts = extra_test_configs(cfg)
-    for name, part in parts.items():
-        check_limits(part, build(part, "dataloader.test"), "test")
-        classes, expected = dataset_classes(part, "test"), dataset_classes(cfg, "test")
+    configs = extra_test_configs(cfg)
+    test_sets = {name: ExtraTestSet(part, build(part, "dataloader.test")) for name, part in configs.items()}
+    for name, test_set in test_sets.items():
+        check_limits(test_set.config, test_set.loader, "test")
+        classes, expected = dataset_classes(test_set.config, "test"), dataset_classes(cfg, "test")
         if classes is not None and expected is not None and list(classes) != list(expected):
             raise DatasetError(
                 f"dataloader.extra_tests.{name} has other classes than dataloader.test, or another order: "
                 f"{', '.join(classes)} instead of {', '.join(expected)}"
             )
-        logger.info(f"Evaluation also on {_dataset_name(part, 'test')}: metrics {name}/bbox/AP and so on")
-    return parts
+        logger.info(f"Evaluation also on {_dataset_name(test_set.config, 'test')}: metrics {name}/bbox/AP and so on")
+    return test_sets
 
 
-def evaluate_test_sets(cfg: Any, model: nn.Module, parts: Mapping[str, Any], loader: Any = None) -> dict:
+def evaluate_test_sets(cfg: Any, model: nn.Module, test_sets: Mapping[str, ExtraTestSet], loader: Any = None) -> dict:
     """Evaluate a model on ``dataloader.test`` and on further test sets, and return the results on the main rank.
 
     Args:
         model: the model.
-        parts: result of :func:`prepare_test_sets`. Their results have the name of the test set as key.
+        test_sets: result of :func:`prepare_test_sets`. Their results have the name of the test set as key.
         loader: loader of ``dataloader.test``; by default a new one.
     """
     results = evaluate(cfg, model, loader)
-    for name, part in parts.items():
+    for name, test_set in test_sets.items():
         logger.info(f"Evaluating {name}")
-        part_results = evaluate(part, model)
-        if part_results:
-            results = {**results, name: part_results}
+        further_results = evaluate(test_set.config, model, test_set.loader)
+        if further_results:
+            results = {**results, name: further_results}
     return results
 
 
@@ -228,13 +244,13 @@ def evaluate_checkpoint(
     """
     loader = build(cfg, "dataloader.test")
     check_limits(cfg, loader, "test")
-    parts = prepare_test_sets(cfg)
+    test_sets = prepare_test_sets(cfg)
     model = load_trained_model(cfg)
     check_model_runs(cfg, model)
     if augmentation is not None or ensemble:
         fused = _fused_detector(cfg, model, augmentation, ensemble)
-        return evaluate_test_sets(cfg, fused, parts, loader)
-    return evaluate_test_sets(cfg, create_ddp_model(model, **ddp_options(cfg)), parts, loader)
+        return evaluate_test_sets(cfg, fused, test_sets, loader)
+    return evaluate_test_sets(cfg, create_ddp_model(model, **ddp_options(cfg)), test_sets, loader)
 
 
 def _fused_detector(

@@ -28,6 +28,7 @@ from deim.data.loader import translate_worker_errors
 from deim.engine.auto_batch_size import resolve_batch_size
 from deim.engine.buffered_log import buffered_log
 from deim.engine.evaluation import (
+    ExtraTestSet,
     check_classes,
     check_limits,
     dataset_classes,
@@ -238,7 +239,7 @@ def _build_hooks(
     optimizer: torch.optim.Optimizer,
     checkpointer: RunCheckpointer,
     iters_per_epoch: int | None,
-    test_sets: Mapping[str, Any],
+    test_sets: Mapping[str, ExtraTestSet],
 ) -> list[hooks.HookBase | None]:
     """Return the hooks of a run, in order. A hook that this rank or the config does not need is None."""
 

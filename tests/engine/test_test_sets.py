@@ -18,8 +18,8 @@ from deim.config.test_sets import extra_test_configs, split_test_sets
 from deim.data import coco_dataset
 from deim.data.datasets.shapes import write_shapes
 from deim.data.datasets.subset import evenly_spaced_images
-from deim.engine import Trainer
-from deim.engine.evaluation import evaluate_test_sets, prepare_test_sets
+from deim.engine import Trainer, evaluation
+from deim.engine.evaluation import ExtraTestSet, evaluate_test_sets, prepare_test_sets
 from deim.engine.hooks import BestCheckpointer, MetricsWriter, TimedEvaluationHook, timed_evaluation
 from deim.errors import ConfigError, DatasetError
 from tests.commands import SMALL, data_overrides, metrics, train_net
@@ -164,6 +164,19 @@ class Model(nn.Module):
 
     def forward(self, samples: list) -> dict:
         return {"loss": self.weight * 1.0}
+
+
+def test_annotations_of_further_test_sets_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders = []
+
+    def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
+        loaders.append(loader)
+        return {}
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    for _ in range(2):
+        evaluate_test_sets(None, Model(), {"night": ExtraTestSet(None, "loader of night")})
+    assert loaders == [None, "loader of night"] * 2
 
 
 def test_evaluation_after_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
