@@ -56,6 +56,9 @@ def claim_output_folder(folder: str, overwrite: bool) -> None:
         path.name for pattern in _TRAINING_FILES for path in Path(folder).glob(pattern) if path.stat().st_size
     )
     if not existing:
+        if comm.is_main_process():
+            # Left by a run that ended before its first step, which trackers would continue under its config.
+            Path(folder, "trackers.json").unlink(missing_ok=True)
         return
     if not overwrite:
         shown = ", ".join(existing[:3]) + (", ..." if len(existing) > 3 else "")

@@ -41,6 +41,13 @@ def test_folder_without_a_run_is_unchanged(names: tuple[str, ...], tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
+def test_trackers_do_not_continue_a_run_without_steps(tmp_path: Path) -> None:
+    (tmp_path / "trackers.json").write_text('{"mlflow": "run-1"}', encoding="utf-8")
+    (tmp_path / "metrics.json").touch()
+    claim_output_folder(str(tmp_path), overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
 def test_second_run_requires_overwrite(shapes: Path, tmp_path: Path) -> None:
     short = ["train.max_iter=2", "train.eval_period=0"]
     assert train_net(shapes, tmp_path, *short).returncode == 0
