@@ -1,5 +1,6 @@
 """Choice of the batch size for ``dataloader.train.total_batch_size=auto``."""
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -96,6 +97,9 @@ def _measure(cfg: Any, probe: Callable[[Any], MemoryProbe], world_size: int) -> 
     fits = probe(cfg)
     limit, reason = _limit(cfg, fits.num_images, world_size)
     share = min(comm.all_gather(largest_batch_size(fits, limit)))
+    # Activation checkpointing makes reference cycles, which would keep the memory of the trial during the run.
+    del fits
+    gc.collect()
     if share < 1:
         raise DeviceMemoryError(
             "dataloader.train.total_batch_size=auto: a training step with one image per rank does not fit into the memory: "

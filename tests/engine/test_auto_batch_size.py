@@ -1,6 +1,7 @@
 """Batch size that the run chooses: search, limits, samples of the trial steps, scaling, resume."""
 
 import logging
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +100,14 @@ def test_limits(tmp_path: Path, caplog, overrides: list[str], num_images: int, e
     resolve_batch_size(cfg, probe=lambda _: Probe(10**6, num_images))
     assert cfg.dataloader.train.total_batch_size == expected
     assert reason in caplog.text
+
+
+def test_memory_of_the_trial_is_freed(tmp_path: Path) -> None:
+    probes = [Probe(21)]
+    probes[0].itself = probes[0]
+    reference = weakref.ref(probes[0])
+    resolve_batch_size(config(tmp_path), probe=lambda _: probes.pop())
+    assert reference() is None
 
 
 def test_all_ranks_use_the_smallest_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
