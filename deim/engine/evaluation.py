@@ -184,13 +184,13 @@ def prepare_test_sets(cfg: Any) -> dict[str, ExtraTestSet]:
     return test_sets
 
 
-def evaluate_test_sets(cfg: Any, model: nn.Module, test_sets: Mapping[str, ExtraTestSet], loader: Any = None) -> dict:
+def evaluate_test_sets(cfg: Any, model: nn.Module, loader: Any, test_sets: Mapping[str, ExtraTestSet]) -> dict:
     """Evaluate a model on ``dataloader.test`` and on further test sets, and return the results on the main rank.
 
     Args:
         model: the model.
+        loader: loader of ``dataloader.test``.
         test_sets: result of :func:`prepare_test_sets`. Their results have the name of the test set as key.
-        loader: loader of ``dataloader.test``; by default a new one.
     """
     results = evaluate(cfg, model, loader)
     for name, test_set in test_sets.items():
@@ -249,8 +249,8 @@ def evaluate_checkpoint(
     check_model_runs(cfg, model)
     if augmentation is not None or ensemble:
         fused = _fused_detector(cfg, model, augmentation, ensemble)
-        return evaluate_test_sets(cfg, fused, test_sets, loader)
-    return evaluate_test_sets(cfg, create_ddp_model(model, **ddp_options(cfg)), test_sets, loader)
+        return evaluate_test_sets(cfg, fused, loader, test_sets)
+    return evaluate_test_sets(cfg, create_ddp_model(model, **ddp_options(cfg)), loader, test_sets)
 
 
 def _fused_detector(

@@ -3,7 +3,7 @@
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from deim.data.loader import translate_worker_errors
 from deim.engine.auto_batch_size import resolve_batch_size
 from deim.engine.buffered_log import buffered_log
 from deim.engine.evaluation import (
-    ExtraTestSet,
     check_classes,
     check_limits,
     dataset_classes,
@@ -138,7 +137,8 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     check_classes(cfg, "train")
     check_limits(cfg, loader, "train")
     # Errors in the test data show before training starts.
-    check_limits(cfg, build(cfg, "dataloader.test"), "test")
+    test_loader = build(cfg, "dataloader.test")
+    check_limits(cfg, test_loader, "test")
     check_classes(cfg, "test")
     test_sets = prepare_test_sets(cfg)
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
@@ -182,7 +182,13 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         deim=metadata,
         **ema.may_get_ema_checkpointer(cfg, ddp_model),
     )
-    trainer.register_hooks(_build_hooks(cfg, ddp_model, optimizer, checkpointer, iters_per_epoch, test_sets))
+
+    def evaluate() -> dict:
+        """Evaluate the EMA weights, or the weights if the run has no EMA weights."""
+        with ema.apply_model_ema_and_restore(ddp_model) if cfg.train.model_ema.enabled else nullcontext():
+            return evaluate_test_sets(cfg, ddp_model, test_loader, test_sets)
+
+    trainer.register_hooks(_build_hooks(cfg, ddp_model, optimizer, checkpointer, iters_per_epoch, evaluate))
     with keep_freed_memory(torch.device(cfg.train.device)), explain_out_of_memory(cfg, trainer):
         trainer.train(_first_iteration(cfg, trainer, checkpointer, start), cfg.train.max_iter)
 
@@ -239,15 +245,9 @@ def _build_hooks(
     optimizer: torch.optim.Optimizer,
     checkpointer: RunCheckpointer,
     iters_per_epoch: int | None,
-    test_sets: Mapping[str, ExtraTestSet],
+    evaluate: Callable[[], dict],
 ) -> list[hooks.HookBase | None]:
     """Return the hooks of a run, in order. A hook that this rank or the config does not need is None."""
-
-    def evaluate() -> dict:
-        """Evaluate the EMA weights, or the weights if the run has no EMA weights."""
-        with ema.apply_model_ema_and_restore(model) if cfg.train.model_ema.enabled else nullcontext():
-            return evaluate_test_sets(cfg, model, test_sets)
-
     is_main, eval_period = comm.is_main_process(), cfg.train.eval_period
     ema_hook = _build_ema_hook(cfg, model) if cfg.train.model_ema.enabled else None
     best_checkpointer = BestCheckpointer(eval_period, checkpointer, cfg.train.best_metric) if is_main else None

@@ -148,10 +148,10 @@ def test_metrics_have_the_name_of_the_test_set(shapes: Path, night: Path, tmp_pa
     names = [f"dataloader.{key}.dataset.names=night_{key}" for key in ("train", "test")]
     cfg = config(night, tmp_path, *names, f"+dataloader.extra_tests.night={night}", "train.eval_train_images=2")
     build(cfg, "dataloader.train")
-    build(cfg, "dataloader.test")
+    loader = build(cfg, "dataloader.test")
     torch.manual_seed(0)
     model = build(cfg, "model").eval()
-    results = flatten_results_dict(evaluate_test_sets(cfg, model, prepare_test_sets(cfg)))
+    results = flatten_results_dict(evaluate_test_sets(cfg, model, loader, prepare_test_sets(cfg)))
     assert {"bbox/AP50", "night/bbox/AP50", "train/bbox/AP50"} <= set(results)
     assert results["bbox/AP50"] == results["night/bbox/AP50"]
     assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == ["night", "train"]
@@ -166,7 +166,7 @@ class Model(nn.Module):
         return {"loss": self.weight * 1.0}
 
 
-def test_annotations_of_further_test_sets_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loaders_are_used_by_all_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     loaders = []
 
     def evaluate(cfg: Any, model: nn.Module, loader: Any = None) -> dict:
@@ -175,8 +175,8 @@ def test_annotations_of_further_test_sets_are_read_once(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     for _ in range(2):
-        evaluate_test_sets(None, Model(), {"night": ExtraTestSet(None, "loader of night")})
-    assert loaders == [None, "loader of night"] * 2
+        evaluate_test_sets(None, Model(), "main loader", {"night": ExtraTestSet(None, "loader of night")})
+    assert loaders == ["main loader", "loader of night"] * 2
 
 
 def test_evaluation_after_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
