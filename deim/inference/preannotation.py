@@ -22,12 +22,12 @@ def image_file(detections: Detections, name: str, folder: Path) -> Path:
         name: file name without suffix of an image that is written.
         folder: output folder.
     """
-    if detections.file_name:
-        return Path(detections.file_name).absolute()
+    if detections.file_name and not is_address(detections.file_name):
+        return Path(os.path.abspath(detections.file_name))
     path = folder / "frames" / f"{name}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(detections.image).save(path, quality=95)
-    return path.absolute()
+    return Path(os.path.abspath(path))
 
 
 def run_lengths(values: np.ndarray) -> np.ndarray:
