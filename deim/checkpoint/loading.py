@@ -20,6 +20,14 @@ from deim.errors import CheckpointError
 logger = logging.getLogger("detectron2.deim")
 
 _HEADS = "decoder.heads."
+# Parts of a model whose shapes depend on the number of keypoints; the quality heads only in a decoder for poses.
+_KEYPOINT_PARTS = (
+    "decoder.queries.keypoint_embedding.",
+    "decoder.queries.pose_head.",
+    "decoder.denoising.keypoint_embedding.",
+    "decoder.refinement.quality_heads.",
+    "decoder.heads.keypoints.",
+)
 
 
 def load_weights(
@@ -35,7 +43,7 @@ def load_weights(
     Args:
         use_ema: load the EMA weights if the checkpoint has them.
         allow_other_classes: for fine-tuning: classes and prediction heads that the checkpoint lacks keep their initial
-            values.
+            values. So do the parts that depend on the number of keypoints, if the checkpoint has another number.
         classes: class names of the model. Class weights are matched by name if the checkpoint names its classes or
             their number identifies them.
 
@@ -58,6 +66,7 @@ def load_stored_weights(
         )
     if allow_other_classes:
         weights = _with_new_heads(stored.path, weights, module.state_dict())
+        weights = _with_new_keypoints(stored.path, weights, module.state_dict())
     _load(module, _for_classes(stored, weights, module, classes, allow_other_classes), stored.path)
 
 
@@ -240,6 +249,26 @@ def _with_new_heads(path: str, weights: dict[str, Tensor], state: Mapping[str, T
     if missing:
         logger.warning(f"{path} lacks these parts of the model; newly initialized: {', '.join(missing)}")
     return weights | {name: value for name, value in state.items() if name.startswith(tuple(missing))}
+
+
+def _with_new_keypoints(path: str, weights: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace the parts that depend on the number of keypoints by their initial values if the weights have another
+    number of keypoints than the model."""
+    stored_count, count = _num_keypoints(weights), _num_keypoints(state)
+    if stored_count is None or count is None or stored_count == count:
+        return weights
+    resized = [name for name, value in state.items() if name in weights and weights[name].shape != value.shape]
+    parts = [part for part in _KEYPOINT_PARTS if any(name.startswith(part) for name in resized)]
+    logger.warning(
+        f"{path} has {stored_count} keypoints, but the model has {count}; newly initialized: {', '.join(parts)}"
+    )
+    return weights | {name: value for name, value in state.items() if name.startswith(tuple(parts))}
+
+
+def _num_keypoints(weights: Mapping[str, Tensor]) -> int | None:
+    """Return the number of keypoints of a model with these weights; None if it predicts no keypoints."""
+    embeddings = (name for name in weights if name.startswith(_KEYPOINT_PARTS) and "point_embedding" in name)
+    return next((len(weights[name]) for name in embeddings), None)
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:

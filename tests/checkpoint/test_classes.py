@@ -12,9 +12,11 @@ from deim.checkpoint import load_for_inference, load_weights
 from deim.checkpoint.class_lists import CLASSES_BY_COUNT, COCO, OBJECTS365
 from deim.checkpoint.classes import class_rows
 from deim.checkpoint.metadata import CheckpointMetadata
-from deim.config import switch
+from deim.config import switch, with_keypoints
+from deim.config.annotations import fit_keypoints
+from deim.data.datasets.keypoints import KeypointDefinition
 from deim.errors import CheckpointError
-from tests.models import DETRS, FAMILIES, recipe, tiny_model
+from tests.models import DETRS, FAMILIES, TASKS, recipe, task_model, tiny_model
 
 SIX = ["circle", "square", "triangle", "ring", "cross", "star"]
 
@@ -141,3 +143,29 @@ def test_new_heads_are_initialized_and_logged(tmp_path: Path, caplog: pytest.Log
     torch.save({"model": incomplete}, path)
     with pytest.raises(CheckpointError, match="is missing from the file"):
         load_weights(model, path, allow_other_classes=True)
+
+
+@pytest.mark.parametrize("task", ["keypoints", "poses"])
+def test_another_number_of_keypoints_is_initialized_and_logged(
+    task: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model of five keypoints is the start of a training with three, but not a model of three keypoints."""
+    old, path = task_model(task), str(tmp_path / "model.pth")
+    torch.save({"model": old.state_dict()}, path)
+    cfg = recipe(TASKS[task], "model.decoder.queries.num_queries=20", "model.decoder.num_layers=3")
+    if task == "keypoints":
+        with_keypoints(cfg.model)
+    fit_keypoints(cfg, KeypointDefinition(("left", "right", "top")))
+    torch.manual_seed(5)
+    model = instantiate(cfg.model)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    load_weights(model, path, allow_other_classes=True)
+    assert "has 5 keypoints, but the model has 3; newly initialized: decoder." in caplog.text
+    loaded, before = model.state_dict(), old.state_dict()
+    assert any(initial[name].shape != value.shape for name, value in before.items())
+    assert all(torch.equal(loaded[name], initial[name]) for name in loaded if initial[name].shape != before[name].shape)
+    refinement = "decoder.refinement." if task == "keypoints" else "decoder.refinement.corner_heads."
+    other_parts = ("backbone.", "encoder.", "decoder.layers.", refinement)
+    assert all(torch.equal(loaded[name], value) for name, value in before.items() if name.startswith(other_parts))
+    with pytest.raises(CheckpointError, match=r"point_embedding\S* is \(5, \d+\) in the file, \(3, \d+\) in the model"):
+        load_weights(model, path)
