@@ -213,6 +213,22 @@ def test_labelme_shapes_become_masks(tmp_path: Path) -> None:
     np.testing.assert_allclose(areas, [400, np.pi * 100, 800], rtol=0.05)
 
 
+def test_holes_of_supervisely_polygons_are_no_part_of_the_mask(tmp_path: Path) -> None:
+    layouts.supervisely(tmp_path)
+    path = tmp_path / "ds0" / "ann" / "0.jpg.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    square, hole = ([[low, low], [high, low], [high, high], [low, high]] for low, high in ((10, 50), (20, 30)))
+    points = {"exterior": square, "interior": [hole]}
+    content["objects"] = [{"classTitle": "cat", "geometryType": "polygon", "points": points}]
+    write_json(path, content)
+    (annotation,) = read(discover(str(tmp_path)).train)[0]["annotations"]
+    assert annotation["bbox"] == [10, 10, 50, 50]
+    mask = coco_masks.decode(annotation["segmentation"])
+    assert mask.shape == (layouts.HEIGHT, layouts.WIDTH)
+    assert mask.sum() == pytest.approx(40 * 40 - 10 * 10, rel=0.02)
+    assert (mask[15, 15], mask[25, 25]) == (1, 0)
+
+
 def test_flip_pairs() -> None:
     pairs = find_flip_pairs(PERSON)
     assert pairs == tuple((name, name.replace("left", "right")) for name in PERSON if name.startswith("left"))

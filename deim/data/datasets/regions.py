@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from deim.data.masks import rasterize
+
 # Maximum size of a decompressed mask, in bytes.
 _MAX_MASK_BYTES = 2**28
 # Maximum number of characters of a number in compressed counts: 30 bits are enough for any image.
@@ -50,6 +52,28 @@ def polygon(points: Sequence[Sequence[float]]) -> Region:
     if len(corners) < 3:
         raise ValueError(f"a polygon has {len(corners)} points, fewer than three")
     return Region([*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], [corners.reshape(-1).tolist()])
+
+
+def polygon_with_holes(
+    points: Sequence[Sequence[float]], holes: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]
+) -> Region:
+    """Return the polygon with the given corners (N, 2) without its holes, as a run-length encoding.
+
+    Polygons of a COCO segmentation cannot have holes: they are united.
+
+    Args:
+        points: corners of the polygon.
+        holes: corners of each hole.
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: if the polygon or a hole has fewer than three points.
+    """
+    outer, *_ = (polygon(corners) for corners in (points, *holes))
+    corners = [np.array(outline, dtype=np.float64) for outline in (points, *holes)]
+    covered, removed = rasterize([corners[:1], corners[1:]], size)
+    pixels = np.asfortranarray(covered & ~removed, dtype=np.uint8)
+    return Region(outer.box, _with_text_counts(coco_masks.encode(pixels)))
 
 
 def polygon_area(corners: np.ndarray) -> float:

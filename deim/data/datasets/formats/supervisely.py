@@ -8,7 +8,7 @@ from typing import Any
 from deim.data.datasets.dataset_format import SPLITS, DiscoveredDataset, Format, Split, assemble_dataset
 from deim.data.datasets.image_files import ImageFiles
 from deim.data.datasets.parsed_images import ParsedImage, ParsedObject, build_content, parse_entry
-from deim.data.datasets.regions import Region, decode_mask_image, mask_region, polygon, rectangle
+from deim.data.datasets.regions import Region, decode_mask_image, mask_region, polygon, polygon_with_holes, rectangle
 from deim.data.datasets.registration import register_dataset, require_folder
 from deim.data.datasets.text import read_json
 from deim.data.datasets.validation import DatasetContent, Problem
@@ -27,8 +27,9 @@ def supervisely_dataset(
 ) -> list[dict]:
     """Read datasets of a Supervisely project.
 
-    Rectangles, polygons and bitmaps become objects; other shapes are left out. In this format, the right and the lower
-    edge of a rectangle are the last pixels inside it.
+    Rectangles, polygons and bitmaps become objects; other shapes are left out. The mask of a polygon
+    with holes is a run-length encoding. In this format, the right and the lower edge of a rectangle are the last pixels
+    inside it.
 
     Args:
         names: name to register the dataset under.
@@ -75,11 +76,11 @@ def _region(shape: Mapping[str, Any], size: tuple[int, int]) -> Region:
     if shape["geometryType"] == "bitmap":
         left, top = shape["bitmap"]["origin"]
         return mask_region(decode_mask_image(shape["bitmap"]["data"], compressed=True), int(left), int(top), size)
-    points = shape["points"]["exterior"]
+    points, holes = shape["points"]["exterior"], shape["points"].get("interior")
     if shape["geometryType"] == "rectangle":
         (left, top), (right, bottom) = points
         return rectangle(left, top, right + 1, bottom + 1)
-    return polygon(points)
+    return polygon_with_holes(points, holes, size) if holes else polygon(points)
 
 
 def _find_matches(dataset_path: Path) -> list[Path]:
