@@ -22,6 +22,7 @@ from deim.config.keypoints import with_keypoint_data, with_keypoints, without_ke
 from deim.config.user_data import detect_dataset, with_data
 from deim.data import coco_dataset
 from deim.data.datasets.discovery import discover
+from deim.data.datasets.holdout import holdout_split
 from deim.data.datasets.keypoints import define_keypoints, find_flip_pairs, keypoints_of_categories
 from deim.data.inspection import batches_from_epoch, draw_training_batch
 from deim.errors import DatasetError
@@ -142,6 +143,20 @@ def test_names_are_first_read_without_and_then_with_keypoints(tmp_path: Path) ->
     assert "keypoints" not in split.read(names="twice", **split.arguments)[0]["annotations"][0]
     assert "keypoints" in split.read(names="twice", **split.arguments, keypoints=True)[0]["annotations"][0]
     assert "keypoints" in DatasetCatalog.get("twice")[0]["annotations"][0]
+
+
+def test_crowds_without_masks_are_no_part_of_a_holdout_split(tmp_path: Path) -> None:
+    """The evaluation of masks needs the mask of every annotation."""
+    write_coco_data(tmp_path)
+    content = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+    content["annotations"][0] |= {"iscrowd": 1, "segmentation": []}
+    write_json(tmp_path / "train.json", content)
+    split = discover(str(tmp_path)).train.annotated
+    assert split is not None
+    records = read(split, masks=True)
+    assert sum(len(record["annotations"]) for record in records) == len(content["annotations"]) - 1
+    holdout_split("held_out_masks", records, f"{split.arguments}{ {'masks': True} }", every_nth=1, held_out=True)
+    assert all(a["segmentation"] for record in DatasetCatalog.get("held_out_masks") for a in record["annotations"])
 
 
 def test_yolo_keypoints_without_visibility(tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from deim.data.datasets.keypoints import fill_missing_keypoints, select_objects_with_keypoints
-from deim.data.datasets.validation import DatasetContent, drop_objects_without_masks, validate_dataset
+from deim.data.datasets.validation import (
+    DatasetContent,
+    drop_annotations_without_masks,
+    drop_objects_without_masks,
+    validate_dataset,
+)
 from deim.errors import DatasetError
 
 logger = logging.getLogger("detectron2.deim")
@@ -45,6 +50,8 @@ def register_dataset(
     for note in content.notes:
         logger.info(f"dataset {name!r}: {note}")
     validate_dataset(name, content, max_invalid_records, masks, keypoints)
+    if masks:
+        drop_annotations_without_masks(content)  # a holdout split registers the returned records
     if not content.records:
         raise DatasetError(f"dataset {name!r} ({source}) has no images")
     if not any(record["annotations"] for record in content.records):

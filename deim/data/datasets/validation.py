@@ -225,6 +225,12 @@ def _require_annotations(name: str, content: DatasetContent, masks: bool, keypoi
 def drop_objects_without_masks(content: DatasetContent) -> None:
     """Remove objects and crowds without a mask, and objects with an invalid one, in place."""
     _drop_annotations(content, [p for p in content.all_problems(masks=True) if p.task == "masks"])
+    drop_annotations_without_masks(content)
+
+
+def drop_annotations_without_masks(content: DatasetContent) -> None:
+    """Remove annotations without a mask, in place: of valid content, only crowds. The evaluation of masks needs the mask
+    of every annotation."""
     for record in content.records:
         record["annotations"] = [a for a in record.get("annotations", ()) if a.get("segmentation")]
 
