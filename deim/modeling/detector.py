@@ -204,14 +204,16 @@ class DEIMDetector(nn.Module):
         """Return the (B, T, h, w) masks of the objects on the device; None if the model predicts no masks."""
         if not self._requires("masks", instances):
             return None
-        masks = [(image_instances.gt_masks, image_instances.image_size) for image_instances in instances]
+        masks = [(x.gt_masks if x.has("gt_masks") else None, x.image_size) for x in instances]
         return batch_masks(masks, padded_size, self.device)
 
     def _target_keypoints(self, instances: Sequence[Instances], sizes: Sequence[tuple[int, int]]) -> Tensor | None:
         """Return the (B, T, P, 3) keypoints of the objects on the device; None if the model predicts none."""
         if not self._requires("keypoints", instances):
             return None
-        keypoints = pad_sequence([image_instances.gt_keypoints.tensor for image_instances in instances], True)
+        missing = torch.zeros(0, getattr(self.decoder, "num_keypoints", None) or 0, 3)
+        fields = [x.gt_keypoints.tensor if x.has("gt_keypoints") else missing for x in instances]
+        keypoints = pad_sequence(fields, True)
         limits = torch.cat([_scales(sizes)[..., :2], torch.ones(len(sizes), 1, 1)], dim=-1)
         return (keypoints / limits[:, None]).to(self.device, non_blocking=True)
 
@@ -224,10 +226,13 @@ class DEIMDetector(nn.Module):
         return (areas / limits).to(self.device, non_blocking=True)
 
     def _requires(self, field: str, instances: Sequence[Instances]) -> bool:
-        """Return True if the model predicts a field, which the ground truth then must contain."""
+        """Return True if the model predicts a field, which the ground truth then must contain.
+
+        Images without objects may lack it: the mappers of detectron2 do not add masks and keypoints to them.
+        """
         if field not in self.predicted_fields:
             return False
-        if not all(image_instances.has(f"gt_{field}") for image_instances in instances):
+        if not all(x.has(f"gt_{field}") for x in instances if len(x)):
             alternative = (
                 f", or set model.decoder.heads.{field}=null" if field in getattr(self.decoder, "heads", ()) else ""
             )

@@ -21,24 +21,26 @@ def batch_masks(
 
     Args:
         masks: masks of each image with the image's (height, width): ``PolygonMasks``, or ``BitMasks`` or (n, h, w)
-            tensors that cover the image at full or reduced resolution.
+            tensors that cover the image at full or reduced resolution; None for an image without objects.
         padded_size: (height, width) of the images with padding.
         device: device of the result.
 
     Returns:
         (B, T, h, w) uint8, padded to the largest number of objects T, covering the batch including its padding.
     """
-    tensors = [_mask_tensor(image_masks, size) for image_masks, size in masks]
+    tensors = [None if image_masks is None else _mask_tensor(image_masks, size) for image_masks, size in masks]
+    present = [(tensor, size) for tensor, (_, size) in zip(tensors, masks, strict=True) if tensor is not None]
     # All images have the same reduction: mappers rasterize masks at 1 / stride of the image. The sides of a mask are
     # rounded up, so that a short side may suggest a smaller reduction.
-    sides = itertools.chain(*(size for _, size in masks))
-    mask_sides = itertools.chain(*(tensor.shape[-2:] for tensor in tensors))
+    sides = itertools.chain(*(size for _, size in present))
+    mask_sides = itertools.chain(*(tensor.shape[-2:] for tensor, _ in present))
     stride = max((-(-side // mask_side) for side, mask_side in zip(sides, mask_sides, strict=True)), default=1)
     height, width = (-(-side // stride) for side in padded_size)
-    count = max(len(tensor) for tensor in tensors)
+    count = max((len(tensor) for tensor, _ in present), default=0)
     batch = torch.zeros(len(tensors), count, height, width, dtype=torch.uint8, device=device)
     for target, tensor in zip(batch, tensors, strict=True):
-        target[: len(tensor), : tensor.shape[-2], : tensor.shape[-1]] = tensor.to(device, non_blocking=True)
+        if tensor is not None:
+            target[: len(tensor), : tensor.shape[-2], : tensor.shape[-1]] = tensor.to(device, non_blocking=True)
     return batch
 
 

@@ -98,6 +98,22 @@ def test_targets_cover_the_padded_batch() -> None:
     torch.testing.assert_close(targets.keypoints[1] * torch.tensor([96, 96, 1]), expected)
 
 
+def test_images_without_objects_may_lack_masks_and_keypoints() -> None:
+    """The mappers of detectron2 add neither to such images."""
+    model = model_with_heads("dfine")
+    samples = batch([2, 0], masks=True, num_keypoints=NUM_KEYPOINTS)
+    sizes = [(64, 64)] * 2
+    expected = model._targets(samples, sizes, (64, 64))
+    samples[1]["instances"].remove("gt_masks")
+    samples[1]["instances"].remove("gt_keypoints")
+    actual = model._targets(samples, sizes, (64, 64))
+    assert torch.equal(actual.masks, expected.masks)
+    assert torch.equal(actual.keypoints, expected.keypoints)
+    targets = model._targets(samples[1:], sizes[1:], (64, 64))
+    assert targets.masks.shape[:2] == (1, 0)
+    assert targets.keypoints.shape == (1, 0, NUM_KEYPOINTS, 3)
+
+
 @pytest.mark.parametrize("field", ["masks", "keypoints"])
 def test_missing_ground_truth_is_an_error(field: str) -> None:
     cfg = switch(recipe("deim_dfine_n_shapes", *TINY), **{field: True})
