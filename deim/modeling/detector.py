@@ -1,5 +1,6 @@
 """Meta-architecture with detectron2's interface: list of dicts in, dict of losses or list of Instances out."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from deim.errors import DatasetError
 from deim.layers.tracing import sizes_to_tensor
 from deim.modeling.decoder.heads import HEAD_FIELDS
+from deim.modeling.encoder.backbone_features import finest_stride
 from deim.modeling.losses import Criterion
 from deim.structures.keypoints import scored_keypoints
 from deim.structures.mask_images import DeferredMasks, batch_masks
@@ -52,7 +54,8 @@ class DEIMDetector(nn.Module):
         pixel_mean, pixel_std: normalization of images in [0, 255], per channel in RGB order.
         input_format: "RGB" or "BGR", the channel order of the images. It must match the dataset mapper's; in detectron2
             this is the mapper's ``image_format``.
-        size_divisibility: height and width of a batch are padded to a multiple of this value.
+        size_divisibility: height and width of a batch are padded to a multiple of this value and, if the model predicts
+            masks, of the stride of the backbone's finest map, so that the masks cover the batch exactly.
 
     Raises:
         ValueError: if ``input_format`` is invalid.
@@ -83,6 +86,8 @@ class DEIMDetector(nn.Module):
         self.decoder, self.criterion = decoder, criterion
         self.num_classes, self.num_detections = num_classes, num_detections
         self.size_divisibility = size_divisibility
+        if "masks" in self.predicted_fields:
+            self.size_divisibility = math.lcm(size_divisibility, finest_stride(self.backbone))
         self.defers_masks = False  # whether predicted masks are DeferredMasks
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)

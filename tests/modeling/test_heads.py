@@ -98,6 +98,19 @@ def test_targets_cover_the_padded_batch() -> None:
     torch.testing.assert_close(targets.keypoints[1] * torch.tensor([96, 96, 1]), expected)
 
 
+@torch.no_grad()
+def test_masks_cover_the_batch_exactly() -> None:
+    """DETRs pad batches only as masks require. A pixel of the masks then covers whole pixels of the batch."""
+    model = model_with_heads("deformable").eval()
+    images, padding = model._batch([torch.zeros(3, 75, 101), torch.zeros(3, 67, 90)])
+    groups, _ = model.decoder(model.encode(images.tensor, padding), None, padding)
+    height, width = groups["main"].masks.size
+    batch_height, batch_width = images.tensor.shape[-2:]
+    assert batch_height % height == batch_width % width == 0
+    assert batch_height // height == batch_width // width
+    assert batch_height < 75 + model.size_divisibility
+
+
 def test_images_without_objects_may_lack_masks_and_keypoints() -> None:
     """The mappers of detectron2 add neither to such images."""
     model = model_with_heads("dfine")

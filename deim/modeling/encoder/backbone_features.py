@@ -84,6 +84,15 @@ def feature_widths(backbone: Any) -> dict[str, int]:
     return {name: shape.channels for name, shape in sorted(shapes.items(), key=lambda item: item[1].stride)}
 
 
+def finest_stride(backbone: Any) -> int:
+    """Return the stride of the finest feature map of a backbone; 1 if the backbone does not report strides."""
+    try:
+        shapes = backbone.output_shape()
+    except AttributeError:  # as in feature_widths
+        return 1
+    return min((shape.stride for shape in shapes.values() if shape.stride), default=1)
+
+
 @torch.no_grad()
 def _measured_widths(backbone: Any) -> dict[str, int]:
     training, parameter = backbone.training, next(backbone.parameters(), torch.zeros(()))
