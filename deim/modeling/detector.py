@@ -132,7 +132,8 @@ class DEIMDetector(nn.Module):
 
         Raises:
             RuntimeError: if the model is in training mode and has no criterion.
-            DatasetError: if the model predicts masks or keypoints, and the instances have none.
+            DatasetError: if the model predicts masks or keypoints, and the instances have none, or another number of
+                keypoints.
         """
         images, padding = self._batch([x["image"] for x in batched_inputs])
         targets = None
@@ -213,10 +214,22 @@ class DEIMDetector(nn.Module):
         return batch_masks(masks, padded_size, self.device)
 
     def _target_keypoints(self, instances: Sequence[Instances], sizes: Sequence[tuple[int, int]]) -> Tensor | None:
-        """Return the (B, T, P, 3) keypoints of the objects on the device; None if the model predicts none."""
+        """Return the (B, T, P, 3) keypoints of the objects on the device; None if the model predicts none.
+
+        Raises:
+            DatasetError: if the objects have another number of keypoints than the model predicts.
+        """
         if not self._requires("keypoints", instances):
             return None
-        missing = torch.zeros(0, getattr(self.decoder, "num_keypoints", None) or 0, 3)
+        count = getattr(self.decoder, "num_keypoints", None)
+        counts = {x.gt_keypoints.tensor.shape[1] for x in instances if x.has("gt_keypoints")}
+        if count is not None and not counts <= {count}:
+            part = "heads.keypoints" if "keypoints" in getattr(self.decoder, "heads", ()) else "queries"
+            raise DatasetError(
+                f"the model predicts {count} keypoints of an object, but the training data has "
+                f"{max(counts - {count})}: set model.decoder.{part}.num_keypoints to the number of keypoints of the data"
+            )
+        missing = torch.zeros(0, count or 0, 3)
         fields = [x.gt_keypoints.tensor if x.has("gt_keypoints") else missing for x in instances]
         keypoints = pad_sequence(fields, True)
         limits = torch.cat([_scales(sizes)[..., :2], torch.ones(len(sizes), 1, 1)], dim=-1)

@@ -134,6 +134,15 @@ def test_missing_ground_truth_is_an_error(field: str) -> None:
         instantiate(cfg.model)(batch([1]))
 
 
+def test_another_number_of_keypoints_is_an_error() -> None:
+    message = (
+        "the model predicts 5 keypoints of an object, but the training data has 3: "
+        r"set model\.decoder\.heads\.keypoints\.num_keypoints"
+    )
+    with pytest.raises(DatasetError, match=message):
+        model_with_heads("dfine")(batch([1, 0], masks=True, num_keypoints=3))
+
+
 def test_a_null_head_is_disabled() -> None:
     cfg = load_config(
         "projects/deim_dfine/configs/deim_dfine_n_shapes.py", [*TINY, "+model.decoder.heads={masks: null}"]
