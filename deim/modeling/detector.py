@@ -227,7 +227,8 @@ class DEIMDetector(nn.Module):
             part = "heads.keypoints" if "keypoints" in getattr(self.decoder, "heads", ()) else "queries"
             raise DatasetError(
                 f"the model predicts {count} keypoints of an object, but the training data has "
-                f"{max(counts - {count})}: set model.decoder.{part}.num_keypoints to the number of keypoints of the data"
+                f"{max(counts - {count})}: set model.decoder.{part}.num_keypoints to the number of keypoints of the "
+                "data"
             )
         missing = torch.zeros(0, count or 0, 3)
         fields = [x.gt_keypoints.tensor if x.has("gt_keypoints") else missing for x in instances]

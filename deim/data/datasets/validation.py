@@ -229,8 +229,10 @@ def drop_objects_without_masks(content: DatasetContent) -> None:
 
 
 def drop_annotations_without_masks(content: DatasetContent) -> None:
-    """Remove annotations without a mask, in place: of valid content, only crowds. The evaluation of masks needs the mask
-    of every annotation."""
+    """Remove annotations without a mask, in place; in valid content, only crowds have none.
+
+    The evaluation of masks needs the mask of every annotation.
+    """
     for record in content.records:
         record["annotations"] = [a for a in record.get("annotations", ()) if a.get("segmentation")]
 
