@@ -240,7 +240,7 @@ class DEIMDetector(nn.Module):
         """Return the (B, T) areas of the objects on the device; None if the samples have no ``gt_areas``."""
         if "keypoints" not in self.predicted_fields or not all(x.has("gt_areas") for x in instances):
             return None
-        areas = pad_sequence([x.gt_areas.float() for x in instances], True)
+        areas = pad_sequence([x.gt_areas.to(torch.get_default_dtype()) for x in instances], True)
         limits = _scales(sizes)[:, 0, :2].prod(dim=-1, keepdim=True)
         return (areas / limits).to(self.device, non_blocking=True)
 
