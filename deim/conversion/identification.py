@@ -198,7 +198,7 @@ def _candidates(stored: StoredWeights, recipes: Sequence[str], count: int | None
             config.model = from_portable(stored_config, stored.path).model  # with the overrides of its run
         recipe_classes = config.model.num_classes
         config.model.num_classes = count or recipe_classes
-        content = OmegaConf.to_container(config.model, resolve=True)
+        content: Any = OmegaConf.to_container(config.model, resolve=True)
         key = str({name: value for name, value in content.items() if name != "criterion"})
         if key not in fits:
             fits[key] = _fit(stored, _build(config))

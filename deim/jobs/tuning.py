@@ -271,7 +271,8 @@ class Search:
         number, scores = run.trial.number, [score for score in self.scores(run.trial.number) if math.isfinite(score)]
         if run.is_pruned and status != 0:
             self.study.tell(run.trial, state=TrialState.PRUNED)
-            best = max(scores, default=math.nan)  # nan if the end of the process left an incomplete line in metrics.json
+            # NaN if the end of the process left an incomplete line in metrics.json.
+            best = max(scores, default=math.nan)
             print(f"trial {number}: stopped after {len(scores)} evaluations, {self.metric} {best:.1f}", flush=True)
         elif status == 0 and scores:
             self.study.tell(run.trial, max(scores))
