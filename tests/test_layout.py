@@ -16,6 +16,7 @@ DEIM_LAYERS = (
     "devices",
     "processes",
     "fallback",
+    "tasks",
     "structures",
     "layers",
     "env",
