@@ -230,7 +230,7 @@ class DEIMDetector(nn.Module):
                 f"{max(counts - {count})}: set model.decoder.{part}.num_keypoints to the number of keypoints of the "
                 "data"
             )
-        missing = torch.zeros(0, count or 0, 3)
+        missing = torch.zeros(0, max(counts, default=count or 0), 3)
         fields = [x.gt_keypoints.tensor if x.has("gt_keypoints") else missing for x in instances]
         keypoints = pad_sequence(fields, True)
         limits = torch.cat([_scales(sizes)[..., :2], torch.ones(len(sizes), 1, 1)], dim=-1)
