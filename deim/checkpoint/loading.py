@@ -65,8 +65,9 @@ def load_stored_weights(
             f"{stored.path} contains a model in deployment form, which cannot be trained: start from the training form"
         )
     if allow_other_classes:
-        weights = _with_new_heads(stored.path, weights, module.state_dict())
-        weights = _with_new_keypoints(stored.path, weights, module.state_dict())
+        state = module.state_dict()
+        weights = _with_new_heads(stored.path, weights, state)
+        weights = _with_new_keypoints(stored.path, weights, state)
     _load(module, _for_classes(stored, weights, module, classes, allow_other_classes), stored.path)
 
 

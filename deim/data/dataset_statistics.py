@@ -127,9 +127,14 @@ def check_dataset(
     content = _read_with_optional_keypoints(dataset, required)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    objects = [annotation_arrays(record) for record in content.records]
     if content.records:
-        _describe(str(registered_name(dataset)), content, folder / "classes.png")
-    _print_warnings(content, limits, split)
+        _describe(str(registered_name(dataset)), content, objects, folder / "classes.png")
+    for note in content.notes:
+        print(f"note: {note}")
+    if limits is not None:
+        for warning in limit_warnings([len(boxes) for boxes, _ in objects], limits, split):
+            print(f"warning: {warning}")
     problems = _find_problems(content, required)
     if decode:
         problems += find_image_problems(content.records)
@@ -145,20 +150,11 @@ def check_dataset(
     return not num_fatal
 
 
-def _describe(name: str, content: DatasetContent, plot: Path) -> None:
+def _describe(name: str, content: DatasetContent, objects: Sequence[tuple[np.ndarray, np.ndarray]], plot: Path) -> None:
     """Print the counts of a dataset, and plot its classes and sizes."""
-    objects = [annotation_arrays(record) for record in content.records]
     print(_summarize(name, content, objects))
     print(_class_table(content, objects))
     draw_statistics([boxes for boxes, _ in objects], _objects_per_class(content, objects), content.classes, plot)
-
-
-def _print_warnings(content: DatasetContent, limits: DetectionLimits | None, split: str) -> None:
-    for note in content.notes:
-        print(f"note: {note}")
-    counts = [len(annotation_arrays(record)[0]) for record in content.records]
-    for warning in limit_warnings(counts, limits, split) if limits is not None else ():
-        print(f"warning: {warning}")
 
 
 def _select_valid(records: Sequence[dict], problems: Sequence[Problem], count: int) -> list[dict]:

@@ -77,20 +77,24 @@ def feature_widths(backbone: Any) -> dict[str, int]:
     Raises:
         ConfigError: if the backbone neither reports its features nor returns a dict of maps.
     """
-    try:
-        shapes = backbone.output_shape()
-    except AttributeError:  # no output_shape(), or no `_out_features`, which detectron2's method reads
+    shapes = _reported_shapes(backbone)
+    if shapes is None:
         return _measured_widths(backbone)
     return {name: shape.channels for name, shape in sorted(shapes.items(), key=lambda item: item[1].stride)}
 
 
 def finest_stride(backbone: Any) -> int:
     """Return the stride of the finest feature map of a backbone; 1 if the backbone does not report strides."""
-    try:
-        shapes = backbone.output_shape()
-    except AttributeError:  # as in feature_widths
-        return 1
+    shapes = _reported_shapes(backbone) or {}
     return min((shape.stride for shape in shapes.values() if shape.stride), default=1)
+
+
+def _reported_shapes(backbone: Any) -> dict[str, Any] | None:
+    """Return the ``output_shape()`` of a backbone of detectron2; None for other backbones."""
+    try:
+        return backbone.output_shape()
+    except AttributeError:  # no output_shape(), or no `_out_features`, which detectron2's method reads
+        return None
 
 
 @torch.no_grad()
