@@ -788,6 +788,16 @@ def test_voc_object_without_a_name(tmp_path: Path) -> None:
         read(dataset.train)
 
 
+def test_class_names_in_a_file_of_any_name(tmp_path: Path) -> None:
+    layouts.yolo_without_yaml(tmp_path)
+    (tmp_path / "classes.txt").rename(tmp_path / "animals.names")
+    dataset = discover(str(tmp_path))
+    assert list(dataset.classes) == list(CLASSES)
+    assert any("class names are read from" in note and "animals.names" in note for note in dataset.notes)
+    write_lines(tmp_path / "other.names", "horse", "sheep")
+    assert list(discover(str(tmp_path)).classes) == ["0", "1"]
+
+
 def test_yolo_folders_named_images(tmp_path: Path) -> None:
     write_images(tmp_path / "images")
     layouts.yolo_labels(tmp_path / "images")

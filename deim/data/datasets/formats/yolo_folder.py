@@ -87,13 +87,30 @@ def _classes(dataset_path: Path, entries: dict[str, list[str]], notes: list[str]
     source_paths = [dataset_path / source for sources in entries.values() for source in sources]
     label_folders = [label_file(path / "any.jpg").parent for path in source_paths]
     folders = [dataset_path, dataset_path / "labels", *source_paths, *label_folders]
-    files = [folder / name for folder in folders for name in _CLASS_FILES]
-    class_file = next((file for file in files if file.is_file()), None)
+    class_file = _find_class_file(folders)
     if class_file is not None:
+        notes.append(f"class names are read from {class_file}")
         return read_class_names(class_file)
     count = find_highest_class(source_paths, dataset_path) + 1
     notes.append(f"no classes.txt found; using the class numbers in the labels as names of {count} classes")
     return [str(number) for number in range(count)]
+
+
+def _find_class_file(folders: Sequence[Path]) -> Path | None:
+    """Return the file of the class names, or None.
+
+    Darknet projects choose the name of this file, such as ``aerial.names``: it is used if the folder has no other file with
+    this suffix.
+    """
+    for folder in folders:
+        for name in _CLASS_FILES:
+            if (folder / name).is_file():
+                return folder / name
+    for folder in folders:
+        files = sorted(folder.glob("*.names"))
+        if len(files) == 1:
+            return files[0]
+    return None
 
 
 YOLO_FOLDER = Format(
