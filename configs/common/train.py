@@ -8,6 +8,8 @@ train = dict(
     # scaled to the actual values.
     reference_batch_size=None,
     reference_dataset_size=None,
+    # keys with learning rates, EMA decay or warm-ups that are not scaled; with --data, the keys set on the command line
+    unscaled_keys=[],
     # modules (such as backbone or encoder) whose weights and normalization statistics are not trained
     freeze=[],
     # name of the recipe, stored in checkpoints; set from the config file

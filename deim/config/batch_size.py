@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from deim.errors import ConfigError
 
 logger = logging.getLogger("detectron2.deim")
@@ -17,7 +19,7 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_dataset_size``. The rule is the one
     that D-FINE and DEIM publish ("Customizing Batch Size"): if the batch is k times as large, learning rates are
     multiplied by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
-    window of the EMA, ``1 / (1 - decay)``, are multiplied by r.
+    window of the EMA, ``1 / (1 - decay)``, are multiplied by r. The keys in ``train.unscaled_keys`` keep their values.
 
     Args:
         cfg: a complete config.
@@ -30,9 +32,9 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
         ConfigError: if a batch size or the number of images is less than 1.
     """
     reference, images = cfg.train.reference_batch_size, cfg.train.reference_dataset_size
-    size = cfg.dataloader.train.total_batch_size
     if reference is None:
         return False
+    size = cfg.dataloader.train.total_batch_size
     if min(reference, size, 1 if images is None else images) < 1:
         raise ConfigError(
             f"train.reference_batch_size={reference}, train.reference_dataset_size={images} and "
@@ -40,37 +42,55 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
         )
     has_epochs = images is not None and iters_per_epoch is not None
     length_factor = iters_per_epoch * reference / images if has_epochs else reference / size
+    values = _scaled_learning_rates(cfg.optimizer, size / reference) | _scaled_lengths(cfg, length_factor)
+    unscaled = [key for key in values if _is_unscaled(cfg, key)]
+    for key, value in values.items():
+        if key not in unscaled:
+            OmegaConf.update(cfg, key, value)
     # The saved config holds the scaled values: a run that loads it must not scale them again.
     cfg.train.reference_batch_size = cfg.train.reference_dataset_size = None
-    _scale_learning_rates(cfg.optimizer, size / reference)
-    _scale_lengths(cfg, length_factor)
-    ema = cfg.train.model_ema
-    warmup = f", schedule.warmup_iters={cfg.schedule.warmup_iters}" if "schedule" in cfg else ""
     logger.info(
         f"Scaled from batch size {reference} to {size}, with {length_factor:.3g} times the iterations per epoch: "
-        f"optimizer.lr={cfg.optimizer.lr:g} and its rules{warmup}, "
-        f"train.model_ema.decay={ema.decay:g}, .warmup_iters={ema.warmup_iters} "
-        "(train.reference_batch_size=null turns scaling off)"
+        + ", ".join(f"{key}={value:.6g}" for key, value in values.items() if key not in unscaled)
+        + (f"; not scaled, because they are set: {', '.join(unscaled)}" if unscaled else "")
+        + " (train.reference_batch_size=null turns scaling off)"
     )
     return True
 
 
-def _scale_learning_rates(optimizer: Any, factor: float) -> None:
-    optimizer.lr *= factor
+def scaled_learning_rates(cfg: Any) -> dict[str, float]:
+    """Return the learning rates that :func:`scale_to_batch_size` would set, by their keys; none if it scales nothing."""
+    reference, size = cfg.train.reference_batch_size, cfg.dataloader.train.total_batch_size
+    if reference is None or size == AUTO:
+        return {}
+    rates = _scaled_learning_rates(cfg.optimizer, size / reference)
+    return {key: rate for key, rate in rates.items() if not _is_unscaled(cfg, key)}
+
+
+def _is_unscaled(cfg: Any, key: str) -> bool:
+    return any(key == unscaled or key.startswith(f"{unscaled}.") for unscaled in cfg.train.unscaled_keys)
+
+
+def _scaled_learning_rates(optimizer: Any, factor: float) -> dict[str, float]:
+    rates = {"optimizer.lr": optimizer.lr * factor}
     # Optimizers of detrex's recipes have no rules: they derive all learning rates from `lr`.
-    for rule in (optimizer.params.get("rules") or {}).values():
-        if "lr" in rule:
-            rule.lr *= factor
+    for name, rule in (optimizer.params.get("rules") or {}).items():
+        # An interpolated learning rate follows the one that it refers to.
+        if "lr" in rule and not OmegaConf.is_interpolation(rule, "lr"):
+            rates[f"optimizer.params.rules.{name}.lr"] = rule.lr * factor
+    return rates
 
 
-def _scale_lengths(cfg: Any, factor: float) -> None:
+def _scaled_lengths(cfg: Any, factor: float) -> dict[str, float]:
     ema, schedule = cfg.train.model_ema, cfg.get("schedule")
-    for node in (schedule, ema):
+    values: dict[str, float] = {}
+    for path, node in (("schedule", schedule), ("train.model_ema", ema)):
         if node is not None and node.warmup_iters:
-            node.warmup_iters = max(round(node.warmup_iters * factor), 1)
-    ema.decay = _scale_ema_decay(ema.decay, factor)
+            values[f"{path}.warmup_iters"] = max(round(node.warmup_iters * factor), 1)
+    values["train.model_ema.decay"] = _scale_ema_decay(ema.decay, factor)
     if schedule is not None and schedule.final_ema_decay is not None:
-        schedule.final_ema_decay = _scale_ema_decay(schedule.final_ema_decay, factor)
+        values["schedule.final_ema_decay"] = _scale_ema_decay(schedule.final_ema_decay, factor)
+    return values
 
 
 def _scale_ema_decay(decay: float, factor: float) -> float:

@@ -24,6 +24,7 @@ from deim.errors import ConfigError
 from deim.structures import PredictionGroup
 
 _BATCH_SIZE_KEY = "dataloader.train.total_batch_size"
+_REFERENCE_KEY = "train.reference_batch_size"
 
 # Saved configs are YAML, which has strings but no enumerations.
 yaml.add_representer(PredictionGroup, lambda dumper, group: dumper.represent_str(group.value))
@@ -119,6 +120,7 @@ def load_config(
     apply_overrides(cfg, overrides)
     if OmegaConf.select(cfg, _BATCH_SIZE_KEY, default=None) == AUTO and isinstance(recipe_batch_size, int):
         _scale_from(cfg, recipe_batch_size, overrides)
+    _keep_overridden(cfg, overrides)
     if OmegaConf.select(cfg, "dataloader.train.seed", default=0) is None:
         cfg.dataloader.train.seed = "${train.seed}"
     return cfg
@@ -126,9 +128,20 @@ def load_config(
 
 def _scale_from(cfg: Any, batch_size: int, overrides: Sequence[str]) -> None:
     """Scale learning rates from the batch size of the recipe, unless the config has another reference; in place."""
-    is_overridden = any(override.startswith("train.reference_batch_size=") for override in overrides)
-    if cfg.train.reference_batch_size is None and not is_overridden:
+    if cfg.train.reference_batch_size is None and _REFERENCE_KEY not in _keys(overrides):
         cfg.train.reference_batch_size = batch_size
+
+
+def _keep_overridden(cfg: Any, overrides: Sequence[str]) -> None:
+    """Exclude overridden keys from scaling, unless the overrides state the batch size that their values hold for; in place."""
+    keys = _keys(overrides)
+    if cfg.train.reference_batch_size is not None and _REFERENCE_KEY not in keys:
+        scaled = ("optimizer", "schedule", "train.model_ema")
+        cfg.train.unscaled_keys = [*cfg.train.unscaled_keys, *(key for key in keys if key.startswith(scaled))]
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.lstrip("+").partition("=")[0] for override in overrides]
 
 
 def data_config(overrides: Sequence[str], data: str, images: str | None = None) -> tuple[Any, DiscoveredDataset]:

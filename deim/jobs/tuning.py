@@ -17,6 +17,7 @@ import psutil
 from omegaconf import OmegaConf
 
 from deim.config import load_config
+from deim.config.batch_size import scaled_learning_rates
 from deim.config.loading import apply_overrides
 from deim.errors import ConfigError, DeimError
 from deim.jobs.search_space import overrides_of, parse_search, shorten_schedule
@@ -111,8 +112,10 @@ class Search:
         if settings.metric:
             self.fixed_overrides.append(f"train.best_metric={settings.metric}")
         self.study = self._open_study(pruner, seed)
+        scaled = scaled_learning_rates(cfg)
         own_values = {
-            dimension.key: dimension.find(OmegaConf.select(cfg, dimension.key)) for dimension in self.dimensions
+            dimension.key: dimension.find(scaled.get(dimension.key, OmegaConf.select(cfg, dimension.key)))
+            for dimension in self.dimensions
         }
         if not self.study.get_trials(deepcopy=False) and None not in own_values.values():
             self.study.enqueue_trial(own_values)  # the first trial is the recipe as it is

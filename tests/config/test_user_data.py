@@ -1,6 +1,7 @@
 """Recipes on a user's dataset, given by its path."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from detectron2.config import instantiate
 
 from deim.config import load_config, published
-from deim.config.batch_size import scale_to_batch_size
+from deim.config.batch_size import scale_to_batch_size, scaled_learning_rates
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.shapes import CLASSES as SHAPES
 from deim.errors import CheckpointError, ConfigError, DatasetError
@@ -165,6 +166,37 @@ def test_scaling_is_optional_and_applied_once() -> None:
     assert cfg.optimizer.lr == rate
     with pytest.raises(ConfigError, match="must be at least 1"):
         scaled("train.reference_batch_size=0")
+
+
+def test_interpolated_learning_rates_are_scaled_once() -> None:
+    cfg = load_config("ecdet/ecdet_l_coco")
+    cfg.train.reference_batch_size, cfg.dataloader.train.total_batch_size = 32, 8
+    rates = {name: rule.lr for name, rule in cfg.optimizer.params.rules.items() if "lr" in rule}
+    assert rates["backbone_no_weight_decay"] == rates["backbone"]
+    assert scale_to_batch_size(cfg, None)
+    for name, rate in rates.items():
+        assert cfg.optimizer.params.rules[name].lr == pytest.approx(rate / 4), name
+
+
+def test_values_on_the_command_line_are_not_scaled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_yolo(tmp_path / "mine")
+    keys = ["dataloader.train.total_batch_size=8", "optimizer.lr=0.002", "schedule.warmup_iters=200"]
+    recipe = load_config("dfine/dfine_s_coco")
+    backbone_rate = recipe.optimizer.params.rules.backbone.lr
+    cfg = load_config("dfine/dfine_s_coco", keys, str(tmp_path / "mine"))
+    scaled = {"optimizer.params.rules.backbone.lr": pytest.approx(backbone_rate / 4)}
+    assert scaled_learning_rates(cfg).items() >= scaled.items()
+    assert "optimizer.lr" not in scaled_learning_rates(cfg)
+    with caplog.at_level(logging.INFO):
+        assert scale_to_batch_size(cfg, 25)
+    assert (cfg.optimizer.lr, cfg.schedule.warmup_iters) == (0.002, 200)
+    assert cfg.optimizer.params.rules.backbone.lr == pytest.approx(backbone_rate / 4)
+    assert "not scaled, because they are set: optimizer.lr, schedule.warmup_iters" in caplog.text
+
+    cfg = load_config("dfine/dfine_s_coco", ["optimizer.params.rules.backbone={lr: 3e-4}"], str(tmp_path / "mine"))
+    assert "optimizer.params.rules.backbone.lr" not in scaled_learning_rates(cfg)
+    cfg = load_config("dfine/dfine_s_coco", [*keys, "train.reference_batch_size=16"], str(tmp_path / "mine"))
+    assert scaled_learning_rates(cfg)["optimizer.lr"] == pytest.approx(0.001)
 
 
 def test_scaling_of_a_detrex_recipe() -> None:

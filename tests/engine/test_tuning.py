@@ -245,3 +245,15 @@ def test_search_with_real_runs(shapes: Path, tmp_path: Path) -> None:
     options = ["--data", str(shapes), "--epochs", "2", "--trials", "2", *settings]
     assert tune(tmp_path / "study", "optimizer.lr=1e-4:1e-2:log", *options) == 0
     assert (tmp_path / "study" / "search.png").is_file()
+
+
+def test_first_trial_has_the_learning_rate_scaled_to_the_batch_size(shapes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    settings = SearchSettings(
+        config_file=RECIPE,
+        search=["optimizer.lr=1e-5:1e-2:log"],
+        data=str(shapes),
+        overrides=["dataloader.train.total_batch_size=4"],
+    )
+    (trial,) = Search(settings, tmp_path / "search").study.get_trials()
+    assert trial.system_attrs["fixed_params"] == {"optimizer.lr": pytest.approx(4e-3 * 4 / 8)}
