@@ -20,6 +20,14 @@ WEIGHTS_ARGUMENTS = {"weights": "", "pretrained": False, "checkpoint_path": ""}
 _CONSTRUCTOR_ERRORS = (TypeError, ValueError, AssertionError, RuntimeError)
 
 
+def selected_backbone_weights(cfg: Any) -> str | bool | None:
+    """Return the argument of ``model.backbone`` that selects pretrained weights; None for random weights."""
+    node = OmegaConf.select(cfg, "model.backbone", default=None)
+    if not OmegaConf.is_dict(node):
+        return None
+    return next((node[name] for name, empty in WEIGHTS_ARGUMENTS.items() if node.get(name, empty) != empty), None)
+
+
 def build(cfg: Any, key: str, pretrained_backbone: bool = False) -> Any:
     """Instantiate the node ``key`` of a config, such as ``"model"``, as detectron2's ``instantiate`` does.
 

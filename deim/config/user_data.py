@@ -12,6 +12,7 @@ from detectron2.config import LazyCall as L
 
 from deim.config import published
 from deim.config.annotations import fit_keypoints, trained_annotations
+from deim.config.building import selected_backbone_weights
 from deim.config.recipes import with_datasets
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
@@ -63,7 +64,10 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     for note in dataset.notes:
         logger.info(f"{path}: {note}")
     if not has_weights:
-        start = cfg.train.init_checkpoint or "the recipe's backbone weights"
+        has_backbone_weights = selected_backbone_weights(cfg) is not None
+        start = cfg.train.init_checkpoint or (
+            "the recipe's backbone weights" if has_backbone_weights else "random weights"
+        )
         logger.warning(
             f"No detector weights are published for {cfg.train.recipe}: training starts from {start}; set "
             "train.init_checkpoint to start from another checkpoint"

@@ -18,7 +18,7 @@ from deim.checkpoint.pretrained import PixelStatistics
 from deim.checkpoint.reading import read_weights
 from deim.checkpoint.run_checkpointer import newest_checkpoint
 from deim.config import published
-from deim.config.building import WEIGHTS_ARGUMENTS
+from deim.config.building import selected_backbone_weights
 from deim.errors import CheckpointError
 
 logger = logging.getLogger("detectron2.deim")
@@ -31,7 +31,7 @@ class InitialState:
     Attributes:
         checkpoint: path of the run's own checkpoint to resume from.
         weights: path of a detector or backbone checkpoint.
-        backbone: value of ``model.backbone.weights`` or of another argument in ``WEIGHTS_ARGUMENTS``.
+        backbone: value of ``model.backbone.weights`` or of another argument in ``deim.config.building.WEIGHTS_ARGUMENTS``.
     """
 
     checkpoint: str | None = None
@@ -53,7 +53,7 @@ def find_initial_state(cfg: Any, resume_run: bool) -> InitialState:
         if not Path(weights).exists():
             raise CheckpointError(f"train.init_checkpoint={weights} does not exist")
         return InitialState(weights=weights)
-    backbone = _backbone_weights(cfg)
+    backbone = selected_backbone_weights(cfg)
     description = _describe_backbone(cfg)
     if isinstance(backbone, str) and description is not None:
         pretrained.backbone_weights_path(backbone, description["builder"], description["size"])
@@ -65,7 +65,7 @@ def starts_from_random_weights(cfg: Any) -> bool:
 
     Resumed runs use this as well, to build the same model as the original run.
     """
-    return not cfg.train.init_checkpoint and _backbone_weights(cfg) is None
+    return not cfg.train.init_checkpoint and selected_backbone_weights(cfg) is None
 
 
 def unfreeze_random_backbone(cfg: Any, model: nn.Module) -> None:
@@ -141,18 +141,10 @@ def _expected_normalization(cfg: Any) -> tuple[PixelStatistics | None, str]:
         return (
             None if published.is_name(init_checkpoint) else pretrained.pixel_statistics_for(init_checkpoint, {})
         ), init_checkpoint
-    weights, description = _backbone_weights(cfg), _describe_backbone(cfg)
+    weights, description = selected_backbone_weights(cfg), _describe_backbone(cfg)
     if not isinstance(weights, str) or description is None:
         return None, ""
     return pretrained.pixel_statistics_for(weights, description), weights
-
-
-def _backbone_weights(cfg: Any) -> str | bool | None:
-    """Return the backbone's weights argument in the config; None for random weights."""
-    node = OmegaConf.select(cfg, "model.backbone", default=None)
-    if not OmegaConf.is_dict(node):
-        return None
-    return next((node[name] for name, empty in WEIGHTS_ARGUMENTS.items() if node.get(name, empty) != empty), None)
 
 
 def _describe_backbone(cfg: Any) -> dict[str, Any] | None:

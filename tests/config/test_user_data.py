@@ -221,6 +221,9 @@ def test_the_warning_about_unpublished_weights_names_the_checkpoint(
     )
     assert load_config(str(path), data=str(shapes)).train.init_checkpoint == "mine.pth"
     assert "training starts from mine.pth;" in caplog.text
+    caplog.clear()
+    load_config("deim_dfine/deim_dfine_n_shapes", data=str(shapes))
+    assert "training starts from random weights;" in caplog.text
 
 
 def test_weights_are_a_path_or_a_published_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
