@@ -49,6 +49,7 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
             OmegaConf.update(cfg, key, value)
     # The saved config holds the scaled values: a run that loads it must not scale them again.
     cfg.train.reference_batch_size = cfg.train.reference_dataset_size = None
+    cfg.train.unscaled_keys = []
     logger.info(
         f"Scaled from batch size {reference} to {size}, with {length_factor:.3g} times the iterations per epoch: "
         + ", ".join(f"{key}={value:.6g}" for key, value in values.items() if key not in unscaled)

@@ -192,6 +192,7 @@ def test_values_on_the_command_line_are_not_scaled(tmp_path: Path, caplog: pytes
     assert (cfg.optimizer.lr, cfg.schedule.warmup_iters) == (0.002, 200)
     assert cfg.optimizer.params.rules.backbone.lr == pytest.approx(backbone_rate / 4)
     assert "not scaled, because they are set: optimizer.lr, schedule.warmup_iters" in caplog.text
+    assert cfg.train.unscaled_keys == [], "a run of the saved config can be scaled to another batch size"
 
     cfg = load_config("dfine/dfine_s_coco", ["optimizer.params.rules.backbone={lr: 3e-4}"], str(tmp_path / "mine"))
     assert "optimizer.params.rules.backbone.lr" not in scaled_learning_rates(cfg)
