@@ -41,6 +41,7 @@ class ImageResult:
         gt_areas: (N,) areas of the objects in square pixels.
         oks_sigmas: P constants of the keypoints. If given, the overlap of a detection and an object is their object
             keypoint similarity instead of the IoU of their boxes.
+        size: (height, width) in pixels that boxes refer to; None if unknown.
     """
 
     file_name: str
@@ -57,6 +58,7 @@ class ImageResult:
     gt_keypoints: np.ndarray | None = None
     gt_areas: np.ndarray | None = None
     oks_sigmas: Sequence[float] | None = None
+    size: tuple[int, int] | None = None
 
     def filter_by_score(self, threshold: float) -> "ImageResult":
         """Return a copy with only the detections of at least this score."""

@@ -11,6 +11,8 @@ from deim.errors import CheckpointError, ConfigError
 SCHEME = "hf://"
 # Files of a repository that are downloaded. Pickles are not among them.
 _FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+# Files that are uploaded: those that deim.reporting.publication.write_model_folder writes.
+MODEL_FILES = ("config.json", "model.safetensors", "README.md", "curves.png", "detections.jpg")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
@@ -71,10 +73,10 @@ def download_repository(address: str) -> Path:
 
 
 def upload_folder(folder: Path, name: str, private: bool = False) -> str:
-    """Upload the files of a folder to a repository of the Hub, which is created if it does not exist.
+    """Upload a model to a repository of the Hub, which is created if it does not exist.
 
     Args:
-        folder: the files.
+        folder: the files of the model. Other files, such as those of a run that was started in this folder, are not uploaded.
         name: ``"user/model"``.
         private: create a private repository.
 
@@ -88,7 +90,9 @@ def upload_folder(folder: Path, name: str, private: bool = False) -> str:
     api = _import_hub().HfApi(endpoint=_endpoint())
     try:
         url = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a model of deim")
+        api.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=MODEL_FILES, commit_message="Upload a model of deim"
+        )
     except Exception as error:  # as above
         raise CheckpointError(
             f"{folder} cannot be uploaded to {name}: {_reason(error)}. Run `hf auth login`, or set HF_TOKEN to a token "

@@ -11,6 +11,8 @@ from typing import IO, Any
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 
+from deim.errors import DatasetError
+
 PREFIX = "tar://"
 
 
@@ -98,10 +100,15 @@ def write_shards(files: Iterable[tuple[Path, str]], folder: Path, max_bytes: int
 
     Yields:
         the path of each file relative to the folder: ``00000.tar/name``.
+
+    Raises:
+        DatasetError: if the folder already has archives, which belong to other annotations.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("[0-9]*.tar")):
+        raise DatasetError(f"{folder} already has archives: choose another output folder, or delete them")
     for number, group in enumerate(_groups(files, max_bytes)):
-        with tarfile.open(folder / f"{number:05d}.tar", "w") as archive:
+        with tarfile.open(folder / f"{number:05d}.tar", "w", dereference=True) as archive:
             for path, name in group:
                 archive.add(path, name, recursive=False)
                 yield f"{number:05d}.tar/{name}"

@@ -109,7 +109,13 @@ def main(args: Namespace) -> Any:
         resume_run = args.resume or is_restarted_by_torchrun()
         if not args.eval_only and not resume_run:
             claim_output_folder(cfg.train.output_dir, getattr(args, "overwrite", False))
+        config_file = Path(cfg.train.output_dir, "config.yaml")
+        run_config = config_file.read_bytes() if args.eval_only and config_file.is_file() else None
         default_setup(cfg, args)
+        if run_config is not None and comm.is_main_process():
+            config_file.write_bytes(
+                run_config
+            )  # default_setup has replaced the config of the run by that of the evaluation
         emit()
     with translate_worker_errors():
         if args.eval_only:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from deim.errors import DatasetError
+from deim.errors import ConfigError, DatasetError
 from deim.inference.addresses import expand_playlists, is_address, stream_name, without_password
 from deim.inference.detections import Detections, class_indices
 from deim.inference.display import Display
@@ -75,9 +75,11 @@ class PredictionJob:
         Raises:
             DatasetError: if a directory or pattern has no images; raised before the prediction. If images, videos or
                 streams cannot be read: raised after all others are processed, with a list of them.
-            ConfigError: if the directory is not writable.
+            ConfigError: if the directory is not writable, or the results would replace the images or videos.
         """
         inputs = self._sort(expand_playlists(list(sources)))
+        if self.folder is not None:
+            _check_inputs_are_kept(inputs, self.folder, self.formats)
         try:
             if inputs.images or inputs.videos:
                 self._predict_files(inputs)
@@ -198,6 +200,24 @@ class PredictionJob:
         for detections in tqdm(stream, total=total, unit=unit):
             self._count += 1
             yield detections
+
+
+def _check_inputs_are_kept(inputs: "_Inputs", folder: Path, formats: Sequence[str]) -> None:
+    """Raise ConfigError if results would replace images, their labels or videos among the inputs.
+
+    Results have the names of the inputs. For example, images in ``data/images`` would be replaced with ``--output data``.
+    """
+    image_folders = {Path(image).resolve().parent for image in inputs.images if isinstance(image, str | Path)}
+    written = {(folder / kind).resolve() for kind in ("images", "masks") if kind in formats}
+    labels = folder / "labels"
+    has_labels = "yolo" in formats and labels.is_dir() and any(labels.iterdir())
+    replaces_labels = has_labels and (folder / "images").resolve() in image_folders
+    videos = (
+        {Path(source).resolve() for source, video in inputs.videos if video is None} if "images" in formats else set()
+    )
+    replaced_videos = [path for path in videos if (folder / f"{path.stem}.mp4").resolve() == path]
+    if image_folders & written or replaces_labels or replaced_videos:
+        raise ConfigError(f"--output={folder}: the results would replace files of the input; choose another folder")
 
 
 @dataclass

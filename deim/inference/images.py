@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deim.data.image import IMAGE_SUFFIXES, read_image
 from deim.errors import DatasetError
@@ -80,7 +80,7 @@ def as_rgb(image: ImageLike, channels: str = "RGB") -> np.ndarray:
     if isinstance(image, str | Path):
         return read_image(str(image))
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        return _from_pil(image)
     if isinstance(image, torch.Tensor):
         _check_array(image, str(image.dtype) == "torch.uint8" and image.ndim == 3 and image.shape[0] == 3, "(3, H, W)")
         array = image.permute(1, 2, 0).cpu().numpy()
@@ -101,6 +101,14 @@ def to_network_input(image: np.ndarray, size: tuple[int, int], channels: str) ->
     """Convert uint8 (H, W, 3) RGB to the input of an exported file: (3, height, width), in its channel order."""
     pixels = resize_image(image, size)
     return np.ascontiguousarray((pixels[..., ::-1] if channels == "BGR" else pixels).transpose(2, 0, 1))
+
+
+def _from_pil(image: Image.Image) -> np.ndarray:
+    """Return the pixels that :func:`read_image` returns for the same file."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
 
 
 def _check_array(array: np.ndarray | torch.Tensor, is_valid: bool, expected_shape: str) -> None:

@@ -20,7 +20,7 @@ from deim.data.areas import annotation_areas
 from deim.data.datasets.keypoints import KeypointDefinition, keypoints_from_metadata
 from deim.data.datasets.names import registered_name
 from deim.data.drawing import object_shapes
-from deim.data.records import annotation_arrays, annotation_boxes
+from deim.data.records import annotation_arrays, annotation_boxes, record_size
 from deim.engine.evaluation import (
     build_evaluator,
     check_classes,
@@ -172,6 +172,7 @@ def _image_result(
         gt_keypoints=keypoints if detections["keypoints"] is not None else None,
         gt_areas=areas,
         oks_sigmas=oks_sigmas,
+        size=record_size(record),
     )
 
 

@@ -224,7 +224,7 @@ def _annotated_image(
     pair: tuple[ImageResult, MatchResult], names: Sequence[str], connections: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, str]:
     result, match = pair
-    image = read_image(result.file_name)
+    image = read_image(result.file_name, result.size)
     original_size = (image.shape[0], image.shape[1])
     scale = _IMAGE_SIDE / max(image.shape[:2])
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))

@@ -444,6 +444,17 @@ def test_segmentations_do_not_change_the_box_ap(tmp_path: Path) -> None:
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
+def test_conversion_to_coco_replaces_no_file(tmp_path: Path) -> None:
+    layouts.labelme(tmp_path / "data")
+    split = discover(str(tmp_path / "data")).train
+    node = LazyCall(split.read)(names=str(tmp_path), **split.arguments)
+    (tmp_path / "instances_train.json").write_text("original")
+    with pytest.raises(DatasetError, match=r"instances_train\.json exists, and may be an original"):
+        write_coco({"val": node, "train": node}, tmp_path)
+    assert (tmp_path / "instances_train.json").read_text() == "original"
+    assert not (tmp_path / "instances_val.json").exists()
+
+
 def test_segmentations_are_written_to_coco(tmp_path: Path) -> None:
     layouts.labelme(tmp_path)
     pixels, mask_png, _ = layouts.bitmap(10, 20)

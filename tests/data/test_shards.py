@@ -11,6 +11,7 @@ from deim.data import coco_dataset
 from deim.data.image import image_size, read_image
 from deim.data.loader import build_train_loader
 from deim.data.mapper import DetectionMapper
+from deim.data.shards import write_shards
 from deim.errors import DatasetError
 from tests.commands import metrics, tool, train_net
 from tests.faults.test_bad_input import expect_error
@@ -41,6 +42,23 @@ def test_shard_sizes(shards: Path) -> None:
         assert len(members) == 1 or sum(member.size for member in members) <= 0.01 * 2**20
         names += [member.name for member in members]
     assert names == sorted(names)
+
+
+def test_links_are_stored_as_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"pixels")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "a.jpg")
+    assert list(write_shards([(tmp_path / "b.jpg", "b.jpg")], tmp_path / "out", 100)) == ["00000.tar/b.jpg"]
+    with tarfile.open(tmp_path / "out" / "00000.tar") as archive:
+        member = archive.extractfile("b.jpg")
+        assert member is not None
+        assert member.read() == b"pixels"
+
+
+def test_archives_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(b"of other annotations")
+    with pytest.raises(DatasetError, match="already has archives"):
+        list(write_shards([], tmp_path, 100))
+    assert (tmp_path / "00000.tar").read_bytes() == b"of other annotations"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

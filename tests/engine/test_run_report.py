@@ -125,6 +125,19 @@ def test_report_shows_masks_and_keypoints(tmp_path: Path) -> None:
     assert "<tr><td>keypoints</td><td>27.1</td><td>-</td>" in text
 
 
+def test_images_are_rotated_as_in_training(tmp_path: Path) -> None:
+    """Boxes of an image whose annotations ignore its EXIF rotation."""
+    image = Image.fromarray(np.full((60, 80, 3), 200, np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "0.jpg", exif=exif)
+    none = (np.zeros((0, 4)), np.zeros(0, np.int64))
+    for size, shape in (((60, 80), (3, 4)), ((80, 60), (4, 3)), (None, (4, 3))):
+        result = ImageResult(str(tmp_path / "0.jpg"), *none, *none, none[0], np.zeros(0), none[1], size=size)
+        annotated, _ = _annotated_image((result, match_detections(result)), ["cat"], [])
+        assert annotated.shape[0] * shape[1] == annotated.shape[1] * shape[0], size
+
+
 def test_report_shows_missed_objects_as_masks_and_skeletons(tmp_path: Path) -> None:
     """Three objects: polygons, a bitmap, and no mask."""
     Image.fromarray(np.full((640, 640, 3), 100, np.uint8)).save(tmp_path / "0.png")

@@ -53,7 +53,9 @@ def test_run_writes_the_files_of_detectron2(finished: Path) -> None:
 
 
 def test_eval_only_reproduces_the_last_evaluation(shapes: Path, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("of the run")
     done = train_net(shapes, tmp_path, "--eval-only", f"train.init_checkpoint={finished}/model_final.pth")
+    assert (tmp_path / "config.yaml").read_text() == "of the run"
     assert done.returncode == 0, done.stderr
     row = next(line for line in reversed(done.stdout.splitlines()) if "copypaste: " in line)
     trained = (finished / "log.txt").read_text(encoding="utf-8")

@@ -130,6 +130,13 @@ def test_push_uploads_model_and_card(checkpoint: Path, hub: Hub, photos: Path, c
     assert read_weights("hf://user/mine").metadata["classes"] == list(CLASSES)
 
 
+def test_push_uploads_only_the_model(checkpoint: Path, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("train: {output_dir: /home/me}")
+    shutil.copy(checkpoint, tmp_path / "model_best.pth")
+    assert main(["push", str(checkpoint), "user/mine", "--folder", str(tmp_path)]) == 0
+    assert set(hub.repositories["user/mine"]) == {"model.safetensors", "config.json", "README.md"}
+
+
 def test_card_of_a_run_has_scores_and_data(checkpoint: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -15,6 +15,7 @@ from deim.cli import main
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError, DatasetError
 from deim.inference.batch_predict import PredictionJob
+from deim.inference.images import as_rgb
 from deim.inference.video import is_video
 from deim.inference.writers import CocoWriter, UniqueNames
 from tests.commands import tool
@@ -45,6 +46,35 @@ def test_output_formats_agree(predictor: Predictor, photos: Path, tmp_path: Path
         corners = (lines[:, 1:3] - lines[:, 3:5] / 2) * [width, height]
         assert corners == pytest.approx(detections.boxes[:, :2].numpy(), abs=0.01)
         assert Image.open(tmp_path / "images" / f"{number}.jpg").size == (width, height)
+
+
+def test_inputs_are_not_replaced(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "images")
+    with pytest.raises(ConfigError, match="the results would replace files of the input"):
+        PredictionJob(predictor, ["images"], str(tmp_path)).run([str(tmp_path / "images")])
+    assert not list((tmp_path / "images").glob("*.jpg"))
+    # Labels of images without labels may be written beside the images.
+    assert PredictionJob(predictor, ["yolo"], str(tmp_path)).run([str(tmp_path / "images")]) == 5
+    with pytest.raises(ConfigError, match="the results would replace files of the input"):
+        PredictionJob(predictor, ["yolo"], str(tmp_path)).run([str(tmp_path / "images")])
+    (tmp_path / "traffic.mp4").write_bytes(b"a video")
+    with pytest.raises(ConfigError, match="the results would replace files of the input"):
+        PredictionJob(predictor, ["images"], str(tmp_path)).run([str(tmp_path / "traffic.mp4")])
+    assert (tmp_path / "traffic.mp4").read_bytes() == b"a video"
+
+
+def test_pil_images_equal_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (24, 32), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    rotated = Image.fromarray((pixels >> 8).astype(np.uint8))
+    exif = rotated.getexif()
+    exif[0x0112] = 6
+    rotated.save(tmp_path / "rotated.png", exif=exif)
+    for name in ("deep.png", "rotated.png"):
+        path = str(tmp_path / name)
+        with Image.open(path) as image:
+            assert np.array_equal(as_rgb(image), as_rgb(path)), name
+    assert as_rgb(str(tmp_path / "rotated.png")).shape == (32, 24, 3)
 
 
 def test_former_name_of_image_format_is_accepted(

@@ -31,17 +31,19 @@ def write_coco(splits: Mapping[str, Any], target: Path) -> tuple[list[Path], Pat
         the written files, and the folder that image names are relative to: the deepest one that contains all images.
 
     Raises:
-        DatasetError: if a dataset cannot be read, or ``target`` is one file for several splits.
+        DatasetError: if a dataset cannot be read, ``target`` is one file for several splits, or a file exists.
     """
     if target.suffix.lower() == ".json" and len(splits) > 1:
         raise DatasetError(f"{target} is a single file for several splits ({', '.join(splits)}); pass a folder instead")
     datasets = {name: (instantiate(node), MetadataCatalog.get(node["names"])) for name, node in splits.items()}
     root = common_folder([record["file_name"] for records, _ in datasets.values() for record in records])
-    written = []
-    for name, (records, metadata) in datasets.items():
-        file = target if target.suffix.lower() == ".json" else target / f"instances_{name}.json"
+    is_file = target.suffix.lower() == ".json"
+    written = [target if is_file else target / f"instances_{name}.json" for name in datasets]
+    for file in written:
+        if file.exists():
+            raise DatasetError(f"{file} exists, and may be an original: choose another place, or delete it")
+    for file, (records, metadata) in zip(written, datasets.values(), strict=True):
         write_coco_file(file, records, metadata.thing_classes, root, keypoints_from_metadata(metadata))
-        written.append(file)
     return written, root
 
 
