@@ -128,19 +128,20 @@ def load_config(
 
 def _scale_from(cfg: Any, batch_size: int, overrides: Sequence[str]) -> None:
     """Scale learning rates from the batch size of the recipe, unless the config has another reference; in place."""
-    if cfg.train.reference_batch_size is None and _REFERENCE_KEY not in _keys(overrides):
+    if cfg.train.reference_batch_size is None and _REFERENCE_KEY not in override_keys(overrides):
         cfg.train.reference_batch_size = batch_size
 
 
 def _keep_overridden(cfg: Any, overrides: Sequence[str]) -> None:
     """Exclude overridden keys from scaling, unless the overrides state the batch size that their values hold for; in place."""
-    keys = _keys(overrides)
+    keys = override_keys(overrides)
     if cfg.train.reference_batch_size is not None and _REFERENCE_KEY not in keys:
         scaled = ("optimizer", "schedule", "train.model_ema")
         cfg.train.unscaled_keys = [*cfg.train.unscaled_keys, *(key for key in keys if key.startswith(scaled))]
 
 
-def _keys(overrides: Sequence[str]) -> list[str]:
+def override_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys of items ``key=value`` or ``+key=value``."""
     return [override.lstrip("+").partition("=")[0] for override in overrides]
 
 

@@ -113,9 +113,8 @@ def main(args: Namespace) -> Any:
         run_config = config_file.read_bytes() if args.eval_only and config_file.is_file() else None
         default_setup(cfg, args)
         if run_config is not None and comm.is_main_process():
-            config_file.write_bytes(
-                run_config
-            )  # default_setup has replaced the config of the run by that of the evaluation
+            # default_setup has replaced the config of the run by that of the evaluation
+            config_file.write_bytes(run_config)
         emit()
     with translate_worker_errors():
         if args.eval_only:

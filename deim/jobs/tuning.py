@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from deim.config import load_config
 from deim.config.batch_size import scaled_learning_rates
-from deim.config.loading import apply_overrides
+from deim.config.loading import apply_overrides, override_keys
 from deim.errors import ConfigError, DeimError
 from deim.jobs.search_space import overrides_of, parse_search, shorten_schedule
 from deim.processes import PREEMPTED_EXIT_STATUS, PreemptionRecorder, child_command, deim_environment
@@ -106,7 +106,7 @@ class Search:
         self.metric = settings.metric or cfg.train.best_metric
         if "/" not in self.metric:
             raise ConfigError(f"--metric {self.metric} is not a metric of metrics.json, such as bbox/AP or segm/AP50")
-        set_by_user = {override.lstrip("+").partition("=")[0] for override in settings.overrides}
+        set_by_user = override_keys(settings.overrides)
         shortened = [] if settings.epochs is None else shorten_schedule(cfg, settings.epochs)
         self.fixed_overrides = [override for override in shortened if override.partition("=")[0] not in set_by_user]
         if settings.metric:
