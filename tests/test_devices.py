@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.utils import comm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -72,6 +73,16 @@ def test_mps_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_device(cfg)
     assert (cfg.train.device, cfg.train.amp.enabled) == ("mps", False)
     assert not supports_float64(torch.device("mps"))
+
+
+def test_ranks_on_the_cpu_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    mock_devices(monkeypatch, cuda=True)
+    resolve_device(config("cpu", enabled=False))
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="hide the GPUs with the environment variable CUDA_VISIBLE_DEVICES="):
+        resolve_device(config("cpu", enabled=False))
+    mock_devices(monkeypatch, cuda=False)
+    resolve_device(config("cpu", enabled=False))
 
 
 @pytest.mark.parametrize("supported", [True, False])

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
+from unittest import mock
 
 import torch
+import torch.distributed as dist
 from detectron2.config import LazyConfig
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -149,7 +151,7 @@ class StepProbe:
     """Training steps of a throw-away model on a GPU, with the largest images of the run and many objects.
 
     Call it with a number of images: it returns whether a step fits into ``MEMORY_FRACTION`` of the memory that was free.
-    The random numbers of the run are not affected. Ranks do not communicate.
+    The random numbers of the run are not affected. Ranks do not communicate, because each tries its own sizes.
 
     Args:
         cfg: config of the run, with a number as batch size.
@@ -174,7 +176,7 @@ class StepProbe:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         try:
-            with self._own_random_numbers():
+            with self._own_random_numbers(), without_communication():
                 self.trial.step([self.sample] * size)
         except torch.OutOfMemoryError:
             return False
@@ -184,6 +186,16 @@ class StepProbe:
     def _own_random_numbers(self) -> Iterator[None]:
         with seeded_generators(0, 0), torch.random.fork_rng(devices=[self.device]):
             yield
+
+
+@contextmanager
+def without_communication() -> Iterator[None]:
+    """Let criteria and normalization layers, also those of detrex, compute as in a run with one rank.
+
+    They average over the ranks if there is a process group. A rank whose trial step fails would then block the others.
+    """
+    with mock.patch.object(dist, "is_initialized", return_value=False):
+        yield
 
 
 class TrialTraining:

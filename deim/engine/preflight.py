@@ -29,7 +29,7 @@ def resolve_device(cfg: Any) -> None:
     float16 on a GPU without bfloat16, by float32 elsewhere.
 
     Raises:
-        ConfigError: if this machine does not have the device.
+        ConfigError: if this machine does not have the device, or several ranks cannot use it.
     """
     requested = str(cfg.train.device)
     device = training_device(requested)
@@ -38,6 +38,12 @@ def resolve_device(cfg: Any) -> None:
         cfg.train.device = str(device)
     elif requested == "auto":
         cfg.train.device = str(device)
+    if comm.get_world_size() > 1 and torch.cuda.is_available() and torch.device(cfg.train.device).type != "cuda":
+        # The ranks communicate with NCCL, which needs a GPU.
+        raise ConfigError(
+            f"train.device={cfg.train.device} with {comm.get_world_size()} ranks on a machine with GPUs: hide the GPUs with "
+            "the environment variable CUDA_VISIBLE_DEVICES= (empty), or use one rank"
+        )
     amp = cfg.train.amp
     if not amp.enabled or amp.dtype not in PRECISIONS:
         return
@@ -55,7 +61,7 @@ def resolve_device(cfg: Any) -> None:
 def ddp_options(cfg: Any) -> dict:
     """Return the arguments of detectron2's ``create_ddp_model``."""
     options = dict(cfg.train.ddp)
-    if not torch.cuda.is_available():
+    if torch.device(cfg.train.device).type != "cuda":
         options["device_ids"] = None  # detectron2's default is a GPU
     return options
 

@@ -193,7 +193,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
         with ema.apply_model_ema_and_restore(ddp_model) if cfg.train.model_ema.enabled else nullcontext():
             return evaluate_test_sets(cfg, ddp_model, test_loader, test_sets)
 
-    trainer.register_hooks(_build_hooks(cfg, ddp_model, optimizer, checkpointer, iters_per_epoch, evaluate))
+    trainer.register_hooks(_build_hooks(cfg, ddp_model, checkpointer, iters_per_epoch, evaluate))
     with keep_freed_memory(torch.device(cfg.train.device)), explain_out_of_memory(cfg, trainer):
         trainer.train(_first_iteration(cfg, trainer, checkpointer, start), cfg.train.max_iter)
 
@@ -247,7 +247,6 @@ def _amp_dtype(cfg: Any) -> str | None:
 def _build_hooks(
     cfg: Any,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     checkpointer: RunCheckpointer,
     iters_per_epoch: int | None,
     evaluate: Callable[[], dict],
@@ -260,7 +259,7 @@ def _build_hooks(
     evaluation_hooks: list[hooks.HookBase | None] = [
         hooks.EvalHook(eval_period, evaluate),
         best_checkpointer,
-        _build_final_stage_hook(cfg, checkpointer, optimizer, ema_hook, best_checkpointer, iters_per_epoch),
+        _build_final_stage_hook(cfg, checkpointer, ema_hook, best_checkpointer, iters_per_epoch),
         _build_early_stopping_hook(cfg, checkpointer, iters_per_epoch),
         None
         if cfg.train.eval_minutes is None
@@ -304,7 +303,6 @@ def _build_metrics_writer(cfg: Any, model: nn.Module, iters_per_epoch: int | Non
 def _build_final_stage_hook(
     cfg: Any,
     checkpointer: RunCheckpointer,
-    optimizer: torch.optim.Optimizer,
     ema_hook: EMAHook | None,
     best_checkpointer: BestCheckpointer | None,
     iters_per_epoch: int | None,
@@ -315,7 +313,6 @@ def _build_final_stage_hook(
         return None
     return FinalStageHook(
         checkpointer,
-        optimizer,
         ema_hook,
         best_checkpointer,
         start_iter=schedule.final_epoch * iters_per_epoch,

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deim.devices import PRECISIONS
 from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
+from deim.engine.optimizer_options import apply_changed_options, optimizer_options
 from deim.engine.randomness import seed_iteration
 from deim.errors import ConfigError
 
@@ -67,6 +68,7 @@ class Trainer(SimpleTrainer):
         # first iteration that is not skipped, and last iteration of a run that ends early
         self._skip_target: float = 0
         self._last_iter: int | None = None
+        self._optimizer_options = optimizer_options(optimizer)
         # cached, since walking through the model takes a millisecond
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device_type = next(model.parameters()).device.type
@@ -194,6 +196,8 @@ class Trainer(SimpleTrainer):
     def state_dict(self) -> dict:
         state = super().state_dict()
         state["seed"], state["skipped_steps"] = self.seed, self.guard.skipped
+        state["optimizer_options"] = self._optimizer_options
+        state["data_seed"] = getattr(self.data_loader, "seed", None)
         state["total_batch_size"] = getattr(self.data_loader, "total_batch_size", None)
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
@@ -203,19 +207,31 @@ class Trainer(SimpleTrainer):
         hooks = {_FORMER_HOOK_NAMES.get(name, name): state for name, state in state_dict.get("hooks", {}).items()}
         super().load_state_dict({**state_dict, "hooks": hooks})
         match_memory_formats(self.optimizer)
+        apply_changed_options(self.optimizer, state_dict.get("optimizer_options"), self._optimizer_options)
         self.guard.skipped = state_dict.get("skipped_steps", 0)
-        self._restore_seed(state_dict.get("seed"))
+        self._restore_seeds(state_dict.get("seed"), state_dict.get("data_seed", state_dict.get("seed")))
         if self.grad_scaler is not None and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
-    def _restore_seed(self, seed: int | None) -> None:
-        """Continue with the seed of the original run."""
-        if seed is None or seed == self.seed:
-            return
-        logger.info(f"Continuing with the seed {seed} of the original run instead of {self.seed}")
-        self.seed = seed
-        if hasattr(self.data_loader, "seed"):
-            self.data_loader.seed = seed
+    def load_optimizer(self, state_dict: dict) -> None:
+        """Load the optimizer of a checkpoint of the run, but keep learning rates and the options of this config.
+
+        Args:
+            state_dict: state of the trainer in the checkpoint.
+        """
+        learning_rates = [group["lr"] for group in self.optimizer.param_groups]  # the schedule continues
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        apply_changed_options(self.optimizer, state_dict.get("optimizer_options"), self._optimizer_options)
+        for group, learning_rate in zip(self.optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = learning_rate
+
+    def _restore_seeds(self, seed: int | None, data_seed: int | None) -> None:
+        """Continue with the seeds of the original run: those of the model and of the data."""
+        for owner, name, value in ((self, "model", seed), (self.data_loader, "data", data_seed)):
+            current = getattr(owner, "seed", None)
+            if value is not None and current is not None and value != current:
+                logger.info(f"Continuing with the {name} seed {value} of the original run instead of {current}")
+                owner.seed = value
 
 
 def split_batch(samples: list[dict], steps: int) -> list[tuple[list[dict], float]]:

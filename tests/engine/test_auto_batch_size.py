@@ -3,13 +3,17 @@
 import logging
 import weakref
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from detectron2.config import LazyConfig
+from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 from deim.config import build, load_config
@@ -21,6 +25,7 @@ from deim.engine.auto_batch_size import (
     TrialTraining,
     largest_batch_size,
     resolve_batch_size,
+    without_communication,
     worst_sample,
 )
 from deim.engine.out_of_memory import DeviceMemoryError
@@ -111,10 +116,10 @@ def test_memory_of_the_trial_is_freed(tmp_path: Path) -> None:
 
 
 def test_all_ranks_use_the_smallest_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    comm = SimpleNamespace(
+    fake_comm = SimpleNamespace(
         get_world_size=lambda: 4, all_gather=lambda value: [value, 3, 7, 5], is_main_process=lambda: True
     )
-    monkeypatch.setattr(auto_batch_size, "comm", comm)
+    monkeypatch.setattr(auto_batch_size, "comm", fake_comm)
     cfg = config(tmp_path)
     resolve_batch_size(cfg, probe=lambda _: Probe(100))
     assert cfg.dataloader.train.total_batch_size == 12
@@ -195,3 +200,23 @@ def test_other_users_of_the_loader_need_a_number(shapes: Path) -> None:
     cfg = load_config(RECIPE, [*data_overrides(shapes), AUTO])
     with pytest.raises(ConfigError, match="total_batch_size=auto: only deim train chooses the batch size"):
         next(batches_from_epoch(cfg, 0))
+
+
+def _try_steps(rank: int, address: str, overrides: list[str]) -> None:
+    """Rank 1 tries one batch size fewer than rank 0."""
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    cfg = load_config(RECIPE, overrides)
+    trial, sample = TrialTraining(cfg), worst_sample(build(cfg, "dataloader.train"))
+    with without_communication():
+        assert comm.get_world_size() == 1
+        for size in range(1, 3 - rank):
+            trial.step([sample] * size)
+    assert comm.all_gather(rank) == [0, 1]
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("several_processes")
+def test_ranks_try_different_numbers_of_steps(shapes: Path, tmp_path: Path) -> None:
+    """A collective in a trial step would wait for the other rank."""
+    overrides = [*SMALL, *data_overrides(shapes), "train.device=cpu"]
+    torch.multiprocessing.spawn(_try_steps, ((tmp_path / "store").as_uri(), overrides), nprocs=2)

@@ -346,13 +346,21 @@ def test_trainer_state_is_restored() -> None:
     loader = SimpleNamespace(seed=0)
     trainer = Trainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.5), amp="float16", seed=0)
     trainer.load_state_dict(saved_trainer.state_dict())
-    assert (trainer.seed, loader.seed, trainer.guard.skipped) == (3, 3, 4)
+    assert (trainer.seed, trainer.guard.skipped) == (3, 4)
     assert trainer.grad_scaler.get_scale() == 7.0
-    assert trainer.optimizer.param_groups[0]["lr"] == 0.0
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.5, "the learning rate of this run, not of the saved one"
+    trainer.load_state_dict({**saved_trainer.state_dict(), "data_seed": 5})
+    assert (trainer.seed, loader.seed) == (3, 5)
     state = saved_trainer.state_dict()
-    del state["seed"], state["skipped_steps"], state["grad_scaler"]  # as in checkpoints of versions without these keys
+    for name in (
+        "seed",
+        "data_seed",
+        "skipped_steps",
+        "grad_scaler",
+    ):  # as in checkpoints of versions without these keys
+        del state[name]
     trainer.load_state_dict(state)
-    assert (trainer.seed, trainer.guard.skipped) == (3, 0)
+    assert (trainer.seed, loader.seed, trainer.guard.skipped) == (3, 5, 0)
     assert "grad_scaler" not in train_random_loss_model(0, 1, seed=0)[1].state_dict()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,7 +58,6 @@ def train(
     best_checkpointer = BestCheckpointer(2, checkpointer, "bbox/AP")
     final_stage_hook = FinalStageHook(
         checkpointer,
-        optimizer,
         ema_hook,
         best_checkpointer,
         start_iter=start_iter,
@@ -145,3 +145,25 @@ def test_best_checkpoint_of_an_earlier_run_is_ignored(tmp_path: Path) -> None:
     train(tmp_path, {2: 10.0, 4: 30.0}, iterations=4, start_iter=9)
     recorder = train(tmp_path, {2: 3.0, 4: 4.0}, iterations=4, start_iter=1)
     assert recorder.weights == [1, 2, 3, 4]
+
+
+def test_ema_decay_of_the_config_applies_to_a_resumed_run(tmp_path: Path) -> None:
+    """The decay of a checkpoint counts only if the final epochs have changed it."""
+    hook = FinalStageHook(
+        DetectionCheckpointer(CountingModel(), str(tmp_path)),
+        EMAHook(CountingModel(), EMAState(), decay=0.5, warmup_iters=0),
+        None,
+        start_iter=4,
+        eval_period=2,
+        metric="bbox/AP",
+        decay=0.9,
+    )
+    hook.trainer = SimpleNamespace(iter=3)
+    state = hook.state_dict()
+    hook.ema_hook.decay = 0.7
+    hook.load_state_dict(state)
+    assert hook.ema_hook.decay == 0.7
+    hook.trainer.iter = 4
+    hook.load_state_dict({**hook.state_dict(), "decay": 0.9})
+    assert hook.ema_hook.decay == 0.9
+    assert hook.state_dict()["decay"] == 0.9

@@ -140,6 +140,17 @@ def tune(folder: Path, values: str, *words: str) -> int:
 
 
 @pytest.mark.usefixtures("fake_runs")
+def test_values_that_depend_on_the_number_of_images_are_not_tried_first(tmp_path: Path) -> None:
+    """The recipe's EMA decay is scaled when a run has read its data."""
+    overrides = ["train.reference_batch_size=8", "train.reference_dataset_size=600"]
+    words = ["train.model_ema.decay=0.9:0.9999"]
+    search = Search(SearchSettings(RECIPE, words, overrides=overrides), tmp_path / "scaled")
+    assert not search.study.get_trials()
+    unscaled = Search(SearchSettings(RECIPE, words), tmp_path / "unscaled")
+    assert len(unscaled.study.get_trials()) == 1
+
+
+@pytest.mark.usefixtures("fake_runs")
 def test_search_continues_after_failures_and_reports_the_best(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, values = tmp_path / "study", "optimizer.lr=0.001,0.02,0.06,0.004"
     assert tune(folder, values, "--trials", "10", "train.log_period=5") == 0

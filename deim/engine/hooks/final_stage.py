@@ -4,7 +4,6 @@ import logging
 import math
 import os
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -48,7 +47,6 @@ class FinalStageHook(HookBase):
     def __init__(
         self,
         checkpointer: DetectionCheckpointer,
-        optimizer: torch.optim.Optimizer,
         ema_hook: EMAHook,
         best_checkpointer: BestCheckpointer | None,
         *,
@@ -59,7 +57,7 @@ class FinalStageHook(HookBase):
         decay_step: float = 1e-4,
         restarts: bool = True,
     ):
-        self.checkpointer, self.optimizer = checkpointer, optimizer
+        self.checkpointer = checkpointer
         self.ema_hook, self.best_checkpointer = ema_hook, best_checkpointer
         self.start_iter, self.eval_period, self.metric = start_iter, eval_period, metric
         self.decay, self.decay_step, self.restarts = decay, decay_step, restarts
@@ -113,15 +111,15 @@ class FinalStageHook(HookBase):
         device = ema_state.device
         ema_state.load_state_dict(content["ema_state"])
         ema_state.to(device)
-        learning_rates = [group["lr"] for group in self.optimizer.param_groups]  # the schedule continues
-        self.optimizer.load_state_dict(content["trainer"]["optimizer"])
-        for group, learning_rate in zip(self.optimizer.param_groups, learning_rates, strict=True):
-            group["lr"] = learning_rate
+        self.trainer.load_optimizer(content["trainer"])
         self.ema_hook.decay = decay
         logger.info(f"Restarted from the best weights before the final epochs, with EMA decay {decay:g}")
 
     def state_dict(self) -> dict:
-        return {"decay": self.ema_hook.decay, "reference": self.reference}
+        has_started = self.trainer.iter >= self.start_iter
+        return {"decay": self.ema_hook.decay if has_started else None, "reference": self.reference}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.ema_hook.decay, self.reference = state_dict["decay"], state_dict["reference"]
+        self.reference = state_dict["reference"]
+        if state_dict["decay"] is not None:  # None before the final epochs: the decay is that of the config
+            self.ema_hook.decay = state_dict["decay"]
