@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not args.config_file and not args.data:
         raise ConfigError("give a dataset with --data or a config with --config-file")
+    if args.switches and not args.config_file:
+        raise ConfigError("--with and --without change the config of a model: add --config-file")
     cfg, limits, discovered = _config(args)
     dataset = cfg.dataloader[args.split].get("dataset")
     if registered_name(dataset) is None:

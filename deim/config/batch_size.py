@@ -50,6 +50,8 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     # The saved config holds the scaled values: a run that loads it must not scale them again.
     cfg.train.reference_batch_size = cfg.train.reference_dataset_size = None
     cfg.train.unscaled_keys = []
+    if has_epochs and "iterations" in cfg.train:
+        cfg.train.iterations.images = iters_per_epoch * size  # the dataset that the scaled values hold for
     logger.info(
         f"Scaled from batch size {reference} to {size}, with {length_factor:.3g} times the iterations per epoch: "
         + ", ".join(f"{key}={value:.6g}" for key, value in values.items() if key not in unscaled)
@@ -66,6 +68,13 @@ def scaled_learning_rates(cfg: Any) -> dict[str, float]:
         return {}
     rates = _scaled_learning_rates(cfg.optimizer, size / reference)
     return {key: rate for key, rate in rates.items() if not _is_unscaled(cfg, key)}
+
+
+def scaled_length_keys(cfg: Any) -> list[str]:
+    """Return the keys that :func:`scale_to_batch_size` would scale to the number of iterations per epoch."""
+    if cfg.train.reference_batch_size is None:
+        return []
+    return [key for key in _scaled_lengths(cfg, 1.0) if not _is_unscaled(cfg, key)]
 
 
 def _is_unscaled(cfg: Any, key: str) -> bool:

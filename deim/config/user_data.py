@@ -12,12 +12,13 @@ from detectron2.config import LazyCall as L
 
 from deim.config import published
 from deim.config.annotations import fit_keypoints, trained_annotations
+from deim.config.batch_size import AUTO
 from deim.config.building import selected_backbone_weights
 from deim.config.recipes import with_datasets
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.holdout import holdout_split
-from deim.errors import DatasetError
+from deim.errors import ConfigError, DatasetError
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -41,6 +42,7 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
         ``cfg``.
 
     Raises:
+        ConfigError: if the batch size of the recipe is "auto".
         DatasetError: if there are no training data at ``path``, or the recipe trains on masks or keypoints, and the
             format has none.
     """
@@ -55,6 +57,11 @@ def with_data(cfg: Any, path: str, images: str | None = None) -> Any:
     if dataset.keypoints is not None:
         fit_keypoints(cfg, dataset.keypoints)
     cfg.train.output_dir = f"{cfg.train.output_dir}_{name}"
+    if cfg.dataloader.train.total_batch_size == AUTO:
+        raise ConfigError(
+            f"the config file sets dataloader.train.total_batch_size={AUTO}, so the batch size that its learning rates hold "
+            f"for is unknown: set it on the command line instead, dataloader.train.total_batch_size={AUTO}"
+        )
     cfg.train.reference_batch_size = cfg.dataloader.train.total_batch_size
     cfg.train.reference_dataset_size = cfg.train.iterations.images
     has_weights = any(weights.data == "coco" for weights in published.initial_weights_for(cfg.train.recipe))

@@ -132,7 +132,9 @@ class PredictionJob:
     def _predict_images(self, images: Sequence) -> None:
         if not images:
             return
-        sequences = None if self._trackers is None else ImageSequences(self._trackers, self.image_fps)
+        sequences = None
+        if self._trackers is not None:
+            sequences = ImageSequences(self._trackers, self.image_fps, images, self._names)
         for detections in self._progress(self._stream(images), len(images), "image"):
             name, position = self._names.name_for(detections.file_name, self._count), None
             if sequences is not None:

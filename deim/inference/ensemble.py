@@ -124,8 +124,13 @@ class FusedRunner:
     def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]], threshold: float = 0.0) -> list[Instances]:
         arrays = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
         parts = [view(arrays, sizes, min(threshold, _MIN_SCORE)) for view in self._views]
-        fused = [self.fusion.fuse(image_parts) for image_parts in zip(*parts, strict=True)]
-        return [detections[detections.scores >= threshold] for detections in fused]
+        fused = []
+        for image_parts in zip(*parts, strict=True):
+            # Without a threshold, as in evaluations, a model returns a fixed number of detections, and so do several.
+            limit = None if threshold > 0 else max(len(part) for part in image_parts)
+            detections = self.fusion.fuse(image_parts, limit)
+            fused.append(detections[detections.scores >= threshold])
+        return fused
 
 
 def _views(runner: Runner, augmentation: TestTimeAugmentation | None) -> list[_View]:

@@ -30,23 +30,21 @@ class BoxFusion:
         if not 0 < self.iou_threshold < 1:
             raise ConfigError(f"iou_threshold={self.iou_threshold} must be between 0 and 1")
 
-    def fuse(self, parts: Sequence[Instances]) -> Instances:
+    def fuse(self, parts: Sequence[Instances], max_detections: int | None = None) -> Instances:
         """Return the fused detections of an image, best first.
 
         Args:
             parts: detections of each source at the size of the image, on the CPU. Masks and keypoints are those of the
                 best detection of each fused one.
-
-        Returns:
-            as many detections as the largest part at most.
+            max_detections: number of fused detections to keep; None for all.
         """
         boxes = np.concatenate([part.pred_boxes.tensor.numpy() for part in parts]).astype(np.float64)
         scores = np.concatenate([part.scores.numpy() for part in parts]).astype(np.float64)
         classes = np.concatenate([part.pred_classes.numpy() for part in parts])
         sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         fused_boxes, fused_scores, best = self.fuse_boxes(boxes, scores, classes, sources, len(parts))
-        count = max(len(part) for part in parts)
-        fused_boxes, fused_scores, best = fused_boxes[:count], fused_scores[:count], best[:count]
+        kept = slice(max_detections)
+        fused_boxes, fused_scores, best = fused_boxes[kept], fused_scores[kept], best[kept]
         result = Instances(
             parts[0].image_size,
             pred_boxes=Boxes(torch.from_numpy(fused_boxes.astype(np.float32))),

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,23 +165,32 @@ class ImageSequences:
     Args:
         trackers: factory of the trackers.
         fps: frames per second.
+        files: all images, in order. Images that cannot be read also count as frames.
+        names: source of the names of the sequences.
     """
 
-    def __init__(self, trackers: TrackerFactory, fps: float):
+    def __init__(self, trackers: TrackerFactory, fps: float, files: Sequence[str | Path], names: UniqueNames):
         self.trackers, self.fps = trackers, fps
-        self._names = UniqueNames()
+        self._files, self._names = iter(files), names
         self._folder: Path | None = None
-        self._count = 0
+        self._number = 0
 
     def update(self, detections: Detections) -> tuple[Detections, FramePosition]:
-        """Return the tracked objects in the next image, and its place in the sequence."""
-        folder = Path(detections.file_name or "").parent
-        if folder != self._folder:
-            self._folder, self._count = folder, 0
-            self._tracker, self._name = self.trackers.create(self.fps), self._names.unique(_sequence_name(folder))
-        position = FramePosition(self._name, self._count)
-        self._count += 1
+        """Return the tracked objects in the next image that was read, and its place in the sequence."""
+        for file in self._files:
+            self._move_to(Path(file).parent)
+            if str(file) == detections.file_name:
+                break
+        position = FramePosition(self._name, self._number)
         return self._tracker.update(detections, position.number / self.fps), position
+
+    def _move_to(self, folder: Path) -> None:
+        """Move to the next frame, which is in ``folder``."""
+        if folder == self._folder:
+            self._number += 1
+            return
+        self._folder, self._number = folder, 0
+        self._tracker, self._name = self.trackers.create(self.fps), self._names.unique(_sequence_name(folder))
 
 
 def _distinct(detections: Detections, max_overlap: float) -> torch.Tensor:

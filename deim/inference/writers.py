@@ -317,10 +317,10 @@ class UniqueNames:
         return self.unique(stem)
 
     def unique(self, stem: str) -> str:
-        """Return a name that was not returned before: ``stem``, with a number if it was."""
+        """Return a name that was not returned before, regardless of case: ``stem``, with a number if it was."""
         name, repetition = stem, 1
-        while name in self._used_names:
+        while name.casefold() in self._used_names:
             repetition += 1
             name = f"{stem}_{repetition}"
-        self._used_names.add(name)
+        self._used_names.add(name.casefold())
         return name

@@ -17,7 +17,7 @@ import psutil
 from omegaconf import OmegaConf
 
 from deim.config import load_config
-from deim.config.batch_size import scaled_learning_rates
+from deim.config.batch_size import scaled_learning_rates, scaled_length_keys
 from deim.config.loading import apply_overrides, override_keys
 from deim.errors import ConfigError, DeimError
 from deim.jobs.search_space import overrides_of, parse_search, shorten_schedule
@@ -117,7 +117,9 @@ class Search:
             dimension.key: dimension.find(scaled.get(dimension.key, OmegaConf.select(cfg, dimension.key)))
             for dimension in self.dimensions
         }
-        if not self.study.get_trials(deepcopy=False) and None not in own_values.values():
+        # The recipe's own warm-ups and EMA decay depend on the number of images, which is unknown here.
+        is_known = None not in own_values.values() and not own_values.keys() & set(scaled_length_keys(cfg))
+        if not self.study.get_trials(deepcopy=False) and is_known:
             self.study.enqueue_trial(own_values)  # the first trial is the recipe as it is
 
     def _open_study(self, pruner: str, seed: int) -> Any:

@@ -77,3 +77,8 @@ def test_shards_do_not_replace_the_annotations(shapes: Path, tmp_path: Path, cap
     assert main(["make-shards", str(annotations), str(shapes / "train"), str(tmp_path)]) == 2
     assert "choose another output directory" in capsys.readouterr().err
     assert annotations.read_bytes() == before
+
+
+def test_switches_need_a_config(capsys: pytest.CaptureFixture) -> None:
+    assert main(["check-data", "--data", "somewhere", "--with", "masks"]) != 0
+    assert "--with and --without change the config of a model: add --config-file" in capsys.readouterr().err

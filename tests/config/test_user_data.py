@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
+from omegaconf import OmegaConf
 
 from deim.config import load_config, published
 from deim.config.batch_size import scale_to_batch_size, scaled_learning_rates
+from deim.config.user_data import with_data
 from deim.data.datasets.discovery import discover
 from deim.data.datasets.shapes import CLASSES as SHAPES
 from deim.errors import CheckpointError, ConfigError, DatasetError
@@ -166,6 +168,26 @@ def test_scaling_is_optional_and_applied_once() -> None:
     assert cfg.optimizer.lr == rate
     with pytest.raises(ConfigError, match="must be at least 1"):
         scaled("train.reference_batch_size=0")
+
+
+def test_config_of_a_scaled_run_is_scaled_relative_to_its_own_data(tmp_path: Path) -> None:
+    """``config.yaml`` of a run holds scaled values, which hold for the images of this run."""
+    write_yolo(tmp_path / "mine")
+    first = load_config("dfine/dfine_s_coco", ["dataloader.train.total_batch_size=8"], str(tmp_path / "mine"))
+    assert scale_to_batch_size(first, 25)
+    LazyConfig.save(first, str(tmp_path / "config.yaml"))
+    again = load_config(str(tmp_path / "config.yaml"), (), str(tmp_path / "mine"))
+    assert (again.train.reference_batch_size, again.train.reference_dataset_size) == (8, 200)
+    assert scale_to_batch_size(again, 25)
+    for key in ("optimizer.lr", "train.model_ema.decay", "train.model_ema.warmup_iters", "schedule.warmup_iters"):
+        assert OmegaConf.select(again, key) == pytest.approx(OmegaConf.select(first, key)), key
+
+
+def test_automatic_batch_size_in_a_config_file_is_an_error(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "mine")
+    cfg = recipe("deim_dfine_n_coco", "dataloader.train.total_batch_size=auto")
+    with pytest.raises(ConfigError, match="set it on the command line instead"):
+        with_data(cfg, str(tmp_path / "mine"))
 
 
 def test_interpolated_learning_rates_are_scaled_once() -> None:

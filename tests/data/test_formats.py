@@ -131,6 +131,12 @@ def test_assumptions_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     layouts.cvat_yolo(tmp_path / "d")
     read(discover(str(tmp_path / "d")).train)
     assert "3 image paths differ from those in " in caplog.text
+    caplog.clear()
+    layouts.labelimg_voc(tmp_path / "e")
+    (tmp_path / "e" / "moved").mkdir()
+    (tmp_path / "e" / "1.jpg").rename(tmp_path / "e" / "moved" / "1.jpg")
+    read(discover(str(tmp_path / "e")).train)
+    assert "1 image paths differ from those in " in caplog.text, "names without suffix"
 
 
 def test_parent_category_with_objects_is_a_class(tmp_path: Path) -> None:
@@ -605,6 +611,24 @@ def test_hugging_face_parquet(named: bool, as_dicts: bool, tmp_path: Path, monke
     assert objects_by_image(records, CLASSES) == expected_objects()
     assert Path(records[0]["file_name"]).read_bytes() == (tmp_path / "0.jpg").read_bytes()
     assert all(str(tmp_path / "cache") in record["file_name"] for record in records)
+
+
+def test_parquet_row_without_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image of the same row in another file must not be used instead."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path)
+    images = [{"bytes": (tmp_path / f"{i}.jpg").read_bytes(), "path": f"{i}.jpg"} for i in range(3)]
+    objects = [[{"bbox": [10, 10, 20, 20], "category": 0}] for _ in range(3)]
+    (tmp_path / "hf").mkdir()
+    for split, contents in (("test", images), ("train", [images[0], {"bytes": None, "path": "1.jpg"}, images[2]])):
+        table = arrow.table({"image": contents, "objects": objects})
+        parquet.write_table(table, tmp_path / "hf" / f"{split}-00000-of-00001.parquet")
+    dataset = discover(str(tmp_path / "hf"))
+    assert dataset.test is not None
+    assert len(read(dataset.test)) == 3
+    with pytest.raises(DatasetError, match=r"train-00000-of-00001.parquet, row 1: the row contains no image"):
+        read(dataset.train)
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

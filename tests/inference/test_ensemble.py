@@ -36,8 +36,9 @@ def test_fused_box_is_the_weighted_mean() -> None:
     first = instances((0, 0, 10, 10, 0.9, 0), (20, 20, 30, 30, 0.8, 1))
     second = instances((0, 0, 11, 10, 0.3, 0), (20, 20, 30, 30, 0.6, 2))
     fused = BoxFusion().fuse([first, second])
-    assert fused.scores.tolist() == pytest.approx([0.6, 0.4])
-    assert fused.pred_classes.tolist() == [0, 1]
+    assert fused.scores.tolist() == pytest.approx([0.6, 0.4, 0.3])
+    assert fused.pred_classes.tolist() == [0, 1, 2]
+    assert BoxFusion().fuse([first, second], max_detections=2).pred_classes.tolist() == [0, 1]
     assert fused.pred_boxes.tensor[0].tolist() == pytest.approx([0, 0, 10.25, 10])
     with pytest.raises(ConfigError, match="between 0 and 1"):
         BoxFusion(iou_threshold=1)
@@ -123,6 +124,32 @@ def test_detections_in_the_mirrored_image_are_mirrored_back() -> None:
     assert mirrored.pred_boxes.tensor.tolist() == [[10, 5, 30, 15]]
     assert (mirrored.pred_masks[0].numpy() == (image[..., 0] > 128)).all()
     assert mirrored.pred_keypoints[0, :, :2].tolist() == [[10, 5], [30, 5]], "left and right are swapped"
+
+
+class FixedDetections:
+    """Runner with the same detections for every image."""
+
+    class_names, description, skeleton = ["object"], "fake", None
+
+    def __init__(self, *rows: tuple[float, ...]):
+        self.rows = rows
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        return torch.from_numpy(image).permute(2, 0, 1)
+
+    def __call__(self, images: list[Tensor], sizes: list[tuple[int, int]], threshold: float = 0.0) -> list[Instances]:
+        return [instances(*(row for row in self.rows if row[4] >= threshold)) for _ in images]
+
+
+def test_models_that_find_different_objects() -> None:
+    """Predictions have the objects of all models; evaluations have as many detections as those of one model."""
+    left, right = FixedDetections((0, 0, 10, 10, 0.9, 0)), FixedDetections((20, 0, 30, 10, 0.8, 0))
+    runner = FusedRunner([left, right])
+    image = runner.prepare(np.zeros((*SIZE, 3), np.uint8))
+    (predicted,) = runner([image], [SIZE], 0.3)
+    assert predicted.scores.tolist() == pytest.approx([0.45, 0.4])
+    (evaluated,) = runner([image], [SIZE])
+    assert evaluated.scores.tolist() == pytest.approx([0.45])
 
 
 def test_sizes_are_scaled_to_multiples_of_the_stride() -> None:

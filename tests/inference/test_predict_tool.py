@@ -125,10 +125,11 @@ def test_existing_paths_named_by_digits_are_not_cameras(
 
 def test_unique_names() -> None:
     names = UniqueNames()
-    assert [names.name_for(path, 3) for path in ("a/x.jpg", "b/x.jpg", "x_2.jpg", None)] == [
+    assert [names.name_for(path, 3) for path in ("a/x.jpg", "b/x.jpg", "x_2.jpg", "X.jpg", None)] == [
         "x",
         "x_2",
         "x_2_2",
+        "X_3",
         "000003",
     ]
 

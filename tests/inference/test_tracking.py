@@ -19,7 +19,7 @@ from deim import Predictor
 from deim.cli import main
 from deim.data.datasets.moving_shapes import VisibleShape, draw_video
 from deim.data.datasets.shapes import CLASSES
-from deim.errors import ConfigError
+from deim.errors import ConfigError, DatasetError
 from deim.inference.batch_predict import PredictionJob
 from deim.inference.detections import Detections
 from deim.inference.live_predict import StreamOptions
@@ -202,6 +202,24 @@ def test_files_of_videos_and_directories_of_frames(predictor: Predictor, tmp_pat
     annotations = json.loads((tmp_path / "out/coco.json").read_text())["annotations"]
     assert [a["track_id"] for a in annotations] == [int(line["track_id"]) for line in lines]
     assert cv2.VideoCapture(str(tmp_path / "out/film.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 5
+
+
+@needs_trackers
+def test_frames_that_cannot_be_read_count(predictor: Predictor, tmp_path: Path) -> None:
+    """The other frames keep their numbers, and a video with the name of the directory gets another name."""
+    folder = tmp_path / "film"
+    folder.mkdir()
+    for number, (frame, _) in enumerate(draw_video(1, 6, size=(96, 128))):
+        Image.fromarray(frame).save(folder / f"{number + 1:06d}.png")
+    (folder / "000004.png").write_bytes(b"damaged")
+    write_film(tmp_path / "film.mp4", 0)
+    job = PredictionJob(predictor, ["mot"], str(tmp_path / "out"), tracking=TrackingSettings())
+    with pytest.raises(DatasetError, match=r"1 of 7 images and videos could not be read"):
+        job.run([str(folder), str(tmp_path / "film.mp4")])
+    frames = {
+        name: set(np.loadtxt(tmp_path / f"out/mot/{name}.txt", delimiter=",")[:, 0]) for name in ("film", "film_2")
+    }
+    assert frames == {"film": {2, 3, 5, 6}, "film_2": {2, 3, 4, 5}}
 
 
 @needs_trackers

@@ -56,13 +56,13 @@ class ImageFiles:
 
     Attributes:
         root: the folder.
-        inexact_matches: pairs (name in the annotation file, path of the image) for names that differ from the path of
-            the image by more than backslashes.
+        inexact_matches: {name in the annotation file: path of the image} for names that differ from the path of the image
+            by more than backslashes and, if they have no suffix, by more than the suffix.
     """
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self.inexact_matches: list[tuple[str, Path]] = []
+        self.inexact_matches: dict[str, Path] = {}
         self._listings: dict[Path, frozenset[str]] = {}
         self._images: dict[Path, dict[str, str]] = {}
 
@@ -82,20 +82,29 @@ class ImageFiles:
         if path is None:
             return None
         if Path(*listed_name.replace("\\", "/").split("/")) != path:
-            self.inexact_matches.append((listed_name, self.root / path))
+            self.inexact_matches[listed_name] = self.root / path
         return self.root / path
 
     def find_by_stem(self, stem: str) -> Path | None:
         """Find an image by its name without suffix; return None if no image matches, or several match equally well."""
+        exact_match = self.find_exact_stem(stem)
+        parts = _path_components(stem)
+        if exact_match is not None or not parts:
+            return exact_match
+        path = _match_longest_suffix(parts, self._by_stem.get(_normalize(parts[-1]), ()))
+        if path is None:
+            return None
+        self.inexact_matches[stem] = self.root / path
+        return self.root / path
+
+    def find_exact_stem(self, stem: str) -> Path | None:
+        """Find an image by its path without suffix; return None if there is no such image in exactly this folder."""
         parts = _path_components(stem)
         if not parts:
             return None
-        folder, name = Path(*parts[:-1]), parts[-1]
-        exact_match = self._images_in_folder(folder).get(name)
-        if exact_match is not None:
-            return self.root / folder / exact_match
-        path = _match_longest_suffix(parts, self._by_stem.get(_normalize(name), ()))
-        return None if path is None else self.root / path
+        folder = Path(*parts[:-1])
+        name = self._images_in_folder(folder).get(parts[-1])
+        return None if name is None else self.root / folder / name
 
     def is_ambiguous(self, listed_name: str, by_stem: bool = False) -> bool:
         """Return whether several images have the file name (or stem) of a name that :meth:`find` did not find."""
@@ -107,7 +116,7 @@ class ImageFiles:
         """Return a note (at most one line) about images whose paths differ from those in ``source``."""
         if not self.inexact_matches:
             return []
-        listed_name, path = self.inexact_matches[0]
+        listed_name, path = next(iter(self.inexact_matches.items()))
         count = len(self.inexact_matches)
         return [f"{count} image paths differ from those in {source}, for example {path} for {listed_name!r}"]
 

@@ -60,13 +60,14 @@ def read_parquet(files: Sequence[str], class_names: Sequence[str], corners: bool
         for file, folder in folders.items():
             columns = _Columns(Path(file))
             for row, value in enumerate(columns.rows(columns.objects)):
-                location = f"{file}, row {row}"
-                yield parse_entry(
-                    _image, location, f"{folder.name}/{row:08d}", file, value, columns, class_names, corners
-                )
+                location, stem = f"{file}, row {row}", f"{folder.name}/{row:08d}"
+                if images.find_exact_stem(stem) is None:
+                    yield Problem(location, "the row contains no image", True)
+                else:
+                    yield parse_entry(_image, location, stem, file, value, columns, class_names, corners)
 
-    root = next(iter(folders.values())).parent
-    return build_content(parse_images(), class_names, ImageFiles(root), ", ".join(files), by_stem=True)
+    images = ImageFiles(next(iter(folders.values())).parent)
+    return build_content(parse_images(), class_names, images, ", ".join(files), by_stem=True)
 
 
 def _image(
