@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,6 @@ from deim.errors import CheckpointError, ConfigError
 SCHEME = "hf://"
 # Files of a repository that are downloaded. Pickles are not among them.
 _FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
-# Files that are uploaded: those that deim.reporting.publication.write_model_folder writes.
-MODEL_FILES = ("config.json", "model.safetensors", "README.md", "curves.png", "detections.jpg")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
@@ -72,11 +71,12 @@ def download_repository(address: str) -> Path:
     return Path(folder)
 
 
-def upload_folder(folder: Path, name: str, private: bool = False) -> str:
+def upload_folder(folder: Path, files: Sequence[str], name: str, private: bool = False) -> str:
     """Upload a model to a repository of the Hub, which is created if it does not exist.
 
     Args:
-        folder: the files of the model. Other files, such as those of a run that was started in this folder, are not uploaded.
+        folder: folder of the model.
+        files: names of the files to upload. Others, such as those of an earlier model in this folder, are not uploaded.
         name: ``"user/model"``.
         private: create a private repository.
 
@@ -91,7 +91,7 @@ def upload_folder(folder: Path, name: str, private: bool = False) -> str:
     try:
         url = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=MODEL_FILES, commit_message="Upload a model of deim"
+            repo_id=name, folder_path=folder, allow_patterns=list(files), commit_message="Upload a model of deim"
         )
     except Exception as error:  # as above
         raise CheckpointError(

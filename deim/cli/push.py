@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)
         name = args.repository or folder.resolve().name
-        checkpoint = write_model_folder(args.source, folder, name, args.image, args.license)
+        published = write_model_folder(args.source, folder, name, args.image, args.license)
         if args.folder is not None:
-            print(f"wrote {checkpoint} to {folder}")
+            print(f"wrote {published.checkpoint} to {folder}")
         if args.repository is not None:
-            print(f"uploaded {checkpoint} to {upload_folder(folder, args.repository, args.private)}")
+            address = upload_folder(folder, published.files, args.repository, args.private)
+            print(f"uploaded {published.checkpoint} to {address}")

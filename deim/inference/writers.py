@@ -78,7 +78,8 @@ class CocoWriter:
     """Writer of ``coco.json``: a COCO dataset with scored annotations, which are valid COCO results.
 
     Until it is closed, images and annotations are in ``coco.images.part`` and ``coco.annotations.part``, one per line, so
-    that the memory does not grow with the number of images.
+    that the memory does not grow with the number of images. An image whose file name occurred before, in another folder,
+    is listed with its path.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]):
@@ -89,6 +90,7 @@ class CocoWriter:
         self._images = _JsonItems(folder / "coco.images.part")
         self._annotations = _JsonItems(folder / "coco.annotations.part")
         self._used_ids: set[int] = set()
+        self._used_names: set[str] = set()
 
     def add(self, detections: Detections, name: str, position: FramePosition | None = None) -> None:
         height, width = detections.image_size
@@ -98,9 +100,11 @@ class CocoWriter:
         while image_id in self._used_ids:
             image_id += 1
         self._used_ids.add(image_id)
-        self._images.add(
-            {"id": image_id, "file_name": Path(detections.file_name or name).name, "height": height, "width": width}
-        )
+        file_name = Path(detections.file_name or name).name
+        if file_name in self._used_names and detections.file_name:
+            file_name = detections.file_name
+        self._used_names.add(file_name)
+        self._images.add({"id": image_id, "file_name": file_name, "height": height, "width": width})
         if detections.skeleton is not None:
             self._define_keypoints(detections.skeleton)
         for result in detections.to_coco(image_id, self.ids):

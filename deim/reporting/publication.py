@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,22 @@ from deim.visualization.curves import COCO_SCORES, read_scores
 _BACKBONE_LICENSES = {"dinov3_": "other"}
 
 
-def write_model_folder(source: str, out: Path, name: str, image: str | None = None, license: str | None = None) -> Path:
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model that was written to a folder.
+
+    Attributes:
+        checkpoint: path of the checkpoint.
+        files: names of the files in the folder.
+    """
+
+    checkpoint: Path
+    files: list[str]
+
+
+def write_model_folder(
+    source: str, out: Path, name: str, image: str | None = None, license: str | None = None
+) -> PublishedModel:
     """Write the weights, the config and the card of a model to a folder.
 
     Args:
@@ -28,9 +44,6 @@ def write_model_folder(source: str, out: Path, name: str, image: str | None = No
         name: name of the repository, for the card.
         image: image on which the model is shown. By default, no image is published.
         license: license of the weights on the card; default: "apache-2.0", or "other" for models on weights of DINOv3.
-
-    Returns:
-        the path of the checkpoint that was published.
 
     Raises:
         DeimError: if the checkpoint cannot be read or has no known model, or the folder cannot be written.
@@ -46,7 +59,8 @@ def write_model_folder(source: str, out: Path, name: str, image: str | None = No
         (out / "README.md").write_text(card.text(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error}") from error
-    return Path(checkpoint)
+    pictures = [picture for picture in (card.curves, card.image) if picture]
+    return PublishedModel(Path(checkpoint), ["config.json", "model.safetensors", "README.md", *pictures])
 
 
 def _default_license(metadata: dict[str, Any]) -> str:

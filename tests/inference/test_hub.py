@@ -133,6 +133,7 @@ def test_push_uploads_model_and_card(checkpoint: Path, hub: Hub, photos: Path, c
 def test_push_uploads_only_the_model(checkpoint: Path, hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("train: {output_dir: /home/me}")
     shutil.copy(checkpoint, tmp_path / "model_best.pth")
+    (tmp_path / "detections.jpg").write_text("of an earlier model")
     assert main(["push", str(checkpoint), "user/mine", "--folder", str(tmp_path)]) == 0
     assert set(hub.repositories["user/mine"]) == {"model.safetensors", "config.json", "README.md"}
 

@@ -111,6 +111,16 @@ def test_coco_image_ids_are_unique(predictor: Predictor, photos: Path, tmp_path:
     assert [image["id"] for image in json.loads((tmp_path / "coco.json").read_text())["images"]] == [2, 3, 4, 7, 5]
 
 
+def test_coco_file_names_images_of_several_folders(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    writer, detections = CocoWriter(tmp_path, predictor.class_names), predictor(photos / "0.png")
+    for file in ("a/1.jpg", "b/1.jpg", "b/2.jpg"):
+        detections.file_name = file
+        writer.add(detections, Path(file).stem)
+    writer.close()
+    images = json.loads((tmp_path / "coco.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["1.jpg", "b/1.jpg", "2.jpg"]
+
+
 def test_existing_paths_named_by_digits_are_not_cameras(
     predictor: Predictor, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from typing import TYPE_CHECKING
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
@@ -12,6 +13,9 @@ from deim.checkpoint.reading import read_checkpoint
 from deim.engine.hooks.checkpoints import BestCheckpointer
 from deim.engine.hooks.ema import EMAHook
 from deim.engine.hooks.iterations import evaluates_after
+
+if TYPE_CHECKING:
+    from deim.engine.trainer import Trainer
 
 logger = logging.getLogger("detectron2.deim")
 
@@ -43,6 +47,8 @@ class FinalStageHook(HookBase):
         decay_step: reduction of the EMA decay per further restart.
         restarts: restart again after evaluations without improvement.
     """
+
+    trainer: "Trainer"
 
     def __init__(
         self,
