@@ -15,6 +15,7 @@ from deim.cli import main
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError, DatasetError
 from deim.inference.batch_predict import PredictionJob
+from deim.inference.detections import Detections
 from deim.inference.images import as_rgb
 from deim.inference.video import is_video
 from deim.inference.writers import CocoWriter, UniqueNames
@@ -114,8 +115,8 @@ def test_coco_image_ids_are_unique(predictor: Predictor, photos: Path, tmp_path:
 def test_coco_file_names_images_of_several_folders(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     writer, detections = CocoWriter(tmp_path, predictor.class_names), predictor(photos / "0.png")
     for file in ("a/1.jpg", "b/1.jpg", "b/2.jpg"):
-        detections.file_name = file
-        writer.add(detections, Path(file).stem)
+        moved = Detections.from_instances(detections, predictor.class_names, detections.image, file)
+        writer.add(moved, Path(file).stem)
     writer.close()
     images = json.loads((tmp_path / "coco.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["1.jpg", "b/1.jpg", "2.jpg"]
