@@ -195,6 +195,13 @@ def labelimg_voc(root: Path) -> None:
         voc_xml(root / f"{number}.xml", number, f"{number}.jpg")
 
 
+def folders_of_images_and_annots(root: Path) -> None:
+    (root / "annots").mkdir(parents=True)
+    write_images(root / "images")
+    for number in range(2):
+        voc_xml(root / "annots" / f"{number}.xml", number, f"{number}.jpg")
+
+
 def labelimg_yolo(root: Path) -> None:
     write_lines(root / "classes.txt", *CLASSES)
     write_images(root)
@@ -340,6 +347,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str, bool, int]] = {
     "Roboflow, YOLO": (roboflow_yolo, "YOLO", True, 1),
     "Roboflow, Pascal VOC": (roboflow_voc, "Pascal VOC", True, 1),
     "LabelImg, Pascal VOC": (labelimg_voc, "Pascal VOC", False, 0),
+    "images and annots": (folders_of_images_and_annots, "Pascal VOC", False, 0),
     "LabelImg, YOLO": (labelimg_yolo, "YOLO labels", False, 1),
     "labelme": (labelme, "labelme", False, 1),
     "Supervisely": (supervisely, "Supervisely", False, 1),

@@ -35,7 +35,7 @@ def _folders(dataset_path: Path) -> dict[str, tuple[Path, Path]]:
     """Return (folder, folder of its XML files) for each split; the split "all" is ``dataset_path`` itself."""
     folders = {}
     for name, folder in (find_split_folders(dataset_path) | {"all": dataset_path}).items():
-        subfolders = (folder / candidate for candidate in ("Annotations", "annotations", "labels", "xml"))
+        subfolders = (folder / candidate for candidate in ("Annotations", "annotations", "annots", "labels", "xml"))
         xml_folder = next((candidate for candidate in (folder, *subfolders) if _has_annotations(candidate)), None)
         if xml_folder is not None:
             folders[name] = (folder, xml_folder)
