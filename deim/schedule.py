@@ -71,8 +71,8 @@ class Schedule:
         if self.warmup not in WARMUPS:
             raise ConfigError(f"schedule.warmup={self.warmup!r} is not valid; choose one of {', '.join(WARMUPS)}")
         for name in ("epochs", "eval_epochs", "checkpoint_epochs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"schedule.{name} must be at least 1, got {getattr(self, name)}")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"schedule.{name} must be an integer of at least 1, got {getattr(self, name)}")
         if self.lr_gamma != 1 and self.flat_epochs + self.no_aug_epochs > self.epochs:
             raise ConfigError(
                 f"schedule.flat_epochs={self.flat_epochs} and no_aug_epochs={self.no_aug_epochs} "

@@ -133,7 +133,10 @@ def find(builder: str, size: Any, data: str) -> PretrainedBackbone:
 
 def is_name(weights: str) -> bool:
     """Return True if ``weights`` is the name of published weights and not a path or a URL."""
-    return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
+    if not weights or Path(weights).suffix or "/" in weights:
+        return False
+    # A folder that happens to have the name, such as that of a dataset, has no weights.
+    return not (Path(weights).is_file() or any(Path(weights).glob("*.safetensors")))
 
 
 def backbone_weights_path(weights: str, builder: str, size: Any) -> str:

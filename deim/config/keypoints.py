@@ -46,7 +46,8 @@ def with_keypoints(model: Any, num_keypoints: int = _COCO_KEYPOINTS, sigmas: Seq
         "loss_keypoints": LazyCall(KeypointL1Loss)(weight=10.0),
         "loss_oks": LazyCall(KeypointOKSLoss)(weight=4.0, sigmas=sigmas),
     }
-    add_head(model, "keypoints", head, losses, LazyCall(KeypointCost)(l1_weight=10.0, oks_weight=4.0, sigmas=sigmas))
+    cost = LazyCall(KeypointCost)(l1_weight=10.0, oks_weight=4.0, sigmas="${....losses.loss_oks.sigmas}")
+    add_head(model, "keypoints", head, losses, cost)
     return model
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deim.checkpoint.download import cache_folder, fetch, local_path
+from deim.checkpoint.pretrained import is_name
 from deim.config.results import RESULTS
 from deim.errors import CheckpointError
 
@@ -78,11 +79,6 @@ def _select(available: list[Published], recipe: str, data: str) -> Published:
     raise CheckpointError(
         f"no weights {data!r} are published for {recipe} (available: {names}), and no such file exists"
     )
-
-
-def is_name(weights: str) -> bool:
-    """Return True if ``weights`` is a name such as "coco" rather than a path or a URL."""
-    return bool(weights) and not Path(weights).suffix and "/" not in weights and not Path(weights).exists()
 
 
 def weights_path(recipe: str, weights: str) -> str:

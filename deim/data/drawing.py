@@ -22,8 +22,8 @@ def object_shapes(record: dict, definition: KeypointDefinition | None) -> tuple[
         definition: the keypoints of the dataset; None if they are not read.
 
     Returns:
-        for each object, polygons ``[x0, y0, x1, y1, ...]``, a mask (H, W) bool, or None; keypoints (N, P, 3), or None
-        without a definition.
+        for each object, polygons ``[x0, y0, x1, y1, ...]``, a compressed run-length encoding, or None; keypoints
+        (N, P, 3), or None without a definition.
     """
     annotations = [a for a in record.get("annotations", ()) if len(annotation_arrays(record | {"annotations": [a]})[0])]
     kept = record | {"annotations": annotations}
@@ -43,7 +43,8 @@ def object_shapes(record: dict, definition: KeypointDefinition | None) -> tuple[
 
 
 def _drawable_mask(segmentation: Any) -> Any:
-    return coco_masks.decode(compress_runs(segmentation)) > 0 if isinstance(segmentation, dict) else segmentation
+    """Return the mask in a form for :func:`decode_mask` that needs little memory."""
+    return compress_runs(segmentation) if isinstance(segmentation, dict) else segmentation
 
 
 def decode_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:

@@ -60,6 +60,22 @@ def find_initial_state(cfg: Any, resume_run: bool) -> InitialState:
     return InitialState(backbone=backbone)
 
 
+def initial_weights_files(cfg: Any) -> list[str]:
+    """Return the local files or folders that a new run starts from, without downloads.
+
+    Raises:
+        CheckpointError: if one of them does not exist.
+    """
+    detector, backbone = cfg.train.init_checkpoint, selected_backbone_weights(cfg)
+    paths = [detector] if detector else [backbone] if isinstance(backbone, str) else []
+    local = [path for path in paths if not pretrained.is_name(path) and "://" not in path]
+    for path in local:
+        if not Path(path).exists():
+            key = "train.init_checkpoint" if detector else "model.backbone.weights"
+            raise CheckpointError(f"{key}={path} does not exist")
+    return local
+
+
 def starts_from_random_weights(cfg: Any) -> bool:
     """Return whether a new run of this config starts from random weights only.
 
@@ -139,7 +155,7 @@ def _expected_normalization(cfg: Any) -> tuple[PixelStatistics | None, str]:
     if init_checkpoint:
         # The file may be a detector, whose normalization is unknown: only file names of backbones are recognized.
         return (
-            None if published.is_name(init_checkpoint) else pretrained.pixel_statistics_for(init_checkpoint, {})
+            None if pretrained.is_name(init_checkpoint) else pretrained.pixel_statistics_for(init_checkpoint, {})
         ), init_checkpoint
     weights, description = selected_backbone_weights(cfg), _describe_backbone(cfg)
     if not isinstance(weights, str) or description is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -119,17 +119,29 @@ def _to_plain_data(sample: Mapping[str, Any]) -> dict[str, Any]:
     plain["image"] = sample["image"].clone()  # it may be a view of the whole batch
     instances = sample.get("instances")
     if isinstance(instances, Instances):
-        plain["instances"] = {
-            name: getattr(value, "tensor", value).clone() for name, value in instances.get_fields().items()
-        }
+        plain["instances"] = {name: _plain_field(value) for name, value in instances.get_fields().items()}
         plain["size"] = list(instances.image_size)
     return plain
+
+
+def _plain_field(value: Any) -> Any:
+    """Return a field of instances as a tensor, or polygons as nested lists of tensors."""
+    if isinstance(value, PolygonMasks):
+        return [[torch.as_tensor(polygon) for polygon in polygons] for polygons in value.polygons]
+    return getattr(value, "tensor", value).clone()
+
+
+def _restore_field(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return PolygonMasks([[polygon.numpy() for polygon in polygons] for polygons in value])
+    kinds = {"boxes": Boxes, "keypoints": Keypoints, "masks": BitMasks}
+    return kinds.get(name.rpartition("_")[2], lambda plain: plain)(value)
 
 
 def restore_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a sample of a saved batch to the input format of a model."""
     restored = {name: value for name, value in sample.items() if name not in ("instances", "size")}
     if "instances" in sample:
-        fields = {name: Boxes(v) if name.endswith("boxes") else v for name, v in sample["instances"].items()}
+        fields = {name: _restore_field(name, value) for name, value in sample["instances"].items()}
         restored["instances"] = Instances(tuple(sample["size"]), **fields)
     return restored

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils import comm
@@ -10,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 from deim.errors import ConfigError
 
 # Files written by a run. The first three show that training has begun.
-_TRAINING_FILES = ("metrics.json", "last_checkpoint", "*.pth")
+_TRAINING_FILES = ("metrics.json", "last_checkpoint", "model_*.pth", "non_finite_*.pth")
 _RUN_FILES = (
     *_TRAINING_FILES,
     "model_best*.json",
@@ -40,16 +41,17 @@ def make_output_folder(folder: str) -> None:
         raise ConfigError(f"train.output_dir={folder} is not writable")
 
 
-def claim_output_folder(folder: str, overwrite: bool) -> None:
+def claim_output_folder(folder: str, overwrite: bool, initial_weights: Sequence[str] = ()) -> None:
     """Make sure that a new run does not mix with an earlier one in the same directory.
 
     Call it on every rank before the run writes anything.
 
     Args:
         overwrite: delete the files of the earlier run.
+        initial_weights: paths of the files that the new run starts from.
 
     Raises:
-        ConfigError: if the directory holds another run and ``overwrite`` is False.
+        ConfigError: if the directory holds another run, and ``overwrite`` is False or the new run starts from its files.
     """
     # A run that ended before its first step leaves an empty metrics.json.
     existing = sorted(
@@ -66,9 +68,14 @@ def claim_output_folder(folder: str, overwrite: bool) -> None:
             f"train.output_dir={folder} already holds a run ({shown}). Continue this run with --resume, choose "
             "another train.output_dir, or delete the files of this run with --overwrite"
         )
+    run_files = [path for pattern in _RUN_FILES for path in Path(folder).glob(pattern)]
+    needed = {Path(weights).resolve() for weights in initial_weights} & {path.resolve() for path in run_files}
+    if needed:
+        raise ConfigError(
+            f"--overwrite would delete {min(needed)}, from which the run starts: choose another train.output_dir"
+        )
     comm.synchronize()
     if comm.is_main_process():
-        for pattern in _RUN_FILES:
-            for path in Path(folder).glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in run_files:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     comm.synchronize()

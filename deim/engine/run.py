@@ -56,6 +56,7 @@ from deim.engine.initial_state import (
     InitialState,
     check_pixel_normalization,
     find_initial_state,
+    initial_weights_files,
     load_initial_weights,
     unfreeze_random_backbone,
     warn_about_frozen_random_weights,
@@ -108,7 +109,7 @@ def main(args: Namespace) -> Any:
         make_output_folder(cfg.train.output_dir)
         resume_run = args.resume or is_restarted_by_torchrun()
         if not args.eval_only and not resume_run:
-            claim_output_folder(cfg.train.output_dir, getattr(args, "overwrite", False))
+            claim_output_folder(cfg.train.output_dir, getattr(args, "overwrite", False), initial_weights_files(cfg))
         config_file = Path(cfg.train.output_dir, "config.yaml")
         run_config = config_file.read_bytes() if args.eval_only and config_file.is_file() else None
         default_setup(cfg, args)

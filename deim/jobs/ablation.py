@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from deim.config import is_on, load_config, switch
 from deim.errors import ConfigError
-from deim.processes import deim_command, deim_environment
+from deim.processes import PREEMPTED_EXIT_STATUS, child_command, deim_environment
 from deim.tasks import TASKS
 from deim.visualization import draw_runs, last_scores, read_scores
 
@@ -123,8 +123,11 @@ def _write(cfg: Any, path: Path) -> None:
 def run(variants: Sequence[Variant], num_gpus: int = 1) -> None:
     """Train all unfinished runs sequentially, resuming interrupted ones.
 
+    The runs end when this process ends, however that happens.
+
     Raises:
         ConfigError: if a run fails; its own error message is printed before.
+        SystemExit: if a run was stopped by a signal, and has saved a checkpoint.
     """
     unfinished = [run for variant in variants for run in variant.runs if run not in variant.finished]
     start = time.monotonic()
@@ -136,7 +139,9 @@ def run(variants: Sequence[Variant], num_gpus: int = 1) -> None:
         )
         print(f"run {number + 1} of {len(unfinished)}: {folder} (time left: {time_left})", flush=True)
         arguments = ["--config-file", str(folder / "planned.yaml"), "--resume", "--num-gpus", str(num_gpus)]
-        process = subprocess.run(deim_command("train", *arguments), env=deim_environment(), check=False)
+        process = subprocess.run(child_command("train", *arguments), env=deim_environment(), check=False)
+        if process.returncode == PREEMPTED_EXIT_STATUS:
+            raise SystemExit(PREEMPTED_EXIT_STATUS)
         if process.returncode != 0:
             raise ConfigError(f"the run in {folder} failed with exit status {process.returncode}; its error is above")
 

@@ -104,7 +104,7 @@ def overrides_of(values: dict[str, Any]) -> list[str]:
 def shorten_schedule(cfg: Any, epochs: int) -> list[str]:
     """Return the overrides that scale the schedule of a recipe to another number of epochs.
 
-    All stages are scaled by the same factor and rounded; stages of at least one epoch keep one.
+    All stages are scaled by the same factor and rounded; stages of at least one epoch keep one, if there are enough epochs.
 
     Raises:
         ConfigError: if the recipe has no ``schedule``, or ``epochs`` is less than 1.
@@ -119,6 +119,9 @@ def shorten_schedule(cfg: Any, epochs: int) -> list[str]:
         value = cfg.schedule.get(name)
         if value is not None:
             overrides[f"schedule.{name}"] = _scale(value, factor)
+    excess = overrides.get("schedule.flat_epochs", 0) + overrides.get("schedule.no_aug_epochs", 0) - epochs
+    if excess > 0:
+        overrides["schedule.no_aug_epochs"] = max(overrides["schedule.no_aug_epochs"] - excess, 0)
     for name in ("dense_epochs", "drop_epochs"):
         if cfg.schedule.get(name):
             values = [str(_scale(value, factor)) for value in cfg.schedule[name]]

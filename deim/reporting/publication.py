@@ -1,5 +1,6 @@
 """Folders for the Hugging Face Hub: weights, config and model card of a trained model."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def _add_run(card: ModelCard, checkpoint: Path, out: Path) -> None:
 def _scores(metrics: Path, best_metric: str, checkpoint: str) -> dict[str, dict[str, float]]:
     """Return {task: {metric: value}} of the evaluation of a checkpoint, given by its file name."""
     task, _, name = best_metric.partition("/")
-    points = dict(read_scores(metrics, name, task))
+    points = {iteration: value for iteration, value in read_scores(metrics, name, task) if math.isfinite(value)}
     iteration = _evaluated_iteration(checkpoint, points)
     values = {
         task: {name: dict(read_scores(metrics, name, task)).get(iteration) for name in COCO_SCORES} for task in TASKS

@@ -1,5 +1,6 @@
 """Comparison of several runs."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,10 @@ def compare_runs(folders: Sequence[str], output: str | Path) -> str:
     further = [task for task in TASKS if any(task in run_tasks[1:] for run_tasks in tasks)]
     rows, curves = [], {}
     for name, file in zip(names, files, strict=True):
-        points = {score: dict(read_scores(file, score)) for score in COCO_SCORES}
+        points = {
+            score: {iteration: value for iteration, value in read_scores(file, score) if math.isfinite(value)}
+            for score in COCO_SCORES
+        }
         if not points["AP"]:
             raise DeimError(f"{file} contains no AP: the run has not been evaluated yet")
         best = max(points["AP"], key=lambda iteration: points["AP"][iteration])

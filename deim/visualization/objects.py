@@ -1,6 +1,6 @@
 """Plots of boxes, masks and keypoints on images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.structures import Instances
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
+from pycocotools import mask as coco_masks
 
 from deim.visualization.figures import class_colors, grid, save
 
@@ -34,8 +35,7 @@ def draw_objects(
         output: path of the PNG file.
         titles: titles of the images; none by default.
         columns: images per row.
-        masks: masks of the objects of each image: polygons ``[x0, y0, x1, y1, ...]`` in pixels, a bool array (h, w) that
-            covers the image, or None; none by default.
+        masks: masks of the objects of each image, see :func:`draw_mask`, or None; none by default.
         keypoints: (N, P, 3) x, y in pixels and visibility of each image, or None; none by default. Hidden keypoints
             (visibility 1) are drawn as rings, those with visibility 0 are omitted.
         connections: pairs of indices of keypoints that are connected by a line.
@@ -64,10 +64,11 @@ def draw_mask(axis: Axes, mask: Any, color: Sequence[float]) -> None:
 
     Args:
         axis: axes with an image.
-        mask: polygons ``[x0, y0, x1, y1, ...]`` in pixels, or a bool array (h, w) that covers the image.
+        mask: polygons ``[x0, y0, x1, y1, ...]`` in pixels, a compressed run-length encoding, or a bool array (h, w) that
+            covers the image.
         color: RGB or RGBA in [0, 1].
     """
-    fill = (*color[:3], _MASK_OPACITY)
+    fill, mask = (*color[:3], _MASK_OPACITY), _decoded(mask)
     if isinstance(mask, np.ndarray) and mask.ndim == 2:
         overlay = np.zeros((*mask.shape, 4))
         overlay[mask > 0] = fill
@@ -78,10 +79,16 @@ def draw_mask(axis: Axes, mask: Any, color: Sequence[float]) -> None:
         axis.add_patch(Polygon(np.reshape(polygon, (-1, 2)) - 0.5, facecolor=fill, edgecolor="none"))
 
 
+def _decoded(mask: Any) -> Any:
+    """Return the pixels of a run-length encoding; other masks are unchanged."""
+    return coco_masks.decode(mask) > 0 if isinstance(mask, Mapping) else mask
+
+
 def _draw_outline(axis: Axes, mask: Any) -> None:
     """Draw the outline of a mask of :func:`draw_mask` as a white dashed line."""
     if mask is None:
         return
+    mask = _decoded(mask)
     if isinstance(mask, np.ndarray) and mask.ndim == 2:
         axis.contour(mask, levels=[0.5], colors="white", linestyles="--", linewidths=0.8)
         return

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -229,5 +230,26 @@ def test_evaluation_uses_the_constants_of_the_keypoint_loss(shapes: Path) -> Non
     with_keypoints(cfg.model, 3, [0.1, 0.2, 0.3])
     build(cfg, "dataloader.test.dataset")  # registers the dataset
     assert list(build_evaluator(cfg)._kpt_oks_sigmas) == [0.1, 0.2, 0.3]
+    cfg.model.criterion.losses.loss_oks.sigmas = [0.2, 0.2, 0.3]
+    assert list(cfg.model.criterion.matcher.further_costs[0].sigmas) == [0.2, 0.2, 0.3], "the matching follows the loss"
     cfg.dataloader.evaluator.kpt_oks_sigmas = [0.4, 0.5, 0.6]
     assert list(build_evaluator(cfg)._kpt_oks_sigmas) == [0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize(("status", "error"), [(75, SystemExit), (1, ConfigError)])
+def test_a_stopped_run_is_not_a_failed_run(
+    status: int, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that a signal has stopped has saved a checkpoint, and the status of the ablation is that of the run."""
+    commands = []
+
+    def run(command: list[str], **options) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(ablation.subprocess, "run", run)
+    with pytest.raises(error) as raised:
+        ablation.run([ablation.Variant("baseline", {}, (tmp_path / "seed0",))])
+    if status == 75:
+        assert raised.value.code == 75
+    assert "exit_with_parent" in " ".join(commands[0]), "the run does not outlive the ablation"

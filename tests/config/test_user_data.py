@@ -267,6 +267,19 @@ def test_weights_are_a_path_or_a_published_name(tmp_path: Path, monkeypatch: pyt
         published.weights_path("deim_dfine/deim_dfine_s_coco", "imagenet")
 
 
+def test_a_folder_with_the_name_of_weights_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets are often in a folder named coco."""
+    monkeypatch.chdir(tmp_path)
+    assert published.is_name("coco")
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    assert published.is_name("coco")
+    (tmp_path / "coco" / "model.safetensors").touch()
+    assert not published.is_name("coco"), "a folder with weights is a path"
+    assert not published.is_name("model.pth")
+    (tmp_path / "imagenet").touch()
+    assert not published.is_name("imagenet"), "a file is a path"
+
+
 def test_fine_tuning_keeps_shared_classes(shapes: Path, tmp_path: Path) -> None:
     """The dataset has two classes of the checkpoint, in another order, and a new class."""
     first = train_net(shapes, tmp_path / "first", "train.max_iter=2", "train.eval_period=2")

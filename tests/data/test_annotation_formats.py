@@ -125,6 +125,30 @@ def test_keypoints_are_read(name: str, tmp_path: Path) -> None:
     assert catalog[0]["annotations"][0]["keypoints"] == records[0]["annotations"][0]["keypoints"]
 
 
+@pytest.mark.parametrize("name", KEYPOINTS_OF_FORMATS)
+def test_splits_and_conversions_keep_flip_pairs(name: str, tmp_path: Path) -> None:
+    """Also those that do not follow from the names of the keypoints."""
+    data = tmp_path / tmp_path.name  # datasets are registered by the name of their folder
+    KEYPOINTS_OF_FORMATS[name](data)
+    original = discover(str(data))
+    assert original.keypoints is not None
+    assert original.keypoints.flip_pairs
+    options = ["--data", str(data), "--output", str(tmp_path / "check"), "--skip-images", "--images", "0"]
+    assert main(["check-data", *options, "--to-coco", str(tmp_path / "coco")]) == 0
+    converted = discover(str(tmp_path / "coco"), str(data))
+    assert converted.keypoints == original.keypoints
+
+
+def test_conversion_of_labelme_keeps_the_masks_of_rectangles(tmp_path: Path) -> None:
+    data = tmp_path / tmp_path.name
+    layouts.labelme(data)
+    options = ["--data", str(data), "--output", str(tmp_path / "check"), "--skip-images", "--images", "0"]
+    assert main(["check-data", *options, "--to-coco", str(tmp_path / "coco")]) == 0
+    split = discover(str(tmp_path / "coco"), str(data)).train
+    segmentation = read(split, masks=True)[0]["annotations"][0]["segmentation"]
+    np.testing.assert_allclose(np.reshape(segmentation, (-1, 2)), np.reshape(POLYGON, (-1, 2)), atol=1e-6)
+
+
 def test_a_model_of_boxes_ignores_masks_and_keypoints(tmp_path: Path) -> None:
     """Errors in masks and keypoints do not matter, and the reader of YOLO skips keypoints."""
     write_coco_data(tmp_path / "coco", keypoints=[1, 2, 9], segmentation=[[float("nan")] * 6])

@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 from torch import Tensor, nn
 
 from deim.checkpoint.backbone import unfreeze
@@ -13,7 +15,7 @@ from deim.checkpoint.metadata import CheckpointMetadata
 from deim.config.portable import to_portable
 from deim.engine import Trainer
 from deim.engine.freezing import freeze_modules
-from deim.engine.non_finite import NonFiniteError, NonFiniteGuard
+from deim.engine.non_finite import NonFiniteError, NonFiniteGuard, _to_plain_data, restore_sample
 from deim.engine.randomness import seed_iteration
 from deim.engine.replay import replay
 from deim.errors import CheckpointError
@@ -167,6 +169,27 @@ def test_replay_reproduces_the_losses(tmp_path: Path, has_other_frozen_modules: 
     assert result.gradients == []
     for name, value in losses.items():
         assert result.losses[name] == pytest.approx(float(value), rel=1e-5), name
+
+
+def test_saved_samples_keep_masks_and_keypoints(tmp_path: Path) -> None:
+    polygons = [[np.array([0.0, 0, 4, 0, 4, 4])], [np.array([1.0, 1, 3, 1, 3, 3]), np.array([5.0, 5, 7, 5, 7, 7])]]
+    masks = torch.rand(2, 8, 8) > 0.5
+    instances = Instances((8, 8))
+    instances.gt_boxes, instances.gt_classes = Boxes(torch.rand(2, 4)), torch.tensor([0, 1])
+    instances.gt_keypoints, instances.gt_areas = Keypoints(torch.rand(2, 3, 3)), torch.rand(2)
+    for value in (BitMasks(masks), PolygonMasks(polygons)):
+        instances.gt_masks = value
+        sample = {"image": torch.zeros(3, 8, 8, dtype=torch.uint8), "image_id": 4, "instances": instances}
+        torch.save(_to_plain_data(sample), tmp_path / "sample.pth")
+        restored = restore_sample(torch.load(tmp_path / "sample.pth", weights_only=True))["instances"]
+        assert restored.image_size == (8, 8)
+        for name, field in instances.get_fields().items():
+            assert type(restored.get(name)) is type(field), name
+        assert torch.equal(restored.gt_keypoints.tensor, instances.gt_keypoints.tensor)
+        assert torch.equal(restored.gt_areas, instances.gt_areas)
+    assert [[polygon.tolist() for polygon in mask] for mask in restored.gt_masks.polygons] == [
+        [polygon.tolist() for polygon in mask] for mask in polygons
+    ]
 
 
 def test_replay_of_other_files_is_an_error(tmp_path: Path) -> None:

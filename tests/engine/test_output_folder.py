@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from deim.config import load_config
+from deim.engine.initial_state import initial_weights_files
 from deim.engine.output_folder import claim_output_folder
-from deim.errors import ConfigError
+from deim.errors import CheckpointError, ConfigError
 from tests.commands import metrics, train_net
 
 
@@ -30,6 +32,27 @@ def test_folder_of_an_earlier_run_is_an_error(run_folder: Path) -> None:
 def test_overwrite_removes_only_the_files_of_a_run(run_folder: Path) -> None:
     claim_output_folder(str(run_folder), overwrite=True)
     assert [path.name for path in run_folder.iterdir()] == ["notes.txt"]
+
+
+def test_overwrite_keeps_the_weights_that_the_run_starts_from(run_folder: Path) -> None:
+    before = sorted(path.name for path in run_folder.iterdir())
+    with pytest.raises(ConfigError, match=r"--overwrite would delete .*model_best.pth, from which the run starts"):
+        claim_output_folder(str(run_folder), True, [str(run_folder / "model_best.pth")])
+    assert sorted(path.name for path in run_folder.iterdir()) == before
+    (run_folder / "dfine_s_coco.pth").touch()
+    claim_output_folder(str(run_folder), True, [str(run_folder / "dfine_s_coco.pth")])
+    assert sorted(path.name for path in run_folder.iterdir()) == ["dfine_s_coco.pth", "notes.txt"]
+
+
+def test_missing_initial_weights_are_an_error_before_files_are_deleted(run_folder: Path) -> None:
+    cfg = load_config("dfine/dfine_s_coco", [f"train.init_checkpoint={run_folder}/model_bset.pth"])
+    with pytest.raises(CheckpointError, match=r"train.init_checkpoint=.*model_bset.pth does not exist"):
+        initial_weights_files(cfg)
+    cfg.train.init_checkpoint = str(run_folder / "model_best.pth")
+    assert initial_weights_files(cfg) == [str(run_folder / "model_best.pth")]
+    for name in ("coco", "https://host/model.pth", ""):
+        cfg.train.init_checkpoint = name
+        assert initial_weights_files(cfg) == []
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",), ("log.txt", "config.yaml", "metrics.json")])

@@ -62,6 +62,8 @@ def test_schedules_are_shortened_proportionally() -> None:
         "schedule.eval_epochs=1",
         "schedule.dense_epochs=[1,5]",
     ]
+    short = shorten_schedule(OmegaConf.create({"schedule": schedule}), 1)
+    assert short[:3] == ["schedule.epochs=1", "schedule.flat_epochs=1", "schedule.no_aug_epochs=0"], "they must fit"
     with pytest.raises(ConfigError, match="needs a recipe with schedule"):
         shorten_schedule(CFG, 10)
 

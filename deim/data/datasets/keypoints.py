@@ -8,6 +8,10 @@ from typing import Any
 from deim.errors import DatasetError
 from deim.visualization.annotation import class_color
 
+# Entry of a COCO category with the pairs of keypoint numbers, counted from 1, that a flip swaps. COCO's own files have none:
+# the pairs then follow from the names.
+FLIP_PAIRS_KEY = "keypoint_flip_pairs"
+
 
 @dataclass(frozen=True)
 class KeypointDefinition:
@@ -56,13 +60,15 @@ def keypoints_from_metadata(metadata: Any) -> KeypointDefinition | None:
     )
 
 
-def define_keypoints(names: Sequence[Any], skeleton: Any, source: str) -> KeypointDefinition:
+def define_keypoints(names: Sequence[Any], skeleton: Any, source: str, flip_pairs: Any = None) -> KeypointDefinition:
     """Return the definition for names and a COCO ``skeleton``; names such as left_eye and right_eye are flip pairs.
 
     Args:
         names: names of the keypoints.
         skeleton: pairs of keypoint numbers, counted from 1; pairs of other values are ignored.
         source: description of the data, for the message.
+        flip_pairs: pairs of keypoint numbers, counted from 1, that are swapped when an image is mirrored; None to derive
+            them from the names.
 
     Raises:
         DatasetError: if two keypoints have the same name.
@@ -70,14 +76,18 @@ def define_keypoints(names: Sequence[Any], skeleton: Any, source: str) -> Keypoi
     texts = tuple(str(name) for name in names)
     if len(set(texts)) < len(texts):
         raise DatasetError(f"{source}: two keypoints have the same name: {', '.join(texts)}")
-    pairs = skeleton if isinstance(skeleton, list) else []
-    numbers = range(1, len(texts) + 1)
-    connections = tuple(
-        (texts[pair[0] - 1], texts[pair[1] - 1])
-        for pair in pairs
+    swapped = find_flip_pairs(texts) if flip_pairs is None else _named_pairs(flip_pairs, texts)
+    return KeypointDefinition(texts, swapped, _named_pairs(skeleton, texts))
+
+
+def _named_pairs(pairs: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the names for pairs of numbers, counted from 1; pairs of other values are left out."""
+    numbers = range(1, len(names) + 1)
+    return tuple(
+        (names[pair[0] - 1], names[pair[1] - 1])
+        for pair in (pairs if isinstance(pairs, list) else [])
         if isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and n in numbers for n in pair)
     )
-    return KeypointDefinition(texts, find_flip_pairs(texts), connections)
 
 
 def find_flip_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -105,7 +115,7 @@ def keypoints_of_categories(categories: Sequence[Any], source: str) -> KeypointD
             continue
         if not isinstance(names, list):
             raise DatasetError(f"{source}: category {category.get('name')!r}: keypoints is {names!r}, not a list")
-        definition = define_keypoints(names, category.get("skeleton"), source)
+        definition = define_keypoints(names, category.get("skeleton"), source, category.get(FLIP_PAIRS_KEY))
         definitions.setdefault(definition, str(category.get("name")))
     if len({definition.names for definition in definitions}) > 1:
         first, second = list(definitions.values())[:2]

@@ -12,7 +12,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_masks
 
-from deim.data.datasets.keypoints import KeypointDefinition, keypoints_from_metadata
+from deim.data.datasets.keypoints import (
+    FLIP_PAIRS_KEY,
+    KeypointDefinition,
+    find_flip_pairs,
+    keypoints_from_metadata,
+)
 from deim.data.datasets.regions import polygon_area
 from deim.errors import DatasetError
 
@@ -110,9 +115,16 @@ def _annotation(annotation: Mapping[str, Any], image_id: int) -> dict[str, Any]:
 
 
 def _keypoint_definition(keypoints: KeypointDefinition) -> dict[str, Any]:
-    """Return the entries of a category; the skeleton counts keypoints from 1."""
-    skeleton = [[keypoints.names.index(name) + 1 for name in connection] for connection in keypoints.connections]
-    return {"keypoints": list(keypoints.names), "skeleton": skeleton}
+    """Return the entries of a category. The skeleton counts keypoints from 1, and so do the flip pairs, which are written if
+    the names do not imply them."""
+    skeleton, flip_pairs = (
+        [[keypoints.names.index(name) + 1 for name in pair] for pair in pairs]
+        for pairs in (keypoints.connections, keypoints.flip_pairs)
+    )
+    definition = {"keypoints": list(keypoints.names), "skeleton": skeleton}
+    if set(keypoints.flip_pairs) != set(find_flip_pairs(keypoints.names)):
+        definition[FLIP_PAIRS_KEY] = flip_pairs
+    return definition
 
 
 def _keypoint_entries(annotation: Mapping[str, Any], keypoints: KeypointDefinition) -> dict[str, Any]:

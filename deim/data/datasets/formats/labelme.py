@@ -49,21 +49,19 @@ def labelme_dataset(
         DatasetError: if files are missing or malformed. The message names the file.
     """
     classes = [str(name) for name in class_names]
-    read = functools.partial(read_labelme, annotation_root, image_root, classes, masks)
+    read = functools.partial(read_labelme, annotation_root, image_root, classes)
     source = f"{annotation_root}, {image_root}, {classes}"
     return register_dataset(names, source, read, max_invalid_records, masks)
 
 
-def read_labelme(
-    annotation_root: str, image_root: str, class_names: Sequence[str], masks: bool = False
-) -> DatasetContent:
+def read_labelme(annotation_root: str, image_root: str, class_names: Sequence[str]) -> DatasetContent:
     """Read the files; see :func:`labelme_dataset`."""
     require_folder(Path(annotation_root))
     images, files = ImageFiles(image_root), _list_json_files(Path(annotation_root))
 
     def parse_images() -> Iterator[ParsedImage | Problem]:
         for path in files:
-            yield parse_entry(_image, str(path), path, Path(annotation_root), images, masks)
+            yield parse_entry(_image, str(path), path, Path(annotation_root), images)
 
     content = build_content(parse_images(), class_names, images, annotation_root)
     content.notes += images.describe_unannotated_images(files, "JSON", content.records)
@@ -74,7 +72,7 @@ def _list_json_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".json" and path.is_file())
 
 
-def _image(path: Path, root: Path, images: ImageFiles, masks: bool) -> ParsedImage:
+def _image(path: Path, root: Path, images: ImageFiles) -> ParsedImage:
     content = read_json(path)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (int(height), int(width)) if height and width else None
@@ -86,7 +84,7 @@ def _image(path: Path, root: Path, images: ImageFiles, masks: bool) -> ParsedIma
     for shape in content["shapes"]:
         if shape.get("shape_type") not in _WITHOUT_AREA:
             region = _region(shape, size)
-            if masks and region.segmentation is None and shape.get("shape_type") == "rectangle":
+            if region.segmentation is None and shape.get("shape_type") == "rectangle":
                 left, top, right, bottom = region.box
                 region = polygon([(left, top), (right, top), (right, bottom), (left, bottom)])
             parsed_image.objects.append(ParsedObject(str(shape["label"]), region))
