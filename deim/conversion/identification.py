@@ -195,7 +195,7 @@ def _candidates(stored: StoredWeights, recipes: Sequence[str], count: int | None
         config = load_config(recipe)
         stored_config = stored.metadata.get("config")
         if stored_config and recipe == stored.metadata.get("recipe"):
-            config.model = from_portable(stored_config, stored.path).model  # with the overrides of its run
+            _use_config_of_run(config, from_portable(stored_config, stored.path))
         recipe_classes = config.model.num_classes
         config.model.num_classes = count or recipe_classes
         content: Any = OmegaConf.to_container(config.model, resolve=True)
@@ -204,6 +204,16 @@ def _candidates(stored: StoredWeights, recipes: Sequence[str], count: int | None
             fits[key] = _fit(stored, _build(config))
         candidates.append(_Candidate(recipe, config, fits[key], recipe_classes == config.model.num_classes))
     return candidates
+
+
+def _use_config_of_run(config: Any, run_config: Any) -> None:
+    """Replace the parts of a recipe that a run may have overridden: the model, and the size of its images; in place."""
+    config.model = run_config.model
+    config.dataloader.test.mapper = run_config.dataloader.test.mapper
+    steps = run_config.dataloader.test.mapper.get("augmentations", ())
+    shape = next((step.shape for step in steps if "shape" in step), None)
+    if shape is not None and "image_size" in config.dataloader:
+        config.dataloader.image_size = [shape, shape] if isinstance(shape, int) else list(shape)
 
 
 def _fit(stored: StoredWeights, model: nn.Module) -> _Fit:

@@ -30,6 +30,8 @@ _TIMEOUT_S = 10.0
 _MAX_DOWNLOAD_S = 60.0
 _MAX_PLAYLIST_BYTES = 2**20
 _MULTIPART = "multipart/x-mixed-replace"
+# Keys of a query whose values are secret.
+_SECRETS = "password|passwd|pass|pwd|token|access_token|auth|key|api_key|apikey|secret|sig|signature"
 
 
 def is_address(source: str) -> bool:
@@ -51,8 +53,12 @@ def scheme(address: str) -> str:
 
 
 def without_password(source: str) -> str:
-    """Return an address for logs and results: the password is replaced by ``***``. Paths are returned unchanged."""
-    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://[^/@:]*):[^/]*@", r"\1:***@", source)
+    """Return an address for logs and results: passwords are replaced by ``***``, also those in its query. Paths are returned
+    unchanged."""
+    if not is_address(source):
+        return source
+    address = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://[^/@:]*):[^/]*@", r"\1:***@", source)
+    return re.sub(rf"([?&](?:{_SECRETS})=)[^&#]*", r"\1***", address, flags=re.IGNORECASE)
 
 
 def stream_name(address: str) -> str:
@@ -161,7 +167,9 @@ class _WebRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, *arguments: Any) -> Any:
         target = arguments[-1]
         if urlsplit(target).scheme.lower() not in WEB_SCHEMES:
-            raise DatasetError(f"{without_password(request.full_url)} redirects to {target}, which is not opened")
+            raise DatasetError(
+                f"{without_password(request.full_url)} redirects to {without_password(target)}, which is not opened"
+            )
         return super().redirect_request(request, *arguments)
 
 

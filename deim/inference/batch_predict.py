@@ -1,5 +1,7 @@
 """Prediction on many images, videos and streams, with results written to files."""
 
+import glob
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from deim.data.image import IMAGE_SUFFIXES
 from deim.errors import ConfigError, DatasetError
 from deim.inference.addresses import expand_playlists, is_address, stream_name, without_password
 from deim.inference.detections import Detections, class_indices
@@ -80,6 +83,7 @@ class PredictionJob:
         inputs = self._sort(expand_playlists(list(sources)))
         if self.folder is not None:
             _check_inputs_are_kept(inputs, self.folder, self.formats)
+            _check_files_are_kept(inputs, self.folder, self.formats)
         try:
             if inputs.images or inputs.videos:
                 self._predict_files(inputs)
@@ -98,7 +102,7 @@ class PredictionJob:
     def _sort(self, sources: Sequence[str]) -> "_Inputs":
         """Sort sources by kind. Errors of addresses are collected."""
         inputs, images = _Inputs(), []
-        for source in sources:
+        for source in itertools.chain.from_iterable(map(_expand_pattern, sources)):
             try:
                 if is_camera(source) or (is_address(source) and not is_image_address(source)):
                     video, is_live = open_video(source, self.options.reconnect)
@@ -167,7 +171,11 @@ class PredictionJob:
             video.close()
             if video_writer is not None:
                 video_writer.close()
-        if is_address(source) and video.num_frames and count < _COMPLETE * video.num_frames:
+        if count == 0:
+            raise DatasetError(
+                f"{without_password(source)}: no frame could be read; it is damaged, or has an unknown codec"
+            )
+        if video.num_frames and count < _COMPLETE * video.num_frames:
             raise DatasetError(
                 f"{without_password(source)} broke off after {count} of {video.num_frames} frames; their results are kept"
             )
@@ -204,6 +212,14 @@ class PredictionJob:
             yield detections
 
 
+def _expand_pattern(source: str) -> list[str]:
+    """Return the images and videos that a pattern matches; other sources, and patterns that match none, are unchanged."""
+    if is_address(source) or Path(source).exists() or not glob.has_magic(source):
+        return [source]
+    files = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
+    return [file for file in files if is_video(file) or Path(file).suffix.lower() in IMAGE_SUFFIXES] or [source]
+
+
 def _check_inputs_are_kept(inputs: "_Inputs", folder: Path, formats: Sequence[str]) -> None:
     """Raise ConfigError if results would replace images, their labels or videos among the inputs.
 
@@ -220,6 +236,31 @@ def _check_inputs_are_kept(inputs: "_Inputs", folder: Path, formats: Sequence[st
     replaced_videos = [path for path in videos if (folder / f"{path.stem}.mp4").resolve() == path]
     if image_folders & written or replaces_labels or replaced_videos:
         raise ConfigError(f"--output={folder}: the results would replace files of the input; choose another folder")
+
+
+# Files that writers create in the output folder.
+_RESULT_FILES = {
+    "yolo": ["classes.txt"],
+    "coco": ["coco.json"],
+    "csv": ["detections.csv"],
+    "cvat": ["cvat.xml"],
+    "labelstudio": ["label_studio.json"],
+}
+
+
+def _check_files_are_kept(inputs: "_Inputs", folder: Path, formats: Sequence[str]) -> None:
+    """Raise ConfigError if images are read from the output folder, and a result would replace a file there.
+
+    The folder is then likely a dataset, whose files may have the same names.
+    """
+    files = [
+        Path(image).resolve() for image in inputs.images if isinstance(image, str | Path) and not is_address(str(image))
+    ]
+    if not any(folder.resolve() in file.parents for file in files):
+        return
+    for name in (name for kind in formats for name in _RESULT_FILES.get(kind, ())):
+        if (folder / name).exists():
+            raise ConfigError(f"--output={folder}: {folder / name} exists and would be replaced; choose another folder")
 
 
 @dataclass

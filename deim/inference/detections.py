@@ -1,6 +1,7 @@
 """Detections in one image, as returned by a predictor."""
 
 import inspect
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,8 +245,13 @@ def class_indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]
 
 
 def default_category_ids(class_names: Sequence[str]) -> list[int]:
-    """Return COCO's own ids for COCO's 80 classes, else numbers from 1."""
+    """Return COCO's own ids for COCO's 80 classes, else numbers from 1.
+
+    Official code of several DETRs has a score for each category id, of which 0 is unused.
+    """
     if tuple(class_names) == COCO:
         # COCO's ids are 1 to 90 with gaps. Names of unused ids are empty in the list of 91 names.
         return [number for number, name in enumerate(CLASSES_BY_COUNT[91]) if name]
-    return list(range(1, len(class_names) + 1))
+    is_placeholder = [re.fullmatch(r"class \d+", name) is not None for name in class_names]
+    is_by_id = is_placeholder[:1] == [True] and not all(is_placeholder)
+    return list(range(1 - is_by_id, len(class_names) + 1 - is_by_id))

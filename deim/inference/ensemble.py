@@ -82,9 +82,12 @@ class _View:
 def _mirrored_keypoints(runner: Runner, count: int) -> list[int]:
     """Return the index of the keypoint that each keypoint becomes in a mirrored image."""
     names = list(runner.skeleton.names) if runner.skeleton is not None else []
+    flip_pairs = None if runner.skeleton is None else runner.skeleton.flip_pairs
+    if flip_pairs is None:
+        flip_pairs = tuple((names.index(first), names.index(second)) for first, second in find_flip_pairs(names))
     indices = list(range(count))
-    for first, second in find_flip_pairs(names):
-        indices[names.index(first)], indices[names.index(second)] = names.index(second), names.index(first)
+    for first, second in flip_pairs:
+        indices[first], indices[second] = second, first
     return indices
 
 

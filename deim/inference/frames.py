@@ -32,7 +32,9 @@ def open_video(source: str, policy: ReconnectPolicy) -> tuple[Video, bool]:
         return video, True
     if not is_address(source) or video.num_frames is not None:
         return video, False
-    return video, not request_content(source).has_length
+    # A finished HLS video states its number of frames; the playlist of a live one is a file like any other.
+    is_live_playlist = urlsplit(source).path.lower().endswith(".m3u8")
+    return video, is_live_playlist or not request_content(source).has_length
 
 
 def open_frames(source: str, policy: ReconnectPolicy | None = None, image_fps: float = DEFAULT_FPS) -> Iterator[Frame]:

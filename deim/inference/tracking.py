@@ -167,9 +167,14 @@ class ImageSequences:
         fps: frames per second.
         files: all images, in order. Images that cannot be read also count as frames.
         names: source of the names of the sequences.
+
+    Raises:
+        ConfigError: if ``fps`` is not positive.
     """
 
     def __init__(self, trackers: TrackerFactory, fps: float, files: Sequence[str | Path], names: UniqueNames):
+        if not fps > 0:
+            raise ConfigError(f"the frame rate of images must be positive, got --fps {fps:g}")
         self.trackers, self.fps = trackers, fps
         self._files, self._names = iter(files), names
         self._folder: Path | None = None

@@ -79,7 +79,9 @@ def _stored_config(stored: StoredWeights) -> Any:
 
 
 def _class_names(stored: StoredWeights, model: nn.Module, count: int | None) -> list[str]:
-    names: Sequence[str] = stored_classes(stored) or class_lists.infer_classes(model.state_dict()) or ()
+    layout = recognize(stored.weights)
+    other_classes = None if layout is None else layout.classes
+    names: Sequence[str] = stored_classes(stored) or class_lists.infer_classes(model.state_dict(), other_classes) or ()
     if names and count is not None and len(names) != count:
         raise CheckpointError(f"{stored.path} names {len(names)} classes, but its model has {count}")
     if not names and count is None:

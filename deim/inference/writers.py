@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from deim.data.datasets.keypoints import FLIP_PAIRS_KEY
 from deim.errors import ConfigError
 from deim.inference.addresses import image_name, is_address
 from deim.inference.cvat import CvatWriter
@@ -121,6 +122,8 @@ class CocoWriter:
         pairs = [[first + 1, second + 1] for first, second in skeleton.connections]
         for category in self.categories:
             category.update(keypoints=list(skeleton.names), skeleton=pairs)
+            if skeleton.flip_pairs is not None:
+                category[FLIP_PAIRS_KEY] = [[first + 1, second + 1] for first, second in skeleton.flip_pairs]
 
     def close(self) -> None:
         with self.path.open("w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """Names and connections of the keypoints of an object."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # Color of connections in drawings of detectron2.
@@ -15,10 +15,13 @@ class Skeleton:
     Attributes:
         names: names of the keypoints, in order.
         connections: pairs of indices of keypoints between which drawings have a line.
+        flip_pairs: pairs of indices of keypoints that are swapped in a mirrored image; None if they follow from the names.
     """
 
     names: tuple[str, ...]
     connections: tuple[tuple[int, int], ...] = ()
+    # Not compared: files of earlier versions lack them.
+    flip_pairs: tuple[tuple[int, int], ...] | None = field(default=None, compare=False)
 
     @classmethod
     def for_count(cls, num_keypoints: int) -> "Skeleton":
@@ -34,14 +37,21 @@ class Skeleton:
         if not names:
             return None
         index_of = {name: index for index, name in enumerate(names)}
-        rules = metadata.get("keypoint_connection_rules") or ()
-        return cls(tuple(names), tuple((index_of[first], index_of[second]) for first, second, *_ in rules))
+        rules, flip_map = metadata.get("keypoint_connection_rules") or (), metadata.get("keypoint_flip_map")
+        connections, flip_pairs = (
+            tuple((index_of[first], index_of[second]) for first, second, *_ in pairs)
+            for pairs in (rules, flip_map or ())
+        )
+        return cls(tuple(names), connections, None if flip_map is None else flip_pairs)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Skeleton":
         """Return the skeleton of a dict that :meth:`to_dict` wrote."""
-        pairs = tuple((int(first), int(second)) for first, second in content["connections"])
-        return cls(tuple(content["names"]), pairs)
+        connections, flip_pairs = (
+            None if pairs is None else tuple((int(first), int(second)) for first, second in pairs)
+            for pairs in (content["connections"], content.get("flip_pairs"))
+        )
+        return cls(tuple(content["names"]), connections or (), flip_pairs)
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the skeleton as metadata of a detectron2 dataset, with which detectron2's ``Visualizer`` draws it."""
@@ -50,7 +60,10 @@ class Skeleton:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the skeleton as plain data."""
-        return {"names": list(self.names), "connections": [list(pair) for pair in self.connections]}
+        content: dict[str, Any] = {"names": list(self.names), "connections": [list(pair) for pair in self.connections]}
+        if self.flip_pairs is not None:
+            content["flip_pairs"] = [list(pair) for pair in self.flip_pairs]
+        return content
 
 
 _COCO_NAMES = (

@@ -9,11 +9,13 @@ import torch
 from detectron2.config import instantiate
 from torch import Tensor, nn
 
+from deim.checkpoint import read_weights
 from deim.checkpoint.formats import recognize
 from deim.checkpoint.formats.edgecrafter import ECPOSE
 from deim.checkpoint.loading import load_for_inference, load_weights
 from deim.conversion import convert
 from deim.inference import deployment_form
+from deim.inference.trained_model import _class_names
 from tests.checkpoint.foreign import digest
 from tests.conftest import long_except
 from tests.ecpose import MODELS, OFFICIAL_CLASSES, build_model
@@ -80,6 +82,12 @@ def test_release_files_are_converted_both_ways(detector: nn.Module, tmp_path: Pa
     assert_equal_weights(identified.weights, detector.state_dict())
     convert(str(tmp_path / "native.pth"), str(tmp_path / "back.pth"), to="ecpose")
     assert_equal_weights(torch.load(tmp_path / "back.pth", weights_only=True)["model"], theirs)
+
+
+def test_predictions_with_release_files_have_class_names(detector: nn.Module, tmp_path: Path) -> None:
+    """The first of the two scores is unused."""
+    torch.save({"model": ECPOSE.from_native(detector.state_dict(), detector)}, tmp_path / "ecpose_s.pth")
+    assert _class_names(read_weights(str(tmp_path / "ecpose_s.pth")), detector, 2) == ["class 0", "person"]
 
 
 @torch.no_grad()

@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 
 from deim import model_zoo
 from deim.checkpoint import read_weights
+from deim.checkpoint.metadata import CheckpointMetadata
+from deim.config import load_config
+from deim.config.portable import to_portable
 from deim.conversion import convert, identification
 from deim.conversion.conversion import save_safetensors
 from deim.errors import CheckpointError, ConfigError
@@ -224,6 +227,16 @@ def test_converted_checkpoint_stores_its_recipe(official: Path, tmp_path: Path) 
     )
     identified = convert(str(tmp_path / "out.pth"), str(tmp_path / "again.pth"))
     assert (identified.source_format, identified.recipe) == (None, RECIPE)
+
+
+def test_converted_checkpoint_of_a_run_keeps_the_size_of_its_images(tmp_path: Path) -> None:
+    cfg = load_config(RECIPE, ["dataloader.image_size=[320,352]"])
+    metadata = CheckpointMetadata("0", RECIPE, [str(number) for number in range(80)], config=to_portable(cfg))
+    torch.save({"model": detector(RECIPE).state_dict(), "deim": metadata.state_dict()}, tmp_path / "run.pth")
+    identified = convert(str(tmp_path / "run.pth"), str(tmp_path / "slim.pth"))
+    assert list(identified.config.dataloader.image_size) == [320, 352]
+    converted = torch.load(tmp_path / "slim.pth", weights_only=True)["deim"]["config"]
+    assert converted == metadata.state_dict()["config"]
 
 
 def test_safetensors_have_the_permissions_of_other_files(tmp_path: Path) -> None:

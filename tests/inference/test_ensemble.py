@@ -17,7 +17,13 @@ from deim.cli import main
 from deim.cli.arguments import add_fusion
 from deim.engine import evaluation
 from deim.errors import ConfigError
-from deim.inference.ensemble import FusedRunner, TestTimeAugmentation, _scale, requested_augmentation
+from deim.inference.ensemble import (
+    FusedRunner,
+    TestTimeAugmentation,
+    _mirrored_keypoints,
+    _scale,
+    requested_augmentation,
+)
 from deim.inference.fusion import BoxFusion
 from deim.structures.skeleton import Skeleton
 from tests.inference.conftest import write_checkpoint
@@ -124,6 +130,19 @@ def test_detections_in_the_mirrored_image_are_mirrored_back() -> None:
     assert mirrored.pred_boxes.tensor.tolist() == [[10, 5, 30, 15]]
     assert (mirrored.pred_masks[0].numpy() == (image[..., 0] > 128)).all()
     assert mirrored.pred_keypoints[0, :, :2].tolist() == [[10, 5], [30, 5]], "left and right are swapped"
+
+
+def test_flip_pairs_of_the_data_are_swapped() -> None:
+    """Names such as "0" and "1" do not imply them."""
+    runner = BrightRegion()
+    runner.skeleton = Skeleton(("0", "1"), flip_pairs=((0, 1),))
+    assert _mirrored_keypoints(runner, 2) == [1, 0]
+    assert Skeleton.from_dict(runner.skeleton.to_dict()).flip_pairs == ((0, 1),)
+    metadata = {"keypoint_names": ["0", "1", "2"], "keypoint_flip_map": [("2", "0")]}
+    runner.skeleton = Skeleton.from_metadata(metadata)
+    assert _mirrored_keypoints(runner, 3) == [2, 1, 0]
+    runner.skeleton = Skeleton.from_dict({"names": ["left", "right"], "connections": []})
+    assert _mirrored_keypoints(runner, 2) == [1, 0], "files of earlier versions lack the pairs"
 
 
 class FixedDetections:

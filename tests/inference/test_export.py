@@ -356,7 +356,8 @@ def test_engine_is_built_with_trtexec(checkpoint: Path, tmp_path: Path, monkeypa
     options = ExportOptions(size=(64, 64), attention=default_attention_form("m.engine"))
     engine = str(tmp_path / "m.engine")
     export(str(checkpoint), None, engine, options)
-    assert "GridSample" not in operators(tmp_path / "m.onnx")
+    assert "GridSample" not in operators(tmp_path / "m.engine.onnx")
+    assert not (tmp_path / "m.onnx").exists(), "a file of the user may have this name"
     assert Path(engine).read_text(encoding="utf-8") == "engine\n"
     metadata = Metadata.from_json(Path(engine + ".json").read_text(encoding="utf-8"), engine)
     assert list(metadata.size) == [64, 64]

@@ -15,7 +15,7 @@ from deim.cli import main
 from deim.data.datasets.shapes import CLASSES
 from deim.errors import ConfigError, DatasetError
 from deim.inference.batch_predict import PredictionJob
-from deim.inference.detections import Detections
+from deim.inference.detections import Detections, default_category_ids
 from deim.inference.images import as_rgb
 from deim.inference.video import is_video
 from deim.inference.writers import CocoWriter, UniqueNames
@@ -62,6 +62,50 @@ def test_inputs_are_not_replaced(predictor: Predictor, photos: Path, tmp_path: P
     with pytest.raises(ConfigError, match="the results would replace files of the input"):
         PredictionJob(predictor, ["images"], str(tmp_path)).run([str(tmp_path / "traffic.mp4")])
     assert (tmp_path / "traffic.mp4").read_bytes() == b"a video"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("yolo", "classes.txt"), ("coco", "coco.json"), ("csv", "detections.csv")])
+def test_files_of_a_dataset_are_not_replaced(
+    kind: str, name: str, predictor: Predictor, photos: Path, tmp_path: Path
+) -> None:
+    """LabelImg keeps images, labels and classes.txt in one folder."""
+    shutil.copy(photos / "0.png", tmp_path)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"{name} exists and would be replaced; choose another folder"):
+        PredictionJob(predictor, [kind], str(tmp_path)).run([str(tmp_path / "0.png")])
+    assert (tmp_path / name).read_text() == "mine"
+    PredictionJob(predictor, [kind], str(tmp_path)).run([str(photos / "0.png")])
+    assert (tmp_path / name).read_text() != "mine", "results of an earlier prediction are replaced"
+
+
+def test_truncated_videos_are_reported(predictor: Predictor, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(20):
+        writer.write(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    data = (tmp_path / "film.avi").read_bytes()
+    (tmp_path / "half.avi").write_bytes(data[: len(data) // 2])
+    assert PredictionJob(predictor, ["csv"], str(tmp_path / "out")).run([str(tmp_path / "film.avi")]) == 20
+    with pytest.raises(DatasetError, match=r"half.avi(: no frame could be read| broke off after \d+ of 20 frames)"):
+        PredictionJob(predictor, ["csv"], str(tmp_path / "out")).run([str(tmp_path / "half.avi")])
+
+
+def test_patterns_of_videos_and_images(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        writer = cv2.VideoWriter(str(tmp_path / f"{number}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+        for _ in range(3):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+        writer.release()
+    shutil.copy(photos / "0.png", tmp_path)
+    (tmp_path / "notes.txt").touch()
+    assert PredictionJob(predictor, ["csv"], str(tmp_path / "out")).run([str(tmp_path / "*.avi")]) == 6
+    assert PredictionJob(predictor, ["csv"], str(tmp_path / "out")).run([str(tmp_path / "*")]) == 7
+
+
+def test_category_ids_of_models_with_an_unused_score() -> None:
+    assert default_category_ids(["a", "b"]) == [1, 2]
+    assert default_category_ids(["class 0", "class 1"]) == [1, 2], "unknown names"
+    assert default_category_ids(["class 0", "person"]) == [0, 1], "a score for each category id, of which 0 is unused"
 
 
 def test_pil_images_equal_files(tmp_path: Path) -> None:

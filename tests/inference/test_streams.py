@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,12 +21,12 @@ from detectron2.structures import Boxes, Instances
 from deim import Predictor
 from deim.cli import main
 from deim.errors import ConfigError, DatasetError
-from deim.inference import addresses
+from deim.inference import addresses, frames
 from deim.inference.addresses import read_playlist, stream_name, without_password
 from deim.inference.batch_predict import PredictionJob
 from deim.inference.detections import Detections
 from deim.inference.display import Display
-from deim.inference.frames import open_frames
+from deim.inference.frames import open_frames, open_video
 from deim.inference.live import LiveStream, ReconnectPolicy
 from deim.inference.live_predict import LiveJob, StreamOptions
 from deim.inference.recording import SegmentedRecorder, SegmentLimits
@@ -305,6 +306,17 @@ def test_stream_in_python_and_from_the_command_line(
     assert "--output DIRECTORY is missing" in capsys.readouterr().err
 
 
+def test_live_hls_is_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Static web servers state the length of its playlist, like that of a file."""
+    video = SimpleNamespace(num_frames=None)
+    monkeypatch.setattr(frames, "Video", lambda *arguments: video)
+    monkeypatch.setattr(frames, "request_content", lambda address: SimpleNamespace(has_length=True))
+    assert open_video("http://host/live.m3u8?token=1", FAST) == (video, True)
+    assert open_video("http://host/film.mkv", FAST) == (video, False)
+    video.num_frames = 12
+    assert open_video("http://host/finished.m3u8", FAST) == (video, False)
+
+
 def test_unreachable_sources_are_listed(server: Server, predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     sources = [f"{server.address}/nothing", "ftp://host/a.jpg", "rtsp://u:secret@127.0.0.1:9/x", str(photos / "0.png")]
     job = PredictionJob(predictor, ["csv"], str(tmp_path), options=StreamOptions(reconnect=FAST))
@@ -388,3 +400,7 @@ def test_names_of_streams() -> None:
     assert stream_name("http://host/../../etc") == "host_.._.._etc"
     assert without_password("rtsp://user:se:cret@host/a:b@c") == "rtsp://user:***@host/a:b@c"
     assert without_password("a:b@c.jpg") == "a:b@c.jpg"
+    assert without_password("a.jpg?password=b") == "a.jpg?password=b"
+    address = "http://cam/snap.jpg?user=a&{}={}&size=2#now"
+    for key in ("password", "PWD", "token"):
+        assert without_password(address.format(key, "b")) == address.format(key, "***")

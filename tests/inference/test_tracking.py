@@ -24,9 +24,9 @@ from deim.inference.batch_predict import PredictionJob
 from deim.inference.detections import Detections
 from deim.inference.live_predict import StreamOptions
 from deim.inference.stopping import Limits
-from deim.inference.tracking import Tracker, TrackerFactory, TrackingSettings
+from deim.inference.tracking import ImageSequences, Tracker, TrackerFactory, TrackingSettings
 from deim.inference.video import FramePosition
-from deim.inference.writers import MotWriter
+from deim.inference.writers import MotWriter, UniqueNames
 from tests.inference.web_server import Server
 
 needs_trackers = pytest.mark.skipif(importlib.util.find_spec("trackers") is None, reason="needs the package trackers")
@@ -220,6 +220,12 @@ def test_frames_that_cannot_be_read_count(predictor: Predictor, tmp_path: Path) 
         name: set(np.loadtxt(tmp_path / f"out/mot/{name}.txt", delimiter=",")[:, 0]) for name in ("film", "film_2")
     }
     assert frames == {"film": {2, 3, 5, 6}, "film_2": {2, 3, 4, 5}}
+
+
+def test_frame_rate_must_be_positive() -> None:
+    for fps in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="must be positive, got --fps"):
+            ImageSequences(TrackerFactory(0.5, TrackingSettings()), fps, [], UniqueNames())
 
 
 @needs_trackers

@@ -19,7 +19,7 @@ _BATCHES = (1, 4, 16)
 
 
 class TensorRTExporter(Exporter):
-    """TensorRT engines. The ``.onnx`` file is verified and kept, as engines for other GPUs are built from it."""
+    """TensorRT engines. The ``.engine.onnx`` file is verified and kept, as engines for other GPUs are built from it."""
 
     suffix, runtime, packages = ".engine", "TensorRT", ONNX_PACKAGES
     support = Support(
@@ -55,7 +55,8 @@ class TensorRTExporter(Exporter):
 
 
 def _onnx_file(engine: str) -> str:
-    return str(Path(engine).with_suffix(".onnx"))
+    # Not ``<name>.onnx``, which may be an export for other runtimes.
+    return f"{engine}.onnx"
 
 
 def trtexec_command(
