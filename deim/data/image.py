@@ -101,6 +101,12 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
 
 def _read_with_pil(file_name: str) -> np.ndarray:
     try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            if image.format == "TIFF" and image.mode in ("F", "I"):
+                raise DatasetError(
+                    f"cannot read image {file_name}: it has 32-bit gray values, whose range is not known: convert it to 8 or 16 "
+                    "bits"
+                )
         return np.ascontiguousarray(detection_utils.read_image(file_name, format="RGB"))
     except Image.DecompressionBombError as error:
         raise DatasetError(
@@ -116,6 +122,7 @@ def _has_size(image: np.ndarray, size: tuple[int, int], reduction: int) -> bool:
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_WIDTH_TAG, _HEIGHT_TAG = 256, 257  # of TIFF files
 _SWAPPED_SIDES = {5, 6, 7, 8}  # EXIF orientations that swap the sides
 
 
@@ -129,6 +136,9 @@ def image_size(file_name: str) -> tuple[int, int]:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
             width, height = image.size
             is_swapped = image.getexif().get(ExifTags.Base.Orientation) in _SWAPPED_SIDES
+            if image.format == "TIFF":  # recent versions of PIL state the sides of TIFF files after the rotation
+                tags = getattr(image, "tag_v2", {})
+                is_swapped = is_swapped and (width, height) == (tags.get(_WIDTH_TAG), tags.get(_HEIGHT_TAG))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(f"cannot read image {file_name}: {error}") from error
     return (width, height) if is_swapped else (height, width)

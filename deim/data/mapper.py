@@ -50,7 +50,7 @@ class DetectionMapper:
             those that a mirror image exchanges (``keypoint_flip_map``).
         keypoint_hflip_indices: (P,) detectron2's form of the flip map, instead of ``dataset_name``.
         areas: with ``keypoints``, whether to add ``gt_areas``, float32 (n,) in square pixels: ``area`` of the annotations
-            or else the area of the mask or box. They follow the areas of the boxes.
+            (which the readers of this package do not keep) or else the area of the mask or box. They follow the areas of the boxes.
 
     Raises:
         ConfigError: if a value is not valid, or the keypoints are not defined.

@@ -139,6 +139,28 @@ def test_all_formats_can_be_evaluated(name: str, tmp_path: Path) -> None:
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize("use_fast_impl", [True, False])
+def test_annotations_without_area_are_evaluated_by_size(use_fast_impl: bool, tmp_path: Path) -> None:
+    """Files written by scripts often lack ``area`` and ``iscrowd``."""
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 100, "height": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 5, 50, 50]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(content), encoding="utf-8")
+    Image.new("RGB", (100, 60)).save(tmp_path / "1.jpg")
+    name = f"{tmp_path}_without_area"
+    (record,) = coco_dataset(name, json_file=str(tmp_path / "val.json"), image_root=str(tmp_path))
+    evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"), use_fast_impl=use_fast_impl)
+    evaluator.reset()
+    boxes, classes = annotation_arrays(record)
+    detections = Instances((60, 100), pred_boxes=Boxes(boxes), pred_classes=classes, scores=np.ones(1))
+    evaluator.process([record], [{"instances": as_tensors(detections)}])
+    results = evaluator.evaluate()["bbox"]
+    assert (results["AP"], results["APm"]) == pytest.approx((100, 100))
+    assert np.isnan(results["APs"])
+
+
 def as_tensors(detections: Instances) -> Instances:
     import torch
 

@@ -1,5 +1,6 @@
 """Exports of annotation tools are detected and read as the same objects."""
 
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from deim.data.dataset_statistics import check_dataset, find_image_problems
 from deim.data.datasets import image_files
 from deim.data.datasets.dataset_format import DiscoveredDataset, Split
 from deim.data.datasets.discovery import discover
+from deim.data.datasets.text import read_text
 from deim.data.datasets.to_coco import write_coco
 from deim.data.datasets.validation import DatasetContent, require_inside_folder
 from deim.data.inspection import draw_training_batch
@@ -629,6 +631,40 @@ def test_parquet_row_without_an_image(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(read(dataset.test)) == 3
     with pytest.raises(DatasetError, match=r"train-00000-of-00001.parquet, row 1: the row contains no image"):
         read(dataset.train)
+
+
+def test_images_of_other_entries_are_not_used(tmp_path: Path) -> None:
+    """Frame numbers repeat in every folder, and one folder is missing."""
+    for camera in ("cam1", "cam2"):
+        write_images(tmp_path / "images" / camera, ["0.jpg", "1.jpg"])
+    images = [
+        {"id": number, "file_name": f"{camera}/{frame}.jpg", "width": 100, "height": 60}
+        for number, (camera, frame) in enumerate(itertools.product(("cam1", "cam2"), range(2)))
+    ]
+    annotations = [
+        {"id": image["id"], "image_id": image["id"], "category_id": 1, "bbox": [10, 10, 20, 20]} for image in images
+    ]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+    write_json(tmp_path / "train.json", content)
+    assert len(read(discover(str(tmp_path)).train)) == 4
+    shutil.rmtree(tmp_path / "images" / "cam1")
+    with pytest.raises(DatasetError, match=r"2 .*(?s:.*)the image 'cam1/0.jpg' does not exist"):
+        read(discover(str(tmp_path)).train)
+
+
+def test_yolo_folder_with_lists_of_the_splits(tmp_path: Path) -> None:
+    layouts.yolo_autosplit(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"autosplit_{split}.txt").rename(tmp_path / f"{split}.txt")
+    dataset = discover(str(tmp_path))
+    assert dataset.test is not None
+    assert (len(read(dataset.train)), len(read(dataset.test))) == (3, 1)
+
+
+def test_another_encoding_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "classes.txt").write_bytes("行人\n".encode("gbk"))
+    read_text(tmp_path / "classes.txt")
+    assert "classes.txt is not valid UTF-8, and is read as Latin-1" in caplog.text
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

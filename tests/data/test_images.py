@@ -30,6 +30,24 @@ def assert_images_close(decoded: np.ndarray, expected: np.ndarray, tolerance: fl
     assert np.abs(decoded.astype(int) - expected).mean() < tolerance
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_gray_values_of_unknown_range_are_an_error(dtype: type, tmp_path: Path) -> None:
+    """PIL would clip them to 8 bits: black or white images."""
+    Image.fromarray(np.linspace(0, 1, 24 * 32, dtype=np.float64).reshape(24, 32).astype(dtype)).save(tmp_path / "x.tif")
+    with pytest.raises(DatasetError, match="32-bit gray values"):
+        read_image(str(tmp_path / "x.tif"))
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png"])
+def test_size_of_a_rotated_file(suffix: str, tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / f"rotated{suffix}", exif=exif)
+    path = str(tmp_path / f"rotated{suffix}")
+    assert image_size(path) == read_image(path).shape[:2] == (60, 40)
+
+
 def test_common_image_formats(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "a.bmp", "a.webp", "a.tiff"):
         Image.fromarray(make_image()).save(tmp_path / name)

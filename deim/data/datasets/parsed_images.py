@@ -88,6 +88,7 @@ def build_content(
         by_stem: whether image names have no suffix.
     """
     content = DatasetContent([], class_names, [])
+    names: list[tuple[str, str]] = []  # of each record, with the source of its annotations
     indices = {name: index for index, name in enumerate(class_names)}
     find = files.find_by_stem if by_stem else files.find
     for number, image in enumerate(tqdm(images, f"reading {source}", delay=2, mininterval=2, unit="image")):
@@ -103,6 +104,7 @@ def build_content(
         except DatasetError as error:
             content.problems.append(Problem(str(path), str(error), True))
             continue
+        names.append((image.name, image.source))
         content.records.append(
             {
                 "file_name": str(path),
@@ -113,8 +115,26 @@ def build_content(
                 "annotations": list(_annotations(image, indices, content.problems)),
             }
         )
+    _remove_shared_images(content, names, files)
     content.notes += files.describe_inexact_matches(source)
     return content
+
+
+def _remove_shared_images(content: DatasetContent, names: Sequence[tuple[str, str]], files: ImageFiles) -> None:
+    """Turn records whose image was found by its file name, but belongs to another name as well, into problems; in place.
+
+    For example, ``cam1/000.jpg`` does not exist, and ``cam2/000.jpg`` has its own entry.
+    """
+    names_of: dict[str, set[str]] = {}
+    for record, (name, _) in zip(content.records, names, strict=True):
+        names_of.setdefault(record["file_name"], set()).add(name)
+    kept = []
+    for record, (name, source) in zip(content.records, names, strict=True):
+        if len(names_of[record["file_name"]]) > 1 and name in files.inexact_matches:
+            content.problems.append(missing_image_problem(source, name, str(files.root)))
+        else:
+            kept.append(record)
+    content.records[:] = kept
 
 
 def missing_image_problem(source: str, name: str, folder: str) -> Problem:

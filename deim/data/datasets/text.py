@@ -2,12 +2,15 @@
 
 import codecs
 import json
+import logging
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 from deim.errors import DatasetError
+
+logger = logging.getLogger("detectron2.deim")
 
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -25,6 +28,9 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-16" if data.startswith(_UTF_16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError:
+        logger.warning(
+            f"{path} is not valid UTF-8, and is read as Latin-1: names in another encoding become unreadable"
+        )
         return data.decode("latin-1")
 
 

@@ -197,6 +197,8 @@ def _is_detectron2_compatible(
         and all(
             all(type(annotation.get(key)) is int for key in ("image_id", "category_id"))
             and is_box(annotation.get("bbox"))
+            and isinstance(annotation.get("area"), int | float)  # the evaluation needs it
+            and annotation.get("iscrowd") in (0, 1)
             and _is_valid_segmentation(annotation.get("segmentation"))
             for annotation in lists["annotations"]
         )

@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from deim.data.datasets.dataset_format import DiscoveredDataset, Format, Split, assemble_dataset, find_split_folders
+from deim.data.datasets.dataset_format import (
+    SPLITS,
+    DiscoveredDataset,
+    Format,
+    Split,
+    assemble_dataset,
+    find_split_folders,
+)
 from deim.data.datasets.image_files import is_image
 from deim.data.datasets.text import read_class_names, read_text
 from deim.data.datasets.yolo import find_highest_class, label_file, yolo_files_dataset
@@ -23,7 +30,7 @@ def _splits(dataset_path: Path) -> dict[str, list[str]]:
     if (dataset_path / "images").is_dir() and _has_labels(dataset_path / "labels"):
         lists = {
             path.stem.removeprefix("autosplit_"): path.name for path in sorted(dataset_path.glob("autosplit_*.txt"))
-        }
+        } or {name: f"{name}.txt" for name in SPLITS if _is_image_list(dataset_path / f"{name}.txt")}
         if lists:
             return {name: [path] for name, path in lists.items()}
         folders = find_split_folders(dataset_path / "images")
@@ -35,6 +42,14 @@ def _splits(dataset_path: Path) -> dict[str, list[str]]:
         elif _has_labels_beside(folder):
             sources[name] = [folder.name]
     return sources or ({"all": ["."]} if _has_labels_beside(dataset_path) else {})
+
+
+def _is_image_list(path: Path) -> bool:
+    """Return whether a file lists images, by its first line."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="latin-1") as file:
+        return is_image(Path(file.readline().strip()))
 
 
 def _has_labels(folder: Path) -> bool:

@@ -191,6 +191,7 @@ class COCOEvaluator(DatasetEvaluator):
 
     def _run_coco_api(self, task: str, detections: list[dict], img_ids):
         """Match detections with annotations, and return the accumulated COCOeval object."""
+        _complete_annotations(list(self._coco_api.anns.values()))
         if task == "segm":
             # Without boxes, the COCO API computes the area of a detection from its mask.
             detections = [{key: v for key, v in detection.items() if key != "bbox"} for detection in detections]
@@ -221,6 +222,14 @@ class COCOEvaluator(DatasetEvaluator):
                 f"[COCOEvaluator] Prediction contain {predicted} keypoints. Ground truth contains {annotated} keypoints. "
                 f"The length of kpt_oks_sigmas is {num_sigmas}. They have to agree with each other."
             )
+
+
+def _complete_annotations(annotations: list[dict]) -> None:
+    """Add a missing ``area``, that of the box, and a missing ``iscrowd``; in place. The COCO API needs both."""
+    for annotation in annotations:
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation and "bbox" in annotation:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
 
 
 def _complete_keypoints(annotations: list[dict]) -> None:
