@@ -11,9 +11,12 @@ logger = logging.getLogger("detectron2.deim")
 
 # Value of ``dataloader.train.total_batch_size`` that lets the run choose it; see :mod:`deim.engine.auto_batch_size`.
 AUTO = "auto"
+# Minimum warm-up of runs from random weights, in iterations.
+RANDOM_WARMUP_ITERS = 200
+_WARMUP_KEY = "schedule.warmup_iters"
 
 
-def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
+def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None, from_random_weights: bool = False) -> bool:
     """Scale the hyperparameters of a recipe to the batch size and the dataset in use, in place.
 
     The recipe's values hold for ``train.reference_batch_size`` and ``train.reference_dataset_size``. The rule is the one
@@ -21,9 +24,14 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
     multiplied by k. If an epoch has r times as many iterations (r = 1 / k on the same data), both warm-ups and the averaging
     window of the EMA, ``1 / (1 - decay)``, are multiplied by r. The keys in ``train.unscaled_keys`` keep their values.
 
+    Runs from random weights differ in three points: smaller batches do not lower the learning rates; the backbone has the
+    learning rate of the other parts, since it is not pretrained; and the warm-up has at least ``RANDOM_WARMUP_ITERS``
+    iterations, or a tenth of the run.
+
     Args:
         cfg: a complete config.
         iters_per_epoch: number of iterations per epoch on the data in use; None if the loader has no epochs.
+        from_random_weights: whether no part of the model is pretrained.
 
     Returns:
         True if the values were scaled, False if ``train.reference_batch_size`` is None.
@@ -42,8 +50,15 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None) -> bool:
         )
     has_epochs = images is not None and iters_per_epoch is not None
     length_factor = iters_per_epoch * reference / images if has_epochs else reference / size
-    values = _scaled_learning_rates(cfg.optimizer, size / reference) | _scaled_lengths(cfg, length_factor)
-    unscaled = [key for key in values if _is_unscaled(cfg, key)]
+    if from_random_weights:
+        values = _random_start_learning_rates(cfg.optimizer, max(size / reference, 1.0))
+    else:
+        values = _scaled_learning_rates(cfg.optimizer, size / reference)
+    values |= _scaled_lengths(cfg, length_factor)
+    if from_random_weights and iters_per_epoch is not None and _WARMUP_KEY in values:
+        minimum = min(RANDOM_WARMUP_ITERS, cfg.schedule.epochs * iters_per_epoch // 10)
+        values[_WARMUP_KEY] = max(values[_WARMUP_KEY], minimum)
+    unscaled = [key for key in values if is_unscaled(cfg, key)]
     for key, value in values.items():
         if key not in unscaled:
             OmegaConf.update(cfg, key, value)
@@ -67,17 +82,18 @@ def scaled_learning_rates(cfg: Any) -> dict[str, float]:
     if reference is None or size == AUTO:
         return {}
     rates = _scaled_learning_rates(cfg.optimizer, size / reference)
-    return {key: rate for key, rate in rates.items() if not _is_unscaled(cfg, key)}
+    return {key: rate for key, rate in rates.items() if not is_unscaled(cfg, key)}
 
 
 def scaled_length_keys(cfg: Any) -> list[str]:
     """Return the keys that :func:`scale_to_batch_size` would scale to the number of iterations per epoch."""
     if cfg.train.reference_batch_size is None:
         return []
-    return [key for key in _scaled_lengths(cfg, 1.0) if not _is_unscaled(cfg, key)]
+    return [key for key in _scaled_lengths(cfg, 1.0) if not is_unscaled(cfg, key)]
 
 
-def _is_unscaled(cfg: Any, key: str) -> bool:
+def is_unscaled(cfg: Any, key: str) -> bool:
+    """Return whether a key keeps its value, because it is in ``train.unscaled_keys``."""
     return any(key == unscaled or key.startswith(f"{unscaled}.") for unscaled in cfg.train.unscaled_keys)
 
 
@@ -89,6 +105,12 @@ def _scaled_learning_rates(optimizer: Any, factor: float) -> dict[str, float]:
         if "lr" in rule and not OmegaConf.is_interpolation(rule, "lr"):
             rates[f"optimizer.params.rules.{name}.lr"] = rule.lr * factor
     return rates
+
+
+def _random_start_learning_rates(optimizer: Any, factor: float) -> dict[str, float]:
+    """Return the scaled learning rates, where those of the backbone are at least that of the other parts."""
+    rates = _scaled_learning_rates(optimizer, factor)
+    return {key: max(rate, rates["optimizer.lr"]) if "backbone" in key else rate for key, rate in rates.items()}
 
 
 def _scaled_lengths(cfg: Any, factor: float) -> dict[str, float]:

@@ -136,7 +136,7 @@ def _keep_overridden(cfg: Any, overrides: Sequence[str]) -> None:
     """Exclude overridden keys from scaling, unless the overrides state the batch size that their values hold for; in place."""
     keys = override_keys(overrides)
     if cfg.train.reference_batch_size is not None and _REFERENCE_KEY not in keys:
-        scaled = ("optimizer", "schedule", "train.model_ema")
+        scaled = ("optimizer", "schedule", "train.model_ema", _BATCH_SIZE_KEY)
         cfg.train.unscaled_keys = [*cfg.train.unscaled_keys, *(key for key in keys if key.startswith(scaled))]
 
 

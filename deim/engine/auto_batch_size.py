@@ -74,7 +74,7 @@ def resolve_batch_size(
     if cfg.dataloader.train.total_batch_size != AUTO:
         return
     world_size = comm.get_world_size()
-    stored = None if checkpoint is None else read_checkpoint(checkpoint)["trainer"].get("total_batch_size")
+    stored = stored_batch_size(checkpoint)
     if stored is not None:
         size, reason = stored, f"the batch size of {checkpoint}"
     elif torch.device(cfg.train.device).type != "cuda" and probe is None:
@@ -86,6 +86,11 @@ def resolve_batch_size(
     if comm.is_main_process():
         # default_setup has saved the config with "auto"
         LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
+
+
+def stored_batch_size(checkpoint: str | None) -> int | None:
+    """Return the batch size of the run that wrote a checkpoint; None if it is unknown or there is no checkpoint."""
+    return None if checkpoint is None else read_checkpoint(checkpoint)["trainer"].get("total_batch_size")
 
 
 def _measure(cfg: Any, probe: Callable[[Any], MemoryProbe], world_size: int) -> tuple[int, str]:

@@ -24,8 +24,9 @@ from deim.checkpoint.run_checkpointer import FINAL, RunCheckpointer
 from deim.config import build, find_config, load_config
 from deim.config.batch_size import scale_to_batch_size
 from deim.config.portable import to_portable
-from deim.data.loader import translate_worker_errors
-from deim.engine.auto_batch_size import resolve_batch_size
+from deim.config.random_weights import MAX_IMAGES, fit_to_small_data
+from deim.data.loader import TrainLoader, translate_worker_errors
+from deim.engine.auto_batch_size import resolve_batch_size, stored_batch_size
 from deim.engine.buffered_log import buffered_log
 from deim.engine.evaluation import (
     check_classes,
@@ -58,6 +59,7 @@ from deim.engine.initial_state import (
     find_initial_state,
     initial_weights_files,
     load_initial_weights,
+    starts_from_random_weights,
     unfreeze_random_backbone,
     warn_about_frozen_random_weights,
 )
@@ -140,6 +142,9 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     check_pixel_normalization(cfg)
     resolve_batch_size(cfg, start.checkpoint)
     loader = build(cfg, "dataloader.train")
+    is_small = _is_small_random_start(cfg, loader)
+    if is_small:
+        loader = _fit_to_small_data(cfg, loader, start.checkpoint)
     check_classes(cfg, "train")
     check_limits(cfg, loader, "train")
     # Errors in the test data show before training starts.
@@ -148,7 +153,7 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     check_classes(cfg, "test")
     test_sets = prepare_test_sets(cfg)
     iters_per_epoch = getattr(loader, "iters_per_epoch", None)
-    if scale_to_batch_size(cfg, iters_per_epoch) and comm.is_main_process():
+    if scale_to_batch_size(cfg, iters_per_epoch, from_random_weights=is_small) and comm.is_main_process():
         # default_setup has saved the unscaled config
         LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
     resolve_schedule(cfg, iters_per_epoch)
@@ -197,6 +202,24 @@ def train(cfg: Any, resume_run: bool = False) -> None:
     trainer.register_hooks(_build_hooks(cfg, ddp_model, checkpointer, iters_per_epoch, evaluate))
     with keep_freed_memory(torch.device(cfg.train.device)), explain_out_of_memory(cfg, trainer):
         trainer.train(_first_iteration(cfg, trainer, checkpointer, start), cfg.train.max_iter)
+
+
+def _is_small_random_start(cfg: Any, loader: Any) -> bool:
+    """Return whether a scaled run starts from random weights, on few images."""
+    is_scaled = cfg.train.reference_batch_size is not None
+    is_small = isinstance(loader, TrainLoader) and len(loader.dataset) <= MAX_IMAGES
+    return is_scaled and is_small and starts_from_random_weights(cfg)
+
+
+def _fit_to_small_data(cfg: Any, loader: TrainLoader, checkpoint: str | None) -> TrainLoader:
+    """Adapt batch size and schedule of a run from random weights to its small dataset, and return the loader."""
+    num_images = len(loader.dataset)
+    changes = fit_to_small_data(cfg, num_images, comm.get_world_size(), stored_batch_size(checkpoint))
+    if not changes:
+        return loader
+    values = ", ".join(f"{key}={value}" for key, value in changes.items())
+    logger.info(f"Training from random weights on {num_images} images: {values}. To use other values, set these keys")
+    return build(cfg, "dataloader.train")
 
 
 def _first_iteration(cfg: Any, trainer: Trainer, checkpointer: RunCheckpointer, start: InitialState) -> int:

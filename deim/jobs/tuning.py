@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from deim.config import load_config
 from deim.config.batch_size import scaled_learning_rates, scaled_length_keys
 from deim.config.loading import apply_overrides, override_keys
+from deim.config.random_weights import BATCH_SIZE_KEY, DENSE_KEY
+from deim.engine.initial_state import starts_from_random_weights
 from deim.errors import ConfigError, DeimError
 from deim.jobs.search_space import overrides_of, parse_search, shorten_schedule
 from deim.processes import PREEMPTED_EXIT_STATUS, PreemptionRecorder, child_command, deim_environment
@@ -117,8 +119,12 @@ class Search:
             dimension.key: dimension.find(scaled.get(dimension.key, OmegaConf.select(cfg, dimension.key)))
             for dimension in self.dimensions
         }
-        # The recipe's own warm-ups and EMA decay depend on the number of images, which is unknown here.
-        is_known = None not in own_values.values() and not own_values.keys() & set(scaled_length_keys(cfg))
+        # The recipe's own warm-ups and EMA decay depend on the number of images, which is unknown here. So do further
+        # settings of runs from random weights.
+        unknown = {*scaled_length_keys(cfg)}
+        if cfg.train.reference_batch_size is not None and starts_from_random_weights(cfg):
+            unknown |= {*scaled, BATCH_SIZE_KEY, DENSE_KEY}
+        is_known = None not in own_values.values() and not own_values.keys() & unknown
         if not self.study.get_trials(deepcopy=False) and is_known:
             self.study.enqueue_trial(own_values)  # the first trial is the recipe as it is
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -263,10 +264,12 @@ def test_search_with_real_runs(shapes: Path, tmp_path: Path) -> None:
 def test_first_trial_has_the_learning_rate_scaled_to_the_batch_size(shapes: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     settings = SearchSettings(
-        config_file=RECIPE,
+        config_file="deim_dfine/deim_dfine_n_coco",
         search=["optimizer.lr=1e-5:1e-2:log"],
         data=str(shapes),
         overrides=["dataloader.train.total_batch_size=4"],
     )
     (trial,) = Search(settings, tmp_path / "search").study.get_trials()
-    assert trial.system_attrs["fixed_params"] == {"optimizer.lr": pytest.approx(4e-3 * 4 / 8)}
+    assert trial.system_attrs["fixed_params"] == {"optimizer.lr": pytest.approx(8e-4 * 4 / 128)}
+    from_random_weights = replace(settings, config_file=RECIPE)
+    assert not Search(from_random_weights, tmp_path / "random").study.get_trials(), "depends on the number of images"
