@@ -221,7 +221,7 @@ def run(
             options = (get_start_method(), threads, batches, warmup)
             rates[name] = run_in_new_process(_measure, source, *options, *source_arguments)
         rows += _rows(label, rates, decoding["OpenCV"] / images_per_output, num_workers)
-    header = ["stage", "loader", "images/s", "/ official", "decode limit", "of the limit", "per CPU second"]
+    header = ["stage", "loader", "images/s", "speedup", "decode limit", "of the limit", "per CPU second"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 
 

@@ -26,7 +26,7 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None, from_random_weigh
 
     Runs from random weights differ in three points: smaller batches do not lower the learning rates; the backbone has the
     learning rate of the other parts, since it is not pretrained; and the warm-up has at least ``RANDOM_WARMUP_ITERS``
-    iterations, or a tenth of the run.
+    iterations, or a quarter of the run.
 
     Args:
         cfg: a complete config.
@@ -56,7 +56,7 @@ def scale_to_batch_size(cfg: Any, iters_per_epoch: int | None, from_random_weigh
         values = _scaled_learning_rates(cfg.optimizer, size / reference)
     values |= _scaled_lengths(cfg, length_factor)
     if from_random_weights and iters_per_epoch is not None and _WARMUP_KEY in values:
-        minimum = min(RANDOM_WARMUP_ITERS, cfg.schedule.epochs * iters_per_epoch // 10)
+        minimum = min(RANDOM_WARMUP_ITERS, cfg.schedule.epochs * iters_per_epoch // 4)
         values[_WARMUP_KEY] = max(values[_WARMUP_KEY], minimum)
     unscaled = [key for key in values if is_unscaled(cfg, key)]
     for key, value in values.items():

@@ -24,7 +24,7 @@ def fit_to_small_data(
 
     The batch of a recipe may be larger than a small dataset, and its first epochs then have a few iterations only. The batch
     is halved until an epoch has ``MIN_ITERATIONS_PER_EPOCH`` iterations, and Dense O2O starts after ``DENSE_START_ITER``
-    iterations or half of its former end, whichever is earlier. Nothing is changed if ``train.reference_batch_size`` is
+    iterations or at two thirds of the time until its end, whichever is earlier. Nothing is changed if ``train.reference_batch_size`` is
     None, and keys in ``train.unscaled_keys`` keep their values.
 
     Args:
@@ -47,7 +47,7 @@ def fit_to_small_data(
     schedule = cfg.get("schedule")
     if schedule is not None and schedule.dense_epochs[0] < schedule.dense_epochs[1] and not is_unscaled(cfg, DENSE_KEY):
         start, end = schedule.dense_epochs
-        later = min(math.ceil(DENSE_START_ITER * size / num_images), end // 2)
+        later = min(math.ceil(DENSE_START_ITER * size / num_images), end * 2 // 3)
         if later > start:
             changes[DENSE_KEY] = schedule.dense_epochs = [later, end]
     return changes
