@@ -77,7 +77,9 @@ def test_lr_multiplier_recovers_the_iteration() -> None:
     ("changes", "message"),
     [
         ({"warmup": "sudden"}, "warmup='sudden'"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1"),
+        ({"epochs": 12.0}, "epochs must be an integer of at least 1, got 12.0"),
+        ({"eval_epochs": 1.5}, "eval_epochs must be an integer"),
         ({"flat_epochs": 9, "no_aug_epochs": 2, "lr_gamma": 0.5}, "do not fit in epochs=10"),
         ({"drop_epochs": (8,), "lr_gamma": 0.5}, "drop_epochs"),
         ({"final_ema_decay": 0.0, "final_from_best": True}, "final_ema_decay"),

@@ -58,7 +58,7 @@ CONFIG_ERRORS = {
     "train.checkpointer.period=0": "train.checkpointer.period must be at least 1, got 0",
     "train.model_ema.decay=2": "train.model_ema.decay must be between 0 and 1, got 2",
     "lr_multiplier=null": "lr_multiplier of the config has no _target_: it must describe an object to build",
-    "schedule.epochs=0": "schedule.epochs must be at least 1, got 0",
+    "schedule.epochs=0": "schedule.epochs must be an integer of at least 1, got 0",
 }
 
 

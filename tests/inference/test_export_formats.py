@@ -66,7 +66,7 @@ def test_unsupported_models_are_errors() -> None:
 
 def test_engines_are_not_run(tmp_path: Path) -> None:
     (tmp_path / "m.engine").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"which deim does not run: use TensorRT, or predict with .*m\.onnx"):
+    with pytest.raises(ConfigError, match=r"which deim does not run: use TensorRT, or predict with .*m\.engine\.onnx"):
         Predictor(tmp_path / "m.engine")
 
 

@@ -24,8 +24,11 @@ def working_directory(
     for run in ("deim_dfine_s_coco", "deim_dfine_s_coco_data"):
         (folder / "output" / run).mkdir(parents=True)
         torch.save(content, folder / "output" / run / "model_best.pth")
-    (folder / "output" / "masks_and_keypoints").mkdir()
-    shutil.copy(checkpoint_with_heads, folder / "output" / "masks_and_keypoints" / "model_best.pth")
+    keypoints_run = folder / "output" / "deimv2_hgnetv2_atto_keypoints_shapes"
+    keypoints_run.mkdir()
+    shutil.copy(checkpoint_with_heads, keypoints_run / "model_best.pth")
+    (folder / "datasets" / "deim_shapes" / "val").mkdir(parents=True)
+    shutil.copy(photos / "3.png", folder / "datasets" / "deim_shapes" / "val" / "000003.jpg")
     export(str(checkpoint), None, str(folder / "deim_dfine_s.onnx"), ExportOptions(size=(640, 640)))
     return folder
 

@@ -22,6 +22,7 @@ model.criterion.matcher.late_epoch = 32
 dataloader.image_size = (192, 192)
 dataloader.train.mapper.mosaic.tile_size = 96
 dataloader = with_keypoint_data(dataloader)
+dataloader.evaluator.kpt_oks_sigmas = None  # those of the loss
 
 # Longer than without keypoints; an evaluation takes place directly before the final epochs.
 schedule.epochs = 36
