@@ -11,6 +11,7 @@ logger = logging.getLogger("detectron2.deim")
 
 # Value of ``dataloader.train.total_batch_size`` that lets the run choose it; see :mod:`deim.engine.auto_batch_size`.
 AUTO = "auto"
+BATCH_SIZE_KEY = "dataloader.train.total_batch_size"
 # Minimum warm-up of runs from random weights, in iterations.
 RANDOM_WARMUP_ITERS = 200
 _WARMUP_KEY = "schedule.warmup_iters"

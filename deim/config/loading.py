@@ -13,7 +13,7 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deim.config.batch_size import AUTO
+from deim.config.batch_size import AUTO, BATCH_SIZE_KEY
 from deim.config.files import available, get_config_file, nearest, recipe_name, shipped_folder
 from deim.config.former_keys import current_key, former_criterion_key, rename_former_keys
 from deim.config.switches import switch
@@ -23,7 +23,6 @@ from deim.data.datasets.dataset_format import DiscoveredDataset
 from deim.errors import ConfigError
 from deim.structures import PredictionGroup
 
-_BATCH_SIZE_KEY = "dataloader.train.total_batch_size"
 _REFERENCE_KEY = "train.reference_batch_size"
 
 # Saved configs are YAML, which has strings but no enumerations.
@@ -116,9 +115,9 @@ def load_config(
     switch(cfg, **(switches or {}))
     if data is not None:
         with_data(cfg, data, images)
-    recipe_batch_size = OmegaConf.select(cfg, _BATCH_SIZE_KEY, default=None)
+    recipe_batch_size = OmegaConf.select(cfg, BATCH_SIZE_KEY, default=None)
     apply_overrides(cfg, overrides)
-    if OmegaConf.select(cfg, _BATCH_SIZE_KEY, default=None) == AUTO and isinstance(recipe_batch_size, int):
+    if OmegaConf.select(cfg, BATCH_SIZE_KEY, default=None) == AUTO and isinstance(recipe_batch_size, int):
         _scale_from(cfg, recipe_batch_size, overrides)
     _keep_overridden(cfg, overrides)
     if OmegaConf.select(cfg, "dataloader.train.seed", default=0) is None:
@@ -136,7 +135,7 @@ def _keep_overridden(cfg: Any, overrides: Sequence[str]) -> None:
     """Exclude overridden keys from scaling, unless the overrides state the batch size that their values hold for; in place."""
     keys = override_keys(overrides)
     if cfg.train.reference_batch_size is not None and _REFERENCE_KEY not in keys:
-        scaled = ("optimizer", "schedule", "train.model_ema", _BATCH_SIZE_KEY)
+        scaled = ("optimizer", "schedule", "train.model_ema", BATCH_SIZE_KEY)
         cfg.train.unscaled_keys = [*cfg.train.unscaled_keys, *(key for key in keys if key.startswith(scaled))]
 
 
@@ -214,7 +213,7 @@ def _apply(cfg: Any, override: str) -> None:
             LazyConfig.apply_overrides(cfg, [text])
         except Exception as error:  # hydra and omegaconf raise many types for malformed overrides
             raise ConfigError(f"override {override!r} cannot be applied: {error}") from error
-        if (key, _value(cfg, key)) != (_BATCH_SIZE_KEY, AUTO):
+        if (key, _value(cfg, key)) != (BATCH_SIZE_KEY, AUTO):
             _require_kind(override, former_value, _value(cfg, key))
 
 

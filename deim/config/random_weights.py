@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-from deim.config.batch_size import AUTO, is_unscaled
+from deim.config.batch_size import BATCH_SIZE_KEY, is_unscaled
 
-BATCH_SIZE_KEY = "dataloader.train.total_batch_size"
 DENSE_KEY = "schedule.dense_epochs"
 
 # Largest number of training images for which the settings are adapted. They were measured on 150 to 600 images.
@@ -22,13 +21,13 @@ def fit_to_small_data(
 ) -> dict[str, Any]:
     """Adapt the batch size and the start of Dense O2O to the number of training images, in place.
 
-    The batch of a recipe may be larger than a small dataset, and its first epochs then have a few iterations only. The batch
-    is halved until an epoch has ``MIN_ITERATIONS_PER_EPOCH`` iterations, and Dense O2O starts after ``DENSE_START_ITER``
-    iterations or at two thirds of the time until its end, whichever is earlier. Nothing is changed if ``train.reference_batch_size`` is
-    None, and keys in ``train.unscaled_keys`` keep their values.
+    The batch of a recipe may be larger than a small dataset, whose epochs then have only a few iterations. The batch is
+    halved until an epoch has ``MIN_ITERATIONS_PER_EPOCH`` iterations. Dense O2O starts after ``DENSE_START_ITER``
+    iterations, or after two thirds of the epochs before its end if that is earlier. Nothing is changed if
+    ``train.reference_batch_size`` is None, and keys in ``train.unscaled_keys`` keep their values.
 
     Args:
-        cfg: a config whose weights are random at the start; see :func:`deim.engine.initial_state.starts_from_random_weights`.
+        cfg: a config with a number as batch size, whose weights are random at the start; see :func:`deim.engine.initial_state.starts_from_random_weights`.
         num_images: number of training images.
         world_size: number of ranks.
         stored_batch_size: batch size of the run that is resumed; None for a new run.
@@ -36,7 +35,7 @@ def fit_to_small_data(
     Returns:
         The changed keys with their new values.
     """
-    if cfg.train.reference_batch_size is None or cfg.dataloader.train.total_batch_size == AUTO:
+    if cfg.train.reference_batch_size is None:
         return {}
     changes: dict[str, Any] = {}
     size = cfg.dataloader.train.total_batch_size

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from deim.data.image import IMAGE_SUFFIXES
+from deim.data.datasets.image_files import is_image
 from deim.errors import ConfigError, DatasetError
 from deim.inference.addresses import expand_playlists, is_address, stream_name, without_password
 from deim.inference.detections import Detections, class_indices
@@ -217,7 +217,7 @@ def _expand_pattern(source: str) -> list[str]:
     if is_address(source) or Path(source).exists() or not glob.has_magic(source):
         return [source]
     files = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
-    return [file for file in files if is_video(file) or Path(file).suffix.lower() in IMAGE_SUFFIXES] or [source]
+    return [file for file in files if is_video(file) or is_image(Path(file))] or [source]
 
 
 def _check_inputs_are_kept(inputs: "_Inputs", folder: Path, formats: Sequence[str]) -> None:

@@ -17,9 +17,9 @@ import psutil
 from omegaconf import OmegaConf
 
 from deim.config import load_config
-from deim.config.batch_size import scaled_learning_rates, scaled_length_keys
+from deim.config.batch_size import BATCH_SIZE_KEY, scaled_learning_rates, scaled_length_keys
 from deim.config.loading import apply_overrides, override_keys
-from deim.config.random_weights import BATCH_SIZE_KEY, DENSE_KEY
+from deim.config.random_weights import DENSE_KEY
 from deim.engine.initial_state import starts_from_random_weights
 from deim.errors import ConfigError, DeimError
 from deim.jobs.search_space import overrides_of, parse_search, shorten_schedule

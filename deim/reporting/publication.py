@@ -60,8 +60,8 @@ def write_model_folder(
         (out / "README.md").write_text(card.text(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error}") from error
-    pictures = [picture for picture in (card.curves, card.image) if picture]
-    return PublishedModel(Path(checkpoint), ["config.json", "model.safetensors", "README.md", *pictures])
+    figures = [name for name in (card.curves, card.image) if name]
+    return PublishedModel(Path(checkpoint), ["config.json", "model.safetensors", "README.md", *figures])
 
 
 def _default_license(metadata: dict[str, Any]) -> str:

@@ -7,22 +7,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
 from fvcore.common.param_scheduler import LinearParamScheduler
-from torch import nn
 
 from deim.engine import Trainer
+from tests.engine.test_final_stage import CountingModel
 
 ITERATIONS = 8
-
-
-class LinearModel(nn.Module):
-    """Model whose loss has the gradient 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-
-    def forward(self, samples: list) -> dict:
-        return {"loss": self.weight * 1.0}
 
 
 class CountingSGD(torch.optim.SGD):
@@ -48,7 +37,7 @@ def run(
     folder: Path, lr: float, weight_decay: float = 0.0, resumed: bool = False, is_legacy: bool = False
 ) -> list[dict]:
     """Train half of the iterations, or resume for the other half; return the options of each iteration."""
-    model = LinearModel()
+    model = CountingModel()
     optimizer = CountingSGD(model.parameters(), lr=lr, weight_decay=weight_decay)
     trainer = Trainer(model, [[{}]] * ITERATIONS, optimizer)
     recorder = Recorder()
@@ -84,7 +73,7 @@ def test_changed_options_apply_to_the_resumed_run(tmp_path: Path, is_legacy: boo
 def test_restarts_from_a_checkpoint_keep_the_changed_options(tmp_path: Path) -> None:
     run(tmp_path, lr=1.0)
     content = torch.load(tmp_path / "half.pth", weights_only=True)
-    model = LinearModel()
+    model = CountingModel()
     optimizer = CountingSGD(model.parameters(), lr=0.5, weight_decay=0.25)
     trainer = Trainer(model, [], optimizer)
     optimizer.param_groups[0]["lr"] = 0.125
